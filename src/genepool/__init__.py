@@ -1,0 +1,1 @@
+"""genepool: merge, breed and measure fine-tuned models."""

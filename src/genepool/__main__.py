@@ -1,0 +1,3 @@
+from genepool.cli.main import main
+
+main()

@@ -1,0 +1,98 @@
+"""The `genepool` command: finds the commands beside this file and turns errors into one line and an exit code.
+
+Every command is one file in this folder with a `register(app)`; it may import typer and `options` at the top and
+everything heavy inside its function, so that `genepool --help` needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import click
+import typer
+
+from genepool import cli as commands
+from genepool.errors import GenepoolError
+
+_NOT_COMMANDS = {"main", "options"}
+
+
+def build_app() -> typer.Typer:
+    """The typer application with every command of this folder registered."""
+    app = typer.Typer(
+        name="genepool",
+        help="Merge, breed and measure fine-tuned models: one model that can do it all, from the many you have.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+
+    @app.callback(invoke_without_command=True)
+    def top(
+        version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    ) -> None:
+        if version:
+            from importlib.metadata import version as installed
+
+            print(f"genepool {installed('genepool')}")
+            raise typer.Exit
+
+    for module in sorted(info.name for info in pkgutil.iter_modules(commands.__path__)):
+        if module not in _NOT_COMMANDS:
+            importlib.import_module(f"genepool.cli.{module}").register(app)
+    return app
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 ok, 1 a check failed, 2 wrong input, 3 our fault, 130 Ctrl-C."""
+    try:
+        result = typer.main.get_command(build_app()).main(
+            args=list(sys.argv[1:] if arguments is None else arguments), prog_name="genepool", standalone_mode=False
+        )
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    except click.exceptions.Abort:
+        return _interrupted()
+    except KeyboardInterrupt:
+        return _interrupted()
+    except click.ClickException as error:
+        return _fail(f"{_flat(error.format_message())} Try 'genepool --help'.", 2)
+    except GenepoolError as error:
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output left (`genepool methods | head`); there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("GENEPOOL_DEBUG"):
+            raise
+        where = f"{type(error).__name__}: {_flat(str(error))}"
+        return _fail(f"{where} This is a fault of genepool's; set GENEPOOL_DEBUG=1 for the traceback.", 3)
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run())
+
+
+def _fail(line: str, code: int) -> int:
+    sys.stdout.flush()
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+def _interrupted() -> int:
+    return _fail("interrupted. Nothing was left half-written; run the same command to go on.", 130)
+
+
+def _flat(text: str) -> str:
+    line = " ".join(text.split())
+    return line if line.endswith((".", "?", "!")) else line + "."

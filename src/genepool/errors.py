@@ -1,0 +1,61 @@
+"""Errors that speak to the user: where it is, what is wrong, what to do.
+
+Everything in genepool that a user can cause raises :class:`InputError`; the command line turns it into one
+line on stderr and exit code 2. Anything else that escapes is a bug of ours and exits with 3.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class GenepoolError(Exception):
+    """Base of all errors genepool raises on purpose; `exit_code` is what the command line exits with."""
+
+    exit_code = 3
+
+
+class InputError(GenepoolError):
+    """The user's input is wrong.
+
+    Args:
+        what: what is wrong, as a clause without a final period ("shape [3] where the base has [4]").
+        where: the file, and after a colon the key or tensor, that is at fault. Empty when the whole call is.
+        fix: the way out, as a sentence without a final period.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str | Path = "", fix: str = "") -> None:
+        self.what, self.where, self.fix = what, str(where), fix
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        line = f"{head}. {self.fix}{'' if self.fix.endswith('?') else '.'}" if self.fix else f"{head}."
+        return " ".join(line.split())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross process borders by pickling; keyword-only arguments need saying how.
+        return (_rebuild_input_error, (type(self), self.what, self.where, self.fix))
+
+
+class CheckFailed(GenepoolError):
+    """A gate failed or a check found problems: the input was fine, the answer is no."""
+
+    exit_code = 1
+
+
+def _rebuild_input_error(kind: type[InputError], what: str, where: str, fix: str) -> InputError:
+    return kind(what, where=where, fix=fix)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The advice for an unknown word: the closest known one, or all of them when none is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.55)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return "Known here: " + ", ".join(names) if names else "Nothing is known here"
