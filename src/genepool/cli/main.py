@@ -53,7 +53,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 ok, 1 a check failed, 2 wrong input, 3 our fault, 130 Ctrl-C."""
     try:
         result = typer.main.get_command(build_app()).main(
-            args=list(sys.argv[1:] if arguments is None else arguments), prog_name="genepool", standalone_mode=False
+            args=list(sys.argv[1:] if arguments is None else arguments),
+            prog_name="genepool",
+            standalone_mode=False,
         )
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)

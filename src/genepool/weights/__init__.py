@@ -1,0 +1,25 @@
+"""Checkpoints in, checkpoints out: the only package that opens weight files.
+
+Everything else sees `Weights`, a lazily read mapping of names to tensors, and the role each tensor plays.
+"""
+
+from genepool.weights.checkpoint import Checkpoint
+from genepool.weights.opening import open_weights
+from genepool.weights.overlay import TensorWeights, load_resident
+from genepool.weights.roles import PARTS, Role, infer_roles
+from genepool.weights.source import Weights
+from genepool.weights.tensor_info import TensorInfo
+from genepool.weights.writer import write_checkpoint
+
+__all__ = [
+    "PARTS",
+    "Checkpoint",
+    "Role",
+    "TensorInfo",
+    "TensorWeights",
+    "Weights",
+    "infer_roles",
+    "load_resident",
+    "open_weights",
+    "write_checkpoint",
+]

@@ -1,0 +1,177 @@
+"""A skill file on a base, and tensors that live in memory, as `Weights`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genepool.errors import InputError
+from genepool.weights import fingerprint_cache
+from genepool.weights.safetensors_file import SafetensorsFile
+from genepool.weights.source import Weights
+from genepool.weights.tensor_info import TensorInfo, dtype_code, shape_text
+
+if TYPE_CHECKING:
+    import torch
+
+# Keys of a skill file's safetensors metadata; `genepool.skills` writes them, this file reads them.
+SKILL_KEY, FORM_KEY, BASE_KEY, BASE_NAME_KEY = "genepool_skill", "form", "base_fingerprint", "base_name"
+
+
+def is_skill(path: Path) -> bool:
+    """Whether a file is a skill rather than a checkpoint."""
+    return path.is_file() and path.suffix == ".safetensors" and SKILL_KEY in SafetensorsFile(path).metadata
+
+
+class SkillOnBase(Weights):
+    """`base` with a dense skill (a file of deltas) added. Tensors the skill does not name stay as they are.
+
+    Raises:
+        InputError: the file is not a dense skill, belongs to another base, or does not fit it.
+    """
+
+    def __init__(self, base: Weights, path: Path, name: str | None = None) -> None:
+        self.base, self.path = base, Path(path)
+        self.name = name or f"{base.name}+{path}"
+        self.folder, self.config = base.folder, base.config
+        self._file = SafetensorsFile(self.path)
+        if self._file.metadata.get(FORM_KEY) != "dense":
+            raise InputError(
+                f"a skill of form {self._file.metadata.get(FORM_KEY)!r}",
+                where=path,
+                fix="Dense skills are supported",
+            )
+        expected = self._file.metadata.get(BASE_KEY, "")
+        if expected and expected != base.fingerprint():
+            raise InputError(
+                f"made for another base ({self._file.metadata.get(BASE_NAME_KEY, expected[:12])}), not {base.name}",
+                where=path,
+                fix="Name the base it was extracted from",
+            )
+        for tensor, info in self._file.infos.items():
+            if tensor not in base:
+                raise InputError(f"{base.name} has no such tensor", where=f"{path}:{tensor}", fix="Name its own base")
+            if info.shape != base.info(tensor).shape:
+                raise InputError(
+                    f"shape {shape_text(info.shape)} where the base has {shape_text(base.info(tensor).shape)}",
+                    where=f"{path}:{tensor}",
+                    fix="Name its own base",
+                )
+
+    def names(self) -> tuple[str, ...]:
+        return self.base.names()
+
+    def aliases(self) -> Mapping[str, str]:
+        return self.base.aliases()
+
+    def info(self, name: str) -> TensorInfo:
+        return self.base.info(name)
+
+    def read(self, name: str) -> torch.Tensor:
+        import torch
+
+        stored = self.base.read(name)
+        moved = self.delta(name, self.base)
+        return stored if moved is None else (stored.to(torch.float32) + moved).to(stored.dtype)
+
+    def delta(self, name: str, base: Weights) -> torch.Tensor | None:
+        if base is not self.base:
+            return super().delta(name, base)
+        import torch
+
+        stored = self.aliases().get(name, name)
+        return self._file.read(stored).to(torch.float32) if stored in self._file.infos else None
+
+    def fingerprint(self) -> str:
+        skill = fingerprint_cache.cached([self.path], self._hash_skill)
+        return hashlib.sha256(f"skill\x1f{self.base.fingerprint()}\x1f{skill}".encode()).hexdigest()
+
+    def _hash_skill(self) -> str:
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class TensorWeights(Weights):
+    """Tensors that are already in memory.
+
+    Args:
+        tensors: name -> tensor.
+        name: what to call the whole.
+        folder, config, aliases: as in `Weights`.
+        fingerprint: when it is known without hashing.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        name: str = "tensors",
+        *,
+        folder: Path | None = None,
+        config: Mapping[str, Any] | None = None,
+        aliases: Mapping[str, str] | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
+        self.name, self.folder, self.config = name, folder, config
+        self._tensors = dict(tensors)
+        self._aliases = dict(aliases or {})
+        self._infos = {n: TensorInfo(tuple(t.shape), dtype_code(t.dtype)) for n, t in self._tensors.items()}
+        self._fingerprint = fingerprint
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._tensors)
+
+    def aliases(self) -> Mapping[str, str]:
+        return self._aliases
+
+    def info(self, name: str) -> TensorInfo:
+        return self._infos[self._aliases.get(name, name)]
+
+    def read(self, name: str) -> torch.Tensor:
+        return self._tensors[self._aliases.get(name, name)]
+
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = super().fingerprint()
+        return self._fingerprint
+
+
+class _ResidentChange(TensorWeights):
+    """A change on a base, with both the sums and the exact deltas held in memory."""
+
+    def __init__(self, source: Weights, base: Weights, resident_base: Weights) -> None:
+        tensors = {name: source.read(name).clone() for name in source.names()}
+        super().__init__(
+            tensors,
+            source.name,
+            folder=source.folder,
+            config=source.config,
+            aliases=source.aliases(),
+            fingerprint=source.fingerprint(),
+        )
+        self._base = resident_base
+        self._deltas = {name: source.delta(name, base) for name in source.names()}
+
+    def delta(self, name: str, base: Weights) -> torch.Tensor | None:
+        return self._deltas[self._aliases.get(name, name)] if base is self._base else super().delta(name, base)
+
+
+def load_resident(weights: Weights, base: tuple[Weights, Weights] | None = None) -> Weights:
+    """The same weights with every tensor held in memory: what repeated in-memory merging reads from.
+
+    Args:
+        weights: what to load.
+        base: (the base as opened, the base as resident). Deltas against it are then kept ready too, exact where
+            `weights` is a change on that base.
+    """
+    if base is not None:
+        return _ResidentChange(weights, *base)
+    return TensorWeights(
+        {name: weights.read(name).clone() for name in weights.names()},
+        weights.name,
+        folder=weights.folder,
+        config=weights.config,
+        aliases=weights.aliases(),
+        fingerprint=weights.fingerprint(),
+    )

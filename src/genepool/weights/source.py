@@ -1,0 +1,100 @@
+"""`Weights`: the read-only mapping from tensor names to tensors that everything in genepool takes and gives.
+
+A checkpoint folder, one file, "base + adapter" and the result of a merge are all `Weights`, so merges nest and a
+candidate can be evaluated without touching the disk. Concrete kinds live beside this file and in `genepool.merge`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genepool.weights.tensor_info import TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Weights(ABC):
+    """A lazily read mapping of tensor names to tensors.
+
+    Attributes:
+        name: what the user calls it; appears in tables and errors.
+        folder: where config and tokenizer files are found; None when there are none.
+        config: the parsed config.json; None when there is none.
+    """
+
+    name: str
+    folder: Path | None = None
+    config: Mapping[str, Any] | None = None
+
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Every tensor once: copies of one storage under a second name are left out."""
+
+    @abstractmethod
+    def info(self, name: str) -> TensorInfo:
+        """Shape and stored type; accepts the second name of a tied tensor."""
+
+    @abstractmethod
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor in its stored type. Never write into it: it may be the file itself.
+
+        Raises:
+            KeyError: there is no such tensor.
+        """
+
+    def aliases(self) -> Mapping[str, str]:
+        """Second names of tied tensors -> the name in `names()` that holds the values."""
+        return {}
+
+    def delta(self, name: str, base: Weights) -> torch.Tensor | None:
+        """`self[name] - base[name]` in float32; None when it is known to be zero without reading.
+
+        Kinds that hold a change rather than a checkpoint return it exactly, without the rounding of a sum.
+        """
+        import torch
+
+        return self.read(name).to(torch.float32) - base.read(name).to(torch.float32)
+
+    def fingerprint(self) -> str:
+        """SHA-256, hex, over sorted (name, dtype, shape, hash of bytes), tied copies dropped.
+
+        The same for one shard or twenty. Kinds backed by files cache it; a merge derives it from its recipe.
+        """
+        total = hashlib.sha256()
+        for name in sorted(self.names()):
+            total.update(entry_digest(name, self.info(name), tensor_bytes(self.read(name))))
+        return total.hexdigest()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.aliases() or name in set(self.names())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __len__(self) -> int:
+        return len(self.names())
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.read(name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {len(self)} tensors)"
+
+
+def entry_digest(name: str, info: TensorInfo, data: memoryview) -> bytes:
+    """One tensor's part of a fingerprint: SHA-256 over its name, type, shape and the hash of its bytes."""
+    head = f"{name}\x1f{info.dtype}\x1f{','.join(map(str, info.shape))}\x1f".encode()
+    return hashlib.sha256(head + hashlib.sha256(data).digest()).digest()
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """A tensor's bytes in row-major order, without a copy when it is contiguous."""
+    import torch
+
+    flat = tensor.detach().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
