@@ -24,3 +24,31 @@ def begin(quiet: bool = False) -> None:
 def print_json(payload: dict[str, Any]) -> None:
     """The `--json` answer: one object that carries its schema number."""
     sys.stdout.write(json.dumps({"schema": 1, **payload}, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes from "5GB", "500MB" or a plain number; decimal units, as disks and hubs count.
+
+    Raises:
+        InputError: it is not a positive size.
+    """
+    from genepool.errors import InputError
+
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "B": 1, "": 1}
+    digits = text.strip().upper().rstrip("KMGTB")
+    unit = text.strip().upper()[len(digits) :]
+    try:
+        size = int(float(digits) * units[unit])
+    except (ValueError, KeyError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise InputError(f"{text!r} is not a size", where=option, fix="Write it like 500MB or 5GB")
+    return size
+
+
+def size_text(size: float) -> str:
+    """A number of bytes as people read it: 3.3 MB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size:.0f} bytes"

@@ -1,0 +1,61 @@
+"""`genepool merge`: write the model a recipe describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    app.command("merge")(merge)
+
+
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file: genepool's own (`genepool: 1`) or mergekit's.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it appears whole or not at all.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read the result back and compare every tensor.")] = False,
+    out_shard_size: Annotated[str, typer.Option(help="Largest file of weights, such as 500MB or 5GB.")] = "5GB",
+    threads: Annotated[int | None, typer.Option(min=1, help="Tensors worked on at once; the cores, at most 4.")] = None,
+    unchecked_vocabulary: Annotated[
+        bool, typer.Option("--unchecked-vocabulary", help="Merge although tokenizers give a token different ids.")
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of random methods; the recipe's when absent.")
+    ] = None,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Merge models as a recipe says and write the result as a Hugging Face folder.
+
+    [bold]Examples[/bold]
+
+        genepool merge recipe.yaml merged/
+
+        genepool merge mergekit-config.yml merged/ --out-shard-size 2GB --verify
+
+    A merge that was killed goes on where it stopped when the same command is run again.
+    """
+    options.begin(quiet)
+    size = options.parse_size(out_shard_size, "--out-shard-size")
+    from genepool import progress
+
+    with progress.bar("loading torch"):
+        from genepool.merge import load_recipe, plan_merge, run_plan
+
+    changes: dict[str, object] = {} if seed is None else {"seed": seed}
+    if unchecked_vocabulary:
+        changes["vocabulary"] = "unchecked"
+    loaded = load_recipe(recipe)
+    plan = plan_merge(loaded.model_copy(update=changes).located(loaded.where, loaded.folder))
+    run_plan(plan, out, overwrite=overwrite, shard_bytes=size, threads=threads, verify=verify)
+    shown = plan.describe()
+    if json_output:
+        answer = {key: shown[key] for key in ("method", "passes", "bytes_read", "bytes_written")}
+        options.print_json({"out": str(out), "tensors": len(shown["steps"]), "verified": verify, **answer})
+    else:
+        print(f"{out}: {shown['method']} of {len(plan.sources)} models, {options.size_text(shown['bytes_written'])}")

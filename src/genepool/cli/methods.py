@@ -1,0 +1,54 @@
+"""`genepool methods`: the merge methods, when to use which, and what they can be told."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    app.command("methods")(methods)
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, with its parameters; all when absent.")] = None,
+    json_output: options.JsonOption = False,
+) -> None:
+    """List the merge methods.
+
+    [bold]Examples[/bold]
+
+        genepool methods
+
+        genepool methods ties
+    """
+    options.begin()
+    from genepool.merge import all_methods, find_method
+
+    chosen = [find_method(name)] if name else list(all_methods().values())
+    if json_output:
+        options.print_json({"methods": [method.as_json() for method in chosen]})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if name is None:
+        table = Table("method", "when to use it", "needs", "source")
+        for method in chosen:
+            table.add_row(method.name, method.when, method.needs(), method.source)
+        console.print(table)
+        return
+    method = chosen[0]
+    console.print(
+        f"[bold]{method.name}[/bold]  {method.source}\n{method.when}\n\n    {method.formula}\n", highlight=False
+    )
+    table = Table("parameter", "default", "for", "what it does", "source of the default")
+    for parameter in method.as_json()["parameters"]:
+        default = "required" if parameter["required"] else str(parameter["default"])
+        scope = "each model" if parameter["per_model"] else "the merge"
+        table.add_row(parameter["name"], default, scope, parameter["doc"], parameter["source"])
+    console.print(table)

@@ -1,0 +1,105 @@
+"""Reading the YAML files users write: pydantic models whose complaints become one line that names the key.
+
+Recipes, studies and task settings all come through here, so an unknown key is refused in the same words everywhere
+and always with the nearest valid one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from genepool.errors import InputError, nearest
+
+
+class Strict(BaseModel):
+    """Base of every file format of ours: unknown keys are errors, values are not silently converted."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate(model: type[Model], data: object, where: str | Path) -> Model:
+    """Checks `data` (what a YAML file held) against a pydantic model.
+
+    Raises:
+        InputError: naming the file, the key, what is wrong, and for an unknown key the nearest known one.
+    """
+    if not isinstance(data, dict):
+        raise InputError("not a mapping of keys to values", where=where, fix="Write it as `key: value` lines")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _first_problem(model, error, where) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, with errors that name the file and the line.
+
+    Raises:
+        InputError: it cannot be read, is not YAML, or is empty.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("no such file", where=path, fix="Check the path") from None
+    except IsADirectoryError:
+        raise InputError("a folder, where a YAML file is expected", where=path, fix="Name a file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise InputError(f"not valid YAML ({problem})", where=f"{path}{line}", fix="Check the line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read ({error})", where=path, fix="Check the file") from None
+    if data is None:
+        raise InputError("the file is empty", where=path, fix="Write a recipe or study into it")
+    return data
+
+
+def _first_problem(model: type[BaseModel], error: ValidationError, where: str | Path) -> InputError:
+    problems = error.errors(include_url=False)
+    # An unknown key explains best what went wrong; a missing one is often its misspelling.
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    place = f"{where}:{key}" if key else str(where)
+    if problem["type"] == "extra_forbidden":
+        return InputError(
+            f"unknown key '{location[-1]}'", where=place, fix=nearest(location[-1], _keys_at(model, location))
+        )
+    if problem["type"] == "missing":
+        return InputError("this key is required", where=place, fix="Add it")
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return InputError(cause.what, where=place, fix=cause.fix)
+    shown = repr(problem["input"])
+    said = f" (it says {shown})" if len(shown) < 60 and problem["type"] != "value_error" else ""
+    text = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    return InputError(f"{text[0].lower()}{text[1:]}{said}", where=place, fix="See the reference of this file in docs/")
+
+
+def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """Names of the keys that are valid where the last element of `location` stands."""
+    current: Any = model
+    for part in location[:-1]:
+        for field_name, field in getattr(current, "model_fields", {}).items():
+            if part in (field_name, field.alias):
+                current = _inner_model(field.annotation) or current
+    fields = getattr(current, "model_fields", {})
+    return [field.alias or name for name, field in fields.items()]
+
+
+def _inner_model(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _inner_model(inner)
+        if found is not None:
+            return found
+    return None
