@@ -81,7 +81,8 @@ def _first_problem(model: type[BaseModel], error: ValidationError, where: str | 
     shown = repr(problem["input"])
     said = f" (it says {shown})" if len(shown) < 60 and problem["type"] != "value_error" else ""
     text = problem["msg"].removeprefix("Value error, ").rstrip(".")
-    return InputError(f"{text[0].lower()}{text[1:]}{said}", where=place, fix="See the reference of this file in docs/")
+    advice = "" if problem["type"] == "value_error" else "See the reference of this file in docs/"
+    return InputError(f"{text[0].lower()}{text[1:]}{said}", where=place, fix=advice)
 
 
 def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:

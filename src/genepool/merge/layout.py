@@ -6,7 +6,7 @@ another ties to its embedding is found there, and whatever does not fit is one e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from genepool.errors import InputError
 from genepool.merge.recipe import Recipe, Slice, Source
 from genepool.weights import Role, TensorInfo, Weights, infer_roles
 from genepool.weights.roles import layer_counts, main_stack, rename_layer
-from genepool.weights.tensor_info import shape_text
+from genepool.weights.tensor_info import shape_text, widest_dtype
 
 # Buffers that some versions of a model store and others compute; nothing is lost without them.
 _RECOMPUTED = ("inv_freq", ".attn.bias", ".attn.masked_bias", "position_ids")
@@ -35,13 +35,13 @@ class OutputTensor:
 
     Attributes:
         name: its name in the output.
-        info: its shape, and the type the base (or first model) stores it in.
+        info: its shape, and the widest type any model stores it in.
         role: its part, and its layer in the output.
         position: how far through its slice the layer is, 0 to 1; 0 outside the layers.
         base: the base's tensor; None when the merge has no base.
         inputs: the models' tensors, in the recipe's order.
         input_layers: the layer each input has in its own model.
-        levels: for every input, its parameter maps from the most specific on; `shared_levels` for the rest.
+        part: which slice of the recipe it belongs to; 0 when there are none.
     """
 
     name: str
@@ -128,14 +128,16 @@ class Aligner:
             position = 0.0 if role.layer is None else (role.layer / (depth - 1) if depth > 1 else 1.0)
             found = {model: self._find(model, name, owner) for model in participants}
             self._check_shapes(name, owner, found)
+            base_input = Input(base, found[base]) if base else None
+            inputs = tuple(Input(model, found[model]) for model in models)
             outputs.append(
                 OutputTensor(
                     name,
-                    self._stored(reference, owner, name),
+                    self._stored((base_input, *inputs)),
                     Role(role.part, role.layer if role.stack == stack else None, role.stack),
                     position,
-                    Input(base, found[base]) if base else None,
-                    tuple(Input(model, found[model]) for model in models),
+                    base_input,
+                    inputs,
                     tuple(role.layer for _ in models),
                     0,
                 )
@@ -241,7 +243,7 @@ class Aligner:
         self._check_shapes(output, owner, {**found, **({base: base_input.tensor} if base and base_input else {})}, name)
         return OutputTensor(
             output,
-            self._stored(base or owner, owner, base_input.tensor if base_input else name),
+            self._stored((base_input, *inputs)),
             role,
             position,
             base_input,
@@ -295,9 +297,9 @@ class Aligner:
                     fix="Merge models of one architecture and size",
                 )
 
-    def _stored(self, reference: str, owner: str, name: str) -> TensorInfo:
-        model = reference if name in self.sources[reference] else owner
-        return self.sources[model].info(name)
+    def _stored(self, inputs: Iterable[Input | None]) -> TensorInfo:
+        infos = [self.sources[given.model].info(given.tensor) for given in inputs if given]
+        return infos[0].with_dtype(widest_dtype([info.dtype for info in infos]))
 
     def _refuse_quantised(self, outputs: Sequence[OutputTensor]) -> None:
         for model, weights in self.sources.items():

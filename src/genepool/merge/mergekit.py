@@ -44,6 +44,7 @@ _KNOWN_PARAMETERS = frozenset(
     {
         "weight", "density", "gamma", "epsilon", "lambda", "normalize", "rescale", "int8_mask", "t", "scale",
         "filter_wise", "select_topk", "eps", "max_iter", "tol", "nuslerp_flatten", "nuslerp_row_wise", "r", "alpha",
+        "normalize_weights",
     }
 )  # fmt: skip
 _SHARED = frozenset({"t", "lambda", "normalize", "rescale", "int8_mask", "filter_wise"})
@@ -122,9 +123,8 @@ def translate(data: dict[str, Any], where: str) -> Recipe:
     reader = _Reader(method, where)
     base = _reference(config.base_model, f"{where}:base_model")
     module = _single_module(config, where)
-    # Its order of lookup is slice, module, global: a later level is only asked when an earlier one is silent.
-    outer = {**_DEFAULTS[method], **reader.shared_and_own(config.parameters, "parameters")}
-    outer |= reader.shared_and_own(module.parameters, "modules.parameters")
+    outer = _over(_DEFAULTS[method], reader.shared_and_own(config.parameters, "parameters"))
+    outer = _over(outer, reader.shared_and_own(module.parameters, "modules.parameters"))
     result: dict[str, Any] = {
         "genepool": 1,
         "method": method,
@@ -137,8 +137,12 @@ def translate(data: dict[str, Any], where: str) -> Recipe:
         result["base"] = base
     if module.models is not None:
         result["models"] = reader.models(module.models, base)
+        reader.require_weights(result["models"], outer, "models")
     else:
-        result["slices"] = [reader.slice(part, i) for i, part in enumerate(module.slices or [])]
+        result["slices"] = [reader.slice(part, i, base) for i, part in enumerate(module.slices or [])]
+        for i, part in enumerate(result["slices"]):
+            sources = [source for source in part["sources"] if source["model"] != part.get("base", base)]
+            reader.require_weights(sources, outer | part["parameters"], f"slices[{i}].sources")
     return validate(Recipe, {key: value for key, value in result.items() if value is not None}, where)
 
 
@@ -165,6 +169,18 @@ class _Reader:
             else:
                 kept[name] = value
         return kept
+
+    def require_weights(self, entries: list[dict[str, Any]], outer: Parameters, place: str) -> None:
+        """It has no default weight: every model it averages or adds must be given one."""
+        if "weight" not in self.known or "weight" in outer:
+            return
+        for entry in entries:
+            if "weight" not in entry["parameters"]:
+                raise InputError(
+                    f"no weight for {entry['model']}",
+                    where=f"{self.where}:{place}",
+                    fix="Add `weight:` to its parameters or to those of the recipe",
+                )
 
     def _has_effect(self, name: str, place: str) -> bool:
         if name in self.known:
@@ -197,7 +213,7 @@ class _Reader:
             result.append({"model": base, "parameters": {}})
         return result
 
-    def slice(self, part: _Slice, i: int) -> dict[str, Any]:
+    def slice(self, part: _Slice, i: int, base: str | None) -> dict[str, Any]:
         place = f"slices[{i}]"
         sources = [
             {
@@ -211,8 +227,15 @@ class _Reader:
             "sources": sources,
             "parameters": self.shared_and_own(part.parameters, f"{place}.parameters"),
         }
-        if (base := _reference(part.base_model, f"{self.where}:{place}.base_model")) is not None:
-            result["base"] = base
+        if (own_base := _reference(part.base_model, f"{self.where}:{place}.base_model")) is not None:
+            result["base"] = own_base
+        base = own_base or base
+        if base and self.method.base == "required" and base not in [source["model"] for source in sources]:
+            raise InputError(
+                f"the base {base} is not among the sources",
+                where=f"{self.where}:{place}.sources",
+                fix="Add it with its own layer_range",
+            )
         return result
 
 
@@ -271,13 +294,32 @@ def _chat_template(config: _Config, where: str) -> str | None:
     template = config.chat_template
     if template in (None, "auto"):
         return None
-    if template in _CHAT_TEMPLATES:
+    if template in _CHAT_TEMPLATES or "{" not in str(template):
         raise InputError(
-            f"the built-in chat template '{template}' is not here",
+            f"'{template}' is no Jinja text, and mergekit's built-in chat templates are not here",
             where=f"{where}:chat_template",
             fix="Give the Jinja text itself, or `auto` to keep the base's",
         )
     return template
+
+
+def _over(below: Parameters, above: Parameters) -> Parameters:
+    """One level of parameters laid over another, which is asked where no condition of the first one matches."""
+    result = dict(below)
+    for name, value in above.items():
+        if _is_conditional(value) and name in below:
+            rest = below[name]
+            value = _as_list(value) + (_as_list(rest) if _is_conditional(rest) else [{"value": rest}])
+        result[name] = value
+    return result
+
+
+def _is_conditional(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _truth(leaf: Any) -> Any:

@@ -246,24 +246,16 @@ class Plan:
         settings = self.settings(out)
         base = self.sources[out.base.model] if out.base else None
 
-        def finite(tensor: torch.Tensor, model: str, name: str) -> torch.Tensor:
-            # One sum is the cheapest look at every value; only when it is odd is each value asked.
-            if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
-                raise InputError(
-                    "holds NaN or infinity",
-                    where=f"{model}:{name}",
-                    fix="Its training diverged or the file is damaged: leave this model out",
-                )
-            return tensor
-
         def read_model(i: int) -> torch.Tensor:
             given = out.inputs[i]
-            return finite(self.sources[given.model].read(given.tensor).to(torch.float32), given.model, given.tensor)
+            return require_finite(
+                self.sources[given.model].read(given.tensor).to(torch.float32), given.model, given.tensor
+            )
 
         def read_base() -> torch.Tensor | None:
             if base is None or out.base is None:
                 return None
-            return finite(base.read(out.base.tensor).to(torch.float32), out.base.model, out.base.tensor)
+            return require_finite(base.read(out.base.tensor).to(torch.float32), out.base.model, out.base.tensor)
 
         def read_delta(i: int) -> torch.Tensor | None:
             given = out.inputs[i]
@@ -274,7 +266,11 @@ class Plan:
             else:
                 # Another layer of the same model, or a head that stands for a tied embedding.
                 delta = read_model(i) - base.read(out.base.tensor).to(torch.float32)
-            return None if delta is None else finite(delta, given.model, given.tensor)
+            if delta is None or is_finite(delta):
+                return delta
+            # A difference is spoilt by either side: name the one that is.
+            require_finite(base.read(out.base.tensor), out.base.model, out.base.tensor)
+            return require_finite(delta, given.model, given.tensor)
 
         return TensorGroup(
             out.name,
@@ -308,6 +304,29 @@ class Plan:
         prints = {name: weights.fingerprint() for name, weights in self.sources.items()}
         dtypes = json.dumps(sorted({info.dtype for info in self.infos.values()}))
         return hashlib.sha256(f"{self.recipe.digest(prints)}\x1f{dtypes}".encode()).hexdigest()
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no entry is NaN or infinite."""
+    import torch
+
+    # One sum is the cheapest look at every value; only when it is odd is each value asked.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def require_finite(tensor: torch.Tensor, model: str, name: str) -> torch.Tensor:
+    """`tensor` itself.
+
+    Raises:
+        InputError: it holds NaN or infinity.
+    """
+    if not is_finite(tensor):
+        raise InputError(
+            "holds NaN or infinity",
+            where=f"{model}:{name}",
+            fix="Its training diverged or the file is damaged: leave this model out",
+        )
+    return tensor
 
 
 class MergedWeights(Weights):

@@ -74,7 +74,7 @@ class Recipe(Strict):
     parameters: Parameters = Field(default_factory=dict, description="Parameters for the whole merge.")
     dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
         None,
-        description="What the result is stored as; as the base (or first model) when absent. Arithmetic is float32.",
+        description="What the result is stored as; the widest type of the inputs when absent. Arithmetic is float32.",
     )
     tokenizer: str = Field("base", description="`base`, or one of the models by name: whose tokenizer goes along.")
     vocabulary: Literal["same", "unchecked"] = Field(
@@ -90,7 +90,7 @@ class Recipe(Strict):
     @classmethod
     def _plain_names(cls, value: Any) -> Any:
         if isinstance(value, list):
-            return [{"model": entry} if isinstance(entry, str | Path) else entry for entry in value]
+            return [{"model": str(entry)} if isinstance(entry, str | Path) else entry for entry in value]
         return value
 
     @field_validator("base", mode="before")
@@ -153,7 +153,8 @@ class Recipe(Strict):
                 many models.
         """
         method = find_method(self.method, f"{self._where}:method")
-        if method.base == "required" and not (self.base or all(part.base for part in self.slices or [])):
+        sliced = self.slices is not None and all(part.base for part in self.slices)
+        if method.base == "required" and not self.base and not sliced:
             raise InputError(
                 f"{method.name} needs a base", where=f"{self._where}:base", fix="Add `base: MODEL`, what they came from"
             )

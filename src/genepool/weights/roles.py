@@ -111,12 +111,11 @@ def _part(path: list[str], info: TensorInfo, inside: bool) -> Part:
     if _NORM.search(leaf) and len(info.shape) <= 1:
         return "norm"
     if not inside:
-        if _EMBEDDING.search(leaf):
-            return "embedding"
-        if any(_EMBEDDING.search(module) for module in modules):
-            return "embedding"
+        # Heads first: GPT-NeoX calls its head embed_out.
         if any(_HEAD.match(module) for module in modules):
             return "head"
+        if any(_EMBEDDING.search(module) for module in modules):
+            return "embedding"
     if any(_ATTENTION.search(module) for module in modules):
         return "attention"
     if any(_MLP.search(module) for module in modules):

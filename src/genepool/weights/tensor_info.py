@@ -6,6 +6,7 @@ Imports neither torch nor numpy, so that plans and inspections can be made from 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -71,3 +72,14 @@ def dtype_code(kind: torch.dtype | str) -> str:
 def shape_text(shape: tuple[int, ...]) -> str:
     """A shape as people write it: [4, 3]."""
     return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def widest_dtype(codes: Sequence[str]) -> str:
+    """The type that holds every value of all `codes`, as torch promotes: BF16 and F16 together need F32."""
+    kinds = set(codes)
+    if len(kinds) == 1:
+        return codes[0]
+    if kinds == {"BF16", "F16"}:
+        return "F32"
+    floats = [code for code in codes if code in FLOAT_DTYPES]
+    return max(floats or codes, key=lambda code: DTYPE_BYTES[code])

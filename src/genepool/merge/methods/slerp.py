@@ -39,7 +39,7 @@ class Slerp(Method):
     kind = "tensors"
     base = "optional"
     models = (1, 2)
-    parameters = (Parameter("t", REQUIRED, "0 gives the base (or the first model), 1 the other.", low=0, high=1),)
+    parameters = (Parameter("t", REQUIRED, "0 gives the base (or the first model), 1 the other."),)
 
     def merge(self, group: TensorGroup, survey: Any) -> torch.Tensor:
         ends = group.tensors if len(group.tensors) == 2 else [group.base, *group.tensors]

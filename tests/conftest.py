@@ -1,0 +1,79 @@
+"""Fixtures every room's tests share: the command line in-process, tiny checkpoints, the tiny testbed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from genepool import progress
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Examples are drawn from a fixed seed, so a red build is red again on the next run.
+settings.register_profile(
+    "genepool", derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("genepool")
+
+
+class Answer(NamedTuple):
+    """What one command answered."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _own_cache_and_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test reads or writes the user's cache or ledger, and none leaves progress switched off for the next."""
+    monkeypatch.setenv("GENEPOOL_CACHE", str(tmp_path / "genepool-cache"))
+    monkeypatch.setenv("GENEPOOL_LEDGER", str(tmp_path / "ledger.sqlite"))
+    yield
+    progress.set_quiet(False)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Runs one genepool command in this process: `cli("merge", recipe, out).code`."""
+    from genepool.cli.main import run
+
+    def call(*arguments: Any) -> Answer:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Answer(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def save_model(tmp_path: Path) -> Callable[..., Path]:
+    """Writes tensors as a model folder: `save_model("a", {"w": tensor}, tie_word_embeddings=True)`."""
+    import json
+
+    from safetensors.torch import save_file
+
+    def save(name: str, tensors: dict[str, Any], **config: Any) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def tiny_testbed() -> Any:
+    """The tiny testbed, trained once and kept in the repository's cache between runs."""
+    from genepool.testbed import build
+
+    folder = Path(__file__).parent.parent / ".cache" / "testbed-tiny"
+    return build(folder, tiny=True)
