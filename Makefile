@@ -1,0 +1,48 @@
+# Everything a newcomer runs. Each target sets up the virtual environment it needs in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO_DIR ?= demo
+
+.PHONY: demo demo-smoke test test-slow lint format bench docs clean
+
+# Torch's own threads would fight with the test processes for the cores.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "error: Python 3.11 to 3.13 is needed; name one with PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP)  ## real models with real skills: trained, merged, bred and measured; opens on a report
+	$(BIN)/genepool demo $(DEMO_DIR)
+
+demo-smoke: $(STAMP)  ## the same story in two minutes, in a temporary folder
+	@folder=$$(mktemp -d) && $(BIN)/genepool demo $$folder/demo --tiny && rm -r $$folder
+
+test: $(STAMP)  ## the fast tests
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+test-slow: $(STAMP)  ## kill -9, training, whole stories
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+
+lint: $(STAMP)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## ratios against a floor measured in the same run
+	$(BIN)/python -m benchmarks
+
+docs: $(STAMP)  ## rewrites the generated reference pages
+	$(BIN)/python docs/reference/generate.py
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
