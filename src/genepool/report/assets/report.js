@@ -1,0 +1,201 @@
+"use strict";
+(() => {
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const make = (tag, properties = {}, ...children) => {
+    const node = Object.assign(document.createElement(tag), properties);
+    node.append(...children);
+    return node;
+  };
+  all(".js").forEach((node) => { node.hidden = false; });
+
+  // Theme: the system's choice until the reader makes one; ?theme=dark fixes it for pictures.
+  const root = document.documentElement;
+  const button = document.getElementById("theme");
+  const remembered = () => { try { return localStorage.getItem("genepool-theme"); } catch { return null; } };
+  const dark = () => (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const label = () => { button.textContent = dark() ? "Light" : "Dark"; button.ariaLabel = `Switch to the ${dark() ? "light" : "dark"} theme`; };
+  const asked = new URLSearchParams(location.search).get("theme") || remembered();
+  if (asked === "dark" || asked === "light") root.dataset.theme = asked;
+  button.hidden = false;
+  label();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", label);
+  button.addEventListener("click", () => {
+    root.dataset.theme = dark() ? "light" : "dark";
+    try { localStorage.setItem("genepool-theme", root.dataset.theme); } catch { /* a file may not keep anything */ }
+    label();
+  });
+
+  // Sorting: inside each group of models, or across all of them.
+  const cellValue = (row, column) => {
+    const cell = row.cells[column];
+    const given = cell.dataset.v;
+    if (given === undefined) return null;
+    return cell.tagName === "TH" || Number.isNaN(Number(given)) ? given : Number(given);
+  };
+  const compare = (a, b, sign) => {
+    if (a === null || b === null) return (a === null) - (b === null);
+    return sign * (typeof a === "string" ? a.localeCompare(b, undefined, { numeric: true }) : a - b);
+  };
+  all("table.matrix").forEach((table) => {
+    const heads = all("thead tr:last-child th", table);
+    const bodies = [...table.tBodies];
+    const rows = bodies.map((body) => all("tr:not(.kindname)", body));
+    const across = document.getElementById("across");
+    let column = null, sign = -1;
+    const flat = make("tbody", { className: "kind", hidden: true });
+    table.append(flat);
+    const arrange = () => {
+      const order = (group) => column === null ? group : [...group].sort((a, b) => compare(cellValue(a, column), cellValue(b, column), sign));
+      bodies.forEach((body) => { body.hidden = across.checked; });
+      flat.hidden = !across.checked;
+      if (across.checked) flat.append(...order(rows.flat()));
+      else bodies.forEach((body, i) => body.append(...order(rows[i])));
+    };
+    heads.forEach((head, i) => head.querySelector(".sort").addEventListener("click", (event) => {
+      const first = event.target.dataset.first === "ascending" ? 1 : -1;
+      sign = column === i ? -sign : first;
+      column = i;
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+      arrange();
+    }));
+    across.addEventListener("change", () => {
+      if (column === null && across.checked) heads.filter((h) => h.classList.contains("num"))[0]?.querySelector(".sort").click();
+      arrange();
+    });
+  });
+
+  // Tabs: without this script every panel is simply shown.
+  all(".tabs").forEach((box, b) => {
+    const panels = [...box.children].filter((node) => node.classList.contains("panel"));
+    if (panels.length < 2) return;
+    box.classList.add("tabbed");
+    const list = make("div", { role: "tablist", ariaLabel: box.dataset.label });
+    list.setAttribute("role", "tablist");
+    const tabs = panels.map((panel, i) => {
+      const tab = make("button", { type: "button", id: `tab-${b}-${i}` }, panel.dataset.tab, make("small", { textContent: panel.dataset.note }));
+      tab.setAttribute("role", "tab");
+      panel.id = `panel-${b}-${i}`;
+      panel.setAttribute("role", "tabpanel");
+      panel.setAttribute("aria-labelledby", tab.id);
+      tab.setAttribute("aria-controls", panel.id);
+      tab.addEventListener("click", () => select(i));
+      return tab;
+    });
+    const select = (chosen, focus) => tabs.forEach((tab, i) => {
+      tab.setAttribute("aria-selected", String(i === chosen));
+      tab.tabIndex = i === chosen ? 0 : -1;
+      panels[i].hidden = i !== chosen;
+      if (focus && i === chosen) tab.focus();
+    });
+    list.addEventListener("keydown", (event) => {
+      const now = tabs.indexOf(document.activeElement);
+      const next = { ArrowRight: now + 1, ArrowLeft: now - 1, Home: 0, End: tabs.length - 1 }[event.key];
+      if (now < 0 || next === undefined) return;
+      event.preventDefault();
+      select((next + tabs.length) % tabs.length, true);
+    });
+    list.append(...tabs);
+    box.prepend(list);
+    select(0);
+  });
+
+  // Flipped examples: by ability and direction.
+  all(".flips").forEach((box) => {
+    const ability = box.querySelector(".by-ability"), direction = box.querySelector(".by-direction");
+    const items = all("li", box);
+    const filter = () => {
+      items.forEach((item) => {
+        item.hidden = !((!ability.value || item.dataset.ability === ability.value) && (!direction.value || item.dataset.direction === direction.value));
+      });
+      box.querySelector(".empty").hidden = items.some((item) => !item.hidden);
+    };
+    ability.addEventListener("change", filter);
+    direction.addEventListener("change", filter);
+  });
+
+  // Search curve: the nearest candidate under the pointer, or the next one by arrow key.
+  const tip = document.getElementById("tip");
+  all(".plot").forEach((plot) => {
+    const chart = plot.querySelector("svg.chart");
+    const points = JSON.parse(chart.dataset.points), runs = JSON.parse(chart.dataset.runs);
+    const marker = chart.querySelector(".marker"), cursor = chart.querySelector(".cursor");
+    const percent = (value) => (100 * value).toFixed(1);
+    let at = -1;
+    const show = (i, spoken) => {
+      at = i;
+      const [x, y, run, evaluation, generation, fitness, best] = points[i];
+      cursor.setAttribute("x1", x);
+      cursor.setAttribute("x2", x);
+      marker.classList.add("on");
+      const lines = [runs[run], `candidate ${evaluation}, generation ${generation}`, `fitness ${percent(fitness)}, best so far ${percent(best)}`];
+      if (spoken) plot.parentElement.querySelector(".readout").textContent = lines.join(" · ");
+      const box = chart.getBoundingClientRect(), scale = box.width / chart.viewBox.baseVal.width;
+      tip.textContent = lines.join("\n");
+      tip.hidden = false;
+      const left = box.left + x * scale, wide = tip.offsetWidth;
+      tip.style.left = `${Math.max(4, left + 14 + wide > innerWidth ? left - wide - 14 : left + 14)}px`;
+      tip.style.top = `${Math.max(4, box.top + y * scale - tip.offsetHeight - 8)}px`;
+    };
+    const hide = () => { marker.classList.remove("on"); tip.hidden = true; };
+    plot.addEventListener("pointermove", (event) => {
+      const box = chart.getBoundingClientRect(), scale = chart.viewBox.baseVal.width / box.width;
+      const px = (event.clientX - box.left) * scale, py = (event.clientY - box.top) * scale;
+      let nearest = -1, least = Infinity;
+      points.forEach(([x, y], i) => {
+        const distance = (x - px) ** 2 + ((y - py) / 2) ** 2;
+        if (distance < least) { least = distance; nearest = i; }
+      });
+      if (nearest >= 0) show(nearest, false);
+    });
+    plot.addEventListener("pointerleave", hide);
+    plot.addEventListener("blur", hide);
+    plot.addEventListener("keydown", (event) => {
+      const next = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: points.length - 1 }[event.key];
+      if (event.key === "Escape") hide();
+      if (next === undefined) return;
+      event.preventDefault();
+      show(Math.min(Math.max(next, 0), points.length - 1), true);
+    });
+  });
+
+  // Text to copy, tables to keep.
+  all(".copyable").forEach((box) => {
+    const copy = make("button", { type: "button", className: "copy", textContent: "Copy" });
+    copy.addEventListener("click", async () => {
+      const pre = box.querySelector("pre");
+      try {
+        await navigator.clipboard.writeText(pre.textContent);
+        copy.textContent = "Copied";
+      } catch {
+        getSelection().selectAllChildren(pre);
+        copy.textContent = "Selected";
+      }
+      setTimeout(() => { copy.textContent = "Copy"; }, 2000);
+    });
+    box.append(copy);
+  });
+  const quoted = (text) => /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  const rowsOf = (table) => {
+    const heads = all("thead tr:last-child th", table);
+    const body = [...table.tBodies].filter((group) => !group.hidden).flatMap((group) => all("tr:not(.kindname)", group));
+    const kept = heads.map((head, i) => i).filter((i) => heads[i].dataset.key);
+    const ranged = new Set(kept.filter((i) => body.some((row) => row.cells[i]?.dataset.lo !== undefined)));
+    const header = kept.flatMap((i) => ranged.has(i) ? [heads[i].dataset.key, `${heads[i].dataset.key} low`, `${heads[i].dataset.key} high`] : [heads[i].dataset.key]);
+    const lines = body.map((row) => kept.flatMap((i) => {
+      const cell = row.cells[i];
+      const value = cell.dataset.v ?? (cell.classList.contains("none") ? "" : cell.textContent.trim());
+      return ranged.has(i) ? [value, cell.dataset.lo ?? "", cell.dataset.hi ?? ""] : [value];
+    }));
+    return [header, ...lines].map((line) => line.map(quoted).join(",")).join("\r\n") + "\r\n";
+  };
+  all("table[data-csv]").forEach((table) => {
+    const save = make("button", { type: "button", className: "csv", textContent: "Save as CSV" });
+    save.addEventListener("click", () => {
+      const link = make("a", { href: URL.createObjectURL(new Blob([rowsOf(table)], { type: "text/csv" })), download: `${table.dataset.csv}.csv` });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    });
+    table.closest(".scroll").after(save);
+  });
+})();

@@ -1,0 +1,174 @@
+"""Made-up report data, realistic in shape and size: four skills, two generic abilities, eleven models, two searches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from genepool.report import (
+    Ability,
+    Change,
+    Comparison,
+    Cost,
+    Estimate,
+    Evaluation,
+    Flip,
+    GeneValue,
+    ModelRow,
+    Origin,
+    RecipePicture,
+    ReferenceLine,
+    ReportData,
+    Rival,
+    SearchRun,
+    Standing,
+)
+
+SKILLS = ("reverse", "sort", "upper", "caesar")
+GENERIC = ("copy", "count")
+ITEMS = 1024
+#: Scores of the testbed's first trials (skills then generic abilities).
+SCORES = {
+    ("base", "base"): (0.09, 0.41, 0.32, 0.04, 0.97, 0.95),
+    ("reverse", "parent"): (1.00, 0.32, 0.02, 0.02, 0.94, 0.92),
+    ("sort", "parent"): (0.05, 1.00, 0.36, 0.02, 0.93, 0.89),
+    ("upper", "parent"): (0.07, 0.25, 1.00, 0.01, 0.97, 0.96),
+    ("caesar", "parent"): (0.06, 0.33, 0.39, 1.00, 0.95, 0.93),
+    ("average", "merge"): (0.71, 0.86, 0.83, 0.72, 0.97, 0.95),
+    ("task_arithmetic 0.5", "merge"): (0.92, 0.97, 0.95, 0.93, 0.96, 0.94),
+    ("task_arithmetic 1.0", "merge"): (0.86, 0.92, 0.88, 0.91, 0.78, 0.76),
+    ("ties", "merge"): (0.89, 0.95, 0.91, 0.90, 0.97, 0.95),
+    ("random search", "random"): (0.945, 0.975, 0.962, 0.951, 0.955, 0.941),
+    ("CMA-ES", "winner"): (0.971, 0.988, 0.979, 0.968, 0.962, 0.948),
+}
+
+
+def wilson(mean: float, n: int) -> Estimate:
+    centre = (mean + 1.92 / n) / (1 + 3.84 / n)
+    half = 1.96 / (1 + 3.84 / n) * (mean * (1 - mean) / n + 0.96 / n**2) ** 0.5
+    return Estimate(mean, max(centre - half, 0.0), min(centre + half, 1.0), n)
+
+
+def made_up_models() -> tuple[ModelRow, ...]:
+    rows = []
+    for (name, kind), scores in SCORES.items():
+        cells = {task: wilson(score, ITEMS) for task, score in zip(SKILLS + GENERIC, scores, strict=True)}
+        means = {
+            "skills": wilson(float(np.mean(scores[:4])), 4 * ITEMS),
+            "generic": wilson(float(np.mean(scores[4:])), 2 * ITEMS),
+        }
+        rows.append(ModelRow(name, kind, cells, means, "chosen on validation" if name == "ties" else ""))
+    return tuple(rows)
+
+
+def made_up_search(name: str, seed: int, gain: float) -> SearchRun:
+    rng = np.random.default_rng(seed)
+    evaluations = []
+    for generation in range(20):
+        level = 0.95 - gain * np.exp(-generation / 5) if gain else 0.66
+        spread = 0.09 * np.exp(-generation / 8) + 0.006 if gain else 0.12
+        found = np.clip(rng.normal(level, spread, 10), 0, 0.965)
+        evaluations += [Evaluation(float(fitness), generation) for fitness in found]
+    evaluations[17] = Evaluation(None, 1)
+    best = max(e.fitness for e in evaluations if e.fitness is not None)
+    return SearchRun(name, tuple(evaluations), wilson(best, 1200), budget=200)
+
+
+def made_up_recipe() -> RecipePicture:
+    rng = np.random.default_rng(3)
+    genes = []
+    for skill in SKILLS:
+        for layers in ((0, 1), (2, 3)):
+            for role in ("attention", "mlp", None):
+                value = float(np.clip(rng.normal(0.55, 0.2), 0, 1.2))
+                half = float(rng.uniform(0.02, 0.2))
+                spread = (max(value - half, 0), min(value + half, 1.2))
+                genes.append(GeneValue("weight", skill, layers, role, value, 0.0, 1.2, spread))
+        genes.append(GeneValue("density", skill, None, None, float(rng.uniform(0.3, 0.9)), 0.1, 1.0, (0.3, 0.9)))
+    genes.append(GeneValue("lambda", None, None, None, 0.93, 0.5, 1.5, (0.85, 1.1)))
+    text = "genepool: 1\nmethod: ties\nbase: testbed/base\nmodels:\n" + "".join(
+        f"- model: testbed/full/{skill}\n  parameters:\n    weight: {0.4 + 0.1 * i:.2f}\n"
+        for i, skill in enumerate(SKILLS)
+    )
+    return RecipePicture("CMA-ES", "ties", tuple(genes), text, "the best tenth, 20 candidates")
+
+
+def made_up_comparison(rival: str, kind: str, models: tuple[ModelRow, ...]) -> Comparison:
+    by_name = {model.name: model for model in models}
+    changes, flips = [], []
+    for task in SKILLS + GENERIC:
+        delta = by_name["CMA-ES"].scores[task].value - by_name[rival].scores[task].value
+        half = 1.96 * (abs(delta) * (1 - abs(delta)) / ITEMS + 1e-5) ** 0.5
+        lost = 4 + int(max(-delta, 0) * ITEMS)
+        gained = int(delta * ITEMS) + lost
+        group = "skills" if task in SKILLS else "generic"
+        changes.append(Change(task, group, Estimate(delta, delta - half, delta + half, ITEMS), gained, lost))
+        for i in range(3):
+            word = "umbrella"[: 4 + i]
+            right, wrong = word[::-1], word[::-1][:-1] + "x"
+            flips.append(Flip(task, f"{task}-test-{i:04d}", f"<{task}> {word} = ", right, wrong, right, True))
+        flips.append(Flip(task, f"{task}-test-0100", f"<{task}> pear = ", "raep", "raep", "", False))
+    return Comparison("CMA-ES", rival, kind, tuple(changes), tuple(flips))
+
+
+def made_up_report() -> ReportData:
+    models = made_up_models()
+    by_name = {model.name: model for model in models}
+    standings = []
+    for group in ("skills", "generic"):
+        mine = by_name["CMA-ES"].means[group]
+        rivals = []
+        for role, name in (
+            ("best specialist", "sort" if group == "skills" else "upper"),
+            ("best static merge", "task_arithmetic 0.5" if group == "skills" else "ties"),
+            ("random search", "random search"),
+        ):
+            other = by_name[name].means[group]
+            delta = mine.value - other.value
+            rivals.append(Rival(role, name, other, Estimate(delta, delta - 0.006, delta + 0.006, 4096)))
+        standings.append(Standing(group, mine, tuple(rivals)))
+    return ReportData(
+        title="Four specialists, one model",
+        summary="CMA-ES searched 200 ways to merge reverse, sort, upper and caesar with TIES on 300 validation "
+        "examples per ability; the best of them was tested once on 1,024 examples per ability.",
+        subject="CMA-ES",
+        standings=tuple(standings),
+        abilities=tuple(
+            [Ability(name, "skills", ITEMS) for name in SKILLS] + [Ability(name, "generic", ITEMS) for name in GENERIC]
+        ),
+        models=models,
+        searches=(made_up_search("CMA-ES", 1, 0.35), made_up_search("random search", 2, 0.0)),
+        references=(ReferenceLine("best static merge", wilson(0.925, 1200)),),
+        recipes=(
+            made_up_recipe(),
+            RecipePicture("task_arithmetic 0.5", "task_arithmetic", text="genepool: 1\nmethod: task_arithmetic\n"),
+        ),
+        comparisons=tuple(
+            made_up_comparison(rival, kind, models)
+            for rival, kind in (
+                ("reverse", "parent"),
+                ("sort", "parent"),
+                ("upper", "parent"),
+                ("caesar", "parent"),
+                ("task_arithmetic 0.5", "merge"),
+                ("base", "base"),
+            )
+        ),
+        costs=(
+            Cost("CMA-ES", 200, 1, 0, 200 * 1200, 201.4, 188.0),
+            Cost("random search", 200, 0, 12, 188 * 1200, 190.0, 181.2),
+        ),
+        lineage=tuple(
+            Origin(name, kind, f"testbed/{name}" if kind == "base" else f"testbed/full/{name}", f"{i:02d}9f3c" * 10)
+            for i, (name, kind) in enumerate(SCORES)
+            if kind in ("base", "parent", "winner")
+        ),
+        commands=("genepool testbed build testbed --seed 0", "genepool evolve study.yaml --out study"),
+        facts=(("seed", "0"), ("tasks", "testbed/tasks"), ("ledger", "genepool.sqlite"), ("method", "ties")),
+    )
+
+
+@pytest.fixture(scope="session")
+def report_data() -> ReportData:
+    """A page with every section."""
+    return made_up_report()

@@ -1,0 +1,214 @@
+"""The page in a real browser: it opens from disk without a complaint, fits a phone, and its script does what it should.
+
+Talks to a headless Chromium over the pipe of its debugging protocol, which needs no port and no further package.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genepool.report import ReportData, render_report
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")]
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--remote-debugging-pipe", "about:blank"),
+)
+
+
+class Browser:
+    """One tab of a headless Chromium; collects what the page complains about."""
+
+    def __init__(self, profile: Path) -> None:
+        assert CHROMIUM
+        theirs_in, self._out = os.pipe()
+        self._in, theirs_out = os.pipe()
+        # The protocol's pipe is fixed to the descriptors 3 and 4.
+        plumbing = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
+        self._process = subprocess.Popen(
+            ["bash", "-c", plumbing, "bash", CHROMIUM, f"--user-data-dir={profile}", *FLAGS],
+            pass_fds=(theirs_in, theirs_out),
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "HOME": str(profile)},
+        )
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self._buffer, self._count, self._session = b"", 0, ""
+        self.complaints: list[str] = []
+        tab = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=tab, flatten=True)["sessionId"]
+        for domain in ("Runtime", "Log", "Page"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._count += 1
+        message = {"id": self._count, "method": method, "params": parameters}
+        os.write(self._out, json.dumps({**message, **self._scope()}).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self._count:
+                assert "error" not in answer, answer
+                return dict(answer["result"])
+
+    def open(self, page: Path, query: str = "", *, width: int = 1280) -> None:
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
+        )
+        self.call("Page.navigate", url=f"{page.as_uri()}{query}")
+        while self._next().get("method") != "Page.loadEventFired":
+            pass
+
+    def run(self, script: str) -> Any:
+        """The value of a JavaScript expression in the page, or what its promise resolves to."""
+        result = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
+
+    def press(self, key: str) -> None:
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
+    def close(self) -> None:
+        os.close(self._out)
+        self._process.wait(timeout=30)
+        os.close(self._in)
+
+    def _scope(self) -> dict[str, str]:
+        return {"sessionId": self._session} if self._session else {}
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            piece = os.read(self._in, 1 << 16)
+            assert piece, "the browser went away"
+            self._buffer += piece
+        line, self._buffer = self._buffer.split(b"\0", 1)
+        message: dict[str, Any] = json.loads(line)
+        if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
+            self.complaints.append(line.decode())
+        return message
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(report_data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(render_report(report_data), encoding="utf-8")
+    return path
+
+
+def first_column(browser: Browser) -> list[str]:
+    return list(
+        browser.run("""[...document.querySelectorAll(".matrix tbody:not([hidden]) tr:not(.kindname)")]
+            .map((row) => row.cells[0].dataset.v)""")
+    )
+
+
+def column(browser: Browser, index: int) -> list[float]:
+    return list(
+        browser.run(f"""[...document.querySelectorAll(".matrix tbody:not([hidden]) tr:not(.kindname)")]
+            .map((row) => Number(row.cells[{index}].dataset.v))""")
+    )
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_opens_without_a_complaint_and_fits(browser: Browser, page: Path, width: int, theme: str) -> None:
+    browser.complaints.clear()
+    browser.open(page, f"?theme={theme}", width=width)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    background = browser.run("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(251, 250, 247)" if theme == "light" else "rgb(20, 23, 27)")
+    browser.run("document.querySelectorAll('details').forEach((box) => { box.open = true; })")
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.complaints == []
+
+
+def test_column_headings_sort_inside_groups_and_across(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    before = first_column(browser)
+    browser.run("document.querySelectorAll('.matrix .sort')[2].click()")
+    merges = [name for name in first_column(browser) if name in before[5:9]]
+    assert merges == ["task_arithmetic 0.5", "ties", "task_arithmetic 1.0", "average"]
+    assert first_column(browser)[0] == "base", "groups keep their order"
+    browser.run("document.getElementById('across').click()")
+    assert column(browser, 2) == sorted(column(browser, 2), reverse=True)
+    assert browser.run("document.querySelectorAll('.matrix [aria-sort=descending]').length") == 1
+    browser.run("document.querySelectorAll('.matrix .sort')[2].click()")
+    assert column(browser, 2) == sorted(column(browser, 2))
+    browser.run("document.getElementById('across').click()")
+    assert sorted(first_column(browser)) == sorted(before)
+    assert first_column(browser)[0] == "base"
+
+
+def test_tabs_work_by_keyboard(browser: Browser, page: Path, report_data: ReportData) -> None:
+    browser.open(page)
+    browser.run("document.querySelector('#changes [role=tab]').focus()")
+    browser.press("ArrowRight")
+    visible = "[...document.querySelectorAll('#changes .panel')].filter((p) => !p.hidden).map((p) => p.dataset.tab)"
+    assert browser.run(visible) == [report_data.comparisons[1].rival]
+    browser.press("End")
+    assert browser.run(visible) == [report_data.comparisons[-1].rival]
+    assert browser.run("document.activeElement.getAttribute('aria-selected')") == "true"
+
+
+def test_arrow_keys_walk_through_the_search(browser: Browser, page: Path, report_data: ReportData) -> None:
+    browser.open(page)
+    browser.run("document.querySelector('.plot.wide').focus()")
+    browser.press("ArrowRight")
+    assert "candidate 1, generation 0" in browser.run("document.querySelector('.readout').textContent")
+    browser.press("End")
+    told = browser.run("document.querySelector('.readout').textContent")
+    assert told.startswith(report_data.searches[-1].name)
+    assert "candidate 200, generation 19" in told
+    assert browser.run("document.getElementById('tip').hidden") is False
+
+
+def test_flipped_examples_can_be_filtered(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    choose = """(() => {
+        const box = document.querySelector('.flips');
+        box.open = true;
+        for (const [name, value] of Object.entries({'by-ability': 'sort', 'by-direction': 'lost'})) {
+            const select = box.querySelector('.' + name);
+            select.value = value;
+            select.dispatchEvent(new Event('change'));
+        }
+        const shown = [...box.querySelectorAll('li')].filter((item) => !item.hidden);
+        return shown.map((item) => Object.values(item.dataset));
+    })()"""
+    assert browser.run(choose) == [["sort", "lost"]]
+
+
+def test_tables_are_saved_with_their_intervals(browser: Browser, page: Path, report_data: ReportData) -> None:
+    browser.open(page)
+    text = browser.run("""new Promise((resolve) => {
+        URL.createObjectURL = (blob) => { blob.text().then(resolve); return '#'; };
+        document.querySelector('#scores .csv').click();
+    })""")
+    lines = text.splitlines()
+    assert lines[0].startswith("model,reverse,reverse low,reverse high,sort")
+    assert len(lines) == 1 + len(report_data.models)
+    base = report_data.models[0].scores["reverse"]
+    assert lines[1].split(",")[:2] == ["base", f"{base.value:.6g}"]
+
+
+def test_everything_that_acts_can_be_reached_by_keyboard(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    unreachable = browser.run("""[...document.querySelectorAll('button, a, select, input, summary, .plot, .scroll')]
+        .filter((node) => node.tabIndex < 0 && node.getAttribute('role') !== 'tab').map((node) => node.outerHTML)""")
+    assert unreachable == []

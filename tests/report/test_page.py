@@ -1,0 +1,256 @@
+"""The page: every section there or absent, nothing from outside, untrusted text inert, numbers those of the data."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from genepool.report import (
+    Ability,
+    Comparison,
+    Estimate,
+    Evaluation,
+    Flip,
+    GeneValue,
+    ModelRow,
+    RecipePicture,
+    ReportData,
+    SearchRun,
+    render_report,
+)
+
+VOID = {"meta", "br", "wbr", "input", "link", "hr", "img"}
+HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)>\"'&\x00\x1b[31m\ud800 \u202e"
+
+
+class Page(HTMLParser):
+    """Reads a page into tags and the text of chosen elements, and checks that every element is closed in turn."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.stack: list[str] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(html)
+        self.close()
+        assert self.stack == [], f"left open: {self.stack}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack, f"</{tag}> closes nothing"
+        opened = self.stack.pop()
+        assert opened == tag, f"</{tag}> closes <{opened}>"
+
+    def handle_data(self, data: str) -> None:
+        if self.stack:
+            self.texts.append((self.stack[-1], data))
+
+    def ids(self) -> set[str]:
+        return {attributes["id"] for _, attributes in self.tags if "id" in attributes}
+
+    def text(self) -> str:
+        return "".join(text for tag, text in self.texts if tag not in ("script", "style"))
+
+
+SECTIONS = {
+    "models": "scores",
+    "comparisons": "changes",
+    "searches": "search",
+    "recipes": "recipe",
+    "costs": "cost",
+}
+
+
+def test_a_full_page_has_every_section(report_data: ReportData) -> None:
+    page = Page(render_report(report_data))
+    assert set(SECTIONS.values()) | {"lineage"} <= page.ids()
+
+
+@pytest.mark.parametrize("name", [*SECTIONS, "standings", "references", "facts", "notices", "abilities", "summary"])
+def test_any_one_section_may_be_absent(report_data: ReportData, name: str) -> None:
+    without = dataclasses.replace(report_data, **{name: type(getattr(report_data, name))()})
+    page = Page(render_report(without))
+    if name in SECTIONS:
+        assert SECTIONS[name] not in page.ids()
+        assert f"#{SECTIONS[name]}" not in {attributes.get("href") for _, attributes in page.tags}
+
+
+def test_lineage_is_absent_when_nothing_is_known_of_it(report_data: ReportData) -> None:
+    page = Page(render_report(dataclasses.replace(report_data, lineage=(), commands=(), facts=())))
+    assert "lineage" not in page.ids()
+
+
+def test_a_title_alone_is_a_page() -> None:
+    page = Page(render_report(ReportData(title="Nothing yet")))
+    assert page.ids().isdisjoint({*SECTIONS.values(), "lineage"})
+    assert "Nothing yet" in page.text()
+
+
+@pytest.mark.parametrize("name", ["models", "searches", "recipes", "comparisons", "costs"])
+def test_each_section_stands_alone(report_data: ReportData, name: str) -> None:
+    alone = ReportData(title="One section", abilities=report_data.abilities, **{name: getattr(report_data, name)})
+    assert SECTIONS[name] in Page(render_report(alone)).ids()
+
+
+def test_every_number_of_the_matrix_is_the_data(report_data: ReportData) -> None:
+    html = render_report(report_data)
+    table = re.search(r'<table class="matrix".*?</table>', html, re.DOTALL)
+    assert table
+    expected = []
+    for kind in ("base", "parent", "merge", "random", "winner"):
+        for model in (m for m in report_data.models if m.kind == kind):
+            for group in report_data.groups:
+                cells = [model.scores[a.name] for a in report_data.abilities if a.group == group]
+                expected += [*cells, model.means[group]]
+    cells = re.findall(r'<td class="num[^>]* data-v="([^"]+)" data-lo="([^"]+)" data-hi="([^"]+)">(.*?)</td>', table[0])
+    assert len(cells) == len(expected) == len(report_data.models) * (len(report_data.abilities) + 2)
+    for (value, low, high, shown), estimate in zip(cells, expected, strict=True):
+        assert float(value) == pytest.approx(estimate.value, rel=1e-5)
+        assert (float(low), float(high)) == pytest.approx((estimate.low, estimate.high), rel=1e-5, abs=1e-9)
+        text = re.sub("<[^>]+>", " ", shown).split()
+        assert text == [
+            f"{100 * estimate.value:.1f}",
+            f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}",
+        ]
+
+
+def test_the_best_of_every_column_is_marked_and_only_it(report_data: ReportData) -> None:
+    marked = re.findall(r"<u>([\d.]+)</u>", render_report(report_data))
+    best = []
+    for ability in report_data.abilities:
+        values = [model.scores[ability.name].value for model in report_data.models]
+        best += [f"{100 * max(values):.1f}"] * values.count(max(values))
+    for group in report_data.groups:
+        values = [model.means[group].value for model in report_data.models]
+        best += [f"{100 * max(values):.1f}"] * values.count(max(values))
+    assert sorted(marked) == sorted(best)
+
+
+def test_missing_and_nan_scores_are_a_dash(report_data: ReportData) -> None:
+    abilities = (Ability("sort"), Ability("upper"), Ability("caesar"))
+    scores = {"sort": Estimate(None), "upper": Estimate(float("nan"), float("nan"), 0.5)}
+    html = render_report(ReportData(title="t", abilities=abilities, models=(ModelRow("m", "merge", scores),)))
+    table = re.search(r'<table class="matrix".*?</table>', html, re.DOTALL)
+    assert table
+    assert re.findall(r"<td[^>]*>(.*?)</td>", table[0]) == ["–", "–", "–"]
+    assert "nan" not in table[0].lower()
+
+
+def test_a_score_of_one_without_an_interval_shows_no_interval() -> None:
+    models = (ModelRow("m", "merge", {"sort": Estimate(1.0)}),)
+    html = render_report(ReportData(title="t", abilities=(Ability("sort"),), models=models))
+    assert '<td class="num s40" data-v="1">100.0</td>' in html
+
+
+def hostile_report() -> ReportData:
+    estimate = Estimate(0.5, 0.4, 0.6, 10)
+    flip = Flip(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, None, True)
+    return ReportData(
+        title=HOSTILE,
+        summary=HOSTILE,
+        notices=(HOSTILE,),
+        subject=HOSTILE,
+        abilities=(Ability(HOSTILE, HOSTILE, 10),),
+        models=(ModelRow(HOSTILE, "winner", {HOSTILE: estimate}, note=HOSTILE),),
+        searches=(SearchRun(HOSTILE, (Evaluation(0.5), Evaluation(None), Evaluation(0.6, 1))),),
+        recipes=(RecipePicture(HOSTILE, HOSTILE, (GeneValue(HOSTILE, HOSTILE, None, HOSTILE, 1, 0, 2),), HOSTILE),),
+        comparisons=(Comparison(HOSTILE, HOSTILE, "parent", (), (flip,)),),
+        commands=(HOSTILE,),
+        facts=((HOSTILE, HOSTILE),),
+    )
+
+
+def test_hostile_text_stays_text() -> None:
+    html = render_report(hostile_report())
+    page = Page(html)
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert "</script><script>alert('x')</script>" in page.text(), "the reader sees the text as it was"
+    html.encode("utf-8")
+    assert "\x00" not in html
+    assert "\x1b" not in html
+
+
+def test_only_the_pages_own_script_may_run(report_data: ReportData) -> None:
+    page = Page(render_report(report_data))
+    script = next(text for tag, text in page.texts if tag == "script")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+@pytest.mark.parametrize("make", [hostile_report, None])
+def test_nothing_comes_from_outside(report_data: ReportData, make: object) -> None:
+    html = render_report(make() if callable(make) else report_data)
+    page = Page(html)
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+        assert "src" not in attributes
+        assert "srcset" not in attributes
+        for name in ("href", "xlink:href", "action"):
+            assert attributes.get(name, "#").startswith("#")
+    style = "".join(text for tag, text in page.texts if tag == "style")
+    assert "@import" not in style
+    assert "url(" not in style
+
+
+def pictures(html: str) -> list[str]:
+    return re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+
+
+@pytest.mark.parametrize("make", [hostile_report, None])
+def test_pictures_are_well_formed_and_inside_their_frame(report_data: ReportData, make: object) -> None:
+    found = pictures(render_report(make() if callable(make) else report_data))
+    assert len(found) >= 3
+    for picture in found:
+        root = ElementTree.fromstring(picture)
+        _, _, width, height = map(float, root.attrib["viewBox"].split())
+        for node in root.iter():
+            for name, limit in (("x", width), ("x1", width), ("x2", width), ("y", height), ("y1", height)):
+                if name in node.attrib:
+                    assert -1 <= float(node.attrib[name]) <= limit + 1, ElementTree.tostring(node)
+            assert "nan" not in node.attrib.get("d", "")
+
+
+def test_ids_are_unique_and_links_lead_somewhere(report_data: ReportData) -> None:
+    page = Page(render_report(report_data))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {a["href"][1:] for _, a in page.tags if a.get("href", "").startswith("#")}
+    assert targets <= set(ids)
+
+
+def test_a_usual_page_stays_under_one_megabyte(report_data: ReportData) -> None:
+    assert len(render_report(report_data).encode()) < 1_000_000
+
+
+def test_two_hundred_models_on_twenty_tasks_stay_under_two_megabytes(report_data: ReportData) -> None:
+    abilities = tuple(Ability(f"ability number {i}", "skills" if i < 15 else "generic", 1024) for i in range(20))
+    cell = Estimate(0.123456, 0.1134567, 0.1345678, 1024)
+    models = tuple(
+        ModelRow(f"merge-of-several-{i}", "merge", {a.name: cell for a in abilities}, {"skills": cell, "generic": cell})
+        for i in range(200)
+    )
+    search = SearchRun("long", tuple(Evaluation(0.5 + (i % 97) / 300, i // 20) for i in range(20_000)))
+    html = render_report(dataclasses.replace(report_data, abilities=abilities, models=models, searches=(search,)))
+    assert len(html.encode()) < 2_000_000
+    assert html.count('data-v="0.123456"') == 200 * 22
+
+
+def test_the_same_data_makes_the_same_page(report_data: ReportData) -> None:
+    assert render_report(report_data) == render_report(report_data)
