@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
-import click
 import typer
 
 from genepool import cli as commands
@@ -57,15 +56,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
             prog_name="genepool",
             standalone_mode=False,
         )
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
-        return 2
-    except click.exceptions.Abort:
+    except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
-    except KeyboardInterrupt:
-        return _interrupted()
-    except click.ClickException as error:
-        return _fail(f"{_flat(error.format_message())} Try 'genepool --help'.", 2)
+    except typer.TyperException as error:
+        # Without any argument the help has been printed, and the message is empty.
+        message = error.format_message()
+        return _fail(f"{_flat(message)} Try 'genepool --help'.", 2) if message else 2
     except GenepoolError as error:
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:
@@ -77,6 +73,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         where = f"{type(error).__name__}: {_flat(str(error))}"
         return _fail(f"{where} This is a fault of genepool's; set GENEPOOL_DEBUG=1 for the traceback.", 3)
+    if result == 130:
+        # Typer turns Ctrl-C inside a command into this result.
+        return _interrupted()
     return result if isinstance(result, int) else 0
 
 

@@ -1,0 +1,53 @@
+"""The house as documented: packages import only from those before them, and the command line starts light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "genepool"
+ORDER = ["weights", "skills", "merge", "tasks", "measure", "evolve", "report", "testbed", "cli"]
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("genepool."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.ImportFrom) and node.module == "genepool":
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("genepool."))
+    return found
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_a_room_imports_only_from_those_before_it(room: str) -> None:
+    later = set(ORDER[ORDER.index(room) + 1 :])
+    for path in (SOURCE / room).rglob("*.py"):
+        assert not _imports(path) & later, f"{path.relative_to(SOURCE)} imports {_imports(path) & later}"
+
+
+def test_every_room_is_in_the_order() -> None:
+    assert {path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(ORDER)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["merge", "--help"], ["evolve", "--help"]])
+def test_help_needs_neither_torch_nor_transformers(arguments: list[str]) -> None:
+    code = (
+        "import sys; from genepool.cli.main import run; code = run(sys.argv[1:]);"
+        "heavy = {'torch', 'transformers', 'peft', 'numpy', 'cma'} & set(sys.modules);"
+        "sys.exit(f'{code} {heavy}' if code or heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_no_module_outgrows_its_room() -> None:
+    long = {path.name: n for path in SOURCE.rglob("*.py") if (n := len(path.read_text().splitlines())) > 450}
+    assert not long
