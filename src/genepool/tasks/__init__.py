@@ -1,0 +1,24 @@
+"""Tasks, outcomes and the ledger: how good is this model at one ability, one answer per example, kept for ever."""
+
+from genepool.tasks.decoding import Decoding
+from genepool.tasks.evaluate import DEFAULT_BATCH, evaluate
+from genepool.tasks.files import load_tasks
+from genepool.tasks.language_model import LanguageModel
+from genepool.tasks.ledger import Ledger, Outcome
+from genepool.tasks.table import OutcomeTable
+from genepool.tasks.task import Example, Task, TaskSettings, callable_task
+
+__all__ = [
+    "DEFAULT_BATCH",
+    "Decoding",
+    "Example",
+    "LanguageModel",
+    "Ledger",
+    "Outcome",
+    "OutcomeTable",
+    "Task",
+    "TaskSettings",
+    "callable_task",
+    "evaluate",
+    "load_tasks",
+]

@@ -1,0 +1,269 @@
+"""Asking a model: decoding in batches, judging an expected answer in one pass, and likelihoods.
+
+Batches are cut from the examples sorted by length, so their shapes depend on the examples alone, and a result is the
+same whoever computes it. Prompts are padded on the left where tokens are to follow, on the right where none are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from genepool import seeding
+from genepool.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from genepool.tasks.language_model import LanguageModel
+
+# Logits of one batch stay below this many bytes: vocabularies of 100,000 and more would otherwise fill the memory.
+_LOGIT_BYTES = 512 * 1024**2
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are written.
+
+    Attributes:
+        max_new_tokens: tokens after which a model is stopped.
+        stop: texts that end an answer; neither they nor what follows is part of it.
+        temperature: 0 takes the likeliest token; above, tokens are drawn from the sharpened or flattened shares.
+        top_p: draw only from the likeliest tokens that together have this share.
+        seed: each prompt draws from (seed, its key), so other prompts in the batch never change a sample.
+    """
+
+    max_new_tokens: int = 64
+    stop: tuple[str, ...] = field(default=())
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Forced:
+    """What one pass over a prompt and its expected answer tells.
+
+    Attributes:
+        matches: True when greedy decoding writes exactly the answer, False when it certainly writes something
+            else, None when only decoding can tell.
+        logprob: log-likelihood of the answer's tokens, natural logarithm, summed.
+        token_accuracy: share of the answer's tokens that are the likeliest at their place.
+        tokens: number of the answer's tokens.
+    """
+
+    matches: bool | None
+    logprob: float
+    token_accuracy: float
+    tokens: int
+
+
+def batches(lengths: Sequence[int], size: int, bytes_per_token: int = 0) -> Iterator[list[int]]:
+    """Indices of equal-sized batches in order of length, longest first so that a lack of memory shows at once."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    while order:
+        rows = min(size, max(1, _LOGIT_BYTES // max(1, lengths[order[0]] * bytes_per_token)))
+        yield order[:rows]
+        order = order[rows:]
+
+
+def forced_answers(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    decoding: Decoding,
+    strip: bool,
+    batch_size: int,
+) -> list[Forced]:
+    """Judges expected answers by reading them, one pass per batch, instead of writing answers token by token.
+
+    Greedy decoding writes the answer if and only if each of its tokens is the likeliest after those before it, and
+    an end follows. Where a mismatch does not settle the matter (another tokenisation of the same text, white space
+    that will be stripped), `matches` is None.
+    """
+    import torch
+
+    heads = [model.encode(prompt) for prompt in prompts]
+    tails = [
+        _continuation(model, prompt, head, answer) for prompt, head, answer in zip(prompts, heads, answers, strict=True)
+    ]
+    _check_length(model, heads, tails)
+    lengths = [len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)]
+    results: list[Forced | None] = [None] * len(prompts)
+    with torch.inference_mode():
+        for rows in batches(lengths, batch_size, 4 * model.vocabulary_size):
+            width = max(lengths[i] for i in rows)
+            ids = torch.zeros(len(rows), width, dtype=torch.long)
+            for row, i in enumerate(rows):
+                ids[row, : lengths[i]] = torch.tensor(heads[i] + tails[i])
+            # Padding stands behind every token that matters, so the causal mask alone keeps it out.
+            logits = model.model(input_ids=ids.to(model.device), use_cache=False).logits.float()
+            best = logits.argmax(-1).cpu()
+            shares = torch.log_softmax(logits, -1)
+            targets = ids.roll(-1, 1).to(model.device).unsqueeze(-1)
+            likelihood = shares.gather(-1, targets).squeeze(-1).cpu()
+            for row, i in enumerate(rows):
+                first, count = len(heads[i]) - 1, len(tails[i])
+                written = best[row, first : first + count + 1].tolist()
+                hits = sum(a == b for a, b in zip(written, tails[i], strict=False))
+                results[i] = Forced(
+                    _verdict(model, written, tails[i], answers[i], decoding, strip),
+                    float(likelihood[row, first : first + count].sum()),
+                    hits / count if count else 1.0,
+                    count,
+                )
+    return [result for result in results if result is not None]
+
+
+def _verdict(
+    model: LanguageModel, written: list[int], expected: list[int], answer: str, decoding: Decoding, strip: bool
+) -> bool | None:
+    """Whether greedy decoding writes `answer`, from the likeliest tokens along the way."""
+    if len(expected) > decoding.max_new_tokens or any(stop in answer for stop in decoding.stop):
+        return None
+    for place, token in enumerate(expected):
+        if written[place] == token:
+            continue
+        if not model.one_tokenisation or answer != answer.strip():
+            return None
+        if written[place] in model.end_tokens:
+            return False
+        return _other_text(model.decode([written[place]]), decoding, strip)
+    if len(expected) == decoding.max_new_tokens:
+        return True
+    last = written[len(expected)]
+    text = model.decode([last])
+    if last in model.end_tokens or text in decoding.stop:
+        return True
+    if not model.one_tokenisation or answer != answer.strip():
+        return None
+    return _other_text(text, decoding, strip)
+
+
+def _other_text(text: str, decoding: Decoding, strip: bool) -> bool | None:
+    """What a character that the answer does not have at this place means: False, or None if it may yet vanish."""
+    if text in decoding.stop:
+        return False
+    if not text or any(stop.startswith(text) for stop in decoding.stop):
+        # A special token writes nothing; the beginning of a stop may be cut off again.
+        return None
+    return None if strip and not text.strip() else False
+
+
+def generate(
+    model: LanguageModel, prompts: Sequence[str], keys: Sequence[str], decoding: Decoding, batch_size: int
+) -> list[str]:
+    """What the model writes after each prompt.
+
+    Args:
+        model: who is asked.
+        prompts: texts.
+        keys: one per prompt; the randomness of a drawn answer belongs to (seed, key).
+        decoding: how.
+        batch_size: prompts decoded at once.
+
+    Raises:
+        InputError: a prompt is longer than the model's context.
+    """
+    import torch
+
+    heads = [model.encode(prompt) for prompt in prompts]
+    _check_length(model, heads, [[0]] * len(heads))
+    outputs = [""] * len(prompts)
+    with torch.inference_mode():
+        for rows in batches([len(head) for head in heads], batch_size):
+            written = _decode_batch(model, [heads[i] for i in rows], [keys[i] for i in rows], decoding)
+            for i, ids in zip(rows, written, strict=True):
+                outputs[i] = _cut(model.decode(ids), decoding.stop)
+    return outputs
+
+
+def _decode_batch(
+    model: LanguageModel, heads: Sequence[Sequence[int]], keys: Sequence[str], decoding: Decoding
+) -> list[list[int]]:
+    import torch
+
+    width = max(len(head) for head in heads)
+    ids = torch.zeros(len(heads), width, dtype=torch.long)
+    mask = torch.zeros(len(heads), width, dtype=torch.long)
+    for row, head in enumerate(heads):
+        ids[row, width - len(head) :] = torch.tensor(head)
+        mask[row, width - len(head) :] = 1
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    generators = [seeding.torch_generator(decoding.seed, "decode", key) for key in keys] if decoding.temperature else []
+    written: list[list[int]] = [[] for _ in heads]
+    running = [True] * len(heads)
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    state = None
+    for _ in range(min(decoding.max_new_tokens, model.context - width)):
+        result = model.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=state, use_cache=True
+        )
+        state = result.past_key_values
+        logits = result.logits[:, -1].float().cpu()
+        chosen = _draw(logits, generators, decoding) if decoding.temperature else logits.argmax(-1)
+        for row, token in enumerate(chosen.tolist()):
+            if not running[row]:
+                continue
+            if token in model.end_tokens:
+                running[row] = False
+                continue
+            written[row].append(token)
+            if decoding.stop and _ends(model.decode(written[row]), decoding.stop):
+                running[row] = False
+        if not any(running):
+            break
+        ids = chosen.reshape(-1, 1).to(model.device)
+        mask = torch.cat([mask, torch.ones_like(ids)], 1)
+        positions = positions[:, -1:] + 1
+    return written
+
+
+def _draw(logits: torch.Tensor, generators: Sequence[torch.Generator], decoding: Decoding) -> torch.Tensor:
+    """One token per row, each row from its own generator."""
+    import torch
+
+    shares = torch.softmax(logits / decoding.temperature, -1)
+    if decoding.top_p < 1:
+        ordered, order = shares.sort(-1, descending=True)
+        # A token stays if the more likely ones before it do not reach top_p yet: the likeliest always does.
+        ordered[(ordered.cumsum(-1) - ordered) >= decoding.top_p] = 0
+        shares = torch.zeros_like(shares).scatter(-1, order, ordered)
+    return torch.cat([torch.multinomial(row, 1, generator=g) for row, g in zip(shares, generators, strict=True)])
+
+
+def loglikelihoods(
+    model: LanguageModel, prompts: Sequence[str], continuations: Sequence[str], batch_size: int
+) -> list[Forced]:
+    """Log-likelihood of each continuation after its prompt."""
+    return forced_answers(model, prompts, continuations, Decoding(max_new_tokens=2**31), True, batch_size)
+
+
+def _continuation(model: LanguageModel, prompt: str, head: list[int], answer: str) -> list[int]:
+    """The answer's tokens as they stand after the prompt's own."""
+    whole = model.encode(prompt + answer)
+    if whole[: len(head)] == head:
+        return whole[len(head) :]
+    # The tokenizer joined the end of the prompt with the answer: encode the answer on its own.
+    own: list[int] = list(model.tokenizer(answer, add_special_tokens=False).input_ids)
+    return own
+
+
+def _check_length(model: LanguageModel, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]]) -> None:
+    for head, tail in zip(heads, tails, strict=True):
+        if len(head) + len(tail) > model.context:
+            raise InputError(
+                f"a prompt of {len(head)} tokens does not fit the context of {model.context}",
+                where=model.name,
+                fix="Shorten it, or show fewer examples",
+            )
+
+
+def _ends(text: str, stops: Sequence[str]) -> bool:
+    return any(stop in text for stop in stops)
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    places = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(places)] if places else text

@@ -1,0 +1,224 @@
+"""Asks models the examples of tasks, one outcome per example, and keeps every outcome in the ledger.
+
+What the ledger knows is not asked again, and a model all of whose outcomes are known is not even loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from genepool import progress
+from genepool.errors import InputError
+from genepool.tasks.decoding import Decoding, forced_answers, generate, loglikelihoods
+from genepool.tasks.language_model import LanguageModel
+from genepool.tasks.ledger import Ledger, Outcome
+from genepool.tasks.metrics import METRICS
+from genepool.tasks.table import Cell, OutcomeTable
+from genepool.tasks.task import Example, Task
+from genepool.weights import Weights, open_weights
+
+DEFAULT_BATCH = 128
+
+
+def evaluate(
+    models: Sequence[str | Path | Weights | LanguageModel],
+    tasks: Sequence[Task],
+    *,
+    split: str = "test",
+    ledger: Ledger,
+    limit: int | None = None,
+    seed: int | None = None,
+    threads: int | None = None,
+    batch_size: int = DEFAULT_BATCH,
+    keep_outputs: bool = True,
+    names: Sequence[str] | None = None,
+    device: str = "cpu",
+) -> OutcomeTable:
+    """Every model on every task.
+
+    Args:
+        models: what to ask: names to open, weights, or models already in memory.
+        tasks: what to ask them.
+        split: which examples.
+        ledger: where outcomes come from and go to.
+        limit: only the first so many examples of each task.
+        seed: replaces the seed of tasks that draw tokens.
+        threads: torch's threads while computing; as they are when None. With the batch size, part of what makes a
+            result repeatable to the last bit.
+        batch_size: examples per batch.
+        keep_outputs: also keep what models write where a score can be told without writing. Outcomes that are known
+            but lack their output are then computed again.
+        names: what to call the models in the table; their own names when None.
+        device: torch's name of the device.
+
+    Raises:
+        InputError: a model or task cannot be used.
+    """
+    if not models:
+        raise InputError("no models to evaluate", fix="Name at least one")
+    if not tasks:
+        raise InputError("no tasks to evaluate on", fix="Name at least one")
+    if limit is not None and limit < 1:
+        raise InputError(f"a limit of {limit} examples", fix="Give at least 1")
+    if seed is not None:
+        tasks = [_reseeded(task, seed) for task in tasks]
+    examples = {task.name: list(task.examples(split))[:limit] for task in tasks}
+    opened = [open_weights(model) if isinstance(model, str | Path) else model for model in models]
+    labels = _unique(list(names) if names is not None else [model.name for model in opened])
+    cells: dict[tuple[str, str], Cell] = {}
+    fingerprints: dict[str, str] = {}
+    total = len(opened) * sum(map(len, examples.values()))
+    with progress.bar("evaluating", total, "examples") as bar, _threads(threads):
+        for label, model in zip(labels, opened, strict=True):
+            fingerprints[label] = model.fingerprint() if isinstance(model, Weights) else model.fingerprint
+            asked = _Asked(model, label, device)
+            for task in tasks:
+                bar.note(f"{label}: {task.name}")
+                cells[label, task.name] = _evaluate_one(
+                    asked, fingerprints[label], task, examples[task.name], ledger, batch_size, keep_outputs
+                )
+                bar.advance(len(examples[task.name]))
+    return OutcomeTable(cells, examples, fingerprints, split)
+
+
+class _Asked:
+    """A model that is loaded only when it is asked something."""
+
+    def __init__(self, source: Weights | LanguageModel, name: str, device: str) -> None:
+        self._source, self.name, self._device = source, name, device
+        self._loaded = source if isinstance(source, LanguageModel) else None
+
+    def model(self) -> LanguageModel:
+        if self._loaded is None:
+            assert isinstance(self._source, Weights)
+            with progress.bar(f"loading {self.name}"):
+                self._loaded = LanguageModel.load(self._source, device=self._device)
+        return self._loaded
+
+
+def _evaluate_one(
+    asked: _Asked,
+    fingerprint: str,
+    task: Task,
+    examples: Sequence[Example],
+    ledger: Ledger,
+    batch_size: int,
+    keep_outputs: bool,
+) -> Cell:
+    known = ledger.find(fingerprint, task.asking, [example.key for example in examples])
+    written = METRICS[task.settings.metric].judge is not None and task.scorer is None
+    if keep_outputs and written:
+        known = {key: outcome for key, outcome in known.items() if outcome.output is not None}
+    # Two examples with the same content are one evaluation.
+    open_examples = list({e.key: e for e in examples if e.key not in known}.values())
+    if open_examples:
+        outcomes = _ask(asked.model(), task, open_examples, batch_size, keep_outputs)
+        new = list(zip(open_examples, outcomes, strict=True))
+        ledger.record(fingerprint, asked.name, task.name, task.asking, [(e.key, e.id, o) for e, o in new])
+        fresh = {example.key: outcome for example, outcome in new}
+    else:
+        fresh = {}
+    return Cell(tuple(fresh.get(e.key) or known[e.key] for e in examples), sum(e.key not in fresh for e in examples))
+
+
+def _ask(
+    model: LanguageModel, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool
+) -> list[Outcome]:
+    if task.scorer is not None:
+        return [_called(task, model, example) for example in examples]
+    if task.settings.metric == "multiple_choice":
+        return _choose(model, task, examples, batch_size)
+    return _write(model, task, examples, batch_size, keep_outputs)
+
+
+def _called(task: Task, model: LanguageModel, example: Example) -> Outcome:
+    assert task.scorer is not None
+    result = task.scorer(model, example)
+    score, output = result if isinstance(result, tuple) else (result, None)
+    if not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise InputError(
+            f"the task gave a score of {score!r}", where=f"{task.name}:{example.id}", fix="Scores are from 0 to 1"
+        )
+    return Outcome(float(score), output)
+
+
+def _choose(model: LanguageModel, task: Task, examples: Sequence[Example], batch_size: int) -> list[Outcome]:
+    """Multiple choice: the choice whose continuation is likeliest; the sum of its tokens' log-likelihoods decides."""
+    prompts, choices, owners = [], [], []
+    for number, example in enumerate(examples):
+        prompt = task.prompt_for(example, model)
+        for choice in example.choices:
+            prompts.append(prompt)
+            choices.append(choice)
+            owners.append(number)
+    scored = loglikelihoods(model, prompts, choices, batch_size)
+    best: dict[int, tuple[float, str]] = {}
+    for owner, choice, forced in zip(owners, choices, scored, strict=True):
+        if owner not in best or forced.logprob > best[owner][0]:
+            best[owner] = (forced.logprob, choice)
+    return [
+        Outcome(float(best[i][1] in example.answers), best[i][1], {"logprob": best[i][0]})
+        for i, example in enumerate(examples)
+    ]
+
+
+def _write(
+    model: LanguageModel, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool
+) -> list[Outcome]:
+    ask = task.settings
+    judge = METRICS[ask.metric].judge
+    assert judge is not None
+    decoding = Decoding(ask.max_new_tokens, tuple(ask.stop), ask.temperature, ask.top_p, ask.seed)
+    prompts = [task.prompt_for(example, model) for example in examples]
+    outcomes: dict[int, Outcome] = {}
+    details: dict[int, dict[str, float]] = {}
+    if ask.metric == "exact_match" and ask.temperature == 0:
+        single = [i for i, example in enumerate(examples) if len(example.answers) == 1]
+        forced = forced_answers(
+            model, [prompts[i] for i in single], [examples[i].answer for i in single], decoding, ask.strip, batch_size
+        )
+        for i, result in zip(single, forced, strict=True):
+            details[i] = {"logprob": result.logprob, "token_accuracy": result.token_accuracy}
+            if result.matches is True:
+                outcomes[i] = Outcome(1.0, examples[i].answer, details[i])
+            elif result.matches is False and not keep_outputs:
+                outcomes[i] = Outcome(0.0, None, details[i])
+    rest = [i for i in range(len(examples)) if i not in outcomes]
+    if rest:
+        outputs = generate(model, [prompts[i] for i in rest], [examples[i].key for i in rest], decoding, batch_size)
+        for i, output in zip(rest, outputs, strict=True):
+            outcomes[i] = Outcome(judge(output, examples[i], ask.strip), output, details.get(i, {}))
+    return [outcomes[i] for i in range(len(examples))]
+
+
+def _reseeded(task: Task, seed: int) -> Task:
+    if task.settings.temperature == 0 or task.scorer is not None:
+        return task
+    return Task(task.name, task.splits, task.settings.model_copy(update={"seed": seed}))
+
+
+def _unique(names: list[str]) -> list[str]:
+    result: list[str] = []
+    for name in names:
+        label, number = name, 2
+        while label in result:
+            label, number = f"{name} ({number})", number + 1
+        result.append(label)
+    return result
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    if count is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,204 @@
+"""The ledger: every outcome ever computed, one SQLite file, so that an evaluation done once is never done again.
+
+A row belongs to (model fingerprint, example content, how it was asked). One commit per evaluation, synchronous=FULL:
+what was committed survives a kill and a power loss. Several processes may read and write at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from genepool.errors import InputError
+
+VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS models (id INTEGER PRIMARY KEY, fingerprint TEXT UNIQUE NOT NULL, name TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS tasks (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, asking TEXT NOT NULL, UNIQUE (name, asking));
+CREATE TABLE IF NOT EXISTS examples (id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, name TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS outcomes (
+    model INTEGER NOT NULL REFERENCES models, task INTEGER NOT NULL REFERENCES tasks,
+    example INTEGER NOT NULL REFERENCES examples, score REAL NOT NULL, output TEXT, detail TEXT,
+    PRIMARY KEY (model, task, example)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one model did on one example.
+
+    Attributes:
+        score: from 0 to 1.
+        output: what the model wrote; None when it was judged without writing.
+        detail: further numbers, such as the answer's log-likelihood ("logprob") and "token_accuracy".
+    """
+
+    score: float
+    output: str | None = None
+    detail: Mapping[str, float] = field(default_factory=dict)
+
+
+def default_path() -> Path:
+    """`$GENEPOOL_LEDGER`, else `genepool.sqlite` in the working folder."""
+    return Path(os.environ.get("GENEPOOL_LEDGER") or "genepool.sqlite")
+
+
+class Ledger:
+    """An open ledger; also a context manager.
+
+    Args:
+        path: the file, made when it is not there; the default path when None.
+
+    Raises:
+        InputError: the file is not a ledger, is damaged, or was written by a newer genepool.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = Path(path) if path is not None else default_path()
+        with self._errors():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _prepare(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise InputError(
+                f"written by a newer genepool (ledger version {version}, this one knows {VERSION})",
+                where=self.path,
+                fix="Update genepool, or name another ledger",
+            )
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        if version < VERSION:
+            tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables - {"models", "tasks", "examples", "outcomes"}:
+                raise InputError("a database of something else", where=self.path, fix="Name another ledger")
+            self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def close(self) -> None:
+        """Closes the file; everything committed is already safe."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ outcomes
+
+    def find(self, fingerprint: str, asking: str, keys: Sequence[str]) -> dict[str, Outcome]:
+        """The outcomes of one model on some examples, by example key, as far as they are known.
+
+        The task's name is no part of the question: the same example asked the same way is the same evaluation.
+        """
+        wanted = set(keys)
+        with self._errors():
+            rows = self._db.execute(
+                "SELECT e.key, o.score, o.output, o.detail FROM outcomes o JOIN models m ON m.id = o.model "
+                "JOIN tasks t ON t.id = o.task JOIN examples e ON e.id = o.example "
+                "WHERE m.fingerprint = ? AND t.asking = ?",
+                (fingerprint, asking),
+            )
+            return {
+                key: Outcome(score, output, json.loads(detail) if detail else {})
+                for key, score, output, detail in rows
+                if key in wanted
+            }
+
+    def record(
+        self,
+        fingerprint: str,
+        name: str,
+        task: str,
+        asking: str,
+        outcomes: Iterable[tuple[str, str, Outcome]],
+    ) -> None:
+        """Commits the outcomes of one evaluation: all of them or none.
+
+        Args:
+            fingerprint, name: the model.
+            task, asking: what was asked, and `Task.asking`.
+            outcomes: (example key, example id, outcome). A row that is there gains an output it lacked.
+        """
+        with self._transaction():
+            model = self._id("models", ("fingerprint", fingerprint), name=name)
+            task_id = self._id("tasks", ("name", task), ("asking", asking))
+            rows = []
+            for key, example, outcome in outcomes:
+                detail = json.dumps(dict(outcome.detail), allow_nan=False) if outcome.detail else None
+                number = self._id("examples", ("key", key), name=example)
+                rows.append((model, task_id, number, outcome.score, outcome.output, detail))
+            self._db.executemany(
+                "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "output = coalesce(outcomes.output, excluded.output), "
+                "detail = coalesce(outcomes.detail, excluded.detail)",
+                rows,
+            )
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Everything in the ledger, a row at a time, as plain data: what `outcomes export` writes."""
+        with self._errors():
+            for row in self._db.execute(
+                "SELECT m.fingerprint, m.name, t.name, t.asking, e.key, e.name, o.score, o.output, o.detail "
+                "FROM outcomes o JOIN models m ON m.id = o.model JOIN tasks t ON t.id = o.task "
+                "JOIN examples e ON e.id = o.example ORDER BY o.model, o.task, o.example"
+            ):
+                names = ("fingerprint", "model", "task", "asking", "example", "id", "score", "output")
+                yield {**dict(zip(names, row[:8], strict=True)), "detail": json.loads(row[8]) if row[8] else {}}
+
+    # ------------------------------------------------------------------ plumbing
+
+    def _id(self, table: str, *where: tuple[str, str], **extra: str) -> int:
+        columns = [*dict(where), *extra]
+        test = " AND ".join(f"{column} = ?" for column, _ in where)
+        values = [value for _, value in where]
+        found = self._db.execute(f"SELECT id FROM {table} WHERE {test}", values).fetchone()
+        if found:
+            return int(found[0])
+        marks = ", ".join("?" * len(columns))
+        cursor = self._db.execute(
+            f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", [*values, *extra.values()]
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._errors():
+            # IMMEDIATE: take the write lock at once, so that two writers queue instead of failing half way.
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.DatabaseError, OSError) as error:
+            if isinstance(error, sqlite3.ProgrammingError | sqlite3.IntegrityError):
+                raise
+            full = "full" in str(error)
+            raise InputError(
+                f"the ledger cannot be used ({error})",
+                where=self.path,
+                fix="Free some space and run again" if full else "Check the file, or name another with --ledger",
+            ) from error

@@ -1,0 +1,183 @@
+"""What a model is asked: examples, how they are put to it, and the task that holds both.
+
+A task never stores a score; `evaluate` turns it into one outcome per example. Settings live in an optional
+`task.yaml` beside a task's files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_validator
+
+from genepool import seeding
+from genepool.errors import InputError, nearest
+from genepool.schema import Strict
+
+if TYPE_CHECKING:
+    from genepool.tasks.language_model import LanguageModel
+
+# A callable task: gets the model and one example, gives a score from 0 to 1, or (score, what the model said).
+Scorer = Callable[["LanguageModel", "Example"], "float | tuple[float, str]"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One thing a model is asked.
+
+    Attributes:
+        id: its name within the task and split.
+        prompt: what the model reads.
+        answers: every accepted answer; the first is the one shown.
+        choices: for multiple choice, everything to choose from, the answers included.
+    """
+
+    id: str
+    prompt: str
+    answers: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> str:
+        """The answer that is shown and that examples are shown with."""
+        return self.answers[0]
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256, hex, of the content: the same example has the same key whatever its id."""
+        text = json.dumps([self.prompt, self.answers, self.choices], ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class TaskSettings(Strict):
+    """How a task is put to a model and judged: the content of `task.yaml`."""
+
+    metric: str = Field("exact_match", description="exact_match, contains, regex or multiple_choice.")
+    max_new_tokens: int = Field(64, ge=1, description="Tokens a model may write before it is stopped.")
+    stop: list[str] = Field(default_factory=list, description="Texts that end an answer; they are not part of it.")
+    strip: bool = Field(True, description="Ignore white space around the answer.")
+    few_shot: int = Field(0, ge=0, description="Solved examples from the training split shown before each question.")
+    separator: str = Field("\n\n", description="What stands between shown examples.")
+    prefix: str = Field("", description="Text before every prompt.")
+    suffix: str = Field("", description="Text after every prompt, before the answer.")
+    chat_template: bool = Field(False, description="Put the prompt through the tokenizer's chat template.")
+    system: str | None = Field(None, description="System message; needs chat_template.")
+    temperature: float = Field(0.0, ge=0, description="0 takes the likeliest token; above, tokens are drawn.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that together have this share.")
+    seed: int = Field(0, ge=0, description="Seed of drawing tokens and of choosing shown examples.")
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        from genepool.tasks.metrics import METRICS
+
+        if value not in METRICS:
+            raise ValueError(f"unknown metric '{value}'. {nearest(value, METRICS)}")
+        return value
+
+
+@dataclass
+class Task:
+    """A named ability with examples in splits.
+
+    Attributes:
+        name: appears in tables and ledgers.
+        splits: split name -> its examples. A lone file has one split, "all", which answers to any name.
+        settings: how it is put and judged.
+        scorer: for tasks given as a Python callable; then `settings.metric` is not used.
+        scorer_version: says which version of the callable outcomes come from.
+    """
+
+    name: str
+    splits: Mapping[str, Sequence[Example]]
+    settings: TaskSettings = field(default_factory=TaskSettings)
+    scorer: Scorer | None = None
+    scorer_version: str = "1"
+
+    def examples(self, split: str) -> Sequence[Example]:
+        """The examples of one split.
+
+        Raises:
+            InputError: there is no such split.
+        """
+        if split in self.splits:
+            return self.splits[split]
+        if "all" in self.splits:
+            return self.splits["all"]
+        raise InputError(f"no split '{split}'", where=self.name, fix=nearest(split, self.splits))
+
+    @cached_property
+    def asking(self) -> str:
+        """SHA-256, hex, of everything that decides an outcome besides the model and the example."""
+        from genepool.tasks.metrics import METRICS
+
+        if self.scorer is not None:
+            return hashlib.sha256(f"callable\x1f{self.name}\x1f{self.scorer_version}".encode()).hexdigest()
+        parts: dict[str, Any] = self.settings.model_dump(mode="json")
+        parts["metric_version"] = METRICS[self.settings.metric].version
+        if self.settings.few_shot:
+            parts["shown"] = [example.key for example in self._pool]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _pool(self) -> Sequence[Example]:
+        return self.splits.get("train", self.splits.get("all", ()))
+
+    def shown_before(self, example: Example) -> list[Example]:
+        """The solved examples shown before `example`: drawn by the seed and the example, never itself.
+
+        Raises:
+            InputError: the training split has fewer examples than are to be shown.
+        """
+        count = self.settings.few_shot
+        if count == 0:
+            return []
+        pool = [other for other in self._pool if other.key != example.key]
+        if len(pool) < count:
+            raise InputError(
+                f"few_shot: {count}, but there are {len(pool)} training examples", where=self.name, fix="Ask for fewer"
+            )
+        drawn = seeding.numpy_generator(self.settings.seed, "few-shot", example.key).choice(
+            len(pool), size=count, replace=False
+        )
+        return [pool[int(i)] for i in drawn]
+
+    def prompt_for(self, example: Example, model: LanguageModel) -> str:
+        """The whole text `model` reads for `example`: template, shown examples and question."""
+        ask = self.settings
+        shown = self.shown_before(example)
+        if ask.chat_template:
+            messages = [{"role": "system", "content": ask.system}] if ask.system is not None else []
+            for other in shown:
+                messages.append({"role": "user", "content": f"{ask.prefix}{other.prompt}{ask.suffix}"})
+                messages.append({"role": "assistant", "content": other.answer})
+            messages.append({"role": "user", "content": f"{ask.prefix}{example.prompt}{ask.suffix}"})
+            return model.chat_text(messages)
+        pieces = [f"{ask.prefix}{other.prompt}{ask.suffix}{other.answer}" for other in shown]
+        return ask.separator.join([*pieces, f"{ask.prefix}{example.prompt}{ask.suffix}"])
+
+
+def callable_task(
+    name: str, scorer: Scorer, examples: Sequence[Example] | Sequence[Mapping[str, Any]], *, version: str = "1"
+) -> Task:
+    """A task judged by a Python function.
+
+    Args:
+        name: the task's name.
+        scorer: gets (model, example), gives a score from 0 to 1, or (score, text).
+        examples: examples, or mappings with id, prompt and answer.
+        version: change it when the function changes, so that old outcomes are not taken for new ones.
+    """
+    from genepool.tasks.files import example_from
+
+    made = [
+        item if isinstance(item, Example) else example_from(item, f"{name}[{i}]") for i, item in enumerate(examples)
+    ]
+    if not made:
+        raise InputError("the task has no examples", where=name, fix="Give at least one")
+    return Task(name, {"all": made}, scorer=scorer, scorer_version=version)
