@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from genepool.measure import CrossMatrix
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
@@ -52,3 +55,20 @@ def size_text(size: float) -> str:
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size:.0f} bytes"
+
+
+def print_matrix(matrix: CrossMatrix, title: str) -> None:
+    """A cross matrix as a table on stdout: models down, tasks across, the mean over tasks last."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table.add_column("model", overflow="fold")
+    for name in (*matrix.tasks, "mean"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for model in matrix.models:
+        cells = [*(matrix.cells[model, name] for name in matrix.tasks), matrix.means[model]]
+        table.add_row(model, *(f"{cell.mean:.3f}\n{cell.lo:.2f} {cell.hi:.2f}" for cell in cells))
+    console.print(table)

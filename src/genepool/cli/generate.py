@@ -1,0 +1,70 @@
+"""`genepool generate`: try a model by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    app.command("generate")(generate)
+
+
+def generate(
+    model: Annotated[str, typer.Argument(help="A folder, a file, a hub model, BASE+ADAPTER, BASE+SKILL.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="What to ask; may be given several times.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="A text file whose whole content is the prompt.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens after which the model is stopped.")] = 64,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 takes the likeliest token; above, tokens are drawn.")
+    ] = 0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Draw from the likeliest tokens with this share.")] = 1,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt through the chat template.")] = False,
+    device: Annotated[str, typer.Option(help="Where the model computes, such as cpu or cuda.")] = "cpu",
+    seed: options.SeedOption = 0,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Ask a model something and print what it writes.
+
+    [bold]Examples[/bold]
+
+        genepool generate merged/ --prompt "R:hello="
+
+        genepool generate chat-model/ --chat --prompt "Name three rivers." --temperature 0.7 --seed 1
+    """
+    options.begin(quiet)
+    from genepool import progress
+    from genepool.errors import InputError
+
+    prompts = list(prompt or [])
+    if prompt_file is not None:
+        try:
+            prompts.append(prompt_file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot be read ({error})", where=prompt_file, fix="Name a text file") from None
+    if not prompts:
+        raise InputError("nothing to ask", where="--prompt", fix="Give --prompt TEXT or --prompt-file FILE")
+    if top_p <= 0:
+        raise InputError("a share of 0", where="--top-p", fix="Give a value above 0 and up to 1")
+    with progress.bar(f"loading {model}"):
+        from genepool.tasks import Decoding, LanguageModel
+        from genepool.tasks.decoding import generate as write
+        from genepool.weights import open_weights
+
+        loaded = LanguageModel.load(open_weights(model), device=device)
+    texts = [loaded.chat_text([{"role": "user", "content": text}]) for text in prompts] if chat else prompts
+    decoding = Decoding(max_new_tokens, tuple(stop or ()), temperature, top_p, seed)
+    with progress.bar("writing"):
+        outputs = write(loaded, texts, [f"{i}:{text}" for i, text in enumerate(texts)], decoding, len(texts))
+    if json_output:
+        pairs = [{"prompt": text, "output": output} for text, output in zip(prompts, outputs, strict=True)]
+        options.print_json({"model": model, "fingerprint": loaded.fingerprint, "results": pairs})
+        return
+    for output in outputs:
+        print(output)
