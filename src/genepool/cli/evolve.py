@@ -1,0 +1,73 @@
+"""`genepool evolve`: search the merge parameters of a study file for the best model, unkillably."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from genepool.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    app.command("evolve")(evolve)
+
+
+def evolve(
+    study: Annotated[Path, typer.Argument(help="Study file: YAML with the key `study: 1`.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run; one that was stopped is gone on with.")],
+    budget: Annotated[
+        int | None, typer.Option("--budget", help="Candidates in all; the study's own budget when absent.")
+    ] = None,
+    workers: Annotated[str, typer.Option("--workers", help="Processes that evaluate; results do not change.")] = "1",
+    ledger: Annotated[
+        Path | None, typer.Option("--ledger", help="Outcomes; $GENEPOOL_LEDGER, else ./genepool.sqlite.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the search; the study's when absent.")] = None,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Evolve merge parameters and write the best model, tested on examples the search never saw.
+
+    [bold]Examples[/bold]
+
+        genepool evolve study.yaml --out run
+
+        genepool evolve study.yaml --out run --budget 400 --workers 2
+
+    Kill it at any moment; the same command goes on and repeats no finished evaluation. A larger budget goes on with
+    a finished run. For a baseline at equal budget, run the study again with `strategy: random_search`.
+    """
+    options.begin(quiet)
+    from genepool import progress
+
+    with progress.bar("loading torch"):
+        from genepool.evolve import run_study
+
+    result = run_study(study, out, evaluations=budget, seed=seed, workers=workers, ledger=ledger, overwrite=overwrite)
+    if json_output:
+        options.print_json(
+            {"out": str(out), "winner": str(result.winner), "finished_before": result.resumed, **result.best}
+        )
+    else:
+        _print_table(result.best, result.winner)
+
+
+def _print_table(best: dict[str, Any], winner: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    tasks = list(best["test"])
+    table = Table("test split", *tasks)
+    for row in best["models"]:
+        cells = [f"{s['mean']:.3f} [{s['lo']:.3f}, {s['hi']:.3f}]" for s in (row["test"][task] for task in tasks)]
+        table.add_row(row["name"], *cells)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"best of {best['evaluations']} candidates, fitness {best['fitness']:.4f} on validation; written to {winner}",
+        highlight=False,
+        soft_wrap=True,
+    )

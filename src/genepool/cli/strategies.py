@@ -1,0 +1,51 @@
+"""`genepool strategies`: the search algorithms, when to use which, and what they can be told."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    app.command("strategies")(strategies)
+
+
+def strategies(
+    name: Annotated[str | None, typer.Argument(help="One strategy, with its options; all when absent.")] = None,
+    json_output: options.JsonOption = False,
+) -> None:
+    """List the search strategies of `genepool evolve`.
+
+    [bold]Examples[/bold]
+
+        genepool strategies
+
+        genepool strategies cma_es
+    """
+    options.begin()
+    from genepool.evolve.strategies import strategies as all_strategies
+    from genepool.evolve.strategies import strategy_entry
+
+    chosen = [strategy_entry(name)] if name else list(all_strategies().values())
+    if json_output:
+        options.print_json({"strategies": [entry.describe() for entry in chosen]})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if name is None:
+        table = Table("strategy", "when to use it", "source")
+        for entry in chosen:
+            table.add_row(entry.name, entry.when, entry.source)
+        console.print(table)
+        return
+    entry = chosen[0]
+    console.print(f"[bold]{entry.name}[/bold]  {entry.source}\n{entry.when}\n", highlight=False)
+    table = Table("option", "type", "default", "what it does")
+    for parameter in entry.parameters():
+        table.add_row(parameter["name"], parameter["type"], str(parameter["default"]), parameter["description"])
+    console.print(table)

@@ -1,0 +1,348 @@
+"""The durable record of a study: one SQLite file that a killed run goes on from.
+
+Candidates are on disk before they are dispatched, a result is on disk before its worker reports it, and a generation
+is marked told in one transaction with the fitness the strategy was given. Uses sqlite3 and numpy; the loop writes
+candidates and generations, workers write results, the winner's room and reports read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from genepool.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT = 1
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS candidates (
+    id TEXT PRIMARY KEY, generation INTEGER NOT NULL, idx INTEGER NOT NULL,
+    x BLOB NOT NULL, genome TEXT NOT NULL, seed INTEGER NOT NULL, UNIQUE (generation, idx));
+CREATE TABLE IF NOT EXISTS results (
+    id TEXT PRIMARY KEY REFERENCES candidates (id), fitness REAL, valid TEXT NOT NULL, error TEXT NOT NULL,
+    seconds REAL NOT NULL, cpu_seconds REAL NOT NULL, examples INTEGER NOT NULL, cached INTEGER NOT NULL,
+    fingerprint TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS told (generation INTEGER PRIMARY KEY, fitness BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One point the strategy asked for.
+
+    Attributes:
+        id: SHA-256, hex, of the run, the strategy, the generation and the index in it.
+        genome: the merge parameters by gene name.
+        seed: what the merge's own randomness starts from; the same for all candidates of a study, so that two
+            candidates differ by their genes alone.
+    """
+
+    id: str
+    generation: int
+    index: int
+    genome: dict[str, float]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one candidate turned out to be worth. A failure is a verdict too.
+
+    Attributes:
+        fitness: larger is better; None when the evaluation failed.
+        valid: mean validation score by task.
+        error: why it failed; empty when it did not.
+        seconds, cpu_seconds: wall and processor time of applying and evaluating the candidate.
+        examples: examples computed now; the ledger's do not count.
+        cached: everything came from the ledger.
+        fingerprint: of the candidate's weights, as the ledger knows them.
+    """
+
+    fitness: float | None
+    valid: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    examples: int = 0
+    cached: bool = False
+    fingerprint: str = ""
+
+
+class StudyStore:
+    """The open study file; safe for one driver and any number of workers.
+
+    Args:
+        path: the SQLite file; created with its folder when missing.
+
+    Raises:
+        InputError: the file is something else, damaged, or from a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        with self._speaking():
+            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+        try:
+            with self._speaking():
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.executescript(_TABLES)
+            version = self.get("format", FORMAT)
+            if version != FORMAT:
+                raise InputError(
+                    f"written by another version of genepool (format {version}; this one reads {FORMAT})",
+                    where=self.path,
+                    fix="Go on with the version that wrote it, or name another --out",
+                )
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the file; everything is already on disk."""
+        self._db.close()
+
+    def __enter__(self) -> StudyStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- what the run is ----------------------------------------------------------------------------------------
+
+    def begin(self, settings: Mapping[str, Any], libraries: Mapping[str, str]) -> None:
+        """Records what this study is, or checks that it still is what was recorded.
+
+        Args:
+            settings: everything that decides candidates and their worth, as plain data.
+            libraries: versions of what the strategy computes with.
+
+        Raises:
+            InputError: the study or its inputs changed since the run began; the keys that differ are named.
+        """
+        text = json.dumps(settings, sort_keys=True, allow_nan=False)
+        settings = json.loads(text)
+        known = self.get("settings", None)
+        if known is None:
+            with self._transaction():
+                self._set("format", FORMAT)
+                self._set("settings", settings)
+                self._set("libraries", dict(libraries))
+        elif known != settings:
+            raise InputError(
+                "the study changed since this run began: " + "; ".join(differences(known, settings)),
+                where=self.path,
+                fix="Undo the change to go on, name another --out, or pass --overwrite to start anew",
+            )
+
+    @property
+    def run_id(self) -> str:
+        """SHA-256, hex, of the settings: the same study has the same candidates' ids wherever it runs."""
+        return hashlib.sha256(json.dumps(self.get("settings", None), sort_keys=True).encode()).hexdigest()
+
+    def get(self, key: str, default: Any) -> Any:
+        """A value of the `meta` table."""
+        with self._speaking():
+            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return default if row is None else json.loads(row[0])
+
+    def set(self, key: str, value: Any) -> None:
+        """Writes one value of the `meta` table, durably."""
+        with self._transaction():
+            self._set(key, value)
+
+    def _set(self, key: str, value: Any) -> None:
+        self._db.execute(
+            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            (key, json.dumps(value, sort_keys=True)),
+        )
+
+    # -- asked --------------------------------------------------------------------------------------------------
+
+    def asked(
+        self,
+        strategy: str,
+        generation: int,
+        xs: np.ndarray,
+        genomes: Sequence[Mapping[str, float]],
+        seed: int,
+    ) -> list[Candidate]:
+        """Makes a generation durable before anything of it runs; one that is on record is checked instead.
+
+        Args:
+            strategy: name of the strategy, part of the ids.
+            generation: counted from 0.
+            xs: shape (n, d): the first n candidates of the generation.
+            genomes: their genomes.
+            seed: the seed every candidate is merged with.
+
+        Raises:
+            InputError: the strategy proposes other candidates than those on record. A library it computes with
+                has changed, or this is another kind of machine.
+        """
+        on_record = dict(self._rows("SELECT idx, x FROM candidates WHERE generation = ? ORDER BY idx", (generation,)))
+        run = self.run_id
+        candidates: list[Candidate] = []
+        new: list[tuple[Any, ...]] = []
+        for index, (x, genome) in enumerate(zip(xs, genomes, strict=True)):
+            name = "\x1f".join((run, strategy, str(generation), str(index)))
+            candidate = Candidate(hashlib.sha256(name.encode()).hexdigest(), generation, index, dict(genome), seed)
+            candidates.append(candidate)
+            data = x.astype("<f8").tobytes()
+            if index not in on_record:
+                text = json.dumps(candidate.genome, allow_nan=False)
+                new.append((candidate.id, generation, index, data, text, seed))
+            elif on_record[index] != data:
+                raise self._replay_differs(strategy, generation, index)
+        if new:
+            with self._transaction():
+                self._db.executemany("INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?)", new)
+        return candidates
+
+    def _replay_differs(self, strategy: str, generation: int, index: int) -> InputError:
+        from importlib.metadata import PackageNotFoundError, version
+
+        changed = []
+        for library, then in sorted(self.get("libraries", {}).items()):
+            try:
+                now = version(library)
+            except PackageNotFoundError:
+                now = "missing"
+            if now != then:
+                changed.append(f"{library} was {then} and is {now}")
+        reason = ", ".join(changed) or "the versions are the same, so this is another kind of processor or build"
+        return InputError(
+            f"'{strategy}' no longer proposes candidate {index} of generation {generation} as it did when this run "
+            f"began ({reason})",
+            where=self.path,
+            fix="Go on where the run began, or pass --overwrite to start anew; finished evaluations stay in the ledger",
+        )
+
+    # -- finished -----------------------------------------------------------------------------------------------
+
+    def finish(self, candidate_id: str, verdict: Verdict) -> None:
+        """Makes a result durable. The first one stands: a second for the same candidate changes nothing."""
+        fitness = verdict.fitness
+        if fitness is not None and not math.isfinite(fitness):
+            raise ValueError(f"fitness must be finite or None, not {fitness}")
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    candidate_id,
+                    fitness,
+                    json.dumps(dict(verdict.valid), allow_nan=False),
+                    verdict.error,
+                    verdict.seconds,
+                    verdict.cpu_seconds,
+                    verdict.examples,
+                    int(verdict.cached),
+                    verdict.fingerprint,
+                ),
+            )
+
+    def finished(self, generation: int | None = None) -> list[tuple[Candidate, Verdict]]:
+        """Every candidate with a result, in the order of generation and index; of one generation when named."""
+        only, arguments = ("", ()) if generation is None else ("WHERE generation = ?", (generation,))
+        rows = self._rows(
+            "SELECT c.id, generation, idx, genome, seed, fitness, valid, error, seconds, cpu_seconds, examples, "
+            f"cached, fingerprint FROM candidates c JOIN results r ON c.id = r.id {only} ORDER BY generation, idx",
+            arguments,
+        )
+        return [
+            (
+                Candidate(row[0], row[1], row[2], json.loads(row[3]), row[4]),
+                Verdict(row[5], json.loads(row[6]), row[7], row[8], row[9], row[10], bool(row[11]), row[12]),
+            )
+            for row in rows
+        ]
+
+    # -- told ---------------------------------------------------------------------------------------------------
+
+    def told(self, generation: int, fitness: np.ndarray, seconds: float) -> None:
+        """Marks a generation as learned from: its fitness, shape (population,), and the time spent, in one go.
+
+        The strategy's state needs no place of its own: it is a function of the generations told so far.
+
+        Raises:
+            InputError: the generation was told another fitness before; the file has been edited or damaged.
+        """
+        data = fitness.astype("<f8").tobytes()
+        known = self._rows("SELECT fitness FROM told WHERE generation = ?", (generation,))
+        if known:
+            if known[0][0] != data:
+                raise InputError(
+                    f"the results of generation {generation} are not those the strategy was told",
+                    where=self.path,
+                    fix="The file was changed by something else; pass --overwrite to start anew",
+                )
+            return
+        with self._transaction():
+            self._db.execute("INSERT INTO told VALUES (?, ?)", (generation, data))
+            self._set("seconds", seconds)
+
+    # -- plumbing -----------------------------------------------------------------------------------------------
+
+    def _rows(self, query: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._speaking():
+            return self._db.execute(query, arguments).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._speaking():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+                raise
+            raise InputError(
+                f"cannot be used as a study file ({error})",
+                where=self.path,
+                fix="Check the disk and the permissions; a damaged study starts anew with --overwrite, and finished "
+                "evaluations stay in the ledger",
+            ) from error
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """What differs between two pieces of plain data, one clause per key."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            line for i, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{path}[{i}]")
+        ]
+    return [] if old == new else [f"{path} was {_short(old)} and is {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    return value[:12] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else json.dumps(value)
