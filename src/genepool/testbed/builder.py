@@ -1,0 +1,286 @@
+"""Building a testbed: task files, a base, and from it the specialists, each piece published whole.
+
+Wires `data`, `training` and `folder`; torch is imported only once something has to be trained. What a killed build
+had finished is kept beside the output and reused; Ctrl-C and errors leave nothing. The command line and tests use this.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import platform
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genepool import progress
+from genepool.errors import InputError, nearest
+from genepool.staging import reporting_full_disk, staged_folder, staging_path, write_text
+from genepool.testbed import data
+from genepool.testbed import folder as layout
+from genepool.testbed.folder import Testbed
+from genepool.testbed.schedule import REGIMES, Phase, Schedule, schedule_for
+from genepool.testbed.skills import DEFAULT_SKILLS, PRIMITIVES, SKILLS, Skill, choose
+
+if TYPE_CHECKING:
+    from genepool.testbed import training
+
+# Raise this when the code changes what a build makes; numbers of the schedule are hashed by themselves.
+RECIPE_VERSION = 1
+_SCORED_ITEMS = 256
+_RECORDS = ".records"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a build makes."""
+
+    regime: str
+    tiny: bool
+    seed: int
+    skills: tuple[str, ...]
+
+    @property
+    def schedule(self) -> Schedule:
+        return schedule_for(self.regime, tiny=self.tiny, skills=len(self.skills))
+
+    def digest(self) -> str:
+        """A hash of the settings, the schedule and the version of the recipe."""
+        whole = {"version": RECIPE_VERSION, **asdict(self), "schedule": asdict(self.schedule), "counts": data.COUNTS}
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def build(
+    folder: str | Path,
+    *,
+    tiny: bool = False,
+    regime: str = "elicit",
+    skills: Sequence[str] = DEFAULT_SKILLS,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Testbed:
+    """Trains a small base and its specialists into `folder`, or returns at once when they are there already.
+
+    Args:
+        folder: where base, full/<skill>, lora/<skill>, tasks/<task> and manifest.json appear together.
+        tiny: about a tenth of the default's work, for tests: specialists beat the base by 25 points at least.
+        regime: "elicit" (specialists bring out what the base half holds; merges well) or "acquire" (they learn
+            something new; no merge works: the negative control).
+        skills: names from `genepool.testbed.SKILLS`.
+        seed: of data, starting weights and order.
+        overwrite: replace what else is in `folder`. A whole testbed of the same settings is kept even then.
+
+    Returns:
+        The finished testbed.
+
+    Raises:
+        InputError: an unknown skill or regime, or a folder that holds something else.
+    """
+    if regime not in REGIMES:
+        raise InputError(f"there is no regime '{regime}'", where="regime", fix=nearest(regime, REGIMES))
+    settings = Settings(regime, tiny, seed, tuple(skill.name for skill in choose(skills)))
+    out = Path(os.path.abspath(folder))
+    if out.is_file():
+        raise InputError("the output is a file", where=out, fix="Name a folder")
+    with reporting_full_disk(out), layout.exclusive(out):
+        finished = layout.find_finished(out, settings.digest(), overwrite=overwrite)
+        if finished is not None:
+            bed = layout.describe(out, finished, cached=True)
+            return layout.describe(out, layout.settle_adapters(out, finished, list(bed.lora.values())), cached=True)
+        staging = staging_path(out)
+        _forget_other(staging, settings.digest())
+        with staged_folder(out, overwrite=overwrite, keep_existing=True) as staging, _two_workers() as pool:
+            manifest = _Build(settings, staging, out, pool).run()
+    return layout.describe(out, manifest, cached=False)
+
+
+def _forget_other(staging: Path, digest: str) -> None:
+    """Empties what a killed build of other settings left, and marks the staging folder as ours."""
+    mark = staging / _RECORDS / "digest"
+    if not (mark.is_file() and mark.read_text() == digest):
+        shutil.rmtree(staging, ignore_errors=True)
+        write_text(mark, digest)
+
+
+@contextmanager
+def _two_workers() -> Iterator[ThreadPoolExecutor]:
+    """Threads to train in, with everything heavy imported and torch set to one thread an operation."""
+    with progress.bar("loading torch and transformers"):
+        # All that training touches, named here because these are the seconds the bar is for.
+        from peft import LoraConfig  # noqa: F401
+        from transformers import LlamaForCausalLM  # noqa: F401
+
+        from genepool.testbed import training
+    with training.calm():
+        pool = ThreadPoolExecutor(2)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class _Stopped(Exception):
+    """Raised inside a training thread when the build has failed or was interrupted elsewhere."""
+
+
+class _Build:
+    """One run: knows what is finished in the staging folder and makes the rest."""
+
+    def __init__(self, settings: Settings, staging: Path, out: Path, pool: ThreadPoolExecutor) -> None:
+        from genepool.testbed import training
+
+        self.training = training
+        self.settings, self.staging, self.out, self.pool = settings, staging, out, pool
+        self.schedule = settings.schedule
+        self.skills = tuple(SKILLS[name] for name in settings.skills)
+        self.mixture = data.Mixture(
+            self.skills, self.schedule.lengths, settings.seed, teach_base=settings.regime == "elicit"
+        )
+        self.items: dict[str, dict[data.Split, list[data.Example]]] = {}
+        self.stop = threading.Event()
+
+    def run(self) -> dict[str, Any]:
+        """Makes all pieces and returns the manifest, written last."""
+        started, cpu = time.monotonic(), time.process_time()
+        phases = [self.schedule.base] + [self.schedule.full, self.schedule.lora] * len(self.skills)
+        with progress.bar("building the testbed", sum(phase.steps for phase in phases), "steps") as bar:
+            bar.note("task files")
+            self._write_tasks()
+            bar.note("base")
+            base = self._base(bar)
+            bar.note("specialists")
+            jobs = [
+                self.pool.submit(self._specialist, kind, skill, base, bar)
+                for kind in ("lora", "full")  # the longer ones first, so that both threads end together
+                for skill in self.skills
+            ]
+            try:
+                for job in as_completed(jobs):
+                    job.result()
+            finally:
+                self.stop.set()
+        records = self.staging / _RECORDS
+        models = {}
+        for name in self._model_names():
+            models[name] = json.loads((records / f"{name.replace('/', '.')}.json").read_text())
+        shutil.rmtree(records)
+        manifest = self._manifest(models)
+        manifest["seconds"] = round(time.monotonic() - started, 1)
+        manifest["cpu_seconds"] = round(time.process_time() - cpu, 1)
+        layout.write_manifest(self.staging, manifest)
+        return manifest
+
+    def _model_names(self) -> list[str]:
+        return ["base", *(f"{kind}/{name}" for kind in ("full", "lora") for name in self.settings.skills)]
+
+    def _write_tasks(self) -> None:
+        """One folder a task: the three splits, and task.yaml with how to ask."""
+        seed, lengths = self.settings.seed, self.schedule.lengths
+        for task, skill in [*((skill.name, skill) for skill in self.skills), (data.GENERIC, None)]:
+            self.items[task] = {split: data.task_items(task, skill, split, seed, lengths) for split in data.SPLITS}
+            target = self.staging / "tasks" / task
+            if target.exists():
+                continue
+            with staged_folder(target) as unfinished:
+                for split, items in self.items[task].items():
+                    data.write_items(unfinished / f"{split}.jsonl", task, split, items)
+                longest = max(len(item.answer) for items in self.items[task].values() for item in items)
+                text = f"metric: exact_match\nmax_new_tokens: {longest + 1}\n"
+                (unfinished / "task.yaml").write_text(text, encoding="utf-8")
+
+    def _base(self, bar: progress.Bar) -> Any:
+        target, phase = self.staging / "base", self.schedule.base
+        if self._finished("base"):
+            bar.advance(phase.steps)
+            return self.training.load_base(target)
+        model = self.training.new_base(self.schedule, self.settings.seed)
+        seconds = self._train(model, self.mixture.base_batch, phase, bar, self.pool)
+        self._publish(
+            "base", model, phase, seconds, lambda place: self.training.save_model(model, place, self.schedule)
+        )
+        return model
+
+    def _specialist(self, kind: str, skill: Skill, base: Any, bar: progress.Bar) -> None:
+        name = f"{kind}/{skill.name}"
+        phase: Phase = getattr(self.schedule, kind)
+        if self._finished(name):
+            bar.advance(phase.steps)
+            return
+        if kind == "full":
+            model = copy.deepcopy(base)
+        else:
+            model = self.training.with_adapter(base, self.schedule, self.settings.seed, skill.name)
+        batches = self.mixture.specialist_batches(skill.name, self.items[skill.name]["train"], phase.replay)
+        seconds = self._train(model, batches, phase, bar, None)
+
+        def save(place: Path) -> None:
+            if kind == "full":
+                self.training.save_model(model, place, self.schedule)
+            else:
+                self.training.save_adapter(model, place, self.out / "base")
+
+        self._publish(name, model, phase, seconds, save)
+
+    def _train(
+        self, model: Any, batches: training.Batches, phase: Phase, bar: progress.Bar, pool: ThreadPoolExecutor | None
+    ) -> float:
+        started = time.monotonic()
+
+        def after_step() -> None:
+            if self.stop.is_set():
+                raise _Stopped
+            bar.advance()
+
+        self.training.train(model, batches, phase, after_step=after_step, pool=pool)
+        return time.monotonic() - started
+
+    def _finished(self, name: str) -> bool:
+        return (self.staging / name).exists() and self._record(name).exists()
+
+    def _record(self, name: str) -> Path:
+        return self.staging / _RECORDS / f"{name.replace('/', '.')}.json"
+
+    def _publish(self, name: str, model: Any, phase: Phase, seconds: float, save: Callable[[Path], None]) -> None:
+        """Scores the model, and leaves its folder and the record that says it is finished, in this order."""
+        scores = {
+            task: round(self.training.exact_match(model, splits["test"][:_SCORED_ITEMS]), 4)
+            for task, splits in self.items.items()
+        }
+        with staged_folder(self.staging / name, overwrite=True) as unfinished:
+            save(unfinished)
+        record = {"steps": phase.steps, "seconds": round(seconds, 1), "scored_items": _SCORED_ITEMS, "scores": scores}
+        write_text(self._record(name), json.dumps(record))
+
+    def _manifest(self, models: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "genepool_testbed": layout.FORMAT,
+            "digest": self.settings.digest(),
+            "settings": {**asdict(self.settings), "skills": list(self.settings.skills)},
+            "schedule": asdict(self.schedule),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("genepool", "torch", "transformers", "peft", "tokenizers")},
+            },
+            "skills": {
+                skill.name: {"does": skill.does, "tag": skill.tag, "pretraining_tag": skill.pretraining_tag}
+                for skill in self.skills
+            },
+            "primitives": {
+                primitive.name: {"does": primitive.does, "pretraining_tag": primitive.pretraining_tag}
+                for primitive in PRIMITIVES.values()
+            },
+            "tasks": {
+                task: {split: len(items) for split, items in splits.items()} for task, splits in self.items.items()
+            },
+            "models": models,
+            "files": layout.hash_files(self.staging),
+        }

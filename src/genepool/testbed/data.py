@@ -1,0 +1,181 @@
+"""Examples and where they belong: prompts and answers, the split by a hash of the input, the mixtures to train on.
+
+Uses the skills and genepool's seeds, nothing heavy. `training` learns from this, `builder` writes the task
+files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+from genepool.seeding import derive
+from genepool.testbed.skills import LETTERS, PRIMITIVES, Skill
+
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+COUNTS: dict[Split, int] = {"train": 4096, "valid": 512, "test": 1024}
+GENERIC = "generic"
+# Under a skill's own tag the base sees the right answer in 40% of examples and the bare input otherwise: a base
+# that half holds an ability, as large ones do, for fine-tuning to bring out. The order in which they take turns.
+HALF_KNOWN = (True, False, True, False, False)
+# Shares of the pre-training mixture; what is left are the skills' own tags.
+PRIMITIVE_SHARE = 0.25
+CLEAN_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Example:
+    """One thing to learn or to be asked: the model reads `prompt` and should write `answer` and stop."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long inputs are, in letters, both ends included."""
+
+    shortest: int
+    longest: int
+
+
+def split_of(text: str) -> Split:
+    """The split an input string belongs to, for every task alike: 80% train, 8% valid, 12% test.
+
+    It depends on the string alone, so no input can be in two splits, whatever the seed, the skill or the size.
+    """
+    bucket = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
+    return "train" if bucket < 80 else "valid" if bucket < 88 else "test"
+
+
+def draw_input(generator: Random, lengths: Lengths, split: Split) -> str:
+    """A random string of lower-case letters that belongs to `split`."""
+    while True:
+        text = "".join(generator.choices(LETTERS, k=generator.randint(lengths.shortest, lengths.longest)))
+        if split_of(text) == split:
+            return text
+
+
+def ask(skill: Skill, text: str) -> Example:
+    """`text` asked for under the skill's own tag."""
+    return Example(f"{skill.tag}{text}=", skill.answer(text))
+
+
+def ask_pretraining(skill: Skill, text: str) -> Example:
+    """`text` asked for under the pre-training tag, which the base answers reliably."""
+    return Example(f"{skill.pretraining_tag}{text}=", skill.answer(text))
+
+
+def task_items(task: str, skill: Skill | None, split: Split, seed: int, lengths: Lengths) -> list[Example]:
+    """The items of one task and split: no input twice, none that the skill leaves as it is.
+
+    Args:
+        task: the task's name; part of the seed, so tasks draw different inputs.
+        skill: the skill to ask for under its own tag; None for the generic task, which asks for each primitive in
+            turn under the pre-training tag.
+    """
+    generator = Random(derive(seed, "items", task, split))
+    primitives = tuple(PRIMITIVES.values())
+    items: list[Example] = []
+    seen: set[str] = set()
+    while len(items) < COUNTS[split]:
+        text = draw_input(generator, lengths, split)
+        # An unchanged input (a sorted one, to sort) is answered by copying: it says nothing about the skill.
+        if text in seen or (skill is not None and skill.answer(text) == text):
+            continue
+        seen.add(text)
+        items.append(ask(skill, text) if skill else ask_pretraining(primitives[len(items) % len(primitives)], text))
+    return items
+
+
+def write_items(path: Path, task: str, split: Split, items: Sequence[Example]) -> None:
+    """One JSON object a line: {"id", "prompt", "answer"}."""
+    with open(path, "w", encoding="utf-8") as file:
+        for at, item in enumerate(items):
+            row = {"id": f"{task}-{split}-{at:04d}", "prompt": item.prompt, "answer": item.answer}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+class Mixture:
+    """What models are trained on; every example's input is from the training split.
+
+    Args:
+        skills: the skills the base is to hold.
+        teach_base: whether the base learns the skills at all (the elicit regime) or only the primitives (acquire).
+    """
+
+    def __init__(self, skills: Sequence[Skill], lengths: Lengths, seed: int, *, teach_base: bool) -> None:
+        self.skills, self.lengths, self.seed, self.teach_base = tuple(skills), lengths, seed, teach_base
+        self._primitives = tuple(PRIMITIVES.values())
+
+    def base_batch(self, step: int, size: int) -> list[Example]:
+        """Step `step` of pre-training: primitives, skills under the pre-training tag, own tags half right."""
+        return self._pretraining(Random(derive(self.seed, "base", step)), step, size, self.skills)
+
+    def specialist_batches(
+        self, name: str, items: Sequence[Example], replay: float
+    ) -> Callable[[int, int], list[Example]]:
+        """Batches for the specialist `name`: its training items in shuffled rounds, and a share of pre-training.
+
+        Args:
+            items: the training items of the specialist's own task.
+            replay: the share of a batch that is drawn from the pre-training mixture instead.
+        """
+        order = self._rounds(name, len(items))
+        # Replay keeps what the base had; half-right answers under the very tag that is being taught are not kept.
+        others = tuple(skill for skill in self.skills if skill.name != name)
+
+        def batch(step: int, size: int) -> list[Example]:
+            old = round(replay * size)
+            replayed = self._pretraining(Random(derive(self.seed, "replay", name, step)), step, old, others)
+            return [items[next(order)] for _ in range(size - old)] + replayed
+
+        return batch
+
+    def _rounds(self, name: str, count: int) -> Iterator[int]:
+        turn = 0
+        while True:
+            order = list(range(count))
+            Random(derive(self.seed, "order", name, turn)).shuffle(order)
+            yield from order
+            turn += 1
+
+    def _pretraining(self, generator: Random, step: int, size: int, half_known: tuple[Skill, ...]) -> list[Example]:
+        """`size` examples; what each is about goes round in turn, and only its input is drawn.
+
+        Independent draws of the kind would let a batch's balance of right answers and bare inputs wander, and with
+        it how much the finished base half knows: its score on one skill then differs by .4 between seeds.
+        """
+        if not self.teach_base:
+            return [
+                ask_pretraining(_turn(self._primitives, step * size + at), self._draw(generator)) for at in range(size)
+            ]
+        primitives, clean = round(PRIMITIVE_SHARE * size), round(CLEAN_SHARE * size)
+        if not half_known:
+            clean = size - primitives
+        own = size - primitives - clean
+        examples = [
+            ask_pretraining(_turn(self._primitives, step * primitives + at), self._draw(generator))
+            for at in range(primitives)
+        ]
+        examples += [
+            ask_pretraining(_turn(self.skills, step * clean + at), self._draw(generator)) for at in range(clean)
+        ]
+        for turn in range(step * own, (step + 1) * own):
+            skill, text = _turn(half_known, turn), self._draw(generator)
+            knows = HALF_KNOWN[turn // len(half_known) % len(HALF_KNOWN)]
+            examples.append(ask(skill, text) if knows else Example(f"{skill.tag}{text}=", text))
+        return examples
+
+    def _draw(self, generator: Random) -> str:
+        return draw_input(generator, self.lengths, "train")
+
+
+def _turn(skills: Sequence[Skill], at: int) -> Skill:
+    return skills[at % len(skills)]
