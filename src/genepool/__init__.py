@@ -1,1 +1,95 @@
-"""genepool: merge, breed and measure fine-tuned models."""
+"""genepool: merge, breed and measure fine-tuned models.
+
+    import genepool as gp
+
+    gp.load("model")                       any checkpoint, BASE+ADAPTER or BASE+SKILL, as lazy `Weights`
+    gp.merge(recipe)                       the merged model, lazily; with `out=` also as a folder
+    gp.evaluate(models, tasks="tasks/")    one outcome per example, kept in the ledger
+    gp.evolve(study, out="run")            a search over merge parameters that survives being killed
+
+Everything heavy is imported when it is first used, so `import genepool` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genepool.evolve import Study, StudyResult
+    from genepool.merge import Recipe
+    from genepool.tasks import LanguageModel, OutcomeTable, Task
+    from genepool.testbed import build as build_testbed
+    from genepool.weights import Weights
+    from genepool.weights import open_weights as load
+
+__all__ = ["Recipe", "Study", "build_testbed", "evaluate", "evolve", "load", "merge"]
+
+_ELSEWHERE = {
+    "Recipe": ("genepool.merge", "Recipe"),
+    "Study": ("genepool.evolve", "Study"),
+    "build_testbed": ("genepool.testbed", "build"),
+    "load": ("genepool.weights", "open_weights"),
+}
+
+
+def merge(recipe: Recipe | str | Path, out: str | Path | None = None, **options: Any) -> Weights:
+    """Merges models.
+
+    Args:
+        recipe: a recipe, or the path of a recipe file (genepool's own or mergekit's).
+        out: folder to write the result to. Without it nothing is written, and tensors are computed when they are read.
+        options: of `genepool.merge.run_plan` (overwrite, shard_bytes, threads, verify).
+
+    Returns:
+        The merged model as `Weights`: to be evaluated, merged again, or read tensor by tensor.
+    """
+    from genepool.merge import Recipe, load_recipe, plan_merge, run_plan
+    from genepool.weights import open_weights
+
+    plan = plan_merge(recipe if isinstance(recipe, Recipe) else load_recipe(recipe))
+    return plan.weights() if out is None else open_weights(run_plan(plan, out, **options))
+
+
+def evaluate(
+    models: Sequence[str | Path | Weights | LanguageModel],
+    tasks: str | Path | Sequence[Task],
+    ledger: str | Path | None = None,
+    **options: Any,
+) -> OutcomeTable:
+    """Asks models the examples of tasks; what the ledger knows is not asked again.
+
+    Args:
+        models: what to ask.
+        tasks: tasks, or a folder or file of them.
+        ledger: the ledger's file; `$GENEPOOL_LEDGER`, else `genepool.sqlite` here.
+        options: of `genepool.tasks.evaluate` (split, limit, batch_size, keep_outputs, names, device).
+    """
+    from genepool.tasks import Ledger, load_tasks
+    from genepool.tasks import evaluate as ask
+
+    with Ledger(ledger) as book:
+        return ask(models, load_tasks(tasks) if isinstance(tasks, str | Path) else tasks, ledger=book, **options)
+
+
+def evolve(study: Study | str | Path, out: str | Path, **options: Any) -> StudyResult:
+    """Runs a study, or goes on with one that was stopped.
+
+    Args:
+        study: a study, or the path of a study file.
+        out: the study's folder.
+        options: of `genepool.evolve.run_study` (evaluations, seed, workers, ledger, overwrite).
+    """
+    from genepool.evolve import run_study
+
+    return run_study(study, out, **options)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ELSEWHERE:
+        import importlib
+
+        module, attribute = _ELSEWHERE[name]
+        return getattr(importlib.import_module(module), attribute)
+    raise AttributeError(f"module 'genepool' has no attribute '{name}'")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from genepool.measure import CrossMatrix
+    from genepool.tasks import OutcomeTable
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
@@ -72,3 +74,24 @@ def print_matrix(matrix: CrossMatrix, title: str) -> None:
         cells = [*(matrix.cells[model, name] for name in matrix.tasks), matrix.means[model]]
         table.add_row(model, *(f"{cell.mean:.3f}\n{cell.lo:.2f} {cell.hi:.2f}" for cell in cells))
     console.print(table)
+
+
+def print_means(table: OutcomeTable, skills: Sequence[str], generic: str) -> None:
+    """Every model's score per ability and, with intervals, the mean of its skills and its generic score."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from genepool.measure import macro_interval, mean_interval
+
+    console = Console()
+    shown = Table(title="test split, 95% intervals", box=box.SIMPLE_HEAD)
+    shown.add_column("model", overflow="fold")
+    for name in (*skills, "mean of skills", generic):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for model in table.models:
+        mean = macro_interval([table.scores(model, skill) for skill in skills])
+        last = mean_interval(table.scores(model, generic))
+        cells = [f"{table.mean(model, skill):.3f}" for skill in skills]
+        shown.add_row(model, *cells, *(f"{i.mean:.3f} [{i.lo:.3f} {i.hi:.3f}]" for i in (mean, last)))
+    console.print(shown)

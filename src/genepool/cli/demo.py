@@ -1,0 +1,70 @@
+"""`genepool demo`: the whole story on real models, in minutes, ending on a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    app.command("demo")(demo)
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Everything goes here; run again to go on where it was stopped.")],
+    tiny: Annotated[bool, typer.Option("--tiny", help="Smaller models and budget: about two minutes.")] = False,
+    budget: Annotated[int | None, typer.Option(min=1, help="Candidates of each search; 300, or 60 when tiny.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that evaluate candidates.")] = 2,
+    seed: options.SeedOption = 0,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Train small specialists, merge them by every method, breed a better merge, and show what was gained.
+
+    [bold]Example[/bold]
+
+        genepool demo demo/
+    """
+    options.begin(quiet)
+    from genepool import progress
+
+    with progress.bar("loading torch"):
+        from genepool import measure
+        from genepool.demo import run_demo
+        from genepool.demo.story import GENERIC
+
+    result = run_demo(folder, tiny=tiny, evaluations=budget, workers=workers, seed=seed)
+    table, skills = result.table, result.skills
+    rivals = {"best static merge": result.best_static, "random search": result.random}
+    ahead = {
+        what: {
+            "skills": measure.mean_difference(table, result.evolved, rival, skills),
+            GENERIC: measure.mean_difference(table, result.evolved, rival, [GENERIC]),
+        }
+        for what, rival in rivals.items()
+    }
+    if json_output:
+        options.print_json(
+            {
+                "report": str(result.report),
+                "minutes": result.minutes,
+                "best_static": result.best_static,
+                "results": {m: {t: table.mean(m, t) for t in table.tasks} for m in table.models},
+                "evolved_minus": {
+                    what: {"model": rivals[what], **{key: value._asdict() for key, value in row.items()}}
+                    for what, row in ahead.items()
+                },
+            }
+        )
+        return
+    options.print_means(table, skills, GENERIC)
+    for what, row in ahead.items():
+        parts = [
+            f"{key} {100 * d.difference:+.1f} points [{100 * d.lo:+.1f}, {100 * d.hi:+.1f}]" for key, d in row.items()
+        ]
+        print(f"evolved against the {what} ({rivals[what]}): " + ", ".join(parts))
+    print(f"\n{result.minutes:.1f} minutes; the page: {result.report}")

@@ -1,0 +1,177 @@
+"""The demo, start to finish: testbed, specialists, static merges, two searches of equal budget, one page.
+
+Everything is chosen on validation examples; the test examples are asked once, at the end. Run again, it goes on
+where it was stopped: models are cached by content, outcomes are in the ledger, studies resume.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from genepool import progress
+from genepool.demo.static import StaticMerge, static_merges
+from genepool.evolve import Study, StudyResult, run_study
+from genepool.report import ExtraModel, collect_study, write_report
+from genepool.tasks import Ledger, OutcomeTable, Task, evaluate, load_tasks
+from genepool.testbed import Testbed, build
+from genepool.weights import Weights
+
+GENERIC = "generic"
+STRATEGIES = {"cma_es": "evolved", "random_search": "random"}
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found.
+
+    Attributes:
+        table: the test outcomes of every model shown.
+        skills: the skill tasks; the rest is `generic`.
+        best_static: name of the static merge chosen on validation.
+        report: the page.
+        minutes: wall time of this run.
+    """
+
+    table: OutcomeTable
+    skills: tuple[str, ...]
+    best_static: str
+    report: Path
+    minutes: float
+
+    @property
+    def evolved(self) -> str:
+        """The evolved model's name in the table."""
+        return STRATEGIES["cma_es"]
+
+    @property
+    def random(self) -> str:
+        """The name of random search's best model."""
+        return STRATEGIES["random_search"]
+
+
+def run_demo(
+    folder: str | Path, *, tiny: bool = False, evaluations: int | None = None, workers: int = 2, seed: int = 0
+) -> DemoResult:
+    """Trains, merges, breeds and measures in `folder`.
+
+    Args:
+        folder: holds the testbed, the ledger, both studies and the page afterwards.
+        tiny: a smaller testbed and budget: two minutes instead of eight.
+        evaluations: budget of each search; 60 when tiny, else 300.
+        workers: processes that evaluate candidates.
+        seed: of training and searching.
+    """
+    began = time.monotonic()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    bed = build(folder / "testbed", tiny=tiny, seed=seed)
+    tasks, skills = load_tasks(bed.tasks), tuple(bed.full)
+    budget = evaluations or (60 if tiny else 300)
+    with Ledger(folder / "ledger.sqlite") as ledger:
+        progress.say("static merges, judged on validation:")
+        chosen, best_static = _choose_static(bed, tasks, ledger)
+        studies = {
+            name: run_study(
+                _study(bed, strategy, budget, tiny, seed), folder / name, workers=workers, ledger=ledger.path
+            )
+            for strategy, name in STRATEGIES.items()
+        }
+        progress.say("test examples, asked for the first time:")
+        table = _test(bed, tasks, chosen, studies, ledger)
+    page = _write_page(folder, bed, chosen, table, skills)
+    return DemoResult(table, skills, best_static, page, (time.monotonic() - began) / 60)
+
+
+def _study(bed: Testbed, strategy: str, budget: int, tiny: bool, seed: int) -> Study:
+    """The same search for every strategy: one weight per skill and layer.
+
+    Skills together count as much as the generic abilities, for the static merges as for the search.
+    """
+    skills = list(bed.full)
+    return Study(
+        study=1,
+        base=str(bed.base),
+        skills=[{"name": skill, "model": str(path)} for skill, path in bed.full.items()],
+        method="task_arithmetic",
+        parameters={"lambda": 1.0},
+        search={
+            "weight": {"low": 0.0, "high": 1.2, "start": 0.5, "per": {"skill": True, "layer_groups": 2 if tiny else 4}}
+        },
+        tasks={"dir": str(bed.tasks), "weights": {GENERIC: len(skills)}, "valid": 64 if tiny else 128},
+        strategy=strategy,
+        budget={"evaluations": budget},
+        seed=seed,
+    )
+
+
+def validation_score(table: OutcomeTable, model: str, skills: Sequence[str]) -> float:
+    """What searches maximise: the mean of the skills' mean and the generic abilities."""
+    mean = sum(table.mean(model, skill) for skill in skills) / len(skills)
+    return (mean + table.mean(model, GENERIC)) / 2
+
+
+def _choose_static(bed: Testbed, tasks: list[Task], ledger: Ledger) -> tuple[dict[str, StaticMerge], str]:
+    """The best setting of each method, by validation score, and the name of the best of all."""
+    best: dict[str, tuple[float, StaticMerge]] = {}
+    skills = list(bed.full)
+    for merge in static_merges(bed):
+        table = evaluate([merge.weights], tasks, split="valid", ledger=ledger, keep_outputs=False, names=[merge.name])
+        score = validation_score(table, merge.name, skills)
+        cells = "  ".join(f"{task} {table.mean(merge.name, task):.2f}" for task in table.tasks)
+        progress.say(f"  {score:.3f}  {merge.name:42} {cells}")
+        if merge.method not in best or score > best[merge.method][0]:
+            best[merge.method] = (score, merge)
+    chosen = {merge.name: merge for _, merge in best.values()}
+    return chosen, max(best.values(), key=lambda pair: pair[0])[1].name
+
+
+def _test(
+    bed: Testbed,
+    tasks: list[Task],
+    chosen: dict[str, StaticMerge],
+    studies: dict[str, StudyResult],
+    ledger: Ledger,
+) -> OutcomeTable:
+    models: dict[str, str | Path | Weights] = {"base": bed.base, **bed.full}
+    models |= {f"{skill} (adapter)": f"{bed.base}+{path}" for skill, path in bed.lora.items()}
+    models |= {name: merge.weights for name, merge in chosen.items()}
+    models |= {name: studies[name].winner for name in reversed(STRATEGIES.values())}
+    return evaluate(list(models.values()), tasks, split="test", ledger=ledger, names=list(models))
+
+
+def _write_page(
+    folder: Path, bed: Testbed, chosen: dict[str, StaticMerge], table: OutcomeTable, skills: tuple[str, ...]
+) -> Path:
+    extras = [
+        ExtraModel(
+            name,
+            table.fingerprints[name],
+            "merge",
+            source=merge.method,
+            recipe=_recipe_text(merge),
+            method=merge.recipe.method,
+        )
+        for name, merge in chosen.items()
+    ]
+    adapters = [f"{skill} (adapter)" for skill in bed.lora]
+    extras += [ExtraModel(name, table.fingerprints[name], "parent", source="LoRA adapter") for name in adapters]
+    data = collect_study(
+        folder / STRATEGIES["cma_es"],
+        beside=[folder / STRATEGIES["random_search"]],
+        extra_models=extras,
+        groups={**dict.fromkeys(skills, "skills"), GENERIC: GENERIC},
+        commands=[f"genepool demo {folder.name}"],
+    )
+    return write_report(data, folder / "report.html")
+
+
+def _recipe_text(merge: StaticMerge) -> str:
+    parts = [yaml.safe_dump(merge.recipe.to_dict(), sort_keys=False)]
+    for name, inner in merge.inner.items():
+        parts.append(f"# {name}\n" + yaml.safe_dump(inner.to_dict(), sort_keys=False))
+    return "---\n".join(parts)
