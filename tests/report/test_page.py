@@ -139,6 +139,11 @@ def test_the_best_of_every_column_is_marked_and_only_it(report_data: ReportData)
     assert sorted(marked) == sorted(best)
 
 
+def test_nothing_is_marked_where_all_are_equal() -> None:
+    models = tuple(ModelRow(name, "merge", {"sort": Estimate(0.0)}) for name in ("a", "b"))
+    assert "<u>" not in render_report(ReportData(title="t", abilities=(Ability("sort"),), models=models))
+
+
 def test_missing_and_nan_scores_are_a_dash(report_data: ReportData) -> None:
     abilities = (Ability("sort"), Ability("upper"), Ability("caesar"))
     scores = {"sort": Estimate(None), "upper": Estimate(float("nan"), float("nan"), 0.5)}

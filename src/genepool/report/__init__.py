@@ -1,9 +1,10 @@
 """Pages that show what was done: one HTML file that opens offline, from a study folder or any outcome table.
 
-`render_report(ReportData)` draws; `collect_study(folder)` gathers. Uses tasks, measure and evolve; the command line and
-the demo use it.
+`collect_study(folder)` gathers a study, `report_on(table, ...)` does without one, `render_report(data)` draws. Uses
+tasks, measure and evolve; the command line and the demo use it.
 """
 
+from genepool.report.collect import ExtraModel, collect_study
 from genepool.report.data import (
     KINDS,
     Ability,
@@ -24,7 +25,8 @@ from genepool.report.data import (
     SearchRun,
     Standing,
 )
-from genepool.report.page import render_report
+from genepool.report.outcomes import report_on
+from genepool.report.page import render_report, write_report
 
 __all__ = [
     "KINDS",
@@ -34,6 +36,7 @@ __all__ = [
     "Cost",
     "Estimate",
     "Evaluation",
+    "ExtraModel",
     "Flip",
     "GeneValue",
     "Kind",
@@ -45,5 +48,8 @@ __all__ = [
     "Rival",
     "SearchRun",
     "Standing",
+    "collect_study",
     "render_report",
+    "report_on",
+    "write_report",
 ]

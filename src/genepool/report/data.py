@@ -274,6 +274,8 @@ class ReportData:
         costs, lineage: tables at the end.
         commands: command lines that reproduce the result, in order.
         facts: further pairs for the end of the page ("seed", "tasks").
+        standings_note: a sentence below the standings: how the rivals were chosen.
+        finished: whether everything the page is about had come to its end.
     """
 
     title: str
@@ -291,6 +293,8 @@ class ReportData:
     lineage: tuple[Origin, ...] = ()
     commands: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
+    standings_note: str = ""
+    finished: bool = True
 
     @property
     def groups(self) -> tuple[str, ...]:

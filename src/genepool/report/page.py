@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
@@ -20,6 +21,7 @@ from markupsafe import Markup, escape
 
 from genepool.report import bars, colour, recipe_figure, search_figure, text
 from genepool.report.data import KIND_OF_ONE, KINDS, Ability, Comparison, Estimate, Kind, ModelRow, ReportData
+from genepool.staging import write_text
 
 WIDE = {"width": 960.0, "height": 400.0}
 NARROW = {"width": 380.0, "height": 300.0}
@@ -74,6 +76,12 @@ def render_report(data: ReportData) -> str:
     )
 
 
+def write_report(data: ReportData, path: str | Path) -> Path:
+    """Writes the page, whole or not at all, and returns where it is."""
+    write_text(Path(path), render_report(data))
+    return Path(path)
+
+
 def matrix_columns(abilities: Sequence[Ability], models: Sequence[ModelRow]) -> list[Column]:
     """The abilities group by group, each group with more than one followed by its mean, where one is known."""
     columns: list[Column] = []
@@ -92,11 +100,11 @@ def row_groups(models: Sequence[ModelRow]) -> list[tuple[Kind, list[ModelRow]]]:
 
 
 def leaders(columns: Sequence[Column], models: Sequence[ModelRow]) -> dict[tuple[str, str], float]:
-    """The highest value of every column, by (group, name); columns without a number or a contest are left out."""
+    """The highest value of every column, by (group, name); columns in which all are equal are left out."""
     best = {}
     for column in columns:
         values = [value for model in models if (value := column.of(model).value) is not None]
-        if len(values) > 1:
+        if len(set(values)) > 1:
             best[column.group, column.name] = max(values)
     return best
 

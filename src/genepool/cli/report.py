@@ -1,0 +1,86 @@
+"""`genepool report`: one HTML page that shows what a study found, gained, lost and cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    app.command("report")(report)
+
+
+def report(
+    study: Annotated[Path, typer.Argument(help="Folder of a study, as `genepool evolve --out` wrote it.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The page; STUDY/report.html when absent.")] = None,
+    beside: Annotated[
+        list[Path] | None, typer.Option("--beside", help="Another study to show on the same page; may be repeated.")
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option("--ledger", help="Where outcomes are kept; the one the study recorded when absent.")
+    ] = None,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Write one HTML file that shows a study and opens anywhere, offline.
+
+    [bold]Examples[/bold]
+
+        genepool report run
+
+        genepool report run --beside run-random --out page.html
+
+    A study that is still running or was stopped is shown as far as it got. The study's own `report.html` is always
+    renewed; any other file is only replaced with --overwrite.
+    """
+    options.begin(quiet)
+    from genepool import progress
+    from genepool.errors import InputError
+
+    page = out if out is not None else study / "report.html"
+    if page.is_dir():
+        raise InputError("is a folder", where=page, fix="Name a file, such as page.html")
+    if out is not None and page.exists() and not overwrite:
+        raise InputError("the file exists", where=page, fix="Name another, or pass --overwrite")
+    with progress.bar("reading the study"):
+        from genepool.report import collect_study, write_report
+
+        data = collect_study(study, beside=tuple(beside or ()), ledger=ledger)
+        write_report(data, page)
+    for notice in data.notices:
+        progress.say(notice)
+    if json_output:
+        options.print_json(
+            {
+                "report": str(page),
+                "bytes": page.stat().st_size,
+                "finished": data.finished,
+                "models": [model.name for model in data.models],
+                "standings": [
+                    {
+                        "group": standing.group,
+                        "mean": standing.score.value,
+                        "lo": standing.score.low,
+                        "hi": standing.score.high,
+                        "against": [
+                            {
+                                "role": rival.role,
+                                "model": rival.name,
+                                "difference": rival.ahead.value,
+                                "lo": rival.ahead.low,
+                                "hi": rival.ahead.high,
+                            }
+                            for rival in standing.rivals
+                        ],
+                    }
+                    for standing in data.standings
+                ],
+            }
+        )
+    else:
+        typer.echo(str(page))

@@ -1,0 +1,82 @@
+"""What the ledger holds of a study's models: outcome tables by fingerprint, with no model opened, and fitness.
+
+Uses tasks, measure and evolve; `collect` uses it. Nothing is evaluated here: what the ledger lacks is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from genepool.evolve.opened import fitness
+from genepool.evolve.study import Study
+from genepool.measure.intervals import resampled_means
+from genepool.report.data import Estimate
+from genepool.tasks import Example, Ledger, OutcomeTable, Task, load_tasks
+from genepool.tasks.table import Cell
+
+
+def study_tasks(study: Study) -> list[Task]:
+    """The tasks of a study, asked as the study asks them.
+
+    Raises:
+        InputError: they are no longer where the study found them.
+    """
+    tasks = load_tasks(study.tasks.dir, study.tasks.names)
+    # Tasks that draw tokens take the study's seed, which is part of how the ledger knows them.
+    return [
+        Task(task.name, task.splits, task.settings.model_copy(update={"seed": study.seed}))
+        if task.settings.temperature > 0
+        else task
+        for task in tasks
+    ]
+
+
+def recorded(
+    ledger: Path, tasks: Sequence[Task], split: str, limit: int | None, models: Mapping[str, str]
+) -> OutcomeTable:
+    """The models whose outcomes are all in the ledger.
+
+    Args:
+        ledger: the file; one that is not there holds nothing.
+        tasks, split, limit: the examples, as the study chooses them.
+        models: name -> fingerprint.
+    """
+    examples = {task.name: list(task.examples(split))[:limit] for task in tasks}
+    cells: dict[tuple[str, str], Cell] = {}
+    whole: dict[str, str] = {}
+    if tasks and ledger.is_file():
+        with Ledger(ledger) as book:
+            for model, fingerprint in models.items():
+                found = {task.name: _cell(book, fingerprint, task, examples[task.name]) for task in tasks}
+                complete = {name: cell for name, cell in found.items() if cell is not None}
+                if len(complete) == len(found):
+                    cells |= {(model, name): cell for name, cell in complete.items()}
+                    whole[model] = fingerprint
+    return OutcomeTable(cells, examples, whole, split)
+
+
+def fitness_value(table: OutcomeTable, model: str, study: Study) -> float:
+    """The study's fitness of a model on the outcomes of a table."""
+    return fitness({task: table.mean(model, task) for task in table.tasks}, study.tasks.weights, study.objective)
+
+
+def fitness_estimate(table: OutcomeTable, model: str, study: Study) -> Estimate:
+    """The study's fitness of a model on validation outcomes, with a 95% bootstrap interval over examples."""
+    parts = {task: table.scores(model, task) for task in table.tasks}
+    means = np.stack([resampled_means(part, place=i) for i, part in enumerate(parts.values())])
+    shares = np.array([study.tasks.weights.get(task, 1.0) for task in parts])
+    worst = study.objective.worst
+    draws = (1 - worst) * (shares @ means) / shares.sum() + worst * means[shares > 0].min(axis=0)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Estimate(fitness_value(table, model, study), float(low), float(high), sum(map(len, parts.values())))
+
+
+def _cell(book: Ledger, fingerprint: str, task: Task, examples: Sequence[Example]) -> Cell | None:
+    wanted = [example.key for example in examples]
+    known = book.find(fingerprint, task.asking, wanted)
+    if not all(key in known for key in wanted):
+        return None
+    return Cell(tuple(known[key] for key in wanted), len(wanted))

@@ -1,0 +1,321 @@
+"""A page from study folders: the numbers are the ledger's, what is missing is said, and wrong input is one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import made_study
+import numpy as np
+import pytest
+
+from genepool import measure
+from genepool.errors import InputError
+from genepool.report import ExtraModel, collect_study, render_report
+from genepool.report.outcomes import FLIPS_SHOWN
+from genepool.tasks import load_tasks
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tasks, a ledger, a finished CMA-ES study and a finished random search."""
+    world = tmp_path_factory.mktemp("world")
+    made_study.make_tasks(world / "tasks")
+    made_study.make_ledger(world / "ledger.sqlite", world / "tasks")
+    made_study.make_study(world, "cma_es")
+    made_study.make_study(world, "random_search")
+    return world
+
+
+@pytest.fixture
+def world(built: Path, tmp_path: Path) -> Path:
+    """A world of one's own, to spoil; its studies are made where it lies."""
+    return Path(shutil.copytree(built, tmp_path / "world", ignore=shutil.ignore_patterns("run-*")))
+
+
+MERGES = (
+    ExtraModel("average", made_study.fingerprint("average")),
+    ExtraModel("ties 1.0", made_study.fingerprint("ties"), recipe="genepool: 1\nmethod: ties\n", method="ties"),
+)
+
+
+def outcomes(world: Path, name: str, task: str, split: str = "test", limit: int = 70) -> np.ndarray:
+    """Scores as the ledger's own file has them, by another way than the page's."""
+    import sqlite3
+
+    (found,) = load_tasks(world / "tasks", [task])
+    rows = dict(
+        sqlite3.connect(world / "ledger.sqlite").execute(
+            "SELECT e.key, o.score FROM outcomes o JOIN models m ON m.id = o.model JOIN examples e ON e.id = o.example "
+            "WHERE m.fingerprint = ?",
+            (made_study.fingerprint(name, split),),
+        )
+    )
+    return np.array([rows[example.key] for example in found.examples(split)[:limit]])
+
+
+def test_the_matrix_is_the_ledgers(built: Path) -> None:
+    data = collect_study(built / "run-cma_es", beside=[built / "run-random_search"], extra_models=MERGES)
+    assert [(model.name, model.kind) for model in data.models] == [
+        ("base", "base"),
+        ("sort", "parent"),
+        ("upper", "parent"),
+        ("average", "merge"),
+        ("ties 1.0", "merge"),
+        ("random search", "random"),
+        ("CMA-ES", "winner"),
+    ]
+    ledger_names = ("base", "sort", "upper", "average", "ties", "random_search", "cma_es")
+    for model, name in zip(data.models, ledger_names, strict=True):
+        for task in made_study.TASKS:
+            scores = outcomes(built, name, task)
+            expected = measure.mean_interval(scores)
+            shown = model.scores[task]
+            assert (shown.value, shown.low, shown.high, shown.n) == (*expected, 70)
+        pair = [outcomes(built, name, task).mean() for task in ("sort", "upper")]
+        assert model.means["skills"].value == pytest.approx(np.mean(pair))
+        assert model.means["generic"].value == model.scores["generic"].value
+    assert [(ability.name, ability.group) for ability in data.abilities] == [
+        ("sort", "skills"),
+        ("upper", "skills"),
+        ("generic", "generic"),
+    ]
+    assert data.finished
+    assert data.notices == ()
+
+
+def test_the_standings_are_paired_differences_to_the_right_rivals(built: Path) -> None:
+    data = collect_study(built / "run-cma_es", beside=[built / "run-random_search"], extra_models=MERGES)
+    skills, generic = data.standings
+    assert (skills.group, generic.group) == ("skills", "generic")
+    assert [(rival.role, rival.name) for rival in skills.rivals][1:] == [
+        ("best static merge", "ties 1.0"),
+        ("equal budget", "random search"),
+    ]
+    best = max(
+        ("sort", "upper"), key=lambda name: sum(outcomes(built, name, task).mean() for task in ("sort", "upper"))
+    )
+    assert (skills.rivals[0].role, skills.rivals[0].name) == ("best specialist", best)
+    for rival, name in zip(skills.rivals[1:], ("ties", "random_search"), strict=True):
+        ours = [outcomes(built, "cma_es", task) for task in ("sort", "upper")]
+        theirs = [outcomes(built, name, task) for task in ("sort", "upper")]
+        expected = measure.macro_paired_bootstrap(ours, theirs)
+        assert (rival.ahead.value, rival.ahead.low, rival.ahead.high) == expected[:3]
+
+
+def test_gains_losses_and_flips_are_those_of_the_examples(built: Path) -> None:
+    data = collect_study(built / "run-cma_es", extra_models=MERGES)
+    assert [comparison.rival for comparison in data.comparisons] == ["sort", "upper", "ties 1.0", "base"]
+    for comparison, name in zip(data.comparisons, ("sort", "upper", "ties", "base"), strict=True):
+        for change in comparison.changes:
+            ours, theirs = outcomes(built, "cma_es", change.ability), outcomes(built, name, change.ability)
+            assert change.gained == int(((ours == 1) & (theirs == 0)).sum())
+            assert change.lost == int(((ours == 0) & (theirs == 1)).sum())
+            assert change.delta.value == pytest.approx((change.gained - change.lost) / 70)
+        for flip in comparison.flips:
+            right = flip.subject_said if flip.gained else flip.rival_said
+            wrong = flip.rival_said if flip.gained else flip.subject_said
+            assert right == flip.expected
+            assert wrong.endswith("does not know")
+            assert flip.prompt.startswith(f"<{flip.ability}> test ")
+    assert 0 < sum(len(comparison.flips) for comparison in data.comparisons) <= FLIPS_SHOWN
+
+
+def test_searches_costs_and_references(built: Path) -> None:
+    data = collect_study(built / "run-cma_es", beside=[built / "run-random_search"], extra_models=MERGES)
+    assert [search.name for search in data.searches] == ["CMA-ES", "random search"]
+    history = [json.loads(line) for line in (built / "run-cma_es" / "history.jsonl").read_text().splitlines()]
+    assert [evaluation.fitness for evaluation in data.searches[0].evaluations] == [line["fitness"] for line in history]
+    # The interval is that of the fitness on validation: three quarters of the mean and a quarter of the worst task.
+    means = [outcomes(built, "cma_es", task, "valid", 40).mean() for task in made_study.TASKS]
+    fitness = data.searches[0].best
+    assert fitness.value == pytest.approx(0.75 * np.mean(means) + 0.25 * min(means))
+    assert fitness.low < fitness.value < fitness.high
+    assert [reference.name for reference in data.references] == ["best static merge (ties 1.0)"]
+    cost = data.costs[0]
+    assert (cost.evaluations, cost.failed, cost.cached, cost.examples) == (24, 1, 1, 2760)
+    assert (cost.seconds, cost.cpu_seconds) == (33.5, 11.0)
+
+
+def test_the_recipe_has_every_gene_with_the_better_candidates_spread(built: Path) -> None:
+    data = collect_study(built / "run-cma_es", extra_models=MERGES)
+    ours, static = data.recipes
+    best = json.loads((built / "run-cma_es" / "best.json").read_text())
+    assert sorted(gene.value for gene in ours.genes) == sorted(best["genome"].values())
+    places = {(gene.parameter, gene.skill, gene.layers, gene.role) for gene in ours.genes}
+    assert ("weight", "sort", (0, 1), "attention") in places
+    assert ("weight", "upper", (2, 3), None) in places
+    assert ("lambda", None, None, None) in places
+    history = [json.loads(line) for line in (built / "run-cma_es" / "history.jsonl").read_text().splitlines()]
+    better = sorted((line for line in history if line["fitness"] is not None), key=lambda line: -line["fitness"])[:5]
+    values = [line["genome"]["lambda"] for line in better]
+    gene = next(gene for gene in ours.genes if gene.parameter == "lambda")
+    assert gene.spread == (min(values), max(values))
+    assert (gene.low, gene.high) == (0.5, 1.5)
+    assert ours.spread_of == "the best 5 of 24 candidates"
+    assert "method: ties" in ours.text
+    assert (static.name, static.text) == ("ties 1.0", MERGES[1].recipe)
+
+
+def test_lineage_commands_and_words(built: Path) -> None:
+    data = collect_study(built / "run-cma_es", beside=[built / "run-random_search"])
+    assert [(origin.name, origin.source) for origin in data.lineage][:3] == [
+        ("base", "base"),
+        ("sort", "full/sort"),
+        ("upper", "full/upper"),
+    ]
+    assert all(len(origin.fingerprint) == 64 for origin in data.lineage)
+    assert len(data.commands) == 2
+    assert dict(data.facts)["seed"] == "7"
+    assert "CMA-ES tried 24 ways to merge sort and upper" in data.summary
+    assert "Random search stands beside it at an equal budget" in data.summary
+    assert data.title == "Two skills in one model"
+    given = collect_study(built / "run-cma_es", title="T", summary="S", commands=["make demo"])
+    assert (given.title, given.summary, given.commands) == ("T", "S", ("make demo",))
+
+
+def test_an_unfinished_study_is_shown_as_far_as_it_got(world: Path) -> None:
+    out = made_study.make_study(world, finished=False)
+    data = collect_study(out, ledger=world / "ledger.sqlite", extra_models=MERGES)
+    assert not data.finished
+    (notice,) = data.notices
+    assert "12 of 24 evaluations" in notice
+    assert "genepool evolve" in notice
+    assert len(data.searches[0].evaluations) == 12
+    assert data.standings == ()
+    assert data.comparisons == ()
+    assert [model.name for model in data.models] == ["base", "sort", "upper", "average", "ties 1.0"]
+    assert data.recipes[0].name == "CMA-ES, best so far"
+    assert data.recipes[0].genes
+    render_report(data)
+
+
+def test_a_study_that_has_not_begun_is_a_page_too(world: Path) -> None:
+    out = made_study.make_study(world, finished=False)
+    (out / "history.jsonl").unlink()
+    (out / "study.sqlite").unlink()
+    data = collect_study(out, ledger=world / "nothing.sqlite")
+    assert "0 of 24 evaluations" in data.notices[0]
+    assert (data.models, data.recipes, data.costs) == ((), (), ())
+    render_report(data)
+    assert not (world / "nothing.sqlite").exists()
+
+
+def test_without_the_ledger_the_recorded_means_are_shown(world: Path) -> None:
+    out = made_study.make_study(world)
+    (world / "ledger.sqlite").unlink()
+    data = collect_study(out, extra_models=MERGES)
+    assert "does not hold the test outcomes of CMA-ES" in data.notices[0]
+    assert not (world / "ledger.sqlite").exists()
+    shown = {model.name: model.scores.get("sort") for model in data.models}
+    assert shown["CMA-ES"].value == made_study.RATES["cma_es"][0]
+    assert shown["base"].value == made_study.RATES["base"][0]
+    assert shown["average"] is None
+    assert (data.standings, data.comparisons) == ((), ())
+    render_report(data)
+
+
+def test_without_the_tasks_the_recorded_means_are_shown(world: Path) -> None:
+    out = made_study.make_study(world)
+    shutil.rmtree(world / "tasks")
+    data = collect_study(out)
+    assert "tasks cannot be read" in data.notices[0]
+    assert {ability.name: ability.group for ability in data.abilities} == {
+        "sort": "skills",
+        "upper": "skills",
+        "generic": "generic",
+    }
+    assert len(data.models) == 4
+    render_report(data)
+
+
+def test_two_studies_of_one_strategy_have_names_of_their_own(world: Path) -> None:
+    first = made_study.make_study(world)
+    second = shutil.copytree(first, world / "again")
+    data = collect_study(first, beside=[second])
+    assert [search.name for search in data.searches] == ["CMA-ES (run-cma_es)", "CMA-ES (again)"]
+    assert data.subject == "CMA-ES (run-cma_es)"
+
+
+def test_an_extra_model_may_not_take_a_name_that_is_taken(built: Path) -> None:
+    with pytest.raises(InputError, match="one name"):
+        collect_study(built / "run-cma_es", extra_models=[ExtraModel("base", "0" * 64)])
+
+
+def test_groups_can_be_given_and_must_be_complete(built: Path) -> None:
+    data = collect_study(built / "run-cma_es", groups=dict.fromkeys(made_study.TASKS, "everything"))
+    assert data.groups == ("everything",)
+    with pytest.raises(InputError, match="no group"):
+        collect_study(built / "run-cma_es", groups={"sort": "skills"})
+
+
+# -- the command --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_one_page_and_says_where(world: Path, cli: Callable[..., Any]) -> None:
+    out = made_study.make_study(world)
+    answer = cli("report", out)
+    assert (answer.code, answer.out.strip()) == (0, str(out / "report.html"))
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page == render_report(collect_study(out))
+    assert len(page.encode()) < 1_000_000
+    assert cli("report", out).code == 0, "a study's own page is renewed"
+
+
+def test_the_command_answers_in_json(world: Path, cli: Callable[..., Any]) -> None:
+    out = made_study.make_study(world)
+    answer = cli("report", out, "--out", world / "page.html", "--json", "--quiet")
+    told = json.loads(answer.out)
+    assert (answer.code, told["schema"], told["finished"]) == (0, 1, True)
+    assert told["bytes"] == (world / "page.html").stat().st_size
+    assert told["models"] == ["base", "sort", "upper", "CMA-ES"]
+    assert told["standings"][0]["against"][0]["role"] == "best specialist"
+    assert answer.err == ""
+
+
+def test_an_existing_page_is_only_replaced_when_asked(world: Path, cli: Callable[..., Any]) -> None:
+    out, page = made_study.make_study(world), world / "page.html"
+    page.write_text("mine")
+    answer = cli("report", out, "--out", page)
+    assert (answer.code, page.read_text()) == (2, "mine")
+    assert "--overwrite" in answer.err
+    assert cli("report", out, "--out", page, "--overwrite").code == 0
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_an_unfinished_study_is_said_to_be(world: Path, cli: Callable[..., Any]) -> None:
+    out = made_study.make_study(world, finished=False)
+    answer = cli("report", out)
+    assert answer.code == 0
+    assert "unfinished" in answer.err
+    assert "unfinished" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda out: shutil.rmtree(out), "no such folder"),
+        (lambda out: (out / "study.yaml").unlink(), "not a study folder"),
+        (lambda out: (out / "study.yaml").write_text("a: ["), "study.yaml"),
+        (lambda out: (out / "best.json").write_text("{"), "best.json: not the record"),
+        (lambda out: (out / "history.jsonl").write_text('{"fitness": 1}\n'), "history.jsonl: line 1"),
+        (lambda out: (out / "history.jsonl").write_text("\n[]\n"), "history.jsonl: line 1"),
+        (lambda out: (out.parent / "ledger.sqlite").write_text("not a database" * 99), "ledger"),
+        (lambda out: (out / "report.html").mkdir(), "is a folder"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    world: Path, cli: Callable[..., Any], spoil: Callable[[Path], object], complaint: str
+) -> None:
+    out = made_study.make_study(world)
+    spoil(out)
+    before = sorted(world.rglob("*"))
+    answer = cli("report", out)
+    assert answer.code == 2
+    last = answer.err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert complaint in last
+    assert [path for path in sorted(world.rglob("*")) if path not in before and "sqlite" not in path.name] == []
