@@ -22,6 +22,7 @@ CONFIDENCE = 0.95
 _Z = 1.959963984540054
 # Percentile ends from 10,000 draws are steady to about 3% of the interval's width.
 RESAMPLES = 10_000
+_PICKS_AT_ONCE = 1 << 20
 
 
 class Interval(NamedTuple):
@@ -95,7 +96,10 @@ def macro_paired_bootstrap(first: Sequence[Scores], second: Sequence[Scores], *,
         if len(ours) != len(theirs):
             raise InputError(f"{len(ours)} examples against {len(theirs)}", fix="Compare models over the same examples")
         moved.append(_checked(ours) - _checked(theirs))
-    draws = np.mean([resampled_means(part, seed=seed, place=i) for i, part in enumerate(moved)], axis=0)
+    # Drawn from either side, so that swapping the models turns the sign of everything and changes nothing else.
+    ours = np.mean([resampled_means(part, seed=seed, place=i) for i, part in enumerate(moved)], axis=0)
+    theirs = np.mean([resampled_means(-part, seed=seed, place=i) for i, part in enumerate(moved)], axis=0)
+    draws = np.concatenate([ours, -theirs])
     mean, lo, hi = _percentiles(float(np.mean([part.mean() for part in moved])), draws)
     # One is added to both counts: with a finite number of draws no p-value is zero.
     below, above = (int((draws <= 0).sum()) + 1, int((draws >= 0).sum()) + 1)
@@ -111,8 +115,11 @@ def resampled_means(values: Scores, *, seed: int = 0, place: int = 0, draws: int
     generator = seeding.numpy_generator(seed, "bootstrap", place)
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) * 4 > len(values):
-        picks = generator.integers(0, len(values), size=(draws, len(values)), dtype=np.int32)
-        means: Scores = values[picks].mean(axis=1)
+        # A few at a time: all picks of a large task at once would fill the memory.
+        rows = max(1, _PICKS_AT_ONCE // len(values))
+        counts_of = [min(rows, draws - start) for start in range(0, draws, rows)]
+        parts = [values[generator.integers(0, len(values), size=(n, len(values)))].mean(axis=1) for n in counts_of]
+        means: Scores = np.concatenate(parts)
         return means
     drawn = generator.multinomial(len(values), counts / len(values), size=draws)
     result: Scores = drawn @ distinct / len(values)

@@ -7,6 +7,7 @@ DIR/<task>/task.yaml                    see `TaskSettings`
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,20 +32,23 @@ def load_tasks(path: str | Path, names: Sequence[str] | None = None) -> list[Tas
     """
     path = Path(path)
     if path.is_file():
-        return [Task(path.stem, {"all": read_examples(path)})]
-    if not path.is_dir():
+        folders = {path.stem: path}
+    elif not path.is_dir():
         raise InputError("no such folder or file of tasks", where=path, fix="Check the path")
-    if _split_files(path):
-        folders = {path.name: path}
+    elif _split_files(path):
+        folders = {path.resolve().name: path}
     else:
         folders = {folder.name: folder for folder in sorted(path.iterdir()) if folder.is_dir() and _split_files(folder)}
-        folders |= {file.stem: file for file in sorted(path.glob("*.jsonl"))}
+        for file in sorted(path.glob("*.jsonl")):
+            if file.stem in folders:
+                raise InputError(f"a folder and a file are both the task '{file.stem}'", where=file, fix="Rename one")
+            folders[file.stem] = file
     if not folders:
         raise InputError("no tasks here", where=path, fix="A task is a folder with train, valid or test .jsonl files")
     for name in names or ():
         if name not in folders:
             raise InputError(f"no task '{name}'", where=path, fix=nearest(name, folders))
-    return [_load_one(folders[name]) for name in (names or folders)]
+    return [_load_one(folders[name]) for name in dict.fromkeys(names or folders)]
 
 
 def _load_one(path: Path) -> Task:
@@ -53,41 +57,20 @@ def _load_one(path: Path) -> Task:
     settings = TaskSettings()
     if (path / SETTINGS_FILE).is_file():
         settings = validate(TaskSettings, read_yaml(path / SETTINGS_FILE), path / SETTINGS_FILE)
-    task = Task(path.name, {file.stem: read_examples(file) for file in _split_files(path)}, settings)
-    if settings.metric == "multiple_choice":
-        for split, examples in task.splits.items():
-            for example in examples:
-                if len(example.choices) < 2:
-                    raise InputError(
-                        "multiple_choice needs `choices`", where=f"{path / split}.jsonl:{example.id}", fix="Add them"
-                    )
-    if settings.metric == "regex":
-        _check_patterns(path, task)
-    return task
-
-
-def _check_patterns(path: Path, task: Task) -> None:
-    import re
-
-    for split, examples in task.splits.items():
-        for example in examples:
-            for pattern in example.answers:
-                try:
-                    re.compile(pattern)
-                except re.error as error:
-                    raise InputError(
-                        f"not a regular expression ({error})",
-                        where=f"{path / split}.jsonl:{example.id}",
-                        fix="Correct it",
-                    ) from None
+    splits = {file.stem: read_examples(file, settings) for file in _split_files(path)}
+    return Task(path.resolve().name, splits, settings)
 
 
 def _split_files(folder: Path) -> list[Path]:
     return [folder / f"{split}.jsonl" for split in ("train", "valid", "test") if (folder / f"{split}.jsonl").is_file()]
 
 
-def read_examples(path: Path) -> tuple[Example, ...]:
+def read_examples(path: Path, settings: TaskSettings | None = None) -> tuple[Example, ...]:
     """The examples of one JSONL file, in order.
+
+    Args:
+        path: the file.
+        settings: of the task they belong to; its metric may ask more of an example.
 
     Raises:
         InputError: naming the line that is not an example.
@@ -108,6 +91,7 @@ def read_examples(path: Path) -> tuple[Example, ...]:
         except (ValueError, RecursionError) as error:
             raise InputError(f"this line is not JSON ({error})", where=where, fix="Correct or remove it") from None
         example = example_from(data, where, default_id=str(number))
+        _check_metric(example, settings or TaskSettings(), where)
         if example.id in lines:
             raise InputError(
                 f"id {example.id!r} stands on line {lines[example.id]} already", where=where, fix="Give each its own id"
@@ -145,7 +129,26 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
         raise InputError("`choices` must be a list of texts", where=where, fix="Write numbers in quotes")
     if choices and not set(answers) & set(choices):
         raise InputError("the answer is not among the choices", where=where, fix="Write it exactly as one of them")
+    if "" in choices:
+        raise InputError("an empty choice, which is always the likeliest", where=where, fix="Write something in it")
     identity = data.get("id", default_id)
     if not isinstance(identity, str | int):
         raise InputError("`id` must be text", where=where, fix="Give it a short name")
-    return Example(str(identity), data["prompt"], tuple(answers), tuple(choices))
+    example = Example(str(identity), data["prompt"], tuple(answers), tuple(choices))
+    try:
+        "".join([example.id, example.prompt, *answers, *choices]).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"holds half a character ({error.reason})", where=where, fix="Write it in UTF-8") from None
+    return example
+
+
+def _check_metric(example: Example, settings: TaskSettings, where: str) -> None:
+    if settings.metric == "multiple_choice" and len(set(example.choices)) < 2:
+        raise InputError("multiple_choice needs `choices`, two at least", where=where, fix="Add them")
+    if settings.metric in ("contains", "regex") and "" in example.answers:
+        raise InputError("an empty answer, which is found in every output", where=where, fix="Write something in it")
+    for pattern in example.answers if settings.metric == "regex" else ():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"not a regular expression ({error})", where=where, fix="Correct it") from None

@@ -7,6 +7,7 @@ what was committed survives a kill and a power loss. Several processes may read 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ CREATE TABLE IF NOT EXISTS outcomes (
     example INTEGER NOT NULL REFERENCES examples, score REAL NOT NULL, output TEXT, detail TEXT,
     PRIMARY KEY (model, task, example)) WITHOUT ROWID;
 """
+_TABLES = {"models", "tasks", "examples", "outcomes"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ class Ledger:
 
     def _prepare(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        # Other programs number their databases as well: only the tables tell whose it is. Looked at before anything
+        # is changed, so that a database of something else stays as it is.
+        if tables - _TABLES and not tables >= _TABLES:
+            raise InputError("a database of something else", where=self.path, fix="Name another ledger")
         if version > VERSION:
             raise InputError(
                 f"written by a newer genepool (ledger version {version}, this one knows {VERSION})",
@@ -81,10 +88,7 @@ class Ledger:
             )
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
-        if version < VERSION:
-            tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if tables - {"models", "tasks", "examples", "outcomes"}:
-                raise InputError("a database of something else", where=self.path, fix="Name another ledger")
+        if version < VERSION or not tables >= _TABLES:
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {VERSION}")
 
@@ -110,7 +114,8 @@ class Ledger:
             rows = self._db.execute(
                 "SELECT e.key, o.score, o.output, o.detail FROM outcomes o JOIN models m ON m.id = o.model "
                 "JOIN tasks t ON t.id = o.task JOIN examples e ON e.id = o.example "
-                "WHERE m.fingerprint = ? AND t.asking = ?",
+                # Under two tasks' names there may be two rows: one with its output is the better answer.
+                "WHERE m.fingerprint = ? AND t.asking = ? ORDER BY o.output IS NOT NULL",
                 (fingerprint, asking),
             )
             return {
@@ -132,22 +137,24 @@ class Ledger:
         Args:
             fingerprint, name: the model.
             task, asking: what was asked, and `Task.asking`.
-            outcomes: (example key, example id, outcome). A row that is there gains an output it lacked.
+            outcomes: (example key, example id, outcome). A row that is there stays, unless it lacks the output
+                that the new one has: then the new one replaces it whole.
         """
         with self._transaction():
-            model = self._id("models", ("fingerprint", fingerprint), name=name)
-            task_id = self._id("tasks", ("name", task), ("asking", asking))
-            rows = []
-            for key, example, outcome in outcomes:
-                detail = json.dumps(dict(outcome.detail), allow_nan=False) if outcome.detail else None
-                number = self._id("examples", ("key", key), name=example)
-                rows.append((model, task_id, number, outcome.score, outcome.output, detail))
-            self._db.executemany(
-                "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-                "output = coalesce(outcomes.output, excluded.output), "
-                "detail = coalesce(outcomes.detail, excluded.detail)",
-                rows,
-            )
+            self._insert(fingerprint, name, task, asking, outcomes)
+
+    def record_all(self, evaluations: Iterable[tuple[str, str, str, str, Sequence[tuple[str, str, Outcome]]]]) -> int:
+        """Commits several evaluations, each as `record` takes it: all of them or none.
+
+        Returns:
+            How many rows were not there before.
+        """
+        with self._transaction():
+            (before,) = self._db.execute("SELECT count(*) FROM outcomes").fetchone()
+            for evaluation in evaluations:
+                self._insert(*evaluation)
+            (after,) = self._db.execute("SELECT count(*) FROM outcomes").fetchone()
+        return int(after - before)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Everything in the ledger, a row at a time, as plain data: what `outcomes export` writes."""
@@ -161,6 +168,25 @@ class Ledger:
                 yield {**dict(zip(names, row[:8], strict=True)), "detail": json.loads(row[8]) if row[8] else {}}
 
     # ------------------------------------------------------------------ plumbing
+
+    def _insert(
+        self, fingerprint: str, name: str, task: str, asking: str, outcomes: Iterable[tuple[str, str, Outcome]]
+    ) -> None:
+        model = self._id("models", ("fingerprint", fingerprint), name=name)
+        task_id = self._id("tasks", ("name", task), ("asking", asking))
+        rows = []
+        for key, example, outcome in outcomes:
+            # A model whose numbers overflow has likelihoods that are none.
+            numbers = {what: value for what, value in outcome.detail.items() if math.isfinite(value)}
+            detail = json.dumps(numbers) if numbers else None
+            number = self._id("examples", ("key", key), name=example)
+            rows.append((model, task_id, number, outcome.score, outcome.output, detail))
+        self._db.executemany(
+            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+            "score = excluded.score, output = excluded.output, detail = excluded.detail "
+            "WHERE outcomes.output IS NULL AND excluded.output IS NOT NULL",
+            rows,
+        )
 
     def _id(self, table: str, *where: tuple[str, str], **extra: str) -> int:
         columns = [*dict(where), *extra]

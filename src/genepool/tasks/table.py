@@ -94,6 +94,9 @@ class OutcomeTable:
         )
         if not same or self.split != other.split:
             raise InputError("the tables are over different examples", fix="Evaluate the models on the same tasks")
+        for model in set(self.fingerprints) & set(other.fingerprints):
+            if self.fingerprints[model] != other.fingerprints[model]:
+                raise InputError(f"both tables have a model '{model}', and they differ", fix="Give them other names")
         return OutcomeTable(
             {**self._cells, **other._cells}, self._examples, {**self.fingerprints, **other.fingerprints}, self.split
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from genepool import seeding
 from genepool.errors import InputError, nearest
@@ -70,6 +70,19 @@ class TaskSettings(Strict):
     temperature: float = Field(0.0, ge=0, description="0 takes the likeliest token; above, tokens are drawn.")
     top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that together have this share.")
     seed: int = Field(0, ge=0, description="Seed of drawing tokens and of choosing shown examples.")
+
+    @field_validator("stop")
+    @classmethod
+    def _not_empty(cls, value: list[str]) -> list[str]:
+        if "" in value:
+            raise ValueError("an empty text would end every answer at once. Leave it out")
+        return value
+
+    @model_validator(mode="after")
+    def _heard(self) -> TaskSettings:
+        if self.system is not None and not self.chat_template:
+            raise ValueError("a `system` message needs `chat_template: true`")
+        return self
 
     @field_validator("metric")
     @classmethod

@@ -1,0 +1,172 @@
+"""Outcomes as JSONL files: everything a ledger holds written out, read back, and read from lm-eval's sample logs.
+
+A line is one outcome, as `Ledger.rows` gives it. Files are checked to the last line before the first row is
+committed. Used by `genepool outcomes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from genepool import staging
+from genepool.errors import InputError
+from genepool.tasks.ledger import Ledger, Outcome
+from genepool.tasks.task import Example
+
+# Who, on what: (fingerprint, model, task, asking).
+_Asked = tuple[str, str, str, str]
+_TEXTS = ("fingerprint", "model", "task", "asking", "example", "id")
+# What lm-eval's tasks are usually ranked by, the first that a line has; lm-eval 0.4.
+_LM_EVAL_METRICS = ("exact_match", "acc_norm", "acc", "contains", "f1", "em")
+_LM_EVAL_FILE = re.compile(r"samples_(?P<task>.+?)(_\d{4}-\d{2}-\d{2}T[\d.:-]+)?")
+
+
+def export_outcomes(ledger: Ledger, out: Path, *, overwrite: bool = False) -> int:
+    """Writes every row of a ledger to a JSONL file, whole or not at all.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        InputError: the file exists and is not to be replaced, or cannot be written.
+    """
+    staging.check_free(out, overwrite=overwrite)
+    if out.is_dir():
+        raise InputError("a folder", where=out, fix="Name a file that ends in .jsonl")
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in ledger.rows()]
+    staging.write_text(out, "".join(lines))
+    return len(lines)
+
+
+def import_outcomes(
+    ledger: Ledger, path: Path, *, model: str | None = None, task: str | None = None
+) -> tuple[int, int]:
+    """Commits the outcomes of a file: an export of ours, or what lm-eval's `--log_samples` wrote.
+
+    Args:
+        ledger: where they go. Rows it has stay as they are.
+        path: the JSONL file.
+        model: lm-eval only, whose lines do not say: the model's name. Its fingerprint is a hash of the name, so these
+            outcomes are never taken for those of weights.
+        task: lm-eval only: the task's name; from the file's name when None.
+
+    Returns:
+        How many rows the file has, and how many of them are new.
+
+    Raises:
+        InputError: a line is wrong, and then nothing is imported; the file and line are named.
+    """
+    evaluations: dict[_Asked, list[tuple[str, str, Outcome]]] = {}
+    count = 0
+    for where, line in _lines(path):
+        if "doc_id" in line and "fingerprint" not in line:
+            if not model:
+                raise InputError("lm-eval's samples do not name their model", where="--model", fix="Name it")
+            asked, row = _from_lm_eval(line, where, model, task or _task_of(path))
+        else:
+            asked, row = _from_ours(line, where)
+        evaluations.setdefault(asked, []).append(row)
+        count += 1
+    if not count:
+        raise InputError("the file has no outcomes", where=path, fix="Check the file")
+    return count, ledger.record_all((*asked, rows) for asked, rows in evaluations.items())
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read ({error})", where=path, fix="Name a JSONL file in UTF-8") from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            data = json.loads(line)
+            # Half a character, written as an escape, is JSON but no text that can be stored.
+            json.dumps(data, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"this line is not JSON ({error})", where=where, fix="Correct or remove it") from None
+        if not isinstance(data, dict):
+            raise InputError("not an object", where=where, fix="Correct or remove it")
+        yield where, data
+
+
+def _from_ours(line: Mapping[str, Any], where: str) -> tuple[_Asked, tuple[str, str, Outcome]]:
+    for key in _TEXTS:
+        if not isinstance(line.get(key), str):
+            raise InputError(f"`{key}` must be text", where=where, fix="Import what `genepool outcomes export` wrote")
+    output, detail = line.get("output"), line.get("detail") or {}
+    if output is not None and not isinstance(output, str):
+        raise InputError("`output` must be text or null", where=where, fix="Correct it")
+    if not isinstance(detail, dict) or not all(_is_number(value) for value in detail.values()):
+        raise InputError("`detail` must hold numbers", where=where, fix="Correct it")
+    outcome = Outcome(_score(line.get("score"), "score", where), output, detail)
+    asked = (line["fingerprint"], line["model"], line["task"], line["asking"])
+    return asked, (line["example"], line["id"], outcome)
+
+
+def _from_lm_eval(
+    line: Mapping[str, Any], where: str, model: str, task: str
+) -> tuple[_Asked, tuple[str, str, Outcome]]:
+    named = line.get("metrics")
+    known: Sequence[str] = [name for name in named if isinstance(name, str)] if isinstance(named, list) else ()
+    metric = next((name for name in (*_LM_EVAL_METRICS, *known) if name in line), None)
+    if metric is None:
+        raise InputError("no metric that is known here", where=where, fix="Known: " + ", ".join(_LM_EVAL_METRICS))
+    score = _score(line[metric], metric, where)
+    asking = _sha("lm-eval", metric, str(line.get("filter", "none")))
+    example = _lm_eval_example(line, where)
+    written = line.get("filtered_resps")
+    first = written[0] if isinstance(written, list) and written else written
+    detail = {
+        name: float(line[name]) for name in dict.fromkeys((*_LM_EVAL_METRICS, *known)) if _is_number(line.get(name))
+    }
+    outcome = Outcome(score, first if isinstance(first, str) else None, detail)
+    return (_sha("imported:" + model), model, task, asking), (example.key, example.id, outcome)
+
+
+def _lm_eval_example(line: Mapping[str, Any], where: str) -> Example:
+    """The example as far as the log tells it: what the model read, what was right, what there was to choose from."""
+    arguments = line.get("arguments")
+    if isinstance(arguments, dict):
+        # Since 0.4.2: {"gen_args_0": {"arg_0": prompt, "arg_1": ...}, ...}; before, lists.
+        arguments = [list(call.values()) if isinstance(call, dict) else call for call in arguments.values()]
+    calls = [call for call in arguments or () if isinstance(call, list) and call and isinstance(call[0], str)]
+    if not calls:
+        raise InputError("`arguments` does not tell what the model read", where=where, fix="Log with --log_samples")
+    continuations = [call[1] for call in calls if len(call) > 1 and isinstance(call[1], str)]
+    choices = tuple(continuations) if len(calls) > 1 and len(continuations) == len(calls) else ()
+    target = line.get("target")
+    if isinstance(target, str) and target.isdecimal() and choices:
+        target = int(target)
+    if isinstance(target, int) and 0 <= target < len(choices):
+        target = choices[target]
+    answers = tuple(str(item) for item in (target if isinstance(target, list) else [target]))
+    return Example(str(line["doc_id"]), calls[0][0], answers, choices)
+
+
+def _task_of(path: Path) -> str:
+    """lm-eval names its files samples_<task>_<time>.jsonl."""
+    found = _LM_EVAL_FILE.fullmatch(path.stem)
+    return found["task"] if found else path.stem
+
+
+def _score(value: object, name: str, where: str) -> float:
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(f"`{name}` must be a number from 0 to 1, not {value!r}", where=where, fix="Correct it")
+    return float(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _sha(*parts: str) -> str:
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
