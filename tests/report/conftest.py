@@ -12,6 +12,7 @@ from genepool.report import (
     Cost,
     Estimate,
     Evaluation,
+    Finalist,
     Flip,
     GeneValue,
     ModelRow,
@@ -71,7 +72,11 @@ def made_up_search(name: str, seed: int, gain: float) -> SearchRun:
         evaluations += [Evaluation(float(fitness), generation) for fitness in found]
     evaluations[17] = Evaluation(None, 1)
     best = max(e.fitness for e in evaluations if e.fitness is not None)
-    return SearchRun(name, tuple(evaluations), wilson(best, 1200), budget=200)
+    finalists = (
+        Finalist("candidate 3 of generation 17", best - 0.01, wilson(best - 0.02, 5000)),
+        Finalist("the strategy's own guess after 20 generations", None, Estimate(best - 0.021)),
+    )
+    return SearchRun(name, tuple(evaluations), wilson(best, 1200), finalists)
 
 
 def made_up_recipe() -> RecipePicture:

@@ -144,6 +144,10 @@ def _best(world: Path, strategy: str, top: dict[str, Any], prints: dict[str, str
         "test": {task: score["mean"] for task, score in rows[-1]["test"].items()},
         "evaluations": count,
         "seed": 7,
+        "finalists": [
+            {"id": top["id"], "generation": 3, "index": 1, "searched": top["fitness"], "fitness": 0.8},
+            {"id": "f" * 64, "generation": 4, "index": -1, "searched": None, "fitness": 0.7},
+        ],
         "recipe": recipe,
         "models": rows,
         "tasks_dir": str(world / "tasks"),

@@ -14,7 +14,7 @@ import pytest
 
 from genepool import measure
 from genepool.errors import InputError
-from genepool.report import ExtraModel, collect_study, render_report
+from genepool.report import Estimate, ExtraModel, collect_study, render_report
 from genepool.report.outcomes import FLIPS_SHOWN
 from genepool.tasks import load_tasks
 
@@ -134,7 +134,15 @@ def test_searches_costs_and_references(built: Path) -> None:
     fitness = data.searches[0].best
     assert fitness.value == pytest.approx(0.75 * np.mean(means) + 0.25 * min(means))
     assert fitness.low < fitness.value < fitness.high
-    assert [reference.name for reference in data.references] == ["best static merge (ties 1.0)"]
+    winner, guess = data.searches[0].finalists
+    means = [outcomes(built, "cma_es", task, "valid", 60).mean() for task in made_study.TASKS]
+    assert winner.name == "candidate 2 of generation 3"
+    assert winner.judged.value == pytest.approx(0.75 * np.mean(means) + 0.25 * min(means))
+    assert winner.judged.has_interval
+    assert (guess.searched, guess.judged) == (None, Estimate(0.7))
+    assert "own guess after 4 generations" in guess.name
+    assert [reference.name for reference in data.references] == ["best static merge"]
+    assert data.references[0].model == "ties 1.0"
     cost = data.costs[0]
     assert (cost.evaluations, cost.failed, cost.cached, cost.examples) == (24, 1, 1, 2760)
     assert (cost.seconds, cost.cpu_seconds) == (33.5, 11.0)
@@ -243,6 +251,14 @@ def test_two_studies_of_one_strategy_have_names_of_their_own(world: Path) -> Non
 def test_an_extra_model_may_not_take_a_name_that_is_taken(built: Path) -> None:
     with pytest.raises(InputError, match="one name"):
         collect_study(built / "run-cma_es", extra_models=[ExtraModel("base", "0" * 64)])
+
+
+def test_the_best_static_merge_can_be_named(built: Path) -> None:
+    data = collect_study(built / "run-cma_es", extra_models=MERGES, best_merge="average")
+    assert data.standings[0].rivals[1].name == "average"
+    assert "chosen on validation" in data.standings_note
+    with pytest.raises(InputError, match="no extra model"):
+        collect_study(built / "run-cma_es", extra_models=MERGES, best_merge="tie 1.0")
 
 
 def test_groups_can_be_given_and_must_be_complete(built: Path) -> None:

@@ -160,6 +160,16 @@ def test_a_score_of_one_without_an_interval_shows_no_interval() -> None:
     assert '<td class="num s40" data-v="1">100.0</td>' in html
 
 
+def test_finalists_say_who_won_and_what_was_never_searched(report_data: ReportData) -> None:
+    html = render_report(report_data)
+    table = re.search(r'<table class="finalists".*?</table>', html, re.DOTALL)
+    assert table
+    assert table[0].count("<b>won</b>") == len(report_data.searches)
+    assert table[0].count('data-v="">–</td>') == len(report_data.searches)
+    without = [dataclasses.replace(run, finalists=()) for run in report_data.searches]
+    assert "judged again" not in render_report(dataclasses.replace(report_data, searches=tuple(without)))
+
+
 def hostile_report() -> ReportData:
     estimate = Estimate(0.5, 0.4, 0.6, 10)
     flip = Flip(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, None, True)

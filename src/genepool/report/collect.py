@@ -8,29 +8,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 
-from genepool.errors import InputError
+from genepool.errors import InputError, nearest
 from genepool.report import outcomes, recorded
 from genepool.report.data import (
     Ability,
     Estimate,
+    Finalist,
     Kind,
     ModelRow,
     Origin,
     RecipePicture,
     ReferenceLine,
     ReportData,
+    SearchRun,
 )
 from genepool.report.study_folder import StudyFolder, open_study_folder
 from genepool.report.text import listed
 from genepool.tasks import OutcomeTable, Task
 
 _WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_CHOSEN = "The best static merge was chosen on validation, as the search chooses its winner."
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def collect_study(
     extra_models: Sequence[ExtraModel] = (),
     ledger: str | Path | None = None,
     groups: Mapping[str, str] | None = None,
+    best_merge: str = "",
     title: str = "",
     summary: str = "",
     commands: Sequence[str] = (),
@@ -70,10 +74,12 @@ def collect_study(
     Args:
         folder: the study the page is about.
         beside: folders of further studies on the same tasks (random search at an equal budget).
-        extra_models: models to show with them (static merges). The best static merge is the one with the highest
-            fitness on the study's validation examples where the ledger has these for all, else on test.
+        extra_models: models to show with them (static merges, adapters).
         ledger: where outcomes are; the one the study recorded, else the default, when None.
         groups: group of every task; "skills" for tasks named like a skill and "generic" for others when None.
+        best_merge: name of the extra model that was chosen on validation as the best static merge. When empty, the
+            one with the highest fitness on all validation examples, on those the study used, or on test: the first of
+            these that the ledger holds for all static merges.
         title, summary: replace the words made from the study.
         commands: replace the command lines made from the study.
 
@@ -82,7 +88,7 @@ def collect_study(
     """
     study = open_study_folder(folder)
     others = [open_study_folder(path) for path in beside]
-    return _Collection(study, others, list(extra_models), _ledger(study, ledger), groups).report(
+    return _Collection(study, others, list(extra_models), _ledger(study, ledger), groups, best_merge).report(
         title, summary, tuple(commands)
     )
 
@@ -97,13 +103,16 @@ class _Collection:
         extras: Sequence[ExtraModel],
         ledger: Path,
         groups: Mapping[str, str] | None,
+        best_merge: str,
     ) -> None:
-        self.study, self.ledger = study.study, ledger
+        self.study, self.ledger, self._named_merge = study.study, ledger, best_merge
         self.folders = dict(zip(_search_names([study, *others]), [study, *others], strict=True))
         self.subject = next(iter(self.folders))
         self.extras = {extra.name: extra for extra in extras}
         if len(self.extras) < len(extras) or self.extras.keys() & {*self.folders, "base", *self._skills}:
             raise InputError("two models of the page have one name", fix="Give every extra model a name of its own")
+        if best_merge and best_merge not in self.extras:
+            raise InputError(f"no extra model '{best_merge}'", where="best_merge", fix=nearest(best_merge, self.extras))
         self._troubles: list[str] = []
         self.tasks = self._tasks()
         self.origins = self._origins()
@@ -139,7 +148,8 @@ class _Collection:
             abilities=self._abilities(),
             models=tuple(self._rows(merge)),
             searches=tuple(
-                replace(folder.search(name), best=self._fitness(name)) for name, folder in self.folders.items()
+                SearchRun(name, folder.evaluations(), self._fitness(name), self._finalists(folder))
+                for name, folder in self.folders.items()
             ),
             references=self._references(merge),
             recipes=tuple(self._recipes(merge)),
@@ -193,7 +203,8 @@ class _Collection:
 
     def _roles(self, merge: str) -> list[tuple[str, list[str]]]:
         have = set(self.test.models)
-        roles = [("best specialist", [name for name in self._skills if name in have])]
+        parents = [name for name, kind in self.kinds.items() if kind == "parent" and name in have]
+        roles = [("best specialist", parents)]
         if merge in have:
             roles.append(("best static merge", [merge]))
         roles += [
@@ -211,9 +222,14 @@ class _Collection:
         merges = [name for name, extra in self.extras.items() if extra.kind == "merge" and name in self.test.models]
         if not merges:
             return "", ""
-        if all(name in self.valid.models for name in merges):
-            best = max(merges, key=lambda name: recorded.fitness_value(self.valid, name, self.study))
-            return best, " The best static merge was chosen on validation, as the search chooses its winner."
+        if self._named_merge in merges:
+            return self._named_merge, f" {_CHOSEN}"
+        # All validation examples decide where all merges were asked them, else those that the search used.
+        prints = {name: self.extras[name].fingerprint for name in merges}
+        for table in (self._table("valid", None, prints), self.valid):
+            if all(name in table.models for name in merges):
+                best = max(merges, key=lambda name: recorded.fitness_value(table, name, self.study))
+                return best, f" {_CHOSEN}"
         best = max(merges, key=lambda name: recorded.fitness_value(self.test, name, self.study))
         return best, " The best static merge is the one that did best on test, which favours it."
 
@@ -222,9 +238,24 @@ class _Collection:
     def _fitness(self, name: str) -> Estimate | None:
         return recorded.fitness_estimate(self.valid, name, self.study) if name in self.valid.models else None
 
+    def _finalists(self, folder: StudyFolder) -> tuple[Finalist, ...]:
+        told = folder.finalists
+        prints = {name: line["fingerprint"] for name, line in told if line["fingerprint"]}
+        whole = self._table("valid", None, prints)
+        return tuple(
+            Finalist(
+                name,
+                line["searched"],
+                recorded.fitness_estimate(whole, name, self.study)
+                if name in whole.models
+                else Estimate(line["fitness"]),
+            )
+            for name, line in told
+        )
+
     def _references(self, merge: str) -> tuple[ReferenceLine, ...]:
         score = self._fitness(merge)
-        return (ReferenceLine(f"best static merge ({merge})", score),) if score is not None else ()
+        return (ReferenceLine("best static merge", score, merge),) if score is not None else ()
 
     def _recipes(self, merge: str) -> list[RecipePicture]:
         pictures = []
@@ -252,9 +283,11 @@ class _Collection:
             examples = max(len(task.examples("valid")[: self.study.tasks.valid]) for task in self.tasks)
             each = f"each of {_word(len(self.tasks))} tasks" if len(self.tasks) > 1 else self.tasks[0].name
             sentence += f", scored on {examples:,} validation examples of {each}"
+        if first.finalists:
+            sentence += f"; the best {_word(len(first.finalists))} were judged again on every validation example"
         if first.best is not None and self.subject in self.test.models:
             count = len(self.test.examples(self.test.tasks[0]))
-            sentence += f"; the best was written, read back and tested once on {count:,} examples of each it never saw"
+            sentence += f"; the winner was written, read back and tested once on {count:,} unseen examples of each"
         equal = [name for name in self.folders if name != self.subject and self._same_budget(name)]
         if equal:
             verb = "stands" if len(equal) == 1 else "stand"
@@ -290,7 +323,7 @@ class _Collection:
             ("tasks", f"{self._place(study.tasks.dir)} ({listed(list(self.groups))})"),
             ("validation examples", per_task["valid"]),
             ("test examples", per_task["test"]),
-            ("ledger", str(self.ledger)),
+            ("ledger", self._place(str(self.ledger))),
             ("genepool", version("genepool")),
         ]
 
@@ -301,10 +334,13 @@ class _Collection:
 
     def _tasks(self) -> list[Task]:
         try:
-            return recorded.study_tasks(self.study)
+            found = recorded.study_tasks(self.study)
         except InputError as error:
             self._troubles.append(f"The study's tasks cannot be read, so only recorded means are shown. {error}")
             return []
+        # Abilities in the order of the specialists put every specialist's own ability on the diagonal.
+        order = {name: place for place, name in enumerate(self._skills)}
+        return sorted(found, key=lambda task: order.get(task.name, len(order)))
 
     def _table(self, split: str, limit: int | None, prints: Mapping[str, str]) -> OutcomeTable:
         return recorded.recorded(self.ledger, self.tasks, split, limit, prints)

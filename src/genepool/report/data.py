@@ -122,21 +122,47 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Finalist:
+    """One of the best of a search, judged again on more examples than the search used.
+
+    Attributes:
+        name: which candidate it is ("candidate 3 of generation 7").
+        searched: the fitness the search saw; None for a strategy's own guess, which it never evaluated.
+        judged: the fitness it was chosen by in the end.
+    """
+
+    name: str
+    searched: float | None
+    judged: Estimate
+
+
+@dataclass(frozen=True)
 class SearchRun:
-    """One search: its candidates and, when it is known, the interval of its best one's validation fitness."""
+    """One search.
+
+    Attributes:
+        name: what the page calls it.
+        evaluations: its candidates.
+        best: the best candidate's validation fitness as the search saw it, with its interval; None when unknown.
+        finalists: those judged again, the winner first.
+    """
 
     name: str
     evaluations: tuple[Evaluation, ...]
     best: Estimate | None = None
-    budget: int | None = None
+    finalists: tuple[Finalist, ...] = ()
 
 
 @dataclass(frozen=True)
 class ReferenceLine:
-    """A level drawn across the search curves: the validation score of something that was not searched."""
+    """A level drawn across the search curves: the validation score of something that was not searched.
+
+    `name` stands beside the line; `model` says in the legend which model it is.
+    """
 
     name: str
     score: Estimate
+    model: str = ""
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def _reference(reference: ReferenceLine, x: Scale, y: Scale) -> Markup:
         top, bottom = y(score.high), y(score.low)
         parts.append(element("rect", class_="level-band", x=x.start, width=x.end - x.start, y=top, height=bottom - top))
     parts.append(element("line", class_="level", x1=x.start, x2=x.end, y1=at, y2=at))
-    parts.append(element("text", reference.name, class_="level-name halo end", x=x.end - 4, y=at + 14))
+    parts.append(element("text", reference.name, class_="level-name halo", x=x.start + 6, y=at - 5))
     return element("g", *parts)
 
 

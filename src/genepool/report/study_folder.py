@@ -15,7 +15,7 @@ from typing import Any
 from genepool.errors import InputError
 from genepool.evolve.store import StudyStore
 from genepool.evolve.study import Study, load_study
-from genepool.report.data import Cost, Estimate, Evaluation, GeneValue, SearchRun
+from genepool.report.data import Cost, Estimate, Evaluation, GeneValue
 
 STUDY_FILE, STORE_FILE, HISTORY_FILE, BEST_FILE = "study.yaml", "study.sqlite", "history.jsonl", "best.json"
 #: Of the candidates, the share (and the least number) whose genes show how far the search was decided.
@@ -65,10 +65,26 @@ class StudyFolder:
             for task, score in rows.get(name, {}).items()
         }
 
-    def search(self, name: str) -> SearchRun:
-        """The search curve."""
-        evaluations = tuple(Evaluation(line["fitness"], line["generation"]) for line in self.history)
-        return SearchRun(name, evaluations, budget=self.study.budget.evaluations)
+    @property
+    def finalists(self) -> list[tuple[str, dict[str, Any]]]:
+        """The candidates that were judged again, the winner first: what each is called, and what is recorded of it.
+
+        `fingerprint` is that of the candidate as the search saw it; empty for a strategy's own guess.
+        """
+        prints = {line["id"]: line.get("fingerprint", "") for line in self.history}
+        return [
+            (
+                f"candidate {line['index'] + 1} of generation {line['generation']}"
+                if line["index"] >= 0
+                else f"the strategy's own guess after {line['generation']} generations",
+                {"fingerprint": prints.get(line["id"], ""), **line},
+            )
+            for line in (self.best or {}).get("finalists", ())
+        ]
+
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """The candidates for the search curve."""
+        return tuple(Evaluation(line["fitness"], line["generation"]) for line in self.history)
 
     def cost(self, name: str) -> Cost:
         """What the search took."""

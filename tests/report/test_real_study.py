@@ -1,0 +1,72 @@
+"""The page of a real, small study on the tiny testbed: what evolve and the ledger write is what the page reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genepool.report import ExtraModel, collect_study, render_report, report_on
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("testbed")]
+LIMIT = 32
+
+
+def test_a_real_study_is_shown_as_it_was(tiny_testbed: Any, tmp_path: Path) -> None:
+    from genepool.evolve import Study, run_study
+    from genepool.merge import parse_recipe, plan_merge
+    from genepool.tasks import Ledger, evaluate, load_tasks
+
+    bed = tiny_testbed
+    skills = list(bed.full)
+    study = Study(
+        study=1,
+        base=str(bed.base),
+        skills=[{"name": skill, "model": str(path)} for skill, path in bed.full.items()],
+        method="task_arithmetic",
+        search={"weight": {"low": 0.0, "high": 1.0, "per": {"layer_groups": 2, "roles": ["attention"]}}},
+        tasks={"dir": str(bed.tasks), "valid": LIMIT, "test": LIMIT},
+        strategy={"name": "random_search"},
+        budget={"evaluations": 12},
+    )
+    result = run_study(study, tmp_path / "run", ledger=tmp_path / "ledger.sqlite")
+    average = {"genepool": 1, "method": "linear", "models": [str(path) for path in bed.full.values()]}
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        merged = plan_merge(parse_recipe(average)).weights()
+        for split in ("valid", "test"):
+            asked = evaluate(
+                [merged], load_tasks(bed.tasks), split=split, ledger=ledger, limit=LIMIT, names=["average"]
+            )
+    extra = ExtraModel("average", asked.fingerprints["average"], method="linear")
+
+    data = collect_study(tmp_path / "run", extra_models=[extra])
+    assert data.notices == ()
+    assert [model.name for model in data.models] == ["base", *skills, "average", "random search"]
+    recorded = {row["name"]: row["test"] for row in result.best["models"]}
+    for model in data.models:
+        for task, score in recorded.get("winner" if model.name == data.subject else model.name, {}).items():
+            shown = model.scores[task]
+            assert (shown.value, shown.low, shown.high, shown.n) == tuple(
+                score[key] for key in ("mean", "lo", "hi", "n")
+            )
+    assert [ability.name for ability in data.abilities] == [*skills, "generic"]
+    # What the search saw in memory is what the ledger says of its best candidate.
+    assert data.searches[0].best is not None
+    fitness = [evaluation.fitness for evaluation in data.searches[0].evaluations]
+    assert data.searches[0].best.value == pytest.approx(max(value for value in fitness if value is not None))
+    judged = [line["fitness"] for line in result.best["finalists"]]
+    assert [finalist.judged.value for finalist in data.searches[0].finalists] == pytest.approx(judged)
+    assert data.searches[0].finalists[0].judged.has_interval
+    assert len(data.searches[0].evaluations) == 12
+    assert {gene.value for gene in data.recipes[0].genes} == set(result.genome.values())
+    assert {gene.role for gene in data.recipes[0].genes} == {"attention", None}
+    assert len(data.references) == 1
+    flips = [flip for comparison in data.comparisons for flip in comparison.flips]
+    assert flips
+    assert all(flip.subject_said is not None and flip.rival_said is not None for flip in flips)
+    assert len(render_report(data).encode()) < 1_000_000
+
+    alone = report_on(asked, {"average": "merge"}, title="One merge")
+    assert alone.models[0].scores == data.models[-2].scores
+    assert "One merge" in render_report(alone)
