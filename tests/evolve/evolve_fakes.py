@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from genepool import progress, staging
-from genepool.evolve.loop import Search
+from genepool.evolve.loop import Finalist, Search
 from genepool.evolve.store import Candidate, StudyStore, Verdict
 from genepool.evolve.strategies import make_strategy
 from genepool.evolve.study import Budget
@@ -45,6 +45,16 @@ def sphere() -> Evaluate:
     return lambda candidate: Verdict(fitness_of(candidate), {"t": fitness_of(candidate)}, examples=1)
 
 
+def noisy() -> Evaluate:
+    """Flatters every candidate of the search by a chance of its own; finalists get what they deserve."""
+
+    def evaluate(candidate: Candidate) -> Verdict:
+        luck = 0 if candidate.final else int(candidate.id[:4], 16) / 2**16
+        return Verdict(fitness_of(candidate) + luck)
+
+    return evaluate
+
+
 @dataclass
 class Logged:
     """An evaluator that behaves like the real one: outcomes are durable before it returns, and found again.
@@ -56,15 +66,15 @@ class Logged:
     seconds: float
 
     def __call__(self, candidate: Candidate) -> Verdict:
-        outcome = self.folder / "outcomes" / candidate.id
+        outcome = self.folder / "outcomes" / f"{candidate.id}{'-final' if candidate.final else ''}"
         if outcome.exists():
             return Verdict(float(outcome.read_text()), cached=True)
-        log(self.folder, f"begin {candidate.id}")
+        log(self.folder, f"begin {outcome.name}")
         end = time.perf_counter() + self.seconds
         while time.perf_counter() < end:
             sum(range(200))
         staging.write_text(outcome, repr(fitness_of(candidate)))
-        log(self.folder, f"end {candidate.id}")
+        log(self.folder, f"end {outcome.name}")
         return Verdict(fitness_of(candidate), examples=1)
 
 
@@ -111,10 +121,11 @@ def misbuilt() -> Evaluate:
 
 
 def sitting(
-    folder: Path, strategy: str, budget: Budget, workers: Workers, store: StudyStore, d: int = 4, **changes: Any
-) -> bool:
+    folder: Path, strategy: str, budget: Budget, workers: Workers, store: StudyStore, finalists: int = 0
+) -> list[Finalist]:
     """One sitting of a run, from whatever is on record."""
-    store.begin({"strategy": strategy, "d": d, **changes}, {"numpy": np.__version__})
+    d = 4
+    store.begin({"strategy": strategy, "d": d}, {"numpy": np.__version__})
     search = Search(
         store,
         make_strategy(strategy, np.full(d, 0.5), seed=5),
@@ -124,6 +135,7 @@ def sitting(
         budget=budget,
         seed=0,
         history=folder / "history.jsonl",
+        finalists=finalists,
     )
     return search.run()
 
@@ -141,7 +153,10 @@ def main(folder: Path, strategy: str, budget: int, count: int, seconds: float) -
         workers: Workers = (
             InProcess(factory, store) if count == 1 else ProcessPool(factory, folder / "study.sqlite", count)
         )
-        sitting(folder, strategy, Budget(evaluations=budget), workers, store)
+        final = sitting(folder, strategy, Budget(evaluations=budget), workers, store, finalists=3)
+    staging.write_text(
+        folder / "finalists.json", json.dumps([[f.candidate.id, f.candidate.genome, f.judged.fitness] for f in final])
+    )
 
 
 if __name__ == "__main__":

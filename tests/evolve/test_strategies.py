@@ -156,6 +156,23 @@ def test_diagonal_cma_es_converges_where_coordinates_are_separate() -> None:
     assert search("cma_es", sphere, 40, 4000, covariance="diagonal") >= -1e-6
 
 
+def test_cma_es_guesses_where_noise_hides_the_best() -> None:
+    strategy = make_strategy("cma_es", np.full(4, 0.5), seed=0)
+    dice = np.random.default_rng(1)
+    assert strategy.guess() is None
+    seen: list[tuple[float, np.ndarray]] = []
+    for _ in range(60):
+        xs = strategy.ask()
+        values = sphere(xs) + dice.normal(scale=0.02, size=len(xs))
+        seen += zip(values, xs, strict=True)
+        strategy.tell(xs, values)
+    guess = strategy.guess()
+    assert guess is not None
+    luckiest = max(seen, key=lambda pair: pair[0])[1]
+    assert sphere(guess[None])[0] > sphere(luckiest[None])[0]
+    assert make_strategy("random_search", np.full(4, 0.5), seed=0).guess() is None
+
+
 def test_cma_es_leaves_a_plateau_and_a_local_optimum_by_restarting() -> None:
     def two_hills(xs: np.ndarray) -> np.ndarray:
         near, far = ((xs - 0.3) ** 2).sum(axis=1), ((xs - 0.9) ** 2).sum(axis=1)

@@ -25,8 +25,8 @@ def test_what_was_written_is_there_after_opening_again(tmp_path: Path) -> None:
     with begun(tmp_path) as store:
         first, second = store.asked("s", 0, XS, GENOMES, 5)
         good = Verdict(0.5, {"t": 0.5}, seconds=1.5, cpu_seconds=1.0, examples=3, fingerprint="f")
-        store.finish(second.id, Verdict(None, error="broke"))
-        store.finish(first.id, good)
+        store.finish(second, Verdict(None, error="broke"))
+        store.finish(first, good)
         store.told(0, np.array([0.5, -0.5]), 2.0)
     with begun(tmp_path) as store:
         assert store.finished() == [(first, good), (second, Verdict(None, error="broke"))]
@@ -51,12 +51,12 @@ def test_ids_depend_on_the_study_the_strategy_and_the_place_alone(tmp_path: Path
 def test_the_first_result_stands(tmp_path: Path) -> None:
     with begun(tmp_path) as store:
         candidate = store.asked("s", 0, XS, GENOMES, 0)[0]
-        store.finish(candidate.id, Verdict(0.5))
-        store.finish(candidate.id, Verdict(0.9))
+        store.finish(candidate, Verdict(0.5))
+        store.finish(candidate, Verdict(0.9))
         assert store.finished()[0][1].fitness == 0.5
         for bad in (float("nan"), float("inf")):
             with pytest.raises(ValueError, match="finite"):
-                store.finish(candidate.id, Verdict(bad))
+                store.finish(candidate, Verdict(bad))
 
 
 def test_asking_again_checks_every_bit_and_adds_what_is_missing(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_study_from_a_newer_version_is_left_alone(tmp_path: Path) -> None:
 def test_a_crash_in_mid_write_leaves_the_last_whole_state(tmp_path: Path) -> None:
     with begun(tmp_path) as store:
         candidates = store.asked("s", 0, XS, GENOMES, 0)
-        store.finish(candidates[0].id, Verdict(0.5))
+        store.finish(candidates[0], Verdict(0.5))
     log = tmp_path / "study.sqlite-wal"
     assert not log.exists()
     database = sqlite3.connect(tmp_path / "study.sqlite", isolation_level=None)
@@ -138,5 +138,5 @@ def test_a_crash_in_mid_write_leaves_the_last_whole_state(tmp_path: Path) -> Non
     log.write_bytes(torn[: len(torn) // 2] + b"\0" * 100)
     with begun(tmp_path) as store:
         assert len(store.finished()) == 1
-        store.finish(candidates[1].id, Verdict(0.7))
+        store.finish(candidates[1], Verdict(0.7))
         assert len(store.finished()) == 2

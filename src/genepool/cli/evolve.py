@@ -47,15 +47,36 @@ def evolve(
         from genepool.evolve import run_study
 
     result = run_study(study, out, evaluations=budget, seed=seed, workers=workers, ledger=ledger, overwrite=overwrite)
+    page = _report(result.out, renew=not result.resumed)
     if json_output:
         options.print_json(
-            {"out": str(out), "winner": str(result.winner), "finished_before": result.resumed, **result.best}
+            {
+                "out": str(out),
+                "winner": str(result.winner),
+                "report": str(page),
+                "finished_before": result.resumed,
+                **result.best,
+            }
         )
     else:
-        _print_table(result.best, result.winner)
+        _print_table(result.best, result.winner, page)
 
 
-def _print_table(best: dict[str, Any], winner: Path) -> None:
+def _report(out: Path, *, renew: bool) -> Path:
+    page = out / "report.html"
+    if renew or not page.is_file():
+        from genepool import progress
+        from genepool.report import collect_study, write_report
+
+        with progress.bar("drawing the report"):
+            data = collect_study(out)
+            write_report(data, page)
+        for notice in data.notices:
+            progress.say(notice)
+    return page
+
+
+def _print_table(best: dict[str, Any], winner: Path, page: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -67,7 +88,8 @@ def _print_table(best: dict[str, Any], winner: Path) -> None:
     console = Console()
     console.print(table)
     console.print(
-        f"best of {best['evaluations']} candidates, fitness {best['fitness']:.4f} on validation; written to {winner}",
+        f"best of {best['evaluations']} candidates, fitness {best['fitness']:.4f} on validation; written to {winner}\n"
+        f"report: {page}",
         highlight=False,
         soft_wrap=True,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,6 +36,21 @@ class Decoder(Protocol):
         """The genome at a point of the unit cube."""
 
 
+@dataclass(frozen=True)
+class Finalist:
+    """One of the best candidates of a search.
+
+    Attributes:
+        candidate: the candidate.
+        searched: what the search saw and chose it by; None for the strategy's own guess.
+        judged: what it is worth on every validation example.
+    """
+
+    candidate: Candidate
+    searched: Verdict | None
+    judged: Verdict
+
+
 class Search:
     """One run of a strategy over a store.
 
@@ -47,7 +63,11 @@ class Search:
         budget: when to end.
         seed: the seed candidates are merged with.
         history: the file that shows the run as JSON lines, written whole at most every two seconds.
+        finalists: how many of the best are judged again on every validation example.
         clock: seconds; a test may bring its own.
+
+    Attributes:
+        out_of_time: whether minutes ended the search rather than evaluations.
     """
 
     def __init__(
@@ -61,11 +81,12 @@ class Search:
         budget: Budget,
         seed: int,
         history: Path,
+        finalists: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._strategy, self._name = store, strategy, strategy_name
         self._decoder, self._workers, self._budget, self._seed = decoder, workers, budget, seed
-        self._history, self._clock = history, clock
+        self._history, self._finalists, self._clock = history, finalists, clock
         self._before: float = store.get("seconds", 0.0)
         self._began = clock()
         self._written = -_HISTORY_SECONDS
@@ -73,32 +94,34 @@ class Search:
         self._best: float | None = None
         self._count = 0
         self._errors: list[str] = []
+        self.out_of_time = False
 
     @property
     def seconds(self) -> float:
         """Seconds spent on this study so far, earlier sittings included."""
         return self._before + self._clock() - self._began
 
-    def run(self) -> bool:
-        """Goes on until the budget is spent.
+    def run(self) -> list[Finalist]:
+        """Goes on until the budget is spent, and judges the best again.
 
         Returns:
-            Whether the budget was spent by evaluations; False when time ran out first.
+            The finalists, the winner first.
 
         Raises:
-            InputError: more than half of the candidates failed; or what the store refuses.
+            InputError: more than half of the candidates failed, or none succeeded; or what the store refuses.
             KeyboardInterrupt: Ctrl-C; everything finished is durable, and the same call goes on.
         """
-        total = self._budget.evaluations
-        with progress.bar("evolving", total, "candidates") as bar:
-            try:
-                return self._generations(bar)
-            finally:
-                self._store.set("seconds", self.seconds)
-                self._workers.close()
-                self.write_history()
+        try:
+            with progress.bar("evolving", self._budget.evaluations, "candidates") as bar:
+                generations = self._generations(bar)
+            return self._final_round(generations)
+        finally:
+            self._store.set("seconds", self.seconds)
+            self._workers.close()
+            self.write_history()
 
-    def _generations(self, bar: progress.Bar) -> bool:
+    def _generations(self, bar: progress.Bar) -> int:
+        """Asks, evaluates and tells until the budget is spent; returns how many generations were told."""
         import numpy as np
 
         total = self._budget.evaluations
@@ -110,7 +133,8 @@ class Search:
                 self._name, generation, xs[:size], [self._decoder.genome(x) for x in xs[:size]], self._seed
             )
             if not self._evaluate(candidates, generation, bar):
-                return False
+                self.out_of_time = True
+                break
             count += size
             if size < len(xs):
                 break
@@ -122,7 +146,42 @@ class Search:
             if self._clock() - self._written >= _HISTORY_SECONDS:
                 self.write_history()
             generation += 1
-        return True
+        return generation
+
+    def _final_round(self, generations: int) -> list[Finalist]:
+        """The best of the search and the strategy's own guess, judged on every validation example."""
+        ranked = [(c, v) for c, v in self._store.finished() if v.fitness is not None]
+        ranked.sort(key=lambda pair: -(pair[1].fitness or 0.0))
+        if not ranked:
+            raise InputError(
+                "the budget ended before a candidate succeeded",
+                where=self._store.path,
+                fix="Allow more evaluations or minutes",
+            )
+        if not self._finalists:
+            return [Finalist(ranked[0][0], ranked[0][1], ranked[0][1])]
+        distinct: dict[tuple[float, ...], tuple[Candidate, Verdict | None]] = {}
+        for candidate, verdict in ranked:
+            distinct.setdefault(tuple(candidate.genome.values()), (candidate, verdict))
+        chosen = list(distinct.values())[: self._finalists]
+        x = self._strategy.guess()
+        if x is not None:
+            guess = self._store.guess(self._name, generations, self._decoder.genome(x), self._seed)
+            chosen.append((guess, None))
+        finals = [replace(candidate, final=True) for candidate, _ in chosen]
+        pending = [candidate for candidate in finals if self._store.final(candidate) is None]
+        with progress.bar("judging the best again", len(finals), "candidates") as bar:
+            bar.advance(len(finals) - len(pending))
+            for _ in self._workers.evaluate(pending):
+                bar.advance()
+        judged = [
+            (candidate, seen, self._store.final(candidate)) for candidate, (_, seen) in zip(finals, chosen, strict=True)
+        ]
+        good = [Finalist(c, seen, verdict) for c, seen, verdict in judged if verdict and verdict.fitness is not None]
+        if not good:
+            raise InputError("every finalist failed to be judged again", where=self._store.path, fix="Run again")
+        # The sort is stable: of equals, the one that did best in the search comes first.
+        return sorted(good, key=lambda finalist: -(finalist.judged.fitness or 0.0))
 
     def _evaluate(self, candidates: list[Candidate], generation: int, bar: progress.Bar) -> bool:
         """Evaluates what has no verdict yet; False when time ran out first."""
@@ -200,9 +259,3 @@ def history_lines(store: StudyStore, strategy: str) -> list[dict[str, Any]]:
         }
         for candidate, verdict in store.finished()
     ]
-
-
-def best_of(store: StudyStore) -> tuple[Candidate, Verdict] | None:
-    """The candidate with the highest fitness, the first of equals; None when nothing succeeded."""
-    good = [(c, v) for c, v in store.finished() if v.fitness is not None]
-    return max(good, key=lambda pair: pair[1].fitness or 0.0, default=None)

@@ -179,7 +179,7 @@ class ModelEvaluator:
                 self._opened.tasks,
                 split="valid",
                 ledger=self._ledger,
-                limit=study.tasks.valid,
+                limit=None if candidate.final else study.tasks.valid,
                 seed=study.seed,
                 threads=study.threads,
                 batch_size=study.batch,

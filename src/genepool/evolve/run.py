@@ -121,7 +121,7 @@ def run_study(
             staging.write_text(out / STUDY_FILE, _yaml(study))
             factory = partial(build_evaluator, study, where, ledger)
             who: Workers = InProcess(factory, store) if count == 1 else ProcessPool(factory, store.path, count)
-            Search(
+            finalists = Search(
                 store,
                 strategy,
                 entry.name,
@@ -130,8 +130,9 @@ def run_study(
                 budget=study.budget,
                 seed=study.seed,
                 history=out / HISTORY_FILE,
+                finalists=study.finalists,
             ).run()
-            best = crown(opened, store, out, ledger)
+            best = crown(opened, store, finalists, out, ledger)
             return StudyResult(out, best)
 
 

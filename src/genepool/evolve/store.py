@@ -32,9 +32,9 @@ CREATE TABLE IF NOT EXISTS candidates (
     id TEXT PRIMARY KEY, generation INTEGER NOT NULL, idx INTEGER NOT NULL,
     x BLOB NOT NULL, genome TEXT NOT NULL, seed INTEGER NOT NULL, UNIQUE (generation, idx));
 CREATE TABLE IF NOT EXISTS results (
-    id TEXT PRIMARY KEY REFERENCES candidates (id), fitness REAL, valid TEXT NOT NULL, error TEXT NOT NULL,
+    id TEXT NOT NULL, final INTEGER NOT NULL, fitness REAL, valid TEXT NOT NULL, error TEXT NOT NULL,
     seconds REAL NOT NULL, cpu_seconds REAL NOT NULL, examples INTEGER NOT NULL, cached INTEGER NOT NULL,
-    fingerprint TEXT NOT NULL);
+    fingerprint TEXT NOT NULL, PRIMARY KEY (id, final));
 CREATE TABLE IF NOT EXISTS told (generation INTEGER PRIMARY KEY, fitness BLOB NOT NULL);
 """
 
@@ -48,6 +48,7 @@ class Candidate:
         genome: the merge parameters by gene name.
         seed: what the merge's own randomness starts from; the same for all candidates of a study, so that two
             candidates differ by their genes alone.
+        final: whether it is judged as a finalist, on every validation example.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Candidate:
     index: int
     genome: dict[str, float]
     seed: int
+    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,8 +202,7 @@ class StudyStore:
         candidates: list[Candidate] = []
         new: list[tuple[Any, ...]] = []
         for index, (x, genome) in enumerate(zip(xs, genomes, strict=True)):
-            name = "\x1f".join((run, strategy, str(generation), str(index)))
-            candidate = Candidate(hashlib.sha256(name.encode()).hexdigest(), generation, index, dict(genome), seed)
+            candidate = Candidate(_id(run, strategy, generation, index), generation, index, dict(genome), seed)
             candidates.append(candidate)
             data = x.astype("<f8").tobytes()
             if index not in on_record:
@@ -233,18 +234,23 @@ class StudyStore:
             fix="Go on where the run began, or pass --overwrite to start anew; finished evaluations stay in the ledger",
         )
 
+    def guess(self, strategy: str, generation: int, genome: Mapping[str, float], seed: int) -> Candidate:
+        """The candidate that stands for a strategy's own guess after so many generations; index -1."""
+        return Candidate(_id(self.run_id, strategy, generation, -1), generation, -1, dict(genome), seed)
+
     # -- finished -----------------------------------------------------------------------------------------------
 
-    def finish(self, candidate_id: str, verdict: Verdict) -> None:
+    def finish(self, candidate: Candidate, verdict: Verdict) -> None:
         """Makes a result durable. The first one stands: a second for the same candidate changes nothing."""
         fitness = verdict.fitness
         if fitness is not None and not math.isfinite(fitness):
             raise ValueError(f"fitness must be finite or None, not {fitness}")
         with self._transaction():
             self._db.execute(
-                "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    candidate_id,
+                    candidate.id,
+                    int(candidate.final),
                     fitness,
                     json.dumps(dict(verdict.valid), allow_nan=False),
                     verdict.error,
@@ -258,19 +264,23 @@ class StudyStore:
 
     def finished(self, generation: int | None = None) -> list[tuple[Candidate, Verdict]]:
         """Every candidate with a result, in the order of generation and index; of one generation when named."""
-        only, arguments = ("", ()) if generation is None else ("WHERE generation = ?", (generation,))
+        only, arguments = ("", ()) if generation is None else ("AND generation = ?", (generation,))
         rows = self._rows(
-            "SELECT c.id, generation, idx, genome, seed, fitness, valid, error, seconds, cpu_seconds, examples, "
-            f"cached, fingerprint FROM candidates c JOIN results r ON c.id = r.id {only} ORDER BY generation, idx",
+            f"SELECT {_VERDICT}, c.id, generation, idx, genome, seed FROM candidates c JOIN results r ON c.id = r.id "
+            f"WHERE final = 0 {only} ORDER BY generation, idx",
             arguments,
         )
-        return [
-            (
-                Candidate(row[0], row[1], row[2], json.loads(row[3]), row[4]),
-                Verdict(row[5], json.loads(row[6]), row[7], row[8], row[9], row[10], bool(row[11]), row[12]),
-            )
-            for row in rows
-        ]
+        return [(Candidate(row[8], row[9], row[10], json.loads(row[11]), row[12]), _verdict(row)) for row in rows]
+
+    def final(self, candidate: Candidate) -> Verdict | None:
+        """What a candidate was worth as a finalist; None when it was not judged as one."""
+        rows = self._rows(f"SELECT {_VERDICT} FROM results WHERE id = ? AND final = 1", (candidate.id,))
+        return _verdict(rows[0]) if rows else None
+
+    def cost(self) -> dict[str, float]:
+        """What all evaluations took: summed wall and processor seconds, and examples computed."""
+        totals = self._rows("SELECT total(seconds), total(cpu_seconds), total(examples) FROM results")[0]
+        return {"seconds": round(totals[0], 3), "cpu_seconds": round(totals[1], 3), "examples": int(totals[2])}
 
     # -- told ---------------------------------------------------------------------------------------------------
 
@@ -327,6 +337,18 @@ class StudyStore:
                 fix="Check the disk and the permissions; a damaged study starts anew with --overwrite, and finished "
                 "evaluations stay in the ledger",
             ) from error
+
+
+def _id(*parts: str | int) -> str:
+    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
+
+
+_VERDICT = "fitness, valid, error, seconds, cpu_seconds, examples, cached, fingerprint"
+
+
+def _verdict(row: Sequence[Any]) -> Verdict:
+    fitness, valid, error, seconds, cpu_seconds, examples, cached, fingerprint = row[:8]
+    return Verdict(fitness, json.loads(valid), error, seconds, cpu_seconds, examples, bool(cached), fingerprint)
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

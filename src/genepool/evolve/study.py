@@ -141,6 +141,12 @@ class Study(Strict):
     objective: Objective = Field(default=Objective(), description="How task scores become one fitness.")
     strategy: StrategyChoice = Field(default=StrategyChoice(), description="The search algorithm.")
     budget: Budget = Field(description="When the search ends.")
+    finalists: int = Field(
+        default=5,
+        ge=0,
+        description="The best so many candidates, and the strategy's own guess, are judged again on every validation "
+        "example; the best of them wins. 0: the best of the search wins as it is.",
+    )
     seed: int = Field(default=0, ge=0, description="Decides every random draw.")
     threads: int = Field(default=1, ge=1, description="Threads of one evaluation, whatever the number of workers.")
     batch: int = Field(

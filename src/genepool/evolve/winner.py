@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool import progress, staging
-from genepool.errors import InputError
-from genepool.evolve.loop import best_of
+from genepool.evolve.loop import Finalist
 from genepool.evolve.opened import OpenedStudy, computing_with
-from genepool.evolve.store import Candidate, StudyStore, Verdict
+from genepool.evolve.store import StudyStore
 
 if TYPE_CHECKING:
     from genepool.merge import Plan
@@ -24,42 +23,37 @@ if TYPE_CHECKING:
 BEST_FILE, WINNER_FOLDER = "best.json", "winner"
 
 
-def crown(opened: OpenedStudy, store: StudyStore, out: Path, ledger: Path) -> dict[str, Any]:
-    """Writes the best candidate as a checkpoint, tests what was written, and records the study's end.
+def crown(
+    opened: OpenedStudy, store: StudyStore, finalists: Sequence[Finalist], out: Path, ledger: Path
+) -> dict[str, Any]:
+    """Writes the winner as a checkpoint, tests what was written, and records the study's end.
 
     Args:
         opened: the study.
         store: its record, the search ended.
+        finalists: the best of the search, the winner first.
         out: the study's folder; `winner/` and `best.json` appear in it.
         ledger: where test outcomes are kept.
 
     Returns:
         What `best.json` says.
-
-    Raises:
-        InputError: no candidate succeeded.
     """
     from genepool.merge import run_plan
     from genepool.merge.card import model_card
     from genepool.weights import open_weights
 
-    best = best_of(store)
-    if best is None:
-        raise InputError(
-            "the budget ended before a candidate succeeded", where=store.path, fix="Allow more evaluations or minutes"
-        )
-    candidate, verdict = best
-    plan = opened.plan_of(candidate)
+    plan = opened.plan_of(finalists[0].candidate)
     folder = out / WINNER_FOLDER
-    lineage = _lineage(opened, store, candidate, verdict)
+    lineage = _lineage(opened, store, finalists[0])
     run_plan(plan, folder, overwrite=True, sections=lineage)
     written = open_weights(str(folder))
     names = {"base": opened.study.base, **{skill.name: skill.model for skill in opened.study.skills}}
     models = {name: opened.sources[model] for name, model in names.items()} | {"winner": written}
     rows = _tested(opened, models, ledger)
-    record = _record(opened, store, candidate, verdict, plan, rows, ledger)
+    record = _record(opened, store, finalists, plan, rows, ledger)
     # The card is written again now that the scores of what lies beside it are known.
-    staging.write_text(folder / "README.md", model_card(plan, {"Scores": _scores(rows, verdict), **lineage}))
+    sections = {"Scores": _scores(rows, finalists[0]), **lineage}
+    staging.write_text(folder / "README.md", model_card(plan, sections))
     staging.write_text(out / BEST_FILE, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return record
 
@@ -100,46 +94,45 @@ def _tested(opened: OpenedStudy, models: Mapping[str, Weights], ledger: Path) ->
 def _record(
     opened: OpenedStudy,
     store: StudyStore,
-    candidate: Candidate,
-    verdict: Verdict,
+    finalists: Sequence[Finalist],
     plan: Plan,
     rows: Sequence[Mapping[str, Any]],
     ledger: Path,
 ) -> dict[str, Any]:
-    winner = rows[-1]
+    first, winner = finalists[0], rows[-1]
     return {
         "schema": 1,
         "strategy": opened.study.strategy.name,
-        "genome": candidate.genome,
-        "fitness": verdict.fitness,
-        "id": candidate.id,
-        "generation": candidate.generation,
-        "index": candidate.index,
+        "genome": first.candidate.genome,
+        "fitness": first.judged.fitness,
+        "id": first.candidate.id,
+        "generation": first.candidate.generation,
+        "index": first.candidate.index,
         "fingerprint": winner["fingerprint"],
-        "valid": dict(verdict.valid),
+        "valid": dict(first.judged.valid),
         "test": {task: row["mean"] for task, row in winner["test"].items()},
         "evaluations": len(store.finished()),
         "seed": opened.study.seed,
+        "finalists": [
+            {
+                "id": finalist.candidate.id,
+                "generation": finalist.candidate.generation,
+                "index": finalist.candidate.index,
+                "searched": finalist.searched.fitness if finalist.searched else None,
+                "fitness": finalist.judged.fitness,
+            }
+            for finalist in finalists
+        ],
         "recipe": plan.recipe.to_dict(),
         "models": list(rows),
         "tasks_dir": opened.study.tasks.dir,
         "ledger": str(ledger.resolve()),
-        "cost": cost(store),
+        "cost": store.cost(),
     }
 
 
-def cost(store: StudyStore) -> dict[str, float]:
-    """What the search has taken so far: summed seconds of evaluations, processor seconds, examples computed."""
-    verdicts = [verdict for _, verdict in store.finished()]
-    return {
-        "seconds": round(sum(v.seconds for v in verdicts), 3),
-        "cpu_seconds": round(sum(v.cpu_seconds for v in verdicts), 3),
-        "examples": sum(v.examples for v in verdicts),
-    }
-
-
-def _lineage(opened: OpenedStudy, store: StudyStore, candidate: Candidate, verdict: Verdict) -> dict[str, str]:
-    study, spent, finished = opened.study, cost(store), store.finished()
+def _lineage(opened: OpenedStudy, store: StudyStore, winner: Finalist) -> dict[str, str]:
+    study, spent, finished = opened.study, store.cost(), store.finished()
     failed = sum(v.fitness is None for _, v in finished)
     parents = "\n".join(
         f"- {name}: `{model}` (fingerprint `{fingerprint[:12]}`)"
@@ -148,12 +141,17 @@ def _lineage(opened: OpenedStudy, store: StudyStore, candidate: Candidate, verdi
             *((s.name, s.model, opened.inputs["models"][s.name]) for s in study.skills),
         ]
     )
-    genes = "\n".join(f"| {name} | {value:g} |" for name, value in candidate.genome.items())
+    found = winner.candidate
+    place = (
+        f"candidate {found.index} of generation {found.generation}"
+        if winner.searched
+        else f"the strategy's own guess after {found.generation} generations"
+    )
+    genes = "\n".join(f"| {name} | {value:g} |" for name, value in found.genome.items())
     return {
         "Lineage": (
-            f"Found by `{study.strategy.name}` (seed {study.seed}) as candidate {candidate.index} of generation "
-            f"{candidate.generation}, the best on validation of {len(finished)} candidates"
-            f"{f', {failed} of which failed' if failed else ''}.\n\n{parents}"
+            f"Found by `{study.strategy.name}` (seed {study.seed}): {place}, chosen on validation among "
+            f"{len(finished)} candidates{f' of which {failed} failed' if failed else ''}.\n\n{parents}"
         ),
         "Genome": f"| gene | value |\n|---|---|\n{genes}",
         "Cost": (
@@ -163,11 +161,11 @@ def _lineage(opened: OpenedStudy, store: StudyStore, candidate: Candidate, verdi
     }
 
 
-def _scores(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
+def _scores(rows: Sequence[Mapping[str, Any]], winner: Finalist) -> str:
     tasks = list(rows[-1]["test"])
     lines = [
-        "Mean on the test split with 95% intervals, the winner as read back from these files; the last row is what the "
-        "search saw on validation and chose by, which flatters.",
+        "Mean on the test split with 95% intervals; the winner as read back from these files. Below it, what it "
+        "was chosen by: validation scores, which flatter whoever is chosen by them.",
         "",
         "| model | " + " | ".join(tasks) + " |",
         "|---" * (len(tasks) + 1) + "|",
@@ -175,5 +173,8 @@ def _scores(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
     for row in rows:
         cells = [f"{s['mean']:.3f} [{s['lo']:.3f}, {s['hi']:.3f}]" for s in (row["test"][task] for task in tasks)]
         lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
-    lines.append("| winner, validation | " + " | ".join(f"{verdict.valid[task]:.3f}" for task in tasks) + " |")
+    chosen_by = {"winner, all of validation": winner.judged, "winner, in the search": winner.searched}
+    for name, verdict in chosen_by.items():
+        if verdict is not None:
+            lines.append(f"| {name} | " + " | ".join(f"{verdict.valid[task]:.3f}" for task in tasks) + " |")
     return "\n".join(lines)

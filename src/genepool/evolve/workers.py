@@ -58,7 +58,7 @@ def judge(evaluate: Evaluate, store: StudyStore, candidate: Candidate) -> Verdic
             raise
         said = str(error) if isinstance(error, GenepoolError) else f"{type(error).__name__}: {error}"
         verdict = Verdict(None, error=" ".join(said.split()))
-    store.finish(candidate.id, verdict)
+    store.finish(candidate, verdict)
     return verdict
 
 
@@ -150,7 +150,7 @@ class ProcessPool:
                             queue.appendleft(candidate)
                             continue
                         verdict = Verdict(None, error=f"its worker died {RETURNS + 1} times ({member.death()})")
-                        store.finish(candidate.id, verdict)
+                        store.finish(candidate, verdict)
                     elif isinstance(message, BaseException):
                         raise message
                     elif candidate is None or isinstance(message, str):
@@ -228,7 +228,7 @@ def _work(connection: Connection, factory: Factory, store_path: Path) -> None:
     # Ctrl-C reaches the whole process group; ending workers is the driver's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_driver, daemon=True).start()
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     # The driver shows how far the study is; bars of several workers would write over each other.
     progress.set_quiet(True)

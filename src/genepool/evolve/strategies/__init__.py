@@ -97,6 +97,13 @@ class Strategy(ABC):
             self._tell(self._pending, fitness)
         self._pending = None
 
+    def guess(self) -> np.ndarray | None:
+        """Where the strategy believes the best point is, shape (d,), although it never asked for it; None if nowhere.
+
+        Scores are noisy, so the highest one seen flatters its candidate; a guess drawn from all of them does not.
+        """
+        return None
+
     @abstractmethod
     def _ask(self) -> np.ndarray:
         """A new generation, shape (population, d), inside the unit cube."""
