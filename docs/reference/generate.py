@@ -1,0 +1,201 @@
+"""Writes the reference pages that are made from the code: recipe, study and task files, merge methods.
+
+Run `make docs`. A test compares the committed pages with what this writes, so they cannot fall behind.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from genepool.evolve.study import Study
+from genepool.merge import Recipe, all_methods
+from genepool.tasks import TaskSettings
+
+HERE = Path(__file__).parent
+NOTE = "<!-- Written by docs/reference/generate.py from the code; edit the code and run `make docs`. -->"
+
+
+def pages() -> dict[str, str]:
+    """File name -> text of every generated page."""
+    return {
+        "recipe.md": _models_page(
+            "Recipe files",
+            "What `genepool merge` and `genepool plan` read. A file without the key `genepool: 1` is read as "
+            "mergekit's; see [mergekit.md](mergekit.md).",
+            Recipe,
+            _RECIPE_NOTES,
+        ),
+        "study.md": _models_page(
+            "Study files",
+            "What `genepool evolve` reads. Relative paths are taken from the file's folder.",
+            Study,
+            _STUDY_NOTES,
+        ),
+        "task.md": _models_page(
+            "Task settings",
+            "The optional `task.yaml` beside a task's `train.jsonl`, `valid.jsonl` and `test.jsonl`. A line of those: "
+            '`{"id": ..., "prompt": ..., "answer": ...}`; `answer` may be a list of accepted answers; multiple choice '
+            "adds `choices`.",
+            TaskSettings,
+            "",
+        ),
+        "methods.md": _methods_page(),
+    }
+
+
+_RECIPE_NOTES = """\
+## Values that vary over the model
+
+A parameter is one of
+
+- a number (or word, or true/false): the same everywhere;
+- a gradient such as `[0.2, 0.8]`: interpolated from the first layer to the last; embeddings, head and final norm take
+  the first value;
+- a list of conditions, of which the first that matches a tensor wins:
+
+```yaml
+weight:
+  - {role: attention, layers: [0, 3], value: 0.4}   # layers 0 to 3, both included
+  - {filter: down_proj, value: 0.1}                 # part of the tensor's name
+  - {value: [0.5, 0.9]}                             # everything else, as a gradient
+```
+
+Roles are attention, mlp, norm, embedding, head and other; they are told from names and shapes. Where no condition
+matches, the next wider level is asked: the model's own parameters, then the slice's, then the recipe's, then the
+method's default.
+
+## Example
+
+```yaml
+genepool: 1
+method: ties
+base: models/base
+models:
+  - model: models/reverse
+    parameters: {weight: 1.0}
+  - model: models/base+adapters/sort
+parameters:
+  density: 0.5
+dtype: bfloat16
+```
+"""
+
+_STUDY_NOTES = """\
+## Example
+
+```yaml
+study: 1
+base: testbed/base
+skills: [testbed/full/reverse, testbed/full/sort]
+method: task_arithmetic
+parameters: {lambda: 1.0}
+search:
+  weight: {low: 0.0, high: 1.2, start: 0.5, per: {layer_groups: 2, roles: [attention, mlp]}}
+tasks: {dir: testbed/tasks, valid: 128, weights: {generic: 2}}
+strategy: cma_es
+budget: {evaluations: 200}
+seed: 0
+```
+"""
+
+
+def _models_page(title: str, intro: str, model: type[BaseModel], notes: str) -> str:
+    parts = [NOTE, "", f"# {title}", "", intro, ""]
+    seen: list[type[BaseModel]] = []
+    queue = [model]
+    while queue:
+        current = queue.pop(0)
+        if current in seen:
+            continue
+        seen.append(current)
+        inner = [kind for field in current.model_fields.values() for kind in _models_in(field.annotation)]
+        queue += inner
+        parts += _table(current, top=current is model)
+    return "\n".join([*parts, notes]).rstrip() + "\n"
+
+
+def _table(model: type[BaseModel], top: bool) -> list[str]:
+    doc = " ".join((model.__doc__ or "").split("\n\n")[0].split())
+    lines = [
+        f"## {'Top level' if top else model.__name__}",
+        "",
+        doc,
+        "",
+        "| key | value | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        default = field.get_default(call_default_factory=True)
+        text = "required" if default is PydanticUndefined else f"`{_plain(default)}`"
+        lines.append(f"| `{key}` | {_type(field.annotation)} | {text} | {field.description or ''} |")
+    return [*lines, ""]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return "{}"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+
+
+def _type(annotation: Any) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in inner)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_type(part) for part in inner if part is not type(None))
+    if origin is list or (origin is tuple and inner[-1] is Ellipsis):
+        return f"list of {_type(inner[0])}"
+    if origin is tuple:
+        return "[" + ", ".join(_type(part) for part in inner) + "]"
+    if origin is dict:
+        return f"map of {_type(inner[1])}" if inner[1] is not Any else "map"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
+    names = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    return names.get(annotation, str(annotation))
+
+
+def _methods_page() -> str:
+    parts = [
+        NOTE, "", "# Merge methods", "",
+        "Notation: `th0` the base, `x_i` model i, `t_i = x_i - th0` its task vector. Defaults are the papers'; recipes "
+        "in mergekit's format get mergekit's. `genepool methods NAME` prints the same.", "",
+    ]  # fmt: skip
+    for method in all_methods().values():
+        shown = method.as_json()
+        doc = " ".join((type(method).__doc__ or "").split())
+        parts += [f"## {method.name}", "", doc, "", f"    {method.formula}", "", f"*When:* {method.when}", ""]
+        passes = f"{shown['passes']} pass{'es' if shown['passes'] > 1 else ''}"
+        parts += [f"*Source:* {method.source}. *Takes* {method.needs()}; {passes} over the inputs.", ""]
+        if method.parameters:
+            parts += ["| parameter | for | default | meaning | source of the default |", "|---|---|---|---|---|"]
+        for parameter in shown["parameters"]:
+            default = "required" if parameter["required"] else f"`{_plain(parameter['default'])}`"
+            scope = "each model" if parameter["per_model"] else "the merge"
+            choices = f" One of {', '.join(parameter['choices'])}." if parameter["choices"] else ""
+            parts.append(
+                f"| `{parameter['name']}` | {scope} | {default} | {parameter['doc']}{choices} | {parameter['source']} |"
+            )
+        parts.append("")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    for name, text in pages().items():
+        (HERE / name).write_text(text)
+        print(f"wrote {HERE / name}")
