@@ -7,6 +7,7 @@ it. Uses tasks and measure; `collect` uses it for studies, and `report_on` serve
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +26,8 @@ from genepool.report.data import (
     Standing,
 )
 from genepool.tasks import Example, OutcomeTable
+
+_Item = TypeVar("_Item")
 
 #: Flipped examples shown on one page, over all comparisons: some 300 kB at the length texts are cut to.
 FLIPS_SHOWN = 400
@@ -153,7 +156,7 @@ def _comparison(
         rows.append(Change(ability.name, ability.group, moved, len(found.gained), len(found.lost)))
         for gained, some in ((False, found.lost), (True, found.gained)):
             flips += [_flip(ability.name, flip, gained) for flip in _chosen(some, each)]
-    return Comparison(subject, rival, kind, tuple(rows), tuple(flips[:share]))
+    return Comparison(subject, rival, kind, tuple(rows), tuple(_spread_out(flips, share)))
 
 
 def _chosen(flips: Sequence[measure.Flip], count: int) -> list[measure.Flip]:
@@ -163,9 +166,14 @@ def _chosen(flips: Sequence[measure.Flip], count: int) -> list[measure.Flip]:
     """
     told = [flip for flip in flips if flip.old_output is not None and flip.new_output is not None]
     flips = told if len(told) >= min(count, len(flips)) else flips
-    if len(flips) <= count:
-        return list(flips)
-    return [flips[round((i + 0.5) * len(flips) / count - 0.5)] for i in range(count)]
+    return _spread_out(flips, count)
+
+
+def _spread_out(items: Sequence[_Item], count: int) -> list[_Item]:
+    """So many of them at even distances, or all when there are no more."""
+    if len(items) <= count:
+        return list(items)
+    return [items[int((i + 0.5) * len(items) / count)] for i in range(count)]
 
 
 def _flip(ability: str, flip: measure.Flip, gained: bool) -> Flip:

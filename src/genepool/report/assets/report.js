@@ -128,7 +128,7 @@
       cursor.setAttribute("x1", x);
       cursor.setAttribute("x2", x);
       marker.classList.add("on");
-      const lines = [runs[run], `candidate ${evaluation}, generation ${generation}`, `fitness ${percent(fitness)}, best so far ${percent(best)}`];
+      const lines = [runs[run], `evaluation ${evaluation}, generation ${generation}`, `fitness ${percent(fitness)}, best so far ${percent(best)}`];
       if (spoken) plot.parentElement.querySelector(".readout").textContent = lines.join(" · ");
       const box = chart.getBoundingClientRect(), scale = box.width / chart.viewBox.baseVal.width;
       tip.textContent = lines.join("\n");

@@ -9,7 +9,7 @@ import pytest
 
 from genepool.report import ExtraModel, collect_study, render_report, report_on
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("testbed")]
+pytestmark = pytest.mark.slow
 LIMIT = 32
 
 

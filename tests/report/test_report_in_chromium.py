@@ -170,11 +170,11 @@ def test_arrow_keys_walk_through_the_search(browser: Browser, page: Path, report
     browser.open(page)
     browser.run("document.querySelector('.plot.wide').focus()")
     browser.press("ArrowRight")
-    assert "candidate 1, generation 0" in browser.run("document.querySelector('.readout').textContent")
+    assert "evaluation 1, generation 0" in browser.run("document.querySelector('.readout').textContent")
     browser.press("End")
     told = browser.run("document.querySelector('.readout').textContent")
     assert told.startswith(report_data.searches[-1].name)
-    assert "candidate 200, generation 19" in told
+    assert "evaluation 200, generation 19" in told
     assert browser.run("document.getElementById('tip').hidden") is False
 
 
