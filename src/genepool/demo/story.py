@@ -82,8 +82,8 @@ def run_demo(
             for strategy, name in STRATEGIES.items()
         }
         progress.say("test examples, asked for the first time:")
-        table = _test(bed, tasks, chosen, studies, ledger)
-    page = _write_page(folder, bed, chosen, table, skills)
+        table = _test(bed, tasks, chosen, best_static, studies, ledger)
+    page = _write_page(folder, bed, chosen, best_static, table, skills)
     return DemoResult(table, skills, best_static, page, (time.monotonic() - began) / 60)
 
 
@@ -102,7 +102,7 @@ def _study(bed: Testbed, strategy: str, budget: int, tiny: bool, seed: int) -> S
         search={
             "weight": {"low": 0.0, "high": 1.2, "start": 0.5, "per": {"skill": True, "layer_groups": 2 if tiny else 4}}
         },
-        tasks={"dir": str(bed.tasks), "weights": {GENERIC: len(skills)}, "valid": 64 if tiny else 128},
+        tasks={"dir": str(bed.tasks), "weights": {GENERIC: len(skills)}, "valid": 64 if tiny else 256},
         strategy=strategy,
         budget={"evaluations": budget},
         seed=seed,
@@ -134,6 +134,7 @@ def _test(
     bed: Testbed,
     tasks: list[Task],
     chosen: dict[str, StaticMerge],
+    best_static: str,
     studies: dict[str, StudyResult],
     ledger: Ledger,
 ) -> OutcomeTable:
@@ -141,11 +142,19 @@ def _test(
     models |= {f"{skill} (adapter)": f"{bed.base}+{path}" for skill, path in bed.lora.items()}
     models |= {name: merge.weights for name, merge in chosen.items()}
     models |= {name: studies[name].winner for name in reversed(STRATEGIES.values())}
-    return evaluate(list(models.values()), tasks, split="test", ledger=ledger, names=list(models))
+    # The page shows what these wrote, example by example; of the others it shows scores.
+    shown = ["base", *bed.full, best_static, *STRATEGIES.values()]
+    evaluate([models[name] for name in shown], tasks, split="test", ledger=ledger, names=shown)
+    return evaluate(list(models.values()), tasks, split="test", ledger=ledger, names=list(models), keep_outputs=False)
 
 
 def _write_page(
-    folder: Path, bed: Testbed, chosen: dict[str, StaticMerge], table: OutcomeTable, skills: tuple[str, ...]
+    folder: Path,
+    bed: Testbed,
+    chosen: dict[str, StaticMerge],
+    best_static: str,
+    table: OutcomeTable,
+    skills: tuple[str, ...],
 ) -> Path:
     extras = [
         ExtraModel(
@@ -164,6 +173,7 @@ def _write_page(
         folder / STRATEGIES["cma_es"],
         beside=[folder / STRATEGIES["random_search"]],
         extra_models=extras,
+        best_merge=best_static,
         groups={**dict.fromkeys(skills, "skills"), GENERIC: GENERIC},
         commands=[f"genepool demo {folder.name}"],
     )

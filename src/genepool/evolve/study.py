@@ -28,7 +28,7 @@ class SkillChoice(Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, data: Any) -> Any:
-        return {"model": data} if isinstance(data, str) else data
+        return {"model": str(data)} if isinstance(data, str | Path) else data
 
     @model_validator(mode="after")
     def _named(self) -> SkillChoice:
@@ -87,7 +87,7 @@ class TaskChoice(Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, data: Any) -> Any:
-        return {"dir": data} if isinstance(data, str) else data
+        return {"dir": str(data)} if isinstance(data, str | Path) else data
 
     @field_validator("weights")
     @classmethod
@@ -131,7 +131,7 @@ class Budget(Strict):
 class Study(Strict):
     """One evolution run over merge parameters, as read from a file with the key `study: 1`."""
 
-    study: Literal[1] = Field(description="Version of this format.")
+    study: Literal[1] = Field(default=1, description="Version of this format; marks a file as a study.")
     base: str = Field(description="The model every skill was fine-tuned from.")
     skills: tuple[SkillChoice, ...] = Field(description="The fine-tuned models to merge, two or more.")
     method: str = Field(description="One of `genepool methods`.")
@@ -155,6 +155,11 @@ class Study(Strict):
     dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
         default=None, description="What candidates and the winner are stored as; as the base when left out."
     )
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
 
     @field_validator("skills")
     @classmethod
