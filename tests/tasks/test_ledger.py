@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genepool.errors import InputError
@@ -39,6 +39,7 @@ def write(path: Path, who: str, count: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@settings(max_examples=20)
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=3), outcomes, max_size=5))
 def test_what_is_recorded_is_found_again(tmp_path_factory: pytest.TempPathFactory, rows: dict[str, Outcome]) -> None:
     path = tmp_path_factory.mktemp("ledger") / "l.sqlite"

@@ -50,6 +50,8 @@ def generate(
             raise InputError(f"cannot be read ({error})", where=prompt_file, fix="Name a text file") from None
     if not prompts:
         raise InputError("nothing to ask", where="--prompt", fix="Give --prompt TEXT or --prompt-file FILE")
+    if "" in (stop or ()):
+        raise InputError("an empty text would end every answer", where="--stop", fix="Leave it out")
     if top_p <= 0:
         raise InputError("a share of 0", where="--top-p", fix="Give a value above 0 and up to 1")
     with progress.bar(f"loading {model}"):

@@ -59,11 +59,19 @@ class Forced:
     tokens: int
 
 
-def batches(lengths: Sequence[int], size: int, bytes_per_token: int = 0) -> Iterator[list[int]]:
-    """Indices of equal-sized batches in order of length, longest first so that a lack of memory shows at once."""
+def batches(lengths: Sequence[int], size: int, logit_bytes: int, last_only: bool = False) -> Iterator[list[int]]:
+    """Indices of equal-sized batches in order of length, longest first so that a lack of memory shows at once.
+
+    Args:
+        lengths: tokens per row.
+        size: rows at most.
+        logit_bytes: bytes of the logits of one token.
+        last_only: only a row's last token has logits.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     while order:
-        rows = min(size, max(1, _LOGIT_BYTES // max(1, lengths[order[0]] * bytes_per_token)))
+        row_bytes = logit_bytes * (1 if last_only else lengths[order[0]])
+        rows = min(size, max(1, _LOGIT_BYTES // max(1, row_bytes)))
         yield order[:rows]
         order = order[rows:]
 
@@ -85,9 +93,7 @@ def forced_answers(
     import torch
 
     heads = [model.encode(prompt) for prompt in prompts]
-    tails = [
-        _continuation(model, prompt, head, answer) for prompt, head, answer in zip(prompts, heads, answers, strict=True)
-    ]
+    tails = [_continuation(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     _check_length(model, heads, tails)
     lengths = [len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)]
     results: list[Forced | None] = [None] * len(prompts)
@@ -108,7 +114,7 @@ def forced_answers(
                 written = best[row, first : first + count + 1].tolist()
                 hits = sum(a == b for a, b in zip(written, tails[i], strict=False))
                 results[i] = Forced(
-                    _verdict(model, written, tails[i], answers[i], decoding, strip),
+                    _verdict(model, written, tails[i], answers[i], decoding, strip, model.context - len(heads[i])),
                     float(likelihood[row, first : first + count].sum()),
                     hits / count if count else 1.0,
                     count,
@@ -117,10 +123,20 @@ def forced_answers(
 
 
 def _verdict(
-    model: LanguageModel, written: list[int], expected: list[int], answer: str, decoding: Decoding, strip: bool
+    model: LanguageModel,
+    written: list[int],
+    expected: list[int],
+    answer: str,
+    decoding: Decoding,
+    strip: bool,
+    room: int,
 ) -> bool | None:
-    """Whether greedy decoding writes `answer`, from the likeliest tokens along the way."""
-    if len(expected) > decoding.max_new_tokens or any(stop in answer for stop in decoding.stop):
+    """Whether greedy decoding, with `room` tokens left in the context, writes `answer`, by the likeliest tokens."""
+    limit = min(decoding.max_new_tokens, room)
+    if len(expected) > limit or any(stop in answer for stop in decoding.stop):
+        return None
+    if model.decode(expected) != answer:
+        # Characters the tokenizer does not know, special tokens, spaces it drops: its tokens are not the answer.
         return None
     for place, token in enumerate(expected):
         if written[place] == token:
@@ -130,15 +146,18 @@ def _verdict(
         if written[place] in model.end_tokens:
             return False
         return _other_text(model.decode([written[place]]), decoding, strip)
-    if len(expected) == decoding.max_new_tokens:
+    if len(expected) == limit:
         return True
     last = written[len(expected)]
-    text = model.decode([last])
-    if last in model.end_tokens or text in decoding.stop:
+    if last in model.end_tokens:
         return True
+    text = model.decode([*expected, last])
+    if _ends(text, decoding.stop):
+        # A stop may begin inside the answer and take its end away.
+        return True if _cut(text, decoding.stop) == answer else None
     if not model.one_tokenisation or answer != answer.strip():
         return None
-    return _other_text(text, decoding, strip)
+    return _other_text(model.decode([last]), decoding, strip)
 
 
 def _other_text(text: str, decoding: Decoding, strip: bool) -> bool | None:
@@ -169,10 +188,11 @@ def generate(
     import torch
 
     heads = [model.encode(prompt) for prompt in prompts]
-    _check_length(model, heads, [[0]] * len(heads))
+    _check_length(model, heads)
     outputs = [""] * len(prompts)
     with torch.inference_mode():
-        for rows in batches([len(head) for head in heads], batch_size):
+        lengths = [len(head) for head in heads]
+        for rows in batches(lengths, batch_size, 4 * model.vocabulary_size, bool(model.last_logits_only)):
             written = _decode_batch(model, [heads[i] for i in rows], [keys[i] for i in rows], decoding)
             for i, ids in zip(rows, written, strict=True):
                 outputs[i] = _cut(model.decode(ids), decoding.stop)
@@ -194,13 +214,20 @@ def _decode_batch(
     generators = [seeding.torch_generator(decoding.seed, "decode", key) for key in keys] if decoding.temperature else []
     written: list[list[int]] = [[] for _ in heads]
     running = [True] * len(heads)
+    # Each row's own room, so that a longer prompt in the batch never cuts a shorter one's answer.
+    limits = [min(decoding.max_new_tokens, model.context - len(head)) for head in heads]
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
     state = None
-    for _ in range(min(decoding.max_new_tokens, model.context - width)):
+    while any(running):
         result = model.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=state, use_cache=True
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=state,
+            use_cache=True,
+            **model.last_logits_only,
         )
-        state = result.past_key_values
+        state = getattr(result, "past_key_values", None)
         logits = result.logits[:, -1].float().cpu()
         chosen = _draw(logits, generators, decoding) if decoding.temperature else logits.argmax(-1)
         for row, token in enumerate(chosen.tolist()):
@@ -210,13 +237,16 @@ def _decode_batch(
                 running[row] = False
                 continue
             written[row].append(token)
-            if decoding.stop and _ends(model.decode(written[row]), decoding.stop):
+            full = len(written[row]) == limits[row]
+            if full or (decoding.stop and _ends(model.decode(written[row]), decoding.stop)):
                 running[row] = False
-        if not any(running):
-            break
-        ids = chosen.reshape(-1, 1).to(model.device)
-        mask = torch.cat([mask, torch.ones_like(ids)], 1)
-        positions = positions[:, -1:] + 1
+        new = chosen.reshape(-1, 1).to(model.device)
+        mask = torch.cat([mask, torch.ones_like(new)], 1)
+        # Rows that have ended go on until the last one has, but never past the last position a model knows.
+        next_positions = (positions[:, -1:] + 1).clamp_max(model.context - 1)
+        # Where a model keeps no such state, it reads everything again.
+        ids = new if state is not None else torch.cat([ids, new], 1)
+        positions = next_positions if state is not None else torch.cat([positions, next_positions], 1)
     return written
 
 
@@ -224,6 +254,8 @@ def _draw(logits: torch.Tensor, generators: Sequence[torch.Generator], decoding:
     """One token per row, each row from its own generator."""
     import torch
 
+    if not logits.isfinite().any(-1).all() or logits.isnan().any():
+        raise InputError("the model's logits are not numbers", fix="Its weights overflow: decode at temperature 0")
     shares = torch.softmax(logits / decoding.temperature, -1)
     if decoding.top_p < 1:
         ordered, order = shares.sort(-1, descending=True)
@@ -240,21 +272,24 @@ def loglikelihoods(
     return forced_answers(model, prompts, continuations, Decoding(max_new_tokens=2**31), True, batch_size)
 
 
-def _continuation(model: LanguageModel, prompt: str, head: list[int], answer: str) -> list[int]:
+def _continuation(model: LanguageModel, prompt: str, answer: str) -> list[int]:
     """The answer's tokens as they stand after the prompt's own."""
-    whole = model.encode(prompt + answer)
-    if whole[: len(head)] == head:
-        return whole[len(head) :]
+    whole, own_head = model.encode_whole(prompt + answer), model.encode_whole(prompt)
+    if whole[: len(own_head)] == own_head:
+        return whole[len(own_head) :]
     # The tokenizer joined the end of the prompt with the answer: encode the answer on its own.
     own: list[int] = list(model.tokenizer(answer, add_special_tokens=False).input_ids)
     return own
 
 
-def _check_length(model: LanguageModel, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]]) -> None:
-    for head, tail in zip(heads, tails, strict=True):
+def _check_length(model: LanguageModel, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]] = ()) -> None:
+    """There must be room for a prompt and its answer, or for one new token."""
+    for place, head in enumerate(heads):
+        tail = tails[place] if tails else [0]
         if len(head) + len(tail) > model.context:
+            behind = f" and an answer of {len(tail)}" if tails else ""
             raise InputError(
-                f"a prompt of {len(head)} tokens does not fit the context of {model.context}",
+                f"a prompt of {len(head)} tokens{behind} does not fit the context of {model.context}",
                 where=model.name,
                 fix="Shorten it, or show fewer examples",
             )

@@ -5,9 +5,11 @@ What the ledger knows is not asked again, and a model all of whose outcomes are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, SupportsFloat
 
 from genepool import progress
 from genepool.errors import InputError
@@ -60,6 +62,8 @@ def evaluate(
         raise InputError("no models to evaluate", fix="Name at least one")
     if not tasks:
         raise InputError("no tasks to evaluate on", fix="Name at least one")
+    if twice := next((task.name for i, task in enumerate(tasks) if task.name in {t.name for t in tasks[:i]}), None):
+        raise InputError(f"two tasks are called '{twice}'", fix="Give each its own name")
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} examples", fix="Give at least 1")
     if seed is not None:
@@ -112,7 +116,10 @@ def _evaluate_one(
     if keep_outputs and written:
         known = {key: outcome for key, outcome in known.items() if outcome.output is not None}
     # Two examples with the same content are one evaluation.
-    open_examples = list({e.key: e for e in examples if e.key not in known}.values())
+    firsts: dict[str, Example] = {}
+    for example in examples:
+        firsts.setdefault(example.key, example)
+    open_examples = [example for key, example in firsts.items() if key not in known]
     if open_examples:
         outcomes = _ask(asked.model(), task, open_examples, batch_size, keep_outputs)
         new = list(zip(open_examples, outcomes, strict=True))
@@ -120,7 +127,7 @@ def _evaluate_one(
         fresh = {example.key: outcome for example, outcome in new}
     else:
         fresh = {}
-    return Cell(tuple(fresh.get(e.key) or known[e.key] for e in examples), sum(e.key not in fresh for e in examples))
+    return Cell(tuple(fresh.get(e.key) or known[e.key] for e in examples), len(examples) - len(fresh))
 
 
 def _ask(
@@ -136,8 +143,10 @@ def _ask(
 def _called(task: Task, model: LanguageModel, example: Example) -> Outcome:
     assert task.scorer is not None
     result = task.scorer(model, example)
+    score: Any
     score, output = result if isinstance(result, tuple) else (result, None)
-    if not isinstance(score, int | float) or not 0 <= score <= 1:
+    # numpy's and torch's numbers are welcome; text is none, even where it could be read as one.
+    if isinstance(score, str) or not isinstance(score, SupportsFloat) or not 0 <= float(score) <= 1:
         raise InputError(
             f"the task gave a score of {score!r}", where=f"{task.name}:{example.id}", fix="Scores are from 0 to 1"
         )
@@ -156,10 +165,13 @@ def _choose(model: LanguageModel, task: Task, examples: Sequence[Example], batch
     scored = loglikelihoods(model, prompts, choices, batch_size)
     best: dict[int, tuple[float, str]] = {}
     for owner, choice, forced in zip(owners, choices, scored, strict=True):
-        if owner not in best or forced.logprob > best[owner][0]:
+        # Weights that overflow give likelihoods that are no numbers: then no choice is taken, not the first.
+        if math.isfinite(forced.logprob) and (owner not in best or forced.logprob > best[owner][0]):
             best[owner] = (forced.logprob, choice)
     return [
         Outcome(float(best[i][1] in example.answers), best[i][1], {"logprob": best[i][0]})
+        if i in best
+        else Outcome(0.0)
         for i, example in enumerate(examples)
     ]
 

@@ -6,9 +6,9 @@ No remote code and no pickles: the architecture comes from config.json through t
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ class LanguageModel:
 
     def __init__(self, weights: Weights, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self._weights = weights
+        self._weights: Weights | None = weights
         self._targets = _targets(model)
 
     @classmethod
@@ -47,46 +47,18 @@ class LanguageModel:
             trust_remote_code: run Python code that came with the model. Off unless the user asks.
 
         Raises:
-            InputError: no config or tokenizer, an architecture transformers does not know, or tensors that do not
-                fit it.
+            InputError: no config or tokenizer, an architecture transformers does not know, tensors that do not fit
+                it, or no such device.
         """
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         folder = _folder(weights)
-        try:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-            if weights.config is not None:
-                config = type(config).from_dict({**config.to_dict(), **_own_settings(weights.config)})
-            architecture = AutoModelForCausalLM._model_mapping[type(config)]
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                f"no causal language model can be built from its config ({_short(error)})",
-                where=folder,
-                fix="Name a text generation model in Hugging Face's layout",
-            ) from None
-        kind = getattr(torch, dtype)
-        # Cloned, because transformers may keep the very tensors, and `assign` writes into the model's.
-        tensors = {name: _cast(weights.read(name), kind) for name in weights.names()}
-        # transformers prints its own report of what did not fit; ours is one line.
-        with redirect_stderr(io.StringIO()):
-            try:
-                model, report = architecture.from_pretrained(
-                    None, config=config, state_dict=tensors, dtype=kind, output_loading_info=True
-                )
-            except RuntimeError as error:
-                raise InputError(
-                    f"the tensors do not fit the model of config.json ({_short(error)})",
-                    where=weights.name,
-                    fix="Config and weights come from different models",
-                ) from None
-        for what, keys in (("lacks", report["missing_keys"]), ("has unknown", report["unexpected_keys"])):
-            if keys:
-                raise InputError(
-                    f"{what} tensors: {', '.join(sorted(keys)[:3])}{'...' if len(keys) > 3 else ''}",
-                    where=weights.name,
-                    fix="Config and weights come from different models",
-                )
+        kind = getattr(torch, dtype, None)
+        if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+            raise InputError(f"nothing computes in {dtype!r}", where=weights.name, fix="Say float32 or bfloat16")
+        _check_device(device)
+        model = _built(weights, kind, trust_remote_code)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -96,12 +68,12 @@ class LanguageModel:
     @property
     def name(self) -> str:
         """Of the weights the model holds now."""
-        return self._weights.name
+        return self._held().name
 
     @property
     def fingerprint(self) -> str:
         """Of the weights the model holds now."""
-        return self._weights.fingerprint()
+        return self._held().fingerprint()
 
     @property
     def device(self) -> torch.device:
@@ -117,30 +89,55 @@ class LanguageModel:
         """
         import torch
 
-        missing = set(self._targets) - set(weights.names()) - set(weights.aliases())
-        if missing:
-            raise InputError(f"lacks the tensor {sorted(missing)[0]}", where=weights.name, fix="Load it as a new model")
+        named_alike = set(weights.names()) <= set(self._targets) <= {*weights.names(), *weights.aliases()}
+        # Some architectures name or lay out their tensors otherwise in memory than on disk: transformers knows how.
+        built = None if named_alike else _targets(_built(weights, self.model.dtype, False))
+        for name in sorted(set(self._targets) ^ set(self._targets if built is None else built)):
+            raise InputError(
+                f"{'lacks' if name in self._targets else 'has'} the tensor {name}, unlike the model in memory",
+                where=weights.name,
+                fix="Load it as a new model",
+            )
+        for name, target in self._targets.items():
+            shape = tuple(weights.info(name).shape if built is None else built[name].shape)
+            if shape != tuple(target.shape):
+                raise InputError(
+                    f"{name} is {list(shape)} where the model has {list(target.shape)}",
+                    where=weights.name,
+                    fix="Load it as a new model",
+                )
+        # Until the last tensor is copied the model is neither the old one nor the new, and must not pass for either.
+        self._weights = None
         with torch.no_grad():
             for name, target in self._targets.items():
-                value = weights.read(name)
-                if value.shape != target.shape:
-                    raise InputError(
-                        f"{name} is {list(value.shape)} where the model has {list(target.shape)}",
-                        where=weights.name,
-                        fix="Load it as a new model",
-                    )
-                target.copy_(value)
+                target.copy_(weights.read(name) if built is None else built[name])
         self._weights = weights
+
+    def _held(self) -> Weights:
+        if self._weights is None:
+            raise InputError("a model left half assigned by an error", fix="Assign weights to it again")
+        return self._weights
 
     # ------------------------------------------------------------------ text
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt, with the special tokens the tokenizer puts before one."""
+        return self.encode_whole(text) or [self.tokenizer.bos_token_id or 0]
+
+    def encode_whole(self, text: str) -> list[int]:
+        """Token ids as in `encode`, but none for a text that has none, which no model can read."""
         ids: list[int] = list(self.tokenizer(text).input_ids)
+        # A chat template may have written the begin token that the tokenizer puts first as well.
+        if (
+            len(ids) > 1
+            and ids[0] == ids[1] == self.tokenizer.bos_token_id
+            and text.startswith(self.tokenizer.bos_token)
+        ):
+            del ids[0]
         # Some tokenizers close every text with an end token; a prompt must stay open.
         while ids and ids[-1] in self.end_tokens:
             ids.pop()
-        return ids or [self.tokenizer.bos_token_id or 0]
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens, special tokens left out."""
@@ -151,13 +148,22 @@ class LanguageModel:
         """Messages put through the tokenizer's chat template, open for the model's answer.
 
         Raises:
-            InputError: the tokenizer has no chat template.
+            InputError: the tokenizer has no chat template, or its template refuses these messages.
         """
+        from jinja2 import TemplateError
+
         if not getattr(self.tokenizer, "chat_template", None):
             raise InputError(
                 "the tokenizer has no chat template", where=self.name, fix="Set `chat_template: false` for the task"
             )
-        text: str = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        try:
+            text: str = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise InputError(
+                f"the chat template refuses the messages ({_short(error)})",
+                where=self.name,
+                fix="Leave out what it has no place for, such as a system message",
+            ) from None
         return text
 
     @cached_property
@@ -173,7 +179,7 @@ class LanguageModel:
     def context(self) -> int:
         """The largest number of tokens the model was made for."""
         for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
-            if value := getattr(self.model.config, key, None):
+            if value := getattr(self.model.config.get_text_config(), key, None):
                 return int(value)
         return 10**9
 
@@ -185,13 +191,101 @@ class LanguageModel:
         """
         special = set(self.tokenizer.all_special_ids)
         vocabulary = self.tokenizer.get_vocab()
+        # Larger ones are never of characters alone; tidied spaces would make two texts of tokens one.
+        if len(vocabulary) >= 10_000 or getattr(self.tokenizer, "clean_up_tokenization_spaces", False):
+            return False
         texts = [self.tokenizer.decode([number]) for number in vocabulary.values() if number not in special]
-        return len(vocabulary) < 10_000 and all(len(text) == 1 for text in texts) and len(set(texts)) == len(texts)
+        return all(len(text) == 1 for text in texts) and len(set(texts)) == len(texts)
 
     @cached_property
     def vocabulary_size(self) -> int:
         """Number of logits per position."""
         return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @cached_property
+    def last_logits_only(self) -> dict[str, int]:
+        """The argument that spares the logits of all places but the last; empty where the model has none."""
+        known = inspect.signature(self.model.forward).parameters
+        return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+
+
+def _built(weights: Weights, kind: torch.dtype, trust_remote_code: bool) -> Any:
+    """transformers' model of `weights.config` with the tensors of `weights`, on the processor."""
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    folder = _folder(weights)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        if weights.config is not None:
+            config = type(config).from_dict({**config.to_dict(), **_own_settings(weights.config)})
+        architecture = AutoModelForCausalLM._model_mapping[type(config)]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"no causal language model can be built from its config ({_short(error)})",
+            where=folder,
+            fix="Name a text generation model in Hugging Face's layout",
+        ) from None
+    # A head that merely equals the embedding is a second name to `Weights`, but a tensor of its own to the model.
+    tied = getattr(config.get_text_config(), "tie_word_embeddings", False)
+    names = weights.names() if tied else (*weights.names(), *weights.aliases())
+    # Cloned, because transformers may keep the very tensors, and `assign` writes into the model's.
+    tensors = {name: _cast(weights.read(name), kind) for name in names}
+    with _silent_transformers():
+        try:
+            model, report = architecture.from_pretrained(
+                None, config=config, state_dict=tensors, dtype=kind, output_loading_info=True
+            )
+        except RuntimeError as error:
+            raise InputError(
+                f"the tensors do not fit the model of config.json ({_short(error)})",
+                where=weights.name,
+                fix="Config and weights come from different models",
+            ) from None
+    for what, keys in (("lacks", report["missing_keys"]), ("has unknown", report["unexpected_keys"])):
+        if keys:
+            raise InputError(
+                f"{what} tensors: {', '.join(sorted(keys)[:3])}{'...' if len(keys) > 3 else ''}",
+                where=weights.name,
+                fix="Config and weights come from different models",
+            )
+    if (folder / "generation_config.json").is_file():
+        # It may name more end tokens than config.json does: those that end a turn of a chat.
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"cannot be used ({_short(error)})", where=folder / "generation_config.json", fix="Copy the base's"
+            ) from None
+    return model
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"cannot compute on '{device}' ({_short(error)})",
+            where="--device",
+            fix="Say cpu, or cuda on a machine with one",
+        ) from None
+
+
+@contextmanager
+def _silent_transformers() -> Iterator[None]:
+    """transformers prints its own report of what did not fit, and a bar; ours is one line."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _targets(model: Any) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ class Cell:
 
     Attributes:
         outcomes: one per example of the task, in the task's order.
-        cached: how many of them were in the ledger already.
+        cached: how many of them needed no asking: known before, or the same in content as one just asked.
     """
 
     outcomes: tuple[Outcome, ...]

@@ -1,0 +1,20 @@
+"""Tiny models for the tests of this room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import write_model
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Callable[..., Path]:
+    """`tiny_model("name", seed=1, kind="gpt2", merging=True, tie_word_embeddings=True)` -> its folder."""
+
+    def write(name: str = "model", **changes: Any) -> Path:
+        return write_model(tmp_path / name, **changes)
+
+    return write

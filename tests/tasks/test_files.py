@@ -1,0 +1,156 @@
+"""Tasks on disk: what is read, and that every mistake is told with its file and line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genepool.errors import InputError
+from genepool.tasks import Example, callable_task, load_tasks
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+GOOD = '{"prompt": "1+1=", "answer": "2"}'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[..., Path]:
+    """Writes tasks/t/test.jsonl (and task.yaml); gives tasks/."""
+
+    def write(*lines: str, settings: str = "", split: str = "test") -> Path:
+        task = tmp_path / "tasks" / "t"
+        task.mkdir(parents=True, exist_ok=True)
+        (task / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if settings:
+            (task / "task.yaml").write_text(settings)
+        return tmp_path / "tasks"
+
+    return write
+
+
+@given(st.lists(st.tuples(texts, st.lists(texts, min_size=1, max_size=3)), min_size=1, max_size=4))
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, list[str]]]) -> None:
+    # Unicode has line separators of its own; they may stand inside an answer, and are no ends of lines.
+    path = tmp_path_factory.mktemp("tasks") / "copy.jsonl"
+    lines = [json.dumps({"prompt": prompt, "answer": answers}, ensure_ascii=False) for prompt, answers in drawn]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    (task,) = load_tasks(path)
+    assert task.name == "copy"
+    assert [(e.prompt, list(e.answers)) for e in task.examples("test")] == drawn
+
+
+@pytest.mark.parametrize(
+    ("line", "settings", "said"),
+    [
+        ("nonsense", "", "this line is not JSON"),
+        ('{"prompt": "a", "answer": ', "", "this line is not JSON"),
+        ("[" * 100_000, "", "this line is not JSON"),
+        ('["prompt"]', "", "not an object"),
+        ('{"answer": "2"}', "", "`prompt` must be text"),
+        ('{"prompt": "a"}', "", "`answer` must be text"),
+        ('{"prompt": "a", "answer": 2}', "", "Write numbers in quotes"),
+        ('{"prompt": "a", "answer": []}', "", "`answer` must be text"),
+        ('{"prompt": "a", "answr": "2"}', "", "Did you mean 'answer'?"),
+        ('{"prompt": "a", "answer": "2", "id": null}', "", "`id` must be text"),
+        ('{"prompt": "a", "answer": "2", "id": "1"}', "", "id '1' stands on line 1 already"),
+        ('{"prompt": "a\\ud800", "answer": "2"}', "", "half a character"),
+        ('{"prompt": "a", "answer": "2", "choices": "23"}', "", "`choices` must be a list"),
+        ('{"prompt": "a", "answer": "2", "choices": ["3", "4"]}', "", "not among the choices"),
+        ('{"prompt": "a", "answer": "2", "choices": ["2", ""]}', "", "an empty choice"),
+        ('{"prompt": "a", "answer": "(2"}', "metric: regex", "not a regular expression"),
+        ('{"prompt": "a", "answer": ""}', "metric: contains", "an empty answer"),
+    ],
+)
+def test_a_bad_line_is_named(folder: Callable[..., Path], line: str, settings: str, said: str) -> None:
+    tasks = folder(GOOD, "", line, settings=settings)
+    with pytest.raises(InputError) as caught:
+        load_tasks(tasks)
+    assert said in str(caught.value)
+    assert str(caught.value).startswith(f"{tasks / 't' / 'test.jsonl'}:3: ")
+
+
+def test_multiple_choice_without_choices_is_named(folder: Callable[..., Path]) -> None:
+    tasks = folder('{"prompt": "a", "answer": "2", "choices": ["2", "3"]}', GOOD, settings="metric: multiple_choice")
+    with pytest.raises(InputError, match=r"test.jsonl:2: multiple_choice needs `choices`"):
+        load_tasks(tasks)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("metrik: regex", "task.yaml:metrik: unknown key 'metrik'. Did you mean 'metric'?"),
+        ("metric: exact", "unknown metric 'exact'. Did you mean 'exact_match'?"),
+        ("max_new_tokens: 0", "task.yaml:max_new_tokens"),
+        ("top_p: 1.5", "task.yaml:top_p"),
+        ("temperature: -1", "task.yaml:temperature"),
+        ("stop: ['', x]", "an empty text would end every answer"),
+        ("system: Be brief.", "needs `chat_template: true`"),
+        ("- metric", "not a mapping"),
+        ("metric: [", "task.yaml:1: not valid YAML"),
+    ],
+)
+def test_bad_settings_are_named(folder: Callable[..., Path], settings: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_tasks(folder(GOOD, settings=settings))
+    assert said in str(caught.value)
+    assert "task.yaml" in str(caught.value)
+
+
+def test_folders_files_and_names(folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = folder(GOOD)
+    folder(GOOD, GOOD.replace("1+", "2+"), split="train")
+    (tasks / "lone.jsonl").write_text(GOOD)
+    (tasks / "notes").mkdir()
+    assert [task.name for task in load_tasks(tasks)] == ["t", "lone"]
+    assert [task.name for task in load_tasks(tasks, ["lone", "t", "lone"])] == ["lone", "t"]
+    (task,) = load_tasks(tasks / "t")
+    assert (task.name, len(task.examples("train")), len(task.examples("test"))) == ("t", 2, 1)
+    with pytest.raises(InputError, match="no split 'tset'. Did you mean 'test'?"):
+        task.examples("tset")
+    monkeypatch.chdir(tasks / "t")
+    assert load_tasks(".")[0].name == "t"
+    for where, names, said in [
+        (tasks, ["tt"], "no task 'tt'. Did you mean 't'?"),
+        (tasks / "lone.jsonl", ["t"], "no task 't'"),
+        (tasks / "notes", None, "no tasks here"),
+        (tmp_path / "nowhere", None, "no such folder or file"),
+    ]:
+        with pytest.raises(InputError) as caught:
+            load_tasks(where, names)
+        assert said in str(caught.value)
+        assert str(where) in str(caught.value)
+
+
+def test_one_name_for_two_tasks_is_refused(folder: Callable[..., Path]) -> None:
+    tasks = folder(GOOD)
+    (tasks / "t.jsonl").write_text(GOOD)
+    with pytest.raises(InputError, match="both the task 't'"):
+        load_tasks(tasks)
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"", "no examples"), (b"\n\n", "no examples"), (b"\xff\xfe", "UTF-8")])
+def test_an_empty_or_unreadable_file_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=said) as caught:
+        load_tasks(path)
+    assert caught.value.where == str(path)
+
+
+def test_the_key_is_of_the_content_alone() -> None:
+    one = Example("1", "p", ("a",))
+    assert one.key == Example("2", "p", ("a",)).key
+    others: list[Any] = [("p", ("b",), ()), ("p", ("a", "b"), ()), ("p", ("a",), ("a", "b")), ("pa", ("",), ())]
+    assert len({one.key, *(Example("1", *other).key for other in others)}) == 5
+
+
+def test_a_callable_task_needs_examples() -> None:
+    with pytest.raises(InputError, match="no examples"):
+        callable_task("t", lambda model, example: 1.0, [])
+    with pytest.raises(InputError, match=r"t\[1\]: `prompt` must be text"):
+        callable_task("t", lambda model, example: 1.0, [{"prompt": "a", "answer": "b"}, {"answer": "b"}])
