@@ -6,6 +6,7 @@ Run as a script it is one sitting of a run: `evolve_fakes.py DIR STRATEGY BUDGET
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -23,6 +24,10 @@ from genepool.evolve.store import Candidate, StudyStore, Verdict
 from genepool.evolve.strategies import make_strategy
 from genepool.evolve.study import Budget
 from genepool.evolve.workers import Evaluate, InProcess, ProcessPool, Workers
+
+if os.environ.get("FAKE_CTRL_C") and multiprocessing.current_process().name == "genepool-worker":
+    # What Ctrl-C does to a worker that is still importing.
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,13 @@ def test_workers_that_cannot_start_stop_the_run(tmp_path: Path) -> None:
         run(tmp_path, fakes.misbuilt, workers=2)
 
 
+def test_ctrl_c_is_the_drivers_alone_even_while_workers_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_CTRL_C", "1")
+    run(tmp_path / "signalled", budget=16, workers=2)
+    run(tmp_path / "whole", budget=16)
+    assert fakes.history(tmp_path / "signalled") == fakes.history(tmp_path / "whole")
+
+
 # -- kill -9 ------------------------------------------------------------------------------------------------------
 
 

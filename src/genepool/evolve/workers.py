@@ -15,6 +15,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -180,7 +181,9 @@ class _Member:
         self.process: SpawnProcess = context.Process(
             target=_work, args=(theirs, factory, store_path), daemon=True, name="genepool-worker"
         )
-        # A worker inherits the blocked signal, so Ctrl-C cannot hit it while it is still importing.
+        # A worker inherits the blocked signal, so Ctrl-C cannot hit it while it is still importing. The tracker's own
+        # start would unblock it again, so that comes first.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()
