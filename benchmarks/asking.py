@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.measuring import table
 from genepool import progress
-from genepool.merge import Recipe, plan_merge, run_plan
+from genepool.merging import Recipe, plan_merge, run_plan
 from genepool.tasks import LanguageModel, Ledger, Task, evaluate, load_tasks
 from genepool.testbed import Testbed, build
 from genepool.weights import load_resident, open_weights

@@ -83,8 +83,8 @@ def run() -> str:
             for name, f in figures.items()
         ]
         note = (
-            f"{size:.2f}B parameters, bf16, one base and three fine-tunes ({8 * size:.1f} GB in, {2 * size:.1f} GB out; "
-            "linear reads no base), whole processes with start-up, files in the page cache, medians of three runs in "
-            "turn. The last column divides by the first row."
+            f"{size:.2f}B parameters, bf16, one base and three fine-tunes ({8 * size:.1f} GB in, {2 * size:.1f} GB "
+            "out; linear reads no base), whole processes with start-up, files in the page cache, medians of three runs "
+            "in turn. The last column divides by the first row."
         )
         return table("Merging", note, ("command", "wall s", "CPU s", "anonymous GB", "ratio to the floor"), rows)

@@ -76,4 +76,5 @@ def tiny_testbed() -> Any:
     from genepool.testbed import build
 
     folder = Path(__file__).parent.parent / ".cache" / "testbed-tiny"
-    return build(folder, tiny=True)
+    # Ours alone: when the schedule changes, the old one is replaced.
+    return build(folder, tiny=True, overwrite=True)

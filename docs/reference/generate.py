@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from genepool.evolve.study import Study
-from genepool.merge import Recipe, all_methods
+from genepool.evolution.study import Study
+from genepool.merging import Recipe, all_methods
 from genepool.tasks import TaskSettings
 
 HERE = Path(__file__).parent

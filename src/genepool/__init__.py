@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genepool.evolve import Study, StudyResult
-    from genepool.merge import Recipe
+    from genepool.evolution import Study, StudyResult
+    from genepool.merging import Recipe
     from genepool.tasks import LanguageModel, OutcomeTable, Task
     from genepool.testbed import build as build_testbed
     from genepool.weights import Weights
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Recipe", "Study", "build_testbed", "evaluate", "evolve", "load", "merge"]
 
 _ELSEWHERE = {
-    "Recipe": ("genepool.merge", "Recipe"),
-    "Study": ("genepool.evolve", "Study"),
+    "Recipe": ("genepool.merging", "Recipe"),
+    "Study": ("genepool.evolution", "Study"),
     "build_testbed": ("genepool.testbed", "build"),
     "load": ("genepool.weights", "open_weights"),
 }
@@ -40,12 +40,12 @@ def merge(recipe: Recipe | str | Path, out: str | Path | None = None, **options:
     Args:
         recipe: a recipe, or the path of a recipe file (genepool's own or mergekit's).
         out: folder to write the result to. Without it nothing is written, and tensors are computed when they are read.
-        options: of `genepool.merge.run_plan` (overwrite, shard_bytes, threads, verify).
+        options: of `genepool.merging.run_plan` (overwrite, shard_bytes, threads, verify).
 
     Returns:
         The merged model as `Weights`: to be evaluated, merged again, or read tensor by tensor.
     """
-    from genepool.merge import Recipe, load_recipe, plan_merge, run_plan
+    from genepool.merging import Recipe, load_recipe, plan_merge, run_plan
     from genepool.weights import open_weights
 
     plan = plan_merge(recipe if isinstance(recipe, Recipe) else load_recipe(recipe))
@@ -79,9 +79,9 @@ def evolve(study: Study | str | Path, out: str | Path, **options: Any) -> StudyR
     Args:
         study: a study, or the path of a study file.
         out: the study's folder.
-        options: of `genepool.evolve.run_study` (evaluations, seed, workers, ledger, overwrite).
+        options: of `genepool.evolution.run_study` (evaluations, seed, workers, ledger, overwrite).
     """
-    from genepool.evolve import run_study
+    from genepool.evolution import run_study
 
     return run_study(study, out, **options)
 

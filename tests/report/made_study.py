@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from genepool.evolve.store import StudyStore
+from genepool.evolution.store import StudyStore
 from genepool.tasks import Ledger, Outcome, load_tasks
 
 SKILLS = ("sort", "upper")

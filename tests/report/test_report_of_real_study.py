@@ -14,8 +14,8 @@ LIMIT = 32
 
 
 def test_a_real_study_is_shown_as_it_was(tiny_testbed: Any, tmp_path: Path) -> None:
-    from genepool.evolve import Study, run_study
-    from genepool.merge import parse_recipe, plan_merge
+    from genepool.evolution import Study, run_study
+    from genepool.merging import parse_recipe, plan_merge
     from genepool.tasks import Ledger, evaluate, load_tasks
 
     bed = tiny_testbed

@@ -44,7 +44,7 @@ def evolve(
     from genepool import progress
 
     with progress.bar("loading torch"):
-        from genepool.evolve import run_study
+        from genepool.evolution import run_study
 
     result = run_study(study, out, evaluations=budget, seed=seed, workers=workers, ledger=ledger, overwrite=overwrite)
     page = _report(result.out, renew=not result.resumed)

@@ -45,7 +45,7 @@ def merge(
     from genepool import progress
 
     with progress.bar("loading torch"):
-        from genepool.merge import load_recipe, plan_merge, run_plan
+        from genepool.merging import load_recipe, plan_merge, run_plan
 
     changes: dict[str, object] = {} if seed is None else {"seed": seed}
     if unchecked_vocabulary:

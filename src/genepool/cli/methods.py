@@ -26,7 +26,7 @@ def methods(
         genepool methods ties
     """
     options.begin()
-    from genepool.merge import all_methods, find_method
+    from genepool.merging import all_methods, find_method
 
     chosen = [find_method(name)] if name else list(all_methods().values())
     if json_output:

@@ -31,7 +31,7 @@ def plan(
         genepool plan recipe.yaml --json | jq .peak_bytes
     """
     options.begin(quiet)
-    from genepool.merge import load_recipe, plan_merge
+    from genepool.merging import load_recipe, plan_merge
 
     shown = plan_merge(load_recipe(recipe)).describe()
     if json_output:

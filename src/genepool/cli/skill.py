@@ -70,7 +70,7 @@ def apply(
         genepool skill apply reverse.safetensors sort.safetensors --base base/ --out both/
     """
     options.begin(quiet)
-    from genepool.merge import Recipe, plan_merge, run_plan
+    from genepool.merging import Recipe, plan_merge, run_plan
 
     # A sum of skills is task arithmetic with every factor one: the merge engine already streams it.
     recipe = Recipe(

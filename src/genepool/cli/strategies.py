@@ -26,8 +26,8 @@ def strategies(
         genepool strategies cma_es
     """
     options.begin()
-    from genepool.evolve.strategies import strategies as all_strategies
-    from genepool.evolve.strategies import strategy_entry
+    from genepool.evolution.strategies import strategies as all_strategies
+    from genepool.evolution.strategies import strategy_entry
 
     chosen = [strategy_entry(name)] if name else list(all_strategies().values())
     if json_output:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from genepool.merge import Recipe, plan_merge
+from genepool.merging import Recipe, plan_merge
 from genepool.testbed import Testbed
 from genepool.weights import Weights, load_resident, open_weights
 from genepool.weights.roles import infer_roles, layer_counts

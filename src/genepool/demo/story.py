@@ -15,7 +15,7 @@ import yaml
 
 from genepool import progress
 from genepool.demo.static import StaticMerge, static_merges
-from genepool.evolve import Study, StudyResult, run_study
+from genepool.evolution import Study, StudyResult, run_study
 from genepool.report import ExtraModel, collect_study, write_report
 from genepool.tasks import Ledger, OutcomeTable, Task, evaluate, load_tasks
 from genepool.testbed import Testbed, build

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from genepool.evolve.opened import fitness
-from genepool.evolve.study import Study
+from genepool.evolution.opened import fitness
+from genepool.evolution.study import Study
 from genepool.measure.intervals import resampled_means
 from genepool.report.data import Estimate
 from genepool.tasks import Example, Ledger, OutcomeTable, Task, load_tasks

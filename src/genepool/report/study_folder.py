@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from genepool.errors import InputError
-from genepool.evolve.store import StudyStore
-from genepool.evolve.study import Study, load_study
+from genepool.evolution.store import StudyStore
+from genepool.evolution.study import Study, load_study
 from genepool.report.data import Cost, Estimate, Evaluation, GeneValue
 
 STUDY_FILE, STORE_FILE, HISTORY_FILE, BEST_FILE = "study.yaml", "study.sqlite", "history.jsonl", "best.json"

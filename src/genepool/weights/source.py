@@ -1,7 +1,7 @@
 """`Weights`: the read-only mapping from tensor names to tensors that everything in genepool takes and gives.
 
 A checkpoint folder, one file, "base + adapter" and the result of a merge are all `Weights`, so merges nest and a
-candidate can be evaluated without touching the disk. Concrete kinds live beside this file and in `genepool.merge`.
+candidate can be evaluated without touching the disk. Concrete kinds live beside this file and in `genepool.merging`.
 """
 
 from __future__ import annotations

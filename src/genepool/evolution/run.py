@@ -1,0 +1,223 @@
+"""Runs a study file from wherever it stands: checks, searches, crowns; the entry that the command line and scripts use.
+
+Wires the study's rooms together and owns the study's folder: its lock, its record, and what may be overwritten.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from genepool import progress, staging
+from genepool.errors import InputError
+from genepool.evolution.loop import Search
+from genepool.evolution.store import StudyStore
+from genepool.evolution.strategies import make_strategy, strategy_entry
+from genepool.evolution.study import Budget, Study, load_study
+from genepool.evolution.winner import BEST_FILE, WINNER_FOLDER, crown
+from genepool.evolution.workers import InProcess, ProcessPool, Workers
+
+STORE_FILE, STUDY_FILE, HISTORY_FILE, REPORT_FILE = "study.sqlite", "study.yaml", "history.jsonl", "report.html"
+_LOCK_FILE = ".lock"
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A finished study.
+
+    Attributes:
+        out: the study's folder.
+        best: what `best.json` says: genome, fingerprint, valid, test, evaluations, seed, recipe, models, cost.
+        resumed: whether it was finished before this call, and nothing was done.
+    """
+
+    out: Path
+    best: dict[str, Any]
+    resumed: bool = False
+
+    @property
+    def winner(self) -> Path:
+        """The folder of the winning checkpoint."""
+        return self.out / WINNER_FOLDER
+
+    @property
+    def genome(self) -> dict[str, float]:
+        """The winner's merge parameters by gene name."""
+        return dict(self.best["genome"])
+
+
+def run_study(
+    study: Study | str | Path,
+    out: str | Path,
+    *,
+    evaluations: int | None = None,
+    seed: int | None = None,
+    workers: int | str = 1,
+    ledger: str | Path | None = None,
+    overwrite: bool = False,
+) -> StudyResult:
+    """Runs a study, or goes on with one that was stopped, killed, or given a larger budget.
+
+    Args:
+        study: a study, or its file.
+        out: the study's folder; one that holds this study already is gone on with.
+        evaluations: replaces the study's budget of evaluations.
+        seed: replaces the study's seed.
+        workers: processes that evaluate; 1 evaluates in this one. The result does not depend on it.
+        ledger: where outcomes are kept; `$GENEPOOL_LEDGER`, else `genepool.sqlite` in the working folder.
+        overwrite: start anew, removing what an earlier study left in `out`. Outcomes stay in the ledger.
+
+    Raises:
+        InputError: something the study names is wrong, the study changed, or too many candidates failed.
+        KeyboardInterrupt: Ctrl-C; the same call goes on.
+    """
+    from genepool.evolution.opened import OpenedStudy, build_evaluator
+    from genepool.tasks.ledger import Ledger, default_path
+
+    where = "study" if isinstance(study, Study) else str(study)
+    study = _changed(study if isinstance(study, Study) else load_study(study), evaluations, seed)
+    count = _worker_count(workers)
+    out = Path(out)
+    ledger = Path(ledger or default_path()).resolve()
+    if not (out / STORE_FILE).is_file():
+        staging.check_free(out, overwrite=overwrite)
+
+    with progress.bar("opening models and tasks"):
+        entry = strategy_entry(study.strategy.name, where=f"{where}:strategy.name")
+        opened = OpenedStudy.open(study, where)
+        strategy = make_strategy(
+            entry.name,
+            opened.space.start,
+            seed=study.seed,
+            options=study.strategy.options,
+            where=f"{where}:strategy",
+        )
+        _check_budget(study, len(strategy.ask()), where)
+        # Opened now, so that a ledger that cannot be used is refused before anything is written.
+        Ledger(ledger).close()
+        settings = {**study.settings(), "inputs": opened.inputs}
+
+    with _own(out):
+        if overwrite:
+            _clear(out)
+        with StudyStore(out / STORE_FILE) as store:
+            store.begin(settings, {library: version(library) for library in entry.build.libraries})
+            if (found := _finished(out, store, study.budget)) is not None:
+                progress.say(
+                    f"this study is finished: {found['evaluations']} evaluations, best fitness {found['fitness']:.4f}; "
+                    f"a larger budget goes on, --overwrite starts anew"
+                )
+                return StudyResult(out, found, resumed=True)
+            (out / BEST_FILE).unlink(missing_ok=True)
+            staging.write_text(out / STUDY_FILE, _yaml(study))
+            factory = partial(build_evaluator, study, where, ledger)
+            who: Workers = InProcess(factory, store) if count == 1 else ProcessPool(factory, store.path, count)
+            finalists = Search(
+                store,
+                strategy,
+                entry.name,
+                opened.space,
+                who,
+                budget=study.budget,
+                seed=study.seed,
+                history=out / HISTORY_FILE,
+                finalists=study.finalists,
+            ).run()
+            best = crown(opened, store, finalists, out, ledger)
+            return StudyResult(out, best)
+
+
+def _changed(study: Study, evaluations: int | None, seed: int | None) -> Study:
+    if evaluations is not None:
+        if evaluations < 1:
+            raise InputError(f"a budget of {evaluations} evaluations", fix="Give one of at least 1")
+        budget = Budget(evaluations=evaluations, minutes=study.budget.minutes)
+        study = study.model_copy(update={"budget": budget})
+    if seed is not None:
+        if seed < 0:
+            raise InputError(f"a seed of {seed}", fix="Give 0 or more")
+        study = study.model_copy(update={"seed": seed})
+    return study
+
+
+def _worker_count(workers: int | str) -> int:
+    if isinstance(workers, str) and not workers.isdecimal():
+        if workers == "ray" or workers.startswith("ray:"):
+            raise InputError("workers on Ray are not there yet", where="--workers", fix="Give a number of processes")
+        raise InputError(f"'{workers}' is not a number of workers", where="--workers", fix="Give 1 or more")
+    count = int(workers)
+    if count < 1:
+        raise InputError(f"{count} workers", where="--workers", fix="Give 1 or more")
+    return count
+
+
+def _check_budget(study: Study, population: int, where: str) -> None:
+    evaluations = study.budget.evaluations
+    if evaluations is not None and evaluations < population:
+        raise InputError(
+            f"{evaluations} evaluations are less than one generation, which is {population} candidates here",
+            where=f"{where}:budget.evaluations",
+            fix=f"Allow {population} or more, or set a smaller population under strategy.options",
+        )
+
+
+def _finished(out: Path, store: StudyStore, budget: Budget) -> dict[str, Any] | None:
+    """What `best.json` says, when it is there and the budget asks for no more than was spent."""
+    try:
+        best = json.loads((out / BEST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    spent = len(store.finished())
+    more = (budget.evaluations is None or spent < budget.evaluations) and (
+        budget.minutes is None or store.get("seconds", 0.0) < 60 * budget.minutes
+    )
+    return None if more or not isinstance(best, dict) else best
+
+
+def _yaml(study: Study) -> str:
+    import yaml
+
+    data = study.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump({"study": 1, **data}, sort_keys=False, allow_unicode=True)
+
+
+def _clear(out: Path) -> None:
+    # The end marker goes first: a half-cleared folder must not look finished.
+    for name in (
+        BEST_FILE,
+        STORE_FILE,
+        f"{STORE_FILE}-wal",
+        f"{STORE_FILE}-shm",
+        STUDY_FILE,
+        HISTORY_FILE,
+        REPORT_FILE,
+    ):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / WINNER_FOLDER, ignore_errors=True)
+
+
+@contextmanager
+def _own(out: Path) -> Iterator[None]:
+    """Makes sure that one process at a time drives the study in `out`; the lock dies with its process."""
+    with staging.reporting_full_disk(out):
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                "another process is running this study", where=out, fix="Wait for it, or name another --out"
+            ) from None
+        yield
+    finally:
+        os.close(handle)

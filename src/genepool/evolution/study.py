@@ -1,0 +1,228 @@
+"""The study file: what is searched, on which skills and tasks, with which strategy and budget.
+
+Pydantic models of the YAML a user writes (`study: 1`), its reader, and nothing that opens a model. Uses the schema
+and errors rooms; the rest of `genepool.evolution` and the documentation's reference page are built on it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from genepool.errors import InputError
+from genepool.schema import Strict, read_yaml, validate
+
+Part = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
+
+
+class SkillChoice(Strict):
+    """One fine-tuned model of the base. A plain string is short for `model`."""
+
+    name: str = Field("", description="Short name for tables and genes; the last part of the path when left out.")
+    model: str = Field(description="A checkpoint, `base+adapter`, or any other model string of recipes.")
+    parameters: dict[str, Any] = Field(default={}, description="Merge parameters of this model that stay fixed.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, data: Any) -> Any:
+        return {"model": str(data)} if isinstance(data, str | Path) else data
+
+    @model_validator(mode="after")
+    def _named(self) -> SkillChoice:
+        if self.name:
+            return self
+        return self.model_copy(update={"name": re.split(r"[+/\\]", self.model.rstrip("/\\"))[-1]})
+
+
+class Split(Strict):
+    """Into how many numbers one parameter is split."""
+
+    skill: bool | None = Field(
+        default=None,
+        description="One per skill; null means yes for a method's per-model parameters and no for global ones.",
+    )
+    layer_groups: int = Field(
+        default=1, ge=1, description="One per group of consecutive layers; embeddings go with the first."
+    )
+    roles: tuple[Part, ...] = Field(
+        default=(), description="One per tensor role listed; the roles not listed share one."
+    )
+
+
+class SearchRange(Strict):
+    """The range of one merge parameter."""
+
+    low: float = Field(description="Smallest value tried.")
+    high: float = Field(description="Largest value tried.")
+    start: float | None = Field(
+        default=None, description="Where the search begins; the middle of the range when left out."
+    )
+    per: Split = Field(default=Split(), description="Whether it is split per skill, layer group and tensor role.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SearchRange:
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
+        if self.start is not None and not self.low <= self.start <= self.high:
+            raise ValueError(f"start ({self.start:g}) must lie between low ({self.low:g}) and high ({self.high:g})")
+        return self
+
+
+class TaskChoice(Strict):
+    """The tasks that drive the search and judge the winner. A plain string is short for `dir`."""
+
+    dir: str = Field(description="Folder of tasks, each a folder with train, valid and test JSONL files.")
+    names: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="Tasks to use; all of the folder when left out."
+    )
+    weights: dict[str, float] = Field(default={}, description="Weight of a task in the fitness; 1 when left out.")
+    valid: int | None = Field(
+        default=None, ge=1, description="Validation examples per task that score a candidate; null: all."
+    )
+    test: int | None = Field(default=None, ge=1, description="Test examples per task that score the winner; null: all.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, data: Any) -> Any:
+        return {"dir": str(data)} if isinstance(data, str | Path) else data
+
+    @field_validator("weights")
+    @classmethod
+    def _positive(cls, weights: dict[str, float]) -> dict[str, float]:
+        if any(not weight >= 0 for weight in weights.values()):
+            raise ValueError("weights must not be negative")
+        return weights
+
+
+class Objective(Strict):
+    """How the means of the tasks become one fitness: (1 - worst) * weighted mean + worst * smallest mean."""
+
+    worst: float = Field(default=0.0, ge=0, le=1, description="Share of the fitness that the worst task decides.")
+
+
+class StrategyChoice(Strict):
+    """Which search. A plain string is short for `name`."""
+
+    name: str = Field(default="cma_es", description="One of `genepool strategies`.")
+    options: dict[str, Any] = Field(default={}, description="Its options.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+
+class Budget(Strict):
+    """When the search ends: whichever comes first."""
+
+    evaluations: int | None = Field(default=None, ge=1, description="Candidates in all.")
+    minutes: float | None = Field(default=None, gt=0, description="Minutes of search, summed over interruptions.")
+
+    @model_validator(mode="after")
+    def _some_end(self) -> Budget:
+        if self.evaluations is None and self.minutes is None:
+            raise ValueError("name `evaluations`, `minutes` or both")
+        return self
+
+
+class Study(Strict):
+    """One evolution run over merge parameters, as read from a file with the key `study: 1`."""
+
+    study: Literal[1] = Field(default=1, description="Version of this format; marks a file as a study.")
+    base: str = Field(description="The model every skill was fine-tuned from.")
+    skills: tuple[SkillChoice, ...] = Field(description="The fine-tuned models to merge, two or more.")
+    method: str = Field(description="One of `genepool methods`.")
+    parameters: dict[str, Any] = Field(default={}, description="Global merge parameters that stay fixed.")
+    search: dict[str, SearchRange] = Field(description="The merge parameters to search, by name.")
+    tasks: TaskChoice = Field(description="What the candidates are scored on.")
+    objective: Objective = Field(default=Objective(), description="How task scores become one fitness.")
+    strategy: StrategyChoice = Field(default=StrategyChoice(), description="The search algorithm.")
+    budget: Budget = Field(description="When the search ends.")
+    finalists: int = Field(
+        default=5,
+        ge=0,
+        description="The best so many candidates, and the strategy's own guess, are judged again on every validation "
+        "example; the best of them wins. 0: the best of the search wins as it is.",
+    )
+    seed: int = Field(default=0, ge=0, description="Decides every random draw.")
+    threads: int = Field(default=1, ge=1, description="Threads of one evaluation, whatever the number of workers.")
+    batch: int = Field(
+        default=128, ge=1, description="Prompts decoded at once; fixed, so that results do not depend on load."
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
+        default=None, description="What candidates and the winner are stored as; as the base when left out."
+    )
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("skills")
+    @classmethod
+    def _several_with_own_names(cls, skills: tuple[SkillChoice, ...]) -> tuple[SkillChoice, ...]:
+        if len(skills) < 2:
+            raise ValueError(f"merging needs two skills or more, not {len(skills)}")
+        names = [skill.name for skill in skills]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two skills are called '{twice[0]}'; give each a name of its own")
+        return skills
+
+    @field_validator("search")
+    @classmethod
+    def _something_to_search(cls, search: dict[str, SearchRange]) -> dict[str, SearchRange]:
+        if not search:
+            raise ValueError("name at least one parameter to search")
+        return search
+
+    @model_validator(mode="after")
+    def _fixed_or_searched(self) -> Study:
+        fixed = set(self.parameters).union(*(skill.parameters for skill in self.skills))
+        both = sorted(fixed & set(self.search))
+        if both:
+            raise ValueError(f"'{both[0]}' is both fixed and searched; leave one out")
+        return self
+
+    def resolved(self, folder: Path) -> Study:
+        """The same study with relative paths taken from `folder`; names of a hub stay as they are."""
+        skills = tuple(skill.model_copy(update={"model": resolve_model(skill.model, folder)}) for skill in self.skills)
+        tasks = self.tasks.model_copy(update={"dir": str((folder / self.tasks.dir).resolve())})
+        return self.model_copy(update={"base": resolve_model(self.base, folder), "skills": skills, "tasks": tasks})
+
+    def settings(self) -> dict[str, Any]:
+        """Everything of the file that decides which candidates are tried and what they are worth.
+
+        Left out are the budget, which may grow, and where models and tasks lie: those count by their content.
+        """
+        return self.model_dump(
+            mode="json", exclude={"budget": True, "base": True, "skills": {"__all__": {"model"}}, "tasks": {"dir"}}
+        )
+
+
+def load_study(path: str | Path) -> Study:
+    """Reads a study file; relative paths in it are taken from the file's folder.
+
+    Raises:
+        InputError: no such file, not YAML, or a key that is missing, unknown or out of range.
+    """
+    path = Path(path)
+    data = read_yaml(path)
+    if not isinstance(data, dict) or "study" not in data:
+        raise InputError("not a study file", where=path, fix="A study has the key `study: 1` at its top")
+    return validate(Study, data, str(path)).resolved(path.parent.resolve())
+
+
+def resolve_model(model: str, folder: Path) -> str:
+    """A model string with every part that exists under `folder` made absolute: `base+adapter`, `path@revision`."""
+
+    def absolute(part: str) -> str:
+        path, at, revision = part.partition("@")
+        here = folder / Path(path).expanduser()
+        return str(here.resolve()) + at + revision if path and here.exists() else part
+
+    whole = folder / model
+    return str(whole.resolve()) if whole.exists() else "+".join(absolute(part) for part in model.split("+"))

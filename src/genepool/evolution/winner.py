@@ -1,0 +1,180 @@
+"""The end of a study: the winner written, read back from the disk, and judged on the test split beside its parents.
+
+Uses merge, tasks and measure. Everything the page and the record say about a score comes from outcomes in the ledger;
+`best.json` is written last, so a study that has one is finished.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genepool import progress, staging
+from genepool.evolution.loop import Finalist
+from genepool.evolution.opened import OpenedStudy, computing_with
+from genepool.evolution.store import StudyStore
+
+if TYPE_CHECKING:
+    from genepool.merging import Plan
+    from genepool.weights import Weights
+
+BEST_FILE, WINNER_FOLDER = "best.json", "winner"
+
+
+def crown(
+    opened: OpenedStudy, store: StudyStore, finalists: Sequence[Finalist], out: Path, ledger: Path
+) -> dict[str, Any]:
+    """Writes the winner as a checkpoint, tests what was written, and records the study's end.
+
+    Args:
+        opened: the study.
+        store: its record, the search ended.
+        finalists: the best of the search, the winner first.
+        out: the study's folder; `winner/` and `best.json` appear in it.
+        ledger: where test outcomes are kept.
+
+    Returns:
+        What `best.json` says.
+    """
+    from genepool.merging import run_plan
+    from genepool.merging.card import model_card
+    from genepool.weights import open_weights
+
+    plan = opened.plan_of(finalists[0].candidate)
+    folder = out / WINNER_FOLDER
+    lineage = _lineage(opened, store, finalists[0])
+    run_plan(plan, folder, overwrite=True, sections=lineage)
+    written = open_weights(str(folder))
+    names = {"base": opened.study.base, **{skill.name: skill.model for skill in opened.study.skills}}
+    models = {name: opened.sources[model] for name, model in names.items()} | {"winner": written}
+    rows = _tested(opened, models, ledger)
+    record = _record(opened, store, finalists, plan, rows, ledger)
+    # The card is written again now that the scores of what lies beside it are known.
+    sections = {"Scores": _scores(rows, finalists[0]), **lineage}
+    staging.write_text(folder / "README.md", model_card(plan, sections))
+    staging.write_text(out / BEST_FILE, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return record
+
+
+def _tested(opened: OpenedStudy, models: Mapping[str, Weights], ledger: Path) -> list[dict[str, Any]]:
+    """Every model on the test split: one row each, with a 95% interval per task."""
+    from genepool.measure import mean_interval
+    from genepool.tasks import Ledger, evaluate
+
+    study = opened.study
+    rows = []
+    with progress.bar("testing", len(models), "models") as bar, computing_with(study.threads), Ledger(ledger) as book:
+        for name, weights in models.items():
+            bar.note(name)
+            table = evaluate(
+                [weights],
+                opened.tasks,
+                split="test",
+                ledger=book,
+                limit=study.tasks.test,
+                seed=study.seed,
+                threads=study.threads,
+                batch_size=study.batch,
+                keep_outputs=True,
+                names=[name],
+            )
+            test = {}
+            for task in table.tasks:
+                scores = table.scores(name, task)
+                mean, low, high = mean_interval(scores)
+                test[task] = {"n": len(scores), "mean": mean, "lo": low, "hi": high}
+            kind = name if name in ("base", "winner") else "parent"
+            rows.append({"name": name, "kind": kind, "fingerprint": table.fingerprints[name], "test": test})
+            bar.advance()
+    return rows
+
+
+def _record(
+    opened: OpenedStudy,
+    store: StudyStore,
+    finalists: Sequence[Finalist],
+    plan: Plan,
+    rows: Sequence[Mapping[str, Any]],
+    ledger: Path,
+) -> dict[str, Any]:
+    first, winner = finalists[0], rows[-1]
+    return {
+        "schema": 1,
+        "strategy": opened.study.strategy.name,
+        "genome": first.candidate.genome,
+        "fitness": first.judged.fitness,
+        "id": first.candidate.id,
+        "generation": first.candidate.generation,
+        "index": first.candidate.index,
+        "fingerprint": winner["fingerprint"],
+        "valid": dict(first.judged.valid),
+        "test": {task: row["mean"] for task, row in winner["test"].items()},
+        "evaluations": len(store.finished()),
+        "seed": opened.study.seed,
+        "finalists": [
+            {
+                "id": finalist.candidate.id,
+                "generation": finalist.candidate.generation,
+                "index": finalist.candidate.index,
+                "searched": finalist.searched.fitness if finalist.searched else None,
+                "fitness": finalist.judged.fitness,
+            }
+            for finalist in finalists
+        ],
+        "recipe": plan.recipe.to_dict(),
+        "models": list(rows),
+        "tasks_dir": opened.study.tasks.dir,
+        "ledger": str(ledger.resolve()),
+        "cost": store.cost(),
+    }
+
+
+def _lineage(opened: OpenedStudy, store: StudyStore, winner: Finalist) -> dict[str, str]:
+    study, spent, finished = opened.study, store.cost(), store.finished()
+    failed = sum(v.fitness is None for _, v in finished)
+    parents = "\n".join(
+        f"- {name}: `{model}` (fingerprint `{fingerprint[:12]}`)"
+        for name, model, fingerprint in [
+            ("base", study.base, opened.inputs["base"]),
+            *((s.name, s.model, opened.inputs["models"][s.name]) for s in study.skills),
+        ]
+    )
+    found = winner.candidate
+    place = (
+        f"candidate {found.index} of generation {found.generation}"
+        if winner.searched
+        else f"the strategy's own guess after {found.generation} generations"
+    )
+    genes = "\n".join(f"| {name} | {value:g} |" for name, value in found.genome.items())
+    return {
+        "Lineage": (
+            f"Found by `{study.strategy.name}` (seed {study.seed}): {place}, chosen on validation among "
+            f"{len(finished)} candidates{f' of which {failed} failed' if failed else ''}.\n\n{parents}"
+        ),
+        "Genome": f"| gene | value |\n|---|---|\n{genes}",
+        "Cost": (
+            f"{spent['seconds']:.0f} s of evaluations ({spent['cpu_seconds']:.0f} s of processor time), "
+            f"{spent['examples']} examples computed."
+        ),
+    }
+
+
+def _scores(rows: Sequence[Mapping[str, Any]], winner: Finalist) -> str:
+    tasks = list(rows[-1]["test"])
+    lines = [
+        "Mean on the test split with 95% intervals; the winner as read back from these files. Below it, what it "
+        "was chosen by: validation scores, which flatter whoever is chosen by them.",
+        "",
+        "| model | " + " | ".join(tasks) + " |",
+        "|---" * (len(tasks) + 1) + "|",
+    ]
+    for row in rows:
+        cells = [f"{s['mean']:.3f} [{s['lo']:.3f}, {s['hi']:.3f}]" for s in (row["test"][task] for task in tasks)]
+        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+    chosen_by = {"winner, all of validation": winner.judged, "winner, in the search": winner.searched}
+    for name, verdict in chosen_by.items():
+        if verdict is not None:
+            lines.append(f"| {name} | " + " | ".join(f"{verdict.valid[task]:.3f}" for task in tasks) + " |")
+    return "\n".join(lines)

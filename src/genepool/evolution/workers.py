@@ -1,0 +1,258 @@
+"""Who evaluates candidates: this process, or a pool of processes that survives the death of its members.
+
+Both take the evaluator as a factory, so that models are loaded only where and when they are needed, and both make
+every result durable before reporting it. Uses the study's store; driven by the loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+import sqlite3
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from genepool import progress
+from genepool.errors import GenepoolError, InputError
+from genepool.evolution.store import Candidate, StudyStore, Verdict
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+Evaluate = Callable[[Candidate], Verdict]
+Factory = Callable[[], Evaluate]
+
+#: How often a candidate whose worker died goes back to the queue before its death is its result.
+RETURNS = 2
+
+_GOODBYE_SECONDS = 5.0
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+
+
+class Workers(Protocol):
+    """Evaluates candidates in any order and makes each result durable before yielding it."""
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Verdict]]:
+        """Yields every candidate with its verdict as it finishes; stopping early leaves the rest unfinished."""
+
+    def close(self) -> None:
+        """Ends what is running; unfinished candidates stay unfinished."""
+
+
+def judge(evaluate: Evaluate, store: StudyStore, candidate: Candidate) -> Verdict:
+    """Evaluates one candidate and commits the verdict; an exception of the candidate's is its verdict.
+
+    What is not the candidate's doing (a full disk, a damaged ledger) is raised: it would fail them all.
+    """
+    try:
+        verdict = evaluate(candidate)
+    except Exception as error:
+        if _is_surroundings(error):
+            raise
+        said = str(error) if isinstance(error, GenepoolError) else f"{type(error).__name__}: {error}"
+        verdict = Verdict(None, error=" ".join(said.split()))
+    store.finish(candidate, verdict)
+    return verdict
+
+
+def _is_surroundings(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, sqlite3.Error) or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
+            return True
+        error = error.__cause__
+    return False
+
+
+class InProcess:
+    """Evaluates in this process, one candidate after the other."""
+
+    def __init__(self, factory: Factory, store: StudyStore) -> None:
+        self._factory, self._store = factory, store
+        self._evaluate: Evaluate | None = None
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Verdict]]:
+        """See `Workers`."""
+        for candidate in candidates:
+            if self._evaluate is None:
+                self._evaluate = self._factory()
+            with _hushed():
+                verdict = judge(self._evaluate, self._store, candidate)
+            yield candidate, verdict
+
+    def close(self) -> None:
+        """Lets go of the models."""
+        self._evaluate = None
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """No bars from inside an evaluation: they come and go in a second and hide how far the study is."""
+    before = progress._quiet
+    progress.set_quiet(True)
+    try:
+        yield
+    finally:
+        progress.set_quiet(before)
+
+
+class ProcessPool:
+    """Evaluates in `count` processes, each with an evaluator of its own that stays for the whole run.
+
+    A worker that dies costs nothing but its candidate's time: the candidate goes back to the queue, twice at most,
+    and another worker starts. Workers end with this process, however it ends.
+
+    Args:
+        factory: builds a worker's evaluator; must be picklable.
+        store_path: the study file, opened by every worker for itself.
+        count: number of processes.
+    """
+
+    def __init__(self, factory: Factory, store_path: Path, count: int) -> None:
+        self._factory, self._store_path, self._count = factory, store_path, count
+        self._context = multiprocessing.get_context("spawn")
+        self._members: list[_Member] = []
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Verdict]]:
+        """See `Workers`."""
+        queue = deque(candidates)
+        left = {candidate.id for candidate in candidates}
+        deaths: Counter[str] = Counter()
+        stillborn = 0
+        with StudyStore(self._store_path) as store:
+            while left:
+                busy = len(left) - len(queue)
+                while len(self._members) < min(self._count, busy + len(queue)):
+                    self._members.append(_Member(self._context, self._factory, self._store_path))
+                for member in self._members:
+                    if queue and member.idle:
+                        member.give(queue.popleft())
+                for member in self._wait():
+                    candidate = member.candidate
+                    message = member.take()
+                    if message is None:
+                        self._members.remove(member)
+                        if candidate is None:
+                            stillborn += 1
+                            if stillborn > RETURNS:
+                                raise InputError(
+                                    f"workers die while starting ({member.death()})", fix="Try fewer workers"
+                                )
+                            continue
+                        deaths[candidate.id] += 1
+                        if deaths[candidate.id] <= RETURNS:
+                            queue.appendleft(candidate)
+                            continue
+                        verdict = Verdict(None, error=f"its worker died {RETURNS + 1} times ({member.death()})")
+                        store.finish(candidate, verdict)
+                    elif isinstance(message, BaseException):
+                        raise message
+                    elif candidate is None or isinstance(message, str):
+                        continue
+                    else:
+                        verdict = message
+                    assert candidate is not None
+                    left.discard(candidate.id)
+                    yield candidate, verdict
+
+    def _wait(self) -> list[_Member]:
+        ready = set(wait([member.connection for member in self._members]))
+        return [member for member in self._members if member.connection in ready]
+
+    def close(self) -> None:
+        """Ends every worker at once; what they had not committed is not lost but evaluated by the next run."""
+        for member in self._members:
+            member.end()
+        self._members = []
+
+
+class _Member:
+    """One worker process as its driver sees it."""
+
+    def __init__(self, context: Any, factory: Factory, store_path: Path) -> None:
+        self.connection, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(
+            target=_work, args=(theirs, factory, store_path), daemon=True, name="genepool-worker"
+        )
+        # A worker inherits the blocked signal, so Ctrl-C cannot hit it while it is still importing. The tracker's own
+        # start would unblock it again, so that comes first.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+        self.candidate: Candidate | None = None
+        self.idle = False
+
+    def give(self, candidate: Candidate) -> None:
+        self.candidate, self.idle = candidate, False
+        # A worker that is already dead is noticed at the next wait.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(candidate)
+
+    def take(self) -> Verdict | BaseException | str | None:
+        """What the worker sent: a verdict, an error of the surroundings, "ready"; None when it is dead."""
+        try:
+            message: Verdict | BaseException | str = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            return None
+        self.candidate, self.idle = None, True
+        return message
+
+    def death(self) -> str:
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            return (
+                f"killed by {signal.Signals(-code).name}; out of memory?" if code == -9 else signal.Signals(-code).name
+            )
+        return f"exit code {code}"
+
+    def end(self) -> None:
+        # An idle worker leaves when its driver hangs up; a busy one is not waited for.
+        self.connection.close()
+        if self.idle:
+            self.process.join(_GOODBYE_SECONDS)
+        self.process.kill()
+        self.process.join()
+
+
+def _work(connection: Connection, factory: Factory, store_path: Path) -> None:
+    """The life of a worker: build the evaluator, then judge candidates until the driver is gone."""
+    # Ctrl-C reaches the whole process group; ending workers is the driver's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_driver, daemon=True).start()
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    # The driver shows how far the study is; bars of several workers would write over each other.
+    progress.set_quiet(True)
+    # tqdm, which transformers uses, would lock across processes, and a killed worker would leave that lock behind.
+    tqdm.set_lock(threading.RLock())
+    try:
+        evaluate = factory()
+        with StudyStore(store_path) as store:
+            connection.send("ready")
+            while True:
+                connection.send(judge(evaluate, store, connection.recv()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+    except Exception as error:
+        known = isinstance(error, GenepoolError)
+        connection.send(error if known else InputError(f"a worker failed: {type(error).__name__}: {error}"))
+
+
+def _end_with_driver() -> None:
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    wait([driver.sentinel])
+    # At once and without handlers: an evaluation nobody waits for would only slow down the run that goes on.
+    os._exit(1)

@@ -1,0 +1,82 @@
+"""What goes beside a merged model: the recipe, a machine-readable record, and the model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import yaml
+
+from genepool.merging.plan import Plan
+
+
+def recipe_yaml(plan: Plan) -> str:
+    """The recipe as genepool's own YAML, whichever dialect it was written in."""
+    return yaml.safe_dump(plan.recipe.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def record(plan: Plan, fingerprint: str | None = None) -> dict[str, Any]:
+    """`genepool.json`: what made this model, for programs.
+
+    Args:
+        plan: the merge.
+        fingerprint: of the result as written, when it was computed.
+    """
+    return {
+        "schema": 1,
+        "genepool": version("genepool"),
+        "method": plan.method.name,
+        "recipe": plan.recipe.to_dict(),
+        "base": plan.recipe.base,
+        "models": [name for name in plan.recipe.model_names() if name != plan.recipe.base],
+        "fingerprint": fingerprint,
+    }
+
+
+def model_card(plan: Plan, sections: Mapping[str, str] | None = None) -> str:
+    """README.md of a merged model, with the metadata the Hugging Face hub understands.
+
+    Args:
+        plan: the merge.
+        sections: further sections, title -> Markdown, put before the recipe (scores, cost).
+    """
+    names = plan.recipe.model_names()
+    front = {
+        "base_model": names,
+        "base_model_relation": "merge",
+        "library_name": "transformers",
+        "tags": ["merge", "genepool", plan.method.name],
+    }
+    base = [f"Base: `{plan.recipe.base}`", ""] if plan.recipe.base else []
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
+        "---",
+        "",
+        f"# A {plan.method.name} merge",
+        "",
+        f"Made with genepool {version('genepool')} by `{plan.method.name}` ({plan.method.source}).",
+        "",
+        *base,
+        "Merged from:",
+        "",
+        *(f"- `{name}`" for name in names if name != plan.recipe.base),
+        "",
+    ]
+    for title, text in (sections or {}).items():
+        lines += [f"## {title}", "", text.strip(), ""]
+    lines += ["## Recipe", "", "```yaml", recipe_yaml(plan).strip(), "```", ""]
+    return "\n".join(lines)
+
+
+def extra_files(
+    plan: Plan, *, fingerprint: str | None = None, sections: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The three files, name -> text."""
+    return {
+        "recipe.yaml": recipe_yaml(plan),
+        "genepool.json": json.dumps(record(plan, fingerprint), indent=2, ensure_ascii=False) + "\n",
+        "README.md": model_card(plan, sections),
+    }

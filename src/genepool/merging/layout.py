@@ -1,0 +1,321 @@
+"""Lines the models of a recipe up: which tensor of which model goes into which tensor of the output.
+
+Decides from headers alone, before anything is read: layers are matched by index, a head that one model has and
+another ties to its embedding is found there, and whatever does not fit is one error that names the tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from genepool import progress
+from genepool.errors import InputError
+from genepool.merging.recipe import Recipe, Slice, Source
+from genepool.weights import Role, TensorInfo, Weights, infer_roles
+from genepool.weights.roles import layer_counts, main_stack, rename_layer
+from genepool.weights.tensor_info import shape_text, widest_dtype
+
+# Buffers that some versions of a model store and others compute; nothing is lost without them.
+_RECOMPUTED = ("inv_freq", ".attn.bias", ".attn.masked_bias", "position_ids")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One model's tensor that goes into an output tensor."""
+
+    model: str
+    tensor: str
+
+
+@dataclass
+class OutputTensor:
+    """One tensor of the output and what it is made from.
+
+    Attributes:
+        name: its name in the output.
+        info: its shape, and the widest type any model stores it in.
+        role: its part, and its layer in the output.
+        position: how far through its slice the layer is, 0 to 1; 0 outside the layers.
+        base: the base's tensor; None when the merge has no base.
+        inputs: the models' tensors, in the recipe's order.
+        input_layers: the layer each input has in its own model.
+        part: which slice of the recipe it belongs to; 0 when there are none.
+    """
+
+    name: str
+    info: TensorInfo
+    role: Role
+    position: float
+    base: Input | None
+    inputs: tuple[Input, ...]
+    input_layers: tuple[int | None, ...]
+    part: int
+
+
+@dataclass
+class Layout:
+    """Every output tensor, in the order they are written.
+
+    Attributes:
+        outputs: the tensors.
+        layers: number of layers of the output's main stack; None when the models have none.
+        layer_origin: for each output layer, the layer of the first source it came from.
+        untied: whether the output has a head of its own although the base ties it.
+    """
+
+    outputs: list[OutputTensor]
+    layers: int | None = None
+    layer_origin: list[int] = field(default_factory=list)
+    untied: bool = False
+
+
+class Aligner:
+    """Builds the `Layout` of one recipe.
+
+    Args:
+        recipe: the recipe, checked.
+        sources: every model it names, opened.
+        uses_base: whether the method merges relative to a base.
+    """
+
+    def __init__(self, recipe: Recipe, sources: Mapping[str, Weights], uses_base: bool) -> None:
+        self.recipe, self.sources, self.uses_base = recipe, sources, uses_base
+        self.roles = {name: _roles(weights) for name, weights in sources.items()}
+
+    def layout(self) -> Layout:
+        """The layout, or one clear error.
+
+        Raises:
+            InputError: tensors that are missing or of different shapes, layers that do not exist, quantised tensors.
+        """
+        outputs = self._whole_models() if self.recipe.models is not None else self._from_slices()
+        if not outputs:
+            raise InputError("the models have no tensors", where=self.recipe.where, fix="Check the model folders")
+        self._refuse_quantised(outputs)
+        reference = self._reference()
+        heads = [out for out in outputs if out.role.part == "head"]
+        tied = bool((self.sources[reference].config or {}).get("tie_word_embeddings"))
+        layout = Layout(outputs, untied=tied and bool(heads))
+        if self.recipe.slices is not None:
+            layout.layers = sum(
+                part.sources[0].layer_range[1] - part.sources[0].layer_range[0] for part in self.recipe.slices
+            )
+            layout.layer_origin = [
+                layer for part in self.recipe.slices for layer in range(*part.sources[0].layer_range)
+            ]
+        return layout
+
+    def _reference(self) -> str:
+        return self.recipe.base or self.recipe.model_names()[0]
+
+    # ------------------------------------------------------------------ whole models
+
+    def _whole_models(self) -> list[OutputTensor]:
+        base = self.recipe.base if self.uses_base else None
+        models = [entry.model for entry in self.recipe.models or []]
+        participants = list(dict.fromkeys(([base] if base else []) + models))
+        self._check_depth(participants)
+        reference = base or models[0]
+        stack = main_stack(self.roles[reference])
+        layers = layer_counts(self.roles[reference])
+        outputs = []
+        for name in self._common_names(participants):
+            owner = next(model for model in participants if name in self.sources[model])
+            role = self.roles[owner].get(name) or Role("head")
+            depth = layers.get(role.stack, 1)
+            position = 0.0 if role.layer is None else (role.layer / (depth - 1) if depth > 1 else 1.0)
+            found = {model: self._find(model, name, owner) for model in participants}
+            self._check_shapes(name, owner, found)
+            base_input = Input(base, found[base]) if base else None
+            inputs = tuple(Input(model, found[model]) for model in models)
+            outputs.append(
+                OutputTensor(
+                    name,
+                    self._stored((base_input, *inputs)),
+                    Role(role.part, role.layer if role.stack == stack else None, role.stack),
+                    position,
+                    base_input,
+                    inputs,
+                    tuple(role.layer for _ in models),
+                    0,
+                )
+            )
+        return outputs
+
+    def _common_names(self, participants: Sequence[str]) -> list[str]:
+        names: dict[str, None] = {}
+        for model in participants:
+            names.update(dict.fromkeys(self.sources[model].names()))
+        kept, missing = [], []
+        for name in names:
+            owner = next(model for model in participants if name in self.sources[model])
+            absent = [model for model in participants if not self._find(model, name, owner)]
+            if not absent:
+                kept.append(name)
+            elif any(text in name for text in _RECOMPUTED):
+                progress.say(f"note: {name} is left out: {absent[0]} does not store it and every loader computes it.")
+            else:
+                missing.append((name, owner, absent[0]))
+        if missing:
+            name, owner, absent_from = missing[0]
+            more = f" (and {len(missing) - 1} more tensors)" if len(missing) > 1 else ""
+            raise InputError(
+                f"{absent_from} has no tensor {name}, which {owner} has{more}",
+                where=self.recipe.where,
+                fix="Merge models of one architecture and depth",
+            )
+        return kept
+
+    def _check_depth(self, participants: Sequence[str]) -> None:
+        depths = {model: layer_counts(self.roles[model]) for model in participants}
+        first = participants[0]
+        for model in participants[1:]:
+            for stack, count in depths[first].items():
+                other = depths[model].get(stack)
+                if other is not None and other != count:
+                    raise InputError(
+                        f"{first} has {count} layers and {model} has {other}",
+                        where=self.recipe.where,
+                        fix="Use `slices` to say which layers go together",
+                    )
+
+    # ------------------------------------------------------------------ slices
+
+    def _from_slices(self) -> list[OutputTensor]:
+        parts = self.recipe.slices or []
+        first, last = parts[0], parts[-1]
+        outputs = []
+        reference = first.sources[0].model
+        roles = self.roles[reference]
+        stack = main_stack(roles)
+        if not stack and not any(role.layer is not None for role in roles.values()):
+            raise InputError(f"{reference} has no numbered layers to slice", where=f"{self.recipe.where}:slices")
+        for name, role in roles.items():
+            if role.part == "embedding" and role.layer is None:
+                outputs.append(self._slice_output(name, name, role, 0.0, first, 0, None))
+        depth = 0
+        for number, part in enumerate(parts):
+            begin, end = part.sources[0].layer_range
+            self._check_ranges(part, number, stack)
+            source_roles = self.roles[part.sources[0].model]
+            for step in range(end - begin):
+                position = step / (end - begin - 1) if end - begin > 1 else 1.0
+                for name, role in source_roles.items():
+                    if role.stack == stack and role.layer == begin + step:
+                        output = rename_layer(name, role, depth + step)
+                        out_role = Role(role.part, depth + step, stack)
+                        outputs.append(self._slice_output(output, name, out_role, position, part, number, step))
+            depth += end - begin
+        for name, role in self.roles[last.sources[0].model].items():
+            if role.layer is None and role.part != "embedding":
+                outputs.append(self._slice_output(name, name, role, 0.0, last, len(parts) - 1, None))
+        return outputs
+
+    def _slice_output(
+        self, output: str, name: str, role: Role, position: float, part: Slice, number: int, step: int | None
+    ) -> OutputTensor:
+        base = (part.base or self.recipe.base) if self.uses_base else None
+        owner = part.sources[0].model
+        owner_role = self.roles[owner][name]
+        sources = [source for source in part.sources if source.model != base]
+        if not sources:
+            raise InputError("a slice with nothing but the base", where=f"{self.recipe.where}:slices[{number}].sources")
+
+        def tensor_of(model: str, source: Source) -> str:
+            wanted = name
+            if step is not None:
+                wanted = rename_layer(name, owner_role, source.layer_range[0] + step)
+            found = self._find(model, wanted, owner)
+            if not found:
+                raise InputError(
+                    f"{model} has no tensor {wanted}",
+                    where=f"{self.recipe.where}:slices[{number}]",
+                    fix="Merge models of one architecture",
+                )
+            return found
+
+        base_source = next((s for s in part.sources if s.model == base), part.sources[0])
+        found = {source.model: tensor_of(source.model, source) for source in sources}
+        inputs = tuple(Input(source.model, found[source.model]) for source in sources)
+        base_input = Input(base, tensor_of(base, base_source)) if base else None
+        self._check_shapes(output, owner, {**found, **({base: base_input.tensor} if base and base_input else {})}, name)
+        return OutputTensor(
+            output,
+            self._stored((base_input, *inputs)),
+            role,
+            position,
+            base_input,
+            inputs,
+            tuple(None if step is None else source.layer_range[0] + step for source in sources),
+            number,
+        )
+
+    def _check_ranges(self, part: Slice, number: int, stack: str) -> None:
+        for j, source in enumerate(part.sources):
+            count = layer_counts(self.roles[source.model]).get(stack, 0)
+            if source.layer_range[1] > count:
+                raise InputError(
+                    f"layer_range {list(source.layer_range)} of {source.model}, which has {count} layers",
+                    where=f"{self.recipe.where}:slices[{number}].sources[{j}].layer_range",
+                    fix=f"End it at {count} or before",
+                )
+
+    # ------------------------------------------------------------------ one tensor
+
+    def _find(self, model: str, name: str, owner: str) -> str:
+        """The tensor of `model` that plays `name`'s part; empty when there is none."""
+        weights = self.sources[model]
+        if name in weights:
+            return name
+        role = self.roles[owner].get(name)
+        if role is not None and role.part == "head":
+            # A model without a head uses its embedding as one.
+            shape = self.sources[owner].info(name).shape
+            for other, other_role in self.roles[model].items():
+                if other_role.part == "embedding" and weights.info(other).shape == shape:
+                    return other
+        return ""
+
+    def _check_shapes(self, output: str, owner: str, found: Mapping[str, str], owner_tensor: str | None = None) -> None:
+        expected = self.sources[owner].info(owner_tensor or output).shape
+        for model, tensor in found.items():
+            shape = self.sources[model].info(tensor).shape
+            if shape != expected:
+                what = f"{shape_text(shape)} in {model}, {shape_text(expected)} in {owner}"
+                role = self.roles[owner].get(owner_tensor or output)
+                if role and role.part in ("embedding", "head") and shape[1:] == expected[1:]:
+                    raise InputError(
+                        f"the vocabularies differ in size: {what}",
+                        where=f"{self.recipe.where}:{output}",
+                        fix="Give the models one vocabulary first; joining vocabularies is not supported yet",
+                    )
+                raise InputError(
+                    f"the shapes differ: {what}",
+                    where=f"{self.recipe.where}:{output}",
+                    fix="Merge models of one architecture and size",
+                )
+
+    def _stored(self, inputs: Iterable[Input | None]) -> TensorInfo:
+        infos = [self.sources[given.model].info(given.tensor) for given in inputs if given]
+        return infos[0].with_dtype(widest_dtype([info.dtype for info in infos]))
+
+    def _refuse_quantised(self, outputs: Sequence[OutputTensor]) -> None:
+        for model, weights in self.sources.items():
+            config: Mapping[str, Any] = weights.config or {}
+            if "quantization_config" in config:
+                raise InputError(
+                    "a quantised model", where=model, fix="Merge the unquantised checkpoint and quantise the result"
+                )
+        for out in outputs:
+            for given in (*out.inputs, *((out.base,) if out.base else ())):
+                kind = self.sources[given.model].info(given.tensor).dtype
+                if kind.startswith("F8"):
+                    raise InputError(
+                        f"stored as {kind}", where=f"{given.model}:{given.tensor}", fix="Use the unquantised checkpoint"
+                    )
+
+
+def _roles(weights: Weights) -> dict[str, Role]:
+    return infer_roles({name: weights.info(name) for name in weights.names()})

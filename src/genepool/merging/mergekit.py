@@ -1,0 +1,341 @@
+"""Reads mergekit's recipes as mergekit 0.1.5 reads them, and writes them out as recipes of ours.
+
+Its defaults, per-tensor scope and order of arithmetic become explicit parameters, so the engine never asks which
+dialect a recipe came from. Known keys that do nothing here warn; unknown keys are errors. docs/reference/mergekit.md
+lists every key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import model_validator
+
+from genepool import progress
+from genepool.errors import InputError, nearest
+from genepool.merging.method import find_method
+from genepool.merging.recipe import Recipe
+from genepool.schema import Strict, validate
+
+# Every method of its registry; those without an entry in _DEFAULTS are not here yet.
+_ALL_METHODS = (
+    "linear", "slerp", "nuslerp", "multislerp", "karcher", "task_arithmetic", "ties", "dare_linear", "dare_ties",
+    "breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "model_stock", "sce", "nearswap", "arcee_fusion",
+    "ram", "ramplus_tl", "passthrough",
+)  # fmt: skip
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "linear": {"normalize": True},
+    "task_arithmetic": {"lambda": 1.0, "normalize": False},
+    "ties": {
+        "density": 1.0, "lambda": 1.0, "normalize": True, "rescale": "none", "scope": "tensor", "zero_sign": "positive",
+    },
+    "dare_linear": {"density": 1.0, "lambda": 1.0, "normalize": False, "rescale": "l1"},
+    "dare_ties": {
+        "density": 1.0, "trim_density": 1.0, "lambda": 1.0, "normalize": False, "rescale": "l1", "scope": "tensor",
+        "zero_sign": "positive",
+    },
+    "slerp": {},
+    "model_stock": {"filter_wise": False, "clamp": False},
+    "passthrough": {},
+}  # fmt: skip
+# Parameters mergekit knows for some method; ones a method has no use for are accepted there in silence.
+_KNOWN_PARAMETERS = frozenset(
+    {
+        "weight", "density", "gamma", "epsilon", "lambda", "normalize", "rescale", "int8_mask", "t", "scale",
+        "filter_wise", "select_topk", "eps", "max_iter", "tol", "nuslerp_flatten", "nuslerp_row_wise", "r", "alpha",
+        "normalize_weights",
+    }
+)  # fmt: skip
+_SHARED = frozenset({"t", "lambda", "normalize", "rescale", "int8_mask", "filter_wise"})
+_CHAT_TEMPLATES = ("alpaca", "chatml", "exaone", "llama3", "mistral")
+
+Parameters = dict[str, Any]
+
+
+class _Model(Strict):
+    model: Any
+    parameters: Parameters | None = None
+
+
+class _Source(_Model):
+    layer_range: tuple[int, int]
+
+
+class _Slice(Strict):
+    sources: list[_Source]
+    base_model: Any = None
+    residual_weight: Any = None
+    parameters: Parameters | None = None
+
+
+class _Module(Strict):
+    slices: list[_Slice] | None = None
+    models: list[_Model] | None = None
+    parameters: Parameters | None = None
+
+
+class _Tokenizer(Strict):
+    source: Any = None
+    tokens: dict[str, Any] | None = None
+    pad_to_multiple_of: int | None = None
+
+
+class _Config(Strict):
+    merge_method: str
+    models: list[_Model] | None = None
+    slices: list[_Slice] | None = None
+    modules: dict[str, _Module] | None = None
+    base_model: Any = None
+    parameters: Parameters | None = None
+    dtype: str | None = None
+    out_dtype: str | None = None
+    tokenizer_source: Any = None
+    tokenizer: _Tokenizer | None = None
+    chat_template: str | None = None
+    name: str | None = None
+
+    @model_validator(mode="after")
+    def _one_list(self) -> _Config:
+        if sum(part is not None for part in (self.models, self.slices, self.modules)) != 1:
+            raise ValueError("a recipe has exactly one of `models`, `slices` and `modules`")
+        return self
+
+
+def translate(data: dict[str, Any], where: str) -> Recipe:
+    """A recipe of ours that computes what mergekit computes for `data` in float32.
+
+    Raises:
+        InputError: an unknown key or method, or a feature that is not here yet, named.
+    """
+    config = validate(_Config, data, where)
+    method = config.merge_method
+    if method not in _DEFAULTS:
+        if method in _ALL_METHODS:
+            raise InputError(
+                f"mergekit's method '{method}' is not supported yet",
+                where=f"{where}:merge_method",
+                fix="Supported: " + ", ".join(sorted(_DEFAULTS)),
+            )
+        raise InputError(
+            f"unknown merge method '{method}'", where=f"{where}:merge_method", fix=nearest(method, _ALL_METHODS)
+        )
+    reader = _Reader(method, where)
+    base = _reference(config.base_model, f"{where}:base_model")
+    module = _single_module(config, where)
+    outer = _over(_DEFAULTS[method], reader.shared_and_own(config.parameters, "parameters"))
+    outer = _over(outer, reader.shared_and_own(module.parameters, "modules.parameters"))
+    result: dict[str, Any] = {
+        "genepool": 1,
+        "method": method,
+        "parameters": outer,
+        "dtype": _dtype(config, where),
+        "tokenizer": _tokenizer(config, base, where),
+        "chat_template": _chat_template(config, where),
+    }
+    if base:
+        result["base"] = base
+    if module.models is not None:
+        result["models"] = reader.models(module.models, base)
+        reader.require_weights(result["models"], outer, "models")
+    else:
+        result["slices"] = [reader.slice(part, i, base) for i, part in enumerate(module.slices or [])]
+        for i, part in enumerate(result["slices"]):
+            sources = [source for source in part["sources"] if source["model"] != part.get("base", base)]
+            reader.require_weights(sources, outer | part["parameters"], f"slices[{i}].sources")
+    return validate(Recipe, {key: value for key, value in result.items() if value is not None}, where)
+
+
+class _Reader:
+    """Turns lists and parameter maps of one recipe into ours."""
+
+    def __init__(self, method: str, where: str) -> None:
+        self.name, self.where = method, where
+        self.method = find_method(method)
+        self.known = {p.name for p in self.method.parameters} - {"scope", "zero_sign", "trim_density", "clamp"}
+
+    def shared_and_own(self, given: Parameters | None, place: str) -> Parameters:
+        return {
+            name: self._value(name, value)
+            for name, value in (given or {}).items()
+            if self._has_effect(name, f"{self.where}:{place}.{name}")
+        }
+
+    def own(self, given: Parameters | None, place: str) -> Parameters:
+        kept = {}
+        for name, value in self.shared_and_own(given, place).items():
+            if name in _SHARED:
+                progress.say(f"warning: {self.where}:{place}.{name}: has no effect under a model, as in mergekit.")
+            else:
+                kept[name] = value
+        return kept
+
+    def require_weights(self, entries: list[dict[str, Any]], outer: Parameters, place: str) -> None:
+        """It has no default weight: every model it averages or adds must be given one."""
+        if "weight" not in self.known or "weight" in outer:
+            return
+        for entry in entries:
+            if "weight" not in entry["parameters"]:
+                raise InputError(
+                    f"no weight for {entry['model']}",
+                    where=f"{self.where}:{place}",
+                    fix="Add `weight:` to its parameters or to those of the recipe",
+                )
+
+    def _has_effect(self, name: str, place: str) -> bool:
+        if name in self.known:
+            return True
+        if name not in _KNOWN_PARAMETERS:
+            raise InputError(f"unknown parameter '{name}'", where=place, fix=nearest(name, _KNOWN_PARAMETERS))
+        progress.say(f"warning: {place}: has no effect on {self.name}.")
+        return False
+
+    def _value(self, name: str, value: Any) -> Any:
+        if name == "rescale":
+            kept = "l1" if self.name in ("ties", "dare_linear", "dare_ties") else "none"
+            return _map_leaves(value, lambda leaf: kept if _truth(leaf) else "none")
+        if name in ("normalize", "filter_wise"):
+            return _map_leaves(value, _truth)
+        if name == "density":
+            # It takes densities beyond [0, 1] for the nearest end.
+            return _map_leaves(value, _clamped)
+        return value
+
+    def models(self, entries: list[_Model], base: str | None) -> list[dict[str, Any]]:
+        result = []
+        for i, entry in enumerate(entries):
+            name = _reference(entry.model, f"{self.where}:models[{i}].model")
+            if name == base and self.method.base != "unused":
+                continue
+            result.append({"model": name, "parameters": self.own(entry.parameters, f"models[{i}].parameters")})
+        if base and self.method.base == "unused" and base not in [entry["model"] for entry in result]:
+            # A base that is not listed is one more input of its linear merge.
+            result.append({"model": base, "parameters": {}})
+        return result
+
+    def slice(self, part: _Slice, i: int, base: str | None) -> dict[str, Any]:
+        place = f"slices[{i}]"
+        sources = [
+            {
+                "model": _reference(source.model, f"{self.where}:{place}.sources[{j}].model"),
+                "layer_range": source.layer_range,
+                "parameters": self.own(source.parameters, f"{place}.sources[{j}].parameters"),
+            }
+            for j, source in enumerate(part.sources)
+        ]
+        result: dict[str, Any] = {
+            "sources": sources,
+            "parameters": self.shared_and_own(part.parameters, f"{place}.parameters"),
+        }
+        if (own_base := _reference(part.base_model, f"{self.where}:{place}.base_model")) is not None:
+            result["base"] = own_base
+        base = own_base or base
+        if base and self.method.base == "required" and base not in [source["model"] for source in sources]:
+            raise InputError(
+                f"the base {base} is not among the sources",
+                where=f"{self.where}:{place}.sources",
+                fix="Add it with its own layer_range",
+            )
+        return result
+
+
+def _single_module(config: _Config, where: str) -> _Module:
+    if config.modules is None:
+        return _Module(slices=config.slices, models=config.models)
+    if len(config.modules) != 1:
+        raise InputError(
+            "several modules are not supported yet", where=f"{where}:modules", fix="Merge one module at a time"
+        )
+    return next(iter(config.modules.values()))
+
+
+def _reference(value: Any, where: str) -> str | None:
+    """Its model strings, and the mapping form {model: {path, revision}, lora: {path}} they parse to."""
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        model = value.get("model", {})
+        path = model if isinstance(model, str) else model.get("path", "")
+        if not isinstance(model, str) and model.get("revision"):
+            path += f"@{model['revision']}"
+        if lora := value.get("lora"):
+            path += "+" + (lora if isinstance(lora, str) else lora.get("path", ""))
+        return str(path)
+    if not isinstance(value, str):
+        raise InputError(f"a model is named by text, not {value!r}", where=where, fix="Write its path or hub name")
+    return value
+
+
+def _dtype(config: _Config, where: str) -> str | None:
+    chosen = config.out_dtype or config.dtype
+    if chosen in (None, "auto"):
+        return None
+    if chosen not in ("float32", "float16", "bfloat16"):
+        raise InputError(f"dtype '{chosen}'", where=f"{where}:dtype", fix="Use float32, float16 or bfloat16")
+    return chosen
+
+
+def _tokenizer(config: _Config, base: str | None, where: str) -> str:
+    if config.tokenizer is not None and config.tokenizer_source is not None:
+        raise InputError("both `tokenizer` and `tokenizer_source`", where=where, fix="Keep one of them")
+    if config.tokenizer is not None and (config.tokenizer.tokens or config.tokenizer.pad_to_multiple_of):
+        raise InputError(
+            "changing tokens or padding is not supported yet",
+            where=f"{where}:tokenizer",
+            fix="Use tokenizer_source: base with equal vocabularies",
+        )
+    source = config.tokenizer.source if config.tokenizer is not None else config.tokenizer_source
+    name = _reference(source, f"{where}:tokenizer_source")
+    # With equal vocabularies, which is all that is supported yet, the union is the base's own.
+    return "base" if name in (None, "base", "union", base) else str(name)
+
+
+def _chat_template(config: _Config, where: str) -> str | None:
+    template = config.chat_template
+    if template in (None, "auto"):
+        return None
+    if template in _CHAT_TEMPLATES or "{" not in str(template):
+        raise InputError(
+            f"'{template}' is no Jinja text, and mergekit's built-in chat templates are not here",
+            where=f"{where}:chat_template",
+            fix="Give the Jinja text itself, or `auto` to keep the base's",
+        )
+    return template
+
+
+def _over(below: Parameters, above: Parameters) -> Parameters:
+    """One level of parameters laid over another, which is asked where no condition of the first one matches."""
+    result = dict(below)
+    for name, value in above.items():
+        if _is_conditional(value) and name in below:
+            rest = below[name]
+            value = _as_list(value) + (_as_list(rest) if _is_conditional(rest) else [{"value": rest}])
+        result[name] = value
+    return result
+
+
+def _is_conditional(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _truth(leaf: Any) -> Any:
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    if isinstance(leaf, str) and leaf.lower() in words:
+        return words[leaf.lower()]
+    return bool(leaf) if leaf in (0, 1) else leaf
+
+
+def _clamped(leaf: Any) -> Any:
+    return min(1.0, max(0.0, leaf)) if isinstance(leaf, int | float) else leaf
+
+
+def _map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _map_leaves(inner, change) if key == "value" else inner for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_map_leaves(inner, change) for inner in value]
+    return change(value)

@@ -1,0 +1,225 @@
+"""The recipe: what to merge, how, and what the result is stored as. One model for both dialects.
+
+A file with the key `genepool: 1` is ours: defaults and scopes are the papers'. A file without it is mergekit's and is
+translated by `genepool.merging.mergekit` into the same model, with mergekit's defaults written out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+
+from genepool.errors import InputError, nearest
+from genepool.merging.method import Method, find_method
+from genepool.merging.parameters import check_value
+from genepool.schema import Strict, read_yaml, validate
+
+Parameters = dict[str, Any]
+
+
+class ModelEntry(Strict):
+    """One model of a merge, with the parameters that are its own."""
+
+    model: str = Field(description="Folder, file, hub model, or any of these with `+adapter` or `+skill`.")
+    parameters: Parameters = Field(default_factory=dict, description="Parameters of this model alone.")
+
+
+class Source(ModelEntry):
+    """A run of layers of one model."""
+
+    layer_range: tuple[int, int] = Field(description="First layer, and the one after the last: [0, 8] is eight layers.")
+
+    @field_validator("layer_range")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= value[0] < value[1]:
+            raise ValueError(f"a range of layers needs 0 <= first < end, not {list(value)}")
+        return value
+
+
+class Slice(Strict):
+    """Layers of the output, made from the same number of layers of each source."""
+
+    sources: list[Source] = Field(min_length=1, description="The models' layers that are merged into these.")
+    base: str | None = Field(None, description="Base of this slice, when it is not the recipe's.")
+    parameters: Parameters = Field(default_factory=dict, description="Parameters of this slice.")
+
+    @model_validator(mode="after")
+    def _equally_long(self) -> Slice:
+        lengths = {source.layer_range[1] - source.layer_range[0] for source in self.sources}
+        if len(lengths) > 1:
+            raise ValueError(f"the sources of a slice have different numbers of layers: {sorted(lengths)}")
+        return self
+
+
+class Recipe(Strict):
+    """A merge, complete: give it to `plan_merge` or `genepool merge`.
+
+    Values of parameters are a scalar, a gradient over the layers (`[0.2, 0.8]`), or a list of conditions
+    (`[{role: attention, layers: [0, 3], value: 0.4}, {value: 0.6}]`) of which the first that matches wins.
+    """
+
+    genepool: Literal[1] = Field(1, description="Version of this format; marks a file as genepool's own.")
+    method: str = Field(description="Name of the merge method; `genepool methods` lists them.")
+    base: str | None = Field(None, description="The model all others were fine-tuned from.")
+    models: list[ModelEntry] | None = Field(None, description="The models, each over all its layers.")
+    slices: list[Slice] | None = Field(
+        None, description="Instead of `models`: layers of the output from bottom to top."
+    )
+    parameters: Parameters = Field(default_factory=dict, description="Parameters for the whole merge.")
+    dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
+        None,
+        description="What the result is stored as; the widest type of the inputs when absent. Arithmetic is float32.",
+    )
+    tokenizer: str = Field("base", description="`base`, or one of the models by name: whose tokenizer goes along.")
+    vocabulary: Literal["same", "unchecked"] = Field(
+        "same", description="`same` refuses models whose tokenizers give one token different ids."
+    )
+    chat_template: str | None = Field(None, description="A Jinja chat template that replaces the tokenizer's.")
+    seed: int = Field(0, ge=0, description="Seed of methods that draw at random.")
+
+    _where: str = PrivateAttr("recipe")
+    _folder: Path | None = PrivateAttr(None)
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _plain_names(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return [{"model": str(entry)} if isinstance(entry, str | Path) else entry for entry in value]
+        return value
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Recipe:
+        if (self.models is None) == (self.slices is None):
+            raise ValueError("a recipe has either `models` or `slices`")
+        if not (self.models if self.models is not None else self.slices):
+            raise ValueError("the list of models is empty")
+        return self
+
+    @property
+    def where(self) -> str:
+        """The file the recipe came from, for errors."""
+        return self._where
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that relative model paths start from."""
+        return self._folder
+
+    def located(self, where: str | Path, folder: Path | None) -> Recipe:
+        """The same recipe, knowing the file and folder it came from."""
+        copy = self.model_copy()
+        copy._where, copy._folder = str(where), folder
+        return copy
+
+    def model_names(self) -> list[str]:
+        """Every model the recipe names, each once, the base first."""
+        names = [self.base] if self.base else []
+        for part in self.slices or []:
+            names += [part.base] if part.base else []
+            names += [source.model for source in part.sources]
+        names += [entry.model for entry in self.models or []]
+        return list(dict.fromkeys(name for name in names if name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, without what is left at its default: what is written beside a result."""
+        return {"genepool": 1, **self.model_dump(mode="json", exclude_defaults=True)}
+
+    def digest(self, fingerprints: Mapping[str, str]) -> str:
+        """SHA-256, hex, of the recipe with every model replaced by its fingerprint.
+
+        Two recipes with the same digest merge to the same weights, wherever their models lie.
+        """
+        data = self.to_dict()
+        data.pop("chat_template", None)
+        text = json.dumps(_replace_models(data, fingerprints), sort_keys=True)
+        return hashlib.sha256(f"recipe\x1f{text}".encode()).hexdigest()
+
+    def checked(self) -> tuple[Recipe, Method]:
+        """The recipe with its parameters checked against the method and in normal form, and the method.
+
+        Raises:
+            InputError: unknown method or parameter, a value of the wrong kind or out of range, or too few or too
+                many models.
+        """
+        method = find_method(self.method, f"{self._where}:method")
+        sliced = self.slices is not None and all(part.base for part in self.slices)
+        if method.base == "required" and not self.base and not sliced:
+            raise InputError(
+                f"{method.name} needs a base", where=f"{self._where}:base", fix="Add `base: MODEL`, what they came from"
+            )
+        copy = self.model_copy(deep=True)
+        copy._where, copy._folder = self._where, self._folder
+        shared, own = f"{self._where}:parameters", f"{self._where}:models"
+        copy.parameters = _check_parameters(method, self.parameters, shared, own_only=False)
+        for i, entry in enumerate(copy.models or []):
+            entry.parameters = _check_parameters(method, entry.parameters, f"{own}[{i}].parameters", own_only=True)
+        for i, part in enumerate(copy.slices or []):
+            place = f"{self._where}:slices[{i}]"
+            part.parameters = _check_parameters(method, part.parameters, f"{place}.parameters", own_only=False)
+            for j, source in enumerate(part.sources):
+                source.parameters = _check_parameters(
+                    method, source.parameters, f"{place}.sources[{j}].parameters", own_only=True
+                )
+        return copy, method
+
+
+def _check_parameters(method: Method, given: Parameters, where: str, *, own_only: bool) -> Parameters:
+    known = {parameter.name: parameter for parameter in method.parameters}
+    result = {}
+    for name, value in given.items():
+        if name not in known:
+            raise InputError(
+                f"{method.name} has no parameter '{name}'", where=f"{where}.{name}", fix=nearest(name, known)
+            )
+        if own_only and not known[name].per_model:
+            raise InputError(
+                f"'{name}' holds for the whole merge, not for one model",
+                where=f"{where}.{name}",
+                fix="Move it to `parameters` of the recipe or slice",
+            )
+        result[name] = check_value(known[name], value, f"{where}.{name}")
+    return result
+
+
+def _replace_models(value: Any, fingerprints: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        named = {"model", "base", "tokenizer"}
+        return {
+            key: fingerprints.get(inner, inner)
+            if key in named and isinstance(inner, str)
+            else _replace_models(inner, fingerprints)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_replace_models(inner, fingerprints) for inner in value]
+    return value
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Reads a recipe file, genepool's own or mergekit's.
+
+    Raises:
+        InputError: naming the file, the key and the way out.
+    """
+    path = Path(path)
+    return parse_recipe(read_yaml(path), where=str(path), folder=path.resolve().parent)
+
+
+def parse_recipe(data: object, *, where: str = "recipe", folder: Path | None = None) -> Recipe:
+    """A recipe from what a YAML file held; `genepool: 1` decides the dialect."""
+    if isinstance(data, dict) and "genepool" not in data:
+        from genepool.merging.mergekit import translate
+
+        return translate(data, where).located(where, folder)
+    return validate(Recipe, data, where).located(where, folder)

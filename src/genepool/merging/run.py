@@ -1,0 +1,241 @@
+"""Runs a plan: reads, merges and writes tensor by tensor, on several threads, and goes on after a kill.
+
+Work happens in `.OUT.partial`, published by rename. A journal there names the tensors that are complete, so a merge
+that was killed computes only the rest; it is trusted only if recipe, sources and layout are those of now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+
+from genepool import progress, staging
+from genepool.errors import CheckFailed, InputError
+from genepool.merging import card
+from genepool.merging.layout import OutputTensor
+from genepool.merging.plan import Plan
+from genepool.weights import Checkpoint, Weights
+from genepool.weights.source import tensor_bytes
+from genepool.weights.writer import DEFAULT_SHARD_BYTES, ShardedWriter, write_config
+
+_JOURNAL = "journal.jsonl"
+# Written data is forced to the disk before the journal says so, and not for every small tensor.
+_SYNC_BYTES = 256 * 1024**2
+
+
+def run_plan(
+    plan: Plan,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    threads: int | None = None,
+    verify: bool = False,
+    sections: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes the merged model as a Hugging Face folder, whole or not at all.
+
+    Args:
+        plan: what to merge.
+        out: the folder; `.OUT.partial` beside it is used while working.
+        overwrite: replace what is at `out`.
+        shard_bytes: largest shard.
+        threads: how many tensors are worked on at once; the processor's cores, at most 4, when None.
+        verify: read the result back and compare the hash of every tensor with what was computed.
+        sections: further sections of the model card, title -> Markdown.
+
+    Returns:
+        `out`.
+
+    Raises:
+        InputError: an input is unusable, `out` is occupied, or the disk is full. Nothing is left behind.
+        CheckFailed: `verify` found a difference.
+    """
+    out = Path(out)
+    _refuse_own_input(plan, out)
+    staging.check_free(out, overwrite=overwrite)
+    run_key = _run_key(plan, shard_bytes)
+    keep = _journal_key(staging.staging_path(out)) == run_key
+    with staging.staged_folder(out, overwrite=overwrite, keep_existing=keep) as folder:
+        if keep:
+            progress.say(f"going on with the merge that was stopped in {folder}")
+        writer = ShardedWriter(folder, plan.infos, shard_bytes=shard_bytes)
+        journal = _Journal(folder / _JOURNAL, run_key, writer)
+        hashes = _merge_all(plan, writer, journal, threads or min(4, os.cpu_count() or 1), verify)
+        writer.close()
+        journal.close()
+        fingerprint = None
+        if verify:
+            fingerprint = _verified(folder, hashes)
+        (folder / _JOURNAL).unlink()
+        write_config(folder, plan.config, plan.reference.folder, tokenizer_from=plan.tokenizer_folder)
+        if plan.recipe.chat_template is not None:
+            (folder / "chat_template.jinja").write_text(plan.recipe.chat_template)
+        for name, text in card.extra_files(plan, fingerprint=fingerprint, sections=sections).items():
+            (folder / name).write_text(text)
+    return out
+
+
+def _merge_all(plan: Plan, writer: ShardedWriter, journal: _Journal, threads: int, hashing: bool) -> dict[str, str]:
+    """Computes and writes every tensor that the journal does not have; returns hashes when asked to."""
+    hashes: dict[str, str] = {}
+
+    def work(out: OutputTensor) -> None:
+        if out.name in journal.finished and not hashing:
+            return
+        tensor = plan.compute(out)
+        if hashing:
+            hashes[out.name] = hashlib.sha256(tensor_bytes(tensor)).hexdigest()
+        if out.name not in journal.finished:
+            writer.write(out.name, tensor)
+            journal.add(out.name, plan.infos[out.name].nbytes)
+
+    plan.prepare()
+    total = sum(info.nbytes for info in plan.infos.values())
+    pending: dict[Future[None], int] = {}
+    with (
+        progress.bar(f"merging by {plan.method.name}", total, "bytes") as bar,
+        _single_threaded_torch(),
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        try:
+            for out in plan.layout.outputs:
+                # Never more in flight than threads: memory is that of the tensors being worked on.
+                while len(pending) >= threads:
+                    _take_finished(pending, bar)
+                pending[pool.submit(work, out)] = plan.infos[out.name].nbytes
+            while pending:
+                _take_finished(pending, bar)
+        except BaseException:
+            for future in pending:
+                future.cancel()
+            raise
+    return hashes
+
+
+def _take_finished(pending: dict[Future[None], int], bar: progress.Bar) -> None:
+    for future in wait(pending, return_when=FIRST_COMPLETED).done:
+        bar.advance(pending.pop(future))
+        future.result()
+
+
+@contextmanager
+def _single_threaded_torch() -> Iterator[None]:
+    """One thread per operation while tensors are merged side by side: results then never depend on the number."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Journal:
+    """Names of the tensors that are safely on the disk, one JSON line each, after a line with the run's key."""
+
+    def __init__(self, path: Path, key: str, writer: ShardedWriter) -> None:
+        self.finished = _finished_tensors(path)
+        self._writer, self._lock = writer, threading.Lock()
+        self._waiting: list[str] = []
+        self._bytes = 0
+        fresh = not path.exists()
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (open for the whole run)
+        if fresh:
+            self._file.write(json.dumps({"key": key}) + "\n")
+            self._file.flush()
+
+    def add(self, name: str, nbytes: int) -> None:
+        with self._lock:
+            self._waiting.append(name)
+            self._bytes += nbytes
+            if self._bytes >= _SYNC_BYTES or len(self._waiting) >= 64:
+                self._flush()
+
+    def close(self) -> None:
+        with self._lock:
+            self._flush()
+            self._file.close()
+
+    def _flush(self) -> None:
+        self._writer.sync()
+        for name in self._waiting:
+            self._file.write(json.dumps({"tensor": name}) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._waiting, self._bytes = [], 0
+
+
+def _finished_tensors(path: Path) -> frozenset[str]:
+    if not path.is_file():
+        return frozenset()
+    return frozenset(line["tensor"] for line in _journal_lines(path) if "tensor" in line)
+
+
+def _journal_key(folder: Path) -> str | None:
+    path = folder / _JOURNAL
+    return next((str(line["key"]) for line in _journal_lines(path) if "key" in line), None) if path.is_file() else None
+
+
+def _journal_lines(path: Path) -> Iterator[dict[str, str]]:
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            yield json.loads(text)
+        except ValueError:
+            # The line that was being written when the process was killed.
+            return
+
+
+def _run_key(plan: Plan, shard_bytes: int) -> str:
+    """Identity of one run: the same key means the same bytes in the same places."""
+    parts = [json.dumps(plan.recipe.to_dict(), sort_keys=True), str(shard_bytes), _stamp_of_code()]
+    for name, weights in plan.sources.items():
+        parts.append(f"{name}\x1f{_stamp(weights)}")
+    return hashlib.sha256("\x1e".join(parts).encode()).hexdigest()
+
+
+def _stamp(weights: Weights) -> str:
+    """Changes when the files behind `weights` do; the fingerprint for kinds that have no files of their own."""
+    if isinstance(weights, Checkpoint):
+        stats = [os.stat(file.path) for file in weights.files]
+        return json.dumps([[os.path.realpath(weights.path), s.st_size, s.st_mtime_ns] for s in stats])
+    return weights.fingerprint()
+
+
+def _stamp_of_code() -> str:
+    from importlib.metadata import version
+
+    return version("genepool")
+
+
+def _refuse_own_input(plan: Plan, out: Path) -> None:
+    for name, weights in plan.sources.items():
+        if weights.folder is not None and weights.folder.resolve() == out.resolve():
+            raise InputError("the output is one of the inputs", where=out, fix=f"Write somewhere else than over {name}")
+
+
+def _verified(folder: Path, hashes: Mapping[str, str]) -> str:
+    """Reads the written tensors back; returns the fingerprint of the result."""
+    # What was written is read from the disk again, not from the pages that wrote it.
+    written = Checkpoint(folder)
+    for file in written.files:
+        handle = os.open(file.path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(handle)
+    with progress.bar("verifying", len(hashes), "tensors") as bar:
+        for file in written.files:
+            for name in file.infos:
+                if hashlib.sha256(file.view_bytes(name)).hexdigest() != hashes[name]:
+                    raise CheckFailed(f"{folder}:{name}: what is on the disk is not what was computed. Check the disk.")
+                bar.advance()
+    return written.fingerprint()
