@@ -285,6 +285,16 @@ def test_a_callables_version_and_score_matter(tiny_model: Callable[..., Path], t
         assert caught.value.where == "t:0"
 
 
+def test_a_callable_asks_the_model_as_a_file_of_prompts_does(tiny_model: Callable[..., Path]) -> None:
+    model = LanguageModel.load(open_weights(tiny_model()))
+    pairs = [("a", "1"), ("bc", "2"), ("12", "3")]
+    seen = ask(model, task_of(pairs), keep_outputs=True).outputs(model.name, "t")
+    asked = callable_task(
+        "c", lambda m, e: (0.0, m.generate([e.prompt])[0]), [{"id": p, "prompt": p, "answer": a} for p, a in pairs]
+    )
+    assert ask(model, asked).outputs(model.name, "c") == seen
+
+
 def test_two_models_of_one_name_stay_apart(tiny_model: Callable[..., Path]) -> None:
     folder, task = tiny_model(), task_of([("a", "1")])
     with Ledger(":memory:") as ledger:

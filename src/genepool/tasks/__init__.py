@@ -1,7 +1,7 @@
 """Tasks, outcomes and the ledger: how good is this model at one ability, one answer per example, kept for ever."""
 
-from genepool.tasks.decoding import Decoding
-from genepool.tasks.evaluate import DEFAULT_BATCH, evaluate
+from genepool.tasks.decoding import DEFAULT_BATCH, Decoding
+from genepool.tasks.evaluate import evaluate
 from genepool.tasks.files import load_tasks
 from genepool.tasks.language_model import LanguageModel
 from genepool.tasks.ledger import Ledger, Outcome

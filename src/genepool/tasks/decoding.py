@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from genepool.tasks.language_model import LanguageModel
 
+DEFAULT_BATCH = 128
 # Logits of one batch stay below this many bytes: vocabularies of 100,000 and more would otherwise fill the memory.
 _LOGIT_BYTES = 512 * 1024**2
 

@@ -13,15 +13,13 @@ from typing import Any, SupportsFloat
 
 from genepool import progress
 from genepool.errors import InputError
-from genepool.tasks.decoding import Decoding, forced_answers, generate, loglikelihoods
+from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, forced_answers, generate, loglikelihoods
 from genepool.tasks.language_model import LanguageModel
 from genepool.tasks.ledger import Ledger, Outcome
 from genepool.tasks.metrics import METRICS
 from genepool.tasks.table import Cell, OutcomeTable
 from genepool.tasks.task import Example, Task
 from genepool.weights import Weights, open_weights
-
-DEFAULT_BATCH = 128
 
 
 def evaluate(

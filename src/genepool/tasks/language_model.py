@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
+from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, generate
 from genepool.weights import Weights
 
 if TYPE_CHECKING:
@@ -143,6 +144,18 @@ class LanguageModel:
         """Text of generated tokens, special tokens left out."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def generate(
+        self, prompts: Sequence[str], decoding: Decoding | None = None, *, batch_size: int = DEFAULT_BATCH
+    ) -> list[str]:
+        """What the model writes after each prompt: what a task given as a Python callable asks with.
+
+        Args:
+            prompts: texts.
+            decoding: how; greedy, at most 64 tokens, when None. Drawn answers belong to (seed, prompt).
+            batch_size: prompts decoded at once.
+        """
+        return generate(self, prompts, list(prompts), decoding or Decoding(), batch_size)
 
     def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Messages put through the tokenizer's chat template, open for the model's answer.
