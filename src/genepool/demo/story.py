@@ -102,9 +102,11 @@ def _study(bed: Testbed, strategy: str, budget: int, tiny: bool, seed: int) -> S
         search={
             "weight": {"low": 0.0, "high": 1.2, "start": 0.5, "per": {"skill": True, "layer_groups": 2 if tiny else 4}}
         },
-        tasks={"dir": str(bed.tasks), "weights": {GENERIC: len(skills)}, "valid": 64 if tiny else 256},
+        tasks={"dir": str(bed.tasks), "weights": {GENERIC: len(skills)}, "valid": 64 if tiny else 128},
         strategy=strategy,
         budget={"evaluations": budget},
+        # Judged again on all 512: the best of hundreds on 128 examples is partly the luckiest.
+        finalists=10,
         seed=seed,
     )
 
