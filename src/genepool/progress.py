@@ -26,6 +26,17 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
+@contextmanager
+def hushed() -> Iterator[None]:
+    """No progress from inside the block: for work whose own bars would hide the one around it."""
+    before = _quiet
+    set_quiet(True)
+    try:
+        yield
+    finally:
+        set_quiet(before)
+
+
 def say(text: str) -> None:
     """One line on stderr, unless quiet. Keeps a live bar intact."""
     if _quiet:

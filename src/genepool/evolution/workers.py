@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -83,24 +83,13 @@ class InProcess:
         for candidate in candidates:
             if self._evaluate is None:
                 self._evaluate = self._factory()
-            with _hushed():
+            with progress.hushed():
                 verdict = judge(self._evaluate, self._store, candidate)
             yield candidate, verdict
 
     def close(self) -> None:
         """Lets go of the models."""
         self._evaluate = None
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """No bars from inside an evaluation: they come and go in a second and hide how far the study is."""
-    before = progress._quiet
-    progress.set_quiet(True)
-    try:
-        yield
-    finally:
-        progress.set_quiet(before)
 
 
 class ProcessPool:
