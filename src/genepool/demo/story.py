@@ -23,6 +23,9 @@ from genepool.weights import Weights
 
 GENERIC = "generic"
 STRATEGIES = {"cma_es": "evolved", "random_search": "random"}
+# The search begins at a good static merge, so it takes smaller steps than the papers' 1/6 of the range. Chosen on
+# validation, seed 0: 0.988 against 0.987, and 0.986 for random search.
+_SIGMA = 0.08
 
 
 @dataclass(frozen=True)
@@ -88,27 +91,30 @@ def run_demo(
 
 
 def _study(bed: Testbed, strategy: str, budget: int, tiny: bool, seed: int) -> Study:
-    """The same search for every strategy: one weight per skill and layer.
+    """The same search for every strategy: one weight per adapter and layer, beginning at one half each.
 
     Skills together count as much as the generic abilities, for the static merges as for the search.
     """
-    skills = list(bed.full)
+    skills = list(bed.lora)
     return Study(
-        study=1,
         base=str(bed.base),
-        skills=[{"name": skill, "model": str(path)} for skill, path in bed.full.items()],
+        skills=[{"name": skill, "model": model} for skill, model in _adapters(bed).items()],
         method="task_arithmetic",
         parameters={"lambda": 1.0},
         search={
             "weight": {"low": 0.0, "high": 1.2, "start": 0.5, "per": {"skill": True, "layer_groups": 2 if tiny else 4}}
         },
         tasks={"dir": str(bed.tasks), "weights": {GENERIC: len(skills)}, "valid": 64 if tiny else 128},
-        strategy=strategy,
+        strategy={"name": strategy, "options": {"sigma": _SIGMA} if strategy == "cma_es" else {}},
         budget={"evaluations": budget},
         # Judged again on all 512: the best of hundreds on 128 examples is partly the luckiest.
         finalists=10,
         seed=seed,
     )
+
+
+def _adapters(bed: Testbed) -> dict[str, str]:
+    return {skill: f"{bed.base}+{path}" for skill, path in bed.lora.items()}
 
 
 def validation_score(table: OutcomeTable, model: str, skills: Sequence[str]) -> float:
@@ -140,12 +146,12 @@ def _test(
     studies: dict[str, StudyResult],
     ledger: Ledger,
 ) -> OutcomeTable:
-    models: dict[str, str | Path | Weights] = {"base": bed.base, **bed.full}
-    models |= {f"{skill} (adapter)": f"{bed.base}+{path}" for skill, path in bed.lora.items()}
+    models: dict[str, str | Path | Weights] = {"base": bed.base, **_adapters(bed)}
+    models |= {f"{skill} (full)": path for skill, path in bed.full.items()}
     models |= {name: merge.weights for name, merge in chosen.items()}
     models |= {name: studies[name].winner for name in reversed(STRATEGIES.values())}
     # The page shows what these wrote, example by example; of the others it shows scores.
-    shown = ["base", *bed.full, best_static, *STRATEGIES.values()]
+    shown = ["base", *bed.lora, best_static, *STRATEGIES.values()]
     evaluate([models[name] for name in shown], tasks, split="test", ledger=ledger, names=shown)
     return evaluate(list(models.values()), tasks, split="test", ledger=ledger, names=list(models), keep_outputs=False)
 
@@ -169,8 +175,8 @@ def _write_page(
         )
         for name, merge in chosen.items()
     ]
-    adapters = [f"{skill} (adapter)" for skill in bed.lora]
-    extras += [ExtraModel(name, table.fingerprints[name], "parent", source="LoRA adapter") for name in adapters]
+    others = {f"{skill} (full)": str(path) for skill, path in bed.full.items()}
+    extras += [ExtraModel(name, table.fingerprints[name], "parent", source=path) for name, path in others.items()]
     data = collect_study(
         folder / STRATEGIES["cma_es"],
         beside=[folder / STRATEGIES["random_search"]],
