@@ -52,25 +52,26 @@ class StaticMerge:
 def static_merges(bed: Testbed) -> Iterator[StaticMerge]:
     """Every static merge of the testbed's specialists, models read into memory once."""
     sources = _resident(bed)
-    base, experts, adapters = str(bed.base), [str(p) for p in bed.full.values()], _adapters(bed)
+    base, experts, on_base = str(bed.base), [str(p) for p in bed.full.values()], list(adapters(bed).values())
     for method, grid in _GRID.items():
         for parameters in grid:
             yield _simple(method, parameters, None if method == "linear" else base, experts, sources)
     for value in (0.4, 0.5):
-        merge = _simple("task_arithmetic", {"lambda": value}, base, adapters, sources)
+        merge = _simple("task_arithmetic", {"lambda": value}, base, on_base, sources)
         yield StaticMerge("adapters, task_arithmetic", merge.settings, merge.recipe, merge.weights)
     yield _slerp_of_pairs(experts, sources)
     yield _stack(experts, sources)
 
 
-def _adapters(bed: Testbed) -> list[str]:
-    return [f"{bed.base}+{path}" for path in bed.lora.values()]
+def adapters(bed: Testbed) -> dict[str, str]:
+    """Skill -> its LoRA adapter on the base, as recipes name it."""
+    return {skill: f"{bed.base}+{path}" for skill, path in bed.lora.items()}
 
 
 def _resident(bed: Testbed) -> dict[str, Weights]:
     opened = open_weights(bed.base)
     base = load_resident(opened)
-    names = [*map(str, bed.full.values()), *_adapters(bed)]
+    names = [*map(str, bed.full.values()), *adapters(bed).values()]
     return {str(bed.base): base} | {
         name: load_resident(open_weights(name, base=opened), (opened, base)) for name in names
     }

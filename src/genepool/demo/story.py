@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from genepool import progress
-from genepool.demo.static import StaticMerge, static_merges
+from genepool.demo.static import StaticMerge, adapters, static_merges
 from genepool.evolution import Study, StudyResult, run_study
 from genepool.report import ExtraModel, collect_study, write_report
 from genepool.tasks import Ledger, OutcomeTable, Task, evaluate, load_tasks
@@ -98,7 +98,7 @@ def _study(bed: Testbed, strategy: str, budget: int, tiny: bool, seed: int) -> S
     skills = list(bed.lora)
     return Study(
         base=str(bed.base),
-        skills=[{"name": skill, "model": model} for skill, model in _adapters(bed).items()],
+        skills=[{"name": skill, "model": model} for skill, model in adapters(bed).items()],
         method="task_arithmetic",
         parameters={"lambda": 1.0},
         search={
@@ -111,10 +111,6 @@ def _study(bed: Testbed, strategy: str, budget: int, tiny: bool, seed: int) -> S
         finalists=10,
         seed=seed,
     )
-
-
-def _adapters(bed: Testbed) -> dict[str, str]:
-    return {skill: f"{bed.base}+{path}" for skill, path in bed.lora.items()}
 
 
 def validation_score(table: OutcomeTable, model: str, skills: Sequence[str]) -> float:
@@ -146,7 +142,7 @@ def _test(
     studies: dict[str, StudyResult],
     ledger: Ledger,
 ) -> OutcomeTable:
-    models: dict[str, str | Path | Weights] = {"base": bed.base, **_adapters(bed)}
+    models: dict[str, str | Path | Weights] = {"base": bed.base, **adapters(bed)}
     models |= {f"{skill} (full)": path for skill, path in bed.full.items()}
     models |= {name: merge.weights for name, merge in chosen.items()}
     models |= {name: studies[name].winner for name in reversed(STRATEGIES.values())}
