@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## real models with real skills: trained, merged, bred and measured; opens on a report
 	$(BIN)/genepool demo $(DEMO_DIR)
 
-demo-smoke: $(STAMP)  ## the same story in two minutes, in a temporary folder
+demo-smoke: $(STAMP)  ## the same story in a minute or two, in a temporary folder
 	@folder=$$(mktemp -d) && $(BIN)/genepool demo $$folder/demo --tiny && rm -r $$folder
 
 test: $(STAMP)  ## the fast tests

@@ -64,7 +64,7 @@ def run_demo(
 
     Args:
         folder: holds the testbed, the ledger, both studies and the page afterwards.
-        tiny: a smaller testbed and budget: two minutes instead of eight.
+        tiny: a smaller testbed and budget: one minute instead of six.
         evaluations: budget of each search; 60 when tiny, else 300.
         workers: processes that evaluate candidates.
         seed: of training and searching.
