@@ -177,3 +177,14 @@ def test_the_environment_names_the_ledger(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     with Ledger():
         assert (tmp_path / "genepool.sqlite").is_file()
+
+
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.record("f", "m", "t", "asked", [("key", "id", Outcome(1.0, "x"))])
+        # SQLite's own way to run out of room at a page that is known.
+        ledger._db.execute(f"PRAGMA max_page_count = {ledger._db.execute('PRAGMA page_count').fetchone()[0]}")
+        many = [(f"key {i}", str(i), Outcome(0.0, "y" * 500)) for i in range(500)]
+        with pytest.raises(InputError, match="no space left on the disk"):
+            ledger.record("f", "m", "t", "asked", many)
+        assert ledger.find("f", "asked", ["key", "key 0"]) == {"key": Outcome(1.0, "x")}

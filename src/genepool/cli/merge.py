@@ -58,4 +58,5 @@ def merge(
         answer = {key: shown[key] for key in ("method", "passes", "bytes_read", "bytes_written")}
         options.print_json({"out": str(out), "tensors": len(shown["steps"]), "verified": verify, **answer})
     else:
-        print(f"{out}: {shown['method']} of {len(plan.sources)} models, {options.size_text(shown['bytes_written'])}")
+        count = len(set(plan.recipe.model_names()) - {plan.recipe.base})
+        print(f"{out}: {shown['method']} of {count} models, {options.size_text(shown['bytes_written'])}")

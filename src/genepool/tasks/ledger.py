@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -222,9 +223,19 @@ class Ledger:
         except (sqlite3.DatabaseError, OSError) as error:
             if isinstance(error, sqlite3.ProgrammingError | sqlite3.IntegrityError):
                 raise
-            full = "full" in str(error)
+            if "full" in str(error) or self._no_space_left():
+                raise InputError(
+                    "no space left on the disk for the ledger", where=self.path, fix="Free some space and run again"
+                ) from error
             raise InputError(
                 f"the ledger cannot be used ({error})",
                 where=self.path,
-                fix="Free some space and run again" if full else "Check the file, or name another with --ledger",
+                fix="Check the file, or name another with --ledger",
             ) from error
+
+    def _no_space_left(self) -> bool:
+        """In WAL mode SQLite may call a full disk an I/O error: whether there is room for one more page."""
+        try:
+            return shutil.disk_usage(self.path.parent).free < 4096
+        except OSError:
+            return False
