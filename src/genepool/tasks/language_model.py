@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import torch
 
 
+# Texts whose tokens are remembered, each way: some tens of MB at most.
+_REMEMBERED = 50_000
+
+
 class LanguageModel:
     """A model and its tokenizer, ready to be asked. Made by `LanguageModel.load`.
 
@@ -34,6 +38,8 @@ class LanguageModel:
         self.model, self.tokenizer = model, tokenizer
         self._weights: Weights | None = weights
         self._targets = _targets(model)
+        self._encoded: dict[str, tuple[int, ...]] = {}
+        self._decoded: dict[tuple[int, ...], str] = {}
 
     @classmethod
     def load(
@@ -127,6 +133,12 @@ class LanguageModel:
 
     def encode_whole(self, text: str) -> list[int]:
         """Token ids as in `encode`, but none for a text that has none, which no model can read."""
+        known = self._encoded.get(text)
+        if known is None:
+            known = self._remember(self._encoded, text, tuple(self._encode(text)))
+        return list(known)
+
+    def _encode(self, text: str) -> list[int]:
         ids: list[int] = list(self.tokenizer(text).input_ids)
         # A chat template may have written the begin token that the tokenizer puts first as well.
         if (
@@ -142,8 +154,19 @@ class LanguageModel:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens, special tokens left out."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
+        key = tuple(ids)
+        known = self._decoded.get(key)
+        if known is None:
+            known = self._remember(self._decoded, key, str(self.tokenizer.decode(list(ids), skip_special_tokens=True)))
+        return known
+
+    @staticmethod
+    def _remember(known: dict[Any, Any], key: Any, value: Any) -> Any:
+        """A search asks the same examples hundreds of times; tokenizing them again would take a third of it."""
+        if len(known) >= _REMEMBERED:
+            known.clear()
+        known[key] = value
+        return value
 
     def generate(
         self, prompts: Sequence[str], decoding: Decoding | None = None, *, batch_size: int = DEFAULT_BATCH
