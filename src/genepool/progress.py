@@ -17,6 +17,7 @@ _SILENCE_SECONDS = 1.5
 _quiet = False
 _lock = threading.RLock()
 _stack: list[Bar] = []
+_spoken = time.monotonic()
 _live: Any = None
 
 
@@ -45,7 +46,13 @@ def say(text: str) -> None:
         if _live is not None:
             _live.console.print(text, highlight=False, markup=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            _print(text)
+
+
+def _print(line: str) -> None:
+    global _spoken
+    print(line, file=sys.stderr, flush=True)
+    _spoken = time.monotonic()
 
 
 class Bar:
@@ -116,6 +123,8 @@ def bar(title: str, total: float | None = None, unit: str = "") -> Iterator[Bar]
             _start_live(task, first)
     stop = threading.Event()
     ticker = None
+    if not terminal:
+        _speak_up(_SILENCE_SECONDS / 2)
     if first and not terminal:
         ticker = threading.Thread(target=_tick, args=(stop,), daemon=True)
         ticker.start()
@@ -132,10 +141,16 @@ def bar(title: str, total: float | None = None, unit: str = "") -> Iterator[Bar]
 
 
 def _tick(stop: threading.Event) -> None:
-    while not stop.wait(_SILENCE_SECONDS):
-        with _lock:
-            if _stack:
-                print(_stack[-1].line(), file=sys.stderr, flush=True)
+    while not stop.wait(_SILENCE_SECONDS / 6):
+        _speak_up(_SILENCE_SECONDS)
+
+
+def _speak_up(silence: float) -> None:
+    """Prints where the innermost task is, if nothing was printed for so many seconds: many short tasks in a row
+    must not be silent together."""
+    with _lock:
+        if _stack and time.monotonic() - _spoken >= silence:
+            _print(_stack[-1].line())
 
 
 def _start_live(task: Bar, first: bool) -> None:

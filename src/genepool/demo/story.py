@@ -70,7 +70,15 @@ def run_demo(
         seed: of training and searching.
     """
     began = time.monotonic()
-    folder = Path(folder)
+    # One task around all others, so that what lies between them is never silent either.
+    with progress.bar("demo"):
+        table, skills, best_static, page = _tell(Path(folder), tiny, evaluations, workers, seed)
+    return DemoResult(table, skills, best_static, page, (time.monotonic() - began) / 60)
+
+
+def _tell(
+    folder: Path, tiny: bool, evaluations: int | None, workers: int, seed: int
+) -> tuple[OutcomeTable, tuple[str, ...], str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     bed = build(folder / "testbed", tiny=tiny, seed=seed)
     tasks, skills = load_tasks(bed.tasks), tuple(bed.full)
@@ -87,7 +95,7 @@ def run_demo(
         progress.say("test examples, asked for the first time:")
         table = _test(bed, tasks, chosen, best_static, studies, ledger)
     page = _write_page(folder, bed, chosen, best_static, table, skills)
-    return DemoResult(table, skills, best_static, page, (time.monotonic() - began) / 60)
+    return table, skills, best_static, page
 
 
 def _study(bed: Testbed, strategy: str, budget: int, tiny: bool, seed: int) -> Study:
