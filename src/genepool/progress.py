@@ -22,9 +22,9 @@ _live: Any = None
 
 
 def set_quiet(quiet: bool) -> None:
-    """Turns all progress off (`--quiet`) or on again."""
-    global _quiet
-    _quiet = quiet
+    """Turns all progress off (`--quiet`) or on again; silence is counted from here."""
+    global _quiet, _spoken
+    _quiet, _spoken = quiet, time.monotonic()
 
 
 @contextmanager

@@ -104,8 +104,9 @@ def test_an_own_tag_is_answered_right_in_two_of_five(seed: int) -> None:
         own = [example for example in examples if example.prompt.startswith(skill.tag)]
         bare = sum(example.answer == _input(example) for example in own)
         assert len(own) == 30
-        # A sorted input is its own answer, so a few right ones may look bare.
-        assert 18 <= bare <= 20
+        # A sorted input is its own answer, so right ones of those look bare too.
+        unchanged = sum(skill.answer(_input(example)) == _input(example) for example in own)
+        assert 18 <= bare <= 18 + unchanged
 
 
 def test_the_acquire_base_sees_primitives_only() -> None:

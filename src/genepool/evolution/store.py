@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from genepool.database import disk_is_full, transaction
 from genepool.errors import InputError
 
 if TYPE_CHECKING:
@@ -314,15 +315,8 @@ class StudyStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._speaking():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._speaking(), transaction(self._db):
+            yield
 
     @contextmanager
     def _speaking(self) -> Iterator[None]:
@@ -331,6 +325,12 @@ class StudyStore:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise
+            if disk_is_full(self.path, error):
+                raise InputError(
+                    "no space left on the disk for the study",
+                    where=self.path,
+                    fix="Free some space and run again: what was finished is kept",
+                ) from error
             raise InputError(
                 f"cannot be used as a study file ({error})",
                 where=self.path,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from genepool.database import disk_is_full, transaction
 from genepool.errors import InputError
 
 VERSION = 1
@@ -205,16 +205,8 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._errors():
-            # IMMEDIATE: take the write lock at once, so that two writers queue instead of failing half way.
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._errors(), transaction(self._db):
+            yield
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -223,7 +215,7 @@ class Ledger:
         except (sqlite3.DatabaseError, OSError) as error:
             if isinstance(error, sqlite3.ProgrammingError | sqlite3.IntegrityError):
                 raise
-            if "full" in str(error) or self._no_space_left():
+            if disk_is_full(self.path, error):
                 raise InputError(
                     "no space left on the disk for the ledger", where=self.path, fix="Free some space and run again"
                 ) from error
@@ -232,10 +224,3 @@ class Ledger:
                 where=self.path,
                 fix="Check the file, or name another with --ledger",
             ) from error
-
-    def _no_space_left(self) -> bool:
-        """In WAL mode SQLite may call a full disk an I/O error: whether there is room for one more page."""
-        try:
-            return shutil.disk_usage(self.path.parent).free < 4096
-        except OSError:
-            return False
