@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from genepool.errors import InputError, nearest
 from genepool.evolution.genome import Space
 from genepool.evolution.store import Candidate, Verdict
 from genepool.evolution.study import Objective, Study
+from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
     from genepool.merging import Plan, Recipe
@@ -99,19 +99,6 @@ def _digest(task: Task) -> str:
     return hashlib.sha256("\x1f".join([task.asking, *(e.key for e in task.examples("valid"))]).encode()).hexdigest()
 
 
-@contextmanager
-def computing_with(count: int) -> Iterator[None]:
-    """The number of threads an evaluation computes with: the same wherever it runs, so that it gives the same bits."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _recipe(space: Space, genome: Mapping[str, float], seed: int, where: str) -> Recipe:
     from genepool.merging import parse_recipe
 
@@ -172,7 +159,7 @@ class ModelEvaluator:
 
         study = self._opened.study
         wall, cpu = time.perf_counter(), time.process_time()
-        with computing_with(study.threads):
+        with torch_threads(study.threads):
             self._model.assign(self._opened.plan_of(candidate).weights())
             table = evaluate(
                 [self._model],
@@ -202,7 +189,7 @@ def build_evaluator(study: Study, where: str, ledger: Path) -> ModelEvaluator:
     """A worker's evaluator: models in memory, ledger open. Importable, so that a process pool can call it."""
     from genepool.tasks import LanguageModel, Ledger
 
-    with computing_with(study.threads):
+    with torch_threads(study.threads):
         opened = OpenedStudy.open(study, where, resident=True)
         # From the merge, not from the base: a skill may bring a head of its own where the base ties it.
         model = LanguageModel.load(opened.plan.weights())

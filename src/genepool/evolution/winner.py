@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from genepool import progress, staging
 from genepool.evolution.loop import Finalist
-from genepool.evolution.opened import OpenedStudy, computing_with
+from genepool.evolution.opened import OpenedStudy
 from genepool.evolution.store import StudyStore
+from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
     from genepool.merging import Plan
@@ -65,7 +66,7 @@ def _tested(opened: OpenedStudy, models: Mapping[str, Weights], ledger: Path) ->
 
     study = opened.study
     rows = []
-    with progress.bar("testing", len(models), "models") as bar, computing_with(study.threads), Ledger(ledger) as book:
+    with progress.bar("testing", len(models), "models") as bar, torch_threads(study.threads), Ledger(ledger) as book:
         for name, weights in models.items():
             bar.note(name)
             table = evaluate(

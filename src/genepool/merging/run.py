@@ -12,7 +12,6 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
 
 from genepool import progress, staging
@@ -20,6 +19,7 @@ from genepool.errors import CheckFailed, InputError
 from genepool.merging import card
 from genepool.merging.layout import OutputTensor
 from genepool.merging.plan import Plan
+from genepool.threads import torch_threads
 from genepool.weights import Checkpoint, Weights
 from genepool.weights.source import tensor_bytes
 from genepool.weights.writer import DEFAULT_SHARD_BYTES, ShardedWriter, write_config
@@ -101,7 +101,8 @@ def _merge_all(plan: Plan, writer: ShardedWriter, journal: _Journal, threads: in
     pending: dict[Future[None], int] = {}
     with (
         progress.bar(f"merging by {plan.method.name}", total, "bytes") as bar,
-        _single_threaded_torch(),
+        # One thread an operation while tensors are merged side by side: results never depend on the number.
+        torch_threads(1),
         ThreadPoolExecutor(threads) as pool,
     ):
         try:
@@ -123,19 +124,6 @@ def _take_finished(pending: dict[Future[None], int], bar: progress.Bar) -> None:
     for future in wait(pending, return_when=FIRST_COMPLETED).done:
         bar.advance(pending.pop(future))
         future.result()
-
-
-@contextmanager
-def _single_threaded_torch() -> Iterator[None]:
-    """One thread per operation while tensors are merged side by side: results then never depend on the number."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Journal:

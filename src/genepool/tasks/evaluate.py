@@ -6,8 +6,7 @@ What the ledger knows is not asked again, and a model all of whose outcomes are 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -19,6 +18,7 @@ from genepool.tasks.ledger import Ledger, Outcome
 from genepool.tasks.metrics import METRICS
 from genepool.tasks.table import Cell, OutcomeTable
 from genepool.tasks.task import Example, Task
+from genepool.threads import torch_threads
 from genepool.weights import Weights, open_weights
 
 
@@ -72,7 +72,7 @@ def evaluate(
     cells: dict[tuple[str, str], Cell] = {}
     fingerprints: dict[str, str] = {}
     total = len(opened) * sum(map(len, examples.values()))
-    with progress.bar("evaluating", total, "examples") as bar, _threads(threads):
+    with progress.bar("evaluating", total, "examples") as bar, torch_threads(threads):
         for label, model in zip(labels, opened, strict=True):
             fingerprints[label] = model.fingerprint() if isinstance(model, Weights) else model.fingerprint
             asked = _Asked(model, label, device)
@@ -217,18 +217,3 @@ def _unique(names: list[str]) -> list[str]:
             label, number = f"{name} ({number})", number + 1
         result.append(label)
     return result
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    if count is None:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
