@@ -130,7 +130,7 @@ def _runs(names: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def render_page(template: str, title: str, **values: Any) -> str:
-    """A page of this kind: the template of `assets/` filled in, with the style sheet, script and policy all pages share.
+    """A page: a template of `assets/` filled in, with the style sheet, script and policy that all pages share.
 
     Args:
         template: its file name; it extends `page.html.j2`.
@@ -173,6 +173,7 @@ def _environment() -> Environment:
         shortened=text.shortened,
         breakable=_breakable,
         step=colour.step,
+        curve_class=colour.curve_class,
         shade=recipe_figure.shade,
         diverging_bar=bars.diverging_bar,
         interval_mark=bars.interval_mark,
