@@ -78,8 +78,8 @@ def inspect(
         if out is not None:
             typer.echo(str(out))
     if not found.fits:
-        count = len(found.problems)
-        more = f" (and {count - 1} more problems)" if count > 1 else ""
+        count = len(found.problems) - 1
+        more = f" (and {count} more problem{'s' if count > 1 else ''})" if count else ""
         raise CheckFailed(f"{found.problems[0].text}{more}.")
 
 
@@ -91,7 +91,7 @@ def _print(found: Inspection) -> None:
     console = options.console()
     for kind, texts in (("problem", [problem.text for problem in found.problems]), ("note", found.notes)):
         for text in texts:
-            console.print(f"{kind}: {text}", markup=False, highlight=False)
+            console.print(f"{kind}: {text}", markup=False, highlight=False, soft_wrap=True)
     if found.base is not None and found.fits:
         console.print("The models fit together.")
     deltas, changed = found.deltas, labels[1:]

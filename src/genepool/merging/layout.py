@@ -273,7 +273,12 @@ class Aligner:
             what, fix = "the shapes differ", "Merge models of one architecture and size"
         what += f": {shape_text(first.shapes[other])} in {other}, {shape_text(first.shapes[owner])} in {owner}"
         if len(conflicts) > 1:
-            what += f"; so do those of {listed([conflict.name for conflict in conflicts[1:]], 3)}"
+            rest = [
+                f"{conflict.name} ({shape_text(conflict.shapes[conflict.differing()[0]])} and "
+                f"{shape_text(conflict.shapes[conflict.owner])})"
+                for conflict in conflicts[1:]
+            ]
+            what += f"; so do those of {listed(rest, 4)}"
         return InputError(what, where=f"{self.recipe.where}:{first.name}", fix=f"{fix}; {self._shown(owner, other)}")
 
     def _shown(self, *models: str) -> str:

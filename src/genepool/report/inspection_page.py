@@ -100,10 +100,7 @@ def _sizes(inspection: Inspection, labels: Sequence[str]) -> Grid:
     rows = []
     for label, facts in zip(labels, inspection.models, strict=True):
         sizes = [facts.parts.get(part, (0, 0)) for part in parts]
-        cells = tuple(
-            Cell(f"{n:,}" if tensors else DASH, n if tensors else None, n / max(facts.parameters, 1))
-            for tensors, n in sizes
-        )
+        cells = tuple(Cell(f"{n:,}" if tensors else DASH, n if tensors else None, None) for tensors, n in sizes)
         rows.append((label, facts.name, cells))
     return Grid("parameters by part", "model", tuple(parts), tuple(rows))
 
@@ -121,16 +118,19 @@ def _distance(deltas: Deltas, labels: Sequence[str]) -> Grid:
 
 def _agreement(deltas: Deltas, labels: Sequence[str]) -> list[Grid]:
     grids = []
-    for name, matrix, shown in (
-        ("cosine", deltas.cosine, cosine_text),
-        ("sign conflict", deltas.sign_conflict, share_text),
+    # Both are coloured by how far they are from what two unrelated changes have.
+    for name, matrix, shown, neutral, reach in (
+        ("cosine", deltas.cosine, cosine_text, 0.0, 1.0),
+        ("sign conflict", deltas.sign_conflict, share_text, 0.5, 0.5),
     ):
         rows = tuple(
             (
                 label,
                 deltas.models[i],
                 tuple(
-                    Cell(DASH, None, None) if i == j else Cell(shown(value), value, _shade(value, 1.0))
+                    Cell(DASH, None, None)
+                    if i == j
+                    else Cell(shown(value), value, None if value is None else abs(value - neutral) / reach)
                     for j, value in enumerate(matrix[i])
                 ),
             )

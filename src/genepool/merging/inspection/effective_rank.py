@@ -77,20 +77,29 @@ def find_matrices(matches: Sequence[Match], sources: Mapping[str, Weights]) -> l
 def sample_matrices(matrices: Sequence[_Matrix], limit: int = SAMPLE) -> list[_Matrix]:
     """At most `limit` matrices of each part and stack: all kinds (q, k, v, ...) of evenly spaced layers.
 
-    Comparing layers needs the same kinds in each. A part with more than four kinds is represented by four of them,
-    evenly spaced in the order of their names. Embeddings and heads are left out: they are long, and cost as much as
-    all else together.
+    The layers are the same for every part and kind, so that their means can be compared: 3 of a stack with four kinds
+    of attention matrices. A part with more than four kinds is represented by four of them, evenly spaced in the order
+    of their names. Embeddings and heads are left out: they are long, and cost as much as all else together.
     """
-    groups: dict[tuple[str, str], list[_Matrix]] = {}
+    kinds: dict[str, dict[str, set[str]]] = {}
+    layers: dict[str, set[int]] = {}
     for matrix in matrices:
         role = matrix.match.role
         if role.part not in ("embedding", "head"):
-            groups.setdefault((role.stack, role.part), []).append(matrix)
+            kinds.setdefault(role.stack, {}).setdefault(role.part, set()).add(matrix.kind)
+            layers.setdefault(role.stack, set()).add(role.layer or 0)
     chosen = []
-    for group in groups.values():
-        kinds = _evenly(sorted({matrix.kind for matrix in group}), _KINDS)
-        layers = _evenly(sorted({matrix.match.role.layer or 0 for matrix in group}), max(1, limit // len(kinds)))
-        chosen += [m for m in group if m.kind in kinds and (m.match.role.layer or 0) in layers]
+    for stack, parts in kinds.items():
+        shown = {part: _evenly(sorted(found), _KINDS) for part, found in parts.items()}
+        most = max(len(found) for found in shown.values())
+        at = _evenly(sorted(layers[stack]), max(1, limit // most))
+        chosen += [
+            m
+            for m in matrices
+            if m.match.role.stack == stack
+            and (m.match.role.layer or 0) in at
+            and m.kind in shown.get(m.match.role.part, ())
+        ]
     return chosen
 
 

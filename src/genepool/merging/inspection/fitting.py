@@ -49,7 +49,7 @@ def find_notes(facts: Sequence[ModelFacts], fit: Fit, deltas: Deltas | None) -> 
     notes = []
     for what, by_model in (
         ("architecture", {model.name: model.architecture or "unknown" for model in facts}),
-        ("stored type", {model.name: " and ".join(model.dtypes) for model in facts}),
+        ("stored type", {model.name: listed(model.dtypes) for model in facts}),
         ("output head", {model.name: _HEADS[model.head] for model in facts}),
         ("tokenizer", {model.name: "there" if model.tokenizer else "none" for model in facts}),
     ):
@@ -58,7 +58,9 @@ def find_notes(facts: Sequence[ModelFacts], fit: Fit, deltas: Deltas | None) -> 
     for buffer in fit.recomputed[:1]:
         more = f" and {len(fit.recomputed) - 1:,} more" if len(fit.recomputed) > 1 else ""
         notes.append(f"{buffer.name}{more}: {listed(buffer.absent)} does not store what every loader computes")
-    if deltas is not None:
+    if deltas is None and len(facts) > 1:
+        notes.append("no float tensor has one shape in all models: there are no changes to compare")
+    elif deltas is not None:
         notes += [
             f"{model} does not differ from {deltas.base} where the two line up"
             for model, moved in zip(deltas.models, deltas.moved, strict=True)

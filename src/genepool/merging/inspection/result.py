@@ -119,8 +119,8 @@ class Deltas:
 
     @property
     def layers(self) -> list[tuple[str, int]]:
-        """Every (stack, layer), from bottom to top."""
-        stacks = list(dict.fromkeys(cell.stack for cell in self.cells))
+        """Every (stack, layer), from bottom to top, a decoder above its encoder."""
+        stacks = sorted(dict.fromkeys(cell.stack for cell in self.cells), key=lambda stack: "decoder" in stack)
         found = {(cell.stack, cell.layer) for cell in self.cells if cell.layer is not None}
         return sorted(found, key=lambda place: (stacks.index(place[0]), place[1]))
 

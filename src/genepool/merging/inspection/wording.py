@@ -33,7 +33,8 @@ def relative_text(value: float | None) -> str:
 
 def cosine_text(value: float | None) -> str:
     """A cosine with three decimals; a dash when there is none."""
-    return DASH if value is None else f"{value:.3f}".replace("-", _MINUS)
+    # The z drops the sign of what rounds to zero.
+    return DASH if value is None else f"{value:z.3f}".replace("-", _MINUS)
 
 
 def share_text(value: float | None) -> str:
