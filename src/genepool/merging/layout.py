@@ -20,6 +20,9 @@ from genepool.weights.tensor_info import shape_text, widest_dtype
 # Buffers that some versions of a model store and others compute; nothing is lost without them.
 _RECOMPUTED = ("inv_freq", ".attn.bias", ".attn.masked_bias", "position_ids")
 
+# What GPTQ, AWQ, compressed-tensors and bitsandbytes call their packed integers.
+_PACKED = (".qweight", ".weight_packed", ".weight.quant_map", ".weight.nested_absmax", ".weight.absmax", ".SCB")
+
 
 @dataclass(frozen=True)
 class Input:
@@ -289,7 +292,8 @@ class Aligner:
                     raise InputError(
                         f"the vocabularies differ in size: {what}",
                         where=f"{self.recipe.where}:{output}",
-                        fix="Give the models one vocabulary first; joining vocabularies is not supported yet",
+                        fix="If one only has further rows at the end, say `vocabulary: padded`; "
+                        "joining vocabularies is not supported yet",
                     )
                 raise InputError(
                     f"the shapes differ: {what}",
@@ -311,6 +315,12 @@ class Aligner:
         for out in outputs:
             for given in (*out.inputs, *((out.base,) if out.base else ())):
                 kind = self.sources[given.model].info(given.tensor).dtype
+                if given.tensor.endswith(_PACKED) and not out.info.is_float:
+                    raise InputError(
+                        f"packed weights of a quantised model ({kind})",
+                        where=f"{given.model}:{given.tensor}",
+                        fix="Use the unquantised checkpoint",
+                    )
                 if kind.startswith("F8"):
                     raise InputError(
                         f"stored as {kind}", where=f"{given.model}:{given.tensor}", fix="Use the unquantised checkpoint"

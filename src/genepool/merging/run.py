@@ -18,6 +18,7 @@ from genepool import progress, staging
 from genepool.errors import CheckFailed, InputError
 from genepool.merging import card
 from genepool.merging.layout import OutputTensor
+from genepool.merging.nesting import input_paths
 from genepool.merging.plan import Plan
 from genepool.threads import torch_threads
 from genepool.weights import Checkpoint, Weights
@@ -204,8 +205,8 @@ def _stamp_of_code() -> str:
 
 
 def _refuse_own_input(plan: Plan, out: Path) -> None:
-    for name, weights in plan.sources.items():
-        if weights.folder is not None and weights.folder.resolve() == out.resolve():
+    for name, path in input_paths(plan):
+        if path.resolve().is_relative_to(out.resolve()):
             raise InputError("the output is one of the inputs", where=out, fix=f"Write somewhere else than over {name}")
 
 
