@@ -315,7 +315,7 @@ class Aligner:
         for out in outputs:
             for given in (*out.inputs, *((out.base,) if out.base else ())):
                 kind = self.sources[given.model].info(given.tensor).dtype
-                if given.tensor.endswith(_PACKED) and not out.info.is_float:
+                if given.tensor.endswith(_PACKED):
                     raise InputError(
                         f"packed weights of a quantised model ({kind})",
                         where=f"{given.model}:{given.tensor}",

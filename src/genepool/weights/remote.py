@@ -1,4 +1,4 @@
-"""Models that lie elsewhere: `hf://` and every URL fsspec knows, fetched into the cache before they are opened.
+"""Models behind any URL that fsspec knows, fetched into the cache before they are opened.
 
 A file appears in the cache whole or not at all; what was fetched of it is kept beside it and gone on with. Nothing is
 fetched twice unless it changed. Only files that belong to a model are fetched, and a name from a remote index can
