@@ -26,7 +26,7 @@ _MODEL = "Folder, file, hub model, URL, recipe file, or any of these with `+adap
 class ModelEntry(Strict):
     """One model of a merge, with the parameters that are its own."""
 
-    model: str = Field(description=_MODEL)
+    model: str = Field(min_length=1, description=_MODEL)
     parameters: Parameters = Field(default_factory=dict, description="Parameters of this model alone.")
 
 
@@ -47,7 +47,7 @@ class Slice(Strict):
     """Layers of the output, made from the same number of layers of each source."""
 
     sources: list[Source] = Field(min_length=1, description="The models' layers that are merged into these.")
-    base: str | None = Field(None, description="Base of this slice, when it is not the recipe's.")
+    base: str | None = Field(None, min_length=1, description="Base of this slice, when it is not the recipe's.")
     parameters: Parameters = Field(default_factory=dict, description="Parameters of this slice.")
 
     @model_validator(mode="after")
@@ -67,7 +67,7 @@ class Recipe(Strict):
 
     genepool: Literal[1] = Field(1, description="Version of this format; marks a file as genepool's own.")
     method: str = Field(description="Name of the merge method; `genepool methods` lists them.")
-    base: str | None = Field(None, description="The model all others were fine-tuned from; named like any model.")
+    base: str | None = Field(None, min_length=1, description="The model all others were fine-tuned from; named like any model.")
     models: list[ModelEntry] | None = Field(None, description="The models, each over all its layers.")
     slices: list[Slice] | None = Field(
         None, description="Instead of `models`: layers of the output from bottom to top."
