@@ -174,3 +174,5 @@ def test_a_template_in_the_recipe_replaces_both(
     model("x", 2.0, TOKENS)
     assert cli("merge", recipe(chat_template="{{ mine }}"), tmp_path / "out", "--quiet").code == 0
     assert _template(tmp_path / "out") == "{{ mine }}"
+    # No second, older template is left for loaders that look into the settings first.
+    assert "chat_template" not in json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())

@@ -67,7 +67,9 @@ class Recipe(Strict):
 
     genepool: Literal[1] = Field(1, description="Version of this format; marks a file as genepool's own.")
     method: str = Field(description="Name of the merge method; `genepool methods` lists them.")
-    base: str | None = Field(None, min_length=1, description="The model all others were fine-tuned from; named like any model.")
+    base: str | None = Field(
+        None, min_length=1, description="The model all others were fine-tuned from; named like any model."
+    )
     models: list[ModelEntry] | None = Field(None, description="The models, each over all its layers.")
     slices: list[Slice] | None = Field(
         None, description="Instead of `models`: layers of the output from bottom to top."

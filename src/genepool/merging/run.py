@@ -75,9 +75,13 @@ def run_plan(
         if verify:
             fingerprint = _verified(folder, hashes)
         (folder / _JOURNAL).unlink()
-        write_config(folder, plan.config, plan.reference.folder, tokenizer_from=plan.tokenizer_folder)
-        if plan.recipe.chat_template is not None:
-            (folder / "chat_template.jinja").write_text(plan.recipe.chat_template)
+        write_config(
+            folder,
+            plan.config,
+            plan.reference.folder,
+            tokenizer_from=plan.tokenizer_folder,
+            chat_template=plan.recipe.chat_template,
+        )
         for name, text in card.extra_files(plan, fingerprint=fingerprint, sections=sections).items():
             (folder / name).write_text(text)
     return out
