@@ -108,6 +108,26 @@ def test_a_file_that_changed_is_fetched_again_and_one_that_went_is_gone(
     assert not (_cached(tmp_path) / "tokenizer_config.json").exists()
 
 
+def test_a_change_that_keeps_the_size_is_seen_where_the_key_is_only_the_address(
+    store: Any, upload: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on http: fsspec's key is made of the address, and the server sends an ETag."""
+    url = upload()
+    etag = "one"
+    real = MemoryFileSystem.info
+
+    def info(self: Any, path: str, **settings: Any) -> Any:
+        found = real(self, path, **settings)
+        return {**{key: found[key] for key in ("name", "size", "type")}, "ETag": etag}
+
+    monkeypatch.setattr(MemoryFileSystem, "info", info)
+    monkeypatch.setattr(MemoryFileSystem, "ukey", lambda self, path: path)
+    open_weights(url)
+    store.pipe("/bucket/m/model.safetensors", save({**_tensors(), NORM: torch.zeros(4)}, metadata={"format": "pt"}))
+    etag = "two"
+    assert torch.equal(open_weights(url)[NORM], torch.zeros(4))
+
+
 def test_a_broken_connection_is_gone_on_with(
     upload: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

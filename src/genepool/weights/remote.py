@@ -29,6 +29,10 @@ from genepool.weights.writer import CARRIED_FILES
 _URL = re.compile(r"[a-z][a-z0-9.-]*://.+", re.IGNORECASE)
 _COMPANIONS = ("config.json", "adapter_config.json", *CARRIED_FILES)
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+# What file systems call the things that change when a file does.
+_MARKS = frozenset(
+    {"etag", "md5hash", "content_md5", "digest", "generation", "lastmodified", "last_modified", "mtime", "created"}
+)
 _RECORD = ".fetched.json"
 _CHUNK = 1 << 22
 
@@ -112,7 +116,9 @@ class _Place:
             info = self.filesystem.info(path)
             if info.get("type") == "directory":
                 return None
-            mark = self.filesystem.ukey(path)
+            # fsspec's own key knows nothing but the address on http, and retrained weights have the size of the old.
+            marks = {key: str(value) for key, value in info.items() if key.lower().replace("-", "_") in _MARKS}
+            mark = json.dumps(marks, sort_keys=True) if marks else self.filesystem.ukey(path)
         except (FileNotFoundError, PermissionError):
             # Some stores answer "forbidden" for what does not exist.
             return None
