@@ -30,6 +30,7 @@ def merge(
     seed: Annotated[
         int | None, typer.Option("--seed", help="Seed of random methods; the recipe's when absent.")
     ] = None,
+    allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -50,6 +51,7 @@ def merge(
 
     with progress.bar("loading torch"):
         from genepool.merging import load_recipe, plan_merge, run_plan
+        from genepool.merging.nesting import describe
 
     changes: dict[str, object] = {} if seed is None else {"seed": seed}
     if unchecked_vocabulary:
@@ -57,9 +59,9 @@ def merge(
     if allow_nonfinite:
         changes["nonfinite"] = "allow"
     loaded = load_recipe(recipe)
-    plan = plan_merge(loaded.model_copy(update=changes).located(loaded.where, loaded.folder))
+    plan = plan_merge(loaded.model_copy(update=changes).located(loaded.where, loaded.folder), allow_pickle=allow_pickle)
     run_plan(plan, out, overwrite=overwrite, shard_bytes=size, threads=threads, device=device, verify=verify)
-    shown = plan.describe()
+    shown = describe(plan)
     if json_output:
         answer = {key: shown[key] for key in ("method", "passes", "bytes_read", "bytes_written")}
         options.print_json({"out": str(out), "tensors": len(shown["steps"]), "verified": verify, **answer})

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Same seed, same answer on the same machine.")]
+AllowPickleOption = Annotated[
+    bool, typer.Option("--allow-pickle", help="Also open PyTorch's .bin and .pt files, tensors only (weights_only).")
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output path.")]
 
 

@@ -1,95 +1,17 @@
-"""Checks that cost next to nothing and save an afternoon: do these models share a vocabulary and an origin?"""
+"""A check that costs next to nothing and saves an afternoon: do these models share an origin?"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from genepool.errors import InputError
 from genepool.merging.layout import Layout
 from genepool.weights import Role, TensorInfo, Weights
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 # Fine-tunes stay within a hair of their base (cosine above 0.99); unrelated models of one architecture are
 # orthogonal. Far-trained models, such as continued pre-training, still stay well above this.
 _UNRELATED_COSINE = 0.3
 _PROBE_ELEMENTS = 1 << 12
-
-
-@dataclass(frozen=True, slots=True)
-class VocabularyConflict:
-    """Tokens that two models number differently.
-
-    Attributes:
-        first, other: the models.
-        token: the first such token.
-        first_id, other_id: its number in either.
-        count: how many there are.
-    """
-
-    first: str
-    other: str
-    token: str
-    first_id: int
-    other_id: int
-    count: int
-
-    def __str__(self) -> str:
-        return (
-            f"the vocabularies differ: token {self.token!r} is {self.first_id} in {self.first}, "
-            f"{self.other_id} in {self.other}"
-        )
-
-
-def check_vocabularies(sources: Mapping[str, Weights], where: str) -> None:
-    """Refuses models whose tokenizers give the same token different ids.
-
-    Raises:
-        InputError: naming the first token and both ids.
-    """
-    for conflict in vocabulary_conflicts(sources):
-        raise InputError(
-            str(conflict), where=where, fix="Merge models of one vocabulary, or say `vocabulary: unchecked`"
-        )
-
-
-def vocabulary_conflicts(sources: Mapping[str, Weights]) -> Iterator[VocabularyConflict]:
-    """Every model whose tokenizer contradicts the first one's.
-
-    Models without a readable `tokenizer.json` are not compared; tokens that only one model has are no conflict.
-
-    Raises:
-        InputError: a `tokenizer.json` that cannot be read.
-    """
-    seen: tuple[str, bytes, dict[str, int]] | None = None
-    for name, weights in sources.items():
-        path = weights.folder / "tokenizer.json" if weights.folder else None
-        if path is None or not path.is_file():
-            continue
-        data = path.read_bytes()
-        if seen is None:
-            seen = (name, data, _vocabulary(path, data))
-        elif data != seen[1]:
-            ours, theirs = seen[2], _vocabulary(path, data)
-            differing = [token for token, number in ours.items() if theirs.get(token, number) != number]
-            if differing:
-                token = differing[0]
-                yield VocabularyConflict(seen[0], name, token, ours[token], theirs[token], len(differing))
-
-
-def _vocabulary(path: Path, data: bytes) -> dict[str, int]:
-    try:
-        content = json.loads(data)
-        vocabulary = content["model"]["vocab"]
-        pairs = vocabulary.items() if isinstance(vocabulary, dict) else ((t[0], i) for i, t in enumerate(vocabulary))
-        added = ((entry["content"], entry["id"]) for entry in content.get("added_tokens", []))
-        return {**dict(pairs), **dict(added)}
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise InputError(f"not a readable tokenizer ({error!r})", where=path, fix="Fetch it again") from None
 
 
 def check_origin(layout: Layout, sources: Mapping[str, Weights], where: str) -> None:

@@ -18,6 +18,9 @@ from genepool.weights import Role, TensorInfo, Weights
 from genepool.weights.roles import layer_counts, main_stack, rename_layer
 from genepool.weights.tensor_info import shape_text, widest_dtype
 
+# What GPTQ, AWQ, compressed-tensors and bitsandbytes call their packed integers.
+_PACKED = (".qweight", ".weight_packed", ".weight.quant_map", ".weight.nested_absmax", ".weight.absmax", ".SCB")
+
 
 @dataclass(frozen=True)
 class Input:
@@ -268,7 +271,8 @@ class Aligner:
         owner, other = first.owner, first.differing()[0]
         # What a user can do something about comes first: more tokens in one model than in another.
         if all(conflict.is_vocabulary for conflict in conflicts):
-            what, fix = "the vocabularies differ in size", "Give the models one vocabulary first"
+            what = "the vocabularies differ in size"
+            fix = "If one only has further rows at the end, say `vocabulary: padded`; joining them is not supported yet"
         else:
             what, fix = "the shapes differ", "Merge models of one architecture and size"
         what += f": {shape_text(first.shapes[other])} in {other}, {shape_text(first.shapes[owner])} in {owner}"
@@ -300,6 +304,12 @@ class Aligner:
         for out in outputs:
             for given in (*out.inputs, *((out.base,) if out.base else ())):
                 kind = self.sources[given.model].info(given.tensor).dtype
+                if given.tensor.endswith(_PACKED):
+                    raise InputError(
+                        f"packed weights of a quantised model ({kind})",
+                        where=f"{given.model}:{given.tensor}",
+                        fix="Use the unquantised checkpoint",
+                    )
                 if kind.startswith("F8"):
                     raise InputError(
                         f"stored as {kind}", where=f"{given.model}:{given.tensor}", fix="Use the unquantised checkpoint"

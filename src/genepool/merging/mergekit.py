@@ -102,6 +102,44 @@ class _Config(Strict):
         return self
 
 
+def translate_documents(documents: list[Any], where: str) -> Recipe:
+    """One recipe from the documents of a file for its `mergekit-multi`: the one without `name` is the result.
+
+    The others are merges by name, in any order, that it and each other may use as models.
+
+    Raises:
+        InputError: as `translate`; two documents of one name; none or several without a name.
+    """
+    by_name: dict[str | None, Recipe] = {}
+    for number, document in enumerate(documents, 1):
+        if not isinstance(document, dict):
+            raise InputError("not a recipe", where=f"{where}:document {number}", fix="Write it as `key: value` lines")
+        name = document.get("name")
+        place = f"{where}:{name or f'document {number}'}"
+        if name is not None and not isinstance(name, str):
+            raise InputError(f"a name is text, not {name!r}", where=f"{place}.name", fix="Put it in quotes")
+        if name in by_name:
+            what = f"two documents are called '{name}'" if name else "two documents without a name"
+            raise InputError(what, where=where, fix="Give each document but the last a `name` of its own")
+        by_name[name] = translate({key: value for key, value in document.items() if key != "name"}, place)
+    result = by_name.pop(None, None)
+    if result is None:
+        raise InputError(
+            "every document has a name, so none is the result", where=where, fix="Remove `name:` from the one to write"
+        )
+    recipes = {name: recipe for name, recipe in by_name.items() if name is not None}
+    used: set[str] = set()
+    waiting = [result]
+    while waiting:
+        pieces = {piece for name in waiting.pop().model_names() for piece in (name, *name.split("+"))}
+        new = (pieces & recipes.keys()) - used
+        used |= new
+        waiting += [recipes[name] for name in new]
+    for name in recipes.keys() - used:
+        progress.say(f"warning: {where}:{name}: no document uses it, and it is not written.")
+    return result.model_copy(update={"recipes": {name: recipes[name] for name in recipes if name in used}})
+
+
 def translate(data: dict[str, Any], where: str) -> Recipe:
     """A recipe of ours that computes what mergekit computes for `data` in float32.
 
@@ -132,6 +170,7 @@ def translate(data: dict[str, Any], where: str) -> Recipe:
         "dtype": _dtype(config, where),
         "tokenizer": _tokenizer(config, base, where),
         "chat_template": _chat_template(config, where),
+        "lenient": True,
     }
     if base:
         result["base"] = base

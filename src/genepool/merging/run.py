@@ -21,6 +21,7 @@ from genepool.merging import card
 from genepool.merging.engine import Engine
 from genepool.merging.layout import OutputTensor
 from genepool.merging.memory import MemoryGate
+from genepool.merging.nesting import input_paths
 from genepool.merging.plan import Plan
 from genepool.threads import core_count, torch_threads
 from genepool.weights import Checkpoint, Weights
@@ -80,9 +81,13 @@ def run_plan(
         if verify:
             fingerprint = _verified(folder, hashes)
         (folder / _JOURNAL).unlink()
-        write_config(folder, plan.config, plan.reference.folder, tokenizer_from=plan.tokenizer_folder)
-        if plan.recipe.chat_template is not None:
-            (folder / "chat_template.jinja").write_text(plan.recipe.chat_template)
+        write_config(
+            folder,
+            plan.config,
+            plan.reference.folder,
+            tokenizer_from=plan.tokenizer_folder,
+            chat_template=plan.recipe.chat_template,
+        )
         for name, text in card.extra_files(plan, fingerprint=fingerprint, sections=sections).items():
             (folder / name).write_text(text)
     return out
@@ -216,8 +221,8 @@ def _stamp_of_code() -> str:
 
 
 def _refuse_own_input(plan: Plan, out: Path) -> None:
-    for name, weights in plan.sources.items():
-        if weights.folder is not None and weights.folder.resolve() == out.resolve():
+    for name, path in input_paths(plan):
+        if path.resolve().is_relative_to(out.resolve()):
             raise InputError("the output is one of the inputs", where=out, fix=f"Write somewhere else than over {name}")
 
 

@@ -37,7 +37,11 @@ class Weights(ABC):
 
     @abstractmethod
     def info(self, name: str) -> TensorInfo:
-        """Shape and stored type; accepts the second name of a tied tensor."""
+        """Shape and stored type; accepts the second name of a tied tensor.
+
+        Raises:
+            KeyError: there is no such tensor.
+        """
 
     @abstractmethod
     def read(self, name: str) -> torch.Tensor:
@@ -94,7 +98,13 @@ class Weights(ABC):
         return total.hexdigest()
 
     def __contains__(self, name: object) -> bool:
-        return name in self.aliases() or name in set(self.names())
+        if not isinstance(name, str):
+            return False
+        try:
+            self.info(name)
+        except KeyError:
+            return False
+        return True
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from genepool.errors import InputError, listed
-from genepool.merging.compatibility import choose_probe, is_unrelated, origin_cosine, vocabulary_conflicts
+from genepool.merging.compatibility import choose_probe, is_unrelated, origin_cosine
 from genepool.merging.inspection.result import Deltas, ModelFacts, Problem
 from genepool.merging.matching import Fit
+from genepool.merging.vocabulary import vocabulary_conflicts
 from genepool.weights import Weights
 from genepool.weights.tensor_info import shape_text, widest_dtype
 
