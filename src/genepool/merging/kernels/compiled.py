@@ -30,6 +30,20 @@ _UNIT = np.float32(2.0**-24)
 
 
 @_compiled
+def subtract_bfloat16(a: Array, b: Array, out: Array) -> bool:
+    """`out = a - b` of bfloat16 given as bits, in float32; whether every difference is finite."""
+    odd = np.uint32(0)
+    for i in range(out.size):
+        difference = np.float32(
+            np.uint32(np.uint32(a[i]) << np.uint32(16)).view(np.float32)
+            - np.uint32(np.uint32(b[i]) << np.uint32(16)).view(np.float32)
+        )
+        out[i] = difference
+        odd |= np.uint32((difference.view(np.uint32) & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+    return bool(odd == 0)
+
+
+@_compiled
 def count_bits(bits: Array, shift: int, counts: Array) -> None:
     """`counts[b >> shift] += 1` for the magnitude bits b of every float32."""
     for i in range(bits.size):
