@@ -55,10 +55,17 @@ def count_low_bits(bits: Array, shift: int, bucket: int, counts: Array) -> None:
     """`counts[low bits] += 1` for those whose bits above `shift` are `bucket`."""
     mask = np.uint32((1 << shift) - 1)
     wanted = np.uint32(bucket)
-    for i in range(bits.size):
-        b = bits[i] & np.uint32(0x7FFFFFFF)
-        if b >> np.uint32(shift) == wanted:
-            counts[b & mask] += 1
+    for begin in range(0, bits.size, 16):
+        part = bits[begin : min(begin + 16, bits.size)]
+        # Most runs of sixteen hold none, and this look at one is wide.
+        met = np.uint32(0)
+        for i in range(part.size):
+            met |= np.uint32(np.uint32((part[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(shift)) == wanted)
+        if met:
+            for i in range(part.size):
+                b = part[i] & np.uint32(0x7FFFFFFF)
+                if b >> np.uint32(shift) == wanted:
+                    counts[b & mask] += 1
 
 
 @_compiled
