@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genepool.merging import kernels
-from genepool.merging.kernels import counting, election, random_draws
+from genepool.merging.kernels import counting, election, random_draws, reading
 
 seeds = st.integers(0, 10_000)
 keys = st.integers(0, 2**63 - 1)
@@ -102,3 +102,24 @@ def test_the_compiled_election_is_the_formula(
     expected, expected_votes = election._formula(vectors, factors, weights, low, zero_sign, normalize)
     torch.testing.assert_close(merged, expected, atol=0, rtol=1e-6)
     assert votes == expected_votes
+
+
+# ---------------------------------------------------------------------- reading
+
+
+@given(
+    seed=seeds,
+    types=st.sampled_from([("bfloat16", "bfloat16"), ("float16", "bfloat16"), ("float32", "float32")]),
+    spoilt=st.sampled_from([None, float("nan"), float("inf"), -float("inf")]),
+)
+def test_differences_are_exact_and_what_is_not_finite_is_seen(
+    seed: int, types: tuple[str, str], spoilt: float | None
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (torch.randn((3, 17), generator=generator).to(getattr(torch, name)) for name in types)
+    if spoilt is not None:
+        [a, b][seed % 2][seed % 3, seed % 17] = spoilt
+    into, expected = torch.empty(3, 17), torch.empty(3, 17)
+    assert reading.subtract(a, b, into) == (spoilt is None) == reading._formula(a, b, expected)
+    assert torch.equal(into.nan_to_num(), expected.nan_to_num())
+    assert torch.equal(into.nan_to_num(), (a.float() - b.float()).nan_to_num())

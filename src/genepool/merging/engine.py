@@ -11,11 +11,12 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.merging.group import TensorGroup
+from genepool.merging.kernels.reading import is_finite, subtract
 from genepool.merging.layout import Input, OutputTensor
 from genepool.merging.survey import Survey
 from genepool.threads import core_count, torch_threads
@@ -214,31 +215,39 @@ class Engine:
         device = torch.device(self.device_name)
 
         def rows_of(given: Input) -> torch.Tensor:
-            return sources[given.model].read_rows(given.tensor, start, stop).to(device, torch.float32)
+            return sources[given.model].read_rows(given.tensor, start, stop).to(device)
+
+        @cache
+        def base_rows() -> torch.Tensor:
+            assert out.base is not None
+            return rows_of(out.base)
 
         def read_base() -> torch.Tensor | None:
-            return None if out.base is None else self._finite(rows_of(out.base), out.base)
+            # A copy, since what a group returns may be written into and the rows are read once for all models.
+            return None if out.base is None else self._finite(base_rows().to(torch.float32, copy=True), out.base)
 
-        def read_model(i: int) -> torch.Tensor:
-            return self._finite(rows_of(out.inputs[i]), out.inputs[i])
+        def read_model(i: int, into: torch.Tensor) -> None:
+            self._finite(into.copy_(rows_of(out.inputs[i])), out.inputs[i])
 
-        def read_delta(i: int) -> torch.Tensor | None:
+        def read_delta(i: int, into: torch.Tensor) -> None:
             given = out.inputs[i]
             assert out.base is not None
-            base = sources[out.base.model]
-            if given.tensor == out.base.tensor:
-                delta = sources[given.model].delta_rows(given.tensor, base, start, stop)
-                if delta is None:
-                    return None
-                delta = delta.to(device)
+            source, base = sources[given.model], sources[out.base.model]
+            # Another layer of the same model, or a head that stands for a tied embedding, is a difference of rows too.
+            same = given.tensor == out.base.tensor
+            if same and not source.moves(given.tensor, base):
+                into.zero_()
+                return
+            if same and source.holds_change(base):
+                delta = source.delta_rows(given.tensor, base, start, stop)
+                assert delta is not None
+                finite = is_finite(into.copy_(delta))
             else:
-                # Another layer of the same model, or a head that stands for a tied embedding.
-                delta = rows_of(given) - rows_of(out.base)
-            if not is_finite(delta):
+                finite = subtract(rows_of(given), base_rows(), into)
+            if not finite:
                 # A difference is spoilt by either side: name the one that is.
-                self._finite(rows_of(out.base), out.base)
-                self._finite(delta, given)
-            return delta
+                self._finite(base_rows().to(torch.float32), out.base)
+                self._finite(into, given)
 
         return TensorGroup(
             out.name,
@@ -279,14 +288,6 @@ class Engine:
                 fix="Name a base: its tensor is then kept",
             )
         return first
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no entry is NaN or infinite."""
-    import torch
-
-    # One sum is the cheapest look at every value; only when it is odd is each value asked.
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def _in_order(

@@ -107,6 +107,9 @@ class LoraOnBase(Weights):
     def moves(self, name: str, base: Weights) -> bool:
         return base is not self.base or self.aliases().get(name, name) in self._changes
 
+    def holds_change(self, base: Weights) -> bool:
+        return base is self.base
+
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         import torch
 

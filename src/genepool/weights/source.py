@@ -68,6 +68,10 @@ class Weights(ABC):
         """Whether `self[name]` may differ from `base[name]`; False when they are known to be equal without reading."""
         return self is not base
 
+    def holds_change(self, base: Weights) -> bool:
+        """Whether its deltas to `base` are what it holds, rather than the difference of two tensors."""
+        return False
+
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows `start` to `stop` of the tensor as a matrix (`TensorInfo.matrix`), in its stored type.
 

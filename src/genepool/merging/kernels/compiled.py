@@ -30,6 +30,20 @@ _UNIT = np.float32(2.0**-24)
 
 
 @_compiled
+def subtract_bfloat16(a: Array, b: Array, out: Array) -> bool:
+    """`out = a - b` of bfloat16 given as bits, in float32; whether every difference is finite."""
+    odd = np.uint32(0)
+    for i in range(out.size):
+        difference = np.float32(
+            np.uint32(np.uint32(a[i]) << np.uint32(16)).view(np.float32)
+            - np.uint32(np.uint32(b[i]) << np.uint32(16)).view(np.float32)
+        )
+        out[i] = difference
+        odd |= np.uint32((difference.view(np.uint32) & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+    return bool(odd == 0)
+
+
+@_compiled
 def count_bits(bits: Array, shift: int, counts: Array) -> None:
     """`counts[b >> shift] += 1` for the magnitude bits b of every float32."""
     for i in range(bits.size):
@@ -41,10 +55,17 @@ def count_low_bits(bits: Array, shift: int, bucket: int, counts: Array) -> None:
     """`counts[low bits] += 1` for those whose bits above `shift` are `bucket`."""
     mask = np.uint32((1 << shift) - 1)
     wanted = np.uint32(bucket)
-    for i in range(bits.size):
-        b = bits[i] & np.uint32(0x7FFFFFFF)
-        if b >> np.uint32(shift) == wanted:
-            counts[b & mask] += 1
+    for begin in range(0, bits.size, 16):
+        part = bits[begin : min(begin + 16, bits.size)]
+        # Most runs of sixteen hold none, and this look at one is wide.
+        met = np.uint32(0)
+        for i in range(part.size):
+            met |= np.uint32(np.uint32((part[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(shift)) == wanted)
+        if met:
+            for i in range(part.size):
+                b = part[i] & np.uint32(0x7FFFFFFF)
+                if b >> np.uint32(shift) == wanted:
+                    counts[b & mask] += 1
 
 
 @_compiled

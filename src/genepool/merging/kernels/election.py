@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def elect(
@@ -30,6 +32,8 @@ def elect(
         The merged vector, of the shape of one, and the sum of the elected signs over all entries (0 where the votes
         cancel), from which the majority sign of a whole vector is told.
     """
+    import torch
+
     low = list(thresholds) if thresholds is not None else [0.0] * len(weights)
     factors = [weight * scale for weight, scale in zip(weights, scales or [1.0] * len(weights), strict=True)]
     if vectors.device.type != "cpu":
@@ -57,6 +61,8 @@ def _formula(
     zero_sign: float,
     normalize: bool,
 ) -> tuple[torch.Tensor, int]:
+    import torch
+
     total, merged, divisor = (torch.zeros_like(vectors[0]) for _ in range(3))
 
     def trimmed() -> list[torch.Tensor]:
