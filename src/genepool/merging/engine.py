@@ -253,6 +253,7 @@ class Engine:
             read_base,
             read_model,
             read_delta,
+            out.base is not None,
         )
 
     def _finite(self, rows: torch.Tensor, given: Input) -> torch.Tensor:
