@@ -85,6 +85,11 @@ class Plan:
             _set_depth(result, self.layout.layers, self.layout.layer_origin)
         return result
 
+    @cached_property
+    def depth(self) -> int | None:
+        """Number of layers of the output's main stack; None when it has none."""
+        return max((out.role.layer + 1 for out in self.layout.outputs if out.role.layer is not None), default=None)
+
     @property
     def reference(self) -> Weights:
         """The model whose config goes along: the base, or the first model."""
@@ -216,7 +221,7 @@ class Plan:
 
     def site(self, out: OutputTensor) -> Site:
         """Where an output tensor is, for parameters that vary."""
-        return Site(out.name, out.role.part, out.role.layer, out.position)
+        return Site(out.name, out.role.part, out.role.layer, out.position, self.depth)
 
     def fingerprint(self) -> str:
         """Identity of the result without computing it: a hash of the recipe and the sources' fingerprints."""
