@@ -68,9 +68,13 @@ class Plan:
 
     @property
     def passes(self) -> int:
-        """How often the inputs are streamed past in all: surveys, and the merge itself."""
+        """How often the inputs are streamed past in all: surveys, LiNeS' norms, and the merge itself."""
         survey = self.new_model_survey()
-        return 1 + (survey.passes if survey else 0)
+        surveys = survey.passes if survey else 0
+        if self.recipe.lines is None or self.recipe.lines.alpha is not None:
+            return 1 + surveys
+        # The norms are those of the merged tensors: whatever is known of each tensor alone is found out twice.
+        return 2 + (surveys if self.scope == "model" else 2 * surveys)
 
     @cached_property
     def config(self) -> dict[str, Any] | None:

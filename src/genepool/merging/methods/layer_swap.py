@@ -41,8 +41,8 @@ class LayerSwap(Method):
         second = share_of_second(group.site, **group.shared)
         if second in (0, 1):
             return group.read_model(int(second))
-        first, other = group.tensors
-        return first.lerp_(other, second)
+        models = group.tensors
+        return models[0].lerp_(models[1], second)
 
 
 def share_of_second(site: Site, bottom: float, top: float, transition: float, transition_weight: float) -> float:

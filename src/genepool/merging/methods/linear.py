@@ -24,8 +24,9 @@ def combination(vectors: torch.Tensor, factors: Sequence[float]) -> torch.Tensor
 
 @register
 class Linear(Method):
-    """`sum_i w_i x_i`, divided by `sum_i w_i` when `normalize`. Without weights this is the uniform soup; `genepool soup`
-    makes the greedy one.
+    """`sum_i w_i x_i`, divided by `sum_i w_i` when `normalize`. Without weights it is the uniform soup.
+
+    `genepool soup` makes the greedy one.
     """
 
     name = "linear"

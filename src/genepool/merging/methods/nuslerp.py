@@ -1,4 +1,4 @@
-"""NuSLERP (mergekit's name): spherical interpolation with a weight for each model, of task vectors if there is a base."""
+"""NuSLERP (mergekit's name): spherical interpolation with a weight for each model, of task vectors with a base."""
 
 from __future__ import annotations
 
