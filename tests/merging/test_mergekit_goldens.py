@@ -64,7 +64,7 @@ def _recipe_file(name: str, folders: dict[str, Path], tmp_path: Path) -> Path:
 
 def _method_is_here(name: str) -> bool:
     text = (GOLDENS / "recipes" / f"{name}.yaml").read_text()
-    absent = ["breadcrumbs", "della", "nuslerp", "multislerp", "karcher", "sce", "nearswap", "arcee_fusion", "ram"]
+    absent = ["breadcrumbs", "della", "sce", "nearswap", "arcee_fusion", "ram"]
     return not any(f"merge_method: {word}" in text for word in absent)
 
 

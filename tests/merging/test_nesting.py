@@ -213,8 +213,9 @@ def test_plan_shows_every_level_and_what_they_read_together(
     passes = middle["passes"]
     assert passes > 1
     assert innermost["bytes_read"] == innermost["passes"] * 2 * size
-    # Every pass of the middle one reads its two models and computes the innermost one anew, from two more.
-    assert middle["bytes_read"] == passes * (2 * size + innermost["bytes_read"])
+    # Every pass of the middle one reads its two models and computes the innermost one anew, from two more, whose
+    # angles are measured once.
+    assert middle["bytes_read"] == passes * 2 * size + (innermost["passes"] - 1 + passes) * 2 * size
     assert shown["bytes_read"] == middle["bytes_read"] + size
     told = cli("plan", recipe).out
     assert "slerp(x, y): slerp in 1 pass, computed as it is read" in told

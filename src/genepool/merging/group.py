@@ -33,6 +33,7 @@ class TensorGroup:
         read_base: the base's rows; None when the method has no base.
         read_model: writes one model's rows, by its number, into the tensor it is given.
         read_delta: writes one model's rows minus the base's into the tensor it is given.
+        has_base: whether the merge has a base.
     """
 
     name: str
@@ -47,6 +48,7 @@ class TensorGroup:
     read_base: Callable[[], torch.Tensor | None]
     read_model: Callable[[int, torch.Tensor], None]
     read_delta: Callable[[int, torch.Tensor], None]
+    has_base: bool = True
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -70,6 +72,11 @@ class TensorGroup:
     def deltas(self) -> torch.Tensor:
         """Every model's task vector, model minus base, `(models, rows, columns)`."""
         return self._stack(self.read_delta)
+
+    @property
+    def vectors(self) -> torch.Tensor:
+        """What methods with an optional base merge: the task vectors when there is a base, else the models."""
+        return self.deltas if self.has_base else self.tensors
 
     def column(self, parameter: str) -> list[Any]:
         """One parameter of every model, in the recipe's order."""

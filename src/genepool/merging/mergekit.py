@@ -36,6 +36,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "zero_sign": "positive",
     },
     "slerp": {},
+    "nuslerp": {"nuslerp_flatten": True, "nuslerp_row_wise": False},
+    "multislerp": {"normalize_weights": True, "eps": 1e-8},
+    "karcher": {"max_iter": 10, "tol": 1e-5},
     "model_stock": {"filter_wise": False, "clamp": False},
     "passthrough": {},
 }  # fmt: skip
@@ -47,7 +50,12 @@ _KNOWN_PARAMETERS = frozenset(
         "normalize_weights",
     }
 )  # fmt: skip
-_SHARED = frozenset({"t", "lambda", "normalize", "rescale", "int8_mask", "filter_wise"})
+_SHARED = frozenset(
+    {
+        "t", "lambda", "normalize", "rescale", "int8_mask", "filter_wise", "eps", "max_iter", "tol", "nuslerp_flatten",
+        "nuslerp_row_wise", "normalize_weights",
+    }
+)  # fmt: skip
 _CHAT_TEMPLATES = ("alpaca", "chatml", "exaone", "llama3", "mistral")
 
 Parameters = dict[str, Any]
@@ -233,7 +241,7 @@ class _Reader:
         if name == "rescale":
             kept = "l1" if self.name in ("ties", "dare_linear", "dare_ties") else "none"
             return _map_leaves(value, lambda leaf: kept if _truth(leaf) else "none")
-        if name in ("normalize", "filter_wise"):
+        if name in ("normalize", "filter_wise", "nuslerp_flatten", "nuslerp_row_wise", "normalize_weights"):
             return _map_leaves(value, _truth)
         if name == "density":
             # It takes densities beyond [0, 1] for the nearest end.

@@ -29,6 +29,14 @@ Grain = Literal["entry", "row", "tensor"]
 Scope = Literal["tensor", "model"]
 
 
+_BASE_IN_WORDS = {
+    "required": " and their base",
+    "optional": ", with or without a base",
+    "counted": ", of which one may be the base",
+    "unused": "",
+}
+
+
 class Method(ABC):
     """One merge method. Instances hold no state.
 
@@ -38,8 +46,9 @@ class Method(ABC):
         when: one sentence on when to use it.
         formula: what it computes, in the notation of the reference page.
         inputs: "tensors" when it merges the models' tensors, "deltas" when it merges their differences to a base.
-        base: whether a base is "required", "optional" or "unused".
-        models: smallest and largest number of models, the base not counted; None for no limit.
+        base: whether a base is "required", "optional" or "unused"; "counted" when it is optional and, if there is one,
+            is the first of the models.
+        models: smallest and largest number of models, the base not counted unless it says so; None for no limit.
         parameters: what it can be told.
         grain: the smallest part of a tensor it can merge by itself; see `grain_of`.
         copies: float32 tensors it holds at once beside its inputs, for the estimate of memory.
@@ -50,7 +59,7 @@ class Method(ABC):
     when: ClassVar[str]
     formula: ClassVar[str]
     inputs: ClassVar[Inputs]
-    base: ClassVar[Literal["required", "optional", "unused"]]
+    base: ClassVar[Literal["required", "optional", "counted", "unused"]]
     models: ClassVar[tuple[int, int | None]] = (1, None)
     parameters: ClassVar[tuple[Parameter, ...]] = ()
     grain: ClassVar[Grain] = "entry"
@@ -93,11 +102,9 @@ class Method(ABC):
     def needs(self) -> str:
         """What it merges, in words: how many models, and whether a base."""
         low, high = self.models
-        if self.base == "optional" and high is not None:
-            return f"{high} models, or {low} and its base"
         count = f"{low} or more" if high is None else (str(low) if low == high else f"{low} to {high}")
         models = f"{count} model{'' if count == '1' else 's'}"
-        return models + {"required": " and their base", "optional": ", with or without a base"}.get(self.base, "")
+        return models + _BASE_IN_WORDS[self.base]
 
     def as_json(self) -> dict[str, Any]:
         """What `genepool methods --json` prints of it."""

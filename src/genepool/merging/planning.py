@@ -70,7 +70,7 @@ class _Planner:
             check_vocabularies(opened, checked.where, by_id=checked.vocabulary == "padded")
         if checked.vocabulary == "padded":
             opened = padded(opened)
-        uses_base = method.base == "required" or (method.base == "optional" and checked.base is not None)
+        uses_base = method.base == "required" or (method.base in ("optional", "counted") and checked.base is not None)
         aligner = Aligner(checked, opened, uses_base)
         layout = aligner.layout()
         check_layers(checked, aligner.roles)
@@ -153,10 +153,8 @@ def _check_counts(recipe: Recipe, method: Method) -> None:
     for i, part in enumerate(recipe.slices or []):
         base = (part.base or recipe.base) if method.base != "unused" else None
         parts.append((f"slices[{i}].sources", sum(source.model != base for source in part.sources)))
-    if method.base == "optional" and recipe.base is None:
-        low = high = 2
-    elif method.base == "optional":
-        high = 1
+    if method.base == "counted" and recipe.base is not None:
+        low, high = low - 1, None if high is None else high - 1
     for place, count in parts:
         if count < low or (high is not None and count > high):
             wanted = f"exactly {low}" if low == high else (f"at least {low}" if count < low else f"at most {high}")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from genepool.errors import InputError, nearest
+from genepool.merging.lines import Lines
 from genepool.merging.method import Method, find_method
 from genepool.merging.parameters import check_value
 from genepool.schema import Strict, read_documents, validate
@@ -75,6 +76,9 @@ class Recipe(Strict):
         None, description="Instead of `models`: layers of the output from bottom to top."
     )
     parameters: Parameters = Field(default_factory=dict, description="Parameters for the whole merge.")
+    lines: Lines | None = Field(
+        None, description="LiNeS: scale the merge's change to the base from layer to layer; for methods with a base."
+    )
     dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
         None,
         description="What the result is stored as; the widest type of the inputs when absent. Arithmetic is float32.",
@@ -219,6 +223,12 @@ class Recipe(Strict):
         if method.base == "required" and not self.base and not sliced:
             raise InputError(
                 f"{method.name} needs a base", where=f"{self._where}:base", fix="Add `base: MODEL`, what they came from"
+            )
+        if self.lines is not None and (method.base == "unused" or not (self.base or sliced)):
+            raise InputError(
+                f"`lines` scales the change to a base, and {method.name} has none here",
+                where=f"{self._where}:lines",
+                fix="Use a method with a base and add `base: MODEL`, or remove `lines`",
             )
         copy = self.model_copy(deep=True)
         copy._where, copy._folder = self._where, self._folder
