@@ -100,7 +100,7 @@ def run(settings: Settings, sizes: Sequence[float] = SIZES, figure: Path | None 
         figure.write_text(draw(by_size, by_models))
         tell(f"drew {figure}")
     head = (
-        f"{machine()}. Medians of {settings.rounds} rounds in turn; linear reads the fine-tunes, ties also the base. "
+        f"{machine()}. Rounds that count: {settings.rounds}, medians; linear reads the fine-tunes, ties also the base. "
     )
     text = table(
         "Cost against parameters",

@@ -235,9 +235,9 @@ def _note(layout: checkpoints.Layout, files: Sequence[Path], settings: Settings,
     return (
         f"{machine()}. Llama shapes ({layout.layers} layers of {layout.hidden}), bfloat16, one base and "
         f"{EXPERTS} fine-tunes: {len(files) * size:.1f} GB in, {size:.1f} GB out (linear averages all four, slerp and "
-        f"nuslerp two). Whole processes, {warning or 'files in the page cache'}. Medians of {settings.rounds} rounds "
-        "after one to warm up (which counts as the first where a command takes over a minute): in each, the floor, "
-        "`genepool plan`, `genepool merge` and mergekit run in turn, and ratios are taken within it. "
+        f"nuslerp two). Whole processes, {warning or 'files in the page cache'}. Rounds that count: {settings.rounds}, "
+        "after one to warm up (which counts as the first where a command takes over a minute); medians. In each, the "
+        "floor, `genepool plan`, `genepool merge` and mergekit run in turn, and ratios are taken within it. "
         "Beyond start-up is (merge - plan) / floor, in wall seconds. genepool forces its output to the disk before it "
         "publishes it; the floor and mergekit do not. "
         + (f"mergekit {settings.peer[1]} reads the same recipe." if settings.peer else "mergekit was left out.")
