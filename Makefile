@@ -38,7 +38,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## ratios against a floor measured in the same run
+bench: $(STAMP)  ## ratios against a floor measured in the same run; `python -m benchmarks.merge` has mergekit too
 	$(BIN)/python -m benchmarks
 
 docs: $(STAMP)  ## rewrites the generated reference pages
