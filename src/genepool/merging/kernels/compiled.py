@@ -21,6 +21,8 @@ def _compiled(loop: Loop) -> Loop:
     return ready
 
 
+# Entries that are gone through at once.
+_RUN = 1024
 _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 # Multipliers and key increments of Philox4x32 (Salmon et al. 2011, table 2).
@@ -71,19 +73,29 @@ def count_low_bits(bits: Array, shift: int, bucket: int, counts: Array) -> None:
 @_compiled
 def philox(key: int, first: int, out: Array) -> None:
     """Uniform draws in [0, 1) of Philox4x32-10, four for each counter from `first` on; `out.size` is `4 n`."""
-    key0, key1 = np.uint64(key) & _MASK, np.uint64(key) >> _HALF
-    for quad in range(out.size // 4):
-        counter = np.uint64(first) + np.uint64(quad)
-        c0, c1, c2, c3 = counter & _MASK, counter >> _HALF, np.uint64(0), np.uint64(0)
-        k0, k1 = key0, key1
+    quads = out.size // 4
+    # One row for each word of the counters; going through all counters round by round is wide.
+    words = np.empty((4, _RUN), np.uint32)
+    for begin in range(0, quads, _RUN):
+        size = min(_RUN, quads - begin)
+        c0, c1, c2, c3 = words[0, :size], words[1, :size], words[2, :size], words[3, :size]
+        for i in range(size):
+            counter = np.uint64(first) + np.uint64(begin + i)
+            c0[i], c1[i] = np.uint32(counter & _MASK), np.uint32(counter >> _HALF)
+            c2[i], c3[i] = np.uint32(0), np.uint32(0)
+        k0, k1 = np.uint64(key) & _MASK, np.uint64(key) >> _HALF
         for _ in range(10):
-            p0, p1 = c0 * _M0, c2 * _M1
-            c0, c1, c2, c3 = (p1 >> _HALF) ^ c1 ^ k0, p1 & _MASK, (p0 >> _HALF) ^ c3 ^ k1, p0 & _MASK
+            for i in range(size):
+                p0, p1 = np.uint64(c0[i]) * _M0, np.uint64(c2[i]) * _M1
+                c0[i] = np.uint32((p1 >> _HALF) ^ np.uint64(c1[i]) ^ k0)
+                c1[i] = np.uint32(p1 & _MASK)
+                c2[i] = np.uint32((p0 >> _HALF) ^ np.uint64(c3[i]) ^ k1)
+                c3[i] = np.uint32(p0 & _MASK)
             k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
-        out[4 * quad] = np.float32(numba.int32(c0 >> np.uint64(8))) * _UNIT
-        out[4 * quad + 1] = np.float32(numba.int32(c1 >> np.uint64(8))) * _UNIT
-        out[4 * quad + 2] = np.float32(numba.int32(c2 >> np.uint64(8))) * _UNIT
-        out[4 * quad + 3] = np.float32(numba.int32(c3 >> np.uint64(8))) * _UNIT
+        for word in range(4):
+            row = words[word, :size]
+            for i in range(size):
+                out[4 * (begin + i) + word] = np.float32(np.int32(row[i] >> np.uint32(8))) * _UNIT
 
 
 @_compiled
@@ -95,27 +107,36 @@ def elect(
     An entry takes part when its magnitude is at least its model's `low`; it votes and adds up times its factor.
     """
     models, entries = vectors.shape
+    none = np.float32(0)
+    signs, divisor = np.empty(_RUN, np.float32), np.empty(_RUN, np.float32)
     votes = 0
-    for i in range(entries):
-        total = np.float32(0)
+    # In short runs, vector by vector: a run stays in the nearest cache, and loops without branches are made wide.
+    for begin in range(0, entries, _RUN):
+        size = min(_RUN, entries - begin)
+        merged = out[begin : begin + size]
+        signs[:] = none
         for k in range(models):
-            if abs(vectors[k, i]) >= low[k]:
-                total += vectors[k, i] * factors[k]
-        sign = np.float32(zero_sign)
-        if total > 0:
-            sign = np.float32(1)
-            votes += 1
-        elif total < 0:
-            sign = np.float32(-1)
-            votes -= 1
-        merged, divisor = np.float32(0), np.float32(0)
+            vector, factor, least = vectors[k, begin : begin + size], factors[k], low[k]
+            for i in range(size):
+                signs[i] += vector[i] * factor if abs(vector[i]) >= least else none
+        balance = np.float32(0)
+        for i in range(size):
+            vote = np.float32(signs[i] > none) - np.float32(signs[i] < none)
+            merged[i] = vote
+            signs[i] = vote if vote != none else np.float32(zero_sign)
+        for i in range(size):
+            balance += merged[i]
+        votes += int(balance)
+        merged[:] = none
+        divisor[:] = none
         for k in range(models):
-            if abs(vectors[k, i]) >= low[k]:
-                weighted = vectors[k, i] * factors[k]
-                if weighted * sign > 0:
-                    merged += weighted
-                    divisor += weights[k]
-        if normalize and divisor != 0:
-            merged /= divisor
-        out[i] = merged
+            vector, factor, least, weight = vectors[k, begin : begin + size], factors[k], low[k], weights[k]
+            for i in range(size):
+                weighted = vector[i] * factor if abs(vector[i]) >= least else none
+                agrees = weighted * signs[i] > none
+                merged[i] += weighted if agrees else none
+                divisor[i] += weight if agrees else none
+        if normalize:
+            for i in range(size):
+                merged[i] /= divisor[i] if divisor[i] != none else np.float32(1)
     return votes
