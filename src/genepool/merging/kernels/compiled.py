@@ -73,29 +73,27 @@ def count_low_bits(bits: Array, shift: int, bucket: int, counts: Array) -> None:
 @_compiled
 def philox(key: int, first: int, out: Array) -> None:
     """Uniform draws in [0, 1) of Philox4x32-10, four for each counter from `first` on; `out.size` is `4 n`."""
-    quads = out.size // 4
-    # One row for each word of the counters; going through all counters round by round is wide.
-    words = np.empty((4, _RUN), np.uint32)
-    for begin in range(0, quads, _RUN):
-        size = min(_RUN, quads - begin)
-        c0, c1, c2, c3 = words[0, :size], words[1, :size], words[2, :size], words[3, :size]
-        for i in range(size):
-            counter = np.uint64(first) + np.uint64(begin + i)
-            c0[i], c1[i] = np.uint32(counter & _MASK), np.uint32(counter >> _HALF)
-            c2[i], c3[i] = np.uint32(0), np.uint32(0)
-        k0, k1 = np.uint64(key) & _MASK, np.uint64(key) >> _HALF
+    key0, key1 = np.uint64(key) & _MASK, np.uint64(key) >> _HALF
+    for quad in range(out.size // 4):
+        counter = np.uint64(first) + np.uint64(quad)
+        c0, c1, c2, c3 = counter & _MASK, counter >> _HALF, np.uint64(0), np.uint64(0)
+        k0, k1 = key0, key1
         for _ in range(10):
-            for i in range(size):
-                p0, p1 = np.uint64(c0[i]) * _M0, np.uint64(c2[i]) * _M1
-                c0[i] = np.uint32((p1 >> _HALF) ^ np.uint64(c1[i]) ^ k0)
-                c1[i] = np.uint32(p1 & _MASK)
-                c2[i] = np.uint32((p0 >> _HALF) ^ np.uint64(c3[i]) ^ k1)
-                c3[i] = np.uint32(p0 & _MASK)
+            p0, p1 = c0 * _M0, c2 * _M1
+            c0, c1, c2, c3 = (p1 >> _HALF) ^ c1 ^ k0, p1 & _MASK, (p0 >> _HALF) ^ c3 ^ k1, p0 & _MASK
             k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
-        for word in range(4):
-            row = words[word, :size]
-            for i in range(size):
-                out[4 * (begin + i) + word] = np.float32(np.int32(row[i] >> np.uint32(8))) * _UNIT
+        out[4 * quad] = np.float32(numba.int32(c0 >> np.uint64(8))) * _UNIT
+        out[4 * quad + 1] = np.float32(numba.int32(c1 >> np.uint64(8))) * _UNIT
+        out[4 * quad + 2] = np.float32(numba.int32(c2 >> np.uint64(8))) * _UNIT
+        out[4 * quad + 3] = np.float32(numba.int32(c3 >> np.uint64(8))) * _UNIT
+
+
+@_compiled
+def drop(vector: Array, draws: Array, density: float) -> None:
+    """`vector = 0` where a draw is not below `density`."""
+    limit = np.float32(density)
+    for i in range(vector.size):
+        vector[i] = vector[i] if draws[i] < limit else np.float32(0)
 
 
 @_compiled
