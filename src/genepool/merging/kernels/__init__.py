@@ -9,6 +9,6 @@ from genepool.merging.kernels.agreement import consensus, stitch
 from genepool.merging.kernels.competition import balance, count_scores
 from genepool.merging.kernels.counting import count_magnitudes
 from genepool.merging.kernels.election import elect
-from genepool.merging.kernels.random_draws import uniform
+from genepool.merging.kernels.random_draws import drop, uniform
 
-__all__ = ["balance", "consensus", "count_magnitudes", "count_scores", "elect", "stitch", "uniform"]
+__all__ = ["balance", "consensus", "count_magnitudes", "count_scores", "drop", "elect", "stitch", "uniform"]

@@ -21,6 +21,8 @@ def _compiled(loop: Loop) -> Loop:
     return ready
 
 
+# Entries that are gone through at once.
+_RUN = 1024
 _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 # Multipliers and key increments of Philox4x32 (Salmon et al. 2011, table 2).
@@ -87,6 +89,14 @@ def philox(key: int, first: int, out: Array) -> None:
 
 
 @_compiled
+def drop(vector: Array, draws: Array, density: float) -> None:
+    """`vector = 0` where a draw is not below `density`."""
+    limit = np.float32(density)
+    for i in range(vector.size):
+        vector[i] = vector[i] if draws[i] < limit else np.float32(0)
+
+
+@_compiled
 def elect(
     vectors: Array, factors: Array, weights: Array, low: Array, zero_sign: float, normalize: bool, out: Array
 ) -> int:
@@ -95,27 +105,36 @@ def elect(
     An entry takes part when its magnitude is at least its model's `low`; it votes and adds up times its factor.
     """
     models, entries = vectors.shape
+    none = np.float32(0)
+    signs, divisor = np.empty(_RUN, np.float32), np.empty(_RUN, np.float32)
     votes = 0
-    for i in range(entries):
-        total = np.float32(0)
+    # In short runs, vector by vector: a run stays in the nearest cache, and loops without branches are made wide.
+    for begin in range(0, entries, _RUN):
+        size = min(_RUN, entries - begin)
+        merged = out[begin : begin + size]
+        signs[:] = none
         for k in range(models):
-            if abs(vectors[k, i]) >= low[k]:
-                total += vectors[k, i] * factors[k]
-        sign = np.float32(zero_sign)
-        if total > 0:
-            sign = np.float32(1)
-            votes += 1
-        elif total < 0:
-            sign = np.float32(-1)
-            votes -= 1
-        merged, divisor = np.float32(0), np.float32(0)
+            vector, factor, least = vectors[k, begin : begin + size], factors[k], low[k]
+            for i in range(size):
+                signs[i] += vector[i] * factor if abs(vector[i]) >= least else none
+        balance = np.float32(0)
+        for i in range(size):
+            vote = np.float32(signs[i] > none) - np.float32(signs[i] < none)
+            merged[i] = vote
+            signs[i] = vote if vote != none else np.float32(zero_sign)
+        for i in range(size):
+            balance += merged[i]
+        votes += int(balance)
+        merged[:] = none
+        divisor[:] = none
         for k in range(models):
-            if abs(vectors[k, i]) >= low[k]:
-                weighted = vectors[k, i] * factors[k]
-                if weighted * sign > 0:
-                    merged += weighted
-                    divisor += weights[k]
-        if normalize and divisor != 0:
-            merged /= divisor
-        out[i] = merged
+            vector, factor, least, weight = vectors[k, begin : begin + size], factors[k], low[k], weights[k]
+            for i in range(size):
+                weighted = vector[i] * factor if abs(vector[i]) >= least else none
+                agrees = weighted * signs[i] > none
+                merged[i] += weighted if agrees else none
+                divisor[i] += weight if agrees else none
+        if normalize:
+            for i in range(size):
+                merged[i] /= divisor[i] if divisor[i] != none else np.float32(1)
     return votes

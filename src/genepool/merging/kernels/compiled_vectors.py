@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from genepool.merging.kernels.compiled import Array, _compiled
+from genepool.merging.kernels.compiled import _RUN, Array, _compiled
 
-_RUN = 1024
 f4, u4, i4 = np.float32, np.uint32, np.int32
 _LOG2_E = 1.4426950408889634
 
@@ -29,9 +28,14 @@ def _add_up(vectors: Array, begin: int, total: Array) -> None:
 @_compiled
 def _scores(vector: Array, total: Array, low: float, scale: float, high: float, steepness: Any, out: Array) -> None:
     """`competition.scores` of one vector; see there."""
+    # Comparisons rather than min and max: those look for NaN too, which takes longer than the rest of the clamp.
     for i in range(out.size):
-        share = (min(max(abs(vector[i]), low), high) - low) * scale
-        exponent = max((share * share - f4(1)) * steepness, f4(-126))
+        size = abs(vector[i])
+        size = size if size > low else low
+        size = size if size < high else high
+        share = (size - low) * scale
+        exponent = (share * share - f4(1)) * steepness
+        exponent = exponent if exponent > f4(-126) else f4(-126)
         whole = (exponent + f4(12582912)) - f4(12582912)
         rest = exponent - whole
         power = f4(1.5403530e-4)
@@ -42,7 +46,9 @@ def _scores(vector: Array, total: Array, low: float, scale: float, high: float, 
         power = power * rest + f4(6.9314718e-1)
         power = power * rest + f4(1)
         intra = power * u4((i4(whole) + i4(127)) << i4(23)).view(np.float32)
-        x = min(max(vector[i] * total[i], f4(-9)), f4(9)) * f4(0.25)
+        x = vector[i] * total[i]
+        x = x if x > f4(-9) else f4(-9)
+        x = (x if x < f4(9) else f4(9)) * f4(0.25)
         square = x * x
         above = x * (f4(135135) + square * (f4(17325) + square * (f4(378) + square)))
         below = f4(135135) + square * (f4(62370) + square * (f4(3150) + f4(28) * square))
@@ -104,22 +110,25 @@ def balance(
     total, own, weights = np.empty(_RUN, f4), np.empty(_RUN, f4), np.empty(_RUN, f4)
     steepness = f4(models * _LOG2_E)
     for begin in range(0, entries, _RUN):
-        size = min(_RUN, entries - begin)
-        merged = out[begin : begin + size]
-        _add_up(vectors, begin, total[:size])
+        run = min(_RUN, entries - begin)
+        merged = out[begin : begin + run]
+        _add_up(vectors, begin, total[:run])
         merged[:] = f4(0)
         weights[:] = f4(0)
         for k in range(models):
-            vector = vectors[k, begin : begin + size]
-            _scores(vector, total[:size], low[k], scale[k], high[k], steepness, own[:size])
+            vector = vectors[k, begin : begin + run]
+            _scores(vector, total[:run], low[k], scale[k], high[k], steepness, own[:run])
             bottom, stretch, least, most = lowest[k], weight_scale[k], low[k], high[k]
-            for i in range(size):
-                weight = max(own[i] - bottom, f4(0)) * stretch
-                sign = f4(vector[i] > 0) - f4(vector[i] < 0)
-                merged[i] += sign * min(max(abs(vector[i]), least), most) * weight
+            for i in range(run):
+                weight = own[i] - bottom
+                weight = (weight if weight > f4(0) else f4(0)) * stretch
+                size = abs(vector[i])
+                size = size if size > least else least
+                size = size if size < most else most
+                merged[i] += (f4(vector[i] > f4(0)) - f4(vector[i] < f4(0))) * size * weight
                 weights[i] += weight
-        for i in range(size):
-            merged[i] = merged[i] / weights[i] if weights[i] > 0 else f4(0)
+        for i in range(run):
+            merged[i] = merged[i] / weights[i] if weights[i] > f4(0) else f4(0)
 
 
 @_compiled

@@ -41,6 +41,22 @@ def uniform(count: int, key: int, offset: int = 0, device: torch.device | str = 
     return draws[begin : begin + count]
 
 
+def drop(vector: torch.Tensor, draws: torch.Tensor, density: float) -> None:
+    """Sets to zero, in place, the entries whose draw is not below `density`.
+
+    Args:
+        vector: float32, contiguous.
+        draws: `uniform` numbers of its shape, contiguous.
+        density: probability that an entry stays.
+    """
+    if vector.device.type == "cpu":
+        from genepool.merging.kernels import compiled
+
+        compiled.drop(vector.view(-1).numpy(), draws.view(-1).numpy(), density)
+    else:
+        vector.masked_fill_(draws >= density, 0.0)
+
+
 def _formula(quads: int, key: int, first: int, device: torch.device | str) -> torch.Tensor:
     import torch
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from genepool.merging import kernels
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method, register
 from genepool.merging.methods.task_arithmetic import NORMALIZE, WEIGHT, weighted_sum
@@ -38,7 +39,7 @@ def dropped_deltas(group: TensorGroup) -> torch.Tensor:
     deltas = group.deltas
     for i, density in enumerate(group.column("density")):
         if density < 1:
-            deltas[i].masked_fill_(group.uniform(i) >= density, 0.0)
+            kernels.drop(deltas[i], group.uniform(i), density)
     return deltas
 
 
