@@ -26,6 +26,7 @@ def merge(
     seed: Annotated[
         int | None, typer.Option("--seed", help="Seed of random methods; the recipe's when absent.")
     ] = None,
+    plugin: options.PluginOption = None,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -47,6 +48,7 @@ def merge(
     with progress.bar("loading torch"):
         from genepool.merging import load_recipe, plan_merge, run_plan
 
+    options.load_plugins(plugin)
     changes: dict[str, object] = {} if seed is None else {"seed": seed}
     if unchecked_vocabulary:
         changes["vocabulary"] = "unchecked"

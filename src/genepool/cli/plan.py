@@ -19,6 +19,7 @@ def plan(
     all_tensors: Annotated[
         bool, typer.Option("--all", help="Show every tensor, not one line per layer group.")
     ] = False,
+    plugin: options.PluginOption = None,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -33,6 +34,7 @@ def plan(
     options.begin(quiet)
     from genepool.merging import load_recipe, plan_merge
 
+    options.load_plugins(plugin)
     shown = plan_merge(load_recipe(recipe)).describe()
     if json_output:
         options.print_json(shown)
