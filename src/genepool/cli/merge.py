@@ -31,6 +31,7 @@ def merge(
         int | None, typer.Option("--seed", help="Seed of random methods; the recipe's when absent.")
     ] = None,
     allow_pickle: options.AllowPickleOption = False,
+    plugin: options.PluginOption = None,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -53,6 +54,7 @@ def merge(
         from genepool.merging import load_recipe, plan_merge, run_plan
         from genepool.merging.nesting import describe
 
+    options.load_plugins(plugin)
     changes: dict[str, object] = {} if seed is None else {"seed": seed}
     if unchecked_vocabulary:
         changes["vocabulary"] = "unchecked"

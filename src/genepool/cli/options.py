@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,12 +25,25 @@ AllowPickleOption = Annotated[
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output path.")]
 
+PluginOption = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="Python file with merge methods of your own. It is run. May be given several times."),
+]
+
 
 def begin(quiet: bool = False) -> None:
     """Called first in every command: sets what the shared options mean."""
     from genepool import progress
 
     progress.set_quiet(quiet)
+
+
+def load_plugins(files: Sequence[Path] | None) -> None:
+    """What `--plugin` means: their methods are there for this command."""
+    from genepool.merging import load_plugin
+
+    for file in files or []:
+        load_plugin(file)
 
 
 def print_json(payload: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ def plan(
         bool, typer.Option("--all", help="Show every tensor, not one line per layer group.")
     ] = False,
     allow_pickle: options.AllowPickleOption = False,
+    plugin: options.PluginOption = None,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -38,6 +39,7 @@ def plan(
     from genepool.merging import load_recipe, plan_merge
     from genepool.merging.nesting import describe
 
+    options.load_plugins(plugin)
     shown = describe(plan_merge(load_recipe(recipe), allow_pickle=allow_pickle))
     if json_output:
         options.print_json(shown)

@@ -2,15 +2,19 @@
 
 A method is a pure function of some rows of one tensor's inputs and its parameters. One that needs to know something of
 the tensor or of the whole vector first (a threshold, an angle) declares a survey: a fixed number of streaming passes
-that each build a small summary. Adding a method is one file in `methods/` with a class that carries `@register`.
+that each build a small summary. Adding a method is one file in `methods/` with a class that carries `@register`; one of
+a user's own is the same file anywhere else (`genepool.merging.plugins`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from genepool.errors import InputError, nearest
@@ -121,26 +125,53 @@ class Method(ABC):
             "parameters": [parameter.as_json() for parameter in self.parameters],
         }
 
+    @property
+    def code(self) -> str:
+        """Identity of a method from outside the package: a hash of the file that defines it. Empty for built-in ones.
+
+        What was merged or evaluated with another version of the file is not taken for the same.
+        """
+        if type(self).__module__.startswith("genepool."):
+            return ""
+        try:
+            return hashlib.sha256(Path(inspect.getfile(type(self))).read_bytes()).hexdigest()
+        except (TypeError, OSError):
+            # Typed into an interpreter: there is no file.
+            return f"{type(self).__module__}.{type(self).__qualname__}"
+
     def parameter(self, name: str) -> Parameter:
         """The declaration of one parameter."""
         return next(p for p in self.parameters if p.name == name)
 
 
 _registry: dict[str, Method] = {}
+_REQUIRED_ATTRIBUTES = ("name", "source", "when", "formula", "inputs", "base")
 
 
 def register(method: type[Method]) -> type[Method]:
-    """Makes a method available under its name; used as a decorator."""
+    """Makes a method available under its name; used as a decorator.
+
+    Raises:
+        InputError: a declaration is missing, or another module has a method of this name.
+    """
+    if missing := [name for name in _REQUIRED_ATTRIBUTES if not hasattr(method, name)]:
+        raise InputError(
+            f"the merge method {method.__name__} does not say its {missing[0]}", fix=f"Add `{missing[0]} = ...`"
+        )
+    known = _registry.get(method.name)
+    if known is not None and type(known).__module__ != method.__module__:
+        raise InputError(f"there is already a merge method '{method.name}'", fix="Choose another name")
     _registry[method.name] = method()
     return method
 
 
 def all_methods() -> dict[str, Method]:
-    """Every registered method by name, built-in ones loaded."""
-    from genepool.merging import methods
+    """Every registered method by name, built-in ones and those of installed packages loaded."""
+    from genepool.merging import methods, plugins
 
     for module in pkgutil.iter_modules(methods.__path__):
         importlib.import_module(f"{methods.__name__}.{module.name}")
+    plugins.load_entry_points()
     return dict(sorted(_registry.items()))
 
 

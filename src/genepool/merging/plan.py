@@ -231,7 +231,8 @@ class Plan:
         """Identity of the result without computing it: a hash of the recipe and the sources' fingerprints."""
         prints = {name: weights.fingerprint() for name, weights in self.sources.items()}
         dtypes = json.dumps(sorted({info.dtype for info in self.infos.values()}))
-        return hashlib.sha256(f"{self.recipe.digest(prints)}\x1f{dtypes}".encode()).hexdigest()
+        text = f"{self.recipe.digest(prints)}\x1f{dtypes}{self.method.code}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _set_depth(config: dict[str, Any], layers: int, origin: list[int]) -> None:

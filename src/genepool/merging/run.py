@@ -200,7 +200,7 @@ def _journal_lines(path: Path) -> Iterator[dict[str, str]]:
 
 def _run_key(plan: Plan, shard_bytes: int) -> str:
     """Identity of one run: the same key means the same bytes in the same places."""
-    parts = [json.dumps(plan.recipe.to_dict(), sort_keys=True), str(shard_bytes), _stamp_of_code()]
+    parts = [json.dumps(plan.recipe.to_dict(), sort_keys=True), str(shard_bytes), _stamp_of_code(), plan.method.code]
     for name, weights in plan.sources.items():
         parts.append(f"{name}\x1f{_stamp(weights)}")
     return hashlib.sha256("\x1e".join(parts).encode()).hexdigest()
