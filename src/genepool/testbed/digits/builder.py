@@ -11,7 +11,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -152,7 +152,7 @@ class _Build:
             bar.advance(phase.steps)
             return model
         started = time.monotonic()
-        train(model, batches, phase, bar)
+        train(model, batches, phase, bar.advance)
         seconds = round(time.monotonic() - started, 1)
         scores = {task.name: round(self._score(model, task.name), 4) for task in (*self.tasks, AS_IT_IS)}
         record = {
@@ -199,8 +199,8 @@ class _Build:
         }
 
 
-def train(model: DigitsTransformer, batches: Batches, phase: Phase, bar: progress.Bar) -> None:
-    """Trains all parameters of `model` in place, to read the digits of `batches`."""
+def train(model: DigitsTransformer, batches: Batches, phase: Phase, after_step: Callable[[], None]) -> None:
+    """Trains all parameters of `model` in place, to read the digits of `batches`; `after_step` is called after each."""
     import torch
     from torch.nn import functional
 
@@ -213,5 +213,5 @@ def train(model: DigitsTransformer, batches: Batches, phase: Phase, bar: progres
         return torch.autograd.grad(functional.cross_entropy(model(pixels), digits), parameters)
 
     model.train()
-    optimise(parameters, gradients, phase, bar.advance)
+    optimise(parameters, gradients, phase, after_step)
     model.eval()
