@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from genepool import progress, staging
+from genepool.devices import check_device
 from genepool.errors import CheckFailed, InputError
 from genepool.merging import card
 from genepool.merging.engine import Engine
@@ -62,6 +63,7 @@ def run_plan(
         CheckFailed: `verify` found a difference.
     """
     out = Path(out)
+    check_device(device)
     _refuse_own_input(plan, out)
     staging.check_free(out, overwrite=overwrite)
     run_key = _run_key(plan, shard_bytes)
