@@ -9,10 +9,12 @@ from pathlib import Path
 
 from benchmarks.claims.arms import BUDGET
 from benchmarks.claims.rows import Claim, Measurement
-from benchmarks.claims.verdict import Figure
+from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, Figure
 from benchmarks.claims.worlds import KINDS, LIMITS
 from genepool.staging import write_text
 
+# A score below which an arm is said not to work at all.
+_NOTHING = 0.05
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
 
@@ -40,19 +42,22 @@ class Row:
 
     def remark(self) -> str:
         """One line beside the verdict, of figures alone."""
-        figures = self.figures
+        figures, rule = self.figures, self.claim.rule
         main = figures["main"]
-        parts = [figures_why] if (figures_why := self.claim.rule.unasked(figures)) else []
-        if max(main.first, main.second) < 0.05:
+        why = rule.unasked(figures)
+        parts = [why] if why else []
+        if max(main.first, main.second) < _NOTHING:
             parts.append("no arm works")
-        elif main.hi < 0:
+        elif rule.wants_more and main.hi < 0:
             parts.append("the reverse is seen")
-        elif main.lo <= 0 <= main.hi and "is above 0" in self.claim.rule.words:
+        elif rule.wants_more and main.lo <= 0:
             parts.append("no difference seen")
         if "guard" in figures:
-            parts.append(f"at a cost of {-figures['guard'].difference:+.3f} [{-figures['guard'].hi:+.3f}, "
-                         f"{-figures['guard'].lo:+.3f}]")  # fmt: skip
-        parts += [f"{name}: {figure.text()}" for name, figure in figures.items() if name[0].isdigit()]
+            guard = figures["guard"]
+            parts.append(f"the skill changes by {guard.difference:+.3f} [{guard.lo:+.3f}, {guard.hi:+.3f}]")
+        # The largest number of tasks is the main figure itself.
+        sizes = [name for name in figures if name[0].isdigit()][:-1]
+        parts += [f"{name}: {figures[name].text()}" for name in sizes]
         return "; ".join(parts)
 
     def as_json(self) -> dict[str, object]:
@@ -69,15 +74,19 @@ class Row:
         }
 
 
-def write(rows: Sequence[Row], seeds: int, folder: Path = DOCS) -> None:
+def write(rows: Sequence[Row], seeds: int, unavailable: Mapping[str, Sequence[str]], folder: Path = DOCS) -> None:
     """Writes the page and the figures beside it."""
-    write_text(folder / "claims.md", page(rows, seeds))
+    write_text(folder / "claims.md", page(rows, seeds, unavailable))
     raw = {"schema": 1, "seeds": seeds, "rows": [row.as_json() for row in rows]}
     write_text(folder / "claims.json", json.dumps(raw, separators=(",", ":"), default=float) + "\n")
 
 
-def page(rows: Sequence[Row], seeds: int) -> str:
-    """The page's text."""
+def page(rows: Sequence[Row], seeds: int, unavailable: Mapping[str, Sequence[str]]) -> str:
+    """The page's text.
+
+    Args:
+        unavailable: claims that could not be put, and the methods they lack.
+    """
     claims = {row.claim.name: row.claim for row in rows}
     return "\n".join(
         [
@@ -101,16 +110,16 @@ def page(rows: Sequence[Row], seeds: int) -> str:
             ),
             "",
             _tally(rows),
+            *(f"\nNot asked yet: {name}, for want of {', '.join(lacks)}." for name, lacks in unavailable.items()),
             "",
         ]
     )
 
 
 def _tally(rows: Sequence[Row]) -> str:
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.verdict] = counts.get(row.verdict, 0) + 1
-    return "In all: " + ", ".join(f"{count} rows {verdict}" for verdict, count in counts.items()) + "."
+    verdicts = [row.verdict for row in rows]
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNASKED)]
+    return f"Of {len(rows)} rows: {', '.join(counts)}."
 
 
 def by_rows(claims: Sequence[Claim], measured: Mapping[tuple[str, str, int], Measurement], seeds: int) -> list[Row]:

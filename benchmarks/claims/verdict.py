@@ -113,11 +113,13 @@ class Rule:
         words: the rule, for the page.
         holds: figures by name -> whether it does.
         unasked: figures by name -> why the question cannot be put here, or None.
+        wants_more: whether the claim is that the first arm scores more.
     """
 
     words: str
     holds: Callable[[Mapping[str, Figure]], bool]
     unasked: Callable[[Mapping[str, Figure]], str | None] = lambda figures: None
+    wants_more: bool = True
 
     def verdict(self, figures: Mapping[str, Figure]) -> str:
         """One of the three words."""
@@ -137,12 +139,14 @@ def better(what: str) -> Rule:
 
 def kept(what: str) -> Rule:
     """Nothing much is lost: the interval stays above minus the margin."""
-    return Rule(f"{what}: the interval is above -{MARGIN}", lambda figures: figures["main"].lo > -MARGIN)
+    words = f"{what}: the interval is above -{MARGIN}"
+    return Rule(words, lambda figures: figures["main"].lo > -MARGIN, wants_more=False)
 
 
 def failing(what: str) -> Rule:
     """Much is lost: the whole interval is below minus the failure."""
-    return Rule(f"{what}: the interval is below -{FAILURE:.2f}", lambda figures: figures["main"].hi < -FAILURE)
+    words = f"{what}: the interval is below -{FAILURE:.2f}"
+    return Rule(words, lambda figures: figures["main"].hi < -FAILURE, wants_more=False)
 
 
 def better_at_no_cost(what: str, cost: str) -> Rule:

@@ -174,7 +174,11 @@ class _Memory:
         self.path = path
         self.rows: dict[str, np.ndarray] = {}
         if path.is_file():
-            for line in path.read_text().splitlines():
+            text = path.read_text()
+            if text and not text.endswith("\n"):
+                # What is added next must not be glued to the line that was cut off.
+                path.write_text(text + "\n")
+            for line in text.splitlines():
                 try:
                     row = json.loads(line)
                 except ValueError:
