@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from genepool.measure import CrossMatrix
     from genepool.tasks import OutcomeTable
@@ -73,7 +74,7 @@ def print_matrix(matrix: CrossMatrix, title: str) -> None:
     for model in matrix.models:
         cells = [*(matrix.cells[model, name] for name in matrix.tasks), matrix.means[model]]
         table.add_row(model, *(f"{cell.mean:.3f}\n{cell.lo:.2f} {cell.hi:.2f}" for cell in cells))
-    _console().print(table)
+    console().print(table)
 
 
 def print_means(table: OutcomeTable, skills: Sequence[str], generic: str) -> None:
@@ -92,11 +93,23 @@ def print_means(table: OutcomeTable, skills: Sequence[str], generic: str) -> Non
         last = mean_interval(table.scores(model, generic))
         cells = [f"{table.mean(model, skill):.3f}" for skill in skills]
         shown.add_row(model, *cells, *(f"{i.mean:.3f} ±{(i.hi - i.lo) / 2:.3f}" for i in (mean, last)))
-    _console().print(shown)
+    console().print(shown)
 
 
-def _console() -> Console:
+def console() -> Console:
     """stdout; wide enough for a table where there is no terminal to ask."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def plain_table(corner: str, heads: Sequence[str]) -> Table:
+    """An empty table with names down the left and numbers, set right, in the columns."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(corner, overflow="fold")
+    for head in heads:
+        table.add_column(head, justify="right", overflow="fold")
+    return table

@@ -4,10 +4,12 @@ recipe = load_recipe("recipe.yaml")          what to merge
 plan = plan_merge(recipe)                    everything decided and checked, nothing read
 plan.weights()                               the merged model, lazily, in memory
 run_plan(plan, "out")                        the merged model, on disk
+inspect_models(["base", "tuned"])            whether models fit together, and how far each was moved
 """
 
 from genepool.merging.engine import MergedWeights
 from genepool.merging.group import TensorGroup
+from genepool.merging.inspection import Inspection, inspect_models
 from genepool.merging.method import Method, all_methods, find_method, register
 from genepool.merging.parameters import REQUIRED, Parameter
 from genepool.merging.plan import Plan
@@ -17,6 +19,7 @@ from genepool.merging.run import run_plan
 
 __all__ = [
     "REQUIRED",
+    "Inspection",
     "MergedWeights",
     "Method",
     "ModelEntry",
@@ -28,6 +31,7 @@ __all__ = [
     "TensorGroup",
     "all_methods",
     "find_method",
+    "inspect_models",
     "load_recipe",
     "parse_recipe",
     "plan_merge",
