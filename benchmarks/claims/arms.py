@@ -19,8 +19,8 @@ BUDGET = 8
 SUM_LAMBDAS = (0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 # Of a mean over agreeing entries (Yadav et al. search 0.8 to 2.5; 1 is their value without validation data).
 MEAN_LAMBDAS = (0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.1, 2.5)
-# Of the spectral merges, whose authors search around 1.
-SPECTRAL_ALPHAS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 1.8, 2.2)
+# Of the spectral merges, whose authors search from 0.1 to 3.
+SPECTRAL_LAMBDAS = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0)
 # Of LiNeS over n tasks: the first layers keep the plain average's 1/n, and the slope is searched (Wang et al., 4.2).
 LINES_BETAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
@@ -66,9 +66,9 @@ TIES_PER_TENSOR = _plain("TIES, trimmed per tensor", "ties", *({"lambda": x, "sc
 DARE_TIES = _plain("DARE-TIES", "dare_ties", *({"lambda": x} for x in SUM_LAMBDAS))
 PCB = _plain("PCB", "pcb", *({"lambda": x} for x in MEAN_LAMBDAS))
 LINES = Arm("LiNeS", "task_arithmetic", tuple({"beta": x} for x in LINES_BETAS), _lines)
-TSV_M = _plain("TSV-M", "tsv_m", *({"lambda": x} for x in SPECTRAL_ALPHAS))
-ISO_C = _plain("Iso-C", "iso_c", *({"lambda": x} for x in SPECTRAL_ALPHAS))
-ISO_CTS = _plain("Iso-CTS", "iso_cts", *({"lambda": x} for x in SPECTRAL_ALPHAS))
+TSV_M = _plain("TSV-M", "tsv_m", *({"lambda": x} for x in SPECTRAL_LAMBDAS))
+ISO_C = _plain("Iso-C", "iso_c", *({"lambda": x} for x in SPECTRAL_LAMBDAS))
+ISO_CTS = _plain("Iso-CTS", "iso_cts", *({"lambda": x} for x in SPECTRAL_LAMBDAS))
 WUDI = _plain("WUDI, untuned", "wudi", {})
 
 
