@@ -19,8 +19,9 @@ from genepool.weights.overlay import TensorWeights
 
 def _setting(method: str) -> dict[str, Any]:
     declared = all_methods()[method]
-    two_ends = declared.base == "optional" and declared.models == (1, 2)
-    most = 1 if two_ends else declared.models[1]
+    most = declared.models[1]
+    if most is not None and declared.base == "counted":
+        most -= 1
     base = drawn(1)
     return {
         "base": None if declared.base == "unused" else base,
