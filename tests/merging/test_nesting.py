@@ -218,7 +218,7 @@ def test_plan_shows_every_level_and_what_they_read_together(
     assert middle["bytes_read"] == passes * 2 * size + (innermost["passes"] - 1 + passes) * 2 * size
     assert shown["bytes_read"] == middle["bytes_read"] + size
     told = cli("plan", recipe).out
-    assert "slerp(x, y): slerp in 1 pass, computed as it is read" in told
+    assert "slerp(x, y): slerp in 2 passes, computed as it is read" in told
 
 
 # ---------------------------------------------------------------------- refusals
