@@ -60,6 +60,15 @@ def test_draws_are_uniform_and_streams_unrelated() -> None:
     assert abs(float(torch.corrcoef(torch.stack([a[1:], a[:-1]]))[0, 1])) < 0.005
 
 
+@given(seed=seeds, density=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+def test_what_is_dropped_is_what_the_draws_say(seed: int, density: float) -> None:
+    vector = torch.randn((4, 25), generator=torch.Generator().manual_seed(seed))
+    draws = kernels.uniform(100, seed).reshape(4, 25)
+    expected = vector.masked_fill(draws >= density, 0.0)
+    kernels.drop(vector, draws, density)
+    assert torch.equal(vector, expected)
+
+
 # ---------------------------------------------------------------------- counting
 
 

@@ -13,6 +13,7 @@ from merging_in_memory import TENSORS, added, assert_equal, drawn, merge, one
 
 from genepool.merging.kernels import agreement, balance, competition, consensus, count_scores, stitch
 from genepool.merging.selection import Selection
+from genepool.weights import TensorWeights
 
 METHODS = ["pcb", "consensus", "localize_stitch"]
 SCOPES = ["model", "tensor"]
@@ -233,3 +234,17 @@ def test_signed_selection_is_exact(values: list[float], data: st.DataObject) -> 
     selection.finish(1)
     ordered = sorted(values, reverse=True)
     assert selection.values == [ordered[rank - 1] for rank in ranks]
+
+
+def test_a_block_of_the_base_is_read_once_for_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    original = TensorWeights.read_rows
+
+    def counted(self: TensorWeights, name: str, start: int, stop: int) -> torch.Tensor:
+        read.append(self.name)
+        return original(self, name, start, stop)
+
+    monkeypatch.setattr(TensorWeights, "read_rows", counted)
+    base = one([1, 2, 3])
+    assert_equal(merge("consensus", base, [one([2, 2, 3]), one([1, 5, 3]), one([0, 0, 0])], needed=9), base, 0)
+    assert sorted(read) == ["base", "m0", "m1", "m2"]

@@ -28,14 +28,9 @@ def _add_up(vectors: Array, begin: int, total: Array) -> None:
 @_compiled
 def _scores(vector: Array, total: Array, low: float, scale: float, high: float, steepness: Any, out: Array) -> None:
     """`competition.scores` of one vector; see there."""
-    # Comparisons rather than min and max: those look for NaN too, which takes longer than the rest of the clamp.
     for i in range(out.size):
-        size = abs(vector[i])
-        size = size if size > low else low
-        size = size if size < high else high
-        share = (size - low) * scale
-        exponent = (share * share - f4(1)) * steepness
-        exponent = exponent if exponent > f4(-126) else f4(-126)
+        share = (min(max(abs(vector[i]), low), high) - low) * scale
+        exponent = max((share * share - f4(1)) * steepness, f4(-126))
         whole = (exponent + f4(12582912)) - f4(12582912)
         rest = exponent - whole
         power = f4(1.5403530e-4)
@@ -46,9 +41,7 @@ def _scores(vector: Array, total: Array, low: float, scale: float, high: float, 
         power = power * rest + f4(6.9314718e-1)
         power = power * rest + f4(1)
         intra = power * u4((i4(whole) + i4(127)) << i4(23)).view(np.float32)
-        x = vector[i] * total[i]
-        x = x if x > f4(-9) else f4(-9)
-        x = (x if x < f4(9) else f4(9)) * f4(0.25)
+        x = min(max(vector[i] * total[i], f4(-9)), f4(9)) * f4(0.25)
         square = x * x
         above = x * (f4(135135) + square * (f4(17325) + square * (f4(378) + square)))
         below = f4(135135) + square * (f4(62370) + square * (f4(3150) + f4(28) * square))
@@ -120,12 +113,9 @@ def balance(
             _scores(vector, total[:run], low[k], scale[k], high[k], steepness, own[:run])
             bottom, stretch, least, most = lowest[k], weight_scale[k], low[k], high[k]
             for i in range(run):
-                weight = own[i] - bottom
-                weight = (weight if weight > f4(0) else f4(0)) * stretch
-                size = abs(vector[i])
-                size = size if size > least else least
-                size = size if size < most else most
-                merged[i] += (f4(vector[i] > f4(0)) - f4(vector[i] < f4(0))) * size * weight
+                weight = max(own[i] - bottom, f4(0)) * stretch
+                sign = f4(vector[i] > f4(0)) - f4(vector[i] < f4(0))
+                merged[i] += sign * min(max(abs(vector[i]), least), most) * weight
                 weights[i] += weight
         for i in range(run):
             merged[i] = merged[i] / weights[i] if weights[i] > f4(0) else f4(0)
