@@ -67,7 +67,9 @@ def _products(group: TensorGroup) -> torch.Tensor:
     vectors = group.vectors
     if group.shared["nuslerp_flatten"] or len(group.shape) < 2:
         return gram(vectors)
-    return torch.einsum("irc,jrc->cij", vectors, vectors)
+    first, second = vectors
+    mixed = (first * second).sum(0)
+    return torch.stack([first.square().sum(0), mixed, mixed, second.square().sum(0)], -1).reshape(-1, 2, 2)
 
 
 def _row_products(vectors: torch.Tensor) -> torch.Tensor:
