@@ -141,6 +141,8 @@ def test_dare_keeps_the_share_and_the_norm_mergekit_keeps(folders: dict[str, Pat
                 ours = (plan.weights().read(name) - base.read(name)).double()
                 kept += float((ours != 0).sum())
                 total += float((delta != 0).sum())
-                ratios.append(float(ours.abs().sum() / delta.abs().sum()))
+                # A norm of eight entries is now and then dropped whole, and nothing can give it its length back.
+                if ours.any():
+                    ratios.append(float(ours.abs().sum() / delta.abs().sum()))
         assert kept / total == pytest.approx(theirs["kept_share"], abs=0.01)
         assert sum(ratios) / len(ratios) == pytest.approx(theirs["l1_ratio_mean"], abs=0.03 if not rescale else 1e-4)

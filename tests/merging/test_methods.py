@@ -3,66 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from merging_in_memory import TENSORS, added, assert_equal, drawn, merge, one
 
-from genepool.merging import Recipe, all_methods, plan_merge
-from genepool.merging.selection import MagnitudeSelection, keep_count, kth_largest_magnitude
-from genepool.weights.overlay import TensorWeights
+from genepool.merging import REQUIRED, all_methods
+from genepool.merging.selection import MagnitudeSelection, keep_count
 
 DELTA_METHODS = ["task_arithmetic", "ties", "dare_linear", "dare_ties", "model_stock"]
-TENSORS = ("layers.0.mlp.up_proj.weight", "layers.1.mlp.up_proj.weight", "layers.2.mlp.up_proj.weight", "norm.weight")
-
-
-def merge(
-    method: str,
-    base: dict[str, torch.Tensor] | None,
-    models: Sequence[dict[str, torch.Tensor]],
-    per_model: Sequence[dict[str, Any]] = (),
-    seed: int = 0,
-    **parameters: Any,
-) -> dict[str, torch.Tensor]:
-    """Merges tensors in memory through the same door as files."""
-    sources = {f"m{i}": TensorWeights(tensors, f"m{i}") for i, tensors in enumerate(models)}
-    if base is not None:
-        sources["base"] = TensorWeights(base, "base")
-    own = list(per_model) or [{} for _ in models]
-    recipe = Recipe(
-        method=method,
-        base="base" if base is not None else None,
-        models=[{"model": f"m{i}", "parameters": values} for i, values in enumerate(own)],
-        parameters=parameters,
-        seed=seed,
-    )
-    merged = plan_merge(recipe, sources).weights()
-    return {name: merged.read(name) for name in merged.names()}
-
-
-def one(values: Sequence[float]) -> dict[str, torch.Tensor]:
-    """A model of one vector."""
-    return {"norm.weight": torch.tensor(values, dtype=torch.float32)}
-
-
-def drawn(seed: int, scale: float = 1.0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {name: scale * torch.randn(6, 5, generator=generator) for name in TENSORS}
-
-
-def added(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: a[name] + b[name] for name in a}
-
-
-def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:
-    assert set(a) == set(b)
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], atol=tolerance, rtol=tolerance)
-
-
 seeds = st.integers(0, 10_000)
 
 
@@ -212,9 +163,10 @@ def test_every_method_says_where_it_comes_from_and_keeps_shapes(method: str) -> 
     shapes = [(), (1,), (7,), (0,), (3, 1), (2, 3, 2)]
     base = {f"layers.{i}.mlp.w.weight": torch.randn(shape) for i, shape in enumerate(shapes)}
     models = [{n: t + 0.1 for n, t in base.items()}, {n: t - 0.2 for n, t in base.items()}]
-    count = 1 if method in ("passthrough", "slerp") else 2
-    parameters = {"t": 0.5} if method == "slerp" else {}
-    merged = merge(method, None if method in ("linear", "passthrough") else base, models[:count], **parameters)
+    most = 1 if declared.base == "optional" and declared.models == (1, 2) else declared.models[1]
+    count = min(2, most or 2)
+    parameters = {p.name: 0.5 for p in declared.parameters if p.default is REQUIRED}
+    merged = merge(method, None if declared.base == "unused" else base, models[:count], **parameters)
     assert {n: t.shape for n, t in merged.items()} == {n: t.shape for n, t in base.items()}
     assert all(torch.isfinite(tensor).all() for tensor in merged.values())
 
@@ -306,11 +258,12 @@ def test_streamed_selection_is_exact(values: list[float], data: st.DataObject) -
     selection = MagnitudeSelection(k)
     for number in range(selection.passes):
         for part in (vector[cut:], vector[:cut]):
-            selection.observe(number, part)
+            counts = selection.begin(number)
+            selection.observe(number, part, counts)
+            selection.fold(counts)
         selection.finish(number)
     expected = sorted(vector.abs().tolist(), reverse=True)[k - 1]
     assert selection.threshold == expected
-    assert kth_largest_magnitude(vector, k) == expected
 
 
 @given(density=st.floats(0, 1), numel=st.integers(0, 10**6))

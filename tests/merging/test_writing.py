@@ -17,7 +17,7 @@ import yaml
 
 from genepool.errors import CheckFailed
 from genepool.merging import load_recipe, plan_merge, run_plan
-from genepool.merging.plan import Plan
+from genepool.merging.engine import Engine
 from genepool.weights import open_weights
 
 Answer = Any
@@ -120,15 +120,15 @@ def test_an_error_in_the_middle_leaves_nothing(
     tmp_path: Path, recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_merge(load_recipe(recipe()))
-    real, calls = Plan.compute, []
+    real, calls = Engine.blocks, []
 
-    def failing(self: Plan, out: Any) -> torch.Tensor:
+    def failing(self: Engine, out: Any) -> Any:
         calls.append(out)
         if len(calls) == 5:
             raise KeyboardInterrupt
         return real(self, out)
 
-    monkeypatch.setattr(Plan, "compute", failing)
+    monkeypatch.setattr(Engine, "blocks", failing)
     with pytest.raises(KeyboardInterrupt):
         run_plan(plan, tmp_path / "out", threads=1)
     assert not list(tmp_path.glob("*out*"))
@@ -139,8 +139,10 @@ def test_verify_finds_a_disk_that_lies(
 ) -> None:
     from genepool.weights.writer import ShardedWriter
 
-    real = ShardedWriter.write
-    monkeypatch.setattr(ShardedWriter, "write", lambda self, name, tensor: real(self, name, tensor * 1.5))
+    real = ShardedWriter.write_rows
+    monkeypatch.setattr(
+        ShardedWriter, "write_rows", lambda self, name, start, rows: real(self, name, start, rows * 1.5)
+    )
     with pytest.raises(CheckFailed, match="what is on the disk is not what was computed"):
         run_plan(plan_merge(load_recipe(recipe())), tmp_path / "out", verify=True)
     assert not (tmp_path / "out").exists()
@@ -149,15 +151,15 @@ def test_verify_finds_a_disk_that_lies(
 KILLED = """
 import os, signal, sys
 from genepool.merging import load_recipe, plan_merge, run_plan
-from genepool.merging.plan import Plan
+from genepool.merging.engine import Engine
 import genepool.merging.run as run
-real, done = Plan.compute, []
-def compute(self, out):
+real, done = Engine.blocks, []
+def blocks(self, out):
     done.append(out.name)
     if len(done) > int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(self, out)
-Plan.compute = compute
+Engine.blocks = blocks
 run._SYNC_BYTES = 1
 run_plan(plan_merge(load_recipe(sys.argv[1])), sys.argv[2], threads=1)
 print(len(done))

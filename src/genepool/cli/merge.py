@@ -23,6 +23,10 @@ def merge(
     unchecked_vocabulary: Annotated[
         bool, typer.Option("--unchecked-vocabulary", help="Merge although tokenizers give a token different ids.")
     ] = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Compute with NaN and infinity rather than stop at them.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, or cuda to stream tensors through it.")] = "cpu",
     seed: Annotated[
         int | None, typer.Option("--seed", help="Seed of random methods; the recipe's when absent.")
     ] = None,
@@ -50,9 +54,11 @@ def merge(
     changes: dict[str, object] = {} if seed is None else {"seed": seed}
     if unchecked_vocabulary:
         changes["vocabulary"] = "unchecked"
+    if allow_nonfinite:
+        changes["nonfinite"] = "allow"
     loaded = load_recipe(recipe)
     plan = plan_merge(loaded.model_copy(update=changes).located(loaded.where, loaded.folder))
-    run_plan(plan, out, overwrite=overwrite, shard_bytes=size, threads=threads, verify=verify)
+    run_plan(plan, out, overwrite=overwrite, shard_bytes=size, threads=threads, device=device, verify=verify)
     shown = plan.describe()
     if json_output:
         answer = {key: shown[key] for key in ("method", "passes", "bytes_read", "bytes_written")}

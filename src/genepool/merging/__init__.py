@@ -7,10 +7,12 @@ run_plan(plan, "out")                        the merged model, on disk
 inspect_models(["base", "tuned"])            whether models fit together, and how far each was moved
 """
 
+from genepool.merging.engine import MergedWeights
+from genepool.merging.group import TensorGroup
 from genepool.merging.inspection import Inspection, inspect_models
-from genepool.merging.method import Method, TensorGroup, all_methods, find_method, register
+from genepool.merging.method import Method, all_methods, find_method, register
 from genepool.merging.parameters import REQUIRED, Parameter
-from genepool.merging.plan import MergedWeights, Plan
+from genepool.merging.plan import Plan
 from genepool.merging.planning import plan_merge
 from genepool.merging.recipe import ModelEntry, Recipe, Slice, Source, load_recipe, parse_recipe
 from genepool.merging.run import run_plan

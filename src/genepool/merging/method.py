@@ -1,8 +1,8 @@
 """The one door for merge methods: what a method declares, what it is given, and the registry that finds it.
 
-A method is a pure function of one tensor's inputs and its parameters. One that needs to know something of the whole
-vector first (a threshold over all parameters) declares a survey: a fixed number of streaming passes that each build
-a small summary. Adding a method is one file in `methods/` with a class that carries `@register`.
+A method is a pure function of some rows of one tensor's inputs and its parameters. One that needs to know something of
+the tensor or of the whole vector first (a threshold, an angle) declares a survey: a fixed number of streaming passes
+that each build a small summary. Adding a method is one file in `methods/` with a class that carries `@register`.
 """
 
 from __future__ import annotations
@@ -10,83 +10,23 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from genepool import seeding
 from genepool.errors import InputError, nearest
+from genepool.merging.group import TensorGroup
 from genepool.merging.parameters import Parameter, Site
+from genepool.merging.survey import Survey
 
 if TYPE_CHECKING:
     import torch
 
-# What a method merges. Statistics (activations, gradients) will be further kinds.
-Kind = Literal["tensors", "deltas"]
-
-
-@dataclass
-class TensorGroup:
-    """All that goes into one output tensor.
-
-    Attributes:
-        name: the output tensor's name.
-        site: its role and layer.
-        shared: parameters that hold for all models, resolved for this tensor.
-        per_model: for each model its own parameters, resolved for this tensor.
-        seed: the recipe's seed; `generator` mixes it with the tensor's name.
-    """
-
-    name: str
-    site: Site
-    shared: Mapping[str, Any]
-    per_model: Sequence[Mapping[str, Any]]
-    seed: int
-    read_base: Callable[[], torch.Tensor | None]
-    read_model: Callable[[int], torch.Tensor]
-    read_delta: Callable[[int], torch.Tensor | None]
-    models: Sequence[int] = field(default_factory=tuple)
-
-    @cached_property
-    def base(self) -> torch.Tensor:
-        """The base's tensor in float32; only for methods that have a base."""
-        base = self.read_base()
-        assert base is not None, "the method declares no base"
-        return base
-
-    @cached_property
-    def tensors(self) -> list[torch.Tensor]:
-        """Each model's tensor in float32, in the recipe's order."""
-        return [self.read_model(i) for i in self.models]
-
-    @cached_property
-    def deltas(self) -> list[torch.Tensor]:
-        """Each model's task vector for this tensor in float32: model minus base. Never write into them."""
-        import torch
-
-        read = [self.read_delta(i) for i in self.models]
-        return [torch.zeros_like(self.base) if delta is None else delta for delta in read]
-
-    def column(self, parameter: str) -> list[Any]:
-        """One parameter of every model, in the recipe's order."""
-        return [values[parameter] for values in self.per_model]
-
-    def generator(self, model: int) -> torch.Generator:
-        """Randomness that belongs to (seed, tensor, model) alone."""
-        return seeding.torch_generator(self.seed, self.name, model)
-
-
-class Survey(Protocol):
-    """A small summary of the whole vector, built in a fixed number of passes over all float tensors."""
-
-    passes: int
-
-    def observe(self, number: int, group: TensorGroup) -> None:
-        """Takes in one tensor in pass `number`, counted from 0; called for every float tensor of the model."""
-
-    def finish(self, number: int) -> None:
-        """Called once at the end of pass `number`."""
+# What a method merges: the models' tensors or their differences to a base. `factors` (of low-rank changes) and
+# `statistics` (activations, gradients) are kinds that no method here takes yet.
+Inputs = Literal["tensors", "deltas", "factors", "statistics"]
+# The smallest part of a tensor that can be merged by itself: any entries, whole rows, or nothing less than all of it.
+Grain = Literal["entry", "row", "tensor"]
+Scope = Literal["tensor", "model"]
 
 
 class Method(ABC):
@@ -97,64 +37,79 @@ class Method(ABC):
         source: the paper, with its identifier.
         when: one sentence on when to use it.
         formula: what it computes, in the notation of the reference page.
-        kind: "tensors" when it merges the models' tensors, "deltas" when it merges their differences to a base.
+        inputs: "tensors" when it merges the models' tensors, "deltas" when it merges their differences to a base.
         base: whether a base is "required", "optional" or "unused".
         models: smallest and largest number of models, the base not counted; None for no limit.
         parameters: what it can be told.
+        grain: the smallest part of a tensor it can merge by itself; see `grain_of`.
+        copies: float32 tensors it holds at once beside its inputs, for the estimate of memory.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     when: ClassVar[str]
     formula: ClassVar[str]
-    kind: ClassVar[Kind]
+    inputs: ClassVar[Inputs]
     base: ClassVar[Literal["required", "optional", "unused"]]
     models: ClassVar[tuple[int, int | None]] = (1, None)
     parameters: ClassVar[tuple[Parameter, ...]] = ()
+    grain: ClassVar[Grain] = "entry"
+    copies: ClassVar[int] = 4
 
     @abstractmethod
     def merge(self, group: TensorGroup, survey: Any) -> torch.Tensor:
-        """The merged tensor, float32, of the shape of the inputs.
+        """The merged rows, float32, `(rows, columns)` as the inputs.
 
         Args:
-            group: one tensor's inputs.
+            group: the inputs of some rows of one tensor; of all its rows when the grain is "tensor".
             survey: what `survey` returned, finished; None when it returned None.
         """
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey | None:
         """The summary this method needs before it merges, or None.
 
+        With scope "tensor" one is made for each tensor and sees that tensor; with scope "model" one is made for the
+        merge and sees every float tensor.
+
         Args:
-            shared: parameters that are constant over the model (those in `whole_model_parameters`).
+            shared: the parameters, resolved for the tensor, or for the whole model.
             per_model: the same for each model.
-            numel: number of elements of all float tensors together.
+            numel: number of entries it will see.
         """
         return None
 
+    def scope(self, shared: Mapping[str, Any]) -> Scope:
+        """What a survey looks over: its parameter `scope` if it has one, else each tensor."""
+        return "model" if shared.get("scope") == "model" else "tensor"
+
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
-        """Names of parameters that must not vary over the model, given the shared ones."""
+        """Names of parameters that must not vary over the model, given the shared ones: those its survey reads."""
         return ()
+
+    def grain_of(self, site: Site, shape: tuple[int, ...], shared: Mapping[str, Any]) -> Grain:
+        """The grain at one tensor; methods that treat matrices apart from the rest override it."""
+        return self.grain
 
     def needs(self) -> str:
         """What it merges, in words: how many models, and whether a base."""
         low, high = self.models
-        if self.base == "optional":
+        if self.base == "optional" and high is not None:
             return f"{high} models, or {low} and its base"
         count = f"{low} or more" if high is None else (str(low) if low == high else f"{low} to {high}")
         models = f"{count} model{'' if count == '1' else 's'}"
-        return f"{models} and their base" if self.base == "required" else models
+        return models + {"required": " and their base", "optional": ", with or without a base"}.get(self.base, "")
 
     def as_json(self) -> dict[str, Any]:
         """What `genepool methods --json` prints of it."""
         defaults = {p.name: p.default for p in self.parameters if not p.per_model}
         own = {p.name: p.default for p in self.parameters if p.per_model}
-        survey = self.survey(defaults, [own], 1)
+        survey = self.survey(defaults, [own, own], 1)
         return {
             "name": self.name,
             "source": self.source,
             "when": self.when,
             "formula": self.formula,
-            "needs": {"inputs": self.kind, "base": self.base, "models": list(self.models)},
+            "needs": {"inputs": self.inputs, "base": self.base, "models": list(self.models)},
             "passes": 1 + (survey.passes if survey else 0),
             "parameters": [parameter.as_json() for parameter in self.parameters],
         }

@@ -40,7 +40,7 @@ def plan_merge(recipe: Recipe, sources: Mapping[str, Weights] | None = None, *, 
         raise InputError(
             f"'{checked.tokenizer}' is not one of the models", where=f"{checked.where}:tokenizer", fix="Write `base`"
         )
-    if method.kind == "deltas":
+    if method.inputs == "deltas":
         check_origin(layout, opened, checked.where)
     return Plan(checked, method, opened, layout)
 

@@ -81,6 +81,10 @@ class Recipe(Strict):
         "same", description="`same` refuses models whose tokenizers give one token different ids."
     )
     chat_template: str | None = Field(None, description="A Jinja chat template that replaces the tokenizer's.")
+    nonfinite: Literal["refuse", "allow"] = Field(
+        "refuse",
+        description="`refuse` stops at the first tensor with NaN or infinity; `allow` computes with them.",
+    )
     seed: int = Field(0, ge=0, description="Seed of methods that draw at random.")
 
     _where: str = PrivateAttr("recipe")

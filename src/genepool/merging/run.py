@@ -11,15 +11,18 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from genepool import progress, staging
+from genepool.devices import check_device
 from genepool.errors import CheckFailed, InputError
 from genepool.merging import card
+from genepool.merging.engine import Engine
 from genepool.merging.layout import OutputTensor
+from genepool.merging.memory import MemoryGate
 from genepool.merging.plan import Plan
-from genepool.threads import torch_threads
+from genepool.threads import core_count, torch_threads
 from genepool.weights import Checkpoint, Weights
 from genepool.weights.source import tensor_bytes
 from genepool.weights.writer import DEFAULT_SHARD_BYTES, ShardedWriter, write_config
@@ -36,6 +39,7 @@ def run_plan(
     overwrite: bool = False,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     threads: int | None = None,
+    device: str = "cpu",
     verify: bool = False,
     sections: Mapping[str, str] | None = None,
 ) -> Path:
@@ -46,7 +50,8 @@ def run_plan(
         out: the folder; `.OUT.partial` beside it is used while working.
         overwrite: replace what is at `out`.
         shard_bytes: largest shard.
-        threads: how many tensors are worked on at once; the processor's cores, at most 4, when None.
+        threads: how many tensors are worked on at once; the processor's cores, at most 8, when None.
+        device: where to compute: "cpu", or "cuda" to stream the tensors through an accelerator.
         verify: read the result back and compare the hash of every tensor with what was computed.
         sections: further sections of the model card, title -> Markdown.
 
@@ -58,6 +63,7 @@ def run_plan(
         CheckFailed: `verify` found a difference.
     """
     out = Path(out)
+    check_device(device)
     _refuse_own_input(plan, out)
     staging.check_free(out, overwrite=overwrite)
     run_key = _run_key(plan, shard_bytes)
@@ -67,7 +73,7 @@ def run_plan(
             progress.say(f"going on with the merge that was stopped in {folder}")
         writer = ShardedWriter(folder, plan.infos, shard_bytes=shard_bytes)
         journal = _Journal(folder / _JOURNAL, run_key, writer)
-        hashes = _merge_all(plan, writer, journal, threads or min(4, os.cpu_count() or 1), verify)
+        hashes = _merge_all(plan, writer, journal, threads or min(8, core_count()), device, verify)
         writer.close()
         journal.close()
         fingerprint = None
@@ -82,48 +88,54 @@ def run_plan(
     return out
 
 
-def _merge_all(plan: Plan, writer: ShardedWriter, journal: _Journal, threads: int, hashing: bool) -> dict[str, str]:
+def _merge_all(
+    plan: Plan, writer: ShardedWriter, journal: _Journal, threads: int, device: str, hashing: bool
+) -> dict[str, str]:
     """Computes and writes every tensor that the journal does not have; returns hashes when asked to."""
     hashes: dict[str, str] = {}
+    stopped = threading.Event()
 
     def work(out: OutputTensor) -> None:
-        if out.name in journal.finished and not hashing:
+        done = out.name in journal.finished
+        if done and not hashing:
+            bar.advance(plan.infos[out.name].nbytes)
             return
-        tensor = plan.compute(out)
-        if hashing:
-            hashes[out.name] = hashlib.sha256(tensor_bytes(tensor)).hexdigest()
-        if out.name not in journal.finished:
-            writer.write(out.name, tensor)
+        digest = hashlib.sha256()
+        with memory.held(engine.working_bytes(out)):
+            for start, rows in engine.blocks(out):
+                if stopped.is_set():
+                    return
+                if hashing:
+                    digest.update(tensor_bytes(rows))
+                if not done:
+                    writer.write_rows(out.name, start, rows)
+                bar.advance(rows.nbytes)
+        hashes[out.name] = digest.hexdigest()
+        if not done:
             journal.add(out.name, plan.infos[out.name].nbytes)
 
-    plan.prepare()
+    engine = Engine(plan, device)
+    engine.prepare(threads)
+    memory = MemoryGate(engine.memory_budget())
     total = sum(info.nbytes for info in plan.infos.values())
-    pending: dict[Future[None], int] = {}
     with (
         progress.bar(f"merging by {plan.method.name}", total, "bytes") as bar,
         # One thread an operation while tensors are merged side by side: results never depend on the number.
         torch_threads(1),
         ThreadPoolExecutor(threads) as pool,
     ):
+        # Large tensors first, so that no thread is left alone with one at the end.
+        outputs = sorted(plan.layout.outputs, key=lambda out: -out.info.numel)
+        futures = [pool.submit(work, out) for out in outputs]
         try:
-            for out in plan.layout.outputs:
-                # Never more in flight than threads: memory is that of the tensors being worked on.
-                while len(pending) >= threads:
-                    _take_finished(pending, bar)
-                pending[pool.submit(work, out)] = plan.infos[out.name].nbytes
-            while pending:
-                _take_finished(pending, bar)
+            for future in as_completed(futures):
+                future.result()
         except BaseException:
-            for future in pending:
+            stopped.set()
+            for future in futures:
                 future.cancel()
             raise
     return hashes
-
-
-def _take_finished(pending: dict[Future[None], int], bar: progress.Bar) -> None:
-    for future in wait(pending, return_when=FIRST_COMPLETED).done:
-        bar.advance(pending.pop(future))
-        future.result()
 
 
 class _Journal:

@@ -1,8 +1,7 @@
-"""Exact top-k thresholds by magnitude: of one tensor at once, or of a whole vector streamed past in two passes.
+"""Exact top-k thresholds by magnitude of vectors that are streamed past: two passes that count bits, no sorting.
 
-For non-negative floats the order of the values is the order of their bits, so the k-th largest is found by counting
-bits: a histogram over the upper half, then one over the lower half of the bucket that holds the k-th. No sorting,
-no sampling, and memory that does not depend on the number of parameters.
+`keep_count` says how many entries a density keeps; `MagnitudeSelection` finds the smallest of them, with memory that
+does not depend on the number of parameters.
 """
 
 from __future__ import annotations
@@ -12,72 +11,64 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-_LOW_BITS = 15
-_HIGH_BUCKETS = 1 << 16
-_LOW_BUCKETS = 1 << _LOW_BITS
-
 
 def keep_count(density: float, numel: int) -> int:
     """How many of `numel` entries a density keeps: the whole part, at least one unless the density is zero."""
     return 0 if density <= 0 or numel == 0 else max(1, min(numel, int(density * numel)))
 
 
-def kth_largest_magnitude(values: torch.Tensor, k: int) -> float:
-    """The k-th largest |value| of one tensor, k counted from 1; infinity for k = 0."""
-    import torch
-
-    if k <= 0:
-        return float("inf")
-    flat = values.abs().reshape(-1)
-    return float(torch.kthvalue(flat, flat.numel() - k + 1).values)
-
-
 class MagnitudeSelection:
-    """The k-th largest magnitude of a vector that is streamed past twice.
+    """The k-th largest magnitude of a vector that is streamed past twice; infinity for k = 0.
 
-    Use: `observe(0, part)` for every part, `finish(0)`, `observe(1, part)` for every part, `finish(1)`; then
-    `threshold` is exact. Parts may come in any order and sizes.
+    In each of two passes: `counts = begin(pass)`, `observe(pass, part, counts)` for parts of any sizes in any order,
+    `fold(counts)`, and `finish(pass)`. Then `threshold` is exact.
     """
 
     passes = 2
 
     def __init__(self, k: int) -> None:
-        import torch
-
         self.k = k
         self.threshold = float("inf")
-        self._bucket = -1
+        self._bucket: int | None = None
         self._rank = k
-        self._counts = torch.zeros(_HIGH_BUCKETS, dtype=torch.int64)
+        self._counts: torch.Tensor | None = None
 
-    def observe(self, number: int, values: torch.Tensor) -> None:
-        """Counts one part of the vector; float32, any shape, no NaN."""
+    def begin(self, number: int) -> torch.Tensor:
+        """An empty histogram for pass `number`."""
         import torch
 
-        if self.k <= 0 or values.numel() == 0:
-            return
-        bits = values.abs().reshape(-1).contiguous().view(torch.int32)
-        high = bits >> _LOW_BITS
-        if number == 0:
-            self._counts += torch.bincount(high, minlength=_HIGH_BUCKETS)
-        else:
-            low = bits[high == self._bucket] & (_LOW_BUCKETS - 1)
-            self._counts += torch.bincount(low, minlength=_LOW_BUCKETS)
+        from genepool.merging.kernels.counting import HIGH_BUCKETS, LOW_BUCKETS
+
+        return torch.zeros(LOW_BUCKETS if number else HIGH_BUCKETS, dtype=torch.int64)
+
+    def observe(self, number: int, values: torch.Tensor, counts: torch.Tensor) -> None:
+        """Counts one part of the vector; float32, any shape, no NaN."""
+        from genepool.merging.kernels import count_magnitudes
+
+        if self.k > 0:
+            count_magnitudes(values, counts, self._bucket if number else None)
+
+    def fold(self, counts: torch.Tensor) -> None:
+        """Adds one histogram to the whole."""
+        self._counts = counts if self._counts is None else self._counts + counts
 
     def finish(self, number: int) -> None:
         """Ends one pass."""
         import torch
 
-        if self.k <= 0:
+        counts, self._counts = self._counts, None
+        if self.k <= 0 or counts is None:
             return
         # Counting from the largest bucket down, the first whose running total reaches the rank holds the k-th.
-        totals = torch.cumsum(self._counts.flip(0), 0)
+        totals = torch.cumsum(counts.flip(0), 0)
         place = int(torch.searchsorted(totals, torch.tensor(self._rank)))
-        bucket = self._counts.numel() - 1 - place
-        self._rank -= int(totals[place] - self._counts[bucket])
+        bucket = counts.numel() - 1 - place
+        self._rank -= int(totals[place] - counts[bucket])
         if number == 0:
             self._bucket = bucket
-            self._counts = torch.zeros(_LOW_BUCKETS, dtype=torch.int64)
         else:
-            bits = torch.tensor([(self._bucket << _LOW_BITS) | bucket], dtype=torch.int32)
+            from genepool.merging.kernels.counting import LOW_BITS
+
+            assert self._bucket is not None
+            bits = torch.tensor([(self._bucket << LOW_BITS) | bucket], dtype=torch.int32)
             self.threshold = float(bits.view(torch.float32))

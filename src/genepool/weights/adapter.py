@@ -106,6 +106,28 @@ class LoraOnBase(Weights):
         change = self._changes.get(self.aliases().get(name, name))
         return None if change is None else self._difference(change, name, base.read(name).to(torch.float32))
 
+    def moves(self, name: str, base: Weights) -> bool:
+        return base is not self.base or self.aliases().get(name, name) in self._changes
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        import torch
+
+        stored = self.base.read_rows(name, start, stop)
+        moved = self.delta_rows(name, self.base, start, stop)
+        return stored if moved is None else (stored.to(torch.float32) + moved).to(stored.dtype)
+
+    def delta_rows(self, name: str, base: Weights, start: int, stop: int) -> torch.Tensor | None:
+        if base is not self.base:
+            return super().delta_rows(name, base, start, stop)
+        change = self._changes.get(self.aliases().get(name, name))
+        if change is None:
+            return None
+        if set(change.factors) == {"a", "b"} and not change.replacement:
+            return self._product(change, name, slice(start, stop))
+        # What needs the whole tensor (a norm over it, a replacement) is small or rare.
+        delta = self.delta(name, base)
+        return None if delta is None else delta.reshape(self.info(name).matrix)[start:stop]
+
     def fingerprint(self) -> str:
         adapter = fingerprint_cache.cached([self._file.path, self.path / CONFIG_FILE], self._hash_adapter)
         return hashlib.sha256(f"lora\x1f{self.base.fingerprint()}\x1f{adapter}".encode()).hexdigest()
@@ -223,9 +245,7 @@ class LoraOnBase(Weights):
         if "a" not in change.factors:
             weight = self._changes[name.removesuffix(".bias") + ".weight"]
             return start - base + self._scaling(weight, name) * factor("bias")
-        product = self._scaling(change, name) * (factor("b") @ factor("a"))
-        if change.embedding or self._settings.get("fan_in_fan_out"):
-            product = product.T
+        product = self._product(change, name, slice(None))
         if "magnitude" not in change.factors:
             return start - base + product if change.replacement else product
         # DoRA (arXiv:2402.09353, eq. 5): the direction of each output feature is trained apart from its length.
@@ -234,6 +254,15 @@ class LoraOnBase(Weights):
         length = factor("magnitude").unsqueeze(side) / direction.norm(dim=side, keepdim=True)
         moved: torch.Tensor = direction * length - base
         return moved
+
+    def _product(self, change: _Change, name: str, rows: slice) -> torch.Tensor:
+        """Rows of `scale * B @ A` as the base stores them; whole rows only, so the product is never formed in full."""
+        import torch
+
+        a, b = (self._file.read(change.factors[key]).to(torch.float32) for key in ("a", "b"))
+        if change.embedding or self._settings.get("fan_in_fan_out"):
+            a, b = b.T, a.T
+        return self._scaling(change, name) * (b[rows] @ a)
 
 
 def _by_pattern(patterns: object, module: str, default: Any) -> Any:

@@ -74,6 +74,10 @@ class Checkpoint(Weights):
         stored = self._aliases.get(name, name)
         return self._where[stored].read(stored)
 
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        stored = self._aliases.get(name, name)
+        return self._where[stored].read_rows(stored, start, stop)
+
     def fingerprint(self) -> str:
         paths = [file.path for file in self.files]
         config = self.folder / "config.json" if self.folder else None

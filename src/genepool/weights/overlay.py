@@ -84,6 +84,24 @@ class SkillOnBase(Weights):
         stored = self.aliases().get(name, name)
         return self._file.read(stored).to(torch.float32) if stored in self._file.infos else None
 
+    def moves(self, name: str, base: Weights) -> bool:
+        return base is not self.base or self.aliases().get(name, name) in self._file.infos
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        import torch
+
+        stored = self.base.read_rows(name, start, stop)
+        moved = self.delta_rows(name, self.base, start, stop)
+        return stored if moved is None else (stored.to(torch.float32) + moved).to(stored.dtype)
+
+    def delta_rows(self, name: str, base: Weights, start: int, stop: int) -> torch.Tensor | None:
+        if base is not self.base:
+            return super().delta_rows(name, base, start, stop)
+        import torch
+
+        stored = self.aliases().get(name, name)
+        return self._file.read_rows(stored, start, stop).to(torch.float32) if stored in self._file.infos else None
+
     def fingerprint(self) -> str:
         skill = fingerprint_cache.cached([self.path], self._hash_skill)
         return hashlib.sha256(f"skill\x1f{self.base.fingerprint()}\x1f{skill}".encode()).hexdigest()
@@ -155,6 +173,15 @@ class _ResidentChange(TensorWeights):
 
     def delta(self, name: str, base: Weights) -> torch.Tensor | None:
         return self._deltas[self._aliases.get(name, name)] if base is self._base else super().delta(name, base)
+
+    def moves(self, name: str, base: Weights) -> bool:
+        return base is not self._base or self._deltas[self._aliases.get(name, name)] is not None
+
+    def delta_rows(self, name: str, base: Weights, start: int, stop: int) -> torch.Tensor | None:
+        if base is not self._base:
+            return super().delta_rows(name, base, start, stop)
+        delta = self.delta(name, base)
+        return None if delta is None else delta.reshape(self.info(name).matrix)[start:stop]
 
 
 def load_resident(weights: Weights, base: tuple[Weights, Weights] | None = None) -> Weights:

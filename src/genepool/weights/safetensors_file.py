@@ -10,11 +10,14 @@ import json
 import mmap
 import os
 import struct
+import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
+from genepool.weights.source import tensor_bytes
 from genepool.weights.tensor_info import DTYPE_BYTES, TensorInfo, torch_dtype
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ class SafetensorsFile:
         self.metadata: dict[str, str] = {}
         self._offsets: dict[str, int] = {}
         self._map: mmap.mmap | None = None
+        self._handle: int | None = None
+        self._lock = threading.Lock()
         try:
             with open(self.path, "rb") as file:
                 self._parse(file.read(8), os.fstat(file.fileno()).st_size, file)
@@ -131,6 +136,36 @@ class SafetensorsFile:
             self._mapping(), dtype=torch_dtype(info.dtype), count=info.numel, offset=self._offsets[name]
         )
         return flat.reshape(info.shape)
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows `start` to `stop` of the tensor as a matrix, copied into memory of their own.
+
+        Streaming with plain reads keeps resident memory at the rows in work, and meets a file that was cut short
+        with an error where a mapping meets it with a signal.
+        """
+        import torch
+
+        info = self.infos[name]
+        _, columns = info.matrix
+        rows = torch.empty((stop - start, columns), dtype=torch_dtype(info.dtype))
+        if rows.numel():
+            target = tensor_bytes(rows)
+            offset = self._offsets[name] + start * columns * DTYPE_BYTES[info.dtype]
+            while target:
+                count = os.preadv(self._descriptor(), [target], offset)
+                if not count:
+                    raise InputError("the file became shorter while it was in use", where=self.path, fix=_AGAIN)
+                target, offset = target[count:], offset + count
+        return rows
+
+    def _descriptor(self) -> int:
+        if self._handle is None:
+            with self._lock:
+                if self._handle is None:
+                    self._handle = os.open(self.path, os.O_RDONLY)
+                    # Closed with the object, so that a search over hundreds of candidates does not run out of files.
+                    weakref.finalize(self, os.close, self._handle)
+        return self._handle
 
     def view_bytes(self, name: str) -> memoryview:
         """The tensor's bytes as stored, without a copy: what is hashed and compared."""

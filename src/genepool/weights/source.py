@@ -60,6 +60,29 @@ class Weights(ABC):
 
         return self.read(name).to(torch.float32) - base.read(name).to(torch.float32)
 
+    def moves(self, name: str, base: Weights) -> bool:
+        """Whether `self[name]` may differ from `base[name]`; False when they are known to be equal without reading."""
+        return self is not base
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows `start` to `stop` of the tensor as a matrix (`TensorInfo.matrix`), in its stored type.
+
+        What merges stream through: memory is that of the rows, where the kind can read them alone.
+
+        Returns:
+            A tensor of shape `(stop - start, columns)`. Never write into it.
+        """
+        return self.read(name).reshape(self.info(name).matrix)[start:stop]
+
+    def delta_rows(self, name: str, base: Weights, start: int, stop: int) -> torch.Tensor | None:
+        """The same rows of `delta(name, base)`, `(stop - start, columns)` in float32; None when known to be zero."""
+        import torch
+
+        if not self.moves(name, base):
+            return None
+        mine, theirs = self.read_rows(name, start, stop), base.read_rows(name, start, stop)
+        return mine.to(torch.float32) - theirs.to(torch.float32)
+
     def fingerprint(self) -> str:
         """SHA-256, hex, over sorted (name, dtype, shape, hash of bytes), tied copies dropped.
 

@@ -41,6 +41,12 @@ class TensorInfo:
         return math.prod(self.shape)
 
     @property
+    def matrix(self) -> tuple[int, int]:
+        """(rows, columns) of the tensor as a matrix: rows run along the last axis; a scalar or vector is one row."""
+        columns = self.shape[-1] if self.shape else 1
+        return math.prod(self.shape[:-1]) if columns else 0, columns
+
+    @property
     def nbytes(self) -> int:
         """Bytes the tensor takes in a file."""
         return self.numel * DTYPE_BYTES[self.dtype]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from genepool.merging.method import TensorGroup, register
-from genepool.merging.methods.dare_linear import DENSITY, RESCALE, dropped_deltas
-from genepool.merging.methods.ties import Ties
+from genepool.merging.group import TensorGroup
+from genepool.merging.method import register
+from genepool.merging.methods.dare_linear import DENSITY, RESCALE, dropped_deltas, l1_norms, rescaling
+from genepool.merging.methods.ties import Ties, TrimSurvey
 from genepool.merging.parameters import Parameter
+from genepool.merging.survey import Survey
+
+if TYPE_CHECKING:
+    import torch
 
 
 @register
@@ -31,9 +35,13 @@ class DareTies(Ties):
     )  # fmt: skip
     density = "trim_density"
 
-    def prepared(self, group: TensorGroup) -> Sequence[torch.Tensor]:
+    def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey | None:
+        survey = TrimSurvey(self, shared, per_model, numel, norms=l1_norms if shared["rescale"] == "l1" else None)
+        return survey if survey.passes else None
+
+    def prepared(self, group: TensorGroup) -> torch.Tensor:
+        # Trimming looks at each vector by itself, so rescaling can wait until it is known.
         return dropped_deltas(group)
 
-    def rescaled(self, kept: torch.Tensor, delta: torch.Tensor, group: TensorGroup) -> torch.Tensor:
-        # `rescale` belongs to the drop here, which has already applied it.
-        return kept
+    def factors(self, group: TensorGroup, survey: TrimSurvey | None) -> list[float]:
+        return rescaling(group, survey.l1_norms if survey else None)

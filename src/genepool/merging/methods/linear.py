@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
-from genepool.merging.method import Method, TensorGroup, register
+from genepool.merging.group import TensorGroup
+from genepool.merging.method import Method, register
 from genepool.merging.parameters import Parameter
+
+if TYPE_CHECKING:
+    import torch
+
+
+def combination(vectors: torch.Tensor, factors: Sequence[float]) -> torch.Tensor:
+    """`sum_i f_i v_i` of `(k, ...)` vectors, added up in the order given; may write into the first vector."""
+    total = vectors[0].mul_(factors[0])
+    for vector, factor in zip(vectors[1:], factors[1:], strict=True):
+        total.add_(vector, alpha=factor)
+    return total
 
 
 @register
@@ -19,7 +30,7 @@ class Linear(Method):
     source = "Model soups, Wortsman et al. 2022, arXiv:2203.05482"
     when = "Fine-tunes of one base on the same task, or the plainest baseline for any merge."
     formula = "sum_i w_i x_i / sum_i w_i"
-    kind = "tensors"
+    inputs = "tensors"
     base = "unused"
     parameters = (
         Parameter("weight", 1.0, "Share of this model.", per_model=True, source="uniform soup"),
@@ -28,9 +39,7 @@ class Linear(Method):
 
     def merge(self, group: TensorGroup, survey: Any) -> torch.Tensor:
         weights = group.column("weight")
-        total: torch.Tensor = group.tensors[0] * weights[0]
-        for tensor, weight in zip(group.tensors[1:], weights[1:], strict=True):
-            total.add_(tensor, alpha=weight)
+        total = combination(group.tensors, weights)
         if group.shared["normalize"]:
             if sum(weights) == 0:
                 raise InputError(

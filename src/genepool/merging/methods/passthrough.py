@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from genepool.merging.method import Method, TensorGroup, register
+from genepool.merging.group import TensorGroup
+from genepool.merging.method import Method, register
 from genepool.merging.parameters import Parameter
+
+if TYPE_CHECKING:
+    import torch
 
 
 @register
@@ -18,7 +20,7 @@ class Passthrough(Method):
     source = "SOLAR depth up-scaling, Kim et al. 2023, arXiv:2312.15166"
     when = "Building a deeper or shallower model from slices of layers."
     formula = "scale * x"
-    kind = "tensors"
+    inputs = "tensors"
     base = "unused"
     models = (1, 1)
     parameters = (

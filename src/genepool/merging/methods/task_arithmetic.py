@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from genepool.merging.method import Method, TensorGroup, register
+from genepool.merging.group import TensorGroup
+from genepool.merging.method import Method, register
+from genepool.merging.methods.linear import combination
 from genepool.merging.parameters import Parameter
+
+if TYPE_CHECKING:
+    import torch
 
 WEIGHT = Parameter("weight", 1.0, "Factor of this model's task vector; negative to unlearn.", per_model=True)
 NORMALIZE = Parameter("normalize", False, "Divide the sum by the sum of the weights.", kind=bool)
 
 
-def weighted_sum(deltas: Sequence[torch.Tensor], weights: Sequence[float], normalize: bool) -> torch.Tensor:
-    """`sum_i w_i t_i`, divided by `sum_i w_i` when asked and that is not zero."""
-    total = deltas[0] * weights[0]
-    for delta, weight in zip(deltas[1:], weights[1:], strict=True):
-        total.add_(delta, alpha=weight)
+def weighted_sum(deltas: torch.Tensor, weights: Sequence[float], normalize: bool) -> torch.Tensor:
+    """`sum_i w_i t_i`, divided by `sum_i w_i` when asked and that is not zero; may write into the first delta."""
+    total = combination(deltas, weights)
     if normalize and abs(sum(weights)) > 1e-8:
         total /= sum(weights)
     return total
@@ -32,7 +33,7 @@ class TaskArithmetic(Method):
     source = "Editing models with task arithmetic, Ilharco et al. 2023, arXiv:2212.04089"
     when = "Skills that barely touch the same weights; the first thing to try and the easiest to tune."
     formula = "th0 + lambda * sum_i w_i t_i"
-    kind = "deltas"
+    inputs = "deltas"
     base = "required"
     parameters = (
         WEIGHT,
@@ -42,4 +43,4 @@ class TaskArithmetic(Method):
 
     def merge(self, group: TensorGroup, survey: Any) -> torch.Tensor:
         total = weighted_sum(group.deltas, group.column("weight"), group.shared["normalize"])
-        return group.base + total.mul_(group.shared["lambda"])
+        return total.mul_(group.shared["lambda"]).add_(group.base)

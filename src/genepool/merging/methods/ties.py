@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
-from genepool.merging.method import Method, TensorGroup, register
+from genepool.merging import kernels
+from genepool.merging.group import TensorGroup
+from genepool.merging.method import Method, register
 from genepool.merging.parameters import Parameter
-from genepool.merging.selection import MagnitudeSelection, keep_count, kth_largest_magnitude
-from genepool.merging.sign_election import disjoint_sum, elected_signs
+from genepool.merging.selection import keep_count
+from genepool.merging.survey import Chain, Sums, Survey, Thresholds
+
+if TYPE_CHECKING:
+    import torch
 
 SCOPE = Parameter(
     "scope",
@@ -23,52 +26,49 @@ SCOPE = Parameter(
 ZERO_SIGN = Parameter(
     "zero_sign",
     "majority",
-    "Sign of an entry whose votes cancel: the whole vector's majority, or always positive.",
+    "Sign of an entry whose votes cancel: the majority's over the scope, or always positive.",
     kind=str,
     choices=("majority", "positive"),
     source="the authors' resolve_zero_signs",
 )
 
 
-class TrimSurvey:
-    """Thresholds of every model over the whole vector (two passes), then the majority sign (one pass)."""
+class TrimSurvey(Chain):
+    """Thresholds of every model (two passes), L1 norms if they are needed (one), the majority sign if it is (one)."""
 
-    def __init__(self, method: Ties, shared: Mapping[str, Any], densities: Sequence[float], numel: int) -> None:
-        self._method = method
-        whole = shared["scope"] == "model"
-        needs = [whole and 0 < density < 1 for density in densities]
-        self._selections = [
-            MagnitudeSelection(keep_count(density, numel)) if need else None
-            for density, need in zip(densities, needs, strict=True)
+    def __init__(
+        self,
+        method: Ties,
+        shared: Mapping[str, Any],
+        per_model: Sequence[Mapping[str, Any]],
+        numel: int,
+        norms: Callable[[TensorGroup], torch.Tensor] | None = None,
+    ) -> None:
+        densities = [values[method.density] for values in per_model]
+        self._thresholds = Thresholds([keep_count(d, numel) if d < 1 else None for d in densities], method.prepared)
+        self._norms = Sums(norms) if norms else None
+        self._votes = Sums(lambda group: method.votes(group, self))
+        stages: list[Survey | None] = [
+            self._thresholds if any(density < 1 for density in densities) else None,
+            self._norms,
+            self._votes if shared["zero_sign"] == "majority" else None,
         ]
-        self._trim_passes = MagnitudeSelection.passes if any(needs) else 0
-        self.passes = self._trim_passes + (shared["zero_sign"] == "majority")
-        self._positive_minus_negative = 0
+        super().__init__([stage for stage in stages if stage])
 
     @property
-    def thresholds(self) -> list[float | None]:
-        """The smallest kept magnitude of each model; None where nothing was selected over the whole vector."""
-        return [selection.threshold if selection else None for selection in self._selections]
+    def thresholds(self) -> list[float]:
+        """The smallest kept magnitude of each model."""
+        return self._thresholds.values
+
+    @property
+    def l1_norms(self) -> torch.Tensor | None:
+        """L1 norms before and after, `(2, models)`, when they were asked for."""
+        return self._norms.total if self._norms else None
 
     @property
     def majority_sign(self) -> float:
-        """The sign of the sum of all elected signs; +1 when they balance."""
-        return 1.0 if self._positive_minus_negative >= 0 else -1.0
-
-    def observe(self, number: int, group: TensorGroup) -> None:
-        if number < self._trim_passes:
-            for selection, delta in zip(self._selections, self._method.prepared(group), strict=True):
-                if selection is not None:
-                    selection.observe(number, delta)
-        else:
-            total = torch.stack(self._method.weighted_trimmed(group, self)).sum(0)
-            self._positive_minus_negative += int(torch.sign(total).sum(dtype=torch.float64))
-
-    def finish(self, number: int) -> None:
-        if number < self._trim_passes:
-            for selection in self._selections:
-                if selection is not None:
-                    selection.finish(number)
+        """The sign of the sum of all elected signs; +1 when they balance or were not counted."""
+        return 1.0 if float(self._votes.total) >= 0 else -1.0
 
 
 @register
@@ -79,7 +79,7 @@ class Ties(Method):
     source = "TIES-Merging, Yadav et al. 2023, arXiv:2306.01708"
     when = "Several skills whose changes conflict in sign; needs no tuning at its defaults."
     formula = "th0 + lambda * mean over agreeing i of w_i trim_density(t_i)"
-    kind = "deltas"
+    inputs = "deltas"
     base = "required"
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Parameter("weight", 1.0, "Weight of this model in the vote and the mean.", per_model=True),
@@ -90,51 +90,63 @@ class Ties(Method):
         Parameter("lambda", 1.0, "Factor of the merged task vector.", source="section 4: 1 without validation data"),
         Parameter("normalize", True, "Average the agreeing entries rather than add them.", kind=bool),
         Parameter(
-            "rescale", "none", "Give each tensor back the L1 norm that trimming took.", kind=str, choices=("none", "l1")
+            "rescale", "none", "Give each tensor (or the whole vector) back the L1 norm that trimming took.",
+            kind=str, choices=("none", "l1"),
         ),
         SCOPE,
         ZERO_SIGN,
     )  # fmt: skip
     density = "density"
 
-    def survey(
-        self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int
-    ) -> TrimSurvey | None:
-        survey = TrimSurvey(self, shared, [values.get(self.density, 1.0) for values in per_model], numel)
+    def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey | None:
+        survey: TrimSurvey
+        norms = (lambda group: self._l1_norms(group, survey)) if shared["rescale"] == "l1" else None
+        survey = TrimSurvey(self, shared, per_model, numel, norms)
         return survey if survey.passes else None
 
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
-        return (self.density, "scope", "zero_sign") if shared["scope"] == "model" else ("scope", "zero_sign")
+        return ("weight", self.density, "rescale", "scope", "zero_sign")
 
-    def prepared(self, group: TensorGroup) -> Sequence[torch.Tensor]:
-        """The task vectors before trimming; subclasses drop entries here."""
+    def prepared(self, group: TensorGroup) -> torch.Tensor:
+        """The task vectors before trimming, `(models, rows, columns)`; subclasses drop entries here."""
         return group.deltas
 
-    def weighted_trimmed(self, group: TensorGroup, survey: TrimSurvey | None) -> list[torch.Tensor]:
-        """Each model's trimmed task vector times its weight."""
-        deltas, weights = self.prepared(group), group.column("weight")
-        thresholds = survey.thresholds if survey else [None] * len(deltas)
-        result = []
-        for delta, weight, density, threshold in zip(
-            deltas, weights, group.column(self.density), thresholds, strict=True
-        ):
-            if threshold is None and density < 1:
-                threshold = kth_largest_magnitude(delta, keep_count(density, delta.numel()))
-            # ">=" keeps entries that tie with the last one, as the authors' code does.
-            kept = delta if threshold is None else torch.where(delta.abs() >= threshold, delta, 0.0)
-            result.append(self.rescaled(kept, delta, group) * weight)
-        return result
+    def factors(self, group: TensorGroup, survey: TrimSurvey | None) -> list[float]:
+        """What each trimmed task vector is multiplied by before its weight."""
+        from genepool.merging.methods.dare_linear import norm_ratios
 
-    def rescaled(self, kept: torch.Tensor, delta: torch.Tensor, group: TensorGroup) -> torch.Tensor:
-        """`kept` with the L1 norm of `delta`, when the recipe asks for it."""
-        if group.shared["rescale"] != "l1" or kept is delta:
-            return kept
-        before, after = float(delta.abs().sum()), float(kept.abs().sum())
-        return kept * (before / after) if before >= 1e-7 and after >= 1e-7 else kept
+        norms = survey.l1_norms if survey else None
+        return [1.0] * len(group.per_model) if norms is None else norm_ratios(norms)
+
+    def votes(self, group: TensorGroup, survey: TrimSurvey) -> torch.Tensor:
+        """The sum of the elected signs over a block."""
+        import torch
+
+        return torch.tensor(self._elected(group, survey)[1], dtype=torch.float64)
 
     def merge(self, group: TensorGroup, survey: TrimSurvey | None) -> torch.Tensor:
-        weighted = self.weighted_trimmed(group, survey)
-        zero_sign = survey.majority_sign if survey and group.shared["zero_sign"] == "majority" else 1.0
-        signs = elected_signs(weighted, zero_sign)
-        merged = disjoint_sum(weighted, group.column("weight"), signs, group.shared["normalize"])
-        return group.base + merged.mul_(group.shared["lambda"])
+        merged, _ = self._elected(group, survey)
+        return merged.mul_(group.shared["lambda"]).add_(group.base)
+
+    def _elected(self, group: TensorGroup, survey: TrimSurvey | None) -> tuple[torch.Tensor, int]:
+        vectors, weights = self.prepared(group), group.column("weight")
+        majority = survey is not None and group.shared["zero_sign"] == "majority"
+        return kernels.elect(
+            vectors,
+            weights,
+            scales=self.factors(group, survey),
+            normalize=group.shared["normalize"],
+            zero_sign=survey.majority_sign if majority and survey else 1.0,
+            # ">=" keeps entries that tie with the last one, as the authors' code does.
+            thresholds=survey.thresholds if survey else None,
+        )
+
+    @staticmethod
+    def _l1_norms(group: TensorGroup, survey: TrimSurvey) -> torch.Tensor:
+        import torch
+
+        sizes = group.deltas.abs_()
+        before = sizes.sum((1, 2), dtype=torch.float64)
+        for size, threshold in zip(sizes, survey.thresholds, strict=True):
+            size.masked_fill_(size < threshold, 0.0)
+        return torch.stack([before, sizes.sum((1, 2), dtype=torch.float64)])

@@ -1,0 +1,336 @@
+"""The streaming engine: computes a plan's tensors block by block, so that memory is that of the blocks in work.
+
+A block is some rows of one tensor from every model. Methods see blocks only; what they must know of a whole tensor or
+of the whole vector is gathered by surveys that stream the same blocks past first. Used by `run` (to write a merge) and
+by `MergedWeights` (to read one lazily).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from genepool.errors import InputError
+from genepool.merging.group import TensorGroup
+from genepool.merging.layout import Input, OutputTensor
+from genepool.merging.survey import Survey
+from genepool.threads import core_count, torch_threads
+from genepool.weights import Weights
+from genepool.weights.tensor_info import torch_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+    from genepool.merging.plan import Plan
+
+# Entries of a block: a float32 copy takes 1 MB, which stays in the processor's cache while a method works on it, and is
+# large enough that the interpreter's share vanishes.
+BLOCK_ENTRIES = 1 << 18
+# On an accelerator larger blocks are better: launches cost more than memory.
+DEVICE_BLOCK_ENTRIES = 1 << 25
+# Finished surveys of single tensors that are remembered, for readers that come back for more rows.
+_REMEMBERED = 64
+
+
+class Engine:
+    """Computes the tensors of one plan.
+
+    Args:
+        plan: what to merge.
+        device: where to compute ("cpu", "cuda"); inputs and results pass through it block by block.
+    """
+
+    def __init__(self, plan: Plan, device: str = "cpu") -> None:
+        self.plan, self.method, self.device_name = plan, plan.method, device
+        self._lock = threading.Lock()
+        self._model_survey: Survey | None = None
+        self._surveyed = plan.scope != "model"
+        self._surveys: OrderedDict[str, Survey | None] = OrderedDict()
+        self._whole = threading.local()
+
+    # ------------------------------------------------------------------ surveys over the whole vector
+
+    def prepare(self, threads: int | None = None) -> None:
+        """Makes the passes over the whole vector, once, if the method needs them."""
+        with self._lock:
+            if self._surveyed:
+                return
+            survey = self.plan.new_model_survey()
+            if survey is not None:
+                self._survey_model(survey, threads or core_count())
+            self._model_survey, self._surveyed = survey, True
+
+    def _survey_model(self, survey: Survey, threads: int) -> None:
+        from genepool import progress
+
+        outputs = [out for out in self.plan.layout.outputs if out.info.is_float and out.info.numel]
+        total = survey.passes * sum(out.info.numel for out in outputs)
+        with (
+            progress.bar(f"surveying for {self.method.name}", total, "entries") as bar,
+            torch_threads(1),
+            ThreadPoolExecutor(threads) as pool,
+        ):
+            for number in range(survey.passes):
+                # Folded in the order of the output whatever finishes first: sums come out the same every time.
+                for out, summary in _in_order(pool, partial(self._observe, survey, number), outputs, threads):
+                    survey.fold(number, summary)
+                    bar.advance(out.info.numel)
+                survey.finish(number)
+
+    def _observe(self, survey: Survey, number: int, out: OutputTensor) -> Any:
+        summary = survey.begin(number)
+        for group in self._groups(out):
+            survey.observe(number, group, summary)
+        return summary
+
+    def _survey(self, out: OutputTensor) -> Survey | None:
+        """The finished survey that holds for one tensor."""
+        self.prepare()
+        if self.plan.scope == "model":
+            return self._model_survey
+        with self._lock:
+            if out.name in self._surveys:
+                return self._surveys[out.name]
+        settings = self.plan.settings(out)
+        survey = self.method.survey(settings.shared, settings.per_model, out.info.numel)
+        if survey is not None:
+            for number in range(survey.passes):
+                survey.fold(number, self._observe(survey, number, out))
+                survey.finish(number)
+        with self._lock:
+            self._surveys[out.name] = survey
+            if len(self._surveys) > _REMEMBERED:
+                self._surveys.popitem(last=False)
+        return survey
+
+    # ------------------------------------------------------------------ results
+
+    def blocks(self, out: OutputTensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """One output tensor as (first row, rows) in its stored type, from top to bottom.
+
+        Raises:
+            InputError: an input holds NaN or infinity, or a non-float tensor differs between models.
+        """
+        rows, _ = out.info.matrix
+        if not out.info.is_float:
+            yield 0, self._copied(out).reshape(out.info.matrix)
+            return
+        if self.grain(out) == "tensor":
+            yield 0, self._merged(out, 0, rows)
+            return
+        step = self._rows_per_block(out)
+        for start in range(0, rows, step):
+            yield start, self._merged(out, start, min(rows, start + step))
+
+    def rows(self, out: OutputTensor, start: int, stop: int) -> torch.Tensor:
+        """Some rows of one output tensor in its stored type; what merges of merges read."""
+        if out.info.is_float and self.grain(out) != "tensor":
+            return self._merged(out, start, stop)
+        # What cannot be computed in parts is computed once and kept until another tensor is asked for.
+        if getattr(self._whole, "name", None) != out.name:
+            self._whole.tensor, self._whole.name = self.tensor(out), out.name
+        whole: torch.Tensor = self._whole.tensor
+        return whole.reshape(out.info.matrix)[start:stop]
+
+    def tensor(self, out: OutputTensor) -> torch.Tensor:
+        """One output tensor in its stored type."""
+        import torch
+
+        stored = torch_dtype(self.plan.infos[out.name].dtype)
+        result: torch.Tensor | None = None
+        for start, block in self.blocks(out):
+            if block.shape[0] == out.info.matrix[0]:
+                return block.reshape(out.info.shape)
+            if result is None:
+                result = torch.empty(out.info.matrix, dtype=stored)
+            result[start : start + block.shape[0]] = block
+        return torch.empty(out.info.shape, dtype=stored) if result is None else result.reshape(out.info.shape)
+
+    def grain(self, out: OutputTensor) -> str:
+        """The smallest part of this tensor that can be computed by itself."""
+        settings = self.plan.settings(out)
+        return self.method.grain_of(self.plan.site(out), out.info.shape, settings.shared)
+
+    def working_bytes(self, out: OutputTensor) -> int:
+        """Memory that computing one tensor takes, about: float32 inputs and the method's copies of what is in work."""
+        rows, columns = out.info.matrix
+        if self.grain(out) != "tensor":
+            rows = min(rows, self._rows_per_block(out))
+        return 4 * rows * columns * (len(out.inputs) + 1 + self.method.copies)
+
+    def memory_budget(self) -> int:
+        """What all tensors in work together may take: eight times the largest matrix that is not computed in parts."""
+        whole = [out.info.numel for out in self.plan.layout.outputs if self.grain(out) == "tensor"]
+        return max(32 * max(whole, default=0), 2**27)
+
+    def _merged(self, out: OutputTensor, start: int, stop: int) -> torch.Tensor:
+        import torch
+
+        stored = torch_dtype(self.plan.infos[out.name].dtype)
+        if out.base is not None and self.method.inputs == "deltas" and not self._moved(out):
+            # No model touches this tensor: the base's bytes, not the rounding of an addition of zero.
+            base = self.plan.sources[out.base.model].read_rows(out.base.tensor, start, stop)
+            return self._finite(base.to(stored), out.base)
+        survey = self._survey(out)
+        merged = self.method.merge(self._group(out, start, stop), survey)
+        result = merged.to(device="cpu", dtype=stored)
+        if stored == torch.float16 and self.plan.recipe.nonfinite == "refuse" and not is_finite(result):
+            raise InputError(
+                "the merged values are too large for float16",
+                where=f"{self.plan.recipe.where}:{out.name}",
+                fix="Set `dtype: bfloat16` or `dtype: float32`",
+            )
+        return result
+
+    # ------------------------------------------------------------------ inputs
+
+    def _moved(self, out: OutputTensor) -> bool:
+        assert out.base is not None
+        base = self.plan.sources[out.base.model]
+        return any(
+            given.tensor != out.base.tensor or self.plan.sources[given.model].moves(given.tensor, base)
+            for given in out.inputs
+        )
+
+    def _rows_per_block(self, out: OutputTensor) -> int:
+        entries = BLOCK_ENTRIES if self.device_name == "cpu" else DEVICE_BLOCK_ENTRIES
+        return max(1, entries // max(1, out.info.matrix[1]))
+
+    def _groups(self, out: OutputTensor) -> Iterator[TensorGroup]:
+        rows, _ = out.info.matrix
+        step = rows if self.grain(out) == "tensor" else self._rows_per_block(out)
+        for start in range(0, rows, max(1, step)):
+            yield self._group(out, start, min(rows, start + step))
+
+    def _group(self, out: OutputTensor, start: int, stop: int) -> TensorGroup:
+        import torch
+
+        settings = self.plan.settings(out)
+        sources = self.plan.sources
+        device = torch.device(self.device_name)
+
+        def rows_of(given: Input) -> torch.Tensor:
+            return sources[given.model].read_rows(given.tensor, start, stop).to(device, torch.float32)
+
+        def read_base() -> torch.Tensor | None:
+            return None if out.base is None else self._finite(rows_of(out.base), out.base)
+
+        def read_model(i: int) -> torch.Tensor:
+            return self._finite(rows_of(out.inputs[i]), out.inputs[i])
+
+        def read_delta(i: int) -> torch.Tensor | None:
+            given = out.inputs[i]
+            assert out.base is not None
+            base = sources[out.base.model]
+            if given.tensor == out.base.tensor:
+                delta = sources[given.model].delta_rows(given.tensor, base, start, stop)
+                if delta is None:
+                    return None
+                delta = delta.to(device)
+            else:
+                # Another layer of the same model, or a head that stands for a tied embedding.
+                delta = rows_of(given) - rows_of(out.base)
+            if not is_finite(delta):
+                # A difference is spoilt by either side: name the one that is.
+                self._finite(rows_of(out.base), out.base)
+                self._finite(delta, given)
+            return delta
+
+        return TensorGroup(
+            out.name,
+            self.plan.site(out),
+            out.info.shape,
+            start,
+            stop,
+            settings.shared,
+            settings.per_model,
+            self.plan.recipe.seed,
+            device,
+            read_base,
+            read_model,
+            read_delta,
+        )
+
+    def _finite(self, rows: torch.Tensor, given: Input) -> torch.Tensor:
+        if self.plan.recipe.nonfinite == "refuse" and not is_finite(rows):
+            raise InputError(
+                "holds NaN or infinity",
+                where=f"{given.model}:{given.tensor}",
+                fix="Its training diverged or the file is damaged: leave this model out, or pass --allow-nonfinite",
+            )
+        return rows
+
+    def _copied(self, out: OutputTensor) -> torch.Tensor:
+        """Integer and boolean tensors are not merged: the base's is kept, or the one all models agree on."""
+        import torch
+
+        sources = self.plan.sources
+        if out.base is not None:
+            return sources[out.base.model].read(out.base.tensor)
+        first, *others = (sources[given.model].read(given.tensor) for given in out.inputs)
+        if not all(torch.equal(first, other) for other in others):
+            raise InputError(
+                f"tensors of type {out.info.dtype} cannot be averaged, and the models' differ",
+                where=f"{self.plan.recipe.where}:{out.name}",
+                fix="Name a base: its tensor is then kept",
+            )
+        return first
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no entry is NaN or infinite."""
+    import torch
+
+    # One sum is the cheapest look at every value; only when it is odd is each value asked.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Any, outputs: Iterable[OutputTensor], threads: int
+) -> Iterator[tuple[OutputTensor, Any]]:
+    """(output, work(output)) in order, with never more than a few summaries waiting."""
+    waiting: deque[tuple[OutputTensor, Future[Any]]] = deque()
+    try:
+        for out in outputs:
+            waiting.append((out, pool.submit(work, out)))
+            if len(waiting) > 2 * threads:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+class MergedWeights(Weights):
+    """The result of a merge as `Weights`: nothing is computed before it is read, nothing touches the disk."""
+
+    def __init__(self, plan: Plan, device: str = "cpu") -> None:
+        self.plan, self.engine = plan, Engine(plan, device)
+        self.name = f"{plan.method.name}({', '.join(plan.recipe.model_names()[1:])})"
+        self.folder, self.config = plan.reference.folder, plan.config
+        self._outputs = {out.name: out for out in plan.layout.outputs}
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._outputs)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._outputs
+
+    def info(self, name: str) -> Any:
+        return self.plan.infos[name]
+
+    def read(self, name: str) -> torch.Tensor:
+        return self.engine.tensor(self._outputs[name])
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        return self.engine.rows(self._outputs[name], start, stop)
+
+    def fingerprint(self) -> str:
+        return self.plan.fingerprint()

@@ -1,0 +1,99 @@
+"""What a merge method is given: some rows of one tensor, from every model, with the parameters that hold there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from genepool import seeding
+from genepool.merging.parameters import Site
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class TensorGroup:
+    """All that goes into some rows of one output tensor.
+
+    Tensors are seen as matrices: rows run along the last axis, and a scalar or a vector is one row. Everything is
+    float32. What a group returns belongs to the caller, who may write into it once it is not needed again.
+
+    Attributes:
+        name: the output tensor's name.
+        site: its role and layer.
+        shape: of the whole tensor.
+        start, stop: which of its rows these are.
+        shared: parameters that hold for all models, resolved for this tensor.
+        per_model: for each model its own parameters, resolved for this tensor.
+        seed: the recipe's seed.
+        device: where the tensors are.
+        read_base: the base's rows; None when the method has no base.
+        read_model: one model's rows, by its number.
+        read_delta: one model's rows minus the base's; None when they are known to be equal.
+    """
+
+    name: str
+    site: Site
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    shared: Mapping[str, Any]
+    per_model: Sequence[Mapping[str, Any]]
+    seed: int
+    device: torch.device
+    read_base: Callable[[], torch.Tensor | None]
+    read_model: Callable[[int], torch.Tensor]
+    read_delta: Callable[[int], torch.Tensor | None]
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Shape of what is merged: (rows, columns)."""
+        columns = self.shape[-1] if self.shape else 1
+        return self.stop - self.start, columns
+
+    @cached_property
+    def base(self) -> torch.Tensor:
+        """The base, `(rows, columns)`; only for methods that have a base."""
+        base = self.read_base()
+        assert base is not None, "the method has no base here"
+        return base
+
+    @cached_property
+    def tensors(self) -> torch.Tensor:
+        """Every model, `(models, rows, columns)`, in the recipe's order."""
+        return self._stack(self.read_model)
+
+    @cached_property
+    def deltas(self) -> torch.Tensor:
+        """Every model's task vector, model minus base, `(models, rows, columns)`."""
+        return self._stack(self.read_delta)
+
+    def column(self, parameter: str) -> list[Any]:
+        """One parameter of every model, in the recipe's order."""
+        return [values[parameter] for values in self.per_model]
+
+    def uniform(self, model: int) -> torch.Tensor:
+        """Random numbers in [0, 1) that belong to (seed, tensor, model, place), `(rows, columns)`.
+
+        The same in every pass, in blocks of any size, on any device.
+        """
+        from genepool.merging.kernels import uniform
+
+        rows, columns = self.rows
+        key = seeding.derive(self.seed, self.name, model)
+        return uniform(rows * columns, key, self.start * columns, self.device).reshape(rows, columns)
+
+    def _stack(self, read: Callable[[int], torch.Tensor | None]) -> torch.Tensor:
+        import torch
+
+        stacked = torch.empty((len(self.per_model), *self.rows), dtype=torch.float32, device=self.device)
+        for i in range(len(self.per_model)):
+            tensor = read(i)
+            if tensor is None:
+                stacked[i] = 0
+            else:
+                stacked[i] = tensor
+        return stacked
