@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 
 from genepool.errors import InputError
 from genepool.merging import inspect_models
-from genepool.merging.inspection import task_vectors
+from genepool.merging.inspection import changes, task_vectors
 from genepool.merging.inspection.effective_rank import SAMPLE, effective_rank, find_matrices, sample_matrices
 from genepool.merging.inspection.wording import cosine_text, rank_text, relative_text, share_text, short_labels
 from genepool.merging.matching import Headers
 from genepool.skills import extract_skill
-from genepool.weights import TensorWeights, Weights, open_weights
+from genepool.weights import Checkpoint, TensorWeights, open_weights
 
 Tensors = dict[str, torch.Tensor]
 
@@ -99,19 +99,20 @@ def test_parts_and_layers_add_up(seed: int) -> None:
     )
 
 
-@pytest.mark.parametrize("piece", [1, 7, 64, 10**6])
-def test_where_pieces_end_does_not_matter(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block", [1, 17, 64, 10**6])
+def test_where_blocks_end_does_not_matter(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     base = random_model(0)
     models = weights(base=base, a=moved(base, random_model(1), 0.1), b=moved(base, random_model(2), 0.1))
     whole = inspect_models(models, ranks="none").deltas
-    monkeypatch.setattr(task_vectors, "PIECE", piece)
-    pieces = inspect_models(models, ranks="none").deltas
+    monkeypatch.setattr(changes, "BLOCK", block)
+    monkeypatch.setattr(task_vectors, "_COUNTED", 5)
+    blocks = inspect_models(models, ranks="none").deltas
     assert whole is not None
-    assert pieces is not None
-    assert pieces.sign_conflict == whole.sign_conflict
-    assert pieces.moved == whole.moved
-    assert pieces.cosine[0][1] == pytest.approx(whole.cosine[0][1], rel=1e-13)
-    assert pieces.relative() == pytest.approx(whole.relative(), rel=1e-13)
+    assert blocks is not None
+    assert blocks.sign_conflict == whole.sign_conflict
+    assert blocks.moved == whole.moved
+    assert blocks.cosine[0][1] == pytest.approx(whole.cosine[0][1], rel=1e-13)
+    assert blocks.relative() == pytest.approx(whole.relative(), rel=1e-13)
 
 
 def test_a_change_between_checkpoints_is_never_whole_in_memory(
@@ -122,7 +123,7 @@ def test_a_change_between_checkpoints_is_never_whole_in_memory(
     largest = max(value.numel() for value in base.values())
 
     def whole(*_: object) -> None:
-        raise AssertionError("a whole tensor was subtracted")
+        raise AssertionError("a whole tensor was read")
 
     sizes = []
     observe = task_vectors._Sums.observe
@@ -131,11 +132,11 @@ def test_a_change_between_checkpoints_is_never_whole_in_memory(
         sizes.append(changes.numel())
         observe(self, theirs, changes, places)
 
-    monkeypatch.setattr(Weights, "delta", whole)
-    monkeypatch.setattr(task_vectors, "PIECE", 10)
+    monkeypatch.setattr(Checkpoint, "read", whole)
+    monkeypatch.setattr(changes, "BLOCK", 10)
     monkeypatch.setattr(task_vectors._Sums, "observe", watching)
     assert inspect_models(paths, ranks="all").fits
-    assert max(sizes) == 10 < largest
+    assert max(sizes) == 12 < largest, "blocks of one row, of which the longest has twelve entries"
 
 
 def test_one_change_twice_as_far_and_turned_round() -> None:
