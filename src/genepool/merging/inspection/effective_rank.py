@@ -1,6 +1,6 @@
 """The effective rank of changes: how many directions of a matrix a fine-tune really uses.
 
-Roy and Vetterli, "The effective rank: a measure of effective dimensionality" (EUSIPCO 2007), definition 1: with the
+Roy and Vetterli, "The effective rank: a measure of effective dimensionality" (EUSIPCO 2007): with the
 singular values s_1 ... s_q of a matrix and p_i = s_i / (s_1 + ... + s_q), it is exp(-sum of p_i ln p_i). It lies
 between 1 and the rank: 1 where one direction does everything, the rank where all weigh the same.
 """
