@@ -81,11 +81,11 @@ def rows(methods: Mapping[str, Collection[str]], base: Path, experts: Sequence[P
         name = f"{method}, per tensor" if scoped else method
         result.append(Row(name, method, recipe, peer=True, aim=_aim(method, "tensor")))
         if scoped:
-            result.append(_own_row(method, "model", base, experts))
+            result.append(_own_row(method, "model", base if with_base else None, models, own, shared))
     for method in _OWN:
         if method in methods:
             scopes = ("model", "tensor") if "scope" in methods[method] else (None,)
-            result += [_own_row(method, scope, base, experts) for scope in scopes]
+            result += [_own_row(method, scope, base, experts, {}, {}) for scope in scopes]
     return result
 
 
@@ -109,13 +109,22 @@ def mergekit_recipe(
     return yaml.safe_dump(data, sort_keys=False)
 
 
-def _own_row(method: str, scope: str | None, base: Path, experts: Sequence[Path]) -> Row:
-    parameters = dict(_OWN_PARAMETERS.get(method, {})) | ({"scope": scope} if scope else {})
+def _own_row(
+    method: str,
+    scope: str | None,
+    base: Path | None,
+    models: Sequence[Path],
+    own: Mapping[str, Any],
+    shared: Mapping[str, Any],
+) -> Row:
+    # The papers' defaults, but for a method that has none for a parameter (slerp's t), where the row beside it decides.
+    given = dict(_OWN_PARAMETERS.get(method, {})) if method in _TRIMMING or method in _OWN else {**own, **shared}
+    parameters = given | ({"scope": scope} if scope else {})
     data: dict[str, Any] = {
         "genepool": 1,
         "method": method,
-        "base": str(base),
-        "models": [str(expert) for expert in experts],
+        **({"base": str(base)} if base is not None else {}),
+        "models": [str(model) for model in models],
         "dtype": "bfloat16",
     }
     if parameters:

@@ -1,6 +1,6 @@
 """The effective rank of changes: how many directions of a matrix a fine-tune really uses.
 
-Roy and Vetterli, "The effective rank: a measure of effective dimensionality" (EUSIPCO 2007), definition 1: with the
+Roy and Vetterli, "The effective rank: a measure of effective dimensionality" (EUSIPCO 2007): with the
 singular values s_1 ... s_q of a matrix and p_i = s_i / (s_1 + ... + s_q), it is exp(-sum of p_i ln p_i). It lies
 between 1 and the rank: 1 where one direction does everything, the rank where all weigh the same.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from genepool.merging.inspection.changes import Change, View, read_change
+from genepool.merging.inspection.changes import BLOCK, Change, read_change
 from genepool.merging.inspection.result import EffectiveRanks, MatrixRank
 from genepool.merging.matching import Match
 from genepool.weights import Weights
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 SAMPLE = 12
 # Of a part with more matrices per layer than this (experts), some stand for all, so that several layers are seen.
 _KINDS = 4
-_PIECE = 1 << 20
+# Entries of one strip of a matrix on its way into a product.
+_STRIP = 8 * BLOCK
 _EPSILON = 2.0**-52
 
 _Item = TypeVar("_Item")
@@ -34,7 +35,7 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
-    """A matrix inside a tensor: the tensor itself, flattened to (first side, rest), or one expert of a fused stack."""
+    """A matrix inside a tensor: the tensor itself as (first side, rest), or one expert of a fused stack."""
 
     match: Match
     rows: int
@@ -48,11 +49,11 @@ class _Matrix:
         name = self.match.name if role.layer is None else rename_layer(self.match.name, role, 0)
         return f"{name}#{self.expert or 0:06d}"
 
-    def view(self, of_matrix: View) -> View:
-        """The view of the tensor that gives a view of the matrix."""
-        if self.expert is None:
-            return lambda tensor: of_matrix(tensor.reshape(self.rows, self.columns))
-        return lambda tensor: of_matrix(tensor[self.expert])
+    def read(self, change: Change, last: int, start: int, stop: int) -> torch.Tensor:
+        """Rows of the matrix, (stop - start, columns), of a tensor whose last axis is `last` long."""
+        stored = self.columns // last
+        first = (self.expert or 0) * self.rows
+        return change((first + start) * stored, (first + stop) * stored).reshape(-1, self.columns)
 
 
 def find_matrices(matches: Sequence[Match], sources: Mapping[str, Weights]) -> list[_Matrix]:
@@ -126,7 +127,8 @@ def measure_ranks(
             if name == base:
                 continue
             change = read_change(weights, match.tensors[name], sources[base], match.tensors[base])
-            values.append(None if change is None else _rank_of(change, matrix))
+            last = sources[base].info(match.tensors[base]).shape[-1]
+            values.append(None if change is None else _rank_of(change, matrix, last))
             advance()
         tensor = match.name if matrix.expert is None else f"{match.name}[{matrix.expert}]"
         role, side = match.role, min(matrix.rows, matrix.columns)
@@ -158,23 +160,27 @@ def effective_rank(gram: torch.Tensor, longest: int) -> float | None:
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
-def _rank_of(change: Change, matrix: _Matrix) -> float | None:
+def _rank_of(change: Change, matrix: _Matrix, last: int) -> float | None:
     import torch
 
-    side, longest = sorted((matrix.rows, matrix.columns))
+    rows, columns = matrix.rows, matrix.columns
+    side, longest = min(rows, columns), max(rows, columns)
     gram = torch.zeros(side, side, dtype=torch.float64)
-    step = max(1, _PIECE // side)
-    tall = matrix.rows >= matrix.columns
-
-    def strip(start: int) -> View:
-        """So many rows of a tall matrix, or columns of a wide one."""
-        if tall:
-            return matrix.view(lambda whole: whole[start : start + step])
-        return matrix.view(lambda whole: whole[:, start : start + step].T)
-
-    for start in range(0, longest, step):
-        piece = change(strip(start)).to(torch.float64)
-        gram += piece.T @ piece
+    step = max(1, _STRIP // columns)
+    if rows >= columns:
+        for start in range(0, rows, step):
+            strip = matrix.read(change, last, start, min(start + step, rows)).to(torch.float64)
+            gram += strip.T @ strip
+        return effective_rank(gram, longest)
+    # Strips of a wide matrix are columns, and only rows can be read: the matrix is held, in float32.
+    whole = torch.empty(rows, columns)
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        whole[start:stop] = matrix.read(change, last, start, stop)
+    step = max(1, _STRIP // rows)
+    for start in range(0, columns, step):
+        strip = whole[:, start : start + step].to(torch.float64)
+        gram += strip @ strip.T
     return effective_rank(gram, longest)
 
 

@@ -54,12 +54,15 @@ def _architecture(weights: Weights) -> str | None:
 
 
 def _head(weights: Weights, roles: Mapping[str, Role]) -> Head:
-    if any(role.part == "head" for role in roles.values()):
-        return "own"
-    embeddings = {tensor for tensor, role in roles.items() if role.part == "embedding"}
+    shapes = {tensor: weights.info(tensor).shape for tensor in roles if len(weights.info(tensor).shape) == 2}
+    embeddings = {tensor for tensor in shapes if roles[tensor].part == "embedding"}
+    heads = {shape for tensor, shape in shapes.items() if roles[tensor].part == "head"}
     copied = any(target in embeddings for target in weights.aliases().values())
     said = bool((weights.config or {}).get("tie_word_embeddings"))
-    return "tied" if embeddings and (copied or said) else "none"
+    # BERT's head has matrices of its own before the one that it shares with the embedding.
+    if embeddings and (copied or said) and not heads & {shapes[tensor] for tensor in embeddings}:
+        return "tied"
+    return "own" if heads else "none"
 
 
 def _quantised(weights: Weights, roles: Mapping[str, Role]) -> str:

@@ -123,8 +123,8 @@ def _more(found: Sequence[str]) -> str:
 def _vocabularies(sources: Mapping[str, Weights]) -> Iterator[Problem]:
     try:
         for conflict in vocabulary_conflicts(sources):
-            more = f" (and {conflict.count - 1:,} more tokens)" if conflict.count > 1 else ""
-            yield Problem("vocabulary", (conflict.first, conflict.other), f"{conflict}{more}")
+            counted = f" ({conflict.count:,} tokens in all)" if conflict.count > 1 else ""
+            yield Problem("vocabulary", (conflict.first, conflict.other), f"{conflict}{counted}")
     except InputError as error:
         yield Problem("tokenizer", (), f"{error.where}: {error.what}")
 

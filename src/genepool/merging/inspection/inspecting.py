@@ -1,7 +1,7 @@
 """From names of models to everything there is to know before they are merged.
 
 Opens headers, lines the models up, and streams past their tensors once (and past some matrices a second time, for
-their rank). Peak memory is one tensor of each adapter or skill, or a piece of one of each checkpoint.
+their rank). In memory are a block of rows of every model, and one matrix at a time while ranks are computed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Norms, cosines and sign conflicts of task vectors, and NaN or infinity on the way, in one pass over the models.
 
-A piece of one tensor at a time is in memory, of every model the same piece. Products are summed in float64, so the
-result does not depend on where pieces end but for the last few of sixteen digits; counts are exact.
+A block of rows of one tensor at a time is in memory, of every model the same block. Products are summed in float64, so
+the result does not depend on where blocks end but for the last few of sixteen digits; counts are exact.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from genepool.merging.inspection.changes import Change, flat_piece, read_change
+from genepool.merging.inspection.changes import Change, read_change, row_blocks
 from genepool.merging.inspection.result import Cell, Deltas, Row
 from genepool.merging.matching import Match
 from genepool.weights import Weights
@@ -19,9 +19,8 @@ from genepool.weights.roles import Part
 if TYPE_CHECKING:
     import torch
 
-# Entries of one piece: few enough that the pieces of several models stay in the processor's cache, and that float32
-# counts them exactly.
-PIECE = 1 << 17
+# float32 counts whole numbers exactly up to 2**24; a single row may be longer than a block.
+_COUNTED = 1 << 20
 
 _Place = tuple[str, int | None, Part]
 
@@ -45,19 +44,20 @@ class _Sums:
         self.products, self.both, self.balance = (torch.zeros(k, k, dtype=torch.float64) for _ in range(3))
 
     def observe(self, base: torch.Tensor, changes: torch.Tensor, models: torch.Tensor) -> None:
-        """Adds one piece: `base` (n,), and `changes` (m, n) of those models that change the tensor at all."""
+        """Adds one block: `base` (n,), and `changes` (m, n) of those models that change the tensor at all."""
         import torch
 
         entries = base.to(torch.float64)
         self.base += float(entries @ entries)
         if len(models):
-            exact = changes.to(torch.float64)
-            signs = changes.sign()
-            moved = signs.abs()
             rows, columns = models[:, None], models[None, :]
-            self.products[rows, columns] += exact @ exact.T
-            self.both[rows, columns] += (moved @ moved.T).to(torch.float64)
-            self.balance[rows, columns] += (signs @ signs.T).to(torch.float64)
+            for start in range(0, changes.shape[1], _COUNTED):
+                part = changes[:, start : start + _COUNTED]
+                exact, signs = part.to(torch.float64), part.sign()
+                moved = signs.abs()
+                self.products[rows, columns] += exact @ exact.T
+                self.both[rows, columns] += (moved @ moved.T).to(torch.float64)
+                self.balance[rows, columns] += (signs @ signs.T).to(torch.float64)
 
     def add(self, other: _Sums) -> None:
         """Adds what another has summed."""
@@ -107,12 +107,11 @@ def compare_task_vectors(
 
 
 def is_finite(weights: Weights, tensor: str) -> bool:
-    """Whether no entry of a tensor is NaN or infinite; read in pieces, and true of types that cannot hold either."""
+    """Whether no entry of a tensor is NaN or infinite; read in blocks, and true of types that cannot hold either."""
     info = weights.info(tensor)
     if not info.is_float:
         return True
-    stored = weights.read(tensor).reshape(-1)
-    return all(bool(stored[start : start + PIECE].isfinite().all()) for start in range(0, info.numel, PIECE))
+    return all(bool(weights.read_rows(tensor, *block).isfinite().all()) for block in row_blocks(info))
 
 
 def _sum_tensor(match: Match, sources: Mapping[str, Weights], base: str, models: Sequence[str]) -> _Sums:
@@ -120,7 +119,7 @@ def _sum_tensor(match: Match, sources: Mapping[str, Weights], base: str, models:
 
     sums = _Sums(len(models))
     base_tensor = match.tensors[base]
-    stored = sources[base].read(base_tensor)
+    info = sources[base].info(base_tensor)
     changes: list[Change] = []
     changing: list[int] = []
     for i, model in enumerate(models):
@@ -128,13 +127,12 @@ def _sum_tensor(match: Match, sources: Mapping[str, Weights], base: str, models:
         if change is not None:
             changes.append(change)
             changing.append(i)
-    sums.tensors, sums.parameters = 1, stored.numel()
+    sums.tensors, sums.parameters = 1, info.numel
     places = torch.tensor(changing, dtype=torch.long)
-    for start in range(0, stored.numel(), PIECE):
-        piece = flat_piece(start, start + PIECE)
-        theirs = piece(stored).to(torch.float32)
-        ours = torch.stack([change(piece) for change in changes]) if changes else torch.empty(0, len(theirs))
-        sums.observe(theirs, ours, places)
+    for block in row_blocks(info):
+        theirs = sources[base].read_rows(base_tensor, *block).to(torch.float32).reshape(-1)
+        ours = [change(*block).reshape(-1) for change in changes]
+        sums.observe(theirs, torch.stack(ours) if ours else torch.empty(0, len(theirs)), places)
     return sums
 
 
