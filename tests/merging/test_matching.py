@@ -63,7 +63,7 @@ def test_shapes_say_which_has_which() -> None:
 
 def test_a_longer_embedding_is_another_vocabulary() -> None:
     said = refusal(base=tensors(), tuned=tensors(model__embed_tokens__weight=torch.ones(8, 4)))
-    assert "the vocabularies differ in size: [8, 4] in tuned, [6, 4] in base. Give the models one vocabulary" in said
+    assert "the vocabularies differ in size: [8, 4] in tuned, [6, 4] in base. If one only has further rows" in said
 
 
 def test_the_depth_comes_before_the_tensors_it_leaves_over() -> None:
