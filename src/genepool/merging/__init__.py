@@ -4,8 +4,11 @@ recipe = load_recipe("recipe.yaml")          what to merge
 plan = plan_merge(recipe)                    everything decided and checked, nothing read
 plan.weights()                               the merged model, lazily, in memory
 run_plan(plan, "out")                        the merged model, on disk
+write_adapter(plan, "out", rank)             the same as a LoRA adapter of the base
 """
 
+from genepool.merging.adapter_report import AdapterReport
+from genepool.merging.as_lora import write_adapter
 from genepool.merging.engine import MergedWeights
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method, all_methods, find_method, register
@@ -17,6 +20,7 @@ from genepool.merging.run import run_plan
 
 __all__ = [
     "REQUIRED",
+    "AdapterReport",
     "MergedWeights",
     "Method",
     "ModelEntry",
@@ -33,4 +37,5 @@ __all__ = [
     "plan_merge",
     "register",
     "run_plan",
+    "write_adapter",
 ]

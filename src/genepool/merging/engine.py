@@ -172,7 +172,7 @@ class Engine:
         import torch
 
         stored = torch_dtype(self.plan.infos[out.name].dtype)
-        if out.base is not None and self.method.inputs == "deltas" and not self._moved(out):
+        if out.base is not None and self.method.inputs == "deltas" and not self.moved(out):
             # No model touches this tensor: the base's bytes, not the rounding of an addition of zero.
             base = self.plan.sources[out.base.model].read_rows(out.base.tensor, start, stop)
             return self._finite(base.to(stored), out.base)
@@ -189,7 +189,8 @@ class Engine:
 
     # ------------------------------------------------------------------ inputs
 
-    def _moved(self, out: OutputTensor) -> bool:
+    def moved(self, out: OutputTensor) -> bool:
+        """Whether any model may differ from the base here; False when it is known without reading that none does."""
         assert out.base is not None
         base = self.plan.sources[out.base.model]
         return any(

@@ -62,7 +62,7 @@ def run_plan(
         CheckFailed: `verify` found a difference.
     """
     out = Path(out)
-    _refuse_own_input(plan, out)
+    refuse_own_input(plan, out)
     staging.check_free(out, overwrite=overwrite)
     run_key = _run_key(plan, shard_bytes)
     keep = _journal_key(staging.staging_path(out)) == run_key
@@ -213,7 +213,8 @@ def _stamp_of_code() -> str:
     return version("genepool")
 
 
-def _refuse_own_input(plan: Plan, out: Path) -> None:
+def refuse_own_input(plan: Plan, out: Path) -> None:
+    """Raises InputError when `out` is the folder of a model that is merged."""
     for name, weights in plan.sources.items():
         if weights.folder is not None and weights.folder.resolve() == out.resolve():
             raise InputError("the output is one of the inputs", where=out, fix=f"Write somewhere else than over {name}")

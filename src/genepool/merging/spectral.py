@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 NULL = 1e-6
 # Columns of unit length that depend on each other up to the rounding of float32 have singular values below this.
 _DEPENDENT = 1e-5
+# Up to this side, or to this many times the rank, the exact factorisation is as quick as the randomised one.
+_EXACT_SIDE, _EXACT_RANKS = 1024, 4
+_POWER_ITERATIONS = 4
 # Entries that are in float64 at a time.
 _RUN_ENTRIES = 1 << 19
 
@@ -63,6 +66,36 @@ def singular_triplets(matrix: torch.Tensor, count: int, complete: bool = False, 
         long[:, run] = (projection @ wide[:, run].double()).float()
     short, values = short.float(), values.float()
     return Factors(short, values, long) if wide is matrix else Factors(long.mT, values, short.mT)
+
+
+def low_rank(matrix: torch.Tensor, rank: int, generator: torch.Generator, floor: float = 0.0) -> tuple[Factors, bool]:
+    """The best approximation of a rank, or for large matrices and small ranks one that comes close to it.
+
+    The randomised range finder with power iterations (Halko, Martinsson & Tropp 2011, algorithm 4.4): four of them
+    and a quarter more directions than asked for. Measure its error; the best is not known.
+
+    Args:
+        matrix: `(rows, columns)` float32.
+        rank: the most directions; fewer are returned when the others are zero.
+        generator: where the random start comes from.
+        floor: singular values up to this are zero.
+
+    Returns:
+        The factors, and whether they are exact.
+    """
+    import torch
+
+    rows, columns = matrix.shape
+    short = min(rows, columns)
+    if _is_exact(rows, columns, rank):
+        return singular_triplets(matrix, min(rank, short), floor=floor), True
+    width = min(short, rank + max(16, rank // 4))
+    start = torch.randn(matrix.shape[1], width, generator=generator).to(matrix.device)
+    basis = torch.linalg.qr(matrix @ start).Q
+    for _ in range(_POWER_ITERATIONS):
+        basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.mT @ basis).Q).Q
+    left, values, right = singular_triplets(basis.mT @ matrix, rank, floor=floor)
+    return Factors(basis @ left, values, right), False
 
 
 def polar_(matrix: torch.Tensor, complete: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -169,6 +202,17 @@ def factorising_entries(rows: int, columns: int) -> int:
     # vectors; or the directions and a task vector that is the difference of two converted tensors.
     area, square = rows * columns, min(rows, columns) ** 2
     return max(2 * area + 8 * square, 3 * area + square)
+
+
+def low_rank_entries(rows: int, columns: int, rank: int) -> int:
+    """Float32 entries in memory at most while `low_rank` works, beside the matrix."""
+    square = min(rows, columns) ** 2
+    width = min(rows, columns, rank + max(16, rank // 4))
+    return 8 * square if _is_exact(rows, columns, rank) else 4 * (rows + columns) * width
+
+
+def _is_exact(rows: int, columns: int, rank: int) -> bool:
+    return min(rows, columns) <= _EXACT_SIDE or _EXACT_RANKS * rank >= min(rows, columns)
 
 
 def polar_entries(rows: int, columns: int) -> int:
