@@ -50,9 +50,10 @@ class Wudi(MatrixMethod):
     )  # fmt: skip
 
     def working_entries(self, rows: int, columns: int, models: int) -> int:
-        # M, C and S; a task vector as it is read, or with its Gram matrix; or the state of the descent.
+        # M, C and S; a task vector as it is read, or with its Gram matrix; or the state of the descent. And half a
+        # matrix for what a large product packs.
         area, square = rows * columns, min(rows, columns) ** 2
-        return 2 * area + columns**2 + max(2 * area, area + square, 5 * min(rows, _ROWS) * columns)
+        return 2 * area + area // 2 + columns**2 + max(2 * area, area + square, 5 * min(rows, _ROWS) * columns)
 
     def merged_rest(self, group: TensorGroup) -> torch.Tensor:
         import torch
