@@ -18,6 +18,10 @@ def merge(
     recipe: Annotated[Path, typer.Argument(help="Recipe file: genepool's own (`genepool: 1`) or mergekit's.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; it appears whole or not at all.")],
     verify: Annotated[bool, typer.Option("--verify", help="Read the result back and compare every tensor.")] = False,
+    as_lora: Annotated[
+        int | None,
+        typer.Option("--as-lora", metavar="RANK", help="Write a PEFT LoRA adapter of the base instead of a model."),
+    ] = None,
     out_shard_size: Annotated[str, typer.Option(help="Largest file of weights, such as 500MB or 5GB.")] = "5GB",
     threads: Annotated[int | None, typer.Option(min=1, help="Tensors worked on at once; the cores, at most 4.")] = None,
     unchecked_vocabulary: Annotated[
@@ -44,14 +48,17 @@ def merge(
 
         genepool merge mergekit-config.yml merged/ --out-shard-size 2GB --verify
 
-    A merge that was killed goes on where it stopped when the same command is run again.
+        genepool merge recipe.yaml adapter/ --as-lora 32
+
+    A merge that was killed goes on where it stopped when the same command is run again. An adapter holds merged minus
+    base up to its rank; what it loses is printed and stands tensor by tensor in its genepool.json.
     """
     options.begin(quiet)
     size = options.parse_size(out_shard_size, "--out-shard-size")
     from genepool import progress
 
     with progress.bar("loading torch"):
-        from genepool.merging import load_recipe, plan_merge, run_plan
+        from genepool.merging import load_recipe, plan_merge, run_plan, write_adapter
         from genepool.merging.nesting import describe
 
     options.load_plugins(plugin)
@@ -62,6 +69,17 @@ def merge(
         changes["nonfinite"] = "allow"
     loaded = load_recipe(recipe)
     plan = plan_merge(loaded.model_copy(update=changes).located(loaded.where, loaded.folder), allow_pickle=allow_pickle)
+    if as_lora is not None:
+        report = write_adapter(plan, out, as_lora, overwrite=overwrite, threads=threads, verify=verify)
+        if json_output:
+            held = {"tensors": len(report.tensors), "bytes_written": report.nbytes, **report.summary()}
+            options.print_json({"out": str(out), "method": plan.method.name, "verified": verify, **held})
+        else:
+            size_text = options.size_text(report.nbytes)
+            kept = f"{100 * (1 - report.relative_error**2):.4g}% of the change kept"
+            error = f"relative error {report.relative_error:.3g}"
+            print(f"{out}: {plan.method.name} as a LoRA of rank {report.rank}, {size_text}, {kept} ({error})")
+        return
     run_plan(plan, out, overwrite=overwrite, shard_bytes=size, threads=threads, device=device, verify=verify)
     shown = describe(plan)
     if json_output:

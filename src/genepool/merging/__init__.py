@@ -6,8 +6,11 @@ plan.weights()                               the merged model, lazily, in memory
 run_plan(plan, "out")                        the merged model, on disk
 inspect_models(["base", "tuned"])            whether models fit together, and how far each was moved
 greedy_soup(models, score)                   the average of the models that make it better
+write_adapter(plan, "out", rank)             the same as a LoRA adapter of the base
 """
 
+from genepool.merging.adapter_report import AdapterReport
+from genepool.merging.as_lora import write_adapter
 from genepool.merging.engine import MergedWeights
 from genepool.merging.group import TensorGroup
 from genepool.merging.inspection import Inspection, inspect_models
@@ -24,6 +27,7 @@ from genepool.merging.survey import Sums, Survey, Thresholds
 
 __all__ = [
     "REQUIRED",
+    "AdapterReport",
     "Inspection",
     "Lines",
     "MergedWeights",
@@ -50,4 +54,5 @@ __all__ = [
     "plan_merge",
     "register",
     "run_plan",
+    "write_adapter",
 ]

@@ -18,14 +18,15 @@ def recipe_yaml(plan: Plan) -> str:
     return yaml.safe_dump(plan.recipe.to_dict(), sort_keys=False, allow_unicode=True)
 
 
-def record(plan: Plan, fingerprint: str | None = None) -> dict[str, Any]:
+def record(plan: Plan, fingerprint: str | None = None, adapter: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """`genepool.json`: what made this model, for programs.
 
     Args:
         plan: the merge.
         fingerprint: of the result as written, when it was computed.
+        adapter: what a merge that was written as an adapter holds and loses.
     """
-    return {
+    answer = {
         "schema": 1,
         "genepool": version("genepool"),
         "method": plan.method.name,
@@ -35,21 +36,23 @@ def record(plan: Plan, fingerprint: str | None = None) -> dict[str, Any]:
         "leaf_models": plan.recipe.leaf_models(),
         "fingerprint": fingerprint,
     }
+    return answer if adapter is None else {**answer, "adapter": adapter}
 
 
-def model_card(plan: Plan, sections: Mapping[str, str] | None = None) -> str:
+def model_card(plan: Plan, sections: Mapping[str, str] | None = None, *, adapter: bool = False) -> str:
     """README.md of a merged model, with the metadata the Hugging Face hub understands.
 
     Args:
         plan: the merge.
         sections: further sections, title -> Markdown, put before the recipe (scores, cost).
+        adapter: whether it is the card of an adapter of the base.
     """
     names = plan.recipe.model_names()
     front = {
-        "base_model": plan.recipe.leaf_models(),
-        "base_model_relation": "merge",
-        "library_name": "transformers",
-        "tags": ["merge", "genepool", plan.method.name],
+        "base_model": plan.recipe.base if adapter else plan.recipe.leaf_models(),
+        "base_model_relation": "adapter" if adapter else "merge",
+        "library_name": "peft" if adapter else "transformers",
+        "tags": [*(["lora"] if adapter else []), "merge", "genepool", plan.method.name],
     }
     base = [f"Base: `{plan.recipe.base}`{_made_of(plan, plan.recipe.base)}", ""] if plan.recipe.base else []
     lines = [
@@ -83,11 +86,15 @@ def _made_of(plan: Plan, name: str) -> str:
 
 
 def extra_files(
-    plan: Plan, *, fingerprint: str | None = None, sections: Mapping[str, str] | None = None
+    plan: Plan,
+    *,
+    fingerprint: str | None = None,
+    sections: Mapping[str, str] | None = None,
+    adapter: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """The three files, name -> text."""
     return {
         "recipe.yaml": recipe_yaml(plan),
-        "genepool.json": json.dumps(record(plan, fingerprint), indent=2, ensure_ascii=False) + "\n",
-        "README.md": model_card(plan, sections),
+        "genepool.json": json.dumps(record(plan, fingerprint, adapter), indent=2, ensure_ascii=False) + "\n",
+        "README.md": model_card(plan, sections, adapter=adapter is not None),
     }

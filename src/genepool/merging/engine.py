@@ -19,6 +19,7 @@ from genepool.merging.group import TensorGroup
 from genepool.merging.kernels.reading import is_finite, subtract
 from genepool.merging.layout import Input, OutputTensor
 from genepool.merging.lines import LinesScale, changed_norm, summed_norm
+from genepool.merging.method import Grain
 from genepool.merging.survey import Survey
 from genepool.threads import core_count, torch_threads
 from genepool.weights import Weights
@@ -161,16 +162,13 @@ class Engine:
         if not out.info.is_float:
             yield 0, self._copied(out).reshape(out.info.matrix)
             return
-        if self.grain(out) == "tensor":
-            yield 0, self._merged(out, 0, rows)
-            return
-        step = self._rows_per_block(out)
+        step = self._rows_at_once(out)
         for start in range(0, rows, step):
             yield start, self._merged(out, start, min(rows, start + step))
 
     def rows(self, out: OutputTensor, start: int, stop: int) -> torch.Tensor:
         """Some rows of one output tensor in its stored type; what merges of merges read."""
-        if out.info.is_float and self.grain(out) != "tensor":
+        if out.info.is_float and self.grain(out) in ("entry", "row"):
             return self._merged(out, start, stop)
         # What cannot be computed in parts is computed once and kept until another tensor is asked for.
         if getattr(self._whole, "name", None) != out.name:
@@ -192,7 +190,7 @@ class Engine:
             result[start : start + block.shape[0]] = block
         return torch.empty(out.info.shape, dtype=stored) if result is None else result.reshape(out.info.shape)
 
-    def grain(self, out: OutputTensor) -> str:
+    def grain(self, out: OutputTensor) -> Grain:
         """The smallest part of this tensor that can be computed by itself."""
         settings = self.plan.settings(out)
         return self.method.grain_of(self.plan.site(out), out.info.shape, settings.shared)
@@ -200,20 +198,23 @@ class Engine:
     def working_bytes(self, out: OutputTensor) -> int:
         """Memory that computing one tensor takes, about: float32 inputs and the method's copies of what is in work."""
         rows, columns = out.info.matrix
-        if self.grain(out) != "tensor":
-            rows = min(rows, self._rows_per_block(out))
-        return 4 * rows * columns * (len(out.inputs) + 1 + self.method.copies)
+        rows = min(rows, self._rows_at_once(out))
+        return 4 * self.method.held_entries(self.grain(out), rows, columns, len(out.inputs))
 
     def memory_budget(self) -> int:
         """What all tensors in work together may take: eight times the largest matrix that is not computed in parts."""
-        whole = [out.info.numel for out in self.plan.layout.outputs if self.grain(out) == "tensor"]
+        whole = [
+            self._rows_at_once(out) * out.info.matrix[1]
+            for out in self.plan.layout.outputs
+            if self.grain(out) in ("matrix", "tensor")
+        ]
         return max(32 * max(whole, default=0), 2**27)
 
     def _merged(self, out: OutputTensor, start: int, stop: int) -> torch.Tensor:
         import torch
 
         stored = torch_dtype(self.plan.infos[out.name].dtype)
-        if out.base is not None and self.method.inputs == "deltas" and not self._moved(out):
+        if out.base is not None and self.method.inputs == "deltas" and not self.moved(out):
             # No model touches this tensor: the base's bytes, not the rounding of an addition of zero.
             base = self.plan.sources[out.base.model].read_rows(out.base.tensor, start, stop)
             return self._finite(base.to(stored), out.base)
@@ -236,7 +237,8 @@ class Engine:
 
     # ------------------------------------------------------------------ inputs
 
-    def _moved(self, out: OutputTensor) -> bool:
+    def moved(self, out: OutputTensor) -> bool:
+        """Whether any model may differ from the base here; False when it is known without reading that none does."""
         assert out.base is not None
         base = self.plan.sources[out.base.model]
         return any(
@@ -244,14 +246,21 @@ class Engine:
             for given in out.inputs
         )
 
-    def _rows_per_block(self, out: OutputTensor) -> int:
+    def _rows_at_once(self, out: OutputTensor) -> int:
+        """Rows of a block: as many as the grain asks for, or as fill a block well."""
+        rows, columns = out.info.matrix
+        grain = self.grain(out)
+        if grain == "tensor":
+            return max(1, rows)
+        if grain == "matrix":
+            return max(1, out.info.shape[-2]) if len(out.info.shape) > 1 else 1
         entries = BLOCK_ENTRIES if self.device_name == "cpu" else DEVICE_BLOCK_ENTRIES
-        return max(1, entries // max(1, out.info.matrix[1]))
+        return max(1, entries // max(1, columns))
 
     def _groups(self, out: OutputTensor) -> Iterator[TensorGroup]:
         rows, _ = out.info.matrix
-        step = rows if self.grain(out) == "tensor" else self._rows_per_block(out)
-        for start in range(0, rows, max(1, step)):
+        step = self._rows_at_once(out)
+        for start in range(0, rows, step):
             yield self._group(out, start, min(rows, start + step))
 
     def _group(self, out: OutputTensor, start: int, stop: int) -> TensorGroup:

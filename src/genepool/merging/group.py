@@ -73,6 +73,14 @@ class TensorGroup:
         """Every model's task vector, model minus base, `(models, rows, columns)`."""
         return self._stack(self.read_delta)
 
+    def delta(self, model: int) -> torch.Tensor:
+        """One model's task vector by itself, `(rows, columns)`, read anew: for methods that take one at a time."""
+        import torch
+
+        rows = torch.empty(self.rows, dtype=torch.float32, device=self.device)
+        self.read_delta(model, rows)
+        return rows
+
     @property
     def vectors(self) -> torch.Tensor:
         """What methods with an optional base merge: the task vectors when there is a base, else the models."""

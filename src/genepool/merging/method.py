@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 # What a method merges: the models' tensors or their differences to a base. `factors` (of low-rank changes) and
 # `statistics` (activations, gradients) are kinds that no method here takes yet.
 Inputs = Literal["tensors", "deltas", "factors", "statistics"]
-# The smallest part of a tensor that can be merged by itself: any entries, whole rows, or nothing less than all of it.
-Grain = Literal["entry", "row", "tensor"]
+# The smallest part of a tensor that can be merged by itself: any entries, whole rows, whole matrices (the last two
+# axes; a fused tensor of experts has many), or nothing less than all of it.
+Grain = Literal["entry", "row", "matrix", "tensor"]
 Scope = Literal["tensor", "model"]
 
 
@@ -74,7 +75,8 @@ class Method(ABC):
         """The merged rows, float32, `(rows, columns)` as the inputs.
 
         Args:
-            group: the inputs of some rows of one tensor; of all its rows when the grain is "tensor".
+            group: the inputs of some rows of one tensor; of all its rows when the grain is "tensor", of one matrix when
+                it is "matrix".
             survey: what `survey` returned, finished; None when it returned None.
         """
 
@@ -102,6 +104,13 @@ class Method(ABC):
     def grain_of(self, site: Site, shape: tuple[int, ...], shared: Mapping[str, Any]) -> Grain:
         """The grain at one tensor; methods that treat matrices apart from the rest override it."""
         return self.grain
+
+    def held_entries(self, grain: Grain, rows: int, columns: int, models: int) -> int:
+        """Float32 entries in memory while some rows are merged: inputs, base and copies.
+
+        Methods that read one model at a time say so here.
+        """
+        return rows * columns * (models + 1 + self.copies)
 
     def needs(self) -> str:
         """What it merges, in words: how many models, and whether a base."""

@@ -65,7 +65,7 @@ def run_plan(
     """
     out = Path(out)
     check_device(device)
-    _refuse_own_input(plan, out)
+    refuse_own_input(plan, out)
     staging.check_free(out, overwrite=overwrite)
     run_key = _run_key(plan, shard_bytes)
     keep = _journal_key(staging.staging_path(out)) == run_key
@@ -220,7 +220,8 @@ def _stamp_of_code() -> str:
     return version("genepool")
 
 
-def _refuse_own_input(plan: Plan, out: Path) -> None:
+def refuse_own_input(plan: Plan, out: Path) -> None:
+    """Raises InputError when a model that is merged lies at `out` or below."""
     for name, path in input_paths(plan):
         if path.resolve().is_relative_to(out.resolve()):
             raise InputError("the output is one of the inputs", where=out, fix=f"Write somewhere else than over {name}")

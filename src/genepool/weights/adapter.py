@@ -214,7 +214,7 @@ class LoraOnBase(Weights):
                 where=self._file.path,
                 fix="Merge the adapter with PEFT first: only linear and embedding layers are supported",
             )
-        product = (b[0], a[1]) if not (change.embedding or self._settings.get("fan_in_fan_out")) else (a[1], b[0])
+        product = (a[1], b[0]) if self._is_transposed(change, name) else (b[0], a[1])
         if a[0] != b[1] or product != expected:
             raise self._wrong_shape(change.factors["b"], product, name, expected)
 
@@ -226,6 +226,14 @@ class LoraOnBase(Weights):
         )
 
     # ------------------------------------------------------------------ arithmetic
+
+    def _is_transposed(self, change: _Change, name: str) -> bool:
+        """Whether the base stores the tensor as the transpose of B @ A: embeddings, and fan-in/fan-out layers."""
+        if change.embedding or not self._settings.get("fan_in_fan_out"):
+            return change.embedding
+        a, b = (self._file.infos[change.factors[key]].shape for key in ("a", "b"))
+        # PEFT ignores the setting for ordinary linear layers, such as the head beside GPT-2's transposed ones.
+        return (b[0], a[1]) != self.base.info(name).shape or b[0] == a[1]
 
     def _scaling(self, change: _Change, name: str) -> float:
         rank = self._file.infos[change.factors["a"]].shape[0]
@@ -250,7 +258,7 @@ class LoraOnBase(Weights):
         if "magnitude" not in change.factors:
             return start - base + product if change.replacement else product
         # DoRA (arXiv:2402.09353, eq. 5): the direction of each output feature is trained apart from its length.
-        side = 0 if change.embedding or self._settings.get("fan_in_fan_out") else 1
+        side = 0 if self._is_transposed(change, name) else 1
         direction = start + product
         length = factor("magnitude").unsqueeze(side) / direction.norm(dim=side, keepdim=True)
         moved: torch.Tensor = direction * length - base
@@ -261,7 +269,7 @@ class LoraOnBase(Weights):
         import torch
 
         a, b = (self._file.read(change.factors[key]).to(torch.float32) for key in ("a", "b"))
-        if change.embedding or self._settings.get("fan_in_fan_out"):
+        if self._is_transposed(change, name):
             a, b = b.T, a.T
         return self._scaling(change, name) * (b[rows] @ a)
 

@@ -88,8 +88,10 @@ class Weights(ABC):
 
         if not self.moves(name, base):
             return None
-        mine, theirs = self.read_rows(name, start, stop), base.read_rows(name, start, stop)
-        return mine.to(torch.float32) - theirs.to(torch.float32)
+        stored = self.read_rows(name, start, stop)
+        mine, theirs = stored.to(torch.float32), base.read_rows(name, start, stop).to(torch.float32)
+        # What was converted is ours to write into, which spares a third tensor.
+        return mine - theirs if mine is stored else mine.sub_(theirs)
 
     def fingerprint(self) -> str:
         """SHA-256, hex, over sorted (name, dtype, shape, hash of bytes), tied copies dropped.

@@ -1,0 +1,128 @@
+"""What an adapter that stands for a merge holds and loses, tensor by tensor: for programs, the model card and the user.
+
+Filled in by `as_lora`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from genepool import progress
+from genepool.merging import card
+from genepool.merging.adapter_forms import Form
+from genepool.merging.plan import Plan
+
+
+@dataclass(frozen=True)
+class HeldTensor:
+    """What the adapter holds of one tensor's change.
+
+    Attributes:
+        name: the tensor.
+        form: how it is held.
+        shape: of the tensor.
+        rank: of the factors; 0 when it is held whole or not at all.
+        exact: whether the factors are the best of their rank for certain.
+        change: squared Frobenius norm of merged minus base.
+        lost: the same of what the adapter does not hold of it.
+    """
+
+    name: str
+    form: Form
+    shape: tuple[int, ...]
+    rank: int
+    exact: bool
+    change: float
+    lost: float
+
+    def as_json(self, total: float) -> dict[str, Any]:
+        """For `genepool.json`; `share` is its part of the squared norm of the whole change."""
+        return {
+            "tensor": self.name,
+            "held": "no" if self.form.kind == "none" else "factors" if self.rank else "whole",
+            "rank": self.rank,
+            "exact": self.exact,
+            "relative_error": math.sqrt(self.lost / self.change),
+            "share": self.change / total,
+            **({"reason": self.form.reason} if self.form.reason else {}),
+        }
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """How well an adapter stands for a merge.
+
+    Attributes:
+        rank: the largest rank of a tensor in it.
+        tensors: every tensor that the merge changes.
+        nbytes: size of its weights.
+    """
+
+    rank: int
+    tensors: tuple[HeldTensor, ...]
+    nbytes: int
+
+    @property
+    def change(self) -> float:
+        """Squared Frobenius norm of merged minus base."""
+        return sum(tensor.change for tensor in self.tensors)
+
+    @property
+    def relative_error(self) -> float:
+        """`||change - adapter||_F / ||change||_F` over all tensors, those that are left out included."""
+        return math.sqrt(sum(tensor.lost for tensor in self.tensors) / self.change)
+
+    @property
+    def left_out(self) -> tuple[HeldTensor, ...]:
+        """Tensors whose change the adapter does not hold."""
+        return tuple(tensor for tensor in self.tensors if tensor.form.kind == "none")
+
+    @property
+    def left_out_share(self) -> float:
+        """Their part of the squared norm of the change."""
+        return sum(tensor.change for tensor in self.left_out) / self.change
+
+    def as_json(self) -> dict[str, Any]:
+        """The object `adapter` of `genepool.json`."""
+        return {**self.summary(), "tensors": [tensor.as_json(self.change) for tensor in self.tensors]}
+
+    def summary(self) -> dict[str, Any]:
+        """The same without the list of tensors."""
+        return {
+            "rank": self.rank,
+            "relative_error": self.relative_error,
+            "kept": 1 - self.relative_error**2,
+            "left_out": [tensor.name for tensor in self.left_out],
+            "left_out_share": self.left_out_share,
+        }
+
+
+def report_files(plan: Plan, report: AdapterReport) -> dict[str, str]:
+    """Recipe, record and card of an adapter, name -> text."""
+    lines = [
+        f"A PEFT LoRA adapter of rank {report.rank} on the base. It holds {_percent(1 - report.relative_error**2)} of "
+        "the squared norm of what the merge changes "
+        f"(relative Frobenius error {report.relative_error:.3g}); `genepool.json` says it tensor by tensor."
+    ]
+    if report.left_out:
+        lines += ["", f"Left at the base, {_percent(report.left_out_share)} of the change:", ""]
+        lines += [f"- `{held.name}`: {held.form.reason}" for held in report.left_out]
+    return card.extra_files(plan, sections={"Adapter": "\n".join(lines)}, adapter=report.as_json())
+
+
+def remark(report: AdapterReport, asked: int) -> None:
+    """Says on stderr what the user may not expect: a smaller rank than `asked`, tensors that are left out."""
+    if report.rank < asked:
+        progress.say(f"note: rank {report.rank} instead of {asked}: no matrix has more directions to hold.")
+    if left := report.left_out:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        progress.say(
+            f"note: {left[0].name}{more} stay as in the base ({left[0].form.reason}): "
+            f"{_percent(report.left_out_share)} of the change."
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.4g}%"
