@@ -65,7 +65,7 @@ def _recipe_file(name: str, folders: dict[str, Path], tmp_path: Path) -> Path:
 
 def _method_is_here(name: str) -> bool:
     text = (GOLDENS / "recipes" / f"{name}.yaml").read_text()
-    absent = ["breadcrumbs", "della", "nuslerp", "multislerp", "karcher", "sce", "nearswap", "arcee_fusion", "ram"]
+    absent = ["nuslerp", "multislerp", "karcher"]
     return not any(f"merge_method: {word}" in text for word in absent)
 
 

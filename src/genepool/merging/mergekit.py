@@ -35,6 +35,15 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "density": 1.0, "trim_density": 1.0, "lambda": 1.0, "normalize": False, "rescale": "l1", "scope": "tensor",
         "zero_sign": "positive",
     },
+    "breadcrumbs": {"density": 1.0, "gamma": 0.01, "lambda": 1.0, "normalize": False, "rescale": "none"},
+    "breadcrumbs_ties": {"density": 1.0, "gamma": 0.01, "lambda": 1.0, "normalize": False, "rescale": "none"},
+    "della": {"density": 1.0, "epsilon": 0.15, "lambda": 1.0, "normalize": True, "rescale": "l1"},
+    "della_linear": {"density": 1.0, "epsilon": 0.15, "lambda": 1.0, "normalize": False, "rescale": "l1"},
+    "sce": {"select_topk": 1.0},
+    "nearswap": {},
+    "arcee_fusion": {},
+    "ram": {"epsilon": 1e-5},
+    "ramplus_tl": {"epsilon": 1e-5, "r": 0.1, "alpha": 0.2},
     "slerp": {},
     "model_stock": {"filter_wise": False, "clamp": False},
     "passthrough": {},
@@ -47,7 +56,6 @@ _KNOWN_PARAMETERS = frozenset(
         "normalize_weights",
     }
 )  # fmt: skip
-_SHARED = frozenset({"t", "lambda", "normalize", "rescale", "int8_mask", "filter_wise"})
 _CHAT_TEMPLATES = ("alpaca", "chatml", "exaone", "llama3", "mistral")
 
 Parameters = dict[str, Any]
@@ -164,7 +172,7 @@ class _Reader:
     def own(self, given: Parameters | None, place: str) -> Parameters:
         kept = {}
         for name, value in self.shared_and_own(given, place).items():
-            if name in _SHARED:
+            if not self.method.parameter(name).per_model:
                 progress.say(f"warning: {self.where}:{place}.{name}: has no effect under a model, as in mergekit.")
             else:
                 kept[name] = value
@@ -192,8 +200,7 @@ class _Reader:
 
     def _value(self, name: str, value: Any) -> Any:
         if name == "rescale":
-            kept = "l1" if self.name in ("ties", "dare_linear", "dare_ties") else "none"
-            return _map_leaves(value, lambda leaf: kept if _truth(leaf) else "none")
+            return _map_leaves(value, lambda leaf: "l1" if _truth(leaf) else "none")
         if name in ("normalize", "filter_wise"):
             return _map_leaves(value, _truth)
         if name == "density":

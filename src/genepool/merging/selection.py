@@ -1,11 +1,12 @@
 """Exact top-k thresholds by magnitude of vectors that are streamed past: two passes that count bits, no sorting.
 
 `keep_count` says how many entries a density keeps; `MagnitudeSelection` finds the smallest of them, with memory that
-does not depend on the number of parameters.
+does not depend on the number of parameters; `MagnitudeSelections` finds several in the same passes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class MagnitudeSelection:
     def __init__(self, k: int) -> None:
         self.k = k
         self.threshold = float("inf")
-        self._bucket: int | None = None
+        # Upper bits of the magnitude sought, once the first pass has told them.
+        self.bucket: int | None = None
         self._rank = k
         self._counts: torch.Tensor | None = None
 
@@ -46,7 +48,7 @@ class MagnitudeSelection:
         from genepool.merging.kernels import count_magnitudes
 
         if self.k > 0:
-            count_magnitudes(values, counts, self._bucket if number else None)
+            count_magnitudes(values, counts, self.bucket if number else None)
 
     def fold(self, counts: torch.Tensor) -> None:
         """Adds one histogram to the whole."""
@@ -65,10 +67,48 @@ class MagnitudeSelection:
         bucket = counts.numel() - 1 - place
         self._rank -= int(totals[place] - counts[bucket])
         if number == 0:
-            self._bucket = bucket
+            self.bucket = bucket
         else:
             from genepool.merging.kernels.counting import LOW_BITS
 
-            assert self._bucket is not None
-            bits = torch.tensor([(self._bucket << LOW_BITS) | bucket], dtype=torch.int32)
+            assert self.bucket is not None
+            bits = torch.tensor([(self.bucket << LOW_BITS) | bucket], dtype=torch.int32)
             self.threshold = float(bits.view(torch.float32))
+
+
+class MagnitudeSelections:
+    """Several k-th largest magnitudes of one vector, streamed past twice; used as `MagnitudeSelection` is."""
+
+    passes = MagnitudeSelection.passes
+
+    def __init__(self, ks: Sequence[int]) -> None:
+        self._selections = [MagnitudeSelection(k) for k in ks]
+
+    @property
+    def thresholds(self) -> list[float]:
+        """The magnitudes, in the order of their k."""
+        return [selection.threshold for selection in self._selections]
+
+    def begin(self, number: int) -> dict[int | None, torch.Tensor]:
+        """Empty histograms for pass `number`: one for all in the first, one for each bucket in the second."""
+        wanted = [selection for selection in self._selections if selection.k > 0]
+        buckets = {selection.bucket for selection in wanted if number == 0 or selection.bucket is not None}
+        return {bucket: wanted[0].begin(number) for bucket in buckets}
+
+    def observe(self, number: int, values: torch.Tensor, counts: dict[int | None, torch.Tensor]) -> None:
+        """Counts one part of the vector; float32, any shape, no NaN."""
+        from genepool.merging.kernels import count_magnitudes
+
+        for bucket, histogram in counts.items():
+            count_magnitudes(values, histogram, bucket)
+
+    def fold(self, counts: dict[int | None, torch.Tensor]) -> None:
+        """Adds histograms to the whole."""
+        for selection in self._selections:
+            if selection.bucket in counts:
+                selection.fold(counts[selection.bucket])
+
+    def finish(self, number: int) -> None:
+        """Ends one pass."""
+        for selection in self._selections:
+            selection.finish(number)
