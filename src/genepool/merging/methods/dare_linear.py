@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import register
@@ -40,7 +40,7 @@ class DareLinear(SparseSum):
     source = "DARE, Yu et al. 2024, arXiv:2311.03099"
     when = "Fine-tunes that moved little (changes of about 0.005); fails on models trained far from the base."
     formula = "th0 + lambda * sum_i w_i m_i t_i / density,  m_i ~ Bernoulli(density)"
-    parameters = (
+    parameters: ClassVar[tuple[Parameter, ...]] = (
         WEIGHT,
         DENSITY,
         RESCALE,
