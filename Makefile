@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_DIR ?= demo
 
-.PHONY: demo demo-smoke test test-slow lint format bench docs clean
+.PHONY: demo demo-smoke test test-slow lint format bench claims docs clean
 
 # Torch's own threads would fight with the test processes for the cores.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
@@ -38,8 +38,11 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## ratios against a floor measured in the same run
+bench: $(STAMP)  ## ratios against a floor measured in the same run; `python -m benchmarks.merge` has mergekit too
 	$(BIN)/python -m benchmarks
+
+claims: $(STAMP)  ## what the papers say, asked on the testbeds: five seeds, rewrites docs/claims.md
+	$(TEST_ENV) $(BIN)/python -m benchmarks.claims
 
 docs: $(STAMP)  ## rewrites the generated reference pages
 	$(BIN)/python docs/reference/generate.py

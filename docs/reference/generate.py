@@ -68,7 +68,9 @@ weight:
 
 Roles are attention, mlp, norm, embedding, head and other; they are told from names and shapes. Where no condition
 matches, the next wider level is asked: the model's own parameters, then the slice's, then the recipe's, then the
-method's default.
+method's default. A layer that does not exist, and a gradient of more anchors than layers, are errors.
+
+How models are named, and merges inside merges: [name-models.md](../how-to/name-models.md).
 
 ## Example
 

@@ -3,6 +3,7 @@
     import genepool as gp
 
     gp.load("model")                       any checkpoint, BASE+ADAPTER or BASE+SKILL, as lazy `Weights`
+                                           (`allow_pickle=True` for PyTorch's .bin files)
     gp.merge(recipe)                       the merged model, lazily; with `out=` also as a folder
     gp.evaluate(models, tasks="tasks/")    one outcome per example, kept in the ledger
     gp.evolve(study, out="run")            a search over merge parameters that survives being killed
@@ -34,12 +35,15 @@ _ELSEWHERE = {
 }
 
 
-def merge(recipe: Recipe | str | Path, out: str | Path | None = None, **options: Any) -> Weights:
+def merge(
+    recipe: Recipe | str | Path, out: str | Path | None = None, *, allow_pickle: bool = False, **options: Any
+) -> Weights:
     """Merges models.
 
     Args:
         recipe: a recipe, or the path of a recipe file (genepool's own or mergekit's).
         out: folder to write the result to. Without it nothing is written, and tensors are computed when they are read.
+        allow_pickle: the recipe may name PyTorch's .bin and .pt files, which are loaded with `weights_only`.
         options: of `genepool.merging.run_plan` (overwrite, shard_bytes, threads, verify).
 
     Returns:
@@ -48,7 +52,7 @@ def merge(recipe: Recipe | str | Path, out: str | Path | None = None, **options:
     from genepool.merging import Recipe, load_recipe, plan_merge, run_plan
     from genepool.weights import open_weights
 
-    plan = plan_merge(recipe if isinstance(recipe, Recipe) else load_recipe(recipe))
+    plan = plan_merge(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), allow_pickle=allow_pickle)
     return plan.weights() if out is None else open_weights(run_plan(plan, out, **options))
 
 

@@ -59,3 +59,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean '{close[0]}'?"
     return "Known here: " + ", ".join(names) if names else "Nothing is known here"
+
+
+def listed(names: Iterable[str], limit: int = 6) -> str:
+    """Names in a sentence: "a, b and c", or the first few and how many more."""
+    shown = list(names)
+    if len(shown) > limit:
+        shown = [*shown[: limit - 1], f"{len(shown) - limit + 1:,} more"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else ""

@@ -39,17 +39,33 @@ def validate(model: type[Model], data: object, where: str | Path) -> Model:
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds, with errors that name the file and the line.
+    """What a YAML file of one document holds, with errors that name the file and the line.
+
+    Raises:
+        InputError: it cannot be read, is not YAML, is empty, or holds several documents.
+    """
+    documents = read_documents(path)
+    if len(documents) > 1:
+        raise InputError(
+            f"holds {len(documents)} documents, where one is expected", where=path, fix="Remove the line `---`"
+        )
+    return documents[0]
+
+
+def read_documents(path: Path) -> list[Any]:
+    """Every document of a YAML file that is not empty.
 
     Raises:
         InputError: it cannot be read, is not YAML, or is empty.
     """
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        documents = list(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError("no such file", where=path, fix="Check the path") from None
     except IsADirectoryError:
         raise InputError("a folder, where a YAML file is expected", where=path, fix="Name a file") from None
+    except RecursionError:
+        raise InputError("nested too deeply", where=path, fix="Write it flatter") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
@@ -57,9 +73,10 @@ def read_yaml(path: Path) -> Any:
         raise InputError(f"not valid YAML ({problem})", where=f"{path}{line}", fix="Check the line") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read ({error})", where=path, fix="Check the file") from None
-    if data is None:
+    documents = [document for document in documents if document is not None]
+    if not documents:
         raise InputError("the file is empty", where=path, fix="Write a recipe or study into it")
-    return data
+    return documents
 
 
 def _first_problem(model: type[BaseModel], error: ValidationError, where: str | Path) -> InputError:

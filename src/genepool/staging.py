@@ -120,6 +120,12 @@ def reporting_full_disk(where: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError("no space left on the disk", where=where, fix="Free some space and run again") from error
+        if error.errno == errno.EFBIG:
+            raise InputError(
+                "a file would grow beyond what is allowed here",
+                where=where,
+                fix="Raise the limit, or use smaller shards",
+            ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise InputError("cannot be written here", where=where, fix="Choose a folder you may write to") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):

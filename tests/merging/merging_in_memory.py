@@ -32,6 +32,8 @@ def merge(
         models=[{"model": f"m{i}", "parameters": values} for i, values in enumerate(own)],
         parameters=parameters,
         seed=seed,
+        # Values at the ends of their range are what properties are about.
+        lenient=True,
     )
     merged = plan_merge(recipe, sources).weights()
     return {name: merged.read(name) for name in merged.names()}

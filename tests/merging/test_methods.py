@@ -163,8 +163,7 @@ def test_every_method_says_where_it_comes_from_and_keeps_shapes(method: str) -> 
     shapes = [(), (1,), (7,), (0,), (3, 1), (2, 3, 2)]
     base = {f"layers.{i}.mlp.w.weight": torch.randn(shape) for i, shape in enumerate(shapes)}
     models = [{n: t + 0.1 for n, t in base.items()}, {n: t - 0.2 for n, t in base.items()}]
-    most = 1 if declared.base == "optional" and declared.models == (1, 2) else declared.models[1]
-    count = min(2, most or 2)
+    count = min(2, declared.models[1] or 2) - (declared.base == "counted")
     parameters = {p.name: 0.5 for p in declared.parameters if p.default is REQUIRED}
     merged = merge(method, None if declared.base == "unused" else base, models[:count], **parameters)
     assert {n: t.shape for n, t in merged.items()} == {n: t.shape for n, t in base.items()}

@@ -13,7 +13,7 @@ from merging_in_memory import TENSORS, added, assert_equal, drawn, merge, one
 
 from genepool.merging import parse_recipe
 from genepool.merging.methods.arcee_fusion import divergences
-from genepool.merging.selection import MagnitudeSelections, keep_count
+from genepool.merging.selection import Selection, keep_count
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "breadcrumbs": {"density": 0.4, "gamma": 0.2},
@@ -161,7 +161,7 @@ def test_several_selections_in_the_same_passes_are_exact(values: list[float], da
     ks = data.draw(st.lists(st.integers(0, len(values)), max_size=4))
     cut = data.draw(st.integers(0, len(values)))
     vector = torch.tensor(values, dtype=torch.float32)
-    selections = MagnitudeSelections(ks)
+    selections = Selection(ks)
     for number in range(selections.passes):
         for part in (vector[cut:], vector[:cut]):
             counts = selections.begin(number)
@@ -169,7 +169,7 @@ def test_several_selections_in_the_same_passes_are_exact(values: list[float], da
             selections.fold(counts)
         selections.finish(number)
     in_order = sorted(vector.abs().tolist(), reverse=True)
-    assert selections.thresholds == [in_order[k - 1] if k else math.inf for k in ks]
+    assert selections.values == [in_order[k - 1] if k else math.inf for k in ks]
 
 
 # ---------------------------------------------------------------------- DELLA

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_inspection import made_up_inspection
 
-from genepool.report import ReportData, render_report
+from genepool.report import ReportData, render_inspection, render_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")]
@@ -111,6 +112,13 @@ def page(report_data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
+@pytest.fixture(scope="module")
+def inspection_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("inspection") / "inspect.html"
+    path.write_text(render_inspection(made_up_inspection(8, hostile=True)), encoding="utf-8")
+    return path
+
+
 def first_column(browser: Browser) -> list[str]:
     return list(
         browser.run("""[...document.querySelectorAll(".matrix tbody:not([hidden]) tr:not(.kindname)")]
@@ -127,7 +135,11 @@ def column(browser: Browser, index: int) -> list[float]:
 
 @pytest.mark.parametrize("width", [1280, 375])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_opens_without_a_complaint_and_fits(browser: Browser, page: Path, width: int, theme: str) -> None:
+@pytest.mark.parametrize("kind", ["page", "inspection_page"])
+def test_it_opens_without_a_complaint_and_fits(
+    browser: Browser, kind: str, width: int, theme: str, request: pytest.FixtureRequest
+) -> None:
+    page: Path = request.getfixturevalue(kind)
     browser.complaints.clear()
     browser.open(page, f"?theme={theme}", width=width)
     assert browser.run("document.documentElement.scrollWidth") <= width
@@ -205,6 +217,17 @@ def test_tables_are_saved_with_their_intervals(browser: Browser, page: Path, rep
     assert len(lines) == 1 + len(report_data.models)
     base = report_data.models[0].scores["reverse"]
     assert lines[1].split(",")[:2] == ["base", f"{base.value:.6g}"]
+
+
+def test_the_tables_of_an_inspection_are_saved_with_full_names(browser: Browser, inspection_page: Path) -> None:
+    browser.open(inspection_page)
+    text = browser.run("""new Promise((resolve) => {
+        URL.createObjectURL = (blob) => { blob.text().then(resolve); return '#'; };
+        document.querySelector('#agreement .csv').click();
+    })""")
+    lines = text.splitlines()
+    assert len(lines) == 1 + 8
+    assert lines[1].startswith('"models/""tuned"" <script>0",,')
 
 
 def test_everything_that_acts_can_be_reached_by_keyboard(browser: Browser, page: Path) -> None:

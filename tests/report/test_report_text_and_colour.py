@@ -59,12 +59,6 @@ def test_long_text_says_how_much_is_missing() -> None:
     assert text.shortened("short", 600) == "short"
 
 
-def test_names_in_a_sentence() -> None:
-    assert text.listed(["a"]) == "a"
-    assert text.listed(["a", "b", "c"]) == "a, b and c"
-    assert text.listed([str(i) for i in range(10)], limit=4) == "0, 1, 2 and 7 more"
-
-
 @given(st.text(st.characters()))
 def test_cleaned_text_can_be_written_and_parsed(raw: str) -> None:
     cleaned = text.clean(raw)

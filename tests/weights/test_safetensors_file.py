@@ -105,3 +105,41 @@ def test_truncated_or_flipped_files_never_crash(tmp_path_factory: pytest.TempPat
             file.read(name)
     except InputError as error:
         assert "x.safetensors" in str(error)
+
+
+_JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=4),
+    st.lists(st.integers(-1, 2**63), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+    st.sampled_from(["F32", "F8_E4M3", "I64", "F4", "BOOL"]),
+)
+
+
+@given(st.data())
+def test_headers_that_lie_in_any_way_never_crash(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    header: dict[str, object] = {"a": _entry(shape=(2,), offsets=(0, 8)), "b": _entry(shape=(1,), offsets=(8, 12))}
+    for _ in range(data.draw(st.integers(1, 3))):
+        name = data.draw(st.sampled_from(["a", "b", "__metadata__", "\ud800", ""]))
+        entry = header.get(name)
+        if isinstance(entry, dict) and data.draw(st.booleans()):
+            key = data.draw(st.sampled_from(["dtype", "shape", "data_offsets", "more"]))
+            header[name] = {**entry, key: data.draw(_JUNK)}
+        else:
+            header[name] = data.draw(st.one_of(_JUNK, st.just(_entry(shape=(1,), offsets=(12, 16)))))
+    payload = b"\0" * data.draw(st.sampled_from([12, 12, 16, 0]))
+    path = _file(tmp_path_factory.mktemp("lies") / "x.safetensors", header, payload)
+    try:
+        file = SafetensorsFile(path)
+        for name, info in file.infos.items():
+            # What is believed is in the file: nothing larger is ever asked of the allocator.
+            assert info.nbytes <= len(payload)
+            if info.dtype in ("F32", "I64", "BOOL"):
+                assert file.read(name).numel() == info.numel
+            str(name).encode()
+    except InputError as error:
+        assert "x.safetensors" in str(error)
+        assert "\n" not in str(error)

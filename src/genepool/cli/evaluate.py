@@ -26,6 +26,7 @@ def evaluate(
         bool, typer.Option(help="Also keep what models write where the score needs no writing.")
     ] = False,
     device: Annotated[str, typer.Option(help="Where the model computes, such as cpu or cuda.")] = "cpu",
+    allow_pickle: options.AllowPickleOption = False,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of tasks that draw tokens.")] = None,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -59,6 +60,7 @@ def evaluate(
             batch_size=batch_size,
             keep_outputs=outputs,
             device=device,
+            allow_pickle=allow_pickle,
         )
     matrix = measure.CrossMatrix.of(table)
     if json_output:

@@ -26,6 +26,7 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt through the chat template.")] = False,
     device: Annotated[str, typer.Option(help="Where the model computes, such as cpu or cuda.")] = "cpu",
+    allow_pickle: options.AllowPickleOption = False,
     seed: options.SeedOption = 0,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -59,7 +60,7 @@ def generate(
         from genepool.tasks.decoding import generate as write
         from genepool.weights import open_weights
 
-        loaded = LanguageModel.load(open_weights(model), device=device)
+        loaded = LanguageModel.load(open_weights(model, allow_pickle=allow_pickle), device=device)
     texts = [loaded.chat_text([{"role": "user", "content": text}]) for text in prompts] if chat else prompts
     decoding = Decoding(max_new_tokens, tuple(stop or ()), temperature, top_p, seed)
     with progress.bar("writing"):

@@ -23,9 +23,15 @@ def merge(
     unchecked_vocabulary: Annotated[
         bool, typer.Option("--unchecked-vocabulary", help="Merge although tokenizers give a token different ids.")
     ] = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Compute with NaN and infinity rather than stop at them.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, or cuda to stream tensors through it.")] = "cpu",
     seed: Annotated[
         int | None, typer.Option("--seed", help="Seed of random methods; the recipe's when absent.")
     ] = None,
+    allow_pickle: options.AllowPickleOption = False,
+    plugin: options.PluginOption = None,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -46,14 +52,18 @@ def merge(
 
     with progress.bar("loading torch"):
         from genepool.merging import load_recipe, plan_merge, run_plan
+        from genepool.merging.nesting import describe
 
+    options.load_plugins(plugin)
     changes: dict[str, object] = {} if seed is None else {"seed": seed}
     if unchecked_vocabulary:
         changes["vocabulary"] = "unchecked"
+    if allow_nonfinite:
+        changes["nonfinite"] = "allow"
     loaded = load_recipe(recipe)
-    plan = plan_merge(loaded.model_copy(update=changes).located(loaded.where, loaded.folder))
-    run_plan(plan, out, overwrite=overwrite, shard_bytes=size, threads=threads, verify=verify)
-    shown = plan.describe()
+    plan = plan_merge(loaded.model_copy(update=changes).located(loaded.where, loaded.folder), allow_pickle=allow_pickle)
+    run_plan(plan, out, overwrite=overwrite, shard_bytes=size, threads=threads, device=device, verify=verify)
+    shown = describe(plan)
     if json_output:
         answer = {key: shown[key] for key in ("method", "passes", "bytes_read", "bytes_written")}
         options.print_json({"out": str(out), "tensors": len(shown["steps"]), "verified": verify, **answer})

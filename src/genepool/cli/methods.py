@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, with its parameters; all when absent.")] = None,
+    plugin: options.PluginOption = None,
     json_output: options.JsonOption = False,
 ) -> None:
     """List the merge methods.
@@ -28,6 +29,7 @@ def methods(
     options.begin()
     from genepool.merging import all_methods, find_method
 
+    options.load_plugins(plugin)
     chosen = [find_method(name)] if name else list(all_methods().values())
     if json_output:
         options.print_json({"methods": [method.as_json() for method in chosen]})

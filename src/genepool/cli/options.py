@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from genepool.measure import CrossMatrix
     from genepool.tasks import OutcomeTable
@@ -18,7 +20,15 @@ if TYPE_CHECKING:
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Same seed, same answer on the same machine.")]
+AllowPickleOption = Annotated[
+    bool, typer.Option("--allow-pickle", help="Also open PyTorch's .bin and .pt files, tensors only (weights_only).")
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output path.")]
+
+PluginOption = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="Python file with merge methods of your own. It is run. May be given several times."),
+]
 
 
 def begin(quiet: bool = False) -> None:
@@ -26,6 +36,14 @@ def begin(quiet: bool = False) -> None:
     from genepool import progress
 
     progress.set_quiet(quiet)
+
+
+def load_plugins(files: Sequence[Path] | None) -> None:
+    """What `--plugin` means: their methods are there for this command."""
+    from genepool.merging import load_plugin
+
+    for file in files or []:
+        load_plugin(file)
 
 
 def print_json(payload: dict[str, Any]) -> None:
@@ -73,7 +91,7 @@ def print_matrix(matrix: CrossMatrix, title: str) -> None:
     for model in matrix.models:
         cells = [*(matrix.cells[model, name] for name in matrix.tasks), matrix.means[model]]
         table.add_row(model, *(f"{cell.mean:.3f}\n{cell.lo:.2f} {cell.hi:.2f}" for cell in cells))
-    _console().print(table)
+    console().print(table)
 
 
 def print_means(table: OutcomeTable, skills: Sequence[str], generic: str) -> None:
@@ -92,11 +110,23 @@ def print_means(table: OutcomeTable, skills: Sequence[str], generic: str) -> Non
         last = mean_interval(table.scores(model, generic))
         cells = [f"{table.mean(model, skill):.3f}" for skill in skills]
         shown.add_row(model, *cells, *(f"{i.mean:.3f} ±{(i.hi - i.lo) / 2:.3f}" for i in (mean, last)))
-    _console().print(shown)
+    console().print(shown)
 
 
-def _console() -> Console:
+def console() -> Console:
     """stdout; wide enough for a table where there is no terminal to ask."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def plain_table(corner: str, heads: Sequence[str]) -> Table:
+    """An empty table with names down the left and numbers, set right, in the columns."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(corner, overflow="fold")
+    for head in heads:
+        table.add_column(head, justify="right", overflow="fold")
+    return table

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genepool.cli import options
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +22,8 @@ def plan(
     all_tensors: Annotated[
         bool, typer.Option("--all", help="Show every tensor, not one line per layer group.")
     ] = False,
+    allow_pickle: options.AllowPickleOption = False,
+    plugin: options.PluginOption = None,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -32,8 +37,10 @@ def plan(
     """
     options.begin(quiet)
     from genepool.merging import load_recipe, plan_merge
+    from genepool.merging.nesting import describe
 
-    shown = plan_merge(load_recipe(recipe)).describe()
+    options.load_plugins(plugin)
+    shown = describe(plan_merge(load_recipe(recipe), allow_pickle=allow_pickle))
     if json_output:
         options.print_json(shown)
         return
@@ -56,11 +63,19 @@ def plan(
     console.print(table)
     if len(chosen) < len(steps):
         console.print(f"and the same for {len(steps) - len(chosen)} tensors of further layers (--all shows them)")
+    _print_inner(console, shown, "")
     console.print(
         f"{len(steps)} tensors in {shown['passes']} pass{'es' if shown['passes'] > 1 else ''}: reads "
         f"{options.size_text(shown['bytes_read'])}, writes {options.size_text(shown['bytes_written'])}, "
         f"works in at most {options.size_text(shown['peak_bytes'])} per thread"
     )
+
+
+def _print_inner(console: Console, shown: dict[str, Any], indent: str) -> None:
+    for name, inner in shown.get("inner", {}).items():
+        passes = f"{inner['passes']} pass{'es' if inner['passes'] > 1 else ''}"
+        console.print(f"{indent}{name}: {inner['method']} in {passes}, computed as it is read", markup=False)
+        _print_inner(console, inner, indent + "  ")
 
 
 def _text(value: object) -> str:

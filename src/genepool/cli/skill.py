@@ -31,6 +31,7 @@ def extract(
     base: Annotated[str, typer.Option(help="What it was fine-tuned from.")],
     out: Annotated[Path, typer.Option(help="The skill file, ending in .safetensors.")],
     dtype: Annotated[StoredAs, typer.Option(help="What the deltas are stored as.")] = StoredAs.float32,
+    allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -46,8 +47,9 @@ def extract(
     from genepool.weights import open_weights
     from genepool.weights.tensor_info import dtype_code
 
-    opened = open_weights(base)
-    extract_skill(open_weights(tuned, base=opened), opened, out, dtype=dtype_code(dtype.value), overwrite=overwrite)
+    opened = open_weights(base, allow_pickle=allow_pickle)
+    fine_tune = open_weights(tuned, base=opened, allow_pickle=allow_pickle)
+    extract_skill(fine_tune, opened, out, dtype=dtype_code(dtype.value), overwrite=overwrite)
     size = out.stat().st_size
     if json_output:
         options.print_json({"out": str(out), "bytes": size, "base": base, "base_fingerprint": opened.fingerprint()})
@@ -59,6 +61,7 @@ def apply(
     skills: Annotated[list[str], typer.Argument(help="Skill files or PEFT adapter folders, added in this order.")],
     base: Annotated[str, typer.Option(help="The base they belong to.")],
     out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
+    allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -79,7 +82,7 @@ def apply(
         models=[f"{base}+{skill}" for skill in skills],
         parameters={"lambda": 1.0},
     )
-    run_plan(plan_merge(recipe.located("skill apply", None)), out, overwrite=overwrite)
+    run_plan(plan_merge(recipe.located("skill apply", None), allow_pickle=allow_pickle), out, overwrite=overwrite)
     if json_output:
         options.print_json({"out": str(out), "base": base, "skills": skills})
     else:

@@ -4,19 +4,28 @@ recipe = load_recipe("recipe.yaml")          what to merge
 plan = plan_merge(recipe)                    everything decided and checked, nothing read
 plan.weights()                               the merged model, lazily, in memory
 run_plan(plan, "out")                        the merged model, on disk
+inspect_models(["base", "tuned"])            whether models fit together, and how far each was moved
+greedy_soup(models, score)                   the average of the models that make it better
 """
 
 from genepool.merging.engine import MergedWeights
 from genepool.merging.group import TensorGroup
+from genepool.merging.inspection import Inspection, inspect_models
+from genepool.merging.lines import Lines
 from genepool.merging.method import Method, all_methods, find_method, register
 from genepool.merging.parameters import REQUIRED, Parameter
 from genepool.merging.plan import Plan
 from genepool.merging.planning import plan_merge
+from genepool.merging.plugins import load_plugin
 from genepool.merging.recipe import ModelEntry, Recipe, Slice, Source, load_recipe, parse_recipe
 from genepool.merging.run import run_plan
+from genepool.merging.soup import Soup, SoupStep, greedy_soup
+from genepool.merging.survey import Sums, Survey, Thresholds
 
 __all__ = [
     "REQUIRED",
+    "Inspection",
+    "Lines",
     "MergedWeights",
     "Method",
     "ModelEntry",
@@ -24,10 +33,18 @@ __all__ = [
     "Plan",
     "Recipe",
     "Slice",
+    "Soup",
+    "SoupStep",
     "Source",
+    "Sums",
+    "Survey",
     "TensorGroup",
+    "Thresholds",
     "all_methods",
     "find_method",
+    "greedy_soup",
+    "inspect_models",
+    "load_plugin",
     "load_recipe",
     "parse_recipe",
     "plan_merge",

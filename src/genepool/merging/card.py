@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from genepool.merging.nesting import inner_plans
 from genepool.merging.plan import Plan
 
 
@@ -31,6 +32,7 @@ def record(plan: Plan, fingerprint: str | None = None) -> dict[str, Any]:
         "recipe": plan.recipe.to_dict(),
         "base": plan.recipe.base,
         "models": [name for name in plan.recipe.model_names() if name != plan.recipe.base],
+        "leaf_models": plan.recipe.leaf_models(),
         "fingerprint": fingerprint,
     }
 
@@ -44,12 +46,12 @@ def model_card(plan: Plan, sections: Mapping[str, str] | None = None) -> str:
     """
     names = plan.recipe.model_names()
     front = {
-        "base_model": names,
+        "base_model": plan.recipe.leaf_models(),
         "base_model_relation": "merge",
         "library_name": "transformers",
         "tags": ["merge", "genepool", plan.method.name],
     }
-    base = [f"Base: `{plan.recipe.base}`", ""] if plan.recipe.base else []
+    base = [f"Base: `{plan.recipe.base}`{_made_of(plan, plan.recipe.base)}", ""] if plan.recipe.base else []
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
@@ -62,13 +64,22 @@ def model_card(plan: Plan, sections: Mapping[str, str] | None = None) -> str:
         *base,
         "Merged from:",
         "",
-        *(f"- `{name}`" for name in names if name != plan.recipe.base),
+        *(f"- `{name}`{_made_of(plan, name)}" for name in names if name != plan.recipe.base),
         "",
     ]
     for title, text in (sections or {}).items():
         lines += [f"## {title}", "", text.strip(), ""]
     lines += ["## Recipe", "", "```yaml", recipe_yaml(plan).strip(), "```", ""]
     return "\n".join(lines)
+
+
+def _made_of(plan: Plan, name: str) -> str:
+    """What to say behind a model that is itself a merge."""
+    inner = inner_plans(plan).get(name)
+    if inner is None:
+        return ""
+    models = ", ".join(f"`{model}`" for model in inner.recipe.model_names())
+    return f", a {inner.method.name} merge of {models} made in passing"
 
 
 def extra_files(

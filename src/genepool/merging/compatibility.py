@@ -1,17 +1,12 @@
-"""Checks that cost next to nothing and save an afternoon: do these models share a vocabulary and an origin?"""
+"""A check that costs next to nothing and saves an afternoon: do these models share an origin?"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
 from genepool.merging.layout import Layout
-from genepool.weights import Weights
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from genepool.weights import Role, TensorInfo, Weights
 
 # Fine-tunes stay within a hair of their base (cosine above 0.99); unrelated models of one architecture are
 # orthogonal. Far-trained models, such as continued pre-training, still stay well above this.
@@ -19,84 +14,51 @@ _UNRELATED_COSINE = 0.3
 _PROBE_ELEMENTS = 1 << 12
 
 
-def check_vocabularies(sources: Mapping[str, Weights], where: str) -> None:
-    """Refuses models whose tokenizers give the same token different ids.
-
-    Models without a readable `tokenizer.json` are not compared; tokens that only one model has are no conflict.
-
-    Raises:
-        InputError: naming the first token and both ids.
-    """
-    seen: tuple[str, bytes, dict[str, int]] | None = None
-    for name, weights in sources.items():
-        path = weights.folder / "tokenizer.json" if weights.folder else None
-        if path is None or not path.is_file():
-            continue
-        data = path.read_bytes()
-        if seen is None:
-            seen = (name, data, _vocabulary(path, data))
-        elif data != seen[1]:
-            ours, theirs = seen[2], _vocabulary(path, data)
-            for token, number in ours.items():
-                other = theirs.get(token, number)
-                if other != number:
-                    raise InputError(
-                        f"the vocabularies differ: token {token!r} is {number} in {seen[0]}, {other} in {name}",
-                        where=where,
-                        fix="Merge models of one vocabulary, or say `vocabulary: unchecked`",
-                    )
-
-
-def _vocabulary(path: Path, data: bytes) -> dict[str, int]:
-    try:
-        content = json.loads(data)
-        vocabulary = content["model"]["vocab"]
-        pairs = vocabulary.items() if isinstance(vocabulary, dict) else ((t[0], i) for i, t in enumerate(vocabulary))
-        added = ((entry["content"], entry["id"]) for entry in content.get("added_tokens", []))
-        return {**dict(pairs), **dict(added)}
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise InputError(f"not a readable tokenizer ({error!r})", where=path, fix="Fetch it again") from None
-
-
 def check_origin(layout: Layout, sources: Mapping[str, Weights], where: str) -> None:
     """Refuses models that were plainly not fine-tuned from the base.
-
-    One matrix from the middle of the stack is compared: related models point the same way, unrelated ones are
-    orthogonal. Small matrices say nothing and are not compared.
 
     Raises:
         InputError: naming the model, the tensor and the cosine.
     """
-    probe = _probe(layout)
+    based = [out for out in layout.outputs if out.base is not None]
+    probe = choose_probe([(out.info, out.role) for out in based])
     if probe is None:
         return
-    output = layout.outputs[probe]
-    assert output.base is not None
-    base = sources[output.base.model].read(output.base.tensor).float().reshape(-1)
-    for given in output.inputs:
-        if given.model == output.base.model:
-            continue
-        other = sources[given.model].read(given.tensor).float().reshape(-1)
-        scale = float(base.norm() * other.norm())
-        if scale == 0 or scale != scale:
-            continue
-        cosine = float(base @ other) / scale
-        if abs(cosine) < _UNRELATED_COSINE:
+    base = based[probe].base
+    assert base is not None
+    for given in based[probe].inputs:
+        cosine = origin_cosine(sources[base.model], base.tensor, sources[given.model], given.tensor)
+        if given.model != base.model and is_unrelated(cosine):
             raise InputError(
-                f"{given.model} was not fine-tuned from {output.base.model} (cosine {cosine:.2f} in {given.tensor})",
+                f"{given.model} was not fine-tuned from {base.model} (cosine {cosine:.2f} in {given.tensor})",
                 where=where,
                 fix="Name the base that all models come from, or merge without a base (linear, slerp)",
             )
 
 
-def _probe(layout: Layout) -> int | None:
-    candidates: Sequence[int] = [
+def choose_probe(tensors: Sequence[tuple[TensorInfo, Role]]) -> int | None:
+    """Which tensor tells where a model comes from: a matrix from the middle of the stack.
+
+    Small matrices say nothing; None when there are no others.
+    """
+    candidates = [
         i
-        for i, out in enumerate(layout.outputs)
-        if out.base is not None
-        and out.info.is_float
-        and len(out.info.shape) == 2
-        and out.role.part in ("attention", "mlp")
-        and out.info.numel >= _PROBE_ELEMENTS
+        for i, (info, role) in enumerate(tensors)
+        if info.is_float
+        and len(info.shape) == 2
+        and role.part in ("attention", "mlp")
+        and info.numel >= _PROBE_ELEMENTS
     ]
     return candidates[len(candidates) // 2] if candidates else None
+
+
+def origin_cosine(base: Weights, base_tensor: str, model: Weights, tensor: str) -> float | None:
+    """The cosine between a model's tensor and the base's; None when one of them is zero or not finite."""
+    ours, theirs = (w.read(name).float().reshape(-1) for w, name in ((base, base_tensor), (model, tensor)))
+    scale = float(ours.norm() * theirs.norm())
+    return None if scale == 0 or scale != scale else float(ours @ theirs) / scale
+
+
+def is_unrelated(cosine: float | None) -> bool:
+    """Whether a model with this cosine to its base was plainly not fine-tuned from it."""
+    return cosine is not None and abs(cosine) < _UNRELATED_COSINE

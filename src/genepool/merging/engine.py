@@ -11,12 +11,14 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.merging.group import TensorGroup
+from genepool.merging.kernels.reading import is_finite, subtract
 from genepool.merging.layout import Input, OutputTensor
+from genepool.merging.lines import LinesScale, changed_norm, summed_norm
 from genepool.merging.survey import Survey
 from genepool.threads import core_count, torch_threads
 from genepool.weights import Weights
@@ -51,11 +53,20 @@ class Engine:
         self._surveyed = plan.scope != "model"
         self._surveys: OrderedDict[str, Survey | None] = OrderedDict()
         self._whole = threading.local()
+        self._lines = LinesScale(plan.recipe.lines, plan.depth) if plan.recipe.lines else None
+        self._lines_lock = threading.Lock()
 
     # ------------------------------------------------------------------ surveys over the whole vector
 
     def prepare(self, threads: int | None = None) -> None:
-        """Makes the passes over the whole vector, once, if the method needs them."""
+        """Makes the passes over the whole vector, once, if the method or the recipe needs them."""
+        self._prepare_survey(threads)
+        if self._lines is not None:
+            with self._lines_lock:
+                if self._lines.needs_norms:
+                    self._measure_lines(self._lines, threads or core_count())
+
+    def _prepare_survey(self, threads: int | None = None) -> None:
         with self._lock:
             if self._surveyed:
                 return
@@ -64,10 +75,41 @@ class Engine:
                 self._survey_model(survey, threads or core_count())
             self._model_survey, self._surveyed = survey, True
 
+    def _measure_lines(self, lines: LinesScale, threads: int) -> None:
+        """One pass over the merged blocks for the norms LiNeS takes its alpha from."""
+        from genepool import progress
+
+        outputs = self._float_outputs()
+        with (
+            progress.bar("measuring for LiNeS", sum(out.info.numel for out in outputs), "entries") as bar,
+            torch_threads(1),
+            ThreadPoolExecutor(threads) as pool,
+        ):
+            summed = merged = 0.0
+            for out, norms in _in_order(pool, self._norms, outputs, threads):
+                summed, merged = summed + norms[0], merged + norms[1]
+                bar.advance(out.info.numel)
+        lines.set_norms(summed, merged, max(len(out.inputs) for out in self.plan.layout.outputs))
+
+    def _norms(self, out: OutputTensor) -> tuple[float, float]:
+        """L1 norms of the summed task vectors and of the merged one, of one tensor."""
+        survey = self._survey(out)
+        summed = merged = 0.0
+        for group in self._groups(out):
+            # First, because merging may write into the deltas.
+            summed += summed_norm(group)
+            result, base = self.method.merge(group, survey), group.read_base()
+            assert base is not None
+            merged += changed_norm(result, base)
+        return summed, merged
+
+    def _float_outputs(self) -> list[OutputTensor]:
+        return [out for out in self.plan.layout.outputs if out.info.is_float and out.info.numel]
+
     def _survey_model(self, survey: Survey, threads: int) -> None:
         from genepool import progress
 
-        outputs = [out for out in self.plan.layout.outputs if out.info.is_float and out.info.numel]
+        outputs = self._float_outputs()
         total = survey.passes * sum(out.info.numel for out in outputs)
         with (
             progress.bar(f"surveying for {self.method.name}", total, "entries") as bar,
@@ -89,7 +131,7 @@ class Engine:
 
     def _survey(self, out: OutputTensor) -> Survey | None:
         """The finished survey that holds for one tensor."""
-        self.prepare()
+        self._prepare_survey()
         if self.plan.scope == "model":
             return self._model_survey
         with self._lock:
@@ -175,8 +217,14 @@ class Engine:
             # No model touches this tensor: the base's bytes, not the rounding of an addition of zero.
             base = self.plan.sources[out.base.model].read_rows(out.base.tensor, start, stop)
             return self._finite(base.to(stored), out.base)
-        survey = self._survey(out)
-        merged = self.method.merge(self._group(out, start, stop), survey)
+        self.prepare()
+        group = self._group(out, start, stop)
+        merged = self.method.merge(group, self._survey(out))
+        if self._lines is not None:
+            # Read again: the method may have written into the base it was given.
+            unchanged = group.read_base()
+            assert unchanged is not None
+            merged = self._lines.apply(merged, unchanged, out.role.layer)
         result = merged.to(device="cpu", dtype=stored)
         if stored == torch.float16 and self.plan.recipe.nonfinite == "refuse" and not is_finite(result):
             raise InputError(
@@ -214,31 +262,39 @@ class Engine:
         device = torch.device(self.device_name)
 
         def rows_of(given: Input) -> torch.Tensor:
-            return sources[given.model].read_rows(given.tensor, start, stop).to(device, torch.float32)
+            return sources[given.model].read_rows(given.tensor, start, stop).to(device)
+
+        @cache
+        def base_rows() -> torch.Tensor:
+            assert out.base is not None
+            return rows_of(out.base)
 
         def read_base() -> torch.Tensor | None:
-            return None if out.base is None else self._finite(rows_of(out.base), out.base)
+            # A copy, since what a group returns may be written into and the rows are read once for all models.
+            return None if out.base is None else self._finite(base_rows().to(torch.float32, copy=True), out.base)
 
-        def read_model(i: int) -> torch.Tensor:
-            return self._finite(rows_of(out.inputs[i]), out.inputs[i])
+        def read_model(i: int, into: torch.Tensor) -> None:
+            self._finite(into.copy_(rows_of(out.inputs[i])), out.inputs[i])
 
-        def read_delta(i: int) -> torch.Tensor | None:
+        def read_delta(i: int, into: torch.Tensor) -> None:
             given = out.inputs[i]
             assert out.base is not None
-            base = sources[out.base.model]
-            if given.tensor == out.base.tensor:
-                delta = sources[given.model].delta_rows(given.tensor, base, start, stop)
-                if delta is None:
-                    return None
-                delta = delta.to(device)
+            source, base = sources[given.model], sources[out.base.model]
+            # Another layer of the same model, or a head that stands for a tied embedding, is a difference of rows too.
+            same = given.tensor == out.base.tensor
+            if same and not source.moves(given.tensor, base):
+                into.zero_()
+                return
+            if same and source.holds_change(base):
+                delta = source.delta_rows(given.tensor, base, start, stop)
+                assert delta is not None
+                finite = is_finite(into.copy_(delta))
             else:
-                # Another layer of the same model, or a head that stands for a tied embedding.
-                delta = rows_of(given) - rows_of(out.base)
-            if not is_finite(delta):
+                finite = subtract(rows_of(given), base_rows(), into)
+            if not finite:
                 # A difference is spoilt by either side: name the one that is.
-                self._finite(rows_of(out.base), out.base)
-                self._finite(delta, given)
-            return delta
+                self._finite(base_rows().to(torch.float32), out.base)
+                self._finite(into, given)
 
         return TensorGroup(
             out.name,
@@ -253,6 +309,7 @@ class Engine:
             read_base,
             read_model,
             read_delta,
+            out.base is not None,
         )
 
     def _finite(self, rows: torch.Tensor, given: Input) -> torch.Tensor:
@@ -279,14 +336,6 @@ class Engine:
                 fix="Name a base: its tensor is then kept",
             )
         return first
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no entry is NaN or infinite."""
-    import torch
-
-    # One sum is the cheapest look at every value; only when it is odd is each value asked.
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def _in_order(

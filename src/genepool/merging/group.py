@@ -31,8 +31,9 @@ class TensorGroup:
         seed: the recipe's seed.
         device: where the tensors are.
         read_base: the base's rows; None when the method has no base.
-        read_model: one model's rows, by its number.
-        read_delta: one model's rows minus the base's; None when they are known to be equal.
+        read_model: writes one model's rows, by its number, into the tensor it is given.
+        read_delta: writes one model's rows minus the base's into the tensor it is given.
+        has_base: whether the merge has a base.
     """
 
     name: str
@@ -45,8 +46,9 @@ class TensorGroup:
     seed: int
     device: torch.device
     read_base: Callable[[], torch.Tensor | None]
-    read_model: Callable[[int], torch.Tensor]
-    read_delta: Callable[[int], torch.Tensor | None]
+    read_model: Callable[[int, torch.Tensor], None]
+    read_delta: Callable[[int, torch.Tensor], None]
+    has_base: bool = True
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -71,6 +73,11 @@ class TensorGroup:
         """Every model's task vector, model minus base, `(models, rows, columns)`."""
         return self._stack(self.read_delta)
 
+    @property
+    def vectors(self) -> torch.Tensor:
+        """What methods with an optional base merge: the task vectors when there is a base, else the models."""
+        return self.deltas if self.has_base else self.tensors
+
     def column(self, parameter: str) -> list[Any]:
         """One parameter of every model, in the recipe's order."""
         return [values[parameter] for values in self.per_model]
@@ -86,14 +93,10 @@ class TensorGroup:
         key = seeding.derive(self.seed, self.name, model)
         return uniform(rows * columns, key, self.start * columns, self.device).reshape(rows, columns)
 
-    def _stack(self, read: Callable[[int], torch.Tensor | None]) -> torch.Tensor:
+    def _stack(self, read: Callable[[int, torch.Tensor], None]) -> torch.Tensor:
         import torch
 
         stacked = torch.empty((len(self.per_model), *self.rows), dtype=torch.float32, device=self.device)
-        for i in range(len(self.per_model)):
-            tensor = read(i)
-            if tensor is None:
-                stacked[i] = 0
-            else:
-                stacked[i] = tensor
+        for i, rows in enumerate(stacked):
+            read(i, rows)
         return stacked

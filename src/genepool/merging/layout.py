@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genepool import progress
-from genepool.errors import InputError
+from genepool.errors import InputError, listed
+from genepool.merging.matching import DepthConflict, Headers, Match, Missing, ShapeConflict, inspect_command
 from genepool.merging.recipe import Recipe, Slice, Source
-from genepool.weights import Role, TensorInfo, Weights, infer_roles
+from genepool.weights import Role, TensorInfo, Weights
 from genepool.weights.roles import layer_counts, main_stack, rename_layer
 from genepool.weights.tensor_info import shape_text, widest_dtype
 
-# Buffers that some versions of a model store and others compute; nothing is lost without them.
-_RECOMPUTED = ("inv_freq", ".attn.bias", ".attn.masked_bias", "position_ids")
+# What GPTQ, AWQ, compressed-tensors and bitsandbytes call their packed integers.
+_PACKED = (".qweight", ".weight_packed", ".weight.quant_map", ".weight.nested_absmax", ".weight.absmax", ".SCB")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class Aligner:
 
     def __init__(self, recipe: Recipe, sources: Mapping[str, Weights], uses_base: bool) -> None:
         self.recipe, self.sources, self.uses_base = recipe, sources, uses_base
-        self.roles = {name: _roles(weights) for name, weights in sources.items()}
+        self.headers = Headers(sources)
+        self.roles = self.headers.roles
 
     def layout(self) -> Layout:
         """The layout, or one clear error.
@@ -116,23 +118,19 @@ class Aligner:
         base = self.recipe.base if self.uses_base else None
         models = [entry.model for entry in self.recipe.models or []]
         participants = list(dict.fromkeys(([base] if base else []) + models))
-        self._check_depth(participants)
         reference = base or models[0]
         stack = main_stack(self.roles[reference])
         layers = layer_counts(self.roles[reference])
         outputs = []
-        for name in self._common_names(participants):
-            owner = next(model for model in participants if name in self.sources[model])
-            role = self.roles[owner].get(name) or Role("head")
+        for match in self._matches(participants):
+            role = match.role
             depth = layers.get(role.stack, 1)
             position = 0.0 if role.layer is None else (role.layer / (depth - 1) if depth > 1 else 1.0)
-            found = {model: self._find(model, name, owner) for model in participants}
-            self._check_shapes(name, owner, found)
-            base_input = Input(base, found[base]) if base else None
-            inputs = tuple(Input(model, found[model]) for model in models)
+            base_input = Input(base, match.tensors[base]) if base else None
+            inputs = tuple(Input(model, match.tensors[model]) for model in models)
             outputs.append(
                 OutputTensor(
-                    name,
+                    match.name,
                     self._stored((base_input, *inputs)),
                     Role(role.part, role.layer if role.stack == stack else None, role.stack),
                     position,
@@ -144,42 +142,20 @@ class Aligner:
             )
         return outputs
 
-    def _common_names(self, participants: Sequence[str]) -> list[str]:
-        names: dict[str, None] = {}
-        for model in participants:
-            names.update(dict.fromkeys(self.sources[model].names()))
-        kept, missing = [], []
-        for name in names:
-            owner = next(model for model in participants if name in self.sources[model])
-            absent = [model for model in participants if not self._find(model, name, owner)]
-            if not absent:
-                kept.append(name)
-            elif any(text in name for text in _RECOMPUTED):
-                progress.say(f"note: {name} is left out: {absent[0]} does not store it and every loader computes it.")
-            else:
-                missing.append((name, owner, absent[0]))
-        if missing:
-            name, owner, absent_from = missing[0]
-            more = f" (and {len(missing) - 1} more tensors)" if len(missing) > 1 else ""
-            raise InputError(
-                f"{absent_from} has no tensor {name}, which {owner} has{more}",
-                where=self.recipe.where,
-                fix="Merge models of one architecture and depth",
+    def _matches(self, participants: Sequence[str]) -> Sequence[Match]:
+        """What all models have alike; one error for the first kind of thing that they have not."""
+        fit = self.headers.fit(participants)
+        if fit.depths:
+            raise self._wrong_depth(fit.depths[0])
+        if fit.missing:
+            raise self._missing(fit.missing)
+        if fit.shapes:
+            raise self._wrong_shapes(fit.shapes)
+        for left in fit.recomputed:
+            progress.say(
+                f"note: {left.name} is left out: {left.absent[0]} does not store it and every loader computes it."
             )
-        return kept
-
-    def _check_depth(self, participants: Sequence[str]) -> None:
-        depths = {model: layer_counts(self.roles[model]) for model in participants}
-        first = participants[0]
-        for model in participants[1:]:
-            for stack, count in depths[first].items():
-                other = depths[model].get(stack)
-                if other is not None and other != count:
-                    raise InputError(
-                        f"{first} has {count} layers and {model} has {other}",
-                        where=self.recipe.where,
-                        fix="Use `slices` to say which layers go together",
-                    )
+        return fit.matches
 
     # ------------------------------------------------------------------ slices
 
@@ -227,20 +203,20 @@ class Aligner:
             wanted = name
             if step is not None:
                 wanted = rename_layer(name, owner_role, source.layer_range[0] + step)
-            found = self._find(model, wanted, owner)
+            found = self.headers.find(model, wanted, owner)
             if not found:
-                raise InputError(
-                    f"{model} has no tensor {wanted}",
-                    where=f"{self.recipe.where}:slices[{number}]",
-                    fix="Merge models of one architecture",
-                )
+                raise self._missing([Missing(wanted, owner, (model,))], f"{self.recipe.where}:slices[{number}]")
             return found
 
         base_source = next((s for s in part.sources if s.model == base), part.sources[0])
         found = {source.model: tensor_of(source.model, source) for source in sources}
         inputs = tuple(Input(source.model, found[source.model]) for source in sources)
         base_input = Input(base, tensor_of(base, base_source)) if base else None
-        self._check_shapes(output, owner, {**found, **({base: base_input.tensor} if base and base_input else {})}, name)
+        shapes = {owner: self.headers.info(owner, name).shape}
+        for given in (*inputs, *((base_input,) if base_input else ())):
+            shapes[given.model] = self.headers.info(given.model, given.tensor).shape
+        if len(set(shapes.values())) > 1:
+            raise self._wrong_shapes([ShapeConflict(output, owner, owner_role, shapes)])
         return OutputTensor(
             output,
             self._stored((base_input, *inputs)),
@@ -262,40 +238,57 @@ class Aligner:
                     fix=f"End it at {count} or before",
                 )
 
+    # ------------------------------------------------------------------ what does not fit
+
+    def _wrong_depth(self, conflict: DepthConflict) -> InputError:
+        first, *rest = conflict.counts
+        other = next(model for model in rest if conflict.counts[model] != conflict.counts[first])
+        where = (
+            "" if conflict.stack in {main_stack(roles) for roles in self.roles.values()} else f" in {conflict.stack}"
+        )
+        return InputError(
+            f"{first} has {conflict.counts[first]} layers{where} and {other} has {conflict.counts[other]}",
+            where=self.recipe.where,
+            fix=f"Use `slices` to say which layers go together; {self._shown(first, other)}",
+        )
+
+    def _missing(self, missing: Sequence[Missing], where: str = "") -> InputError:
+        owner, absent = missing[0].owner, missing[0].absent[0]
+        names = [entry.name for entry in missing if entry.owner == owner and absent in entry.absent]
+        what = f"{absent} has no tensor {names[0]}, which {owner} has"
+        if len(names) > 1:
+            what = f"{absent} lacks {len(names):,} tensors that {owner} has: {listed(names, 4)}"
+        if len(missing) > len(names):
+            what += f" (and {len(missing) - len(names):,} more that not every model has)"
+        return InputError(
+            what,
+            where=where or self.recipe.where,
+            fix=f"Merge models of one architecture and depth; {self._shown(owner, absent)}",
+        )
+
+    def _wrong_shapes(self, conflicts: Sequence[ShapeConflict]) -> InputError:
+        first = conflicts[0]
+        owner, other = first.owner, first.differing()[0]
+        # What a user can do something about comes first: more tokens in one model than in another.
+        if all(conflict.is_vocabulary for conflict in conflicts):
+            what = "the vocabularies differ in size"
+            fix = "If one only has further rows at the end, say `vocabulary: padded`; joining them is not supported yet"
+        else:
+            what, fix = "the shapes differ", "Merge models of one architecture and size"
+        what += f": {shape_text(first.shapes[other])} in {other}, {shape_text(first.shapes[owner])} in {owner}"
+        if len(conflicts) > 1:
+            rest = [
+                f"{conflict.name} ({shape_text(conflict.shapes[conflict.differing()[0]])} and "
+                f"{shape_text(conflict.shapes[conflict.owner])})"
+                for conflict in conflicts[1:]
+            ]
+            what += f"; so do those of {listed(rest, 4)}"
+        return InputError(what, where=f"{self.recipe.where}:{first.name}", fix=f"{fix}; {self._shown(owner, other)}")
+
+    def _shown(self, *models: str) -> str:
+        return f"run `{inspect_command(models, self.recipe.folder)}` to see all that differs"
+
     # ------------------------------------------------------------------ one tensor
-
-    def _find(self, model: str, name: str, owner: str) -> str:
-        """The tensor of `model` that plays `name`'s part; empty when there is none."""
-        weights = self.sources[model]
-        if name in weights:
-            return name
-        role = self.roles[owner].get(name)
-        if role is not None and role.part == "head":
-            # A model without a head uses its embedding as one.
-            shape = self.sources[owner].info(name).shape
-            for other, other_role in self.roles[model].items():
-                if other_role.part == "embedding" and weights.info(other).shape == shape:
-                    return other
-        return ""
-
-    def _check_shapes(self, output: str, owner: str, found: Mapping[str, str], owner_tensor: str | None = None) -> None:
-        expected = self.sources[owner].info(owner_tensor or output).shape
-        for model, tensor in found.items():
-            shape = self.sources[model].info(tensor).shape
-            if shape != expected:
-                what = f"{shape_text(shape)} in {model}, {shape_text(expected)} in {owner}"
-                role = self.roles[owner].get(owner_tensor or output)
-                if role and role.part in ("embedding", "head") and shape[1:] == expected[1:]:
-                    raise InputError(
-                        f"the vocabularies differ in size: {what}",
-                        where=f"{self.recipe.where}:{output}",
-                        fix="Give the models one vocabulary first; joining vocabularies is not supported yet",
-                    )
-                raise InputError(
-                    f"the shapes differ: {what}",
-                    where=f"{self.recipe.where}:{output}",
-                    fix="Merge models of one architecture and size",
-                )
 
     def _stored(self, inputs: Iterable[Input | None]) -> TensorInfo:
         infos = [self.sources[given.model].info(given.tensor) for given in inputs if given]
@@ -311,11 +304,13 @@ class Aligner:
         for out in outputs:
             for given in (*out.inputs, *((out.base,) if out.base else ())):
                 kind = self.sources[given.model].info(given.tensor).dtype
+                if given.tensor.endswith(_PACKED):
+                    raise InputError(
+                        f"packed weights of a quantised model ({kind})",
+                        where=f"{given.model}:{given.tensor}",
+                        fix="Use the unquantised checkpoint",
+                    )
                 if kind.startswith("F8"):
                     raise InputError(
                         f"stored as {kind}", where=f"{given.model}:{given.tensor}", fix="Use the unquantised checkpoint"
                     )
-
-
-def _roles(weights: Weights) -> dict[str, Role]:
-    return infer_roles({name: weights.info(name) for name in weights.names()})

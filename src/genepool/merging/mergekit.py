@@ -18,12 +18,7 @@ from genepool.merging.method import find_method
 from genepool.merging.recipe import Recipe
 from genepool.schema import Strict, validate
 
-# Every method of its registry; those without an entry in _DEFAULTS are not here yet.
-_ALL_METHODS = (
-    "linear", "slerp", "nuslerp", "multislerp", "karcher", "task_arithmetic", "ties", "dare_linear", "dare_ties",
-    "breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "model_stock", "sce", "nearswap", "arcee_fusion",
-    "ram", "ramplus_tl", "passthrough",
-)  # fmt: skip
+# Every method of its registry, with its defaults.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "linear": {"normalize": True},
     "task_arithmetic": {"lambda": 1.0, "normalize": False},
@@ -45,6 +40,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "ram": {"epsilon": 1e-5},
     "ramplus_tl": {"epsilon": 1e-5, "r": 0.1, "alpha": 0.2},
     "slerp": {},
+    "nuslerp": {"nuslerp_flatten": True, "nuslerp_row_wise": False},
+    "multislerp": {"normalize_weights": True, "eps": 1e-8},
+    "karcher": {"max_iter": 10, "tol": 1e-5},
     "model_stock": {"filter_wise": False, "clamp": False},
     "passthrough": {},
 }  # fmt: skip
@@ -110,6 +108,44 @@ class _Config(Strict):
         return self
 
 
+def translate_documents(documents: list[Any], where: str) -> Recipe:
+    """One recipe from the documents of a file for its `mergekit-multi`: the one without `name` is the result.
+
+    The others are merges by name, in any order, that it and each other may use as models.
+
+    Raises:
+        InputError: as `translate`; two documents of one name; none or several without a name.
+    """
+    by_name: dict[str | None, Recipe] = {}
+    for number, document in enumerate(documents, 1):
+        if not isinstance(document, dict):
+            raise InputError("not a recipe", where=f"{where}:document {number}", fix="Write it as `key: value` lines")
+        name = document.get("name")
+        place = f"{where}:{name or f'document {number}'}"
+        if name is not None and not isinstance(name, str):
+            raise InputError(f"a name is text, not {name!r}", where=f"{place}.name", fix="Put it in quotes")
+        if name in by_name:
+            what = f"two documents are called '{name}'" if name else "two documents without a name"
+            raise InputError(what, where=where, fix="Give each document but the last a `name` of its own")
+        by_name[name] = translate({key: value for key, value in document.items() if key != "name"}, place)
+    result = by_name.pop(None, None)
+    if result is None:
+        raise InputError(
+            "every document has a name, so none is the result", where=where, fix="Remove `name:` from the one to write"
+        )
+    recipes = {name: recipe for name, recipe in by_name.items() if name is not None}
+    used: set[str] = set()
+    waiting = [result]
+    while waiting:
+        pieces = {piece for name in waiting.pop().model_names() for piece in (name, *name.split("+"))}
+        new = (pieces & recipes.keys()) - used
+        used |= new
+        waiting += [recipes[name] for name in new]
+    for name in recipes.keys() - used:
+        progress.say(f"warning: {where}:{name}: no document uses it, and it is not written.")
+    return result.model_copy(update={"recipes": {name: recipes[name] for name in recipes if name in used}})
+
+
 def translate(data: dict[str, Any], where: str) -> Recipe:
     """A recipe of ours that computes what mergekit computes for `data` in float32.
 
@@ -119,14 +155,8 @@ def translate(data: dict[str, Any], where: str) -> Recipe:
     config = validate(_Config, data, where)
     method = config.merge_method
     if method not in _DEFAULTS:
-        if method in _ALL_METHODS:
-            raise InputError(
-                f"mergekit's method '{method}' is not supported yet",
-                where=f"{where}:merge_method",
-                fix="Supported: " + ", ".join(sorted(_DEFAULTS)),
-            )
         raise InputError(
-            f"unknown merge method '{method}'", where=f"{where}:merge_method", fix=nearest(method, _ALL_METHODS)
+            f"unknown merge method '{method}'", where=f"{where}:merge_method", fix=nearest(method, _DEFAULTS)
         )
     reader = _Reader(method, where)
     base = _reference(config.base_model, f"{where}:base_model")
@@ -140,6 +170,7 @@ def translate(data: dict[str, Any], where: str) -> Recipe:
         "dtype": _dtype(config, where),
         "tokenizer": _tokenizer(config, base, where),
         "chat_template": _chat_template(config, where),
+        "lenient": True,
     }
     if base:
         result["base"] = base
@@ -201,7 +232,7 @@ class _Reader:
     def _value(self, name: str, value: Any) -> Any:
         if name == "rescale":
             return _map_leaves(value, lambda leaf: "l1" if _truth(leaf) else "none")
-        if name in ("normalize", "filter_wise"):
+        if name in ("normalize", "filter_wise", "nuslerp_flatten", "nuslerp_row_wise", "normalize_weights"):
             return _map_leaves(value, _truth)
         if name == "density":
             # It takes densities beyond [0, 1] for the nearest end.

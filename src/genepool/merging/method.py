@@ -2,15 +2,19 @@
 
 A method is a pure function of some rows of one tensor's inputs and its parameters. One that needs to know something of
 the tensor or of the whole vector first (a threshold, an angle) declares a survey: a fixed number of streaming passes
-that each build a small summary. Adding a method is one file in `methods/` with a class that carries `@register`.
+that each build a small summary. Adding a method is one file in `methods/` with a class that carries `@register`; one of
+a user's own is the same file anywhere else (`genepool.merging.plugins`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from genepool.errors import InputError, nearest
@@ -29,6 +33,14 @@ Grain = Literal["entry", "row", "tensor"]
 Scope = Literal["tensor", "model"]
 
 
+_BASE_IN_WORDS = {
+    "required": " and their base",
+    "optional": ", with or without a base",
+    "counted": ", of which one may be the base",
+    "unused": "",
+}
+
+
 class Method(ABC):
     """One merge method. Instances hold no state.
 
@@ -38,8 +50,9 @@ class Method(ABC):
         when: one sentence on when to use it.
         formula: what it computes, in the notation of the reference page.
         inputs: "tensors" when it merges the models' tensors, "deltas" when it merges their differences to a base.
-        base: whether a base is "required", "optional" or "unused".
-        models: smallest and largest number of models, the base not counted; None for no limit.
+        base: whether a base is "required", "optional" or "unused"; "counted" when it is optional and, if there is one,
+            is the first of the models.
+        models: smallest and largest number of models, the base not counted unless it says so; None for no limit.
         parameters: what it can be told.
         grain: the smallest part of a tensor it can merge by itself; see `grain_of`.
         copies: float32 tensors it holds at once beside its inputs, for the estimate of memory.
@@ -50,7 +63,7 @@ class Method(ABC):
     when: ClassVar[str]
     formula: ClassVar[str]
     inputs: ClassVar[Inputs]
-    base: ClassVar[Literal["required", "optional", "unused"]]
+    base: ClassVar[Literal["required", "optional", "counted", "unused"]]
     models: ClassVar[tuple[int, int | None]] = (1, None)
     parameters: ClassVar[tuple[Parameter, ...]] = ()
     grain: ClassVar[Grain] = "entry"
@@ -93,11 +106,9 @@ class Method(ABC):
     def needs(self) -> str:
         """What it merges, in words: how many models, and whether a base."""
         low, high = self.models
-        if self.base == "optional" and high is not None:
-            return f"{high} models, or {low} and its base"
         count = f"{low} or more" if high is None else (str(low) if low == high else f"{low} to {high}")
         models = f"{count} model{'' if count == '1' else 's'}"
-        return models + {"required": " and their base", "optional": ", with or without a base"}.get(self.base, "")
+        return models + _BASE_IN_WORDS[self.base]
 
     def as_json(self) -> dict[str, Any]:
         """What `genepool methods --json` prints of it."""
@@ -114,26 +125,53 @@ class Method(ABC):
             "parameters": [parameter.as_json() for parameter in self.parameters],
         }
 
+    @property
+    def code(self) -> str:
+        """Identity of a method from outside the package: a hash of the file that defines it. Empty for built-in ones.
+
+        What was merged or evaluated with another version of the file is not taken for the same.
+        """
+        if type(self).__module__.startswith("genepool."):
+            return ""
+        try:
+            return hashlib.sha256(Path(inspect.getfile(type(self))).read_bytes()).hexdigest()
+        except (TypeError, OSError):
+            # Typed into an interpreter: there is no file.
+            return f"{type(self).__module__}.{type(self).__qualname__}"
+
     def parameter(self, name: str) -> Parameter:
         """The declaration of one parameter."""
         return next(p for p in self.parameters if p.name == name)
 
 
 _registry: dict[str, Method] = {}
+_REQUIRED_ATTRIBUTES = ("name", "source", "when", "formula", "inputs", "base")
 
 
 def register(method: type[Method]) -> type[Method]:
-    """Makes a method available under its name; used as a decorator."""
+    """Makes a method available under its name; used as a decorator.
+
+    Raises:
+        InputError: a declaration is missing, or another module has a method of this name.
+    """
+    if missing := [name for name in _REQUIRED_ATTRIBUTES if not hasattr(method, name)]:
+        raise InputError(
+            f"the merge method {method.__name__} does not say its {missing[0]}", fix=f"Add `{missing[0]} = ...`"
+        )
+    known = _registry.get(method.name)
+    if known is not None and type(known).__module__ != method.__module__:
+        raise InputError(f"there is already a merge method '{method.name}'", fix="Choose another name")
     _registry[method.name] = method()
     return method
 
 
 def all_methods() -> dict[str, Method]:
-    """Every registered method by name, built-in ones loaded."""
-    from genepool.merging import methods
+    """Every registered method by name, built-in ones and those of installed packages loaded."""
+    from genepool.merging import methods, plugins
 
     for module in pkgutil.iter_modules(methods.__path__):
         importlib.import_module(f"{methods.__name__}.{module.name}")
+    plugins.load_entry_points()
     return dict(sorted(_registry.items()))
 
 

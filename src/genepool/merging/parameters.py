@@ -98,12 +98,14 @@ class Site:
         part: its role (attention, mlp, norm, embedding, head, other).
         layer: its layer; None outside the layers.
         position: how far through the slice it is, 0 at the first layer, 1 at the last; 0 outside the layers.
+        depth: number of layers of the output; None when it has none.
     """
 
     name: str
     part: str
     layer: int | None
     position: float
+    depth: int | None = None
 
 
 def _number(value: object) -> float | None:

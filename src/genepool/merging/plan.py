@@ -68,9 +68,13 @@ class Plan:
 
     @property
     def passes(self) -> int:
-        """How often the inputs are streamed past in all: surveys, and the merge itself."""
+        """How often the inputs are streamed past in all: surveys, LiNeS' norms, and the merge itself."""
         survey = self.new_model_survey()
-        return 1 + (survey.passes if survey else 0)
+        surveys = survey.passes if survey else 0
+        if self.recipe.lines is None or self.recipe.lines.alpha is not None:
+            return 1 + surveys
+        # The norms are those of the merged tensors: whatever is known of each tensor alone is found out twice.
+        return 2 + (surveys if self.scope == "model" else 2 * surveys)
 
     @cached_property
     def config(self) -> dict[str, Any] | None:
@@ -84,6 +88,11 @@ class Plan:
         if self.layout.layers is not None:
             _set_depth(result, self.layout.layers, self.layout.layer_origin)
         return result
+
+    @cached_property
+    def depth(self) -> int | None:
+        """Number of layers of the output's main stack; None when it has none."""
+        return max((out.role.layer + 1 for out in self.layout.outputs if out.role.layer is not None), default=None)
 
     @property
     def reference(self) -> Weights:
@@ -216,13 +225,14 @@ class Plan:
 
     def site(self, out: OutputTensor) -> Site:
         """Where an output tensor is, for parameters that vary."""
-        return Site(out.name, out.role.part, out.role.layer, out.position)
+        return Site(out.name, out.role.part, out.role.layer, out.position, self.depth)
 
     def fingerprint(self) -> str:
         """Identity of the result without computing it: a hash of the recipe and the sources' fingerprints."""
         prints = {name: weights.fingerprint() for name, weights in self.sources.items()}
         dtypes = json.dumps(sorted({info.dtype for info in self.infos.values()}))
-        return hashlib.sha256(f"{self.recipe.digest(prints)}\x1f{dtypes}".encode()).hexdigest()
+        text = f"{self.recipe.digest(prints)}\x1f{dtypes}{self.method.code}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _set_depth(config: dict[str, Any], layers: int, origin: list[int]) -> None:

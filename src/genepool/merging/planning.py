@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from genepool.errors import InputError
-from genepool.merging.compatibility import check_origin, check_vocabularies
+from genepool.merging.compatibility import check_origin
 from genepool.merging.layout import Aligner
 from genepool.merging.method import Method
+from genepool.merging.nesting import with_recipe_files
 from genepool.merging.plan import Plan
-from genepool.merging.recipe import Recipe
+from genepool.merging.plausibility import check_densities, check_gradients, check_layers
+from genepool.merging.recipe import Recipe, is_recipe_file
+from genepool.merging.vocabulary import check_vocabularies, padded
 from genepool.weights import Weights, open_weights
 
 
-def plan_merge(recipe: Recipe, sources: Mapping[str, Weights] | None = None, *, like: Plan | None = None) -> Plan:
+def plan_merge(
+    recipe: Recipe,
+    sources: Mapping[str, Weights] | None = None,
+    *,
+    like: Plan | None = None,
+    allow_pickle: bool = False,
+) -> Plan:
     """Decides everything about a merge from the headers of its models.
 
     Args:
@@ -22,35 +32,108 @@ def plan_merge(recipe: Recipe, sources: Mapping[str, Weights] | None = None, *, 
             opened.
         like: an earlier plan of a recipe with the same models and slices. Its models and layout are used again, and
             only the parameters are looked at: what a search over parameters needs.
+        allow_pickle: the recipe may name PyTorch's .bin and .pt files, which are loaded with `weights_only`.
 
     Raises:
         InputError: the recipe, a model, or how they fit together is wrong.
     """
-    checked, method = recipe.checked()
-    checked = _without_base_among_models(checked, method)
     if like is not None:
-        return Plan(checked, method, like.sources, like.layout)
-    opened = _open_sources(checked, sources or {})
-    _check_counts(checked, method)
-    uses_base = method.base == "required" or (method.base == "optional" and checked.base is not None)
-    layout = Aligner(checked, opened, uses_base).layout()
-    if checked.vocabulary == "same":
-        check_vocabularies(opened, checked.where)
-    if checked.tokenizer != "base" and checked.tokenizer not in opened:
-        raise InputError(
-            f"'{checked.tokenizer}' is not one of the models", where=f"{checked.where}:tokenizer", fix="Write `base`"
-        )
-    if method.inputs == "deltas":
-        check_origin(layout, opened, checked.where)
-    return Plan(checked, method, opened, layout)
+        checked, method = recipe.checked()
+        return Plan(_without_base_among_models(checked, method), method, like.sources, like.layout)
+    return _Planner(sources or {}, allow_pickle).plan(with_recipe_files(recipe), {})
 
 
-def _open_sources(recipe: Recipe, given: Mapping[str, Weights]) -> dict[str, Weights]:
-    opened: dict[str, Weights] = {}
-    for name in recipe.model_names():
-        base = opened.get(recipe.base) if recipe.base else None
-        opened[name] = given[name] if name in given else open_weights(name, relative_to=recipe.folder, base=base)
-    return opened
+@dataclass
+class _Inner:
+    """A recipe that is an input: what it may name, and its result once it is planned."""
+
+    name: str
+    recipe: Recipe
+    scope: dict[str, _Inner] = field(default_factory=dict)
+    weights: Weights | None = None
+
+
+class _Planner:
+    """Plans a recipe and the recipes inside it; models and inner merges are opened once, however often named."""
+
+    def __init__(self, given: Mapping[str, Weights], allow_pickle: bool) -> None:
+        self.given, self.allow_pickle = given, allow_pickle
+        self._opened: dict[tuple[str, str | None], Weights] = {}
+        self._chain: list[_Inner] = []
+
+    def plan(self, recipe: Recipe, around: Mapping[str, _Inner]) -> Plan:
+        checked, method = recipe.checked()
+        checked = _without_base_among_models(checked, method)
+        opened = self._open(checked, around)
+        _check_counts(checked, method)
+        if checked.vocabulary != "unchecked":
+            check_vocabularies(opened, checked.where, by_id=checked.vocabulary == "padded")
+        if checked.vocabulary == "padded":
+            opened = padded(opened)
+        uses_base = method.base == "required" or (method.base in ("optional", "counted") and checked.base is not None)
+        aligner = Aligner(checked, opened, uses_base)
+        layout = aligner.layout()
+        check_layers(checked, aligner.roles)
+        if checked.tokenizer != "base" and checked.tokenizer not in opened:
+            raise InputError(
+                f"'{checked.tokenizer}' is not one of the models",
+                where=f"{checked.where}:tokenizer",
+                fix="Write `base`, or one of: " + ", ".join(opened),
+            )
+        if method.inputs == "deltas":
+            check_origin(layout, opened, checked.where)
+        plan = Plan(checked, method, opened, layout)
+        if not checked.lenient:
+            check_gradients(checked, aligner.roles)
+            check_densities(plan)
+        return plan
+
+    def _open(self, recipe: Recipe, around: Mapping[str, _Inner]) -> dict[str, Weights]:
+        own = {name: _Inner(name, inner) for name, inner in recipe.recipes.items()}
+        visible = {**around, **own}
+        for name, inner in own.items():
+            # What came from a file of its own knows nothing of the recipe that names it.
+            inner.scope = {} if is_recipe_file(name) else visible
+
+        def known(name: str) -> Weights | None:
+            if name in self.given:
+                return self.given[name]
+            return self._merged(visible[name], recipe) if name in visible else None
+
+        opened: dict[str, Weights] = {}
+        for name in recipe.model_names():
+            found, key = known(name), (name, recipe.base)
+            if found is None and not self._uses_inner(name, visible):
+                found = self._opened.get(key)
+            if found is None:
+                base = opened.get(recipe.base) if recipe.base else None
+                found = open_weights(
+                    name, relative_to=recipe.folder, base=base, allow_pickle=self.allow_pickle, known=known
+                )
+                if not self._uses_inner(name, visible):
+                    self._opened[key] = found
+            opened[name] = found
+        return opened
+
+    @staticmethod
+    def _uses_inner(name: str, visible: Mapping[str, _Inner]) -> bool:
+        """Whether a name like `inner+adapter` means one thing in this recipe and another in the next."""
+        return any(piece in visible for piece in name.split("+"))
+
+    def _merged(self, inner: _Inner, by: Recipe) -> Weights:
+        if inner.weights is None:
+            if any(inner is open_one for open_one in self._chain):
+                circle = [*self._chain[self._chain.index(inner) :], inner]
+                raise InputError(
+                    f"recipes name each other in a circle: {' -> '.join(step.name for step in circle)}",
+                    where=by.where,
+                    fix="Name a model in one of them instead",
+                )
+            self._chain.append(inner)
+            inner.weights = self.plan(inner.recipe, inner.scope).weights()
+            inner.weights.name = inner.name
+            self._chain.pop()
+        return inner.weights
 
 
 def _without_base_among_models(recipe: Recipe, method: Method) -> Recipe:
@@ -70,10 +153,8 @@ def _check_counts(recipe: Recipe, method: Method) -> None:
     for i, part in enumerate(recipe.slices or []):
         base = (part.base or recipe.base) if method.base != "unused" else None
         parts.append((f"slices[{i}].sources", sum(source.model != base for source in part.sources)))
-    if method.base == "optional" and recipe.base is None:
-        low = high = 2
-    elif method.base == "optional":
-        high = 1
+    if method.base == "counted" and recipe.base is not None:
+        low, high = low - 1, None if high is None else high - 1
     for place, count in parts:
         if count < low or (high is not None and count > high):
             wanted = f"exactly {low}" if low == high else (f"at least {low}" if count < low else f"at most {high}")

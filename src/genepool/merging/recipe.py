@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from genepool.errors import InputError, nearest
+from genepool.merging.lines import Lines
 from genepool.merging.method import Method, find_method
 from genepool.merging.parameters import check_value
-from genepool.schema import Strict, read_yaml, validate
+from genepool.schema import Strict, read_documents, validate
 
 Parameters = dict[str, Any]
+_MODEL = "Folder, file, hub model, URL, recipe file, or any of these with `+adapter` or `+skill`; or a recipe in place."
 
 
 class ModelEntry(Strict):
     """One model of a merge, with the parameters that are its own."""
 
-    model: str = Field(description="Folder, file, hub model, or any of these with `+adapter` or `+skill`.")
+    model: str = Field(min_length=1, description=_MODEL)
     parameters: Parameters = Field(default_factory=dict, description="Parameters of this model alone.")
 
 
@@ -46,7 +48,7 @@ class Slice(Strict):
     """Layers of the output, made from the same number of layers of each source."""
 
     sources: list[Source] = Field(min_length=1, description="The models' layers that are merged into these.")
-    base: str | None = Field(None, description="Base of this slice, when it is not the recipe's.")
+    base: str | None = Field(None, min_length=1, description="Base of this slice, when it is not the recipe's.")
     parameters: Parameters = Field(default_factory=dict, description="Parameters of this slice.")
 
     @model_validator(mode="after")
@@ -66,19 +68,26 @@ class Recipe(Strict):
 
     genepool: Literal[1] = Field(1, description="Version of this format; marks a file as genepool's own.")
     method: str = Field(description="Name of the merge method; `genepool methods` lists them.")
-    base: str | None = Field(None, description="The model all others were fine-tuned from.")
+    base: str | None = Field(
+        None, min_length=1, description="The model all others were fine-tuned from; named like any model."
+    )
     models: list[ModelEntry] | None = Field(None, description="The models, each over all its layers.")
     slices: list[Slice] | None = Field(
         None, description="Instead of `models`: layers of the output from bottom to top."
     )
     parameters: Parameters = Field(default_factory=dict, description="Parameters for the whole merge.")
+    lines: Lines | None = Field(
+        None, description="LiNeS: scale the merge's change to the base from layer to layer; for methods with a base."
+    )
     dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
         None,
         description="What the result is stored as; the widest type of the inputs when absent. Arithmetic is float32.",
     )
     tokenizer: str = Field("base", description="`base`, or one of the models by name: whose tokenizer goes along.")
-    vocabulary: Literal["same", "unchecked"] = Field(
-        "same", description="`same` refuses models whose tokenizers give one token different ids."
+    vocabulary: Literal["same", "padded", "unchecked"] = Field(
+        "same",
+        description="`same` refuses models whose tokenizers give one token different ids. `padded` also takes models "
+        "with further rows at the end: the most rows are kept, and a row that a model lacks is the base's.",
     )
     chat_template: str | None = Field(None, description="A Jinja chat template that replaces the tokenizer's.")
     nonfinite: Literal["refuse", "allow"] = Field(
@@ -86,9 +95,31 @@ class Recipe(Strict):
         description="`refuse` stops at the first tensor with NaN or infinity; `allow` computes with them.",
     )
     seed: int = Field(0, ge=0, description="Seed of methods that draw at random.")
+    recipes: dict[str, Recipe] = Field(
+        default_factory=dict,
+        description="Recipes by name, for `base` and `models` here and in each other: merges that are inputs of this "
+        "one, computed as they are read. A recipe written in place of a model's name is put here.",
+    )
+    lenient: bool = Field(
+        False,
+        description="Accept what mergekit accepts: gradients with more anchors than there are layers, and densities "
+        "that keep nothing. Set in recipes that were read from mergekit's.",
+    )
 
     _where: str = PrivateAttr("recipe")
     _folder: Path | None = PrivateAttr(None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipes_in_place(cls, data: Any) -> Any:
+        return _named_recipes(data) if isinstance(data, dict) else data
+
+    @field_validator("tokenizer", "vocabulary", mode="before")
+    @classmethod
+    def _no_union(cls, value: Any) -> Any:
+        if value == "union":
+            raise ValueError("joining vocabularies (`union`) is not supported yet: give the models one tokenizer first")
+        return value
 
     @field_validator("models", mode="before")
     @classmethod
@@ -124,6 +155,14 @@ class Recipe(Strict):
         """The same recipe, knowing the file and folder it came from."""
         copy = self.model_copy()
         copy._where, copy._folder = str(where), folder
+        copy.recipes = {
+            name: inner.located(
+                # One that came from a file of its own is known by it.
+                inner._where if is_recipe_file(name) and inner._where != "recipe" else f"{where}:recipes.{name}",
+                folder,
+            )
+            for name, inner in self.recipes.items()
+        }
         return copy
 
     def model_names(self) -> list[str]:
@@ -135,6 +174,29 @@ class Recipe(Strict):
         names += [entry.model for entry in self.models or []]
         return list(dict.fromkeys(name for name in names if name))
 
+    def leaf_models(self, scope: Mapping[str, Recipe] | None = None) -> list[str]:
+        """Every model that is no recipe itself, those of the recipes inside included, each once.
+
+        Args:
+            scope: recipes around this one, which it may name too.
+        """
+        visible = {**(scope or {}), **self.recipes}
+        leaves: dict[str, None] = {}
+        for name in self.model_names():
+            inner = visible.get(name)
+            around = {} if is_recipe_file(name) else visible
+            leaves.update(dict.fromkeys([name] if inner is None else inner.leaf_models(around)))
+        return list(leaves)
+
+    def renamed(self, rename: Callable[[str], str]) -> Recipe:
+        """The same recipe with every model's name passed through `rename`, in the recipes inside it too."""
+        data = _replace_models(self.model_dump(exclude={"recipes", "tokenizer"}), rename)
+        copy = Recipe.model_validate(data)
+        copy.tokenizer = self.tokenizer if self.tokenizer == "base" else rename(self.tokenizer)
+        copy._where, copy._folder = self._where, self._folder
+        copy.recipes = {rename(name): inner.renamed(rename) for name, inner in self.recipes.items()}
+        return copy
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without what is left at its default: what is written beside a result."""
         return {"genepool": 1, **self.model_dump(mode="json", exclude_defaults=True)}
@@ -144,9 +206,9 @@ class Recipe(Strict):
 
         Two recipes with the same digest merge to the same weights, wherever their models lie.
         """
-        data = self.to_dict()
-        data.pop("chat_template", None)
-        text = json.dumps(_replace_models(data, fingerprints), sort_keys=True)
+        # The recipes inside are covered by the fingerprints of what they make.
+        data = {k: v for k, v in self.to_dict().items() if k not in ("chat_template", "lenient", "recipes")}
+        text = json.dumps(_replace_models(data, lambda name: fingerprints.get(name, name)), sort_keys=True)
         return hashlib.sha256(f"recipe\x1f{text}".encode()).hexdigest()
 
     def checked(self) -> tuple[Recipe, Method]:
@@ -161,6 +223,12 @@ class Recipe(Strict):
         if method.base == "required" and not self.base and not sliced:
             raise InputError(
                 f"{method.name} needs a base", where=f"{self._where}:base", fix="Add `base: MODEL`, what they came from"
+            )
+        if self.lines is not None and (method.base == "unused" or not (self.base or sliced)):
+            raise InputError(
+                f"`lines` scales the change to a base, and {method.name} has none here",
+                where=f"{self._where}:lines",
+                fix="Use a method with a base and add `base: MODEL`, or remove `lines`",
             )
         copy = self.model_copy(deep=True)
         copy._where, copy._folder = self._where, self._folder
@@ -196,18 +264,68 @@ def _check_parameters(method: Method, given: Parameters, where: str, *, own_only
     return result
 
 
-def _replace_models(value: Any, fingerprints: Mapping[str, str]) -> Any:
+def _replace_models(value: Any, replace: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         named = {"model", "base", "tokenizer"}
         return {
-            key: fingerprints.get(inner, inner)
-            if key in named and isinstance(inner, str)
-            else _replace_models(inner, fingerprints)
+            key: replace(inner) if key in named and isinstance(inner, str) else _replace_models(inner, replace)
             for key, inner in value.items()
         }
     if isinstance(value, list):
-        return [_replace_models(inner, fingerprints) for inner in value]
+        return [_replace_models(inner, replace) for inner in value]
     return value
+
+
+def is_recipe_file(name: str) -> bool:
+    """Whether a model's name is that of a recipe file, by its ending."""
+    return name.lower().endswith((".yaml", ".yml"))
+
+
+def _named_recipes(data: dict[str, Any]) -> dict[str, Any]:
+    """`data` with every recipe that stands where a model's name goes moved to `recipes`, under a telling name."""
+    inside = dict(data["recipes"]) if isinstance(data.get("recipes"), dict) else {}
+
+    def named(value: Any) -> Any:
+        if not isinstance(value, dict | Recipe):
+            return value
+        title = _title(value)
+        names = [title, *(f"{title} #{n}" for n in range(2, len(inside) + 3))]
+        name = next(name for name in names if inside.get(name, value) == value)
+        inside[name] = value
+        return name
+
+    def entry(value: Any) -> Any:
+        if isinstance(value, Recipe) or (isinstance(value, dict) and "method" in value):
+            return {"model": named(value)}
+        return {**value, "model": named(value["model"])} if isinstance(value, dict) and "model" in value else value
+
+    def part(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        sources = value.get("sources")
+        changed = {"sources": [entry(source) for source in sources]} if isinstance(sources, list) else {}
+        return {**value, **changed, **({"base": named(value["base"])} if "base" in value else {})}
+
+    result = dict(data)
+    if "base" in data:
+        result["base"] = named(data["base"])
+    for key, change in (("models", entry), ("slices", part)):
+        if isinstance(data.get(key), list):
+            result[key] = [change(value) for value in data[key]]
+    return {**result, "recipes": inside} if inside else result
+
+
+def _title(recipe: Any) -> str:
+    """What a recipe without a name is called: its method and the last parts of its models' names."""
+    if isinstance(recipe, Recipe):
+        return f"{recipe.method}({', '.join(Path(name).name for name in recipe.model_names())})"
+    if not isinstance(recipe, dict):
+        return Path(str(recipe)).name
+    parts = [part for part in recipe.get("slices") or [] if isinstance(part, dict)]
+    entries = [*(recipe.get("models") or []), *(source for part in parts for source in part.get("sources") or [])]
+    models = [entry.get("model", entry) if isinstance(entry, dict) else entry for entry in entries]
+    titles = [_title(model) for model in ([recipe["base"]] if recipe.get("base") else []) + models]
+    return f"{recipe.get('method', 'recipe')}({', '.join(dict.fromkeys(titles))})"
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -217,7 +335,16 @@ def load_recipe(path: str | Path) -> Recipe:
         InputError: naming the file, the key and the way out.
     """
     path = Path(path)
-    return parse_recipe(read_yaml(path), where=str(path), folder=path.resolve().parent)
+    documents, folder = read_documents(path), path.resolve().parent
+    if len(documents) == 1:
+        return parse_recipe(documents[0], where=str(path), folder=folder)
+    if any(isinstance(document, dict) and "genepool" in document for document in documents):
+        raise InputError(
+            "several documents in one file", where=path, fix="Put the inner recipes under `recipes:` of one recipe"
+        )
+    from genepool.merging.mergekit import translate_documents
+
+    return translate_documents(documents, str(path)).located(path, folder)
 
 
 def parse_recipe(data: object, *, where: str = "recipe", folder: Path | None = None) -> Recipe:

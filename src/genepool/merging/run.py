@@ -15,11 +15,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from genepool import progress, staging
+from genepool.devices import check_device
 from genepool.errors import CheckFailed, InputError
 from genepool.merging import card
 from genepool.merging.engine import Engine
 from genepool.merging.layout import OutputTensor
 from genepool.merging.memory import MemoryGate
+from genepool.merging.nesting import input_paths
 from genepool.merging.plan import Plan
 from genepool.threads import core_count, torch_threads
 from genepool.weights import Checkpoint, Weights
@@ -62,6 +64,7 @@ def run_plan(
         CheckFailed: `verify` found a difference.
     """
     out = Path(out)
+    check_device(device)
     _refuse_own_input(plan, out)
     staging.check_free(out, overwrite=overwrite)
     run_key = _run_key(plan, shard_bytes)
@@ -78,9 +81,13 @@ def run_plan(
         if verify:
             fingerprint = _verified(folder, hashes)
         (folder / _JOURNAL).unlink()
-        write_config(folder, plan.config, plan.reference.folder, tokenizer_from=plan.tokenizer_folder)
-        if plan.recipe.chat_template is not None:
-            (folder / "chat_template.jinja").write_text(plan.recipe.chat_template)
+        write_config(
+            folder,
+            plan.config,
+            plan.reference.folder,
+            tokenizer_from=plan.tokenizer_folder,
+            chat_template=plan.recipe.chat_template,
+        )
         for name, text in card.extra_files(plan, fingerprint=fingerprint, sections=sections).items():
             (folder / name).write_text(text)
     return out
@@ -193,7 +200,7 @@ def _journal_lines(path: Path) -> Iterator[dict[str, str]]:
 
 def _run_key(plan: Plan, shard_bytes: int) -> str:
     """Identity of one run: the same key means the same bytes in the same places."""
-    parts = [json.dumps(plan.recipe.to_dict(), sort_keys=True), str(shard_bytes), _stamp_of_code()]
+    parts = [json.dumps(plan.recipe.to_dict(), sort_keys=True), str(shard_bytes), _stamp_of_code(), plan.method.code]
     for name, weights in plan.sources.items():
         parts.append(f"{name}\x1f{_stamp(weights)}")
     return hashlib.sha256("\x1e".join(parts).encode()).hexdigest()
@@ -214,8 +221,8 @@ def _stamp_of_code() -> str:
 
 
 def _refuse_own_input(plan: Plan, out: Path) -> None:
-    for name, weights in plan.sources.items():
-        if weights.folder is not None and weights.folder.resolve() == out.resolve():
+    for name, path in input_paths(plan):
+        if path.resolve().is_relative_to(out.resolve()):
             raise InputError("the output is one of the inputs", where=out, fix=f"Write somewhere else than over {name}")
 
 

@@ -1,11 +1,12 @@
-"""Exact top-k thresholds by magnitude of vectors that are streamed past: two passes that count bits, no sorting.
+"""Exact order statistics of vectors that are streamed past: two passes that count bits, no sorting.
 
-`keep_count` says how many entries a density keeps; `MagnitudeSelection` finds the smallest of them, with memory that
-does not depend on the number of parameters; `MagnitudeSelections` finds several in the same passes.
+`keep_count` says how many entries a density keeps; `MagnitudeSelection` finds the smallest of them, and `Selection`
+values at any ranks, with memory that does not depend on the number of parameters.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,37 +19,44 @@ def keep_count(density: float, numel: int) -> int:
     return 0 if density <= 0 or numel == 0 else max(1, min(numel, int(density * numel)))
 
 
-class MagnitudeSelection:
-    """The k-th largest magnitude of a vector that is streamed past twice; infinity for k = 0.
+class Selection:
+    """Order statistics of a vector that is streamed past twice: exact values at given ranks, from the largest down.
 
-    In each of two passes: `counts = begin(pass)`, `observe(pass, part, counts)` for parts of any sizes in any order,
-    `fold(counts)`, and `finish(pass)`. Then `threshold` is exact.
+    In each of two passes: `counts = begin(pass)`, `observe(pass, part, counts)` for parts of any sizes in any order (or
+    a kernel that counts what it computes), `fold(counts)`, and `finish(pass)`. Then `values` is exact.
+
+    Args:
+        ranks: 1 for the largest value; infinity is the answer at rank 0.
+        signed: order by value; by magnitude otherwise.
     """
 
     passes = 2
 
-    def __init__(self, k: int) -> None:
-        self.k = k
-        self.threshold = float("inf")
-        # Upper bits of the magnitude sought, once the first pass has told them.
-        self.bucket: int | None = None
-        self._rank = k
+    def __init__(self, ranks: Sequence[int], signed: bool = False) -> None:
+        self.values = [float("inf")] * len(ranks)
+        self.buckets = [0] * len(ranks)
+        self._ranks, self._left, self._signed = list(ranks), list(ranks), signed
+        # Upper 16 bits first: of all 32, or of the 31 that a magnitude has.
+        self._low_bits = 16 if signed else 15
         self._counts: torch.Tensor | None = None
 
     def begin(self, number: int) -> torch.Tensor:
-        """An empty histogram for pass `number`."""
+        """An empty histogram for pass `number`: `(1, 2^16)`, then one row of lower bits for each rank."""
         import torch
 
-        from genepool.merging.kernels.counting import HIGH_BUCKETS, LOW_BUCKETS
-
-        return torch.zeros(LOW_BUCKETS if number else HIGH_BUCKETS, dtype=torch.int64)
+        shape = (len(self._ranks), 1 << self._low_bits) if number else (1, 1 << 16)
+        return torch.zeros(shape, dtype=torch.int64)
 
     def observe(self, number: int, values: torch.Tensor, counts: torch.Tensor) -> None:
-        """Counts one part of the vector; float32, any shape, no NaN."""
+        """Counts one part of the vector by magnitude; float32, any shape, no NaN."""
         from genepool.merging.kernels import count_magnitudes
 
-        if self.k > 0:
-            count_magnitudes(values, counts, self.bucket if number else None)
+        if number == 0 and any(rank > 0 for rank in self._ranks):
+            count_magnitudes(values, counts[0])
+        elif number:
+            for rank, bucket, row in zip(self._ranks, self.buckets, counts, strict=True):
+                if rank > 0:
+                    count_magnitudes(values, row, bucket)
 
     def fold(self, counts: torch.Tensor) -> None:
         """Adds one histogram to the whole."""
@@ -56,59 +64,51 @@ class MagnitudeSelection:
 
     def finish(self, number: int) -> None:
         """Ends one pass."""
+        counts, self._counts = self._counts, None
+        if counts is None:
+            return
+        for i, rank in enumerate(self._ranks):
+            if rank <= 0:
+                continue
+            if number == 0:
+                self.buckets[i], self._left[i] = self._place(counts[0], rank, upper=True)
+            else:
+                negative = self._signed and self.buckets[i] >= 1 << 15
+                low, _ = self._place(counts[i].flip(0) if negative else counts[i], self._left[i], upper=False)
+                low = (1 << self._low_bits) - 1 - low if negative else low
+                self.values[i] = _as_float((self.buckets[i] << self._low_bits) | low)
+
+    def _place(self, counts: torch.Tensor, rank: int, upper: bool) -> tuple[int, int]:
+        """The bucket that holds the value at `rank`, and its rank among the values there."""
         import torch
 
-        counts, self._counts = self._counts, None
-        if self.k <= 0 or counts is None:
-            return
-        # Counting from the largest bucket down, the first whose running total reaches the rank holds the k-th.
+        half = 1 << 15
+        if upper and self._signed:
+            # Bits of negative numbers grow with their magnitudes: their buckets come first, in reverse.
+            counts = torch.cat([counts[half:].flip(0), counts[:half]])
+        # Counting from the largest bucket down, the first whose running total reaches the rank holds it.
         totals = torch.cumsum(counts.flip(0), 0)
-        place = int(torch.searchsorted(totals, torch.tensor(self._rank)))
+        place = int(torch.searchsorted(totals, torch.tensor(rank)))
         bucket = counts.numel() - 1 - place
-        self._rank -= int(totals[place] - counts[bucket])
-        if number == 0:
-            self.bucket = bucket
-        else:
-            from genepool.merging.kernels.counting import LOW_BITS
-
-            assert self.bucket is not None
-            bits = torch.tensor([(self.bucket << LOW_BITS) | bucket], dtype=torch.int32)
-            self.threshold = float(bits.view(torch.float32))
+        left = rank - int(totals[place] - counts[bucket])
+        if upper and self._signed:
+            bucket = bucket - half if bucket >= half else 2 * half - 1 - bucket
+        return bucket, left
 
 
-class MagnitudeSelections:
-    """Several k-th largest magnitudes of one vector, streamed past twice; used as `MagnitudeSelection` is."""
+class MagnitudeSelection(Selection):
+    """The k-th largest magnitude; infinity for k = 0."""
 
-    passes = MagnitudeSelection.passes
-
-    def __init__(self, ks: Sequence[int]) -> None:
-        self._selections = [MagnitudeSelection(k) for k in ks]
+    def __init__(self, k: int) -> None:
+        super().__init__([k])
+        self.k = k
 
     @property
-    def thresholds(self) -> list[float]:
-        """The magnitudes, in the order of their k."""
-        return [selection.threshold for selection in self._selections]
+    def threshold(self) -> float:
+        """The k-th largest magnitude, once both passes are over."""
+        return self.values[0]
 
-    def begin(self, number: int) -> dict[int | None, torch.Tensor]:
-        """Empty histograms for pass `number`: one for all in the first, one for each bucket in the second."""
-        wanted = [selection for selection in self._selections if selection.k > 0]
-        buckets = {selection.bucket for selection in wanted if number == 0 or selection.bucket is not None}
-        return {bucket: wanted[0].begin(number) for bucket in buckets}
 
-    def observe(self, number: int, values: torch.Tensor, counts: dict[int | None, torch.Tensor]) -> None:
-        """Counts one part of the vector; float32, any shape, no NaN."""
-        from genepool.merging.kernels import count_magnitudes
-
-        for bucket, histogram in counts.items():
-            count_magnitudes(values, histogram, bucket)
-
-    def fold(self, counts: dict[int | None, torch.Tensor]) -> None:
-        """Adds histograms to the whole."""
-        for selection in self._selections:
-            if selection.bucket in counts:
-                selection.fold(counts[selection.bucket])
-
-    def finish(self, number: int) -> None:
-        """Ends one pass."""
-        for selection in self._selections:
-            selection.finish(number)
+def _as_float(bits: int) -> float:
+    value: float = struct.unpack("<f", struct.pack("<I", bits))[0]
+    return value

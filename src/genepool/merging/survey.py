@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool.merging.group import TensorGroup
-from genepool.merging.selection import MagnitudeSelections
+from genepool.merging.selection import Selection
 
 if TYPE_CHECKING:
     import torch
@@ -75,18 +75,18 @@ class Magnitudes(Survey):
         vectors: the vectors' entries in a block, `(vectors, ...)`; the task vectors when not given.
     """
 
-    passes = MagnitudeSelections.passes
+    passes = Selection.passes
 
     def __init__(
         self, ranks: Sequence[Sequence[int]], vectors: Callable[[TensorGroup], torch.Tensor] | None = None
     ) -> None:
-        self._selections = [MagnitudeSelections(ks) for ks in ranks]
+        self._selections = [Selection(ks) for ks in ranks]
         self._vectors = vectors or _deltas
 
     @property
     def found(self) -> list[list[float]]:
         """For each vector the magnitudes asked for, in that order; infinity for k = 0."""
-        return [selection.thresholds for selection in self._selections]
+        return [selection.values for selection in self._selections]
 
     def begin(self, number: int) -> Any:
         return [selection.begin(number) for selection in self._selections]

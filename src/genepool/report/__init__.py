@@ -1,7 +1,8 @@
 """Pages that show what was done: one HTML file that opens offline, from a study folder or any outcome table.
 
-`collect_study(folder)` gathers a study, `report_on(table, ...)` does without one, `render_report(data)` draws. Uses
-tasks, measure and evolve; the command line and the demo use it.
+`collect_study(folder)` gathers a study, `report_on(table, ...)` does without one, `render_report(data)` draws;
+`render_inspection` draws what `genepool inspect` found. Uses merging, tasks, measure and evolution; the command line
+and the demo use it.
 """
 
 from genepool.report.collect import ExtraModel, collect_study
@@ -26,6 +27,7 @@ from genepool.report.data import (
     SearchRun,
     Standing,
 )
+from genepool.report.inspection_page import render_inspection, write_inspection
 from genepool.report.outcomes import report_on
 from genepool.report.page import render_report, write_report
 
@@ -51,7 +53,9 @@ __all__ = [
     "SearchRun",
     "Standing",
     "collect_study",
+    "render_inspection",
     "render_report",
     "report_on",
+    "write_inspection",
     "write_report",
 ]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from genepool.errors import InputError, nearest
+from genepool.errors import InputError, listed, nearest
 from genepool.report import outcomes, recorded
 from genepool.report.data import (
     Ability,
@@ -29,7 +29,6 @@ from genepool.report.data import (
     SearchRun,
 )
 from genepool.report.study_folder import StudyFolder, open_study_folder
-from genepool.report.text import listed
 from genepool.tasks import OutcomeTable, Task
 
 _WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")

@@ -46,6 +46,11 @@ def curves_css() -> str:
     return "\n".join(f".c{i}{{--curve:light-dark({light},{dark})}}" for i, (light, dark) in enumerate(CURVES))
 
 
+def curve_class(i: int) -> str:
+    """The style sheet's class of curve `i`: beyond the palette the same colours come again, with broken lines."""
+    return f"c{i % len(CURVES)}" + (f" again{min(i // len(CURVES), 2)}" if i >= len(CURVES) else "")
+
+
 def scale_colour(t: float, *, dark: bool) -> str:
     """The scale at t in [0, 1], as "#rrggbb"."""
     (l0, c0, h0), (l1, c1, h1) = _DARK if dark else _LIGHT

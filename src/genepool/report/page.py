@@ -1,4 +1,4 @@
-"""One self-contained HTML page from a `ReportData`: template, style sheet and script put together, everything escaped.
+"""Self-contained HTML pages: template, style sheet and script put together, everything escaped; the page of a study.
 
 The page loads nothing: a content policy in it forbids every request and every script but its own. Uses jinja2 and the
 report's figures; the command line and the demo call `render_report`.
@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from genepool.report import bars, colour, recipe_figure, search_figure, text
@@ -54,14 +54,12 @@ def render_report(data: ReportData) -> str:
     Returns:
         HTML, safe to write as UTF-8 whatever prompts and outputs hold.
     """
-    script, style = _asset("report.js"), _style()
     columns = matrix_columns(data.abilities, data.models)
     curves = [search_figure.curve(run) for run in data.searches if run.evaluations]
-    return _template().render(
+    return render_page(
+        "report.html.j2",
+        data.title,
         data=data,
-        style=Markup(style),
-        script=Markup(script),
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_digest(script)}'",
         columns=columns,
         column_groups=_runs([column.group for column in columns]),
         row_groups=row_groups(data.models),
@@ -131,9 +129,32 @@ def _runs(names: Sequence[str]) -> list[tuple[str, int]]:
     return runs
 
 
+def render_page(template: str, title: str, **values: Any) -> str:
+    """A page: a template of `assets/` filled in, with the style sheet, script and policy that all pages share.
+
+    Args:
+        template: its file name; it extends `page.html.j2`.
+        title: of the page.
+        values: what the template names.
+    """
+    script = _asset("report.js")
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            title=title,
+            style=Markup(_style()),
+            script=Markup(script),
+            policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_digest(script)}'",
+            **values,
+        )
+    )
+
+
 @cache
-def _template() -> Template:
+def _environment() -> Environment:
     environment = Environment(
+        loader=FunctionLoader(_asset),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -152,6 +173,7 @@ def _template() -> Template:
         shortened=text.shortened,
         breakable=_breakable,
         step=colour.step,
+        curve_class=colour.curve_class,
         shade=recipe_figure.shade,
         diverging_bar=bars.diverging_bar,
         interval_mark=bars.interval_mark,
@@ -159,7 +181,7 @@ def _template() -> Template:
         exact=lambda value: "" if value is None else f"{value:.6g}",
     )
     environment.globals.update(STEPS=colour.STEPS, CURVES=len(colour.CURVES))
-    return environment.from_string(_asset("report.html.j2"))
+    return environment
 
 
 def _finalize(value: Any) -> Any:

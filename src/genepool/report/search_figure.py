@@ -13,7 +13,7 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from genepool.report.colour import CURVES
+from genepool.report.colour import curve_class
 from genepool.report.data import Estimate, ReferenceLine, SearchRun
 from genepool.report.svg import Scale, dots, element, joined, number, polyline, ticks
 from genepool.report.text import percent
@@ -182,13 +182,13 @@ def _band(c: Curve, i: int, x: Scale, y: Scale) -> Markup:
         "g",
         element("path", class_="band", d=polyline(upper + lower, closed=True)),
         element("path", class_="median", d=polyline(middle)),
-        class_=_class(i),
+        class_=curve_class(i),
     )
 
 
 def _dots(c: Curve, i: int, x: Scale, y: Scale) -> Markup:
     shown = _sampled(c)
-    return element("path", class_=f"dots {_class(i)}", d=dots((x(at), y(fitness)) for at, fitness, _ in shown))
+    return element("path", class_=f"dots {curve_class(i)}", d=dots((x(at), y(fitness)) for at, fitness, _ in shown))
 
 
 def _sampled(c: Curve) -> list[tuple[int, float, int]]:
@@ -204,7 +204,7 @@ def _best(c: Curve, i: int, x: Scale, y: Scale) -> Markup:
     for at, fitness in c.best[1:]:
         path += [(x(at), path[-1][1]), (x(at), y(fitness))]
     path.append((x(c.length), path[-1][1]))
-    return element("path", class_=f"best {_class(i)}", d=polyline(path))
+    return element("path", class_=f"best {curve_class(i)}", d=polyline(path))
 
 
 def _ends(curves: Sequence[Curve], x: Scale, y: Scale, top: float) -> list[Markup]:
@@ -219,7 +219,7 @@ def _ends(curves: Sequence[Curve], x: Scale, y: Scale, top: float) -> list[Marku
         inside = [element("text", percent(best), class_="end-label", x=x.end + 16 + 6 * (len(ends) > 2), y=label + 4)]
         if estimate is not None and estimate.low is not None and estimate.high is not None:
             inside.append(_whisker(x.end + 5 + 5 * order, estimate, y))
-        parts.append(element("g", *inside, class_=_class(i)))
+        parts.append(element("g", *inside, class_=curve_class(i)))
     return parts
 
 
@@ -245,8 +245,3 @@ def _tooltip_points(curves: Sequence[Curve], x: Scale, y: Scale) -> list[list[fl
 def _spoken(curves: Sequence[Curve]) -> str:
     told = [f"{c.run.name}: best {percent(c.best[-1][1])} after {c.length} evaluations" for c in curves if c.best]
     return str(joined(["Validation fitness over evaluations. ", "; ".join(told), "."]).unescape())
-
-
-def _class(i: int) -> str:
-    # Beyond the palette the same colours come again with broken lines.
-    return f"c{i % len(CURVES)}" + (f" again{min(i // len(CURVES), 2)}" if i >= len(CURVES) else "")

@@ -85,14 +85,6 @@ def compact(value: float) -> str:
     return (MINUS + text[1:]) if text.startswith("-") and float(text) != 0 else text.lstrip("-")
 
 
-def listed(names: list[str] | tuple[str, ...], limit: int = 6) -> str:
-    """Names in a sentence: "a, b and c", or the first few and how many more."""
-    names = list(names)
-    if len(names) > limit:
-        names = [*names[: limit - 1], f"{len(names) - limit + 1} more"]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
-
-
 def _signed(value: float, plus: str) -> str:
     text = f"{100 * value:.1f}"
     if float(text) == 0:

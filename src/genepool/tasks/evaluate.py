@@ -35,6 +35,7 @@ def evaluate(
     keep_outputs: bool = True,
     names: Sequence[str] | None = None,
     device: str = "cpu",
+    allow_pickle: bool = False,
 ) -> OutcomeTable:
     """Every model on every task.
 
@@ -52,6 +53,7 @@ def evaluate(
             but lack their output are then computed again.
         names: what to call the models in the table; their own names when None.
         device: torch's name of the device.
+        allow_pickle: names may lead to PyTorch's .bin and .pt files, which are loaded with `weights_only`.
 
     Raises:
         InputError: a model or task cannot be used.
@@ -67,7 +69,9 @@ def evaluate(
     if seed is not None:
         tasks = [_reseeded(task, seed) for task in tasks]
     examples = {task.name: list(task.examples(split))[:limit] for task in tasks}
-    opened = [open_weights(model) if isinstance(model, str | Path) else model for model in models]
+    opened = [
+        open_weights(model, allow_pickle=allow_pickle) if isinstance(model, str | Path) else model for model in models
+    ]
     labels = _unique(list(names) if names is not None else [model.name for model in opened])
     cells: dict[tuple[str, str], Cell] = {}
     fingerprints: dict[str, str] = {}

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genepool.devices import check_device
 from genepool.errors import InputError
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, generate
 from genepool.weights import Weights
@@ -64,7 +65,7 @@ class LanguageModel:
         kind = getattr(torch, dtype, None)
         if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
             raise InputError(f"nothing computes in {dtype!r}", where=weights.name, fix="Say float32 or bfloat16")
-        _check_device(device)
+        check_device(device)
         model = _built(weights, kind, trust_remote_code)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -293,19 +294,6 @@ def _built(weights: Weights, kind: torch.dtype, trust_remote_code: bool) -> Any:
                 f"cannot be used ({_short(error)})", where=folder / "generation_config.json", fix="Copy the base's"
             ) from None
     return model
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            f"cannot compute on '{device}' ({_short(error)})",
-            where="--device",
-            fix="Say cpu, or cuda on a machine with one",
-        ) from None
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Building a testbed: task files, a base, and from it the specialists, each piece published whole.
 
-Wires `data`, `training` and `folder`; torch is imported only once something has to be trained. What a killed build
-had finished is kept beside the output and reused; Ctrl-C and errors leave nothing. The command line and tests use this.
+`build` is for every kind of testbed; the rest makes the text one, out of `data`, `training` and `folder`. Torch is
+imported only once something has to be trained. What a killed build had finished is kept beside the output and reused;
+Ctrl-C and errors leave nothing. The command line and tests use this.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,14 +20,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from genepool import progress
 from genepool.errors import InputError, nearest
-from genepool.staging import reporting_full_disk, staged_folder, staging_path, write_text
+from genepool.staging import reporting_full_disk, staged_folder, staging_path
 from genepool.testbed import data
 from genepool.testbed import folder as layout
 from genepool.testbed.folder import Testbed
+from genepool.testbed.pieces import Pieces
 from genepool.testbed.schedule import REGIMES, Phase, Schedule, schedule_for
 from genepool.testbed.skills import DEFAULT_SKILLS, PRIMITIVES, SKILLS, Skill, choose
 
@@ -36,8 +37,18 @@ if TYPE_CHECKING:
 
 # Raise this when the code changes what a build makes; numbers of the schedule are hashed by themselves.
 RECIPE_VERSION = 1
+BEDS = ("text", "digits")
 _SCORED_ITEMS = 256
-_RECORDS = ".records"
+
+
+class Making(Protocol):
+    """What `build` needs of a kind of testbed: settings that can be hashed, and how to make the pieces."""
+
+    def digest(self) -> str:
+        """A hash of everything that decides what is made."""
+
+    def make(self, pieces: Pieces, out: Path) -> dict[str, Any]:
+        """Fills the staging folder and returns the manifest; `out` is where the folder will be."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +69,19 @@ class Settings:
         whole = {"version": RECIPE_VERSION, **asdict(self), "schedule": asdict(self.schedule), "counts": data.COUNTS}
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
+    def make(self, pieces: Pieces, out: Path) -> dict[str, Any]:
+        """Trains everything in two threads and returns the manifest."""
+        with _two_workers() as pool:
+            return _Build(self, pieces, out, pool).run()
+
 
 def build(
     folder: str | Path,
     *,
+    bed: str = "text",
     tiny: bool = False,
     regime: str = "elicit",
-    skills: Sequence[str] = DEFAULT_SKILLS,
+    skills: Sequence[str] | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Testbed:
@@ -72,10 +89,12 @@ def build(
 
     Args:
         folder: where base, full/<skill>, lora/<skill>, tasks/<task> and manifest.json appear together.
+        bed: "text" (a small Llama and strings) or "digits" (a small vision transformer and images, no adapters; needs
+            scikit-learn).
         tiny: about a tenth of the default's work, for tests: specialists beat the base by 25 points at least.
         regime: "elicit" (specialists bring out what the base half holds; merges well) or "acquire" (they learn
-            something new; no merge works: the negative control).
-        skills: names from `genepool.testbed.SKILLS`.
+            something new; no merge works: the negative control). The digits are always of the first kind.
+        skills: names from `genepool.testbed.SKILLS`, or of the digits' tasks; four and all eight when None.
         seed: of data, starting weights and order.
         overwrite: replace what else is in `folder`. A whole testbed of the same settings is kept even then.
 
@@ -83,32 +102,36 @@ def build(
         The finished testbed.
 
     Raises:
-        InputError: an unknown skill or regime, or a folder that holds something else.
+        InputError: an unknown kind, skill or regime, or a folder that holds something else.
     """
-    if regime not in REGIMES:
-        raise InputError(f"there is no regime '{regime}'", where="regime", fix=nearest(regime, REGIMES))
-    settings = Settings(regime, tiny, seed, tuple(skill.name for skill in choose(skills)))
+    settings = _settings(bed, regime, tiny, seed, skills)
     out = Path(os.path.abspath(folder))
     if out.is_file():
         raise InputError("the output is a file", where=out, fix="Name a folder")
     with reporting_full_disk(out), layout.exclusive(out):
         finished = layout.find_finished(out, settings.digest(), overwrite=overwrite)
         if finished is not None:
-            bed = layout.describe(out, finished, cached=True)
-            return layout.describe(out, layout.settle_adapters(out, finished, list(bed.lora.values())), cached=True)
-        staging = staging_path(out)
-        _forget_other(staging, settings.digest())
-        with staged_folder(out, overwrite=overwrite, keep_existing=True) as staging, _two_workers() as pool:
-            manifest = _Build(settings, staging, out, pool).run()
+            manifest = layout.settle_adapters(out, finished)
+            return layout.describe(out, manifest, cached=True)
+        pieces = Pieces(staging_path(out), settings.digest())
+        with staged_folder(out, overwrite=overwrite, keep_existing=True) as staging:
+            manifest = settings.make(pieces, out)
+            layout.write_manifest(staging, manifest)
     return layout.describe(out, manifest, cached=False)
 
 
-def _forget_other(staging: Path, digest: str) -> None:
-    """Empties what a killed build of other settings left, and marks the staging folder as ours."""
-    mark = staging / _RECORDS / "digest"
-    if not (mark.is_file() and mark.read_text() == digest):
-        shutil.rmtree(staging, ignore_errors=True)
-        write_text(mark, digest)
+def _settings(bed: str, regime: str, tiny: bool, seed: int, skills: Sequence[str] | None) -> Making:
+    for what, given, known in (("kind of testbed", bed, BEDS), ("regime", regime, REGIMES)):
+        if given not in known:
+            raise InputError(f"there is no {what} '{given}'", where=what.split()[-1], fix=nearest(given, known))
+    if bed == "digits":
+        from genepool.testbed.digits.builder import DigitsSettings
+
+        if regime != "elicit":
+            raise InputError("the digits testbed has one regime, elicit", where="regime", fix="Leave it out")
+        return DigitsSettings.of(tiny, seed, skills)
+    names = DEFAULT_SKILLS if skills is None else skills
+    return Settings(regime, tiny, seed, tuple(skill.name for skill in choose(names)))
 
 
 @contextmanager
@@ -135,11 +158,12 @@ class _Stopped(Exception):
 class _Build:
     """One run: knows what is finished in the staging folder and makes the rest."""
 
-    def __init__(self, settings: Settings, staging: Path, out: Path, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, settings: Settings, pieces: Pieces, out: Path, pool: ThreadPoolExecutor) -> None:
         from genepool.testbed import training
 
         self.training = training
-        self.settings, self.staging, self.out, self.pool = settings, staging, out, pool
+        self.settings, self.pieces, self.out, self.pool = settings, pieces, out, pool
+        self.staging = pieces.staging
         self.schedule = settings.schedule
         self.skills = tuple(SKILLS[name] for name in settings.skills)
         self.mixture = data.Mixture(
@@ -149,7 +173,7 @@ class _Build:
         self.stop = threading.Event()
 
     def run(self) -> dict[str, Any]:
-        """Makes all pieces and returns the manifest, written last."""
+        """Makes all pieces and returns the manifest."""
         started, cpu = time.monotonic(), time.process_time()
         phases = [self.schedule.base] + [self.schedule.full, self.schedule.lora] * len(self.skills)
         with progress.bar("building the testbed", sum(phase.steps for phase in phases), "steps") as bar:
@@ -168,15 +192,9 @@ class _Build:
                     job.result()
             finally:
                 self.stop.set()
-        records = self.staging / _RECORDS
-        models = {}
-        for name in self._model_names():
-            models[name] = json.loads((records / f"{name.replace('/', '.')}.json").read_text())
-        shutil.rmtree(records)
-        manifest = self._manifest(models)
+        manifest = self._manifest(self.pieces.collect(self._model_names()))
         manifest["seconds"] = round(time.monotonic() - started, 1)
         manifest["cpu_seconds"] = round(time.process_time() - cpu, 1)
-        layout.write_manifest(self.staging, manifest)
         return manifest
 
     def _model_names(self) -> list[str]:
@@ -199,7 +217,7 @@ class _Build:
 
     def _base(self, bar: progress.Bar) -> Any:
         target, phase = self.staging / "base", self.schedule.base
-        if self._finished("base"):
+        if self.pieces.finished("base"):
             bar.advance(phase.steps)
             return self.training.load_base(target)
         model = self.training.new_base(self.schedule, self.settings.seed)
@@ -212,7 +230,7 @@ class _Build:
     def _specialist(self, kind: str, skill: Skill, base: Any, bar: progress.Bar) -> None:
         name = f"{kind}/{skill.name}"
         phase: Phase = getattr(self.schedule, kind)
-        if self._finished(name):
+        if self.pieces.finished(name):
             bar.advance(phase.steps)
             return
         if kind == "full":
@@ -243,22 +261,14 @@ class _Build:
         self.training.train(model, batches, phase, after_step=after_step, pool=pool)
         return time.monotonic() - started
 
-    def _finished(self, name: str) -> bool:
-        return (self.staging / name).exists() and self._record(name).exists()
-
-    def _record(self, name: str) -> Path:
-        return self.staging / _RECORDS / f"{name.replace('/', '.')}.json"
-
     def _publish(self, name: str, model: Any, phase: Phase, seconds: float, save: Callable[[Path], None]) -> None:
-        """Scores the model, and leaves its folder and the record that says it is finished, in this order."""
+        """Scores the model and leaves it where it belongs."""
         scores = {
             task: round(self.training.exact_match(model, splits["test"][:_SCORED_ITEMS]), 4)
             for task, splits in self.items.items()
         }
-        with staged_folder(self.staging / name, overwrite=True) as unfinished:
-            save(unfinished)
         record = {"steps": phase.steps, "seconds": round(seconds, 1), "scored_items": _SCORED_ITEMS, "scores": scores}
-        write_text(self._record(name), json.dumps(record))
+        self.pieces.publish(name, record, save)
 
     def _manifest(self, models: dict[str, Any]) -> dict[str, Any]:
         return {

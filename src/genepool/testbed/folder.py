@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ class Testbed:
         folder: the whole of it, absolute.
         base: the base model's folder.
         full: the fully fine-tuned specialists' folders by skill.
-        lora: the PEFT adapters' folders by skill.
+        lora: the PEFT adapters' folders by skill; the digits testbed has none.
         tasks: the folder of task folders, one a skill and `generic`.
         manifest: what manifest.json says: settings, versions, training and scores of each model, file hashes.
         cached: whether it was already there.
@@ -51,12 +51,14 @@ class Testbed:
 
 def describe(folder: Path, manifest: dict[str, Any], *, cached: bool) -> Testbed:
     """The testbed in `folder`, as its manifest tells."""
-    skills = manifest["settings"]["skills"]
+    settings = manifest["settings"]
+    skills = settings["skills"]
+    adapters = skills if settings.get("bed", "text") == "text" else []
     return Testbed(
         folder=folder,
         base=folder / "base",
         full={skill: folder / "full" / skill for skill in skills},
-        lora={skill: folder / "lora" / skill for skill in skills},
+        lora={skill: folder / "lora" / skill for skill in adapters},
         tasks=folder / "tasks",
         manifest=manifest,
         cached=cached,
@@ -116,7 +118,8 @@ def find_finished(folder: Path, digest: str, *, overwrite: bool) -> dict[str, An
 
 def _words(settings: dict[str, Any]) -> str:
     size = "tiny" if settings.get("tiny") else "default size"
-    return f"{size}, {settings.get('regime')}, seed {settings.get('seed')}, {','.join(settings.get('skills', []))}"
+    kind = settings.get("regime") or settings.get("bed")
+    return f"{size}, {kind}, seed {settings.get('seed')}, {','.join(settings.get('skills', []))}"
 
 
 def changed_files(folder: Path, files: dict[str, str]) -> list[str]:
@@ -143,12 +146,13 @@ def _hash_or_none(path: Path) -> str | None:
         return None
 
 
-def settle_adapters(folder: Path, manifest: dict[str, Any], adapters: Sequence[Path]) -> dict[str, Any]:
+def settle_adapters(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Makes the adapters name the base beside them again after the folder was moved or copied.
 
     PEFT resolves a relative base from the reader's working folder, so adapters carry an absolute one; this brings it
     up to date. Returns the manifest, with the new hashes if anything changed.
     """
+    adapters = describe(folder, manifest, cached=True).lora.values()
     stale = [adapter for adapter in adapters if _base_of(adapter) != str(folder / "base")]
     if not stale:
         return manifest

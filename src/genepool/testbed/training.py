@@ -150,32 +150,49 @@ def train(
             same result.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    model.train()
-    for step in range(phase.steps):
-        examples = batches(step, phase.batch)
-        ids, labels = _tensors(examples)
+
+    def gradients(step: int) -> list[torch.Tensor]:
+        ids, labels = _tensors(batches(step, phase.batch))
         count = int((labels != _IGNORED).sum())
 
-        def gradients(
-            part: int, ids: torch.Tensor = ids, labels: torch.Tensor = labels, count: int = count
-        ) -> tuple[torch.Tensor, ...]:
+        def of_shard(part: int) -> tuple[torch.Tensor, ...]:
             logits = model(input_ids=ids[part :: phase.shards], use_cache=False).logits
             wanted = labels[part :: phase.shards]
             loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum") / count
             return torch.autograd.grad(loss, parameters)
 
-        parts = list((pool.map if pool else map)(gradients, range(phase.shards)))
-        for at, parameter in enumerate(parameters):
-            parameter.grad = parts[0][at]
-            for part in parts[1:]:
-                parameter.grad.add_(part[at])
+        first, *others = (pool.map if pool else map)(of_shard, range(phase.shards))
+        for at, gradient in enumerate(first):
+            for other in others:
+                gradient.add_(other[at])
+        return list(first)
+
+    model.train()
+    optimise(parameters, gradients, phase, after_step)
+    model.eval()
+
+
+def optimise(
+    parameters: Sequence[torch.nn.Parameter],
+    gradients: Callable[[int], Sequence[torch.Tensor]],
+    phase: Phase,
+    after_step: Callable[[], None],
+) -> None:
+    """AdamW over `phase`, in place: what every model of every testbed is trained by.
+
+    Args:
+        gradients: called with the step, once for each in order; gives one gradient per parameter.
+        after_step: called after each step; what it raises ends the training.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    for step in range(phase.steps):
+        for parameter, gradient in zip(parameters, gradients(step), strict=True):
+            parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for group in optimizer.param_groups:
             group["lr"] = phase.learning_rate * _rate(step, phase)
         optimizer.step()
         after_step()
-    model.eval()
 
 
 def _rate(step: int, phase: Phase) -> float:

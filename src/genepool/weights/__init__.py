@@ -6,6 +6,7 @@ Everything else sees `Weights`, a lazily read mapping of names to tensors, and t
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.opening import open_weights
 from genepool.weights.overlay import TensorWeights, load_resident
+from genepool.weights.padding import PaddedVocabulary, vocabulary_rows
 from genepool.weights.roles import PARTS, Role, infer_roles
 from genepool.weights.source import Weights
 from genepool.weights.tensor_info import TensorInfo
@@ -14,6 +15,7 @@ from genepool.weights.writer import write_checkpoint
 __all__ = [
     "PARTS",
     "Checkpoint",
+    "PaddedVocabulary",
     "Role",
     "TensorInfo",
     "TensorWeights",
@@ -21,5 +23,6 @@ __all__ = [
     "infer_roles",
     "load_resident",
     "open_weights",
+    "vocabulary_rows",
     "write_checkpoint",
 ]

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.weights import fingerprint_cache
-from genepool.weights.checkpoint import read_json
+from genepool.weights.checkpoint import TensorFile, read_json
+from genepool.weights.pickle_file import NEED_ASKING, PickleFile
 from genepool.weights.safetensors_file import SafetensorsFile
 from genepool.weights.source import Weights
 from genepool.weights.tensor_info import TensorInfo, shape_text
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLE_FILE = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _FACTORS = {
     "lora_A.weight": "a", "lora_B.weight": "b", "lora_embedding_A": "a", "lora_embedding_B": "b",
@@ -49,12 +51,14 @@ class LoraOnBase(Weights):
     Args:
         base: the model the adapter was trained on.
         path: the adapter's folder.
+        name: what the user calls the whole.
+        allow_pickle: take `adapter_model.bin` where there is no safetensors file.
 
     Raises:
         InputError: not a LoRA adapter, a damaged one, or one made for tensors the base does not have.
     """
 
-    def __init__(self, base: Weights, path: Path, name: str | None = None) -> None:
+    def __init__(self, base: Weights, path: Path, name: str | None = None, *, allow_pickle: bool = False) -> None:
         self.base, self.path = base, Path(path)
         self.name = name or f"{base.name}+{path}"
         self.folder, self.config = base.folder, base.config
@@ -66,13 +70,7 @@ class LoraOnBase(Weights):
                 where=self.path / CONFIG_FILE,
                 fix="Use a LoRA adapter",
             )
-        if not (self.path / WEIGHTS_FILE).is_file() and (self.path / "adapter_model.bin").is_file():
-            raise InputError(
-                "holds only a PyTorch pickle, which can run code when it is opened",
-                where=self.path,
-                fix="Save the adapter again as safetensors",
-            )
-        self._file = SafetensorsFile(self.path / WEIGHTS_FILE)
+        self._file = _weights_file(self.path, allow_pickle)
         self._changes = self._collect()
 
     def names(self) -> tuple[str, ...]:
@@ -108,6 +106,9 @@ class LoraOnBase(Weights):
 
     def moves(self, name: str, base: Weights) -> bool:
         return base is not self.base or self.aliases().get(name, name) in self._changes
+
+    def holds_change(self, base: Weights) -> bool:
+        return base is self.base
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         import torch
@@ -272,3 +273,14 @@ def _by_pattern(patterns: object, module: str, default: Any) -> Any:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return value
     return default
+
+
+def _weights_file(folder: Path, allow_pickle: bool) -> TensorFile:
+    pickled = folder / PICKLE_FILE
+    if (folder / WEIGHTS_FILE).is_file() or not pickled.is_file():
+        return SafetensorsFile(folder / WEIGHTS_FILE)
+    if not allow_pickle:
+        raise InputError(
+            "holds only a PyTorch pickle, which can run code when it is opened", where=folder, fix=NEED_ASKING
+        )
+    return PickleFile(pickled)

@@ -1,19 +1,21 @@
-"""Checkpoints on disk as `Weights`: a Hugging Face folder, sharded or not, or one safetensors file.
+"""Checkpoints on disk as `Weights`: a Hugging Face folder, sharded or not, or one file.
 
-Headers are read and checked when a checkpoint is opened; tensors are mapped when they are read. Tied embeddings
-that were stored twice count once.
+Safetensors always; PyTorch's pickles where the caller allows them. Headers are read and checked when a checkpoint is
+opened; tensors are mapped when they are read. Tied embeddings that were stored twice count once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.weights import fingerprint_cache
+from genepool.weights.pickle_file import NEED_ASKING, SUFFIXES, PickleFile
 from genepool.weights.roles import infer_roles
 from genepool.weights.safetensors_file import SafetensorsFile
 from genepool.weights.source import Weights, entry_digest
@@ -24,28 +26,37 @@ if TYPE_CHECKING:
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+PICKLE_FILE = "pytorch_model.bin"
+PICKLE_INDEX_FILE = "pytorch_model.bin.index.json"
+# What a trainer leaves beside the weights, none of it weights.
+_TRAINER_FILES = frozenset({"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"})
+
+TensorFile = SafetensorsFile | PickleFile
 
 
 class Checkpoint(Weights):
     """A checkpoint on disk.
 
     Args:
-        path: a folder with `config.json` and safetensors files, or one safetensors file (its folder's config is
-            used when there is one).
+        path: a folder with `config.json` and weights, or one file of weights (its folder's config is used when
+            there is one).
         name: what the user calls it; the path when not given.
+        allow_pickle: take PyTorch's .bin and .pt files where there is no safetensors file; they are loaded with
+            `weights_only`.
 
     Raises:
-        InputError: nothing usable is there, a shard is missing or damaged, or only pickles are.
+        InputError: nothing usable is there, a shard is missing or damaged, or only pickles are and they were not
+            allowed.
     """
 
-    def __init__(self, path: Path, name: str | None = None) -> None:
+    def __init__(self, path: Path, name: str | None = None, *, allow_pickle: bool = False) -> None:
         path = Path(path)
         self.path = path
         self.name = name or str(path)
         self.folder = path if path.is_dir() else path.parent
         self.config = read_json(self.folder / "config.json") if (self.folder / "config.json").is_file() else None
-        self.files = _open_files(path)
-        self._where: dict[str, SafetensorsFile] = {}
+        self.files = _open_files(path, allow_pickle)
+        self._where: dict[str, TensorFile] = {}
         for file in self.files:
             for tensor in file.infos:
                 if tensor in self._where:
@@ -99,54 +110,96 @@ class Checkpoint(Weights):
         """Heads and second embeddings that are copies of the embedding: by the config's word, else by content."""
         infos = {name: file.infos[name] for name, file in self._where.items()}
         roles = infer_roles(infos)
-        embeddings = [n for n, role in roles.items() if role.part == "embedding" and len(infos[n].shape) == 2]
         said = bool((self.config or {}).get("tie_word_embeddings", False))
         aliases: dict[str, str] = {}
-        for name, role in roles.items():
-            if role.part not in ("head", "embedding") or len(infos[name].shape) != 2:
+        # By shape, type and first bytes, so that only likely copies are compared to the end, however many there are.
+        alike: dict[tuple[TensorInfo, bytes], list[str]] = {}
+        first_of: dict[TensorInfo, str] = {}
+        names = [n for part in ("embedding", "head") for n, role in roles.items() if role.part == part]
+        names = [name for name in names if len(infos[name].shape) == 2]
+        shapes = Counter(infos[name] for name in names)
+        for name in names:
+            info, head = infos[name], roles[name].part == "head"
+            if shapes[info] == 1:
                 continue
-            for first in embeddings:
-                if first == name or first in aliases or infos[first] != infos[name]:
-                    continue
-                later_copy = role.part == "head" or embeddings.index(first) < embeddings.index(name)
-                if later_copy and ((role.part == "head" and said) or self._same_bytes(first, name)):
+            if head and said and info in first_of:
+                aliases[name] = first_of[info]
+                continue
+            data = self._where[name].view_bytes(name)
+            group = alike.setdefault((info, bytes(data[:4096])), [])
+            same = next((other for other in group if self._where[other].view_bytes(other) == data), None)
+            if same is not None:
+                aliases[name] = same
+            elif not head:
+                group.append(name)
+                first_of.setdefault(info, name)
+        return self._find_shared(aliases)
+
+    def _find_shared(self, aliases: dict[str, str]) -> dict[str, str]:
+        """Adds names that a PyTorch file stores as second views of the same values."""
+        for file in self.files:
+            for name, first in file.shared.items() if isinstance(file, PickleFile) else ():
+                # A head that is stored before the embedding it is tied to is still the copy.
+                first = aliases.get(first, first)
+                if name not in aliases and name != first:
                     aliases[name] = first
-                    break
         return aliases
 
-    def _same_bytes(self, a: str, b: str) -> bool:
-        first, second = self._where[a].view_bytes(a), self._where[b].view_bytes(b)
-        # Untied heads differ at once; only real copies are compared to the end.
-        return first[:4096] == second[:4096] and first == second
+
+def _open_files(path: Path, allow_pickle: bool) -> list[TensorFile]:
+    try:
+        if path.is_file():
+            return [_open_file(path, allow_pickle)]
+        return _open_folder(path, allow_pickle)
+    except PermissionError:
+        raise InputError("cannot be read", where=path, fix="Check its permissions") from None
 
 
-def _open_files(path: Path) -> list[SafetensorsFile]:
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise InputError("not a safetensors file", where=path, fix="Name a .safetensors file or a model folder")
-        return [SafetensorsFile(path)]
-    index = path / INDEX_FILE
-    single = path / SINGLE_FILE
-    if index.is_file() and single.is_file():
-        raise InputError(
-            f"holds both {SINGLE_FILE} and {INDEX_FILE}",
-            where=path,
-            fix="Remove the one that an older save left",
-        )
-    if index.is_file():
-        return [SafetensorsFile(path / shard) for shard in _shards(index)]
-    if single.is_file():
-        return [SafetensorsFile(single)]
-    others = sorted(path.glob("*.safetensors"))
-    if len(others) == 1 and others[0].name != "adapter_model.safetensors":
-        return [SafetensorsFile(others[0])]
+def _open_file(path: Path, allow_pickle: bool) -> TensorFile:
+    if path.suffix == ".safetensors":
+        return SafetensorsFile(path)
+    if path.suffix in SUFFIXES:
+        if not allow_pickle:
+            raise InputError("a PyTorch pickle, which can run code when it is opened", where=path, fix=NEED_ASKING)
+        return PickleFile(path)
+    if path.suffix == ".gguf":
+        raise InputError("a GGUF file, whose weights are quantised", where=path, fix="Use the unquantised checkpoint")
+    if path.suffix in (".yaml", ".yml"):
+        raise InputError("a recipe, where a model is expected", where=path, fix="Merge it first: genepool merge")
+    raise InputError("not a safetensors file", where=path, fix="Name a .safetensors file or a model folder")
+
+
+def _open_folder(path: Path, allow_pickle: bool) -> list[TensorFile]:
+    for single, index in ((SINGLE_FILE, INDEX_FILE), (PICKLE_FILE, PICKLE_INDEX_FILE)):
+        if single == PICKLE_FILE and not allow_pickle:
+            continue
+        _refuse_dead_link(path / single)
+        _refuse_dead_link(path / index)
+        if (path / index).is_file() and (path / single).is_file():
+            raise InputError(
+                f"holds both {single} and {index}", where=path, fix="Remove the one that an older save left"
+            )
+        if (path / index).is_file():
+            return _open_shards(path / index, allow_pickle)
+        if (path / single).is_file():
+            return [_open_file(path / single, allow_pickle)]
+    others = [file for file in sorted(path.glob("*.safetensors")) if file.name != "adapter_model.safetensors"]
+    pickles = [
+        file
+        for file in sorted(path.iterdir())
+        if file.suffix in SUFFIXES and file.name not in {*_TRAINER_FILES, "adapter_model.bin"}
+    ]
+    for candidates in (others, pickles if allow_pickle else []):
+        if len(candidates) == 1:
+            _refuse_dead_link(candidates[0])
+            return [_open_file(candidates[0], allow_pickle)]
     if (path / "adapter_config.json").is_file():
         raise InputError("a PEFT adapter, which needs its base", where=path, fix="Write it as BASE+ADAPTER")
-    if any(path.glob("*.bin")) or any(path.glob("*.pt")) or any(path.glob("*.pth")):
+    if pickles and not others:
         raise InputError(
-            "holds only PyTorch pickles, which can run code when they are opened",
+            f"holds only PyTorch pickles ({pickles[0].name}), which can run code when they are opened",
             where=path,
-            fix="Convert it to safetensors first (transformers' save_pretrained does)",
+            fix="Name one of them" if allow_pickle else NEED_ASKING,
         )
     raise InputError(
         f"no {SINGLE_FILE} and no {INDEX_FILE} here",
@@ -155,18 +208,43 @@ def _open_files(path: Path) -> list[SafetensorsFile]:
     )
 
 
-def _shards(index: Path) -> list[str]:
+def _open_shards(index: Path, allow_pickle: bool) -> list[TensorFile]:
+    table = shards_of(index)
+    files: dict[str, TensorFile] = {}
+    for shard in sorted(set(table.values())):
+        _refuse_dead_link(index.parent / shard)
+        if not (index.parent / shard).is_file():
+            raise InputError("no such shard", where=index.parent / shard, fix=f"{index.name} names it: fetch it again")
+        files[shard] = _open_file(index.parent / shard, allow_pickle)
+    for tensor, shard in table.items():
+        if tensor not in files[shard].infos:
+            raise InputError(
+                f"says that {tensor} is in {shard}, which does not hold it",
+                where=index,
+                fix="Index and shards are of two saves: fetch or save the model again",
+            )
+    return list(files.values())
+
+
+def shards_of(index: Path) -> dict[str, str]:
+    """Which file holds which tensor, as a sharded model's index says.
+
+    Raises:
+        InputError: it is no index, or names a file outside its folder.
+    """
     table = read_json(index).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(shard, str) for shard in table.values()):
         raise InputError("not a map of tensors to files", where=f"{index}:weight_map", fix="Save the model again")
-    shards = sorted(set(table.values()))
-    for shard in shards:
+    for shard in set(table.values()):
         # A shard name comes from a file we did not write: it must not lead out of the folder.
-        if Path(shard).name != shard:
+        if Path(shard).name != shard or "\\" in shard or "\0" in shard or shard in ("", ".", ".."):
             raise InputError(f"names a file outside the folder: {shard!r}", where=index, fix="Save the model again")
-        if not (index.parent / shard).is_file():
-            raise InputError("no such shard", where=index.parent / shard, fix=f"{index.name} names it: fetch it again")
-    return shards
+    return table
+
+
+def _refuse_dead_link(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise InputError("a symbolic link that leads nowhere or in a circle", where=path, fix="Fetch the file again")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,27 +1,35 @@
-"""Opens what a user names: a folder, a file, a hub model, or any of these with adapters and skills added.
+"""Opens what a user names: a folder, a file, a hub model, a URL, or any of these with adapters and skills added.
 
-path/to/model            a Hugging Face folder or one safetensors file
-org/name, org/name@rev   a model on the Hugging Face hub (the local cache is asked first)
-model+adapter            a PEFT LoRA folder on its base
+path/to/model            a Hugging Face folder or one file of weights
+org/name, org/name@rev   a model on the Hugging Face hub (the local cache is asked first); hf://org/name too
+s3://..., https://...    whatever fsspec reads, fetched into the cache
+model+adapter            a PEFT LoRA folder on its base; adapter+model as well
 model+skill.safetensors  a genepool skill on its base
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from pathlib import Path
 
 from genepool.errors import InputError
+from genepool.weights import hub, remote
 from genepool.weights.adapter import CONFIG_FILE, LoraOnBase
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.overlay import SkillOnBase, is_skill
 from genepool.weights.source import Weights
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+Known = Callable[[str], Weights | None]
 
 
-def open_weights(reference: str | Path, *, relative_to: Path | None = None, base: Weights | None = None) -> Weights:
+def open_weights(
+    reference: str | Path,
+    *,
+    relative_to: Path | None = None,
+    base: Weights | None = None,
+    allow_pickle: bool = False,
+    known: Known | None = None,
+) -> Weights:
     """Opens the model that `reference` names; reads headers only.
 
     Args:
@@ -29,6 +37,8 @@ def open_weights(reference: str | Path, *, relative_to: Path | None = None, base
         relative_to: folder that relative paths are looked up in first, as recipes do with their own.
         base: an already opened base. When the part before "+" names the same path, it is reused, and a lone
             adapter or skill is put on it.
+        allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
+        known: gives the weights of names that need no opening (the merges inside a recipe), None for all others.
 
     Raises:
         InputError: nothing is there, or what is there cannot be used.
@@ -36,86 +46,127 @@ def open_weights(reference: str | Path, *, relative_to: Path | None = None, base
     text = str(reference)
     if not text.strip():
         raise InputError("an empty model name", fix="Name a folder, a file or a hub model")
-    whole = _existing(text, relative_to)
-    if whole is not None:
-        return _open_one(whole, text, base)
-    first, *additions = _split_additions(text, relative_to)
-    reused = base is not None and first == base.name
-    weights = base if base is not None and reused else _open_one(_locate(first, relative_to), first, base)
-    for addition in additions:
-        path = _locate(addition, relative_to)
-        weights = _add(weights, path, f"{weights.name}+{addition}")
-    return weights
+    try:
+        return _Opener(relative_to, base, allow_pickle, known or (lambda _: None)).open(text)
+    except PermissionError as error:
+        raise InputError("cannot be read", where=error.filename or text, fix="Check its permissions") from None
 
 
-def _open_one(path: Path, name: str, base: Weights | None) -> Weights:
-    lone_addition = is_skill(path) or (path.is_dir() and (path / CONFIG_FILE).is_file())
-    if lone_addition and not (path / "config.json").is_file():
-        if base is None:
+class _Opener:
+    """The arguments of one `open_weights`, shared by the pieces of a name."""
+
+    def __init__(self, relative_to: Path | None, base: Weights | None, allow_pickle: bool, known: Known) -> None:
+        self.relative_to, self.base, self.allow_pickle, self.known = relative_to, base, allow_pickle, known
+
+    def open(self, text: str) -> Weights:
+        pieces = [text] if self._is_whole(text) else self._split(text)
+        found = [self._find(piece) for piece in pieces]
+        first = self._model_first(found)
+        pieces = [pieces[first], *pieces[:first], *pieces[first + 1 :]]
+        found = [found[first], *found[:first], *found[first + 1 :]]
+        weights = self._open_first(pieces[0], found[0])
+        for piece, path in zip(pieces[1:], found[1:], strict=True):
+            if isinstance(path, Weights):
+                raise _no_addition(piece)
+            weights = self._add(weights, path, f"{weights.name}+{piece}")
+        return weights
+
+    def _is_whole(self, text: str) -> bool:
+        return self._named(text) is not None or self._existing(text) is not None
+
+    def _named(self, text: str) -> Weights | None:
+        return self.base if self.base is not None and text == self.base.name else self.known(text)
+
+    def _split(self, text: str) -> list[str]:
+        """Splits at "+", keeping together the pieces that exist as one path."""
+        parts = text.split("+")
+        pieces: list[str] = []
+        while parts:
+            for n in range(len(parts), 0, -1):
+                piece = "+".join(parts[:n])
+                if n == 1 or self._is_whole(piece):
+                    pieces.append(piece)
+                    parts = parts[n:]
+                    break
+        return pieces
+
+    def _find(self, piece: str) -> Weights | Path:
+        named = self._named(piece)
+        return named if named is not None else self._locate(piece)
+
+    def _model_first(self, found: list[Weights | Path]) -> int:
+        """Which piece the others are added to: the first, unless that is an adapter and a single other is a model."""
+        models = [i for i, path in enumerate(found) if isinstance(path, Weights) or not _is_addition(path)]
+        return models[0] if len(models) == 1 else 0
+
+    def _open_first(self, name: str, path: Weights | Path) -> Weights:
+        if isinstance(path, Weights):
+            return path
+        if not _is_addition(path):
+            return Checkpoint(path, name, allow_pickle=self.allow_pickle)
+        if self.base is None:
             raise InputError("an adapter or skill alone", where=path, fix=f"Write it as BASE+{name}")
-        return _add(base, path, name)
-    return Checkpoint(path, name)
+        return self._add(self.base, path, name)
+
+    def _add(self, weights: Weights, path: Path, name: str) -> Weights:
+        if is_skill(path):
+            return SkillOnBase(weights, path, name)
+        if path.is_dir() and (path / CONFIG_FILE).is_file():
+            return LoraOnBase(weights, path, name, allow_pickle=self.allow_pickle)
+        raise _no_addition(path)
+
+    def _existing(self, text: str) -> Path | None:
+        if remote.is_url(text):
+            return None
+        path = Path(text).expanduser()
+        inside = [self.relative_to / path] if self.relative_to and not path.is_absolute() else []
+        for candidate in (*inside, path):
+            try:
+                if candidate.exists():
+                    return candidate
+            except PermissionError:
+                raise
+            except (OSError, ValueError):
+                # Too long for a path, or not one at all.
+                continue
+            if candidate.is_symlink():
+                raise InputError(
+                    "a symbolic link that leads nowhere or in a circle", where=candidate, fix="Mend or remove the link"
+                )
+        return None
+
+    def _locate(self, text: str) -> Path:
+        if remote.is_url(text) and not text.lower().startswith("hf://"):
+            path = remote.fetch(text, allow_pickle=self.allow_pickle)
+            if not path.exists():
+                raise InputError("no such model: nothing is at this path", where=text, fix="Check the path")
+            return path
+        on_hub = text.lower().startswith("hf://")
+        path_here = None if on_hub else self._existing(text)
+        if path_here is not None:
+            return path_here
+        name, _, revision = (text[5:].rstrip("/") if on_hub else text).partition("@")
+        if revision and not on_hub and (local := self._existing(name)) is not None:
+            raise InputError(
+                f"{local} is a local folder and has no revision '{revision}'", where=text, fix="Drop the '@'"
+            )
+        if hub.HUB_ID.fullmatch(name):
+            return hub.fetch(name, revision or None, allow_pickle=self.allow_pickle)
+        if on_hub:
+            raise InputError("not the name of a hub model", where=text, fix="Write it as hf://org/name[@revision]")
+        raise InputError("no such model: nothing is at this path", where=text, fix="Check the path")
 
 
-def _add(weights: Weights, path: Path, name: str) -> Weights:
+def _is_addition(path: Path) -> bool:
+    """Whether a path holds an adapter or a skill and no model of its own."""
     if is_skill(path):
-        return SkillOnBase(weights, path, name)
-    if path.is_dir() and (path / CONFIG_FILE).is_file():
-        return LoraOnBase(weights, path, name)
-    raise InputError(
+        return True
+    return path.is_dir() and (path / CONFIG_FILE).is_file() and not (path / "config.json").is_file()
+
+
+def _no_addition(what: str | Path) -> InputError:
+    return InputError(
         "neither a PEFT adapter nor a genepool skill",
-        where=path,
+        where=what,
         fix="After '+' goes an adapter folder or a skill file",
     )
-
-
-def _existing(text: str, relative_to: Path | None) -> Path | None:
-    path = Path(text).expanduser()
-    for candidate in ([relative_to / path] if relative_to and not path.is_absolute() else []) + [path]:
-        if candidate.exists():
-            return candidate
-    return None
-
-
-def _split_additions(text: str, relative_to: Path | None) -> list[str]:
-    """Splits at "+", keeping together the pieces that exist as one path."""
-    parts = text.split("+")
-    pieces: list[str] = []
-    while parts:
-        for n in range(len(parts), 0, -1):
-            piece = "+".join(parts[:n])
-            if n == 1 or _existing(piece, relative_to) is not None:
-                pieces.append(piece)
-                parts = parts[n:]
-                break
-    return pieces
-
-
-def _locate(text: str, relative_to: Path | None) -> Path:
-    path = _existing(text, relative_to)
-    if path is not None:
-        return path
-    name, _, revision = text.partition("@")
-    if revision and (local := _existing(name, relative_to)) is not None:
-        raise InputError(f"{local} is a local folder and has no revision '{revision}'", where=text, fix="Drop the '@'")
-    if _HUB_ID.fullmatch(name):
-        return _from_hub(name, revision or None)
-    raise InputError("no such model: nothing is at this path", where=text, fix="Check the path")
-
-
-def _from_hub(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    from genepool import progress
-
-    with progress.bar(f"fetching {name} from the hub"):
-        try:
-            return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
-        except Exception as error:
-            # The hub client raises a different class for each of: no network, no such model, gated, bad revision.
-            reason = " ".join(str(error).split())[:200].rstrip(".")
-            raise InputError(
-                f"no folder of this name here, and the hub gave none ({type(error).__name__}: {reason})",
-                where=name,
-                fix="Check the path, or the network and the model's name",
-            ) from None

@@ -87,6 +87,9 @@ class SkillOnBase(Weights):
     def moves(self, name: str, base: Weights) -> bool:
         return base is not self.base or self.aliases().get(name, name) in self._file.infos
 
+    def holds_change(self, base: Weights) -> bool:
+        return base is self.base
+
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         import torch
 
@@ -176,6 +179,9 @@ class _ResidentChange(TensorWeights):
 
     def moves(self, name: str, base: Weights) -> bool:
         return base is not self._base or self._deltas[self._aliases.get(name, name)] is not None
+
+    def holds_change(self, base: Weights) -> bool:
+        return base is self._base
 
     def delta_rows(self, name: str, base: Weights, start: int, stop: int) -> torch.Tensor | None:
         if base is not self._base:

@@ -57,6 +57,8 @@ class SafetensorsFile:
             raise InputError("a folder, where a safetensors file is expected", where=path, fix="Name a file") from None
         except PermissionError:
             raise InputError("cannot be read", where=path, fix="Check its permissions") from None
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror})", where=path, fix="Check the disk") from None
 
     def _parse(self, prefix: bytes, size: int, file: Any) -> None:
         if len(prefix) < 8:
@@ -97,10 +99,14 @@ class SafetensorsFile:
 
     def _check_entry(self, name: str, entry: object) -> tuple[int, int]:
         where = f"{self.path}:{name}"
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"the name {name!r} is not text", where=self.path, fix=_AGAIN) from None
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             raise InputError("a header entry needs dtype, shape and data_offsets", where=where, fix=_AGAIN)
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if dtype not in DTYPE_BYTES:
+        if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
             raise InputError(
                 f"unknown dtype {dtype!r}", where=where, fix="Known here: " + ", ".join(sorted(DTYPE_BYTES))
             )

@@ -37,7 +37,11 @@ class Weights(ABC):
 
     @abstractmethod
     def info(self, name: str) -> TensorInfo:
-        """Shape and stored type; accepts the second name of a tied tensor."""
+        """Shape and stored type; accepts the second name of a tied tensor.
+
+        Raises:
+            KeyError: there is no such tensor.
+        """
 
     @abstractmethod
     def read(self, name: str) -> torch.Tensor:
@@ -63,6 +67,10 @@ class Weights(ABC):
     def moves(self, name: str, base: Weights) -> bool:
         """Whether `self[name]` may differ from `base[name]`; False when they are known to be equal without reading."""
         return self is not base
+
+    def holds_change(self, base: Weights) -> bool:
+        """Whether its deltas to `base` are what it holds, rather than the difference of two tensors."""
+        return False
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows `start` to `stop` of the tensor as a matrix (`TensorInfo.matrix`), in its stored type.
@@ -94,7 +102,13 @@ class Weights(ABC):
         return total.hexdigest()
 
     def __contains__(self, name: object) -> bool:
-        return name in self.aliases() or name in set(self.names())
+        if not isinstance(name, str):
+            return False
+        try:
+            self.info(name)
+        except KeyError:
+            return False
+        return True
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool import progress, staging
 from genepool.errors import InputError
-from genepool.weights.checkpoint import INDEX_FILE, SINGLE_FILE
+from genepool.weights.checkpoint import INDEX_FILE, SINGLE_FILE, read_json
 from genepool.weights.source import Weights, tensor_bytes
 from genepool.weights.tensor_info import DTYPE_BYTES, DTYPE_NAMES, TensorInfo, dtype_code, shape_text, torch_dtype
 
@@ -161,7 +161,12 @@ def _assign(infos: Mapping[str, TensorInfo], shard_bytes: int) -> list[list[str]
 
 
 def write_config(
-    folder: Path, config: Mapping[str, Any] | None, source: Path | None, *, tokenizer_from: Path | None = None
+    folder: Path,
+    config: Mapping[str, Any] | None,
+    source: Path | None,
+    *,
+    tokenizer_from: Path | None = None,
+    chat_template: str | None = None,
 ) -> None:
     """Puts config.json and the files that go with a model into `folder`.
 
@@ -169,6 +174,7 @@ def write_config(
         config: what config.json says; none is written when None.
         source: folder that generation settings and the tokenizer are copied from.
         tokenizer_from: folder of the tokenizer, when it is another.
+        chat_template: replaces the tokenizer's, in every place where a loader may look for it.
     """
     if config is not None:
         (folder / "config.json").write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
@@ -176,6 +182,13 @@ def write_config(
         origin = tokenizer_from if tokenizer_from is not None and file in TOKENIZER_FILES else source
         if origin is not None and (origin / file).is_file():
             shutil.copyfile(origin / file, folder / file)
+    if chat_template is not None:
+        (folder / "chat_template.jinja").write_text(chat_template)
+        (folder / "chat_template.json").unlink(missing_ok=True)
+        settings = folder / "tokenizer_config.json"
+        if settings.is_file() and "chat_template" in (content := read_json(settings)):
+            del content["chat_template"]
+            settings.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def stored_infos(weights: Weights, out_dtype: str | None = None) -> dict[str, TensorInfo]:

@@ -21,12 +21,28 @@ def _compiled(loop: Loop) -> Loop:
     return ready
 
 
+# Entries that are gone through at once.
+_RUN = 1024
 _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 # Multipliers and key increments of Philox4x32 (Salmon et al. 2011, table 2).
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _UNIT = np.float32(2.0**-24)
+
+
+@_compiled
+def subtract_bfloat16(a: Array, b: Array, out: Array) -> bool:
+    """`out = a - b` of bfloat16 given as bits, in float32; whether every difference is finite."""
+    odd = np.uint32(0)
+    for i in range(out.size):
+        difference = np.float32(
+            np.uint32(np.uint32(a[i]) << np.uint32(16)).view(np.float32)
+            - np.uint32(np.uint32(b[i]) << np.uint32(16)).view(np.float32)
+        )
+        out[i] = difference
+        odd |= np.uint32((difference.view(np.uint32) & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+    return bool(odd == 0)
 
 
 @_compiled
@@ -41,10 +57,17 @@ def count_low_bits(bits: Array, shift: int, bucket: int, counts: Array) -> None:
     """`counts[low bits] += 1` for those whose bits above `shift` are `bucket`."""
     mask = np.uint32((1 << shift) - 1)
     wanted = np.uint32(bucket)
-    for i in range(bits.size):
-        b = bits[i] & np.uint32(0x7FFFFFFF)
-        if b >> np.uint32(shift) == wanted:
-            counts[b & mask] += 1
+    for begin in range(0, bits.size, 16):
+        part = bits[begin : min(begin + 16, bits.size)]
+        # Most runs of sixteen hold none, and this look at one is wide.
+        met = np.uint32(0)
+        for i in range(part.size):
+            met |= np.uint32(np.uint32((part[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(shift)) == wanted)
+        if met:
+            for i in range(part.size):
+                b = part[i] & np.uint32(0x7FFFFFFF)
+                if b >> np.uint32(shift) == wanted:
+                    counts[b & mask] += 1
 
 
 @_compiled
@@ -66,6 +89,14 @@ def philox(key: int, first: int, out: Array) -> None:
 
 
 @_compiled
+def drop(vector: Array, draws: Array, density: float) -> None:
+    """`vector = 0` where a draw is not below `density`."""
+    limit = np.float32(density)
+    for i in range(vector.size):
+        vector[i] = vector[i] if draws[i] < limit else np.float32(0)
+
+
+@_compiled
 def elect(
     vectors: Array,
     votes: Array,
@@ -83,117 +114,55 @@ def elect(
     times its factor.
     """
     models, entries = vectors.shape
-    balance = 0
-    for i in range(entries):
-        total = np.float32(0)
+    none = np.float32(0)
+    signs, divisor = np.empty(_RUN, np.float32), np.empty(_RUN, np.float32)
+    elected = 0
+    # In short runs, vector by vector: a run stays in the nearest cache, and loops without branches are made wide.
+    for begin in range(0, entries, _RUN):
+        size = min(_RUN, entries - begin)
+        merged = out[begin : begin + size]
+        signs[:] = none
         for k in range(models):
-            if low[k] <= abs(vectors[k, i]) <= high[k]:
-                total += vectors[k, i] * votes[k]
-        sign = np.float32(zero_sign)
-        if total > 0:
-            sign = np.float32(1)
-            balance += 1
-        elif total < 0:
-            sign = np.float32(-1)
-            balance -= 1
-        merged, divisor = np.float32(0), np.float32(0)
+            vector, factor, least, most = vectors[k, begin : begin + size], votes[k], low[k], high[k]
+            for i in range(size):
+                inside = (abs(vector[i]) >= least) & (abs(vector[i]) <= most)
+                signs[i] += vector[i] * factor if inside else none
+        balance = np.float32(0)
+        for i in range(size):
+            vote = np.float32(signs[i] > none) - np.float32(signs[i] < none)
+            merged[i] = vote
+            signs[i] = vote if vote != none else np.float32(zero_sign)
+        for i in range(size):
+            balance += merged[i]
+        elected += int(balance)
+        merged[:] = none
+        divisor[:] = none
         for k in range(models):
-            if low[k] <= abs(vectors[k, i]) <= high[k]:
-                weighted = vectors[k, i] * factors[k]
-                if weighted * sign > 0:
-                    merged += weighted
-                    divisor += weights[k]
-        if normalize and divisor != 0:
-            merged /= divisor
-        out[i] = merged
-    return balance
+            vector, factor, weight = vectors[k, begin : begin + size], factors[k], weights[k]
+            least, most = low[k], high[k]
+            for i in range(size):
+                inside = (abs(vector[i]) >= least) & (abs(vector[i]) <= most)
+                weighted = vector[i] * factor if inside else none
+                agrees = weighted * signs[i] > none
+                merged[i] += weighted if agrees else none
+                divisor[i] += weight if agrees else none
+        if normalize:
+            for i in range(size):
+                merged[i] /= divisor[i] if divisor[i] != none else np.float32(1)
+    return elected
 
 
 @_compiled
 def trimmed_sum(vectors: Array, factors: Array, low: Array, high: Array, out: Array) -> None:
     """The sum of `(k, n)` vectors times their factors over the entries whose magnitude is within `low` and `high`."""
     models, entries = vectors.shape
-    for i in range(entries):
-        total = np.float32(0)
+    none = np.float32(0)
+    for begin in range(0, entries, _RUN):
+        size = min(_RUN, entries - begin)
+        total = out[begin : begin + size]
+        total[:] = none
         for k in range(models):
-            if low[k] <= abs(vectors[k, i]) <= high[k]:
-                total += vectors[k, i] * factors[k]
-        out[i] = total
-
-
-@_compiled
-def overlap_counts(vectors: Array, epsilon: float, counts: Array) -> None:
-    """Adds to `counts[k]` how many entries of vector k are beyond `epsilon` in no other vector, and in another too."""
-    models, entries = vectors.shape
-    limit = np.float32(epsilon)
-    for i in range(entries):
-        active = 0
-        for k in range(models):
-            if abs(vectors[k, i]) > limit:
-                active += 1
-        for k in range(models):
-            if abs(vectors[k, i]) > limit:
-                counts[k, min(active, 2) - 1] += 1
-
-
-@_compiled
-def overlap_mean(vectors: Array, epsilon: float, factors: Array, out: Array) -> None:
-    """Per entry the mean of the vectors beyond `epsilon`; one that is alone counts times its factor."""
-    models, entries = vectors.shape
-    limit = np.float32(epsilon)
-    for i in range(entries):
-        active, total, alone = 0, np.float32(0), np.float32(0)
-        for k in range(models):
-            if abs(vectors[k, i]) > limit:
-                active += 1
-                total += vectors[k, i]
-                alone += vectors[k, i] * factors[k]
-        if active == 1:
-            out[i] = alone
-        elif active > 1:
-            out[i] = total / np.float32(active)
-        else:
-            out[i] = 0
-
-
-# Bits sorted by in one step of the radix sort; three steps order the 31 bits of a magnitude.
-_DIGIT = 11
-_DIGIT_MASK = np.uint64((1 << _DIGIT) - 1)
-
-
-@_compiled
-def row_ranks(rows: Array, ranks: Array) -> None:
-    """Ranks of the magnitudes within each row over `columns - 1`; equal ones share their mean rank.
-
-    A radix sort of (magnitude bits, place) pairs packed into 64 bits: no row takes longer than another.
-    """
-    lines, columns = rows.shape
-    bits = rows.view(np.uint32)
-    pairs, spare = np.empty(columns, np.uint64), np.empty(columns, np.uint64)
-    starts = np.empty((3, (1 << _DIGIT) + 1), np.int32)
-    last = np.float32(max(columns - 1, 1))
-    for line in range(lines):
-        starts[:] = 0
-        for i in range(columns):
-            key = np.uint64(bits[line, i] & np.uint32(0x7FFFFFFF))
-            pairs[i] = (key << _HALF) | np.uint64(i)
-            for step in range(3):
-                starts[step, ((key >> np.uint64(step * _DIGIT)) & _DIGIT_MASK) + np.uint64(1)] += 1
-        for step in range(3):
-            for digit in range(1 << _DIGIT):
-                starts[step, digit + 1] += starts[step, digit]
-            shift = np.uint64(32 + step * _DIGIT)
-            for i in range(columns):
-                digit_of = (pairs[i] >> shift) & _DIGIT_MASK
-                spare[starts[step, digit_of]] = pairs[i]
-                starts[step, digit_of] += 1
-            pairs, spare = spare, pairs
-        first = 0
-        while first < columns:
-            end = first + 1
-            while end < columns and pairs[end] >> _HALF == pairs[first] >> _HALF:
-                end += 1
-            rank = np.float32(0.5) * np.float32(first + end - 1) / last if columns > 1 else np.float32(0.5)
-            for i in range(first, end):
-                ranks[line, pairs[i] & _MASK] = rank
-            first = end
+            vector, factor, least, most = vectors[k, begin : begin + size], factors[k], low[k], high[k]
+            for i in range(size):
+                inside = (abs(vector[i]) >= least) & (abs(vector[i]) <= most)
+                total[i] += vector[i] * factor if inside else none

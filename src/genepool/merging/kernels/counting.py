@@ -6,7 +6,10 @@ For non-negative floats the order of the values is the order of their bits: coun
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 LOW_BITS = 15
 HIGH_BUCKETS = 1 << 16
@@ -21,6 +24,8 @@ def count_magnitudes(values: torch.Tensor, counts: torch.Tensor, bucket: int | N
         counts: int64 on the processor; `(HIGH_BUCKETS,)` without a bucket, `(LOW_BUCKETS,)` with one.
         bucket: count the lower bits of those values only whose upper bits are this.
     """
+    import torch
+
     flat = values.reshape(-1)
     if not flat.numel():
         return
@@ -37,6 +42,8 @@ def count_magnitudes(values: torch.Tensor, counts: torch.Tensor, bucket: int | N
 
 
 def _formula(flat: torch.Tensor, buckets: int, bucket: int | None) -> torch.Tensor:
+    import torch
+
     bits = flat.view(torch.int32) & 0x7FFFFFFF
     high = bits >> LOW_BITS
     if bucket is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def elect(
@@ -36,6 +37,8 @@ def elect(
         The merged vector, of the shape of one, and the sum of the elected signs over all entries (0 where the votes
         cancel), from which the majority sign of a whole vector is told.
     """
+    import torch
+
     low, high = _limits(thresholds, ceilings, len(weights))
     factors = [weight * scale for weight, scale in zip(weights, scales or [1.0] * len(weights), strict=True)]
     if vectors.device.type != "cpu":
@@ -72,6 +75,8 @@ def trimmed_sum(
         thresholds: smallest magnitude of each vector that takes part; 0 when None.
         ceilings: largest magnitude of each vector that takes part; no limit when None.
     """
+    import torch
+
     low, high = _limits(thresholds, ceilings, len(factors))
     if vectors.device.type != "cpu":
         return _sum_formula(vectors, factors, low, high)
@@ -96,10 +101,14 @@ def _limits(
 
 
 def _array(values: Sequence[float]) -> Any:
+    import torch
+
     return torch.tensor(values, dtype=torch.float32).numpy()
 
 
 def _trimmed(vector: torch.Tensor, factor: float, low: float, high: float) -> torch.Tensor:
+    import torch
+
     sizes = vector.abs()
     return torch.where((sizes >= low) & (sizes <= high), vector, 0.0) * factor
 
@@ -107,6 +116,8 @@ def _trimmed(vector: torch.Tensor, factor: float, low: float, high: float) -> to
 def _sum_formula(
     vectors: torch.Tensor, factors: Sequence[float], low: Sequence[float], high: Sequence[float]
 ) -> torch.Tensor:
+    import torch
+
     total = torch.zeros_like(vectors[0])
     for part in zip(vectors, factors, low, high, strict=True):
         total += _trimmed(*part)
@@ -123,6 +134,8 @@ def _formula(
     high: Sequence[float] | None = None,
     votes: Sequence[float] | None = None,
 ) -> tuple[torch.Tensor, int]:
+    import torch
+
     high = high or [math.inf] * len(weights)
     signs = torch.sign(_sum_formula(vectors, factors if votes is None else votes, low, high))
     balance = int(signs.sum(dtype=torch.float64))

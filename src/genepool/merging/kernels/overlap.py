@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def overlap_counts(vectors: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -17,12 +19,14 @@ def overlap_counts(vectors: torch.Tensor, epsilon: float) -> torch.Tensor:
     Returns:
         `(k, 2)` int64 on the processor: entries active in this vector alone, and in another one too.
     """
+    import torch
+
     counts = torch.zeros((vectors.shape[0], 2), dtype=torch.int64)
     if vectors.device.type != "cpu":
         return _counts_formula(vectors, epsilon).cpu()
-    from genepool.merging.kernels import compiled
+    from genepool.merging.kernels import compiled_entries
 
-    compiled.overlap_counts(vectors.reshape(vectors.shape[0], -1).numpy(), epsilon, counts.numpy())
+    compiled_entries.overlap_counts(vectors.reshape(vectors.shape[0], -1).numpy(), epsilon, counts.numpy())
     return counts
 
 
@@ -34,12 +38,14 @@ def overlap_mean(vectors: torch.Tensor, epsilon: float, factors: Sequence[float]
         epsilon: an entry is active when its magnitude is above this.
         factors: of each vector where it alone is active.
     """
+    import torch
+
     if vectors.device.type != "cpu":
         return _mean_formula(vectors, epsilon, factors)
-    from genepool.merging.kernels import compiled
+    from genepool.merging.kernels import compiled_entries
 
     merged = torch.empty(vectors.shape[1:], dtype=torch.float32)
-    compiled.overlap_mean(
+    compiled_entries.overlap_mean(
         vectors.reshape(vectors.shape[0], -1).numpy(),
         epsilon,
         torch.tensor(factors, dtype=torch.float32).numpy(),
@@ -49,6 +55,8 @@ def overlap_mean(vectors: torch.Tensor, epsilon: float, factors: Sequence[float]
 
 
 def _counts_formula(vectors: torch.Tensor, epsilon: float) -> torch.Tensor:
+    import torch
+
     flat = vectors.reshape(vectors.shape[0], -1)
     active = flat.abs() > torch.tensor(epsilon, dtype=torch.float32)
     alone = active & (active.sum(0) == 1)
@@ -56,6 +64,8 @@ def _counts_formula(vectors: torch.Tensor, epsilon: float) -> torch.Tensor:
 
 
 def _mean_formula(vectors: torch.Tensor, epsilon: float, factors: Sequence[float]) -> torch.Tensor:
+    import torch
+
     total, alone, count = (torch.zeros_like(vectors[0]) for _ in range(3))
     limit = torch.tensor(epsilon, dtype=torch.float32)
     for vector, factor in zip(vectors, factors, strict=True):

@@ -6,7 +6,10 @@ of its own place, so masks do not depend on blocks, threads, passes or devices.
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _MASK = 0xFFFFFFFF
 
@@ -23,6 +26,8 @@ def uniform(count: int, key: int, offset: int = 0, device: torch.device | str = 
     Returns:
         `(count,)` float32, multiples of 2^-24 in [0, 1).
     """
+    import torch
+
     first = offset // 4
     quads = (offset + count + 3) // 4 - first
     if torch.device(device).type == "cpu":
@@ -36,7 +41,25 @@ def uniform(count: int, key: int, offset: int = 0, device: torch.device | str = 
     return draws[begin : begin + count]
 
 
+def drop(vector: torch.Tensor, draws: torch.Tensor, density: float) -> None:
+    """Sets to zero, in place, the entries whose draw is not below `density`.
+
+    Args:
+        vector: float32, contiguous.
+        draws: `uniform` numbers of its shape, contiguous.
+        density: probability that an entry stays.
+    """
+    if vector.device.type == "cpu":
+        from genepool.merging.kernels import compiled
+
+        compiled.drop(vector.view(-1).numpy(), draws.view(-1).numpy(), density)
+    else:
+        vector.masked_fill_(draws >= density, 0.0)
+
+
 def _formula(quads: int, key: int, first: int, device: torch.device | str) -> torch.Tensor:
+    import torch
+
     counter = torch.arange(first, first + quads, dtype=torch.int64, device=device)
     c0, c1 = counter & _MASK, (counter >> 32) & _MASK
     c2, c3 = torch.zeros_like(c0), torch.zeros_like(c0)

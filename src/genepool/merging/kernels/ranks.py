@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def row_ranks(rows: torch.Tensor) -> torch.Tensor:
@@ -15,16 +18,20 @@ def row_ranks(rows: torch.Tensor) -> torch.Tensor:
         `(rows, columns)` float32: 0 for the smallest, 1 for the largest, evenly spaced; equal magnitudes share the mean
         of their ranks, and the only entry of a row stands at 0.5.
     """
+    import torch
+
     if rows.device.type != "cpu" or not rows.numel():
         return _formula(rows)
-    from genepool.merging.kernels import compiled
+    from genepool.merging.kernels import compiled_entries
 
     ranks = torch.empty(rows.shape, dtype=torch.float32)
-    compiled.row_ranks(rows.contiguous().numpy(), ranks.numpy())
+    compiled_entries.row_ranks(rows.contiguous().numpy(), ranks.numpy())
     return ranks
 
 
 def _formula(rows: torch.Tensor) -> torch.Tensor:
+    import torch
+
     columns = rows.shape[-1]
     if columns <= 1:
         return torch.full_like(rows, 0.5)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method, register
-from genepool.merging.selection import MagnitudeSelections
+from genepool.merging.selection import Selection
 from genepool.merging.survey import Survey
 
 if TYPE_CHECKING:
@@ -27,30 +27,30 @@ def divergences(rows: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
 class ImportanceSurvey(Survey):
     """Quartiles of the importance |x - th0| * KL(row) over one tensor, exactly; the rows' divergences are kept."""
 
-    passes = MagnitudeSelections.passes
+    passes = Selection.passes
 
     def __init__(self, numel: int) -> None:
         # The quantile q of n numbers is the one at floor(q (n - 1)) from the smallest.
-        self._selections = MagnitudeSelections([numel - int(q * (numel - 1)) for q in (0.25, 0.5, 0.75)])
+        self._selection = Selection([numel - int(q * (numel - 1)) for q in (0.25, 0.5, 0.75)])
         self._divergences: dict[int, torch.Tensor] = {}
 
     def begin(self, number: int) -> Any:
-        return self._selections.begin(number), {}
+        return self._selection.begin(number), {}
 
     def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
         counts, rows = partial
         if number == 0:
             rows[group.start] = divergences(group.tensors[0], group.base)
         divergence = rows[group.start] if number == 0 else self.of(group)
-        self._selections.observe(number, importance(group, divergence), counts)
+        self._selection.observe(number, importance(group, divergence), counts)
 
     def fold(self, number: int, partial: Any) -> None:
         counts, rows = partial
-        self._selections.fold(counts)
+        self._selection.fold(counts)
         self._divergences.update(rows)
 
     def finish(self, number: int) -> None:
-        self._selections.finish(number)
+        self._selection.finish(number)
 
     def of(self, group: TensorGroup) -> torch.Tensor:
         """The divergences of a block's rows, `(rows, 1)`."""
@@ -63,7 +63,7 @@ class ImportanceSurvey(Survey):
     @property
     def threshold(self) -> float:
         """The median plus one and a half times the distance between the quartiles."""
-        low, median, high = self._selections.thresholds
+        low, median, high = self._selection.values
         return median + 1.5 * (high - low)
 
 

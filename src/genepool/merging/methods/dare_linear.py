@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from genepool.merging import kernels
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import register
 from genepool.merging.methods.task_arithmetic import NORMALIZE, WEIGHT
@@ -53,7 +54,7 @@ class DareLinear(SparseSum):
         deltas = group.deltas
         for i, density in enumerate(group.column("density")):
             if density < 1:
-                deltas[i].masked_fill_(group.uniform(i) >= density, 0.0)
+                kernels.drop(deltas[i], group.uniform(i), density)
         return deltas
 
     def factors(self, group: TensorGroup, survey: TrimSurvey | None) -> list[float]:

@@ -33,7 +33,7 @@ class DareTies(DareLinear):
     )  # fmt: skip
 
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
-        return ("weight", "density", "trim_density", "rescale", "scope", "zero_sign")
+        return ("weight", "trim_density", "rescale", "scope", "zero_sign")
 
     def kept_ranks(self, values: Mapping[str, Any], numel: int) -> tuple[int, int] | None:
         return largest(values["trim_density"], numel)

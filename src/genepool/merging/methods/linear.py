@@ -24,7 +24,10 @@ def combination(vectors: torch.Tensor, factors: Sequence[float]) -> torch.Tensor
 
 @register
 class Linear(Method):
-    """`sum_i w_i x_i`, divided by `sum_i w_i` when `normalize`; equal weights give the uniform soup."""
+    """`sum_i w_i x_i`, divided by `sum_i w_i` when `normalize`. Without weights it is the uniform soup.
+
+    `genepool soup` makes the greedy one.
+    """
 
     name = "linear"
     source = "Model soups, Wortsman et al. 2022, arXiv:2203.05482"

@@ -116,7 +116,7 @@
 
   // Search curve: the nearest candidate under the pointer, or the next one by arrow key.
   const tip = document.getElementById("tip");
-  all(".plot").forEach((plot) => {
+  all(".plot:has([data-points])").forEach((plot) => {
     const chart = plot.querySelector("svg.chart");
     const points = JSON.parse(chart.dataset.points), runs = JSON.parse(chart.dataset.runs);
     const marker = chart.querySelector(".marker"), cursor = chart.querySelector(".cursor");

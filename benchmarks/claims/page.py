@@ -1,0 +1,150 @@
+"""Writes docs/claims.md, and docs/claims.json with the raw figures, from what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.claims.arms import BUDGET
+from benchmarks.claims.rows import Claim, Measurement
+from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, Figure
+from benchmarks.claims.worlds import KINDS, LIMITS
+from genepool.staging import write_text
+
+# A score below which an arm is said not to work at all.
+_NOTHING = 0.05
+DOCS = Path(__file__).parent.parent.parent / "docs"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One claim on one testbed.
+
+    Attributes:
+        measured: one measurement a seed.
+    """
+
+    claim: Claim
+    kind: str
+    measured: Sequence[Measurement]
+
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """Every contrast over the seeds."""
+        return {name: Figure.of([m.contrasts[name] for m in self.measured]) for name in self.measured[0].contrasts}
+
+    @property
+    def verdict(self) -> str:
+        """One of three."""
+        return self.claim.rule.verdict(self.figures)
+
+    def remark(self) -> str:
+        """One line beside the verdict, of figures alone."""
+        figures, rule = self.figures, self.claim.rule
+        main = figures["main"]
+        why = rule.unasked(figures)
+        parts = [why] if why else []
+        if max(main.first, main.second) < _NOTHING:
+            parts.append("no arm works")
+        elif rule.wants_more and main.hi < 0:
+            parts.append("the reverse is seen")
+        elif rule.wants_more and main.lo <= 0:
+            parts.append("no difference seen")
+        if "guard" in figures:
+            guard = figures["guard"]
+            parts.append(f"the skill changes by {guard.difference:+.3f} [{guard.lo:+.3f}, {guard.hi:+.3f}]")
+        # The largest number of tasks is the main figure itself.
+        sizes = [name for name in figures if name[0].isdigit()][:-1]
+        parts += [f"{name}: {figures[name].text()}" for name in sizes]
+        return "; ".join(parts)
+
+    def as_json(self) -> dict[str, object]:
+        """The raw figures."""
+        return {
+            "claim": self.claim.name,
+            "testbed": self.kind,
+            "verdict": self.verdict,
+            "figures": {name: vars(figure) for name, figure in self.figures.items()},
+            "seeds": [
+                {"contrasts": {n: c.as_json() for n, c in m.contrasts.items()}, "chosen": m.chosen}
+                for m in self.measured
+            ],
+        }
+
+
+def write(rows: Sequence[Row], seeds: int, unavailable: Mapping[str, Sequence[str]], folder: Path = DOCS) -> None:
+    """Writes the page and the figures beside it."""
+    write_text(folder / "claims.md", page(rows, seeds, unavailable))
+    raw = {"schema": 1, "seeds": seeds, "rows": [row.as_json() for row in rows]}
+    write_text(folder / "claims.json", json.dumps(raw, separators=(",", ":"), default=float) + "\n")
+
+
+def page(rows: Sequence[Row], seeds: int, unavailable: Mapping[str, Sequence[str]]) -> str:
+    """The page's text.
+
+    Args:
+        unavailable: claims that could not be put, and the methods they lack.
+    """
+    claims = {row.claim.name: row.claim for row in rows}
+    return "\n".join(
+        [
+            _HEAD.format(seeds=seeds, budget=BUDGET, **LIMITS),
+            *(f"- **{kind.name}**: {kind.words}." for kind in KINDS.values()),
+            "",
+            "## Rules",
+            "",
+            "Written before the figures. A claim that fails stays failed.",
+            "",
+            *(f"- **{claim.name}** holds when {claim.rule.words}." for claim in claims.values()),
+            "",
+            "## Figures",
+            "",
+            "| claim | source | testbed | our figure | verdict | remark |",
+            "|---|---|---|---|---|---|",
+            *(
+                f"| {row.claim.words} ({row.claim.name}) | {row.claim.source} | {row.kind} | "
+                f"{row.figures['main'].text()} | {row.verdict} | {row.remark()} |"
+                for row in rows
+            ),
+            "",
+            _tally(rows),
+            *(f"\nNot asked yet: {name}, for want of {', '.join(lacks)}." for name, lacks in unavailable.items()),
+            "",
+        ]
+    )
+
+
+def _tally(rows: Sequence[Row]) -> str:
+    verdicts = [row.verdict for row in rows]
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNASKED)]
+    return f"Of {len(rows)} rows: {', '.join(counts)}."
+
+
+def by_rows(claims: Sequence[Claim], measured: Mapping[tuple[str, str, int], Measurement], seeds: int) -> list[Row]:
+    """Measurements by (claim, testbed, seed) as rows, those of them that are complete."""
+    rows = []
+    for claim in claims:
+        for kind in claim.beds:
+            found = [measured[key] for seed in range(seeds) if (key := (claim.name, kind, seed)) in measured]
+            if len(found) == seeds:
+                rows.append(Row(claim, kind, found))
+    return rows
+
+
+_HEAD = """\
+# Claims
+
+What the papers say, asked again on small models trained on the spot. `python -m benchmarks.claims` makes this page, and
+`claims.json` with the raw figures beside it.
+
+Our models are tiny, and some of these claims are about large ones: "does not hold here" is said of here. Each testbed
+is trained with {seeds} seeds. Settings are chosen on the validation split ({valid} examples a task at most), at most
+{budget} settings for every arm; figures are of the test split ({test} at most). A figure is the difference of two arms'
+scores (1 is everything right), the mean over the seeds, with its 95% interval in brackets and the two arms' own scores
+in parentheses. Both arms answer the same examples. The interval is the wider of two: Student's t over the seeds'
+differences, and a paired bootstrap over examples with the seeds fixed.
+
+## Testbeds
+"""

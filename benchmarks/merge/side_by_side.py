@@ -1,0 +1,267 @@
+"""Every row of one size: floor, start-up, genepool and mergekit in turn, and the table that says how they compare.
+
+Ratios are taken within a round, between runs that are seconds apart, and the median over the rounds is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.measuring import (
+    ROOT,
+    CommandFailed,
+    Figures,
+    median,
+    paired_ratio,
+    table,
+    tell,
+    time_in_turn,
+)
+from benchmarks.merge import checkpoints
+from benchmarks.merge.rows import SVD_METHODS, Row, rows
+from genepool.errors import InputError
+
+GENEPOOL = (sys.executable, "-m", "genepool")
+HEADER = (
+    "command", "wall s", "CPU s", "peak RSS GB", "anonymous GB", "of the floor", "beyond start-up", "aim",
+    "over mergekit",
+)  # fmt: skip
+EXPERTS = 3
+FLOOR = "raw read of four files, write of one"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for a whole run of the benchmark.
+
+    Attributes:
+        work: the folder of checkpoints, recipes, outputs and raw figures.
+        rounds: paired runs of each row.
+        only: a regular expression that a row's name must match; None runs all that suit the size.
+        peer: mergekit's command and version; None leaves it out.
+    """
+
+    work: Path
+    rounds: int = 3
+    only: str | None = None
+    peer: tuple[Path, str] | None = None
+
+    @property
+    def outputs(self) -> Path:
+        """Where outputs are written and removed again."""
+        return self.work / "out"
+
+    def clear(self) -> None:
+        """Removes all outputs, so that every run writes new files and none inherits another's unwritten pages."""
+        shutil.rmtree(self.outputs, ignore_errors=True)
+        self.outputs.mkdir(parents=True)
+
+    def floor(self, files: Sequence[Path], *flags: str) -> list[str]:
+        """The command that reads `files` and writes the first."""
+        module = "benchmarks.merge.floor"
+        return [sys.executable, "-m", module, *flags, str(self.outputs / "floor"), *map(str, files)]
+
+    def merge(self, recipe: Path) -> list[str]:
+        """genepool's command."""
+        return [*GENEPOOL, "merge", str(recipe), str(self.outputs / "genepool"), "--quiet"]
+
+    def keep(self, what: Mapping[str, object], runs: Mapping[str, Sequence[Figures]]) -> None:
+        """Adds raw figures to `results.jsonl`: a benchmark that is stopped loses nothing it measured."""
+        line = {
+            **what,
+            "machine": machine(),
+            "runs": {name: [asdict(run) for run in seen] for name, seen in runs.items()},
+        }
+        with open(self.work / "results.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+@dataclass
+class Measured:
+    """A row's runs by command (floor, plan, genepool, mergekit, svds), and why commands are missing."""
+
+    row: Row
+    runs: dict[str, list[Figures]]
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def compare(billions: float, settings: Settings) -> tuple[str, bool]:
+    """Runs all rows on checkpoints of one size.
+
+    Returns:
+        The table as Markdown, and whether every command worked.
+
+    Raises:
+        InputError: no row is wanted, or the disk has no room.
+        CommandFailed: not even the floor works.
+    """
+    layout = checkpoints.layout_of(billions)
+    folder = checkpoints.make(settings.work / f"llama-{billions:g}B", layout, EXPERTS)
+    models = [folder / name for name in checkpoints.model_names(EXPERTS)]
+    files = [checkpoints.weights_file(folder, name) for name in checkpoints.model_names(EXPERTS)]
+    warning = cache_warning(5 * files[0].stat().st_size)
+    if warning:
+        tell(f"warning: {billions:g}B: {warning}")
+    chosen = chosen_rows(rows(known_methods(), models[0], models[1:]), billions, settings.only)
+    if not chosen:
+        raise InputError(f"no row matches '{settings.only}'", where="--only", fix="Leave it out to see their names")
+    edges = _edges(files, settings)
+    measured = []
+    for number, row in enumerate(chosen):
+        found = _time_row(row, files, settings, folder)
+        settings.keep({"billions": billions, "row": row.name}, found.runs)
+        measured.append(found)
+        tell(f"[{number + 1}/{len(chosen)}] {billions:g}B {row.name}: {_summary(found)}")
+    note = _note(layout, files, settings, warning)
+    title = f"Merging, {layout.parameters / 1e9:.2f}B parameters"
+    failures = [f"{one.row.name}, {name}: {why}" for one in measured for name, why in one.failures.items()]
+    text = table(title, note, HEADER, table_rows(edges, measured))
+    if failures:
+        text += "\nNot measured:\n\n" + "".join(f"- {line}\n" for line in failures)
+    return text, not failures
+
+
+def run() -> str:
+    """What `python -m benchmarks merging` prints: the smaller size, without mergekit."""
+    return compare(0.25, Settings(ROOT / ".cache" / "bench"))[0]
+
+
+def chosen_rows(every: Sequence[Row], billions: float, only: str | None) -> list[Row]:
+    """Those whose name matches `only`, or without it those meant for models of this size."""
+    if only is not None:
+        return [row for row in every if re.search(only, row.name)]
+    return [row for row in every if billions <= row.largest]
+
+
+def known_methods() -> dict[str, list[str]]:
+    """The methods genepool lists, with the names of their parameters."""
+    answer = subprocess.run([*GENEPOOL, "methods", "--json"], capture_output=True, text=True, check=True, cwd=ROOT)
+    methods = json.loads(answer.stdout)["methods"]
+    return {method["name"]: [parameter["name"] for parameter in method["parameters"]] for method in methods}
+
+
+def _edges(files: Sequence[Path], settings: Settings) -> dict[str, list[Figures]]:
+    """What bounds every row and depends on none: the floor with the disk's part, and mergekit's own start-up."""
+    commands = {f"{FLOOR}, forced to the disk": settings.floor(files, "--sync")}
+    if settings.peer:
+        python = settings.peer[0].with_name("python")
+        commands["mergekit: its imports"] = [str(python), "-c", "import mergekit.scripts.run_yaml"]
+    return time_in_turn(commands, settings.rounds, between=settings.clear)
+
+
+def _time_row(row: Row, files: Sequence[Path], settings: Settings, folder: Path) -> Measured:
+    place = settings.work / "recipes" / folder.name
+    place.mkdir(parents=True, exist_ok=True)
+    recipe = place / (re.sub(r"\W+", "-", row.name) + ".yaml")
+    recipe.write_text(row.recipe)
+    commands: dict[str, Sequence[str]] = {
+        "floor": settings.floor(files),
+        "plan": [*GENEPOOL, "plan", str(recipe), "--json", "--quiet"],
+        "genepool": settings.merge(recipe),
+    }
+    if row.method in SVD_METHODS:
+        inputs = [str(file.parent) for file in files]
+        commands["svds"] = [sys.executable, "-m", "benchmarks.merge.svds", row.method, *inputs]
+    if settings.peer and row.peer:
+        commands["mergekit"] = [str(settings.peer[0]), str(recipe), str(settings.outputs / "mergekit")]
+    failures: dict[str, str] = {}
+    runs = time_in_turn(commands, settings.rounds, between=settings.clear, failures=failures)
+    if "floor" in failures:
+        raise CommandFailed(failures["floor"])
+    return Measured(row, runs, failures)
+
+
+def table_rows(edges: Mapping[str, Sequence[Figures]], measured: Sequence[Measured]) -> list[list[str]]:
+    """The cells: the floors and start-ups of all rounds first, then genepool, and mergekit below it, row by row."""
+    floors = [run for one in measured for run in one.runs["floor"]]
+    plans = [run for one in measured for run in one.runs.get("plan", [])]
+    lines = [_cells(FLOOR, floors)]
+    lines += [_cells(name, runs) for name, runs in edges.items() if FLOOR in name]
+    if plans:
+        lines.append(_cells("start-up: genepool plan", plans, aim="2 s"))
+    lines += [_cells(name, runs) for name, runs in edges.items() if FLOOR not in name]
+    for one in measured:
+        lines += _lines_of(one)
+    return lines
+
+
+def _lines_of(one: Measured) -> list[list[str]]:
+    floor, ours, theirs = one.runs["floor"], one.runs.get("genepool"), one.runs.get("mergekit")
+    lines = []
+    if ours is not None:
+        of_floor, beyond = paired_ratio(ours, floor), paired_ratio(ours, floor, one.runs["plan"])
+        aim = f"{one.row.aim:g}" if one.row.aim is not None else ""
+        over = f"{paired_ratio(theirs, ours):.1f}" if theirs is not None else ""
+        lines.append(_cells(one.row.name, ours, of_floor=f"{of_floor:.1f}", beyond=f"{beyond:.1f}", aim=aim, over=over))
+        if svds := one.runs.get("svds"):
+            share = paired_ratio(ours, svds)
+            lines.append(_cells(f"the SVDs of {one.row.name} alone; it takes {share:.1f} times as long", svds))
+    if theirs is not None:
+        ratio = f"{paired_ratio(theirs, floor):.1f}"
+        lines.append(_cells(f"mergekit: {one.row.method}", theirs, of_floor=ratio))
+    return lines
+
+
+def _cells(
+    name: str, runs: Sequence[Figures], *, of_floor: str = "", beyond: str = "", aim: str = "", over: str = ""
+) -> list[str]:
+    middle = median(runs)
+    figures = [f"{middle.wall:.1f}", f"{middle.cpu:.1f}", f"{middle.resident:.2f}", f"{middle.anonymous:.2f}"]
+    return [name, *figures, of_floor, beyond, aim, over]
+
+
+def _summary(one: Measured) -> str:
+    if "genepool" not in one.runs:
+        return f"failed: {one.failures.get('genepool')}"
+    middle, floor = median(one.runs["genepool"]), one.runs["floor"]
+    text = f"{middle.wall:.1f} s, {paired_ratio(one.runs['genepool'], floor):.1f} times the floor"
+    if "mergekit" in one.runs:
+        text += f", {paired_ratio(one.runs['mergekit'], one.runs['genepool']):.1f} times as fast as mergekit"
+    return text
+
+
+def _note(layout: checkpoints.Layout, files: Sequence[Path], settings: Settings, warning: str) -> str:
+    size = files[0].stat().st_size / 1e9
+    return (
+        f"{machine()}. Llama shapes ({layout.layers} layers of {layout.hidden}), bfloat16, one base and "
+        f"{EXPERTS} fine-tunes: {len(files) * size:.1f} GB in, {size:.1f} GB out (linear averages all four, slerp and "
+        f"nuslerp two). Whole processes, {warning or 'files in the page cache'}. Rounds that count: {settings.rounds}, "
+        "after one to warm up (which counts as the first where a command takes over a minute); medians. In each, the "
+        "floor, `genepool plan`, `genepool merge` and mergekit run in turn, and ratios are taken within it. "
+        "Beyond start-up is (merge - plan) / floor, in wall seconds. genepool forces its output to the disk before it "
+        "publishes it; the floor and mergekit do not. "
+        + (f"mergekit {settings.peer[1]} reads the same recipe." if settings.peer else "mergekit was left out.")
+    )
+
+
+def machine() -> str:
+    """What the figures were taken on, for the note above them."""
+    cores = len(os.sched_getaffinity(0))
+    threads = os.environ.get("OMP_NUM_THREADS")
+    limited = f", OMP_NUM_THREADS={threads}" if threads else ""
+    return f"{cores} cores{limited}, torch {version('torch')}, Python {platform.python_version()}"
+
+
+def available_memory() -> int:
+    """Bytes the system could give to the page cache and to processes."""
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+
+
+def cache_warning(needed: int, available: int | None = None) -> str:
+    """Empty when inputs and output fit in memory beside the processes; else the words that say they do not."""
+    free = available_memory() if available is None else available
+    # What the processes themselves may take; mergekit needs more, genepool less.
+    if needed + 2e9 <= free:
+        return ""
+    return f"inputs and output ({needed / 1e9:.1f} GB) do not fit in the page cache: the figures include the disk"

@@ -1,0 +1,171 @@
+"""`genepool inspect`: what models are, whether they fit together, and how far and which way each was moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genepool.cli import options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from genepool.merging import Inspection
+    from genepool.merging.inspection import Deltas, EffectiveRanks
+    from genepool.merging.inspection.result import Row
+
+
+def register(app: typer.Typer) -> None:
+    app.command("inspect")(inspect)
+
+
+def inspect(
+    models: Annotated[list[str], typer.Argument(help="Folders, files, hub models, BASE+ADAPTER, BASE+SKILL.")],
+    base: Annotated[
+        str | None, typer.Option("--base", help="What the others were fine-tuned from; the first model when absent.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Also draw a page: one HTML file that opens offline.")
+    ] = None,
+    rank: Annotated[
+        bool, typer.Option("--rank/--no-rank", help="Effective rank of the changes: the slow part.")
+    ] = True,
+    all_ranks: Annotated[
+        bool, typer.Option("--all-ranks", help="Of every matrix, not of at most 12 per part, evenly over the layers.")
+    ] = False,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Show what models are, whether they fit together, and how each differs from the base.
+
+    [bold]Examples[/bold]
+
+        genepool inspect model
+
+        genepool inspect base tuned-a tuned-b --out inspect.html
+
+        genepool inspect lora-a lora-b --base base --json
+
+    Of several models the first is the base, unless --base names it. The exit code is 1 when something keeps the models
+    from being merged.
+    """
+    options.begin(quiet)
+    from genepool import progress
+    from genepool.errors import CheckFailed, InputError
+    from genepool.merging import inspect_models
+
+    if all_ranks and not rank:
+        raise InputError("--all-ranks and --no-rank contradict each other", fix="Give one of them")
+    if out is not None and out.is_dir():
+        raise InputError("is a folder", where=out, fix="Name a file, such as inspect.html")
+    if out is not None and out.exists() and not overwrite:
+        raise InputError("the file exists", where=out, fix="Name another, or pass --overwrite")
+    found = inspect_models(models, base, ranks="all" if all_ranks else "sampled" if rank else "none")
+    if base is None and found.base is not None:
+        progress.say(f"note: {found.base} is taken as the base, being named first; --base names another.")
+    if out is not None:
+        from genepool.report import write_inspection
+
+        write_inspection(found, out)
+    if json_output:
+        options.print_json({"page": str(out) if out else None, **found.as_dict()})
+    else:
+        _print(found)
+        if out is not None:
+            typer.echo(str(out))
+    if not found.fits:
+        count = len(found.problems) - 1
+        more = f" (and {count} more problem{'s' if count > 1 else ''})" if count else ""
+        raise CheckFailed(f"{found.problems[0].text}{more}.")
+
+
+def _print(found: Inspection) -> None:
+    from genepool.merging.inspection.wording import cosine_text, share_text, short_labels
+
+    labels = short_labels([facts.name for facts in found.models])
+    _show("", _models(found, labels))
+    console = options.console()
+    for kind, texts in (("problem", [problem.text for problem in found.problems]), ("note", found.notes)):
+        for text in texts:
+            console.print(f"{kind}: {text}", markup=False, highlight=False, soft_wrap=True)
+    if found.base is not None and found.fits:
+        console.print("The models fit together.")
+    deltas, changed = found.deltas, labels[1:]
+    if deltas is None:
+        return
+    _show(
+        f"Changes from {deltas.base}, over the {deltas.tensors:,} tensors that all have alike",
+        _distance(deltas, found.ranks, changed),
+    )
+    ranked = ", mean effective rank of matrices where computed" if found.ranks else ""
+    if deltas.layers:
+        _show(f"By layer: relative norm{ranked}", _layers(deltas, found.ranks, changed))
+    if len(changed) > 1:
+        _show("Cosine of the changes", _square(changed, deltas.cosine, cosine_text))
+        _show(
+            "Sign conflict: of the entries that both changed, the share changed in opposite directions",
+            _square(changed, deltas.sign_conflict, share_text),
+        )
+
+
+def _show(title: str, table: Table) -> None:
+    console = options.console()
+    if title:
+        console.print(f"\n{title}", markup=False, highlight=False)
+    console.print(table)
+
+
+def _models(found: Inspection, labels: Sequence[str]) -> Table:
+    """One model per column: there are more facts than models."""
+    table = options.plain_table("", labels)
+    models = found.models
+    table.add_row("architecture", *(facts.architecture or "–" for facts in models))
+    table.add_row("layers", *(" + ".join(map(str, facts.layers.values())) or "–" for facts in models))
+    table.add_row("tensors", *(f"{facts.tensors:,}" for facts in models))
+    table.add_row("parameters", *(f"{facts.parameters:,}" for facts in models))
+    for part in dict.fromkeys(part for facts in models for part in facts.parts):
+        table.add_row(f"  {part}", *(f"{facts.parts.get(part, (0, 0))[1]:,}" for facts in models))
+    table.add_row("size", *(options.size_text(facts.bytes) for facts in models))
+    table.add_row("stored as", *(", ".join(facts.dtypes) for facts in models))
+    table.add_row("output head", *(facts.head for facts in models))
+    table.add_row("tokenizer", *("there" if facts.tokenizer else "none" for facts in models))
+    return table
+
+
+def _distance(deltas: Deltas, ranks: EffectiveRanks | None, labels: Sequence[str]) -> Table:
+    from genepool.merging.inspection.wording import rank_text, relative_text, share_text
+
+    table = options.plain_table("", labels)
+    table.add_row("relative norm, in all", *map(relative_text, deltas.relative()))
+    for part in deltas.parts:
+        table.add_row(f"  {part}", *map(relative_text, deltas.relative(part=part)))
+    table.add_row("entries changed", *map(share_text, deltas.moved))
+    for part in deltas.parts if ranks is not None else ():
+        if ranks is not None and (row := ranks.mean(part=part)):
+            side = max(matrix.side for matrix in ranks.matrices if matrix.part == part)
+            table.add_row(f"effective rank, {part} (at most {side:,})", *map(rank_text, row))
+    return table
+
+
+def _layers(deltas: Deltas, ranks: EffectiveRanks | None, labels: Sequence[str]) -> Table:
+    from genepool.merging.inspection.wording import rank_text, relative_text
+
+    several = len({stack for stack, _ in deltas.layers}) > 1
+    table = options.plain_table("layer", labels)
+    for stack, layer in deltas.layers:
+        cells = [relative_text(value) for value in deltas.relative(layer=(stack, layer))]
+        if ranks is not None and (row := ranks.mean(layer=(stack, layer))):
+            cells = [f"{cell}, {rank_text(value)}" for cell, value in zip(cells, row, strict=True)]
+        table.add_row(f"{stack} {layer}" if several else str(layer), *cells)
+    return table
+
+
+def _square(labels: Sequence[str], matrix: Sequence[Row], shown: Callable[[float | None], str]) -> Table:
+    table = options.plain_table("", labels)
+    for i, row in enumerate(matrix):
+        table.add_row(labels[i], *("" if i == j else shown(value) for j, value in enumerate(row)))
+    return table

@@ -1,0 +1,154 @@
+"""What keeps models from being merged, and what is worth knowing before they are, each in one clause.
+
+The same findings that make a merge stop, all of them instead of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from genepool.errors import InputError, listed
+from genepool.merging.compatibility import choose_probe, is_unrelated, origin_cosine
+from genepool.merging.inspection.result import Deltas, ModelFacts, Problem
+from genepool.merging.matching import Fit
+from genepool.merging.vocabulary import vocabulary_conflicts
+from genepool.weights import Weights
+from genepool.weights.tensor_info import shape_text, widest_dtype
+
+_SHOWN = 4
+
+
+def find_problems(
+    facts: Sequence[ModelFacts], fit: Fit, sources: Mapping[str, Weights], base: str | None
+) -> list[Problem]:
+    """Everything that keeps the models from being merged; for a single model, what keeps it from any merge.
+
+    Args:
+        facts: of every model.
+        fit: how their tensors line up.
+        sources: the models, opened.
+        base: what the others should have been fine-tuned from; None for a single model.
+    """
+    found = [
+        *_depths(fit),
+        *_missing(fit),
+        *_shapes(fit),
+        *(_vocabularies(sources) if base is not None else ()),
+        *(_origins(fit, sources, base) if base is not None else ()),
+    ]
+    for model in facts:
+        if model.quantised:
+            found.append(Problem("quantised", (model.name,), f"{model.name} is quantised ({model.quantised})"))
+        if model.non_finite:
+            names = listed(model.non_finite, _SHOWN)
+            found.append(Problem("non-finite", (model.name,), f"{model.name} holds NaN or infinity in {names}"))
+    return found
+
+
+def find_notes(facts: Sequence[ModelFacts], fit: Fit, deltas: Deltas | None) -> list[str]:
+    """What does not keep the models from being merged, and a merger would want to know."""
+    notes = []
+    for what, by_model in (
+        ("architecture", {model.name: model.architecture or "unknown" for model in facts}),
+        ("stored type", {model.name: listed(model.dtypes) for model in facts}),
+        ("output head", {model.name: _HEADS[model.head] for model in facts}),
+        ("tokenizer", {model.name: "there" if model.tokenizer else "none" for model in facts}),
+    ):
+        if len(set(by_model.values())) > 1:
+            notes.append(f"{what}s differ: {_grouped(by_model)}{_consequence(what, facts)}")
+    for buffer in fit.recomputed[:1]:
+        more = f" and {len(fit.recomputed) - 1:,} more" if len(fit.recomputed) > 1 else ""
+        notes.append(f"{buffer.name}{more}: {listed(buffer.absent)} does not store what every loader computes")
+    if deltas is None and len(facts) > 1:
+        notes.append("no float tensor has one shape in all models: there are no changes to compare")
+    elif deltas is not None:
+        notes += [
+            f"{model} does not differ from {deltas.base} where the two line up"
+            for model, moved in zip(deltas.models, deltas.moved, strict=True)
+            if not moved
+        ]
+    return notes
+
+
+_HEADS = {"tied": "the embedding", "own": "a tensor of its own", "none": "none"}
+
+
+def _consequence(what: str, facts: Sequence[ModelFacts]) -> str:
+    if what == "output head" and {model.head for model in facts} == {"tied", "own"}:
+        return "; a merge has a head of its own, made from those and the embeddings"
+    if what == "stored type":
+        return f"; a merge keeps the widest, {widest_dtype([kind for model in facts for kind in model.dtypes])}"
+    return ""
+
+
+def _depths(fit: Fit) -> Iterator[Problem]:
+    for conflict in fit.depths:
+        by_model = {model: f"{count} layers" for model, count in conflict.counts.items()}
+        where = f" in {conflict.stack}" if conflict.stack else ""
+        yield Problem("depth", tuple(conflict.counts), f"depths differ{where}: {_grouped(by_model)}")
+
+
+def _missing(fit: Fit) -> Iterator[Problem]:
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for entry in fit.missing:
+        groups.setdefault((entry.owner, entry.absent), []).append(entry.name)
+    for (owner, absent), names in groups.items():
+        counted = "the tensor" if len(names) == 1 else f"{len(names):,} tensors"
+        lacking = "lacks" if len(absent) == 1 else "lack"
+        text = f"{listed(absent)} {lacking} {counted} {listed(names, _SHOWN)} of {owner}"
+        if len(names) > 1:
+            text = f"{listed(absent)} {lacking} {counted} of {owner}: {listed(names, _SHOWN)}"
+        yield Problem("missing", (owner, *absent), text)
+
+
+def _shapes(fit: Fit) -> Iterator[Problem]:
+    groups: dict[tuple[str, bool, tuple[str, ...]], list[str]] = {}
+    for entry in fit.shapes:
+        by_model = {model: shape_text(shape) for model, shape in entry.shapes.items()}
+        key = (entry.owner, entry.is_vocabulary, tuple(entry.differing()))
+        groups.setdefault(key, []).append(f"{entry.name} is {_grouped(by_model)}")
+    for (owner, vocabulary, differing), found in groups.items():
+        what = "vocabularies differ in size" if vocabulary else "shapes differ"
+        yield Problem(
+            "vocabulary" if vocabulary else "shape",
+            (owner, *differing),
+            f"{what}: {'; '.join(found[: _SHOWN - 1])}{_more(found)}",
+        )
+
+
+def _more(found: Sequence[str]) -> str:
+    return f"; and {len(found) - _SHOWN + 1:,} more tensors" if len(found) >= _SHOWN else ""
+
+
+def _vocabularies(sources: Mapping[str, Weights]) -> Iterator[Problem]:
+    try:
+        for conflict in vocabulary_conflicts(sources):
+            counted = f" ({conflict.count:,} tokens in all)" if conflict.count > 1 else ""
+            yield Problem("vocabulary", (conflict.first, conflict.other), f"{conflict}{counted}")
+    except InputError as error:
+        yield Problem("tokenizer", (), f"{error.where}: {error.what}")
+
+
+def _origins(fit: Fit, sources: Mapping[str, Weights], base: str) -> Iterator[Problem]:
+    floats = [
+        match
+        for match in fit.matches
+        if all(weights.info(match.tensors[name]).is_float for name, weights in sources.items())
+    ]
+    probe = choose_probe([(sources[base].info(match.tensors[base]), match.role) for match in floats])
+    if probe is None:
+        return
+    tensors = floats[probe].tensors
+    for name, weights in sources.items():
+        cosine = origin_cosine(sources[base], tensors[base], weights, tensors[name]) if name != base else None
+        if is_unrelated(cosine):
+            text = f"{name} was not fine-tuned from {base} (cosine {cosine:.2f} in {tensors[name]})"
+            yield Problem("origin", (base, name), text)
+
+
+def _grouped(by_model: Mapping[str, str]) -> str:
+    """What holds for which models: "BF16 in a and b, F32 in c"."""
+    groups: dict[str, list[str]] = {}
+    for model, value in by_model.items():
+        groups.setdefault(value, []).append(model)
+    return ", ".join(f"{value} in {listed(models)}" for value, models in groups.items())

@@ -1,0 +1,171 @@
+"""Scores of PCB-Merging (Du et al., arXiv:2410.02396, section 3.2): how an entry competes within and between vectors.
+
+The score of entry a of vector i is `exp(n (m^2 - 1)) tanh(t_i sum_j t_j)`, m being |t_i| clamped and scaled to 0..1.
+The paper writes `exp(n m^2)`; a constant factor leaves its ranks and its scaling to 0..1 as they are and keeps any
+number of models from overflowing. Exponential and tangent are written out in float32 (both within 5e-7), so that the
+compiled loop and the formula give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from genepool.merging.kernels.compiled import Array
+
+_LOG2_E = 1.4426950408889634
+# Taylor's series of 2^f for |f| <= 1/2: ln(2)^j / j!, from the highest power down; the next term is below 2e-8.
+_POWERS_OF_TWO = (1.5403530e-4, 1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0)
+# Adding and subtracting 1.5 * 2^23 rounds a float32 to a whole number.
+_ROUND = 12582912.0
+
+
+def scores(vectors: torch.Tensor, low: Sequence[float], high: Sequence[float]) -> torch.Tensor:
+    """The score of every entry.
+
+    Args:
+        vectors: n task vectors, `(n, ...)` float32.
+        low, high: what the magnitudes of each are clamped to.
+
+    Returns:
+        float32, of the shape of `vectors`, in [-1, 1]; 0 where a vector or the sum of all is 0.
+    """
+    import torch
+
+    total = torch.zeros_like(vectors[0])
+    for vector in vectors:
+        total += vector
+    steepness = len(vectors) * _LOG2_E
+    result = torch.empty_like(vectors)
+    for i, (vector, bottom, scale, top) in enumerate(zip(vectors, low, _scales(low, high), high, strict=True)):
+        share = (vector.abs().clamp(bottom, top) - bottom) * scale
+        exponent = ((share * share - 1) * steepness).clamp_min(-126)
+        whole = (exponent + _ROUND) - _ROUND
+        rest = exponent - whole
+        power = torch.full_like(rest, _POWERS_OF_TWO[0])
+        for coefficient in _POWERS_OF_TWO[1:]:
+            power = power * rest + coefficient
+        intra = power * ((whole.to(torch.int32) + 127) << 23).view(torch.float32)
+        # Lambert's fraction for tanh(x / 4), then tanh(2y) = 2 tanh(y) / (1 + tanh(y)^2) twice; 1 beyond 9.
+        x = (vector * total).clamp(-9, 9) * 0.25
+        square = x * x
+        above = x * (135135 + square * (17325 + square * (378 + square)))
+        below = 135135 + square * (62370 + square * (3150 + 28 * square))
+        for _ in range(2):
+            product = above * below
+            above, below = product + product, above * above + below * below
+        result[i] = intra * (above / below)
+    return result
+
+
+def count_scores(
+    vectors: torch.Tensor,
+    low: Sequence[float],
+    high: Sequence[float],
+    counts: Sequence[torch.Tensor],
+    buckets: Sequence[Sequence[int]] | None = None,
+) -> None:
+    """Adds histograms over the bits of the scores to `counts`, as `genepool.merging.selection.Selection` reads them.
+
+    Args:
+        vectors, low, high: as for `scores`; contiguous.
+        counts: one for each vector, int64 on the processor: `(1, 2^16)` over the upper 16 bits, or
+            `(number of buckets, 2^16)` over the lower 16 bits of scores whose upper bits are one of the buckets.
+        buckets: for each vector; None for the upper bits.
+    """
+    import torch
+
+    if vectors.device.type == "cpu":
+        from genepool.merging.kernels import compiled_vectors
+
+        wanted = [list(own) for own in buckets] if buckets else [[]] * len(vectors)
+        compiled_vectors.count_scores(
+            vectors.reshape(len(vectors), -1).numpy(),
+            _array(low),
+            _array(_scales(low, high)),
+            _array(high),
+            torch.tensor(wanted, dtype=torch.int64).reshape(len(vectors), -1).numpy(),
+            tuple(own.numpy() for own in counts),
+        )
+        return
+    for i, own in enumerate(scores(vectors, low, high)):
+        bits = own.reshape(-1).view(torch.int32)
+        upper = (bits >> 16) & 0xFFFF
+        if buckets is None:
+            counts[i][0] += torch.bincount(upper, minlength=1 << 16).to(counts[i].device)
+            continue
+        for row, bucket in zip(counts[i], buckets[i], strict=True):
+            row += torch.bincount(bits[upper == bucket] & 0xFFFF, minlength=1 << 16).to(row.device)
+
+
+def balance(
+    vectors: torch.Tensor,
+    low: Sequence[float],
+    high: Sequence[float],
+    lowest: Sequence[float],
+    highest: Sequence[float],
+) -> torch.Tensor:
+    """The mean of the clamped vectors, weighted by their scores above `lowest` as shares of the way to `highest`.
+
+    Args:
+        vectors, low, high: as for `scores`; contiguous.
+        lowest, highest: of each vector, the score that weighs 0 and the one that weighs 1. Where they are equal nothing
+            tells its entries apart, and none of them counts.
+
+    Returns:
+        float32, of the shape of one vector; 0 where every weight is 0.
+    """
+    import torch
+
+    if vectors.device.type != "cpu":
+        return _balance_formula(vectors, low, high, lowest, highest)
+    from genepool.merging.kernels import compiled_vectors
+
+    merged = torch.empty(vectors.shape[1:], dtype=torch.float32)
+    compiled_vectors.balance(
+        vectors.reshape(len(vectors), -1).numpy(),
+        _array(low),
+        _array(_scales(low, high)),
+        _array(high),
+        _array(lowest),
+        _array(_scales(lowest, highest)),
+        merged.view(-1).numpy(),
+    )
+    return merged
+
+
+def _balance_formula(
+    vectors: torch.Tensor,
+    low: Sequence[float],
+    high: Sequence[float],
+    lowest: Sequence[float],
+    highest: Sequence[float],
+) -> torch.Tensor:
+    import torch
+
+    total, weights = torch.zeros_like(vectors[0]), torch.zeros_like(vectors[0])
+    own = scores(vectors, low, high)
+    for i, (bottom, scale) in enumerate(zip(lowest, _scales(lowest, highest), strict=True)):
+        weight = (own[i] - bottom).clamp_min(0) * scale
+        total += torch.sign(vectors[i]) * vectors[i].abs().clamp(low[i], high[i]) * weight
+        weights += weight
+    return torch.where(weights > 0, total / weights, 0.0)
+
+
+def _scales(low: Sequence[float], high: Sequence[float]) -> list[float]:
+    """What stretches each range to 0..1, as float32; 0 for a range of one value or of none."""
+    import numpy as np
+
+    spans = _array(high) - _array(low)
+    usable = np.isfinite(spans) & (spans > 0)
+    scales: list[float] = np.where(usable, np.float32(1) / np.where(usable, spans, np.float32(1)), 0).tolist()
+    return scales
+
+
+def _array(values: Sequence[float]) -> Array:
+    import numpy as np
+
+    return np.array(values, dtype=np.float32)

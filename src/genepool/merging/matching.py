@@ -1,0 +1,198 @@
+"""Which tensor of one model stands for which of another, and everything that stands for nothing.
+
+Reads headers only. The layout of a merge stops at the first thing that does not fit; `genepool inspect` lists them
+all; both ask here. Lookups are by hash, so ten thousand tensors are matched as easily as ten.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from genepool.weights import Role, TensorInfo, Weights, infer_roles
+from genepool.weights.roles import layer_counts
+
+# Buffers that some versions of a model store and others compute; nothing is lost without them.
+_RECOMPUTED = ("inv_freq", ".attn.bias", ".attn.masked_bias", "position_ids")
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One tensor that every model has, in the same shape.
+
+    Attributes:
+        name: its name in `owner`, the first model that has it.
+        owner: that model.
+        role: the part it plays there.
+        tensors: model -> its name there; another name only where an embedding also serves as the head.
+    """
+
+    name: str
+    owner: str
+    role: Role
+    tensors: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A tensor that `owner` has and the models in `absent` have not."""
+
+    name: str
+    owner: str
+    absent: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeConflict:
+    """A tensor that has not the same shape everywhere; `shapes` goes by model, the owner's first."""
+
+    name: str
+    owner: str
+    role: Role
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def differing(self) -> list[str]:
+        """The models whose shape is not the owner's."""
+        return [model for model, shape in self.shapes.items() if shape != self.shapes[self.owner]]
+
+    @property
+    def is_vocabulary(self) -> bool:
+        """Whether only the number of tokens differs."""
+        return self.role.part in ("embedding", "head") and len({shape[1:] for shape in self.shapes.values()}) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class DepthConflict:
+    """A stack of layers ("model.layers") that has not the same number of them everywhere; `counts` by model."""
+
+    stack: str
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How several models line up.
+
+    Attributes:
+        matches: what all of them have alike.
+        missing: tensors not all of them have; those of surplus layers included.
+        shapes: tensors of different shapes.
+        depths: stacks of different depth.
+        recomputed: buffers that not all of them store and every loader computes, by name, with the models without.
+    """
+
+    matches: tuple[Match, ...]
+    missing: tuple[Missing, ...]
+    shapes: tuple[ShapeConflict, ...]
+    depths: tuple[DepthConflict, ...]
+    recomputed: tuple[Missing, ...]
+
+
+class Headers:
+    """What the headers of several models say, looked up by name.
+
+    Args:
+        sources: the models, opened.
+
+    Attributes:
+        roles: model -> tensor -> the part it plays, of every tensor that is stored once.
+    """
+
+    def __init__(self, sources: Mapping[str, Weights]) -> None:
+        self.sources = sources
+        self.roles = {model: _roles(weights) for model, weights in sources.items()}
+        self._names = {model: {*roles, *sources[model].aliases()} for model, roles in self.roles.items()}
+        self._embeddings = {
+            model: [name for name, role in roles.items() if role.part == "embedding"]
+            for model, roles in self.roles.items()
+        }
+
+    def has(self, model: str, name: str) -> bool:
+        """Whether the model has a tensor of this name, tied ones included."""
+        return name in self._names[model]
+
+    def role(self, model: str, name: str) -> Role:
+        """The part a tensor plays; of a tied tensor, the part its own name says."""
+        return self.roles[model].get(name) or infer_roles({name: self.sources[model].info(name)})[name]
+
+    def info(self, model: str, name: str) -> TensorInfo:
+        """Shape and stored type."""
+        return self.sources[model].info(name)
+
+    def find(self, model: str, name: str, owner: str) -> str:
+        """The tensor of `model` that plays the part of `owner`'s tensor `name`; empty when there is none."""
+        if name in self._names[model]:
+            return name
+        if self.has(owner, name) and self.role(owner, name).part == "head":
+            # A model without a head uses its embedding as one.
+            shape = self.info(owner, name).shape
+            return next((other for other in self._embeddings[model] if self.info(model, other).shape == shape), "")
+        return ""
+
+    def fit(self, models: Sequence[str]) -> Fit:
+        """Lines the models up by the names of their tensors.
+
+        Args:
+            models: which of them, the reference first: orders the result and owns what it has.
+        """
+        matches: list[Match] = []
+        missing: list[Missing] = []
+        recomputed: list[Missing] = []
+        shapes: list[ShapeConflict] = []
+        for name in dict.fromkeys(name for model in models for name in self.sources[model].names()):
+            owner = next(model for model in models if self.has(model, name))
+            found = {model: self.find(model, name, owner) for model in models}
+            absent = tuple(model for model, tensor in found.items() if not tensor)
+            if absent:
+                computed = any(text in name for text in _RECOMPUTED)
+                (recomputed if computed else missing).append(Missing(name, owner, absent))
+                continue
+            sizes = {owner: self.info(owner, name).shape}
+            sizes.update((model, self.info(model, tensor).shape) for model, tensor in found.items())
+            if len(set(sizes.values())) > 1:
+                shapes.append(ShapeConflict(name, owner, self.role(owner, name), sizes))
+            else:
+                matches.append(Match(name, owner, self.role(owner, name), found))
+        return Fit(tuple(matches), tuple(missing), tuple(shapes), tuple(self._depths(models)), tuple(recomputed))
+
+    def _depths(self, models: Sequence[str]) -> list[DepthConflict]:
+        counts = {model: layer_counts(self.roles[model]) for model in models}
+        stacks = dict.fromkeys(stack for model in models for stack in counts[model])
+        conflicts = []
+        for stack in stacks:
+            having = {model: counts[model][stack] for model in models if stack in counts[model]}
+            if len(set(having.values())) > 1:
+                conflicts.append(DepthConflict(stack, having))
+        return conflicts
+
+
+def inspect_command(models: Iterable[str], folder: Path | None = None) -> str:
+    """The command that shows how models fit together, as it can be pasted into a shell.
+
+    Args:
+        models: their names, as a recipe or a command line has them.
+        folder: what relative paths among them start from; the working directory when None.
+    """
+    return " ".join(["genepool inspect", *(shlex.quote(_from_here(model, folder)) for model in models)])
+
+
+def _from_here(model: str, folder: Path | None) -> str:
+    if folder is None:
+        return model
+    pieces = [model] if (folder / model).exists() else model.split("+")
+    return "+".join(_path_from_here(piece, folder) for piece in pieces)
+
+
+def _path_from_here(piece: str, folder: Path) -> str:
+    path = folder / piece
+    if Path(piece).is_absolute() or not path.exists():
+        return piece
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _roles(weights: Weights) -> dict[str, Role]:
+    return infer_roles({name: weights.info(name) for name in weights.names()})

@@ -1,0 +1,44 @@
+"""Exponential moving average over the checkpoints of a run: momentum weight interpolation (arXiv:2211.03186)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from genepool.merging.group import TensorGroup
+from genepool.merging.method import Method, register
+from genepool.merging.methods.linear import combination
+from genepool.merging.parameters import REQUIRED, Parameter
+
+if TYPE_CHECKING:
+    import torch
+
+
+def ema_factors(decay: float, count: int) -> list[float]:
+    """Factors of the start and of what follows it, `count` in all, the oldest first."""
+    return [decay ** (count - 1), *((1 - decay) * decay ** (count - 1 - i) for i in range(1, count))]
+
+
+@register
+class Ema(Method):
+    """Slow weights that follow the checkpoints in the recipe's order, from the base or from the first of them.
+
+    The paper interpolates after every optimiser step. Over checkpoints that lie k steps apart, a decay of a per step is
+    one of a^k here.
+    """
+
+    name = "ema"
+    source = "Momentum-based weight interpolation, Stojanovski et al. 2022, arXiv:2211.03186"
+    when = "Checkpoints of one run, in the order they were saved; with a base, to keep more of what it could do."
+    formula = "slow <- decay slow + (1 - decay) x_i  for each i in turn;  slow begins as th0, or as x_1 without a base"
+    inputs = "tensors"
+    base = "optional"
+    parameters = (
+        Parameter("decay", REQUIRED, "Share of the slow weights that each checkpoint leaves as it was.", low=0, high=1),
+    )
+
+    def merge(self, group: TensorGroup, survey: Any) -> torch.Tensor:
+        start = [group.base] if group.has_base else []
+        count = len(group.per_model) + len(start)
+        factors = ema_factors(group.shared["decay"], count)
+        merged = combination(group.tensors, factors[len(start) :])
+        return merged.add_(start[0], alpha=factors[0]) if start else merged

@@ -1,0 +1,56 @@
+"""SeleKT's projection (Aggarwal et al., arXiv:2503.03656): a fine-tune with all but its largest changes undone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from genepool.merging.group import TensorGroup
+from genepool.merging.method import Method, register
+from genepool.merging.parameters import Parameter
+from genepool.merging.selection import keep_count
+from genepool.merging.survey import Survey, Thresholds
+
+if TYPE_CHECKING:
+    import torch
+
+
+@register
+class SeleKT(Method):
+    """The base with the largest entries of the fine-tune's task vector, unscaled; the rest goes back to the base.
+
+    The authors project at intervals during training; here it is one projection of a finished model. Embeddings, head
+    and norms are treated like the rest.
+    """
+
+    name = "selekt"
+    source = "SeleKT (NextCoder), Aggarwal et al. 2025, arXiv:2503.03656"
+    when = "One fine-tune that has forgotten too much of its base."
+    formula = "th0 + top_alpha(th - th0)"
+    inputs = "deltas"
+    base = "required"
+    models = (1, 1)
+    parameters = (
+        Parameter(
+            "alpha", 0.05, "Share of entries kept, the largest in magnitude; at least one unless it is zero.",
+            low=0, high=1, source="the authors' code",
+        ),
+        Parameter(
+            "scope", "tensor", "Choose within each tensor or over the whole vector (model).",
+            kind=str, choices=("tensor", "model"), source="the authors' code works tensor by tensor",
+        ),
+    )  # fmt: skip
+
+    def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey | None:
+        alpha = shared["alpha"]
+        return Thresholds([keep_count(alpha, numel)]) if alpha < 1 else None
+
+    def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("alpha", "scope")
+
+    def merge(self, group: TensorGroup, survey: Thresholds | None) -> torch.Tensor:
+        delta = group.deltas[0]
+        if survey is not None:
+            # As elsewhere, entries that tie with the last one are kept too.
+            delta.masked_fill_(delta.abs() < survey.values[0], 0.0)
+        return delta.add_(group.base)

@@ -1,0 +1,78 @@
+"""Merge methods from outside the package: a file the user names, and packages that offer the entry point group.
+
+Used by `all_methods` and by the command line's `--plugin`. Nothing is run that the user did not name or install.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import sys
+import traceback
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from genepool import progress
+from genepool.errors import InputError
+
+ENTRY_POINTS = "genepool.methods"
+
+
+def load_plugin(path: str | Path) -> list[str]:
+    """Runs a Python file that registers merge methods.
+
+    Args:
+        path: the file; its code runs with all rights of this process.
+
+    Returns:
+        The names of its methods.
+
+    Raises:
+        InputError: there is no such file, it fails, it registers no method, or a name is taken.
+    """
+    from genepool.merging.method import all_methods
+
+    path = Path(path)
+    if path.suffix != ".py" or not path.is_file():
+        raise InputError("not a Python file", where=path, fix="Name the .py file that defines the method")
+    # Built-in methods first, so that a name that is taken is the plugin's fault.
+    all_methods()
+    resolved = path.resolve()
+    name = f"genepool_plugin_{hashlib.sha256(str(resolved).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, resolved)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except InputError as error:
+        raise InputError(error.what, where=path, fix=error.fix) from None
+    except Exception as error:
+        raise InputError(
+            f"cannot be run ({type(error).__name__}: {error})", where=_place(error, path, resolved), fix="Correct it"
+        ) from None
+    found = [method.name for method in all_methods().values() if type(method).__module__ == name]
+    if not found:
+        raise InputError("it registers no merge method", where=path, fix="Put @register above its class")
+    return found
+
+
+@functools.cache
+def load_entry_points() -> None:
+    """Loads every installed package's entry points of the group, once; one that fails is named and left out."""
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()
+        except Exception as error:
+            owner = point.dist.name if point.dist else point.value
+            progress.say(f"warning: merge method '{point.name}' of the package {owner} cannot be loaded: {error}")
+
+
+def _place(error: Exception, path: Path, resolved: Path) -> str:
+    """The file, and the line of it where the error came from."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f"{path}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(resolved)]
+    return f"{path}:{lines[-1]}" if lines else str(path)

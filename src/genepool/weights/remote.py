@@ -1,0 +1,296 @@
+"""Models behind any URL that fsspec knows, fetched into the cache before they are opened.
+
+A file appears in the cache whole or not at all; what was fetched of it is kept beside it and gone on with. Nothing is
+fetched twice unless it changed. Only files that belong to a model are fetched, and a name from a remote index can
+never lead out of the cache folder. Used by `opening`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genepool import progress, staging
+from genepool.errors import InputError
+from genepool.weights.checkpoint import INDEX_FILE, PICKLE_FILE, PICKLE_INDEX_FILE, SINGLE_FILE, shards_of
+from genepool.weights.fingerprint_cache import cache_folder
+from genepool.weights.pickle_file import SUFFIXES
+from genepool.weights.writer import CARRIED_FILES
+
+_URL = re.compile(r"[a-z][a-z0-9.-]*://.+", re.IGNORECASE)
+_COMPANIONS = ("config.json", "adapter_config.json", *CARRIED_FILES)
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+# What file systems call the things that change when a file does.
+_MARKS = frozenset(
+    {"etag", "md5hash", "content_md5", "digest", "generation", "lastmodified", "last_modified", "mtime", "created"}
+)
+_RECORD = ".fetched.json"
+_CHUNK = 1 << 22
+
+
+def is_url(text: str) -> bool:
+    """Whether `text` names something by a URL rather than a path."""
+    return _URL.fullmatch(text) is not None
+
+
+def fetch(url: str, *, allow_pickle: bool = False) -> Path:
+    """The local folder or file that holds what `url` names, after fetching what is missing of it.
+
+    Args:
+        url: a folder of a model or adapter, or one file of weights. A `file://` URL is opened where it lies.
+        allow_pickle: fetch PyTorch files where there is no safetensors file.
+
+    Raises:
+        InputError: a package for this kind of URL is missing, nothing usable is there, the connection broke, or the
+            disk is full.
+    """
+    url = url.rstrip("/")
+    place = _Place.of(url)
+    if place.local is not None:
+        return place.local
+    folder = cache_folder() / "remote" / hashlib.sha256(url.encode()).hexdigest()[:32]
+    with staging.reporting_full_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone_in(folder):
+            return _Mirror(place, folder).bring(allow_pickle)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A remote file: where, how large (None when the server does not say), and a mark that changes when it does."""
+
+    path: str
+    size: int | None
+    stamp: str
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A folder that fsspec can read, and the one file in it that is meant, if one is."""
+
+    url: str
+    filesystem: Any
+    folder: str
+    single: str = ""
+
+    @classmethod
+    def of(cls, url: str) -> _Place:
+        import fsspec
+
+        scheme = url.partition("://")[0]
+        try:
+            filesystem, path = fsspec.core.url_to_fs(url)
+        except ImportError as error:
+            raise InputError(
+                f"{scheme}:// needs a package that is not installed ({error})",
+                where=url,
+                fix="Install it beside genepool",
+            ) from None
+        except Exception as error:
+            # No such scheme, no credentials, an address that cannot be parsed: each filesystem has its own classes.
+            raise InputError(f"cannot be reached ({_short(error)})", where=url, fix="Check the address") from None
+        if Path(path).suffix in {".safetensors", *SUFFIXES}:
+            folder, _, single = path.rpartition("/")
+            return cls(url, filesystem, folder, single)
+        return cls(url, filesystem, path)
+
+    @property
+    def local(self) -> Path | None:
+        """The path itself when the URL is of a local file."""
+        names = self.filesystem.protocol
+        return Path(self.folder) / self.single if "file" in ([names] if isinstance(names, str) else names) else None
+
+    def find(self, name: str) -> _File | None:
+        """What is known of one file of the folder; None when it is not there."""
+        path = f"{self.folder}/{name}"
+        try:
+            info = self.filesystem.info(path)
+            if info.get("type") == "directory":
+                return None
+            # fsspec's own key knows nothing but the address on http, and retrained weights have the size of the old.
+            marks = {key: str(value) for key, value in info.items() if key.lower().replace("-", "_") in _MARKS}
+            mark = json.dumps(marks, sort_keys=True) if marks else self.filesystem.ukey(path)
+        except (FileNotFoundError, PermissionError):
+            # Some stores answer "forbidden" for what does not exist.
+            return None
+        except Exception as error:
+            raise self.unreachable(error) from None
+        return _File(path, info.get("size"), f"{info.get('size')} {mark}")
+
+    def list(self) -> list[str]:
+        """Names in the folder; empty where the store cannot list them."""
+        try:
+            return sorted(path.rpartition("/")[2] for path in self.filesystem.ls(self.folder, detail=False))
+        except Exception:
+            return []
+
+    def unreachable(self, error: Exception, kept: str = "") -> InputError:
+        return InputError(
+            f"the connection failed ({_short(error)})",
+            where=self.url,
+            fix=f"Check the network and run again{kept}",
+        )
+
+
+class _Mirror:
+    """One remote place and the cache folder that holds what was fetched of it."""
+
+    def __init__(self, place: _Place, folder: Path) -> None:
+        self.place, self.folder = place, folder
+        self.record = _read_record(folder / _RECORD)
+
+    def bring(self, allow_pickle: bool) -> Path:
+        """Makes the cache folder like the remote one, and says what to open."""
+        wanted = self._weights(allow_pickle)
+        for name in _COMPANIONS:
+            if name not in wanted and (found := self.place.find(name)) is not None:
+                wanted[name] = found
+        self._remove_all_but(wanted)
+        self._check_space(wanted)
+        missing = {name: file for name, file in wanted.items() if not self._here(name, file)}
+        sizes = [file.size for file in missing.values()]
+        total = None if None in sizes else sum(size or 0 for size in sizes)
+        if missing:
+            with progress.bar(f"fetching {self.place.url}", total, "bytes") as bar:
+                for name, file in missing.items():
+                    bar.note(name)
+                    self._fetch(name, file, bar)
+        return self.folder / self.place.single if self.place.single else self.folder
+
+    def _weights(self, allow_pickle: bool) -> dict[str, _File]:
+        """The files that hold tensors, found by the names every loader looks for."""
+        if self.place.single:
+            file = self.place.find(self.place.single)
+            if file is None:
+                raise self._nothing()
+            return {self.place.single: file}
+        layouts = [(INDEX_FILE, SINGLE_FILE)] + ([(PICKLE_INDEX_FILE, PICKLE_FILE)] if allow_pickle else [])
+        for index, single in layouts:
+            if (file := self.place.find(index)) is not None:
+                return {index: file, **self._shards(index, file)}
+            if (file := self.place.find(single)) is not None:
+                return {single: file}
+        names = [name for name in _ADAPTERS if allow_pickle or not name.endswith(".bin")]
+        others = [name for name in self.place.list() if name.endswith(".safetensors") and name not in _ADAPTERS]
+        for name in (*names, *(others if len(others) == 1 else ())):
+            if (file := self.place.find(name)) is not None:
+                return {name: file}
+        raise self._nothing(pickled=not allow_pickle and self.place.find(PICKLE_FILE) is not None)
+
+    def _shards(self, index: str, file: _File) -> dict[str, _File]:
+        with progress.bar(f"fetching {self.place.url}", file.size, "bytes") as bar:
+            self._fetch(index, file, bar)
+        result = {}
+        for shard in sorted(set(shards_of(self.folder / index).values())):
+            found = self.place.find(shard)
+            if found is None:
+                raise InputError("no such shard", where=f"{self.place.url}/{shard}", fix=f"{index} names it")
+            result[shard] = found
+        return result
+
+    def _nothing(self, *, pickled: bool = False) -> InputError:
+        if pickled:
+            return InputError(
+                "holds only PyTorch pickles, which can run code when they are opened",
+                where=self.place.url,
+                fix="Name a safetensors checkpoint, or allow them: --allow-pickle",
+            )
+        return InputError(
+            "no model was found there", where=self.place.url, fix="Check the address, the network and your credentials"
+        )
+
+    def _here(self, name: str, file: _File) -> bool:
+        path = self.folder / name
+        return self.record.get(name) == file.stamp and path.is_file() and file.size in (None, path.stat().st_size)
+
+    def _remove_all_but(self, wanted: Mapping[str, _File]) -> None:
+        kept = {_partial(self.folder, name, file).name for name, file in wanted.items()} | wanted.keys()
+        for path in self.folder.iterdir():
+            if path.name not in kept and (not path.name.startswith(".") or path.name.endswith(".partial")):
+                path.unlink()
+
+    def _check_space(self, wanted: Mapping[str, _File]) -> None:
+        needed = sum(file.size or 0 for name, file in wanted.items() if not self._here(name, file))
+        needed -= sum(path.stat().st_size for path in self.folder.glob(".*.partial"))
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise InputError(
+                f"{needed / 1e9:.1f} GB are to be fetched and {free / 1e9:.1f} GB are free",
+                where=self.folder,
+                fix="Free some space, or set GENEPOOL_CACHE to a folder on another disk",
+            )
+
+    def _fetch(self, name: str, file: _File, bar: progress.Bar) -> None:
+        """Brings one file: into a partial file that is gone on with, published by rename."""
+        if self._here(name, file):
+            return
+        partial = _partial(self.folder, name, file)
+        with open(partial, "ab") as target:
+            for chunk in self._chunks(file, target, bar):
+                target.write(chunk)
+                bar.advance(len(chunk))
+            target.flush()
+            os.fsync(target.fileno())
+            size = target.tell()
+        if file.size is not None and size != file.size:
+            if size > file.size:
+                partial.unlink()
+            raise InputError(
+                f"the connection ended after {size} of {file.size} bytes",
+                where=f"{self.place.url}/{name}" if not self.place.single else self.place.url,
+                fix="Run again: it goes on from there",
+            )
+        os.replace(partial, self.folder / name)
+        self.record[name] = file.stamp
+        staging.write_text(self.folder / _RECORD, json.dumps(self.record))
+
+    def _chunks(self, file: _File, target: Any, bar: progress.Bar) -> Iterator[bytes]:
+        """The remote bytes from where `target` ends; from the beginning where the store cannot go on."""
+        try:
+            with self.place.filesystem.open(file.path, "rb") as source:
+                if begun := target.tell():
+                    try:
+                        source.seek(begun)
+                        bar.advance(begun)
+                    except Exception:
+                        target.truncate(0)
+                while chunk := source.read(_CHUNK):
+                    yield chunk
+        except (InputError, GeneratorExit):
+            raise
+        except Exception as error:
+            raise self.place.unreachable(error, ": what was fetched is kept") from None
+
+
+def _partial(folder: Path, name: str, file: _File) -> Path:
+    """Where a file is gathered; named by its version, so that parts of two versions never meet."""
+    return folder / f".{name}.{hashlib.sha256(file.stamp.encode()).hexdigest()[:12]}.partial"
+
+
+def _read_record(path: Path) -> dict[str, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(k): str(v) for k, v in content.items()} if isinstance(content, dict) else {}
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Two processes that want the same model fetch it once, one after the other."""
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"

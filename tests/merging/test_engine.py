@@ -1,0 +1,127 @@
+"""The engine: blocks, threads and readers of parts give one result; memory waits its turn; NaN stops or goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from merging_in_memory import TENSORS, added, drawn, merge
+
+from genepool.errors import InputError
+from genepool.merging import REQUIRED, Recipe, all_methods, engine, plan_merge
+from genepool.merging.memory import MemoryGate
+from genepool.weights.overlay import TensorWeights
+
+
+def _setting(method: str) -> dict[str, Any]:
+    declared = all_methods()[method]
+    most = declared.models[1]
+    if most is not None and declared.base == "counted":
+        most -= 1
+    base = drawn(1)
+    return {
+        "base": None if declared.base == "unused" else base,
+        "models": [added(base, drawn(i + 2, 0.1)) for i in range(min(3, most or 3))],
+        **{p.name: 0.5 for p in declared.parameters if p.default is REQUIRED},
+    }
+
+
+@pytest.mark.parametrize("method", sorted(all_methods()))
+def test_blocks_of_any_size_give_the_same_merge(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = _setting(method)
+    whole = merge(method, **setting)
+    monkeypatch.setattr(engine, "BLOCK_ENTRIES", 7)
+    for name, value in merge(method, **setting).items():
+        torch.testing.assert_close(value, whole[name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "dare_ties", "model_stock"])
+def test_rows_are_those_of_the_tensor(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = _setting(method)
+    base, models = setting.pop("base"), setting.pop("models")
+    sources = {f"m{i}": TensorWeights(tensors, f"m{i}") for i, tensors in enumerate(models)}
+    sources |= {"base": TensorWeights(base, "base")} if base else {}
+    recipe = Recipe(method=method, base="base" if base else None, models=[f"m{i}" for i in range(3)])
+    merged = plan_merge(recipe, sources).weights()
+    for name in TENSORS:
+        whole = merged.read(name)
+        torch.testing.assert_close(merged.read_rows(name, 2, 5), whole[2:5], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties"])
+def test_whole_vector_surveys_do_not_depend_on_threads(method: str) -> None:
+    base, models = drawn(0), [added(drawn(0), drawn(i, 0.1)) for i in (1, 2)]
+    sources = {f"m{i}": TensorWeights(tensors, f"m{i}") for i, tensors in enumerate(models)}
+    sources["base"] = TensorWeights(base, "base")
+    plan = plan_merge(Recipe(method=method, base="base", models=["m0", "m1"], parameters={"rescale": "l1"}), sources)
+    results = []
+    for threads in (1, 4):
+        computed = engine.Engine(plan)
+        computed.prepare(threads)
+        results.append({out.name: computed.tensor(out) for out in plan.layout.outputs})
+    for name in TENSORS:
+        assert torch.equal(results[0][name], results[1][name])
+
+
+# ---------------------------------------------------------------------- NaN and infinity
+
+
+@pytest.mark.parametrize("spoilt", ["base", "x"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_no_numbers_are_refused_or_computed_with(
+    spoilt: str, value: float, save_model: Callable[..., Path], tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    tensors = {"base": drawn(0), "x": added(drawn(0), drawn(1, 0.1))}
+    tensors[spoilt][TENSORS[1]][2, 3] = value
+    for name, model in tensors.items():
+        save_model(name, model)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("genepool: 1\nmethod: task_arithmetic\nbase: base\nmodels: [x]\n")
+    refused = cli("merge", recipe, tmp_path / "out")
+    assert refused.code == 2
+    assert refused.err.count("\n") == 1
+    assert f"{spoilt}:{TENSORS[1]}" in refused.err
+    assert "--allow-nonfinite" in refused.err
+    assert not list(tmp_path.glob("*out*"))
+    assert cli("merge", recipe, tmp_path / "out", "--allow-nonfinite").code == 0
+    from genepool.weights import open_weights
+
+    written = open_weights(tmp_path / "out").read(TENSORS[1])
+    assert not torch.isfinite(written[2, 3])
+    assert int((~torch.isfinite(written)).sum()) == 1
+
+
+def test_values_too_large_for_the_stored_type_are_refused() -> None:
+    sources = {name: TensorWeights({"norm.weight": torch.full((4,), 5e4)}, name) for name in ("a", "b")}
+    recipe = Recipe(method="linear", models=["a", "b"], parameters={"normalize": False}, dtype="float16")
+    with pytest.raises(InputError, match="too large for float16"):
+        plan_merge(recipe, sources).weights().read("norm.weight")
+
+
+# ---------------------------------------------------------------------- memory
+
+
+def test_the_gate_lets_in_what_fits_and_the_largest_alone() -> None:
+    gate, inside, most = MemoryGate(10), [0], [0]
+    lock = threading.Lock()
+
+    def work(size: int) -> None:
+        with gate.held(size):
+            with lock:
+                inside[0] += size
+                most[0] = max(most[0], inside[0] if size <= 10 else 0)
+                assert inside[0] <= 10 or inside[0] == size
+            with lock:
+                inside[0] -= size
+
+    threads = [threading.Thread(target=work, args=(size,)) for size in (4, 4, 4, 25, 3, 9, 1, 25) * 5]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert inside == [0]
+    assert 0 < most[0] <= 10
