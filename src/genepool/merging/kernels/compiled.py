@@ -25,6 +25,7 @@ def _compiled(loop: Loop) -> Loop:
 _RUN = 1024
 _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
+_MAGNITUDE = np.uint32(0x7FFFFFFF)
 # Multipliers and key increments of Philox4x32 (Salmon et al. 2011, table 2).
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -97,6 +98,16 @@ def drop(vector: Array, draws: Array, density: float) -> None:
 
 
 @_compiled
+def _range(vector: Array, low: Array, high: Array) -> Any:
+    """Bits of a vector, those of the least magnitude and how far the most is above: both limits in one comparison.
+
+    The order of magnitudes is that of their bits, and what is below the least wraps around to far above the most.
+    """
+    least, most = low.view(np.uint32)[0], high.view(np.uint32)[0]
+    return vector.view(np.uint32), least, np.uint32(most - least)
+
+
+@_compiled
 def elect(
     vectors: Array,
     votes: Array,
@@ -123,9 +134,10 @@ def elect(
         merged = out[begin : begin + size]
         signs[:] = none
         for k in range(models):
-            vector, factor, least, most = vectors[k, begin : begin + size], votes[k], low[k], high[k]
+            vector, factor = vectors[k, begin : begin + size], votes[k]
+            bits, least, span = _range(vector, low[k : k + 1], high[k : k + 1])
             for i in range(size):
-                inside = (abs(vector[i]) >= least) & (abs(vector[i]) <= most)
+                inside = np.uint32((bits[i] & _MAGNITUDE) - least) <= span
                 signs[i] += vector[i] * factor if inside else none
         balance = np.float32(0)
         for i in range(size):
@@ -139,9 +151,9 @@ def elect(
         divisor[:] = none
         for k in range(models):
             vector, factor, weight = vectors[k, begin : begin + size], factors[k], weights[k]
-            least, most = low[k], high[k]
+            bits, least, span = _range(vector, low[k : k + 1], high[k : k + 1])
             for i in range(size):
-                inside = (abs(vector[i]) >= least) & (abs(vector[i]) <= most)
+                inside = np.uint32((bits[i] & _MAGNITUDE) - least) <= span
                 weighted = vector[i] * factor if inside else none
                 agrees = weighted * signs[i] > none
                 merged[i] += weighted if agrees else none
@@ -162,7 +174,8 @@ def trimmed_sum(vectors: Array, factors: Array, low: Array, high: Array, out: Ar
         total = out[begin : begin + size]
         total[:] = none
         for k in range(models):
-            vector, factor, least, most = vectors[k, begin : begin + size], factors[k], low[k], high[k]
+            vector, factor = vectors[k, begin : begin + size], factors[k]
+            bits, least, span = _range(vector, low[k : k + 1], high[k : k + 1])
             for i in range(size):
-                inside = (abs(vector[i]) >= least) & (abs(vector[i]) <= most)
+                inside = np.uint32((bits[i] & _MAGNITUDE) - least) <= span
                 total[i] += vector[i] * factor if inside else none

@@ -1,15 +1,22 @@
-"""Loops for what chooses entries: ranks within rows, and where task vectors overlap; as `compiled.py`, from which it is
-called in the same way.
-"""
+"""Compiled loops of the methods that choose entries: ranks within rows, and where task vectors overlap."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from genepool.merging.kernels.compiled import Array, _compiled
+from genepool.merging.kernels.compiled import _RUN, Array, _compiled
 
 _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
+
+
+@_compiled
+def _count_active(vectors: Array, begin: int, limit: np.float32, active: Array) -> None:
+    active[:] = 0
+    for k in range(vectors.shape[0]):
+        vector = vectors[k, begin : begin + active.size]
+        for i in range(active.size):
+            active[i] += np.int32(abs(vector[i]) > limit)
 
 
 @_compiled
@@ -17,34 +24,42 @@ def overlap_counts(vectors: Array, epsilon: float, counts: Array) -> None:
     """Adds to `counts[k]` how many entries of vector k are beyond `epsilon` in no other vector, and in another too."""
     models, entries = vectors.shape
     limit = np.float32(epsilon)
-    for i in range(entries):
-        active = 0
+    run = np.empty(_RUN, np.int32)
+    for begin in range(0, entries, _RUN):
+        active = run[: min(_RUN, entries - begin)]
+        _count_active(vectors, begin, limit, active)
         for k in range(models):
-            if abs(vectors[k, i]) > limit:
-                active += 1
-        for k in range(models):
-            if abs(vectors[k, i]) > limit:
-                counts[k, min(active, 2) - 1] += 1
+            vector = vectors[k, begin : begin + active.size]
+            alone, shared = np.int32(0), np.int32(0)
+            for i in range(active.size):
+                beyond = np.int32(abs(vector[i]) > limit)
+                alone += beyond & np.int32(active[i] == 1)
+                shared += beyond & np.int32(active[i] > 1)
+            counts[k, 0] += alone
+            counts[k, 1] += shared
 
 
 @_compiled
 def overlap_mean(vectors: Array, epsilon: float, factors: Array, out: Array) -> None:
     """Per entry the mean of the vectors beyond `epsilon`; one that is alone counts times its factor."""
     models, entries = vectors.shape
-    limit = np.float32(epsilon)
-    for i in range(entries):
-        active, total, alone = 0, np.float32(0), np.float32(0)
+    limit, none = np.float32(epsilon), np.float32(0)
+    run, alone = np.empty(_RUN, np.int32), np.empty(_RUN, np.float32)
+    for begin in range(0, entries, _RUN):
+        active = run[: min(_RUN, entries - begin)]
+        total = out[begin : begin + active.size]
+        _count_active(vectors, begin, limit, active)
+        total[:] = none
+        alone[:] = none
         for k in range(models):
-            if abs(vectors[k, i]) > limit:
-                active += 1
-                total += vectors[k, i]
-                alone += vectors[k, i] * factors[k]
-        if active == 1:
-            out[i] = alone
-        elif active > 1:
-            out[i] = total / np.float32(active)
-        else:
-            out[i] = 0
+            vector, factor = vectors[k, begin : begin + active.size], factors[k]
+            for i in range(active.size):
+                value = vector[i] if abs(vector[i]) > limit else none
+                total[i] += value
+                alone[i] += value * factor
+        for i in range(active.size):
+            mean = total[i] / np.float32(max(active[i], 1))
+            total[i] = alone[i] if active[i] == 1 else mean
 
 
 # Bits sorted by in one step of the radix sort; three steps order the 31 bits of a magnitude.
