@@ -62,17 +62,7 @@ def _recipe_file(name: str, folders: dict[str, Path], tmp_path: Path) -> Path:
     return path
 
 
-def _method_is_here(name: str) -> bool:
-    text = (GOLDENS / "recipes" / f"{name}.yaml").read_text()
-    absent = ["breadcrumbs", "della", "sce", "nearswap", "arcee_fusion", "ram"]
-    return not any(f"merge_method: {word}" in text for word in absent)
-
-
-MERGED = [
-    name
-    for name, answer in ANSWERS.items()
-    if "error" not in answer and _method_is_here(name) and name not in REFUSED_HERE
-]
+MERGED = [name for name, answer in ANSWERS.items() if "error" not in answer and name not in REFUSED_HERE]
 
 
 @pytest.mark.parametrize("name", MERGED)

@@ -71,7 +71,6 @@ def test_our_recipes_are_checked_to_the_last_key(change: dict[str, Any], said: s
     [
         ({"tokeniser_source": "base"}, "Did you mean 'tokenizer_source'?"),
         ({"merge_method": "tiess"}, "Did you mean 'ties'?"),
-        ({"merge_method": "della"}, "not supported yet"),
         ({"parameters": {"densiti": 1}}, "Did you mean 'density'?"),
         ({"models": [{"model": "x"}]}, "no weight for x"),
         ({"models": [{"model": 3, "parameters": {"weight": 1}}]}, "a model is named by text"),

@@ -18,12 +18,7 @@ from genepool.merging.method import find_method
 from genepool.merging.recipe import Recipe
 from genepool.schema import Strict, validate
 
-# Every method of its registry; those without an entry in _DEFAULTS are not here yet.
-_ALL_METHODS = (
-    "linear", "slerp", "nuslerp", "multislerp", "karcher", "task_arithmetic", "ties", "dare_linear", "dare_ties",
-    "breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "model_stock", "sce", "nearswap", "arcee_fusion",
-    "ram", "ramplus_tl", "passthrough",
-)  # fmt: skip
+# Every method of its registry, with its defaults.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "linear": {"normalize": True},
     "task_arithmetic": {"lambda": 1.0, "normalize": False},
@@ -35,6 +30,15 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "density": 1.0, "trim_density": 1.0, "lambda": 1.0, "normalize": False, "rescale": "l1", "scope": "tensor",
         "zero_sign": "positive",
     },
+    "breadcrumbs": {"density": 1.0, "gamma": 0.01, "lambda": 1.0, "normalize": False, "rescale": "none"},
+    "breadcrumbs_ties": {"density": 1.0, "gamma": 0.01, "lambda": 1.0, "normalize": False, "rescale": "none"},
+    "della": {"density": 1.0, "epsilon": 0.15, "lambda": 1.0, "normalize": True, "rescale": "l1"},
+    "della_linear": {"density": 1.0, "epsilon": 0.15, "lambda": 1.0, "normalize": False, "rescale": "l1"},
+    "sce": {"select_topk": 1.0},
+    "nearswap": {},
+    "arcee_fusion": {},
+    "ram": {"epsilon": 1e-5},
+    "ramplus_tl": {"epsilon": 1e-5, "r": 0.1, "alpha": 0.2},
     "slerp": {},
     "nuslerp": {"nuslerp_flatten": True, "nuslerp_row_wise": False},
     "multislerp": {"normalize_weights": True, "eps": 1e-8},
@@ -48,12 +52,6 @@ _KNOWN_PARAMETERS = frozenset(
         "weight", "density", "gamma", "epsilon", "lambda", "normalize", "rescale", "int8_mask", "t", "scale",
         "filter_wise", "select_topk", "eps", "max_iter", "tol", "nuslerp_flatten", "nuslerp_row_wise", "r", "alpha",
         "normalize_weights",
-    }
-)  # fmt: skip
-_SHARED = frozenset(
-    {
-        "t", "lambda", "normalize", "rescale", "int8_mask", "filter_wise", "eps", "max_iter", "tol", "nuslerp_flatten",
-        "nuslerp_row_wise", "normalize_weights",
     }
 )  # fmt: skip
 _CHAT_TEMPLATES = ("alpaca", "chatml", "exaone", "llama3", "mistral")
@@ -157,14 +155,8 @@ def translate(data: dict[str, Any], where: str) -> Recipe:
     config = validate(_Config, data, where)
     method = config.merge_method
     if method not in _DEFAULTS:
-        if method in _ALL_METHODS:
-            raise InputError(
-                f"mergekit's method '{method}' is not supported yet",
-                where=f"{where}:merge_method",
-                fix="Supported: " + ", ".join(sorted(_DEFAULTS)),
-            )
         raise InputError(
-            f"unknown merge method '{method}'", where=f"{where}:merge_method", fix=nearest(method, _ALL_METHODS)
+            f"unknown merge method '{method}'", where=f"{where}:merge_method", fix=nearest(method, _DEFAULTS)
         )
     reader = _Reader(method, where)
     base = _reference(config.base_model, f"{where}:base_model")
@@ -211,7 +203,7 @@ class _Reader:
     def own(self, given: Parameters | None, place: str) -> Parameters:
         kept = {}
         for name, value in self.shared_and_own(given, place).items():
-            if name in _SHARED:
+            if not self.method.parameter(name).per_model:
                 progress.say(f"warning: {self.where}:{place}.{name}: has no effect under a model, as in mergekit.")
             else:
                 kept[name] = value
@@ -239,8 +231,7 @@ class _Reader:
 
     def _value(self, name: str, value: Any) -> Any:
         if name == "rescale":
-            kept = "l1" if self.name in ("ties", "dare_linear", "dare_ties") else "none"
-            return _map_leaves(value, lambda leaf: kept if _truth(leaf) else "none")
+            return _map_leaves(value, lambda leaf: "l1" if _truth(leaf) else "none")
         if name in ("normalize", "filter_wise", "nuslerp_flatten", "nuslerp_row_wise", "normalize_weights"):
             return _map_leaves(value, _truth)
         if name == "density":

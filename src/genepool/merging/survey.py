@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool.merging.group import TensorGroup
-from genepool.merging.selection import MagnitudeSelection
+from genepool.merging.selection import Selection
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,44 @@ class Chain(Survey):
         survey.finish(own)
 
 
-class Thresholds(Survey):
+class Magnitudes(Survey):
+    """For each of several streamed vectors, its k-th largest magnitudes for some k, exactly.
+
+    Args:
+        ranks: the k of each vector, from 1 for the largest; none for one that is not asked about.
+        vectors: the vectors' entries in a block, `(vectors, ...)`; the task vectors when not given.
+    """
+
+    passes = Selection.passes
+
+    def __init__(
+        self, ranks: Sequence[Sequence[int]], vectors: Callable[[TensorGroup], torch.Tensor] | None = None
+    ) -> None:
+        self._selections = [Selection(ks) for ks in ranks]
+        self._vectors = vectors or _deltas
+
+    @property
+    def found(self) -> list[list[float]]:
+        """For each vector the magnitudes asked for, in that order; infinity for k = 0."""
+        return [selection.values for selection in self._selections]
+
+    def begin(self, number: int) -> Any:
+        return [selection.begin(number) for selection in self._selections]
+
+    def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
+        for selection, vector, counts in zip(self._selections, self._vectors(group), partial, strict=True):
+            selection.observe(number, vector, counts)
+
+    def fold(self, number: int, partial: Any) -> None:
+        for selection, counts in zip(self._selections, partial, strict=True):
+            selection.fold(counts)
+
+    def finish(self, number: int) -> None:
+        for selection in self._selections:
+            selection.finish(number)
+
+
+class Thresholds(Magnitudes):
     """For each of several streamed vectors, its k-th largest magnitude, exactly.
 
     Args:
@@ -75,36 +112,15 @@ class Thresholds(Survey):
         vectors: the vectors' entries in a block, `(vectors, ...)`; the task vectors when not given.
     """
 
-    passes = MagnitudeSelection.passes
-
     def __init__(
         self, counts: Sequence[int | None], vectors: Callable[[TensorGroup], torch.Tensor] | None = None
     ) -> None:
-        self._selections = [None if k is None else MagnitudeSelection(k) for k in counts]
-        self._vectors = vectors or _deltas
+        super().__init__([[] if k is None else [k] for k in counts], vectors)
 
     @property
     def values(self) -> list[float]:
         """The smallest kept magnitude of each vector: 0 where all is kept, infinity where nothing is."""
-        return [selection.threshold if selection else 0.0 for selection in self._selections]
-
-    def begin(self, number: int) -> Any:
-        return [selection.begin(number) if selection else None for selection in self._selections]
-
-    def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
-        for selection, vector, counts in zip(self._selections, self._vectors(group), partial, strict=True):
-            if selection is not None:
-                selection.observe(number, vector, counts)
-
-    def fold(self, number: int, partial: Any) -> None:
-        for selection, counts in zip(self._selections, partial, strict=True):
-            if selection is not None:
-                selection.fold(counts)
-
-    def finish(self, number: int) -> None:
-        for selection in self._selections:
-            if selection is not None:
-                selection.finish(number)
+        return [found[0] if found else 0.0 for found in self.found]
 
 
 def _deltas(group: TensorGroup) -> torch.Tensor:

@@ -1,14 +1,29 @@
-"""The few inner loops torch has no fast operation for: counting bits, random draws, electing signs, scoring vectors.
+"""The few inner loops torch has no fast operation for: counts, ranks, random draws, elections, scores.
 
 Every kernel has a formula in torch operations, which says what it computes and runs on any device, and a loop for the
-processor in `compiled.py` or `compiled_vectors.py`, which gives the same values. Methods call the functions here with
+processor in `compiled.py` or its neighbours, which gives the same values. Methods call the functions here with
 torch tensors and never ask which of the two ran.
 """
 
 from genepool.merging.kernels.agreement import consensus, stitch
 from genepool.merging.kernels.competition import balance, count_scores
 from genepool.merging.kernels.counting import count_magnitudes
-from genepool.merging.kernels.election import elect
+from genepool.merging.kernels.election import elect, trimmed_sum
+from genepool.merging.kernels.overlap import overlap_counts, overlap_mean
 from genepool.merging.kernels.random_draws import drop, uniform
+from genepool.merging.kernels.ranks import row_ranks
 
-__all__ = ["balance", "consensus", "count_magnitudes", "count_scores", "drop", "elect", "stitch", "uniform"]
+__all__ = [
+    "balance",
+    "consensus",
+    "count_magnitudes",
+    "count_scores",
+    "drop",
+    "elect",
+    "overlap_counts",
+    "overlap_mean",
+    "row_ranks",
+    "stitch",
+    "trimmed_sum",
+    "uniform",
+]

@@ -25,6 +25,7 @@ def _compiled(loop: Loop) -> Loop:
 _RUN = 1024
 _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
+_MAGNITUDE = np.uint32(0x7FFFFFFF)
 # Multipliers and key increments of Philox4x32 (Salmon et al. 2011, table 2).
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -97,26 +98,47 @@ def drop(vector: Array, draws: Array, density: float) -> None:
 
 
 @_compiled
+def _range(vector: Array, low: Array, high: Array) -> Any:
+    """Bits of a vector, those of the least magnitude and how far the most is above: both limits in one comparison.
+
+    The order of magnitudes is that of their bits, and what is below the least wraps around to far above the most.
+    """
+    least, most = low.view(np.uint32)[0], high.view(np.uint32)[0]
+    return vector.view(np.uint32), least, np.uint32(most - least)
+
+
+@_compiled
 def elect(
-    vectors: Array, factors: Array, weights: Array, low: Array, zero_sign: float, normalize: bool, out: Array
+    vectors: Array,
+    votes: Array,
+    factors: Array,
+    weights: Array,
+    low: Array,
+    high: Array,
+    zero_sign: float,
+    normalize: bool,
+    out: Array,
 ) -> int:
     """Sign election and disjoint sum of TIES over `(k, n)` vectors; returns the sum of the elected signs.
 
-    An entry takes part when its magnitude is at least its model's `low`; it votes and adds up times its factor.
+    An entry takes part when its magnitude is within its model's `low` and `high`; it votes times its vote and adds up
+    times its factor.
     """
     models, entries = vectors.shape
     none = np.float32(0)
     signs, divisor = np.empty(_RUN, np.float32), np.empty(_RUN, np.float32)
-    votes = 0
+    elected = 0
     # In short runs, vector by vector: a run stays in the nearest cache, and loops without branches are made wide.
     for begin in range(0, entries, _RUN):
         size = min(_RUN, entries - begin)
         merged = out[begin : begin + size]
         signs[:] = none
         for k in range(models):
-            vector, factor, least = vectors[k, begin : begin + size], factors[k], low[k]
+            vector, factor = vectors[k, begin : begin + size], votes[k]
+            bits, least, span = _range(vector, low[k : k + 1], high[k : k + 1])
             for i in range(size):
-                signs[i] += vector[i] * factor if abs(vector[i]) >= least else none
+                inside = np.uint32((bits[i] & _MAGNITUDE) - least) <= span
+                signs[i] += vector[i] * factor if inside else none
         balance = np.float32(0)
         for i in range(size):
             vote = np.float32(signs[i] > none) - np.float32(signs[i] < none)
@@ -124,17 +146,36 @@ def elect(
             signs[i] = vote if vote != none else np.float32(zero_sign)
         for i in range(size):
             balance += merged[i]
-        votes += int(balance)
+        elected += int(balance)
         merged[:] = none
         divisor[:] = none
         for k in range(models):
-            vector, factor, least, weight = vectors[k, begin : begin + size], factors[k], low[k], weights[k]
+            vector, factor, weight = vectors[k, begin : begin + size], factors[k], weights[k]
+            bits, least, span = _range(vector, low[k : k + 1], high[k : k + 1])
             for i in range(size):
-                weighted = vector[i] * factor if abs(vector[i]) >= least else none
+                inside = np.uint32((bits[i] & _MAGNITUDE) - least) <= span
+                weighted = vector[i] * factor if inside else none
                 agrees = weighted * signs[i] > none
                 merged[i] += weighted if agrees else none
                 divisor[i] += weight if agrees else none
         if normalize:
             for i in range(size):
                 merged[i] /= divisor[i] if divisor[i] != none else np.float32(1)
-    return votes
+    return elected
+
+
+@_compiled
+def trimmed_sum(vectors: Array, factors: Array, low: Array, high: Array, out: Array) -> None:
+    """The sum of `(k, n)` vectors times their factors over the entries whose magnitude is within `low` and `high`."""
+    models, entries = vectors.shape
+    none = np.float32(0)
+    for begin in range(0, entries, _RUN):
+        size = min(_RUN, entries - begin)
+        total = out[begin : begin + size]
+        total[:] = none
+        for k in range(models):
+            vector, factor = vectors[k, begin : begin + size], factors[k]
+            bits, least, span = _range(vector, low[k : k + 1], high[k : k + 1])
+            for i in range(size):
+                inside = np.uint32((bits[i] & _MAGNITUDE) - least) <= span
+                total[i] += vector[i] * factor if inside else none

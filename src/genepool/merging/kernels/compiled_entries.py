@@ -1,0 +1,105 @@
+"""Compiled loops of the methods that choose entries: ranks within rows, and where task vectors overlap."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from genepool.merging.kernels.compiled import _RUN, Array, _compiled
+
+_MASK = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+
+
+@_compiled
+def _count_active(vectors: Array, begin: int, limit: np.float32, active: Array) -> None:
+    active[:] = 0
+    for k in range(vectors.shape[0]):
+        vector = vectors[k, begin : begin + active.size]
+        for i in range(active.size):
+            active[i] += np.int32(abs(vector[i]) > limit)
+
+
+@_compiled
+def overlap_counts(vectors: Array, epsilon: float, counts: Array) -> None:
+    """Adds to `counts[k]` how many entries of vector k are beyond `epsilon` in no other vector, and in another too."""
+    models, entries = vectors.shape
+    limit = np.float32(epsilon)
+    run = np.empty(_RUN, np.int32)
+    for begin in range(0, entries, _RUN):
+        active = run[: min(_RUN, entries - begin)]
+        _count_active(vectors, begin, limit, active)
+        for k in range(models):
+            vector = vectors[k, begin : begin + active.size]
+            alone, shared = np.int32(0), np.int32(0)
+            for i in range(active.size):
+                beyond = np.int32(abs(vector[i]) > limit)
+                alone += beyond & np.int32(active[i] == 1)
+                shared += beyond & np.int32(active[i] > 1)
+            counts[k, 0] += alone
+            counts[k, 1] += shared
+
+
+@_compiled
+def overlap_mean(vectors: Array, epsilon: float, factors: Array, out: Array) -> None:
+    """Per entry the mean of the vectors beyond `epsilon`; one that is alone counts times its factor."""
+    models, entries = vectors.shape
+    limit, none = np.float32(epsilon), np.float32(0)
+    run, alone = np.empty(_RUN, np.int32), np.empty(_RUN, np.float32)
+    for begin in range(0, entries, _RUN):
+        active = run[: min(_RUN, entries - begin)]
+        total = out[begin : begin + active.size]
+        _count_active(vectors, begin, limit, active)
+        total[:] = none
+        alone[:] = none
+        for k in range(models):
+            vector, factor = vectors[k, begin : begin + active.size], factors[k]
+            for i in range(active.size):
+                value = vector[i] if abs(vector[i]) > limit else none
+                total[i] += value
+                alone[i] += value * factor
+        for i in range(active.size):
+            mean = total[i] / np.float32(max(active[i], 1))
+            total[i] = alone[i] if active[i] == 1 else mean
+
+
+# Bits sorted by in one step of the radix sort; three steps order the 31 bits of a magnitude.
+_DIGIT = 11
+_DIGIT_MASK = np.uint64((1 << _DIGIT) - 1)
+
+
+@_compiled
+def row_ranks(rows: Array, ranks: Array) -> None:
+    """Ranks of the magnitudes within each row over `columns - 1`; equal ones share their mean rank.
+
+    A radix sort of (magnitude bits, place) pairs packed into 64 bits: no row takes longer than another.
+    """
+    lines, columns = rows.shape
+    bits = rows.view(np.uint32)
+    pairs, spare = np.empty(columns, np.uint64), np.empty(columns, np.uint64)
+    starts = np.empty((3, (1 << _DIGIT) + 1), np.int32)
+    last = np.float32(max(columns - 1, 1))
+    for line in range(lines):
+        starts[:] = 0
+        for i in range(columns):
+            key = np.uint64(bits[line, i] & np.uint32(0x7FFFFFFF))
+            pairs[i] = (key << _HALF) | np.uint64(i)
+            for step in range(3):
+                starts[step, ((key >> np.uint64(step * _DIGIT)) & _DIGIT_MASK) + np.uint64(1)] += 1
+        for step in range(3):
+            for digit in range(1 << _DIGIT):
+                starts[step, digit + 1] += starts[step, digit]
+            shift = np.uint64(32 + step * _DIGIT)
+            for i in range(columns):
+                digit_of = (pairs[i] >> shift) & _DIGIT_MASK
+                spare[starts[step, digit_of]] = pairs[i]
+                starts[step, digit_of] += 1
+            pairs, spare = spare, pairs
+        first = 0
+        while first < columns:
+            end = first + 1
+            while end < columns and pairs[end] >> _HALF == pairs[first] >> _HALF:
+                end += 1
+            rank = np.float32(0.5) * np.float32(first + end - 1) / last if columns > 1 else np.float32(0.5)
+            for i in range(first, end):
+                ranks[line, pairs[i] & _MASK] = rank
+            first = end

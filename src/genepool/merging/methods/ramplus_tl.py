@@ -1,0 +1,59 @@
+"""RAM+ (Yuan et al., arXiv:2601.13572): as RAM, with what one model alone changed amplified by how much it shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from genepool.merging import kernels
+from genepool.merging.group import TensorGroup
+from genepool.merging.method import Method, register
+from genepool.merging.methods.ram import EPSILON
+from genepool.merging.parameters import Parameter
+from genepool.merging.survey import Sums, Survey
+
+if TYPE_CHECKING:
+    import torch
+
+
+def amplification(counts: torch.Tensor, r: float, alpha: float) -> list[float]:
+    """`1 + r * min(shared / alone, alpha)` of every model; 1 where a model changed nothing alone.
+
+    Args:
+        counts: entries changed alone and together with others, `(models, 2)`.
+        r: how strongly the ratio counts.
+        alpha: the largest ratio that counts.
+    """
+    return [1 + r * min(shared / alone, alpha) if alone else 1.0 for alone, shared in counts.tolist()]
+
+
+@register
+class RamPlus(Method):
+    """The mean over the models that changed an entry; times a factor of the model where it is only one."""
+
+    name = "ramplus_tl"
+    source = "RAM+, Yuan et al. 2026, arXiv:2601.13572"
+    when = "As RAM, when averaging the entries that models share weakens each of them noticeably."
+    formula = "th0 + mean of active t_i; one alone times 1 + r min(rho_i, alpha),  rho_i = shared / alone entries of i"
+    inputs = "deltas"
+    base = "required"
+    parameters = (
+        EPSILON,
+        Parameter("r", 0.1, "How strongly the ratio of shared entries amplifies.", low=0, source="the authors' r"),
+        Parameter("alpha", 0.2, "The largest ratio that counts.", low=0, source="the authors' alpha"),
+        Parameter(
+            "scope", "tensor", "Count entries within each tensor, or over the whole vector (model) as the paper does.",
+            kind=str, choices=("tensor", "model"), source="tl: tensor-local",
+        ),
+    )  # fmt: skip
+
+    def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("epsilon", "scope")
+
+    def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey:
+        return Sums(lambda group: kernels.overlap_counts(group.deltas, group.shared["epsilon"]))
+
+    def merge(self, group: TensorGroup, survey: Sums) -> torch.Tensor:
+        shared = group.shared
+        factors = amplification(survey.total, shared["r"], shared["alpha"])
+        return kernels.overlap_mean(group.deltas, shared["epsilon"], factors).add_(group.base)

@@ -1,0 +1,160 @@
+"""Task vectors made sparse, then added up: the shape that TIES, DARE, DELLA and Breadcrumbs share.
+
+`SparseSum` drops entries at random (`prepared`), keeps magnitudes within limits (`kept_ranks`), rescales (`factors`),
+and adds up, with or without an election of signs; a method says what it does of these. `TrimSurvey` gathers what that
+needs to know first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from genepool.merging import kernels
+from genepool.merging.group import TensorGroup
+from genepool.merging.method import Method
+from genepool.merging.selection import keep_count
+from genepool.merging.survey import Chain, Magnitudes, Sums, Survey
+
+if TYPE_CHECKING:
+    import torch
+
+
+def largest(density: float, numel: int) -> tuple[int, int] | None:
+    """Ranks of the share `density` of entries, the largest, as `SparseSum.kept_ranks` gives them."""
+    return (1, keep_count(density, numel)) if density < 1 else None
+
+
+class TrimSurvey(Chain):
+    """Limits of every model (two passes), L1 norms if they are needed (one), the majority sign if it is (one)."""
+
+    def __init__(
+        self, method: SparseSum, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int
+    ) -> None:
+        self._ranks = [method.kept_ranks(values, numel) for values in per_model]
+        # The largest magnitude of all needs no looking for: nothing is above it.
+        asked = [[] if kept is None else [kept[1], *([kept[0]] if kept[0] > 1 else [])] for kept in self._ranks]
+        self._limits = Magnitudes(asked, method.prepared)
+        self._norms = Sums(lambda group: method.l1_norms(group, self))
+        self._votes = Sums(lambda group: method.votes(group, self))
+        stages: list[tuple[Survey, bool]] = [
+            (self._limits, any(kept is not None for kept in self._ranks)),
+            (self._norms, shared.get("rescale") == "l1"),
+            (self._votes, shared.get("zero_sign") == "majority"),
+        ]
+        super().__init__([stage for stage, needed in stages if needed])
+
+    @property
+    def thresholds(self) -> list[float]:
+        """The smallest kept magnitude of each model: 0 where all is kept, infinity where nothing is."""
+        return [found[0] if found else 0.0 for found in self._limits.found]
+
+    @property
+    def ceilings(self) -> list[float]:
+        """The largest kept magnitude of each model; infinity where outliers stay."""
+        return [found[1] if len(found) > 1 else math.inf for found in self._limits.found]
+
+    @property
+    def norms(self) -> torch.Tensor:
+        """L1 norms before and after, `(2, models)`, when they were asked for."""
+        return self._norms.total
+
+    @property
+    def majority_sign(self) -> float:
+        """The sign of the sum of all elected signs; +1 when they balance or were not counted."""
+        return 1.0 if float(self._votes.total) >= 0 else -1.0
+
+
+class SparseSum(Method):
+    """`th0 + lambda * sum_i w_i sparse(t_i)`, with an election of signs when the class says so.
+
+    Reads the parameters `weight`, `lambda` and `normalize`, and `rescale`, `scope` and `zero_sign` if there are such.
+
+    Class attributes:
+        elects: elect a sign per entry and add up what agrees; otherwise add up all.
+        rescales_before_trim: an L1 norm to be given back is that which dropping took, not trimming.
+    """
+
+    inputs = "deltas"
+    base = "required"
+    elects: ClassVar[bool] = False
+    rescales_before_trim: ClassVar[bool] = False
+
+    def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey | None:
+        survey = TrimSurvey(self, shared, per_model, numel)
+        return survey if survey.passes else None
+
+    def prepared(self, group: TensorGroup) -> torch.Tensor:
+        """The task vectors before they are trimmed, `(models, rows, columns)`; methods drop entries here."""
+        return group.deltas
+
+    def kept_ranks(self, values: Mapping[str, Any], numel: int) -> tuple[int, int] | None:
+        """Which entries of a task vector the trim keeps, counted from the largest magnitude, first and last.
+
+        Args:
+            values: the model's own parameters.
+            numel: number of entries that are trimmed together.
+
+        Returns:
+            (1, k) for the k largest, (1, 0) for none; None when nothing is trimmed.
+        """
+        return None
+
+    def factors(self, group: TensorGroup, survey: TrimSurvey | None) -> list[float]:
+        """What each sparse task vector is multiplied by before its weight."""
+        if survey is None or group.shared.get("rescale") != "l1":
+            return [1.0] * len(group.per_model)
+        norms = survey.norms.T.tolist()
+        # A norm that vanishes cannot be given back.
+        return [before / after if min(before, after) >= 1e-7 else 1.0 for before, after in norms]
+
+    def l1_norms(self, group: TensorGroup, survey: TrimSurvey) -> torch.Tensor:
+        """L1 norms of a block of every task vector as it is and made sparse, `(2, models)` float64."""
+        import torch
+
+        # What is dropped depends on places and magnitudes, not on signs.
+        sizes = group.deltas.abs_()
+        before = sizes.sum((1, 2), dtype=torch.float64)
+        sizes = self.prepared(group)
+        if not self.rescales_before_trim:
+            for size, low, high in zip(sizes, survey.thresholds, survey.ceilings, strict=True):
+                if low > 0 or high < math.inf:
+                    size.masked_fill_((size < low) | (size > high), 0.0)
+        return torch.stack([before, sizes.sum((1, 2), dtype=torch.float64)])
+
+    def votes(self, group: TensorGroup, survey: TrimSurvey) -> torch.Tensor:
+        """The sum of the elected signs over a block."""
+        import torch
+
+        return torch.tensor(self._elected(group, survey)[1], dtype=torch.float64)
+
+    def merge(self, group: TensorGroup, survey: TrimSurvey | None) -> torch.Tensor:
+        merged = self._elected(group, survey)[0] if self.elects else self._added(group, survey)
+        return merged.mul_(group.shared["lambda"]).add_(group.base)
+
+    def _elected(self, group: TensorGroup, survey: TrimSurvey | None) -> tuple[torch.Tensor, int]:
+        majority = survey is not None and group.shared.get("zero_sign") == "majority"
+        return kernels.elect(
+            self.prepared(group),
+            group.column("weight"),
+            scales=self.factors(group, survey),
+            normalize=group.shared["normalize"],
+            zero_sign=survey.majority_sign if majority and survey else 1.0,
+            # Entries that tie with the last one kept are kept.
+            thresholds=survey.thresholds if survey else None,
+            ceilings=survey.ceilings if survey else None,
+        )
+
+    def _added(self, group: TensorGroup, survey: TrimSurvey | None) -> torch.Tensor:
+        weights = group.column("weight")
+        factors = [f * w for f, w in zip(self.factors(group, survey), weights, strict=True)]
+        total = kernels.trimmed_sum(
+            self.prepared(group),
+            factors,
+            thresholds=survey.thresholds if survey else None,
+            ceilings=survey.ceilings if survey else None,
+        )
+        if group.shared["normalize"] and abs(sum(weights)) > 1e-8:
+            total /= sum(weights)
+        return total

@@ -1,0 +1,71 @@
+"""Kernels of ranks, trimmed sums and overlaps: the compiled loop and the formula give the same values."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genepool.merging import kernels
+from genepool.merging.kernels import election, overlap, ranks
+
+seeds = st.integers(0, 10_000)
+
+
+def _vectors(seed: int, *shape: int) -> torch.Tensor:
+    """Values with ties and exact zeros, as bfloat16 checkpoints give them."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(*shape, generator=generator).bfloat16().float()
+    return values * (torch.rand(*shape, generator=generator) < 0.7)
+
+
+@given(seed=seeds, rows=st.integers(0, 4), columns=st.integers(0, 90), spread=st.sampled_from([0.0, 1.0, 12.0, 30.0]))
+def test_compiled_ranks_are_those_of_the_formula(seed: int, rows: int, columns: int, spread: float) -> None:
+    values = _vectors(seed, rows, columns)
+    values = values.sign() * (values.abs().log() * spread).exp().nan_to_num(0.0, posinf=3e38)
+    assert torch.equal(kernels.row_ranks(values), ranks._formula(values))
+
+
+@given(seed=seeds, columns=st.integers(2, 60))
+def test_ranks_are_spread_evenly_and_follow_the_magnitude(seed: int, columns: int) -> None:
+    values = torch.randn(3, columns, generator=torch.Generator().manual_seed(seed))
+    found = kernels.row_ranks(values)
+    torch.testing.assert_close(found.sort(dim=1).values, torch.linspace(0, 1, columns).expand(3, -1))
+    assert torch.equal(found.argsort(dim=1), values.abs().argsort(dim=1))
+
+
+def test_ranks_by_hand() -> None:
+    rows = torch.tensor([[3.0, -1.0, 2.0, -2.0, 0.0], [0.0, -0.0, 0.0, 0.0, 0.0]])
+    expected = [[1.0, 0.25, 0.625, 0.625, 0.0], [0.5] * 5]
+    assert kernels.row_ranks(rows).tolist() == expected
+    assert kernels.row_ranks(torch.ones(2, 1)).tolist() == [[0.5], [0.5]]
+
+
+@given(seed=seeds, models=st.integers(1, 4), normalize=st.booleans(), weighted_votes=st.booleans())
+def test_compiled_sums_within_limits_are_those_of_the_formula(
+    seed: int, models: int, normalize: bool, weighted_votes: bool
+) -> None:
+    vectors = _vectors(seed, models, 5, 4)
+    numbers = torch.rand(4, models, generator=torch.Generator().manual_seed(seed)).tolist()
+    weights, low, high, votes = numbers[0], numbers[1], [1 + x for x in numbers[2]], numbers[3]
+    merged = kernels.trimmed_sum(vectors, weights, thresholds=low, ceilings=high)
+    torch.testing.assert_close(merged, election._sum_formula(vectors, weights, low, high), rtol=0, atol=0)
+    given_votes = votes if weighted_votes else None
+    merged, balance = kernels.elect(
+        vectors, weights, votes=given_votes, normalize=normalize, thresholds=low, ceilings=high
+    )
+    expected, expected_balance = election._formula(vectors, weights, weights, low, 1.0, normalize, high, given_votes)
+    # Weights add up as float32 in the loop and round once in the formula.
+    torch.testing.assert_close(merged, expected, rtol=3e-7, atol=0)
+    assert balance == expected_balance
+
+
+@given(seed=seeds, models=st.integers(1, 4), epsilon=st.sampled_from([0.0, 0.1, 0.5]))
+def test_compiled_overlaps_are_those_of_the_formula(seed: int, models: int, epsilon: float) -> None:
+    vectors = _vectors(seed, models, 6, 5)
+    factors = torch.rand(models, generator=torch.Generator().manual_seed(seed)).tolist()
+    counts = kernels.overlap_counts(vectors, epsilon)
+    assert torch.equal(counts, overlap._counts_formula(vectors, epsilon))
+    assert torch.equal(counts.sum(1), (vectors.abs() > torch.tensor(epsilon)).sum((1, 2)))
+    merged = kernels.overlap_mean(vectors, epsilon, factors)
+    torch.testing.assert_close(merged, overlap._mean_formula(vectors, epsilon, factors), rtol=0, atol=0)
