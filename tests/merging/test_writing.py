@@ -120,7 +120,7 @@ def test_an_error_in_the_middle_leaves_nothing(
     tmp_path: Path, recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_merge(load_recipe(recipe()))
-    real, calls = Engine.blocks, []
+    real, calls = Engine.stored_blocks, []
 
     def failing(self: Engine, out: Any) -> Any:
         calls.append(out)
@@ -128,7 +128,7 @@ def test_an_error_in_the_middle_leaves_nothing(
             raise KeyboardInterrupt
         return real(self, out)
 
-    monkeypatch.setattr(Engine, "blocks", failing)
+    monkeypatch.setattr(Engine, "stored_blocks", failing)
     with pytest.raises(KeyboardInterrupt):
         run_plan(plan, tmp_path / "out", threads=1)
     assert not list(tmp_path.glob("*out*"))
@@ -140,9 +140,11 @@ def test_verify_finds_a_disk_that_lies(
     from genepool.weights.writer import ShardedWriter
 
     real = ShardedWriter.write_rows
-    monkeypatch.setattr(
-        ShardedWriter, "write_rows", lambda self, name, start, rows: real(self, name, start, rows * 1.5)
-    )
+
+    def lying(self: ShardedWriter, name: str, start: int, data: memoryview) -> None:
+        real(self, name, start, memoryview(bytes(byte ^ 1 for byte in data)))
+
+    monkeypatch.setattr(ShardedWriter, "write_rows", lying)
     with pytest.raises(CheckFailed, match="what is on the disk is not what was computed"):
         run_plan(plan_merge(load_recipe(recipe())), tmp_path / "out", verify=True)
     assert not (tmp_path / "out").exists()
@@ -153,13 +155,13 @@ import os, signal, sys
 from genepool.merging import load_recipe, plan_merge, run_plan
 from genepool.merging.engine import Engine
 import genepool.merging.run as run
-real, done = Engine.blocks, []
+real, done = Engine.stored_blocks, []
 def blocks(self, out):
     done.append(out.name)
     if len(done) > int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(self, out)
-Engine.blocks = blocks
+Engine.stored_blocks = blocks
 run._SYNC_BYTES = 1
 run_plan(plan_merge(load_recipe(sys.argv[1])), sys.argv[2], threads=1)
 print(len(done))

@@ -57,7 +57,7 @@ def merge(
     size = options.parse_size(out_shard_size, "--out-shard-size")
     from genepool import progress
 
-    with progress.bar("loading torch"):
+    with progress.bar("loading"):
         from genepool.merging import load_recipe, plan_merge, run_plan, write_adapter
         from genepool.merging.nesting import describe
 

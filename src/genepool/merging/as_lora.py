@@ -21,11 +21,11 @@ from genepool.merging import spectral
 from genepool.merging.adapter_forms import FACTORED, Form, adapter_form, module_kinds, task_type
 from genepool.merging.adapter_report import AdapterReport, HeldTensor, remark, report_files
 from genepool.merging.engine import Engine
+from genepool.merging.kernels import gram
 from genepool.merging.layout import Input, OutputTensor
 from genepool.merging.memory import MemoryGate
 from genepool.merging.plan import Plan
 from genepool.merging.run import refuse_own_input
-from genepool.merging.survey import gram
 from genepool.threads import core_count, torch_threads
 from genepool.weights import Checkpoint, TensorInfo, Weights
 from genepool.weights.adapter import CONFIG_FILE, WEIGHTS_FILE
@@ -230,7 +230,7 @@ class _AdapterWriter:
 
 
 def _squared_norm(tensor: torch.Tensor) -> float:
-    return float(gram(tensor.unsqueeze(0)))
+    return float(gram(tensor.unsqueeze(0))[0, 0])
 
 
 def _entries(outputs: Sequence[OutputTensor]) -> int:

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from genepool.errors import InputError
 from genepool.merging.layout import Layout
 from genepool.weights import Role, TensorInfo, Weights
+from genepool.weights.float_rows import read_float32
 
 # Fine-tunes stay within a hair of their base (cosine above 0.99); unrelated models of one architecture are
 # orthogonal. Far-trained models, such as continued pre-training, still stay well above this.
 _UNRELATED_COSINE = 0.3
 _PROBE_ELEMENTS = 1 << 12
+_MOST_ENTRIES = 1 << 20
 
 
 def check_origin(layout: Layout, sources: Mapping[str, Weights], where: str) -> None:
@@ -54,9 +56,18 @@ def choose_probe(tensors: Sequence[tuple[TensorInfo, Role]]) -> int | None:
 
 def origin_cosine(base: Weights, base_tensor: str, model: Weights, tensor: str) -> float | None:
     """The cosine between a model's tensor and the base's; None when one of them is zero or not finite."""
-    ours, theirs = (w.read(name).float().reshape(-1) for w, name in ((base, base_tensor), (model, tensor)))
-    scale = float(ours.norm() * theirs.norm())
-    return None if scale == 0 or scale != scale else float(ours @ theirs) / scale
+    import numpy as np
+
+    rows, columns = base.info(base_tensor).matrix
+    # A million entries say it as clearly as all of them.
+    rows = min(rows, max(1, _MOST_ENTRIES // max(columns, 1)))
+    ours, theirs = np.empty((2, rows * columns), np.float32)
+    read_float32(base, base_tensor, 0, rows, ours)
+    read_float32(model, tensor, 0, rows, theirs)
+    with np.errstate(invalid="ignore", over="ignore"):
+        scale = float(np.linalg.norm(ours)) * float(np.linalg.norm(theirs))
+        product = float(ours @ theirs)
+    return product / scale if np.isfinite(scale) and scale else None
 
 
 def is_unrelated(cosine: float | None) -> bool:

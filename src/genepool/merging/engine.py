@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
@@ -20,10 +20,12 @@ from genepool.merging.kernels.reading import is_finite, subtract
 from genepool.merging.layout import Input, OutputTensor
 from genepool.merging.lines import LinesScale, changed_norm, summed_norm
 from genepool.merging.method import Grain
-from genepool.merging.survey import Survey
+from genepool.merging.stored_sum import StoredSums
+from genepool.merging.survey import Gram, Survey
 from genepool.threads import core_count, torch_threads
 from genepool.weights import Weights
-from genepool.weights.tensor_info import torch_dtype
+from genepool.weights.source import tensor_bytes
+from genepool.weights.tensor_info import shape_text, torch_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +58,16 @@ class Engine:
         self._whole = threading.local()
         self._lines = LinesScale(plan.recipe.lines, plan.depth) if plan.recipe.lines else None
         self._lines_lock = threading.Lock()
+        self._sums = StoredSums(plan)
+
+    @cached_property
+    def needs_torch(self) -> bool:
+        """Whether anything here computes with torch, whose import takes longer than many a merge."""
+        settings = [self.plan.settings(out) for out in self.plan.layout.outputs]
+        surveys = (self.method.survey(own.shared, own.per_model, 1) for own in settings)
+        if not all(survey is None or isinstance(survey, Gram) for survey in surveys):
+            return True
+        return not all(self._takes_stored(out) for out in self.plan.layout.outputs)
 
     # ------------------------------------------------------------------ surveys over the whole vector
 
@@ -114,7 +126,7 @@ class Engine:
         total = survey.passes * sum(out.info.numel for out in outputs)
         with (
             progress.bar(f"surveying for {self.method.name}", total, "entries") as bar,
-            torch_threads(1),
+            torch_threads(1 if self.needs_torch else None),
             ThreadPoolExecutor(threads) as pool,
         ):
             for number in range(survey.passes):
@@ -126,8 +138,14 @@ class Engine:
 
     def _observe(self, survey: Survey, number: int, out: OutputTensor) -> Any:
         summary = survey.begin(number)
-        for group in self._groups(out):
-            survey.observe(number, group, summary)
+        stored = isinstance(survey, Gram) and self._takes_stored(out)
+        for start, stop in self._block_rows(out):
+            products = self._sums.products(out, start, stop) if stored else None
+            if products is not None:
+                assert isinstance(survey, Gram)
+                survey.add(products, summary)
+            else:
+                survey.observe(number, self._group(out, start, stop), summary)
         return summary
 
     def _survey(self, out: OutputTensor) -> Survey | None:
@@ -152,19 +170,26 @@ class Engine:
 
     # ------------------------------------------------------------------ results
 
+    def stored_blocks(self, out: OutputTensor) -> Iterator[tuple[int, memoryview]]:
+        """One output tensor as (first row, bytes of rows as they are stored), from top to bottom.
+
+        The bytes hold until the next block is asked for.
+
+        Raises:
+            InputError: as for `blocks`.
+        """
+        for start, stop in self._block_rows(out):
+            rows = self._stored_sum(out, start, stop)
+            yield start, tensor_bytes(self._computed(out, start, stop)) if rows is None else rows
+
     def blocks(self, out: OutputTensor) -> Iterator[tuple[int, torch.Tensor]]:
         """One output tensor as (first row, rows) in its stored type, from top to bottom.
 
         Raises:
             InputError: an input holds NaN or infinity, or a non-float tensor differs between models.
         """
-        rows, _ = out.info.matrix
-        if not out.info.is_float:
-            yield 0, self._copied(out).reshape(out.info.matrix)
-            return
-        step = self._rows_at_once(out)
-        for start in range(0, rows, step):
-            yield start, self._merged(out, start, min(rows, start + step))
+        for start, stop in self._block_rows(out):
+            yield start, self._merged(out, start, stop)
 
     def rows(self, out: OutputTensor, start: int, stop: int) -> torch.Tensor:
         """Some rows of one output tensor in its stored type; what merges of merges read."""
@@ -210,9 +235,30 @@ class Engine:
         ]
         return max(32 * max(whole, default=0), 2**27)
 
+    def _takes_stored(self, out: OutputTensor) -> bool:
+        return self.device_name == "cpu" and out.info.is_float and self._sums.takes(out)
+
+    def _stored_sum(self, out: OutputTensor, start: int, stop: int) -> memoryview | None:
+        """Rows that need no torch; None when they do, or when something in them is not finite."""
+        if start == stop or not self._takes_stored(out):
+            return None
+        self.prepare()
+        return self._sums.merged(out, self._survey(out), start, stop)
+
     def _merged(self, out: OutputTensor, start: int, stop: int) -> torch.Tensor:
         import torch
 
+        rows = self._stored_sum(out, start, stop)
+        if rows is None:
+            return self._computed(out, start, stop)
+        flat = torch.frombuffer(bytearray(rows), dtype=torch_dtype(self.plan.infos[out.name].dtype))
+        return flat.reshape(stop - start, -1)
+
+    def _computed(self, out: OutputTensor, start: int, stop: int) -> torch.Tensor:
+        import torch
+
+        if not out.info.is_float:
+            return self._copied(out).reshape(out.info.matrix)[start:stop]
         stored = torch_dtype(self.plan.infos[out.name].dtype)
         if out.base is not None and self.method.inputs == "deltas" and not self.moved(out):
             # No model touches this tensor: the base's bytes, not the rounding of an addition of zero.
@@ -221,6 +267,12 @@ class Engine:
         self.prepare()
         group = self._group(out, start, stop)
         merged = self.method.merge(group, self._survey(out))
+        if tuple(merged.shape) != group.rows:
+            raise InputError(
+                f"{shape_text(tuple(merged.shape))} was computed where {shape_text(group.rows)} was planned",
+                where=out.name,
+                fix="The merge method returned a tensor of another shape",
+            )
         if self._lines is not None:
             # Read again: the method may have written into the base it was given.
             unchanged = group.read_base()
@@ -257,11 +309,16 @@ class Engine:
         entries = BLOCK_ENTRIES if self.device_name == "cpu" else DEVICE_BLOCK_ENTRIES
         return max(1, entries // max(1, columns))
 
-    def _groups(self, out: OutputTensor) -> Iterator[TensorGroup]:
+    def _block_rows(self, out: OutputTensor) -> Iterator[tuple[int, int]]:
+        """First row and end of every block. What is copied, and what has no entries, is one block or none."""
         rows, _ = out.info.matrix
-        step = self._rows_at_once(out)
+        step = self._rows_at_once(out) if out.info.is_float else max(1, rows)
         for start in range(0, rows, step):
-            yield self._group(out, start, min(rows, start + step))
+            yield start, min(rows, start + step)
+
+    def _groups(self, out: OutputTensor) -> Iterator[TensorGroup]:
+        for start, stop in self._block_rows(out):
+            yield self._group(out, start, stop)
 
     def _group(self, out: OutputTensor, start: int, stop: int) -> TensorGroup:
         import torch

@@ -25,7 +25,6 @@ from genepool.merging.nesting import input_paths
 from genepool.merging.plan import Plan
 from genepool.threads import core_count, torch_threads
 from genepool.weights import Checkpoint, Weights
-from genepool.weights.source import tensor_bytes
 from genepool.weights.writer import DEFAULT_SHARD_BYTES, ShardedWriter, write_config
 
 _JOURNAL = "journal.jsonl"
@@ -107,11 +106,11 @@ def _merge_all(
             return
         digest = hashlib.sha256()
         with memory.held(engine.working_bytes(out)):
-            for start, rows in engine.blocks(out):
+            for start, rows in engine.stored_blocks(out):
                 if stopped.is_set():
                     return
                 if hashing:
-                    digest.update(tensor_bytes(rows))
+                    digest.update(rows)
                 if not done:
                     writer.write_rows(out.name, start, rows)
                 bar.advance(rows.nbytes)
@@ -126,7 +125,7 @@ def _merge_all(
     with (
         progress.bar(f"merging by {plan.method.name}", total, "bytes") as bar,
         # One thread an operation while tensors are merged side by side: results never depend on the number.
-        torch_threads(1),
+        torch_threads(1 if engine.needs_torch else None),
         ThreadPoolExecutor(threads) as pool,
     ):
         # Large tensors first, so that no thread is left alone with one at the end.

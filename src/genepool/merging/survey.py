@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool.merging.group import TensorGroup
+from genepool.merging.kernels import gram
 from genepool.merging.selection import Selection
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -159,23 +161,35 @@ class Sums(Survey):
             self._total = self._total + partial[0]
 
 
-# Terms of a dot product that are added up in float32 before the sums go on in float64.
-_RUN = 4096
-
-
-def gram(vectors: torch.Tensor) -> torch.Tensor:
-    """All dot products between vectors.
+class Gram(Survey):
+    """All dot products between several streamed vectors.
 
     Args:
-        vectors: `(k, ...)` float32.
-
-    Returns:
-        `(k, k)` float64; the error is that of float32 sums of a few thousand terms.
+        vectors: the vectors' entries in a block, `(vectors, ...)`; the task vectors when not given. Where a weighted
+            sum's inputs are read as they are stored, the engine gives the products without asking.
     """
-    import torch
 
-    flat = vectors.reshape(vectors.shape[0], -1)
-    whole = flat.shape[1] // _RUN * _RUN
-    runs = flat[:, :whole].reshape(flat.shape[0], -1, _RUN).transpose(0, 1)
-    rest = flat[:, whole:].double()
-    return torch.bmm(runs, runs.transpose(1, 2)).double().sum(0) + rest @ rest.T
+    def __init__(self, vectors: Callable[[TensorGroup], torch.Tensor] | None = None) -> None:
+        self._vectors = vectors or _deltas
+        self._total: Any = 0.0
+
+    @property
+    def total(self) -> np.ndarray[Any, Any]:
+        """The products, `(k, k)` float64; a scalar zero where nothing was seen."""
+        import numpy as np
+
+        return np.asarray(self._total, dtype=np.float64)
+
+    def begin(self, number: int) -> Any:
+        return []
+
+    def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
+        self.add(gram(self._vectors(group)), partial)
+
+    def add(self, products: np.ndarray[Any, Any], partial: Any) -> None:
+        """Takes in the dot products of a block."""
+        partial[:] = [partial[0] + products] if partial else [products]
+
+    def fold(self, number: int, partial: Any) -> None:
+        if partial:
+            self._total = self._total + partial[0]

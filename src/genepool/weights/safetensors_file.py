@@ -152,17 +152,21 @@ class SafetensorsFile:
         import torch
 
         info = self.infos[name]
-        _, columns = info.matrix
-        rows = torch.empty((stop - start, columns), dtype=torch_dtype(info.dtype))
-        if rows.numel():
-            target = tensor_bytes(rows)
-            offset = self._offsets[name] + start * columns * DTYPE_BYTES[info.dtype]
-            while target:
-                count = os.preadv(self._descriptor(), [target], offset)
-                if not count:
-                    raise InputError("the file became shorter while it was in use", where=self.path, fix=_AGAIN)
-                target, offset = target[count:], offset + count
+        rows = torch.empty((stop - start, info.matrix[1]), dtype=torch_dtype(info.dtype))
+        self.read_bytes(name, start, stop, tensor_bytes(rows))
         return rows
+
+    def read_bytes(self, name: str, start: int, stop: int, into: memoryview) -> None:
+        """Fills a buffer with the bytes of rows `start` to `stop`."""
+        info = self.infos[name]
+        row_bytes = info.matrix[1] * DTYPE_BYTES[info.dtype]
+        offset = self._offsets[name] + start * row_bytes
+        assert len(into) == (stop - start) * row_bytes
+        while into:
+            count = os.preadv(self._descriptor(), [into], offset)
+            if not count:
+                raise InputError("the file became shorter while it was in use", where=self.path, fix=_AGAIN)
+            into, offset = into[count:], offset + count
 
     def _descriptor(self) -> int:
         if self._handle is None:

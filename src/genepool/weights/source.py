@@ -82,6 +82,14 @@ class Weights(ABC):
         """
         return self.read(name).reshape(self.info(name).matrix)[start:stop]
 
+    def stores(self, name: str) -> bool:
+        """Whether the tensor's bytes lie in a file as they are, for `read_stored`."""
+        return False
+
+    def read_stored(self, name: str, start: int, stop: int, into: memoryview) -> None:
+        """Reads the same rows' bytes into a buffer, without torch; only where it `stores` the tensor."""
+        raise NotImplementedError(f"{type(self).__name__} has no file that holds {name}")
+
     def delta_rows(self, name: str, base: Weights, start: int, stop: int) -> torch.Tensor | None:
         """The same rows of `delta(name, base)`, `(stop - start, columns)` in float32; None when known to be zero."""
         import torch

@@ -98,33 +98,25 @@ class ShardedWriter:
             InputError: shape or type is not what was announced (a fault of the caller, named all the same).
         """
         info = self.infos[name]
-        self._check(name, tuple(tensor.shape), info.shape, tensor)
-        self._put(name, tensor, 0)
-
-    def write_rows(self, name: str, start: int, rows: torch.Tensor) -> None:
-        """Puts rows of a tensor as a matrix, `(count, columns)`, in their place, `start` being the first.
-
-        Raises:
-            InputError: as for `write`.
-        """
-        info = self.infos[name]
-        columns = info.matrix[1]
-        self._check(name, tuple(rows.shape), (rows.shape[0], columns), rows)
-        self._put(name, rows, start * columns * DTYPE_BYTES[info.dtype])
-
-    def _check(self, name: str, found: tuple[int, ...], expected: tuple[int, ...], tensor: torch.Tensor) -> None:
-        if found != expected or dtype_code(tensor.dtype) != self.infos[name].dtype:
+        if tuple(tensor.shape) != info.shape or dtype_code(tensor.dtype) != info.dtype:
             raise InputError(
-                f"{shape_text(found)} {dtype_code(tensor.dtype)} was computed where "
-                f"{shape_text(expected)} {self.infos[name].dtype} was planned",
+                f"{shape_text(tuple(tensor.shape))} {dtype_code(tensor.dtype)} was computed where "
+                f"{shape_text(info.shape)} {info.dtype} was planned",
                 where=name,
                 fix="The merge method returned a tensor of another shape or type",
             )
+        self._put(name, tensor_bytes(tensor.cpu()), 0)
 
-    def _put(self, name: str, tensor: torch.Tensor, offset: int) -> None:
+    def write_rows(self, name: str, start: int, data: memoryview) -> None:
+        """Puts the bytes of rows of a tensor as a matrix in their place, `start` being the first row."""
+        info = self.infos[name]
+        offset = start * info.matrix[1] * DTYPE_BYTES[info.dtype]
+        assert offset + len(data) <= info.nbytes, f"{name}: rows beyond its end"
+        self._put(name, data, offset)
+
+    def _put(self, name: str, data: memoryview, offset: int) -> None:
         number, begin = self._places[name]
         offset += begin
-        data = tensor_bytes(tensor.cpu())
         while data:
             written = os.pwrite(self._handles[number], data, offset)
             data, offset = data[written:], offset + written

@@ -12,6 +12,7 @@ from genepool.merging.kernels.election import elect, trimmed_sum
 from genepool.merging.kernels.overlap import overlap_counts, overlap_mean
 from genepool.merging.kernels.random_draws import drop, uniform
 from genepool.merging.kernels.ranks import row_ranks
+from genepool.merging.kernels.sums import gram, weighted_sum
 
 __all__ = [
     "balance",
@@ -20,10 +21,12 @@ __all__ = [
     "count_scores",
     "drop",
     "elect",
+    "gram",
     "overlap_counts",
     "overlap_mean",
     "row_ranks",
     "stitch",
     "trimmed_sum",
     "uniform",
+    "weighted_sum",
 ]

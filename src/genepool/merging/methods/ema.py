@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
-from genepool.merging.methods.linear import combination
-from genepool.merging.parameters import REQUIRED, Parameter
-
-if TYPE_CHECKING:
-    import torch
+from genepool.merging.method import register
+from genepool.merging.parameters import REQUIRED, Parameter, Site
+from genepool.merging.weighted_sum import Factors, WeightedSum
 
 
 def ema_factors(decay: float, count: int) -> list[float]:
@@ -19,7 +16,7 @@ def ema_factors(decay: float, count: int) -> list[float]:
 
 
 @register
-class Ema(Method):
+class Ema(WeightedSum):
     """Slow weights that follow the checkpoints in the recipe's order, from the base or from the first of them.
 
     The paper interpolates after every optimiser step. Over checkpoints that lie k steps apart, a decay of a per step is
@@ -36,9 +33,7 @@ class Ema(Method):
         Parameter("decay", REQUIRED, "Share of the slow weights that each checkpoint leaves as it was.", low=0, high=1),
     )
 
-    def merge(self, group: TensorGroup, survey: Any) -> torch.Tensor:
-        start = [group.base] if group.has_base else []
-        count = len(group.per_model) + len(start)
-        factors = ema_factors(group.shared["decay"], count)
-        merged = combination(group.tensors, factors[len(start) :])
-        return merged.add_(start[0], alpha=factors[0]) if start else merged
+    def factors(
+        self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
+    ) -> Factors:
+        return Factors(ema_factors(shared["decay"], len(per_model) + has_base))

@@ -6,21 +6,23 @@ products, and the tensors are read twice however many iterations there are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
-from genepool.merging.methods.linear import combination
+from genepool.merging.method import register
 from genepool.merging.methods.slerp import ANGLE_SCOPE
-from genepool.merging.parameters import Parameter
-from genepool.merging.survey import Sums, Survey, gram
+from genepool.merging.parameters import Parameter, Site
+from genepool.merging.survey import Gram, Survey
+from genepool.merging.weighted_sum import Factors, WeightedSum
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
+    from genepool.merging.group import TensorGroup
 
-def karcher_factors(products: torch.Tensor, max_iter: int, tol: float) -> list[float]:
+
+def karcher_factors(products: np.ndarray[Any, Any], max_iter: int, tol: float) -> list[float]:
     """Factors of vectors that give their Karcher mean on the sphere, at their mean length.
 
     With u the mean and u_i the vectors' directions, each round steps along `T = mean_i log_u(u_i)`:
@@ -32,53 +34,53 @@ def karcher_factors(products: torch.Tensor, max_iter: int, tol: float) -> list[f
         max_iter: most rounds.
         tol: a step shorter than this, in radians, is the last.
     """
-    import torch
+    import numpy as np
 
-    lengths = products.diagonal().clamp_min(0).sqrt()
-    share = (lengths > 0).to(products.dtype)
-    if not share.any():
+    lengths = np.sqrt(np.maximum(products.diagonal(), 0))
+    has_length = lengths > 0
+    if not has_length.any():
         return [0.0] * len(lengths)
-    share /= share.sum()
+    share = has_length / has_length.sum()
     # Row i holds the coefficients of the direction u_i; `mean` holds those of u.
-    directions = torch.diag(torch.where(lengths > 0, 1 / lengths, 0.0))
+    directions = np.diag(np.divide(1, lengths, out=np.zeros_like(lengths), where=has_length))
 
-    def length(coefficients: torch.Tensor) -> torch.Tensor:
-        return (coefficients @ products @ coefficients).clamp_min(0).sqrt()
+    def length(coefficients: np.ndarray[Any, Any]) -> float:
+        return float(np.sqrt(max(coefficients @ products @ coefficients, 0.0)))
 
     mean = share @ directions
     # Opposed directions cancel, and any of them is as good a beginning as another.
     mean = mean / length(mean) if length(mean) >= tol else directions[int(share.argmax())]
     for _ in range(max_iter):
-        cos = (directions @ products @ mean).clamp(-1, 1)
-        angle = cos.acos()
+        cos = np.clip(directions @ products @ mean, -1, 1)
+        angle = np.arccos(cos)
         # At angle zero a/sin(a) is one; opposite u it has no value, and no direction leads there.
-        stretch = torch.where(angle.sin() > 1e-12, angle / angle.sin(), (angle < 1).to(angle))
-        step = (share * stretch) @ (directions - cos.unsqueeze(1) * mean)
+        stretch = np.divide(angle, np.sin(angle), out=(angle < 1).astype(np.float64), where=np.sin(angle) > 1e-12)
+        step = (share * stretch) @ (directions - cos[:, None] * mean)
         size = length(step)
         if size < tol:
             break
-        mean = size.cos() * mean + size.sin() / size * step
+        mean = np.cos(size) * mean + np.sin(size) / size * step
         mean = mean / length(mean)
     factors: list[float] = (mean * (share @ lengths)).tolist()
     return factors
 
 
-class KarcherMean(Sums):
+class KarcherMean(Gram):
     """One pass over the models' dot products; `factors` of the mean afterwards."""
 
-    def __init__(self, max_iter: int, tol: float) -> None:
-        super().__init__(lambda group: gram(group.tensors))
+    def __init__(self, vectors: Callable[[TensorGroup], torch.Tensor], max_iter: int, tol: float) -> None:
+        super().__init__(vectors)
         self._max_iter, self._tol = max_iter, tol
         self.factors: list[float] = []
 
     def finish(self, number: int) -> None:
         # A tensor without entries was never seen, and asks for no factors.
-        if self.total.dim() == 2:
+        if self.total.ndim == 2:
             self.factors = karcher_factors(self.total, self._max_iter, self._tol)
 
 
 @register
-class Karcher(Method):
+class Karcher(WeightedSum):
     """The point of the sphere with the least squared distance along it to all models, at their mean length."""
 
     name = "karcher"
@@ -94,10 +96,17 @@ class Karcher(Method):
     )
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey:
-        return KarcherMean(shared["max_iter"], shared["tol"])
+        return KarcherMean(self.vectors, shared["max_iter"], shared["tol"])
 
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
         return ("max_iter", "tol", "scope")
 
-    def merge(self, group: TensorGroup, survey: KarcherMean) -> torch.Tensor:
-        return combination(group.tensors, survey.factors)
+    def factors(
+        self,
+        site: Site,
+        shared: Mapping[str, Any],
+        per_model: Sequence[Mapping[str, Any]],
+        survey: KarcherMean,
+        has_base: bool,
+    ) -> Factors:
+        return Factors(survey.factors)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from genepool.errors import InputError
-from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
+from genepool.merging.method import register
 from genepool.merging.parameters import Parameter, Site
-
-if TYPE_CHECKING:
-    import torch
+from genepool.merging.weighted_sum import Factors, WeightedSum
 
 _COUNT = "A whole number counts them; a number below 1 is a share of the depth, rounded."
 
 
 @register
-class LayerSwap(Method):
+class LayerSwap(WeightedSum):
     """Bottom and top layers of the second model (the language expert), the middle of the first (the task expert).
 
     Between them, transition layers are the average of both, and so is what belongs to no layer: embeddings, final norm
@@ -37,12 +35,11 @@ class LayerSwap(Method):
         Parameter("transition_weight", 0.5, "Share of the second model where both are averaged.", low=0, high=1),
     )
 
-    def merge(self, group: TensorGroup, survey: Any) -> torch.Tensor:
-        second = share_of_second(group.site, **group.shared)
-        if second in (0, 1):
-            return group.tensors[int(second)]
-        models = group.tensors
-        return models[0].lerp_(models[1], second)
+    def factors(
+        self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
+    ) -> Factors:
+        second = share_of_second(site, **shared)
+        return Factors([1 - second, second])
 
 
 def share_of_second(site: Site, bottom: float, top: float, transition: float, transition_weight: float) -> float:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from genepool.errors import InputError
-from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
-from genepool.merging.parameters import Parameter
-
-if TYPE_CHECKING:
-    import torch
-
-
-def combination(vectors: torch.Tensor, factors: Sequence[float]) -> torch.Tensor:
-    """`sum_i f_i v_i` of `(k, ...)` vectors, added up in the order given; may write into the first vector."""
-    total = vectors[0].mul_(factors[0])
-    for vector, factor in zip(vectors[1:], factors[1:], strict=True):
-        total.add_(vector, alpha=factor)
-    return total
+from genepool.merging.method import register
+from genepool.merging.parameters import Parameter, Site
+from genepool.merging.weighted_sum import Factors, WeightedSum
 
 
 @register
-class Linear(Method):
+class Linear(WeightedSum):
     """`sum_i w_i x_i`, divided by `sum_i w_i` when `normalize`. Without weights it is the uniform soup.
 
     `genepool soup` makes the greedy one.
@@ -40,13 +29,12 @@ class Linear(Method):
         Parameter("normalize", True, "Divide by the sum of the weights.", kind=bool),
     )
 
-    def merge(self, group: TensorGroup, survey: Any) -> torch.Tensor:
-        weights = group.column("weight")
-        total = combination(group.tensors, weights)
-        if group.shared["normalize"]:
-            if sum(weights) == 0:
-                raise InputError(
-                    "the weights add up to zero", where=group.name, fix="Change them, or set normalize: false"
-                )
-            total /= sum(weights)
-        return total
+    def factors(
+        self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
+    ) -> Factors:
+        weights = [own["weight"] for own in per_model]
+        if not shared["normalize"]:
+            return Factors(weights)
+        if sum(weights) == 0:
+            raise InputError("the weights add up to zero", where=site.name, fix="Change them, or set normalize: false")
+        return Factors(weights, sum(weights))

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
-from genepool.merging.parameters import Parameter
-from genepool.merging.survey import Sums, Survey, gram
+from genepool.merging.method import register
+from genepool.merging.parameters import Parameter, Site
+from genepool.merging.survey import Gram, Survey
+from genepool.merging.weighted_sum import Factors, WeightedSum
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
-def interpolation_ratio(products: torch.Tensor, clamp: bool) -> torch.Tensor:
+def interpolation_ratio(products: np.ndarray[Any, Any], clamp: bool) -> np.ndarray[Any, Any]:
     """`N cos / (1 + (N-1) cos)` with the mean cosine over all pairs of deltas (eq. 3).
 
     Args:
@@ -24,19 +26,20 @@ def interpolation_ratio(products: torch.Tensor, clamp: bool) -> torch.Tensor:
     Returns:
         The ratios, `(...)`. Zero where the formula has no value.
     """
-    import torch
+    import numpy as np
 
     count = products.shape[-1]
-    norms = products.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
-    cosines = (products / (norms.unsqueeze(-1) * norms.unsqueeze(-2)).clamp_min(1e-6)).clamp(-1, 1)
-    cos = (cosines.sum((-2, -1)) - cosines.diagonal(dim1=-2, dim2=-1).sum(-1)) / (count * (count - 1))
+    norms = np.sqrt(np.maximum(np.diagonal(products, axis1=-2, axis2=-1), 0))
+    cosines = np.clip(products / np.maximum(norms[..., :, None] * norms[..., None, :], 1e-6), -1, 1)
+    cos = (cosines.sum((-2, -1)) - np.diagonal(cosines, axis1=-2, axis2=-1).sum(-1)) / (count * (count - 1))
     divisor = 1 + (count - 1) * cos
-    ratio = torch.where(divisor.abs() < 1e-6, 0.0, count * cos / divisor)
-    return ratio.clamp(0, 1) if clamp else ratio
+    none = np.abs(divisor) < 1e-6
+    ratio = np.where(none, 0.0, count * cos / np.where(none, 1.0, divisor))
+    return np.clip(ratio, 0, 1) if clamp else ratio
 
 
 @register
-class ModelStock(Method):
+class ModelStock(WeightedSum):
     """Per tensor, `r * mean + (1 - r) * base` with r from the angles between the task vectors."""
 
     name = "model_stock"
@@ -52,14 +55,23 @@ class ModelStock(Method):
     )
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey | None:
-        return None if shared["filter_wise"] else Sums(lambda group: gram(group.deltas))
+        return None if shared["filter_wise"] else Gram(self.vectors)
 
-    def merge(self, group: TensorGroup, survey: Sums | None) -> torch.Tensor:
-        deltas = group.deltas
+    def factors(
+        self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
+    ) -> Factors | None:
+        if survey is None:
+            return None
+        ratio = float(interpolation_ratio(survey.total, shared["clamp"]))
+        return Factors([ratio] * len(per_model), len(per_model))
+
+    def merge(self, group: TensorGroup, survey: Gram | None) -> torch.Tensor:
+        import torch
+
         if survey is not None:
-            products = survey.total
-        else:
-            by_row = deltas.transpose(0, 1)
-            products = by_row @ by_row.transpose(1, 2)
-        ratio = interpolation_ratio(products, group.shared["clamp"]).unsqueeze(-1)
+            return super().merge(group, survey)
+        deltas = group.deltas
+        by_row = deltas.transpose(0, 1)
+        products = (by_row @ by_row.transpose(1, 2)).cpu().numpy()
+        ratio = torch.as_tensor(interpolation_ratio(products, group.shared["clamp"])).unsqueeze(-1)
         return deltas.mean(0).mul_(ratio.to(deltas)).add_(group.base)

@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
-from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
-from genepool.merging.methods.linear import combination
+from genepool.merging.method import register
 from genepool.merging.methods.slerp import ANGLE_SCOPE
-from genepool.merging.parameters import Parameter
-from genepool.merging.survey import Sums, Survey, gram
+from genepool.merging.parameters import Parameter, Site
+from genepool.merging.survey import Gram, Survey
+from genepool.merging.weighted_sum import Factors, WeightedSum
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
 
 
-def mean_direction_factors(products: torch.Tensor, weights: Sequence[float], eps: float) -> list[float]:
+def mean_direction_factors(products: np.ndarray[Any, Any], weights: Sequence[float], eps: float) -> list[float]:
     """Factors of vectors that give their weighted mean direction at their weighted mean length.
 
     The weighted sum of the directions' projections onto the sphere's tangent space at that mean is zero, so the step
@@ -28,18 +27,18 @@ def mean_direction_factors(products: torch.Tensor, weights: Sequence[float], eps
         weights: one for each.
         eps: added to every length; a mean direction shorter than this is none, and the weighted sum is taken.
     """
-    import torch
+    import numpy as np
 
-    w = torch.tensor(weights, dtype=products.dtype)
-    lengths = products.diagonal().clamp_min(0).sqrt()
+    w = np.asarray(weights, dtype=np.float64)
+    lengths = np.sqrt(np.maximum(products.diagonal(), 0))
     directions = w / (lengths + eps)
-    length = (directions @ products @ directions).clamp_min(0).sqrt()
+    length = np.sqrt(max(directions @ products @ directions, 0.0))
     factors: list[float] = (w if length < eps else directions / length * (w @ lengths)).tolist()
     return factors
 
 
 @register
-class MultiSlerp(Method):
+class MultiSlerp(WeightedSum):
     """The weighted mean of the models' directions, or of their task vectors', at their weighted mean length."""
 
     name = "multislerp"
@@ -56,19 +55,20 @@ class MultiSlerp(Method):
     )
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey:
-        return Sums(lambda group: gram(group.vectors))
+        return Gram(self.vectors)
 
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
         return ("scope",)
 
-    def merge(self, group: TensorGroup, survey: Sums) -> torch.Tensor:
-        weights = group.column("weight")
-        if group.shared["normalize_weights"]:
+    def factors(
+        self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
+    ) -> Factors:
+        weights = [own["weight"] for own in per_model]
+        if shared["normalize_weights"]:
             total = sum(weights)
             if total == 0:
                 raise InputError(
-                    "the weights add up to zero", where=group.name, fix="Change them, or set normalize_weights: false"
+                    "the weights add up to zero", where=site.name, fix="Change them, or set normalize_weights: false"
                 )
             weights = [weight / total for weight in weights]
-        merged = combination(group.vectors, mean_direction_factors(survey.total, weights, group.shared["eps"]))
-        return merged.add_(group.base) if group.has_base else merged
+        return Factors(mean_direction_factors(survey.total, weights, shared["eps"]))

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
+from genepool.merging.method import register
 from genepool.merging.methods.slerp import arc_factors
-from genepool.merging.parameters import Parameter
-from genepool.merging.survey import Sums, Survey, gram
+from genepool.merging.parameters import Parameter, Site
+from genepool.merging.survey import Gram, Sums, Survey
+from genepool.merging.weighted_sum import Factors, WeightedSum
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,7 @@ _PARALLEL = 1 - 1e-9
 
 
 @register
-class NuSlerp(Method):
+class NuSlerp(WeightedSum):
     """The point on the arc between two models, or between their task vectors, that their weights divide it at.
 
     The angle is taken over each tensor, each row, or each column. A vector is one row, and so is a scalar.
@@ -45,29 +46,45 @@ class NuSlerp(Method):
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey | None:
         # Blocks hold whole rows, so an angle for each row needs no look ahead.
-        return Sums(_products) if shared["nuslerp_flatten"] or shared["nuslerp_row_wise"] else None
+        if shared["nuslerp_flatten"]:
+            return Gram(self.vectors)
+        return Sums(_column_products) if shared["nuslerp_row_wise"] else None
 
-    def merge(self, group: TensorGroup, survey: Sums | None) -> torch.Tensor:
-        first, second = group.column("weight")
-        t = second / (first + second) if abs(first + second) >= 1e-6 else 0.5
+    def factors(
+        self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
+    ) -> Factors | None:
+        if not isinstance(survey, Gram):
+            return None
+        return Factors(arc_factors(survey.total, _share(per_model), _PARALLEL).tolist())
+
+    def merge(self, group: TensorGroup, survey: Gram | Sums | None) -> torch.Tensor:
+        import torch
+
+        if isinstance(survey, Gram):
+            return super().merge(group, survey)
         vectors = group.vectors
-        # (rows, 2, 2), or (2, 2) of the tensor, or (columns, 2, 2).
+        # (rows, 2, 2) or (columns, 2, 2); a vector is one row, whatever was asked.
         products = survey.total if survey else _row_products(vectors)
-        factors = arc_factors(products, t, _PARALLEL).to(vectors)
-        shape = (-1, 1) if survey is None else factors.shape[:-1]
+        factors = torch.as_tensor(arc_factors(products.cpu().numpy(), _share(group.per_model), _PARALLEL)).to(vectors)
+        shape = (-1, 1) if survey is None or len(factors) == 1 else factors.shape[:-1]
         merged = vectors[0].mul_(factors[..., 0].reshape(shape))
         merged.addcmul_(vectors[1], factors[..., 1].reshape(shape))
         return merged.add_(group.base) if group.has_base else merged
 
 
-def _products(group: TensorGroup) -> torch.Tensor:
-    """Dot products of a block: of everything, `(2, 2)`, or column by column, `(columns, 2, 2)`."""
+def _share(per_model: Sequence[Mapping[str, Any]]) -> float:
+    """The second model's share of both weights; half where they cancel."""
+    first, second = (own["weight"] for own in per_model)
+    return float(second / (first + second)) if abs(first + second) >= 1e-6 else 0.5
+
+
+def _column_products(group: TensorGroup) -> torch.Tensor:
+    """Dot products of a block column by column, `(columns, 2, 2)`; of a vector as a whole, `(1, 2, 2)`."""
     import torch
 
-    vectors = group.vectors
-    if group.shared["nuslerp_flatten"] or len(group.shape) < 2:
-        return gram(vectors)
-    first, second = vectors
+    if len(group.shape) < 2:
+        return _row_products(group.vectors)
+    first, second = group.vectors
     mixed = (first * second).sum(0)
     return torch.stack([first.square().sum(0), mixed, mixed, second.square().sum(0)], -1).reshape(-1, 2, 2)
 

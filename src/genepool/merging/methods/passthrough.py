@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
-from genepool.merging.parameters import Parameter
-
-if TYPE_CHECKING:
-    import torch
+from genepool.merging.method import register
+from genepool.merging.parameters import Parameter, Site
+from genepool.merging.weighted_sum import Factors, WeightedSum
 
 
 @register
-class Passthrough(Method):
+class Passthrough(WeightedSum):
     """`scale * x` of the only model of the slice."""
 
     name = "passthrough"
@@ -27,6 +25,7 @@ class Passthrough(Method):
         Parameter("scale", 1.0, "Factor of the tensor; conditions choose which tensors it applies to.", per_model=True),
     )
 
-    def merge(self, group: TensorGroup, survey: Any) -> torch.Tensor:
-        scale = group.column("scale")[0]
-        return group.tensors[0] if scale == 1 else group.tensors[0] * scale
+    def factors(
+        self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
+    ) -> Factors:
+        return Factors([per_model[0]["scale"]])

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
-from genepool.merging.methods.linear import combination
-from genepool.merging.parameters import REQUIRED, Parameter
-from genepool.merging.survey import Sums, Survey, gram
+from genepool.merging.method import register
+from genepool.merging.parameters import REQUIRED, Parameter, Site
+from genepool.merging.survey import Gram, Survey
+from genepool.merging.weighted_sum import Factors, WeightedSum
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
 
 ANGLE_SCOPE = Parameter(
     "scope",
@@ -25,7 +24,7 @@ ANGLE_SCOPE = Parameter(
 _PARALLEL = 0.9995
 
 
-def arc_factors(products: torch.Tensor, t: float, parallel: float = _PARALLEL) -> torch.Tensor:
+def arc_factors(products: np.ndarray[Any, Any], t: float, parallel: float = _PARALLEL) -> np.ndarray[Any, Any]:
     """Factors of two vectors that give the point at share `t` of the arc between them.
 
     The angle is between the directions; the vectors themselves keep their lengths.
@@ -38,21 +37,20 @@ def arc_factors(products: torch.Tensor, t: float, parallel: float = _PARALLEL) -
     Returns:
         `(..., 2)` float64.
     """
-    import torch
+    import numpy as np
 
-    squares = products.diagonal(dim1=-2, dim2=-1)
-    lengths = torch.where(squares > 1e-16, squares, 1.0).sqrt().prod(-1)
-    cos = (products[..., 0, 1] / lengths).clamp(-1, 1)
-    flat = cos.abs() > parallel
+    squares = np.diagonal(products, axis1=-2, axis2=-1)
+    lengths = np.sqrt(np.where(squares > 1e-16, squares, 1.0)).prod(-1)
+    cos = np.clip(products[..., 0, 1] / lengths, -1, 1)
+    flat = np.abs(cos) > parallel
     # Where the chord is used the arc's sine may be zero; any other angle keeps the division quiet.
-    angle = torch.where(flat, 1.0, cos.acos())
-    arc = torch.stack([((1 - t) * angle).sin(), (t * angle).sin()], -1) / angle.sin().unsqueeze(-1)
-    chord = torch.tensor([1 - t, t], dtype=products.dtype, device=products.device)
-    return torch.where(flat.unsqueeze(-1), chord, arc)
+    angle = np.where(flat, 1.0, np.arccos(cos))
+    arc = np.stack([np.sin((1 - t) * angle), np.sin(t * angle)], -1) / np.sin(angle)[..., None]
+    return np.where(flat[..., None], [1 - t, t], arc)
 
 
 @register
-class Slerp(Method):
+class Slerp(WeightedSum):
     """The point at share `t` of the arc from the base (or the first model) to the other model."""
 
     name = "slerp"
@@ -65,16 +63,12 @@ class Slerp(Method):
     parameters = (Parameter("t", REQUIRED, "0 gives the base (or the first model), 1 the other."), ANGLE_SCOPE)
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey:
-        return Sums(lambda group: gram(_ends(group)))
+        return Gram(self.vectors)
 
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
         return ("scope",)
 
-    def merge(self, group: TensorGroup, survey: Sums) -> torch.Tensor:
-        return combination(_ends(group), arc_factors(survey.total, group.shared["t"]).tolist())
-
-
-def _ends(group: TensorGroup) -> torch.Tensor:
-    import torch
-
-    return torch.cat([group.base.unsqueeze(0), group.tensors]) if group.has_base else group.tensors
+    def factors(
+        self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
+    ) -> Factors:
+        return Factors(arc_factors(survey.total, shared["t"]).tolist())

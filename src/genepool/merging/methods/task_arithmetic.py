@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
-from genepool.merging.methods.linear import combination
-from genepool.merging.parameters import Parameter
-
-if TYPE_CHECKING:
-    import torch
+from genepool.merging.method import register
+from genepool.merging.parameters import Parameter, Site
+from genepool.merging.weighted_sum import Factors, WeightedSum
 
 WEIGHT = Parameter("weight", 1.0, "Factor of this model's task vector; negative to unlearn.", per_model=True)
 NORMALIZE = Parameter("normalize", False, "Divide the sum by the sum of the weights.", kind=bool)
 
 
-def weighted_sum(deltas: torch.Tensor, weights: Sequence[float], normalize: bool) -> torch.Tensor:
-    """`sum_i w_i t_i`, divided by `sum_i w_i` when asked and that is not zero; may write into the first delta."""
-    total = combination(deltas, weights)
-    if normalize and abs(sum(weights)) > 1e-8:
-        total /= sum(weights)
-    return total
-
-
 @register
-class TaskArithmetic(Method):
+class TaskArithmetic(WeightedSum):
     """`th0 + lambda * sum_i w_i t_i`."""
 
     name = "task_arithmetic"
@@ -41,6 +29,10 @@ class TaskArithmetic(Method):
         NORMALIZE,
     )
 
-    def merge(self, group: TensorGroup, survey: Any) -> torch.Tensor:
-        total = weighted_sum(group.deltas, group.column("weight"), group.shared["normalize"])
-        return total.mul_(group.shared["lambda"]).add_(group.base)
+    def factors(
+        self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
+    ) -> Factors:
+        weights = [own["weight"] for own in per_model]
+        # Weights that cancel are left as they are: there is no sum to divide by.
+        divided = shared["normalize"] and abs(sum(weights)) > 1e-8
+        return Factors([shared["lambda"] * weight for weight in weights], sum(weights) if divided else 1.0)

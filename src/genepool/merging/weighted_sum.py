@@ -1,0 +1,64 @@
+"""Methods whose result is a weighted sum of their inputs, with factors that are known before a row is read.
+
+Many are: averages, task arithmetic, points on arcs. The engine computes them in one fused pass from the bytes of the
+files to the bytes of the result (`genepool.merging.stored_sum`), without torch where no survey asks for it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from genepool.merging import kernels
+from genepool.merging.group import TensorGroup
+from genepool.merging.method import Method
+from genepool.merging.parameters import Site
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Factors:
+    """`(sum_i f_i v_i) / divisor`; a divisor apart keeps the average of equal values exactly that value."""
+
+    of_vectors: Sequence[float]
+    divisor: float = 1.0
+
+
+class WeightedSum(Method):
+    """A method that says `factors` and nothing more.
+
+    With inputs "deltas" and a base the result is the base plus the sum over the task vectors; with inputs "tensors" the
+    sum over the models, the base first where there is one.
+    """
+
+    @abstractmethod
+    def factors(
+        self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
+    ) -> Factors | None:
+        """The factors at one tensor; None where there is not one for the whole tensor and `merge` does it itself.
+
+        Args:
+            site: where the tensor is.
+            shared: the parameters, resolved for the tensor.
+            per_model: the same for each model.
+            survey: what `survey` returned, finished.
+            has_base: whether there is a base.
+        """
+
+    def merge(self, group: TensorGroup, survey: Any) -> torch.Tensor:
+        factors = self.factors(group.site, group.shared, group.per_model, survey, group.has_base)
+        assert factors is not None, f"{self.name} has no factors here, and no merge of its own"
+        base = group.base if group.has_base and self.inputs == "deltas" else None
+        return kernels.weighted_sum(self.vectors(group), factors.of_vectors, factors.divisor, base)
+
+    def vectors(self, group: TensorGroup) -> torch.Tensor:
+        """What is summed, `(vectors, rows, columns)`."""
+        import torch
+
+        if self.inputs == "deltas" or not group.has_base:
+            return group.vectors
+        return torch.cat([group.base.unsqueeze(0), group.tensors])

@@ -1,0 +1,39 @@
+"""Rows of any tensor as float32 in numpy; without torch where the file holds them as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from genepool.weights.source import Weights
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# What is widened to float32 here; everything else goes through torch.
+WIDENED = frozenset({"F32", "BF16", "F16"})
+
+
+def read_float32(weights: Weights, name: str, start: int, stop: int, into: np.ndarray[Any, Any]) -> None:
+    """Rows `start` to `stop` of a tensor.
+
+    Args:
+        weights: the model.
+        name: the tensor; of a float type.
+        start, stop: rows of the tensor as a matrix.
+        into: float32, as many entries as the rows have, contiguous; written into.
+    """
+    import numpy as np
+
+    info = weights.info(name)
+    if not weights.stores(name) or info.dtype not in WIDENED:
+        into.reshape(-1)[:] = weights.read_rows(name, start, stop).float().numpy().reshape(-1)
+    elif info.dtype == "F32":
+        weights.read_stored(name, start, stop, into.data.cast("B"))
+    else:
+        half = np.empty(into.size, np.uint16)
+        weights.read_stored(name, start, stop, half.data.cast("B"))
+        if info.dtype == "F16":
+            into.reshape(-1)[:] = half.view(np.float16)
+        else:
+            # A bfloat16 is the upper half of a float32.
+            np.left_shift(half, 16, out=into.reshape(-1).view(np.uint32), dtype=np.uint32)
