@@ -11,10 +11,10 @@ write_adapter(plan, "out", rank)             the same as a LoRA adapter of the b
 
 from genepool.merging.adapter_report import AdapterReport
 from genepool.merging.as_lora import write_adapter
-from genepool.merging.engine import MergedWeights
 from genepool.merging.group import TensorGroup
 from genepool.merging.inspection import Inspection, inspect_models
 from genepool.merging.lines import Lines
+from genepool.merging.merged_weights import MergedWeights
 from genepool.merging.method import Method, all_methods, find_method, register
 from genepool.merging.parameters import REQUIRED, Parameter
 from genepool.merging.plan import Plan

@@ -23,7 +23,6 @@ from genepool.merging.method import Grain
 from genepool.merging.stored_sum import StoredSums
 from genepool.merging.survey import Gram, Survey
 from genepool.threads import core_count, torch_threads
-from genepool.weights import Weights
 from genepool.weights.source import tensor_bytes
 from genepool.weights.tensor_info import shape_text, torch_dtype
 
@@ -421,31 +420,3 @@ def _in_order(
     finally:
         for _, future in waiting:
             future.cancel()
-
-
-class MergedWeights(Weights):
-    """The result of a merge as `Weights`: nothing is computed before it is read, nothing touches the disk."""
-
-    def __init__(self, plan: Plan, device: str = "cpu") -> None:
-        self.plan, self.engine = plan, Engine(plan, device)
-        self.name = f"{plan.method.name}({', '.join(plan.recipe.model_names()[1:])})"
-        self.folder, self.config = plan.reference.folder, plan.config
-        self._outputs = {out.name: out for out in plan.layout.outputs}
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._outputs)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._outputs
-
-    def info(self, name: str) -> Any:
-        return self.plan.infos[name]
-
-    def read(self, name: str) -> torch.Tensor:
-        return self.engine.tensor(self._outputs[name])
-
-    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        return self.engine.rows(self._outputs[name], start, stop)
-
-    def fingerprint(self) -> str:
-        return self.plan.fingerprint()

@@ -26,7 +26,7 @@ from genepool.weights.tensor_info import dtype_code
 from genepool.weights.writer import config_for
 
 if TYPE_CHECKING:
-    from genepool.merging.engine import MergedWeights
+    from genepool.merging.merged_weights import MergedWeights
 
 # Copies of the largest tensor in float32 that a merge holds at once beside its inputs: sums, signs, divisors.
 _WORKING_COPIES = 4
@@ -208,7 +208,7 @@ class Plan:
 
     def weights(self, device: str = "cpu") -> MergedWeights:
         """The merged model, computed tensor by tensor when it is read."""
-        from genepool.merging.engine import MergedWeights
+        from genepool.merging.merged_weights import MergedWeights
 
         return MergedWeights(self, device)
 

@@ -1,0 +1,40 @@
+"""The merged model as `Weights`, so that merges nest and candidates are evaluated without touching the disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from genepool.merging.engine import Engine
+from genepool.merging.plan import Plan
+from genepool.weights import TensorInfo, Weights
+
+if TYPE_CHECKING:
+    import torch
+
+
+class MergedWeights(Weights):
+    """The result of a merge as `Weights`: nothing is computed before it is read, nothing touches the disk."""
+
+    def __init__(self, plan: Plan, device: str = "cpu") -> None:
+        self.plan, self.engine = plan, Engine(plan, device)
+        self.name = f"{plan.method.name}({', '.join(plan.recipe.model_names()[1:])})"
+        self.folder, self.config = plan.reference.folder, plan.config
+        self._outputs = {out.name: out for out in plan.layout.outputs}
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._outputs)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._outputs
+
+    def info(self, name: str) -> TensorInfo:
+        return self.plan.infos[name]
+
+    def read(self, name: str) -> torch.Tensor:
+        return self.engine.tensor(self._outputs[name])
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        return self.engine.rows(self._outputs[name], start, stop)
+
+    def fingerprint(self) -> str:
+        return self.plan.fingerprint()
