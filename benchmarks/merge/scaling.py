@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.measuring import Figures, median, paired_ratio, table, tell, time_in_turn
 from benchmarks.merge import checkpoints
 from benchmarks.merge.rows import mergekit_recipe
-from benchmarks.merge.side_by_side import GENEPOOL, Settings, cache_warning, machine
+from benchmarks.merge.side_by_side import Settings, cache_warning, machine
 from genepool.errors import InputError
 
 SIZES = (0.1, 0.25, 0.5, 1.0, 2.0)
@@ -30,7 +30,7 @@ class Point:
 
     Attributes:
         x: billions of parameters, or fine-tunes.
-        runs: the runs of "floor", "plan" and "merge".
+        runs: the runs of "floor", "start" (the same merge of narrow models) and "merge".
     """
 
     x: float
@@ -84,13 +84,15 @@ def run(settings: Settings, sizes: Sequence[float] = SIZES, figure: Path | None 
                 tell(left_out[-1])
                 continue
             folder = checkpoints.make(settings.work / f"llama-{billions:g}B", layout, _COUNT)
-            by_size[method].append(_measure(method, names, folder, layout.parameters / 1e9, settings))
+            narrow = _narrow(billions, settings, _COUNT)
+            by_size[method].append(_measure(method, names, folder, narrow, layout.parameters / 1e9, settings))
     if not any(by_size.values()):
         raise InputError("none of the sizes fits in memory", where="--sizes", fix="Name smaller ones")
     smallest = checkpoints.layout_of(min(sizes))
     folder = checkpoints.make(settings.work / f"llama-{min(sizes):g}B", smallest, max(EXPERTS))
+    narrow = _narrow(min(sizes), settings, max(EXPERTS))
     by_models = {
-        method: [_measure(method, _inputs(method, count), folder, count, settings) for count in EXPERTS]
+        method: [_measure(method, _inputs(method, count), folder, narrow, count, settings) for count in EXPERTS]
         for method in METHODS
     }
     if figure is not None:
@@ -123,23 +125,34 @@ def _inputs(method: str, experts: int) -> list[str]:
     return names if method == "ties" else names[1:]
 
 
-def _measure(method: str, names: Sequence[str], folder: Path, x: float, settings: Settings) -> Point:
-    with_base = names[0] == checkpoints.BASE
-    own = {"weight": 1.0, "density": 0.2} if method == "ties" else {"weight": 1.0}
-    models = [folder / name for name in names]
-    base = models.pop(0) if with_base else None
-    recipe = settings.work / "recipes" / f"scaling-{method}-{folder.name}-{len(models)}.yaml"
-    recipe.parent.mkdir(parents=True, exist_ok=True)
-    recipe.write_text(mergekit_recipe(method, base, models, own, {}))
+def _measure(method: str, names: Sequence[str], folder: Path, narrow: Path, x: float, settings: Settings) -> Point:
+    recipe = _recipe(method, names, folder, settings)
     commands = {
         "floor": settings.floor([checkpoints.weights_file(folder, name) for name in names]),
-        "plan": [*GENEPOOL, "plan", str(recipe), "--json", "--quiet"],
+        "start": settings.merge(_recipe(method, names, narrow, settings), "start"),
         "merge": settings.merge(recipe),
     }
     point = Point(x, time_in_turn(commands, settings.rounds, between=settings.clear))
-    settings.keep({"scaling": method, "folder": folder.name, "models": len(models)}, point.runs)
-    tell(f"{method}, {folder.name}, {len(models)} fine-tunes: {point.wall:.1f} s")
+    settings.keep({"scaling": method, "folder": folder.name, "models": len(names)}, point.runs)
+    tell(f"{method}, {folder.name}, {len(names)} models: {point.wall:.1f} s")
     return point
+
+
+def _narrow(billions: float, settings: Settings, experts: int) -> Path:
+    """Models of as many tensors with next to nothing in them: what merging these takes is start-up."""
+    return checkpoints.make(
+        settings.work / f"llama-{billions:g}B-narrow", checkpoints.layout_of(billions).narrow, experts
+    )
+
+
+def _recipe(method: str, names: Sequence[str], folder: Path, settings: Settings) -> Path:
+    own = {"weight": 1.0, "density": 0.2} if method == "ties" else {"weight": 1.0}
+    models = [folder / name for name in names]
+    base = models.pop(0) if names[0] == checkpoints.BASE else None
+    recipe = settings.work / "recipes" / f"scaling-{method}-{folder.name}-{len(models)}.yaml"
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    recipe.write_text(mergekit_recipe(method, base, models, own, {}))
+    return recipe
 
 
 def _header() -> list[str]:
@@ -161,7 +174,7 @@ def _rows(curves: Mapping[str, Sequence[Point]], form: str) -> list[list[str]]:
 
 def _cells(point: Point) -> list[str]:
     middle = median(point.runs["merge"])
-    beyond = paired_ratio(point.runs["merge"], point.runs["floor"], point.runs["plan"])
+    beyond = paired_ratio(point.runs["merge"], point.runs["floor"], point.runs["start"])
     return [f"{middle.wall:.1f}", f"{middle.cpu:.1f}", f"{middle.anonymous:.2f}", f"{beyond:.1f}"]
 
 

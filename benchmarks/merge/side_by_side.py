@@ -33,7 +33,7 @@ from genepool.errors import InputError
 
 GENEPOOL = (sys.executable, "-m", "genepool")
 HEADER = (
-    "command", "wall s", "CPU s", "peak RSS GB", "anonymous GB", "of the floor", "beyond start-up", "aim",
+    "command", "wall s", "CPU s", "peak RSS GB", "anonymous GB", "of the floor", "start-up s", "beyond it", "aim",
     "over mergekit",
 )  # fmt: skip
 EXPERTS = 3
@@ -71,9 +71,9 @@ class Settings:
         module = "benchmarks.merge.floor"
         return [sys.executable, "-m", module, *flags, str(self.outputs / "floor"), *map(str, files)]
 
-    def merge(self, recipe: Path) -> list[str]:
+    def merge(self, recipe: Path, out: str = "genepool") -> list[str]:
         """genepool's command."""
-        return [*GENEPOOL, "merge", str(recipe), str(self.outputs / "genepool"), "--quiet"]
+        return [*GENEPOOL, "merge", str(recipe), str(self.outputs / out), "--quiet"]
 
     def keep(self, what: Mapping[str, object], runs: Mapping[str, Sequence[Figures]]) -> None:
         """Adds raw figures to `results.jsonl`: a benchmark that is stopped loses nothing it measured."""
@@ -88,7 +88,7 @@ class Settings:
 
 @dataclass
 class Measured:
-    """A row's runs by command (floor, plan, genepool, mergekit, svds), and why commands are missing."""
+    """A row's runs by command (floor, start, genepool, mergekit, svds), and why commands are missing."""
 
     row: Row
     runs: dict[str, list[Figures]]
@@ -112,13 +112,17 @@ def compare(billions: float, settings: Settings) -> tuple[str, bool]:
     warning = cache_warning(5 * files[0].stat().st_size)
     if warning:
         tell(f"warning: {billions:g}B: {warning}")
-    chosen = chosen_rows(rows(known_methods(), models[0], models[1:]), billions, settings.only)
+    methods = known_methods()
+    chosen = chosen_rows(rows(methods, models[0], models[1:]), billions, settings.only)
     if not chosen:
         raise InputError(f"no row matches '{settings.only}'", where="--only", fix="Leave it out to see their names")
+    small = checkpoints.make(settings.work / f"llama-{billions:g}B-narrow", layout.narrow, EXPERTS)
+    narrow = [small / name for name in checkpoints.model_names(EXPERTS)]
+    starts = {row.name: row.recipe for row in rows(methods, narrow[0], narrow[1:])}
     edges = _edges(files, settings)
     measured = []
     for number, row in enumerate(chosen):
-        found = _time_row(row, files, settings, folder)
+        found = _time_row(row, starts[row.name], files, settings, folder)
         settings.keep({"billions": billions, "row": row.name}, found.runs)
         measured.append(found)
         tell(f"[{number + 1}/{len(chosen)}] {billions:g}B {row.name}: {_summary(found)}")
@@ -159,14 +163,16 @@ def _edges(files: Sequence[Path], settings: Settings) -> dict[str, list[Figures]
     return time_in_turn(commands, settings.rounds, between=settings.clear)
 
 
-def _time_row(row: Row, files: Sequence[Path], settings: Settings, folder: Path) -> Measured:
+def _time_row(row: Row, start: str, files: Sequence[Path], settings: Settings, folder: Path) -> Measured:
     place = settings.work / "recipes" / folder.name
     place.mkdir(parents=True, exist_ok=True)
     recipe = place / (re.sub(r"\W+", "-", row.name) + ".yaml")
     recipe.write_text(row.recipe)
+    start_recipe = recipe.with_suffix(".start.yaml")
+    start_recipe.write_text(start)
     commands: dict[str, Sequence[str]] = {
         "floor": settings.floor(files),
-        "plan": [*GENEPOOL, "plan", str(recipe), "--json", "--quiet"],
+        "start": settings.merge(start_recipe, "start"),
         "genepool": settings.merge(recipe),
     }
     if row.method in SVD_METHODS:
@@ -184,11 +190,8 @@ def _time_row(row: Row, files: Sequence[Path], settings: Settings, folder: Path)
 def table_rows(edges: Mapping[str, Sequence[Figures]], measured: Sequence[Measured]) -> list[list[str]]:
     """The cells: the floors and start-ups of all rounds first, then genepool, and mergekit below it, row by row."""
     floors = [run for one in measured for run in one.runs["floor"]]
-    plans = [run for one in measured for run in one.runs.get("plan", [])]
     lines = [_cells(FLOOR, floors)]
     lines += [_cells(name, runs) for name, runs in edges.items() if FLOOR in name]
-    if plans:
-        lines.append(_cells("start-up: genepool plan", plans, aim="2 s"))
     lines += [_cells(name, runs) for name, runs in edges.items() if FLOOR not in name]
     for one in measured:
         lines += _lines_of(one)
@@ -199,10 +202,12 @@ def _lines_of(one: Measured) -> list[list[str]]:
     floor, ours, theirs = one.runs["floor"], one.runs.get("genepool"), one.runs.get("mergekit")
     lines = []
     if ours is not None:
-        of_floor, beyond = paired_ratio(ours, floor), paired_ratio(ours, floor, one.runs["plan"])
+        of_floor, beyond = paired_ratio(ours, floor), paired_ratio(ours, floor, one.runs["start"])
+        start = f"{median(one.runs['start']).wall:.1f}"
         aim = f"{one.row.aim:g}" if one.row.aim is not None else ""
         over = f"{paired_ratio(theirs, ours):.1f}" if theirs is not None else ""
-        lines.append(_cells(one.row.name, ours, of_floor=f"{of_floor:.1f}", beyond=f"{beyond:.1f}", aim=aim, over=over))
+        ratios = {"of_floor": f"{of_floor:.1f}", "beyond": f"{beyond:.1f}"}
+        lines.append(_cells(one.row.name, ours, **ratios, start=start, aim=aim, over=over))
         if svds := one.runs.get("svds"):
             share = paired_ratio(ours, svds)
             lines.append(_cells(f"the SVDs of {one.row.name} alone; it takes {share:.1f} times as long", svds))
@@ -213,11 +218,18 @@ def _lines_of(one: Measured) -> list[list[str]]:
 
 
 def _cells(
-    name: str, runs: Sequence[Figures], *, of_floor: str = "", beyond: str = "", aim: str = "", over: str = ""
+    name: str,
+    runs: Sequence[Figures],
+    *,
+    of_floor: str = "",
+    start: str = "",
+    beyond: str = "",
+    aim: str = "",
+    over: str = "",
 ) -> list[str]:
     middle = median(runs)
     figures = [f"{middle.wall:.1f}", f"{middle.cpu:.1f}", f"{middle.resident:.2f}", f"{middle.anonymous:.2f}"]
-    return [name, *figures, of_floor, beyond, aim, over]
+    return [name, *figures, of_floor, start, beyond, aim, over]
 
 
 def _summary(one: Measured) -> str:
@@ -237,8 +249,9 @@ def _note(layout: checkpoints.Layout, files: Sequence[Path], settings: Settings,
         f"{EXPERTS} fine-tunes: {len(files) * size:.1f} GB in, {size:.1f} GB out (linear averages all four, slerp and "
         f"nuslerp two). Whole processes, {warning or 'files in the page cache'}. Rounds that count: {settings.rounds}, "
         "after one to warm up (which counts as the first where a command takes over a minute); medians. In each, the "
-        "floor, `genepool plan`, `genepool merge` and mergekit run in turn, and ratios are taken within it. "
-        "Beyond start-up is (merge - plan) / floor, in wall seconds. genepool forces its output to the disk before it "
+        "floor, the start-up, `genepool merge` and mergekit run in turn, and ratios are taken within it. Start-up is "
+        "the same merge of models as deep and 64 wide: imports, planning, publishing. Beyond it is (merge - start-up) "
+        "/ floor, in wall seconds. genepool forces its output to the disk before it "
         "publishes it; the floor and mergekit do not. "
         + (f"mergekit {settings.peer[1]} reads the same recipe." if settings.peer else "mergekit was left out.")
     )

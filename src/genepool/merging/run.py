@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from genepool import progress, staging
@@ -29,7 +29,7 @@ from genepool.weights.writer import DEFAULT_SHARD_BYTES, ShardedWriter, write_co
 
 _JOURNAL = "journal.jsonl"
 # Written data is forced to the disk before the journal says so, and not for every small tensor.
-_SYNC_BYTES = 256 * 1024**2
+_SYNC_BYTES = 64 * 1024**2
 
 
 def run_plan(
@@ -73,9 +73,13 @@ def run_plan(
             progress.say(f"going on with the merge that was stopped in {folder}")
         writer = ShardedWriter(folder, plan.infos, shard_bytes=shard_bytes)
         journal = _Journal(folder / _JOURNAL, run_key, writer)
-        hashes = _merge_all(plan, writer, journal, threads or min(8, core_count()), device, verify)
-        writer.close()
+        try:
+            hashes = _merge_all(plan, writer, journal, threads or min(8, core_count()), device, verify)
+        except BaseException:
+            journal.abandon()
+            raise
         journal.close()
+        writer.close()
         fingerprint = None
         if verify:
             fingerprint = _verified(folder, hashes)
@@ -143,13 +147,18 @@ def _merge_all(
 
 
 class _Journal:
-    """Names of the tensors that are safely on the disk, one JSON line each, after a line with the run's key."""
+    """Names of the tensors that are safely on the disk, one JSON line each, after a line with the run's key.
+
+    A thread of its own waits for the disk while the next tensors are computed.
+    """
 
     def __init__(self, path: Path, key: str, writer: ShardedWriter) -> None:
         self.finished = _finished_tensors(path)
         self._writer, self._lock = writer, threading.Lock()
         self._waiting: list[str] = []
         self._bytes = 0
+        self._syncer = ThreadPoolExecutor(1)
+        self._syncing: Future[None] | None = None
         fresh = not path.exists()
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (open for the whole run)
         if fresh:
@@ -160,21 +169,45 @@ class _Journal:
         with self._lock:
             self._waiting.append(name)
             self._bytes += nbytes
-            if self._bytes >= _SYNC_BYTES or len(self._waiting) >= 64:
-                self._flush()
+            if self._bytes >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+                self._begin_sync()
+
+    def wait(self) -> None:
+        """Returns when what was added so far is on the disk.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        with self._lock:
+            self._begin_sync()
+            assert self._syncing is not None
+            self._syncing.result()
 
     def close(self) -> None:
-        with self._lock:
-            self._flush()
-            self._file.close()
+        """Waits and ends."""
+        try:
+            self.wait()
+        finally:
+            self.abandon()
 
-    def _flush(self) -> None:
+    def abandon(self) -> None:
+        """Ends without waiting for what is not on the disk yet."""
+        self._syncer.shutdown(cancel_futures=True)
+        self._file.close()
+
+    def _begin_sync(self) -> None:
+        if self._syncing is not None and self._syncing.done():
+            # What went wrong there is said here.
+            self._syncing.result()
+        self._syncing = self._syncer.submit(self._sync, self._waiting)
+        self._waiting, self._bytes = [], 0
+
+    def _sync(self, names: Sequence[str]) -> None:
         self._writer.sync()
-        for name in self._waiting:
+        for name in names:
             self._file.write(json.dumps({"tensor": name}) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._waiting, self._bytes = [], 0
 
 
 def _finished_tensors(path: Path) -> frozenset[str]:

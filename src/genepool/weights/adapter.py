@@ -10,18 +10,18 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.weights import fingerprint_cache
+from genepool.weights.change_on_base import ChangeOnBase
 from genepool.weights.checkpoint import TensorFile, read_json
 from genepool.weights.pickle_file import NEED_ASKING, PickleFile
 from genepool.weights.safetensors_file import SafetensorsFile
 from genepool.weights.source import Weights
-from genepool.weights.tensor_info import TensorInfo, shape_text
+from genepool.weights.tensor_info import shape_text
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ class _Change:
     embedding: bool = False
 
 
-class LoraOnBase(Weights):
+class LoraOnBase(ChangeOnBase):
     """`base` with a PEFT LoRA adapter applied.
 
     Args:
@@ -59,9 +59,8 @@ class LoraOnBase(Weights):
     """
 
     def __init__(self, base: Weights, path: Path, name: str | None = None, *, allow_pickle: bool = False) -> None:
-        self.base, self.path = base, Path(path)
-        self.name = name or f"{base.name}+{path}"
-        self.folder, self.config = base.folder, base.config
+        super().__init__(base, name or f"{base.name}+{path}")
+        self.path = Path(path)
         self._settings = read_json(self.path / CONFIG_FILE)
         kind = self._settings.get("peft_type")
         if kind != "LORA":
@@ -73,61 +72,16 @@ class LoraOnBase(Weights):
         self._file = _weights_file(self.path, allow_pickle)
         self._changes = self._collect()
 
-    def names(self) -> tuple[str, ...]:
-        return self.base.names()
-
-    def aliases(self) -> Mapping[str, str]:
-        return self.base.aliases()
-
-    def info(self, name: str) -> TensorInfo:
-        return self.base.info(name)
-
     def changed(self) -> frozenset[str]:
         """Names of the base's tensors that the adapter changes."""
         return frozenset(self._changes)
 
-    def read(self, name: str) -> torch.Tensor:
-        import torch
-
-        stored = self.base.read(name)
-        change = self._changes.get(self.aliases().get(name, name))
-        if change is None:
-            return stored
-        moved = self._difference(change, name, stored.to(torch.float32))
-        return (stored.to(torch.float32) + moved).to(stored.dtype)
-
-    def delta(self, name: str, base: Weights) -> torch.Tensor | None:
-        if base is not self.base:
-            return super().delta(name, base)
-        import torch
-
-        change = self._changes.get(self.aliases().get(name, name))
-        return None if change is None else self._difference(change, name, base.read(name).to(torch.float32))
-
-    def moves(self, name: str, base: Weights) -> bool:
-        return base is not self.base or self.aliases().get(name, name) in self._changes
-
-    def holds_change(self, base: Weights) -> bool:
-        return base is self.base
-
-    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        import torch
-
-        stored = self.base.read_rows(name, start, stop)
-        moved = self.delta_rows(name, self.base, start, stop)
-        return stored if moved is None else (stored.to(torch.float32) + moved).to(stored.dtype)
-
-    def delta_rows(self, name: str, base: Weights, start: int, stop: int) -> torch.Tensor | None:
-        if base is not self.base:
-            return super().delta_rows(name, base, start, stop)
-        change = self._changes.get(self.aliases().get(name, name))
-        if change is None:
-            return None
+    def change_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        change = self._changes[name]
         if set(change.factors) == {"a", "b"} and not change.replacement:
             return self._product(change, name, slice(start, stop))
         # What needs the whole tensor (a norm over it, a replacement) is small or rare.
-        delta = self.delta(name, base)
-        return None if delta is None else delta.reshape(self.info(name).matrix)[start:stop]
+        return super().change_rows(name, start, stop)
 
     def fingerprint(self) -> str:
         adapter = fingerprint_cache.cached([self._file.path, self.path / CONFIG_FILE], self._hash_adapter)
@@ -241,12 +195,17 @@ class LoraOnBase(Weights):
         alpha = _by_pattern(self._settings.get("alpha_pattern"), module, self._settings.get("lora_alpha", rank))
         return float(alpha) / (math.sqrt(rank) if self._settings.get("use_rslora") else rank)
 
-    def _difference(self, change: _Change, name: str, base: torch.Tensor) -> torch.Tensor:
+    def change(self, name: str) -> torch.Tensor:
         import torch
+
+        change = self._changes[name]
+        if set(change.factors) == {"a", "b"} and not change.replacement:
+            return self._product(change, name, slice(None))
 
         def factor(key: str) -> torch.Tensor:
             return self._file.read(change.factors[key]).to(torch.float32)
 
+        base = self.base.read(name).to(torch.float32)
         # Embedding adapters carry the embedding they were trained on, so both can be there for one tensor.
         start = self._file.read(change.replacement).to(torch.float32) if change.replacement else base
         if not change.factors:
@@ -256,7 +215,7 @@ class LoraOnBase(Weights):
             return start - base + self._scaling(weight, name) * factor("bias")
         product = self._product(change, name, slice(None))
         if "magnitude" not in change.factors:
-            return start - base + product if change.replacement else product
+            return start - base + product
         # DoRA (arXiv:2402.09353, eq. 5): the direction of each output feature is trained apart from its length.
         side = 0 if self._is_transposed(change, name) else 1
         direction = start + product

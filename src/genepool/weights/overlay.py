@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.weights import fingerprint_cache
+from genepool.weights.change_on_base import ChangeOnBase
 from genepool.weights.safetensors_file import SafetensorsFile
 from genepool.weights.source import Weights
 from genepool.weights.tensor_info import TensorInfo, dtype_code, shape_text
@@ -25,7 +26,7 @@ def is_skill(path: Path) -> bool:
     return path.is_file() and path.suffix == ".safetensors" and SKILL_KEY in SafetensorsFile(path).metadata
 
 
-class SkillOnBase(Weights):
+class SkillOnBase(ChangeOnBase):
     """`base` with a dense skill (a file of deltas) added. Tensors the skill does not name stay as they are.
 
     Raises:
@@ -33,9 +34,8 @@ class SkillOnBase(Weights):
     """
 
     def __init__(self, base: Weights, path: Path, name: str | None = None) -> None:
-        self.base, self.path = base, Path(path)
-        self.name = name or f"{base.name}+{path}"
-        self.folder, self.config = base.folder, base.config
+        super().__init__(base, name or f"{base.name}+{path}")
+        self.path = Path(path)
         self._file = SafetensorsFile(self.path)
         if self._file.metadata.get(FORM_KEY) != "dense":
             raise InputError(
@@ -60,50 +60,19 @@ class SkillOnBase(Weights):
                     fix="Name its own base",
                 )
 
-    def names(self) -> tuple[str, ...]:
-        return self.base.names()
+    def changed(self) -> frozenset[str]:
+        """Names of the base's tensors that the skill changes."""
+        return frozenset(self._file.infos)
 
-    def aliases(self) -> Mapping[str, str]:
-        return self.base.aliases()
-
-    def info(self, name: str) -> TensorInfo:
-        return self.base.info(name)
-
-    def read(self, name: str) -> torch.Tensor:
+    def change(self, name: str) -> torch.Tensor:
         import torch
 
-        stored = self.base.read(name)
-        moved = self.delta(name, self.base)
-        return stored if moved is None else (stored.to(torch.float32) + moved).to(stored.dtype)
+        return self._file.read(name).to(torch.float32)
 
-    def delta(self, name: str, base: Weights) -> torch.Tensor | None:
-        if base is not self.base:
-            return super().delta(name, base)
+    def change_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         import torch
 
-        stored = self.aliases().get(name, name)
-        return self._file.read(stored).to(torch.float32) if stored in self._file.infos else None
-
-    def moves(self, name: str, base: Weights) -> bool:
-        return base is not self.base or self.aliases().get(name, name) in self._file.infos
-
-    def holds_change(self, base: Weights) -> bool:
-        return base is self.base
-
-    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        import torch
-
-        stored = self.base.read_rows(name, start, stop)
-        moved = self.delta_rows(name, self.base, start, stop)
-        return stored if moved is None else (stored.to(torch.float32) + moved).to(stored.dtype)
-
-    def delta_rows(self, name: str, base: Weights, start: int, stop: int) -> torch.Tensor | None:
-        if base is not self.base:
-            return super().delta_rows(name, base, start, stop)
-        import torch
-
-        stored = self.aliases().get(name, name)
-        return self._file.read_rows(stored, start, stop).to(torch.float32) if stored in self._file.infos else None
+        return self._file.read_rows(name, start, stop).to(torch.float32)
 
     def fingerprint(self) -> str:
         skill = fingerprint_cache.cached([self.path], self._hash_skill)

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     Bits = np.ndarray[Any, Any]
 
 # Entries that numpy goes through at once: few enough for the cache, enough that its calls cost little.
-_RUN = 1 << 16
+_RUN = 1 << 17
 _EXPONENT = 0x7F800000
-# Terms of a dot product that are added up in float32 on a device before the sums go on in float64.
+# Terms of a dot product that are added up in float32 before the sums go on in float64.
 _GRAM_RUN = 4096
 
 
@@ -97,15 +97,15 @@ def _sum_run(
     import numpy as np
 
     below = _float32(base)
-    sums = np.empty(out.size, np.float32)
+    sums, scaled = np.empty((2, out.size), np.float32)
     for i, (row, factor) in enumerate(zip(rows, factors, strict=True)):
         vector = _float32(row)
         if subtract:
-            vector = np.subtract(vector, below)
-        if i == 0:
-            np.multiply(vector, factor, out=sums)
-        else:
-            sums += vector * factor
+            np.subtract(vector, below, out=scaled)
+            vector = scaled
+        np.multiply(vector, factor, out=scaled if i else sums)
+        if i:
+            sums += scaled
     if divisor != 1:
         sums /= divisor
     if base.size:
@@ -151,7 +151,7 @@ def gram_bits(rows: Bits, base: Bits, *, compiled: bool = True) -> np.ndarray[An
     Args:
         rows: `(k, n)`.
         base: `(n,)`, subtracted from every row; empty when there is none.
-        compiled: by the compiled loop; the other way is in numpy, all in float64.
+        compiled: by the compiled loop; the other way is in numpy.
     """
     import numpy as np
 
@@ -164,12 +164,23 @@ def gram_bits(rows: Bits, base: Bits, *, compiled: bool = True) -> np.ndarray[An
     with np.errstate(all="ignore"):
         for start in range(0, rows.shape[1], _RUN):
             part = slice(start, start + _RUN)
-            wide = np.stack([_float32(row[part]) for row in rows])
+            vectors = [_float32(row[part]) for row in rows]
             if base.size:
-                wide -= _float32(base[part])
-            wide = wide.astype(np.float64)
-            products += wide @ wide.T
-    return products
+                under = _float32(base[part])
+                vectors = [vector - under for vector in vectors]
+            for i, a in enumerate(vectors):
+                for j, b in enumerate(vectors[: i + 1]):
+                    products[i, j] += _dot(a, b)
+    return np.tril(products) + np.tril(products, -1).T
+
+
+def _dot(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+    import numpy as np
+
+    whole = a.size // _GRAM_RUN * _GRAM_RUN
+    runs = np.einsum("ij,ij->i", a[:whole].reshape(-1, _GRAM_RUN), b[:whole].reshape(-1, _GRAM_RUN))
+    rest = a[whole:].astype(np.float64) @ b[whole:].astype(np.float64)
+    return float(runs.sum(dtype=np.float64) + rest)
 
 
 def _float32(bits: Bits) -> np.ndarray[Any, Any]:
