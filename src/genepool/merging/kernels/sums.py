@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 # Entries that numpy goes through at once: few enough for the cache, enough that its calls cost little.
 _RUN = 1 << 17
 _EXPONENT = 0x7F800000
+_local = threading.local()
 # Terms of a dot product that are added up in float32 before the sums go on in float64.
 _GRAM_RUN = 4096
 
@@ -96,13 +98,12 @@ def _sum_run(
 ) -> bool:
     import numpy as np
 
-    below = _float32(base)
-    sums, scaled = np.empty((2, out.size), np.float32)
+    sums, scaled, held = _scratch(out.size)
+    below = _float32(base, held)
     for i, (row, factor) in enumerate(zip(rows, factors, strict=True)):
-        vector = _float32(row)
+        vector = _float32(row, scaled)
         if subtract:
-            np.subtract(vector, below, out=scaled)
-            vector = scaled
+            vector = np.subtract(vector, below, out=scaled)
         np.multiply(vector, factor, out=scaled if i else sums)
         if i:
             sums += scaled
@@ -110,13 +111,28 @@ def _sum_run(
         sums /= divisor
     if base.size:
         sums += below
-    bits = sums.view(np.uint32)
+    bits, spare = sums.view(np.uint32), scaled.view(np.uint32)
+    finite = bool((np.bitwise_and(bits, _EXPONENT, out=spare) != _EXPONENT).all())
     if out.dtype == np.uint32:
         out[:] = bits
     else:
         # To the nearest, halves to the even one.
-        out[:] = (bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16
-    return bool(((bits & _EXPONENT) != _EXPONENT).all())
+        np.right_shift(bits, 16, out=spare)
+        np.bitwise_and(spare, 1, out=spare)
+        spare += np.uint32(0x7FFF)
+        spare += bits
+        np.right_shift(spare, 16, out=out, casting="unsafe")
+    return finite
+
+
+def _scratch(entries: int) -> np.ndarray[Any, Any]:
+    """Three float32 vectors of this thread's own: fresh ones for every run would cost more than the sums."""
+    import numpy as np
+
+    if getattr(_local, "vectors", None) is None:
+        _local.vectors = np.empty((3, _RUN), np.float32)
+    vectors: np.ndarray[Any, Any] = _local.vectors[:, :entries]
+    return vectors
 
 
 def gram(vectors: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -164,10 +180,11 @@ def gram_bits(rows: Bits, base: Bits, *, compiled: bool = True) -> np.ndarray[An
     with np.errstate(all="ignore"):
         for start in range(0, rows.shape[1], _RUN):
             part = slice(start, start + _RUN)
-            vectors = [_float32(row[part]) for row in rows]
+            vectors = np.empty((len(rows), rows[0, part].size), np.float32)
+            for row, vector in zip(rows, vectors, strict=True):
+                np.copyto(vector, _float32(row[part], vector))
             if base.size:
-                under = _float32(base[part])
-                vectors = [vector - under for vector in vectors]
+                vectors -= _float32(base[part], _scratch(vectors.shape[1])[0])
             for i, a in enumerate(vectors):
                 for j, b in enumerate(vectors[: i + 1]):
                     products[i, j] += _dot(a, b)
@@ -183,11 +200,15 @@ def _dot(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     return float(runs.sum(dtype=np.float64) + rest)
 
 
-def _float32(bits: Bits) -> np.ndarray[Any, Any]:
+def _float32(bits: Bits, into: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The values of stored bits: a view of float32, or bfloat16 widened `into` a vector."""
     import numpy as np
 
+    if bits.dtype == np.uint32 or not bits.size:
+        return bits.view(np.float32) if bits.dtype == np.uint32 else into[:0]
     # A bfloat16 is the upper half of a float32.
-    return (bits if bits.dtype == np.uint32 else np.left_shift(bits, 16, dtype=np.uint32)).view(np.float32)
+    np.left_shift(bits, 16, out=into.view(np.uint32), dtype=np.uint32)
+    return into
 
 
 def _bits(tensor: torch.Tensor) -> Bits:
