@@ -188,3 +188,19 @@ def test_a_chat_template_that_refuses_is_the_users_error(tiny_model: Callable[..
     model.tokenizer.chat_template = "{{ raise_exception('no system message here') }}"
     with pytest.raises(InputError, match="no system message here"):
         model.chat_text([{"role": "system", "content": "a"}])
+
+
+def test_a_merge_in_memory_has_the_tokenizer_its_recipe_names(tiny_model: Callable[..., Path]) -> None:
+    from genepool.merging import Recipe, plan_merge
+
+    base, other = tiny_model("a", seed=1), tiny_model("b", seed=2)
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": "theirs"}))
+    recipe = {"method": "task_arithmetic", "base": str(base), "models": [str(other)]}
+
+    def template(**more: Any) -> Any:
+        return LanguageModel.load(plan_merge(Recipe(**recipe, **more)).weights()).tokenizer.chat_template
+
+    assert template() is None
+    assert template(tokenizer=str(other)) == "theirs"
+    assert template(tokenizer=str(other), chat_template="ours") == "ours"

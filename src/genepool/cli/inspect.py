@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -36,6 +36,7 @@ def inspect(
     all_ranks: Annotated[
         bool, typer.Option("--all-ranks", help="Of every matrix, not of at most 12 per part, evenly over the layers.")
     ] = False,
+    allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -64,7 +65,8 @@ def inspect(
         raise InputError("is a folder", where=out, fix="Name a file, such as inspect.html")
     if out is not None and out.exists() and not overwrite:
         raise InputError("the file exists", where=out, fix="Name another, or pass --overwrite")
-    found = inspect_models(models, base, ranks="all" if all_ranks else "sampled" if rank else "none")
+    ranks: Literal["sampled", "all", "none"] = "all" if all_ranks else "sampled" if rank else "none"
+    found = inspect_models(models, base, ranks=ranks, allow_pickle=allow_pickle)
     if base is None and found.base is not None:
         progress.say(f"note: {found.base} is taken as the base, being named first; --base names another.")
     if out is not None:

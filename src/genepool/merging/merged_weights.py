@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genepool.merging.engine import Engine
@@ -18,8 +19,12 @@ class MergedWeights(Weights):
     def __init__(self, plan: Plan, device: str = "cpu") -> None:
         self.plan, self.engine = plan, Engine(plan, device)
         self.name = f"{plan.method.name}({', '.join(plan.recipe.model_names()[1:])})"
-        self.folder, self.config = plan.reference.folder, plan.config
+        self.folder, self.config, self.chat_template = plan.reference.folder, plan.config, plan.recipe.chat_template
         self._outputs = {out.name: out for out in plan.layout.outputs}
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        return self.plan.tokenizer_folder
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._outputs)

@@ -103,7 +103,7 @@ class Plan:
     def tokenizer_folder(self) -> Path | None:
         """Where the tokenizer is copied from."""
         chosen = self.recipe.tokenizer
-        return self.reference.folder if chosen == "base" else self.sources[chosen].folder
+        return (self.reference if chosen == "base" else self.sources[chosen]).tokenizer_folder
 
     def describe(self) -> dict[str, Any]:
         """What will be read, computed and written, as plain data: the answer of `genepool plan --json`.

@@ -61,7 +61,7 @@ class LanguageModel:
         import torch
         from transformers import AutoTokenizer
 
-        folder = _folder(weights)
+        folder = weights.tokenizer_folder or _folder(weights)
         kind = getattr(torch, dtype, None)
         if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
             raise InputError(f"nothing computes in {dtype!r}", where=weights.name, fix="Say float32 or bfloat16")
@@ -71,6 +71,8 @@ class LanguageModel:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"no usable tokenizer ({_short(error)})", where=folder, fix="Copy the base's") from None
+        if weights.chat_template is not None:
+            tokenizer.chat_template = weights.chat_template
         return cls(weights, model.to(device).eval(), tokenizer)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genepool.weights.source import Weights
@@ -23,7 +24,11 @@ class ChangeOnBase(Weights):
 
     def __init__(self, base: Weights, name: str) -> None:
         self.base, self.name = base, name
-        self.folder, self.config = base.folder, base.config
+        self.folder, self.config, self.chat_template = base.folder, base.config, base.chat_template
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        return self.base.tokenizer_folder
 
     @abstractmethod
     def changed(self) -> frozenset[str]:

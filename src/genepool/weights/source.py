@@ -25,11 +25,18 @@ class Weights(ABC):
         name: what the user calls it; appears in tables and errors.
         folder: where config and tokenizer files are found; None when there are none.
         config: the parsed config.json; None when there is none.
+        chat_template: what replaces the tokenizer's own; None to leave it.
     """
 
     name: str
     folder: Path | None = None
     config: Mapping[str, Any] | None = None
+    chat_template: str | None = None
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """Where the tokenizer is found: `folder`, unless a merge takes another model's."""
+        return self.folder
 
     @abstractmethod
     def names(self) -> tuple[str, ...]:

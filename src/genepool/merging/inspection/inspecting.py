@@ -28,6 +28,7 @@ def inspect_models(
     base: Model | None = None,
     *,
     ranks: Literal["sampled", "all", "none"] = "sampled",
+    allow_pickle: bool = False,
 ) -> Inspection:
     """Looks at models one by one, at how they fit together, and at how far each moved from the base.
 
@@ -35,6 +36,7 @@ def inspect_models(
         models: what to inspect: names as `open_weights` takes them, or open models.
         base: what the others were fine-tuned from; the first of several models when absent.
         ranks: effective ranks of how many matrices: at most 12 per part, all (embeddings and heads too), or none.
+        allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
 
     Returns:
         What was found. Models that do not fit together are a finding, not an error: see `Inspection.problems`.
@@ -42,7 +44,7 @@ def inspect_models(
     Raises:
         InputError: a model cannot be opened, or is named twice.
     """
-    sources, chosen = _open(models, base)
+    sources, chosen = _open(models, base, allow_pickle)
     names = list(sources)
     headers = Headers(sources)
     fit = headers.fit(names)
@@ -59,16 +61,16 @@ def inspect_models(
     )
 
 
-def _open(models: Sequence[Model], base: Model | None) -> tuple[dict[str, Weights], str | None]:
+def _open(models: Sequence[Model], base: Model | None, allow_pickle: bool) -> tuple[dict[str, Weights], str | None]:
     if not models:
         raise InputError("no model to inspect", fix="Name a folder, a file, or BASE+ADAPTER")
     sources: dict[str, Weights] = {}
     first: Weights | None = None
     if base is not None:
-        first = base if isinstance(base, Weights) else open_weights(base)
+        first = base if isinstance(base, Weights) else open_weights(base, allow_pickle=allow_pickle)
         sources[first.name] = first
     elif len(models) > 1:
-        first = models[0] if isinstance(models[0], Weights) else open_weights(models[0])
+        first = models[0] if isinstance(models[0], Weights) else open_weights(models[0], allow_pickle=allow_pickle)
     for model in models:
         if base is not None and model in (base, str(base)):
             # The base listed among the models is the base, not one more model.
@@ -78,7 +80,7 @@ def _open(models: Sequence[Model], base: Model | None) -> tuple[dict[str, Weight
         if not sources and first is not None:
             opened = first
         else:
-            opened = model if isinstance(model, Weights) else open_weights(model, base=first)
+            opened = model if isinstance(model, Weights) else open_weights(model, base=first, allow_pickle=allow_pickle)
         sources[opened.name] = opened
     return sources, first.name if first is not None and len(sources) > 1 else None
 
