@@ -116,6 +116,11 @@ def model_names(experts: int) -> list[str]:
     return [BASE, *(f"expert{i + 1}" for i in range(experts))]
 
 
+def make_narrow(work: Path, billions: float, experts: int) -> Path:
+    """Models of as many tensors as those of that size, in `work`; see `Layout.narrow`."""
+    return make(work / f"llama-{billions:g}B-narrow", layout_of(billions).narrow, experts)
+
+
 def weights_file(folder: Path, model: str) -> Path:
     """Where the weights of one model are."""
     return folder / model / "model.safetensors"

@@ -84,13 +84,13 @@ def run(settings: Settings, sizes: Sequence[float] = SIZES, figure: Path | None 
                 tell(left_out[-1])
                 continue
             folder = checkpoints.make(settings.work / f"llama-{billions:g}B", layout, _COUNT)
-            narrow = _narrow(billions, settings, _COUNT)
+            narrow = checkpoints.make_narrow(settings.work, billions, _COUNT)
             by_size[method].append(_measure(method, names, folder, narrow, layout.parameters / 1e9, settings))
     if not any(by_size.values()):
         raise InputError("none of the sizes fits in memory", where="--sizes", fix="Name smaller ones")
     smallest = checkpoints.layout_of(min(sizes))
     folder = checkpoints.make(settings.work / f"llama-{min(sizes):g}B", smallest, max(EXPERTS))
-    narrow = _narrow(min(sizes), settings, max(EXPERTS))
+    narrow = checkpoints.make_narrow(settings.work, min(sizes), max(EXPERTS))
     by_models = {
         method: [_measure(method, _inputs(method, count), folder, narrow, count, settings) for count in EXPERTS]
         for method in METHODS
@@ -136,13 +136,6 @@ def _measure(method: str, names: Sequence[str], folder: Path, narrow: Path, x: f
     settings.keep({"scaling": method, "folder": folder.name, "models": len(names)}, point.runs)
     tell(f"{method}, {folder.name}, {len(names)} models: {point.wall:.1f} s")
     return point
-
-
-def _narrow(billions: float, settings: Settings, experts: int) -> Path:
-    """Models of as many tensors with next to nothing in them: what merging these takes is start-up."""
-    return checkpoints.make(
-        settings.work / f"llama-{billions:g}B-narrow", checkpoints.layout_of(billions).narrow, experts
-    )
 
 
 def _recipe(method: str, names: Sequence[str], folder: Path, settings: Settings) -> Path:

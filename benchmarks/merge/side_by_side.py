@@ -116,7 +116,7 @@ def compare(billions: float, settings: Settings) -> tuple[str, bool]:
     chosen = chosen_rows(rows(methods, models[0], models[1:]), billions, settings.only)
     if not chosen:
         raise InputError(f"no row matches '{settings.only}'", where="--only", fix="Leave it out to see their names")
-    small = checkpoints.make(settings.work / f"llama-{billions:g}B-narrow", layout.narrow, EXPERTS)
+    small = checkpoints.make_narrow(settings.work, billions, EXPERTS)
     narrow = [small / name for name in checkpoints.model_names(EXPERTS)]
     starts = {row.name: row.recipe for row in rows(methods, narrow[0], narrow[1:])}
     edges = _edges(files, settings)

@@ -126,6 +126,8 @@ def reporting_full_disk(where: Path) -> Iterator[None]:
                 where=where,
                 fix="Raise the limit, or use smaller shards",
             ) from error
+        if error.errno == errno.EIO:
+            raise InputError("the disk failed while it was written to", where=where, fix="Check the disk") from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise InputError("cannot be written here", where=where, fix="Choose a folder you may write to") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from merging_in_memory import drawn, merge
+from merging_in_memory import added, drawn, merge
 
 from genepool.errors import InputError
 from genepool.merging import all_methods, load_plugin, method, plugins
 from genepool.weights import open_weights
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "add-a-method.md").read_text()
-MEDIAN, EQUAL_LENGTHS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+MEDIAN, EQUAL_LENGTHS, NEAREST = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 (RECIPE,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = re.findall(r"^genepool (.*)$", PAGE, re.MULTILINE)
 
@@ -70,6 +70,27 @@ def test_the_pages_survey_gives_every_task_vector_one_length(tmp_path: Path) -> 
         mean = sum(delta.norm() for delta in deltas) / 2
         expected = value + sum(delta * mean / delta.norm() for delta in deltas)
         torch.testing.assert_close(merged[name], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_pages_weighted_sum_is_its_formula_in_memory_and_from_files(
+    tmp_path: Path, save_model: Callable[..., Path], cli: Callable[..., Any]
+) -> None:
+    (tmp_path / "nearest.py").write_text(NEAREST)
+    base, models = drawn(0), [added(drawn(0), drawn(seed, 0.1)) for seed in (1, 2, 3)]
+    names = [str(save_model(f"m{i}", model)) for i, model in enumerate([base, *models])]
+    (tmp_path / "recipe.yaml").write_text(
+        json.dumps({"genepool": 1, "method": "nearest", "base": names[0], "models": names[1:]})
+    )
+    answer = cli("merge", tmp_path / "recipe.yaml", tmp_path / "out", "--plugin", tmp_path / "nearest.py")
+    assert answer.code == 0, answer.err
+    written, in_memory = open_weights(tmp_path / "out"), merge("nearest", base, models)
+    for name, value in base.items():
+        deltas = torch.stack([model[name] - value for model in models])
+        products = torch.einsum("iab,jab->ij", deltas.double(), deltas.double())
+        factors = (products.sum(1) / products.sum()).float()
+        expected = value + torch.einsum("i,iab->ab", factors, deltas)
+        torch.testing.assert_close(in_memory[name], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(written.read(name), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_plugin_is_there_only_when_it_is_named(median: Path, cli: Callable[..., Any]) -> None:

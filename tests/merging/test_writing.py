@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,10 +16,11 @@ import pytest
 import torch
 import yaml
 
-from genepool.errors import CheckFailed
-from genepool.merging import load_recipe, plan_merge, run_plan
+from genepool.errors import CheckFailed, InputError
+from genepool.merging import load_recipe, plan_merge, run, run_plan
 from genepool.merging.engine import Engine
 from genepool.weights import open_weights
+from genepool.weights.writer import ShardedWriter
 
 Answer = Any
 LAYERS = 6
@@ -137,8 +139,6 @@ def test_an_error_in_the_middle_leaves_nothing(
 def test_verify_finds_a_disk_that_lies(
     tmp_path: Path, recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genepool.weights.writer import ShardedWriter
-
     real = ShardedWriter.write_rows
 
     def lying(self: ShardedWriter, name: str, start: int, data: memoryview) -> None:
@@ -148,6 +148,36 @@ def test_verify_finds_a_disk_that_lies(
     with pytest.raises(CheckFailed, match="what is on the disk is not what was computed"):
         run_plan(plan_merge(load_recipe(recipe())), tmp_path / "out", verify=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_disk_that_refuses_once_is_not_passed_over(
+    failing: int, tmp_path: Path, recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = ShardedWriter.sync, []
+
+    def sync(self: ShardedWriter) -> None:
+        calls.append(self)
+        if len(calls) == failing + 1:
+            raise OSError(errno.EIO, "Input/output error")
+        real(self)
+
+    monkeypatch.setattr(ShardedWriter, "sync", sync)
+    monkeypatch.setattr(run, "_SYNC_BYTES", 1)
+    # However the syncs fall together: the last one, that of closing, always comes.
+    monkeypatch.setattr(run._Journal, "add", _waiting(run._Journal.add) if failing else run._Journal.add)
+    with pytest.raises(InputError, match="the disk failed"):
+        run_plan(plan_merge(load_recipe(recipe())), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".out*"))
+
+
+def _waiting(add: Callable[..., None]) -> Callable[..., None]:
+    def add_and_wait(self: Any, name: str, nbytes: int) -> None:
+        add(self, name, nbytes)
+        self.wait()
+
+    return add_and_wait
 
 
 KILLED = """

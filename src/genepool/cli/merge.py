@@ -23,7 +23,7 @@ def merge(
         typer.Option("--as-lora", metavar="RANK", help="Write a PEFT LoRA adapter of the base instead of a model."),
     ] = None,
     out_shard_size: Annotated[str, typer.Option(help="Largest file of weights, such as 500MB or 5GB.")] = "5GB",
-    threads: Annotated[int | None, typer.Option(min=1, help="Tensors worked on at once; the cores, at most 4.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Tensors worked on at once; the cores, at most 8.")] = None,
     unchecked_vocabulary: Annotated[
         bool, typer.Option("--unchecked-vocabulary", help="Merge although tokenizers give a token different ids.")
     ] = False,

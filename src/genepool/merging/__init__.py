@@ -24,10 +24,13 @@ from genepool.merging.recipe import ModelEntry, Recipe, Slice, Source, load_reci
 from genepool.merging.run import run_plan
 from genepool.merging.soup import Soup, SoupStep, greedy_soup
 from genepool.merging.survey import Sums, Survey, Thresholds
+from genepool.merging.weighted_sum import Factors, Gram, WeightedSum
 
 __all__ = [
     "REQUIRED",
     "AdapterReport",
+    "Factors",
+    "Gram",
     "Inspection",
     "Lines",
     "MergedWeights",
@@ -44,6 +47,7 @@ __all__ = [
     "Survey",
     "TensorGroup",
     "Thresholds",
+    "WeightedSum",
     "all_methods",
     "find_method",
     "greedy_soup",

@@ -21,7 +21,8 @@ from genepool.merging.layout import Input, OutputTensor
 from genepool.merging.lines import LinesScale, changed_norm, summed_norm
 from genepool.merging.method import Grain
 from genepool.merging.stored_sum import StoredSums
-from genepool.merging.survey import Gram, Survey
+from genepool.merging.survey import Survey
+from genepool.merging.weighted_sum import Gram
 from genepool.threads import core_count, torch_threads
 from genepool.weights.source import tensor_bytes
 from genepool.weights.tensor_info import shape_text, torch_dtype

@@ -170,6 +170,9 @@ class _Journal:
             self._waiting.append(name)
             self._bytes += nbytes
             if self._bytes >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+                if self._syncing is not None:
+                    # What went wrong there is said here.
+                    self._syncing.result()
                 self._begin_sync()
 
     def wait(self) -> None:
@@ -179,9 +182,12 @@ class _Journal:
             OSError: it cannot be.
         """
         with self._lock:
-            self._begin_sync()
-            assert self._syncing is not None
-            self._syncing.result()
+            for _ in range(2):
+                # First what is on its way, whose failure a later one would hide, then the rest.
+                if self._syncing is not None:
+                    self._syncing.result()
+                if self._waiting:
+                    self._begin_sync()
 
     def close(self) -> None:
         """Waits and ends."""
@@ -191,14 +197,11 @@ class _Journal:
             self.abandon()
 
     def abandon(self) -> None:
-        """Ends without waiting for what is not on the disk yet."""
+        """Ends; what is not on its way to the disk stays off the journal."""
         self._syncer.shutdown(cancel_futures=True)
         self._file.close()
 
     def _begin_sync(self) -> None:
-        if self._syncing is not None and self._syncing.done():
-            # What went wrong there is said here.
-            self._syncing.result()
         self._syncing = self._syncer.submit(self._sync, self._waiting)
         self._waiting, self._bytes = [], 0
 

@@ -15,7 +15,7 @@ from genepool.merging.kernels.sums import gram_bits, sum_bits
 from genepool.merging.layout import Input, OutputTensor
 from genepool.merging.plan import Plan
 from genepool.merging.weighted_sum import Factors, WeightedSum
-from genepool.weights.float_rows import WIDENED, read_float32
+from genepool.weights.float_rows import is_stored_float, read_float32
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Entries of all models from which on the compiled loop is ahead of numpy, its loading counted.
 _LARGE = 1 << 31
+# Types that results are rounded to here.
+_KINDS = frozenset({"F32", "BF16", "F16"})
 
 
 class StoredSums:
@@ -42,13 +44,10 @@ class StoredSums:
         """Whether a tensor's inputs lie in files as they are, in types that are understood here."""
         if not isinstance(self.plan.method, WeightedSum) or self.plan.recipe.lines is not None:
             return False
-        if self.plan.infos[out.name].dtype not in WIDENED:
+        if self.plan.infos[out.name].dtype not in _KINDS:
             return False
-        sources = self.plan.sources
-        return all(
-            sources[given.model].stores(given.tensor) and sources[given.model].info(given.tensor).dtype in WIDENED
-            for given in (*out.inputs, *((out.base,) if out.base else ()))
-        )
+        every = (*out.inputs, *((out.base,) if out.base else ()))
+        return all(is_stored_float(self.plan.sources[given.model], given.tensor) for given in every)
 
     def merged(self, out: OutputTensor, survey: Any, start: int, stop: int) -> memoryview | None:
         """Rows `start` to `stop` of a tensor that `takes` took, as bytes of its stored type.
@@ -113,8 +112,9 @@ class StoredSums:
         rows = self._buffer("rows", len(inputs) * entries, np.uint16 if narrow else np.uint32)
         rows = rows.reshape(len(inputs), entries)
         for given, row in zip(inputs, rows, strict=True):
-            if narrow:
-                sources[given.model].read_stored(given.tensor, start, stop, row.data.cast("B"))
+            stored = sources[given.model].stored_in(given.tensor)
+            if narrow and stored is not None:
+                stored[0].read_bytes(stored[1], start, stop, row.data.cast("B"))
             else:
                 read_float32(sources[given.model], given.tensor, start, stop, row.view(np.float32))
         return rows

@@ -10,11 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool.merging.group import TensorGroup
-from genepool.merging.kernels import gram
 from genepool.merging.selection import Selection
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 
@@ -155,40 +153,6 @@ class Sums(Survey):
 
         measured = self._measure(group).to("cpu", torch.float64)
         partial[:] = [partial[0] + measured] if partial else [measured]
-
-    def fold(self, number: int, partial: Any) -> None:
-        if partial:
-            self._total = self._total + partial[0]
-
-
-class Gram(Survey):
-    """All dot products between several streamed vectors.
-
-    Args:
-        vectors: the vectors' entries in a block, `(vectors, ...)`; the task vectors when not given. Where a weighted
-            sum's inputs are read as they are stored, the engine gives the products without asking.
-    """
-
-    def __init__(self, vectors: Callable[[TensorGroup], torch.Tensor] | None = None) -> None:
-        self._vectors = vectors or _deltas
-        self._total: Any = 0.0
-
-    @property
-    def total(self) -> np.ndarray[Any, Any]:
-        """The products, `(k, k)` float64; a scalar zero where nothing was seen."""
-        import numpy as np
-
-        return np.asarray(self._total, dtype=np.float64)
-
-    def begin(self, number: int) -> Any:
-        return []
-
-    def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
-        self.add(gram(self._vectors(group)), partial)
-
-    def add(self, products: np.ndarray[Any, Any], partial: Any) -> None:
-        """Takes in the dot products of a block."""
-        partial[:] = [partial[0] + products] if partial else [products]
 
     def fold(self, number: int, partial: Any) -> None:
         if partial:

@@ -15,8 +15,10 @@ from genepool.merging import kernels
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
 from genepool.merging.parameters import Site
+from genepool.merging.survey import Survey
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -62,3 +64,38 @@ class WeightedSum(Method):
         if self.inputs == "deltas" or not group.has_base:
             return group.vectors
         return torch.cat([group.base.unsqueeze(0), group.tensors])
+
+
+class Gram(Survey):
+    """All dot products between the vectors that a weighted sum adds up.
+
+    Where these are read as they are stored, the engine gives it the products of a block instead of the block.
+
+    Args:
+        method: says what the vectors are.
+    """
+
+    def __init__(self, method: WeightedSum) -> None:
+        self._method = method
+        self._total: Any = 0.0
+
+    @property
+    def total(self) -> np.ndarray[Any, Any]:
+        """The products, `(k, k)` float64; a scalar zero where nothing was seen."""
+        import numpy as np
+
+        return np.asarray(self._total, dtype=np.float64)
+
+    def begin(self, number: int) -> Any:
+        return []
+
+    def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
+        self.add(kernels.gram(self._method.vectors(group)), partial)
+
+    def add(self, products: np.ndarray[Any, Any], partial: Any) -> None:
+        """Takes in the dot products of a block."""
+        partial[:] = [partial[0] + products] if partial else [products]
+
+    def fold(self, number: int, partial: Any) -> None:
+        if partial:
+            self._total = self._total + partial[0]

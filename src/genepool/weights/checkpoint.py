@@ -89,14 +89,10 @@ class Checkpoint(Weights):
         stored = self._aliases.get(name, name)
         return self._where[stored].read_rows(stored, start, stop)
 
-    def stores(self, name: str) -> bool:
-        return isinstance(self._where[self._aliases.get(name, name)], SafetensorsFile)
-
-    def read_stored(self, name: str, start: int, stop: int, into: memoryview) -> None:
+    def stored_in(self, name: str) -> tuple[SafetensorsFile, str] | None:
         stored = self._aliases.get(name, name)
         file = self._where[stored]
-        assert isinstance(file, SafetensorsFile)
-        file.read_bytes(stored, start, stop, into)
+        return (file, stored) if isinstance(file, SafetensorsFile) else None
 
     def fingerprint(self) -> str:
         paths = [file.path for file in self.files]

@@ -9,8 +9,12 @@ from genepool.weights.source import Weights
 if TYPE_CHECKING:
     import numpy as np
 
-# What is widened to float32 here; everything else goes through torch.
-WIDENED = frozenset({"F32", "BF16", "F16"})
+_WIDENED = frozenset({"F32", "BF16", "F16"})
+
+
+def is_stored_float(weights: Weights, name: str) -> bool:
+    """Whether a tensor lies in a file as it is, in a float type that float32 holds every value of."""
+    return weights.info(name).dtype in _WIDENED and weights.stored_in(name) is not None
 
 
 def read_float32(weights: Weights, name: str, start: int, stop: int, into: np.ndarray[Any, Any]) -> None:
@@ -24,15 +28,17 @@ def read_float32(weights: Weights, name: str, start: int, stop: int, into: np.nd
     """
     import numpy as np
 
-    info = weights.info(name)
-    if not weights.stores(name) or info.dtype not in WIDENED:
+    dtype, stored = weights.info(name).dtype, weights.stored_in(name)
+    if stored is None or dtype not in _WIDENED:
         into.reshape(-1)[:] = weights.read_rows(name, start, stop).float().numpy().reshape(-1)
-    elif info.dtype == "F32":
-        weights.read_stored(name, start, stop, into.data.cast("B"))
+        return
+    file, own_name = stored
+    if dtype == "F32":
+        file.read_bytes(own_name, start, stop, into.data.cast("B"))
     else:
         half = np.empty(into.size, np.uint16)
-        weights.read_stored(name, start, stop, half.data.cast("B"))
-        if info.dtype == "F16":
+        file.read_bytes(own_name, start, stop, half.data.cast("B"))
+        if dtype == "F16":
             into.reshape(-1)[:] = half.view(np.float16)
         else:
             # A bfloat16 is the upper half of a float32.

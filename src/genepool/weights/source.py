@@ -17,6 +17,8 @@ from genepool.weights.tensor_info import TensorInfo
 if TYPE_CHECKING:
     import torch
 
+    from genepool.weights.safetensors_file import SafetensorsFile
+
 
 class Weights(ABC):
     """A lazily read mapping of tensor names to tensors.
@@ -89,13 +91,12 @@ class Weights(ABC):
         """
         return self.read(name).reshape(self.info(name).matrix)[start:stop]
 
-    def stores(self, name: str) -> bool:
-        """Whether the tensor's bytes lie in a file as they are, for `read_stored`."""
-        return False
+    def stored_in(self, name: str) -> tuple[SafetensorsFile, str] | None:
+        """The file that holds the tensor's bytes as they are, and its name there; None when it must be computed.
 
-    def read_stored(self, name: str, start: int, stop: int, into: memoryview) -> None:
-        """Reads the same rows' bytes into a buffer, without torch; only where it `stores` the tensor."""
-        raise NotImplementedError(f"{type(self).__name__} has no file that holds {name}")
+        What merges read without torch where they can: `SafetensorsFile.read_bytes`.
+        """
+        return None
 
     def delta_rows(self, name: str, base: Weights, start: int, stop: int) -> torch.Tensor | None:
         """The same rows of `delta(name, base)`, `(stop - start, columns)` in float32; None when known to be zero."""

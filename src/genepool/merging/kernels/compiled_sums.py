@@ -14,6 +14,14 @@ _EXPONENT = np.uint32(0x7F800000)
 
 
 @_compiled
+def _widen(bits: Array, into: Array) -> None:
+    """Stored bits as float32; a bfloat16 is the upper half of one, so the same shift serves both types."""
+    shift = np.uint32(32 - 8 * bits.itemsize)
+    for i in range(bits.size):
+        into[i] = np.uint32(np.uint32(bits[i]) << shift).view(np.float32)
+
+
+@_compiled
 def weighted_sum(rows: Array, base: Array, factors: Array, divisor: float, subtract: bool, out: Array) -> bool:
     """`out = base + sum_k f_k (rows_k - base) / divisor`; `rows_k` alone unless `subtract`; no base when it is empty.
 
@@ -24,33 +32,26 @@ def weighted_sum(rows: Array, base: Array, factors: Array, divisor: float, subtr
         Whether every result is finite; one NaN or infinity among the inputs makes a result that is not.
     """
     models, entries = rows.shape
-    # A bfloat16 is the upper half of a float32: the same shift widens one and leaves the other.
-    shift = np.uint32(32 - 8 * rows.itemsize)
     narrow = out.itemsize == 2
     share = np.float32(divisor)
-    sums, below = np.empty(_RUN, np.float32), np.zeros(_RUN, np.float32)
+    sums, vector, below = np.empty(_RUN, np.float32), np.empty(_RUN, np.float32), np.empty(_RUN, np.float32)
     odd = np.uint32(0)
     for begin in range(0, entries, _RUN):
         size = min(_RUN, entries - begin)
         if base.size:
-            under = base[begin : begin + size]
-            for i in range(size):
-                below[i] = np.uint32(np.uint32(under[i]) << shift).view(np.float32)
+            _widen(base[begin : begin + size], below)
         for k in range(models):
-            row, factor = rows[k, begin : begin + size], factors[k]
+            _widen(rows[k, begin : begin + size], vector)
+            factor = factors[k]
             if subtract:
-                if k == 0:
-                    for i in range(size):
-                        sums[i] = (np.uint32(np.uint32(row[i]) << shift).view(np.float32) - below[i]) * factor
-                else:
-                    for i in range(size):
-                        sums[i] += (np.uint32(np.uint32(row[i]) << shift).view(np.float32) - below[i]) * factor
-            elif k == 0:
                 for i in range(size):
-                    sums[i] = np.uint32(np.uint32(row[i]) << shift).view(np.float32) * factor
+                    vector[i] -= below[i]
+            if k == 0:
+                for i in range(size):
+                    sums[i] = vector[i] * factor
             else:
                 for i in range(size):
-                    sums[i] += np.uint32(np.uint32(row[i]) << shift).view(np.float32) * factor
+                    sums[i] += vector[i] * factor
         if share != np.float32(1):
             for i in range(size):
                 sums[i] /= share
@@ -87,18 +88,16 @@ def gram(rows: Array, base: Array, out: Array) -> None:
     Bits as for `weighted_sum`; `out` is `(k, k)` float64. Runs of entries are added up in float32, then in float64.
     """
     models, entries = rows.shape
-    shift = np.uint32(32 - 8 * rows.itemsize)
-    wide, below = np.empty((models, _RUN), np.float32), np.zeros(_RUN, np.float32)
+    wide, below = np.empty((models, _RUN), np.float32), np.empty(_RUN, np.float32)
     for begin in range(0, entries, _RUN):
         size = min(_RUN, entries - begin)
         if base.size:
-            under = base[begin : begin + size]
-            for i in range(size):
-                below[i] = np.uint32(np.uint32(under[i]) << shift).view(np.float32)
+            _widen(base[begin : begin + size], below)
         for k in range(models):
-            row, vector = rows[k, begin : begin + size], wide[k]
-            for i in range(size):
-                vector[i] = np.uint32(np.uint32(row[i]) << shift).view(np.float32) - below[i]
+            _widen(rows[k, begin : begin + size], wide[k])
+            if base.size:
+                for i in range(size):
+                    wide[k, i] -= below[i]
         for k in range(models):
             for other in range(k + 1):
                 product = np.float64(_dot(wide[k, :size], wide[other, :size]))

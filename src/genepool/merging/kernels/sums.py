@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Entries that numpy goes through at once: few enough for the cache, enough that its calls cost little.
 _RUN = 1 << 17
+# Entries of a tensor in memory from which on the compiled loop is taken: small models never wait for its loading.
+_COMPILED = 1 << 15
 _EXPONENT = 0x7F800000
 _local = threading.local()
 # Terms of a dot product that are added up in float32 before the sums go on in float64.
@@ -38,7 +40,8 @@ def weighted_sum(
     merged = torch.empty(vectors.shape[1:], dtype=torch.float32)
     rows = _bits(vectors).reshape(vectors.shape[0], -1)
     under = rows[0, :0] if base is None else _bits(base.contiguous()).reshape(-1)
-    sum_bits(rows, under, factors, divisor, subtract=False, out=_bits(merged).reshape(-1))
+    compiled = merged.numel() >= _COMPILED
+    sum_bits(rows, under, factors, divisor, subtract=False, out=_bits(merged).reshape(-1), compiled=compiled)
     return merged
 
 
@@ -148,7 +151,7 @@ def gram(vectors: torch.Tensor) -> np.ndarray[Any, Any]:
         products: np.ndarray[Any, Any] = _gram_formula(vectors).cpu().numpy()
         return products
     rows = _bits(vectors.contiguous()).reshape(vectors.shape[0], -1)
-    return gram_bits(rows, rows[0, :0])
+    return gram_bits(rows, rows[0, :0], compiled=rows.shape[1] >= _COMPILED)
 
 
 def _gram_formula(vectors: torch.Tensor) -> torch.Tensor:
@@ -204,9 +207,10 @@ def _float32(bits: Bits, into: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The values of stored bits: a view of float32, or bfloat16 widened `into` a vector."""
     import numpy as np
 
-    if bits.dtype == np.uint32 or not bits.size:
-        return bits.view(np.float32) if bits.dtype == np.uint32 else into[:0]
+    if bits.dtype == np.uint32:
+        return bits.view(np.float32)
     # A bfloat16 is the upper half of a float32.
+    into = into[: bits.size]
     np.left_shift(bits, 16, out=into.view(np.uint32), dtype=np.uint32)
     return into
 

@@ -6,20 +6,17 @@ products, and the tensors are read twice however many iterations there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool.merging.method import register
 from genepool.merging.methods.slerp import ANGLE_SCOPE
 from genepool.merging.parameters import Parameter, Site
-from genepool.merging.survey import Gram, Survey
-from genepool.merging.weighted_sum import Factors, WeightedSum
+from genepool.merging.survey import Survey
+from genepool.merging.weighted_sum import Factors, Gram, WeightedSum
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
-
-    from genepool.merging.group import TensorGroup
 
 
 def karcher_factors(products: np.ndarray[Any, Any], max_iter: int, tol: float) -> list[float]:
@@ -68,8 +65,8 @@ def karcher_factors(products: np.ndarray[Any, Any], max_iter: int, tol: float) -
 class KarcherMean(Gram):
     """One pass over the models' dot products; `factors` of the mean afterwards."""
 
-    def __init__(self, vectors: Callable[[TensorGroup], torch.Tensor], max_iter: int, tol: float) -> None:
-        super().__init__(vectors)
+    def __init__(self, method: WeightedSum, max_iter: int, tol: float) -> None:
+        super().__init__(method)
         self._max_iter, self._tol = max_iter, tol
         self.factors: list[float] = []
 
@@ -96,7 +93,7 @@ class Karcher(WeightedSum):
     )
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey:
-        return KarcherMean(self.vectors, shared["max_iter"], shared["tol"])
+        return KarcherMean(self, shared["max_iter"], shared["tol"])
 
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
         return ("max_iter", "tol", "scope")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import register
 from genepool.merging.parameters import Parameter, Site
-from genepool.merging.survey import Gram, Survey
-from genepool.merging.weighted_sum import Factors, WeightedSum
+from genepool.merging.survey import Survey
+from genepool.merging.weighted_sum import Factors, Gram, WeightedSum
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,7 @@ class ModelStock(WeightedSum):
     )
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey | None:
-        return None if shared["filter_wise"] else Gram(self.vectors)
+        return None if shared["filter_wise"] else Gram(self)
 
     def factors(
         self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool

@@ -9,8 +9,8 @@ from genepool.errors import InputError
 from genepool.merging.method import register
 from genepool.merging.methods.slerp import ANGLE_SCOPE
 from genepool.merging.parameters import Parameter, Site
-from genepool.merging.survey import Gram, Survey
-from genepool.merging.weighted_sum import Factors, WeightedSum
+from genepool.merging.survey import Survey
+from genepool.merging.weighted_sum import Factors, Gram, WeightedSum
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,7 @@ class MultiSlerp(WeightedSum):
     )
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey:
-        return Gram(self.vectors)
+        return Gram(self)
 
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
         return ("scope",)

@@ -9,8 +9,8 @@ from genepool.merging.group import TensorGroup
 from genepool.merging.method import register
 from genepool.merging.methods.slerp import arc_factors
 from genepool.merging.parameters import Parameter, Site
-from genepool.merging.survey import Gram, Sums, Survey
-from genepool.merging.weighted_sum import Factors, WeightedSum
+from genepool.merging.survey import Sums, Survey
+from genepool.merging.weighted_sum import Factors, Gram, WeightedSum
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ class NuSlerp(WeightedSum):
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey | None:
         # Blocks hold whole rows, so an angle for each row needs no look ahead.
         if shared["nuslerp_flatten"]:
-            return Gram(self.vectors)
+            return Gram(self)
         return Sums(_column_products) if shared["nuslerp_row_wise"] else None
 
     def factors(
@@ -66,7 +66,7 @@ class NuSlerp(WeightedSum):
         # (rows, 2, 2) or (columns, 2, 2); a vector is one row, whatever was asked.
         products = survey.total if survey else _row_products(vectors)
         factors = torch.as_tensor(arc_factors(products.cpu().numpy(), _share(group.per_model), _PARALLEL)).to(vectors)
-        shape = (-1, 1) if survey is None or len(factors) == 1 else factors.shape[:-1]
+        shape = (-1, 1) if survey is None else factors.shape[:-1]
         merged = vectors[0].mul_(factors[..., 0].reshape(shape))
         merged.addcmul_(vectors[1], factors[..., 1].reshape(shape))
         return merged.add_(group.base) if group.has_base else merged

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.merging.method import register
 from genepool.merging.parameters import REQUIRED, Parameter, Site
-from genepool.merging.survey import Gram, Survey
-from genepool.merging.weighted_sum import Factors, WeightedSum
+from genepool.merging.survey import Survey
+from genepool.merging.weighted_sum import Factors, Gram, WeightedSum
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ class Slerp(WeightedSum):
     parameters = (Parameter("t", REQUIRED, "0 gives the base (or the first model), 1 the other."), ANGLE_SCOPE)
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey:
-        return Gram(self.vectors)
+        return Gram(self)
 
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
         return ("scope",)
