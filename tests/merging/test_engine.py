@@ -125,3 +125,16 @@ def test_the_gate_lets_in_what_fits_and_the_largest_alone() -> None:
         thread.join()
     assert inside == [0]
     assert 0 < most[0] <= 10
+
+
+def test_the_plan_says_what_computing_takes() -> None:
+    sources = {name: TensorWeights({"mlp.weight": torch.ones(2816, 1024)}, name) for name in ("base", "a", "b")}
+
+    def peak(method: str) -> int:
+        recipe = Recipe(method=method, base="base", models=["a", "b"])
+        return int(plan_merge(recipe, sources).describe()["peak_bytes"])
+
+    matrix = 4 * 2816 * 1024
+    # Block by block for a sum, a whole matrix for its singular vectors.
+    assert 2 * 4 * engine.BLOCK_ENTRIES <= peak("task_arithmetic") < matrix
+    assert 3 * matrix <= peak("iso_c") <= 8 * matrix

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from merging_in_memory import TENSORS, added, assert_equal, drawn, merge, one
 
 from genepool.errors import InputError
-from genepool.merging import engine
+from genepool.merging import Recipe, engine, plan_merge
 from genepool.merging.methods.karcher import karcher_factors
 from genepool.merging.methods.layer_swap import share_of_second
 from genepool.merging.parameters import Site
+from genepool.weights import TensorWeights
 
 seeds = st.integers(0, 10_000)
 scopes = st.sampled_from(["tensor", "model"])
@@ -230,6 +231,14 @@ def test_layer_swap_takes_as_many_layers_as_it_is_told(depth: int, bottom: int, 
 def test_layer_swap_refuses_parts_of_layers() -> None:
     with pytest.raises(InputError, match="top of 1.5 layers"):
         _shares(8, top=1.5)
+
+
+@pytest.mark.parametrize(("bottom", "said"), [(5, "take 5 layers of 3"), (1.5, "bottom of 1.5 layers")])
+def test_layer_swap_refuses_wrong_counts_when_it_is_planned(bottom: float, said: str) -> None:
+    sources = {name: TensorWeights(drawn(seed), name) for seed, name in enumerate("ab")}
+    parameters = {"bottom": bottom, "top": 0, "transition": 0}
+    with pytest.raises(InputError, match=said):
+        plan_merge(Recipe(method="layer_swap", models=["a", "b"], parameters=parameters), sources)
 
 
 @given(seed=seeds, alpha=st.floats(0, 1), scope=scopes)

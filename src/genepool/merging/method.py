@@ -101,6 +101,19 @@ class Method(ABC):
         """Names of parameters that must not vary over the model, given the shared ones: those its survey reads."""
         return ()
 
+    def check(self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]]) -> None:
+        """Refuses what a parameter's limits cannot tell, such as more layers than there are; called while planning.
+
+        Args:
+            site: where the tensor is.
+            shared: the parameters, resolved for the tensor.
+            per_model: the same for each model.
+
+        Raises:
+            InputError: the parameters do not fit together or the model.
+        """
+        return None
+
     def grain_of(self, site: Site, shape: tuple[int, ...], shared: Mapping[str, Any]) -> Grain:
         """The grain at one tensor; methods that treat matrices apart from the rest override it."""
         return self.grain

@@ -28,9 +28,6 @@ from genepool.weights.writer import config_for
 if TYPE_CHECKING:
     from genepool.merging.merged_weights import MergedWeights
 
-# Copies of the largest tensor in float32 that a merge holds at once beside its inputs: sums, signs, divisors.
-_WORKING_COPIES = 4
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -54,6 +51,10 @@ class Plan:
         self.recipe, self.method, self.sources, self.layout = recipe, method, sources, layout
         self._settings: dict[str, Settings] = {}
         self._check_constants()
+        if type(method).check is not Method.check:
+            for out in layout.outputs:
+                settings = self.settings(out)
+                method.check(self.site(out), settings.shared, settings.per_model)
 
     # ------------------------------------------------------------------ what it will do
 
@@ -109,22 +110,23 @@ class Plan:
         """What will be read, computed and written, as plain data: the answer of `genepool plan --json`.
 
         Returns:
-            passes, bytes_read (over all passes), bytes_written, peak_bytes (an upper estimate of working memory),
-            and steps: one mapping per output tensor with its inputs and its resolved parameters.
+            passes, bytes_read (over all passes), bytes_written, peak_bytes (an upper estimate of what computing takes
+            per thread), and steps: one mapping per output tensor with its inputs and its resolved parameters.
         """
+        from genepool.merging.engine import Engine
+
+        engine = Engine(self)
         per_pass = sum(
             self.sources[given.model].info(given.tensor).nbytes
             for out in self.layout.outputs
             for given in (*out.inputs, *((out.base,) if out.base else ()))
         )
-        largest = max((info.numel * 4 for info in self.infos.values()), default=0)
-        copies = max(len(out.inputs) for out in self.layout.outputs) + 1 + _WORKING_COPIES
         return {
             "method": self.method.name,
             "passes": self.passes,
             "bytes_read": per_pass * self.passes,
             "bytes_written": sum(info.nbytes for info in self.infos.values()),
-            "peak_bytes": largest * copies,
+            "peak_bytes": max((engine.working_bytes(out) for out in self.layout.outputs), default=0),
             "steps": [self._describe_step(out) for out in self.layout.outputs],
         }
 

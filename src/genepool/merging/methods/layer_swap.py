@@ -35,6 +35,9 @@ class LayerSwap(WeightedSum):
         Parameter("transition_weight", 0.5, "Share of the second model where both are averaged.", low=0, high=1),
     )
 
+    def check(self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]]) -> None:
+        share_of_second(site, **shared)
+
     def factors(
         self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
     ) -> Factors:
