@@ -371,3 +371,47 @@ def test_ctrl_c_exits_with_130_and_the_same_command_goes_on(world: Path, tmp_pat
     assert start(world, tmp_path / "stopped", *arguments).wait() == 0
     run_study(world / "study.yaml", tmp_path / "whole", evaluations=40)
     assert history(tmp_path / "stopped") == history(tmp_path / "whole")
+
+
+OWN_METHOD = """
+from genepool.merging import Method, Parameter, register
+
+
+@register
+class Pull(Method):
+    name = "pull"
+    source = "none"
+    when = "Never."
+    formula = "th0 + sum_i w_i t_i"
+    inputs = "deltas"
+    base = "required"
+    parameters = (Parameter("weight", 1.0, "How far.", per_model=True),)
+
+    def merge(self, group, survey):
+        weights = group.column("weight")
+        return group.base + sum(w * group.deltas[i] for i, w in enumerate(weights))
+"""
+
+
+def test_a_method_of_ones_own_is_searched_in_every_process(
+    world: Path, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genepool.merging import all_methods, method
+
+    monkeypatch.setattr(method, "_registry", dict(all_methods()))
+    plugin = tmp_path / "pull.py"
+    plugin.write_text(OWN_METHOD)
+    study = study_in(world, method="pull", parameters=None, budget={"evaluations": 12})
+    runs = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        command = ("evolve", study, "--out", out, "--workers", workers, "--ledger", tmp_path / f"{workers}.sqlite")
+        answer = cli(*command, "--plugin", plugin)
+        assert answer.code == 0, answer.err
+        runs.append((best(out), history(out)))
+    assert runs[0] == runs[1]
+    plugin.write_text(OWN_METHOD + "\n# Another version.\n")
+    answer = cli(*command[:-1], tmp_path / "2.sqlite", "--budget", 24, "--plugin", plugin)
+    assert answer.code == 2
+    assert "the study changed since this run began" in answer.err
+    assert "method" in answer.err

@@ -25,6 +25,7 @@ def evolve(
         Path | None, typer.Option("--ledger", help="Outcomes; $GENEPOOL_LEDGER, else ./genepool.sqlite.")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the search; the study's when absent.")] = None,
+    plugin: options.PluginOption = None,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -46,6 +47,7 @@ def evolve(
     with progress.bar("loading torch"):
         from genepool.evolution import run_study
 
+    options.load_plugins(plugin)
     result = run_study(study, out, evaluations=budget, seed=seed, workers=workers, ledger=ledger, overwrite=overwrite)
     page = _report(result.out, renew=not result.resumed)
     if json_output:

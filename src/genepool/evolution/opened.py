@@ -85,9 +85,13 @@ class OpenedStudy:
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        """What the study reads, by content: fingerprints of models, digests of the examples that score candidates."""
-        study = self.study
+        """What the study reads, by content: fingerprints of models, digests of the examples that score candidates.
+
+        Of a method from outside the package also its file.
+        """
+        study, code = self.study, self.plan.method.code
         return {
+            **({"method": code} if code else {}),
             "base": self.sources[study.base].fingerprint(),
             "models": {skill.name: self.sources[skill.model].fingerprint() for skill in study.skills},
             "examples": {task.name: _digest(task) for task in self.tasks},
@@ -185,10 +189,19 @@ class ModelEvaluator:
         )
 
 
-def build_evaluator(study: Study, where: str, ledger: Path) -> ModelEvaluator:
-    """A worker's evaluator: models in memory, ledger open. Importable, so that a process pool can call it."""
+def build_evaluator(study: Study, where: str, ledger: Path, plugin: Path | None = None) -> ModelEvaluator:
+    """A worker's evaluator: models in memory, ledger open. Importable, so that a process pool can call it.
+
+    Args:
+        study, where: as for `OpenedStudy.open`.
+        ledger: where outcomes are kept.
+        plugin: the file of the method, which another process does not know yet.
+    """
+    from genepool.merging import all_methods, load_plugin
     from genepool.tasks import LanguageModel, Ledger
 
+    if plugin is not None and study.method not in all_methods():
+        load_plugin(plugin)
     with torch_threads(study.threads):
         opened = OpenedStudy.open(study, where, resident=True)
         # From the merge, not from the base: a skill may bring a head of its own where the base ties it.

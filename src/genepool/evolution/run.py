@@ -81,6 +81,7 @@ def run_study(
         KeyboardInterrupt: Ctrl-C; the same call goes on.
     """
     from genepool.evolution.opened import OpenedStudy, build_evaluator
+    from genepool.merging import plugin_of
     from genepool.tasks.ledger import Ledger, default_path
 
     where = "study" if isinstance(study, Study) else str(study)
@@ -119,7 +120,7 @@ def run_study(
                 return StudyResult(out, found, resumed=True)
             (out / BEST_FILE).unlink(missing_ok=True)
             staging.write_text(out / STUDY_FILE, _yaml(study))
-            factory = partial(build_evaluator, study, where, ledger)
+            factory = partial(build_evaluator, study, where, ledger, plugin_of(opened.plan.method))
             who: Workers = InProcess(factory, store) if count == 1 else ProcessPool(factory, store.path, count)
             finalists = Search(
                 store,

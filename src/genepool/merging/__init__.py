@@ -19,7 +19,7 @@ from genepool.merging.method import Method, all_methods, find_method, register
 from genepool.merging.parameters import REQUIRED, Parameter
 from genepool.merging.plan import Plan
 from genepool.merging.planning import plan_merge
-from genepool.merging.plugins import load_plugin
+from genepool.merging.plugins import load_plugin, plugin_of
 from genepool.merging.recipe import ModelEntry, Recipe, Slice, Source, load_recipe, parse_recipe
 from genepool.merging.run import run_plan
 from genepool.merging.soup import Soup, SoupStep, greedy_soup
@@ -56,6 +56,7 @@ __all__ = [
     "load_recipe",
     "parse_recipe",
     "plan_merge",
+    "plugin_of",
     "register",
     "run_plan",
     "write_adapter",

@@ -8,15 +8,21 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genepool import progress
 from genepool.errors import InputError
 
+if TYPE_CHECKING:
+    from genepool.merging.method import Method
+
 ENTRY_POINTS = "genepool.methods"
+_MODULES = "genepool_plugin_"
 
 
 def load_plugin(path: str | Path) -> list[str]:
@@ -39,7 +45,7 @@ def load_plugin(path: str | Path) -> list[str]:
     # Built-in methods first, so that a name that is taken is the plugin's fault.
     all_methods()
     resolved = path.resolve()
-    name = f"genepool_plugin_{hashlib.sha256(str(resolved).encode()).hexdigest()[:12]}"
+    name = f"{_MODULES}{hashlib.sha256(str(resolved).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, resolved)
     assert spec is not None
     assert spec.loader is not None
@@ -57,6 +63,12 @@ def load_plugin(path: str | Path) -> list[str]:
     if not found:
         raise InputError("it registers no merge method", where=path, fix="Put @register above its class")
     return found
+
+
+def plugin_of(method: Method) -> Path | None:
+    """The file that `load_plugin` took a method from; None for others. What a worker process must load too."""
+    module = type(method).__module__
+    return Path(inspect.getfile(type(method))) if module.startswith(_MODULES) else None
 
 
 @functools.cache
