@@ -60,13 +60,27 @@ def test_draws_are_uniform_and_streams_unrelated() -> None:
     assert abs(float(torch.corrcoef(torch.stack([a[1:], a[:-1]]))[0, 1])) < 0.005
 
 
-@given(seed=seeds, density=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
-def test_what_is_dropped_is_what_the_draws_say(seed: int, density: float) -> None:
-    vector = torch.randn((4, 25), generator=torch.Generator().manual_seed(seed))
-    draws = kernels.uniform(100, seed).reshape(4, 25)
+@given(
+    seed=seeds,
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    offset=st.integers(0, 2000),
+    shape=st.sampled_from([(4, 25), (1, 1), (3, 1023), (0, 5)]),
+)
+def test_what_is_dropped_is_what_the_draws_say(seed: int, density: float, offset: int, shape: tuple[int, int]) -> None:
+    vector = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    draws = kernels.uniform(vector.numel(), seed, offset).reshape(shape)
     expected = vector.masked_fill(draws >= density, 0.0)
-    kernels.drop(vector, draws, density)
+    kernels.drop(vector, density, seed, offset)
     assert torch.equal(vector, expected)
+
+
+@given(seed=seeds, low=st.sampled_from([0.0, 0.5]), high=st.sampled_from([1.0, float("inf")]))
+def test_norms_are_those_of_what_takes_part(seed: int, low: float, high: float) -> None:
+    vectors = torch.randn((2, 3, 700), generator=torch.Generator().manual_seed(seed))
+    formula = torch.stack([election._norm_formula(vector, low, high) for vector in vectors])
+    torch.testing.assert_close(kernels.l1_norms(vectors, thresholds=[low] * 2, ceilings=[high] * 2), formula)
+    sizes = vectors.abs().double()
+    torch.testing.assert_close(formula, torch.where((sizes >= low) & (sizes <= high), sizes, 0.0).sum((1, 2)))
 
 
 # ---------------------------------------------------------------------- counting

@@ -41,6 +41,24 @@ def test_ranks_by_hand() -> None:
     assert kernels.row_ranks(torch.ones(2, 1)).tolist() == [[0.5], [0.5]]
 
 
+@given(
+    seed=seeds,
+    shape=st.sampled_from([(0, 5), (3, 1), (2, 2), (4, 33), (2, 700)]),
+    offset=st.integers(0, 2**33),
+    window=st.sampled_from([(0.0, 0.4), (0.3, 0.3), (0.43, 0.57), (0.6, 1.0)]),
+    rescale=st.booleans(),
+)
+def test_what_is_dropped_by_rank_is_what_the_formula_drops(
+    seed: int, shape: tuple[int, int], offset: int, window: tuple[float, float], rescale: bool
+) -> None:
+    values = _vectors(seed, *shape)
+    expected = values.clone()
+    draws = kernels.uniform(values.numel(), seed, offset)
+    ranks._drop_formula(expected, *window, draws, rescale)
+    kernels.drop_by_rank(values, *window, seed, offset, rescale=rescale)
+    assert torch.equal(values, expected)
+
+
 @given(seed=seeds, models=st.integers(1, 4), normalize=st.booleans(), weighted_votes=st.booleans())
 def test_compiled_sums_within_limits_are_those_of_the_formula(
     seed: int, models: int, normalize: bool, weighted_votes: bool

@@ -75,9 +75,9 @@ class TensorGroup:
 
     def delta(self, model: int) -> torch.Tensor:
         """One model's task vector by itself, `(rows, columns)`, read anew: for methods that take one at a time."""
-        import torch
+        from genepool.merging.kernels import empty
 
-        rows = torch.empty(self.rows, dtype=torch.float32, device=self.device)
+        rows = empty(self.rows, self.device)
         self.read_delta(model, rows)
         return rows
 
@@ -98,13 +98,16 @@ class TensorGroup:
         from genepool.merging.kernels import uniform
 
         rows, columns = self.rows
-        key = seeding.derive(self.seed, self.name, model)
-        return uniform(rows * columns, key, self.start * columns, self.device).reshape(rows, columns)
+        return uniform(rows * columns, *self.stream(model), self.device).reshape(rows, columns)
+
+    def stream(self, model: int) -> tuple[int, int]:
+        """Key and offset of those numbers, for kernels that draw them themselves."""
+        return seeding.derive(self.seed, self.name, model), self.start * self.rows[1]
 
     def _stack(self, read: Callable[[int, torch.Tensor], None]) -> torch.Tensor:
-        import torch
+        from genepool.merging.kernels import empty
 
-        stacked = torch.empty((len(self.per_model), *self.rows), dtype=torch.float32, device=self.device)
+        stacked = empty((len(self.per_model), *self.rows), self.device)
         for i, rows in enumerate(stacked):
             read(i, rows)
         return stacked

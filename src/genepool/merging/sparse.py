@@ -113,15 +113,11 @@ class SparseSum(Method):
         """L1 norms of a block of every task vector as it is and made sparse, `(2, models)` float64."""
         import torch
 
-        # What is dropped depends on places and magnitudes, not on signs.
-        sizes = group.deltas.abs_()
-        before = sizes.sum((1, 2), dtype=torch.float64)
-        sizes = self.prepared(group)
-        if not self.rescales_before_trim:
-            for size, low, high in zip(sizes, survey.thresholds, survey.ceilings, strict=True):
-                if low > 0 or high < math.inf:
-                    size.masked_fill_((size < low) | (size > high), 0.0)
-        return torch.stack([before, sizes.sum((1, 2), dtype=torch.float64)])
+        before = kernels.l1_norms(group.deltas)
+        if self.rescales_before_trim:
+            return torch.stack([before, kernels.l1_norms(self.prepared(group))])
+        after = kernels.l1_norms(self.prepared(group), thresholds=survey.thresholds, ceilings=survey.ceilings)
+        return torch.stack([before, after])
 
     def votes(self, group: TensorGroup, survey: TrimSurvey) -> torch.Tensor:
         """The sum of the elected signs over a block."""

@@ -6,12 +6,13 @@ torch tensors and never ask which of the two ran.
 """
 
 from genepool.merging.kernels.agreement import consensus, stitch
+from genepool.merging.kernels.buffers import empty
 from genepool.merging.kernels.competition import balance, count_scores
 from genepool.merging.kernels.counting import count_magnitudes
-from genepool.merging.kernels.election import elect, trimmed_sum
+from genepool.merging.kernels.election import elect, l1_norms, trimmed_sum
 from genepool.merging.kernels.overlap import overlap_counts, overlap_mean
 from genepool.merging.kernels.random_draws import drop, uniform
-from genepool.merging.kernels.ranks import row_ranks
+from genepool.merging.kernels.ranks import drop_by_rank, row_ranks
 from genepool.merging.kernels.sums import gram, weighted_sum
 
 __all__ = [
@@ -20,8 +21,11 @@ __all__ = [
     "count_magnitudes",
     "count_scores",
     "drop",
+    "drop_by_rank",
     "elect",
+    "empty",
     "gram",
+    "l1_norms",
     "overlap_counts",
     "overlap_mean",
     "row_ranks",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from genepool.merging.kernels.buffers import empty
+
 if TYPE_CHECKING:
     import torch
 
@@ -24,13 +26,12 @@ def consensus(
     Returns:
         float32, of the shape of one vector.
     """
-    import torch
 
     if vectors.device.type != "cpu":
         return _consensus_formula(vectors, factors, thresholds, needed)
     from genepool.merging.kernels import compiled_vectors
 
-    merged = torch.empty(vectors.shape[1:], dtype=torch.float32)
+    merged = empty(vectors.shape[1:])
     compiled_vectors.consensus(
         vectors.reshape(len(factors), -1).numpy(),
         _array(factors),
@@ -67,13 +68,12 @@ def stitch(vectors: torch.Tensor, factors: Sequence[float], low: Sequence[float]
     Returns:
         float32, of the shape of one vector.
     """
-    import torch
 
     if vectors.device.type != "cpu":
         return _stitch_formula(vectors, factors, low)
     from genepool.merging.kernels import compiled_vectors
 
-    merged = torch.empty(vectors.shape[1:], dtype=torch.float32)
+    merged = empty(vectors.shape[1:])
     compiled_vectors.stitch(
         vectors.reshape(len(factors), -1).numpy(), _array(factors), _array(low), merged.view(-1).numpy()
     )

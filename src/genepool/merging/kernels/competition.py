@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from genepool.merging.kernels.buffers import empty
+
 if TYPE_CHECKING:
     import torch
 
@@ -118,13 +120,12 @@ def balance(
     Returns:
         float32, of the shape of one vector; 0 where every weight is 0.
     """
-    import torch
 
     if vectors.device.type != "cpu":
         return _balance_formula(vectors, low, high, lowest, highest)
     from genepool.merging.kernels import compiled_vectors
 
-    merged = torch.empty(vectors.shape[1:], dtype=torch.float32)
+    merged = empty(vectors.shape[1:])
     compiled_vectors.balance(
         vectors.reshape(len(vectors), -1).numpy(),
         _array(low),

@@ -96,11 +96,20 @@ def philox(key: int, first: int, out: Array) -> None:
 
 
 @_compiled
-def drop(vector: Array, draws: Array, density: float) -> None:
-    """`vector = 0` where a draw is not below `density`."""
+def drop(vector: Array, key: int, offset: int, density: float) -> None:
+    """`vector = 0` where the stream `key` has no number below `density`; the vector begins at entry `offset` of it."""
     limit = np.float32(density)
-    for i in range(vector.size):
-        vector[i] = vector[i] if draws[i] < limit else np.float32(0)
+    draws = np.empty(_RUN, np.float32)
+    ahead = offset % 4
+    place = 0
+    # A run of draws at a time: they are used while they are in the nearest cache, and never kept.
+    while place < vector.size:
+        philox(key, (offset + place) // 4, draws)
+        part = vector[place : min(place + _RUN - ahead, vector.size)]
+        for i in range(part.size):
+            part[i] = part[i] if draws[ahead + i] < limit else np.float32(0)
+        place += part.size
+        ahead = 0
 
 
 @_compiled
@@ -185,3 +194,14 @@ def trimmed_sum(vectors: Array, factors: Array, low: Array, high: Array, out: Ar
             for i in range(size):
                 inside = np.uint32((bits[i] & _MAGNITUDE) - least) <= span
                 total[i] += vector[i] * factor if inside else none
+
+
+@_compiled_sum
+def magnitude_sum(vector: Array, low: Array, high: Array) -> float:
+    """The sum of the magnitudes within `low` and `high`, each of one entry; in float64."""
+    bits, least, span = _range(vector, low, high)
+    total = 0.0
+    for i in range(vector.size):
+        inside = np.uint32((bits[i] & _MAGNITUDE) - least) <= span
+        total += np.float64(abs(vector[i])) if inside else 0.0
+    return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from genepool.merging.kernels.compiled import _RUN, Array, _compiled
+from genepool.merging.kernels.compiled import _MAGNITUDE, _RUN, Array, _compiled, philox
 
 _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -68,38 +68,67 @@ _DIGIT_MASK = np.uint64((1 << _DIGIT) - 1)
 
 
 @_compiled
-def row_ranks(rows: Array, ranks: Array) -> None:
-    """Ranks of the magnitudes within each row over `columns - 1`; equal ones share their mean rank.
+def _rank_row(bits: Array, pairs: Array, spare: Array, starts: Array, ranks: Array) -> None:
+    """Ranks of one row's magnitudes over `columns - 1`; equal ones share their mean rank.
 
     A radix sort of (magnitude bits, place) pairs packed into 64 bits: no row takes longer than another.
     """
+    columns = bits.size
+    last = np.float32(max(columns - 1, 1))
+    starts[:] = 0
+    for i in range(columns):
+        size = np.uint64(bits[i] & _MAGNITUDE)
+        pairs[i] = (size << _HALF) | np.uint64(i)
+        for step in range(3):
+            starts[step, ((size >> np.uint64(step * _DIGIT)) & _DIGIT_MASK) + np.uint64(1)] += 1
+    for step in range(3):
+        for digit in range(1 << _DIGIT):
+            starts[step, digit + 1] += starts[step, digit]
+        shift = np.uint64(32 + step * _DIGIT)
+        for i in range(columns):
+            digit_of = (pairs[i] >> shift) & _DIGIT_MASK
+            spare[starts[step, digit_of]] = pairs[i]
+            starts[step, digit_of] += 1
+        pairs, spare = spare, pairs
+    first = 0
+    while first < columns:
+        end = first + 1
+        while end < columns and pairs[end] >> _HALF == pairs[first] >> _HALF:
+            end += 1
+        rank = np.float32(0.5) * np.float32(first + end - 1) / last if columns > 1 else np.float32(0.5)
+        for i in range(first, end):
+            ranks[pairs[i] & _MASK] = rank
+        first = end
+
+
+@_compiled
+def row_ranks(rows: Array, ranks: Array) -> None:
+    """Ranks of the magnitudes within each row, from 0 to 1."""
     lines, columns = rows.shape
     bits = rows.view(np.uint32)
     pairs, spare = np.empty(columns, np.uint64), np.empty(columns, np.uint64)
     starts = np.empty((3, (1 << _DIGIT) + 1), np.int32)
-    last = np.float32(max(columns - 1, 1))
     for line in range(lines):
-        starts[:] = 0
+        _rank_row(bits[line], pairs, spare, starts, ranks[line])
+
+
+@_compiled
+def drop_by_rank(rows: Array, key: int, offset: int, least: float, span: float, rescale: bool) -> None:
+    """`row = 0` where the stream `key` has no number below `least + span * rank`, divided by that where it stays."""
+    lines, columns = rows.shape
+    bits = rows.view(np.uint32)
+    pairs, spare = np.empty(columns, np.uint64), np.empty(columns, np.uint64)
+    starts = np.empty((3, (1 << _DIGIT) + 1), np.int32)
+    probabilities = np.empty(columns, np.float32)
+    draws = np.empty((columns + 7) // 4 * 4, np.float32)
+    floor, slope = np.float32(least), np.float32(span)
+    for line in range(lines):
+        _rank_row(bits[line], pairs, spare, starts, probabilities)
+        begin = offset + line * columns
+        philox(key, begin // 4, draws)
+        ahead = begin % 4
+        row = rows[line]
         for i in range(columns):
-            key = np.uint64(bits[line, i] & np.uint32(0x7FFFFFFF))
-            pairs[i] = (key << _HALF) | np.uint64(i)
-            for step in range(3):
-                starts[step, ((key >> np.uint64(step * _DIGIT)) & _DIGIT_MASK) + np.uint64(1)] += 1
-        for step in range(3):
-            for digit in range(1 << _DIGIT):
-                starts[step, digit + 1] += starts[step, digit]
-            shift = np.uint64(32 + step * _DIGIT)
-            for i in range(columns):
-                digit_of = (pairs[i] >> shift) & _DIGIT_MASK
-                spare[starts[step, digit_of]] = pairs[i]
-                starts[step, digit_of] += 1
-            pairs, spare = spare, pairs
-        first = 0
-        while first < columns:
-            end = first + 1
-            while end < columns and pairs[end] >> _HALF == pairs[first] >> _HALF:
-                end += 1
-            rank = np.float32(0.5) * np.float32(first + end - 1) / last if columns > 1 else np.float32(0.5)
-            for i in range(first, end):
-                ranks[line, pairs[i] & _MASK] = rank
-            first = end
+            probability = probabilities[i] * slope + floor
+            value = row[i] / probability if rescale else row[i]
+            row[i] = value if draws[ahead + i] < probability else np.float32(0)

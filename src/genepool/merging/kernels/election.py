@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from genepool.merging.kernels.buffers import empty
+
 if TYPE_CHECKING:
     import torch
 
@@ -37,7 +39,6 @@ def elect(
         The merged vector, of the shape of one, and the sum of the elected signs over all entries (0 where the votes
         cancel), from which the majority sign of a whole vector is told.
     """
-    import torch
 
     low, high = _limits(thresholds, ceilings, len(weights))
     factors = [weight * scale for weight, scale in zip(weights, scales or [1.0] * len(weights), strict=True)]
@@ -45,7 +46,7 @@ def elect(
         return _formula(vectors, factors, weights, low, zero_sign, normalize, high, votes)
     from genepool.merging.kernels import compiled
 
-    merged = torch.empty(vectors.shape[1:], dtype=torch.float32)
+    merged = empty(vectors.shape[1:])
     balance = compiled.elect(
         vectors.reshape(len(weights), -1).numpy(),
         _array(factors if votes is None else votes),
@@ -75,14 +76,13 @@ def trimmed_sum(
         thresholds: smallest magnitude of each vector that takes part; 0 when None.
         ceilings: largest magnitude of each vector that takes part; no limit when None.
     """
-    import torch
 
     low, high = _limits(thresholds, ceilings, len(factors))
     if vectors.device.type != "cpu":
         return _sum_formula(vectors, factors, low, high)
     from genepool.merging.kernels import compiled
 
-    total = torch.empty(vectors.shape[1:], dtype=torch.float32)
+    total = empty(vectors.shape[1:])
     compiled.trimmed_sum(
         vectors.reshape(len(factors), -1).numpy(),
         _array(factors),
@@ -91,6 +91,36 @@ def trimmed_sum(
         total.reshape(-1).numpy(),
     )
     return total
+
+
+def l1_norms(
+    vectors: torch.Tensor, *, thresholds: Sequence[float] | None = None, ceilings: Sequence[float] | None = None
+) -> torch.Tensor:
+    """The L1 norm of every vector over the entries that take part, `(k,)` float64 on the processor.
+
+    Args:
+        vectors: `(k, ...)` float32.
+        thresholds, ceilings: as for `trimmed_sum`.
+    """
+    import torch
+
+    low, high = _limits(thresholds, ceilings, len(vectors))
+    if vectors.device.type != "cpu":
+        return torch.stack([_norm_formula(*part) for part in zip(vectors, low, high, strict=True)]).cpu()
+    from genepool.merging.kernels import compiled
+
+    lows, highs = _array(low), _array(high)
+    norms = [
+        compiled.magnitude_sum(vector.reshape(-1).numpy(), lows[i : i + 1], highs[i : i + 1])
+        for i, vector in enumerate(vectors)
+    ]
+    return torch.tensor(norms, dtype=torch.float64)
+
+
+def _norm_formula(vector: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    import torch
+
+    return _trimmed(vector, 1.0, low, high).abs().sum(dtype=torch.float64)
 
 
 def _limits(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from genepool.merging.kernels.buffers import empty
+
 if TYPE_CHECKING:
     import torch
 
@@ -44,7 +46,7 @@ def overlap_mean(vectors: torch.Tensor, epsilon: float, factors: Sequence[float]
         return _mean_formula(vectors, epsilon, factors)
     from genepool.merging.kernels import compiled_entries
 
-    merged = torch.empty(vectors.shape[1:], dtype=torch.float32)
+    merged = empty(vectors.shape[1:])
     compiled_entries.overlap_mean(
         vectors.reshape(vectors.shape[0], -1).numpy(),
         epsilon,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from genepool.merging.kernels.buffers import empty
+
 if TYPE_CHECKING:
     import torch
 
@@ -33,7 +35,7 @@ def uniform(count: int, key: int, offset: int = 0, device: torch.device | str = 
     if torch.device(device).type == "cpu":
         from genepool.merging.kernels import compiled
 
-        draws = torch.empty(4 * quads, dtype=torch.float32)
+        draws = empty((4 * quads,))
         compiled.philox(key, first, draws.numpy())
     else:
         draws = _formula(quads, key, first, device)
@@ -41,20 +43,21 @@ def uniform(count: int, key: int, offset: int = 0, device: torch.device | str = 
     return draws[begin : begin + count]
 
 
-def drop(vector: torch.Tensor, draws: torch.Tensor, density: float) -> None:
-    """Sets to zero, in place, the entries whose draw is not below `density`.
+def drop(vector: torch.Tensor, density: float, key: int, offset: int = 0) -> None:
+    """Sets to zero, in place, the entries whose number in a stream is not below `density`.
 
     Args:
         vector: float32, contiguous.
-        draws: `uniform` numbers of its shape, contiguous.
         density: probability that an entry stays.
+        key, offset: as for `uniform`; the vector's first entry has the stream's number `offset`.
     """
     if vector.device.type == "cpu":
         from genepool.merging.kernels import compiled
 
-        compiled.drop(vector.view(-1).numpy(), draws.view(-1).numpy(), density)
+        compiled.drop(vector.view(-1).numpy(), key, offset, density)
     else:
-        vector.masked_fill_(draws >= density, 0.0)
+        draws = uniform(vector.numel(), key, offset, vector.device)
+        vector.masked_fill_(draws.reshape(vector.shape) >= density, 0.0)
 
 
 def _formula(quads: int, key: int, first: int, device: torch.device | str) -> torch.Tensor:

@@ -1,8 +1,11 @@
-"""Ranks of magnitudes within rows, for methods whose masks depend on them (DELLA)."""
+"""Ranks of magnitudes within rows, and random masks that depend on them (DELLA)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from genepool.merging.kernels.buffers import empty
+from genepool.merging.kernels.random_draws import uniform
 
 if TYPE_CHECKING:
     import torch
@@ -18,15 +21,42 @@ def row_ranks(rows: torch.Tensor) -> torch.Tensor:
         `(rows, columns)` float32: 0 for the smallest, 1 for the largest, evenly spaced; equal magnitudes share the mean
         of their ranks, and the only entry of a row stands at 0.5.
     """
-    import torch
 
     if rows.device.type != "cpu" or not rows.numel():
         return _formula(rows)
     from genepool.merging.kernels import compiled_entries
 
-    ranks = torch.empty(rows.shape, dtype=torch.float32)
+    ranks = empty(rows.shape)
     compiled_entries.row_ranks(rows.contiguous().numpy(), ranks.numpy())
     return ranks
+
+
+def drop_by_rank(
+    rows: torch.Tensor, least: float, most: float, key: int, offset: int = 0, *, rescale: bool = True
+) -> None:
+    """Sets entries to zero at random, in place, the small ones of each row more often than the large.
+
+    Args:
+        rows: `(rows, columns)` float32, contiguous.
+        least, most: probability that the smallest and that the largest entry of a row stays; between them it grows
+            evenly with the rank.
+        key, offset: as for `uniform`; the first entry has the stream's number `offset`.
+        rescale: divide what stays by its probability.
+    """
+    if rows.device.type != "cpu":
+        _drop_formula(rows, least, most, uniform(rows.numel(), key, offset, rows.device), rescale)
+    elif rows.numel():
+        from genepool.merging.kernels import compiled_entries
+
+        compiled_entries.drop_by_rank(rows.numpy(), key, offset, least, most - least, rescale)
+
+
+def _drop_formula(rows: torch.Tensor, least: float, most: float, draws: torch.Tensor, rescale: bool) -> None:
+    probabilities = row_ranks(rows).mul_(most - least).add_(least)
+    dropped = draws.reshape(rows.shape) >= probabilities
+    if rescale:
+        rows.div_(probabilities)
+    rows.masked_fill_(dropped, 0.0)
 
 
 def _formula(rows: torch.Tensor) -> torch.Tensor:

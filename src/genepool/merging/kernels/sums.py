@@ -6,6 +6,8 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from genepool.merging.kernels.buffers import empty
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -33,11 +35,10 @@ def weighted_sum(
         divisor: of the sum.
         base: of the shape of one vector.
     """
-    import torch
 
     if vectors.device.type != "cpu":
         return _formula(vectors, factors, divisor, base)
-    merged = torch.empty(vectors.shape[1:], dtype=torch.float32)
+    merged = empty(vectors.shape[1:])
     rows = _bits(vectors).reshape(vectors.shape[0], -1)
     under = rows[0, :0] if base is None else _bits(base.contiguous()).reshape(-1)
     compiled = merged.numel() >= _COMPILED

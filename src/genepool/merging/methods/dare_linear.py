@@ -54,7 +54,7 @@ class DareLinear(SparseSum):
         deltas = group.deltas
         for i, density in enumerate(group.column("density")):
             if density < 1:
-                kernels.drop(deltas[i], group.uniform(i), density)
+                kernels.drop(deltas[i], density, *group.stream(i))
         return deltas
 
     def factors(self, group: TensorGroup, survey: TrimSurvey | None) -> list[float]:

@@ -53,9 +53,6 @@ class DellaLinear(SparseSum):
             half = min(epsilon, density, 1 - density)
             if density == 1:
                 continue
-            probabilities = kernels.row_ranks(deltas[i]).mul_(2 * half).add_(density - half)
-            dropped = group.uniform(i) >= probabilities
-            if group.shared["rescale"] == "density":
-                deltas[i].div_(probabilities)
-            deltas[i].masked_fill_(dropped, 0.0)
+            rescale = group.shared["rescale"] == "density"
+            kernels.drop_by_rank(deltas[i], density - half, density + half, *group.stream(i), rescale=rescale)
         return deltas
