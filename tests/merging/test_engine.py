@@ -138,3 +138,13 @@ def test_the_plan_says_what_computing_takes() -> None:
     # Block by block for a sum, a whole matrix for its singular vectors.
     assert 2 * 4 * engine.BLOCK_ENTRIES <= peak("task_arithmetic") < matrix
     assert 3 * matrix <= peak("iso_c") <= 8 * matrix
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "pcb", "karcher"])
+def test_surveys_of_many_small_tensors_at_a_time_find_the_same(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = _setting(method)
+    together = merge(method, setting["base"], setting["models"], scope="model")
+    monkeypatch.setattr(engine, "BATCH_ENTRIES", 1)
+    apart = merge(method, setting["base"], setting["models"], scope="model")
+    for name, values in together.items():
+        torch.testing.assert_close(apart[name], values, msg=name)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from genepool.errors import InputError
 from genepool.merging.group import TensorGroup
@@ -32,11 +32,15 @@ if TYPE_CHECKING:
 
     from genepool.merging.plan import Plan
 
+T = TypeVar("T")
+
 # Entries of a block: a float32 copy takes 1 MB, which stays in the processor's cache while a method works on it, and is
 # large enough that the interpreter's share vanishes.
 BLOCK_ENTRIES = 1 << 18
 # On an accelerator larger blocks are better: launches cost more than memory.
 DEVICE_BLOCK_ENTRIES = 1 << 25
+# Small tensors share a survey's summary until they have so many entries: a histogram is half a megabyte.
+BATCH_ENTRIES = 1 << 21
 # Finished surveys of single tensors that are remembered, for readers that come back for more rows.
 _REMEMBERED = 64
 
@@ -122,8 +126,8 @@ class Engine:
     def _survey_model(self, survey: Survey, threads: int) -> None:
         from genepool import progress
 
-        outputs = self._float_outputs()
-        total = survey.passes * sum(out.info.numel for out in outputs)
+        batches = _batches(self._float_outputs())
+        total = survey.passes * sum(out.info.numel for batch in batches for out in batch)
         with (
             progress.bar(f"surveying for {self.method.name}", total, "entries") as bar,
             torch_threads(1 if self.needs_torch else None),
@@ -131,21 +135,22 @@ class Engine:
         ):
             for number in range(survey.passes):
                 # Folded in the order of the output whatever finishes first: sums come out the same every time.
-                for out, summary in _in_order(pool, partial(self._observe, survey, number), outputs, threads):
+                for batch, summary in _in_order(pool, partial(self._observe, survey, number), batches, threads):
                     survey.fold(number, summary)
-                    bar.advance(out.info.numel)
+                    bar.advance(sum(out.info.numel for out in batch))
                 survey.finish(number)
 
-    def _observe(self, survey: Survey, number: int, out: OutputTensor) -> Any:
+    def _observe(self, survey: Survey, number: int, outputs: Sequence[OutputTensor]) -> Any:
         summary = survey.begin(number)
-        stored = isinstance(survey, Gram) and self._takes_stored(out)
-        for start, stop in self._block_rows(out):
-            products = self._sums.products(out, start, stop) if stored else None
-            if products is not None:
-                assert isinstance(survey, Gram)
-                survey.add(products, summary)
-            else:
-                survey.observe(number, self._group(out, start, stop), summary)
+        for out in outputs:
+            stored = isinstance(survey, Gram) and self._takes_stored(out)
+            for start, stop in self._block_rows(out):
+                products = self._sums.products(out, start, stop) if stored else None
+                if products is not None:
+                    assert isinstance(survey, Gram)
+                    survey.add(products, summary)
+                else:
+                    survey.observe(number, self._group(out, start, stop), summary)
         return summary
 
     def _survey(self, out: OutputTensor) -> Survey | None:
@@ -160,7 +165,7 @@ class Engine:
         survey = self.method.survey(settings.shared, settings.per_model, out.info.numel)
         if survey is not None:
             for number in range(survey.passes):
-                survey.fold(number, self._observe(survey, number, out))
+                survey.fold(number, self._observe(survey, number, [out]))
                 survey.finish(number)
         with self._lock:
             self._surveys[out.name] = survey
@@ -405,13 +410,13 @@ class Engine:
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, work: Any, outputs: Iterable[OutputTensor], threads: int
-) -> Iterator[tuple[OutputTensor, Any]]:
-    """(output, work(output)) in order, with never more than a few summaries waiting."""
-    waiting: deque[tuple[OutputTensor, Future[Any]]] = deque()
+    pool: ThreadPoolExecutor, work: Callable[[T], Any], items: Iterable[T], threads: int
+) -> Iterator[tuple[T, Any]]:
+    """(item, work(item)) in order, with never more than a few summaries waiting."""
+    waiting: deque[tuple[T, Future[Any]]] = deque()
     try:
-        for out in outputs:
-            waiting.append((out, pool.submit(work, out)))
+        for item in items:
+            waiting.append((item, pool.submit(work, item)))
             if len(waiting) > 2 * threads:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -421,3 +426,16 @@ def _in_order(
     finally:
         for _, future in waiting:
             future.cancel()
+
+
+def _batches(outputs: Sequence[OutputTensor]) -> list[list[OutputTensor]]:
+    """Neighbours together until they have `BATCH_ENTRIES`; decided by sizes alone, so that sums never differ."""
+    batches: list[list[OutputTensor]] = []
+    entries = BATCH_ENTRIES
+    for out in outputs:
+        if entries >= BATCH_ENTRIES:
+            batches.append([])
+            entries = 0
+        batches[-1].append(out)
+        entries += out.info.numel
+    return batches

@@ -60,7 +60,7 @@ class Selection:
 
     def fold(self, counts: torch.Tensor) -> None:
         """Adds one histogram to the whole."""
-        self._counts = counts if self._counts is None else self._counts + counts
+        self._counts = counts if self._counts is None else self._counts.add_(counts)
 
     def finish(self, number: int) -> None:
         """Ends one pass."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Survey:
     """A small summary, built in a fixed number of passes.
 
-    In each pass, for every tensor: `partial = begin(pass)`, `observe(pass, block, partial)` for its blocks in turn, and
-    `fold(pass, partial)`, called for one tensor after the other in the order of the output; at the end of the pass,
+    In each pass, for every tensor or for several small ones: `partial = begin(pass)`, `observe(pass, block, partial)`
+    for the blocks in turn, and `fold(pass, partial)`, called in the order of the output; at the end of the pass,
     `finish(pass)`. Passes count from 0.
 
     Attributes:
@@ -30,14 +30,14 @@ class Survey:
     passes: int = 1
 
     def begin(self, number: int) -> Any:
-        """An empty partial summary for one tensor."""
+        """An empty partial summary, of one tensor or a few."""
         return None
 
     def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
         """Takes in a block; may change `partial` alone, since several tensors are observed at once."""
 
     def fold(self, number: int, partial: Any) -> None:
-        """Adds the partial summary of one tensor to the whole."""
+        """Adds a partial summary to the whole."""
 
     def finish(self, number: int) -> None:
         """Ends a pass."""
