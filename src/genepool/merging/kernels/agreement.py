@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from genepool.merging.kernels.buffers import empty
+from genepool.merging.kernels.buffers import empty, float32_array
 
 if TYPE_CHECKING:
     import torch
-
-    from genepool.merging.kernels.compiled import Array
 
 
 def consensus(
@@ -34,8 +32,8 @@ def consensus(
     merged = empty(vectors.shape[1:])
     compiled_vectors.consensus(
         vectors.reshape(len(factors), -1).numpy(),
-        _array(factors),
-        _array(thresholds),
+        float32_array(factors),
+        float32_array(thresholds),
         needed,
         merged.view(-1).numpy(),
     )
@@ -75,7 +73,7 @@ def stitch(vectors: torch.Tensor, factors: Sequence[float], low: Sequence[float]
 
     merged = empty(vectors.shape[1:])
     compiled_vectors.stitch(
-        vectors.reshape(len(factors), -1).numpy(), _array(factors), _array(low), merged.view(-1).numpy()
+        vectors.reshape(len(factors), -1).numpy(), float32_array(factors), float32_array(low), merged.view(-1).numpy()
     )
     return merged
 
@@ -89,9 +87,3 @@ def _stitch_formula(vectors: torch.Tensor, factors: Sequence[float], low: Sequen
         merged += torch.where(inside, vector * factor, 0.0)
         count += inside
     return merged / count.clamp_min(1)
-
-
-def _array(values: Sequence[float]) -> Array:
-    import numpy as np
-
-    return np.array(values, dtype=np.float32)

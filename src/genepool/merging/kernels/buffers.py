@@ -1,11 +1,12 @@
-"""Room for a block: float32 tensors that come and go by the thousand and must not leave holes in the heap."""
+"""What kernels are given beside blocks: room for results, which must not leave holes in the heap, and short lists."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -21,3 +22,10 @@ def empty(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Ten
     if torch.device(device).type != "cpu":
         return torch.empty(tuple(shape), dtype=torch.float32, device=device)
     return torch.from_numpy(np.empty(tuple(shape), np.float32))
+
+
+def float32_array(values: Sequence[float]) -> np.ndarray[Any, Any]:
+    """A parameter of every model, as compiled loops take them."""
+    import numpy as np
+
+    return np.array(values, dtype=np.float32)

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from genepool.merging.kernels.buffers import empty
+from genepool.merging.kernels.buffers import empty, float32_array
 
 if TYPE_CHECKING:
     import torch
 
-    from genepool.merging.kernels.compiled import Array
 
 _LOG2_E = 1.4426950408889634
 # Taylor's series of 2^f for |f| <= 1/2: ln(2)^j / j!, from the highest power down; the next term is below 2e-8.
@@ -86,9 +85,9 @@ def count_scores(
         wanted = [list(own) for own in buckets] if buckets else [[]] * len(vectors)
         compiled_vectors.count_scores(
             vectors.reshape(len(vectors), -1).numpy(),
-            _array(low),
-            _array(_scales(low, high)),
-            _array(high),
+            float32_array(low),
+            float32_array(_scales(low, high)),
+            float32_array(high),
             torch.tensor(wanted, dtype=torch.int64).reshape(len(vectors), -1).numpy(),
             tuple(own.numpy() for own in counts),
         )
@@ -128,11 +127,11 @@ def balance(
     merged = empty(vectors.shape[1:])
     compiled_vectors.balance(
         vectors.reshape(len(vectors), -1).numpy(),
-        _array(low),
-        _array(_scales(low, high)),
-        _array(high),
-        _array(lowest),
-        _array(_scales(lowest, highest)),
+        float32_array(low),
+        float32_array(_scales(low, high)),
+        float32_array(high),
+        float32_array(lowest),
+        float32_array(_scales(lowest, highest)),
         merged.view(-1).numpy(),
     )
     return merged
@@ -160,13 +159,7 @@ def _scales(low: Sequence[float], high: Sequence[float]) -> list[float]:
     """What stretches each range to 0..1, as float32; 0 for a range of one value or of none."""
     import numpy as np
 
-    spans = _array(high) - _array(low)
+    spans = float32_array(high) - float32_array(low)
     usable = np.isfinite(spans) & (spans > 0)
     scales: list[float] = np.where(usable, np.float32(1) / np.where(usable, spans, np.float32(1)), 0).tolist()
     return scales
-
-
-def _array(values: Sequence[float]) -> Array:
-    import numpy as np
-
-    return np.array(values, dtype=np.float32)

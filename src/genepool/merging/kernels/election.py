@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from genepool.merging.kernels.buffers import empty
+from genepool.merging.kernels.buffers import empty, float32_array
 
 if TYPE_CHECKING:
     import torch
@@ -49,11 +49,11 @@ def elect(
     merged = empty(vectors.shape[1:])
     balance = compiled.elect(
         vectors.reshape(len(weights), -1).numpy(),
-        _array(factors if votes is None else votes),
-        _array(factors),
-        _array(weights),
-        _array(low),
-        _array(high),
+        float32_array(factors if votes is None else votes),
+        float32_array(factors),
+        float32_array(weights),
+        float32_array(low),
+        float32_array(high),
         zero_sign,
         normalize,
         merged.reshape(-1).numpy(),
@@ -85,9 +85,9 @@ def trimmed_sum(
     total = empty(vectors.shape[1:])
     compiled.trimmed_sum(
         vectors.reshape(len(factors), -1).numpy(),
-        _array(factors),
-        _array(low),
-        _array(high),
+        float32_array(factors),
+        float32_array(low),
+        float32_array(high),
         total.reshape(-1).numpy(),
     )
     return total
@@ -109,7 +109,7 @@ def l1_norms(
         return torch.stack([_norm_formula(*part) for part in zip(vectors, low, high, strict=True)]).cpu()
     from genepool.merging.kernels import compiled
 
-    lows, highs = _array(low), _array(high)
+    lows, highs = float32_array(low), float32_array(high)
     norms = [
         compiled.magnitude_sum(vector.reshape(-1).numpy(), lows[i : i + 1], highs[i : i + 1])
         for i, vector in enumerate(vectors)
@@ -128,12 +128,6 @@ def _limits(
 ) -> tuple[list[float], list[float]]:
     low = list(thresholds) if thresholds is not None else [0.0] * count
     return low, list(ceilings) if ceilings is not None else [math.inf] * count
-
-
-def _array(values: Sequence[float]) -> Any:
-    import torch
-
-    return torch.tensor(values, dtype=torch.float32).numpy()
 
 
 def _trimmed(vector: torch.Tensor, factor: float, low: float, high: float) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ def is_finite(tensor: torch.Tensor) -> bool:
     import torch
 
     # One sum is the cheapest look at every value; only when it is odd is each value asked.
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+    return math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())
 
 
 def subtract(a: torch.Tensor, b: torch.Tensor, into: torch.Tensor) -> bool:
