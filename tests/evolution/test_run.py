@@ -414,4 +414,4 @@ def test_a_method_of_ones_own_is_searched_in_every_process(
     answer = cli(*command[:-1], tmp_path / "2.sqlite", "--budget", 24, "--plugin", plugin)
     assert answer.code == 2
     assert "the study changed since this run began" in answer.err
-    assert "method" in answer.err
+    assert "inputs.method was" in answer.err

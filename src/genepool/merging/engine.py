@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from genepool.merging.plan import Plan
 
-T = TypeVar("T")
+_Item = TypeVar("_Item")
 
 # Entries of a block: a float32 copy takes 1 MB, which stays in the processor's cache while a method works on it, and is
 # large enough that the interpreter's share vanishes.
@@ -410,10 +410,10 @@ class Engine:
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[T], Any], items: Iterable[T], threads: int
-) -> Iterator[tuple[T, Any]]:
+    pool: ThreadPoolExecutor, work: Callable[[_Item], Any], items: Iterable[_Item], threads: int
+) -> Iterator[tuple[_Item, Any]]:
     """(item, work(item)) in order, with never more than a few summaries waiting."""
-    waiting: deque[tuple[T, Future[Any]]] = deque()
+    waiting: deque[tuple[_Item, Future[Any]]] = deque()
     try:
         for item in items:
             waiting.append((item, pool.submit(work, item)))

@@ -104,8 +104,8 @@ def drop(vector: Array, key: int, offset: int, density: float) -> None:
     place = 0
     # A run of draws at a time: they are used while they are in the nearest cache, and never kept.
     while place < vector.size:
-        philox(key, (offset + place) // 4, draws)
         part = vector[place : min(place + _RUN - ahead, vector.size)]
+        philox(key, (offset + place) // 4, draws[: (ahead + part.size + 3) // 4 * 4])
         for i in range(part.size):
             part[i] = part[i] if draws[ahead + i] < limit else np.float32(0)
         place += part.size

@@ -52,7 +52,7 @@ def drop_by_rank(
 
 
 def _drop_formula(rows: torch.Tensor, least: float, most: float, draws: torch.Tensor, rescale: bool) -> None:
-    probabilities = row_ranks(rows).mul_(most - least).add_(least)
+    probabilities = _formula(rows).mul_(most - least).add_(least)
     dropped = draws.reshape(rows.shape) >= probabilities
     if rescale:
         rows.div_(probabilities)
