@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = None
         if not options.no_mergekit:
             found = peer.find(options.mergekit or peer.install(work / "mergekit"))
-        settings = side_by_side.Settings(work, options.rounds, options.only, found)
+        settings = side_by_side.Settings(work, options.rounds, options.only, found, options.device)
         complete = True
         for billions in options.sizes or [0.25, 1.0]:
             text, worked = side_by_side.compare(billions, settings)
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", type=_pattern, metavar="PATTERN", help="rows whose name matches, even those too slow for the size"
     )
+    parser.add_argument("--device", metavar="NAME", help="also on this accelerator, such as cuda")
     parser.add_argument("--scaling", action="store_true", help="cost against parameters and against models instead")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="with --scaling: also draw an SVG")
     parser.add_argument(

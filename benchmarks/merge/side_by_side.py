@@ -49,12 +49,14 @@ class Settings:
         rounds: paired runs of each row.
         only: a regular expression that a row's name must match; None runs all that suit the size.
         peer: mergekit's command and version; None leaves it out.
+        device: an accelerator each row is also computed on; None leaves it out.
     """
 
     work: Path
     rounds: int = 3
     only: str | None = None
     peer: tuple[Path, str] | None = None
+    device: str | None = None
 
     @property
     def outputs(self) -> Path:
@@ -71,9 +73,9 @@ class Settings:
         module = "benchmarks.merge.floor"
         return [sys.executable, "-m", module, *flags, str(self.outputs / "floor"), *map(str, files)]
 
-    def merge(self, recipe: Path, out: str = "genepool") -> list[str]:
+    def merge(self, recipe: Path, out: str = "genepool", device: str = "cpu") -> list[str]:
         """genepool's command."""
-        return [*GENEPOOL, "merge", str(recipe), str(self.outputs / out), "--quiet"]
+        return [*GENEPOOL, "merge", str(recipe), str(self.outputs / out), "--quiet", "--device", device]
 
     def keep(self, what: Mapping[str, object], runs: Mapping[str, Sequence[Figures]]) -> None:
         """Adds raw figures to `results.jsonl`: a benchmark that is stopped loses nothing it measured."""
@@ -88,7 +90,7 @@ class Settings:
 
 @dataclass
 class Measured:
-    """A row's runs by command (floor, start, genepool, mergekit, svds), and why commands are missing."""
+    """A row's runs by command (floor, start, genepool, device, mergekit, svds), and why commands are missing."""
 
     row: Row
     runs: dict[str, list[Figures]]
@@ -175,6 +177,9 @@ def _time_row(row: Row, start: str, files: Sequence[Path], settings: Settings, f
         "start": settings.merge(start_recipe, "start"),
         "genepool": settings.merge(recipe),
     }
+    if settings.device:
+        commands["device start"] = settings.merge(start_recipe, "start", settings.device)
+        commands["device"] = settings.merge(recipe, "device", settings.device)
     if row.method in SVD_METHODS:
         inputs = [str(file.parent) for file in files]
         commands["svds"] = [sys.executable, "-m", "benchmarks.merge.svds", row.method, *inputs]
@@ -208,6 +213,12 @@ def _lines_of(one: Measured) -> list[list[str]]:
         over = f"{paired_ratio(theirs, ours):.1f}" if theirs is not None else ""
         ratios = {"of_floor": f"{of_floor:.1f}", "beyond": f"{beyond:.1f}"}
         lines.append(_cells(one.row.name, ours, **ratios, start=start, aim=aim, over=over))
+        if there := one.runs.get("device"):
+            start = f"{median(one.runs['device start']).wall:.1f}"
+            beyond = f"{paired_ratio(there, floor, one.runs['device start']):.1f}"
+            times = f"the same on the accelerator, {paired_ratio(ours, there):.1f} times as fast"
+            of_floor = f"{paired_ratio(there, floor):.1f}"
+            lines.append(_cells(times, there, of_floor=of_floor, start=start, beyond=beyond))
         if svds := one.runs.get("svds"):
             share = paired_ratio(ours, svds)
             lines.append(_cells(f"the SVDs of {one.row.name} alone; it takes {share:.1f} times as long", svds))
@@ -253,6 +264,7 @@ def _note(layout: checkpoints.Layout, files: Sequence[Path], settings: Settings,
         "the same merge of models as deep and 64 wide: imports, planning, publishing. Beyond it is (merge - start-up) "
         "/ floor, in wall seconds. genepool forces its output to the disk before it "
         "publishes it; the floor and mergekit do not. "
+        + (f"Accelerator: {accelerator(settings.device)}. " if settings.device else "")
         + (f"mergekit {settings.peer[1]} reads the same recipe." if settings.peer else "mergekit was left out.")
     )
 
@@ -263,6 +275,12 @@ def machine() -> str:
     threads = os.environ.get("OMP_NUM_THREADS")
     limited = f", OMP_NUM_THREADS={threads}" if threads else ""
     return f"{cores} cores{limited}, torch {version('torch')}, Python {platform.python_version()}"
+
+
+def accelerator(device: str) -> str:
+    """Its name, asked of another process: this one stays small."""
+    code = f"import torch; print(torch.cuda.get_device_name({device!r}))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def available_memory() -> int:

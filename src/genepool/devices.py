@@ -1,8 +1,17 @@
-"""Where tensors are computed with: checks a device's name before anything heavy begins."""
+"""Where tensors are computed: checks a device's name before anything heavy begins, and makes it ready for threads."""
 
 from __future__ import annotations
 
+import threading
+from typing import TYPE_CHECKING
+
 from genepool.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+_beginning = threading.Lock()
+_begun: set[str] = {"cpu"}
 
 
 def check_device(device: str) -> None:
@@ -24,3 +33,19 @@ def check_device(device: str) -> None:
             where="--device",
             fix="Say cpu, or cuda on a machine with one",
         ) from None
+
+
+def begin_linear_algebra(device: torch.device) -> None:
+    """Lets torch load its linear algebra for a device, once, in one thread.
+
+    It loads that part when a factorisation is first asked for, and fails with "lazy wrapper should be called at most
+    once" when several threads are the first.
+    """
+    if device.type in _begun:
+        return
+    import torch
+
+    with _beginning:
+        if device.type not in _begun:
+            torch.linalg.inv(torch.ones(1, 1, device=device))
+            _begun.add(device.type)

@@ -19,6 +19,7 @@ def merge(
     models: Sequence[dict[str, torch.Tensor]],
     per_model: Sequence[dict[str, Any]] = (),
     seed: int = 0,
+    device: str = "cpu",
     **parameters: Any,
 ) -> dict[str, torch.Tensor]:
     """Merges tensors in memory through the same door as files."""
@@ -35,7 +36,7 @@ def merge(
         # Values at the ends of their range are what properties are about.
         lenient=True,
     )
-    merged = plan_merge(recipe, sources).weights()
+    merged = plan_merge(recipe, sources).weights(device)
     return {name: merged.read(name) for name in merged.names()}
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from genepool.devices import begin_linear_algebra
+
 if TYPE_CHECKING:
     import torch
 
@@ -91,6 +93,7 @@ def low_rank(matrix: torch.Tensor, rank: int, generator: torch.Generator, floor:
     if _is_exact(rows, columns, rank):
         return singular_triplets(matrix, min(rank, short), floor=floor), True
     width = min(short, rank + max(16, rank // 4))
+    begin_linear_algebra(matrix.device)
     start = torch.randn(matrix.shape[1], width, generator=generator).to(matrix.device)
     basis = torch.linalg.qr(matrix @ start).Q
     for _ in range(_POWER_ITERATIONS):
@@ -238,6 +241,7 @@ def _eigen(symmetric: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rising eigenvalues and their vectors as columns, written over the matrix."""
     import torch
 
+    begin_linear_algebra(symmetric.device)
     values = torch.empty(symmetric.shape[0], dtype=symmetric.dtype, device=symmetric.device)
     # LAPACK works in place on columns; seen transposed, a symmetric matrix is laid out so and is not copied.
     columns = symmetric.mT
