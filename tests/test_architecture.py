@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "genepool"
-ORDER = ["weights", "skills", "merging", "tasks", "measure", "evolution", "report", "testbed", "demo", "cli"]
+ORDER = ["weights", "merging", "tasks", "measure", "skills", "evolution", "report", "testbed", "demo", "cli"]
 
 
 def _imports(path: Path) -> set[str]:
