@@ -12,9 +12,9 @@ import pytest
 import torch
 import yaml
 
-from genepool import seeding
+from genepool import seeding, spectral
 from genepool.errors import InputError
-from genepool.merging import load_recipe, plan_merge, spectral, write_adapter
+from genepool.merging import load_recipe, plan_merge, write_adapter
 from genepool.weights import open_weights
 
 Answer = Any

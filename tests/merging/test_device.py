@@ -65,7 +65,7 @@ def test_every_method_computes_the_same_there(method: str, dtype: torch.dtype) -
 def test_linear_algebra_may_begin_in_many_threads() -> None:
     """In a process of its own: torch loads it once in each."""
     code = (
-        "import torch; from concurrent.futures import ThreadPoolExecutor; from genepool.merging import spectral\n"
+        "import torch; from concurrent.futures import ThreadPoolExecutor; from genepool import spectral\n"
         "matrices = [torch.randn(64, 64, device='cuda') for _ in range(16)]\n"
         "with ThreadPoolExecutor(16) as pool:\n"
         "    print(len(list(pool.map(lambda m: spectral.singular_triplets(m, 8), matrices))))\n"

@@ -15,9 +15,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genepool import progress, seeding, staging
+from genepool import progress, seeding, spectral, staging
 from genepool.errors import CheckFailed, InputError
-from genepool.merging import spectral
 from genepool.merging.adapter_forms import FACTORED, Form, adapter_form, module_kinds, task_type
 from genepool.merging.adapter_report import AdapterReport, HeldTensor, remark, report_files
 from genepool.merging.engine import Engine

@@ -83,6 +83,18 @@ class LoraOnBase(ChangeOnBase):
         # What needs the whole tensor (a norm over it, a replacement) is small or rare.
         return super().change_rows(name, start, stop)
 
+    def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+        """A change that is a product, as it is stored: `(rows, rank)`, `(rank, columns)` and the factor of `B @ A`.
+
+        None for what is no product alone: replaced tensors, trained biases, DoRA.
+        """
+        change = self._changes[name]
+        if set(change.factors) != {"a", "b"} or change.replacement:
+            return None
+        a, b = (self._file.read(change.factors[key]) for key in ("a", "b"))
+        left, right = (a.T, b.T) if self._is_transposed(change, name) else (b, a)
+        return left, right, self._scaling(change, name)
+
     def fingerprint(self) -> str:
         adapter = fingerprint_cache.cached([self._file.path, self.path / CONFIG_FILE], self._hash_adapter)
         return hashlib.sha256(f"lora\x1f{self.base.fingerprint()}\x1f{adapter}".encode()).hexdigest()

@@ -16,7 +16,7 @@ from genepool.errors import InputError
 from genepool.weights import hub, remote
 from genepool.weights.adapter import CONFIG_FILE, LoraOnBase
 from genepool.weights.checkpoint import Checkpoint
-from genepool.weights.overlay import SkillOnBase, is_skill
+from genepool.weights.skill_file import SkillOnBase, is_skill
 from genepool.weights.source import Weights
 
 Known = Callable[[str], Weights | None]

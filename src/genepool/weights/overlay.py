@@ -1,86 +1,16 @@
-"""A skill file on a base, and tensors that live in memory, as `Weights`."""
+"""Tensors that live in memory, as `Weights`."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genepool.errors import InputError
-from genepool.weights import fingerprint_cache
-from genepool.weights.change_on_base import ChangeOnBase
-from genepool.weights.safetensors_file import SafetensorsFile
 from genepool.weights.source import Weights
-from genepool.weights.tensor_info import TensorInfo, dtype_code, shape_text
+from genepool.weights.tensor_info import TensorInfo, dtype_code
 
 if TYPE_CHECKING:
     import torch
-
-# Keys of a skill file's safetensors metadata; `genepool.skills` writes them, this file reads them.
-SKILL_KEY, FORM_KEY, BASE_KEY, BASE_NAME_KEY = "genepool_skill", "form", "base_fingerprint", "base_name"
-
-
-def is_skill(path: Path) -> bool:
-    """Whether a file is a skill rather than a checkpoint."""
-    return path.is_file() and path.suffix == ".safetensors" and SKILL_KEY in SafetensorsFile(path).metadata
-
-
-class SkillOnBase(ChangeOnBase):
-    """`base` with a dense skill (a file of deltas) added. Tensors the skill does not name stay as they are.
-
-    Raises:
-        InputError: the file is not a dense skill, belongs to another base, or does not fit it.
-    """
-
-    def __init__(self, base: Weights, path: Path, name: str | None = None) -> None:
-        super().__init__(base, name or f"{base.name}+{path}")
-        self.path = Path(path)
-        self._file = SafetensorsFile(self.path)
-        if self._file.metadata.get(FORM_KEY) != "dense":
-            raise InputError(
-                f"a skill of form {self._file.metadata.get(FORM_KEY)!r}",
-                where=path,
-                fix="Dense skills are supported",
-            )
-        expected = self._file.metadata.get(BASE_KEY, "")
-        if expected and expected != base.fingerprint():
-            raise InputError(
-                f"made for another base ({self._file.metadata.get(BASE_NAME_KEY, expected[:12])}), not {base.name}",
-                where=path,
-                fix="Name the base it was extracted from",
-            )
-        for tensor, info in self._file.infos.items():
-            if tensor not in base:
-                raise InputError(f"{base.name} has no such tensor", where=f"{path}:{tensor}", fix="Name its own base")
-            if info.shape != base.info(tensor).shape:
-                raise InputError(
-                    f"shape {shape_text(info.shape)} where the base has {shape_text(base.info(tensor).shape)}",
-                    where=f"{path}:{tensor}",
-                    fix="Name its own base",
-                )
-
-    def changed(self) -> frozenset[str]:
-        """Names of the base's tensors that the skill changes."""
-        return frozenset(self._file.infos)
-
-    def change(self, name: str) -> torch.Tensor:
-        import torch
-
-        return self._file.read(name).to(torch.float32)
-
-    def change_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        import torch
-
-        return self._file.read_rows(name, start, stop).to(torch.float32)
-
-    def fingerprint(self) -> str:
-        skill = fingerprint_cache.cached([self.path], self._hash_skill)
-        return hashlib.sha256(f"skill\x1f{self.base.fingerprint()}\x1f{skill}".encode()).hexdigest()
-
-    def _hash_skill(self) -> str:
-        with open(self.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class TensorWeights(Weights):

@@ -160,8 +160,20 @@ class SafetensorsFile:
         """Fills a buffer with the bytes of rows `start` to `stop`."""
         info = self.infos[name]
         row_bytes = info.matrix[1] * DTYPE_BYTES[info.dtype]
-        offset = self._offsets[name] + start * row_bytes
         assert len(into) == (stop - start) * row_bytes
+        self._fill(into, self._offsets[name] + start * row_bytes)
+
+    def read_entries(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """A run of the tensor's entries in row-major order, `(stop - start,)`, copied into memory of their own."""
+        import torch
+
+        info = self.infos[name]
+        assert 0 <= start <= stop <= info.numel
+        run = torch.empty(stop - start, dtype=torch_dtype(info.dtype))
+        self._fill(tensor_bytes(run), self._offsets[name] + start * DTYPE_BYTES[info.dtype])
+        return run
+
+    def _fill(self, into: memoryview, offset: int) -> None:
         while into:
             count = os.preadv(self._descriptor(), [into], offset)
             if not count:

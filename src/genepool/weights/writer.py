@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,49 +239,3 @@ def write_checkpoint(
         for file, text in (extra_files or {}).items():
             (folder / file).write_text(text)
     return out
-
-
-def write_file(
-    path: Path,
-    infos: Mapping[str, TensorInfo],
-    compute: Callable[[str], torch.Tensor],
-    *,
-    metadata: Mapping[str, str],
-    overwrite: bool = False,
-) -> Path:
-    """Writes one safetensors file, whole or not at all, computing a tensor at a time.
-
-    Args:
-        path: the file.
-        infos: shape and stored type of every tensor.
-        compute: gives a tensor by name, in any float type.
-        metadata: the header's `__metadata__`.
-        overwrite: replace a file that is there.
-
-    Raises:
-        InputError: `path` is taken, or the disk is full.
-    """
-    path = Path(os.path.abspath(path))
-    if path.exists() and not overwrite:
-        raise InputError("the output exists", where=path, fix="Name a new file, or pass --overwrite")
-    if path.is_dir():
-        raise InputError("the output is a folder", where=path, fix="Name a file ending in .safetensors")
-    with staging.reporting_full_disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    folder = staging.staging_path(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        with staging.reporting_full_disk(path):
-            folder.mkdir()
-            writer = ShardedWriter(folder, infos, shard_bytes=2**62, metadata=metadata)
-            with progress.bar(f"writing {path.name}", len(infos), "tensors") as bar:
-                for name, info in infos.items():
-                    writer.write(name, compute(name).to(torch_dtype(info.dtype)))
-                    bar.advance()
-            writer.sync()
-            writer.close()
-            os.replace(folder / SINGLE_FILE, path)
-            staging.sync_folder(path.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return path

@@ -1,0 +1,100 @@
+"""What a skill file says about its skill, beside the change itself: where it comes from and how good it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+from genepool.errors import InputError
+from genepool.weights.skill_file import (
+    BASE_KEY,
+    BASE_NAME_KEY,
+    FORM_KEY,
+    SKILL_KEY,
+    TENSORS_KEY,
+    VERSION,
+    SkillFile,
+    metadata_text,
+)
+
+_TEXTS, _OBJECTS = ("name", "description", "licence"), ("lineage", "training", "scores")
+# What a header may say in all; the table of tensors comes on top.
+_MOST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known about a skill.
+
+    Attributes:
+        base_fingerprint, base_name: the model it is relative to.
+        name, description, licence: in words; "" when nothing was said. A licence is best an SPDX identifier.
+        lineage: {"operation", "arguments", "parents", "models", "genepool"}: what made it of what. Parents are skills,
+            by the SHA-256 of their files; models are [{"name", "fingerprint"}].
+        training: what is known of how the ability was learned (data fingerprint, steps, learning rate), free.
+        scores: ability -> mean score of base + skill.
+        error: share of the change's size (Frobenius norm) lost in storing it; None when nothing was.
+    """
+
+    base_fingerprint: str = ""
+    base_name: str = ""
+    name: str = ""
+    description: str = ""
+    licence: str = ""
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    error: float | None = None
+
+    @classmethod
+    def of(cls, skill: SkillFile) -> Header:
+        """Reads it from a file.
+
+        Raises:
+            InputError: one of its fields is not what it should be.
+        """
+        found: dict[str, Any] = {key: skill.metadata.get(key, "") for key in _TEXTS}
+        for key in _OBJECTS:
+            try:
+                found[key] = json.loads(skill.metadata.get(key, "{}"))
+            except (ValueError, RecursionError):
+                found[key] = None
+            if not isinstance(found[key], dict):
+                raise InputError(
+                    f"its {key} is not a JSON object", where=skill.path, fix="Make or fetch the skill again"
+                )
+        try:
+            error = float(skill.metadata["error"]) if "error" in skill.metadata else None
+        except ValueError:
+            error = None
+        return cls(skill.base_fingerprint, skill.base_name, **found, error=error)
+
+    def made_by(self, operation: str, **lineage: Any) -> Header:
+        """The header of what an operation makes: the words and the base stay, scores and errors are measured anew.
+
+        Args:
+            operation: its name, as on the command line.
+            lineage: "arguments", "parents", "models".
+        """
+        made = {"operation": operation, **{k: v for k, v in lineage.items() if v}, "genepool": version("genepool")}
+        return replace(self, lineage=made, scores={}, error=None)
+
+    def metadata(self, form: str, tensors: Mapping[str, Any]) -> dict[str, str]:
+        """The strings of the file's header."""
+        found = {
+            SKILL_KEY: str(VERSION),
+            FORM_KEY: form,
+            BASE_KEY: self.base_fingerprint,
+            BASE_NAME_KEY: self.base_name,
+            **{key: str(getattr(self, key)) for key in _TEXTS if getattr(self, key)},
+            **{key: metadata_text(getattr(self, key)) for key in _OBJECTS if getattr(self, key)},
+        }
+        if self.error is not None:
+            found["error"] = f"{self.error:.3g}"
+        size = sum(len(json.dumps(text, ensure_ascii=False).encode()) for text in found.values())
+        if size > _MOST_BYTES:
+            raise InputError(f"what is said about the skill takes {size} bytes", fix="Keep it under a megabyte")
+        return {**found, TENSORS_KEY: metadata_text(tensors)}

@@ -1,0 +1,265 @@
+"""Writes changes as a skill file, in any form, tensor by tensor and several at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from genepool import progress
+from genepool.errors import InputError
+from genepool.merging.kernels.reading import is_finite
+from genepool.merging.memory import MemoryGate
+from genepool.skills.changes import Changes, block_rows
+from genepool.skills.header import Header
+from genepool.threads import core_count, torch_threads
+from genepool.weights.appending import AppendingWriter, appending, check_file
+from genepool.weights.encodings import Encoded, Encoding, Entry, encodings
+from genepool.weights.encodings.encoding import in_memory
+from genepool.weights.skill_file import SAMPLE, part_name, sample
+
+if TYPE_CHECKING:
+    import torch
+
+# What one change in work takes beside its parts, in bytes an entry: the change, what it is computed from, a copy.
+_ENTRY_BYTES = 16
+_MEMORY = 1 << 29
+
+
+class Choose(Protocol):
+    """Decides how a tensor's change is stored."""
+
+    def __call__(self, name: str, shape: tuple[int, ...], stored: tuple[Encoding, Entry] | None) -> Choice:
+        """See `Choice`; `stored` is how it is stored already, where it is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a tensor's change is stored: by an encoding and its settings, as it is stored already, or not at all."""
+
+    kind: str | None
+    settings: Mapping[str, Any]
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it is taken over as it is stored."""
+        return self.kind == "as stored"
+
+
+AS_STORED = Choice("as stored", {})
+LEFT_OUT = Choice(None, {})
+
+
+@dataclass(frozen=True)
+class Written:
+    """A skill file that was written.
+
+    Attributes:
+        path: the file.
+        nbytes: its size.
+        tensors: how many tensors change.
+        entries: how many entries those have.
+        error: share of the change's size (Frobenius norm) that was lost in storing it.
+    """
+
+    path: Path
+    nbytes: int
+    tensors: int
+    entries: int
+    error: float
+
+
+def write_skill(
+    changes: Changes,
+    out: str | Path,
+    form: str,
+    choose: Choose,
+    header: Header,
+    *,
+    overwrite: bool = False,
+    threads: int | None = None,
+) -> Written:
+    """Writes changes as a skill file, whole or not at all. Tensors that do not change are left out.
+
+    Args:
+        changes: what to write.
+        out: the file, ending in .safetensors.
+        form: what its header calls it: dense, sparse, low-rank or packed.
+        choose: how each tensor is stored.
+        header: what is known about the skill; its error is filled in.
+        overwrite: replace a file that is there.
+        threads: how many tensors are worked on at once; the processor's cores, at most 8, when None.
+
+    Raises:
+        InputError: nothing changes, a change is not finite, or the file cannot be written.
+    """
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise InputError("a skill is a .safetensors file", where=out, fix=f"Name it {out.name}.safetensors")
+    check_file(out, overwrite=overwrite)
+    names = changes.names()
+    threads = threads or min(8, core_count())
+    room = sum(len(name) + 120 for name in names) + (1 << 20) + (1 << 16)
+    stored_names = [part_name(name, f"{'x' * 16}.{i}") for name in names for i in range(8)]
+    with appending(out, stored_names, metadata_bytes=room, overwrite=overwrite) as writer:
+        work = _Work(changes, choose, writer)
+        memory = MemoryGate(max(_MEMORY, *(work.nbytes(name) for name in names)) if names else _MEMORY)
+        stopped = threading.Event()
+
+        def one(name: str) -> tuple[str, _Done | None]:
+            if stopped.is_set():
+                return name, None
+            with memory.held(work.nbytes(name)):
+                found = work.store(name)
+            bar.advance(_numel(changes, name))
+            return name, found
+
+        done: dict[str, _Done] = {}
+        total = sum(_numel(changes, name) for name in names)
+        with (
+            progress.bar(f"writing {out.name}", total, "entries") as bar,
+            torch_threads(1),
+            ThreadPoolExecutor(threads) as pool,
+        ):
+            futures = [pool.submit(one, name) for name in sorted(names, key=lambda n: -_numel(changes, n))]
+            try:
+                for future in as_completed(futures):
+                    name, found = future.result()
+                    if found is not None:
+                        done[name] = found
+            except BaseException:
+                stopped.set()
+                for future in futures:
+                    future.cancel()
+                raise
+        table = {name: done[name].settings for name in names if name in done and done[name].settings}
+        if not table:
+            against = changes.base.name if changes.base is not None else "its base"
+            raise InputError(f"{changes.name} does not differ from {against}", where=out, fix="Name a fine-tune")
+        if changes.base is not None:
+            import torch
+
+            writer.write(SAMPLE, torch.stack([sample(changes.base, name) for name in table]))
+        size = sum(found.size for found in done.values())
+        lost = sum(found.lost for found in done.values())
+        error = (lost / size) ** 0.5 if size > 0 else 0.0
+        writer.close(replace(header, error=error or None).metadata(form, table))
+    entries = sum(_numel(changes, name) for name in table)
+    return Written(out, out.stat().st_size, len(table), entries, error)
+
+
+@dataclass(frozen=True)
+class _Done:
+    settings: Mapping[str, Any]
+    size: float
+    lost: float
+
+
+class _Work:
+    """Stores one tensor after the other; used by several threads."""
+
+    def __init__(self, changes: Changes, choose: Choose, writer: AppendingWriter) -> None:
+        self.changes, self.choose, self.writer = changes, choose, writer
+
+    def nbytes(self, name: str) -> int:
+        """About what storing it takes."""
+        return _ENTRY_BYTES * _numel(self.changes, name)
+
+    def store(self, name: str) -> _Done | None:
+        """Writes one tensor's parts; None when it does not change."""
+        stored = self.changes.stored(name)
+        shape = self.changes.shape(name)
+        choice = self.choose(name, shape, stored)
+        if choice.kind is None:
+            return self._left_out(name)
+        if choice.keeps:
+            assert stored is not None
+            encoding, entry = stored
+            for part in entry.parts:
+                self.writer.write(part_name(name, part), entry.whole(part))
+            own = {key: value for key, value in entry.settings.items() if key not in ("shape", "kind")}
+            return _Done({"shape": list(shape), "kind": encoding.kind, **own}, 0.0, 0.0)
+        if not self.changes.moves(name):
+            return None
+        encoding = encodings()[choice.kind]
+        layout = encoding.layout(shape, choice.settings)
+        if layout is not None:
+            return self._by_rows(name, encoding, choice, layout)
+        if encoding.by_rows:
+            encoded, size, lost = self._joined(name, encoding, choice)
+        else:
+            change = self._checked(name, self.changes.change(name))
+            encoded = encoding.encode(change, **choice.settings)
+            back = encoding.decode(in_memory(name, shape, encoded), 0, change.shape[0])
+            size, lost = _square(change), _square(back.sub_(change))
+        if size == 0:
+            return None
+        for part, tensor in encoded.parts.items():
+            self.writer.write(part_name(name, part), tensor)
+        return _Done(self._settings(shape, encoding, encoded.settings), size, lost)
+
+    def _by_rows(self, name: str, encoding: Encoding, choice: Choice, layout: Mapping[str, Any]) -> _Done:
+        for part, info in layout.items():
+            self.writer.reserve(part_name(name, part), info)
+        size = lost = 0.0
+        settings: Mapping[str, Any] = {}
+        shape = self.changes.shape(name)
+        for start, stop in block_rows(*self.changes.matrix(name)):
+            rows = self._checked(name, self.changes.change_rows(name, start, stop))
+            encoded = encoding.encode(rows, **choice.settings)
+            settings = encoded.settings
+            for part, tensor in encoded.parts.items():
+                self.writer.write_rows(part_name(name, part), start, tensor)
+            size += _square(rows)
+            lost += self._lost(encoding, encoded, rows)
+        return _Done(self._settings(shape, encoding, settings), size, lost)
+
+    def _joined(self, name: str, encoding: Encoding, choice: Choice) -> tuple[Encoded, float, float]:
+        """Encodes block by block and puts the parts below each other."""
+        blocks = []
+        size = lost = 0.0
+        rows, columns = self.changes.matrix(name)
+        for start, stop in block_rows(rows, columns):
+            change = self._checked(name, self.changes.change_rows(name, start, stop))
+            blocks.append(encoding.encode(change, **choice.settings))
+            size += _square(change)
+            lost += self._lost(encoding, blocks[-1], change)
+        return encoding.join(blocks, columns), size, lost
+
+    def _lost(self, encoding: Encoding, encoded: Encoded, rows: torch.Tensor) -> float:
+        if encoding.kind == "dense" and encoded.parts[""].dtype == rows.dtype:
+            return 0.0
+        back = encoding.decode(in_memory("", tuple(rows.shape), encoded), 0, rows.shape[0])
+        return _square(back.sub_(rows))
+
+    def _left_out(self, name: str) -> _Done | None:
+        size = 0.0
+        for start, stop in block_rows(*self.changes.matrix(name)):
+            size += _square(self._checked(name, self.changes.change_rows(name, start, stop)))
+        # Counted among what is lost, and not stored.
+        return _Done({}, size, size) if size else None
+
+    def _checked(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        if not is_finite(rows):
+            raise InputError(
+                "the change is NaN or infinite", where=f"{self.changes.name}:{name}", fix="Mend or leave out the model"
+            )
+        return rows
+
+    @staticmethod
+    def _settings(shape: tuple[int, ...], encoding: Encoding, own: Mapping[str, Any]) -> dict[str, Any]:
+        return {"shape": list(shape), "kind": encoding.kind, **own}
+
+
+def _square(values: torch.Tensor) -> float:
+    flat = values.reshape(-1)
+    return float(flat @ flat)
+
+
+def _numel(changes: Changes, name: str) -> int:
+    rows, columns = changes.matrix(name)
+    return rows * columns

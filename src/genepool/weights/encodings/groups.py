@@ -1,0 +1,94 @@
+"""Whole numbers of 2, 4 or 8 bits, with a scale for every few entries of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from genepool.weights.encodings.bits import WIDTHS, pack, packed_width, unpack
+from genepool.weights.encodings.encoding import Encoded, Encoding, Entry
+from genepool.weights.tensor_info import TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+# Entries that share a scale, as most int4 formats have it.
+GROUP = 64
+# By bits: what stands for zero, and the largest code. Two bits have no zero: four levels lose less than three.
+_LEVELS = {8: (127.0, 254), 4: (7.0, 14), 2: (1.5, 3)}
+# Shares of the range that covers the largest entry, of which each group takes the one of least squared error: few
+# levels do better when they leave the largest entries to be clipped.
+_SHARES = {8: (1.0,), 4: (1.0, 0.9, 0.8, 0.7), 2: (1.0, 0.85, 0.7, 0.6, 0.5)}
+
+
+class Groups(Encoding):
+    """`codes` packed into bytes, `scales` in bfloat16, whose range is that of float32."""
+
+    kind = "groups"
+    form = "packed"
+
+    def encode(self, change: torch.Tensor, *, bits: int = 4, group: int = GROUP, **_: Any) -> Encoded:
+        codes, scales = quantise(change, bits, group)
+        return Encoded({"codes": codes, "scales": scales}, {"bits": bits, "group": group})
+
+    def decode(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
+        codes, scales = entry.parts["codes"].rows(start, stop), entry.parts["scales"].rows(start, stop)
+        return dequantise(codes, scales, entry.matrix[1], entry.settings["bits"], entry.settings["group"])
+
+    def check(self, entry: Entry) -> None:
+        rows, columns = entry.matrix
+        bits, group = entry.whole_number("bits", 2, 8), entry.whole_number("group", 1, 1 << 30)
+        if bits not in WIDTHS:
+            raise entry.broken(f"its numbers have {bits} bits")
+        entry.expect("codes", (rows, packed_width(columns, bits)), "U8")
+        entry.expect("scales", (rows, -(-columns // group)), "BF16")
+
+    def layout(self, shape: tuple[int, ...], settings: Mapping[str, Any]) -> dict[str, TensorInfo]:
+        rows, columns = TensorInfo(shape, "F32").matrix
+        bits, group = settings.get("bits", 4), settings.get("group", GROUP)
+        return {
+            "codes": TensorInfo((rows, packed_width(columns, bits)), "U8"),
+            "scales": TensorInfo((rows, -(-columns // group)), "BF16"),
+        }
+
+
+def quantise(values: torch.Tensor, bits: int, group: int = GROUP) -> tuple[torch.Tensor, torch.Tensor]:
+    """Packed codes `(rows, packed_width)` uint8 and scales `(rows, groups)` bfloat16 of `(rows, columns)` float32."""
+    import torch
+
+    zero, largest = _LEVELS[bits]
+    rows, columns = values.shape
+    full = torch.nn.functional.pad(values, (0, -columns % group)).reshape(rows, -1, group)
+    reach = full.abs().amax(2, keepdim=True) / zero
+    best: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    for share in _SHARES[bits]:
+        # Codes are chosen for the scale as it is stored.
+        scale = (share * reach).to(torch.bfloat16)
+        wide = scale.float()
+        codes = (full / torch.where(wide > 0, wide, 1.0)).add_(zero).round_().clamp_(0, largest)
+        if len(_SHARES[bits]) == 1:
+            best = codes, scale, codes
+            break
+        error = ((codes - zero) * wide - full).square_().sum(2, keepdim=True)
+        if best is None:
+            best = codes, scale, error
+            continue
+        better = error < best[2]
+        best = (
+            torch.where(better, codes, best[0]),
+            torch.where(better, scale, best[1]),
+            torch.where(better, error, best[2]),
+        )
+    assert best is not None
+    flat = best[0].to(torch.uint8).reshape(rows, -1)[:, :columns]
+    return pack(flat.contiguous(), bits), best[1].squeeze(2).contiguous()
+
+
+def dequantise(codes: torch.Tensor, scales: torch.Tensor, columns: int, bits: int, group: int) -> torch.Tensor:
+    """The values again, `(rows, columns)` float32."""
+    import torch
+
+    zero, _ = _LEVELS[bits]
+    values = unpack(codes, columns, bits).to(torch.float32).sub_(zero)
+    wide = scales.float().repeat_interleave(group, 1)[:, :columns]
+    return values.mul_(wide)

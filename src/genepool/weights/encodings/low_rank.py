@@ -1,0 +1,55 @@
+"""A product of two factors, which is what a LoRA adapter holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from genepool.weights.encodings.encoding import Encoded, Encoding, Entry
+from genepool.weights.tensor_info import torch_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+
+class LowRank(Encoding):
+    """`factor * left @ right`. The factor is kept apart, so that an adapter's matrices are stored as they are."""
+
+    kind = "low-rank"
+    form = "low-rank"
+    by_rows = False
+
+    def encode(self, change: torch.Tensor, *, rank: int = 16, dtype: str = "F32", **_: Any) -> Encoded:
+        """The best approximation of a rank, or for large matrices one within a fraction of a percent of it."""
+        import torch
+
+        from genepool.spectral import low_rank
+
+        # The start of the range finder is drawn for the shape alone: the same change gives the same factors.
+        factors, _exact = low_rank(change, rank, torch.Generator().manual_seed(0))
+        left, values, right = factors
+        root = values.sqrt()
+        return self.of_factors((left * root).to(torch_dtype(dtype)), (root[:, None] * right).to(torch_dtype(dtype)))
+
+    def of_factors(self, left: torch.Tensor, right: torch.Tensor, factor: float = 1.0) -> Encoded:
+        """What an adapter holds: `(rows, rank)` and `(rank, columns)` in one float type."""
+        return Encoded({"left": left.contiguous(), "right": right.contiguous()}, {"factor": factor})
+
+    def decode(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
+        import torch
+
+        right = entry.kept("right", lambda: entry.whole("right").to(torch.float32))
+        product: torch.Tensor = entry.parts["left"].rows(start, stop).to(torch.float32) @ right
+        return product.mul_(entry.settings.get("factor", 1.0))
+
+    def scaled(self, entry: Entry, factor: float) -> Entry:
+        return replace(entry, settings={**entry.settings, "factor": factor * entry.settings.get("factor", 1.0)})
+
+    def check(self, entry: Entry) -> None:
+        rows, columns = entry.matrix
+        left = entry.expect("left", (rows, None), "F32", "F16", "BF16")
+        entry.expect("right", (left.shape[1], columns), "F32", "F16", "BF16")
+        factor = entry.settings.get("factor", 1.0)
+        if not isinstance(factor, int | float) or not math.isfinite(factor):
+            raise entry.broken(f"its factor is {factor!r}")

@@ -1,0 +1,45 @@
+"""One bit an entry: its sign, times the mean magnitude of its row (Liu et al., BitDelta, arXiv:2402.10193)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from genepool.weights.encodings.bits import pack_bits, unpack_bits
+from genepool.weights.encodings.encoding import Encoded, Encoding, Entry, TensorPart
+from genepool.weights.tensor_info import TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Signs(Encoding):
+    """The mean magnitude is the scale of least squared error. BitDelta has one for a matrix; one for each row costs
+    32 bits more a row and loses less."""
+
+    kind = "signs"
+    form = "packed"
+
+    def encode(self, change: torch.Tensor, **_: Any) -> Encoded:
+        return Encoded({"bits": pack_bits(change >= 0), "scales": change.abs().mean(1)})
+
+    def decode(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
+        import torch
+
+        positive = unpack_bits(entry.parts["bits"].rows(start, stop), entry.matrix[1])
+        scales = entry.parts["scales"].entries(start, stop)[:, None]
+        return torch.where(positive, scales, -scales)
+
+    def scaled(self, entry: Entry, factor: float) -> Entry:
+        scales = TensorPart(factor * entry.whole("scales"))
+        return replace(entry, parts={**entry.parts, "scales": scales}, recent=None)
+
+    def check(self, entry: Entry) -> None:
+        rows, columns = entry.matrix
+        entry.expect("bits", (rows, -(-columns // 8)), "U8")
+        entry.expect("scales", (rows,), "F32")
+
+    def layout(self, shape: tuple[int, ...], settings: Mapping[str, Any]) -> dict[str, TensorInfo]:
+        rows, columns = TensorInfo(shape, "F32").matrix
+        return {"bits": TensorInfo((rows, -(-columns // 8)), "U8"), "scales": TensorInfo((rows,), "F32")}

@@ -1,0 +1,268 @@
+"""Skill files: one safetensors file with the change a fine-tune made, in any form, and what is known about it.
+
+The header's `__metadata__` holds strings only, some of them JSON:
+
+    genepool_skill    "1", the version of this layout
+    form              dense, sparse, low-rank or packed: how the weight matrices are stored
+    base_fingerprint  of the model the change is relative to
+    base_name         what that model was called
+    tensors           JSON: tensor -> {"shape": [..], "kind": "low-rank", ..settings}; see `genepool.weights.encodings`
+    error             share of the change's size (Frobenius norm) that this form lost, "0.0123"; absent when nothing
+    lineage, training, scores, licence, name, description
+                      JSON or text; see `genepool.skills.header`
+
+A change of TENSOR is in the stored tensors `TENSOR` (dense) or `TENSOR#part`; `#base_sample` holds a few of the base's
+values, by which the distance of another base is told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genepool import seeding
+from genepool.errors import InputError
+from genepool.weights import fingerprint_cache
+from genepool.weights.change_on_base import ChangeOnBase
+from genepool.weights.encodings import Encoding, Entry, encodings
+from genepool.weights.encodings.encoding import Recent
+from genepool.weights.safetensors_file import SafetensorsFile
+from genepool.weights.source import Weights
+from genepool.weights.tensor_info import TensorInfo, shape_text
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = 1
+SKILL_KEY, FORM_KEY, BASE_KEY, BASE_NAME_KEY, TENSORS_KEY = (
+    "genepool_skill", "form", "base_fingerprint", "base_name", "tensors",
+)  # fmt: skip
+FORMS = ("dense", "sparse", "low-rank", "packed")
+SAMPLE = "#base_sample"
+# Values of each tensor of the base that a skill file keeps.
+SAMPLED = 16
+_DAMAGED = "The skill file is damaged: make or fetch it again"
+
+
+@dataclass(frozen=True)
+class _FilePart:
+    """A part that is read from the file when it is asked for."""
+
+    file: SafetensorsFile
+    stored: str
+
+    @property
+    def info(self) -> TensorInfo:
+        return self.file.infos[self.stored]
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return self.file.read_rows(self.stored, start, stop)
+
+    def entries(self, start: int, stop: int) -> torch.Tensor:
+        return self.file.read_entries(self.stored, start, stop)
+
+
+def is_skill(path: Path) -> bool:
+    """Whether a file is a skill rather than a checkpoint."""
+    return path.is_file() and path.suffix == ".safetensors" and SKILL_KEY in SafetensorsFile(path).metadata
+
+
+def part_name(tensor: str, part: str) -> str:
+    """What a part of a tensor's change is called in the file."""
+    return f"{tensor}#{part}" if part else tensor
+
+
+class SkillFile:
+    """The change in a skill file, without its base.
+
+    Attributes:
+        path: the file.
+        metadata: the header's strings.
+        form: dense, sparse, low-rank or packed.
+        base_fingerprint, base_name: the model it is relative to.
+
+    Raises:
+        InputError: no skill, a damaged one, or one that a newer genepool wrote.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file = SafetensorsFile(self.path)
+        self.metadata = self._file.metadata
+        version = self.metadata.get(SKILL_KEY)
+        if version is None:
+            raise InputError("not a skill file", where=path, fix="Make one with genepool skill extract")
+        if version != str(VERSION):
+            raise InputError(f"a skill file of version {version!r}", where=path, fix="Use a newer genepool to read it")
+        self.form = self.metadata.get(FORM_KEY, "")
+        if self.form not in FORMS:
+            raise InputError(f"a skill of form {self.form!r}", where=path, fix="Known: " + ", ".join(FORMS))
+        self.base_fingerprint = self.metadata.get(BASE_KEY, "")
+        self.base_name = self.metadata.get(BASE_NAME_KEY, "")
+        self._recent = Recent()
+        self._entries = self._read_entries()
+
+    def _read_entries(self) -> dict[str, tuple[Encoding, Entry]]:
+        try:
+            table = json.loads(self.metadata.get(TENSORS_KEY, ""))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"its table of tensors is not JSON ({error})", where=self.path, fix=_DAMAGED) from None
+        if not isinstance(table, dict):
+            raise InputError("its table of tensors is not a JSON object", where=self.path, fix=_DAMAGED)
+        parts: dict[str, dict[str, _FilePart]] = {}
+        for stored in self._file.infos:
+            tensor, _, part = (stored, "", "") if stored in table or "#" not in stored else stored.rpartition("#")
+            if tensor:
+                parts.setdefault(tensor, {})[part] = _FilePart(self._file, stored)
+        found = {}
+        for name, settings in table.items():
+            where = f"{self.path}:{name}"
+            shape = settings.get("shape") if isinstance(settings, dict) else None
+            if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
+                raise InputError("its shape is not a list of whole numbers", where=where, fix=_DAMAGED)
+            kind = encodings().get(str(settings.get("kind")))
+            if kind is None:
+                raise InputError(f"stored as {settings.get('kind')!r}", where=where, fix="Use a newer genepool")
+            entry = Entry(where, tuple(shape), settings, parts.pop(name, {}), self._recent)
+            kind.check(entry)
+            found[name] = kind, entry
+        if parts:
+            raise InputError("is stored and not in the table", where=f"{self.path}:{next(iter(parts))}", fix=_DAMAGED)
+        return found
+
+    def names(self) -> tuple[str, ...]:
+        """The tensors it changes."""
+        return tuple(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one of them."""
+        return self._entries[name][1].shape
+
+    def stored(self, name: str) -> tuple[Encoding, Entry]:
+        """How a tensor's change is stored."""
+        return self._entries[name]
+
+    def change_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows of the change of a tensor as a matrix, `(stop - start, columns)` float32."""
+        encoding, entry = self._entries[name]
+        return encoding.decode(entry, start, stop)
+
+    def change(self, name: str) -> torch.Tensor:
+        """The change of a tensor, float32, of its shape."""
+        shape = self.shape(name)
+        return self.change_rows(name, 0, TensorInfo(shape, "F32").matrix[0]).reshape(shape)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Size of the file."""
+        return self.path.stat().st_size
+
+    def digest(self) -> str:
+        """SHA-256 of the file, hex; remembered."""
+        return fingerprint_cache.cached([self.path], self._hash)
+
+    def _hash(self) -> str:
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def distance_to(self, base: Weights) -> float | None:
+        """How far a model is from the skill's own base, as a share of its size, estimated from the sampled values.
+
+        Returns:
+            None when the file holds no sample, or the model lacks the tensors.
+        """
+        import torch
+
+        stored = self._file.infos.get(SAMPLE)
+        names = self.names()
+        if stored is None or stored.dtype != "F32" or stored.shape != (len(names), SAMPLED):
+            return None
+        if any(name not in base or base.info(name).shape != self.shape(name) for name in names):
+            return None
+        own = self._file.read(SAMPLE).double()
+        other = torch.stack([sample(base, name) for name in names]).double()
+        # Each tensor's sample stands for all of its entries.
+        share = torch.tensor([float(base.info(name).numel) for name in names], dtype=torch.float64)[:, None]
+        size = float((share * own.square()).sum())
+        return (float((share * (own - other).square()).sum()) / size) ** 0.5 if size > 0 else None
+
+    def belongs_to(self, base: Weights) -> bool:
+        """Whether it was made for this model."""
+        return not self.base_fingerprint or self.base_fingerprint == base.fingerprint()
+
+
+def sample(base: Weights, name: str) -> torch.Tensor:
+    """A few values of a tensor, `(SAMPLED,)` float32, at places drawn for its name and size."""
+    import torch
+
+    info = base.info(name)
+    out = torch.zeros(SAMPLED)
+    if info.numel == 0:
+        return out
+    rows, columns = info.matrix
+    generator = seeding.numpy_generator(0, "base sample", name, info.numel)
+    for i, place in enumerate(generator.integers(0, rows * columns, SAMPLED).tolist()):
+        row = place // columns
+        out[i] = float(base.read_rows(name, row, row + 1)[0, place % columns])
+    return out
+
+
+class SkillOnBase(ChangeOnBase):
+    """`base` with the change in a skill file added. Tensors the skill does not name stay as they are.
+
+    Args:
+        base: the model.
+        path: the skill file.
+        name: what the user calls the whole.
+        force: take a base other than the skill's own, as long as the shapes fit.
+
+    Raises:
+        InputError: no skill, one of another base, or one that does not fit.
+    """
+
+    def __init__(self, base: Weights, path: Path, name: str | None = None, *, force: bool = False) -> None:
+        super().__init__(base, name or f"{base.name}+{path}")
+        self.path = Path(path)
+        self.skill = SkillFile(self.path)
+        for tensor in self.skill.names():
+            if tensor not in base:
+                raise InputError(f"{base.name} has no such tensor", where=f"{path}:{tensor}", fix="Name its own base")
+            if self.skill.shape(tensor) != base.info(tensor).shape:
+                raise InputError(
+                    f"shape {shape_text(self.skill.shape(tensor))} where {base.name} has "
+                    f"{shape_text(base.info(tensor).shape)}",
+                    where=f"{path}:{tensor}",
+                    fix="Name its own base",
+                )
+        if not force and not self.skill.belongs_to(base):
+            distance = self.skill.distance_to(base)
+            far = "" if distance is None else f"; the bases are {distance:.1%} of their size apart"
+            raise InputError(
+                f"made for another base ({self.skill.base_name or self.skill.base_fingerprint[:12]}), "
+                f"not {base.name}{far}",
+                where=path,
+                fix="Name the base it was extracted from, or apply it with `skill apply --force`",
+            )
+
+    def changed(self) -> frozenset[str]:
+        """Names of the base's tensors that the skill changes."""
+        return frozenset(self.base.aliases().get(name, name) for name in self.skill.names())
+
+    def change(self, name: str) -> torch.Tensor:
+        return self.skill.change(name)
+
+    def change_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        return self.skill.change_rows(name, start, stop)
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"skill\x1f{self.base.fingerprint()}\x1f{self.skill.digest()}".encode()).hexdigest()
+
+
+def metadata_text(settings: Mapping[str, Any]) -> str:
+    """JSON as the header holds it."""
+    return json.dumps(settings, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
