@@ -31,6 +31,16 @@ class FormName(StrEnum):
     packed = "packed"
 
 
+class Target(StrEnum):
+    """What a skill can be stored as."""
+
+    dense = "dense"
+    sparse = "sparse"
+    low_rank = "low-rank"
+    packed = "packed"
+    peft = "peft"
+
+
 class Packing(StrEnum):
     """The kinds of a packed skill."""
 
@@ -106,8 +116,8 @@ def extract(
 
 def convert(
     skill: SkillArgument,
-    to: Annotated[FormName, typer.Option(help="The form to store it in.")],
-    out: OutOption,
+    to: Annotated[Target, typer.Option(help="The form to store it in; peft is the folder of a LoRA adapter.")],
+    out: Annotated[Path, typer.Option("--out", help="The skill file to write, or with --to peft the folder.")],
     base: BaseOption = None,
     rank: RankOption = None,
     packing: Annotated[Packing, typer.Option(help="With --to packed.")] = Packing.groups,
@@ -125,10 +135,20 @@ def convert(
         genepool skill convert reverse.safetensors --to low-rank --rank 16 --out reverse-r16.safetensors
 
         genepool skill convert my-lora/ --base base/ --to low-rank --out my-lora.safetensors
+
+        genepool skill convert my-lora.safetensors --base base/ --to peft --out my-lora/
     """
     options.begin(quiet)
     changes = _open(skill, base, allow_pickle)
-    form = _form(to, dtype, rank, packing, bits)
+    if to is Target.peft:
+        from genepool.errors import InputError
+        from genepool.skills import write_peft
+
+        if base is None or changes.base is None:
+            raise InputError("an adapter needs its base", where="--base", fix="Name the model the skill belongs to")
+        _say(write_peft(changes, changes.base, base, out, rank=rank, overwrite=overwrite), changes, json_output)
+        return
+    form = _form(FormName(to.value), dtype, rank, packing, bits)
     _store(changes, out, form, "convert", _settings(form), overwrite, json_output)
 
 
@@ -195,7 +215,7 @@ def scale(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Multiply a skill by a factor; it keeps its form where that loses nothing.
+    """Multiply a skill by a factor. It keeps its form, and nothing is lost.
 
     [bold]Example[/bold]
 

@@ -1,17 +1,18 @@
 """In which form a PEFT adapter can hold the change of each tensor of a model, told by the kind of its module.
 
 The model is built from its config without memory for its weights, so that a router or a position table that only looks
-like a linear layer is known for what it is; names and shapes decide where that is not possible. Used by `as_lora`.
+like a linear layer is known for what it is; names and shapes decide where that is not possible. Used by `as_lora`, and
+where skills become adapters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from genepool.merging.layout import OutputTensor
-from genepool.weights import Weights
+from genepool.weights import Role, TensorInfo, Weights
 
 # linear, transposed, embedding: a product of two factors, for weights stored (out, in), (in, out), (tokens, width).
 # whole: with the rest of its module, as one of `modules_to_save`. bias: as one of the biases of the base. none: not.
@@ -36,37 +37,37 @@ class Form:
     reason: str = ""
 
 
-def adapter_form(out: OutputTensor, base: Weights, modules: Mapping[str, str]) -> Form:
+def adapter_form(name: str, info: TensorInfo, role: Role, base: Weights, modules: Mapping[str, str]) -> Form:
     """The form of one tensor's change.
 
     Args:
-        out: the tensor.
+        name, info, role: the tensor.
         base: what the adapter will be put on.
         modules: module -> kind, as from `module_kinds`; empty when not known.
     """
     config = base.config or {}
-    module, _, leaf = out.name.rpartition(".")
+    module, _, leaf = name.rpartition(".")
     known = modules.get(module)
     if modules and known is None:
         return Form("none", module, "transformers builds no module of this name, so PEFT finds none")
-    axes = len(out.info.shape)
+    axes = len(info.shape)
     if leaf == "weight" and axes == 2 and known != "other":
         linear = "transposed" if config.get("model_type") in _TRANSPOSED_MODELS else "linear"
-        kind = known or ("embedding" if out.role.part == "embedding" else linear)
-        if kind == "embedding" and _tied(out, base):
+        kind = known or ("embedding" if role.part == "embedding" else linear)
+        if kind == "embedding" and _tied(name, info, base):
             return Form("none", module, "PEFT cannot adapt an embedding that is the head too")
         return Form(kind, module)  # type: ignore[arg-type]
-    if leaf == "bias" and axes == 1 and (known in FACTORED or (known is None and out.role.part != "norm")):
+    if leaf == "bias" and axes == 1 and (known in FACTORED or (known is None and role.part != "norm")):
         return Form("bias", module)
-    if axes == 1 and module and (known == "other" or out.role.part == "norm"):
+    if axes == 1 and module and (known == "other" or role.part == "norm"):
         return Form("whole", module)
     return Form("none", module, "PEFT has no adapter for this kind of tensor")
 
 
-def _tied(out: OutputTensor, base: Weights) -> bool:
+def _tied(name: str, info: TensorInfo, base: Weights) -> bool:
     config = base.config or {}
-    words = config.get("vocab_size") in (None, out.info.shape[0])
-    return out.name in base.aliases().values() or (bool(config.get("tie_word_embeddings")) and words)
+    words = config.get("vocab_size") in (None, info.shape[0])
+    return name in base.aliases().values() or (bool(config.get("tie_word_embeddings")) and words)
 
 
 def task_type(config: Mapping[str, Any] | None) -> str | None:
@@ -106,3 +107,54 @@ def module_kinds(config: Mapping[str, Any] | None) -> dict[str, str]:
         name: next((word for kind_of, word in classes if isinstance(module, kind_of)), "other")
         for name, module in model.named_modules()
     }
+
+
+def adapter_config(
+    base: Weights,
+    reference: tuple[str, str | None],
+    factored: Mapping[str, tuple[int, float]],
+    *,
+    whole: Collection[str],
+    biases: bool,
+    transposed: bool,
+) -> dict[str, Any]:
+    """adapter_config.json, as PEFT writes it.
+
+    Args:
+        base: what the adapter belongs to.
+        reference: how PEFT finds the base again: a path or hub name, and a revision.
+        factored: module -> (rank, alpha) of its factors; at least one.
+        whole: modules that go along whole.
+        biases: whether the base's biases go along.
+        transposed: whether the factored layers store their weights as (in, out).
+    """
+    rank = max(rank for rank, _ in factored.values())
+    counts = Counter(alpha for of, alpha in factored.values() if of == rank)
+    alpha = counts.most_common(1)[0][0]
+    return {
+        "peft_type": "LORA",
+        "task_type": task_type(base.config),
+        "base_model_name_or_path": reference[0],
+        "revision": reference[1],
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "rank_pattern": {module: of for module, (of, _) in factored.items() if of != rank},
+        "alpha_pattern": {module: of for module, (_, of) in factored.items() if of != alpha},
+        "target_modules": _targets(factored, base),
+        "modules_to_save": sorted(whole) or None,
+        "bias": "all" if biases else "none",
+        "fan_in_fan_out": transposed,
+        "use_rslora": False,
+        "use_dora": False,
+        "init_lora_weights": True,
+    }
+
+
+def _targets(factored: Collection[str], base: Weights) -> list[str]:
+    """The last words of the adapted modules' names where those mean no others, else their whole names."""
+    others = {name.rpartition(".")[0] for name in (*base.names(), *base.aliases())} - set(factored)
+    ambiguous = {module.rpartition(".")[2] for module in others}
+    leaves = {module: module.rpartition(".")[2] for module in factored}
+    return sorted({module if leaf in ambiguous else leaf for module, leaf in leaves.items()})

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool import progress, seeding, spectral, staging
 from genepool.errors import CheckFailed, InputError
-from genepool.merging.adapter_forms import FACTORED, Form, adapter_form, module_kinds, task_type
+from genepool.merging.adapter_forms import FACTORED, Form, adapter_config, adapter_form, module_kinds
 from genepool.merging.adapter_report import AdapterReport, HeldTensor, remark, report_files
 from genepool.merging.engine import Engine
 from genepool.merging.kernels import gram
@@ -127,7 +127,9 @@ class _AdapterWriter:
         self.plan, self.base, self.rank, self.device, self.spool = plan, base, rank, device, spool
         self.engine = Engine(plan, device)
         modules = module_kinds(base.config)
-        self.forms = {out.name: adapter_form(out, base, modules) for out in plan.layout.outputs}
+        self.forms = {
+            out.name: adapter_form(out.name, out.info, out.role, base, modules) for out in plan.layout.outputs
+        }
 
     def run(self, threads: int) -> tuple[HeldTensor, ...]:
         """Works through the tensors; those that do not change are not in the answer."""
@@ -292,7 +294,7 @@ def _assemble(folder: Path, spool: _Spool, verify: bool) -> int:
 
 
 def _config(plan: Plan, base: Weights, tensors: Sequence[HeldTensor]) -> dict[str, Any]:
-    """adapter_config.json, as PEFT writes it."""
+    """adapter_config.json of what the spool holds."""
     factored = {held.form.module: held for held in tensors if held.rank}
     if not factored:
         left = next((f"; {held.name}: {held.form.reason}" for held in tensors if held.form.kind == "none"), "")
@@ -301,37 +303,15 @@ def _config(plan: Plan, base: Weights, tensors: Sequence[HeldTensor]) -> dict[st
             where=plan.recipe.where,
             fix="Leave out --as-lora",
         )
-    rank = max(held.rank for held in factored.values())
-    # Where a matrix has fewer directions, alpha follows, so that every scale is one.
-    pattern = {module: held.rank for module, held in factored.items() if held.rank != rank}
-    name, revision = _reference(plan, base)
-    return {
-        "peft_type": "LORA",
-        "task_type": task_type(base.config),
-        "base_model_name_or_path": name,
-        "revision": revision,
-        "inference_mode": True,
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "rank_pattern": pattern,
-        "alpha_pattern": pattern,
-        "target_modules": _targets(factored, base),
-        "modules_to_save": sorted({held.form.module for held in tensors if held.form.kind == "whole"}) or None,
-        "bias": "all" if any(held.form.kind == "bias" for held in tensors) else "none",
-        "fan_in_fan_out": any(held.form.kind == "transposed" for held in factored.values()),
-        "use_rslora": False,
-        "use_dora": False,
-        "init_lora_weights": True,
-    }
-
-
-def _targets(factored: Mapping[str, HeldTensor], base: Weights) -> list[str]:
-    """The last words of the adapted modules' names where those mean no others, else their whole names."""
-    others = {name.rpartition(".")[0] for name in (*base.names(), *base.aliases())} - set(factored)
-    ambiguous = {module.rpartition(".")[2] for module in others}
-    leaves = {module: module.rpartition(".")[2] for module in factored}
-    return sorted({module if leaf in ambiguous else leaf for module, leaf in leaves.items()})
+    return adapter_config(
+        base,
+        _reference(plan, base),
+        # Where a matrix has fewer directions, alpha follows, so that every scale is one.
+        {module: (held.rank, held.rank) for module, held in factored.items()},
+        whole={held.form.module for held in tensors if held.form.kind == "whole"},
+        biases=any(held.form.kind == "bias" for held in tensors),
+        transposed=any(held.form.kind == "transposed" for held in factored.values()),
+    )
 
 
 def _reference(plan: Plan, base: Weights) -> tuple[str, str | None]:

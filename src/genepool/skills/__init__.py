@@ -4,6 +4,7 @@ from genepool.skills.changes import Changes, Difference, Scaled, Sum, open_chang
 from genepool.skills.forms import FORMS, PACKINGS, Form
 from genepool.skills.header import Header
 from genepool.skills.making import apply_skills, extract_skill, store
+from genepool.skills.peft_folder import write_peft
 from genepool.skills.selected import Dropped, Largest
 from genepool.skills.writing import Written, write_skill
 
@@ -23,5 +24,6 @@ __all__ = [
     "extract_skill",
     "open_changes",
     "store",
+    "write_peft",
     "write_skill",
 ]

@@ -13,7 +13,7 @@ from genepool.skills.header import Header
 from genepool.weights import Weights, open_weights
 from genepool.weights.adapter import LoraOnBase
 from genepool.weights.encodings import Encoded, Encoding, Entry, encodings
-from genepool.weights.encodings.encoding import in_memory
+from genepool.weights.encodings.encoding import FACTOR, in_memory
 from genepool.weights.encodings.low_rank import LowRank
 from genepool.weights.skill_file import SkillFile, is_skill
 from genepool.weights.tensor_info import TensorInfo, shape_text
@@ -207,8 +207,7 @@ class Scaled(Changes):
         if found is None:
             return None
         encoding, entry = found
-        scaled = encoding.scaled(entry, self.factor)
-        return None if scaled is None else (encoding, scaled)
+        return encoding, encoding.scaled(entry, self.factor)
 
     def identity(self) -> dict[str, Any]:
         return self.inner.identity()
@@ -267,7 +266,7 @@ class Sum(Changes):
         rows, columns = self.matrix(name)
         if len(entries) < len(found) or rank * (rows + columns) > rows * columns:
             return None
-        lefts = [entry.whole("left").float() * entry.settings.get("factor", 1.0) for entry in entries]
+        lefts = [entry.whole("left").float() * entry.settings.get(FACTOR, 1.0) for entry in entries]
         factors = torch.cat(lefts, 1), torch.cat([entry.whole("right").float() for entry in entries])
         return kind, in_memory(name, self.shape(name), kind.of_factors(*factors))
 

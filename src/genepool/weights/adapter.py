@@ -89,11 +89,16 @@ class LoraOnBase(ChangeOnBase):
         None for what is no product alone: replaced tensors, trained biases, DoRA.
         """
         change = self._changes[name]
-        if set(change.factors) != {"a", "b"} or change.replacement:
+        if set(change.factors) != {"a", "b"} or (change.replacement and not self._repeats_base(change, name)):
             return None
         a, b = (self._file.read(change.factors[key]) for key in ("a", "b"))
         left, right = (a.T, b.T) if self._is_transposed(change, name) else (b, a)
         return left, right, self._scaling(change, name)
+
+    def _repeats_base(self, change: _Change, name: str) -> bool:
+        """Whether the embedding that was saved beside its factors is the base's own."""
+        own, base = self._file.read(change.replacement), self.base.read(name)
+        return own.dtype == base.dtype and own.equal(base)
 
     def fingerprint(self) -> str:
         adapter = fingerprint_cache.cached([self._file.path, self.path / CONFIG_FILE], self._hash_adapter)

@@ -54,4 +54,4 @@ def unpack(packed: torch.Tensor, columns: int, bits: int) -> torch.Tensor:
         return packed[:, :columns]
     shifts = torch.arange(8 - bits, -1, -bits, dtype=torch.uint8)
     codes = (packed.unsqueeze(2) >> shifts) & ((1 << bits) - 1)
-    return codes.reshape(packed.shape[0], -1)[:, :columns]
+    return codes.flatten(1)[:, :columns]

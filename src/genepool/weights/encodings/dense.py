@@ -21,12 +21,12 @@ class Dense(Encoding):
     def encode(self, change: torch.Tensor, *, dtype: str = "F32", **_: Any) -> Encoded:
         return Encoded({"": change.to(torch_dtype(dtype))})
 
-    def decode(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
+    def rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         import torch
 
         return entry.parts[""].rows(start, stop).to(torch.float32, copy=True)
 
-    def check(self, entry: Entry) -> None:
+    def check_parts(self, entry: Entry) -> None:
         entry.expect("", entry.shape, "F32", "F16", "BF16")
 
     def layout(self, shape: tuple[int, ...], settings: Mapping[str, Any]) -> dict[str, TensorInfo]:

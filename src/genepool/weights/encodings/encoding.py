@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from genepool.errors import InputError
@@ -15,6 +16,8 @@ from genepool.weights.tensor_info import TensorInfo
 if TYPE_CHECKING:
     import torch
 
+# The setting that a whole change is multiplied by; 1 when absent.
+FACTOR = "factor"
 SkillForm = Literal["dense", "sparse", "low-rank", "packed"]
 
 
@@ -171,21 +174,33 @@ class Encoding(ABC):
         parts = {part: torch.cat([block.parts[part] for block in blocks]) for part in blocks[0].parts}
         return Encoded(parts, blocks[0].settings)
 
-    @abstractmethod
     def decode(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         """Rows of the change, `(stop - start, columns)` float32; the caller may write into them."""
+        rows, factor = self.rows(entry, start, stop), entry.settings.get(FACTOR, 1.0)
+        return rows if factor == 1 else rows.mul_(factor)
 
     @abstractmethod
+    def rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
+        """What `decode` multiplies by the entry's factor."""
+
     def check(self, entry: Entry) -> None:
         """Refuses parts that contradict each other, from their shapes and types alone.
 
         Raises:
             InputError: they do.
         """
+        factor = entry.settings.get(FACTOR, 1.0)
+        if type(factor) not in (int, float) or not math.isfinite(factor):
+            raise entry.broken(f"its factor is {factor!r}")
+        self.check_parts(entry)
 
-    def scaled(self, entry: Entry, factor: float) -> Entry | None:
-        """The same change times a factor, without encoding anew; None where that would lose something."""
-        return None
+    @abstractmethod
+    def check_parts(self, entry: Entry) -> None:
+        """What `check` asks of the encoding."""
+
+    def scaled(self, entry: Entry, factor: float) -> Entry:
+        """The same change times a factor: stored beside the parts, which stay as they are to the last bit."""
+        return replace(entry, settings={**entry.settings, FACTOR: factor * entry.settings.get(FACTOR, 1.0)})
 
     def layout(self, shape: tuple[int, ...], settings: Mapping[str, Any]) -> dict[str, TensorInfo] | None:
         """Shape and type of every part where they are known before the change is; None where they are not."""

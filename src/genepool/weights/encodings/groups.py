@@ -31,11 +31,11 @@ class Groups(Encoding):
         codes, scales = quantise(change, bits, group)
         return Encoded({"codes": codes, "scales": scales}, {"bits": bits, "group": group})
 
-    def decode(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
+    def rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         codes, scales = entry.parts["codes"].rows(start, stop), entry.parts["scales"].rows(start, stop)
         return dequantise(codes, scales, entry.matrix[1], entry.settings["bits"], entry.settings["group"])
 
-    def check(self, entry: Entry) -> None:
+    def check_parts(self, entry: Entry) -> None:
         rows, columns = entry.matrix
         bits, group = entry.whole_number("bits", 2, 8), entry.whole_number("group", 1, 1 << 30)
         if bits not in WIDTHS:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from genepool.weights.encodings.encoding import Encoded, Encoding, Entry
+from genepool.weights.encodings.encoding import FACTOR, Encoded, Encoding, Entry
 from genepool.weights.tensor_info import torch_dtype
 
 if TYPE_CHECKING:
@@ -34,22 +32,16 @@ class LowRank(Encoding):
 
     def of_factors(self, left: torch.Tensor, right: torch.Tensor, factor: float = 1.0) -> Encoded:
         """What an adapter holds: `(rows, rank)` and `(rank, columns)` in one float type."""
-        return Encoded({"left": left.contiguous(), "right": right.contiguous()}, {"factor": factor})
+        return Encoded({"left": left.contiguous(), "right": right.contiguous()}, {FACTOR: factor})
 
-    def decode(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
+    def rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         import torch
 
         right = entry.kept("right", lambda: entry.whole("right").to(torch.float32))
         product: torch.Tensor = entry.parts["left"].rows(start, stop).to(torch.float32) @ right
-        return product.mul_(entry.settings.get("factor", 1.0))
+        return product
 
-    def scaled(self, entry: Entry, factor: float) -> Entry:
-        return replace(entry, settings={**entry.settings, "factor": factor * entry.settings.get("factor", 1.0)})
-
-    def check(self, entry: Entry) -> None:
+    def check_parts(self, entry: Entry) -> None:
         rows, columns = entry.matrix
         left = entry.expect("left", (rows, None), "F32", "F16", "BF16")
         entry.expect("right", (left.shape[1], columns), "F32", "F16", "BF16")
-        factor = entry.settings.get("factor", 1.0)
-        if not isinstance(factor, int | float) or not math.isfinite(factor):
-            raise entry.broken(f"its factor is {factor!r}")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from genepool.weights.encodings.bits import pack_bits, unpack_bits
-from genepool.weights.encodings.encoding import Encoded, Encoding, Entry, TensorPart
+from genepool.weights.encodings.encoding import Encoded, Encoding, Entry
 from genepool.weights.tensor_info import TensorInfo
 
 if TYPE_CHECKING:
@@ -24,18 +23,14 @@ class Signs(Encoding):
     def encode(self, change: torch.Tensor, **_: Any) -> Encoded:
         return Encoded({"bits": pack_bits(change >= 0), "scales": change.abs().mean(1)})
 
-    def decode(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
+    def rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         import torch
 
         positive = unpack_bits(entry.parts["bits"].rows(start, stop), entry.matrix[1])
         scales = entry.parts["scales"].entries(start, stop)[:, None]
         return torch.where(positive, scales, -scales)
 
-    def scaled(self, entry: Entry, factor: float) -> Entry:
-        scales = TensorPart(factor * entry.whole("scales"))
-        return replace(entry, parts={**entry.parts, "scales": scales}, recent=None)
-
-    def check(self, entry: Entry) -> None:
+    def check_parts(self, entry: Entry) -> None:
         rows, columns = entry.matrix
         entry.expect("bits", (rows, -(-columns // 8)), "U8")
         entry.expect("scales", (rows,), "F32")

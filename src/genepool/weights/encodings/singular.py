@@ -68,7 +68,7 @@ class Singular(Encoding):
                     parts[f"{side}.{number}"], parts[f"{side}_scales.{number}"] = quantise(vectors, bits, group)
         return Encoded(parts, {"bands": used, "group": group})
 
-    def decode(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
+    def rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         left = entry.kept("left", lambda: self._vectors(entry, "left"))
         right = entry.kept("right", lambda: self._vectors(entry, "right"))
         product: torch.Tensor = left[:, start:stop].mT @ right
@@ -88,7 +88,7 @@ class Singular(Encoding):
                 found.append(dequantise(codes, scales, length, bits, entry.settings["group"]))
         return torch.cat(found)
 
-    def check(self, entry: Entry) -> None:
+    def check_parts(self, entry: Entry) -> None:
         rows, columns = entry.matrix
         group, bands = entry.whole_number("group", 1, 1 << 30), entry.settings.get("bands")
         if not isinstance(bands, list) or len(bands) > _MOST_BANDS or not all(_is_band(band) for band in bands):

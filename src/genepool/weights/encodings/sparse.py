@@ -40,7 +40,7 @@ class Sparse(Encoding):
         del parts["bitmap"]
         return Encoded(parts)
 
-    def decode(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
+    def rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         import torch
 
         columns = entry.matrix[1]
@@ -65,7 +65,7 @@ class Sparse(Encoding):
         out[lines, places] = values
         return out
 
-    def check(self, entry: Entry) -> None:
+    def check_parts(self, entry: Entry) -> None:
         rows, columns = entry.matrix
         entry.expect("counts", (rows,), "I32")
         values = entry.expect("values", (None,), "F32", "F16", "BF16")
