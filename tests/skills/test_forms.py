@@ -264,6 +264,19 @@ def test_a_change_that_is_not_finite_is_refused(models: dict[str, Path], tmp_pat
     assert not (tmp_path / "s.safetensors").exists()
 
 
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.name}-{form.dtype or form.packing}-{form.rank}")
+def test_the_same_skill_is_the_same_file(form: Form, models: dict[str, Path], tmp_path: Path) -> None:
+    changes = open_changes(models["one"], open_weights(models["base"]))
+    digests = {
+        SkillFile(
+            store(changes, tmp_path / f"{threads}-{i}.safetensors", form, "extract", threads=threads).path
+        ).digest()
+        for threads in (1, 2, 7)
+        for i in range(3)
+    }
+    assert len(digests) == 1
+
+
 @given(data=st.data())
 def test_damaged_files_are_one_error_or_another_skill(data: st.DataObject, tmp_path_factory: Any) -> None:
     folder = tmp_path_factory.mktemp("damaged")
@@ -271,7 +284,11 @@ def test_damaged_files_are_one_error_or_another_skill(data: st.DataObject, tmp_p
     _save(folder / "tuned.safetensors", {key: value + _drawn(1, 0.01)[key] for key, value in _drawn(0, 1.0).items()})
     base = open_weights(folder / "base.safetensors")
     form = data.draw(st.sampled_from(FORMS))
-    path = store(open_changes(str(folder / "tuned.safetensors"), base), folder / "s.safetensors", form, "extract").path
+    changes = open_changes(str(folder / "tuned.safetensors"), base)
+    # The folder's name is another in every run, and must not be in the file.
+    changes.header = Header(base.fingerprint())
+    changes.identity = dict  # type: ignore[method-assign]
+    path = store(changes, folder / "s.safetensors", form, "extract").path
     raw = bytearray(path.read_bytes())
     place = data.draw(st.integers(0, len(raw) - 1))
     raw[place] = data.draw(st.integers(0, 255))

@@ -134,7 +134,8 @@ def test_few_entries_are_kept_by_their_columns_and_many_by_a_bitmap() -> None:
         ("low-rank", "right", torch.zeros(5, 40), "right is F32"),
         ("groups", "codes", torch.zeros(4, 3, dtype=torch.uint8), "codes is U8"),
         ("signs", "scales", torch.zeros(5), "scales is F32"),
-        ("singular", "left.0", None, "left.0 is missing"),
+        ("singular", "codes", None, "codes is missing"),
+        ("singular", "scales", torch.zeros(3, dtype=torch.bfloat16), "scales is BF16"),
     ],
 )
 def test_parts_that_contradict_each_other(kind: str, part: str, tensor: torch.Tensor | None, said: str) -> None:

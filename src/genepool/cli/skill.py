@@ -72,7 +72,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         no_args_is_help=True, help="Extract a skill from a fine-tune, store it small, work on it, apply it to its base."
     )
-    for command in (extract, apply, show, convert, project, drop, scale, negate):
+    for command in (extract, apply, show, convert, compress, project, drop, scale, negate):
         group.command(command.__name__)(command)
     group.command("sum")(add_up)
     app.add_typer(group, name="skill")
@@ -150,6 +150,49 @@ def convert(
         return
     form = _form(FormName(to.value), dtype, rank, packing, bits)
     _store(changes, out, form, "convert", _settings(form), overwrite, json_output)
+
+
+def compress(
+    skill: SkillArgument,
+    out: OutOption,
+    budget: Annotated[str, typer.Option(help="The most the file may take: 50MB, 800KB.")],
+    base: BaseOption = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Tasks whose examples tell which columns count; the base is run on them. Needs --base."),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Examples of each task for --calibrate.")] = 128,
+    allow_pickle: options.AllowPickleOption = False,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Pack a skill into a number of bytes, spent on the tensors where they lower the error most.
+
+    [bold]Examples[/bold]
+
+        genepool skill compress reverse.safetensors --budget 50MB --out reverse-50.safetensors
+
+        genepool skill compress reverse.safetensors --budget 9MB --base base/ --calibrate tasks/ --out small.safetensors
+    """
+    options.begin(quiet)
+    from genepool.errors import InputError
+    from genepool.skills import compress as write_packed
+    from genepool.skills import input_energies
+
+    changes = _open(skill, base, allow_pickle)
+    nbytes = options.parse_size(budget, "--budget")
+    settings: dict[str, Any] = {"budget": nbytes}
+    energies = None
+    if calibrate is not None:
+        from genepool.skills import model_of
+        from genepool.tasks import load_tasks
+
+        if changes.base is None:
+            raise InputError("calibrating runs the base with the skill", where="--base", fix="Name the base")
+        energies = input_energies(model_of(changes, skill), load_tasks(calibrate), limit=limit)
+        settings |= {"calibrate": str(calibrate), "limit": limit}
+    _say(write_packed(changes, out, nbytes, settings, energies, overwrite=overwrite), changes, json_output)
 
 
 def project(

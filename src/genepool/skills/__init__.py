@@ -1,9 +1,11 @@
 """Skills: what a fine-tune learned, held in a file of its own. The files are read by `genepool.weights`."""
 
+from genepool.skills.calibrating import input_energies
 from genepool.skills.changes import Changes, Difference, Scaled, Sum, open_changes
+from genepool.skills.compressing import Budget, compress
 from genepool.skills.forms import FORMS, PACKINGS, Form
 from genepool.skills.header import Header
-from genepool.skills.making import apply_skills, extract_skill, store
+from genepool.skills.making import apply_skills, extract_skill, model_of, store
 from genepool.skills.peft_folder import write_peft
 from genepool.skills.selected import Dropped, Largest
 from genepool.skills.writing import Written, write_skill
@@ -11,6 +13,7 @@ from genepool.skills.writing import Written, write_skill
 __all__ = [
     "FORMS",
     "PACKINGS",
+    "Budget",
     "Changes",
     "Difference",
     "Dropped",
@@ -21,7 +24,10 @@ __all__ = [
     "Sum",
     "Written",
     "apply_skills",
+    "compress",
     "extract_skill",
+    "input_energies",
+    "model_of",
     "open_changes",
     "store",
     "write_peft",

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from genepool import progress
 from genepool.merging import Recipe, plan_merge, run_plan
 from genepool.skills.changes import Changes, Difference
 from genepool.skills.forms import Form
-from genepool.skills.writing import AS_STORED, Choice, Written, write_skill
+from genepool.skills.writing import AS_STORED, Choice, Choose, Written, write_skill
+from genepool.tasks import LanguageModel
 from genepool.weights import Weights, open_weights
 from genepool.weights.encodings import Encoding, Entry
 from genepool.weights.skill_file import SkillOnBase, is_skill
@@ -19,10 +21,11 @@ from genepool.weights.skill_file import SkillOnBase, is_skill
 def store(
     changes: Changes,
     out: str | Path,
-    form: Form | None,
+    form: Form | Choose | None,
     operation: str,
     arguments: Mapping[str, Any] | None = None,
     *,
+    form_name: str | None = None,
     words: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     threads: int | None = None,
@@ -33,6 +36,7 @@ def store(
         changes: what to write.
         out: the file, ending in .safetensors.
         form: how; in the form they are stored in already when None.
+        form_name: what the form is called, where `form` is none of the forms that have a name.
         operation, arguments: what goes into the lineage, as on the command line.
         words: name, description and licence, where they are to be other than those of `changes`.
         overwrite, threads: as for `write_skill`.
@@ -42,14 +46,13 @@ def store(
     """
     header = replace(changes.header, **dict(words or {}))
     header = header.made_by(operation, arguments=dict(arguments or {}), **changes.identity())
-    choose = form or _as_it_is
-    return write_skill(changes, out, form_of(changes, form), choose, header, overwrite=overwrite, threads=threads)
+    if form_name is None:
+        form_name = form.name if isinstance(form, Form) else form_of(changes)
+    return write_skill(changes, out, form_name, form or _as_it_is, header, overwrite=overwrite, threads=threads)
 
 
-def form_of(changes: Changes, form: Form | None) -> str:
-    """What the form of a skill is called that keeps the one it has when `form` is None."""
-    if form is not None:
-        return form.name
+def form_of(changes: Changes) -> str:
+    """The form that most of the changes are stored in already."""
     kinds = [stored[0].form for name in changes.names() if (stored := changes.stored(name)) is not None]
     entries = {kind: kinds.count(kind) for kind in kinds if kind != "dense"}
     return max(entries, key=lambda kind: entries[kind]) if entries else "dense"
@@ -120,3 +123,16 @@ def apply_skills(
         else:
             sources[name] = open_weights(skill, base=base, allow_pickle=allow_pickle)
     return run_plan(plan_merge(recipe.located("skill apply", None), sources), out, overwrite=overwrite)
+
+
+def model_of(changes: Changes, reference: str) -> LanguageModel:
+    """The base with the changes, in memory, ready to be asked.
+
+    Args:
+        changes: opened on their base.
+        reference: what they were opened by.
+    """
+    assert changes.base is not None
+    opened = changes.tuned if isinstance(changes, Difference) else open_weights(reference, base=changes.base)
+    with progress.bar(f"loading {changes.name}"):
+        return LanguageModel.load(opened)

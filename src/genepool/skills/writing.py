@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +21,7 @@ from genepool.weights.appending import AppendingWriter, appending, check_file
 from genepool.weights.encodings import Encoded, Encoding, Entry, encodings
 from genepool.weights.encodings.encoding import in_memory
 from genepool.weights.skill_file import SAMPLE, part_name, sample
+from genepool.weights.tensor_info import TensorInfo
 
 if TYPE_CHECKING:
     import torch
@@ -39,10 +41,14 @@ class Choose(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """How a tensor's change is stored: by an encoding and its settings, as it is stored already, or not at all."""
+    """How a tensor's change is stored: by an encoding and its settings, as it is stored already, or not at all.
+
+    `encoded` is what the encoding makes of it, where that has been done.
+    """
 
     kind: str | None
     settings: Mapping[str, Any]
+    encoded: Encoded | None = None
 
     @property
     def keeps(self) -> bool:
@@ -103,18 +109,19 @@ def write_skill(
     check_file(out, overwrite=overwrite)
     names = changes.names()
     threads = threads or min(8, core_count())
-    room = sum(len(name) + 120 for name in names) + (1 << 20) + (1 << 16)
+    metadata = sum(len(name) + 120 for name in names) + (1 << 20) + (1 << 16)
     stored_names = [part_name(name, f"{'x' * 16}.{i}") for name in names for i in range(8)]
-    with appending(out, stored_names, metadata_bytes=room, overwrite=overwrite) as writer:
+    with appending(out, stored_names, metadata_bytes=metadata, overwrite=overwrite) as writer:
         work = _Work(changes, choose, writer)
         memory = MemoryGate(max(_MEMORY, *(work.nbytes(name) for name in names)) if names else _MEMORY)
         stopped = threading.Event()
 
-        def one(name: str) -> tuple[str, _Done | None]:
-            if stopped.is_set():
-                return name, None
-            with memory.held(work.nbytes(name)):
-                found = work.store(name)
+        def one(place: int, name: str, room: AbstractContextManager[None]) -> tuple[str, _Done | None]:
+            try:
+                found = None if stopped.is_set() else work.store(name, place)
+            finally:
+                work.turns.pass_on(place)
+                room.__exit__(None, None, None)
             bar.advance(_numel(changes, name))
             return name, found
 
@@ -125,16 +132,19 @@ def write_skill(
             torch_threads(1),
             ThreadPoolExecutor(threads) as pool,
         ):
-            futures = [pool.submit(one, name) for name in sorted(names, key=lambda n: -_numel(changes, n))]
+            futures = []
             try:
-                for future in as_completed(futures):
+                for place, name in enumerate(sorted(names, key=lambda n: -_numel(changes, n))):
+                    # Here and not in the threads: the tensor whose turn it is must never wait for memory.
+                    room = memory.held(work.nbytes(name))
+                    room.__enter__()
+                    futures.append(pool.submit(one, place, name, room))
+                for future in futures:
                     name, found = future.result()
                     if found is not None:
                         done[name] = found
             except BaseException:
                 stopped.set()
-                for future in futures:
-                    future.cancel()
                 raise
         table = {name: done[name].settings for name in names if name in done and done[name].settings}
         if not table:
@@ -159,18 +169,41 @@ class _Done:
     lost: float
 
 
+class _Turns:
+    """Lets threads get their places in the file one after the other, so that the same skill is the same file."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._passed: set[int] = set()
+        self._changed = threading.Condition()
+
+    def wait_for(self, place: int) -> None:
+        """Returns when all before `place` have passed on their turns."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._next >= place)
+
+    def pass_on(self, place: int) -> None:
+        """Ends the turn of `place`, if it has not ended yet."""
+        with self._changed:
+            self._passed.add(place)
+            while self._next in self._passed:
+                self._next += 1
+            self._changed.notify_all()
+
+
 class _Work:
     """Stores one tensor after the other; used by several threads."""
 
     def __init__(self, changes: Changes, choose: Choose, writer: AppendingWriter) -> None:
         self.changes, self.choose, self.writer = changes, choose, writer
+        self.turns = _Turns()
 
     def nbytes(self, name: str) -> int:
         """About what storing it takes."""
         return _ENTRY_BYTES * _numel(self.changes, name)
 
-    def store(self, name: str) -> _Done | None:
-        """Writes one tensor's parts; None when it does not change."""
+    def store(self, name: str, place: int) -> _Done | None:
+        """Writes one tensor's parts, `place` being its place in the file; None when it does not change."""
         stored = self.changes.stored(name)
         shape = self.changes.shape(name)
         choice = self.choose(name, shape, stored)
@@ -179,8 +212,7 @@ class _Work:
         if choice.keeps:
             assert stored is not None
             encoding, entry = stored
-            for part in entry.parts:
-                self.writer.write(part_name(name, part), entry.whole(part))
+            self._append(name, place, {part: entry.whole(part) for part in entry.parts})
             own = {key: value for key, value in entry.settings.items() if key not in ("shape", "kind")}
             return _Done({"shape": list(shape), "kind": encoding.kind, **own}, 0.0, 0.0)
         if not self.changes.moves(name):
@@ -188,23 +220,31 @@ class _Work:
         encoding = encodings()[choice.kind]
         layout = encoding.layout(shape, choice.settings)
         if layout is not None:
-            return self._by_rows(name, encoding, choice, layout)
-        if encoding.by_rows:
+            return self._by_rows(name, place, encoding, choice, layout)
+        if encoding.by_rows and choice.encoded is None:
             encoded, size, lost = self._joined(name, encoding, choice)
         else:
             change = self._checked(name, self.changes.change(name))
-            encoded = encoding.encode(change, **choice.settings)
+            encoded = choice.encoded or encoding.encode(change, **choice.settings)
             back = encoding.decode(in_memory(name, shape, encoded), 0, change.shape[0])
             size, lost = _square(change), _square(back.sub_(change))
         if size == 0:
             return None
-        for part, tensor in encoded.parts.items():
-            self.writer.write(part_name(name, part), tensor)
+        self._append(name, place, encoded.parts)
         return _Done(self._settings(shape, encoding, encoded.settings), size, lost)
 
-    def _by_rows(self, name: str, encoding: Encoding, choice: Choice, layout: Mapping[str, Any]) -> _Done:
+    def _append(self, name: str, place: int, parts: Mapping[str, torch.Tensor]) -> None:
+        self.turns.wait_for(place)
+        for part, tensor in parts.items():
+            self.writer.write(part_name(name, part), tensor)
+
+    def _by_rows(
+        self, name: str, place: int, encoding: Encoding, choice: Choice, layout: Mapping[str, TensorInfo]
+    ) -> _Done:
+        self.turns.wait_for(place)
         for part, info in layout.items():
             self.writer.reserve(part_name(name, part), info)
+        self.turns.pass_on(place)
         size = lost = 0.0
         settings: Mapping[str, Any] = {}
         shape = self.changes.shape(name)

@@ -1,7 +1,8 @@
 """A safetensors file whose tensors are appended as they are computed, in any order, by several threads.
 
 For outputs of which neither sizes nor order are known before the work is done. The header comes first in such a file,
-so room for it is kept and what is left of it is filled with spaces, as the format allows.
+so room for it is kept. What is left of that in the end is given back, or in large files filled with spaces, as the
+format allows.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # A generous header entry, beside the tensor's name: type, shape, offsets and their punctuation.
 _ENTRY_BYTES = 160
+# Spare room is given back, by moving what follows, where it is more than this part of the file; and so much at a time.
+_SPARE, _RUN = 1000, 1 << 24
 
 
 class AppendingWriter:
@@ -93,9 +96,19 @@ class AppendingWriter:
                 f"the header would take {len(text)} bytes where {self._header} are there",
                 fix="Shorten what is said about the file",
             )
+        needed = len(text) + -len(text) % 8
+        if (self._header - needed) * _SPARE > self._end:
+            self._close_up(needed)
         os.pwrite(self._handle, struct.pack("<Q", self._header) + text.ljust(self._header), 0)
         os.ftruncate(self._handle, 8 + self._header + self._end)
         os.fsync(self._handle)
+
+    def _close_up(self, header: int) -> None:
+        """Moves the tensors forward to where a header of so many bytes ends."""
+        for start in range(0, self._end, _RUN):
+            data = os.pread(self._handle, min(_RUN, self._end - start), 8 + self._header + start)
+            os.pwrite(self._handle, data, 8 + header + start)
+        self._header = header
 
 
 @contextmanager

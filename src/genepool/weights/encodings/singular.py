@@ -20,7 +20,8 @@ _MOST_BANDS = 16
 
 
 class Singular(Encoding):
-    """For every band `i`: `left.i` and `right.i`, vectors as rows, and from 8 bits down `left_scales.i` and so on."""
+    """Band after band, left vectors before right ones: `codes` and `scales` of those in 8 bits and less, `vectors` of
+    those in 16, each as one run of entries."""
 
     kind = "singular"
     form = "packed"
@@ -51,7 +52,7 @@ class Singular(Encoding):
         are left out."""
         import torch
 
-        parts: dict[str, torch.Tensor] = {}
+        runs: dict[str, list[torch.Tensor]] = {"codes": [], "scales": [], "vectors": []}
         used: list[list[int]] = []
         first = 0
         for count, bits in bands:
@@ -59,47 +60,60 @@ class Singular(Encoding):
             first = run.stop
             if run.start >= run.stop:
                 break
-            number = len(used)
             used.append([run.stop - run.start, bits])
-            for side, vectors in (("left", left[run]), ("right", right[run])):
+            for vectors in (left[run], right[run]):
                 if bits == 16:
-                    parts[f"{side}.{number}"] = vectors.to(torch.bfloat16).contiguous()
+                    runs["vectors"].append(vectors.to(torch.bfloat16).flatten())
                 else:
-                    parts[f"{side}.{number}"], parts[f"{side}_scales.{number}"] = quantise(vectors, bits, group)
+                    codes, scales = quantise(vectors, bits, group)
+                    runs["codes"].append(codes.flatten())
+                    runs["scales"].append(scales.flatten())
+        parts = {part: torch.cat(found) for part, found in runs.items() if found}
         return Encoded(parts, {"bands": used, "group": group})
 
     def rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
-        left = entry.kept("left", lambda: self._vectors(entry, "left"))
-        right = entry.kept("right", lambda: self._vectors(entry, "right"))
+        left = entry.kept("left", lambda: self._vectors(entry, 0))
+        right = entry.kept("right", lambda: self._vectors(entry, 1))
         product: torch.Tensor = left[:, start:stop].mT @ right
         return product
 
-    def _vectors(self, entry: Entry, side: str) -> torch.Tensor:
+    def _vectors(self, entry: Entry, side: int) -> torch.Tensor:
+        """All vectors of the left (0) or right (1) side, `(rank, length)` float32."""
         import torch
 
-        length = entry.matrix[0 if side == "left" else 1]
+        length, group = entry.matrix[side], entry.settings["group"]
         found = [torch.zeros(0, length)]
-        for number, (_, bits) in enumerate(entry.settings["bands"]):
-            codes = entry.whole(f"{side}.{number}")
+        at = dict.fromkeys(("codes", "scales", "vectors"), 0)
+        for count, bits in entry.settings["bands"]:
+            taken = {}
+            for part, widths in _lengths(entry.matrix, count, bits, group).items():
+                before = at[part] + (widths[0] if side else 0)
+                taken[part] = entry.parts[part].entries(before, before + widths[side]).reshape(count, -1)
+                at[part] += sum(widths)
             if bits == 16:
-                found.append(codes.float())
+                found.append(taken["vectors"].float())
             else:
-                scales = entry.whole(f"{side}_scales.{number}")
-                found.append(dequantise(codes, scales, length, bits, entry.settings["group"]))
+                found.append(dequantise(taken["codes"], taken["scales"], length, bits, group))
         return torch.cat(found)
 
     def check_parts(self, entry: Entry) -> None:
-        rows, columns = entry.matrix
         group, bands = entry.whole_number("group", 1, 1 << 30), entry.settings.get("bands")
         if not isinstance(bands, list) or len(bands) > _MOST_BANDS or not all(_is_band(band) for band in bands):
             raise entry.broken("its bands are not pairs of a count and a width")
-        for number, (count, bits) in enumerate(bands):
-            for side, length in (("left", rows), ("right", columns)):
-                if bits == 16:
-                    entry.expect(f"{side}.{number}", (count, length), "BF16")
-                else:
-                    entry.expect(f"{side}.{number}", (count, packed_width(length, bits)), "U8")
-                    entry.expect(f"{side}_scales.{number}", (count, -(-length // group)), "BF16")
+        lengths: dict[str, int] = {}
+        for count, bits in bands:
+            for part, widths in _lengths(entry.matrix, count, bits, group).items():
+                lengths[part] = lengths.get(part, 0) + sum(widths)
+        for part, length in lengths.items():
+            entry.expect(part, (length,), "U8" if part == "codes" else "BF16")
+
+
+def _lengths(shape: tuple[int, int], count: int, bits: int, group: int) -> dict[str, tuple[int, int]]:
+    """Entries of each part that the left and the right vectors of one band take."""
+    if bits == 16:
+        return {"vectors": (count * shape[0], count * shape[1])}
+    codes = count * packed_width(shape[0], bits), count * packed_width(shape[1], bits)
+    return {"codes": codes, "scales": (count * -(-shape[0] // group), count * -(-shape[1] // group))}
 
 
 def _is_band(band: Any) -> bool:

@@ -19,10 +19,11 @@ class Sparse(Encoding):
     kind = "sparse"
     form = "sparse"
 
-    def encode(self, change: torch.Tensor, *, dtype: str = "BF16", **_: Any) -> Encoded:
+    def encode(self, change: torch.Tensor, *, dtype: str = "BF16", least: float = 0.0, **_: Any) -> Encoded:
+        """As `Encoding.encode`; entries of magnitudes below `least` are left out."""
         import torch
 
-        mask = change != 0
+        mask = (change != 0) & (change.abs() >= least)
         counts = mask.sum(1, dtype=torch.int32)
         return Encoded({"counts": counts, "values": change[mask].to(torch_dtype(dtype)), "bitmap": pack_bits(mask)})
 
