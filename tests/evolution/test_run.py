@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -313,7 +314,9 @@ def test_skills_of_another_base_are_refused(world: Path, tmp_path: Path, cli: Ca
 
 def start(world: Path, out: Path, *arguments: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "genepool", "evolve", str(world / "study.yaml"), "--out", str(out), *arguments]
-    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
+    # Tests that run in a shell's background inherit a Ctrl-C that is ignored.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, preexec_fn=heard)
 
 
 def wait_for_results(out: Path, count: int, process: subprocess.Popen[bytes]) -> None:

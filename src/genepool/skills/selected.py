@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class _Derived(Changes):
+class Derived(Changes):
     """Another's changes, in part."""
 
     def __init__(self, inner: Changes) -> None:
@@ -34,7 +34,7 @@ class _Derived(Changes):
         return self.inner.identity()
 
 
-class Largest(_Derived):
+class Largest(Derived):
     """The entries of largest magnitude; the others are zero. Entries that tie with the last one stay too.
 
     Args:
@@ -70,7 +70,7 @@ class Largest(_Derived):
         return rows.masked_fill_(rows.abs() < self._thresholds[name], 0.0)
 
 
-class Dropped(_Derived):
+class Dropped(Derived):
     """DARE: each entry is dropped with a probability, and the others make up for it (Yu et al., arXiv:2311.03099).
 
     Args:

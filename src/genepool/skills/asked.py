@@ -1,0 +1,123 @@
+"""Examples as a model reads them, and the likelihood of their answers: what skills are scored and localised by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.errors import InputError
+from genepool.tasks import DEFAULT_BATCH, Example, LanguageModel, Task
+from genepool.tasks.decoding import _check_length, _continuation, batches
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some examples as the model reads them, and where their answers stand.
+
+    Attributes:
+        ids: tokens, padded on the right, (rows, width).
+        numbers: which examples these are, by row.
+        last: the place of the last token before the answer, by row.
+        rows, places, targets: of every token of an answer, the row, the place of the token before it, and itself.
+    """
+
+    ids: torch.Tensor
+    numbers: list[int]
+    last: list[int]
+    rows: torch.Tensor
+    places: torch.Tensor
+    targets: torch.Tensor
+
+    def means(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean over each row's answer of values that stand one a token."""
+        import torch
+
+        return torch.stack([part.mean() for part in torch.split(values, torch.bincount(self.rows).tolist())])
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """All examples.
+
+    Attributes:
+        batches: the examples, longest first.
+        answers: each example's answer.
+        tails: its tokens.
+    """
+
+    batches: list[Batch]
+    answers: list[str]
+    tails: list[list[int]]
+
+    @cached_property
+    def classes(self) -> tuple[str, NDArray[np.intp], NDArray[np.bool_]]:
+        """What features are told apart by, the class of each example, and which of them count.
+
+        Whole answers where they repeat, each standing twice or more on average; else the answer's first token, which
+        the hidden state before it decides. An example whose class no other has says nothing of either.
+        """
+        whole = 2 * len(set(self.answers)) <= len(self.answers)
+        labels = self.answers if whole else [tail[0] for tail in self.tails]
+        _, classes, counts = np.unique(np.array(labels), return_inverse=True, return_counts=True)
+        return "answer" if whole else "first token", classes, counts[classes] >= 2
+
+
+def encode_examples(
+    model: LanguageModel, examples: Sequence[Example], task: Task | None = None, batch_size: int = DEFAULT_BATCH
+) -> Encoded:
+    """Prompts and answers as the task asks them, in tokens, in batches.
+
+    Args:
+        model: whose tokenizer, template and context they are for.
+        examples: what is asked; the first answer of each counts.
+        task: how; bare prompts when None.
+        batch_size: examples per batch.
+
+    Raises:
+        InputError: there are none, an answer is no text or has no tokens, or one is too long for the model.
+    """
+    import torch
+
+    if not examples:
+        raise InputError("no examples", where="examples", fix="Give 20 at least")
+    task = task or Task("examples", {"all": examples})
+    if task.scorer is None and task.settings.metric == "regex":
+        raise InputError("its answers are patterns, not texts", where=task.name, fix="Give examples with answers")
+    prompts = [task.prompt_for(example, model) for example in examples]
+    answers = [example.answer for example in examples]
+    heads = [model.encode(prompt) for prompt in prompts]
+    tails = [_continuation(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    if [] in tails:
+        where = f"{task.name}:{examples[tails.index([])].id}"
+        raise InputError("an answer without tokens has no likelihood", where=where, fix="Leave it out")
+    _check_length(model, heads, tails)
+    lengths = [len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)]
+    made = []
+    for numbers in batches(lengths, batch_size, 4 * model.vocabulary_size):
+        ids = torch.zeros(len(numbers), max(lengths[i] for i in numbers), dtype=torch.long)
+        for row, i in enumerate(numbers):
+            ids[row, : lengths[i]] = torch.tensor(heads[i] + tails[i])
+        last = [len(heads[i]) - 1 for i in numbers]
+        marks = [(row, last[row] + at, token) for row, i in enumerate(numbers) for at, token in enumerate(tails[i])]
+        made.append(Batch(ids, numbers, last, *torch.tensor(marks).T))
+    return Encoded(made, answers, tails)
+
+
+def answer_likelihoods(model: LanguageModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-likelihood of every token of the answers, and whether it is the likeliest at its place."""
+    import torch
+
+    device = model.device
+    logits = model.model(input_ids=batch.ids.to(device), use_cache=False).logits
+    shares = logits[batch.rows.to(device), batch.places.to(device)].float()
+    targets = batch.targets.to(device)
+    found = torch.log_softmax(shares, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return found, shares.argmax(-1) == targets
