@@ -1,0 +1,363 @@
+"""The catalogue of a library: one SQLite file with a row for each skill, their words for searching, their sketches.
+
+SQLite's rollback journal, not its write-ahead log, so that a library on a read-only disk can be read; writers queue.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from genepool.database import disk_is_full, transaction
+from genepool.errors import InputError
+from genepool.skills.sketch import LAYER_WIDTH, Sketch
+
+if TYPE_CHECKING:
+    from genepool.skills.sketch import Array
+
+VERSION = 1
+# "gene" in ASCII: SQLite's own place for whose database a file is.
+APPLICATION = 0x67656E65
+_SCHEMA = f"""
+CREATE TABLE skills (
+    id INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, name TEXT UNIQUE NOT NULL, form TEXT NOT NULL,
+    base_fingerprint TEXT NOT NULL, base_name TEXT NOT NULL, bytes INTEGER NOT NULL, tensors INTEGER NOT NULL,
+    added TEXT NOT NULL, description TEXT NOT NULL, licence TEXT NOT NULL, lineage TEXT NOT NULL,
+    training TEXT NOT NULL, scores TEXT NOT NULL, tags TEXT NOT NULL, error REAL);
+CREATE TABLE parents (
+    child TEXT NOT NULL REFERENCES skills (digest) ON DELETE CASCADE, parent TEXT NOT NULL,
+    PRIMARY KEY (child, parent)) WITHOUT ROWID;
+CREATE INDEX parents_by_parent ON parents (parent);
+CREATE TABLE sketches (
+    digest TEXT PRIMARY KEY REFERENCES skills (digest) ON DELETE CASCADE, whole BLOB NOT NULL,
+    layer_names TEXT NOT NULL, layers BLOB NOT NULL, squared REAL NOT NULL);
+CREATE VIRTUAL TABLE words USING fts5 (name, description, tags, scores, base, tokenize = 'porter unicode61');
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
+"""
+_COLUMNS = (
+    "digest", "name", "form", "base_fingerprint", "base_name", "bytes", "tensors", "added", "description", "licence",
+    "lineage", "training", "scores", "tags", "error",
+)  # fmt: skip
+_JSON = ("lineage", "training", "scores", "tags")
+# How much a word counts in the name, description, tags, score names and base name.
+_WEIGHTS = (8.0, 4.0, 6.0, 4.0, 1.0)
+_MAKE = "Make one with genepool library init"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A skill in a library, as the catalogue has it.
+
+    Attributes:
+        digest: SHA-256 of its file.
+        name: what it is called here; nothing else is called that.
+        form, base_fingerprint, base_name, error: as in the file's header.
+        bytes, tensors: of the file.
+        added: when, in UTC ("2026-01-31T12:00:00+00:00").
+        description, licence, lineage, training, scores: as in the header, or as given when it was added.
+        tags: words to find it by.
+    """
+
+    digest: str
+    name: str
+    form: str
+    base_fingerprint: str
+    base_name: str
+    bytes: int
+    tensors: int
+    added: str
+    description: str = ""
+    licence: str = ""
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    error: float | None = None
+
+    @property
+    def short(self) -> str:
+        """The beginning of the digest: enough to name it."""
+        return self.digest[:12]
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Digests of the skills it was made of."""
+        found = self.lineage.get("parents")
+        return tuple(dict.fromkeys(filter(is_digest, found))) if isinstance(found, list) else ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, without what is empty."""
+        found = {**vars(self), "tags": list(self.tags)}
+        return {key: value for key, value in found.items() if value not in ("", {}, [], None)}
+
+
+def is_digest(text: object) -> bool:
+    """Whether it is a SHA-256 in lower-case hex."""
+    return isinstance(text, str) and len(text) == 64 and set(text) <= set("0123456789abcdef")
+
+
+class Catalogue:
+    """An open catalogue; also a context manager. What it reads may be used by one thread.
+
+    Args:
+        path: the file; it must be there.
+
+    Raises:
+        InputError: no catalogue, a damaged one, or one that a newer genepool wrote.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise InputError("no library is here", where=path.parent, fix=_MAKE)
+        with self._errors():
+            self._db = self._open()
+        try:
+            with self._errors():
+                found, version = _identity(self._db)
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.execute("PRAGMA foreign_keys = ON")
+            if not found and not version and path.stat().st_size == 0:
+                raise InputError("the library was not finished being made", where=path.parent, fix=_MAKE)
+            self._check(path, found, version)
+        except BaseException:
+            self._db.close()
+            raise
+
+    @staticmethod
+    def _check(path: Path, application: int, version: int) -> None:
+        if application != APPLICATION or version < 1:
+            raise InputError("a database of something else", where=path, fix="Name another folder with --library")
+        if version > VERSION:
+            raise InputError(
+                f"written by a newer genepool (library version {version}, this one knows {VERSION})",
+                where=path,
+                fix="Update genepool, or name another library",
+            )
+
+    @classmethod
+    def create(cls, path: Path) -> bool:
+        """Makes an empty catalogue, whole or not at all.
+
+        Returns:
+            Whether there was none.
+
+        Raises:
+            InputError: something else is there, or it cannot be written.
+        """
+        with cls._reporting(path):
+            connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+            try:
+                with transaction(connection):
+                    application, version = _identity(connection)
+                    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                    if application or version or tables:
+                        cls._check(path, application, version)
+                        return False
+                    for statement in _SCHEMA.split(";\n"):
+                        connection.execute(statement)
+                    return True
+            finally:
+                connection.close()
+
+    def _open(self) -> sqlite3.Connection:
+        address = self.path.absolute().as_uri()
+        connection = None
+        try:
+            # For reading too: a writer that was killed left a journal that the next one to open the file applies.
+            connection = sqlite3.connect(f"{address}?mode=rw", uri=True, timeout=60, isolation_level=None)
+            _identity(connection)
+        except sqlite3.OperationalError as error:
+            if connection is not None:
+                connection.close()
+            journal = self.path.with_name(f"{self.path.name}-journal")
+            if _code(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
+                raise
+            if journal.exists() and journal.stat().st_size:
+                raise InputError(
+                    "the library was left half-written", where=self.path, fix="List it once where it can be written to"
+                ) from error
+            # Some read-only disks have no locks either.
+            connection = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True, isolation_level=None)
+        return connection
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ reading
+
+    def all(self) -> list[Kept]:
+        """Every skill, by name."""
+        return self._select("ORDER BY name")
+
+    def by_digest(self, digest: str) -> Kept | None:
+        """The skill of a file."""
+        return next(iter(self._select("WHERE digest = ?", digest)), None)
+
+    def by_name(self, name: str) -> Kept | None:
+        """The skill of a name."""
+        return next(iter(self._select("WHERE name = ?", name)), None)
+
+    def by_prefix(self, prefix: str) -> list[Kept]:
+        """The skills whose digests begin so; the prefix is hex."""
+        return self._select("WHERE substr(digest, 1, ?) = ? ORDER BY name", len(prefix), prefix)
+
+    def children(self, digest: str) -> list[Kept]:
+        """The skills that were made of one."""
+        return self._select("WHERE digest IN (SELECT child FROM parents WHERE parent = ?) ORDER BY name", digest)
+
+    def matching(self, query: str, limit: int) -> list[tuple[Kept, float]]:
+        """Skills whose words match an FTS5 query, the best first, with their BM25 scores (higher is better)."""
+        weights = ", ".join(map(str, _WEIGHTS))
+        with self._errors():
+            rows = self._db.execute(
+                f"SELECT {', '.join(f's.{column}' for column in _COLUMNS)}, -bm25(words, {weights}) AS score "
+                "FROM words JOIN skills s ON s.id = words.rowid WHERE words MATCH ? ORDER BY score DESC, s.name "
+                "LIMIT ?",
+                (query, limit),
+            ).fetchall()
+        return [(self._kept(row[:-1]), row[-1]) for row in rows]
+
+    def sketches(self) -> list[tuple[str, Array]]:
+        """(digest, whole sketch) of every skill, by name."""
+        import numpy as np
+
+        with self._errors():
+            rows = self._db.execute(
+                "SELECT k.digest, k.whole FROM sketches k JOIN skills s USING (digest) ORDER BY s.name"
+            ).fetchall()
+        return [(digest, np.frombuffer(whole, "<f4")) for digest, whole in rows]
+
+    def sketch(self, digest: str) -> Sketch | None:
+        """All of one skill's sketch."""
+        import numpy as np
+
+        with self._errors():
+            row = self._db.execute(
+                "SELECT whole, layer_names, layers, squared FROM sketches WHERE digest = ?", (digest,)
+            ).fetchone()
+        if row is None:
+            return None
+        whole, names, layers, squared = row
+        each = np.frombuffer(layers, "<f4").reshape(-1, LAYER_WIDTH)
+        return Sketch(np.frombuffer(whole, "<f4"), dict(zip(json.loads(names), each, strict=True)), squared)
+
+    def integrity(self) -> str:
+        """ "ok", or what SQLite finds wrong with the file."""
+        with self._errors():
+            (answer,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+        return str(answer)
+
+    # ------------------------------------------------------------------ writing
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """One change at a time: the block's, all of it or none. What it does to the folder of files is its own care.
+
+        Raises:
+            InputError: the library cannot be written to, or no space is left.
+        """
+        with self._errors(), transaction(self._db):
+            yield
+
+    def insert(self, kept: Kept, sketch: Sketch) -> None:
+        """Adds a row; call it in `writing`."""
+        import numpy as np
+
+        values = [getattr(kept, column) for column in _COLUMNS]
+        stored = [
+            json.dumps(value, ensure_ascii=False, allow_nan=False) if column in _JSON else value
+            for column, value in zip(_COLUMNS, values, strict=True)
+        ]
+        marks = ", ".join("?" * len(_COLUMNS))
+        cursor = self._db.execute(f"INSERT INTO skills ({', '.join(_COLUMNS)}) VALUES ({marks})", stored)
+        self._db.executemany("INSERT INTO parents VALUES (?, ?)", [(kept.digest, parent) for parent in kept.parents])
+        layers = np.stack(list(sketch.layers.values())) if sketch.layers else np.zeros((0, LAYER_WIDTH))
+        self._db.execute(
+            "INSERT INTO sketches VALUES (?, ?, ?, ?, ?)",
+            (
+                kept.digest,
+                sketch.whole.astype("<f4").tobytes(),
+                json.dumps(list(sketch.layers)),
+                layers.astype("<f4").tobytes(),
+                sketch.squared,
+            ),
+        )
+        words = (kept.name, kept.description, " ".join(kept.tags), " ".join(kept.scores), kept.base_name)
+        self._db.execute(
+            "INSERT INTO words (rowid, name, description, tags, scores, base) VALUES (?, ?, ?, ?, ?, ?)",
+            (cursor.lastrowid, *words),
+        )
+
+    def delete(self, digest: str) -> None:
+        """Removes a row; call it in `writing`."""
+        self._db.execute("DELETE FROM words WHERE rowid = (SELECT id FROM skills WHERE digest = ?)", (digest,))
+        self._db.execute("DELETE FROM skills WHERE digest = ?", (digest,))
+
+    # ------------------------------------------------------------------ plumbing
+
+    def _select(self, clause: str, *values: str | int) -> list[Kept]:
+        with self._errors():
+            rows = self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM skills {clause}", values).fetchall()
+        return [self._kept(row) for row in rows]
+
+    def _kept(self, row: Sequence[Any]) -> Kept:
+        found = dict(zip(_COLUMNS, row, strict=True))
+        for column in _JSON:
+            found[column] = json.loads(found[column])
+        return Kept(**{**found, "tags": tuple(found["tags"])})
+
+    def _errors(self) -> Any:
+        return self._reporting(self.path)
+
+    @staticmethod
+    @contextmanager
+    def _reporting(path: Path) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.ProgrammingError | sqlite3.IntegrityError):
+                raise
+            what, fix = _reason(error, path)
+            raise InputError(what, where=path, fix=fix) from error
+
+
+def _identity(connection: sqlite3.Connection) -> tuple[int, int]:
+    """(whose database it is, its version)."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return application, version
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary code of an error."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _reason(error: sqlite3.DatabaseError, path: Path) -> tuple[str, str]:
+    """What is wrong, and the way out."""
+    code = _code(error)
+    if code == sqlite3.SQLITE_NOTADB:
+        return "not a catalogue of skills", "Name another folder with --library"
+    if code == sqlite3.SQLITE_CORRUPT:
+        return f"the catalogue is damaged ({error})", "Take it from a backup; the skills in files/ can be added anew"
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return "another process keeps writing to the library", "Wait for it and run again"
+    if code == sqlite3.SQLITE_FULL or disk_is_full(path, error):
+        return "no space left on the disk for the library", "Free some space and run again"
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return "the library cannot be written to here", "Check the permissions, or name another with --library"
+    return f"the catalogue cannot be used ({error})", "Check the disk, or name another with --library"

@@ -1,0 +1,103 @@
+"""Finding skills in a library: by words, and by what they do to the weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genepool.errors import InputError
+from genepool.skills.catalogue import Kept
+from genepool.skills.changes import Changes, open_changes
+from genepool.skills.library import Library, describe, is_text
+from genepool.skills.sketch import cosines
+from genepool.weights.skill_file import SkillFile, is_skill
+
+if TYPE_CHECKING:
+    from genepool.skills.sketch import Array
+
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A skill that was found, and how well it answers: BM25 of words, or the estimated cosine of changes."""
+
+    kept: Kept
+    score: float
+
+
+def by_words(library: Library, text: str, limit: int = 20) -> list[Hit]:
+    """Skills whose name, description, tags, scores or base have any of the words, or words that begin so.
+
+    Raises:
+        InputError: there is no word in the text.
+    """
+    words = _WORD.findall(text) if is_text(text) else []
+    if not words:
+        raise InputError("no word to search for", where="--text", fix="Give one, such as --text reverse")
+    # In quotation marks nothing is an operator of FTS5.
+    query = " OR ".join(f'"{word}"*' for word in words)
+    return [Hit(kept, score) for kept, score in library.catalogue.matching(query, limit)]
+
+
+def by_likeness(library: Library, reference: str, limit: int = 20) -> list[Hit]:
+    """Skills by the estimated cosine of their change with another's, the closest first. No skill file is read.
+
+    Args:
+        library: where to look.
+        reference: a skill of the library, by name or digest, or else a skill file.
+        limit: how many at most.
+
+    Raises:
+        InputError: nothing of that name is there.
+    """
+    own, target = sketch_of(library, reference)
+    rest = [(digest, whole) for digest, whole in library.catalogue.sketches() if digest != own]
+    if not rest:
+        return []
+    import numpy as np
+
+    found = cosines(target, np.stack([whole for _, whole in rest]))
+    best = np.argsort(-found, kind="stable")[:limit]
+    # One that another process removed meanwhile is no answer.
+    return [
+        Hit(kept, float(found[i]))
+        for i in best.tolist()
+        if (kept := library.catalogue.by_digest(rest[i][0])) is not None
+    ]
+
+
+def sketch_of(library: Library, reference: str) -> tuple[str, Array]:
+    """(digest, whole sketch) of a skill of the library, or of a file elsewhere."""
+    path = Path(reference).expanduser()
+    if library.get(reference) is None and is_skill(path):
+        skill = SkillFile(path)
+        return skill.digest(), describe(path, "", "")[1].whole
+    kept = library.find(reference)
+    stored = library.catalogue.sketch(kept.digest)
+    if stored is None:
+        raise InputError(f"{kept.name} has no sketch", where=library.folder, fix="Look at it with library check")
+    return kept.digest, stored.whole
+
+
+def changes_of(library: Library, reference: str) -> Changes:
+    """The change of a skill of the library, or of a file elsewhere, to be read."""
+    path = Path(reference).expanduser()
+    if library.get(reference) is None and is_skill(path):
+        return open_changes(path)
+    kept = library.find(reference)
+    changes = open_changes(library.path(kept.digest))
+    changes.name = kept.name
+    return changes
+
+
+def filtered(skills: Sequence[Kept], base: str | None, tag: str | None) -> list[Kept]:
+    """Those of a base (its name, or the beginning of its fingerprint) and with a tag, where these are given."""
+
+    def of_base(kept: Kept) -> bool:
+        return base is None or kept.base_name == base or (len(base) >= 4 and kept.base_fingerprint.startswith(base))
+
+    return [kept for kept in skills if of_base(kept) and (tag is None or tag in kept.tags)]
