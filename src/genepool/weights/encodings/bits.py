@@ -29,29 +29,3 @@ def unpack_bits(packed: torch.Tensor, columns: int) -> torch.Tensor:
 def packed_width(columns: int, bits: int) -> int:
     """Bytes of a row of `columns` numbers of `bits` bits."""
     return -(-columns * bits // 8)
-
-
-def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """`(rows, columns)` uint8 of numbers below `2^bits` -> `(rows, packed_width)` uint8; bits is 2, 4 or 8."""
-    import torch
-
-    if bits == 8:
-        return codes
-    each = 8 // bits
-    rows, columns = codes.shape
-    full = torch.nn.functional.pad(codes, (0, -columns % each)).reshape(rows, -1, each)
-    packed = full[:, :, 0]
-    for place in range(1, each):
-        packed = (packed << bits) | full[:, :, place]
-    return packed.contiguous()
-
-
-def unpack(packed: torch.Tensor, columns: int, bits: int) -> torch.Tensor:
-    """The numbers again, `(rows, columns)` uint8."""
-    import torch
-
-    if bits == 8:
-        return packed[:, :columns]
-    shifts = torch.arange(8 - bits, -1, -bits, dtype=torch.uint8)
-    codes = (packed.unsqueeze(2) >> shifts) & ((1 << bits) - 1)
-    return codes.flatten(1)[:, :columns]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from genepool.weights.encodings.bits import WIDTHS, pack, packed_width, unpack
+from genepool.weights.encodings.bits import WIDTHS, packed_width
 from genepool.weights.encodings.encoding import Encoded, Encoding, Entry
 from genepool.weights.tensor_info import TensorInfo
 
@@ -54,41 +54,28 @@ class Groups(Encoding):
 
 def quantise(values: torch.Tensor, bits: int, group: int = GROUP) -> tuple[torch.Tensor, torch.Tensor]:
     """Packed codes `(rows, packed_width)` uint8 and scales `(rows, groups)` bfloat16 of `(rows, columns)` float32."""
+    import numpy as np
     import torch
+
+    from genepool.weights.encodings import compiled
 
     zero, largest = _LEVELS[bits]
     rows, columns = values.shape
-    full = torch.nn.functional.pad(values, (0, -columns % group)).reshape(rows, -1, group)
-    reach = full.abs().amax(2, keepdim=True) / zero
-    best: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
-    for share in _SHARES[bits]:
-        # Codes are chosen for the scale as it is stored.
-        scale = (share * reach).to(torch.bfloat16)
-        wide = scale.float()
-        codes = (full / torch.where(wide > 0, wide, 1.0)).add_(zero).round_().clamp_(0, largest)
-        if len(_SHARES[bits]) == 1:
-            best = codes, scale, codes
-            break
-        error = ((codes - zero) * wide - full).square_().sum(2, keepdim=True)
-        if best is None:
-            best = codes, scale, error
-            continue
-        better = error < best[2]
-        best = (
-            torch.where(better, codes, best[0]),
-            torch.where(better, scale, best[1]),
-            torch.where(better, error, best[2]),
-        )
-    assert best is not None
-    flat = best[0].to(torch.uint8).reshape(rows, -1)[:, :columns]
-    return pack(flat.contiguous(), bits), best[1].squeeze(2).contiguous()
+    codes = np.zeros((rows, packed_width(columns, bits)), np.uint8)
+    scales = np.empty((rows, -(-columns // group)), np.uint16)
+    shares = np.array(_SHARES[bits], np.float32)
+    compiled.quantise(values.contiguous().numpy(), bits, group, zero, largest, shares, codes, scales)
+    return torch.from_numpy(codes), torch.from_numpy(scales.view(np.int16)).view(torch.bfloat16)
 
 
 def dequantise(codes: torch.Tensor, scales: torch.Tensor, columns: int, bits: int, group: int) -> torch.Tensor:
     """The values again, `(rows, columns)` float32."""
+    import numpy as np
     import torch
 
-    zero, _ = _LEVELS[bits]
-    values = unpack(codes, columns, bits).to(torch.float32).sub_(zero)
-    wide = scales.float().repeat_interleave(group, 1)[:, :columns]
-    return values.mul_(wide)
+    from genepool.weights.encodings import compiled
+
+    out = np.empty((codes.shape[0], columns), np.float32)
+    bits_of_scales = scales.contiguous().view(torch.int16).numpy().view(np.uint16)
+    compiled.dequantise(codes.contiguous().numpy(), bits_of_scales, bits, group, _LEVELS[bits][0], out)
+    return torch.from_numpy(out)
