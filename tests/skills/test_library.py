@@ -441,7 +441,7 @@ def test_a_lock_that_stays_is_one_clear_line(folder: Path, tmp_path: Path, monke
 
 
 _AS_NOBODY = """
-import os, sys
+import os, sys, tempfile
 from genepool.cli.main import run
 folder, made, cache = sys.argv[1:]
 os.environ["GENEPOOL_CACHE"] = cache
@@ -450,6 +450,9 @@ def codes(*commands):
 reading = ["list"], ["show", "s", "--tree"], ["search", "--text", "s"], ["search", "--like", "s"], ["check"]
 # Once as whoever we are, so that every module is loaded: nobody may be kept from reading them.
 codes(*reading)
+with tempfile.TemporaryDirectory() as other:
+    run(["library", "init", "--library", other])
+    run(["library", "add", made, "--library", other])
 if os.getuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
@@ -619,3 +622,24 @@ def test_the_catalogue_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest
     monkeypatch.undo()
     assert Catalogue.create(path)
     assert not Catalogue.create(path)
+
+
+def test_searching_by_a_task(tiny_testbed: Any, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    library = tmp_path / "library"
+    assert cli("library", "init", "--library", library).code == 0
+    for name in ("sort", "reverse", "upper"):
+        file = tmp_path / f"{name}.safetensors"
+        found = cli("skill", "extract", tiny_testbed.full[name], "--base", tiny_testbed.base, "--out", file)
+        assert found.code == 0, found.err
+        assert cli("library", "add", file, "--library", library).code == 0
+    asked = ("library", "search", "--task", tiny_testbed.tasks / "reverse", "--library", library, "--examples", 40)
+    for more in ([], ["--cheap"]):
+        answer = cli(*asked, "--base", tiny_testbed.base, *more, "--json")
+        assert answer.code == 0, answer.err
+        told = json.loads(answer.out)
+        assert told["hits"][0]["name"] == "reverse"
+        assert told["examples"] == 40
+        assert cli(*asked, "--base", tiny_testbed.base, *more).code == 0
+    assert "--base" in cli(*asked).err
+    assert "one is ranked by" in cli(*asked[:3], tiny_testbed.tasks, *asked[4:], "--base", tiny_testbed.base).err
+    assert "one thing to search by" in cli(*asked, "--base", tiny_testbed.base, "--text", "x").err

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from genepool.errors import InputError
 from genepool.tasks import DEFAULT_BATCH, Example, LanguageModel, Task
-from genepool.tasks.decoding import _check_length, _continuation, batches
+from genepool.tasks.decoding import batches, check_length, continuation
 
 if TYPE_CHECKING:
     import torch
@@ -94,11 +94,11 @@ def encode_examples(
     prompts = [task.prompt_for(example, model) for example in examples]
     answers = [example.answer for example in examples]
     heads = [model.encode(prompt) for prompt in prompts]
-    tails = [_continuation(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    tails = [continuation(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     if [] in tails:
         where = f"{task.name}:{examples[tails.index([])].id}"
         raise InputError("an answer without tokens has no likelihood", where=where, fix="Leave it out")
-    _check_length(model, heads, tails)
+    check_length(model, heads, tails)
     lengths = [len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)]
     made = []
     for numbers in batches(lengths, batch_size, 4 * model.vocabulary_size):

@@ -17,6 +17,8 @@ from genepool.weights.skill_file import SkillFile, is_skill
 
 if TYPE_CHECKING:
     from genepool.skills.sketch import Array
+    from genepool.skills.transfer import Ranking
+    from genepool.weights import Weights
 
 _WORD = re.compile(r"\w+")
 
@@ -92,6 +94,51 @@ def changes_of(library: Library, reference: str) -> Changes:
     changes = open_changes(library.path(kept.digest))
     changes.name = kept.name
     return changes
+
+
+def by_task(
+    library: Library,
+    path: str | Path,
+    base: str,
+    limit: int = 20,
+    *,
+    cheap: bool = False,
+    examples: int = 100,
+    split: str = "train",
+) -> tuple[list[Hit], Ranking]:
+    """Skills by how much they would help a task, told from some of its examples.
+
+    Args:
+        library: whose skills.
+        path: one task: a file of examples, or a folder.
+        base: the model they are put on; those of other bases are left out.
+        limit: how many at most.
+        cheap: by the gradient of the base's loss alone; see `genepool.skills.transfer.rank_skills`.
+        examples: how many are read.
+        split: which, where the task has several.
+
+    Returns:
+        The skills with their scores, and the whole ranking.
+
+    Raises:
+        InputError: there are no skills or no examples, or none of the skills fits the base.
+    """
+    # Not at the top: other ways of searching need no model.
+    from genepool.skills.transfer import rank_skills
+    from genepool.tasks import load_tasks
+    from genepool.weights import open_weights
+
+    found = load_tasks(path)
+    if len(found) != 1:
+        raise InputError(f"{len(found)} tasks, where one is ranked by", where=path, fix="Name one of them")
+    opened = open_weights(base)
+    kept = {one.name: one for one in library.catalogue.all()}
+    if not kept:
+        raise InputError("no skills to rank", where=library.folder, fix="Add one with genepool library add")
+    files: dict[str, str | Path | Weights] = {name: library.path(one.digest) for name, one in kept.items()}
+    asked = list(found[0].examples(split))[:examples]
+    ranking = rank_skills(opened, files, asked, task=found[0], cheap=cheap)
+    return [Hit(kept[skill.name], skill.score) for skill in ranking.skills][:limit], ranking
 
 
 def filtered(skills: Sequence[Kept], base: str | None, tag: str | None) -> list[Kept]:

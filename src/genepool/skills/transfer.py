@@ -10,18 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genepool import progress
 from genepool.errors import InputError, nearest
+from genepool.skills.asked import Encoded, answer_likelihoods, encode_examples
 from genepool.skills.transfer_scores import h_score, logme, mean_ranks, tmi
 from genepool.tasks import DEFAULT_BATCH, Example, LanguageModel, Task
-from genepool.tasks.decoding import _check_length, _continuation, batches
 from genepool.threads import torch_threads
 from genepool.weights import Weights, open_weights
 from genepool.weights.tensor_info import shape_text
@@ -147,7 +145,8 @@ def rank_skills(
     with torch_threads(threads):
         with progress.bar(f"loading {opened.name}"):
             model = LanguageModel.load(opened, device=device, dtype=dtype)
-        return _Judge(opened, model, _encode(model, examples, task, batch_size), allow_pickle).rank(named, asked)
+        encoded = encode_examples(model, examples, task, batch_size)
+        return _Judge(opened, model, encoded, allow_pickle).rank(named, asked)
 
 
 def _named(skills: Sequence[_Skill] | Mapping[str, _Skill]) -> dict[str, _Skill]:
@@ -165,96 +164,13 @@ def _named(skills: Sequence[_Skill] | Mapping[str, _Skill]) -> dict[str, _Skill]
     return named
 
 
-# ---------------------------------------------------------------------- examples
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Some examples as the model reads them, and where their answers stand.
-
-    Attributes:
-        ids: tokens, padded on the right, (rows, width).
-        numbers: which examples these are, by row.
-        last: the place of the last token before the answer, by row.
-        rows, places, targets: of every token of an answer, the row, the place of the token before it, and itself.
-    """
-
-    ids: torch.Tensor
-    numbers: list[int]
-    last: list[int]
-    rows: torch.Tensor
-    places: torch.Tensor
-    targets: torch.Tensor
-
-    def means(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean over each row's answer of values that stand one a token."""
-        import torch
-
-        return torch.stack([part.mean() for part in torch.split(values, torch.bincount(self.rows).tolist())])
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """All examples.
-
-    Attributes:
-        batches: the examples, longest first.
-        answers: each example's answer.
-        tails: its tokens.
-    """
-
-    batches: list[_Batch]
-    answers: list[str]
-    tails: list[list[int]]
-
-    @cached_property
-    def classes(self) -> tuple[str, NDArray[np.intp], NDArray[np.bool_]]:
-        """What features are told apart by, the class of each example, and which of them count.
-
-        Whole answers where they repeat, each standing twice or more on average; else the answer's first token, which
-        the hidden state before it decides. An example whose class no other has says nothing of either.
-        """
-        whole = 2 * len(set(self.answers)) <= len(self.answers)
-        labels = self.answers if whole else [tail[0] for tail in self.tails]
-        _, classes, counts = np.unique(np.array(labels), return_inverse=True, return_counts=True)
-        return "answer" if whole else "first token", classes, counts[classes] >= 2
-
-
-def _encode(model: LanguageModel, examples: Sequence[Example], task: Task | None, batch_size: int) -> _Encoded:
-    import torch
-
-    if not examples:
-        raise InputError("no examples to rank by", where="examples", fix="Give 20 at least")
-    task = task or Task("examples", {"all": examples})
-    if task.scorer is None and task.settings.metric == "regex":
-        raise InputError("its answers are patterns, not texts", where=task.name, fix="Give examples with answers")
-    prompts = [task.prompt_for(example, model) for example in examples]
-    answers = [example.answer for example in examples]
-    heads = [model.encode(prompt) for prompt in prompts]
-    tails = [_continuation(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    if [] in tails:
-        where = f"{task.name}:{examples[tails.index([])].id}"
-        raise InputError("an answer without tokens has no likelihood", where=where, fix="Leave it out")
-    _check_length(model, heads, tails)
-    lengths = [len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)]
-    made = []
-    for numbers in batches(lengths, batch_size, 4 * model.vocabulary_size):
-        ids = torch.zeros(len(numbers), max(lengths[i] for i in numbers), dtype=torch.long)
-        for row, i in enumerate(numbers):
-            ids[row, : lengths[i]] = torch.tensor(heads[i] + tails[i])
-        last = [len(heads[i]) - 1 for i in numbers]
-        marks = [(row, last[row] + at, token) for row, i in enumerate(numbers) for at, token in enumerate(tails[i])]
-        made.append(_Batch(ids, numbers, last, *torch.tensor(marks).T))
-    return _Encoded(made, answers, tails)
-
-
 # ---------------------------------------------------------------------- reading
 
 
 class _Judge:
     """One resident model, the base, which every skill is put into and taken out of."""
 
-    def __init__(self, base: Weights, model: LanguageModel, examples: _Encoded, allow_pickle: bool) -> None:
+    def __init__(self, base: Weights, model: LanguageModel, examples: Encoded, allow_pickle: bool) -> None:
         self.base, self.model, self.examples, self.allow_pickle = base, model, examples, allow_pickle
         self.parameters: dict[str, torch.nn.Parameter] = dict(model.model.named_parameters())
         self.skipped: dict[str, str] = {}
@@ -344,17 +260,6 @@ class _Judge:
     def _moved(self, skill: Weights) -> set[str]:
         return {name for name in self.parameters if name in self.base and skill.moves(name, self.base)}
 
-    def _answers(self, batch: _Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-likelihood of every token of the answers, and whether it is the likeliest at its place."""
-        import torch
-
-        device = self.model.device
-        logits = self.model.model(input_ids=batch.ids.to(device), use_cache=False).logits
-        shares = logits[batch.rows.to(device), batch.places.to(device)].float()
-        targets = batch.targets.to(device)
-        found = torch.log_softmax(shares, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-        return found, shares.argmax(-1) == targets
-
     def _read(self, featured: bool) -> tuple[dict[str, float], list[Any]]:
         """likelihood and exact of the model as it is, and where asked for each example's feature, (d,)."""
         import torch
@@ -369,7 +274,7 @@ class _Judge:
             with torch.inference_mode():
                 for batch in self.examples.batches:
                     states.clear()
-                    logprobs, hits = self._answers(batch)
+                    logprobs, hits = answer_likelihoods(self.model, batch)
                     likelihood[batch.numbers] = batch.means(logprobs.double()).cpu().numpy()
                     exact[batch.numbers] = (batch.means(hits.double()) == 1).cpu().numpy()
                     for row, i in enumerate(batch.numbers if featured else ()):
@@ -398,7 +303,7 @@ class _Judge:
             parameter.requires_grad_(name in moved)
         with torch.enable_grad():
             for batch in self.examples.batches:
-                loss = -batch.means(self._answers(batch)[0]).sum() / len(self.examples.answers)
+                loss = -batch.means(answer_likelihoods(self.model, batch)[0]).sum() / len(self.examples.answers)
                 if loss.requires_grad:
                     loss.backward()  # type: ignore[no-untyped-call]
         gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}

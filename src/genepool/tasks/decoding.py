@@ -94,8 +94,8 @@ def forced_answers(
     import torch
 
     heads = [model.encode(prompt) for prompt in prompts]
-    tails = [_continuation(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    _check_length(model, heads, tails)
+    tails = [continuation(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    check_length(model, heads, tails)
     lengths = [len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)]
     results: list[Forced | None] = [None] * len(prompts)
     with torch.inference_mode():
@@ -189,7 +189,7 @@ def generate(
     import torch
 
     heads = [model.encode(prompt) for prompt in prompts]
-    _check_length(model, heads)
+    check_length(model, heads)
     outputs = [""] * len(prompts)
     with torch.inference_mode():
         lengths = [len(head) for head in heads]
@@ -273,7 +273,7 @@ def loglikelihoods(
     return forced_answers(model, prompts, continuations, Decoding(max_new_tokens=2**31), True, batch_size)
 
 
-def _continuation(model: LanguageModel, prompt: str, answer: str) -> list[int]:
+def continuation(model: LanguageModel, prompt: str, answer: str) -> list[int]:
     """The answer's tokens as they stand after the prompt's own."""
     whole, own_head = model.encode_whole(prompt + answer), model.encode_whole(prompt)
     if whole[: len(own_head)] == own_head:
@@ -283,7 +283,7 @@ def _continuation(model: LanguageModel, prompt: str, answer: str) -> list[int]:
     return own
 
 
-def _check_length(model: LanguageModel, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]] = ()) -> None:
+def check_length(model: LanguageModel, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]] = ()) -> None:
     """There must be room for a prompt and its answer, or for one new token."""
     for place, head in enumerate(heads):
         tail = tails[place] if tails else [0]

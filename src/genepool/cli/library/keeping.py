@@ -1,15 +1,15 @@
-"""`genepool library`: keep skills in one place, find them again, see where they come from, and pass them on."""
+"""The commands that keep skills: init, add, list, show, rm, check, export, import."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genepool.cli import options
+from genepool.cli.library.common import LibraryOption, SkillArgument, open_library, print_skills, say
 
 if TYPE_CHECKING:
     from genepool.skills.catalogue import Kept
@@ -17,31 +17,7 @@ if TYPE_CHECKING:
     from genepool.skills.similarity import Similarity
 
 
-class ColouredBy(StrEnum):
-    """What the colours of a map show."""
-
-    base = "base"
-    tag = "tag"
-
-
-LibraryOption = Annotated[
-    Path | None, typer.Option("--library", help="The library's folder; else $GENEPOOL_LIBRARY, else ./library.")
-]
-SKILL = "A skill of the library: its name, or the beginning of its digest."
-SkillArgument = Annotated[str, typer.Argument(metavar="SKILL", help=SKILL)]
-
-
 _JSON = ("lineage", "training", "scores")
-
-
-def register(app: typer.Typer) -> None:
-    group = typer.Typer(no_args_is_help=True, help="Keep skills in a library: find, compare, trace and share them.")
-    for command in (init, add, show, rm, search, check, export):
-        group.command(command.__name__)(command)
-    group.command("list")(list_skills)
-    group.command("import")(bring_in)
-    group.command("map")(draw)
-    app.add_typer(group, name="library")
 
 
 def init(library: LibraryOption = None, json_output: options.JsonOption = False) -> None:
@@ -81,7 +57,7 @@ def add(
         genepool library add reverse.safetensors --tag strings --score reverse=0.93
     """
     options.begin(quiet)
-    with _open(library) as opened:
+    with open_library(library) as opened:
         kept, added = opened.add(
             file, name=name, tags=tag or [], description=description, scores=_scores(score or [])
         )  # fmt: skip
@@ -105,14 +81,14 @@ def list_skills(
     options.begin()
     from genepool.skills.library_search import filtered
 
-    with _open(library) as opened:
+    with open_library(library) as opened:
         skills = filtered(opened.catalogue.all(), base, tag)
         if json_output:
             options.print_json({"library": str(opened.folder), "skills": [kept.as_dict() for kept in skills]})
         elif not skills:
             print(f"{opened.folder}: no skill{' like that' if base or tag else ''}")
         else:
-            _print_skills(skills)
+            print_skills(skills)
 
 
 def show(
@@ -137,7 +113,7 @@ def show(
     from genepool.skills.library_search import changes_of
     from genepool.skills.library_tree import ancestors, descendants, tree_lines
 
-    with _open(library) as opened:
+    with open_library(library) as opened:
         kept = opened.find(skill)
         answer: dict[str, Any] = {**kept.as_dict(), "file": str(opened.path(kept.digest))}
         up, down = (ancestors(opened, kept), descendants(opened, kept)) if tree else ([], [])
@@ -170,52 +146,12 @@ def rm(skill: SkillArgument, library: LibraryOption = None, json_output: options
         genepool library rm reverse-old
     """
     options.begin()
-    with _open(library) as opened:
+    with open_library(library) as opened:
         kept = opened.remove(skill)
         if json_output:
             options.print_json({"library": str(opened.folder), "removed": kept.name, "digest": kept.digest})
         else:
-            _say(f"{kept.name}: removed ({options.size_text(kept.bytes)})")
-
-
-def search(
-    text: Annotated[str | None, typer.Option(help="Words of its name, description, tags, scores or base.")] = None,
-    like: Annotated[
-        str | None, typer.Option(metavar="SKILL", help="What changes weights as this skill, or skill file, does.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
-    library: LibraryOption = None,
-    json_output: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-) -> None:
-    """Find skills, the best first: by words, or by likeness to another skill. No skill file is read.
-
-    [bold]Examples[/bold]
-
-        genepool library search --text "reverse strings"
-
-        genepool library search --like reverse
-    """
-    options.begin(quiet)
-    from genepool.errors import InputError
-    from genepool.skills.library_search import by_likeness, by_words
-
-    ways = {"--text": text, "--like": like}
-    given = {option: wanted for option, wanted in ways.items() if wanted is not None}
-    if len(given) != 1:
-        raise InputError("one thing to search by is needed", fix="Give one of " + ", ".join(ways))
-    ((option, wanted),) = given.items()
-    with _open(library) as opened:
-        hits = {"--text": by_words, "--like": by_likeness}[option](opened, wanted, limit)
-        if json_output:
-            found = [{"score": hit.score, **hit.kept.as_dict()} for hit in hits]
-            options.print_json({"library": str(opened.folder), "by": option[2:], "hits": found})
-        elif not hits:
-            print(f"{opened.folder}: nothing found")
-        else:
-            # BM25 says nothing by itself: the order is all of it.
-            scores = ("cosine, about", [f"{hit.score:.3f}" for hit in hits]) if option == "--like" else None
-            _print_skills([hit.kept for hit in hits], scores)
+            say(f"{kept.name}: removed ({options.size_text(kept.bytes)})")
 
 
 def check(
@@ -236,14 +172,14 @@ def check(
     from genepool.errors import CheckFailed
     from genepool.skills.library_check import check as check_library
 
-    with _open(library) as opened:
+    with open_library(library) as opened:
         found = check_library(opened, repair=repair)
         left = [problem for problem in found if not problem.repaired]
         if json_output:
             options.print_json({"library": str(opened.folder), "problems": [problem.as_dict() for problem in found]})
         else:
             for problem in found:
-                _say(f"{problem.where}: {problem.text}" + (f": {problem.repaired}" if problem.repaired else ""))
+                say(f"{problem.where}: {problem.text}" + (f": {problem.repaired}" if problem.repaired else ""))
             if not left:
                 print(f"{opened.folder}: {len(opened.catalogue.all()):,} skills, all whole")
     if left:
@@ -267,12 +203,12 @@ def export(
     options.begin()
     from genepool.skills.library_export import export as export_skill
 
-    with _open(library) as opened:
+    with open_library(library) as opened:
         kept = export_skill(opened, skill, out, overwrite=overwrite)
         if json_output:
             options.print_json({"out": str(out), "name": kept.name, "digest": kept.digest})
         else:
-            _say(f"{out}: {kept.name}")
+            say(f"{out}: {kept.name}")
 
 
 def bring_in(
@@ -290,50 +226,8 @@ def bring_in(
     options.begin(quiet)
     from genepool.skills.library_export import bring_in as bring_in_skill
 
-    with _open(library) as opened:
+    with open_library(library) as opened:
         _say_added(opened, *bring_in_skill(opened, path), json_output)
-
-
-def draw(
-    out: Annotated[Path, typer.Option("--out", help="The picture: an .html or .svg file that opens offline.")],
-    by: Annotated[ColouredBy, typer.Option("--by", help="What the colours show.")] = ColouredBy.base,
-    library: LibraryOption = None,
-    overwrite: options.OverwriteOption = False,
-    json_output: options.JsonOption = False,
-) -> None:
-    """Draw the skills in the plane, near to those whose changes point the same way.
-
-    [bold]Example[/bold]
-
-        genepool library map --out skills.html
-    """
-    options.begin()
-    from genepool.errors import InputError
-    from genepool.report.skill_map import Disc, write_skill_map
-    from genepool.skills.sketch import plane
-
-    if out.exists() and (out.is_dir() or not overwrite):
-        fix = "Name a file" if out.is_dir() else "Name another, or pass --overwrite"
-        raise InputError("is a folder" if out.is_dir() else "the file exists", where=out, fix=fix)
-    with _open(library) as opened:
-        sketches = dict(opened.catalogue.sketches())
-        skills = [kept for kept in opened.catalogue.all() if kept.digest in sketches]
-        if not skills:
-            raise InputError("no skill to draw", where=opened.folder, fix="Add one with genepool library add")
-        places = plane([sketches[kept.digest] for kept in skills]).tolist()
-        discs = [Disc(kept.name, x, y, kept.bytes, _group(kept, by), _note(kept)) for kept, (x, y) in
-                 zip(skills, places, strict=True)]  # fmt: skip
-        write_skill_map(discs, out, f"{len(skills):,} skills in {opened.folder.name or opened.folder}", by.value)
-    if json_output:
-        options.print_json({"out": str(out), "skills": [{"name": d.name, "x": d.x, "y": d.y} for d in discs]})
-    else:
-        print(f"{out}: {len(skills):,} skills")
-
-
-def _open(library: Path | None) -> Library:
-    from genepool.skills.library import Library
-
-    return Library(library)
 
 
 def _scores(given: Sequence[str]) -> dict[str, float]:
@@ -351,46 +245,13 @@ def _scores(given: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _group(kept: Kept, by: ColouredBy) -> str:
-    return (kept.base_name or kept.base_fingerprint[:12]) if by is ColouredBy.base else next(iter(kept.tags), "")
-
-
-def _note(kept: Kept) -> str:
-    parts = [kept.description, f"{kept.form}, {options.size_text(kept.bytes)}, {kept.base_name}", ", ".join(kept.tags)]
-    return "\n".join(filter(None, parts))
-
-
-def _say(line: str) -> None:
-    options.console().print(line, markup=False, highlight=False, soft_wrap=True)
-
-
 def _say_added(library: Library, kept: Kept, added: bool, json_output: bool) -> None:
     if json_output:
         options.print_json({"library": str(library.folder), "added": added, "skill": kept.as_dict()})
     elif added:
-        _say(f"{kept.name}: added ({kept.short}, {kept.form}, {options.size_text(kept.bytes)})")
+        say(f"{kept.name}: added ({kept.short}, {kept.form}, {options.size_text(kept.bytes)})")
     else:
-        _say(f"{kept.name}: there already ({kept.short}), nothing changed")
-
-
-def _print_skills(skills: Sequence[Kept], extra: tuple[str, Sequence[str]] | None = None) -> None:
-    from rich.text import Text
-
-    heads = ([extra[0]] if extra else []) + ["digest", "form", "base", "size", "tags", "scores"]
-    table = options.plain_table("skill", heads)
-    for i, kept in enumerate(skills):
-        cells = [
-            *([extra[1][i]] if extra else []),
-            kept.short,
-            kept.form,
-            kept.base_name or kept.base_fingerprint[:12],
-            options.size_text(kept.bytes),
-            ", ".join(kept.tags),
-            ", ".join(f"{task} {score:.3g}" for task, score in kept.scores.items()),
-        ]
-        # As text: what stands in square brackets is no markup here.
-        table.add_row(Text(kept.name), *(Text(cell) for cell in cells))
-    options.console().print(table)
+        say(f"{kept.name}: there already ({kept.short}), nothing changed")
 
 
 def _print_facts(answer: dict[str, Any], name: str) -> None:
@@ -412,10 +273,10 @@ def _fact(key: str, value: Any) -> str:
 
 
 def _print_lines(head: str, lines: Sequence[str]) -> None:
-    _say(head)
+    say(head)
     for line in lines:
-        _say(f"  {line}")
-    _say("")
+        say(f"  {line}")
+    say("")
 
 
 def _print_similarity(found: Similarity, name: str, other: str) -> None:
@@ -426,9 +287,9 @@ def _print_similarity(found: Similarity, name: str, other: str) -> None:
     table.add_row("whole", number(found.whole.cosine), number(found.whole.signs))
     for layer, each in found.layers.items():
         table.add_row(f"  {layer}", number(each.cosine), number(each.signs))
-    _say(f"{name} and {other}")
+    say(f"{name} and {other}")
     options.console().print(table)
-    _say(f"overlap of the 1% largest changes (Jaccard): {number(found.region)}")
+    say(f"overlap of the 1% largest changes (Jaccard): {number(found.region)}")
     if found.subspaces:
         left, right = number(found.subspaces[0]), number(found.subspaces[1])
-        _say(f"overlap of the directions of {found.matrices} low-rank matrices: left {left}, right {right}")
+        say(f"overlap of the directions of {found.matrices} low-rank matrices: left {left}, right {right}")

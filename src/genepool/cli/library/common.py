@@ -1,0 +1,52 @@
+"""What the commands of `genepool library` share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genepool.cli import options
+
+if TYPE_CHECKING:
+    from genepool.skills.catalogue import Kept
+    from genepool.skills.library import Library
+
+
+LibraryOption = Annotated[
+    Path | None, typer.Option("--library", help="The library's folder; else $GENEPOOL_LIBRARY, else ./library.")
+]
+SKILL = "A skill of the library: its name, or the beginning of its digest."
+SkillArgument = Annotated[str, typer.Argument(metavar="SKILL", help=SKILL)]
+
+
+def open_library(library: Path | None) -> Library:
+    from genepool.skills.library import Library
+
+    return Library(library)
+
+
+def say(line: str) -> None:
+    options.console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_skills(skills: Sequence[Kept], extra: tuple[str, Sequence[str]] | None = None) -> None:
+    from rich.text import Text
+
+    heads = ([extra[0]] if extra else []) + ["digest", "form", "base", "size", "tags", "scores"]
+    table = options.plain_table("skill", heads)
+    for i, kept in enumerate(skills):
+        cells = [
+            *([extra[1][i]] if extra else []),
+            kept.short,
+            kept.form,
+            kept.base_name or kept.base_fingerprint[:12],
+            options.size_text(kept.bytes),
+            ", ".join(kept.tags),
+            ", ".join(f"{task} {score:.3g}" for task, score in kept.scores.items()),
+        ]
+        # As text: what stands in square brackets is no markup here.
+        table.add_row(Text(kept.name), *(Text(cell) for cell in cells))
+    options.console().print(table)
