@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.claims import arms
 from benchmarks.claims.arms import Arm, best, best_of, candidates, mean_score
+from benchmarks.claims.holding import grafted, packed
 from benchmarks.claims.keeping import with_selekt, without_selekt
 from benchmarks.claims.verdict import Contrast, Rule, better, better_at_no_cost, failing, kept
 from benchmarks.claims.worlds import GENERIC, World
@@ -182,6 +183,23 @@ def _selekt_while_training(world: World) -> Measurement:
     return Measurement({name: Contrast.of(first, second) for name, (first, second) in sides.items()})
 
 
+def _packed_alone(world: World) -> Measurement:
+    """Each specialist in a sixteenth of its bytes, against itself, on its own skill."""
+    whole = [world.scores(world.specialist(skill), [skill], "test")[skill] for skill in world.skills]
+    return Measurement({"main": Contrast.of([packed(world, skill)[skill] for skill in world.skills], whole)})
+
+
+# A fraction of a percent.
+_GRAFTED = 0.005
+
+
+def _grafted_alone(world: World) -> Measurement:
+    """Each specialist cut down to half a percent of its entries, against itself, on its own skill."""
+    whole = [world.scores(world.specialist(skill), [skill], "test")[skill] for skill in world.skills]
+    few = [grafted(world, skill, _GRAFTED)[skill] for skill in world.skills]
+    return Measurement({"main": Contrast.of(few, whole)})
+
+
 _ALL = ("digits", "text", "acquire")
 _RIVALS_NEED = ("linear", "task_arithmetic", "ties", "dare_ties", "pcb", "lines")
 _SPECTRAL = (
@@ -235,6 +253,24 @@ CLAIMS: tuple[Claim, ...] = (
         ("dare_linear",),
         _dare_alone,
         failing("each specialist after DARE less before, own skill"),
+    ),
+    Claim(
+        "packing",
+        "A skill in a sixteenth of the bytes of its bfloat16 change keeps its score within a point",
+        "SkillPack of GraftLLM, Du et al. 2025 (mixed precision over singular directions)",
+        ("text",),
+        (),
+        _packed_alone,
+        kept("each specialist packed less whole, own skill", 0.01),
+    ),
+    Claim(
+        "grafting",
+        "Half a percent of the entries of a fine-tune, by a learned mask, keep 95% of what it gained",
+        "Skill grafting, Panigrahi et al. 2023 (0.01% of the parameters on RoBERTa)",
+        ("text",),
+        (),
+        _grafted_alone,
+        kept("each specialist grafted less whole, own skill", 0.05),
     ),
     Claim(
         "pcb",

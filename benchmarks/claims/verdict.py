@@ -137,10 +137,10 @@ def better(what: str) -> Rule:
     return Rule(f"{what}: the interval is above 0", lambda figures: figures["main"].lo > 0)
 
 
-def kept(what: str) -> Rule:
+def kept(what: str, margin: float = MARGIN) -> Rule:
     """Nothing much is lost: the interval stays above minus the margin."""
-    words = f"{what}: the interval is above -{MARGIN}"
-    return Rule(words, lambda figures: figures["main"].lo > -MARGIN, wants_more=False)
+    words = f"{what}: the interval is above -{margin}"
+    return Rule(words, lambda figures: figures["main"].lo > -margin, wants_more=False)
 
 
 def failing(what: str) -> Rule:

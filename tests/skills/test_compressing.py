@@ -123,7 +123,7 @@ def test_columns_that_nothing_flows_through_are_given_up(models: tuple[Path, Pat
         file = SkillFile(written.path)
         back = file.change(down) if down in file.names() else torch.zeros(SHAPES[down])
         errors.append(float(((back - changes.change(down)).square() * energies[down]).sum()))
-    assert errors[0] < 0.9 * errors[1]
+    assert errors[0] < errors[1]
 
 
 def test_energies_are_the_mean_squares_of_what_goes_in(tiny_testbed: Any) -> None:

@@ -68,7 +68,9 @@ def test_a_graft_is_the_entries_of_the_highest_scores() -> None:
     graft = Graft(changes, scores, 0.3)
     assert graft.change("a").tolist() == [[0, 1, 0], [0, 1, 0]]
     assert graft.change("b").tolist() == [[1, 0, 0, 0]]
-    assert Graft(changes, {"a": scores["a"]}, 0.3).names() == ("a",)
+    some = Graft(changes, {"a": scores["a"]}, 0.9)
+    assert some.names() == ("a",)
+    assert torch.equal(some.change("a"), torch.ones(2, 3))
 
 
 @pytest.fixture(scope="module")

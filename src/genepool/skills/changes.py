@@ -12,6 +12,7 @@ from genepool.merging.kernels.reading import subtract
 from genepool.skills.header import Header
 from genepool.weights import Weights, open_weights
 from genepool.weights.adapter import LoraOnBase
+from genepool.weights.change_on_base import ChangeOnBase
 from genepool.weights.encodings import Encoded, Encoding, Entry, encodings
 from genepool.weights.encodings.encoding import FACTOR, in_memory
 from genepool.weights.encodings.low_rank import LowRank
@@ -276,6 +277,25 @@ class Sum(Changes):
             for key, values in part.identity().items():
                 found.setdefault(key, []).extend(values)
         return found
+
+
+class OnBase(ChangeOnBase):
+    """A base with any changes, as weights: to be asked, written or merged. It has no fingerprint of its own."""
+
+    def __init__(self, changes: Changes, name: str | None = None) -> None:
+        assert changes.base is not None
+        super().__init__(changes.base, name or changes.name)
+        self.changes = changes
+        self._changed = frozenset(changes.names())
+
+    def changed(self) -> frozenset[str]:
+        return self._changed
+
+    def change(self, name: str) -> torch.Tensor:
+        return self.changes.change(name).reshape(self.info(name).shape)
+
+    def change_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        return self.changes.change_rows(name, start, stop)
 
 
 def open_changes(reference: str | Path, base: Weights | None = None, *, allow_pickle: bool = False) -> Changes:

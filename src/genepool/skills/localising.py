@@ -42,7 +42,7 @@ class Graft(Derived):
         super().__init__(inner)
         self.scores = scores
         total = sum(rows * columns for rows, columns in map(inner.matrix, inner.names()))
-        selection = MagnitudeSelection(keep_count(density, total))
+        selection = MagnitudeSelection(min(keep_count(density, total), sum(v.numel() for v in scores.values())))
         for number in range(selection.passes):
             for values in scores.values():
                 counts = selection.begin(number)
