@@ -65,7 +65,7 @@ def rows(models: Path, narrow: Path, out: Path) -> list[Row]:
         made("extract, dense bfloat16", extract(dense.name, "--to", "dense", "--dtype", "bfloat16"), files, dense.name),
         made("extract, 4 bits", extract(packed.name, "--to", "packed"), files, packed.name),
         made(
-            "compress, dense to signs",
+            "convert, dense to signs",
             [
                 "skill",
                 "convert",

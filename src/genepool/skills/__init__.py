@@ -5,6 +5,7 @@ from genepool.skills.changes import Changes, Difference, Scaled, Sum, open_chang
 from genepool.skills.compressing import Budget, compress
 from genepool.skills.forms import FORMS, PACKINGS, Form
 from genepool.skills.header import Header
+from genepool.skills.localising import Bench, Graft, Localised, smallest
 from genepool.skills.making import apply_skills, extract_skill, model_of, store
 from genepool.skills.peft_folder import write_peft
 from genepool.skills.selected import Dropped, Largest
@@ -13,13 +14,16 @@ from genepool.skills.writing import Written, write_skill
 __all__ = [
     "FORMS",
     "PACKINGS",
+    "Bench",
     "Budget",
     "Changes",
     "Difference",
     "Dropped",
     "Form",
+    "Graft",
     "Header",
     "Largest",
+    "Localised",
     "Scaled",
     "Sum",
     "Written",
@@ -29,6 +33,7 @@ __all__ = [
     "input_energies",
     "model_of",
     "open_changes",
+    "smallest",
     "store",
     "write_peft",
     "write_skill",
