@@ -1,4 +1,4 @@
-"""`python -m benchmarks.claims [--only CLAIM ...] [--beds BED ...] [--seeds 5]`: goes on where it was stopped."""
+"""`python -m benchmarks.claims [--only CLAIM ...] [--beds BED ...] [--seeds 5] [--update]`: goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def main() -> None:
     parser.add_argument("--beds", nargs="+", choices=kinds, default=kinds, metavar="BED", help=", ".join(kinds))
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"how many, from 0 on; at most {MOST_SEEDS}")
     parser.add_argument("--workers", type=int, default=2, help="processes, each with one thread")
+    parser.add_argument("--update", action="store_true", help="renew these rows of the page, and leave the others")
     asked = parser.parse_args()
+    if asked.update and asked.seeds != SEEDS:
+        parser.error(f"--update needs the page's {SEEDS} seeds")
     if not 1 <= asked.seeds <= MOST_SEEDS:
         parser.error(f"--seeds {asked.seeds}: from 1 to {MOST_SEEDS} are possible")
     claims = [claim for claim in CLAIMS if claim.name in asked.only]
@@ -30,9 +33,12 @@ def main() -> None:
     for name, lacks in unavailable.items():
         progress.say(f"{name} is left out: this version has no {', '.join(lacks)}")
     claims = [claim for claim in claims if claim.name not in unavailable]
-    rows = page.by_rows(claims, measure_all(claims, asked.beds, asked.seeds, asked.workers), asked.seeds)
+    measured = measure_all(claims, asked.beds, asked.seeds, asked.workers)
+    rows = page.by_rows(claims, measured, asked.seeds)
     print(page.page(rows, asked.seeds, unavailable))
-    if (set(asked.only), set(asked.beds), asked.seeds) == (set(names), set(kinds), SEEDS):
+    if asked.update:
+        page.write(page.by_rows(CLAIMS, {**page.recorded(), **measured}, SEEDS), SEEDS, unavailable)
+    elif (set(asked.only), set(asked.beds), asked.seeds) == (set(names), set(kinds), SEEDS):
         page.write(rows, asked.seeds, unavailable)
 
 

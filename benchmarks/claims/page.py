@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.claims.arms import BUDGET
 from benchmarks.claims.rows import Claim, Measurement
-from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, Figure
+from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, Contrast, Figure
 from benchmarks.claims.worlds import KINDS, LIMITS
 from genepool.staging import write_text
 
@@ -131,6 +131,18 @@ def by_rows(claims: Sequence[Claim], measured: Mapping[tuple[str, str, int], Mea
             if len(found) == seeds:
                 rows.append(Row(claim, kind, found))
     return rows
+
+
+def recorded(folder: Path = DOCS) -> dict[tuple[str, str, int], Measurement]:
+    """The measurements that the figures beside the page were made of, by (claim, testbed, seed)."""
+    raw = json.loads((folder / "claims.json").read_text())
+    return {
+        (row["claim"], row["testbed"], seed): Measurement(
+            {name: Contrast.from_json(data) for name, data in found["contrasts"].items()}, found["chosen"]
+        )
+        for row in raw["rows"]
+        for seed, found in enumerate(row["seeds"])
+    }
 
 
 _HEAD = """\

@@ -60,6 +60,7 @@ def rows(models: Path, narrow: Path, out: Path) -> list[Row]:
     def apply(skill: str) -> list[str]:
         return ["skill", "apply", str(out / skill), "--base", str(base), "--out", str(out / "model")]
 
+    budget = files[0].stat().st_size // 16
     dense, packed = out / "dense.safetensors", out / "packed.safetensors"
     return [
         made("extract, dense bfloat16", extract(dense.name, "--to", "dense", "--dtype", "bfloat16"), files, dense.name),
@@ -80,12 +81,18 @@ def rows(models: Path, narrow: Path, out: Path) -> list[Row]:
             [dense],
             "s.safetensors",
         ),
+        made(
+            "compress to 1/16",
+            ["skill", "compress", str(dense), "--budget", f"{budget}B", "--out", str(out / "c.safetensors")],
+            [dense],
+            "c.safetensors",
+        ),
         made("apply, dense bfloat16", apply(dense.name), [files[0], dense], "model"),
         made("apply, 4 bits", apply(packed.name), [files[0], packed], "model"),
     ]
 
 
-def throughput(size: float, rounds: int) -> str:
+def throughput(size: float, rounds: int, only: str = "") -> str:
     """The table of what is made and applied."""
     folder = checkpoints.make(WORK / f"llama-{size:g}B", checkpoints.layout_of(size), 1)
     narrow = checkpoints.make_narrow(WORK, size, 1)
@@ -93,7 +100,8 @@ def throughput(size: float, rounds: int) -> str:
     shutil.rmtree(out, ignore_errors=True)
     (out / "narrow").mkdir(parents=True)
     lines = []
-    for row in rows(folder, narrow, out):
+    first, *others = rows(folder, narrow, out)
+    for row in [first, *(row for row in others if only in row.name)]:
         runs: dict[str, list[Figures]] = {"floor": [], "start": [], "row": []}
         measure([*GENEPOOL, *row.command, "--quiet", "--overwrite"])
         measure([*GENEPOOL, *row.narrow, "--quiet", "--overwrite"])
@@ -187,10 +195,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.skills.throughput", description=__doc__)
     parser.add_argument("--size", type=float, default=1.0, help="billions of parameters")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each that count")
+    parser.add_argument(
+        "--only", default="", metavar="WORD", help="rows whose name has it, and the first, which they read"
+    )
     parser.add_argument("--mergekit", type=Path, metavar="PYTHON", help="compare adapters with this one's instead")
     asked = parser.parse_args()
     if asked.mergekit is None:
-        print(throughput(asked.size, asked.rounds))
+        print(throughput(asked.size, asked.rounds, asked.only))
     else:
         print(extraction(asked.size, asked.rounds, asked.mergekit))
 

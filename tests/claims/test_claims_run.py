@@ -145,6 +145,15 @@ def test_the_page_tells_claim_source_figure_and_verdict(tmp_path: Path) -> None:
     assert raw["rows"][0]["seeds"][0]["contrasts"]["main"]["changes"] == [[0, 80, 20]]
 
 
+def test_what_was_written_can_be_kept_when_other_rows_are_renewed(tmp_path: Path) -> None:
+    row = _row(60, 40)
+    page.write([row], 3, {}, tmp_path)
+    found = page.recorded(tmp_path)
+    assert found == {("sums", "digits", seed): row.measured[seed] for seed in range(3)}
+    again = page.by_rows([row.claim], found, 3)
+    assert [one.figures for one in again] == [row.figures]
+
+
 def test_a_claim_that_is_missing_a_seed_has_no_row() -> None:
     (claim, *_) = CLAIMS
     measured = {(claim.name, "digits", 0): _row(60, 40).measured[0]}
