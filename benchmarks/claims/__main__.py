@@ -1,4 +1,4 @@
-"""`python -m benchmarks.claims [--only CLAIM ...] [--beds BED ...] [--seeds 5] [--update]`: goes on where it was stopped."""
+"""`python -m benchmarks.claims [--only CLAIM ...] [--beds BED ...] [--update]`: goes on where it was stopped."""
 
 from __future__ import annotations
 
