@@ -89,7 +89,7 @@ def encode_examples(
     if not examples:
         raise InputError("no examples", where="examples", fix="Give 20 at least")
     task = task or Task("examples", {"all": examples})
-    if task.scorer is None and task.settings.metric == "regex":
+    if task.asker is None and task.settings.metric == "regex":
         raise InputError("its answers are patterns, not texts", where=task.name, fix="Give examples with answers")
     prompts = [task.prompt_for(example, model) for example in examples]
     answers = [example.answer for example in examples]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, SupportsFloat
 
 from genepool import progress
 from genepool.errors import InputError
@@ -114,7 +113,7 @@ def _evaluate_one(
     keep_outputs: bool,
 ) -> Cell:
     known = ledger.find(fingerprint, task.asking, [example.key for example in examples])
-    written = METRICS[task.settings.metric].judge is not None and task.scorer is None
+    written = METRICS[task.settings.metric].judge is not None and task.asker is None
     if keep_outputs and written:
         known = {key: outcome for key, outcome in known.items() if outcome.output is not None}
     # Two examples with the same content are one evaluation.
@@ -135,24 +134,11 @@ def _evaluate_one(
 def _ask(
     model: LanguageModel, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool
 ) -> list[Outcome]:
-    if task.scorer is not None:
-        return [_called(task, model, example) for example in examples]
+    if task.asker is not None:
+        return list(task.asker(model, examples, batch_size))
     if task.settings.metric == "multiple_choice":
         return _choose(model, task, examples, batch_size)
     return _write(model, task, examples, batch_size, keep_outputs)
-
-
-def _called(task: Task, model: LanguageModel, example: Example) -> Outcome:
-    assert task.scorer is not None
-    result = task.scorer(model, example)
-    score: Any
-    score, output = result if isinstance(result, tuple) else (result, None)
-    # numpy's and torch's numbers are welcome; text is none, even where it could be read as one.
-    if isinstance(score, str) or not isinstance(score, SupportsFloat) or not 0 <= float(score) <= 1:
-        raise InputError(
-            f"the task gave a score of {score!r}", where=f"{task.name}:{example.id}", fix="Scores are from 0 to 1"
-        )
-    return Outcome(float(score), output)
 
 
 def _choose(model: LanguageModel, task: Task, examples: Sequence[Example], batch_size: int) -> list[Outcome]:
@@ -208,7 +194,7 @@ def _write(
 
 
 def _reseeded(task: Task, seed: int) -> Task:
-    if task.settings.temperature == 0 or task.scorer is not None:
+    if task.settings.temperature == 0 or task.asker is not None:
         return task
     return Task(task.name, task.splits, task.settings.model_copy(update={"seed": seed}))
 

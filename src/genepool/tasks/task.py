@@ -11,19 +11,22 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from pydantic import Field, field_validator, model_validator
 
 from genepool import seeding
 from genepool.errors import InputError, nearest
 from genepool.schema import Strict
+from genepool.tasks.ledger import Outcome
 
 if TYPE_CHECKING:
     from genepool.tasks.language_model import LanguageModel
 
 # A callable task: gets the model and one example, gives a score from 0 to 1, or (score, what the model said).
 Scorer = Callable[["LanguageModel", "Example"], "float | tuple[float, str]"]
+# What asks a model several examples at once: (model, examples, batch size) -> an outcome each, in their order.
+Asker = Callable[["LanguageModel", Sequence["Example"], int], Sequence[Outcome]]
 
 
 @dataclass(frozen=True)
@@ -102,15 +105,15 @@ class Task:
         name: appears in tables and ledgers.
         splits: split name -> its examples. A lone file has one split, "all", which answers to any name.
         settings: how it is put and judged.
-        scorer: for tasks given as a Python callable; then `settings.metric` is not used.
-        scorer_version: says which version of the callable outcomes come from.
+        asker: for tasks that ask and judge by themselves, such as Python callables; then `settings` are not used.
+        version: says which version of the asker outcomes come from.
     """
 
     name: str
     splits: Mapping[str, Sequence[Example]]
     settings: TaskSettings = field(default_factory=TaskSettings)
-    scorer: Scorer | None = None
-    scorer_version: str = "1"
+    asker: Asker | None = None
+    version: str = "1"
 
     def examples(self, split: str) -> Sequence[Example]:
         """The examples of one split.
@@ -129,8 +132,8 @@ class Task:
         """SHA-256, hex, of everything that decides an outcome besides the model and the example."""
         from genepool.tasks.metrics import METRICS
 
-        if self.scorer is not None:
-            return hashlib.sha256(f"callable\x1f{self.name}\x1f{self.scorer_version}".encode()).hexdigest()
+        if self.asker is not None:
+            return hashlib.sha256(f"callable\x1f{self.name}\x1f{self.version}".encode()).hexdigest()
         parts: dict[str, Any] = self.settings.model_dump(mode="json")
         parts["metric_version"] = METRICS[self.settings.metric].version
         if self.settings.few_shot:
@@ -193,4 +196,20 @@ def callable_task(
     ]
     if not made:
         raise InputError("the task has no examples", where=name, fix="Give at least one")
-    return Task(name, {"all": made}, scorer=scorer, scorer_version=version)
+
+    def ask(model: LanguageModel, asked: Sequence[Example], batch_size: int) -> list[Outcome]:
+        return [_scored(scorer, name, model, example) for example in asked]
+
+    return Task(name, {"all": made}, asker=ask, version=version)
+
+
+def _scored(scorer: Scorer, name: str, model: LanguageModel, example: Example) -> Outcome:
+    result = scorer(model, example)
+    score: Any
+    score, output = result if isinstance(result, tuple) else (result, None)
+    # numpy's and torch's numbers are welcome; text is none, even where it could be read as one.
+    if isinstance(score, str) or not isinstance(score, SupportsFloat) or not 0 <= float(score) <= 1:
+        raise InputError(
+            f"the task gave a score of {score!r}", where=f"{name}:{example.id}", fix="Scores are from 0 to 1"
+        )
+    return Outcome(float(score), output)
