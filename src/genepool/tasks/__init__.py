@@ -5,6 +5,7 @@ from genepool.tasks.evaluate import evaluate
 from genepool.tasks.files import load_tasks
 from genepool.tasks.language_model import LanguageModel
 from genepool.tasks.ledger import Ledger, Outcome
+from genepool.tasks.pairs import Pairs
 from genepool.tasks.table import OutcomeTable
 from genepool.tasks.task import Example, Task, TaskSettings, callable_task
 
@@ -16,6 +17,7 @@ __all__ = [
     "Ledger",
     "Outcome",
     "OutcomeTable",
+    "Pairs",
     "Task",
     "TaskSettings",
     "callable_task",

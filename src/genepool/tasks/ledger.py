@@ -11,13 +11,13 @@ import math
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from genepool.database import disk_is_full, transaction
-from genepool.errors import InputError
+from genepool.errors import InputError, listed, nearest
 
 VERSION = 1
 _SCHEMA = """
@@ -46,6 +46,13 @@ class Outcome:
     score: float
     output: str | None = None
     detail: Mapping[str, float] = field(default_factory=dict)
+
+
+class RecordedModel(NamedTuple):
+    """A model that a ledger holds outcomes of."""
+
+    fingerprint: str
+    name: str
 
 
 def default_path() -> Path:
@@ -167,6 +174,41 @@ class Ledger:
             ):
                 names = ("fingerprint", "model", "task", "asking", "example", "id", "score", "output")
                 yield {**dict(zip(names, row[:8], strict=True)), "detail": json.loads(row[8]) if row[8] else {}}
+
+    # ------------------------------------------------------------------ looking back
+
+    def model(self, name: str) -> RecordedModel:
+        """The model of a name, or of the beginning of a fingerprint (six characters or more).
+
+        Raises:
+            InputError: none has it, or several do.
+        """
+        with self._errors():
+            known = [RecordedModel(*row) for row in self._db.execute("SELECT fingerprint, name FROM models")]
+        found = [model for model in known if model.name == name or model.fingerprint == name]
+        if not found and len(name) >= 6:
+            found = [model for model in known if model.fingerprint.startswith(name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            prints = listed(model.fingerprint[:12] for model in found)
+            raise InputError(
+                f"{len(found)} models on record are called '{name}'", where=self.path, fix=f"Say which: {prints}"
+            )
+        raise InputError(f"no model '{name}' on record", where=self.path, fix=nearest(name, {m.name for m in known}))
+
+    def rows_of(self, query: str, parameters: Sequence[object] = (), *, apart: bool = False) -> list[tuple[Any, ...]]:
+        """The rows a query finds; for the modules beside this one, which know the tables.
+
+        Args:
+            query, parameters: SQL that only reads.
+            apart: over a connection of its own, so that several threads may look at once.
+        """
+        with self._errors():
+            if not apart:
+                return self._db.execute(query, parameters).fetchall()
+            with closing(sqlite3.connect(self.path, timeout=60)) as connection:
+                return connection.execute(query, parameters).fetchall()
 
     # ------------------------------------------------------------------ plumbing
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from genepool.errors import InputError, nearest
 from genepool.tasks.ledger import Outcome
+from genepool.tasks.pairs import Pairs
 from genepool.tasks.task import Example
 
 if TYPE_CHECKING:
@@ -77,6 +78,18 @@ class OutcomeTable:
     def cached(self, model: str, task: str) -> int:
         """How many of the examples were known before."""
         return self._cell(model, task).cached
+
+    def pairs(self, old: str, new: str) -> list[Pairs]:
+        """Two models' outcomes beside each other, task by task."""
+        import numpy as np
+
+        found = []
+        for task in self.tasks:
+            answers = list(zip(self.outputs(old, task), self.outputs(new, task), strict=True))
+            known = all(one is not None and other is not None for one, other in answers)
+            other = np.array([one != other for one, other in answers]) if known else None
+            found.append(Pairs(task, self.scores(old, task), self.scores(new, task), other))
+        return found
 
     @property
     def evaluated(self) -> int:

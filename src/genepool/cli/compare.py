@@ -1,0 +1,166 @@
+"""`genepool compare`: what a new model gained and lost against an old one, how surely, and whether gates hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genepool.cli import options
+
+if TYPE_CHECKING:
+    from genepool.measure import Comparison, GateResult
+    from genepool.tasks import Ledger, Pairs
+
+
+def register(app: typer.Typer) -> None:
+    app.command("compare")(compare)
+
+
+def compare(
+    old: Annotated[str, typer.Argument(help="The model in use: a folder, hub model, BASE+SKILL; or one on record.")],
+    new: Annotated[list[str], typer.Argument(help="What may replace it; several are compared with the same old one.")],
+    tasks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of tasks, one task folder, or one file. Without it, what the ledger holds counts."),
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be given several times.")] = None,
+    split: Annotated[str, typer.Option(help="Which examples: train, valid or test.")] = "test",
+    gate: Annotated[Path | None, typer.Option(help="YAML file of limits; exit code 1 when one does not hold.")] = None,
+    out: Annotated[
+        list[Path] | None, typer.Option(help="Also write a page (.html), Markdown (.md) or data (.json); repeatable.")
+    ] = None,
+    ledger: Annotated[Path | None, typer.Option(help="Where outcomes are kept; $GENEPOOL_LEDGER when absent.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples of each task.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples per batch.")] = 128,
+    outputs: Annotated[
+        bool, typer.Option(help="Keep what models write, to show it and tell mistakes apart.")
+    ] = True,
+    device: Annotated[str, typer.Option(help="Where the models compute, such as cpu or cuda.")] = "cpu",
+    allow_pickle: options.AllowPickleOption = False,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap.")] = 0,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Show what a new model gained and lost, ability by ability, and check it against gates.
+
+    Differences are paired: both models answer the same examples. P-values are exact (McNemar) where answers are right
+    or wrong, and adjusted for all abilities and models of the call (Holm).
+
+    [bold]Examples[/bold]
+
+        genepool compare base/ merged/ --tasks tasks/
+
+        genepool compare v1/ v2/ --tasks tasks/ --gate gates.yaml --out page.html
+
+        genepool compare org/old org/new --ledger imported.sqlite
+
+    The last asks no model: it compares what the ledger holds of both, such as samples that `genepool outcomes import`
+    read from lm-eval's logs. A gates file:
+
+        gates:
+          - {ability: each, measure: difference, at_least: -0.02}
+          - {ability: mean, measure: negative_flips, at_most: 0.05}
+    """
+    options.begin(quiet)
+    from genepool import measure, progress
+    from genepool.errors import CheckFailed
+    from genepool.tasks import Ledger
+
+    gates = measure.load_gates(gate) if gate is not None else []
+    with Ledger(ledger) as book:
+        if tasks is None:
+            pairs, name = _on_record(book, old, new, task)
+        else:
+            from genepool.tasks import evaluate, load_tasks
+
+            table = evaluate(
+                [old, *new],
+                load_tasks(tasks, task),
+                split=split,
+                ledger=book,
+                limit=limit,
+                batch_size=batch_size,
+                keep_outputs=outputs,
+                device=device,
+                allow_pickle=allow_pickle,
+            )
+            name, *others = table.models
+            pairs = {other: table.pairs(name, other) for other in others}
+    comparisons = measure.compare_many(name, pairs, seed=seed)
+    results = [measure.check_gates(gates, comparison, gate or "") for comparison in comparisons]
+    failed = [result for judged in results for result in judged if not result.passed]
+    if json_output:
+        told = [
+            {**comparison.as_json(), "gates": [result.as_json() for result in judged]}
+            for comparison, judged in zip(comparisons, results, strict=True)
+        ]
+        options.print_json({"comparisons": told, "passed": not failed})
+    else:
+        for comparison, judged in zip(comparisons, results, strict=True):
+            _show(comparison, judged)
+    for notice in dict.fromkeys(notice for comparison in comparisons for notice in comparison.notices):
+        progress.say(notice)
+    if failed:
+        undecided = sum(result.undecided for result in failed)
+        fix = f"{undecided} may hold: more examples would tell" if undecided else ""
+        raise CheckFailed(f"{gate}: {len(failed)} of {sum(map(len, results))} gates do not hold. {fix}".strip())
+
+
+def _on_record(
+    ledger: Ledger, old: str, new: Sequence[str], tasks: Sequence[str] | None
+) -> tuple[dict[str, Sequence[Pairs]], str]:
+    """What the ledger holds of every new model beside the old one, and the old one's name."""
+    from genepool.tasks.recorded_pairs import recorded_pairs, recorded_tasks
+
+    before = ledger.model(old)
+    found: dict[str, Sequence[Pairs]] = {}
+    for model in map(ledger.model, new):
+        known = recorded_tasks(ledger, before, model, tasks)
+        label = model.name if model.name not in (*found, before.name) else f"{model.name} ({model.fingerprint[:8]})"
+        found[label] = recorded_pairs(ledger, before, model, known)
+    return found, before.name
+
+
+def _show(comparison: Comparison, results: Sequence[GateResult]) -> None:
+    table = options.plain_table("ability", ["n", "old", "new", "difference", "95%", "gained", "lost", "kept", "p", ""])
+    for ability in comparison.abilities:
+        matrix, kept = ability.compatibility.matrix, ability.compatibility.kept
+        table.add_row(
+            ability.ability,
+            f"{ability.n:,}",
+            f"{ability.old.mean:.3f}",
+            f"{ability.new.mean:.3f}",
+            f"{ability.difference.difference:+.3f}",
+            f"{ability.difference.lo:+.3f} {ability.difference.hi:+.3f}",
+            f"{matrix.gained:,}",
+            f"{matrix.lost:,}",
+            "" if kept is None else f"{kept.mean:.3f}",
+            f"{ability.p:.2g}",
+            ability.verdict,
+        )
+    difference = comparison.difference
+    table.add_section()
+    table.add_row(
+        "mean",
+        f"{comparison.matrix.n:,}",
+        f"{comparison.mean_old.mean:.3f}",
+        f"{comparison.mean_new.mean:.3f}",
+        f"{difference.difference:+.3f}",
+        f"{difference.lo:+.3f} {difference.hi:+.3f}",
+        f"{comparison.matrix.gained:,}",
+        f"{comparison.matrix.lost:,}",
+    )
+    table.title = f"{comparison.old} → {comparison.new}"
+    options.console().print(table)
+    if results:
+        gates = options.plain_table("gate", ["ability", "value", "95%", ""])
+        for result in results:
+            value = result.value
+            word = "holds" if result.passed else "undecided" if result.undecided else "FAILS"
+            shown = ("", "") if value is None else (f"{value.mean:+.3f}", f"{value.lo:+.3f} {value.hi:+.3f}")
+            gates.add_row(result.limit, result.ability, *shown, word)
+        options.console().print(gates)

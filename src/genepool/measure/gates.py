@@ -1,0 +1,164 @@
+"""Gates: what a new model must show against the old one before it is released, written in a YAML file.
+
+A gate holds a number of a `Comparison` against a limit. By default the unfavourable end of its 95% interval must hold,
+so that a gate passes only when the examples suffice to say so. Used by `genepool compare --gate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from genepool.errors import InputError, nearest
+from genepool.measure.comparison import AbilityComparison, Comparison
+from genepool.measure.intervals import Interval, wilson
+from genepool.schema import Strict, read_yaml, validate
+
+EACH, MEAN = "each", "mean"
+Measure = Literal["difference", "score", "negative_flips", "positive_flips", "kept"]
+
+
+class Gate(Strict):
+    """One limit."""
+
+    ability: str = Field(EACH, description="A task; `each` for every one by itself; `mean` for all together.")
+    measure: Measure = Field(
+        "difference",
+        description="difference: new minus old score; score: the new one's; negative_flips: share of examples only "
+        "the old one solved; positive_flips: only the new one; kept: of what the old one solved, the share still "
+        "solved.",
+    )
+    at_least: float | None = Field(None, description="The value must not be lower.")
+    at_most: float | None = Field(None, description="The value must not be higher.")
+    judged_by: Literal["bound", "estimate"] = Field(
+        "bound",
+        description="bound: the unfavourable end of the 95% interval must hold; estimate: the value itself must.",
+    )
+
+    @model_validator(mode="after")
+    def _limited(self) -> Gate:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("a gate has either `at_least` or `at_most`. Give one of them")
+        low = -1 if self.measure == "difference" else 0
+        limit = self.at_least if self.at_least is not None else self.at_most
+        if limit is not None and not low <= limit <= 1:
+            raise ValueError(f"{limit:g} is no {self.measure}: those go from {low} to 1. Write 2 points as 0.02")
+        return self
+
+
+class Gates(Strict):
+    """The content of a gates file."""
+
+    gates: list[Gate] = Field(min_length=1, description="All must hold.")
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """How one gate went for one ability.
+
+    Attributes:
+        gate, ability: which.
+        value: the number with its interval; None where it does not exist (`kept`, where nothing was solved).
+        passed: whether the gate holds.
+        undecided: it failed only because the interval reaches past the limit: more examples may settle it.
+    """
+
+    gate: Gate
+    ability: str
+    value: Interval | None
+    passed: bool
+    undecided: bool
+
+    @property
+    def limit(self) -> str:
+        """The gate in words: "difference at least -0.02 (bound)"."""
+        gate = self.gate
+        words = f"at least {gate.at_least:g}" if gate.at_least is not None else f"at most {gate.at_most:g}"
+        return f"{gate.measure} {words} ({gate.judged_by})"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            **self.gate.model_dump(),
+            "ability": self.ability,
+            "value": None if self.value is None else self.value._asdict(),
+            "passed": self.passed,
+            "undecided": self.undecided,
+        }
+
+
+def load_gates(path: str | Path) -> list[Gate]:
+    """The gates of a file.
+
+    Raises:
+        InputError: it cannot be read, or a key is wrong; file and key are named.
+    """
+    return validate(Gates, read_yaml(Path(path)), path).gates
+
+
+def check_gates(gates: Sequence[Gate], comparison: Comparison, where: str | Path = "gates") -> list[GateResult]:
+    """Every gate on every ability it names.
+
+    Args:
+        gates: the limits.
+        comparison: what was measured.
+        where: the file they are from, for messages.
+
+    Raises:
+        InputError: a gate names an ability that was not compared.
+    """
+    known = {ability.ability: ability for ability in comparison.abilities}
+    results = []
+    for number, gate in enumerate(gates):
+        if gate.ability == MEAN:
+            results.append(_judged(gate, MEAN, _of_all(gate.measure, comparison)))
+        elif gate.ability == EACH:
+            results += [_judged(gate, name, _VALUES[gate.measure](ability)) for name, ability in known.items()]
+        elif gate.ability in known:
+            results.append(_judged(gate, gate.ability, _VALUES[gate.measure](known[gate.ability])))
+        else:
+            raise InputError(
+                f"no ability '{gate.ability}' was compared",
+                where=f"{where}:gates.{number}.ability",
+                fix=nearest(gate.ability, [*known, EACH, MEAN]),
+            )
+    return results
+
+
+_VALUES: dict[str, Callable[[AbilityComparison], Interval | None]] = {
+    "difference": lambda ability: Interval(*ability.difference[:3]),
+    "score": lambda ability: ability.new,
+    "negative_flips": lambda ability: ability.compatibility.negative_flips,
+    "positive_flips": lambda ability: ability.compatibility.positive_flips,
+    "kept": lambda ability: ability.compatibility.kept,
+}
+
+
+def _of_all(measure: Measure, comparison: Comparison) -> Interval | None:
+    """Scores and differences count every ability the same; flips count every example the same."""
+    matrix = comparison.matrix
+    if measure == "difference":
+        return Interval(*comparison.difference[:3])
+    if measure == "score":
+        return comparison.mean_new
+    if measure == "kept":
+        solved = matrix.both_right + matrix.lost
+        return wilson(matrix.both_right, solved) if solved else None
+    return wilson(matrix.lost if measure == "negative_flips" else matrix.gained, matrix.n)
+
+
+def _judged(gate: Gate, ability: str, value: Interval | None) -> GateResult:
+    if value is None:
+        # Nothing was solved before, so nothing could be lost.
+        return GateResult(gate, ability, None, True, False)
+    if gate.at_least is not None:
+        estimate, bound = value.mean >= gate.at_least, value.lo >= gate.at_least
+    else:
+        assert gate.at_most is not None
+        estimate, bound = value.mean <= gate.at_most, value.hi <= gate.at_most
+    passed = bound if gate.judged_by == "bound" else estimate
+    return GateResult(gate, ability, value, passed, estimate and not passed)
