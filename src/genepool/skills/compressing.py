@@ -11,7 +11,7 @@ that the weights of the column are multiplied by. Then the error is that of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,10 @@ _PART_BYTES, _TABLE_BYTES = 84, 100
 # What else is in a header beside what the skill's own says: keys, the lineage.
 _METADATA_BYTES = 800
 _MEMORY = 1 << 29
+# Bytes an entry takes while its tensor is looked at: the change, its two models or its magnitudes, weights and factors.
+_ENTRY_BYTES = 14
+# Entries that are encoded and decoded at a time.
+_RUN_ENTRIES = 1 << 22
 # A file that fills this share of its budget is full enough.
 _FILLED = 0.98
 # Columns that hardly anything flows through still count this share of the mean.
@@ -123,10 +127,10 @@ class Budget:
         self.energies = energies or {}
         names = changes.names()
         areas = {name: changes.matrix(name)[0] * changes.matrix(name)[1] for name in names}
-        memory = MemoryGate(max(_MEMORY, *(40 * area for area in areas.values())) if areas else _MEMORY)
+        memory = MemoryGate(max([_MEMORY, *(_ENTRY_BYTES * area for area in areas.values())]))
 
         def look(name: str) -> _Ways:
-            with memory.held(40 * areas[name]):
+            with memory.held(_ENTRY_BYTES * areas[name]):
                 found = self._ways(changes, name)
             bar.advance(areas[name])
             return found
@@ -205,19 +209,20 @@ class Budget:
         if energy is not None and energy.shape == (columns,):
             energy = energy.float().clamp_min(_LEAST_ENERGY * float(energy.mean()))
             root = energy.sqrt()
-        weighted = change if root is None else change * root
-        size = _square(weighted)
+        size = sum(_square(change[run] if root is None else change[run] * root) for run in _runs(change))
         ways = _Ways(size, len(name) + _PART_BYTES)
         if size == 0:
             return ways
         header = ways.header + len(name) + _TABLE_BYTES
 
         def offer(kind: str, settings: dict[str, Any], parts: int) -> None:
-            encoding = encodings()[kind]
-            encoded = encoding.join([encoding.encode(change, **settings)], columns)
-            lost = encoded_change(encoding, encoded, name, tuple(change.shape)).sub_(change)
-            error = _square(lost if root is None else lost * root)
-            ways.plain.append((encoded.nbytes + header + parts * ways.header, error, Choice(kind, settings)))
+            encoding, nbytes, error = encodings()[kind], header + parts * ways.header, 0.0
+            for run in _runs(change):
+                encoded = encoding.join([encoding.encode(change[run], **settings)], columns)
+                lost = encoded_change(encoding, encoded, name, tuple(change[run].shape)).sub_(change[run])
+                nbytes += encoded.nbytes
+                error += _square(lost if root is None else lost * root)
+            ways.plain.append((nbytes, error, Choice(kind, settings)))
 
         offer("dense", {"dtype": "BF16"}, 0)
         if rows < 2 or columns < 2:
@@ -225,14 +230,10 @@ class Budget:
         for bits in _WIDTHS:
             offer("groups", {"bits": bits}, 1)
         offer("signs", {}, 1)
-        magnitudes = change.abs().flatten()
-        for density in _DENSITIES:
-            count = max(1, int(density * len(magnitudes)))
-            least = float(magnitudes.kthvalue(len(magnitudes) - count + 1).values)
-            if least > 0:
-                offer("sparse", {"least": least}, 2)
+        for least in _thresholds(change):
+            offer("sparse", {"least": least}, 2)
         ways.header = len(name) + _TABLE_BYTES + 2 * ways.header
-        self._look_at_directions(ways, weighted, root)
+        self._look_at_directions(ways, change if root is None else change.mul_(root), root)
         return ways
 
     def _look_at_directions(self, ways: _Ways, weighted: torch.Tensor, root: torch.Tensor | None) -> None:
@@ -302,6 +303,20 @@ def compress(
         budget.spend(best)
         written = store(changes, out, budget, "compress", arguments, form_name="packed", overwrite=True)
     return written
+
+
+def _runs(matrix: torch.Tensor) -> Iterator[slice]:
+    rows, columns = matrix.shape
+    step = max(1, _RUN_ENTRIES // max(1, columns))
+    return (slice(first, first + step) for first in range(0, rows, step))
+
+
+def _thresholds(change: torch.Tensor) -> list[float]:
+    """The magnitudes from which on each of `_DENSITIES` is kept; without those that are zero."""
+    magnitudes = change.abs().flatten().numpy()
+    places = [len(magnitudes) - max(1, int(density * len(magnitudes))) for density in _DENSITIES]
+    magnitudes.partition(sorted(set(places)))
+    return [least for place in places if (least := float(magnitudes[place])) > 0]
 
 
 def _square(values: torch.Tensor) -> float:
