@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genepool.errors import InputError
-from genepool.tasks import Example, callable_task, load_tasks
+from genepool.tasks import Example, Task, callable_task, load_tasks
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 GOOD = '{"prompt": "1+1=", "answer": "2"}'
@@ -129,7 +130,7 @@ def test_folders_files_and_names(folder: Callable[..., Path], tmp_path: Path, mo
 def test_one_name_for_two_tasks_is_refused(folder: Callable[..., Path]) -> None:
     tasks = folder(GOOD)
     (tasks / "t.jsonl").write_text(GOOD)
-    with pytest.raises(InputError, match="both the task 't'"):
+    with pytest.raises(InputError, match="t is the task 't' too"):
         load_tasks(tasks)
 
 
@@ -154,3 +155,106 @@ def test_a_callable_task_needs_examples() -> None:
         callable_task("t", lambda model, example: 1.0, [])
     with pytest.raises(InputError, match=r"t\[1\]: `prompt` must be text"):
         callable_task("t", lambda model, example: 1.0, [{"prompt": "a", "answer": "b"}, {"answer": "b"}])
+
+
+# ---------------------------------------------------------------------- other files
+
+
+def test_csv_and_parquet_say_the_same_as_jsonl(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [
+        {
+            "id": "a",
+            "prompt": 'say "hi",\nplease',
+            "answer": ["hi", "ho"],
+            "choices": ["hi", "ho", "ha"],
+            "tags": ["x"],
+        },
+        {"id": "b", "prompt": "1,5 + 1 =", "answer": "2,5", "choices": [], "tags": []},
+    ]
+    (tmp_path / "j.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with open(tmp_path / "c.csv", "w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        lists = ("answer", "choices", "tags")
+        writer.writerows(
+            {key: json.dumps(value) if key in lists and value != "2,5" else value for key, value in row.items()}
+            for row in rows
+        )
+    alike = [{**row, "answer": row["answer"] if isinstance(row["answer"], list) else [row["answer"]]} for row in rows]
+    parquet.write_table(pyarrow.Table.from_pylist(alike), tmp_path / "p.parquet")
+    (expected,) = load_tasks(tmp_path / "j.jsonl")
+    for name in ("c.csv", "p.parquet"):
+        (task,) = load_tasks(tmp_path / name)
+        assert task.examples("all") == expected.examples("all")
+    assert [task.name for task in load_tasks(tmp_path)] == ["c", "j", "p"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prompt,answer\n1,2\na,b,c\n", ":3: not as many fields"),
+        ("prompt,answer\na\n", ":2: not as many fields"),
+        ('prompt,answer\n"a"b,c\n', ":2: not CSV"),
+        ("prompt,answr\na,b\n", ":2: unknown key 'answr'. Did you mean 'answer'?"),
+        ("prompt,answer,choices\na,b,b|c\n", ":2: `choices` is not a JSON list"),
+        ("prompt,answer\n", "no examples"),
+        ("", "no examples"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_tasks(path)
+    assert said in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_what_is_no_parquet_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "t.parquet"
+    path.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(InputError, match="must be a Parquet file") as caught:
+        load_tasks(path)
+    assert caught.value.where == str(path)
+
+
+def test_columns_may_have_other_names_and_change_no_outcome(folder: Callable[..., Path]) -> None:
+    tasks = folder(
+        '{"question": "a", "target": "b", "level": 3}', settings="columns: {prompt: question, answer: target}"
+    )
+    (task,) = load_tasks(tasks)
+    assert [(e.prompt, e.answers) for e in task.examples("test")] == [("a", ("b",))]
+    assert task.asking == Task("t", {}).asking
+    with pytest.raises(InputError, match="no key 'target'. Did you mean 'targat'?"):
+        load_tasks(folder('{"question": "a", "targat": "b"}', settings="columns: {prompt: question, answer: target}"))
+    with pytest.raises(InputError, match=r"task.yaml:columns: an example has no 'promt'. Did you mean 'prompt'?"):
+        load_tasks(folder(GOOD, settings="columns: {promt: question}"))
+
+
+def test_a_split_stands_in_one_file(folder: Callable[..., Path]) -> None:
+    tasks = folder(GOOD)
+    (tasks / "t" / "test.csv").write_text("prompt,answer\na,b\n")
+    with pytest.raises(InputError, match="test.jsonl holds the same split"):
+        load_tasks(tasks)
+
+
+def test_a_python_file_is_run_when_it_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from genepool.tasks import callable_task\n"
+        "polite = callable_task('polite', lambda model, example: 1.0, [{'prompt': 'a', 'answer': 'b'}])\n"
+        "again = polite\n"
+        "short = callable_task('short', lambda model, example: 0.0, [{'prompt': 'a', 'answer': 'b'}])\n"
+    )
+    assert [task.name for task in load_tasks(path)] == ["polite", "short"]
+    assert [task.name for task in load_tasks(path, ["short"])] == ["short"]
+    with pytest.raises(InputError, match="no tasks here"):
+        load_tasks(tmp_path)
+    path.write_text("1 / 0")
+    with pytest.raises(InputError, match="running it failed .ZeroDivisionError"):
+        load_tasks(path)
+    path.write_text("x = 1")
+    with pytest.raises(InputError, match="no tasks in this file"):
+        load_tasks(path)

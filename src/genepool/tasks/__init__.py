@@ -3,6 +3,7 @@
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding
 from genepool.tasks.evaluate import evaluate
 from genepool.tasks.files import load_tasks
+from genepool.tasks.generated import generated_task
 from genepool.tasks.language_model import LanguageModel
 from genepool.tasks.ledger import Ledger, Outcome
 from genepool.tasks.pairs import Pairs
@@ -22,5 +23,6 @@ __all__ = [
     "TaskSettings",
     "callable_task",
     "evaluate",
+    "generated_task",
     "load_tasks",
 ]

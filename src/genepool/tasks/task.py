@@ -29,6 +29,10 @@ Scorer = Callable[["LanguageModel", "Example"], "float | tuple[float, str]"]
 Asker = Callable[["LanguageModel", Sequence["Example"], int], Sequence[Outcome]]
 
 
+# What a line of a file may say of an example.
+EXAMPLE_KEYS = ("id", "prompt", "answer", "choices", "tags")
+
+
 @dataclass(frozen=True)
 class Example:
     """One thing a model is asked.
@@ -38,12 +42,15 @@ class Example:
         prompt: what the model reads.
         answers: every accepted answer; the first is the one shown.
         choices: for multiple choice, everything to choose from, the answers included.
+        tags: what it is about, such as the skills it needs; for looking at parts of a task, and no part of the example
+            itself: a model is never shown them.
     """
 
     id: str
     prompt: str
     answers: tuple[str, ...]
     choices: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     @property
     def answer(self) -> str:
@@ -73,6 +80,9 @@ class TaskSettings(Strict):
     temperature: float = Field(0.0, ge=0, description="0 takes the likeliest token; above, tokens are drawn.")
     top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that together have this share.")
     seed: int = Field(0, ge=0, description="Seed of drawing tokens and of choosing shown examples.")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="Where files name them otherwise: `{prompt: question, answer: target}`."
+    )
 
     @field_validator("stop")
     @classmethod
@@ -86,6 +96,14 @@ class TaskSettings(Strict):
         if self.system is not None and not self.chat_template:
             raise ValueError("a `system` message needs `chat_template: true`")
         return self
+
+    @field_validator("columns")
+    @classmethod
+    def _own_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for key in value:
+            if key not in EXAMPLE_KEYS:
+                raise ValueError(f"an example has no '{key}'. {nearest(key, EXAMPLE_KEYS)}")
+        return value
 
     @field_validator("metric")
     @classmethod
@@ -103,7 +121,8 @@ class Task:
 
     Attributes:
         name: appears in tables and ledgers.
-        splits: split name -> its examples. A lone file has one split, "all", which answers to any name.
+        splits: split name -> its examples. A lone file has one split, "all", which answers to any name. Generated
+            tasks have as many as are asked for: "valid@3" is the third fresh draw like "valid".
         settings: how it is put and judged.
         asker: for tasks that ask and judge by themselves, such as Python callables; then `settings` are not used.
         version: says which version of the asker outcomes come from.
@@ -134,7 +153,8 @@ class Task:
 
         if self.asker is not None:
             return hashlib.sha256(f"callable\x1f{self.name}\x1f{self.version}".encode()).hexdigest()
-        parts: dict[str, Any] = self.settings.model_dump(mode="json")
+        # What columns are called does not matter: examples are known by their content.
+        parts: dict[str, Any] = self.settings.model_dump(mode="json", exclude={"columns"})
         parts["metric_version"] = METRICS[self.settings.metric].version
         if self.settings.few_shot:
             parts["shown"] = [example.key for example in self._pool]
@@ -189,7 +209,7 @@ def callable_task(
         examples: examples, or mappings with id, prompt and answer.
         version: change it when the function changes, so that old outcomes are not taken for new ones.
     """
-    from genepool.tasks.files import example_from
+    from genepool.tasks.reading import example_from
 
     made = [
         item if isinstance(item, Example) else example_from(item, f"{name}[{i}]") for i, item in enumerate(examples)

@@ -1,0 +1,191 @@
+"""Examples read from files: JSONL, CSV and Parquet, one example a line or row.
+
+Every mistake is told with its file and line. `files` finds the files; nothing here asks a model.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from genepool.errors import InputError, nearest
+from genepool.tasks.task import EXAMPLE_KEYS, Example, TaskSettings
+
+ENDINGS = (".jsonl", ".csv", ".parquet")
+_LISTS = ("choices", "tags")
+# (line, what it says) of a file.
+_Rows = Callable[[Path], Iterator[tuple[int, Any]]]
+
+
+def read_examples(path: Path, settings: TaskSettings | None = None) -> tuple[Example, ...]:
+    """The examples of one file, in order.
+
+    Args:
+        path: the file; its ending decides: .jsonl, .csv (with a line of names) or .parquet.
+        settings: of the task they belong to: its metric may ask more of an example, its `columns` rename keys.
+
+    Raises:
+        InputError: naming the line that is not an example.
+    """
+    path, settings = Path(path), settings or TaskSettings()
+    readers: dict[str, _Rows] = {".csv": _csv_rows, ".parquet": _parquet_rows}
+    rows = readers.get(path.suffix.lower(), _json_rows)
+    examples: list[Example] = []
+    lines: dict[str, int] = {}
+    for line, data in rows(path):
+        where = f"{path}:{line}"
+        example = example_from(_renamed(data, settings.columns, where), where, default_id=str(line))
+        _check_metric(example, settings, where)
+        if example.id in lines:
+            raise InputError(
+                f"id {example.id!r} stands on line {lines[example.id]} already", where=where, fix="Give each its own id"
+            )
+        lines[example.id] = line
+        examples.append(example)
+    if not examples:
+        raise InputError(
+            "the file has no examples", where=path, fix='Write lines like {"prompt": "2+2=", "answer": "4"}'
+        )
+    return tuple(examples)
+
+
+def example_from(data: Any, where: str, default_id: str = "0") -> Example:
+    """An example from what a line held.
+
+    Raises:
+        InputError: a key is missing, unknown, or of the wrong kind.
+    """
+    if not isinstance(data, Mapping):
+        raise InputError("not an object", where=where, fix='Write {"prompt": ..., "answer": ...}')
+    for key in data:
+        if key not in EXAMPLE_KEYS:
+            raise InputError(f"unknown key '{key}'", where=where, fix=nearest(str(key), EXAMPLE_KEYS))
+    if not isinstance(data.get("prompt"), str):
+        raise InputError("`prompt` must be text", where=where, fix="Add it")
+    answer = data.get("answer")
+    answers: list[Any] = answer if isinstance(answer, list) else [answer]
+    if not answers or not all(isinstance(item, str) for item in answers):
+        raise InputError(
+            "`answer` must be text, or a list of accepted texts", where=where, fix="Write numbers in quotes"
+        )
+    choices, tags = (_texts(data, key, where) for key in _LISTS)
+    if choices and not set(answers) & set(choices):
+        raise InputError("the answer is not among the choices", where=where, fix="Write it exactly as one of them")
+    if "" in choices:
+        raise InputError("an empty choice, which is always the likeliest", where=where, fix="Write something in it")
+    identity = data.get("id", default_id)
+    if not isinstance(identity, str | int):
+        raise InputError("`id` must be text", where=where, fix="Give it a short name")
+    example = Example(str(identity), data["prompt"], tuple(answers), choices, tags)
+    try:
+        "".join([example.id, example.prompt, *answers, *choices, *tags]).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"holds half a character ({error.reason})", where=where, fix="Write it in UTF-8") from None
+    return example
+
+
+def _texts(data: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    given = data.get(key, [])
+    if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
+        raise InputError(f"`{key}` must be a list of texts", where=where, fix="Write numbers in quotes")
+    return tuple(given)
+
+
+def _renamed(data: Any, columns: Mapping[str, str], where: str) -> Any:
+    """The keys that `columns` names, under our own names; then other keys are no matter."""
+    if not columns or not isinstance(data, Mapping):
+        return data
+    for ours, theirs in columns.items():
+        if theirs not in data and ours not in _LISTS:
+            raise InputError(f"no key '{theirs}'", where=where, fix=nearest(theirs, map(str, data)))
+    return {ours: data[theirs] for ours in EXAMPLE_KEYS if (theirs := columns.get(ours, ours)) in data}
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    # Split at newlines only: other line separators of Unicode may stand inside an answer.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            data = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"this line is not JSON ({error})", where=f"{path}:{number}", fix="Correct or remove it"
+            ) from None
+        yield number, data
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows under the names of the first line. `choices` and `tags` are JSON lists, `answer` may be one."""
+    reader = csv.DictReader(io.StringIO(_text(path).removeprefix("\ufeff"), newline=""), strict=True)
+    while True:
+        try:
+            row: dict[Any, Any] | None = next(reader, None)
+        except csv.Error as error:
+            raise InputError(
+                f"not CSV ({error})", where=f"{path}:{reader.line_num + 1}", fix="Put texts with commas into quotes"
+            ) from None
+        if row is None:
+            return
+        where = f"{path}:{reader.line_num}"
+        if None in row or None in row.values():
+            raise InputError("not as many fields as the first line has", where=where, fix="Check the quotes")
+        yield reader.line_num, {key: _field(key, text, where) for key, text in row.items()}
+
+
+def _field(key: str, text: str, where: str) -> Any:
+    if key in _LISTS and not text:
+        return []
+    if key in _LISTS or (key == "answer" and text.startswith("[")):
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, list):
+            return found
+        if key in _LISTS:
+            raise InputError(f"`{key}` is not a JSON list", where=where, fix='Write it like ["one", "two"]')
+    return text
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise InputError(
+            "reading Parquet needs pyarrow", where=path, fix="Install it: pip install 'genepool[parquet]'"
+        ) from None
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, {key: value for key, value in row.items() if value is not None}
+    except (ArrowException, OSError) as error:
+        first = str(error).split("\n")[0].rstrip(".")
+        raise InputError(f"cannot be read ({first})", where=path, fix="It must be a Parquet file") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read ({error})", where=path, fix="It must be text in UTF-8") from None
+
+
+def _check_metric(example: Example, settings: TaskSettings, where: str) -> None:
+    if settings.metric == "multiple_choice" and len(set(example.choices)) < 2:
+        raise InputError("multiple_choice needs `choices`, two at least", where=where, fix="Add them")
+    if settings.metric in ("contains", "regex") and "" in example.answers:
+        raise InputError("an empty answer, which is found in every output", where=where, fix="Write something in it")
+    for pattern in example.answers if settings.metric == "regex" else ():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"not a regular expression ({error})", where=where, fix="Correct it") from None
