@@ -1,0 +1,108 @@
+"""Racing: many candidates answer the same examples in the same order, and those that are surely behind answer no more.
+
+What is guarded is the candidate that would be best on all examples: it drops out with probability `risk` at most,
+however often the race is looked at. For two candidates let D be the differences of their scores, drawn from N examples
+without replacement, in random order. Were the first at least as good over all N, the next difference would have a mean
+of at least m = -(sum of those seen) / (N - seen), so a stake that pays 1 - f (D - m) / (1 - m) each time, f from 0 to
+1, is a fair or losing bet; capital that reaches (k - 1) / risk is as unlikely as risk / (k - 1) (Ville 1939). Bets of
+several sizes f are placed side by side. After Waudby-Smith & Ramdas 2024, "Estimating means of bounded random variables
+by betting", section 5 (sampling without replacement).
+
+Pure: told scores, it says who goes on. Searches and `genepool evaluate --race` use it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.errors import InputError
+
+RISK = 0.05
+# Bets of these sizes: small ones find small differences late, large ones large differences at once.
+_STAKES = np.array([0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9])
+
+
+class Race:
+    """A race of `count` candidates over `n` examples.
+
+    Args:
+        count: candidates.
+        n: examples there are in all. They must come in an order that does not depend on how well anyone does, such as
+            a shuffle by a seed.
+        risk: the probability at most with which the candidate that would be best on all examples drops out.
+
+    Attributes:
+        running: candidates that are still in, by number.
+        seen: examples told so far.
+    """
+
+    def __init__(self, count: int, n: int, *, risk: float = RISK) -> None:
+        if count < 1 or n < 1:
+            raise InputError(f"a race of {count} candidates over {n} examples", fix="Give one of each at least")
+        if not 0 < risk < 1:
+            raise InputError(f"a risk of {risk}", where="risk", fix="Give a probability between 0 and 1")
+        self.running: list[int] = list(range(count))
+        self.seen = 0
+        self._n, self._count = n, count
+        # Capital of the bet "row is behind column", of each size, in logarithms; and the sums of differences so far.
+        self._capital = np.zeros((count, count, len(_STAKES)))
+        self._sums = np.zeros((count, count))
+        self._limit = math.log(max(count - 1, 1) / risk)
+
+    def tell(self, scores: NDArray[np.float64]) -> list[int]:
+        """Takes the scores of the next examples and says who drops out.
+
+        Args:
+            scores: from 0 to 1, shape (running, examples), in the order of `running`.
+
+        Returns:
+            The candidates that drop out now, by number. The one ahead of all so far never does.
+        """
+        values = np.asarray(scores, dtype=np.float64)
+        if values.ndim != 2 or len(values) != len(self.running):
+            raise InputError(f"scores of shape {list(values.shape)}", fix=f"Give {len(self.running)} rows")
+        if self.seen + values.shape[1] > self._n:
+            raise InputError(f"more than the {self._n} examples of the race", fix="Say how many there are in all")
+        if not ((values >= 0) & (values <= 1)).all():
+            raise InputError("a score is not from 0 to 1", fix="Check the metric of the task")
+        place = np.ix_(self.running, self.running)
+        capital, sums = self._capital[place], self._sums[place]
+        for column in values.T:
+            differences = column[:, None] - column[None, :]
+            # The least mean that the rest can have if the row were at least as good as the column over all.
+            least = -sums / (self._n - self.seen)
+            # Where even winning every example that is left would not be enough, no bet is needed.
+            lost = least > 1 + 1e-12
+            room = np.maximum(1 - np.minimum(least, 1), 1e-12)
+            paid = np.minimum((differences - np.minimum(least, 1)) / room, 1.0)
+            capital = capital + np.log1p(-_STAKES * paid[..., None])
+            capital[lost] = math.inf
+            sums = sums + differences
+            self.seen += 1
+        self._capital[place], self._sums[place] = capital, sums
+        behind = _log_mean(capital) >= self._limit
+        np.fill_diagonal(behind, False)
+        leader = int(np.argmax(sums.sum(1)))
+        gone = [number for i, number in enumerate(self.running) if i != leader and behind[i].any()]
+        self.running = [number for number in self.running if number not in gone]
+        return gone
+
+
+def _log_mean(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    top = logs.max(-1)
+    with np.errstate(invalid="ignore"):
+        means = top + np.log(np.exp(logs - top[..., None]).mean(-1))
+    result: NDArray[np.float64] = np.where(np.isinf(top), top, means)
+    return result
+
+
+def race_order(keys: Sequence[str], seed: int = 0) -> list[int]:
+    """A shuffled order of examples that depends on their keys and the seed alone, for races."""
+    from genepool import seeding
+
+    drawn = {key: seeding.derive(seed, "race", key) for key in keys}
+    return sorted(range(len(keys)), key=lambda i: (drawn[keys[i]], i))
