@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from genepool.measure import wilson
-from genepool.tasks import LanguageModel
+from genepool.tasks import LanguageModel, Ledger, Outcome, load_tasks
 from genepool.weights import open_weights
 
 
@@ -132,3 +132,30 @@ def test_generate_tells_what_is_wrong_in_one_line(
     assert (answer.code, answer.out) == (2, "")
     assert said in answer.err
     assert answer.err.count("\n") == 1
+
+
+def test_a_race_drops_who_is_surely_behind_and_says_so(
+    tmp_path: Path, cli: Callable[..., Any], tiny_model: Callable[..., Path], monkeypatch: Any
+) -> None:
+    good, *bad = (tiny_model(name, seed=i) for i, name in enumerate(("good", "bad", "worse")))
+    folder = tmp_path / "tasks" / "t"
+    folder.mkdir(parents=True)
+    rows = [{"id": str(i), "prompt": f"{i}:", "answer": "a" if i % 5 else "b"} for i in range(200)]
+    (folder / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    # Outcomes on record stand in for answers: the good one is right on four fifths, the others never.
+    (task,) = load_tasks(tmp_path / "tasks")
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        for model in (good, *bad):
+            said = [
+                (e.key, e.id, Outcome(float(model == good and e.answer == "a"), "a")) for e in task.examples("test")
+            ]
+            ledger.record(open_weights(model).fingerprint(), "recorded", "t", task.asking, said)
+    monkeypatch.setattr(LanguageModel, "load", lambda *_, **__: pytest.fail("loaded"))
+    call = ("evaluate", good, *bad, "--tasks", tmp_path / "tasks", "--ledger", tmp_path / "l.sqlite", "--race")
+    told = json.loads(cli(*call, "--json").out)
+    assert [(row["model"], row["n"], row["mean"]) for row in told["results"]] == [(str(good), 200, 0.8)]
+    assert {one["name"] for one in told["dropped"]} == set(map(str, bad))
+    assert all(one["examples"] < 200 and one["mean"] == 0 for one in told["dropped"])
+    assert told["saved"] == sum(200 - one["examples"] for one in told["dropped"])
+    assert "dropped out after" in cli(*call).err
+    assert cli(*call, "--risk", "2").code == 2

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genepool.cli import options
+
+if TYPE_CHECKING:
+    from genepool.measure.raced import Dropped
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +32,10 @@ def evaluate(
     device: Annotated[str, typer.Option(help="Where the model computes, such as cpu or cuda.")] = "cpu",
     allow_pickle: options.AllowPickleOption = False,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of tasks that draw tokens.")] = None,
+    race: Annotated[
+        bool, typer.Option("--race", help="Only find the best: ask models that are surely behind no further.")
+    ] = False,
+    risk: Annotated[float, typer.Option(help="With --race: how likely, at most, the best drops out.")] = 0.05,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -40,28 +48,36 @@ def evaluate(
         genepool evaluate base/ merged/ --tasks tasks/
 
         genepool evaluate base/+adapter/ --tasks tasks/ --task reverse --split valid --json
+
+        genepool evaluate candidates/* --tasks tasks/ --split valid --race
     """
     options.begin(quiet)
     from genepool import progress
 
     with progress.bar("loading torch"):
         from genepool import measure
+        from genepool.measure.raced import race_models
         from genepool.tasks import Ledger, load_tasks
         from genepool.tasks import evaluate as ask
 
+    dropped: tuple[Dropped, ...] = ()
     with Ledger(ledger) as book:
-        table = ask(
-            models,
-            load_tasks(tasks, task),
-            split=split,
-            ledger=book,
-            limit=limit,
-            seed=seed,
-            batch_size=batch_size,
-            keep_outputs=outputs,
-            device=device,
-            allow_pickle=allow_pickle,
-        )
+        asking: dict[str, Any] = {
+            "split": split,
+            "ledger": book,
+            "limit": limit,
+            "batch_size": batch_size,
+            "keep_outputs": outputs,
+            "device": device,
+            "allow_pickle": allow_pickle,
+        }
+        asked = load_tasks(tasks, task)
+        if race:
+            raced = race_models(models, asked, risk=risk, seed=seed or 0, **asking)
+            table, dropped, evaluated = raced.table, raced.dropped, raced.asked
+        else:
+            table = ask(models, asked, seed=seed, **asking)
+            evaluated = table.evaluated
     matrix = measure.CrossMatrix.of(table)
     if json_output:
         results = [
@@ -78,7 +94,14 @@ def evaluate(
             for model in table.models
             for name in table.tasks
         ]
-        options.print_json({"results": results, "evaluated": table.evaluated})
+        told = {"dropped": [asdict(one) for one in dropped], "saved": raced.saved} if race else {}
+        options.print_json({"results": results, "evaluated": evaluated, **told})
         return
     options.print_matrix(matrix, f"{split} split, mean and 95% interval")
-    progress.say(f"{table.evaluated} examples asked now, the rest known from {book.path}")
+    for one in dropped:
+        progress.say(
+            f"{one.name} dropped out after {one.examples} examples of each task, with a mean of {one.mean:.3f}"
+        )
+    if race:
+        progress.say(f"the race spared {raced.saved:,} examples; the best drops out in {risk:.0%} of races at most")
+    progress.say(f"{evaluated} examples asked now, the rest known from {book.path}")

@@ -1,7 +1,7 @@
 """Tasks, outcomes and the ledger: how good is this model at one ability, one answer per example, kept for ever."""
 
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding
-from genepool.tasks.evaluate import evaluate
+from genepool.tasks.evaluate import evaluate, unique_names
 from genepool.tasks.files import load_tasks
 from genepool.tasks.generated import generated_task
 from genepool.tasks.language_model import LanguageModel
@@ -25,4 +25,5 @@ __all__ = [
     "evaluate",
     "generated_task",
     "load_tasks",
+    "unique_names",
 ]

@@ -71,7 +71,7 @@ def evaluate(
     opened = [
         open_weights(model, allow_pickle=allow_pickle) if isinstance(model, str | Path) else model for model in models
     ]
-    labels = _unique(list(names) if names is not None else [model.name for model in opened])
+    labels = unique_names(list(names) if names is not None else [model.name for model in opened])
     cells: dict[tuple[str, str], Cell] = {}
     fingerprints: dict[str, str] = {}
     total = len(opened) * sum(map(len, examples.values()))
@@ -199,7 +199,8 @@ def _reseeded(task: Task, seed: int) -> Task:
     return Task(task.name, task.splits, task.settings.model_copy(update={"seed": seed}))
 
 
-def _unique(names: list[str]) -> list[str]:
+def unique_names(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind those that were there before."""
     result: list[str] = []
     for name in names:
         label, number = name, 2
