@@ -14,8 +14,10 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from genepool.evolution.study import Study
+from genepool.measure.gates import Gates
 from genepool.merging import Recipe, all_methods
 from genepool.tasks import TaskSettings
+from genepool.tasks.generated import Template
 
 HERE = Path(__file__).parent
 NOTE = "<!-- Written by docs/reference/generate.py from the code; edit the code and run `make docs`. -->"
@@ -41,8 +43,20 @@ def pages() -> dict[str, str]:
             "Task settings",
             "The optional `task.yaml` beside a task's `train.jsonl`, `valid.jsonl` and `test.jsonl`. A line of those: "
             '`{"id": ..., "prompt": ..., "answer": ...}`; `answer` may be a list of accepted answers; multiple choice '
-            "adds `choices`.",
+            "adds `choices`. How tasks are written: [write-tasks.md](../how-to/write-tasks.md).",
             TaskSettings,
+            "",
+        ),
+        "template.md": _models_page(
+            "Templates",
+            "The `template.yaml` of a task whose examples are drawn; see [write-tasks.md](../how-to/write-tasks.md).",
+            Template,
+            "",
+        ),
+        "gates.md": _models_page(
+            "Gates",
+            "What `genepool compare --gate` reads; see [compare-models.md](../how-to/compare-models.md).",
+            Gates,
             "",
         ),
         "methods.md": _methods_page(),

@@ -83,7 +83,7 @@ class Mix(Strict):
     input: str = Field(description="The variable the first one works on.")
     skills: dict[str, MixedSkill] = Field(min_length=1, description="All there are, by name.")
     k: tuple[int, int] | int = Field(description="How many are combined: a number, or the ends of a range.")
-    ordered: bool = Field(True, description="Draw their order too; otherwise they keep the order they stand in here.")
+    shuffled: bool = Field(True, description="Draw their order too; otherwise they keep the order they stand in here.")
 
     @model_validator(mode="after")
     def _enough(self) -> Mix:
@@ -240,7 +240,7 @@ class _Drawing:
         low, high = mix.ends
         count = int(generator.integers(low, high, endpoint=True))
         places = generator.choice(len(mix.skills), size=count, replace=False).tolist()
-        names = [list(mix.skills)[i] for i in (places if mix.ordered else sorted(places))]
+        names = [list(mix.skills)[i] for i in (places if mix.shuffled else sorted(places))]
         text = str(values[mix.input])
         for name in names:
             text = self._text(f"mix.skills.{name}.does", mix.skills[name].does, {**values, "text": text})
