@@ -1,0 +1,1 @@
+"""How measuring is measured: examples a second, coverage of intervals, large ledgers."""
