@@ -1,9 +1,9 @@
 """How fast skills are made and applied, against reading and writing the same files raw, and against mergekit.
 
-`python -m benchmarks.skills.throughput [--size 1] [--rounds 3] [--mergekit PYTHON]`: whole processes on checkpoints of
-random weights (`benchmarks.merge.checkpoints`), one after the other. The floor of each row reads and writes as many
-bytes as the row. With `--mergekit`, an interpreter of an environment with mergekit, adapters of two checkpoints are
-extracted by both; the errors are measured here, in the same way, of what each wrote.
+`python -m benchmarks.skills.throughput [--size 1] [--rounds 3] [--mergekit PYTHON [--layers 3]]`: whole processes on
+checkpoints of random weights (`benchmarks.merge.checkpoints`), one after the other. The floor of each row reads and
+writes as many bytes as the row. With `--mergekit`, an interpreter of an environment with mergekit, adapters of two
+checkpoints are extracted by both; the errors are measured here, in the same way, of what each wrote.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.measuring import ROOT, Figures, measure, median, paired_ratio, table
@@ -132,9 +132,12 @@ def throughput(size: float, rounds: int, only: str = "") -> str:
     return table(f"Skills, {size:g}B parameters", note, header, lines)
 
 
-def extraction(size: float, rounds: int, python: Path) -> str:
+def extraction(size: float, rounds: int, python: Path, layers: int | None) -> str:
     """The table of adapters extracted by genepool and by mergekit."""
-    folder = checkpoints.make(WORK / f"llama-{size:g}B", checkpoints.layout_of(size), 1)
+    layout, name = checkpoints.layout_of(size), f"llama-{size:g}B"
+    if layers is not None:
+        layout, name = replace(layout, layers=layers), f"{name}-{layers}-layers"
+    folder = checkpoints.make(WORK / name, layout, 1)
     base, tuned = folder / "base", folder / "expert1"
     out = WORK / "skills"
     shutil.rmtree(out, ignore_errors=True)
@@ -167,7 +170,8 @@ def extraction(size: float, rounds: int, python: Path) -> str:
     shutil.rmtree(out)
     header = ("command", "wall s", "CPU s", "anonymous GB", "error over the matrices", "matrices")
     note = f"{machine()}. Medians of {rounds} rounds; genepool is {ratio:.1f} times as fast."
-    return table(f"Adapters of rank {RANK} from two checkpoints, {size:g}B parameters", note, header, lines)
+    shapes = f"shapes of {size:g}B parameters, {layout.layers} layers"
+    return table(f"Adapters of rank {RANK} from two checkpoints, {shapes}", note, header, lines)
 
 
 def _error(base: Path, tuned: Path, skill: Path) -> tuple[float, int]:
@@ -199,11 +203,12 @@ def main() -> None:
         "--only", default="", metavar="WORD", help="rows whose name has it, and the first, which they read"
     )
     parser.add_argument("--mergekit", type=Path, metavar="PYTHON", help="compare adapters with this one's instead")
+    parser.add_argument("--layers", type=int, help="with --mergekit: only so many layers, which is quicker")
     asked = parser.parse_args()
     if asked.mergekit is None:
         print(throughput(asked.size, asked.rounds, asked.only))
     else:
-        print(extraction(asked.size, asked.rounds, asked.mergekit))
+        print(extraction(asked.size, asked.rounds, asked.mergekit, asked.layers))
 
 
 if __name__ == "__main__":
