@@ -18,6 +18,11 @@ from genepool.evolution.strategies import default_population, make_strategy, str
 
 NAMES = sorted(strategies())
 Fitness = Callable[[np.ndarray], np.ndarray]
+# How many a generation has by default, where it is not CMA-ES's number.
+POPULATIONS: dict[str, Callable[[int], int]] = {
+    "differential_evolution": lambda d: 2 * default_population(d),
+    "openai_es": lambda d: default_population(d) + default_population(d) % 2,
+}
 
 
 def sphere(xs: np.ndarray) -> np.ndarray:
@@ -64,7 +69,7 @@ def test_candidates_stay_in_the_cube_and_begin_with_the_start(
     strategy = make_strategy(name, start, seed=seed)
     for generation in range(4):
         xs = strategy.ask()
-        assert xs.shape == (default_population(d), d)
+        assert xs.shape == (POPULATIONS.get(name, default_population)(d), d)
         assert ((xs >= 0) & (xs <= 1)).all()
         if generation == 0:
             assert np.array_equal(xs[0], start)
@@ -224,3 +229,47 @@ def test_cma_es_ignores_a_signals_file_in_the_working_folder(tmp_path: object, m
     with open("cma_signals.in", "w") as file:
         file.write("{'timeout': 0, 'tolx': 1.0}")
     assert search("cma_es", sphere, 3, 300) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "fitness", "d", "budget", "at_least"),
+    [
+        ("differential_evolution", sphere, 10, 4000, -1e-4),
+        ("differential_evolution", rosenbrock, 6, 8000, -2e-2),
+        ("differential_evolution", corner, 8, 2000, -5e-2),
+        ("differential_evolution", steps, 8, 1500, 28 / 32),
+        ("openai_es", steps, 8, 1500, 28 / 32),
+    ],
+)
+def test_the_others_converge(name: str, fitness: Fitness, d: int, budget: int, at_least: float) -> None:
+    assert min(search(name, fitness, d, budget, seed=seed) for seed in range(3)) >= at_least
+
+
+@pytest.mark.parametrize(("d", "budget", "at_least"), [(10, 3000, -8e-3), (200, 6000, -1.0)])
+def test_openai_es_climbs_with_its_mean(d: int, budget: int, at_least: float) -> None:
+    # Its candidates keep their distance to the mean; what it has learned is the mean.
+    for seed in range(3):
+        strategy = make_strategy("openai_es", np.full(d, 0.5), seed=seed)
+        for _ in range(budget // len(strategy.ask())):
+            xs = strategy.ask()
+            strategy.tell(xs, sphere(xs))
+        guess = strategy.guess()
+        assert guess is not None
+        assert sphere(guess[None])[0] >= at_least
+
+
+def test_quasi_random_fills_the_cube_more_evenly_than_chance() -> None:
+    def emptiest(name: str) -> float:
+        xs = make_strategy(name, np.full(2, 0.5), seed=0, options={"population": 256}).ask()[1:]
+        counts, *_ = np.histogram2d(xs[:, 0], xs[:, 1], bins=8, range=[[0, 1], [0, 1]])
+        return float(counts.var())
+
+    assert emptiest("quasi_random") < emptiest("random_search") / 4
+
+
+def test_a_flat_generation_moves_openai_es_nowhere() -> None:
+    strategy = make_strategy("openai_es", np.full(3, 0.4), seed=0)
+    for _ in range(3):
+        xs = strategy.ask()
+        strategy.tell(xs, np.ones(len(xs)))
+    assert np.array_equal(strategy.guess(), np.full(3, 0.4))
