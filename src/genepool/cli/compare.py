@@ -35,9 +35,7 @@ def compare(
     ledger: Annotated[Path | None, typer.Option(help="Where outcomes are kept; $GENEPOOL_LEDGER when absent.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples of each task.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples per batch.")] = 128,
-    outputs: Annotated[
-        bool, typer.Option(help="Keep what models write, to show it and tell mistakes apart.")
-    ] = True,
+    outputs: Annotated[bool, typer.Option(help="Keep what models write, to show it and tell mistakes apart.")] = True,
     device: Annotated[str, typer.Option(help="Where the models compute, such as cpu or cuda.")] = "cpu",
     allow_pickle: options.AllowPickleOption = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap.")] = 0,
