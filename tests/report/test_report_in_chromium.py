@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_comparison import made_comparison
 from made_inspection import made_up_inspection
 
 from genepool.report import ReportData, render_inspection, render_report
+from genepool.report.comparison_page import write_comparison
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")]
@@ -119,6 +121,12 @@ def inspection_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def comparison_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compared = [made_comparison(new=f"models/number {i}", abilities=12) for i in range(3)]
+    return write_comparison(compared, {"split": "test"}, tmp_path_factory.mktemp("compare") / "compare.html")
+
+
 def first_column(browser: Browser) -> list[str]:
     return list(
         browser.run("""[...document.querySelectorAll(".matrix tbody:not([hidden]) tr:not(.kindname)")]
@@ -135,7 +143,7 @@ def column(browser: Browser, index: int) -> list[float]:
 
 @pytest.mark.parametrize("width", [1280, 375])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["page", "inspection_page"])
+@pytest.mark.parametrize("kind", ["page", "inspection_page", "comparison_page"])
 def test_it_opens_without_a_complaint_and_fits(
     browser: Browser, kind: str, width: int, theme: str, request: pytest.FixtureRequest
 ) -> None:
@@ -230,8 +238,30 @@ def test_the_tables_of_an_inspection_are_saved_with_full_names(browser: Browser,
     assert lines[1].startswith('"models/""tuned"" <script>0",,')
 
 
-def test_everything_that_acts_can_be_reached_by_keyboard(browser: Browser, page: Path) -> None:
-    browser.open(page)
-    unreachable = browser.run("""[...document.querySelectorAll('button, a, select, input, summary, .plot, .scroll')]
+def test_a_comparison_is_sorted_and_saved(browser: Browser, comparison_page: Path) -> None:
+    browser.open(comparison_page)
+    rows = "[...document.querySelectorAll('.panel:not([hidden]) .compared tbody tr')]"
+    order, values = f"{rows}.map((row) => row.cells[0].dataset.v)", f"{rows}.map((row) => +row.cells[5].dataset.v)"
+    before = browser.run(order)
+    browser.run("document.querySelectorAll('.panel:not([hidden]) .compared .sort')[4].click()")
+    assert browser.run(values) == sorted(browser.run(values), reverse=True)
+    assert browser.run(order)[0] == "ability1"
+    assert sorted(browser.run(order)) == sorted(before)
+    text = browser.run("""new Promise((resolve) => {
+        URL.createObjectURL = (blob) => { blob.text().then(resolve); return '#'; };
+        document.querySelectorAll('.panel:not([hidden]) .csv')[1].click();
+    })""")
+    lines = text.splitlines()
+    assert lines[0].startswith("ability,n,old,old low,old high,new,new low,new high,difference,difference low")
+    assert len(lines) == 1 + 12
+    assert lines[1].startswith("ability1,200,")
+
+
+@pytest.mark.parametrize("kind", ["page", "comparison_page"])
+def test_everything_that_acts_can_be_reached_by_keyboard(
+    browser: Browser, kind: str, request: pytest.FixtureRequest
+) -> None:
+    browser.open(request.getfixturevalue(kind))
+    unreachable = browser.run("""[...document.querySelectorAll('button, a, select, input, summary, .plot:has([data-points]), .scroll')]
         .filter((node) => node.tabIndex < 0 && node.getAttribute('role') !== 'tab').map((node) => node.outerHTML)""")
     assert unreachable == []

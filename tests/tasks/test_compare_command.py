@@ -80,3 +80,18 @@ def test_gates_decide_the_exit_code(record: Path, tmp_path: Path, cli: Callable[
     assert wrong.code == 2
     assert "Did you mean 'arc'?" in wrong.err
     assert cli("compare", "org/old", "org/nwe", "--ledger", record).code == 2
+
+
+def test_pages_are_written_and_nothing_is_replaced_unasked(
+    record: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    page, text = tmp_path / "page.html", tmp_path / "page.md"
+    call = ("compare", "org/old", "org/new", "--ledger", record, "--out", page, "--out", text)
+    assert cli(*call).code == 0
+    assert "said <mark>True</mark>" in page.read_text()
+    assert "| arc | 60 | 66.7 | 81.7 |" in text.read_text()
+    again = cli(*call)
+    assert again.code == 2
+    assert f"error: {page}: the file exists" in again.err
+    assert cli(*call, "--overwrite").code == 0
+    assert cli("compare", "org/old", "org/new", "--ledger", record, "--out", tmp_path / "page.pdf").code == 2

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +14,7 @@ from genepool.cli import options
 
 if TYPE_CHECKING:
     from genepool.measure import Comparison, GateResult
+    from genepool.report.data import Flip
     from genepool.tasks import Ledger, Pairs
 
 
@@ -30,7 +33,7 @@ def compare(
     split: Annotated[str, typer.Option(help="Which examples: train, valid or test.")] = "test",
     gate: Annotated[Path | None, typer.Option(help="YAML file of limits; exit code 1 when one does not hold.")] = None,
     out: Annotated[
-        list[Path] | None, typer.Option(help="Also write a page (.html), Markdown (.md) or data (.json); repeatable.")
+        list[Path] | None, typer.Option(help="Also write a page (.html) or Markdown (.md); may be given several times.")
     ] = None,
     ledger: Annotated[Path | None, typer.Option(help="Where outcomes are kept; $GENEPOOL_LEDGER when absent.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples of each task.")] = None,
@@ -66,61 +69,88 @@ def compare(
     options.begin(quiet)
     from genepool import measure, progress
     from genepool.errors import CheckFailed
-    from genepool.tasks import Ledger
+    from genepool.report.comparison_page import Compared, write_comparison
+    from genepool.report.outcomes import flips_of
+    from genepool.tasks import Ledger, evaluate, load_tasks
 
     gates = measure.load_gates(gate) if gate is not None else []
+    for path in out or []:
+        _check_page(path, overwrite)
     with Ledger(ledger) as book:
         if tasks is None:
-            pairs, name = _on_record(book, old, new, task)
+            name, pairs, flips = _on_record(book, old, new, task)
         else:
-            from genepool.tasks import evaluate, load_tasks
-
+            asking: dict[str, Any] = {
+                "split": split,
+                "ledger": book,
+                "limit": limit,
+                "batch_size": batch_size,
+                "device": device,
+            }
             table = evaluate(
-                [old, *new],
-                load_tasks(tasks, task),
-                split=split,
-                ledger=book,
-                limit=limit,
-                batch_size=batch_size,
-                keep_outputs=outputs,
-                device=device,
-                allow_pickle=allow_pickle,
+                [old, *new], load_tasks(tasks, task), keep_outputs=outputs, allow_pickle=allow_pickle, **asking
             )
             name, *others = table.models
             pairs = {other: table.pairs(name, other) for other in others}
-    comparisons = measure.compare_many(name, pairs, seed=seed)
-    results = [measure.check_gates(gates, comparison, gate or "") for comparison in comparisons]
+            flips = {other: partial(flips_of, table, name, other) for other in others}
+        comparisons = measure.compare_many(name, pairs, seed=seed)
+        results = [measure.check_gates(gates, comparison, gate or "") for comparison in comparisons]
+        if out:
+            compared = [
+                Compared(one, tuple(judged), flips[one.new]()) for one, judged in zip(comparisons, results, strict=True)
+            ]
+            facts = {"tasks": "those on record" if tasks is None else str(tasks), "ledger": str(book.path)}
+            facts |= {} if tasks is None else {"split": split}
+            facts |= {"seed of the bootstrap": str(seed), "genepool": version("genepool")}
+            for path in out:
+                write_comparison(compared, facts, path)
     failed = [result for judged in results for result in judged if not result.passed]
     if json_output:
         told = [
             {**comparison.as_json(), "gates": [result.as_json() for result in judged]}
             for comparison, judged in zip(comparisons, results, strict=True)
         ]
-        options.print_json({"comparisons": told, "passed": not failed})
+        options.print_json({"comparisons": told, "passed": not failed, "pages": [str(path) for path in out or []]})
     else:
         for comparison, judged in zip(comparisons, results, strict=True):
             _show(comparison, judged)
     for notice in dict.fromkeys(notice for comparison in comparisons for notice in comparison.notices):
         progress.say(notice)
+    for path in out or []:
+        progress.say(f"the page: {path}")
     if failed:
         undecided = sum(result.undecided for result in failed)
         fix = f"{undecided} may hold: more examples would tell" if undecided else ""
         raise CheckFailed(f"{gate}: {len(failed)} of {sum(map(len, results))} gates do not hold. {fix}".strip())
 
 
+def _check_page(path: Path, overwrite: bool) -> None:
+    from genepool.errors import InputError
+
+    if path.suffix not in (".html", ".md"):
+        raise InputError("a page is an .html or .md file", where=path, fix=f"Name it {path.stem or 'page'}.html")
+    if path.is_dir():
+        raise InputError("is a folder", where=path, fix="Name a file, such as page.html")
+    if path.exists() and not overwrite:
+        raise InputError("the file exists", where=path, fix="Name another, or pass --overwrite")
+
+
 def _on_record(
-    ledger: Ledger, old: str, new: Sequence[str], tasks: Sequence[str] | None
-) -> tuple[dict[str, Sequence[Pairs]], str]:
-    """What the ledger holds of every new model beside the old one, and the old one's name."""
+    ledger: Ledger, old: str, new: Sequence[str], names: Sequence[str] | None
+) -> tuple[str, dict[str, Sequence[Pairs]], dict[str, Callable[[], tuple[Flip, ...]]]]:
+    """What the ledger holds of every new model beside the old one, the old one's name first."""
+    from genepool.report.outcomes import flips_on_record
     from genepool.tasks.recorded_pairs import recorded_pairs, recorded_tasks
 
     before = ledger.model(old)
-    found: dict[str, Sequence[Pairs]] = {}
+    pairs: dict[str, Sequence[Pairs]] = {}
+    flips: dict[str, Callable[[], tuple[Flip, ...]]] = {}
     for model in map(ledger.model, new):
-        known = recorded_tasks(ledger, before, model, tasks)
-        label = model.name if model.name not in (*found, before.name) else f"{model.name} ({model.fingerprint[:8]})"
-        found[label] = recorded_pairs(ledger, before, model, known)
-    return found, before.name
+        known = recorded_tasks(ledger, before, model, names)
+        label = model.name if model.name not in (*pairs, before.name) else f"{model.name} ({model.fingerprint[:8]})"
+        pairs[label] = recorded_pairs(ledger, before, model, known)
+        flips[label] = partial(flips_on_record, ledger, before, model, known)
+    return before.name, pairs, flips
 
 
 def _show(comparison: Comparison, results: Sequence[GateResult]) -> None:

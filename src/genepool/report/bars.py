@@ -38,10 +38,14 @@ def diverging_bar(delta: Estimate, limit: float, *, height: float = 22) -> Marku
     return _stretching(parts, height)
 
 
-def interval_mark(score: Estimate, low: float, high: float, *, subject: bool, height: float = 20) -> Markup:
-    """A score as a dot with its interval on a scale from `low` to `high`."""
+def interval_mark(
+    score: Estimate, low: float, high: float, *, subject: bool, height: float = 20, limit: float | None = None
+) -> Markup:
+    """A score as a dot with its interval on a scale from `low` to `high`, beside a limit if there is one."""
     x = Scale(low, high, 0, _WIDTH)
     parts = [_rule(x(tick), 0, height, "grid") for tick in ticks(low, high, 4)]
+    if limit is not None:
+        parts.append(_rule(x(limit), 0, height, "limit"))
     if score.value is not None:
         parts += _whisker(score, x, height / 2)
         at = f"M{number(x(score.value))} {number(height / 2)}h0"

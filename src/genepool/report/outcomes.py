@@ -25,7 +25,9 @@ from genepool.report.data import (
     Rival,
     Standing,
 )
-from genepool.tasks import Example, OutcomeTable
+from genepool.tasks import Example, Ledger, OutcomeTable
+from genepool.tasks.ledger import RecordedModel
+from genepool.tasks.recorded_pairs import RecordedTask, recorded_flips
 
 _Item = TypeVar("_Item")
 
@@ -33,6 +35,8 @@ _Item = TypeVar("_Item")
 FLIPS_SHOWN = 400
 #: And at most so many of one ability and direction against one model.
 FLIPS_EACH = 4
+#: And of one ability and direction where there is only one model it is held against.
+_FLIPS_LISTED = 20
 
 
 def report_on(
@@ -136,6 +140,28 @@ def comparisons(
     each = min(max(FLIPS_SHOWN // cells, 1), FLIPS_EACH)
     share = FLIPS_SHOWN // max(len(rivals), 1)
     return tuple(_comparison(table, subject, rival, kinds[rival], groups, each, share) for rival in rivals)
+
+
+def flips_of(table: OutcomeTable, old: str, new: str, shown: int = FLIPS_SHOWN) -> tuple[Flip, ...]:
+    """Some of the examples that only one of two models solves: of every ability, those gained and those lost."""
+    each = max(shown // max(2 * len(table.tasks), 1), 1)
+    found = []
+    for change in measure.changes(table, old, new):
+        for gained, some in ((False, change.lost), (True, change.gained)):
+            found += [_flip(change.task, flip, gained) for flip in _chosen(some, min(each, _FLIPS_LISTED))]
+    return tuple(_spread_out(found, shown))
+
+
+def flips_on_record(
+    ledger: Ledger, old: RecordedModel, new: RecordedModel, tasks: Sequence[RecordedTask], shown: int = FLIPS_SHOWN
+) -> tuple[Flip, ...]:
+    """The same of two models on record, as far as a ledger tells: it keeps what they wrote, and no prompts."""
+    each = min(max(shown // max(2 * len(tasks), 1), 1), _FLIPS_LISTED)
+    return tuple(
+        Flip(flip.task, flip.example, "", "", flip.old_output, flip.new_output, flip.gained)
+        for task in tasks[:shown]
+        for flip in recorded_flips(ledger, old, new, task, each)
+    )
 
 
 def members(table: OutcomeTable, groups: Mapping[str, str]) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from genepool.report import bars, colour, recipe_figure, search_figure, text
+from genepool.report import bars, colour, recipe_figure, search_figure, text, text_diff
 from genepool.report.data import KIND_OF_ONE, KINDS, Ability, Comparison, Estimate, Kind, ModelRow, ReportData
 from genepool.staging import write_text
 
@@ -172,6 +172,7 @@ def _environment() -> Environment:
         compact=text.compact,
         shortened=text.shortened,
         breakable=_breakable,
+        marked=text_diff.marked,
         step=colour.step,
         curve_class=colour.curve_class,
         shade=recipe_figure.shade,

@@ -29,13 +29,30 @@
   const cellValue = (row, column) => {
     const cell = row.cells[column];
     const given = cell.dataset.v;
-    if (given === undefined) return null;
+    if (given === undefined || given === "") return null;
     return cell.tagName === "TH" || Number.isNaN(Number(given)) ? given : Number(given);
   };
   const compare = (a, b, sign) => {
     if (a === null || b === null) return (a === null) - (b === null);
     return sign * (typeof a === "string" ? a.localeCompare(b, undefined, { numeric: true }) : a - b);
   };
+  const sorting = (heads, sorted) => {
+    let column = null, sign = -1;
+    heads.forEach((head, i) => head.querySelector(".sort")?.addEventListener("click", (event) => {
+      const first = event.target.dataset.first === "ascending" ? 1 : -1;
+      sign = column === i ? -sign : first;
+      column = i;
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+      sorted(column, sign);
+    }));
+  };
+  all("table.sorts").forEach((table) => {
+    const rows = [...table.tBodies].map((body) => [...body.rows]);
+    sorting(all("thead tr:last-child th", table), (column, sign) => rows.forEach((group, i) => {
+      table.tBodies[i].append(...[...group].sort((a, b) => compare(cellValue(a, column), cellValue(b, column), sign)));
+    }));
+  });
   all("table.matrix").forEach((table) => {
     const heads = all("thead tr:last-child th", table);
     const bodies = [...table.tBodies];
@@ -51,14 +68,7 @@
       if (across.checked) flat.append(...order(rows.flat()));
       else bodies.forEach((body, i) => body.append(...order(rows[i])));
     };
-    heads.forEach((head, i) => head.querySelector(".sort").addEventListener("click", (event) => {
-      const first = event.target.dataset.first === "ascending" ? 1 : -1;
-      sign = column === i ? -sign : first;
-      column = i;
-      heads.forEach((other) => other.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-      arrange();
-    }));
+    sorting(heads, (chosen, direction) => { column = chosen; sign = direction; arrange(); });
     across.addEventListener("change", () => {
       if (column === null && across.checked) heads.filter((h) => h.classList.contains("num"))[0]?.querySelector(".sort").click();
       arrange();

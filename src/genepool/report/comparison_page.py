@@ -1,0 +1,230 @@
+"""The page of a comparison: what new models gained and lost against an old one, gates, and the examples that flipped.
+
+Draws what `genepool.measure` computed; the command line writes it. The same as Markdown: `comparison_markdown`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from markupsafe import Markup
+
+from genepool.errors import listed
+from genepool.measure import AbilityComparison, Comparison, Difference, GateResult, Interval
+from genepool.report import bars
+from genepool.report.data import Estimate, Flip
+from genepool.report.page import render_page
+from genepool.report.parallel_figure import Profile, parallel_figure
+from genepool.report.text import percent, points, points_interval
+from genepool.staging import write_text
+
+_WIDE, _NARROW = 960.0, 380.0
+#: What a gate's state is called, with a mark that needs no colour.
+STATES = {"holds": "✓ holds", "undecided": "? undecided", "fails": "✗ fails"}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One new model beside the old one.
+
+    Attributes:
+        comparison: the numbers.
+        gates: how its gates went; empty without any.
+        flips: some of the examples that flipped.
+    """
+
+    comparison: Comparison
+    gates: tuple[GateResult, ...] = ()
+    flips: tuple[Flip, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """An ability as the page shows it."""
+
+    it: AbilityComparison
+    old: Estimate
+    new: Estimate
+    moved: Estimate
+    kept: Estimate
+    lost: Estimate
+
+
+@dataclass(frozen=True)
+class _Panel:
+    it: Compared
+    summary: str
+    rows: tuple[Row, ...]
+    limit: float
+    shares: tuple[tuple[str, tuple[tuple[int, float], ...]], ...]
+    abilities: tuple[str, ...]
+    gates: tuple[tuple[GateResult, str, Estimate, Markup], ...] = field(default=())
+
+
+def render_comparison(compared: Sequence[Compared], facts: Mapping[str, str]) -> str:
+    """The page, complete: one HTML text without any reference to the outside.
+
+    Args:
+        compared: the new models, one at least, all against the same old one.
+        facts: pairs for the end of the page ("ledger", "split").
+    """
+    abilities = list(dict.fromkeys(a.ability for one in compared for a in one.comparison.abilities))
+    profiles = _profiles(compared, abilities)
+    return render_page(
+        "compare.html.j2",
+        _title(compared),
+        panels=[_panel(one) for one in compared],
+        old=compared[0].comparison.old,
+        notices=list(dict.fromkeys(notice for one in compared for notice in one.comparison.notices)),
+        abilities=abilities,
+        profiles=profiles,
+        charts=[parallel_figure(abilities, profiles, width=width) for width in (_WIDE, _NARROW)],
+        states=STATES,
+        facts=facts,
+    )
+
+
+def write_comparison(compared: Sequence[Compared], facts: Mapping[str, str], path: str | Path) -> Path:
+    """Writes the comparison, whole or not at all: as Markdown when the name ends in .md, else as a page."""
+    path = Path(path)
+    write_text(path, (comparison_markdown if path.suffix == ".md" else render_comparison)(compared, facts))
+    return path
+
+
+def comparison_markdown(compared: Sequence[Compared], facts: Mapping[str, str]) -> str:
+    """The numbers as GitHub's Markdown, for a comment on a pull request."""
+    lines: list[str] = []
+    for one in compared:
+        it = one.comparison
+        lines += [f"### {_plain(it.old)} → {_plain(it.new)}", "", _plain(summary(one)), ""]
+        lines += [f"> {_plain(notice)}" for notice in it.notices] + ([""] if it.notices else [])
+        if one.gates:
+            lines += ["| gate | ability | value | 95% | |", "|---|---|---|---|---|"]
+            for gate in one.gates:
+                value = _estimate(gate.value)
+                ends = f"{percent(value.low)} to {percent(value.high)}" if value.has_interval else ""
+                shown = (percent(value.value), ends)
+                lines.append(_line(gate.limit, gate.ability, *shown, STATES[state(gate)]))
+            lines.append("")
+        lines.append("| ability | n | old | new | points | 95% | gained | lost | kept | p | |")
+        lines.append("|---|--:|--:|--:|--:|---|--:|--:|--:|--:|---|")
+        for row in _rows(it):
+            matrix = row.it.compatibility.matrix
+            numbers = (f"{row.it.n:,}", percent(row.old.value), percent(row.new.value), points(row.moved.value))
+            counts = (f"{matrix.gained:,}", f"{matrix.lost:,}", percent(row.kept.value), f"{row.it.p:.2g}")
+            lines.append(_line(row.it.ability, *numbers, points_interval(row.moved), *counts, row.it.verdict))
+        lines.append("")
+    lines += [f"*{_plain(name)}*: {_plain(value)}  " for name, value in facts.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def summary(one: Compared) -> str:
+    """What it gained, what it lost, and whether the gates hold, in a sentence or three."""
+    it = one.comparison
+    moved = _difference(it.difference)
+    sure = it.difference.lo > 0 or it.difference.hi < 0
+    verb = ("gains" if it.difference.difference > 0 else "loses") if sure else "changes the mean by"
+    amount = points(moved.value) if not sure else points(abs(moved.value or 0.0)).lstrip("+")
+    over = (
+        f"in the mean over {len(it.abilities)} abilities" if len(it.abilities) > 1 else f"at {it.abilities[0].ability}"
+    )
+    parts = [
+        f"{it.new} {verb} {amount} points {over} ({points_interval(moved)}): "
+        f"{it.matrix.gained:,} examples gained, {it.matrix.lost:,} lost."
+    ]
+    for verdict in ("better", "worse"):
+        names = [ability.ability for ability in it.abilities if ability.verdict == verdict]
+        if names and len(it.abilities) > 1:
+            parts.append(f"Surely {verdict} at {listed(names)}.")
+    if one.gates:
+        counted = {word: sum(state(gate) == word for gate in one.gates) for word in ("holds", "undecided", "fails")}
+        told = [f"{counted['holds']} of {len(one.gates)} gates hold"]
+        told += [
+            f"{counted[word]} {word if word == 'undecided' else 'fail'}"
+            for word in ("undecided", "fails")
+            if counted[word]
+        ]
+        parts.append(f"{', '.join(told)}.")
+    return " ".join(parts)
+
+
+def state(gate: GateResult) -> str:
+    """A key of `STATES`."""
+    return "holds" if gate.passed else "undecided" if gate.undecided else "fails"
+
+
+def _panel(one: Compared) -> _Panel:
+    rows = _rows(one.comparison)
+    gates = []
+    for gate in one.gates:
+        value = _estimate(gate.value)
+        limit = gate.gate.at_least if gate.gate.at_least is not None else gate.gate.at_most
+        low, high = bars.common_range([value, Estimate(limit)])
+        gates.append((gate, state(gate), value, bars.interval_mark(value, low, high, subject=True, limit=limit)))
+    shares = []
+    for ability in one.comparison.abilities:
+        matrix = ability.compatibility.matrix
+        cells = (matrix.both_right, matrix.gained, matrix.lost, matrix.both_wrong)
+        shares.append((ability.ability, tuple((count, count / matrix.n) for count in cells)))
+    return _Panel(
+        one,
+        summary(one),
+        rows,
+        bars.reach(row.moved for row in rows),
+        tuple(shares),
+        tuple(dict.fromkeys(flip.ability for flip in one.flips)),
+        tuple(gates),
+    )
+
+
+def _rows(it: Comparison) -> tuple[Row, ...]:
+    return tuple(
+        Row(
+            ability,
+            _estimate(ability.old),
+            _estimate(ability.new),
+            _difference(ability.difference),
+            _estimate(ability.compatibility.kept),
+            _estimate(ability.compatibility.negative_flips),
+        )
+        for ability in it.abilities
+    )
+
+
+def _profiles(compared: Sequence[Compared], abilities: Sequence[str]) -> list[Profile]:
+    found = [Profile(compared[0].comparison.old, _scores(compared, abilities, "old"))]
+    return found + [Profile(one.comparison.new, _scores([one], abilities, "new")) for one in compared]
+
+
+def _scores(compared: Sequence[Compared], abilities: Sequence[str], side: str) -> tuple[Estimate, ...]:
+    """The scores of one model; the old one's are those of the first comparison that has the ability."""
+    known: dict[str, Estimate] = {}
+    for one in compared:
+        for ability in one.comparison.abilities:
+            known.setdefault(ability.ability, _estimate(ability.old if side == "old" else ability.new))
+    return tuple(known.get(name, Estimate(None)) for name in abilities)
+
+
+def _title(compared: Sequence[Compared]) -> str:
+    old, news = compared[0].comparison.old, [one.comparison.new for one in compared]
+    return f"{old} → {news[0]}" if len(news) == 1 else f"{len(news)} models against {old}"
+
+
+def _estimate(found: Interval | None) -> Estimate:
+    return Estimate(None) if found is None else Estimate(found.mean, found.lo, found.hi)
+
+
+def _difference(found: Difference) -> Estimate:
+    return Estimate(found.difference, found.lo, found.hi)
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(_plain(cell) for cell in cells)} |"
+
+
+def _plain(text: str) -> str:
+    """Text that cannot leave its cell or become markup."""
+    flat = " ".join(text.split())
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|~&!" else letter for letter in flat)
