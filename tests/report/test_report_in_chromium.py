@@ -262,6 +262,7 @@ def test_everything_that_acts_can_be_reached_by_keyboard(
     browser: Browser, kind: str, request: pytest.FixtureRequest
 ) -> None:
     browser.open(request.getfixturevalue(kind))
-    unreachable = browser.run("""[...document.querySelectorAll('button, a, select, input, summary, .plot:has([data-points]), .scroll')]
+    unreachable = browser.run("""[...document.querySelectorAll(
+            'button, a, select, input, summary, .plot:has([data-points]), .scroll')]
         .filter((node) => node.tabIndex < 0 && node.getAttribute('role') !== 'tab').map((node) => node.outerHTML)""")
     assert unreachable == []

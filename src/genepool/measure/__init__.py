@@ -2,6 +2,7 @@
 
 from genepool.measure.comparison import AbilityComparison, Comparison, compare, compare_many
 from genepool.measure.compatibility import Compatibility, FlipMatrix, compatibility
+from genepool.measure.composition import CrossCapability, SkillMix, WeakestLink, skill_mix, weakest_link
 from genepool.measure.cross import Change, CrossMatrix, Flip, change, changes, mean_difference
 from genepool.measure.gates import Gate, GateResult, check_gates, load_gates
 from genepool.measure.intervals import (
@@ -13,13 +14,28 @@ from genepool.measure.intervals import (
     paired_bootstrap,
     wilson,
 )
+from genepool.measure.lifelong import ContinualAccuracy, LifelongMetrics, continual_accuracy, lifelong_metrics
+from genepool.measure.lifelong_log import read_log
 from genepool.measure.significance import benjamini_hochberg, detectable_difference, examples_needed, holm, mcnemar
+from genepool.measure.transfer import (
+    Agreement,
+    Complementary,
+    TransferMatrix,
+    agreement,
+    complementary,
+    complementary_knowledge,
+    transfer_matrix,
+)
 
 __all__ = [
     "AbilityComparison",
+    "Agreement",
     "Change",
     "Comparison",
     "Compatibility",
+    "Complementary",
+    "ContinualAccuracy",
+    "CrossCapability",
     "CrossMatrix",
     "Difference",
     "Flip",
@@ -27,6 +43,11 @@ __all__ = [
     "Gate",
     "GateResult",
     "Interval",
+    "LifelongMetrics",
+    "SkillMix",
+    "TransferMatrix",
+    "WeakestLink",
+    "agreement",
     "benjamini_hochberg",
     "change",
     "changes",
@@ -34,9 +55,13 @@ __all__ = [
     "compare",
     "compare_many",
     "compatibility",
+    "complementary",
+    "complementary_knowledge",
+    "continual_accuracy",
     "detectable_difference",
     "examples_needed",
     "holm",
+    "lifelong_metrics",
     "load_gates",
     "macro_interval",
     "macro_paired_bootstrap",
@@ -44,5 +69,9 @@ __all__ = [
     "mean_difference",
     "mean_interval",
     "paired_bootstrap",
+    "read_log",
+    "skill_mix",
+    "transfer_matrix",
+    "weakest_link",
     "wilson",
 ]
