@@ -5,6 +5,8 @@ Talks to a headless Chromium over the pipe of its debugging protocol, which need
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -227,6 +229,60 @@ def test_tables_are_saved_with_their_intervals(browser: Browser, page: Path, rep
     assert lines[1].split(",")[:2] == ["base", f"{base.value:.6g}"]
 
 
+SAVED = """(async () => {
+    const names = [], texts = [];
+    URL.createObjectURL = (blob) => { texts.push(blob.text()); return '#'; };
+    HTMLAnchorElement.prototype.click = function () { names.push(this.download); };
+    document.querySelectorAll('.csv').forEach((button) => button.click());
+    return (await Promise.all(texts)).map((text, i) => [names[i], text]);
+})()"""
+
+
+def saved(browser: Browser) -> dict[str, list[list[str]]]:
+    """Every CSV that the open page offers, read back: its rows by file name."""
+    files = [(name, list(csv.reader(io.StringIO(text)))) for name, text in browser.run(SAVED)]
+    assert len({name for name, _ in files}) == len(files), "two files of one name"
+    return dict(files)
+
+
+@pytest.mark.parametrize("kind", ["page", "inspection_page", "comparison_page"])
+def test_every_figure_and_table_is_saved_whole(browser: Browser, kind: str, request: pytest.FixtureRequest) -> None:
+    browser.open(request.getfixturevalue(kind))
+    files = saved(browser)
+    for name, rows in files.items():
+        assert len(rows) > 1, name
+        assert {len(row) for row in rows} == {len(rows[0])}, name
+    # A chart without a button beneath it would be one whose numbers nobody can have.
+    assert (
+        browser.run("""[...document.querySelectorAll('svg.chart')]
+        .filter((chart) => !chart.closest('figure').querySelector('.csv')).length""")
+        == 0
+    )
+    assert (
+        browser.run("""[...document.querySelectorAll('table')]
+        .filter((table) => !table.matches('.matrix, .sorts')).length""")
+        == 0
+    )
+
+
+def test_the_search_is_saved_candidate_by_candidate(browser: Browser, page: Path, report_data: ReportData) -> None:
+    browser.open(page)
+    head, *rows = saved(browser)["search.csv"]
+    assert head == ["search", "evaluation", "generation", "fitness", "best so far"]
+    expected = []
+    for run in report_data.searches:
+        best = None
+        for i, one in enumerate(run.evaluations, start=1):
+            best = max((value for value in (best, one.fitness) if value is not None), default=None)
+            expected.append((run.name, i, one.generation, one.fitness, best))
+    assert len(rows) == len(expected)
+    for row, (name, i, generation, fitness, best) in zip(rows, expected, strict=True):
+        assert row[:3] == [name, str(i), str(generation)]
+        assert (row[3] == "") == (fitness is None)
+        assert fitness is None or float(row[3]) == pytest.approx(fitness, abs=1e-6)
+        assert float(row[4]) == pytest.approx(best, abs=1e-6)
+
+
 def test_the_tables_of_an_inspection_are_saved_with_full_names(browser: Browser, inspection_page: Path) -> None:
     browser.open(inspection_page)
     text = browser.run("""new Promise((resolve) => {
@@ -257,7 +313,28 @@ def test_a_comparison_is_sorted_and_saved(browser: Browser, comparison_page: Pat
     assert lines[1].startswith("ability1,200,")
 
 
-@pytest.mark.parametrize("kind", ["page", "comparison_page"])
+@pytest.mark.parametrize("kind", ["page", "inspection_page", "comparison_page"])
+def test_any_table_can_be_sorted_by_any_column(browser: Browser, kind: str, request: pytest.FixtureRequest) -> None:
+    browser.open(request.getfixturevalue(kind))
+    unsorted = browser.run("""[...document.querySelectorAll('table.sorts')].flatMap((table) => {
+        const value = (row, i) => row.cells[i].dataset.v ?? row.cells[i].textContent.trim();
+        return [...table.querySelectorAll('thead tr:last-child th')].map((head, i) => [head.querySelector('.sort'), i])
+            .filter(([button]) => button).flatMap(([button, i]) => ['first', 'second'].map(() => {
+                button.click();
+                const sign = button.closest('th').getAttribute('aria-sort') === 'ascending' ? 1 : -1;
+                return [...table.tBodies].every((body) => {
+                    const known = [...body.rows].map((row) => value(row, i)).filter((v) => v !== '' && v !== '–');
+                    return known.slice(1).every((v, k) => {
+                        const numbers = [known[k], v].map(Number);
+                        return numbers.some(Number.isNaN) || sign * (numbers[1] - numbers[0]) >= 0;
+                    });
+                }) ? null : `${table.dataset.csv}: ${button.textContent}`;
+            }));
+    }).filter(Boolean)""")
+    assert unsorted == []
+
+
+@pytest.mark.parametrize("kind", ["page", "inspection_page", "comparison_page"])
 def test_everything_that_acts_can_be_reached_by_keyboard(
     browser: Browser, kind: str, request: pytest.FixtureRequest
 ) -> None:

@@ -162,7 +162,7 @@ def test_a_score_of_one_without_an_interval_shows_no_interval() -> None:
 
 def test_finalists_say_who_won_and_what_was_never_searched(report_data: ReportData) -> None:
     html = render_report(report_data)
-    table = re.search(r'<table class="finalists".*?</table>', html, re.DOTALL)
+    table = re.search(r'<table class="finalists[^>]*>.*?</table>', html, re.DOTALL)
     assert table
     assert table[0].count("<b>won</b>") == len(report_data.searches)
     assert table[0].count('data-v="">–</td>') == len(report_data.searches)

@@ -67,6 +67,7 @@ def render_report(data: ReportData) -> str:
         standings=[(s, bars.common_range([s.score, *(r.score for r in s.rivals)])) for s in data.standings],
         curves=[(c, search_figure.milestones(c)) for c in curves],
         charts=[search_figure.search_figure(curves, data.references, **size) for size in (WIDE, NARROW)],
+        series=search_figure.series(curves),
         recipes=[(recipe, recipe_figure.panels(recipe)) for recipe in data.recipes],
         comparisons=[_comparison(comparison) for comparison in data.comparisons],
         kinds=KINDS,

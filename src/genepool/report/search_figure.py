@@ -122,6 +122,19 @@ def search_figure(
     )
 
 
+def series(curves: Sequence[Curve]) -> str:
+    """Every candidate, failed ones included, as JSON: a list of [run, generations, fitness] in order of evaluation."""
+    rows = [
+        [
+            c.run.name,
+            [evaluation.generation for evaluation in c.run.evaluations],
+            [None if e.fitness is None else round(e.fitness, 6) for e in c.run.evaluations],
+        ]
+        for c in curves
+    ]
+    return json.dumps(rows, separators=(",", ":"))
+
+
 def milestones(c: Curve, rows: int = 10) -> list[tuple[int, float | None, Band | None]]:
     """The same run as a table: evaluation, best so far, and the latest finished band, at even distances."""
     lines: list[tuple[int, float | None, Band | None]] = []

@@ -28,13 +28,13 @@
   // Sorting: inside each group of models, or across all of them.
   const cellValue = (row, column) => {
     const cell = row.cells[column];
-    const given = cell.dataset.v;
-    if (given === undefined || given === "") return null;
+    const given = cell.dataset.v ?? (cell.classList.contains("none") ? "" : cell.textContent.trim());
+    if (given === "" || given === "–") return null;
     return cell.tagName === "TH" || Number.isNaN(Number(given)) ? given : Number(given);
   };
   const compare = (a, b, sign) => {
     if (a === null || b === null) return (a === null) - (b === null);
-    return sign * (typeof a === "string" ? a.localeCompare(b, undefined, { numeric: true }) : a - b);
+    return sign * (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true }));
   };
   const sorting = (heads, sorted) => {
     let column = null, sign = -1;
@@ -185,7 +185,17 @@
     });
     box.append(copy);
   });
-  const quoted = (text) => /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  const quoted = (value) => /[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
+  const csv = (lines) => lines.map((line) => line.map(quoted).join(",")).join("\r\n") + "\r\n";
+  const saveButton = (name, lines) => {
+    const save = make("button", { type: "button", className: "csv", textContent: "Save as CSV", ariaLabel: `Save as CSV: ${name}` });
+    save.addEventListener("click", () => {
+      const link = make("a", { href: URL.createObjectURL(new Blob([csv(lines())], { type: "text/csv" })), download: `${name}.csv` });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    });
+    return save;
+  };
   const rowsOf = (table) => {
     const heads = all("thead tr:last-child th", table);
     const body = [...table.tBodies].filter((group) => !group.hidden).flatMap((group) => all("tr:not(.kindname)", group));
@@ -197,15 +207,24 @@
       const value = cell.dataset.v ?? (cell.classList.contains("none") ? "" : cell.textContent.trim());
       return ranged.has(i) ? [value, cell.dataset.lo ?? "", cell.dataset.hi ?? ""] : [value];
     }));
-    return [header, ...lines].map((line) => line.map(quoted).join(",")).join("\r\n") + "\r\n";
+    return [header, ...lines];
   };
   all("table[data-csv]").forEach((table) => {
-    const save = make("button", { type: "button", className: "csv", textContent: "Save as CSV" });
-    save.addEventListener("click", () => {
-      const link = make("a", { href: URL.createObjectURL(new Blob([rowsOf(table)], { type: "text/csv" })), download: `${table.dataset.csv}.csv` });
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-    });
-    table.closest(".scroll").after(save);
+    const save = saveButton(table.dataset.csv, () => rowsOf(table));
+    // A picture that is also a table has its button where the picture is, whether the table is open or not.
+    const folded = table.closest("figure details");
+    if (folded) folded.before(save);
+    else (table.closest(".scroll") ?? table).after(save);
+  });
+  all("figure[data-series]").forEach((figure) => {
+    const lines = () => [["search", "evaluation", "generation", "fitness", "best so far"],
+      ...JSON.parse(figure.dataset.series).flatMap(([name, generations, fitness]) => {
+        let best = "";
+        return fitness.map((value, i) => {
+          if (value !== null && (best === "" || value > best)) best = value;
+          return [name, i + 1, generations[i], value ?? "", best];
+        });
+      })];
+    figure.append(saveButton(figure.dataset.csv, lines));
   });
 })();
