@@ -30,7 +30,7 @@ from genepool.measure import Interval, mean_interval
 from genepool.skills.transfer import COMPONENTS, ENSEMBLE, rank_skills
 from genepool.skills.transfer_scores import mean_ranks
 from genepool.tasks import DEFAULT_BATCH, LanguageModel, Ledger, Task, evaluate, load_tasks
-from genepool.tasks.decoding import loglikelihoods
+from genepool.tasks.likelihoods import loglikelihoods
 from genepool.testbed import Testbed, build
 from genepool.testbed.skills import SKILLS
 from genepool.threads import torch_threads

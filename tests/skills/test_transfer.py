@@ -16,7 +16,7 @@ from genepool.errors import InputError
 from genepool.skills import Form, extract_skill, transfer
 from genepool.skills.transfer import COMPONENTS, ENSEMBLE, rank_skills
 from genepool.tasks import Example, LanguageModel, Task, TaskSettings, load_tasks
-from genepool.tasks.decoding import loglikelihoods
+from genepool.tasks.likelihoods import loglikelihoods
 from genepool.weights import TensorWeights, Weights, open_weights
 
 

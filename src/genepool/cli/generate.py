@@ -64,7 +64,8 @@ def generate(
     texts = [loaded.chat_text([{"role": "user", "content": text}]) for text in prompts] if chat else prompts
     decoding = Decoding(max_new_tokens, tuple(stop or ()), temperature, top_p, seed)
     with progress.bar("writing"):
-        outputs = write(loaded, texts, [f"{i}:{text}" for i, text in enumerate(texts)], decoding, len(texts))
+        written = write(loaded, texts, [f"{i}:{text}" for i, text in enumerate(texts)], decoding, len(texts))
+    outputs = [one.text for one in written]
     if json_output:
         pairs = [{"prompt": text, "output": output} for text, output in zip(prompts, outputs, strict=True)]
         options.print_json({"model": model, "fingerprint": loaded.fingerprint, "results": pairs})

@@ -190,7 +190,8 @@ class Study(Strict):
     def resolved(self, folder: Path) -> Study:
         """The same study with relative paths taken from `folder`; names of a hub stay as they are."""
         skills = tuple(skill.model_copy(update={"model": resolve_model(skill.model, folder)}) for skill in self.skills)
-        tasks = self.tasks.model_copy(update={"dir": str((folder / self.tasks.dir).resolve())})
+        here = self.tasks.dir if self.tasks.dir.startswith("lm-eval:") else str((folder / self.tasks.dir).resolve())
+        tasks = self.tasks.model_copy(update={"dir": here})
         return self.model_copy(update={"base": resolve_model(self.base, folder), "skills": skills, "tasks": tasks})
 
     def settings(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from genepool.tasks.decoding import DEFAULT_BATCH, Decoding
 from genepool.tasks.evaluate import evaluate, unique_names
 from genepool.tasks.files import load_tasks
 from genepool.tasks.generated import generated_task
+from genepool.tasks.harness_tasks import lm_eval_tasks
 from genepool.tasks.language_model import LanguageModel
 from genepool.tasks.ledger import Ledger, Outcome
 from genepool.tasks.pairs import Pairs
@@ -24,6 +25,7 @@ __all__ = [
     "callable_task",
     "evaluate",
     "generated_task",
+    "lm_eval_tasks",
     "load_tasks",
     "unique_names",
 ]

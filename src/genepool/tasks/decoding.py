@@ -1,4 +1,4 @@
-"""Asking a model: decoding in batches, judging an expected answer in one pass, and likelihoods.
+"""Asking a model: decoding in batches, and judging an expected answer in one pass.
 
 Batches are cut from the examples sorted by length, so their shapes depend on the examples alone, and a result is the
 same whoever computes it. Prompts are padded on the left where tokens are to follow, on the right where none are.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BATCH = 128
 # Logits of one batch stay below this many bytes: vocabularies of 100,000 and more would otherwise fill the memory.
-_LOGIT_BYTES = 512 * 1024**2
+LOGIT_BYTES = 512 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def batches(lengths: Sequence[int], size: int, logit_bytes: int, last_only: bool
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     while order:
         row_bytes = logit_bytes * (1 if last_only else lengths[order[0]])
-        rows = min(size, max(1, _LOGIT_BYTES // max(1, row_bytes)))
+        rows = min(size, max(1, LOGIT_BYTES // max(1, row_bytes)))
         yield order[:rows]
         order = order[rows:]
 
@@ -171,9 +171,23 @@ def _other_text(text: str, decoding: Decoding, strip: bool) -> bool | None:
     return None if strip and not text.strip() else False
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a model wrote after a prompt.
+
+    Attributes:
+        text: without the stop that ended it.
+        logprob: log-likelihood of the tokens it wrote, an end token not counted, natural logarithm; of the model
+            itself, whatever the temperature they were drawn at.
+    """
+
+    text: str
+    logprob: float
+
+
 def generate(
     model: LanguageModel, prompts: Sequence[str], keys: Sequence[str], decoding: Decoding, batch_size: int
-) -> list[str]:
+) -> list[Written]:
     """What the model writes after each prompt.
 
     Args:
@@ -186,23 +200,30 @@ def generate(
     Raises:
         InputError: a prompt is longer than the model's context.
     """
+    return generate_tokens(model, [model.encode(prompt) for prompt in prompts], keys, decoding, batch_size)
+
+
+def generate_tokens(
+    model: LanguageModel, heads: Sequence[Sequence[int]], keys: Sequence[str], decoding: Decoding, batch_size: int
+) -> list[Written]:
+    """As `generate`, after prompts given as token ids."""
     import torch
 
-    heads = [model.encode(prompt) for prompt in prompts]
     check_length(model, heads)
-    outputs = [""] * len(prompts)
+    outputs: dict[int, Written] = {}
     with torch.inference_mode():
         lengths = [len(head) for head in heads]
         for rows in batches(lengths, batch_size, 4 * model.vocabulary_size, bool(model.last_logits_only)):
             written = _decode_batch(model, [heads[i] for i in rows], [keys[i] for i in rows], decoding)
-            for i, ids in zip(rows, written, strict=True):
-                outputs[i] = _cut(model.decode(ids), decoding.stop)
-    return outputs
+            for i, (ids, logprob) in zip(rows, written, strict=True):
+                outputs[i] = Written(_cut(model.decode(ids), decoding.stop), logprob)
+    return [outputs[i] for i in range(len(heads))]
 
 
 def _decode_batch(
     model: LanguageModel, heads: Sequence[Sequence[int]], keys: Sequence[str], decoding: Decoding
-) -> list[list[int]]:
+) -> list[tuple[list[int], float]]:
+    """The tokens written after each prompt and their summed log-likelihood."""
     import torch
 
     width = max(len(head) for head in heads)
@@ -214,6 +235,7 @@ def _decode_batch(
     ids, mask = ids.to(model.device), mask.to(model.device)
     generators = [seeding.torch_generator(decoding.seed, "decode", key) for key in keys] if decoding.temperature else []
     written: list[list[int]] = [[] for _ in heads]
+    logprobs = [0.0] * len(heads)
     running = [True] * len(heads)
     # Each row's own room, so that a longer prompt in the batch never cuts a shorter one's answer.
     limits = [min(decoding.max_new_tokens, model.context - len(head)) for head in heads]
@@ -231,13 +253,15 @@ def _decode_batch(
         state = getattr(result, "past_key_values", None)
         logits = result.logits[:, -1].float().cpu()
         chosen = _draw(logits, generators, decoding) if decoding.temperature else logits.argmax(-1)
-        for row, token in enumerate(chosen.tolist()):
+        shares = logits.gather(-1, chosen.reshape(-1, 1)).squeeze(-1) - logits.logsumexp(-1)
+        for row, (token, share) in enumerate(zip(chosen.tolist(), shares.tolist(), strict=True)):
             if not running[row]:
                 continue
             if token in model.end_tokens:
                 running[row] = False
                 continue
             written[row].append(token)
+            logprobs[row] += share
             full = len(written[row]) == limits[row]
             if full or (decoding.stop and _ends(model.decode(written[row]), decoding.stop)):
                 running[row] = False
@@ -248,7 +272,7 @@ def _decode_batch(
         # Where a model keeps no such state, it reads everything again.
         ids = new if state is not None else torch.cat([ids, new], 1)
         positions = next_positions if state is not None else torch.cat([positions, next_positions], 1)
-    return written
+    return list(zip(written, logprobs, strict=True))
 
 
 def _draw(logits: torch.Tensor, generators: Sequence[torch.Generator], decoding: Decoding) -> torch.Tensor:
@@ -266,13 +290,6 @@ def _draw(logits: torch.Tensor, generators: Sequence[torch.Generator], decoding:
     return torch.cat([torch.multinomial(row, 1, generator=g) for row, g in zip(shares, generators, strict=True)])
 
 
-def loglikelihoods(
-    model: LanguageModel, prompts: Sequence[str], continuations: Sequence[str], batch_size: int
-) -> list[Forced]:
-    """Log-likelihood of each continuation after its prompt."""
-    return forced_answers(model, prompts, continuations, Decoding(max_new_tokens=2**31), True, batch_size)
-
-
 def continuation(model: LanguageModel, prompt: str, answer: str) -> list[int]:
     """The answer's tokens as they stand after the prompt's own."""
     whole, own_head = model.encode_whole(prompt + answer), model.encode_whole(prompt)
@@ -283,11 +300,13 @@ def continuation(model: LanguageModel, prompt: str, answer: str) -> list[int]:
     return own
 
 
-def check_length(model: LanguageModel, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]] = ()) -> None:
-    """There must be room for a prompt and its answer, or for one new token."""
+def check_length(
+    model: LanguageModel, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]] = (), *, unread: int = 0
+) -> None:
+    """There must be room for a prompt and its answer but its last `unread` tokens, or for one new token."""
     for place, head in enumerate(heads):
         tail = tails[place] if tails else [0]
-        if len(head) + len(tail) > model.context:
+        if len(head) + max(len(tail) - unread, 0) > model.context:
             behind = f" and an answer of {len(tail)}" if tails else ""
             raise InputError(
                 f"a prompt of {len(head)} tokens{behind} does not fit the context of {model.context}",

@@ -11,14 +11,19 @@ from pathlib import Path
 
 from genepool import progress
 from genepool.errors import InputError
-from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, forced_answers, generate, loglikelihoods
+from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, forced_answers, generate
 from genepool.tasks.language_model import LanguageModel
 from genepool.tasks.ledger import Ledger, Outcome
+from genepool.tasks.likelihoods import loglikelihoods
 from genepool.tasks.metrics import METRICS
 from genepool.tasks.table import Cell, OutcomeTable
 from genepool.tasks.task import Example, Task
 from genepool.threads import torch_threads
 from genepool.weights import Weights, open_weights
+
+# Examples that are asked between two commits: what a kill loses of a large task, at most. Fixed, since which examples
+# stand together in a batch can show in the last bits of a likelihood.
+_COMMITTED = 2048
 
 
 def evaluate(
@@ -82,9 +87,8 @@ def evaluate(
             for task in tasks:
                 bar.note(f"{label}: {task.name}")
                 cells[label, task.name] = _evaluate_one(
-                    asked, fingerprints[label], task, examples[task.name], ledger, batch_size, keep_outputs
+                    asked, fingerprints[label], task, examples[task.name], ledger, batch_size, keep_outputs, bar
                 )
-                bar.advance(len(examples[task.name]))
     return OutcomeTable(cells, examples, fingerprints, split)
 
 
@@ -111,6 +115,7 @@ def _evaluate_one(
     ledger: Ledger,
     batch_size: int,
     keep_outputs: bool,
+    bar: progress.Bar,
 ) -> Cell:
     known = ledger.find(fingerprint, task.asking, [example.key for example in examples])
     written = METRICS[task.settings.metric].judge is not None and task.asker is None
@@ -121,13 +126,15 @@ def _evaluate_one(
     for example in examples:
         firsts.setdefault(example.key, example)
     open_examples = [example for key, example in firsts.items() if key not in known]
-    if open_examples:
-        outcomes = _ask(asked.model(), task, open_examples, batch_size, keep_outputs)
-        new = list(zip(open_examples, outcomes, strict=True))
+    bar.advance(len(examples) - len(open_examples))
+    fresh: dict[str, Outcome] = {}
+    for start in range(0, len(open_examples), _COMMITTED):
+        block = open_examples[start : start + _COMMITTED]
+        outcomes = _ask(asked.model(), task, block, batch_size, keep_outputs)
+        new = list(zip(block, outcomes, strict=True))
         ledger.record(fingerprint, asked.name, task.name, task.asking, [(e.key, e.id, o) for e, o in new])
-        fresh = {example.key: outcome for example, outcome in new}
-    else:
-        fresh = {}
+        fresh.update((example.key, outcome) for example, outcome in new)
+        bar.advance(len(block))
     return Cell(tuple(fresh.get(e.key) or known[e.key] for e in examples), len(examples) - len(fresh))
 
 
@@ -143,25 +150,25 @@ def _ask(
 
 def _choose(model: LanguageModel, task: Task, examples: Sequence[Example], batch_size: int) -> list[Outcome]:
     """Multiple choice: the choice whose continuation is likeliest; the sum of its tokens' log-likelihoods decides."""
-    prompts, choices, owners = [], [], []
-    for number, example in enumerate(examples):
+    prompts, choices = [], []
+    for example in examples:
         prompt = task.prompt_for(example, model)
         for choice in example.choices:
             prompts.append(prompt)
             choices.append(choice)
-            owners.append(number)
-    scored = loglikelihoods(model, prompts, choices, batch_size)
-    best: dict[int, tuple[float, str]] = {}
-    for owner, choice, forced in zip(owners, choices, scored, strict=True):
-        # Weights that overflow give likelihoods that are no numbers: then no choice is taken, not the first.
-        if math.isfinite(forced.logprob) and (owner not in best or forced.logprob > best[owner][0]):
-            best[owner] = (forced.logprob, choice)
-    return [
-        Outcome(float(best[i][1] in example.answers), best[i][1], {"logprob": best[i][0]})
-        if i in best
-        else Outcome(0.0)
-        for i, example in enumerate(examples)
-    ]
+    scored = iter(loglikelihoods(model, prompts, choices, batch_size))
+    return [_chosen(example, [next(scored).logprob for _ in example.choices]) for example in examples]
+
+
+def _chosen(example: Example, logprobs: Sequence[float]) -> Outcome:
+    # Weights that overflow give likelihoods that are no numbers: then no choice is taken, not the first.
+    known = [(logprob, i) for i, logprob in enumerate(logprobs) if math.isfinite(logprob)]
+    if not known:
+        return Outcome(0.0)
+    best, place = max(known, key=lambda pair: pair[0])
+    choice = example.choices[place]
+    confidence = 1 / sum(math.exp(logprob - best) for logprob, _ in known)
+    return Outcome(float(choice in example.answers), choice, {"logprob": best, "confidence": confidence})
 
 
 def _write(
@@ -182,14 +189,18 @@ def _write(
         for i, result in zip(single, forced, strict=True):
             details[i] = {"logprob": result.logprob, "token_accuracy": result.token_accuracy}
             if result.matches is True:
-                outcomes[i] = Outcome(1.0, examples[i].answer, details[i])
+                # What it writes is the answer, so the answer's likelihood is that of what it writes.
+                confidence = math.exp(min(result.logprob, 0.0))
+                outcomes[i] = Outcome(1.0, examples[i].answer, {**details[i], "confidence": confidence})
             elif result.matches is False and not keep_outputs:
                 outcomes[i] = Outcome(0.0, None, details[i])
     rest = [i for i in range(len(examples)) if i not in outcomes]
     if rest:
-        outputs = generate(model, [prompts[i] for i in rest], [examples[i].key for i in rest], decoding, batch_size)
-        for i, output in zip(rest, outputs, strict=True):
-            outcomes[i] = Outcome(judge(output, examples[i], ask.strip), output, details.get(i, {}))
+        written = generate(model, [prompts[i] for i in rest], [examples[i].key for i in rest], decoding, batch_size)
+        for i, one in zip(rest, written, strict=True):
+            score = judge(one.text, examples[i], ask.strip)
+            sure = {"confidence": math.exp(min(one.logprob, 0.0))} if math.isfinite(one.logprob) else {}
+            outcomes[i] = Outcome(score, one.text, {**details.get(i, {}), **sure})
     return [outcomes[i] for i in range(len(examples))]
 
 

@@ -16,14 +16,13 @@ from typing import Any
 
 from genepool import staging
 from genepool.errors import InputError
+from genepool.tasks.harness_tasks import RANKED_BY, ranking_score
 from genepool.tasks.ledger import Ledger, Outcome
 from genepool.tasks.task import Example
 
 # Who, on what: (fingerprint, model, task, asking).
 _Asked = tuple[str, str, str, str]
 _TEXTS = ("fingerprint", "model", "task", "asking", "example", "id")
-# What lm-eval's tasks are usually ranked by, the first that a line has; lm-eval 0.4.
-_LM_EVAL_METRICS = ("exact_match", "acc_norm", "acc", "contains", "f1", "em")
 _LM_EVAL_FILE = re.compile(r"samples_(?P<task>.+?)(_\d{4}-\d{2}-\d{2}T[\d.:-]+)?")
 
 
@@ -117,17 +116,15 @@ def _from_lm_eval(
 ) -> tuple[_Asked, tuple[str, str, Outcome]]:
     named = line.get("metrics")
     known: Sequence[str] = [name for name in named if isinstance(name, str)] if isinstance(named, list) else ()
-    metric = next((name for name in (*_LM_EVAL_METRICS, *known) if name in line), None)
+    metric = ranking_score(line, known)
     if metric is None:
-        raise InputError("no metric that is known here", where=where, fix="Known: " + ", ".join(_LM_EVAL_METRICS))
+        raise InputError("no metric that is known here", where=where, fix="Known: " + ", ".join(RANKED_BY))
     score = _score(line[metric], metric, where)
     asking = _sha("lm-eval", metric, str(line.get("filter", "none")))
     example = _lm_eval_example(line, where)
     written = line.get("filtered_resps")
     first = written[0] if isinstance(written, list) and written else written
-    detail = {
-        name: float(line[name]) for name in dict.fromkeys((*_LM_EVAL_METRICS, *known)) if _is_number(line.get(name))
-    }
+    detail = {name: float(line[name]) for name in dict.fromkeys((*RANKED_BY, *known)) if _is_number(line.get(name))}
     outcome = Outcome(score, first if isinstance(first, str) else None, detail)
     return (_sha("imported:" + model), model, task, asking), (example.key, example.id, outcome)
 

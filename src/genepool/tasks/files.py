@@ -16,6 +16,7 @@ from typing import TypeVar
 from genepool.errors import InputError, nearest
 from genepool.schema import read_yaml, validate
 from genepool.tasks.generated import Template, template_task
+from genepool.tasks.harness_tasks import PREFIX, tasks_named
 from genepool.tasks.reading import ENDINGS, read_examples
 from genepool.tasks.task import Task, TaskSettings
 
@@ -29,12 +30,15 @@ def load_tasks(path: str | Path, names: Sequence[str] | None = None) -> list[Tas
 
     Args:
         path: a folder of task folders, one task folder, a file of examples, or a Python file, which is run: every
-            `Task` among its names is taken. Python files are run only when they are named themselves.
+            `Task` among its names is taken. Python files are run only when they are named themselves. Or
+            "lm-eval:NAME", tasks of lm-evaluation-harness, see `lm_eval_tasks`.
         names: only these, in this order.
 
     Raises:
         InputError: nothing is there, a name is unknown, or a file is wrong; the file and line are named.
     """
+    if str(path).startswith(PREFIX):
+        return _chosen({task.name: task for task in tasks_named(str(path))}, names, Path(path))
     path = Path(path)
     if path.is_file() and path.suffix == ".py":
         return _chosen({task.name: task for task in _python_tasks(path)}, names, path)

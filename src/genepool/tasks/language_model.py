@@ -181,7 +181,7 @@ class LanguageModel:
             decoding: how; greedy, at most 64 tokens, when None. Drawn answers belong to (seed, prompt).
             batch_size: prompts decoded at once.
         """
-        return generate(self, prompts, list(prompts), decoding or Decoding(), batch_size)
+        return [one.text for one in generate(self, prompts, list(prompts), decoding or Decoding(), batch_size)]
 
     def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Messages put through the tokenizer's chat template, open for the model's answer.
@@ -240,6 +240,25 @@ class LanguageModel:
     def vocabulary_size(self) -> int:
         """Number of logits per position."""
         return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @cached_property
+    def keeps_keys_and_values(self) -> bool:
+        """Whether all it remembers of a prompt is keys and values, which several continuations can build on.
+
+        A recurrent state is not: it would have read the padding before a short prompt too.
+        """
+        import torch
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+        with torch.inference_mode():
+            result = self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device), use_cache=True)
+        state = getattr(result, "past_key_values", None)
+        return (
+            isinstance(state, DynamicCache)
+            and hasattr(state, "batch_select_indices")
+            and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in state.layers)
+        )
 
     @cached_property
     def last_logits_only(self) -> dict[str, int]:
