@@ -1,0 +1,183 @@
+"""Examples per second on tasks of lm-evaluation-harness: our engine against lm-eval's own runner for Hugging Face models.
+
+Both ask the same model in this process, at the same batch size, with the same YAML files and documents; reading the
+documents and building the prompts is not counted for either. Answers are compared one by one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measuring import table
+from genepool import progress
+from genepool.tasks import LanguageModel, Ledger, evaluate, lm_eval_tasks
+from genepool.testbed import build
+from genepool.weights import open_weights
+
+BED = Path(__file__).parent.parent.parent / ".cache" / "testbed-tiny"
+BATCH = 32
+RUNS = 3
+SHAPE = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 8}
+VOCABULARY = 32_000
+
+_CHOICE = """
+output_type: multiple_choice
+doc_to_text: "{{q}}"
+doc_to_choice: "{{c}}"
+doc_to_target: 0
+metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
+_WRITING = """
+output_type: generate_until
+doc_to_text: "{{q}}"
+doc_to_target: "{{c[0]}}"
+generation_kwargs: {until: ["\\n"], max_gen_toks: 16, do_sample: false}
+metric_list: [{metric: exact_match}]
+"""
+_TEXT = """
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{q}}"
+metric_list: [{metric: word_perplexity}]
+"""
+
+
+def run() -> str:
+    """The table."""
+    progress.set_quiet(True)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = _model(Path(folder))
+        for name, body, length, choice, count in (
+            ("4 choices of 1 token after 120", _CHOICE, 120, 1, 96),
+            ("4 choices of 12 tokens after 120", _CHOICE, 120, 12, 96),
+            ("4 choices of 40 tokens after 30", _CHOICE, 30, 40, 96),
+            ("16 tokens written after 120", _WRITING, 120, 4, 96),
+            ("perplexity of texts of 150 tokens", _TEXT, 150, 1, 96),
+        ):
+            rows.append(_row(model, name, _yaml(Path(folder), body, length, choice, count), count))
+    note = (
+        f"A random Llama of {SHAPE['num_hidden_layers']} layers, width {SHAPE['hidden_size']} and "
+        f"{VOCABULARY:,} tokens, batches of {BATCH}, {torch.get_num_threads()} threads; examples per second, medians of "
+        f"{RUNS}, building prompts not counted. Equal: examples whose scores, and what was chosen or written, are the same."
+    )
+    heads = ("task", "genepool", "lm-eval's HFLM", "ratio", "equal")
+    return table("Asking as lm-eval does", note, heads, rows)
+
+
+def _model(folder: Path) -> LanguageModel:
+    """A random model of a real one's proportions, with the testbed's tokenizer."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    bed = build(BED, tiny=True)
+    tokenizer = AutoTokenizer.from_pretrained(bed.base)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.2,
+        **SHAPE,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return LanguageModel.load(open_weights(folder / "model"))
+
+
+def _yaml(folder: Path, body: str, length: int, choice: int, count: int) -> Path:
+    """A task with documents of drawn letters, a token each."""
+    chance = random.Random(length * 1000 + choice)
+
+    def letters(size: int) -> str:
+        return "".join(chance.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(size))
+
+    name = f"asked_{length}_{choice}"
+    lines = [
+        {
+            "q": letters(length + chance.randint(-length // 4, length // 4)) + "=",
+            "c": [letters(choice) for _ in range(4)],
+        }
+        for _ in range(count)
+    ]
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = f"dataset_path: json\ndataset_kwargs:\n  data_files: {{test: {folder / name}.jsonl}}\ntest_split: test\n"
+    file = folder / f"{name}.yaml"
+    file.write_text(f"task: {name}\n{data}{body}")
+    return file
+
+
+def _row(model: LanguageModel, name: str, file: Path, count: int) -> list[str]:
+    (task,) = lm_eval_tasks(str(file))
+    theirs, their_answers = _timed(lambda: _with_lm_eval(model, file))
+
+    def ask() -> list[tuple[float, Any]]:
+        with Ledger(":memory:") as ledger:
+            found = evaluate([model], [task], ledger=ledger, batch_size=BATCH).outcomes(model.name, task.name)
+        return [(outcome.score, outcome.output) for outcome in found]
+
+    ours, our_answers = _timed(lambda: _clocked(ask))
+    equal = sum(
+        abs(a - b) <= 1e-4 * max(abs(a), 1e-12) and said in (None, heard)
+        for (a, said), (b, heard) in zip(our_answers, their_answers, strict=True)
+    )
+    return [name, f"{count / ours:.1f}", f"{count / theirs:.1f}", f"{theirs / ours:.1f}", f"{equal} of {count}"]
+
+
+def _timed(once: Callable[[], tuple[float, Any]]) -> tuple[float, Any]:
+    runs = [once() for _ in range(RUNS)]
+    return statistics.median(seconds for seconds, _ in runs), runs[0][1]
+
+
+def _clocked(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    answer = work()
+    return time.perf_counter() - start, answer
+
+
+def _with_lm_eval(model: LanguageModel, file: Path) -> tuple[float, list[tuple[float, Any]]]:
+    """lm-eval's runner on the requests of a task: only the runner's own work is timed."""
+    import math
+
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    (task,) = TaskManager(include_defaults=False).load([str(file)])["tasks"].values()
+    task.set_config("num_fewshot", 0)
+    runner = HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=BATCH)
+    task.build_all_requests()
+    kind = task.instances[0].request_type
+    seconds, answers = _clocked(lambda: getattr(runner, kind)(task.instances, disable_tqdm=True))
+    for instance, answer in zip(task.instances, answers, strict=True):
+        instance.resps.append(answer)
+    task.apply_filters()
+    grouped: dict[int, list[Any]] = {}
+    for instance in task.instances:
+        grouped.setdefault(instance.doc_id, []).append(instance.filtered_resps["none"])
+    found: list[tuple[float, Any]] = []
+    for number, document in enumerate(task.eval_docs):
+        metrics = task.process_results(document, grouped[number])
+        if "word_perplexity" in metrics:
+            logprob, words = metrics["word_perplexity"]
+            found.append((math.exp(logprob / words), None))
+        elif "acc_norm" in metrics:
+            likelihoods = [one[0] for one in grouped[number]]
+            found.append((metrics["acc_norm"], document["c"][likelihoods.index(max(likelihoods))]))
+        else:
+            found.append((metrics["exact_match"], grouped[number][0]))
+    return seconds, found
+
+
+if __name__ == "__main__":
+    print(run())
