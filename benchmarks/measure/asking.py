@@ -1,4 +1,4 @@
-"""Examples per second on tasks of lm-evaluation-harness: our engine against lm-eval's own runner for Hugging Face models.
+"""Examples per second on tasks of lm-evaluation-harness: our engine against lm-eval's runner for Hugging Face models.
 
 Both ask the same model in this process, at the same batch size, with the same YAML files and documents; reading the
 documents and building the prompts is not counted for either. Answers are compared one by one.
@@ -69,8 +69,8 @@ def run() -> str:
             rows.append(_row(model, name, _yaml(Path(folder), body, length, choice, count), count))
     note = (
         f"A random Llama of {SHAPE['num_hidden_layers']} layers, width {SHAPE['hidden_size']} and "
-        f"{VOCABULARY:,} tokens, batches of {BATCH}, {torch.get_num_threads()} threads; examples per second, medians of "
-        f"{RUNS}, building prompts not counted. Equal: examples whose scores, and what was chosen or written, are the same."
+        f"{VOCABULARY:,} tokens, batches of {BATCH}, {torch.get_num_threads()} threads; examples per second, medians "
+        f"of {RUNS}, building prompts not counted. Equal: examples whose scores, and what was chosen or written, agree."
     )
     heads = ("task", "genepool", "lm-eval's HFLM", "ratio", "equal")
     return table("Asking as lm-eval does", note, heads, rows)
