@@ -21,6 +21,8 @@ from genepool.report import (
     ReferenceLine,
     ReportData,
     Rival,
+    Scatter,
+    ScatterPoint,
     SearchRun,
     Standing,
 )
@@ -77,6 +79,44 @@ def made_up_search(name: str, seed: int, gain: float) -> SearchRun:
         Finalist("the strategy's own guess after 20 generations", None, Estimate(best - 0.021)),
     )
     return SearchRun(name, tuple(evaluations), wilson(best, 1200), finalists)
+
+
+def made_up_scatters(models: tuple[ModelRow, ...]) -> tuple[Scatter, Scatter]:
+    """Candidates that trade one task for another, each from the one before it, and the models on test."""
+    rng = np.random.default_rng(4)
+    objectives = ("fitness", "worst task", *SKILLS, *GENERIC)
+
+    def scores(tasks: np.ndarray, n: int) -> tuple[Estimate, ...]:
+        return tuple(wilson(float(value), n) for value in (tasks.mean(), tasks.min(), *tasks))
+
+    points = []
+    for search in ("CMA-ES", "random search"):
+        for i in range(60):
+            trade = rng.uniform(-0.2, 0.2)
+            level = 0.7 + (0.003 * i if search == "CMA-ES" else 0)
+            tasks = np.clip(level + np.linspace(-trade, trade, 6) - trade**2 + rng.normal(0, 0.02, 6), 0, 1)
+            name = f"candidate {i % 10 + 1} of generation {i // 10}"
+            parents = (len(points) - 10,) if search == "CMA-ES" and i >= 10 else ()
+            points.append(ScatterPoint(name, search, None, scores(tasks, 300), parents, won=i == 55))
+    made_of = tuple(i for i, model in enumerate(models) if model.kind in ("base", "parent"))
+    tested = []
+    for model in models:
+        searched = model.kind in ("random", "winner")
+        tasks = np.array([model.scores[task].value for task in SKILLS + GENERIC])
+        tested.append(
+            ScatterPoint(
+                model.name,
+                model.name if searched else "",
+                None if searched else model.kind,
+                scores(tasks, ITEMS),
+                made_of if searched else (),
+                searched,
+            )
+        )
+    return (
+        Scatter("validation", objectives, tuple(points), candidates=200),
+        Scatter("test", objectives, tuple(tested)),
+    )
 
 
 def made_up_recipe() -> RecipePicture:
@@ -143,6 +183,7 @@ def made_up_report() -> ReportData:
         ),
         models=models,
         searches=(made_up_search("CMA-ES", 1, 0.35), made_up_search("random search", 2, 0.0)),
+        scatters=made_up_scatters(models),
         references=(ReferenceLine("best static merge", wilson(0.925, 1200)),),
         recipes=(
             made_up_recipe(),

@@ -21,6 +21,7 @@ from made_inspection import made_up_inspection
 
 from genepool.report import ReportData, render_inspection, render_report
 from genepool.report.comparison_page import write_comparison
+from genepool.report.trade_offs import fronts
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")]
@@ -190,14 +191,85 @@ def test_tabs_work_by_keyboard(browser: Browser, page: Path, report_data: Report
 
 def test_arrow_keys_walk_through_the_search(browser: Browser, page: Path, report_data: ReportData) -> None:
     browser.open(page)
-    browser.run("document.querySelector('.plot.wide').focus()")
+    browser.run("document.querySelector('.search .plot.wide').focus()")
     browser.press("ArrowRight")
-    assert "evaluation 1, generation 0" in browser.run("document.querySelector('.readout').textContent")
+    assert "evaluation 1, generation 0" in browser.run("document.querySelector('.search .readout').textContent")
     browser.press("End")
-    told = browser.run("document.querySelector('.readout').textContent")
+    told = browser.run("document.querySelector('.search .readout').textContent")
     assert told.startswith(report_data.searches[-1].name)
     assert "evaluation 200, generation 19" in told
     assert browser.run("document.getElementById('tip').hidden") is False
+
+
+CHOOSE = """((choices) => {
+    const figure = document.querySelector('.tradeoff');
+    for (const [name, value] of Object.entries(choices)) {
+        const select = figure.querySelector('.' + name);
+        select.value = value;
+        select.dispatchEvent(new Event('change'));
+    }
+    return figure.querySelector('.plot.wide svg title').textContent;
+})"""
+
+
+def test_the_front_of_any_two_objectives_is_the_one_measured(
+    browser: Browser, page: Path, report_data: ReportData
+) -> None:
+    browser.complaints.clear()
+    browser.open(page)
+    for place, scatter in enumerate(report_data.scatters):
+        names = scatter.objectives
+        for up, across, expected in fronts(scatter):
+            chosen = {"examples": place, "across": names.index(across), "up": names.index(up)}
+            told = browser.run(f"{CHOOSE}({json.dumps(chosen)})")
+            assert told == (
+                f"{up} against {across} on {scatter.split} examples: {len(scatter.points)} points, "
+                f"{len(expected)} on the front."
+            )
+            steps = browser.run("document.querySelector('.plot.wide .front').getAttribute('d')")
+            assert steps.count("H") == len(expected)
+    same = browser.run(f"{CHOOSE}({{across: 1, up: 1}})")
+    assert not same.startswith("worst task against worst task"), "two axes never show the same"
+    assert browser.complaints == []
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+def test_points_and_names_of_trade_offs_stay_in_their_frame(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width=width)
+    for examples in (0, 1):
+        browser.run(f"{CHOOSE}({{examples: {examples}}})")
+        outside = browser.run("""(() => {
+            const chart = [...document.querySelectorAll('.tradeoff svg.chart')].find((one) => one.clientWidth);
+            const frame = chart.getBoundingClientRect();
+            return [...chart.querySelectorAll('path, text')].filter((node) => {
+                const box = node.getBoundingClientRect();
+                return box.left < frame.left - 1 || box.right > frame.right + 1 || box.bottom > frame.bottom + 1;
+            }).map((node) => node.outerHTML);
+        })()""")
+        assert outside == []
+
+
+def test_trade_offs_are_walked_hidden_and_saved(browser: Browser, page: Path, report_data: ReportData) -> None:
+    browser.open(page)
+    validation, test = report_data.scatters
+    browser.run("document.querySelector('.tradeoff .plot.wide').focus()")
+    browser.press("End")
+    best = max(validation.points, key=lambda point: point.scores[0].value)
+    told = browser.run("document.querySelector('.tradeoff .readout').textContent")
+    assert told.startswith(f"{best.search}: {best.name} · fitness {100 * best.scores[0].value:.1f} (")
+    assert "on the front" in told
+    lineage = browser.run("document.querySelector('.plot.wide .descent.hot').getAttribute('d')")
+    assert lineage.count("L") == int(best.name.split()[-1]), "one line for every generation before it"
+    before = browser.run("document.querySelectorAll('.tradeoff .plot.wide .dots').length")
+    browser.run("document.querySelectorAll('.tradeoff .toggle')[1].click()")
+    assert browser.run("document.querySelectorAll('.tradeoff .toggle')[1].ariaPressed") == "false"
+    assert browser.run("document.querySelectorAll('.tradeoff .plot.wide .dots').length") == before - 1
+    head, *rows = saved(browser)["trade-offs.csv"]
+    assert head[:6] == ["examples", "series", "name", "fitness", "fitness low", "fitness high"]
+    assert len(rows) == len(validation.points) + len(test.points)
+    winner = next(row for row in rows if row[:2] == ["test", "CMA-ES"])
+    assert winner[-2:] == ["yes", "base; reverse; sort; upper; caesar"]
+    assert float(winner[3]) == pytest.approx(test.points[-1].scores[0].value, abs=1e-4)
 
 
 def test_flipped_examples_can_be_filtered(browser: Browser, page: Path) -> None:

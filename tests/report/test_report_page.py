@@ -21,6 +21,8 @@ from genepool.report import (
     ModelRow,
     RecipePicture,
     ReportData,
+    Scatter,
+    ScatterPoint,
     SearchRun,
     render_report,
 )
@@ -71,6 +73,7 @@ SECTIONS = {
     "searches": "search",
     "recipes": "recipe",
     "costs": "cost",
+    "scatters": "tradeoffs",
 }
 
 
@@ -99,7 +102,7 @@ def test_a_title_alone_is_a_page() -> None:
     assert "Nothing yet" in page.text()
 
 
-@pytest.mark.parametrize("name", ["models", "searches", "recipes", "comparisons", "costs"])
+@pytest.mark.parametrize("name", ["models", "searches", "scatters", "recipes", "comparisons", "costs"])
 def test_each_section_stands_alone(report_data: ReportData, name: str) -> None:
     alone = ReportData(title="One section", abilities=report_data.abilities, **{name: getattr(report_data, name)})
     assert SECTIONS[name] in Page(render_report(alone)).ids()
@@ -170,6 +173,9 @@ def test_finalists_say_who_won_and_what_was_never_searched(report_data: ReportDa
     assert "judged again" not in render_report(dataclasses.replace(report_data, searches=tuple(without)))
 
 
+SERIES = ((HOSTILE, None), ("", "base"))
+
+
 def hostile_report() -> ReportData:
     estimate = Estimate(0.5, 0.4, 0.6, 10)
     flip = Flip(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, None, True)
@@ -181,6 +187,13 @@ def hostile_report() -> ReportData:
         abilities=(Ability(HOSTILE, HOSTILE, 10),),
         models=(ModelRow(HOSTILE, "winner", {HOSTILE: estimate}, note=HOSTILE),),
         searches=(SearchRun(HOSTILE, (Evaluation(0.5), Evaluation(None), Evaluation(0.6, 1))),),
+        scatters=(
+            Scatter(
+                HOSTILE,
+                (HOSTILE, HOSTILE),
+                tuple(ScatterPoint(HOSTILE, search, kind, (estimate, estimate)) for search, kind in SERIES),
+            ),
+        ),
         recipes=(RecipePicture(HOSTILE, HOSTILE, (GeneValue(HOSTILE, HOSTILE, None, HOSTILE, 1, 0, 2),), HOSTILE),),
         comparisons=(Comparison(HOSTILE, HOSTILE, "parent", (), (flip,)),),
         commands=(HOSTILE,),

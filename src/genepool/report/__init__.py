@@ -24,6 +24,8 @@ from genepool.report.data import (
     ReferenceLine,
     ReportData,
     Rival,
+    Scatter,
+    ScatterPoint,
     SearchRun,
     Standing,
 )
@@ -50,6 +52,8 @@ __all__ = [
     "ReferenceLine",
     "ReportData",
     "Rival",
+    "Scatter",
+    "ScatterPoint",
     "SearchRun",
     "Standing",
     "collect_study",

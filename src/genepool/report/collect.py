@@ -7,7 +7,7 @@ tasks' files through the report's own rooms; the command line and the demo call 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from genepool.errors import InputError, listed, nearest
-from genepool.report import outcomes, recorded
+from genepool.report import outcomes, recorded, trade_offs
 from genepool.report.data import (
     Ability,
     Estimate,
@@ -26,6 +26,7 @@ from genepool.report.data import (
     RecipePicture,
     ReferenceLine,
     ReportData,
+    Scatter,
     SearchRun,
 )
 from genepool.report.study_folder import StudyFolder, open_study_folder
@@ -151,6 +152,7 @@ class _Collection:
                 for name, folder in self.folders.items()
             ),
             references=self._references(merge),
+            scatters=tuple(self._scatters()),
             recipes=tuple(self._recipes(merge)),
             comparisons=outcomes.comparisons(self.test, self.subject, rivals, self.kinds, self.groups)
             if tested
@@ -269,6 +271,17 @@ class _Collection:
         if extra is not None and extra.recipe:
             pictures.append(RecipePicture(merge, extra.method, text=extra.recipe))
         return pictures
+
+    def _scatters(self) -> Iterator[Scatter]:
+        parents, limit = ["base", *self._skills], self.study.tasks.valid
+        for found in (
+            trade_offs.searched_trade_off(
+                self.folders, self.origins, parents, self.study, lambda prints: self._table("valid", limit, prints)
+            ),
+            trade_offs.tested_trade_off(self.test, self.study, self.kinds, list(self.folders), parents),
+        ):
+            if found is not None:
+                yield found
 
     # -- words --------------------------------------------------------------------------------------------------
 

@@ -284,6 +284,44 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class ScatterPoint:
+    """One candidate or model on several objectives.
+
+    Attributes:
+        name: what it is called ("candidate 3 of generation 7", or the model's name).
+        search: the search it comes from; empty for a model that was not searched.
+        kind: of a model that was not searched; None for what was.
+        scores: one per objective, larger is better.
+        parents: places, among the points, of what it came from.
+        won: whether it is what its search chose.
+    """
+
+    name: str
+    search: str
+    kind: Kind | None
+    scores: tuple[Estimate, ...]
+    parents: tuple[int, ...] = ()
+    won: bool = False
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Candidates and models between which two objectives force a choice.
+
+    Attributes:
+        split: the examples they are known by ("validation", "test").
+        objectives: names of the objectives.
+        points: the candidates and models.
+        candidates: how many candidates there were; more than are shown where a search was long.
+    """
+
+    split: str
+    objectives: tuple[str, ...]
+    points: tuple[ScatterPoint, ...]
+    candidates: int = 0
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything one page shows. Only `title` is needed.
 
@@ -295,6 +333,7 @@ class ReportData:
         standings: the numbers at the top.
         abilities, models: columns and rows of the cross matrix.
         searches, references: search curves, and levels drawn across them.
+        scatters: trade-offs between objectives, one for each split, all with the same objectives.
         recipes: pictures of recipes.
         comparisons: gains and losses against each rival.
         costs, lineage: tables at the end.
@@ -313,6 +352,7 @@ class ReportData:
     models: tuple[ModelRow, ...] = ()
     searches: tuple[SearchRun, ...] = ()
     references: tuple[ReferenceLine, ...] = ()
+    scatters: tuple[Scatter, ...] = ()
     recipes: tuple[RecipePicture, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     costs: tuple[Cost, ...] = ()

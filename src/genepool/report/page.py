@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from genepool.report import bars, colour, recipe_figure, search_figure, text, text_diff
+from genepool.report import bars, colour, recipe_figure, scatter_figure, search_figure, text, text_diff
 from genepool.report.data import KIND_OF_ONE, KINDS, Ability, Comparison, Estimate, Kind, ModelRow, ReportData
 from genepool.staging import write_text
 
@@ -68,6 +68,10 @@ def render_report(data: ReportData) -> str:
         curves=[(c, search_figure.milestones(c)) for c in curves],
         charts=[search_figure.search_figure(curves, data.references, **size) for size in (WIDE, NARROW)],
         series=search_figure.series(curves),
+        scatters=[(scatter, scatter_figure.told_points(scatter)) for scatter in data.scatters],
+        scatter_data=scatter_figure.scatter_data(data.scatters, [run.name for run in data.searches])
+        if data.scatters
+        else "",
         recipes=[(recipe, recipe_figure.panels(recipe)) for recipe in data.recipes],
         comparisons=[_comparison(comparison) for comparison in data.comparisons],
         kinds=KINDS,
@@ -138,7 +142,7 @@ def render_page(template: str, title: str, **values: Any) -> str:
         title: of the page.
         values: what the template names.
     """
-    script = _asset("report.js")
+    script = _asset("report.js").replace("/* scatter */\n", _asset("scatter.js"))
     return (
         _environment()
         .get_template(template)

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genepool.evolution.opened import fitness
 from genepool.evolution.study import Study
-from genepool.measure.intervals import resampled_means
+from genepool.measure.intervals import mean_interval, resampled_means
 from genepool.report.data import Estimate
 from genepool.tasks import Example, Ledger, OutcomeTable, Task, load_tasks
 from genepool.tasks.table import Cell
@@ -64,14 +65,39 @@ def fitness_value(table: OutcomeTable, model: str, study: Study) -> float:
 
 
 def fitness_estimate(table: OutcomeTable, model: str, study: Study) -> Estimate:
-    """The study's fitness of a model on validation outcomes, with a 95% bootstrap interval over examples."""
-    parts = {task: table.scores(model, task) for task in table.tasks}
-    means = np.stack([resampled_means(part, place=i) for i, part in enumerate(parts.values())])
-    shares = np.array([study.tasks.weights.get(task, 1.0) for task in parts])
-    worst = study.objective.worst
-    draws = (1 - worst) * (shares @ means) / shares.sum() + worst * means[shares > 0].min(axis=0)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Estimate(fitness_value(table, model, study), float(low), float(high), sum(map(len, parts.values())))
+    """The study's fitness of a model on the outcomes of a table, with a 95% bootstrap interval over examples."""
+    return _fitness_and_worst(table, model, study)[0]
+
+
+def objective_estimates(table: OutcomeTable, model: str, study: Study) -> tuple[Estimate, ...]:
+    """The study's fitness of a model, its worst task's mean, and its mean on every task, with 95% intervals.
+
+    The worst task is drawn anew in every resample, so its interval knows that another one might have been the worst;
+    tasks of weight 0 cannot be it.
+    """
+    found = []
+    for task in table.tasks:
+        scores = table.scores(model, task)
+        mean = mean_interval(scores)
+        found.append(Estimate(mean.mean, mean.lo, mean.hi, len(scores)))
+    return (*_fitness_and_worst(table, model, study), *found)
+
+
+def _fitness_and_worst(table: OutcomeTable, model: str, study: Study) -> tuple[Estimate, Estimate]:
+    parts = [table.scores(model, task) for task in table.tasks]
+    draws = np.stack([resampled_means(part, place=i) for i, part in enumerate(parts)])
+    shares = np.array([study.tasks.weights.get(task, 1.0) for task in table.tasks])
+    lowest = draws[shares > 0].min(axis=0)
+    share = study.objective.worst
+    blended = (1 - share) * (shares @ draws) / shares.sum() + share * lowest
+    worst = min(float(part.mean()) for part, weight in zip(parts, shares, strict=True) if weight > 0)
+    count = sum(map(len, parts))
+
+    def estimate(value: float, some: NDArray[np.float64]) -> Estimate:
+        low, high = np.percentile(some, [2.5, 97.5])
+        return Estimate(value, float(low), float(high), count)
+
+    return estimate(fitness_value(table, model, study), blended), estimate(worst, lowest)
 
 
 def _cell(book: Ledger, fingerprint: str, task: Task, examples: Sequence[Example]) -> Cell | None:

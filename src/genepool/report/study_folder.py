@@ -31,7 +31,8 @@ class StudyFolder:
     Attributes:
         path: the folder.
         study: its study file.
-        history: its finished candidates, in order of generation and index; dictionaries as `history.jsonl` has them.
+        history: its finished candidates, in order of generation and index; dictionaries as `history.jsonl` has them,
+            with `parents`, the ids of the candidates one came from, empty where the strategy records none.
         best: what `best.json` says; None while the study is unfinished.
         wall_seconds: wall time of the search over all its sittings; None when the study file does not say.
         inputs: fingerprints of the base ("base") and of every skill by name, as far as they are recorded.
@@ -173,6 +174,7 @@ def _history(path: Path) -> tuple[dict[str, Any], ...]:
                     "genome": dict(line["genome"]),
                     "seconds": float(line["seconds"]),
                     "cached": bool(line["cached"]),
+                    "parents": tuple(str(one) for one in line.get("parents", ())),
                 }
             )
         except (ValueError, TypeError, KeyError) as error:

@@ -124,21 +124,16 @@
     direction.addEventListener("change", filter);
   });
 
-  // Search curve: the nearest candidate under the pointer, or the next one by arrow key.
+  // Points of a picture: the nearest under the pointer, or the next one by arrow key. `current` says what is drawn now:
+  // the chart, the places of its points, what is told of each, and how one is marked (none when -1).
   const tip = document.getElementById("tip");
-  all(".plot:has([data-points])").forEach((plot) => {
-    const chart = plot.querySelector("svg.chart");
-    const points = JSON.parse(chart.dataset.points), runs = JSON.parse(chart.dataset.runs);
-    const marker = chart.querySelector(".marker"), cursor = chart.querySelector(".cursor");
-    const percent = (value) => (100 * value).toFixed(1);
+  const walk = (plot, current) => {
     let at = -1;
     const show = (i, spoken) => {
+      const { chart, places, told, marked } = current();
       at = i;
-      const [x, y, run, evaluation, generation, fitness, best] = points[i];
-      cursor.setAttribute("x1", x);
-      cursor.setAttribute("x2", x);
-      marker.classList.add("on");
-      const lines = [runs[run], `evaluation ${evaluation}, generation ${generation}`, `fitness ${percent(fitness)}, best so far ${percent(best)}`];
+      marked(i);
+      const [x, y] = places[i], lines = told(i);
       if (spoken) plot.parentElement.querySelector(".readout").textContent = lines.join(" · ");
       const box = chart.getBoundingClientRect(), scale = box.width / chart.viewBox.baseVal.width;
       tip.textContent = lines.join("\n");
@@ -147,13 +142,14 @@
       tip.style.left = `${Math.max(4, left + 14 + wide > innerWidth ? left - wide - 14 : left + 14)}px`;
       tip.style.top = `${Math.max(4, box.top + y * scale - tip.offsetHeight - 8)}px`;
     };
-    const hide = () => { marker.classList.remove("on"); tip.hidden = true; };
+    const hide = () => { current().marked(-1); tip.hidden = true; };
     plot.addEventListener("pointermove", (event) => {
+      const { chart, places, flat = 1 } = current();
       const box = chart.getBoundingClientRect(), scale = chart.viewBox.baseVal.width / box.width;
       const px = (event.clientX - box.left) * scale, py = (event.clientY - box.top) * scale;
       let nearest = -1, least = Infinity;
-      points.forEach(([x, y], i) => {
-        const distance = (x - px) ** 2 + ((y - py) / 2) ** 2;
+      places.forEach(([x, y], i) => {
+        const distance = (x - px) ** 2 + ((y - py) / flat) ** 2;
         if (distance < least) { least = distance; nearest = i; }
       });
       if (nearest >= 0) show(nearest, false);
@@ -161,12 +157,29 @@
     plot.addEventListener("pointerleave", hide);
     plot.addEventListener("blur", hide);
     plot.addEventListener("keydown", (event) => {
-      const next = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: points.length - 1 }[event.key];
+      const last = current().places.length - 1;
+      const next = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: last }[event.key];
       if (event.key === "Escape") hide();
-      if (next === undefined) return;
+      if (next === undefined || last < 0) return;
       event.preventDefault();
-      show(Math.min(Math.max(next, 0), points.length - 1), true);
+      show(Math.min(Math.max(next, 0), last), true);
     });
+  };
+  all(".plot:has([data-points])").forEach((plot) => {
+    const chart = plot.querySelector("svg.chart");
+    const points = JSON.parse(chart.dataset.points), runs = JSON.parse(chart.dataset.runs);
+    const marker = chart.querySelector(".marker"), cursor = chart.querySelector(".cursor");
+    const percent = (value) => (100 * value).toFixed(1);
+    const told = (i) => {
+      const [, , run, evaluation, generation, fitness, best] = points[i];
+      return [runs[run], `evaluation ${evaluation}, generation ${generation}`, `fitness ${percent(fitness)}, best so far ${percent(best)}`];
+    };
+    const marked = (i) => {
+      marker.classList.toggle("on", i >= 0);
+      if (i >= 0) { cursor.setAttribute("x1", points[i][0]); cursor.setAttribute("x2", points[i][0]); }
+    };
+    // Candidates stand close along the axis of evaluations, so distance across it counts half.
+    walk(plot, () => ({ chart, places: points, flat: 2, told, marked }));
   });
 
   // Text to copy, tables to keep.
@@ -227,4 +240,6 @@
       })];
     figure.append(saveButton(figure.dataset.csv, lines));
   });
+
+/* scatter */
 })();
