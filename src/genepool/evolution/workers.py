@@ -1,7 +1,8 @@
 """Who evaluates candidates: this process, or a pool of processes that survives the death of its members.
 
-Both take the evaluator as a factory, so that models are loaded only where and when they are needed, and both make
-every result durable before reporting it. Uses the study's store; driven by the loop.
+All take the evaluator as a factory, so that models are loaded only where and when they are needed, and all make
+every result durable before reporting it. Uses the study's store; driven by the loop. `Pool` is what pools have in
+common; the one on Ray lives in `ray_workers`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import signal
 import sqlite3
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -52,15 +54,20 @@ def judge(evaluate: Evaluate, store: StudyStore, candidate: Candidate) -> Verdic
 
     What is not the candidate's doing (a full disk, a damaged ledger) is raised: it would fail them all.
     """
+    verdict = attempt(evaluate, candidate)
+    store.finish(candidate, verdict)
+    return verdict
+
+
+def attempt(evaluate: Evaluate, candidate: Candidate) -> Verdict:
+    """Evaluates one candidate as `judge` does, and commits nothing."""
     try:
-        verdict = evaluate(candidate)
+        return evaluate(candidate)
     except Exception as error:
         if _is_surroundings(error):
             raise
         said = str(error) if isinstance(error, GenepoolError) else f"{type(error).__name__}: {error}"
-        verdict = Verdict(None, error=" ".join(said.split()))
-    store.finish(candidate, verdict)
-    return verdict
+        return Verdict(None, error=" ".join(said.split()))
 
 
 def _is_surroundings(error: BaseException | None) -> bool:
@@ -92,22 +99,52 @@ class InProcess:
         self._evaluate = None
 
 
-class ProcessPool:
-    """Evaluates in `count` processes, each with an evaluator of its own that stays for the whole run.
+class Member(Protocol):
+    """One worker of a pool, as its driver sees it.
 
-    A worker that dies costs nothing but its candidate's time: the candidate goes back to the queue, twice at most,
-    and another worker starts. Workers end with this process, however it ends.
-
-    Args:
-        factory: builds a worker's evaluator; must be picklable.
-        store_path: the study file, opened by every worker for itself.
-        count: number of processes.
+    Attributes:
+        candidate: what it evaluates; None while it starts or waits.
+        idle: whether it waits for a candidate.
     """
 
-    def __init__(self, factory: Factory, store_path: Path, count: int) -> None:
-        self._factory, self._store_path, self._count = factory, store_path, count
-        self._context = multiprocessing.get_context("spawn")
-        self._members: list[_Member] = []
+    candidate: Candidate | None
+    idle: bool
+
+    def give(self, candidate: Candidate) -> None:
+        """Hands it a candidate to evaluate."""
+
+    def take(self) -> Verdict | BaseException | str | None:
+        """What it says, once it has spoken: a durable verdict, an error of the surroundings, "ready"; None if dead."""
+
+    def death(self) -> str:
+        """How it died, as a clause."""
+
+    def end(self) -> None:
+        """Ends it, whatever it does."""
+
+
+class Pool(ABC):
+    """Members that evaluate one candidate at a time, each with an evaluator of its own that stays for the whole run.
+
+    A member that dies costs nothing but its candidate's time: the candidate goes back to the queue, twice at most,
+    and another member starts.
+
+    Args:
+        store_path: the study file.
+        count: number of members.
+    """
+
+    def __init__(self, store_path: Path, count: int) -> None:
+        self._store_path, self._count = store_path, count
+        self._members: list[Any] = []
+
+    @abstractmethod
+    def _hire(self) -> Member:
+        """Starts a member."""
+
+    @abstractmethod
+    def _wait(self) -> list[Any]:
+        """The members that have something to say; waits until there are some."""
 
     def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Verdict]]:
         """See `Workers`."""
@@ -119,7 +156,7 @@ class ProcessPool:
             while left:
                 busy = len(left) - len(queue)
                 while len(self._members) < min(self._count, busy + len(queue)):
-                    self._members.append(_Member(self._context, self._factory, self._store_path))
+                    self._members.append(self._hire())
                 for member in self._members:
                     if queue and member.idle:
                         member.give(queue.popleft())
@@ -151,15 +188,33 @@ class ProcessPool:
                     left.discard(candidate.id)
                     yield candidate, verdict
 
-    def _wait(self) -> list[_Member]:
-        ready = set(wait([member.connection for member in self._members]))
-        return [member for member in self._members if member.connection in ready]
-
     def close(self) -> None:
-        """Ends every worker at once; what they had not committed is not lost but evaluated by the next run."""
+        """Ends every member at once; what is not committed yet is not lost but evaluated by the next run."""
         for member in self._members:
             member.end()
         self._members = []
+
+
+class ProcessPool(Pool):
+    """Evaluates in `count` processes of this machine, which end with this process, however it ends.
+
+    Args:
+        factory: builds a worker's evaluator; must be picklable.
+        store_path: the study file, opened by every worker for itself.
+        count: number of processes.
+    """
+
+    def __init__(self, factory: Factory, store_path: Path, count: int) -> None:
+        super().__init__(store_path, count)
+        self._factory = factory
+        self._context = multiprocessing.get_context("spawn")
+
+    def _hire(self) -> _Member:
+        return _Member(self._context, self._factory, self._store_path)
+
+    def _wait(self) -> list[_Member]:
+        ready = set(wait([member.connection for member in self._members]))
+        return [member for member in self._members if member.connection in ready]
 
 
 class _Member:
@@ -189,7 +244,6 @@ class _Member:
             self.connection.send(candidate)
 
     def take(self) -> Verdict | BaseException | str | None:
-        """What the worker sent: a verdict, an error of the surroundings, "ready"; None when it is dead."""
         try:
             message: Verdict | BaseException | str = self.connection.recv()
         except (EOFError, ConnectionResetError):
