@@ -16,7 +16,14 @@ from genepool.measure.intervals import (
 )
 from genepool.measure.lifelong import ContinualAccuracy, LifelongMetrics, continual_accuracy, lifelong_metrics
 from genepool.measure.lifelong_log import read_log
-from genepool.measure.significance import benjamini_hochberg, detectable_difference, examples_needed, holm, mcnemar
+from genepool.measure.significance import (
+    ALPHA,
+    benjamini_hochberg,
+    detectable_difference,
+    examples_needed,
+    holm,
+    mcnemar,
+)
 from genepool.measure.transfer import (
     Agreement,
     Complementary,
@@ -28,6 +35,7 @@ from genepool.measure.transfer import (
 )
 
 __all__ = [
+    "ALPHA",
     "AbilityComparison",
     "Agreement",
     "Change",

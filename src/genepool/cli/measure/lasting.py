@@ -1,0 +1,131 @@
+"""What a model keeps while it learns one task after another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.measure import common
+
+
+def continual(
+    stages: Annotated[list[str], typer.Argument(help="The model after its first task, its second, and so on.")],
+    tasks: common.TasksOption,
+    task: common.TaskOption = None,
+    untrained: Annotated[
+        str | None, typer.Option(help="The model before the first task: for forward transfer.")
+    ] = None,
+    split: common.SplitOption = "test",
+    ledger: common.LedgerOption = None,
+    limit: common.LimitOption = None,
+    device: common.DeviceOption = "cpu",
+    allow_pickle: options.AllowPickleOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Show what became of tasks learned one after another: accuracy matrix, backward and forward transfer, forgetting.
+
+    Name the models in the order of training and, with --task, the tasks in the order in which they were learned.
+
+    [bold]Examples[/bold]
+
+        genepool measure continual after-1/ after-2/ --tasks tasks/ --task reverse --task upper --untrained base/
+    """
+    options.begin(quiet)
+    from genepool import measure
+    from genepool.errors import InputError
+
+    # Before anything is asked: a long evaluation must not end in a complaint about counts.
+    names = task or _names(tasks)
+    if len(names) != len(stages):
+        raise InputError(
+            f"{len(stages)} models for {len(names)} tasks",
+            where="--task",
+            fix="Name as many tasks as models, the i-th learned by the i-th",
+        )
+    models = [*stages, *([untrained] if untrained is not None else [])]
+    table = common.ask(models, tasks, names, split, ledger, limit, device, allow_pickle)
+    rows = [[table.mean(model, name) for name in table.tasks] for model in table.models]
+    before = rows[len(stages)] if untrained is not None else None
+    found = measure.continual_accuracy(rows[: len(stages)], before)
+    if json_output:
+        matrix = {"models": table.models[: len(stages)], "tasks": table.tasks, "matrix": rows[: len(stages)]}
+        options.print_json({**matrix, "untrained": before, **found.as_json()})
+        return
+    shown = options.plain_table("after", table.tasks)
+    for model, row in zip(table.models, rows, strict=True):
+        shown.add_row(model, *(f"{score:.3f}" for score in row))
+    shown.add_section()
+    for label, values in (
+        ("backward transfer", found.backward_transfers),
+        ("forward transfer", found.forward_transfers),
+        ("forgetting", found.forgettings),
+    ):
+        shown.add_row(label, *map(common.number, values))
+    options.console().print(shown)
+    typer.echo(
+        f"average {found.average:.3f} · backward transfer {common.number(found.backward_transfer)} · forward transfer "
+        f"{common.number(found.forward_transfer)} · forgetting {common.number(found.forgetting)}"
+    )
+
+
+def _names(tasks: Path) -> list[str]:
+    from genepool.tasks import load_tasks
+
+    return [one.name for one in load_tasks(tasks)]
+
+
+def lifelong(
+    log: Annotated[Path, typer.Argument(help="Blocks of training and evaluation: .jsonl, .csv or l2logger's .tsv.")],
+    measure_column: Annotated[str, typer.Option("--measure", help="The column with the score.")] = "reward",
+    expert: Annotated[
+        list[str] | None,
+        typer.Option(help="TASK=LOG: a model that learned this task alone; may be given several times."),
+    ] = None,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Compute the domain-agnostic suite of lifelong learning from a log of blocks, as l2metrics defines it.
+
+    Performance maintenance, forward and backward transfer, relative performance, sample efficiency and recovery. A log
+    has the columns block_num, block_type (train or test), task_name, exp_num and the score.
+
+    [bold]Examples[/bold]
+
+        genepool measure lifelong log.tsv
+
+        genepool measure lifelong log.csv --measure accuracy --expert reverse=expert-reverse.csv --json
+    """
+    options.begin(quiet)
+    from genepool import measure
+
+    experts = {
+        name: [
+            score for block in measure.read_log(path, measure_column) if block.kind == "train" for score in block.scores
+        ]
+        for name, path in common.pairs_of(expert, "--expert").items()
+    }
+    found = measure.lifelong_metrics(measure.read_log(log, measure_column), experts)
+    if json_output:
+        options.print_json(found.as_json())
+        return
+    heads = ["last evaluation", "maintenance", "relative", "efficiency", "recovery"]
+    shown = options.plain_table("task", heads)
+    for one in found.tasks:
+        last = f"{one.evaluated[-1]:.3f}" if one.evaluated else "–"
+        rest = [common.number(value) for value in (one.maintenance, one.relative, one.efficiency, one.recovery)]
+        shown.add_row(one.task, last, *rest)
+    shown.add_section()
+    means = (found.maintenance, found.relative, found.efficiency, found.recovery)
+    terminal = "–" if found.terminal is None else f"{found.terminal:.3f}"
+    shown.add_row("mean", terminal, *map(common.number, means))
+    options.console().print(shown)
+    if found.transfers:
+        moved = options.plain_table("trained → evaluated", ["direction", "ratio", "contrast"])
+        for pair in found.transfers:
+            first = (pair.ratios[0], pair.contrasts[0])
+            moved.add_row(f"{pair.trained} → {pair.on}", pair.direction, *map(common.number, first))
+        options.console().print(moved)

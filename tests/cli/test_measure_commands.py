@@ -1,0 +1,119 @@
+"""`genepool measure`: the numbers of the library, from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genepool import measure
+from genepool.tasks import Ledger, evaluate, load_tasks
+
+
+@pytest.fixture
+def asked(tiny_testbed: Any, tmp_path: Path) -> list[Any]:
+    """Options every command gets: two tasks, few examples, a ledger of its own."""
+    return [
+        *("--tasks", tiny_testbed.tasks, "--task", "reverse", "--task", "upper", "--limit", 20),
+        *("--ledger", tmp_path / "outcomes.sqlite"),
+    ]
+
+
+def outcomes(bed: Any, models: list[Any], tmp_path: Path) -> Any:
+    with Ledger(tmp_path / "outcomes.sqlite") as ledger:
+        tasks = load_tasks(bed.tasks, ["reverse", "upper"])
+        return evaluate([str(model) for model in models], tasks, ledger=ledger, limit=20)
+
+
+def test_transfer(cli: Callable[..., Any], tiny_testbed: Any, asked: list[Any], tmp_path: Path) -> None:
+    models = [tiny_testbed.base, tiny_testbed.full["reverse"], tiny_testbed.full["upper"]]
+    own = [f"{tiny_testbed.full[skill]}={skill}" for skill in ("reverse", "upper")]
+    trained = [part for one in own for part in ("--trained", one)]
+    answer = cli("measure", "transfer", *models, *asked, *trained, "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    table = outcomes(tiny_testbed, models, tmp_path)
+    assert table.evaluated == 0
+    expected = measure.transfer_matrix(table, table.models[0], dict(one.rsplit("=", 1) for one in own))
+    assert found == {"schema": 1, **json.loads(json.dumps(expected.as_json()))}
+    assert found["rows"][0]["trained"] == "reverse"
+    shown = cli("measure", "transfer", *models, *asked, *trained)
+    assert "° the task it was trained on" in shown.err
+    assert "+0." in shown.out or "+1." in shown.out
+
+
+def test_knowledge(cli: Callable[..., Any], tiny_testbed: Any, asked: list[Any]) -> None:
+    models = [tiny_testbed.full["reverse"], tiny_testbed.full["upper"]]
+    found = json.loads(cli("measure", "knowledge", *models, *asked, "--json").out)["pairs"]
+    assert len(found) == 4
+    assert found[0]["rho_pos"] == found[1]["rho_neg"]
+    shown = cli("measure", "knowledge", *models, *asked).out
+    assert "only teacher" in shown
+    assert shown.count(str(models[0])) == 2
+
+
+def test_continual(cli: Callable[..., Any], tiny_testbed: Any, asked: list[Any]) -> None:
+    stages = [tiny_testbed.full["reverse"], tiny_testbed.full["upper"]]
+    answer = cli("measure", "continual", *stages, *asked, "--untrained", tiny_testbed.base, "--json")
+    found = json.loads(answer.out)
+    (a, b), (c, d) = found["matrix"]
+    assert found["average"] == pytest.approx((c + d) / 2)
+    assert found["backward_transfer"] == pytest.approx(c - a)
+    assert found["forward_transfer"] == pytest.approx(b - found["untrained"][1])
+    assert "forgetting" in cli("measure", "continual", *stages, *asked).out
+    refused = cli("measure", "continual", stages[0], *asked)
+    assert refused.code == 2
+    assert "1 models for 2 tasks" in refused.err
+
+
+def test_mix(cli: Callable[..., Any], tiny_testbed: Any, tmp_path: Path) -> None:
+    """Success is counted by tags, whatever the model answers."""
+    lines = [
+        {"id": f"{i}", "prompt": f"{tags}:ab{i} = ", "answer": "zz", "tags": tags.split("+")}
+        for i, tags in enumerate(["a", "a", "b", "b", "a+b", "a+b"])
+    ]
+    file = tmp_path / "mixed.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    answer = cli("measure", "mix", tiny_testbed.base, "--tasks", file, "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    (told,) = found["models"]
+    assert set(told["singles"]) == {"a", "b"}
+    assert told["combinations"][0]["skills"] == ["a", "b"]
+    assert found["weakest_link"]["equal"] == 1
+    assert "a + b" in cli("measure", "mix", tiny_testbed.base, "--tasks", file).out
+
+
+def test_mix_needs_tags(cli: Callable[..., Any], tiny_testbed: Any, asked: list[Any]) -> None:
+    answer = cli("measure", "mix", tiny_testbed.base, *asked)
+    assert answer.code == 2
+    assert "no example has tags" in answer.err
+
+
+LOG = """block_num,block_type,task_name,exp_num,reward
+0,test,a,0,0.2
+1,train,b,1,0.5
+1,train,b,2,0.9
+2,test,a,3,0.4
+3,train,a,4,0.8
+4,test,a,5,0.9
+5,test,a,6,0.7
+"""
+
+
+def test_lifelong(cli: Callable[..., Any], tmp_path: Path) -> None:
+    log, expert = tmp_path / "log.csv", tmp_path / "expert.csv"
+    log.write_text(LOG)
+    expert.write_text("block_num,block_type,task_name,exp_num,reward\n0,train,a,0,1.0\n")
+    found = json.loads(cli("measure", "lifelong", log, "--expert", f"a={expert}", "--json").out)
+    assert found["forward_ratio"] == pytest.approx(2.0)
+    assert found["maintenance"] == pytest.approx(-0.2)
+    assert found["relative"] == pytest.approx(0.8)
+    shown = cli("measure", "lifelong", log).out
+    assert "b → a" in shown
+    assert cli("measure", "lifelong", log, "--measure", "score").code == 2
+    refused = cli("measure", "lifelong", log, "--expert", "a")
+    assert (refused.code, "'a' is not NAME=VALUE" in refused.err) == (2, True)
