@@ -105,6 +105,21 @@ def test_a_difference_that_was_not_measured_draws_no_bar() -> None:
     assert not list(root.iter("rect"))
 
 
+@given(st.floats(-1, 1), st.floats(0, 0.2), st.floats(0, 0.2), st.floats(0.02, 1))
+def test_a_cell_is_coloured_only_where_the_interval_leaves_zero_out(
+    value: float, below: float, above: float, limit: float
+) -> None:
+    delta = Estimate(value, value - below, value + above)
+    tilt = bars.tilt(delta, limit)
+    if delta.low <= 0 <= delta.high:
+        assert tilt == "level"
+    else:
+        assert tilt[:-1] == ("up" if value > 0 else "down")
+        assert 1 <= int(tilt[-1]) <= 5
+        assert int(tilt[-1]) == 5 or abs(value) <= int(tilt[-1]) / 5 * limit + 1e-9
+    assert bars.tilt(Estimate(value), limit) == "level"
+
+
 @given(st.lists(st.floats(-1, 1), max_size=10))
 def test_the_shared_axis_reaches_every_difference(values: list[float]) -> None:
     assert bars.reach(Estimate(value) for value in values) >= max((abs(value) for value in values), default=0)

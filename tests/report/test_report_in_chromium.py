@@ -272,6 +272,35 @@ def test_trade_offs_are_walked_hidden_and_saved(browser: Browser, page: Path, re
     assert float(winner[3]) == pytest.approx(test.points[-1].scores[0].value, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "figure"),
+    [
+        ("page", ".profiles"),
+        ("page", ".search"),
+        ("inspection_page", ".layers"),
+        ("comparison_page", "#profile figure"),
+    ],
+)
+def test_names_of_a_legend_hide_and_show(
+    browser: Browser, kind: str, figure: str, request: pytest.FixtureRequest
+) -> None:
+    browser.open(request.getfixturevalue(kind))
+    state = f"""(() => {{
+        const figure = document.querySelector('{figure}');
+        return [...figure.querySelectorAll('.toggle')].map((button, i) => {{
+            const series = [...figure.querySelectorAll(`.plot.wide [data-series="${{i}}"]`)];
+            return [button.ariaPressed === 'true', ...series.map((node) => getComputedStyle(node).display !== 'none')];
+        }});
+    }})()"""
+    before = browser.run(state)
+    assert len(before) > 1
+    assert all(len(row) > 1 and len(set(row)) == 1 for row in before), "what the legend says is what is drawn"
+    browser.run(f"document.querySelector('{figure} .toggle').click()")
+    after = browser.run(state)
+    assert [row[0] for row in after] == [not before[0][0], *(row[0] for row in before[1:])]
+    assert all(len(set(row)) == 1 for row in after)
+
+
 def test_flipped_examples_can_be_filtered(browser: Browser, page: Path) -> None:
     browser.open(page)
     choose = """(() => {

@@ -26,6 +26,7 @@ from genepool.report import (
     SearchRun,
     render_report,
 )
+from genepool.report.page import model_profiles
 
 VOID = {"meta", "br", "wbr", "input", "link", "hr", "img"}
 HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)>\"'&\x00\x1b[31m\ud800 \u202e"
@@ -161,6 +162,39 @@ def test_a_score_of_one_without_an_interval_shows_no_interval() -> None:
     models = (ModelRow("m", "merge", {"sort": Estimate(1.0)}),)
     html = render_report(ReportData(title="t", abilities=(Ability("sort"),), models=models))
     assert '<td class="num s40" data-v="1">100.0</td>' in html
+
+
+def test_the_overview_of_differences_is_the_comparisons(report_data: ReportData) -> None:
+    html = render_report(report_data)
+    table = re.search(r'<table class="genes values overview.*?</table>', html, re.DOTALL)
+    assert table
+    cells = re.findall(r'<td class="value (\w+)" data-v="([^"]+)" data-lo="([^"]+)" data-hi="([^"]+)">', table[0])
+    expected = [change.delta for comparison in report_data.comparisons for change in comparison.changes]
+    assert len(cells) == len(expected)
+    for (look, *numbers), delta in zip(cells, expected, strict=True):
+        assert [float(number) for number in numbers] == pytest.approx([delta.value, delta.low, delta.high], rel=1e-5)
+        assert (look == "level") == (delta.low <= 0 <= delta.high)
+    alone = dataclasses.replace(report_data, comparisons=report_data.comparisons[:1])
+    assert 'class="genes values overview' not in render_report(alone)
+
+
+def test_the_parallel_view_has_every_model_and_shows_the_subject_beside_its_rivals(report_data: ReportData) -> None:
+    profiles = model_profiles(report_data)
+    assert profiles[0].name == report_data.subject
+    assert {profile.name for profile in profiles} == {model.name for model in report_data.models}
+    rivals = {rival.name for standing in report_data.standings for rival in standing.rivals}
+    assert {profile.name for profile in profiles if profile.shown} == {report_data.subject, "base", *rivals}
+    html = render_report(report_data)
+    for chart in re.findall(r'<div class="plot \w+">(<svg.*?</svg>)</div>', html, re.DOTALL):
+        root = ElementTree.fromstring(chart)
+        drawn = {
+            node.attrib["data-series"]: "hidden" in node.attrib
+            for node in root.iter("g")
+            if "data-series" in node.attrib
+        }
+        assert drawn == {str(i): not profile.shown for i, profile in enumerate(profiles)}
+    one = dataclasses.replace(report_data, abilities=report_data.abilities[:1])
+    assert model_profiles(one) == []
 
 
 def test_finalists_say_who_won_and_what_was_never_searched(report_data: ReportData) -> None:

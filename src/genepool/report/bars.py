@@ -38,6 +38,20 @@ def diverging_bar(delta: Estimate, limit: float, *, height: float = 22) -> Marku
     return _stretching(parts, height)
 
 
+def tilt(delta: Estimate, limit: float, steps: int = 5) -> str:
+    """The class of a coloured cell: "up3", "down1", or "level" where the interval does not leave zero out.
+
+    Args:
+        delta: the difference.
+        limit: the difference that takes the strongest of `steps` colours.
+    """
+    sure = delta.low is not None and delta.high is not None and (delta.low > 0 or delta.high < 0)
+    if delta.value is None or not sure:
+        return "level"
+    step = min(max(math.ceil(steps * abs(delta.value) / limit), 1), steps) if limit > 0 else 1
+    return f"{'down' if delta.value < 0 else 'up'}{step}"
+
+
 def interval_mark(
     score: Estimate, low: float, high: float, *, subject: bool, height: float = 20, limit: float | None = None
 ) -> Markup:

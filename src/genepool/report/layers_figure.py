@@ -37,7 +37,7 @@ def layers_figure(lines: Sequence[Points], spoken: str, *, unit: str = "", width
         if points:
             path = element("path", class_="best", d=polyline(points))
             marks = element("path", class_="marks", d=dots(points))
-            parts.append(element("g", path, marks, class_=curve_class(i)))
+            parts.append(element("g", path, marks, class_=curve_class(i), data_series=str(i)))
     return element(
         "svg",
         element("title", spoken),

@@ -21,6 +21,7 @@ from markupsafe import Markup, escape
 
 from genepool.report import bars, colour, recipe_figure, scatter_figure, search_figure, text, text_diff
 from genepool.report.data import KIND_OF_ONE, KINDS, Ability, Comparison, Estimate, Kind, ModelRow, ReportData
+from genepool.report.parallel_figure import Profile, parallel_figure
 from genepool.staging import write_text
 
 WIDE = {"width": 960.0, "height": 400.0}
@@ -55,6 +56,7 @@ def render_report(data: ReportData) -> str:
         HTML, safe to write as UTF-8 whatever prompts and outputs hold.
     """
     columns = matrix_columns(data.abilities, data.models)
+    profiles = model_profiles(data)
     curves = [search_figure.curve(run) for run in data.searches if run.evaluations]
     return render_page(
         "report.html.j2",
@@ -72,8 +74,14 @@ def render_report(data: ReportData) -> str:
         scatter_data=scatter_figure.scatter_data(data.scatters, [run.name for run in data.searches])
         if data.scatters
         else "",
+        profiles=profiles,
+        profile_charts=[
+            parallel_figure([ability.name for ability in data.abilities], profiles, width=size["width"])
+            for size in (WIDE, NARROW)
+        ],
         recipes=[(recipe, recipe_figure.panels(recipe)) for recipe in data.recipes],
         comparisons=[_comparison(comparison) for comparison in data.comparisons],
+        widest=bars.reach(change.delta for comparison in data.comparisons for change in comparison.changes),
         kinds=KINDS,
         kind_of_one=KIND_OF_ONE,
     )
@@ -110,6 +118,21 @@ def leaders(columns: Sequence[Column], models: Sequence[ModelRow]) -> dict[tuple
         if len(set(values)) > 1:
             best[column.group, column.name] = max(values)
     return best
+
+
+def model_profiles(data: ReportData) -> list[Profile]:
+    """Every model's scores over the abilities; shown from the start is the subject beside what it is held against."""
+    if len(data.abilities) < 2:
+        return []
+    rivals = [rival.name for standing in data.standings for rival in standing.rivals]
+    first = list(dict.fromkeys([data.subject, *rivals, *(model.name for model in data.models if model.kind == "base")]))
+    ordered = sorted(data.models, key=lambda m: first.index(m.name) if m.name in first else len(first))
+    scores = [tuple(m.scores.get(ability.name) or Estimate(None) for ability in data.abilities) for m in ordered]
+    return [
+        Profile(model.name, own, model.name in first or (not data.subject and place < len(colour.CURVES)))
+        for place, (model, own) in enumerate(zip(ordered, scores, strict=True))
+        if any(score.value is not None for score in own)
+    ]
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
@@ -183,6 +206,7 @@ def _environment() -> Environment:
         shade=recipe_figure.shade,
         diverging_bar=bars.diverging_bar,
         interval_mark=bars.interval_mark,
+        tilt=bars.tilt,
         gene_bar=bars.gene_bar,
         exact=lambda value: "" if value is None else f"{value:.6g}",
     )

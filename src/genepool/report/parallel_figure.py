@@ -1,7 +1,7 @@
 """Abilities side by side: a row for each, a dot with its interval for each model, and a line through a model's dots.
 
 A parallel view turned on its side, so that names stay readable, thirty abilities fit, and a phone shows what a wide
-screen does. Uses the report's svg room; the page of a comparison uses it.
+screen does. Uses the report's svg room; the pages of a study and of a comparison use it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,17 @@ _ROW, _TOP, _BOTTOM, _LETTER = 34.0, 10.0, 40.0, 7.0
 
 @dataclass(frozen=True)
 class Profile:
-    """One model's line: its name and its score at every ability, in the order of the rows."""
+    """One model's line.
+
+    Attributes:
+        name: the model.
+        scores: one per ability, in the order of the rows.
+        shown: whether it is drawn from the start; the reader shows the others by their names in the legend.
+    """
 
     name: str
     scores: tuple[Estimate, ...]
+    shown: bool = True
 
 
 def parallel_figure(abilities: Sequence[str], profiles: Sequence[Profile], *, width: float) -> Markup:
@@ -41,10 +48,11 @@ def parallel_figure(abilities: Sequence[str], profiles: Sequence[Profile], *, wi
     parts = [_axis(x, rows, height)]
     parts += [_name(name, left, at) for name, at in zip(abilities, rows, strict=True)]
     # Models on one row stand a little apart, so that none hides another's interval.
-    step = min(6.0, (_ROW - 12) / max(len(profiles), 1))
-    for i, profile in enumerate(profiles):
-        shift = (i - (len(profiles) - 1) / 2) * step
-        parts.append(_line(profile, i, x, [at + shift for at in rows]))
+    for group in ([p for p in profiles if p.shown], [p for p in profiles if not p.shown]):
+        step = min(6.0, (_ROW - 12) / max(len(group), 1))
+        for i, profile in enumerate(group):
+            shift = (i - (len(group) - 1) / 2) * step
+            parts.append(_line(profile, profiles.index(profile), x, [at + shift for at in rows]))
     title = f"Scores of {len(profiles)} models on {len(abilities)} abilities"
     view = f"0 0 {number(width)} {number(height)}"
     return element("svg", element("title", title), *parts, class_="chart", viewBox=view, role="img")
@@ -84,4 +92,6 @@ def _line(profile: Profile, place: int, x: Scale, rows: Sequence[float]) -> Mark
         element("path", class_="whisker thin", d=whiskers) if whiskers else "",
         element("path", class_="spots", d=dots(points)),
         class_=curve_class(place),
+        data_series=str(place),
+        hidden=None if profile.shown else "",
     )

@@ -196,12 +196,14 @@ def _band(c: Curve, i: int, x: Scale, y: Scale) -> Markup:
         element("path", class_="band", d=polyline(upper + lower, closed=True)),
         element("path", class_="median", d=polyline(middle)),
         class_=curve_class(i),
+        data_series=str(i),
     )
 
 
 def _dots(c: Curve, i: int, x: Scale, y: Scale) -> Markup:
     shown = _sampled(c)
-    return element("path", class_=f"dots {curve_class(i)}", d=dots((x(at), y(fitness)) for at, fitness, _ in shown))
+    places = dots((x(at), y(fitness)) for at, fitness, _ in shown)
+    return element("path", class_=f"dots {curve_class(i)}", d=places, data_series=str(i))
 
 
 def _sampled(c: Curve) -> list[tuple[int, float, int]]:
@@ -217,7 +219,7 @@ def _best(c: Curve, i: int, x: Scale, y: Scale) -> Markup:
     for at, fitness in c.best[1:]:
         path += [(x(at), path[-1][1]), (x(at), y(fitness))]
     path.append((x(c.length), path[-1][1]))
-    return element("path", class_=f"best {curve_class(i)}", d=polyline(path))
+    return element("path", class_=f"best {curve_class(i)}", d=polyline(path), data_series=str(i))
 
 
 def _ends(curves: Sequence[Curve], x: Scale, y: Scale, top: float) -> list[Markup]:
@@ -232,7 +234,7 @@ def _ends(curves: Sequence[Curve], x: Scale, y: Scale, top: float) -> list[Marku
         inside = [element("text", percent(best), class_="end-label", x=x.end + 16 + 6 * (len(ends) > 2), y=label + 4)]
         if estimate is not None and estimate.low is not None and estimate.high is not None:
             inside.append(_whisker(x.end + 5 + 5 * order, estimate, y))
-        parts.append(element("g", *inside, class_=curve_class(i)))
+        parts.append(element("g", *inside, class_=curve_class(i), data_series=str(i)))
     return parts
 
 

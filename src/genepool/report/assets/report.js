@@ -110,6 +110,19 @@
     select(0);
   });
 
+  // Legends of charts: a name hides and shows its series.
+  all("figure .legend li[data-series]").forEach((item) => {
+    const series = all(`.plot [data-series="${item.dataset.series}"]`, item.closest("figure"));
+    const button = make("button", { type: "button", className: "toggle" }, ...item.childNodes);
+    const show = (shown) => {
+      button.setAttribute("aria-pressed", String(shown));
+      series.forEach((node) => node.toggleAttribute("hidden", !shown));
+    };
+    button.addEventListener("click", () => show(button.getAttribute("aria-pressed") === "false"));
+    show(item.dataset.off === undefined);
+    item.append(button);
+  });
+
   // Flipped examples: by ability and direction.
   all(".flips").forEach((box) => {
     const ability = box.querySelector(".by-ability"), direction = box.querySelector(".by-direction");
@@ -228,6 +241,10 @@
     const folded = table.closest("figure details");
     if (folded) folded.before(save);
     else (table.closest(".scroll") ?? table).after(save);
+  });
+  all("figure[data-table]").forEach((figure) => {
+    const table = document.querySelector(`table[data-csv="${figure.dataset.table}"]`);
+    figure.append(saveButton("abilities", () => rowsOf(table)));
   });
   all("figure[data-series]").forEach((figure) => {
     const lines = () => [["search", "evaluation", "generation", "fitness", "best so far"],
