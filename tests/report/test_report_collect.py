@@ -14,7 +14,7 @@ import pytest
 
 from genepool import measure
 from genepool.errors import InputError
-from genepool.report import Estimate, ExtraModel, collect_study, render_report
+from genepool.report import Estimate, ExtraModel, collect_study, render_report, report_markdown
 from genepool.report.outcomes import FLIPS_SHOWN
 from genepool.tasks import load_tasks
 
@@ -290,6 +290,17 @@ def test_the_command_answers_in_json(world: Path, cli: Callable[..., Any]) -> No
     assert told["models"] == ["base", "sort", "upper", "CMA-ES"]
     assert told["standings"][0]["against"][0]["role"] == "best specialist"
     assert answer.err == ""
+
+
+def test_the_command_writes_markdown_and_refuses_other_endings(world: Path, cli: Callable[..., Any]) -> None:
+    out = made_study.make_study(world)
+    answer = cli("report", out, "--out", world / "results.md")
+    assert (answer.code, answer.out.strip()) == (0, str(world / "results.md"))
+    assert (world / "results.md").read_text(encoding="utf-8") == report_markdown(collect_study(out))
+    answer = cli("report", out, "--out", world / "results.pdf")
+    assert answer.code == 2
+    assert "results.html" in answer.err
+    assert not (world / "results.pdf").exists()
 
 
 def test_an_existing_page_is_only_replaced_when_asked(world: Path, cli: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""`genepool report`: one HTML page that shows what a study found, gained, lost and cost."""
+"""`genepool report`: one HTML page, or Markdown, that shows what a study found, gained, lost and cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def register(app: typer.Typer) -> None:
 
 def report(
     study: Annotated[Path, typer.Argument(help="Folder of a study, as `genepool evolve --out` wrote it.")],
-    out: Annotated[Path | None, typer.Option("--out", help="The page; STUDY/report.html when absent.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page (.html) or Markdown (.md); STUDY/report.html when absent.")
+    ] = None,
     beside: Annotated[
         list[Path] | None, typer.Option("--beside", help="Another study to show on the same page; may be repeated.")
     ] = None,
@@ -27,13 +29,15 @@ def report(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Write one HTML file that shows a study and opens anywhere, offline.
+    """Write one HTML file that shows a study and opens anywhere, offline; or the same numbers as Markdown.
 
     [bold]Examples[/bold]
 
         genepool report run
 
         genepool report run --beside run-random --out page.html
+
+        genepool report run --out RESULTS.md
 
     A study that is still running or was stopped is shown as far as it got. The study's own `report.html` is always
     renewed; any other file is only replaced with --overwrite.
@@ -43,6 +47,8 @@ def report(
     from genepool.errors import InputError
 
     page = out if out is not None else study / "report.html"
+    if page.suffix not in (".html", ".md"):
+        raise InputError("a report is an .html or .md file", where=page, fix=f"Name it {page.stem or 'page'}.html")
     if page.is_dir():
         raise InputError("is a folder", where=page, fix="Name a file, such as page.html")
     if out is not None and page.exists() and not overwrite:
@@ -55,32 +61,8 @@ def report(
     for notice in data.notices:
         progress.say(notice)
     if json_output:
-        options.print_json(
-            {
-                "report": str(page),
-                "bytes": page.stat().st_size,
-                "finished": data.finished,
-                "models": [model.name for model in data.models],
-                "standings": [
-                    {
-                        "group": standing.group,
-                        "mean": standing.score.value,
-                        "lo": standing.score.low,
-                        "hi": standing.score.high,
-                        "against": [
-                            {
-                                "role": rival.role,
-                                "model": rival.name,
-                                "difference": rival.ahead.value,
-                                "lo": rival.ahead.low,
-                                "hi": rival.ahead.high,
-                            }
-                            for rival in standing.rivals
-                        ],
-                    }
-                    for standing in data.standings
-                ],
-            }
-        )
+        from genepool.report import report_values
+
+        options.print_json({"report": str(page), "bytes": page.stat().st_size, **report_values(data)})
     else:
         typer.echo(str(page))

@@ -1,6 +1,7 @@
 """Pages that show what was done: one HTML file that opens offline, from a study folder or any outcome table.
 
-`collect_study(folder)` gathers a study, `report_on(table, ...)` does without one, `render_report(data)` draws;
+`collect_study(folder)` gathers a study, `report_on(table, ...)` does without one, `render_report(data)` draws,
+`report_markdown` and `report_values` tell the same;
 `render_inspection` draws what `genepool inspect` found. Uses merging, tasks, measure and evolution; the command line
 and the demo use it.
 """
@@ -32,6 +33,7 @@ from genepool.report.data import (
 from genepool.report.inspection_page import render_inspection, write_inspection
 from genepool.report.outcomes import report_on
 from genepool.report.page import render_report, write_report
+from genepool.report.study_text import report_markdown, report_values
 
 __all__ = [
     "KINDS",
@@ -59,7 +61,9 @@ __all__ = [
     "collect_study",
     "render_inspection",
     "render_report",
+    "report_markdown",
     "report_on",
+    "report_values",
     "write_inspection",
     "write_report",
 ]

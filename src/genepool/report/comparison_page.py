@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from genepool.errors import listed
 from genepool.measure import AbilityComparison, Comparison, Difference, GateResult, Interval
-from genepool.report import bars
+from genepool.report import bars, markdown
 from genepool.report.data import Estimate, Flip
 from genepool.report.page import render_page
 from genepool.report.parallel_figure import Profile, parallel_figure
@@ -98,15 +98,15 @@ def comparison_markdown(compared: Sequence[Compared], facts: Mapping[str, str]) 
     lines: list[str] = []
     for one in compared:
         it = one.comparison
-        lines += [f"### {_plain(it.old)} → {_plain(it.new)}", "", _plain(summary(one)), ""]
-        lines += [f"> {_plain(notice)}" for notice in it.notices] + ([""] if it.notices else [])
+        lines += [f"### {markdown.plain(it.old)} → {markdown.plain(it.new)}", "", markdown.plain(summary(one)), ""]
+        lines += [f"> {markdown.plain(notice)}" for notice in it.notices] + ([""] if it.notices else [])
         if one.gates:
             lines += ["| gate | ability | value | 95% | |", "|---|---|---|---|---|"]
             for gate in one.gates:
                 value = _estimate(gate.value)
                 ends = f"{percent(value.low)} to {percent(value.high)}" if value.has_interval else ""
                 shown = (percent(value.value), ends)
-                lines.append(_line(gate.limit, gate.ability, *shown, STATES[state(gate)]))
+                lines.append(markdown.line(gate.limit, gate.ability, *shown, STATES[state(gate)]))
             lines.append("")
         lines.append("| ability | n | old | new | points | 95% | gained | lost | kept | p | |")
         lines.append("|---|--:|--:|--:|--:|---|--:|--:|--:|--:|---|")
@@ -114,9 +114,9 @@ def comparison_markdown(compared: Sequence[Compared], facts: Mapping[str, str]) 
             matrix = row.it.compatibility.matrix
             numbers = (f"{row.it.n:,}", percent(row.old.value), percent(row.new.value), points(row.moved.value))
             counts = (f"{matrix.gained:,}", f"{matrix.lost:,}", percent(row.kept.value), f"{row.it.p:.2g}")
-            lines.append(_line(row.it.ability, *numbers, points_interval(row.moved), *counts, row.it.verdict))
+            lines.append(markdown.line(row.it.ability, *numbers, points_interval(row.moved), *counts, row.it.verdict))
         lines.append("")
-    lines += [f"*{_plain(name)}*: {_plain(value)}  " for name, value in facts.items()]
+    lines += [f"*{markdown.plain(name)}*: {markdown.plain(value)}  " for name, value in facts.items()]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -218,13 +218,3 @@ def _estimate(found: Interval | None) -> Estimate:
 
 def _difference(found: Difference) -> Estimate:
     return Estimate(found.difference, found.lo, found.hi)
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(_plain(cell) for cell in cells)} |"
-
-
-def _plain(text: str) -> str:
-    """Text that cannot leave its cell or become markup."""
-    flat = " ".join(text.split())
-    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|~&!" else letter for letter in flat)

@@ -22,6 +22,7 @@ from markupsafe import Markup, escape
 from genepool.report import bars, colour, recipe_figure, scatter_figure, search_figure, text, text_diff
 from genepool.report.data import KIND_OF_ONE, KINDS, Ability, Comparison, Estimate, Kind, ModelRow, ReportData
 from genepool.report.parallel_figure import Profile, parallel_figure
+from genepool.report.study_text import report_markdown
 from genepool.staging import write_text
 
 WIDE = {"width": 960.0, "height": 400.0}
@@ -88,9 +89,10 @@ def render_report(data: ReportData) -> str:
 
 
 def write_report(data: ReportData, path: str | Path) -> Path:
-    """Writes the page, whole or not at all, and returns where it is."""
-    write_text(Path(path), render_report(data))
-    return Path(path)
+    """Writes the page, whole or not at all, and returns where it is; as Markdown when the name ends in .md."""
+    path = Path(path)
+    write_text(path, (report_markdown if path.suffix == ".md" else render_report)(data))
+    return path
 
 
 def matrix_columns(abilities: Sequence[Ability], models: Sequence[ModelRow]) -> list[Column]:
