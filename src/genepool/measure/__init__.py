@@ -1,8 +1,11 @@
 """Measuring: intervals, paired comparisons and what was gained and lost, all computed from outcomes per example."""
 
+from genepool.measure.abstention import Abstention, Guarantee, abstention, guarantee
+from genepool.measure.calibration import Calibration, calibration
 from genepool.measure.comparison import AbilityComparison, Comparison, compare, compare_many
 from genepool.measure.compatibility import Compatibility, FlipMatrix, compatibility
 from genepool.measure.composition import CrossCapability, SkillMix, WeakestLink, skill_mix, weakest_link
+from genepool.measure.consistency import Consistency, consistency, consistency_of
 from genepool.measure.cross import Change, CrossMatrix, Flip, change, changes, mean_difference
 from genepool.measure.gates import Gate, GateResult, check_gates, load_gates
 from genepool.measure.intervals import (
@@ -37,11 +40,14 @@ from genepool.measure.transfer import (
 __all__ = [
     "ALPHA",
     "AbilityComparison",
+    "Abstention",
     "Agreement",
+    "Calibration",
     "Change",
     "Comparison",
     "Compatibility",
     "Complementary",
+    "Consistency",
     "ContinualAccuracy",
     "CrossCapability",
     "CrossMatrix",
@@ -50,13 +56,16 @@ __all__ = [
     "FlipMatrix",
     "Gate",
     "GateResult",
+    "Guarantee",
     "Interval",
     "LifelongMetrics",
     "SkillMix",
     "TransferMatrix",
     "WeakestLink",
+    "abstention",
     "agreement",
     "benjamini_hochberg",
+    "calibration",
     "change",
     "changes",
     "check_gates",
@@ -65,9 +74,12 @@ __all__ = [
     "compatibility",
     "complementary",
     "complementary_knowledge",
+    "consistency",
+    "consistency_of",
     "continual_accuracy",
     "detectable_difference",
     "examples_needed",
+    "guarantee",
     "holm",
     "lifelong_metrics",
     "load_gates",
