@@ -117,3 +117,38 @@ def test_lifelong(cli: Callable[..., Any], tmp_path: Path) -> None:
     assert cli("measure", "lifelong", log, "--measure", "score").code == 2
     refused = cli("measure", "lifelong", log, "--expert", "a")
     assert (refused.code, "'a' is not NAME=VALUE" in refused.err) == (2, True)
+
+
+def test_consistency(cli: Callable[..., Any], tiny_testbed: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "wordings"
+    folder.mkdir()
+    for name, end in (("plain", " = "), ("again", " = "), ("other", " : ")):
+        lines = [{"id": f"{i}", "prompt": f"reverse:ab{i}{end}", "answer": f"{i}ba"} for i in range(6)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    model = tiny_testbed.full["reverse"]
+    same = json.loads(
+        cli("measure", "consistency", model, "--tasks", folder, "--task", "plain", "--task", "again", "--json").out
+    )["models"][0]
+    assert same["agreement"]["mean"] == same["alike"]["mean"] == 1
+    assert same["spread"]["difference"] == 0
+    shown = cli("measure", "consistency", model, "--tasks", folder)
+    assert shown.code == 0
+    assert "right in all" in shown.out
+    one = cli("measure", "consistency", model, "--tasks", folder, "--task", "plain")
+    assert (one.code, "fewer than two variations" in one.err) == (2, True)
+
+
+def test_profile(cli: Callable[..., Any], tiny_testbed: Any, asked: list[Any], tmp_path: Path) -> None:
+    model, page, card = tiny_testbed.full["reverse"], tmp_path / "p.html", tmp_path / "p.md"
+    answer = cli("profile", model, *asked, "--out", page, "--out", card, "--json")
+    assert answer.code == 0, answer.err
+    (found,) = json.loads(answer.out)["profiles"]
+    table = outcomes(tiny_testbed, [model], tmp_path)
+    assert found == json.loads(json.dumps(measure.profile(table, table.models[0]).as_json()))
+    assert found["trust"][0]["calibration"]["n"] == 40
+    assert page.read_text().startswith("<!doctype html>")
+    assert "| reverse | 20 |" in card.read_text()
+    assert "best at" in cli("profile", model, *asked).out.lower()
+    refused = cli("profile", model, *asked, "--out", page)
+    assert (refused.code, "the file exists" in refused.err) == (2, True)
+    assert cli("profile", model, *asked, "--risk", 2).code == 2

@@ -75,7 +75,7 @@ def compare(
 
     gates = measure.load_gates(gate) if gate is not None else []
     for path in out or []:
-        _check_page(path, overwrite)
+        options.check_page(path, overwrite)
     with Ledger(ledger) as book:
         if tasks is None:
             name, pairs, flips = _on_record(book, old, new, task)
@@ -122,17 +122,6 @@ def compare(
         undecided = sum(result.undecided for result in failed)
         fix = f"{undecided} may hold: more examples would tell" if undecided else ""
         raise CheckFailed(f"{gate}: {len(failed)} of {sum(map(len, results))} gates do not hold. {fix}".strip())
-
-
-def _check_page(path: Path, overwrite: bool) -> None:
-    from genepool.errors import InputError
-
-    if path.suffix not in (".html", ".md"):
-        raise InputError("a page is an .html or .md file", where=path, fix=f"Name it {path.stem or 'page'}.html")
-    if path.is_dir():
-        raise InputError("is a folder", where=path, fix="Name a file, such as page.html")
-    if path.exists() and not overwrite:
-        raise InputError("the file exists", where=path, fix="Name another, or pass --overwrite")
 
 
 def _on_record(

@@ -71,6 +71,22 @@ def parse_size(text: str, option: str) -> int:
     return size
 
 
+def check_page(path: Path, overwrite: bool) -> None:
+    """A page's name before anything is computed.
+
+    Raises:
+        InputError: another ending, a folder, or a file that is there and is not to be replaced.
+    """
+    from genepool.errors import InputError
+
+    if path.suffix not in (".html", ".md"):
+        raise InputError("a page is an .html or .md file", where=path, fix=f"Name it {path.stem or 'page'}.html")
+    if path.is_dir():
+        raise InputError("is a folder", where=path, fix="Name a file, such as page.html")
+    if path.exists() and not overwrite:
+        raise InputError("the file exists", where=path, fix="Name another, or pass --overwrite")
+
+
 def size_text(size: float) -> str:
     """A number of bytes as people read it: 3.3 MB."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -19,6 +19,7 @@ from genepool.measure.intervals import (
 )
 from genepool.measure.lifelong import ContinualAccuracy, LifelongMetrics, continual_accuracy, lifelong_metrics
 from genepool.measure.lifelong_log import read_log
+from genepool.measure.profile import Part, Profile, Trust, profile
 from genepool.measure.significance import (
     ALPHA,
     benjamini_hochberg,
@@ -59,8 +60,11 @@ __all__ = [
     "Guarantee",
     "Interval",
     "LifelongMetrics",
+    "Part",
+    "Profile",
     "SkillMix",
     "TransferMatrix",
+    "Trust",
     "WeakestLink",
     "abstention",
     "agreement",
@@ -89,6 +93,7 @@ __all__ = [
     "mean_difference",
     "mean_interval",
     "paired_bootstrap",
+    "profile",
     "read_log",
     "skill_mix",
     "transfer_matrix",

@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
         help="What outcomes tell beyond a mean: transfer, complementary knowledge, mixes of skills, forgetting.",
     )
     commands: tuple[Callable[..., None], ...] = (
-        sharing.transfer, sharing.knowledge, sharing.mix, lasting.continual, lasting.lifelong,
+        sharing.transfer, sharing.knowledge, sharing.mix, sharing.consistency, lasting.continual, lasting.lifelong,
     )  # fmt: skip
     for command in commands:
         group.command(command.__name__)(command)

@@ -1,0 +1,111 @@
+"""`genepool profile`: what a model is good at, and how far its confidence can be trusted."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.measure import common
+
+if TYPE_CHECKING:
+    from genepool.measure import Profile
+
+
+def register(app: typer.Typer) -> None:
+    app.command("profile")(profile)
+
+
+def profile(
+    models: common.ModelsArgument,
+    tasks: common.TasksOption,
+    task: common.TaskOption = None,
+    split: common.SplitOption = "test",
+    risk: Annotated[float, typer.Option(help="Share of wrong answers that abstaining is to keep to.")] = 0.1,
+    out: Annotated[
+        list[Path] | None, typer.Option(help="Also write a page (.html) or Markdown (.md); may be given several times.")
+    ] = None,
+    ledger: common.LedgerOption = None,
+    limit: common.LimitOption = None,
+    device: common.DeviceOption = "cpu",
+    allow_pickle: options.AllowPickleOption = False,
+    seed: common.SeedOption = 0,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Show what a model is good at, by task and by tag, and what its confidence is worth.
+
+    Calibration: is it right as often as it is sure? Abstention: what would be wrong if it left out what it is least
+    sure of, and from which confidence on can its answers be vouched for?
+
+    [bold]Examples[/bold]
+
+        genepool profile merged/ --tasks tasks/
+
+        genepool profile base/ merged/ --tasks tasks/ --out profile.html --out card.md
+
+        genepool profile org/model --tasks lm-eval:arc_easy,hellaswag --json
+    """
+    options.begin(quiet)
+    from genepool.errors import InputError
+
+    if not 0 < risk < 1:
+        raise InputError(f"a risk of {risk}", where="--risk", fix="Give a share between 0 and 1")
+    for path in out or []:
+        options.check_page(path, overwrite)
+    from genepool import measure, progress
+    from genepool.report.profile_page import write_profile
+
+    table = common.ask(models, tasks, task, split, ledger, limit, device, allow_pickle)
+    profiles = [measure.profile(table, model, risk=risk, seed=seed) for model in table.models]
+    facts = {"tasks": str(tasks), "split": split, "seed of the bootstrap": str(seed), "genepool": version("genepool")}
+    facts |= {f"fingerprint of {one.model}": one.fingerprint for one in profiles}
+    for path in out or []:
+        write_profile(profiles, facts, path)
+    if json_output:
+        options.print_json(
+            {"profiles": [one.as_json() for one in profiles], "pages": [str(path) for path in out or []]}
+        )
+    else:
+        for one in profiles:
+            _show(one)
+    for notice in dict.fromkeys(notice for one in profiles for notice in one.notices):
+        progress.say(notice)
+    for path in out or []:
+        progress.say(f"the page: {path}")
+
+
+def _show(one: Profile) -> None:
+    from genepool.report.profile_page import summary
+
+    shown = options.plain_table("ability", ["n", "score", "95%"])
+    for part in one.abilities:
+        shown.add_row(part.name, f"{part.n:,}", f"{part.score.mean:.3f}", f"{part.score.lo:.3f} {part.score.hi:.3f}")
+    if one.tags:
+        shown.add_section()
+        for part in one.tags:
+            ends = f"{part.score.lo:.3f} {part.score.hi:.3f}"
+            shown.add_row(f"tag: {part.name}", f"{part.n:,}", f"{part.score.mean:.3f}", ends)
+    shown.add_section()
+    shown.add_row("mean", f"{one.n:,}", f"{one.mean.mean:.3f}", f"{one.mean.lo:.3f} {one.mean.hi:.3f}")
+    shown.title = one.model
+    options.console().print(shown)
+    if one.trust:
+        heads = ["n", "sure", "right", "ECE", "by chance", "Brier", "AUROC", "answer from", "answers"]
+        trust = options.plain_table("confidence", heads)
+        for of in one.trust:
+            found, kept, auroc = of.calibration, of.guarantee, of.abstention.auroc
+            numbers = ["–"] * 5
+            if found is not None:
+                values = (found.confidence, found.right.mean, found.ece.mean, found.by_chance, found.brier.mean)
+                numbers = [f"{value:.3f}" for value in values]
+            last = "–" if auroc is None else f"{auroc:.3f}"
+            vouched = ("–", "–") if kept is None else (f"{kept.threshold:.3f}", f"{kept.coverage:.0%}")
+            trust.add_row(of.task or "all answers", f"{of.abstention.n:,}", *numbers, last, *vouched)
+        trust.caption = f"answer from: the confidence from which on wrong answers stay under {one.risk:.0%}"
+        options.console().print(trust)
+    typer.echo(summary(one))
