@@ -49,6 +49,28 @@ def test_names_are_text_and_problems_are_shown() -> None:
     assert len(re.findall('class="notice"', page)) == len(found.problems) > 0
 
 
+def test_a_mean_of_ranks_says_how_far_its_matrices_are_apart() -> None:
+    found = made_up_inspection()
+    page = render_inspection(found)
+    assert found.ranks is not None
+    table = re.search(r'<table[^>]* data-csv="effective rank by layer.*?</table>', page, re.DOTALL)
+    assert table is not None
+    cells = re.findall(r'data-v="([\d.]+)" data-lo="([\d.]+)" data-hi="([\d.]+)"', table[0])
+    layers = sorted({matrix.layer for matrix in found.ranks.matrices})
+    expected = [
+        [matrix.values[i] for matrix in found.ranks.matrices if matrix.layer == layer]
+        for layer in layers
+        for i in range(3)
+    ]
+    assert len(cells) == len(expected)
+    for cell, values in zip(cells, expected, strict=True):
+        shown = [sum(values) / len(values), min(values), max(values)]
+        assert [float(end) for end in cell] == pytest.approx(shown, rel=1e-4)
+    charts = re.findall(r'<svg class="chart".*?</svg>', page, re.DOTALL)
+    wide = next(chart for chart in charts if "effective rank" in chart)
+    assert len(re.findall(r"M[\d.]+ [\d.]+V", wide)) == len(expected)
+
+
 @pytest.mark.parametrize("lines", [[], [[]], [[], []]])
 def test_no_points_no_picture(lines: list[list[tuple[int, float]]]) -> None:
     assert layers_figure(lines, "nothing", width=300, height=200) == ""

@@ -26,12 +26,14 @@ _NARROW = {"width": 380.0, "height": 240.0}
 class Cell:
     """A number of a coloured table: as text, as it goes into a CSV, and where it lies on the colour scale, in [0, 1].
 
-    `shade` is None for a cell without colour, `exact` None for one without a number.
+    `shade` is None for a cell without colour, `exact` None for one without a number. `spread` are the lowest and the
+    highest of the numbers that a mean was taken of.
     """
 
     text: str
     exact: float | None
     shade: float | None
+    spread: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def render_inspection(inspection: Inspection) -> str:
         else [],
         agreement=_agreement(deltas, changed) if deltas and len(changed) > 1 else [],
         rank_grid=_rank_grid(deltas, ranks, changed) if deltas and ranks else None,
-        rank_curves=_curves(deltas, changed, _ranks_by_layer(deltas, ranks), "") if deltas and ranks else [],
+        rank_curves=_curves(deltas, changed, _ranks_by_layer(deltas, ranks), "", ranks) if deltas and ranks else [],
     )
 
 
@@ -163,9 +165,13 @@ def _ranks_by_layer(deltas: Deltas, ranks: EffectiveRanks) -> list[tuple[tuple[s
 
 
 def _curves(
-    deltas: Deltas, labels: Sequence[str], rows: Sequence[tuple[tuple[str, int], Row]], unit: str
+    deltas: Deltas,
+    labels: Sequence[str],
+    rows: Sequence[tuple[tuple[str, int], Row]],
+    unit: str,
+    ranks: EffectiveRanks | None = None,
 ) -> list[Curves]:
-    """One entry per stack of layers."""
+    """One entry per stack of layers; with `ranks`, the numbers are means over their matrices."""
     scale, shown = (100.0, relative_text) if unit == "%" else (1.0, rank_text)
     what = "relative change" if unit == "%" else "effective rank"
     found = []
@@ -174,18 +180,32 @@ def _curves(
         if not own:
             continue
         lines = [[(layer, scale * v) for layer, row in own if (v := row[i]) is not None] for i in range(len(labels))]
+        ends = {(layer, i): _spread(ranks, stack, layer, i) for layer, _ in own for i in range(len(labels))}
+        spreads = [[(k, *both) for (k, j), both in ends.items() if both and j == i] for i in range(len(labels))]
         charts = tuple(
-            layers_figure(lines, f"{what} by layer of {stack or 'the model'}", unit=unit, **size)
+            layers_figure(lines, f"{what} by layer of {stack or 'the model'}", spreads=spreads, unit=unit, **size)
             for size in (_WIDE, _NARROW)
         )
         top = max((value for _, row in own for value in row if value is not None), default=0.0)
         body = tuple(
-            (str(layer), "", tuple(Cell(shown(value), value, _shade(value, top)) for value in row))
+            (
+                str(layer),
+                "",
+                tuple(Cell(shown(value), value, _shade(value, top), ends[layer, i]) for i, value in enumerate(row)),
+            )
             for layer, row in own
         )
         grid = Grid(f"{what} by layer{f' of {stack}' if stack else ''}", "layer", tuple(labels), body)
         found.append(Curves(stack, (charts[0], charts[1]), grid))
     return found
+
+
+def _spread(ranks: EffectiveRanks | None, stack: str, layer: int, model: int) -> tuple[float, float] | None:
+    """The lowest and the highest effective rank of a model's matrices in a layer; None where nothing was averaged."""
+    matrices = ranks.matrices if ranks is not None else ()
+    found = [m.values[model] for m in matrices if (m.stack, m.layer) == (stack, layer)]
+    known = [value for value in found if value is not None]
+    return (min(known), max(known)) if known else None
 
 
 def _shade(value: float | None, top: float) -> float | None:

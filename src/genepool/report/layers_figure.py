@@ -16,17 +16,27 @@ from genepool.report.svg import Scale, dots, element, number, polyline, ticks
 Points = Sequence[tuple[int, float]]
 
 
-def layers_figure(lines: Sequence[Points], spoken: str, *, unit: str = "", width: float, height: float) -> Markup:
+def layers_figure(
+    lines: Sequence[Points],
+    spoken: str,
+    *,
+    spreads: Sequence[Sequence[tuple[int, float, float]]] = (),
+    unit: str = "",
+    width: float,
+    height: float,
+) -> Markup:
     """The picture, in a view box of `width` x `height` pixels; empty when no line has a point.
 
     Args:
         lines: (layer, value) of each model, by layer; values are not negative.
         spoken: what it shows, for those who do not see it.
+        spreads: (layer, low, high) of each model, what its number at that layer was made of; empty where it is exact.
         unit: written behind the numbers of the axis.
     """
     values = [value for line in lines for _, value in line]
     if not values:
         return Markup("")
+    values += [high for spread in spreads for _, _, high in spread]
     layers = [layer for line in lines for layer, _ in line]
     left, right, top, bottom = 52.0, 14.0, 10.0, 40.0
     x = Scale(min(layers), max(layers), left + 10, width - right - 10)
@@ -37,7 +47,14 @@ def layers_figure(lines: Sequence[Points], spoken: str, *, unit: str = "", width
         if points:
             path = element("path", class_="best", d=polyline(points))
             marks = element("path", class_="marks", d=dots(points))
-            parts.append(element("g", path, marks, class_=curve_class(i), data_series=str(i)))
+            # Models stand a little apart, so that none hides how far another's matrices are apart.
+            shift = (i - (len(lines) - 1) / 2) * min(4.0, 24.0 / len(lines))
+            ends = "".join(
+                f"M{number(x(layer) + shift)} {number(y(low))}V{number(y(high))}"
+                for layer, low, high in (spreads[i] if spreads else ())
+            )
+            whiskers = element("path", class_="whisker thin", d=ends) if ends else ""
+            parts.append(element("g", whiskers, path, marks, class_=curve_class(i), data_series=str(i)))
     return element(
         "svg",
         element("title", spoken),

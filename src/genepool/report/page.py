@@ -27,6 +27,8 @@ from genepool.staging import write_text
 
 WIDE = {"width": 960.0, "height": 400.0}
 NARROW = {"width": 380.0, "height": 300.0}
+#: Models drawn in parallel; a legend of more is no legend.
+PROFILES = 40
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,10 @@ def leaders(columns: Sequence[Column], models: Sequence[ModelRow]) -> dict[tuple
 
 
 def model_profiles(data: ReportData) -> list[Profile]:
-    """Every model's scores over the abilities; shown from the start is the subject beside what it is held against."""
+    """The models' scores over the abilities, the subject and what it is held against first, which are shown at once.
+
+    Of very many models the first PROFILES are drawn; the matrix has all of them.
+    """
     if len(data.abilities) < 2:
         return []
     rivals = [rival.name for standing in data.standings for rival in standing.rivals]
@@ -132,7 +137,7 @@ def model_profiles(data: ReportData) -> list[Profile]:
     scores = [tuple(m.scores.get(ability.name) or Estimate(None) for ability in data.abilities) for m in ordered]
     return [
         Profile(model.name, own, model.name in first or (not data.subject and place < len(colour.CURVES)))
-        for place, (model, own) in enumerate(zip(ordered, scores, strict=True))
+        for place, (model, own) in enumerate(zip(ordered[:PROFILES], scores, strict=False))
         if any(score.value is not None for score in own)
     ]
 

@@ -13,6 +13,8 @@ from genepool.report.colour import CURVES, curve_class
 from genepool.report.data import KINDS, Estimate, Scatter, ScatterPoint
 from genepool.report.trade_offs import fronts
 
+#: Candidates of a front that the table shows.
+ROWS = 40
 #: What a kind of model is drawn as; candidates and winners are discs.
 _MARKS = {"base": "square", "parent": "triangle", "merge": "diamond"}
 
@@ -33,13 +35,17 @@ def scatter_data(scatters: Sequence[Scatter], searches: Sequence[str]) -> str:
 
 
 def told_points(scatter: Scatter) -> list[tuple[ScatterPoint, bool]]:
-    """The models, the winners and the front of the first two objectives, each with whether it is on that front."""
+    """The models, the winners and the front of the first two objectives, each with whether it is on that front.
+
+    Where many candidates are equal a front is long; then its candidates are shown at even distances.
+    """
     _, _, front = next(iter(fronts(scatter)))
     on_it = {id(point) for point in front}
+    some = {id(front[int((i + 0.5) * len(front) / ROWS)]) for i in range(ROWS)} if len(front) > ROWS else on_it
     return [
         (point, id(point) in on_it)
         for point in scatter.points
-        if id(point) in on_it or point.won or point.kind is not None
+        if id(point) in some or point.won or point.kind is not None
     ]
 
 
