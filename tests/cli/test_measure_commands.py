@@ -152,3 +152,46 @@ def test_profile(cli: Callable[..., Any], tiny_testbed: Any, asked: list[Any], t
     refused = cli("profile", model, *asked, "--out", page)
     assert (refused.code, "the file exists" in refused.err) == (2, True)
     assert cli("profile", model, *asked, "--risk", 2).code == 2
+
+
+def test_curve(cli: Callable[..., Any], tmp_path: Path) -> None:
+    file = tmp_path / "run.csv"
+    rows = [f"{n},{0.1 + 2 * n**-0.5}" for n in (10, 30, 100, 300, 1000)]
+    file.write_text("step,loss\n" + "\n".join(rows) + "\n")
+    names = ("--spent", "step", "--error", "loss")
+    found = json.loads(cli("measure", "curve", file, *names, "--at", 10000, "--horizon", 2000, "--json").out)
+    assert found["curve"]["a"] == pytest.approx(0.1, abs=1e-3)
+    assert found["predictions"][0]["mean"] == pytest.approx(0.12, abs=1e-3)
+    assert not found["advice"]["stop"]
+    shown = cli("measure", "curve", file, *names, "--horizon", 2000, "--threshold", 0.5)
+    assert "stop" in shown.out
+    for wrong, said in (
+        (("--spent", "stepp", "--error", "loss"), "no 'stepp'. Did you mean 'step'?"),
+        ((*names, "--kind", "cubic"), "unknown kind 'cubic'"),
+        ((*names, "--horizon", 10), "Give a horizon beyond where the run is"),
+    ):
+        refused = cli("measure", "curve", file, *wrong)
+        assert (refused.code, said in refused.err) == (2, True), refused.err
+    file.write_text("step,loss\n1,no\n")
+    assert "run.csv:2: loss is 'no', which is no number" in cli("measure", "curve", file, *names).err
+
+
+def test_passes(cli: Callable[..., Any], tiny_testbed: Any, tmp_path: Path) -> None:
+    asked = ["--tasks", tiny_testbed.tasks, "--task", "reverse", "--limit", 4, "--ledger", tmp_path / "o.sqlite"]
+    model = tiny_testbed.full["reverse"]
+    found = json.loads(cli("measure", "passes", model, *asked, "--draws", 4, "--json").out)
+    examples = found["tasks"][0]["examples"]
+    assert len(examples) == 4
+    assert all(2 <= one["draws"] <= 4 for one in examples)
+    assert "mean rate" in cli("measure", "passes", model, *asked, "--draws", 4).out
+    assert cli("measure", "passes", model, *asked, "--temperature", 0).code == 2
+    assert cli("measure", "passes", model, *asked, "--draws", 1).code == 2
+
+
+def test_jump(cli: Callable[..., Any], tiny_testbed: Any, asked: list[Any]) -> None:
+    models = [tiny_testbed.base, tiny_testbed.full["upper"], tiny_testbed.full["reverse"]]
+    found = json.loads(cli("measure", "jump", *models, *asked, "--json").out)["tasks"]
+    assert [one["task"] for one in found] == ["reverse", "upper"]
+    assert found[0]["jump"] == [str(model) for model in models[1:]]
+    assert "the jump" in cli("measure", "jump", *models, *asked).out
+    assert cli("measure", "jump", *models[:2], *asked).code == 2

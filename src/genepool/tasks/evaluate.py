@@ -187,7 +187,11 @@ def _write(
             model, [prompts[i] for i in single], [examples[i].answer for i in single], decoding, ask.strip, batch_size
         )
         for i, result in zip(single, forced, strict=True):
-            details[i] = {"logprob": result.logprob, "token_accuracy": result.token_accuracy}
+            details[i] = {
+                "logprob": result.logprob,
+                "token_accuracy": result.token_accuracy,
+                "tokens": float(result.tokens),
+            }
             if result.matches is True:
                 # What it writes is the answer, so the answer's likelihood is that of what it writes.
                 confidence = math.exp(min(result.logprob, 0.0))

@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ from genepool.tasks.task import EXAMPLE_KEYS, Example, TaskSettings
 
 ENDINGS = (".jsonl", ".csv", ".parquet")
 _LISTS = ("choices", "tags")
-# (line, what it says) of a file.
-_Rows = Callable[[Path], Iterator[tuple[int, Any]]]
 
 
 def read_examples(path: Path, settings: TaskSettings | None = None) -> tuple[Example, ...]:
@@ -33,11 +32,9 @@ def read_examples(path: Path, settings: TaskSettings | None = None) -> tuple[Exa
         InputError: naming the line that is not an example.
     """
     path, settings = Path(path), settings or TaskSettings()
-    readers: dict[str, _Rows] = {".csv": _csv_rows, ".parquet": _parquet_rows}
-    rows = readers.get(path.suffix.lower(), _json_rows)
     examples: list[Example] = []
     lines: dict[str, int] = {}
-    for line, data in rows(path):
+    for line, data in _rows(path):
         where = f"{path}:{line}"
         example = example_from(_renamed(data, settings.columns, where), where, default_id=str(line))
         _check_metric(example, settings, where)
@@ -52,6 +49,33 @@ def read_examples(path: Path, settings: TaskSettings | None = None) -> tuple[Exa
             "the file has no examples", where=path, fix='Write lines like {"prompt": "2+2=", "answer": "4"}'
         )
     return tuple(examples)
+
+
+def read_numbers(path: Path, columns: Sequence[str]) -> tuple[list[float], ...]:
+    """Columns of numbers, such as the points of a curve: one list for each name, in the order of the rows.
+
+    Raises:
+        InputError: a column is missing, a value is no number, or there are no rows; the line is named.
+    """
+    path = Path(path)
+    found: tuple[list[float], ...] = tuple([] for _ in columns)
+    for line, row in _rows(path):
+        where = f"{path}:{line}"
+        if not isinstance(row, Mapping):
+            raise InputError("not an object", where=where, fix='Write {"n": 100, "error": 0.2}')
+        for column, values in zip(columns, found, strict=True):
+            if column not in row:
+                raise InputError(f"no '{column}'", where=where, fix=nearest(column, map(str, row)))
+            try:
+                value = math.nan if isinstance(row[column], bool) else float(row[column])
+            except (TypeError, ValueError):
+                value = math.nan
+            if not math.isfinite(value):
+                raise InputError(f"{column} is {row[column]!r}, which is no number", where=where, fix="Correct it")
+            values.append(value)
+    if not found[0]:
+        raise InputError("the file has no rows", where=path, fix="Write one for each point")
+    return found
 
 
 def example_from(data: Any, where: str, default_id: str = "0") -> Example:
@@ -104,6 +128,12 @@ def _renamed(data: Any, columns: Mapping[str, str], where: str) -> Any:
         if theirs not in data and ours not in _LISTS:
             raise InputError(f"no key '{theirs}'", where=where, fix=nearest(theirs, map(str, data)))
     return {ours: data[theirs] for ours in EXAMPLE_KEYS if (theirs := columns.get(ours, ours)) in data}
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, what it says), read as the file's ending asks."""
+    readers: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {".csv": _csv_rows, ".parquet": _parquet_rows}
+    return readers.get(path.suffix.lower(), _json_rows)(path)
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:

@@ -1,4 +1,4 @@
-"""`genepool measure`: what outcomes tell beyond a mean: transfer, knowledge, mixes, forgetting, lifelong learning."""
+"""`genepool measure`: what outcomes tell beyond a mean: transfer, knowledge, mixes, forgetting, prediction."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from genepool.cli.measure import lasting, sharing
+from genepool.cli.measure import lasting, predicting, sharing
 
 
 def register(app: typer.Typer) -> None:
@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     )
     commands: tuple[Callable[..., None], ...] = (
         sharing.transfer, sharing.knowledge, sharing.mix, sharing.consistency, lasting.continual, lasting.lifelong,
+        predicting.curve, predicting.passes, predicting.jump,
     )  # fmt: skip
     for command in commands:
         group.command(command.__name__)(command)
