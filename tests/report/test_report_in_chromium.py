@@ -18,9 +18,12 @@ from typing import Any
 import pytest
 from made_comparison import made_comparison
 from made_inspection import made_up_inspection
+from made_outcomes import made_table
 
+from genepool.measure import profile
 from genepool.report import ReportData, render_inspection, render_report
 from genepool.report.comparison_page import write_comparison
+from genepool.report.profile_page import write_profile
 from genepool.report.trade_offs import fronts
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -29,6 +32,9 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--remote-debugging-pipe", "about:blank"),
 )
+
+
+KINDS = ["page", "inspection_page", "comparison_page", "profile_page"]
 
 
 class Browser:
@@ -130,6 +136,12 @@ def comparison_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_comparison(compared, {"split": "test"}, tmp_path_factory.mktemp("compare") / "compare.html")
 
 
+@pytest.fixture(scope="module")
+def profile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    profiles = [profile(made_table(name), name) for name in ("models/a", "models/b with a rather long name")]
+    return write_profile(profiles, {"split": "test"}, tmp_path_factory.mktemp("profiles") / "profile.html")
+
+
 def first_column(browser: Browser) -> list[str]:
     return list(
         browser.run("""[...document.querySelectorAll(".matrix tbody:not([hidden]) tr:not(.kindname)")]
@@ -146,7 +158,7 @@ def column(browser: Browser, index: int) -> list[float]:
 
 @pytest.mark.parametrize("width", [1280, 375])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["page", "inspection_page", "comparison_page"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_it_opens_without_a_complaint_and_fits(
     browser: Browser, kind: str, width: int, theme: str, request: pytest.FixtureRequest
 ) -> None:
@@ -279,6 +291,7 @@ def test_trade_offs_are_walked_hidden_and_saved(browser: Browser, page: Path, re
         ("page", ".search"),
         ("inspection_page", ".layers"),
         ("comparison_page", "#profile figure"),
+        ("profile_page", "#beside figure"),
     ],
 )
 def test_names_of_a_legend_hide_and_show(
@@ -346,7 +359,7 @@ def saved(browser: Browser) -> dict[str, list[list[str]]]:
     return dict(files)
 
 
-@pytest.mark.parametrize("kind", ["page", "inspection_page", "comparison_page"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_figure_and_table_is_saved_whole(browser: Browser, kind: str, request: pytest.FixtureRequest) -> None:
     browser.open(request.getfixturevalue(kind))
     files = saved(browser)
@@ -414,7 +427,7 @@ def test_a_comparison_is_sorted_and_saved(browser: Browser, comparison_page: Pat
     assert lines[1].startswith("ability1,200,")
 
 
-@pytest.mark.parametrize("kind", ["page", "inspection_page", "comparison_page"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_any_table_can_be_sorted_by_any_column(browser: Browser, kind: str, request: pytest.FixtureRequest) -> None:
     browser.open(request.getfixturevalue(kind))
     unsorted = browser.run("""[...document.querySelectorAll('table.sorts')].flatMap((table) => {
@@ -435,7 +448,7 @@ def test_any_table_can_be_sorted_by_any_column(browser: Browser, kind: str, requ
     assert unsorted == []
 
 
-@pytest.mark.parametrize("kind", ["page", "inspection_page", "comparison_page"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_everything_that_acts_can_be_reached_by_keyboard(
     browser: Browser, kind: str, request: pytest.FixtureRequest
 ) -> None:
