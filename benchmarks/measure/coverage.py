@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool import seeding
-from genepool.measure import holm, macro_paired_bootstrap, mcnemar, mean_interval, paired_bootstrap, wilson
+from genepool.measure import (
+    holm,
+    macro_interval,
+    macro_paired_bootstrap,
+    mcnemar,
+    mean_interval,
+    paired_bootstrap,
+    wilson,
+)
 from genepool.measure.racing import Race
 
 Scores = NDArray[np.float64]
@@ -28,6 +36,9 @@ def rows(draws: int) -> Iterator[list[str]]:
             yield covered("Wilson interval", f"{n} items, {p:.0%} right", draws, p, partial(_share, n=n, p=p))
     for n in (30, 200):
         yield covered("bootstrap of a mean", f"{n} graded scores", draws, 2 / 7, partial(_graded, n=n))
+    for rights in ((0.5, 0.9, 0.98), (0.98, 0.98, 0.98)):
+        of = f"tasks of 50, 100 and 400, {', '.join(f'{p:.0%}' for p in rights)} right"
+        yield covered("mean over tasks (MOVER)", of, draws, sum(rights) / 3, partial(_macro, rights=rights))
     for n in (50, 300):
         for moved in (0.0, 0.05):
             of = f"{n} pairs, a fifth flips, truth {moved:+.2f}"
@@ -93,6 +104,12 @@ def _share(generator: np.random.Generator, n: int, p: float) -> tuple[float, flo
 
 def _graded(generator: np.random.Generator, n: int) -> tuple[float, float]:
     return mean_interval(generator.beta(2, 5, n))[1:]
+
+
+def _macro(generator: np.random.Generator, rights: tuple[float, ...]) -> tuple[float, float]:
+    sizes = (50, 100, 400)
+    parts = [(generator.random(n) < p).astype(np.float64) for n, p in zip(sizes, rights, strict=True)]
+    return macro_interval(parts)[1:]
 
 
 def _differ(generator: np.random.Generator, sizes: list[int], moved: float = 0.0) -> tuple[float, float]:

@@ -103,6 +103,33 @@ def test_each_task_counts_the_same_however_many_examples_it_has() -> None:
     assert macro_paired_bootstrap([many, few], [np.zeros(900), np.zeros(100)]).difference == 0.5
 
 
+@given(st.lists(right_or_wrong, min_size=2, max_size=5))
+def test_arms_of_tasks_add_up_as_squares_and_are_never_without_width(parts: list[np.ndarray]) -> None:
+    own = [mean_interval(part) for part in parts]
+    macro = macro_interval(parts)
+    assert macro.mean == pytest.approx(np.mean([one.mean for one in own]))
+    assert ((macro.mean - macro.lo) * len(own)) ** 2 == pytest.approx(sum((one.mean - one.lo) ** 2 for one in own))
+    assert ((macro.hi - macro.mean) * len(own)) ** 2 == pytest.approx(sum((one.hi - one.mean) ** 2 for one in own))
+    assert -1e-12 <= macro.lo < macro.hi <= 1 + 1e-12
+
+
+def test_one_task_keeps_its_own_interval_and_no_task_has_none() -> None:
+    assert macro_interval([np.array([1.0, 1, 0])]) == wilson(2, 3)
+    with pytest.raises(InputError, match="no tasks"):
+        macro_interval([])
+
+
+def test_the_mean_over_tasks_is_covered_near_the_ends_of_the_scale_too() -> None:
+    generator = np.random.default_rng(5)
+    truth = (0.98, 0.9, 0.5)
+    covered = 0
+    for _ in range(400):
+        _, lo, hi = macro_interval([(generator.random(60) < p).astype(float) for p in truth])
+        covered += lo <= sum(truth) / 3 <= hi
+    # 95% of 400 is 380; four standard deviations are 17.
+    assert 363 <= covered <= 397
+
+
 @given(right_or_wrong)
 def test_counting_distinct_values_is_the_same_bootstrap(values: np.ndarray) -> None:
     means = resampled_means(values, seed=5, draws=4000)

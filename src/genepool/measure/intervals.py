@@ -72,10 +72,20 @@ def mean_interval(scores: Scores, *, seed: int = 0) -> Interval:
 
 
 def macro_interval(parts: Sequence[Scores], *, seed: int = 0) -> Interval:
-    """Mean of several tasks' means with a 95% interval; examples are resampled within each task."""
-    values = [_checked(part) for part in parts]
-    draws = np.mean([resampled_means(part, seed=seed, place=i) for i, part in enumerate(values)], axis=0)
-    return _percentiles(float(np.mean([part.mean() for part in values])), draws)
+    """Mean of several tasks' means with a 95% interval.
+
+    Every task's own interval is recovered into the mean's: its arms on either side add up as squares (MOVER, Zou and
+    Donner 2008), so a mean of tasks that are all right or all wrong is no surer than its parts.
+    """
+    if not parts:
+        raise InputError("no tasks to take a mean of", fix="Evaluate at least one task")
+    own = [mean_interval(part, seed=seed) for part in parts]
+    if len(own) == 1:
+        return own[0]
+    mean = math.fsum(one.mean for one in own) / len(own)
+    below = math.hypot(*(one.mean - one.lo for one in own)) / len(own)
+    above = math.hypot(*(one.hi - one.mean for one in own)) / len(own)
+    return Interval(mean, mean - below, mean + above)
 
 
 def paired_bootstrap(first: Scores, second: Scores, *, seed: int = 0) -> Difference:
@@ -129,7 +139,8 @@ def resampled_means(values: Scores, *, seed: int = 0, place: int = 0, draws: int
 def _percentiles(mean: float, draws: Scores) -> Interval:
     tail = 100 * (1 - CONFIDENCE) / 2
     lo, hi = np.percentile(draws, [tail, 100 - tail])
-    return Interval(mean, float(lo), float(hi))
+    # Adding zero turns -0.0 into 0.0, which prints without a sign.
+    return Interval(mean, float(lo) + 0.0, float(hi) + 0.0)
 
 
 def _checked(scores: Scores) -> Scores:

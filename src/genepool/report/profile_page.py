@@ -92,9 +92,10 @@ def profile_markdown(profiles: Sequence[Profile], facts: Mapping[str, str]) -> s
 def summary(one: Profile) -> str:
     """What it is best and worst at, and what its confidence is worth, in a sentence or three."""
     mean = _estimate(one.mean)
-    over = f"in the mean over {len(one.abilities)} abilities" if len(one.abilities) > 1 else one.abilities[0].name
+    several = len(one.abilities) > 1
+    over = f"in the mean over {len(one.abilities)} abilities" if several else f"at {one.abilities[0].name}"
     said = [f"{percent(mean.value)}% ({interval(mean)}) {over}."]
-    if len(one.abilities) > 1:
+    if several:
         ordered = sorted(one.abilities, key=lambda part: part.score.mean)
         best, worst = ordered[-1], ordered[0]
         said.append(
