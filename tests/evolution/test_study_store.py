@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from genepool.errors import InputError
 from genepool.evolution.store import StudyStore, Verdict, differences
 
-XS = np.array([[0.1, 1 / 3], [0.25, 0.7]])
+XS = [np.array(x).tobytes() for x in ([0.1, 1 / 3], [0.25, 0.7])]
 GENOMES = [{"a": 0.1, "b": 0.333333}, {"a": 0.25, "b": 0.7}]
 
 
@@ -24,7 +25,15 @@ def begun(path: Path) -> StudyStore:
 def test_what_was_written_is_there_after_opening_again(tmp_path: Path) -> None:
     with begun(tmp_path) as store:
         first, second = store.asked("s", 0, XS, GENOMES, 5)
-        good = Verdict(0.5, {"t": 0.5}, seconds=1.5, cpu_seconds=1.0, examples=3, fingerprint="f")
+        good = Verdict(
+            0.5,
+            {"t": 0.5},
+            np.array([0, 1], "<f4").tobytes(),
+            seconds=1.5,
+            cpu_seconds=1.0,
+            examples=3,
+            fingerprint="f",
+        )
         store.finish(second, Verdict(None, error="broke"))
         store.finish(first, good)
         store.told(0, np.array([0.5, -0.5]), 2.0)
@@ -33,6 +42,20 @@ def test_what_was_written_is_there_after_opening_again(tmp_path: Path) -> None:
         assert store.finished(1) == []
         assert store.get("seconds", 0) == 2.0
         assert [c.genome for c, _ in store.finished()] == GENOMES
+        assert store.finished()[0][1].example_scores().tolist() == [0.0, 1.0]
+        assert store.candidate("0.1") == second
+        assert [store.candidate(name) for name in ("1.0", "a", "0.-1", "")] == [None] * 4
+
+
+def test_looks_of_a_race_and_the_final_judgement_are_results_of_their_own(tmp_path: Path) -> None:
+    with begun(tmp_path) as store:
+        candidate = store.asked("s", 0, XS, GENOMES, 0)[0]
+        stages = [replace(candidate, look=8), replace(candidate, look=16), candidate, replace(candidate, final=True)]
+        for i, one in enumerate(stages):
+            assert store.result(one) is None
+            store.finish(one, Verdict(i / 4))
+        assert [store.result(one) for one in stages] == [Verdict(i / 4) for i in range(4)]
+        assert store.finished() == [(candidate, Verdict(0.5))]
 
 
 def test_ids_depend_on_the_study_the_strategy_and_the_place_alone(tmp_path: Path) -> None:
@@ -63,8 +86,7 @@ def test_asking_again_checks_every_bit_and_adds_what_is_missing(tmp_path: Path) 
     with begun(tmp_path) as store:
         store.asked("s", 0, XS[:1], GENOMES[:1], 0)
         assert len(store.asked("s", 0, XS, GENOMES, 0)) == 2
-        other = XS.copy()
-        other[1, 0] = np.nextafter(other[1, 0], 1)
+        other = [XS[0], np.array([np.nextafter(0.25, 1), 0.7]).tobytes()]
         with pytest.raises(InputError, match=r"no longer proposes candidate 1 of generation 0.*another kind of proc"):
             store.asked("s", 0, other, GENOMES, 0)
 
@@ -120,7 +142,7 @@ def test_files_that_are_no_study(tmp_path: Path) -> None:
 def test_a_study_from_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     with begun(tmp_path) as store:
         store.set("format", 99)
-    with pytest.raises(InputError, match="format 99; this one reads 1"):
+    with pytest.raises(InputError, match="format 99; this one reads 2"):
         StudyStore(tmp_path / "study.sqlite")
 
 

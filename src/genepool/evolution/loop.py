@@ -1,26 +1,27 @@
 """The loop of a study: ask, make durable, evaluate, tell; the same code begins a run and goes on with one.
 
 A run that was killed is replayed generation by generation from the store: the strategy must propose what is on
-record, and is told the fitness on record. Knows strategies, the store and workers; knows nothing of models.
+record, and is told what is on record. Knows strategies, the store and workers; knows nothing of models.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from genepool import progress, staging
 from genepool.errors import InputError
+from genepool.evolution.diversity import Diversity
+from genepool.evolution.door import Birth, Breeder, Evidence, Strategy
+from genepool.evolution.rounds import OutOfTime, Rounds, Thrift
 from genepool.evolution.store import Candidate, StudyStore, Verdict
+from genepool.evolution.study import Stop
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from genepool.evolution.strategies import Strategy
     from genepool.evolution.study import Budget
     from genepool.evolution.workers import Workers
 
@@ -30,10 +31,10 @@ _HISTORY_SECONDS = 2.0
 
 
 class Decoder(Protocol):
-    """Turns a strategy's point, shape (d,), into named parameters; `genome.Space` is one."""
+    """Turns what a strategy asks for, a point of shape (d,) or a birth, into a genome; grounds are ones."""
 
-    def genome(self, x: np.ndarray) -> dict[str, float]:
-        """The genome at a point of the unit cube."""
+    def genome(self, one: Any, /) -> dict[str, Any]:
+        """The genome: merge parameters by name, or a birth as plain data."""
 
 
 @dataclass(frozen=True)
@@ -58,22 +59,27 @@ class Search:
         store: the study file; `begin` has been called on it.
         strategy: freshly built, nothing told yet.
         strategy_name: what the study calls it; part of the candidates' ids and of the history.
-        decoder: turns points into genomes.
+        decoder: turns points and births into genomes.
         workers: who evaluates.
         budget: when to end.
         seed: the seed candidates are merged with.
         history: the file that shows the run as JSON lines, written whole at most every two seconds.
         finalists: how many of the best are judged again on every validation example.
+        stop: when to end before the budget.
+        thrift: what may be spared.
+        kept: told which children of a breeder may be needed again, after every generation.
         clock: seconds; a test may bring its own.
 
     Attributes:
         out_of_time: whether minutes ended the search rather than evaluations.
+        ended: why the search ended before its budget was spent; empty when it did not.
+        notices: what people should know of how it went, as sentences.
     """
 
     def __init__(
         self,
         store: StudyStore,
-        strategy: Strategy,
+        strategy: Strategy | Breeder,
         strategy_name: str,
         decoder: Decoder,
         workers: Workers,
@@ -82,11 +88,17 @@ class Search:
         seed: int,
         history: Path,
         finalists: int = 0,
+        stop: Stop | None = None,
+        thrift: Thrift | None = None,
+        kept: Callable[[Collection[str]], None] = lambda names: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._strategy, self._name = store, strategy, strategy_name
         self._decoder, self._workers, self._budget, self._seed = decoder, workers, budget, seed
         self._history, self._finalists, self._clock = history, finalists, clock
+        self._stop, self._kept = stop or Stop(), kept
+        self._thrift = thrift or Thrift()
+        self._diversity = Diversity()
         self._before: float = store.get("seconds", 0.0)
         self._began = clock()
         self._written = -_HISTORY_SECONDS
@@ -94,7 +106,11 @@ class Search:
         self._best: float | None = None
         self._count = 0
         self._errors: list[str] = []
+        self._generation_fitness: list[float] = []
+        self._tasks: tuple[str, ...] = ()
         self.out_of_time = False
+        self.ended = ""
+        self.notices: list[str] = []
 
     @property
     def seconds(self) -> float:
@@ -122,35 +138,94 @@ class Search:
 
     def _generations(self, bar: progress.Bar) -> int:
         """Asks, evaluates and tells until the budget is spent; returns how many generations were told."""
-        import numpy as np
-
+        rounds = Rounds(
+            self._store,
+            self._workers,
+            self._thrift,
+            lambda candidate, verdict, computed: self._count_in(verdict, computed, bar),
+            self._check_time,
+        )
         total = self._budget.evaluations
-        count = generation = 0
+        count = generation = stalled = 0
         while total is None or count < total:
-            xs = self._strategy.ask()
-            size = len(xs) if total is None else min(len(xs), total - count)
+            asked = self._strategy.ask()
+            size = len(asked) if total is None else min(len(asked), total - count)
+            chosen = list(asked[:size])
             candidates = self._store.asked(
-                self._name, generation, xs[:size], [self._decoder.genome(x) for x in xs[:size]], self._seed
+                self._name,
+                generation,
+                [_identity(one) for one in chosen],
+                [self._decoder.genome(one) for one in chosen],
+                self._seed,
             )
-            if not self._evaluate(candidates, generation, bar):
+            self._generation_fitness = []
+            best = self._best
+            try:
+                rounds.evaluate(candidates)
+            except OutOfTime:
                 self.out_of_time = True
                 break
             count += size
-            if size < len(xs):
+            if size < len(asked):
                 break
             self._stop_when_most_fail()
-            verdicts = [verdict for _, verdict in self._store.finished(generation)]
-            fitness = np.array(self._finite([verdict.fitness for verdict in verdicts]))
-            self._store.told(generation, fitness, self.seconds)
-            self._strategy.tell(xs, fitness)
+            self._tell(asked, generation, [verdict for _, verdict in self._store.finished(generation)])
             if self._clock() - self._written >= _HISTORY_SECONDS:
                 self.write_history()
             generation += 1
+            stalled = 0 if self._best != best else stalled + 1
+            if self._enough(stalled):
+                break
         return generation
+
+    def _tell(self, asked: Any, generation: int, verdicts: Sequence[Verdict]) -> None:
+        import numpy as np
+
+        fitness = np.array(self._finite([verdict.fitness for verdict in verdicts]))
+        evidence = self._evidence(verdicts)
+        if warning := self._diversity.warning(generation, verdicts):
+            self.notices.append(warning)
+            progress.say(warning)
+        self._store.told(generation, fitness, self.seconds, self._diversity.now)
+        self._strategy.tell(asked, fitness, evidence)
+        if isinstance(self._strategy, Breeder):
+            best = sorted(self._store.finished(), key=lambda pair: -(pair[1].fitness or -1.0))[: self._finalists or 1]
+            self._kept({*self._strategy.living(), *(candidate.name for candidate, _ in best)})
+
+    def _evidence(self, verdicts: Sequence[Verdict]) -> Evidence | None:
+        """Means and scores of a generation; zero for what failed. None while nothing ever succeeded."""
+        import numpy as np
+
+        self._tasks = self._tasks or next((tuple(v.valid) for v in verdicts if v.fitness is not None), ())
+        if not self._tasks:
+            return None
+        means = np.zeros((len(verdicts), len(self._tasks)))
+        rows = [verdict.example_scores() for verdict in verdicts]
+        scores = np.zeros((len(verdicts), max(map(len, rows), default=0)))
+        for i, verdict in enumerate(verdicts):
+            if verdict.fitness is not None:
+                means[i] = [verdict.valid[task] for task in self._tasks]
+                scores[i, : len(rows[i])] = rows[i]
+        return Evidence(self._tasks, means, scores)
+
+    def _enough(self, stalled: int) -> bool:
+        stop = self._stop
+        if stop.target is not None and self._best is not None and self._best >= stop.target:
+            self.ended = f"fitness {self._best:.4f} reached the target of {stop.target:g}"
+        elif stop.stall is not None and stalled >= stop.stall:
+            self.ended = f"no better candidate in {stalled} generations"
+        if self.ended:
+            progress.say(f"the search ends before its budget: {self.ended}")
+        return bool(self.ended)
+
+    def _check_time(self) -> None:
+        if self._budget.minutes is not None and self.seconds >= 60 * self._budget.minutes:
+            raise OutOfTime
 
     def _final_round(self, generations: int) -> list[Finalist]:
         """The best of the search and the strategy's own guess, judged on every validation example."""
-        ranked = [(c, v) for c, v in self._store.finished() if v.fitness is not None]
+        # Estimates of a race and scores shared by twins crown nobody: someone with scores of their own is as good.
+        ranked = [(c, v) for c, v in self._store.finished() if v.fitness is not None and not v.note]
         ranked.sort(key=lambda pair: -(pair[1].fitness or 0.0))
         if not ranked:
             raise InputError(
@@ -160,22 +235,23 @@ class Search:
             )
         if not self._finalists:
             return [Finalist(ranked[0][0], ranked[0][1], ranked[0][1])]
-        distinct: dict[tuple[float, ...], tuple[Candidate, Verdict | None]] = {}
+        distinct: dict[str, tuple[Candidate, Verdict | None]] = {}
         for candidate, verdict in ranked:
-            distinct.setdefault(tuple(candidate.genome.values()), (candidate, verdict))
+            distinct.setdefault(json.dumps(candidate.genome, sort_keys=True), (candidate, verdict))
         chosen = list(distinct.values())[: self._finalists]
-        x = self._strategy.guess()
-        if x is not None:
-            guess = self._store.guess(self._name, generations, self._decoder.genome(x), self._seed)
+        guessed = self._strategy.guess()
+        if guessed is not None:
+            guess = self._store.guess(self._name, generations, self._decoder.genome(guessed), self._seed)
             chosen.append((guess, None))
         finals = [replace(candidate, final=True) for candidate, _ in chosen]
-        pending = [candidate for candidate in finals if self._store.final(candidate) is None]
+        pending = [candidate for candidate in finals if self._store.result(candidate) is None]
         with progress.bar("judging the best again", len(finals), "candidates") as bar:
             bar.advance(len(finals) - len(pending))
             for _ in self._workers.evaluate(pending):
                 bar.advance()
         judged = [
-            (candidate, seen, self._store.final(candidate)) for candidate, (_, seen) in zip(finals, chosen, strict=True)
+            (candidate, seen, self._store.result(candidate))
+            for candidate, (_, seen) in zip(finals, chosen, strict=True)
         ]
         good = [Finalist(c, seen, verdict) for c, seen, verdict in judged if verdict and verdict.fitness is not None]
         if not good:
@@ -183,42 +259,28 @@ class Search:
         # The sort is stable: of equals, the one that did best in the search comes first.
         return sorted(good, key=lambda finalist: -(finalist.judged.fitness or 0.0))
 
-    def _evaluate(self, candidates: list[Candidate], generation: int, bar: progress.Bar) -> bool:
-        """Evaluates what has no verdict yet; False when time ran out first."""
-        done = {candidate.id: verdict for candidate, verdict in self._store.finished(generation)}
-        known = [done[candidate.id] for candidate in candidates if candidate.id in done]
-        for verdict in known:
-            self._count_in(verdict, bar)
-        pending = [candidate for candidate in candidates if candidate.id not in done]
-        if not pending:
-            return True
-        if self._out_of_time():
-            return False
-        for _, verdict in self._workers.evaluate(pending):
-            known.append(verdict)
-            self._computed += 1
-            self._count_in(verdict, bar)
-            bar.note(self._remark([v.fitness for v in known if v.fitness is not None]))
-            if len(known) < len(candidates) and self._out_of_time():
-                return False
-        return True
-
-    def _count_in(self, verdict: Verdict, bar: progress.Bar) -> None:
+    def _count_in(self, verdict: Verdict, computed: bool, bar: progress.Bar) -> None:
         self._count += 1
+        self._computed += computed
         if verdict.fitness is None:
             self._errors.append(verdict.error)
-        elif self._best is None or verdict.fitness > self._best:
-            self._best = verdict.fitness
+        else:
+            self._generation_fitness.append(verdict.fitness)
+            # What a race estimated is no best: it left because others were ahead.
+            if not verdict.note and (self._best is None or verdict.fitness > self._best):
+                self._best = verdict.fitness
         bar.advance()
+        bar.note(self._remark())
 
-    def _out_of_time(self) -> bool:
-        return self._budget.minutes is not None and self.seconds >= 60 * self._budget.minutes
-
-    def _remark(self, generation: list[float]) -> str:
+    def _remark(self) -> str:
         rate = self._computed / max(self._clock() - self._began, 1e-9)
-        best = f"best {self._best:.4f}" if self._best is not None else "all failed so far"
-        mean = f" · mean {sum(generation) / len(generation):.4f}" if generation else ""
-        return f"{best}{mean} · {rate:.2g}/s"
+        parts = [f"best {self._best:.4f}" if self._best is not None else "all failed so far"]
+        seen = self._generation_fitness
+        if seen:
+            mean = sum(seen) / len(seen)
+            spread = (sum((value - mean) ** 2 for value in seen) / len(seen)) ** 0.5
+            parts.append(f"mean {mean:.4f} ± {spread:.4f}")
+        return " · ".join([*parts, f"{rate:.2g}/s"])
 
     def _stop_when_most_fail(self) -> None:
         if len(self._errors) > MAX_FAILED * self._count:
@@ -243,6 +305,8 @@ class Search:
 
 def history_lines(store: StudyStore, strategy: str) -> list[dict[str, Any]]:
     """The finished candidates as plain data, one dictionary each."""
+    finished = store.finished()
+    names = {candidate.name: candidate.id for candidate, _ in finished}
     return [
         {
             "strategy": strategy,
@@ -255,7 +319,25 @@ def history_lines(store: StudyStore, strategy: str) -> list[dict[str, Any]]:
             "seconds": round(verdict.seconds, 4),
             "cached": verdict.cached,
             "fingerprint": verdict.fingerprint,
+            **_parents(candidate, names),
             **({"error": verdict.error} if verdict.error else {}),
+            **({"note": verdict.note} if verdict.note else {}),
         }
-        for candidate, verdict in store.finished()
+        for candidate, verdict in finished
     ]
+
+
+def _parents(candidate: Candidate, ids: dict[str, str]) -> dict[str, Any]:
+    """Ids of the candidates a child was bred from; its founders are named in its genome."""
+    parents = candidate.genome.get("parents")
+    if not isinstance(parents, list):
+        return {}
+    return {"parents": [ids[parent] for parent in parents if parent in ids]}
+
+
+def _identity(one: Any) -> bytes:
+    """What makes a point or a birth the same again, to the last bit."""
+    if isinstance(one, Birth):
+        return one.to_bytes()
+    data: bytes = one.astype("<f8").tobytes()
+    return data

@@ -1,6 +1,6 @@
 """A study with its models and tasks opened and checked: what the driver plans with and every worker evaluates with.
 
-Uses weights, merge and tasks. Opening reads headers and task files only; a worker's evaluator then holds the base,
+Uses weights, merging and tasks. Opening reads headers and task files only; a worker's evaluator then holds the base,
 the skills and one model in memory and applies each candidate to that model in place.
 """
 
@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError, nearest
+from genepool.evolution.breeding import make_stock
 from genepool.evolution.genome import Space
+from genepool.evolution.grounds import BreedingGround, Ground, MergeGround, founders_of, parsed
 from genepool.evolution.store import Candidate, Verdict
+from genepool.evolution.strategies import strategy_entry
 from genepool.evolution.study import Objective, Study
 from genepool.threads import torch_threads
+from genepool.weights.tensor_info import dtype_code
 
 if TYPE_CHECKING:
-    from genepool.merging import Plan, Recipe
-    from genepool.tasks import LanguageModel, Ledger, Task
+    from genepool.tasks import Example, LanguageModel, Ledger, OutcomeTable, Task
     from genepool.weights import Weights
 
 
@@ -34,54 +38,51 @@ class OpenedStudy:
         study: the study, its paths resolved.
         where: its file, for errors.
         sources: the base and the skills, by their model strings.
-        space: the genes.
+        ground: what it varies.
         tasks: the chosen tasks.
-        plan: the merge at the start point; every candidate is planned like it.
     """
 
     study: Study
     where: str
     sources: Mapping[str, Weights]
-    space: Space
+    ground: Ground
     tasks: Sequence[Task]
-    plan: Plan
 
     @classmethod
-    def open(cls, study: Study, where: str = "study", *, resident: bool = False) -> OpenedStudy:
+    def open(
+        cls, study: Study, where: str = "study", *, out: Path | None = None, resident: bool = False
+    ) -> OpenedStudy:
         """Opens and checks everything a study names.
 
         Args:
             study: the study, its paths resolved.
             where: its file, for errors.
+            out: the study's folder, where a run keeps what it bred.
             resident: hold the models' tensors in memory.
 
         Raises:
             InputError: a model, a task, the method, a range or how they fit together is wrong.
         """
-        from genepool.merging import find_method, plan_merge
-        from genepool.weights import infer_roles, load_resident, open_weights
+        from genepool.weights import load_resident, open_weights
 
-        method = find_method(study.method, f"{where}:method")
         base = open_weights(study.base)
         skills = {skill.model: open_weights(skill.model, base=base) for skill in study.skills}
-        roles = infer_roles({name: base.info(name) for name in base.names()})
-        space = Space(study, roles, method.parameters, where=where)
         tasks = _chosen(study, where)
+        varies = strategy_entry(study.strategy.name, where=f"{where}:strategy.name").varies
+        if varies == "models":
+            # Children are held in memory as they are; their founders are read where they lie.
+            names = {skill.name: skill.model for skill in study.skills}
+            founders = founders_of(skills, names, where)
+            dtype = None if study.dtype is None else dtype_code(study.dtype)
+            stock = make_stock(base, founders, study.breed.form, dtype, where=where)
+            return cls(study, where, {study.base: base, **skills}, BreedingGround(stock, out), tasks)
         sources = {study.base: base, **skills}
         if resident:
             held = load_resident(base)
             sources = {name: load_resident(weights, base=(base, held)) for name, weights in skills.items()}
             sources = {study.base: held, **sources}
-        start = space.genome(space.start)
-        plan = plan_merge(_recipe(space, start, study.seed, where), sources)
-        return cls(study, where, plan.sources, space, tasks, plan)
-
-    def plan_of(self, candidate: Candidate) -> Plan:
-        """The merge of one candidate, from the models already open."""
-        from genepool.merging import plan_merge
-
-        recipe = _recipe(self.space, candidate.genome, candidate.seed, self.where)
-        return plan_merge(recipe, self.sources, like=self.plan)
+        ground = _merging(study, where, base, sources)
+        return cls(study, where, ground.plan.sources, ground, tasks)
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
@@ -89,7 +90,7 @@ class OpenedStudy:
 
         Of a method from outside the package also its file.
         """
-        study, code = self.study, self.plan.method.code
+        study, code = self.study, self.ground.code()
         return {
             **({"method": code} if code else {}),
             "base": self.sources[study.base].fingerprint(),
@@ -97,16 +98,31 @@ class OpenedStudy:
             "examples": {task.name: _digest(task) for task in self.tasks},
         }
 
+    @property
+    def examples(self) -> int:
+        """Examples per task that score a candidate, of the smallest task."""
+        fewest = min(len(task.examples("valid")) for task in self.tasks)
+        return fewest if self.study.tasks.valid is None else min(fewest, self.study.tasks.valid)
+
+    def worth(self, valid: Mapping[str, float]) -> float:
+        """The fitness of these means of the tasks."""
+        return fitness(valid, self.study.tasks.weights, self.study.objective)
+
+
+def _merging(study: Study, where: str, base: Weights, sources: Mapping[str, Weights]) -> MergeGround:
+    from genepool.merging import find_method, plan_merge
+    from genepool.weights import infer_roles
+
+    method = find_method(study.method, f"{where}:method")
+    roles = infer_roles({name: base.info(name) for name in base.names()})
+    space = Space(study, roles, method.parameters, where=where)
+    start = space.genome(space.start)
+    return MergeGround(space, plan_merge(parsed(space, start, study.seed, where), sources), where)
+
 
 def _digest(task: Task) -> str:
     """SHA-256, hex, of what the task asks on validation and how."""
     return hashlib.sha256("\x1f".join([task.asking, *(e.key for e in task.examples("valid"))]).encode()).hexdigest()
-
-
-def _recipe(space: Space, genome: Mapping[str, float], seed: int, where: str) -> Recipe:
-    from genepool.merging import parse_recipe
-
-    return parse_recipe(space.recipe(genome, seed), where=where)
 
 
 def _chosen(study: Study, where: str) -> list[Task]:
@@ -156,6 +172,7 @@ class ModelEvaluator:
 
     def __init__(self, opened: OpenedStudy, model: LanguageModel, ledger: Ledger) -> None:
         self._opened, self._model, self._ledger = opened, model, ledger
+        self._shuffled: list[Task] | None = None
 
     def __call__(self, candidate: Candidate) -> Verdict:
         """Applies a candidate in place and evaluates it; outcomes are durable in the ledger when this returns."""
@@ -164,36 +181,66 @@ class ModelEvaluator:
         study = self._opened.study
         wall, cpu = time.perf_counter(), time.process_time()
         with torch_threads(study.threads):
-            self._model.assign(self._opened.plan_of(candidate).weights())
+            self._model.assign(self._opened.ground.weights(candidate))
+            probing = bool(study.probe) and candidate.look == study.probe
             table = evaluate(
                 [self._model],
-                self._opened.tasks,
+                self._racing_tasks() if candidate.look else self._opened.tasks,
                 split="valid",
                 ledger=self._ledger,
-                limit=None if candidate.final else study.tasks.valid,
+                limit=None if candidate.final else candidate.look or study.tasks.valid,
                 seed=study.seed,
                 threads=study.threads,
                 batch_size=study.batch,
-                keep_outputs=False,
+                keep_outputs=probing,
             )
         (name,) = table.models
-        valid = {task: float(table.mean(name, task)) for task in table.tasks}
+        scores = [table.scores(name, task) for task in table.tasks]
+        valid = {task: float(row.mean()) for task, row in zip(table.tasks, scores, strict=True)}
         return Verdict(
-            fitness(valid, study.tasks.weights, study.objective),
+            self._opened.worth(valid),
             valid,
+            b"".join(row.astype("<f4").tobytes() for row in scores),
             seconds=time.perf_counter() - wall,
             cpu_seconds=time.process_time() - cpu,
             examples=table.evaluated,
             cached=table.evaluated == 0,
             fingerprint=table.fingerprints[name],
+            behaviour=_behaviour(table) if probing else "",
         )
 
+    def _racing_tasks(self) -> list[Task]:
+        """The tasks with the search's validation examples in the order of races."""
+        if self._shuffled is None:
+            from genepool.measure.racing import race_order
 
-def build_evaluator(study: Study, where: str, ledger: Path, plugin: Path | None = None) -> ModelEvaluator:
+            study = self._opened.study
+            self._shuffled = []
+            for task in self._opened.tasks:
+                examples = list(task.examples("valid"))[: study.tasks.valid]
+                order = race_order([example.key for example in examples], study.seed)
+                raced: dict[str, Sequence[Example]] = {"valid": [examples[i] for i in order]}
+                splits = ChainMap(raced, dict(task.splits))
+                self._shuffled.append(replace(task, splits=splits))
+        return self._shuffled
+
+
+def _behaviour(table: OutcomeTable) -> str:
+    """SHA-256, hex, of what a model answered; empty where it wrote nothing that could be compared."""
+    (name,) = table.models
+    outputs = [output for task in table.tasks for output in table.outputs(name, task)]
+    if any(output is None for output in outputs):
+        return ""
+    return hashlib.sha256("\x1f".join(map(str, outputs)).encode()).hexdigest()
+
+
+def build_evaluator(
+    study: Study, where: str, ledger: Path, plugin: Path | None = None, out: Path | None = None
+) -> ModelEvaluator:
     """A worker's evaluator: models in memory, ledger open. Importable, so that a process pool can call it.
 
     Args:
-        study, where: as for `OpenedStudy.open`.
+        study, where, out: as for `OpenedStudy.open`.
         ledger: where outcomes are kept.
         plugin: the file of the method, which another process does not know yet.
     """
@@ -203,7 +250,6 @@ def build_evaluator(study: Study, where: str, ledger: Path, plugin: Path | None 
     if plugin is not None and study.method not in all_methods():
         load_plugin(plugin)
     with torch_threads(study.threads):
-        opened = OpenedStudy.open(study, where, resident=True)
-        # From the merge, not from the base: a skill may bring a head of its own where the base ties it.
-        model = LanguageModel.load(opened.plan.weights())
+        opened = OpenedStudy.open(study, where, out=out, resident=True)
+        model = LanguageModel.load(opened.ground.model())
     return ModelEvaluator(opened, model, Ledger(ledger))

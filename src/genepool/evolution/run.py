@@ -19,14 +19,17 @@ from typing import Any
 
 from genepool import progress, staging
 from genepool.errors import InputError
+from genepool.evolution.grounds import POPULATION_FOLDER, STORE_FILE, MergeGround
 from genepool.evolution.loop import Search
+from genepool.evolution.opened import OpenedStudy
+from genepool.evolution.rounds import Thrift, looks
 from genepool.evolution.store import StudyStore
-from genepool.evolution.strategies import make_strategy, strategy_entry
-from genepool.evolution.study import Budget, Study, load_study
+from genepool.evolution.strategies import Breeder, Strategy, make_breeder, make_strategy, strategy_entry
+from genepool.evolution.study import Budget, Stop, Study, load_study
 from genepool.evolution.winner import BEST_FILE, WINNER_FOLDER, crown
 from genepool.evolution.workers import InProcess, ProcessPool, Workers
 
-STORE_FILE, STUDY_FILE, HISTORY_FILE, REPORT_FILE = "study.sqlite", "study.yaml", "history.jsonl", "report.html"
+STUDY_FILE, HISTORY_FILE, REPORT_FILE = "study.yaml", "history.jsonl", "report.html"
 _LOCK_FILE = ".lock"
 
 
@@ -80,7 +83,7 @@ def run_study(
         InputError: something the study names is wrong, the study changed, or too many candidates failed.
         KeyboardInterrupt: Ctrl-C; the same call goes on.
     """
-    from genepool.evolution.opened import OpenedStudy, build_evaluator
+    from genepool.evolution.opened import build_evaluator
     from genepool.merging import plugin_of
     from genepool.tasks.ledger import Ledger, default_path
 
@@ -94,14 +97,9 @@ def run_study(
 
     with progress.bar("opening models and tasks"):
         entry = strategy_entry(study.strategy.name, where=f"{where}:strategy.name")
-        opened = OpenedStudy.open(study, where)
-        strategy = make_strategy(
-            entry.name,
-            opened.space.start,
-            seed=study.seed,
-            options=study.strategy.options,
-            where=f"{where}:strategy",
-        )
+        opened = OpenedStudy.open(study, where, out=out)
+        strategy = _strategy(opened)
+        thrift = _thrift(opened)
         _check_budget(study, len(strategy.ask()), where)
         # Opened now, so that a ledger that cannot be used is refused before anything is written.
         Ledger(ledger).close()
@@ -112,7 +110,7 @@ def run_study(
             _clear(out)
         with StudyStore(out / STORE_FILE) as store:
             store.begin(settings, {library: version(library) for library in entry.build.libraries})
-            if (found := _finished(out, store, study.budget)) is not None:
+            if (found := _finished(out, store, study.budget, study.stop)) is not None:
                 progress.say(
                     f"this study is finished: {found['evaluations']} evaluations, best fitness {found['fitness']:.4f}; "
                     f"a larger budget goes on, --overwrite starts anew"
@@ -120,21 +118,56 @@ def run_study(
                 return StudyResult(out, found, resumed=True)
             (out / BEST_FILE).unlink(missing_ok=True)
             staging.write_text(out / STUDY_FILE, _yaml(study))
-            factory = partial(build_evaluator, study, where, ledger, plugin_of(opened.plan.method))
-            who: Workers = InProcess(factory, store) if count == 1 else ProcessPool(factory, store.path, count)
-            finalists = Search(
+            plugin = plugin_of(opened.ground.plan.method) if isinstance(opened.ground, MergeGround) else None
+            factory = partial(build_evaluator, study, where, ledger, plugin, out.resolve())
+            # Only a process can be ended in the middle of an evaluation.
+            alone = count == 1 and study.time_limit is None
+            who: Workers = (
+                InProcess(factory, store) if alone else ProcessPool(factory, store.path, count, study.time_limit)
+            )
+            search = Search(
                 store,
                 strategy,
                 entry.name,
-                opened.space,
+                opened.ground,
                 who,
                 budget=study.budget,
                 seed=study.seed,
                 history=out / HISTORY_FILE,
                 finalists=study.finalists,
-            ).run()
-            best = crown(opened, store, finalists, out, ledger)
+                stop=study.stop,
+                thrift=thrift,
+                kept=opened.ground.keep_only,
+            )
+            finalists = search.run()
+            store.set("stop", study.stop.model_dump())
+            store.set("ended", search.ended)
+            best = crown(opened, store, finalists, out, ledger, notices=search.notices)
             return StudyResult(out, best)
+
+
+def _strategy(opened: OpenedStudy) -> Strategy | Breeder:
+    study, ground = opened.study, opened.ground
+    entry, where = strategy_entry(study.strategy.name), f"{opened.where}:strategy"
+    if isinstance(ground, MergeGround):
+        start, options = ground.space.start, study.strategy.options
+        return make_strategy(entry.name, start, seed=study.seed, options=options, where=where)
+    founders = [skill.name for skill in study.skills]
+    tasks = [task.name for task in opened.tasks]
+    return make_breeder(entry.name, founders, tasks, seed=study.seed, options=study.strategy.options, where=where)
+
+
+def _thrift(opened: OpenedStudy) -> Thrift:
+    study = opened.study
+    if study.race is not None:
+        looks(opened.examples, study.race.first)
+    if study.probe >= opened.examples:
+        raise InputError(
+            f"a probe of {study.probe} examples where {opened.examples} of each task score a candidate",
+            where=f"{opened.where}:probe",
+            fix="Make it smaller",
+        )
+    return Thrift(study.race, study.probe, opened.examples, opened.worth, study.tasks.weights)
 
 
 def _changed(study: Study, evaluations: int | None, seed: int | None) -> Study:
@@ -171,13 +204,15 @@ def _check_budget(study: Study, population: int, where: str) -> None:
         )
 
 
-def _finished(out: Path, store: StudyStore, budget: Budget) -> dict[str, Any] | None:
-    """What `best.json` says, when it is there and the budget asks for no more than was spent."""
+def _finished(out: Path, store: StudyStore, budget: Budget, stop: Stop) -> dict[str, Any] | None:
+    """What `best.json` says, when it is there and neither the budget nor `stop` asks for more than was done."""
     try:
         best = json.loads((out / BEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     spent = len(store.finished())
+    if store.get("ended", "") and store.get("stop", None) == stop.model_dump():
+        return best if isinstance(best, dict) else None
     more = (budget.evaluations is None or spent < budget.evaluations) and (
         budget.minutes is None or store.get("seconds", 0.0) < 60 * budget.minutes
     )
@@ -203,7 +238,8 @@ def _clear(out: Path) -> None:
         REPORT_FILE,
     ):
         (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / WINNER_FOLDER, ignore_errors=True)
+    for folder in (WINNER_FOLDER, POPULATION_FOLDER):
+        shutil.rmtree(out / folder, ignore_errors=True)
 
 
 @contextmanager

@@ -25,39 +25,52 @@ from genepool.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS candidates (
     id TEXT PRIMARY KEY, generation INTEGER NOT NULL, idx INTEGER NOT NULL,
-    x BLOB NOT NULL, genome TEXT NOT NULL, seed INTEGER NOT NULL, UNIQUE (generation, idx));
+    asked BLOB NOT NULL, genome TEXT NOT NULL, seed INTEGER NOT NULL, UNIQUE (generation, idx));
 CREATE TABLE IF NOT EXISTS results (
-    id TEXT NOT NULL, final INTEGER NOT NULL, fitness REAL, valid TEXT NOT NULL, error TEXT NOT NULL,
-    seconds REAL NOT NULL, cpu_seconds REAL NOT NULL, examples INTEGER NOT NULL, cached INTEGER NOT NULL,
-    fingerprint TEXT NOT NULL, PRIMARY KEY (id, final));
-CREATE TABLE IF NOT EXISTS told (generation INTEGER PRIMARY KEY, fitness BLOB NOT NULL);
+    id TEXT NOT NULL, stage INTEGER NOT NULL, fitness REAL, valid TEXT NOT NULL, scores BLOB NOT NULL,
+    error TEXT NOT NULL, seconds REAL NOT NULL, cpu_seconds REAL NOT NULL, examples INTEGER NOT NULL,
+    cached INTEGER NOT NULL, fingerprint TEXT NOT NULL, behaviour TEXT NOT NULL, note TEXT NOT NULL,
+    PRIMARY KEY (id, stage));
+CREATE TABLE IF NOT EXISTS told (generation INTEGER PRIMARY KEY, fitness BLOB NOT NULL, diversity REAL);
 """
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One point the strategy asked for.
+    """One point or birth the strategy asked for.
 
     Attributes:
         id: SHA-256, hex, of the run, the strategy, the generation and the index in it.
-        genome: the merge parameters by gene name.
+        genome: the merge parameters by gene name, or the birth of a model.
         seed: what the merge's own randomness starts from; the same for all candidates of a study, so that two
             candidates differ by their genes alone.
         final: whether it is judged as a finalist, on every validation example.
+        look: how many examples of each task this look at it asks, when it races; 0 for all that score a candidate.
     """
 
     id: str
     generation: int
     index: int
-    genome: dict[str, float]
+    genome: dict[str, Any]
     seed: int
     final: bool = False
+    look: int = 0
+
+    @property
+    def name(self) -> str:
+        """ "generation.index", by which births name their parents."""
+        return f"{self.generation}.{self.index}"
+
+    @property
+    def stage(self) -> int:
+        """What sets its results apart: -1 as a finalist, 0 in the search, else the size of the look."""
+        return -1 if self.final else self.look
 
 
 @dataclass(frozen=True)
@@ -67,21 +80,33 @@ class Verdict:
     Attributes:
         fitness: larger is better; None when the evaluation failed.
         valid: mean validation score by task.
+        scores: score of every example, float32, task after task in the order of `valid`; none for a failure.
         error: why it failed; empty when it did not.
         seconds, cpu_seconds: wall and processor time of applying and evaluating the candidate.
         examples: examples computed now; the ledger's do not count.
         cached: everything came from the ledger.
         fingerprint: of the candidate's weights, as the ledger knows them.
+        behaviour: digest of what it answered to the probe, where candidates that answer alike share a verdict.
+        note: why fewer examples than all stand behind it; empty when all do.
     """
 
     fitness: float | None
     valid: Mapping[str, float] = field(default_factory=dict)
+    scores: bytes = b""
     error: str = ""
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     examples: int = 0
     cached: bool = False
     fingerprint: str = ""
+    behaviour: str = ""
+    note: str = ""
+
+    def example_scores(self) -> np.ndarray:
+        """`scores` as numbers, shape (examples,)."""
+        import numpy as np
+
+        return np.frombuffer(self.scores, dtype="<f4").astype(np.float64)
 
 
 class StudyStore:
@@ -181,8 +206,8 @@ class StudyStore:
         self,
         strategy: str,
         generation: int,
-        xs: np.ndarray,
-        genomes: Sequence[Mapping[str, float]],
+        identities: Sequence[bytes],
+        genomes: Sequence[Mapping[str, Any]],
         seed: int,
     ) -> list[Candidate]:
         """Makes a generation durable before anything of it runs; one that is on record is checked instead.
@@ -190,7 +215,7 @@ class StudyStore:
         Args:
             strategy: name of the strategy, part of the ids.
             generation: counted from 0.
-            xs: shape (n, d): the first n candidates of the generation.
+            identities: what makes each of the first n candidates of the generation what it is, to the last bit.
             genomes: their genomes.
             seed: the seed every candidate is merged with.
 
@@ -198,14 +223,15 @@ class StudyStore:
             InputError: the strategy proposes other candidates than those on record. A library it computes with
                 has changed, or this is another kind of machine.
         """
-        on_record = dict(self._rows("SELECT idx, x FROM candidates WHERE generation = ? ORDER BY idx", (generation,)))
+        on_record = dict(
+            self._rows("SELECT idx, asked FROM candidates WHERE generation = ? ORDER BY idx", (generation,))
+        )
         run = self.run_id
         candidates: list[Candidate] = []
         new: list[tuple[Any, ...]] = []
-        for index, (x, genome) in enumerate(zip(xs, genomes, strict=True)):
+        for index, (data, genome) in enumerate(zip(identities, genomes, strict=True)):
             candidate = Candidate(_id(run, strategy, generation, index), generation, index, dict(genome), seed)
             candidates.append(candidate)
-            data = x.astype("<f8").tobytes()
             if index not in on_record:
                 text = json.dumps(candidate.genome, allow_nan=False)
                 new.append((candidate.id, generation, index, data, text, seed))
@@ -235,7 +261,7 @@ class StudyStore:
             fix="Go on where the run began, or pass --overwrite to start anew; finished evaluations stay in the ledger",
         )
 
-    def guess(self, strategy: str, generation: int, genome: Mapping[str, float], seed: int) -> Candidate:
+    def guess(self, strategy: str, generation: int, genome: Mapping[str, Any], seed: int) -> Candidate:
         """The candidate that stands for a strategy's own guess after so many generations; index -1."""
         return Candidate(_id(self.run_id, strategy, generation, -1), generation, -1, dict(genome), seed)
 
@@ -248,18 +274,21 @@ class StudyStore:
             raise ValueError(f"fitness must be finite or None, not {fitness}")
         with self._transaction():
             self._db.execute(
-                "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     candidate.id,
-                    int(candidate.final),
+                    candidate.stage,
                     fitness,
                     json.dumps(dict(verdict.valid), allow_nan=False),
+                    verdict.scores,
                     verdict.error,
                     verdict.seconds,
                     verdict.cpu_seconds,
                     verdict.examples,
                     int(verdict.cached),
                     verdict.fingerprint,
+                    verdict.behaviour,
+                    verdict.note,
                 ),
             )
 
@@ -267,16 +296,26 @@ class StudyStore:
         """Every candidate with a result, in the order of generation and index; of one generation when named."""
         only, arguments = ("", ()) if generation is None else ("AND generation = ?", (generation,))
         rows = self._rows(
-            f"SELECT {_VERDICT}, c.id, generation, idx, genome, seed FROM candidates c JOIN results r ON c.id = r.id "
-            f"WHERE final = 0 {only} ORDER BY generation, idx",
+            f"SELECT {_VERDICT}, {_CANDIDATE} FROM candidates c JOIN results r ON c.id = r.id "
+            f"WHERE stage = 0 {only} ORDER BY generation, idx",
             arguments,
         )
-        return [(Candidate(row[8], row[9], row[10], json.loads(row[11]), row[12]), _verdict(row)) for row in rows]
+        return [(Candidate(row[-5], row[-4], row[-3], json.loads(row[-2]), row[-1]), _verdict(row)) for row in rows]
 
-    def final(self, candidate: Candidate) -> Verdict | None:
-        """What a candidate was worth as a finalist; None when it was not judged as one."""
-        rows = self._rows(f"SELECT {_VERDICT} FROM results WHERE id = ? AND final = 1", (candidate.id,))
+    def result(self, candidate: Candidate) -> Verdict | None:
+        """What a candidate was worth at its stage (in the search, in one look, as a finalist); None when not known."""
+        rows = self._rows(f"SELECT {_VERDICT} FROM results WHERE id = ? AND stage = ?", (candidate.id, candidate.stage))
         return _verdict(rows[0]) if rows else None
+
+    def candidate(self, name: str) -> Candidate | None:
+        """The candidate called "generation.index"; None when none was asked for by that name."""
+        generation, _, index = name.partition(".")
+        if not (generation.isdecimal() and index.isdecimal()):
+            return None
+        rows = self._rows(
+            f"SELECT {_CANDIDATE} FROM candidates c WHERE generation = ? AND idx = ?", (int(generation), int(index))
+        )
+        return Candidate(rows[0][0], rows[0][1], rows[0][2], json.loads(rows[0][3]), rows[0][4]) if rows else None
 
     def cost(self) -> dict[str, float]:
         """What all evaluations took: summed wall and processor seconds, and examples computed."""
@@ -285,8 +324,9 @@ class StudyStore:
 
     # -- told ---------------------------------------------------------------------------------------------------
 
-    def told(self, generation: int, fitness: np.ndarray, seconds: float) -> None:
-        """Marks a generation as learned from: its fitness, shape (population,), and the time spent, in one go.
+    def told(self, generation: int, fitness: np.ndarray, seconds: float, diversity: float | None = None) -> None:
+        """Marks a generation as learned from: its fitness, shape (population,), the time spent and how much its
+        candidates differ, in one go.
 
         The strategy's state needs no place of its own: it is a function of the generations told so far.
 
@@ -304,8 +344,12 @@ class StudyStore:
                 )
             return
         with self._transaction():
-            self._db.execute("INSERT INTO told VALUES (?, ?)", (generation, data))
+            self._db.execute("INSERT INTO told VALUES (?, ?, ?)", (generation, data, diversity))
             self._set("seconds", seconds)
+
+    def diversity(self) -> list[float | None]:
+        """How much the candidates differed, by generation that was told."""
+        return [row[0] for row in self._rows("SELECT diversity FROM told ORDER BY generation")]
 
     # -- plumbing -----------------------------------------------------------------------------------------------
 
@@ -343,12 +387,25 @@ def _id(*parts: str | int) -> str:
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
 
 
-_VERDICT = "fitness, valid, error, seconds, cpu_seconds, examples, cached, fingerprint"
+_CANDIDATE = "c.id, generation, idx, genome, seed"
+_VERDICT = "fitness, valid, scores, error, seconds, cpu_seconds, examples, cached, fingerprint, behaviour, note"
 
 
 def _verdict(row: Sequence[Any]) -> Verdict:
-    fitness, valid, error, seconds, cpu_seconds, examples, cached, fingerprint = row[:8]
-    return Verdict(fitness, json.loads(valid), error, seconds, cpu_seconds, examples, bool(cached), fingerprint)
+    fitness, valid, scores, error, seconds, cpu_seconds, examples, cached, fingerprint, behaviour, note = row[:11]
+    return Verdict(
+        fitness,
+        json.loads(valid),
+        scores,
+        error,
+        seconds,
+        cpu_seconds,
+        examples,
+        bool(cached),
+        fingerprint,
+        behaviour,
+        note,
+    )
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

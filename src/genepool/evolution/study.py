@@ -115,6 +115,46 @@ class StrategyChoice(Strict):
         return {"name": data} if isinstance(data, str) else data
 
 
+class Breed(Strict):
+    """How a strategy that breeds models holds them."""
+
+    form: Literal["auto", "models", "adapters"] = Field(
+        default="auto",
+        description="`adapters`: the factors of LoRA adapters, which must fit together; `models`: whole models; auto: "
+        "adapters where they fit.",
+    )
+
+
+class Racing(Strict):
+    """Candidates of a generation answer few examples first; who is behind answers no more. A string: the kind."""
+
+    kind: Literal["halving", "test"] = Field(
+        default="halving",
+        description="halving: the better share goes on to twice the examples; test: only who is surely behind leaves.",
+    )
+    first: int | None = Field(
+        default=None, ge=1, description="Examples per task in the first look; null: an eighth, 8 at least."
+    )
+    keep: float = Field(
+        default=0.5, gt=0, lt=1, description="Share that goes on after a look of halving, one at least."
+    )
+    risk: float = Field(
+        default=0.05, gt=0, lt=1, description="Chance at most that a test drops the best of a generation."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, data: Any) -> Any:
+        return {"kind": data} if isinstance(data, str) else data
+
+
+class Stop(Strict):
+    """When to end before the budget is spent; looked at after every generation."""
+
+    target: float | None = Field(default=None, description="A fitness that is enough.")
+    stall: int | None = Field(default=None, ge=1, description="Generations without a better candidate.")
+
+
 class Budget(Strict):
     """When the search ends: whichever comes first."""
 
@@ -129,18 +169,30 @@ class Budget(Strict):
 
 
 class Study(Strict):
-    """One evolution run over merge parameters, as read from a file with the key `study: 1`."""
+    """One evolution run, over merge parameters or over models, as read from a file with the key `study: 1`."""
 
     study: Literal[1] = Field(default=1, description="Version of this format; marks a file as a study.")
     base: str = Field(description="The model every skill was fine-tuned from.")
-    skills: tuple[SkillChoice, ...] = Field(description="The fine-tuned models to merge, two or more.")
-    method: str = Field(description="One of `genepool methods`.")
+    skills: tuple[SkillChoice, ...] = Field(description="The fine-tuned models to merge or breed.")
+    method: str = Field(default="", description="One of `genepool methods`; for strategies that search parameters.")
     parameters: dict[str, Any] = Field(default={}, description="Global merge parameters that stay fixed.")
-    search: dict[str, SearchRange] = Field(description="The merge parameters to search, by name.")
+    search: dict[str, SearchRange] = Field(default={}, description="The merge parameters to search, by name.")
+    breed: Breed = Field(default=Breed(), description="How models are held; for strategies that breed them.")
     tasks: TaskChoice = Field(description="What the candidates are scored on.")
     objective: Objective = Field(default=Objective(), description="How task scores become one fitness.")
     strategy: StrategyChoice = Field(default=StrategyChoice(), description="The search algorithm.")
     budget: Budget = Field(description="When the search ends.")
+    stop: Stop = Field(default=Stop(), description="When to end before that.")
+    race: Racing | None = Field(default=None, description="Whether candidates race on examples; null: they do not.")
+    probe: int = Field(
+        default=0,
+        ge=0,
+        description="Examples per task that a candidate answers first; one that answers them word for word as another "
+        "did shares its scores. 0: none.",
+    )
+    time_limit: float | None = Field(
+        default=None, gt=0, description="Seconds one evaluation may take; what takes longer has failed."
+    )
     finalists: int = Field(
         default=5,
         ge=0,
@@ -163,21 +215,14 @@ class Study(Strict):
 
     @field_validator("skills")
     @classmethod
-    def _several_with_own_names(cls, skills: tuple[SkillChoice, ...]) -> tuple[SkillChoice, ...]:
-        if len(skills) < 2:
-            raise ValueError(f"merging needs two skills or more, not {len(skills)}")
+    def _with_own_names(cls, skills: tuple[SkillChoice, ...]) -> tuple[SkillChoice, ...]:
+        if not skills:
+            raise ValueError("name at least one skill")
         names = [skill.name for skill in skills]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two skills are called '{twice[0]}'; give each a name of its own")
         return skills
-
-    @field_validator("search")
-    @classmethod
-    def _something_to_search(cls, search: dict[str, SearchRange]) -> dict[str, SearchRange]:
-        if not search:
-            raise ValueError("name at least one parameter to search")
-        return search
 
     @model_validator(mode="after")
     def _fixed_or_searched(self) -> Study:
@@ -185,6 +230,31 @@ class Study(Strict):
         both = sorted(fixed & set(self.search))
         if both:
             raise ValueError(f"'{both[0]}' is both fixed and searched; leave one out")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_strategy(self) -> Study:
+        from genepool.evolution.strategies import strategies
+
+        entry = strategies().get(self.strategy.name)
+        if entry is None:
+            return self
+        if entry.varies == "parameters":
+            if not self.method:
+                raise ValueError(f"{entry.name} searches merge parameters: name a `method`")
+            if not self.search:
+                raise ValueError("name at least one parameter to search")
+            if len(self.skills) < 2:
+                raise ValueError(f"merging needs two skills or more, not {len(self.skills)}")
+            return self
+        for key in ("method", "search", "parameters"):
+            if getattr(self, key):
+                raise ValueError(f"{entry.name} varies {entry.varies}: leave `{key}` out")
+        fewest = getattr(entry.build, "fewest", 1)
+        if len(self.skills) < fewest:
+            raise ValueError(f"{entry.name} needs {fewest} skills or more, not {len(self.skills)}")
+        if self.race is not None and "examples" in entry.needs:
+            raise ValueError(f"{entry.name} needs the score of every example, so its candidates cannot race")
         return self
 
     def resolved(self, folder: Path) -> Study:
@@ -197,10 +267,19 @@ class Study(Strict):
     def settings(self) -> dict[str, Any]:
         """Everything of the file that decides which candidates are tried and what they are worth.
 
-        Left out are the budget, which may grow, and where models and tasks lie: those count by their content.
+        Left out are the budget, which may grow, when to stop, and where models and tasks lie: those count by their
+        content.
         """
         return self.model_dump(
-            mode="json", exclude={"budget": True, "base": True, "skills": {"__all__": {"model"}}, "tasks": {"dir"}}
+            mode="json",
+            exclude={
+                "budget": True,
+                "stop": True,
+                "time_limit": True,
+                "base": True,
+                "skills": {"__all__": {"model"}},
+                "tasks": {"dir"},
+            },
         )
 
 

@@ -18,14 +18,19 @@ from genepool.evolution.store import StudyStore
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
-    from genepool.merging import Plan
     from genepool.weights import Weights
 
 BEST_FILE, WINNER_FOLDER = "best.json", "winner"
 
 
 def crown(
-    opened: OpenedStudy, store: StudyStore, finalists: Sequence[Finalist], out: Path, ledger: Path
+    opened: OpenedStudy,
+    store: StudyStore,
+    finalists: Sequence[Finalist],
+    out: Path,
+    ledger: Path,
+    *,
+    notices: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes the winner as a checkpoint, tests what was written, and records the study's end.
 
@@ -35,26 +40,24 @@ def crown(
         finalists: the best of the search, the winner first.
         out: the study's folder; `winner/` and `best.json` appear in it.
         ledger: where test outcomes are kept.
+        notices: what people should know of how the search went.
 
     Returns:
         What `best.json` says.
     """
-    from genepool.merging import run_plan
-    from genepool.merging.card import model_card
     from genepool.weights import open_weights
 
-    plan = opened.plan_of(finalists[0].candidate)
-    folder = out / WINNER_FOLDER
+    winner, folder = finalists[0].candidate, out / WINNER_FOLDER
     lineage = _lineage(opened, store, finalists[0])
-    run_plan(plan, folder, overwrite=True, sections=lineage)
+    opened.ground.write(winner, folder, lineage)
     written = open_weights(str(folder))
     names = {"base": opened.study.base, **{skill.name: skill.model for skill in opened.study.skills}}
     models = {name: opened.sources[model] for name, model in names.items()} | {"winner": written}
     rows = _tested(opened, models, ledger)
-    record = _record(opened, store, finalists, plan, rows, ledger)
+    record = {**_record(opened, store, finalists, rows, ledger), **({"notices": list(notices)} if notices else {})}
     # The card is written again now that the scores of what lies beside it are known.
     sections = {"Scores": _scores(rows, finalists[0]), **lineage}
-    staging.write_text(folder / "README.md", model_card(plan, sections))
+    staging.write_text(folder / "README.md", opened.ground.card(winner, sections))
     staging.write_text(out / BEST_FILE, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return record
 
@@ -96,7 +99,6 @@ def _record(
     opened: OpenedStudy,
     store: StudyStore,
     finalists: Sequence[Finalist],
-    plan: Plan,
     rows: Sequence[Mapping[str, Any]],
     ledger: Path,
 ) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def _record(
             }
             for finalist in finalists
         ],
-        "recipe": plan.recipe.to_dict(),
+        **opened.ground.record(first.candidate),
         "models": list(rows),
         "tasks_dir": opened.study.tasks.dir,
         "ledger": str(ledger.resolve()),
@@ -148,7 +150,7 @@ def _lineage(opened: OpenedStudy, store: StudyStore, winner: Finalist) -> dict[s
         if winner.searched
         else f"the strategy's own guess after {found.generation} generations"
     )
-    genes = "\n".join(f"| {name} | {value:g} |" for name, value in found.genome.items())
+    genes = "\n".join(f"| {name} | {_told(value)} |" for name, value in found.genome.items())
     return {
         "Lineage": (
             f"Found by `{study.strategy.name}` (seed {study.seed}): {place}, chosen on validation among "
@@ -160,6 +162,12 @@ def _lineage(opened: OpenedStudy, store: StudyStore, winner: Finalist) -> dict[s
             f"{spent['examples']} examples computed."
         ),
     }
+
+
+def _told(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_told, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _scores(rows: Sequence[Mapping[str, Any]], winner: Finalist) -> str:

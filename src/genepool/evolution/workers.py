@@ -13,6 +13,7 @@ import os
 import signal
 import sqlite3
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -105,10 +106,12 @@ class Member(Protocol):
     Attributes:
         candidate: what it evaluates; None while it starts or waits.
         idle: whether it waits for a candidate.
+        since: when it was given the candidate, by the monotonic clock, which no clock change moves.
     """
 
     candidate: Candidate | None
     idle: bool
+    since: float
 
     def give(self, candidate: Candidate) -> None:
         """Hands it a candidate to evaluate."""
@@ -132,10 +135,12 @@ class Pool(ABC):
     Args:
         store_path: the study file.
         count: number of members.
+        time_limit: seconds that one evaluation may take; a member that takes longer is ended, and its candidate has
+            failed. None for no limit.
     """
 
-    def __init__(self, store_path: Path, count: int) -> None:
-        self._store_path, self._count = store_path, count
+    def __init__(self, store_path: Path, count: int, time_limit: float | None = None) -> None:
+        self._store_path, self._count, self._time_limit = store_path, count, time_limit
         self._members: list[Any] = []
 
     @abstractmethod
@@ -143,8 +148,8 @@ class Pool(ABC):
         """Starts a member."""
 
     @abstractmethod
-    def _wait(self) -> list[Any]:
-        """The members that have something to say; waits until there are some."""
+    def _wait(self, seconds: float | None) -> list[Any]:
+        """The members that have something to say; waits until there are some, but no longer than `seconds`."""
 
     def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Verdict]]:
         """See `Workers`."""
@@ -160,7 +165,14 @@ class Pool(ABC):
                 for member in self._members:
                     if queue and member.idle:
                         member.give(queue.popleft())
-                for member in self._wait():
+                for candidate in self._overdue():
+                    store.finish(candidate, Verdict(None, error=f"took longer than {self._time_limit:g} s"))
+                    left.discard(candidate.id)
+                    # Its worker may have been through just before it was ended: then that is what stands.
+                    verdict = store.result(candidate)
+                    assert verdict is not None
+                    yield candidate, verdict
+                for member in self._wait(self._patience()):
                     candidate = member.candidate
                     message = member.take()
                     if message is None:
@@ -188,6 +200,22 @@ class Pool(ABC):
                     left.discard(candidate.id)
                     yield candidate, verdict
 
+    def _patience(self) -> float | None:
+        """Seconds until the next evaluation is over its time; None where nothing can be."""
+        since: list[float] = [member.since for member in self._members if member.candidate is not None]
+        if self._time_limit is None or not since:
+            return None
+        return max(0.0, min(since) + self._time_limit - time.monotonic())
+
+    def _overdue(self) -> list[Candidate]:
+        """Ends the members that are over their time; their candidates."""
+        limit, now = self._time_limit, time.monotonic()
+        late = [m for m in self._members if limit is not None and m.candidate is not None and now - m.since >= limit]
+        for member in late:
+            self._members.remove(member)
+            member.end()
+        return [member.candidate for member in late]
+
     def close(self) -> None:
         """Ends every member at once; what is not committed yet is not lost but evaluated by the next run."""
         for member in self._members:
@@ -202,18 +230,19 @@ class ProcessPool(Pool):
         factory: builds a worker's evaluator; must be picklable.
         store_path: the study file, opened by every worker for itself.
         count: number of processes.
+        time_limit: as for `Pool`.
     """
 
-    def __init__(self, factory: Factory, store_path: Path, count: int) -> None:
-        super().__init__(store_path, count)
+    def __init__(self, factory: Factory, store_path: Path, count: int, time_limit: float | None = None) -> None:
+        super().__init__(store_path, count, time_limit)
         self._factory = factory
         self._context = multiprocessing.get_context("spawn")
 
     def _hire(self) -> _Member:
         return _Member(self._context, self._factory, self._store_path)
 
-    def _wait(self) -> list[_Member]:
-        ready = set(wait([member.connection for member in self._members]))
+    def _wait(self, seconds: float | None) -> list[_Member]:
+        ready = set(wait([member.connection for member in self._members], seconds))
         return [member for member in self._members if member.connection in ready]
 
 
@@ -236,9 +265,10 @@ class _Member:
         theirs.close()
         self.candidate: Candidate | None = None
         self.idle = False
+        self.since = 0.0
 
     def give(self, candidate: Candidate) -> None:
-        self.candidate, self.idle = candidate, False
+        self.candidate, self.idle, self.since = candidate, False, time.monotonic()
         # A worker that is already dead is noticed at the next wait.
         with suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(candidate)

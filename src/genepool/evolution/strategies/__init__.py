@@ -1,121 +1,40 @@
-"""The door for search algorithms: `ask()` for candidates in the unit cube, `tell()` what they were worth.
+"""The list of search algorithms: one file of this folder each, found by itself.
 
-One file of this folder per algorithm, found by itself; a strategy knows nothing of models, tasks or files. Uses
-numpy and pydantic only at the top; the study's loop (`genepool.evolution.loop`) is what drives a strategy.
+Every one stands behind the door of `genepool.evolution.door`, `ask()` and `tell()`; none knows of models, tasks or
+files. The study's loop (`genepool.evolution.loop`) is what drives one.
 """
 
 from __future__ import annotations
 
 import importlib
-import math
 import pkgutil
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from genepool.errors import InputError, nearest
-from genepool.schema import Strict, validate
+from genepool.evolution.door import Breeder, Evidence, Strategy, StrategyOptions, default_population
+from genepool.schema import validate
 
 if TYPE_CHECKING:
     import numpy as np
 
+__all__ = [
+    "Breeder",
+    "Evidence",
+    "Strategy",
+    "StrategyEntry",
+    "StrategyOptions",
+    "default_population",
+    "make_breeder",
+    "make_strategy",
+    "register",
+    "strategies",
+    "strategy_entry",
+]
 
-class StrategyOptions(Strict):
-    """What a user may set under `strategy.options`; each strategy subclasses it."""
-
-
-class Strategy(ABC):
-    """A search over the unit cube that maximises a fitness.
-
-    A strategy's state is a function of its constructor arguments and of what it was told, and of nothing else: no
-    clock, no global generator, no thread count. That is how a study resumes: it builds the strategy anew, asks,
-    compares with the candidates on record and tells the fitness on record, generation by generation. Nothing is
-    pickled, so a study file from someone else is only ever numbers.
-
-    Args:
-        start: where the search begins, shape (d,), each in [0, 1].
-        seed: decides every random draw.
-        options: the strategy's own `Options`.
-    """
-
-    Options: ClassVar[type[StrategyOptions]] = StrategyOptions
-    #: Distributions whose version can change what a strategy proposes; recorded with the study.
-    libraries: ClassVar[tuple[str, ...]] = ("numpy",)
-
-    def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
-        import numpy as np
-
-        start = np.array(start, dtype=np.float64)
-        if start.ndim != 1 or not start.size or not ((start >= 0) & (start <= 1)).all():
-            raise ValueError(f"start must be a vector with entries in [0, 1], not {start!r}")
-        self.start, self.seed, self.options = start, seed, options
-        self._pending: np.ndarray | None = None
-
-    @property
-    def dimensions(self) -> int:
-        """Number of coordinates of a candidate."""
-        return len(self.start)
-
-    def ask(self) -> np.ndarray:
-        """The candidates of the current generation, shape (population, d), each entry in [0, 1].
-
-        Asking again before `tell` returns the same candidates.
-        """
-        if self._pending is None:
-            with _one_blas_thread():
-                self._pending = self._ask()
-        return self._pending.copy()
-
-    def tell(self, xs: np.ndarray, fitness: np.ndarray) -> None:
-        """Takes the fitness of every candidate of the generation that `ask` returned; larger is better.
-
-        Args:
-            xs: shape (population, d), exactly what `ask` returned.
-            fitness: shape (population,), finite.
-
-        Raises:
-            ValueError: part of a generation, other candidates than asked, or a fitness that is not finite.
-                Nothing has changed then.
-        """
-        import numpy as np
-
-        xs, fitness = np.asarray(xs, dtype=np.float64), np.asarray(fitness, dtype=np.float64)
-        if self._pending is None:
-            raise ValueError("tell() without ask(): no candidates are waiting for a fitness")
-        if xs.shape != self._pending.shape:
-            raise ValueError(f"tell() takes the whole generation, shape {self._pending.shape}, not {xs.shape}")
-        if not np.array_equal(xs, self._pending):
-            raise ValueError("tell() got other candidates than ask() returned")
-        if fitness.shape != (len(xs),):
-            raise ValueError(f"fitness must have shape ({len(xs)},), not {fitness.shape}")
-        if not np.isfinite(fitness).all():
-            raise ValueError(
-                f"fitness must be finite; entries {np.flatnonzero(~np.isfinite(fitness)).tolist()} are not"
-            )
-        with _one_blas_thread():
-            self._tell(self._pending, fitness)
-        self._pending = None
-
-    def guess(self) -> np.ndarray | None:
-        """Where the strategy believes the best point is, shape (d,), although it never asked for it; None if nowhere.
-
-        Scores are noisy, so the highest one seen flatters its candidate; a guess drawn from all of them does not.
-        """
-        return None
-
-    @abstractmethod
-    def _ask(self) -> np.ndarray:
-        """A new generation, shape (population, d), inside the unit cube."""
-
-    @abstractmethod
-    def _tell(self, xs: np.ndarray, fitness: np.ndarray) -> None:
-        """Learns from one complete generation with finite fitness."""
-
-
-def default_population(dimensions: int) -> int:
-    """4 + floor(3 ln d): CMA-ES's default (Hansen 2016, "The CMA Evolution Strategy: A Tutorial", table 1)."""
-    return 4 + math.floor(3 * math.log(dimensions))
+#: What a strategy varies: merge parameters, whole models, or the singular values of adapters.
+Varies = Literal["parameters", "models", "singular values"]
 
 
 @dataclass(frozen=True)
@@ -126,8 +45,10 @@ class StrategyEntry:
         name: what a study file calls it.
         source: where the algorithm and its defaults come from.
         when: one sentence on when to use it.
-        needs: what it has to be told about each candidate; "fitness" for all of today's.
+        needs: what it has to be told about each candidate: "fitness", and "tasks" (its mean on every task) or
+            "examples" (its score on every example).
         passes: how often each candidate is scored on the validation examples.
+        varies: what its candidates differ in.
         build: the class.
     """
 
@@ -136,7 +57,8 @@ class StrategyEntry:
     when: str
     needs: tuple[str, ...]
     passes: int
-    build: type[Strategy]
+    varies: Varies
+    build: type[Strategy] | type[Breeder]
 
     def parameters(self) -> list[dict[str, Any]]:
         """The options as plain data: name, type, default, meaning."""
@@ -159,23 +81,31 @@ class StrategyEntry:
             "when": self.when,
             "needs": list(self.needs),
             "passes": self.passes,
+            "varies": self.varies,
             "parameters": self.parameters(),
         }
 
 
 _registry: dict[str, StrategyEntry] = {}
-_Class = TypeVar("_Class", bound=type[Strategy])
+_Class = TypeVar("_Class", bound=type[Strategy] | type[Breeder])
 
 
 def register(
-    name: str, *, source: str, when: str, needs: tuple[str, ...] = ("fitness",), passes: int = 1
+    name: str,
+    *,
+    source: str,
+    when: str,
+    needs: tuple[str, ...] = ("fitness",),
+    passes: int = 1,
+    varies: Varies | None = None,
 ) -> Callable[[_Class], _Class]:
     """Class decorator that puts a strategy on the list; see `StrategyEntry` for the arguments."""
 
     def add(build: _Class) -> _Class:
         if name in _registry and _registry[name].build.__qualname__ != build.__qualname__:
             raise ValueError(f"two strategies are called {name!r}")
-        _registry[name] = StrategyEntry(name, source, when, needs, passes, build)
+        kind: Varies = varies or ("models" if issubclass(build, Breeder) else "parameters")
+        _registry[name] = StrategyEntry(name, source, when, needs, passes, kind, build)
         return build
 
     return add
@@ -203,7 +133,7 @@ def strategy_entry(name: str, *, where: str = "") -> StrategyEntry:
 def make_strategy(
     name: str, start: np.ndarray, *, seed: int, options: Mapping[str, Any] | None = None, where: str = ""
 ) -> Strategy:
-    """Builds a strategy.
+    """Builds a strategy over the unit cube.
 
     Args:
         name: one of `strategies()`.
@@ -213,19 +143,42 @@ def make_strategy(
         where: file and key for errors.
 
     Raises:
-        InputError: unknown strategy or option, or an option out of range.
+        InputError: unknown strategy or option, an option out of range, or a strategy that breeds models.
     """
     entry = strategy_entry(name, where=where)
-    return entry.build(
-        start, seed, validate(entry.build.Options, dict(options or {}), f"{where}.options" if where else "")
-    )
+    if not issubclass(entry.build, Strategy):
+        raise InputError(f"{name} breeds models, not points", where=where, fix="Use `make_breeder`")
+    return entry.build(start, seed, _options(entry, options, where))
 
 
-def _one_blas_thread() -> Any:
-    # Several BLAS threads cost about ten times on the small matrices of a search, and change the last bits.
-    from threadpoolctl import threadpool_limits
+def make_breeder(
+    name: str,
+    founders: Sequence[str],
+    tasks: Sequence[str],
+    *,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+    where: str = "",
+) -> Breeder:
+    """Builds a strategy that breeds models.
 
-    return threadpool_limits(limits=1, user_api="blas")
+    Args:
+        name: one of `strategies()`.
+        founders: names of the models it starts from.
+        tasks: names of the tasks that it is told the means of.
+        seed, options, where: as for `make_strategy`.
+
+    Raises:
+        InputError: unknown strategy or option, an option out of range, or a strategy that searches points.
+    """
+    entry = strategy_entry(name, where=where)
+    if not issubclass(entry.build, Breeder):
+        raise InputError(f"{name} searches points, it breeds no models", where=where, fix="Use `make_strategy`")
+    return entry.build(founders, tasks, seed, _options(entry, options, where))
+
+
+def _options(entry: StrategyEntry, options: Mapping[str, Any] | None, where: str) -> StrategyOptions:
+    return validate(entry.build.Options, dict(options or {}), f"{where}.options" if where else "")
 
 
 def _types(schema: Mapping[str, Any]) -> list[str]:

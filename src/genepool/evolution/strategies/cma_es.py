@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from genepool.evolution.strategies import Strategy, StrategyOptions, default_population, register
+from genepool.evolution.strategies import Evidence, Strategy, StrategyOptions, default_population, register
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class CmaEs(Strategy):
         favourite: np.ndarray = np.asarray(self._search.result.xfavorite, dtype=np.float64)
         return favourite.clip(0, 1)
 
-    def _tell(self, xs: np.ndarray, fitness: np.ndarray) -> None:
+    def _tell(self, xs: np.ndarray, fitness: np.ndarray, evidence: Evidence | None) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._search.tell(list(xs), [-float(value) for value in fitness])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from genepool.evolution.strategies import Strategy, StrategyOptions, default_population, register
+from genepool.evolution.strategies import Evidence, Strategy, StrategyOptions, default_population, register
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class DifferentialEvolution(Strategy):
         taken[np.arange(size), generator.integers(d, size=size)] = True
         return np.where(taken, moved, members)
 
-    def _tell(self, xs: np.ndarray, fitness: np.ndarray) -> None:
+    def _tell(self, xs: np.ndarray, fitness: np.ndarray, evidence: Evidence | None) -> None:
         import numpy as np
 
         self.generation += 1

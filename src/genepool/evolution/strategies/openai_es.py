@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from genepool.evolution.strategies import Strategy, StrategyOptions, default_population, register
+from genepool.evolution.strategies import Evidence, Strategy, StrategyOptions, default_population, register
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class OpenAiEs(Strategy):
         """The point the gradient has led to."""
         return self.mean.clip(0, 1) if self.generation else None
 
-    def _tell(self, xs: np.ndarray, fitness: np.ndarray) -> None:
+    def _tell(self, xs: np.ndarray, fitness: np.ndarray, evidence: Evidence | None) -> None:
         import numpy as np
 
         options = self.options

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from genepool.evolution.strategies import Strategy, StrategyOptions, default_population, register
+from genepool.evolution.strategies import Evidence, Strategy, StrategyOptions, default_population, register
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -58,5 +58,5 @@ class QuasiRandom(Strategy):
             xs[0] = self.start
         return xs
 
-    def _tell(self, xs: np.ndarray, fitness: np.ndarray) -> None:
+    def _tell(self, xs: np.ndarray, fitness: np.ndarray, evidence: Evidence | None) -> None:
         self._first = False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from genepool.evolution.strategies import Strategy, StrategyOptions, default_population, register
+from genepool.evolution.strategies import Evidence, Strategy, StrategyOptions, default_population, register
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -52,5 +52,5 @@ class RandomSearch(Strategy):
             xs[0] = self.start
         return xs
 
-    def _tell(self, xs: np.ndarray, fitness: np.ndarray) -> None:
+    def _tell(self, xs: np.ndarray, fitness: np.ndarray, evidence: Evidence | None) -> None:
         self.generation += 1

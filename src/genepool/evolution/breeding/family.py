@@ -1,0 +1,187 @@
+"""The children of a run: births become tensors, from memory, from the disk, or made again from their parents.
+
+A birth determines its tensors to the last bit, so what is kept is only ever saved work: any file may be deleted, and
+whoever needs a child that is gone makes it again. Used by every worker of a study that breeds models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genepool import staging
+from genepool.errors import InputError
+from genepool.evolution.breeding.operators import operator
+from genepool.evolution.breeding.stock import Stock
+from genepool.evolution.door import Birth
+from genepool.weights import Weights
+from genepool.weights.tensor_info import torch_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+    Tensors = Mapping[str, torch.Tensor]
+
+#: Bytes of children that a worker keeps in memory; what does not fit is read from the disk again.
+MEMORY = 2 << 30
+
+
+class Family:
+    """Founders and their descendants.
+
+    Args:
+        stock: the founders.
+        births: the birth of a child by its name; raises `KeyError` for a name that nobody has.
+        folder: where children are kept between workers and sittings; None keeps them in memory alone.
+        memory: bytes of children kept in memory.
+    """
+
+    def __init__(
+        self, stock: Stock, births: Callable[[str], Birth], folder: Path | None = None, *, memory: int = MEMORY
+    ) -> None:
+        self.stock, self._births, self._folder, self._memory = stock, births, folder, memory
+        self._held: OrderedDict[str, Tensors] = OrderedDict()
+        self._fingerprints: dict[str, str] = {}
+        self._root = stock.fingerprint()
+
+    def child(self, name: str, birth: Birth) -> Weights:
+        """The model of a birth; its tensors are kept, so that its own children need not make it again."""
+        if birth.op == "copy" and self.stock.dtype is None:
+            # The founder itself, under its own fingerprint: what is known of it need not be asked again.
+            return self.stock.founders[birth.parents[0]]
+        tensors = self._tensors(name, birth)
+        return self.stock.express(tensors, name, self._fingerprint(name, birth))
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Deletes the files of all children but these."""
+        if self._folder is None or not self._folder.is_dir():
+            return
+        wanted = {f"{name}.safetensors" for name in names}
+        for path in self._folder.iterdir():
+            if path.name not in wanted:
+                path.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------ tensors
+
+    def _tensors(self, name: str, birth: Birth) -> Tensors:
+        # Made again from the oldest on: lines of descent are longer than the interpreter's stack is deep.
+        waiting = [(name, birth)]
+        while True:
+            current, its = waiting[-1]
+            found = self._find(current)
+            if found is None:
+                missing = [p for p in its.parents if p not in self.stock.founders and self._find(p) is None]
+                if missing:
+                    waiting += [(parent, self._born(parent)) for parent in missing]
+                    continue
+                found = self._keep(current, self._make(its))
+            waiting.pop()
+            if not waiting:
+                return found
+
+    def _make(self, birth: Birth) -> dict[str, torch.Tensor]:
+        import torch
+
+        parents: list[Tensors] = []
+        for parent in birth.parents:
+            held = _Founder(self.stock, parent) if parent in self.stock.founders else self._find(parent)
+            assert held is not None
+            parents.append(held)
+        made = {}
+        with torch.no_grad():
+            for tensor, value in operator(birth.op)(self.stock, parents, birth):
+                made[tensor] = value.to(torch_dtype(self.stock.infos[tensor].dtype)).contiguous()
+        return made
+
+    def _find(self, name: str) -> Tensors | None:
+        if name in self._held:
+            self._held.move_to_end(name)
+            return self._held[name]
+        path = self._path(name)
+        if path is None or not path.is_file():
+            return None
+        return self._hold(name, self._load(path))
+
+    def _load(self, path: Path) -> dict[str, torch.Tensor]:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            tensors: dict[str, torch.Tensor] = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"cannot be read ({error})", where=path, fix="Delete it: the child is made again"
+            ) from error
+        if {name: tuple(t.shape) for name, t in tensors.items()} != {n: i.shape for n, i in self.stock.infos.items()}:
+            raise InputError("not a child of this study", where=path, fix="Delete it: the child is made again")
+        return tensors
+
+    def _keep(self, name: str, tensors: dict[str, torch.Tensor]) -> Tensors:
+        from safetensors.torch import save_file
+
+        path = self._path(name)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f".{path.name}.{os.getpid()}")
+            with staging.reporting_full_disk(path):
+                try:
+                    save_file(tensors, beside)
+                    os.replace(beside, path)
+                finally:
+                    beside.unlink(missing_ok=True)
+        return self._hold(name, tensors)
+
+    def _hold(self, name: str, tensors: Tensors) -> Tensors:
+        self._held[name] = tensors
+        while len(self._held) > 1 and len(self._held) * self.stock.nbytes > self._memory:
+            self._held.popitem(last=False)
+        return tensors
+
+    def _path(self, name: str) -> Path | None:
+        return None if self._folder is None else self._folder / f"{name}.safetensors"
+
+    def _born(self, name: str) -> Birth:
+        try:
+            return self._births(name)
+        except KeyError:
+            raise InputError(
+                f"no founder and no child is called '{name}'", fix="Start the study anew with --overwrite"
+            ) from None
+
+    # ------------------------------------------------------------------ fingerprints
+
+    def _fingerprint(self, name: str, birth: Birth) -> str:
+        waiting = [(name, birth)]
+        while waiting:
+            current, its = waiting[-1]
+            missing = [p for p in its.parents if p not in self.stock.founders and p not in self._fingerprints]
+            if missing and current not in self._fingerprints:
+                waiting += [(parent, self._born(parent)) for parent in missing]
+                continue
+            waiting.pop()
+            if current not in self._fingerprints:
+                lines = [self._root] + [self._fingerprints.get(p, f"founder {p}") for p in its.parents]
+                own = Birth(its.op, (), its.parameters, its.seed)
+                digest = hashlib.sha256("\x1f".join(lines).encode() + own.to_bytes())
+                self._fingerprints[current] = digest.hexdigest()
+        return self._fingerprints[name]
+
+
+class _Founder(Mapping[str, "torch.Tensor"]):
+    """A founder's tensors, read when they are asked for."""
+
+    def __init__(self, stock: Stock, name: str) -> None:
+        self._stock, self.name = stock, name
+
+    def __getitem__(self, tensor: str) -> torch.Tensor:
+        return self._stock.founder(self.name, tensor)
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._stock.infos)
+
+    def __len__(self) -> int:
+        return len(self._stock.infos)

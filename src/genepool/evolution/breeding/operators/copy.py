@@ -1,0 +1,23 @@
+"""A founder as it is: how specialists enter a population and are judged like everyone else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from genepool.evolution.breeding.operators import register
+from genepool.evolution.door import Birth
+
+if TYPE_CHECKING:
+    import torch
+
+    from genepool.evolution.breeding.operators import Parents
+    from genepool.evolution.breeding.stock import Stock
+
+
+@register("copy")
+def copy(stock: Stock, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+    """The one parent."""
+    (parent,) = parents
+    for name in stock.infos:
+        yield name, parent[name]

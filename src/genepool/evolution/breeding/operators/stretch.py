@@ -1,0 +1,35 @@
+"""A weighted sum of parents, moved along the singular directions in which an expert left the base (CycleQD)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from genepool.evolution.breeding.operators import register
+from genepool.evolution.breeding.operators.mix import weighted
+from genepool.evolution.door import Birth
+from genepool.seeding import torch_generator
+
+if TYPE_CHECKING:
+    import torch
+
+    from genepool.evolution.breeding.operators import Parents
+    from genepool.evolution.breeding.stock import Stock
+
+
+@register("stretch")
+def stretch(stock: Stock, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+    """`sum weights[i] * parents[i] + U diag(r s) V^T` for every matrix.
+
+    U diag(s) V^T is the change of the founder `expert`, r uniform on [0, `rate`) for each direction. Vectors (norms,
+    biases) stay as they are mixed.
+    """
+    import torch
+
+    for name, info in stock.infos.items():
+        made = weighted(name, parents, birth.parameters["weights"])
+        if len(info.shape) >= 2:
+            left, values, right = stock.spectrum(birth.parameters["expert"], name)
+            draws = torch.rand(min(info.matrix), generator=torch_generator(birth.seed, name))[: len(values)]
+            made += ((left * (values * draws * birth.parameters["rate"])) @ right).reshape(info.shape)
+        yield name, made

@@ -1,0 +1,262 @@
+"""What a population is made of: the tensors that operators work on, and how they become a model again.
+
+Whole models are held as the tensors that founders move; adapters that fit together as their factors, so that a child
+of eight adapters of a large base is as small as one of them. Operators see named float32 tensors either way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from genepool.errors import InputError
+from genepool.spectral import Factors, singular_triplets
+from genepool.weights import TensorInfo, Weights
+from genepool.weights.adapter import LoraOnBase
+from genepool.weights.change_on_base import ChangeOnBase
+from genepool.weights.tensor_info import shape_text, torch_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+    Tensors = Mapping[str, torch.Tensor]
+
+Form = Literal["auto", "models", "adapters"]
+
+#: Singular vectors of experts that are remembered between births.
+_REMEMBERED = 256
+
+
+class Stock(ABC):
+    """The founders of a population in one form.
+
+    Args:
+        base: the model they were fine-tuned from.
+        founders: the fine-tuned models by name.
+        dtype: safetensors name of the type models are held in; as the base's tensors when None.
+
+    Attributes:
+        infos: the tensors that operators work on, in the order of the flat vector, as children hold them.
+    """
+
+    infos: Mapping[str, TensorInfo]
+
+    def __init__(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None) -> None:
+        self.base, self.founders, self.dtype = base, dict(founders), dtype
+        self._spectra: dict[tuple[str, str], Factors] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one child."""
+        return sum(info.nbytes for info in self.infos.values())
+
+    @abstractmethod
+    def founder(self, name: str, tensor: str) -> torch.Tensor:
+        """A founder's tensor, float32."""
+
+    @abstractmethod
+    def origin(self, tensor: str) -> torch.Tensor | None:
+        """Where the changes of a tensor start from, float32; None for zero."""
+
+    @abstractmethod
+    def express(self, tensors: Tensors, label: str, fingerprint: str) -> Weights:
+        """The model that a child's tensors make."""
+
+    def spectrum(self, founder: str, tensor: str) -> Factors:
+        """Singular vectors and values of a founder's change of a matrix."""
+        known = self._spectra.get((founder, tensor))
+        if known is None:
+            change, origin = self.founder(founder, tensor), self.origin(tensor)
+            change = change if origin is None else change - origin
+            matrix = change.reshape(self.infos[tensor].matrix)
+            known = singular_triplets(matrix, min(matrix.shape))
+            if len(self._spectra) >= _REMEMBERED:
+                self._spectra.clear()
+            self._spectra[founder, tensor] = known
+        return known
+
+    def fingerprint(self) -> str:
+        """SHA-256, hex, of what the founders are and how they are held."""
+        parts = [type(self).__name__, self.dtype or "", self.base.fingerprint()]
+        parts += [f"{name}={weights.fingerprint()}" for name, weights in self.founders.items()]
+        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+
+class ModelStock(Stock):
+    """Whole models: the float tensors that some founder moves; all others are the base's."""
+
+    def __init__(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None = None) -> None:
+        super().__init__(base, founders, dtype)
+        for name, weights in self.founders.items():
+            check_alike(base, name, weights)
+        self.infos = {
+            name: base.info(name) if dtype is None else base.info(name).with_dtype(dtype)
+            for name in base.names()
+            # Without founders everything begins at random, so everything can move.
+            if base.info(name).is_float
+            and (not self.founders or any(w.moves(name, base) for w in self.founders.values()))
+        }
+
+    def founder(self, name: str, tensor: str) -> torch.Tensor:
+        import torch
+
+        return self.founders[name].read(tensor).to(torch.float32)
+
+    def origin(self, tensor: str) -> torch.Tensor:
+        import torch
+
+        return self.base.read(tensor).to(torch.float32)
+
+    def express(self, tensors: Tensors, label: str, fingerprint: str) -> Weights:
+        return _Child(self.base, tensors, label, fingerprint, self.dtype)
+
+
+class AdapterStock(Stock):
+    """LoRA adapters of one base, of the same ranks on the same tensors: their factors, scales multiplied into B."""
+
+    def __init__(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None = None) -> None:
+        super().__init__(base, founders, dtype)
+        self._adapters: dict[str, LoraOnBase] = {}
+        infos: dict[str, TensorInfo] = {}
+        for name, weights in self.founders.items():
+            assert isinstance(weights, LoraOnBase)
+            self._adapters[name] = weights
+            own: dict[str, TensorInfo] = {}
+            for tensor in base.names():
+                if tensor in weights.changed():
+                    left, right, _ = _factors(weights, tensor)
+                    own[f"{tensor}:B"] = TensorInfo(tuple(left.shape), "F32")
+                    own[f"{tensor}:A"] = TensorInfo(tuple(right.shape), "F32")
+            if infos and own != infos:
+                odd = sorted(name for name in own.keys() | infos.keys() if own.get(name) != infos.get(name))[0]
+                raise InputError(
+                    f"the adapter {name} and the one before it differ in {odd.rpartition(':')[0]}",
+                    where="breed.form",
+                    fix="Breed whole models (`form: models`), or adapters of the same ranks on the same tensors",
+                )
+            infos = own
+        self.infos = infos
+
+    @staticmethod
+    def fits(founders: Mapping[str, Weights]) -> bool:
+        """Whether all founders are adapters that hold factors of the same shapes for the same tensors."""
+        shapes = set()
+        for weights in founders.values():
+            if not isinstance(weights, LoraOnBase):
+                return False
+            held = {name: weights.factors(name) for name in weights.changed()}
+            if any(one is None for one in held.values()):
+                return False
+            shapes.add(tuple(sorted((name, one[1].shape[0]) for name, one in held.items() if one is not None)))
+        return len(shapes) == 1
+
+    def founder(self, name: str, tensor: str) -> torch.Tensor:
+        import torch
+
+        target, _, side = tensor.rpartition(":")
+        left, right, scale = _factors(self._adapters[name], target)
+        return right.to(torch.float32) if side == "A" else left.to(torch.float32) * scale
+
+    def origin(self, tensor: str) -> torch.Tensor | None:
+        return None
+
+    def express(self, tensors: Tensors, label: str, fingerprint: str) -> Weights:
+        return _AdaptedChild(self.base, tensors, label, fingerprint, self.dtype)
+
+
+def make_stock(base: Weights, founders: Mapping[str, Weights], form: Form, dtype: str | None, *, where: str) -> Stock:
+    """Founders in the form asked for; `auto` takes adapters as such where they fit together.
+
+    Raises:
+        InputError: `adapters` was asked for and they do not fit together, or models of other bases.
+    """
+    fits = AdapterStock.fits(founders)
+    if form == "adapters" and not fits:
+        raise InputError(
+            "not all skills are plain LoRA adapters of the same ranks on the same tensors",
+            where=f"{where}:breed.form",
+            fix="Say `form: models`, which takes any",
+        )
+    kind = AdapterStock if fits and form != "models" else ModelStock
+    return kind(base, founders, dtype)
+
+
+def check_alike(base: Weights, name: str, weights: Weights) -> None:
+    """Refuses a model that is not of the base's architecture."""
+    for tensor in sorted(set(base.names()) ^ set(weights.names())):
+        raise InputError(
+            f"{name} {'lacks' if tensor in base else 'has'} the tensor {tensor}, unlike the base {base.name}",
+            where=weights.name,
+            fix="Breed fine-tunes of one base",
+        )
+    for tensor in base.names():
+        mine, theirs = weights.info(tensor).shape, base.info(tensor).shape
+        if mine != theirs:
+            raise InputError(
+                f"{tensor} of {name} is {shape_text(mine)} where the base has {shape_text(theirs)}",
+                where=weights.name,
+                fix="Breed fine-tunes of one base",
+            )
+
+
+def _factors(adapter: LoraOnBase, tensor: str) -> tuple[torch.Tensor, torch.Tensor, float]:
+    found = adapter.factors(tensor)
+    assert found is not None
+    return found
+
+
+class _Child(Weights):
+    """A base with some tensors in place of its own."""
+
+    def __init__(self, base: Weights, tensors: Tensors, label: str, fingerprint: str, dtype: str | None) -> None:
+        self._base, self._own, self.name = base, tensors, label
+        self.folder, self.config, self.chat_template = base.folder, base.config, base.chat_template
+        self._fingerprint, self._dtype = fingerprint, dtype
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        return self._base.tokenizer_folder
+
+    def names(self) -> tuple[str, ...]:
+        return self._base.names()
+
+    def aliases(self) -> Mapping[str, str]:
+        return self._base.aliases()
+
+    def info(self, name: str) -> TensorInfo:
+        info = self._base.info(name)
+        return info if self._dtype is None or not info.is_float else info.with_dtype(self._dtype)
+
+    def read(self, name: str) -> torch.Tensor:
+        own = self._own.get(self.aliases().get(name, name))
+        return (self._base.read(name) if own is None else own).to(torch_dtype(self.info(name).dtype))
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+
+class _AdaptedChild(ChangeOnBase):
+    """A base with the products of a child's factors added."""
+
+    def __init__(self, base: Weights, factors: Tensors, label: str, fingerprint: str, dtype: str | None) -> None:
+        super().__init__(base, label)
+        self._factors, self._fingerprint, self._dtype = factors, fingerprint, dtype
+
+    def changed(self) -> frozenset[str]:
+        return frozenset(name.rpartition(":")[0] for name in self._factors)
+
+    def change(self, name: str) -> torch.Tensor:
+        return self._factors[f"{name}:B"] @ self._factors[f"{name}:A"]
+
+    def info(self, name: str) -> TensorInfo:
+        info = self.base.info(name)
+        return info if self._dtype is None or not info.is_float else info.with_dtype(self._dtype)
+
+    def read(self, name: str) -> torch.Tensor:
+        return super().read(name).to(torch_dtype(self.info(name).dtype))
+
+    def fingerprint(self) -> str:
+        return self._fingerprint

@@ -1,0 +1,270 @@
+"""The door that every search algorithm stands behind: `ask()` for candidates, `tell()` what they were worth.
+
+A `Strategy` proposes points of the unit cube; a `Breeder` proposes births, each of which says how one model comes to
+be. Both are told a fitness, and, where they need it, the means of every task and the score of every example.
+Knows nothing of models, tasks or files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from genepool.schema import Strict
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class StrategyOptions(Strict):
+    """What a user may set under `strategy.options`; each strategy subclasses it."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a generation beyond its fitness. A failed candidate has 0 everywhere.
+
+    Attributes:
+        tasks: names of the tasks.
+        means: shape (population, tasks): mean score of each candidate on each task, from 0 to 1.
+        scores: shape (population, examples): score on each example, from 0 to 1, task after task, the same examples
+            in the same order for every candidate of the run.
+    """
+
+    tasks: tuple[str, ...]
+    means: np.ndarray
+    scores: np.ndarray
+
+
+Asked = TypeVar("Asked")
+
+
+class Door(ABC, Generic[Asked]):
+    """What strategies over points and breeders have in common.
+
+    The state of either is a function of its constructor arguments and of what it was told, and of nothing else: no
+    clock, no global generator, no thread count. That is how a study resumes: it builds the strategy anew, asks,
+    compares with the candidates on record and tells what is on record, generation by generation. Nothing is pickled,
+    so a study file from someone else is only ever numbers.
+    """
+
+    Options: ClassVar[type[StrategyOptions]] = StrategyOptions
+    #: Distributions whose version can change what a strategy proposes; recorded with the study.
+    libraries: ClassVar[tuple[str, ...]] = ("numpy",)
+
+    def __init__(self, seed: int, options: StrategyOptions) -> None:
+        self.seed, self.options = seed, options
+        self._pending: Asked | None = None
+
+    def _asked(self) -> Asked:
+        if self._pending is None:
+            with _one_blas_thread():
+                self._pending = self._ask()
+        return self._pending
+
+    def _check_told(self, count: int, fitness: np.ndarray, evidence: Evidence | None) -> None:
+        import numpy as np
+
+        if fitness.shape != (count,):
+            raise ValueError(f"fitness must have shape ({count},), not {fitness.shape}")
+        if not np.isfinite(fitness).all():
+            raise ValueError(
+                f"fitness must be finite; entries {np.flatnonzero(~np.isfinite(fitness)).tolist()} are not"
+            )
+        if evidence is not None:
+            for name, table in (("means", evidence.means), ("scores", evidence.scores)):
+                if table.ndim != 2 or len(table) != count:
+                    raise ValueError(f"evidence.{name} must have {count} rows, not shape {table.shape}")
+                if not np.isfinite(table).all():
+                    raise ValueError(f"evidence.{name} must be finite")
+            if evidence.means.shape[1] != len(evidence.tasks):
+                raise ValueError(
+                    f"evidence.means has {evidence.means.shape[1]} columns for {len(evidence.tasks)} tasks"
+                )
+
+    @abstractmethod
+    def _ask(self) -> Asked:
+        """A new generation."""
+
+
+class Strategy(Door["np.ndarray"]):
+    """A search over the unit cube that maximises a fitness.
+
+    Args:
+        start: where the search begins, shape (d,), each in [0, 1].
+        seed: decides every random draw.
+        options: the strategy's own `Options`.
+    """
+
+    def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
+        import numpy as np
+
+        super().__init__(seed, options)
+        start = np.array(start, dtype=np.float64)
+        if start.ndim != 1 or not start.size or not ((start >= 0) & (start <= 1)).all():
+            raise ValueError(f"start must be a vector with entries in [0, 1], not {start!r}")
+        self.start = start
+
+    @property
+    def dimensions(self) -> int:
+        """Number of coordinates of a candidate."""
+        return len(self.start)
+
+    def ask(self) -> np.ndarray:
+        """The candidates of the current generation, shape (population, d), each entry in [0, 1].
+
+        Asking again before `tell` returns the same candidates.
+        """
+        return self._asked().copy()
+
+    def tell(self, xs: np.ndarray, fitness: np.ndarray, evidence: Evidence | None = None) -> None:
+        """Takes what every candidate of the generation that `ask` returned was worth; larger is better.
+
+        Args:
+            xs: shape (population, d), exactly what `ask` returned.
+            fitness: shape (population,), finite.
+            evidence: tasks and examples, for the strategies that need them.
+
+        Raises:
+            ValueError: part of a generation, other candidates than asked, or a fitness that is not finite.
+                Nothing has changed then.
+        """
+        import numpy as np
+
+        xs, fitness = np.asarray(xs, dtype=np.float64), np.asarray(fitness, dtype=np.float64)
+        if self._pending is None:
+            raise ValueError("tell() without ask(): no candidates are waiting for a fitness")
+        if xs.shape != self._pending.shape:
+            raise ValueError(f"tell() takes the whole generation, shape {self._pending.shape}, not {xs.shape}")
+        if not np.array_equal(xs, self._pending):
+            raise ValueError("tell() got other candidates than ask() returned")
+        self._check_told(len(xs), fitness, evidence)
+        with _one_blas_thread():
+            self._tell(self._pending, fitness, evidence)
+        self._pending = None
+
+    def guess(self) -> np.ndarray | None:
+        """Where the strategy believes the best point is, shape (d,), although it never asked for it; None if nowhere.
+
+        Scores are noisy, so the highest one seen flatters its candidate; a guess drawn from all of them does not.
+        """
+        return None
+
+    @abstractmethod
+    def _tell(self, xs: np.ndarray, fitness: np.ndarray, evidence: Evidence | None) -> None:
+        """Learns from one complete generation with finite fitness."""
+
+
+@dataclass(frozen=True)
+class Birth:
+    """How one model comes to be: plain data that determines its weights to the last bit.
+
+    Attributes:
+        op: one of `genepool.evolution.breeding.operators`.
+        parents: founders by name, children of the run as "generation.index".
+        parameters: what the operator takes, as plain data.
+        seed: where its randomness starts from.
+    """
+
+    op: str
+    parents: tuple[str, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def to_genome(self) -> dict[str, Any]:
+        """The birth as the JSON a study keeps and shows."""
+        return {"op": self.op, "parents": list(self.parents), **self.parameters, "seed": self.seed}
+
+    @classmethod
+    def from_genome(cls, genome: Mapping[str, Any]) -> Birth:
+        """The reverse of `to_genome`."""
+        rest = {key: value for key, value in genome.items() if key not in ("op", "parents", "seed")}
+        return cls(genome["op"], tuple(genome["parents"]), rest, genome["seed"])
+
+    def to_bytes(self) -> bytes:
+        """What makes two births the same."""
+        return json.dumps(self.to_genome(), sort_keys=True, allow_nan=False).encode()
+
+
+class Breeder(Door["list[Birth]"]):
+    """A population of models: it proposes births and is told what the children were worth.
+
+    Args:
+        founders: names of the models it starts from.
+        tasks: names of the tasks whose means it is told, in the order of `Evidence.means`.
+        seed: decides every random draw.
+        options: the breeder's own `Options`.
+
+    Attributes:
+        generation: how many generations were told. The children of the next are called "generation.index".
+    """
+
+    #: How many founders it needs.
+    fewest: ClassVar[int] = 1
+
+    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: StrategyOptions) -> None:
+        super().__init__(seed, options)
+        if len(founders) < self.fewest or len(set(founders)) < len(founders):
+            raise ValueError(f"founders must be {self.fewest} or more different names, not {list(founders)}")
+        self.founders, self.tasks = tuple(founders), tuple(tasks)
+        self.generation = 0
+
+    def ask(self) -> list[Birth]:
+        """The births of the current generation. Asking again before `tell` returns the same ones."""
+        return list(self._asked())
+
+    def tell(self, births: Sequence[Birth], fitness: np.ndarray, evidence: Evidence | None = None) -> None:
+        """Takes what every child of the generation was worth; larger is better.
+
+        Args:
+            births: exactly what `ask` returned.
+            fitness: shape (population,), finite.
+            evidence: tasks and examples, for the breeders that need them.
+
+        Raises:
+            ValueError: part of a generation, other births than asked, or a fitness that is not finite.
+                Nothing has changed then.
+        """
+        import numpy as np
+
+        fitness = np.asarray(fitness, dtype=np.float64)
+        if self._pending is None:
+            raise ValueError("tell() without ask(): no births are waiting for a fitness")
+        if list(births) != self._pending:
+            raise ValueError("tell() takes exactly the births that ask() returned")
+        self._check_told(len(births), fitness, evidence)
+        names = [f"{self.generation}.{i}" for i in range(len(births))]
+        with _one_blas_thread():
+            self._tell(names, self._pending, fitness, evidence)
+        self._pending = None
+        self.generation += 1
+
+    def guess(self) -> Birth | None:
+        """A model it believes in although it never asked for it, such as an average of the best; None if none."""
+        return None
+
+    @abstractmethod
+    def living(self) -> frozenset[str]:
+        """Names of the children that may still become parents; what is not among them need not be kept."""
+
+    @abstractmethod
+    def _tell(
+        self, names: Sequence[str], births: Sequence[Birth], fitness: np.ndarray, evidence: Evidence | None
+    ) -> None:
+        """Learns from one complete generation with finite fitness; `names` are what the children are called."""
+
+
+def default_population(dimensions: int) -> int:
+    """4 + floor(3 ln d): CMA-ES's default (Hansen 2016, "The CMA Evolution Strategy: A Tutorial", table 1)."""
+    return 4 + math.floor(3 * math.log(dimensions))
+
+
+def _one_blas_thread() -> Any:
+    # Several BLAS threads cost about ten times on the small matrices of a search, and change the last bits.
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(limits=1, user_api="blas")

@@ -1,0 +1,232 @@
+"""How one generation gets its verdicts: twins are found, the rest race or are asked everything.
+
+All decisions are functions of results on record, so a run that goes on decides as the undisturbed one did. Knows the
+store and workers; knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from genepool.errors import InputError
+from genepool.evolution.store import Candidate, StudyStore, Verdict
+
+if TYPE_CHECKING:
+    from genepool.evolution.study import Racing
+    from genepool.evolution.workers import Workers
+
+_FEWEST = 8
+
+
+@dataclass(frozen=True)
+class Thrift:
+    """How a generation is spared examples.
+
+    Attributes:
+        race: how its candidates race; None when they do not.
+        probe: examples per task by which twins are found; 0 for none.
+        examples: examples per task that score a candidate, of the smallest task.
+        worth: fitness from the means of the tasks.
+        weights: of the tasks in a race; 1 where none is given.
+    """
+
+    race: Racing | None = None
+    probe: int = 0
+    examples: int = 0
+    worth: Callable[[Mapping[str, float]], float] = lambda means: sum(means.values()) / len(means)
+    weights: Mapping[str, float] | None = None
+
+
+class OutOfTime(Exception):
+    """The budget of minutes ended in the middle of a generation."""
+
+
+class Rounds:
+    """Evaluates generations.
+
+    Args:
+        store: where results are.
+        workers: who evaluates.
+        thrift: what may be spared.
+        seen: told every verdict of the search as it is known.
+        check: raises `OutOfTime` when there is no time for another evaluation.
+    """
+
+    def __init__(
+        self,
+        store: StudyStore,
+        workers: Workers,
+        thrift: Thrift,
+        seen: Callable[[Candidate, Verdict, bool], None],
+        check: Callable[[], None],
+    ) -> None:
+        self._store, self._workers, self._thrift = store, workers, thrift
+        self._seen, self._check = seen, check
+        self._answers: dict[str, Candidate] = {}
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> None:
+        """Sees to it that every candidate has a verdict.
+
+        Raises:
+            OutOfTime: see `check`; what was finished is on record.
+        """
+        twins = self._twins(candidates)
+        runners = [candidate for candidate in candidates if candidate.id not in twins]
+        if self._thrift.race is not None and len(runners) > 1:
+            self._race(runners, self._thrift.race)
+        else:
+            self._ask(runners, report=True)
+        for candidate in candidates:
+            if candidate.id in twins:
+                self._share(candidate, twins[candidate.id])
+
+    def _ask(self, candidates: Sequence[Candidate], *, report: bool = False) -> dict[str, Verdict]:
+        """Verdicts by id, from the record where they are there."""
+        found: dict[str, Verdict] = {}
+        for candidate in candidates:
+            known = self._store.result(candidate)
+            if known is not None:
+                found[candidate.id] = known
+                if report:
+                    self._seen(candidate, known, False)
+        pending = [candidate for candidate in candidates if candidate.id not in found]
+        if pending:
+            self._check()
+        for candidate, verdict in self._workers.evaluate(pending):
+            found[candidate.id] = verdict
+            if report:
+                self._seen(candidate, verdict, True)
+            if len(found) < len(candidates):
+                self._check()
+        return found
+
+    def _settle(self, candidate: Candidate, verdict: Verdict) -> None:
+        """Puts a verdict on record that nobody had to evaluate."""
+        known = self._store.result(candidate)
+        if known is None:
+            self._store.finish(candidate, verdict)
+        self._seen(candidate, known or verdict, known is None)
+
+    # ------------------------------------------------------------------ twins
+
+    def _twins(self, candidates: Sequence[Candidate]) -> dict[str, Candidate]:
+        """Candidates that answer the probe as an earlier one did -> that one."""
+        if not self._thrift.probe:
+            return {}
+        answers = self._ask([replace(candidate, look=self._thrift.probe) for candidate in candidates])
+        twins = {}
+        for candidate in candidates:
+            behaviour = answers[candidate.id].behaviour
+            if behaviour and behaviour in self._answers:
+                twins[candidate.id] = self._answers[behaviour]
+            elif behaviour:
+                self._answers[behaviour] = candidate
+        return twins
+
+    def _share(self, candidate: Candidate, twin: Candidate) -> None:
+        verdict = self._store.result(twin)
+        assert verdict is not None
+        note = f"answers the probe as {twin.name} does"
+        spared = replace(verdict, seconds=0.0, cpu_seconds=0.0, examples=0, cached=True, fingerprint="", note=note)
+        self._settle(candidate, spared)
+
+    # ------------------------------------------------------------------ racing
+
+    def _race(self, candidates: Sequence[Candidate], race: Racing) -> None:
+        running = list(candidates)
+        left: list[tuple[Candidate, int]] = []
+        test = _Test(len(running), self._thrift.examples, race.risk) if race.kind == "test" else None
+        for size in looks(self._thrift.examples, race.first):
+            if len(running) == 1:
+                break
+            seen = self._ask([replace(candidate, look=size) for candidate in running])
+            means = [self._mean(seen[candidate.id]) for candidate in running]
+            if test is not None:
+                gone = test.tell([self._rows(seen[candidate.id], size) for candidate in running])
+                staying = [i for i in range(len(running)) if i not in gone]
+            else:
+                order = sorted(range(len(running)), key=lambda i: (-means[i], i))
+                staying = sorted(order[: max(1, math.ceil(race.keep * len(running)))])
+            left += [(candidate, size) for i, candidate in enumerate(running) if i not in staying]
+            running = [running[i] for i in staying]
+        finished = self._ask(running, report=True)
+        for candidate, size in left:
+            self._settle(candidate, self._estimate(candidate, size, running, finished))
+
+    def _mean(self, verdict: Verdict) -> float:
+        """Weighted mean of the tasks; a failure is behind everyone."""
+        return -1.0 if verdict.fitness is None else self._thrift.worth(verdict.valid)
+
+    def _rows(self, verdict: Verdict, size: int) -> list[float]:
+        """One weighted score a round, which is one example of every task."""
+        import numpy as np
+
+        if verdict.fitness is None:
+            return [0.0] * size
+        weights = np.array([(self._thrift.weights or {}).get(task, 1.0) for task in verdict.valid])
+        table = verdict.example_scores().reshape(len(weights), size)
+        rows: list[float] = (weights @ table / weights.sum()).tolist()
+        return rows
+
+    def _estimate(
+        self, candidate: Candidate, size: int, stayed: Sequence[Candidate], finished: Mapping[str, Verdict]
+    ) -> Verdict:
+        """What a candidate that left would have been worth: by how much it was behind those who stayed, on the same
+        examples, below what those are worth on all."""
+        seen = self._store.result(replace(candidate, look=size))
+        assert seen is not None
+        if seen.fitness is None:
+            return Verdict(None, error=seen.error)
+        others = [one for one in stayed if finished[one.id].fitness is not None]
+        valid = dict(seen.valid)
+        for task in valid if others else ():
+            whole = sum(finished[one.id].valid[task] for one in others) / len(others)
+            then = sum(self._look(one, size).valid[task] for one in others) / len(others)
+            valid[task] = min(1.0, max(0.0, whole + valid[task] - then))
+        note = f"left the race after {size} examples of each task"
+        return Verdict(self._thrift.worth(valid), valid, cached=seen.cached, fingerprint=seen.fingerprint, note=note)
+
+    def _look(self, candidate: Candidate, size: int) -> Verdict:
+        verdict = self._store.result(replace(candidate, look=size))
+        assert verdict is not None
+        return verdict
+
+
+class _Test:
+    """A race by tests: who is surely behind leaves (`genepool.measure.racing`)."""
+
+    def __init__(self, count: int, examples: int, risk: float) -> None:
+        from genepool.measure.racing import Race
+
+        self._race = Race(count, examples, risk=risk)
+
+    def tell(self, rows: Sequence[Sequence[float]]) -> set[int]:
+        """Takes all scores so far of those running; places among them of who leaves."""
+        import numpy as np
+
+        numbers = list(self._race.running)
+        gone = self._race.tell(np.array(rows)[:, self._race.seen :])
+        return {numbers.index(number) for number in gone}
+
+
+def looks(examples: int, first: int | None) -> list[int]:
+    """Sizes of the looks before the last: the first, and each twice the one before.
+
+    Raises:
+        InputError: the first look would be all there is.
+    """
+    size = first if first is not None else max(_FEWEST, examples // 8)
+    if first is not None and first >= examples:
+        raise InputError(
+            f"a first look of {first} examples where {examples} of each task score a candidate",
+            where="study:race.first",
+            fix="Make it smaller, or leave `race` out",
+        )
+    sizes = []
+    while size < examples:
+        sizes.append(size)
+        size *= 2
+    return sizes

@@ -1,0 +1,119 @@
+"""GENOME: a genetic algorithm whose individuals are the weights of models (or adapters) themselves.
+
+Uses numpy only. Registered as a strategy; driven by the study's loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from genepool.evolution.door import Birth
+from genepool.evolution.selection import chances, roulette, survivors
+from genepool.evolution.strategies import Breeder, Evidence, StrategyOptions, register
+from genepool.seeding import derive, numpy_generator
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class GenomeOptions(StrategyOptions):
+    """Options of GENOME; the defaults are the paper's (Zhang et al. 2025), the two rates those of the authors' code."""
+
+    population: int = Field(default=10, ge=2, description="Individuals that survive each generation.")
+    crossover: float = Field(default=0.8, ge=0, le=1, description="Chance of each of population/2 pairs to breed.")
+    mutation: float = Field(default=0.3, ge=0, le=1, description="Chance of each individual to leave a mutated copy.")
+    mask: float = Field(default=0.1, gt=0, le=1, description="Share of the weights that a mutation moves.")
+    sigma: float = Field(default=0.001, ge=0, description="Standard deviation of a mutation.")
+    elite: float = Field(default=0.1, ge=0, le=1, description="Share that survives without a tournament.")
+    tournament: int = Field(default=3, ge=1, description="How many compete for each place.")
+    parents_too: bool = Field(default=False, description="Let the skills themselves into the first population.")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One individual: what it is called and what it was worth."""
+
+    name: str
+    fitness: float
+
+
+@register(
+    "genome",
+    source="Zhang et al. 2025, arXiv:2503.01155 (GENOME): population 10, mask 0.1, sigma 0.001, elite 10%, tournaments "
+    "of 3; rates of crossover 0.8 and mutation 0.3 from the authors' code",
+    when="Many adapters or fine-tunes and some hundred evaluations: breeds the weights themselves.",
+)
+class Genome(Breeder):
+    """The first generation merges random pairs of skills half and half.
+
+    Every later one crosses pairs drawn by roulette, each parent weighted by its fitness, and adds mutated copies;
+    elites and winners of tournaments survive.
+    """
+
+    Options = GenomeOptions
+    fewest = 2
+
+    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: StrategyOptions) -> None:
+        super().__init__(founders, tasks, seed, options)
+        self._members: list[Member] = []
+
+    def living(self) -> frozenset[str]:
+        return frozenset(member.name for member in self._members)
+
+    def _ask(self) -> list[Birth]:
+        generator = numpy_generator(self.seed, "genome", self.generation)
+        return self._first(generator) if not self._members else self._offspring(generator, self._members)
+
+    def _first(self, generator: np.random.Generator) -> list[Birth]:
+        options = self.options
+        assert isinstance(options, GenomeOptions)
+        births = [Birth("copy", (name,)) for name in self.founders] if options.parents_too else []
+        while len(births) < options.population:
+            pair = generator.choice(len(self.founders), size=2, replace=False)
+            births.append(Birth("mix", tuple(self.founders[int(i)] for i in pair), {"weights": [0.5, 0.5]}))
+        return births
+
+    def _offspring(self, generator: np.random.Generator, members: Sequence[Member]) -> list[Birth]:
+        """Children of pairs and mutated copies; one at least."""
+        options = self.options
+        assert isinstance(options, GenomeOptions)
+        fitness = [member.fitness for member in members]
+        births: list[Birth] = []
+        for _ in range(len(members) // 2):
+            if generator.random() < options.crossover:
+                pair = roulette(generator, fitness, 2)
+                shares = chances([fitness[i] for i in pair])
+                births.append(
+                    Birth("mix", tuple(members[i].name for i in pair), {"weights": [float(share) for share in shares]})
+                )
+        mutable = [member.name for member in members] + [f"{self.generation}.{i}" for i in range(len(births))]
+        chosen = [name for name in mutable if generator.random() < options.mutation]
+        if not births and not chosen:
+            chosen = [members[0].name]
+        return births + [self._mutated(name, f"{len(births) + i}") for i, name in enumerate(chosen)]
+
+    def _mutated(self, name: str, place: str) -> Birth:
+        options = self.options
+        assert isinstance(options, GenomeOptions)
+        seed = derive(self.seed, "genome", "mutation", self.generation, place)
+        return Birth("mutate", (name,), {"rate": options.mask, "sigma": options.sigma}, seed)
+
+    def _tell(
+        self, names: Sequence[str], births: Sequence[Birth], fitness: np.ndarray, evidence: Evidence | None
+    ) -> None:
+        options = self.options
+        assert isinstance(options, GenomeOptions)
+        everyone = self._members + [Member(n, float(f)) for n, f in zip(names, fitness, strict=True)]
+        generator = numpy_generator(self.seed, "genome", "selection", self.generation)
+        kept = survivors(
+            generator,
+            [member.fitness for member in everyone],
+            options.population,
+            elite=options.elite,
+            tournament=options.tournament,
+        )
+        self._members = [everyone[i] for i in kept]

@@ -1,0 +1,139 @@
+"""GENOME+: GENOME whose individuals also learn from the best of them, as a swarm of particles.
+
+Uses numpy only. Registered as a strategy; driven by the study's loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from genepool.evolution.door import Birth
+from genepool.evolution.selection import survivors
+from genepool.evolution.strategies import Evidence, StrategyOptions, register
+from genepool.evolution.strategies.genome import Genome, GenomeOptions, Member
+from genepool.seeding import numpy_generator
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class GenomePlusOptions(GenomeOptions):
+    """Options of GENOME+; the defaults are the paper's (Zhang et al. 2025), else those of the authors' code."""
+
+    largest: int = Field(default=20, ge=2, description="Individuals beyond which selection begins.")
+    inertia: float = Field(default=0.2, ge=0, description="Pull of the way it was going.")
+    own: float = Field(default=0.2, ge=0, description="Pull of the best it has been.")
+    best: float = Field(default=0.2, ge=0, description="Pull of the best there has been.")
+    worst: float = Field(default=0.1, ge=0, description="Push of the worst there has been.")
+    step: float = Field(default=0.5, gt=0, description="Length of the first step.")
+    decay: float = Field(default=0.95, gt=0, le=1, description="What the step is multiplied by each generation.")
+
+
+@dataclass(frozen=True)
+class Particle(Member):
+    """An individual that moves.
+
+    Attributes:
+        own_best: the model it was when it did best, and how well that was.
+        velocity: (to, from, scale): it goes the way from one model to the other, divided by `scale`.
+    """
+
+    own_best: Member
+    velocity: tuple[str, str, float]
+
+
+@register(
+    "genome_plus",
+    source="Zhang et al. 2025, arXiv:2503.01155 (GENOME+): inertia, own and best 0.2, worst 0.1, step 0.5, decay 0.95 "
+    "a generation; population 10 to 20; particle swarm of Feng et al. 2024, arXiv:2410.11163",
+    when="As genome, with twice the evaluations a generation: individuals also move towards the best.",
+)
+class GenomePlus(Genome):
+    """Generations take turns: one moves every individual as a particle, the next breeds as GENOME does.
+
+    A particle's velocity is a difference of models, so every move is a weighted sum of models whose weights sum to 1.
+    """
+
+    Options = GenomePlusOptions
+
+    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: StrategyOptions) -> None:
+        super().__init__(founders, tasks, seed, options)
+        self._swarm: list[Particle] = []
+        self._best: Member | None = None
+        self._worst: Member | None = None
+        self._moves = 0
+
+    def living(self) -> frozenset[str]:
+        names = {member.name for member in (self._best, self._worst) if member is not None}
+        for one in self._swarm:
+            names |= {one.name, one.own_best.name, one.velocity[0], one.velocity[1]}
+        return frozenset(names - set(self.founders))
+
+    def _ask(self) -> list[Birth]:
+        generator = numpy_generator(self.seed, "genome_plus", self.generation)
+        if not self._swarm:
+            return self._first(generator)
+        if self.generation % 2:
+            return [self._moved(generator, one) for one in self._swarm]
+        return self._offspring(generator, self._swarm)
+
+    def _moved(self, generator: np.random.Generator, one: Particle) -> Birth:
+        options = self.options
+        assert isinstance(options, GenomePlusOptions)
+        assert self._best is not None
+        assert self._worst is not None
+        pulls = generator.random(4) * [options.inertia, options.own, options.best, options.worst]
+        # Model swarms divide by the sum, so that a step is as long whatever was drawn; all zero means to stay.
+        inertia, own, best, worst = pulls / pulls.sum() if pulls.sum() else pulls
+        step = options.step * options.decay**self._moves
+        to, origin, scale = one.velocity
+        weights: dict[str, float] = {}
+        for name, weight in (
+            (one.name, 1 - step * (own + best - worst)),
+            (to, step * inertia / scale),
+            (origin, -step * inertia / scale),
+            (one.own_best.name, step * own),
+            (self._best.name, step * best),
+            (self._worst.name, -step * worst),
+        ):
+            weights[name] = weights.get(name, 0.0) + float(weight)
+        pulling = {name: weight for name, weight in weights.items() if weight or name == one.name}
+        return Birth("mix", tuple(pulling), {"weights": list(pulling.values())})
+
+    def _tell(
+        self, names: Sequence[str], births: Sequence[Birth], fitness: np.ndarray, evidence: Evidence | None
+    ) -> None:
+        options = self.options
+        assert isinstance(options, GenomePlusOptions)
+        born = [Member(name, float(value)) for name, value in zip(names, fitness, strict=True)]
+        moving = bool(self._swarm) and bool(self.generation % 2)
+        self._best = max([*born, *([self._best] if self._best else [])], key=lambda member: member.fitness)
+        self._worst = min([*born, *([self._worst] if self._worst else [])], key=lambda member: member.fitness)
+        if moving:
+            step = options.step * options.decay**self._moves
+            self._moves += 1
+            self._swarm = [_arrived(one, member, step) for one, member in zip(self._swarm, born, strict=True)]
+            return
+        generator = numpy_generator(self.seed, "genome_plus", "velocity", self.generation)
+        everyone: list[Member] = [*self._swarm, *born]
+        for member in born:
+            other = everyone[int(generator.integers(len(everyone)))]
+            self._swarm.append(Particle(member.name, member.fitness, member, (other.name, member.name, 1.0)))
+        if len(self._swarm) > options.largest:
+            kept = survivors(
+                generator,
+                [one.fitness for one in self._swarm],
+                options.largest,
+                elite=options.elite,
+                tournament=options.tournament,
+            )
+            self._swarm = [self._swarm[i] for i in kept]
+
+
+def _arrived(one: Particle, member: Member, step: float) -> Particle:
+    best = member if member.fitness > one.own_best.fitness else one.own_best
+    return replace(one, name=member.name, fitness=member.fitness, own_best=best, velocity=(member.name, one.name, step))

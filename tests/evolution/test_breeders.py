@@ -1,0 +1,241 @@
+"""Strategies that breed models: what holds for every one, and the published steps worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genepool.errors import InputError
+from genepool.evolution.door import Birth, Breeder, Evidence
+from genepool.evolution.selection import chances, roulette, survivors
+from genepool.evolution.strategies import make_breeder, make_strategy, strategies
+from genepool.evolution.strategies.cycleqd import Cycleqd
+from genepool.evolution.strategies.m2n2 import M2n2
+
+NAMES = sorted(name for name, entry in strategies().items() if issubclass(entry.build, Breeder))
+FOUNDERS, TASKS = ("ann", "bob", "cy"), ("add", "sort")
+
+
+def worth(births: Sequence[Birth], seed: int) -> tuple[np.ndarray, Evidence]:
+    """Scores that depend on the birth alone."""
+    rows = []
+    for birth in births:
+        dice = np.random.default_rng([seed, *birth.to_bytes()])
+        rows.append((dice.random(12) < dice.random()).astype(float))
+    scores = np.array(rows)
+    means = np.stack([scores[:, :6].mean(1), scores[:, 6:].mean(1)], axis=1)
+    return means.mean(1), Evidence(TASKS, means, scores)
+
+
+def run(breeder: Breeder, generations: int, seed: int = 0) -> list[list[Birth]]:
+    asked = []
+    for _ in range(generations):
+        births = breeder.ask()
+        assert births == breeder.ask()
+        breeder.tell(births, *worth(births, seed))
+        asked.append(births)
+    return asked
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(seed=st.integers(0, 2**31), generations=st.integers(1, 12))
+@settings(max_examples=15, deadline=None)
+def test_parents_are_founders_or_living_or_born_just_before(name: str, seed: int, generations: int) -> None:
+    breeder = make_breeder(name, FOUNDERS, TASKS, seed=seed)
+    for generation in range(generations):
+        known = set(FOUNDERS) | breeder.living()
+        births = breeder.ask()
+        assert births
+        for i, birth in enumerate(births):
+            # A child may have a sibling for a parent, but only an older one.
+            assert set(birth.parents) <= known | {f"{generation}.{k}" for k in range(i)}
+            assert Birth.from_genome(json.loads(json.dumps(birth.to_genome()))) == birth
+            if "weights" in birth.parameters:
+                assert len(birth.parameters["weights"]) == len(birth.parents)
+                assert sum(birth.parameters["weights"]) == pytest.approx(1)
+        breeder.tell(births, *worth(births, seed))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_breeder_is_a_function_of_its_seed_and_of_what_it_was_told(name: str) -> None:
+    def bred(seed: int) -> list[list[Birth]]:
+        return run(make_breeder(name, FOUNDERS, TASKS, seed=seed), 9)
+
+    assert bred(1) == bred(1)
+    assert bred(1) != bred(2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_part_of_a_generation_other_births_and_nan_change_nothing(name: str) -> None:
+    breeder = make_breeder(name, FOUNDERS, TASKS, seed=3)
+    with pytest.raises(ValueError, match="without ask"):
+        breeder.tell([], np.array([]))
+    births = breeder.ask()
+    fitness, evidence = worth(births, 0)
+    for wrong in (births[:-1], [*births, births[0]], list(reversed(births)) if births[0] != births[-1] else []):
+        with pytest.raises(ValueError, match="exactly the births"):
+            breeder.tell(wrong, fitness[: len(wrong)], evidence)
+    with pytest.raises(ValueError, match="finite"):
+        breeder.tell(births, np.full(len(births), np.nan), evidence)
+    with pytest.raises(ValueError, match="rows"):
+        breeder.tell(births, fitness, Evidence(TASKS, evidence.means[:-1], evidence.scores))
+    assert breeder.ask() == births
+    breeder.tell(births, fitness, evidence)
+    assert breeder.generation == 1
+
+
+def test_points_and_models_are_told_apart() -> None:
+    with pytest.raises(InputError, match="breeds models"):
+        make_strategy("genome", np.full(2, 0.5), seed=0)
+    with pytest.raises(InputError, match="breeds no models"):
+        make_breeder("cma_es", FOUNDERS, TASKS, seed=0)
+    with pytest.raises(ValueError, match="founders"):
+        make_breeder("genome", ["ann"], TASKS, seed=0)
+    with pytest.raises(ValueError, match="founders"):
+        make_breeder("genome", ["ann", "ann"], TASKS, seed=0)
+
+
+# ---------------------------------------------------------------------- selection
+
+
+def test_chances_are_in_proportion_and_never_negative() -> None:
+    assert chances([1, 3]).tolist() == [0.25, 0.75]
+    assert chances([-1, 1]).tolist() == [0, 1]
+    assert chances([0, 0]).tolist() == [0.5, 0.5]
+
+
+@given(st.lists(st.floats(0, 1, width=16), min_size=1, max_size=30), st.integers(1, 40), st.integers(1, 5))
+def test_the_best_survive_and_nobody_twice(fitness: list[float], count: int, tournament: int) -> None:
+    kept = survivors(np.random.default_rng(0), fitness, count, elite=0.1, tournament=tournament)
+    assert len(kept) == len(set(kept)) == min(count, len(fitness))
+    assert fitness[kept[0]] == max(fitness)
+    assert [fitness[i] for i in kept] == sorted((fitness[i] for i in kept), reverse=True)
+
+
+def test_roulette_draws_those_with_nothing_only_when_others_run_out() -> None:
+    for seed in range(20):
+        assert set(roulette(np.random.default_rng(seed), [0.0, 1.0, 0.5, 0.0], 2)) == {1, 2}
+    assert sorted(roulette(np.random.default_rng(0), [0.0, 1.0], 2)) == [0, 1]
+
+
+# ---------------------------------------------------------------------- GENOME
+
+
+def test_genome_begins_with_halves_of_pairs_and_crosses_by_fitness() -> None:
+    breeder = make_breeder("genome", FOUNDERS, TASKS, seed=0, options={"mutation": 0, "crossover": 1})
+    first = breeder.ask()
+    assert len(first) == 10
+    assert all(b.op == "mix" and b.parameters == {"weights": [0.5, 0.5]} and len(set(b.parents)) == 2 for b in first)
+    fitness = np.arange(1, 11) / 10
+    breeder.tell(first, fitness)
+    children = breeder.ask()
+    assert len(children) == 5
+    for child in children:
+        a, b = (fitness[int(parent.split(".")[1])] for parent in child.parents)
+        assert child.parameters["weights"] == pytest.approx([a / (a + b), b / (a + b)])
+
+
+def test_genome_plus_takes_the_published_step() -> None:
+    options = {"population": 2, "best": 0, "worst": 0, "own": 0, "inertia": 0.2}
+    breeder = make_breeder("genome_plus", ("ann", "bob"), TASKS, seed=0, options=options)
+    births = breeder.ask()
+    breeder.tell(births, np.array([0.2, 0.8]))
+    # Inertia alone: half a step the way of the first velocity, which leads to some model of the first population.
+    for i, move in enumerate(breeder.ask()):
+        weights = dict(zip(move.parents, move.parameters["weights"], strict=True))
+        other = f"0.{1 - i}"
+        assert weights == ({f"0.{i}": 1.0} if other not in weights else pytest.approx({f"0.{i}": 0.5, other: 0.5}))
+
+
+def test_genome_plus_moves_towards_the_best_and_away_from_the_worst() -> None:
+    options = {"population": 3, "inertia": 0, "own": 0, "best": 0.2, "worst": 0.0}
+    breeder = make_breeder("genome_plus", FOUNDERS, TASKS, seed=0, options=options)
+    breeder.tell(breeder.ask(), np.array([0.1, 0.9, 0.5]))
+    moves = breeder.ask()
+    assert [dict(zip(m.parents, m.parameters["weights"], strict=True)) for m in moves] == [
+        pytest.approx({"0.0": 0.5, "0.1": 0.5}),
+        pytest.approx({"0.1": 1.0}),
+        pytest.approx({"0.2": 0.5, "0.1": 0.5}),
+    ]
+
+
+# ---------------------------------------------------------------------- M2N2
+
+
+def told(breeder: Breeder, scores: list[list[float]]) -> None:
+    births = breeder.ask()
+    table = np.array(scores)
+    breeder.tell(births, table.mean(1), Evidence(("t",), table.mean(1, keepdims=True), table))
+
+
+def test_models_that_solve_the_same_share_the_point() -> None:
+    breeder = make_breeder("m2n2", FOUNDERS, ("t",), seed=0)
+    assert isinstance(breeder, M2n2)
+    told(breeder, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0]])
+    # By hand: examples 1 and 2 are solved twice, example 3 once, example 4 by nobody.
+    assert breeder._shares(np.array(breeder._scores)).sum(1).tolist() == [1.0, 1.0, 1.0]
+    plain = make_breeder("m2n2", FOUNDERS, ("t",), seed=0, options={"alpha": 0})
+    assert isinstance(plain, M2n2)
+    told(plain, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0]])
+    assert plain._shares(np.array(plain._scores)).sum(1).tolist() == [2.0, 2.0, 1.0]
+
+
+def test_the_second_parent_solves_what_the_first_does_not() -> None:
+    for seed in range(20):
+        breeder = make_breeder("m2n2", FOUNDERS, ("t",), seed=seed)
+        told(breeder, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1]])
+        parents = breeder.ask()[0].parents
+        assert set(parents) in ({"0.0", "0.2"}, {"0.1", "0.2"})
+
+
+def test_the_least_needed_leaves_a_full_archive() -> None:
+    breeder = make_breeder("m2n2", ("ann", "bob"), ("t",), seed=0, options={"population": 2})
+    told(breeder, [[1, 1, 1, 0], [0, 0, 0, 1]])
+    # As good as the second by mean, but it solves only what the first solves too.
+    told(breeder, [[1, 0, 0, 0]])
+    assert breeder.living() == {"0.0", "0.1"}
+    told(breeder, [[1, 1, 1, 0]])
+    # A second copy of the first: each is worth 1.5, the one that alone solves the last example 1.
+    assert breeder.living() == {"0.0", "2.0"}
+
+
+def test_m2n2_from_scratch_mutates_and_otherwise_does_not() -> None:
+    scratch = make_breeder("m2n2", (), ("t",), seed=0, options={"from_scratch": 2})
+    assert [(b.op, b.parameters) for b in scratch.ask()] == [("random", {"sigma": 0.01})] * 2
+    told(scratch, [[1, 0], [0, 1]])
+    assert scratch.ask()[0].parameters["sigma"] == 0.01
+    merged = make_breeder("m2n2", FOUNDERS, ("t",), seed=0)
+    told(merged, [[1, 0], [0, 1], [0, 0]])
+    assert "sigma" not in merged.ask()[0].parameters
+    with pytest.raises(ValueError, match="two founders"):
+        make_breeder("m2n2", ("ann",), ("t",), seed=0)
+
+
+# ---------------------------------------------------------------------- CycleQD
+
+
+def test_cycleqd_turns_the_task_and_stretches_along_its_expert() -> None:
+    breeder = make_breeder("cycleqd", FOUNDERS, TASKS, seed=0)
+    assert isinstance(breeder, Cycleqd)
+    births = breeder.ask()
+    assert [b.op for b in births] == ["copy"] * 3
+    means = np.array([[0.9, 0.1], [0.1, 0.8], [0.2, 0.2]])
+    breeder.tell(births, means.mean(1), Evidence(TASKS, means, means))
+    assert breeder.experts == {"add": "ann", "sort": "bob"}
+    # 15 bins of the other task's score: 0.1 is in the second, 0.8 in the thirteenth, 0.2 in the fourth.
+    assert [elite.cell for elite in breeder.archives["add"].elites()] == [1, 3, 12]
+    experts: list[Any] = []
+    for _ in range(4):
+        births = breeder.ask()
+        experts.append(births[0].parameters["expert"])
+        breeder.tell(births, *worth(births, 1))
+    assert experts == ["bob", "ann", "bob", "ann"]
+    guess = breeder.guess()
+    assert guess is not None
+    assert sum(guess.parameters["weights"]) == pytest.approx(1)
