@@ -89,6 +89,14 @@ def _print_table(best: dict[str, Any], winner: Path, page: Path) -> None:
         table.add_row(row["name"], *cells)
     console = Console()
     console.print(table)
+    curse = best.get("curse", {})
+    if "searched" in curse:
+        fresh = f", {curse['fresh']:.4f} on validation examples the search did not use" if "fresh" in curse else ""
+        console.print(
+            f"the winner's fitness: {curse['searched']:.4f} in the search{fresh}, {curse['test']:.4f} on test",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(
         f"best of {best['evaluations']} candidates, fitness {best['fitness']:.4f} on validation; written to {winner}\n"
         f"report: {page}",

@@ -257,6 +257,11 @@ class Study(Strict):
             raise ValueError(f"{entry.name} needs the score of every example, so its candidates cannot race")
         return self
 
+    @property
+    def how(self) -> str:
+        """How models come about in it, as a clause's end: the merge method, or what the strategy varies."""
+        return self.method or "breeding"
+
     def resolved(self, folder: Path) -> Study:
         """The same study with relative paths taken from `folder`; names of a hub stay as they are."""
         skills = tuple(skill.model_copy(update={"model": resolve_model(skill.model, folder)}) for skill in self.skills)

@@ -18,6 +18,8 @@ from genepool.evolution.store import StudyStore
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from genepool.weights import Weights
 
 BEST_FILE, WINNER_FOLDER = "best.json", "winner"
@@ -103,6 +105,7 @@ def _record(
     ledger: Path,
 ) -> dict[str, Any]:
     first, winner = finalists[0], rows[-1]
+    test = {task: row["mean"] for task, row in winner["test"].items()}
     return {
         "schema": 1,
         "strategy": opened.study.strategy.name,
@@ -113,7 +116,8 @@ def _record(
         "index": first.candidate.index,
         "fingerprint": winner["fingerprint"],
         "valid": dict(first.judged.valid),
-        "test": {task: row["mean"] for task, row in winner["test"].items()},
+        "test": test,
+        "curse": winners_curse(opened, [v.fitness for _, v in store.finished() if v.fitness is not None], first, test),
         "evaluations": len(store.finished()),
         "seed": opened.study.seed,
         "finalists": [
@@ -132,6 +136,54 @@ def _record(
         "ledger": str(ledger.resolve()),
         "cost": store.cost(),
     }
+
+
+def winners_curse(
+    opened: OpenedStudy, everyone: Sequence[float], winner: Finalist, test: Mapping[str, float]
+) -> dict[str, float]:
+    """How much of the winner's score was luck: whoever is best of many is also luckier than most.
+
+    Args:
+        opened: the study.
+        everyone: fitness of all candidates.
+        winner: the winner.
+        test: its means on the test split.
+
+    Returns:
+        Fitness by what it was taken on: "searched" (what it was chosen by), "shrunk" (that, drawn towards the mean of
+        all candidates by the share of their variance that is noise of the examples: James & Stein 1961), "fresh"
+        (validation examples the search did not use), "valid" (all of them), "test". What does not exist is left out.
+    """
+    import numpy as np
+
+    found = {"valid": float(winner.judged.fitness or 0.0), "test": opened.worth(test)}
+    seen, limit = winner.searched, opened.study.tasks.valid
+    tasks = {task.name: len(task.examples("valid")) for task in opened.tasks}
+    if seen is not None and seen.fitness is not None:
+        found["searched"] = seen.fitness
+        parts = _by_task(seen.example_scores(), {name: min(n, limit or n) for name, n in tasks.items()})
+        weights = np.array([opened.study.tasks.weights.get(name, 1.0) for name in tasks])
+        noise = sum(
+            (weight / weights.sum()) ** 2 * float(part.var()) / len(part)
+            for weight, part in zip(weights, parts.values(), strict=True)
+        )
+        spread = float(np.var(everyone))
+        if spread > 0:
+            mean = float(np.mean(everyone))
+            found["shrunk"] = mean + max(0.0, 1 - noise / spread) * (seen.fitness - mean)
+    if limit is not None and all(n > limit for n in tasks.values()):
+        parts = _by_task(winner.judged.example_scores(), tasks)
+        found["fresh"] = opened.worth({name: float(part[limit:].mean()) for name, part in parts.items()})
+    return found
+
+
+def _by_task(scores: np.ndarray, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Scores of all examples, cut where one task ends and the next begins."""
+    import numpy as np
+
+    if sum(sizes.values()) != len(scores):
+        raise ValueError(f"{len(scores)} scores for {sum(sizes.values())} examples")
+    return dict(zip(sizes, np.split(scores, np.cumsum(list(sizes.values()))[:-1]), strict=True))
 
 
 def _lineage(opened: OpenedStudy, store: StudyStore, winner: Finalist) -> dict[str, str]:

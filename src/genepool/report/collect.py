@@ -30,6 +30,7 @@ from genepool.report.data import (
     SearchRun,
 )
 from genepool.report.study_folder import StudyFolder, open_study_folder
+from genepool.report.text import percent
 from genepool.tasks import OutcomeTable, Task
 
 _WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -266,7 +267,7 @@ class _Collection:
             text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=110) if recipe else ""
             if genes or text:
                 label = name if folder.best is not None else f"{name}, best so far"
-                pictures.append(RecipePicture(label, folder.study.method, genes, text, spread_of))
+                pictures.append(RecipePicture(label, folder.study.how, genes, text, spread_of))
         extra = self.extras.get(merge)
         if extra is not None and extra.recipe:
             pictures.append(RecipePicture(merge, extra.method, text=extra.recipe))
@@ -288,8 +289,13 @@ class _Collection:
     def _summary(self) -> str:
         first = self.folders[self.subject]
         sentence = (
-            f"{first.strategy} tried {len(first.history):,} ways to merge {listed(self._skills)} with "
-            f"{self.study.method}"
+            f"{first.strategy} tried {len(first.history):,} "
+            + (
+                f"ways to merge {listed(self._skills)} with "
+                if self.study.method
+                else f"descendants of {listed(self._skills)} by "
+            )
+            + self.study.how
         )
         if self.tasks:
             examples = max(len(task.examples("valid")[: self.study.tasks.valid]) for task in self.tasks)
@@ -300,6 +306,12 @@ class _Collection:
         if first.best is not None and self.subject in self.test.models:
             count = len(self.test.examples(self.test.tasks[0]))
             sentence += f"; the winner was written, read back and tested once on {count:,} unseen examples of each"
+        curse = (first.best or {}).get("curse", {})
+        if "searched" in curse:
+            said = [f"{percent(curse['searched'])}% in the search"]
+            if "fresh" in curse:
+                said.append(f"{percent(curse['fresh'])}% on validation examples it was not chosen by")
+            sentence += f". Its mean: {', '.join(said)}, {percent(curse['test'])}% on test"
         equal = [name for name in self.folders if name != self.subject and self._same_budget(name)]
         if equal:
             verb = "stands" if len(equal) == 1 else "stand"
@@ -330,7 +342,7 @@ class _Collection:
             for split, limit in (("valid", study.tasks.valid), ("test", study.tasks.test))
         }
         return [
-            ("method", study.method),
+            ("method", study.how),
             ("seed", str(study.seed)),
             ("tasks", f"{self._place(study.tasks.dir)} ({listed(list(self.groups))})"),
             ("validation examples", per_task["valid"]),

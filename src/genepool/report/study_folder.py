@@ -104,7 +104,7 @@ class StudyFolder:
     def genes(self) -> tuple[tuple[GeneValue, ...], str]:
         """The genes of the winner (of the best so far while unfinished), and what their spread was taken over."""
         leader = self.best or self.leader
-        if leader is None:
+        if leader is None or not self.study.search:
             return (), ""
         better = self._better()
         spreads = {

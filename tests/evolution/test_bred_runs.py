@@ -1,0 +1,154 @@
+"""Whole studies that breed models: the same whether stopped, cleared of children, or worked on by several."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import evolve_world
+import pytest
+import yaml
+
+from genepool.errors import InputError
+from genepool.evolution import run_study
+from genepool.report import collect_study, render_report
+from genepool.weights import open_weights
+
+BREEDERS = ["cycleqd", "genome", "genome_plus", "m2n2"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return evolve_world.build_world(tmp_path_factory.mktemp("world"))
+
+
+def bred_study(world: Path, name: str, strategy: Any, **changes: Any) -> Path:
+    data = {k: v for k, v in evolve_world.STUDY.items() if k not in ("method", "parameters", "search")}
+    path = world / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**data, "strategy": strategy, "budget": {"evaluations": 14}, **changes}))
+    return path
+
+
+def history(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in ("seconds", "cached")} for line in lines]
+
+
+def best(out: Path) -> dict[str, Any]:
+    data = json.loads((out / "best.json").read_text())
+    return {key: value for key, value in data.items() if key not in ("cost", "ledger")}
+
+
+@pytest.mark.parametrize("name", BREEDERS)
+def test_stopped_and_robbed_of_its_children_a_study_ends_as_if_undisturbed(
+    world: Path, tmp_path: Path, name: str
+) -> None:
+    study = bred_study(world, name, name)
+    once = run_study(study, tmp_path / "once", ledger=tmp_path / "once.sqlite")
+    for budget in (11, 12):
+        run_study(study, tmp_path / "steps", evaluations=budget, ledger=tmp_path / "steps.sqlite")
+        shutil.rmtree(tmp_path / "steps" / "population", ignore_errors=True)
+    run_study(study, tmp_path / "steps", ledger=tmp_path / "steps.sqlite")
+    assert history(tmp_path / "steps") == history(tmp_path / "once")
+    assert best(tmp_path / "steps") == best(tmp_path / "once")
+    # The winner's pedigree ends at the skills, and every child in it was born before its own children.
+    births = once.best["pedigree"]
+    for child, birth in births.items():
+        assert all(parent in ("a", "b") or parent in births for parent in birth["parents"]), child
+    assert open_weights(once.winner).fingerprint() == once.best["fingerprint"]
+    assert "descendants of a and b" in render_report(collect_study(tmp_path / "once"))
+
+
+def test_two_workers_breed_what_one_does(world: Path, tmp_path: Path) -> None:
+    study = bred_study(world, "two", {"name": "genome", "options": {"population": 4}}, budget={"evaluations": 10})
+    for count in (1, 2):
+        run_study(study, tmp_path / str(count), workers=count, ledger=tmp_path / f"{count}.sqlite")
+    assert history(tmp_path / "1") == history(tmp_path / "2")
+    assert best(tmp_path / "1") == best(tmp_path / "2")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "linear"}, "leave `method` out"),
+        ({"skills": ["skills/a"]}, "genome needs 2 skills or more, not 1"),
+        ({"skills": [{"name": "0.1", "model": "skills/a"}, "skills/b"]}, "called '0.1'"),
+        ({"breed": {"form": "adapters"}}, "form: models"),
+        ({"strategy": "m2n2", "race": "halving"}, "cannot race"),
+        ({"probe": 500}, "probe of 500 examples where 20"),
+        ({"race": {"first": 20}}, "first look of 20 examples where 20"),
+    ],
+)
+def test_what_cannot_be_bred_is_refused_before_anything_is_written(
+    world: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    study = bred_study(world, "wrong", **{"strategy": "genome", **changes})
+    with pytest.raises(InputError, match=message):
+        run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_race_asks_fewer_examples_and_crowns_someone_who_ran_to_the_end(world: Path, tmp_path: Path) -> None:
+    asked = {}
+    for race in (None, "halving", "test"):
+        study = world / "race.yaml"
+        data = {**evolve_world.STUDY, "budget": {"evaluations": 24}, "finalists": 0, "tasks": {"dir": "tasks"}}
+        study.write_text(yaml.safe_dump(data if race is None else {**data, "race": {"kind": race, "first": 4}}))
+        out = tmp_path / str(race)
+        result = run_study(study, out, ledger=tmp_path / f"{race}.sqlite")
+        asked[race] = result.best["cost"]["examples"]
+        lines = history(out)
+        assert len(lines) == 24
+        winner = next(line for line in lines if line["id"] == result.best["id"])
+        assert "note" not in winner
+        for line in lines:
+            if "note" in line:
+                assert line["note"].startswith("left the race after ")
+    assert asked["halving"] < 0.6 * asked[None]
+    assert asked["test"] <= asked[None]
+
+
+def test_twins_share_one_evaluation(world: Path, tmp_path: Path) -> None:
+    data = {
+        **evolve_world.STUDY,
+        "budget": {"evaluations": 24},
+        "probe": 6,
+        "tasks": {"dir": "tasks", "names": ["pick"]},
+    }
+    study = world / "twins.yaml"
+    study.write_text(yaml.safe_dump(data))
+    run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
+    lines = {f"{line['generation']}.{line['index']}": line for line in history(tmp_path / "out")}
+    twins = [line for line in lines.values() if "note" in line]
+    assert twins, "six multiple-choice examples cannot tell 24 candidates apart"
+    for line in twins:
+        other = lines[line["note"].removeprefix("answers the probe as ").removesuffix(" does")]
+        assert (other["fitness"], other["valid"]) == (line["fitness"], line["valid"])
+
+
+def test_a_search_ends_when_it_was_told_to(world: Path, tmp_path: Path) -> None:
+    study = world / "stop.yaml"
+    study.write_text(yaml.safe_dump({**evolve_world.STUDY, "budget": {"evaluations": 400}, "stop": {"stall": 2}}))
+    first = run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
+    assert first.best["evaluations"] < 200
+    again = run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
+    assert again.resumed
+    study.write_text(yaml.safe_dump({**evolve_world.STUDY, "budget": {"evaluations": 400}, "stop": {"stall": 4}}))
+    more = run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
+    assert more.best["evaluations"] > first.best["evaluations"]
+
+
+def test_the_winners_curse_is_told(world: Path, tmp_path: Path) -> None:
+    study = world / "curse.yaml"
+    study.write_text(yaml.safe_dump({**evolve_world.STUDY, "strategy": "random_search"}))
+    result = run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
+    curse, lines = result.best["curse"], history(tmp_path / "out")
+    winner = next(line for line in lines if line["id"] == result.best["id"])
+    assert curse["searched"] == winner["fitness"]
+    mean = sum(line["fitness"] for line in lines) / len(lines)
+    assert mean <= curse["shrunk"] < curse["searched"]
+    # All 24 validation examples of a task are the 20 of the search and 4 that it did not see.
+    assert curse["valid"] == pytest.approx((20 * curse["searched"] + 4 * curse["fresh"]) / 24)
+    assert curse["test"] == pytest.approx(sum(result.best["test"].values()) / 2)
