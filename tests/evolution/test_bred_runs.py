@@ -58,7 +58,7 @@ def test_stopped_and_robbed_of_its_children_a_study_ends_as_if_undisturbed(
     for child, birth in births.items():
         assert all(parent in ("a", "b") or parent in births for parent in birth["parents"]), child
     assert open_weights(once.winner).fingerprint() == once.best["fingerprint"]
-    assert "descendants of a and b" in render_report(collect_study(tmp_path / "once"))
+    assert "models made of a and b by breeding" in render_report(collect_study(tmp_path / "once"))
 
 
 def test_two_workers_breed_what_one_does(world: Path, tmp_path: Path) -> None:

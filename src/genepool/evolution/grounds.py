@@ -69,12 +69,16 @@ class MergeGround(Ground):
     Args:
         space: the genes.
         plan: the merge at the start point; every candidate is planned like it.
-        seed: of the study.
         where: the study file, for errors.
     """
 
     def __init__(self, space: Space, plan: Plan, where: str) -> None:
         self.space, self.plan, self._where = space, plan, where
+
+    @property
+    def start(self) -> np.ndarray:
+        """Where the search begins, shape (d,), in the unit cube."""
+        return self.space.start
 
     def genome(self, one: np.ndarray, /) -> dict[str, Any]:
         return self.space.genome(one)

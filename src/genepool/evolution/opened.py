@@ -19,6 +19,7 @@ from genepool.errors import InputError, nearest
 from genepool.evolution.breeding import make_stock
 from genepool.evolution.genome import Space
 from genepool.evolution.grounds import BreedingGround, Ground, MergeGround, founders_of, parsed
+from genepool.evolution.singular import SingularGround
 from genepool.evolution.store import Candidate, Verdict
 from genepool.evolution.strategies import strategy_entry
 from genepool.evolution.study import Objective, Study
@@ -76,6 +77,11 @@ class OpenedStudy:
             dtype = None if study.dtype is None else dtype_code(study.dtype)
             stock = make_stock(base, founders, study.breed.form, dtype, where=where)
             return cls(study, where, {study.base: base, **skills}, BreedingGround(stock, out), tasks)
+        if varies == "singular values":
+            (skill,) = study.skills
+            dtype = None if study.dtype is None else dtype_code(study.dtype)
+            singular = SingularGround(base, skill.name, skills[skill.model], study.singular, dtype, where)
+            return cls(study, where, {study.base: base, **skills}, singular, tasks)
         sources = {study.base: base, **skills}
         if resident:
             held = load_resident(base)

@@ -23,6 +23,7 @@ from genepool.evolution.grounds import POPULATION_FOLDER, STORE_FILE, MergeGroun
 from genepool.evolution.loop import Search
 from genepool.evolution.opened import OpenedStudy
 from genepool.evolution.rounds import Thrift, looks
+from genepool.evolution.singular import SingularGround
 from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import Breeder, Strategy, make_breeder, make_strategy, strategy_entry
 from genepool.evolution.study import Budget, Stop, Study, load_study
@@ -149,8 +150,8 @@ def run_study(
 def _strategy(opened: OpenedStudy) -> Strategy | Breeder:
     study, ground = opened.study, opened.ground
     entry, where = strategy_entry(study.strategy.name), f"{opened.where}:strategy"
-    if isinstance(ground, MergeGround):
-        start, options = ground.space.start, study.strategy.options
+    if isinstance(ground, MergeGround | SingularGround):
+        start, options = ground.start, study.strategy.options
         return make_strategy(entry.name, start, seed=study.seed, options=options, where=where)
     founders = [skill.name for skill in study.skills]
     tasks = [task.name for task in opened.tasks]

@@ -125,6 +125,22 @@ class Breed(Strict):
     )
 
 
+class Singular(Strict):
+    """What of an adapter's singular values is searched, for strategies that vary them."""
+
+    largest: int | None = Field(
+        default=None, ge=1, description="The so many largest of each factor; null: all there are."
+    )
+    low: float = Field(default=0.0, description="Smallest number a singular value is multiplied by.")
+    high: float = Field(default=2.0, description="Largest number a singular value is multiplied by.")
+
+    @model_validator(mode="after")
+    def _around_one(self) -> Singular:
+        if not self.low < 1 < self.high:
+            raise ValueError(f"the range ({self.low:g} to {self.high:g}) must hold 1, the adapter as it is")
+        return self
+
+
 class Racing(Strict):
     """Candidates of a generation answer few examples first; who is behind answers no more. A string: the kind."""
 
@@ -178,6 +194,9 @@ class Study(Strict):
     parameters: dict[str, Any] = Field(default={}, description="Global merge parameters that stay fixed.")
     search: dict[str, SearchRange] = Field(default={}, description="The merge parameters to search, by name.")
     breed: Breed = Field(default=Breed(), description="How models are held; for strategies that breed them.")
+    singular: Singular = Field(
+        default=Singular(), description="Which singular values; for strategies that vary an adapter's."
+    )
     tasks: TaskChoice = Field(description="What the candidates are scored on.")
     objective: Objective = Field(default=Objective(), description="How task scores become one fitness.")
     strategy: StrategyChoice = Field(default=StrategyChoice(), description="The search algorithm.")
@@ -251,6 +270,8 @@ class Study(Strict):
             if getattr(self, key):
                 raise ValueError(f"{entry.name} varies {entry.varies}: leave `{key}` out")
         fewest = getattr(entry.build, "fewest", 1)
+        if entry.varies == "singular values" and len(self.skills) != 1:
+            raise ValueError(f"{entry.name} varies one adapter, not {len(self.skills)}")
         if len(self.skills) < fewest:
             raise ValueError(f"{entry.name} needs {fewest} skills or more, not {len(self.skills)}")
         if self.race is not None and "examples" in entry.needs:
@@ -260,7 +281,11 @@ class Study(Strict):
     @property
     def how(self) -> str:
         """How models come about in it, as a clause's end: the merge method, or what the strategy varies."""
-        return self.method or "breeding"
+        from genepool.evolution.strategies import strategy_entry
+
+        if self.method:
+            return self.method
+        return "breeding" if strategy_entry(self.strategy.name).varies == "models" else "new singular values"
 
     def resolved(self, folder: Path) -> Study:
         """The same study with relative paths taken from `folder`; names of a hub stay as they are."""

@@ -293,7 +293,7 @@ class _Collection:
             + (
                 f"ways to merge {listed(self._skills)} with "
                 if self.study.method
-                else f"descendants of {listed(self._skills)} by "
+                else f"models made of {listed(self._skills)} by "
             )
             + self.study.how
         )
