@@ -171,7 +171,9 @@ def winners_curse(
         if spread > 0:
             mean = float(np.mean(everyone))
             found["shrunk"] = mean + max(0.0, 1 - noise / spread) * (seen.fitness - mean)
-    if limit is not None and all(n > limit for n in tasks.values()):
+    # Without finalists nothing was judged again.
+    judged_again = len(winner.judged.scores) == 4 * sum(tasks.values())
+    if judged_again and limit is not None and all(n > limit for n in tasks.values()):
         parts = _by_task(winner.judged.example_scores(), tasks)
         found["fresh"] = opened.worth({name: float(part[limit:].mean()) for name, part in parts.items()})
     return found
