@@ -43,15 +43,17 @@ class SingularGround(Ground):
     def __init__(
         self, base: Weights, name: str, adapter: Weights, settings: Singular, dtype: str | None, where: str
     ) -> None:
-        if not isinstance(adapter, LoraOnBase) or not AdapterStock.fits({name: adapter}):
+        if not isinstance(adapter, LoraOnBase) or not AdapterStock.fits(base, {name: adapter}):
             raise InputError(
-                "not a plain LoRA adapter, so it has no factors whose singular values could be searched",
+                "not a LoRA adapter, so it has no factors whose singular values could be searched",
                 where=f"{where}:skills",
                 fix="Name a PEFT LoRA adapter as `base+adapter`, or make one with `genepool skill convert --to peft`",
             )
         self._stock, self._name, self._settings = AdapterStock(base, {name: adapter}, dtype), name, settings
         self._count: dict[str, int] = {}
         for tensor in self._stock.infos:
+            if tensor.endswith(":W"):
+                continue
             found = len(self._stock.spectrum(name, tensor).values)
             self._count[tensor] = found if settings.largest is None else min(found, settings.largest)
         self.names = tuple(f"{tensor}[{i}]" for tensor, count in self._count.items() for i in range(count))
@@ -97,7 +99,11 @@ class SingularGround(Ground):
         import torch
 
         made = {}
-        for tensor, count in self._count.items():
+        for tensor in self._stock.infos:
+            count = self._count.get(tensor)
+            if count is None:
+                made[tensor] = self._stock.founder(self._name, tensor)
+                continue
             left, values, right = self._stock.spectrum(self._name, tensor)
             factors = torch.ones_like(values)
             factors[:count] = torch.tensor([genome[f"{tensor}[{i}]"] for i in range(count)])

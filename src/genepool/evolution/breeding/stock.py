@@ -115,49 +115,34 @@ class ModelStock(Stock):
 
 
 class AdapterStock(Stock):
-    """LoRA adapters of one base, of the same ranks on the same tensors: their factors, scales multiplied into B."""
+    """LoRA adapters of one base that hold the same: their factors, scales multiplied into B, and what is no product
+    (trained norms and biases, DoRA) as whole changes.
+    """
 
     def __init__(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None = None) -> None:
         super().__init__(base, founders, dtype)
         self._adapters: dict[str, LoraOnBase] = {}
-        infos: dict[str, TensorInfo] = {}
         for name, weights in self.founders.items():
             assert isinstance(weights, LoraOnBase)
             self._adapters[name] = weights
-            own: dict[str, TensorInfo] = {}
-            for tensor in base.names():
-                if tensor in weights.changed():
-                    left, right, _ = _factors(weights, tensor)
-                    own[f"{tensor}:B"] = TensorInfo(tuple(left.shape), "F32")
-                    own[f"{tensor}:A"] = TensorInfo(tuple(right.shape), "F32")
-            if infos and own != infos:
-                odd = sorted(name for name in own.keys() | infos.keys() if own.get(name) != infos.get(name))[0]
-                raise InputError(
-                    f"the adapter {name} and the one before it differ in {odd.rpartition(':')[0]}",
-                    where="breed.form",
-                    fix="Breed whole models (`form: models`), or adapters of the same ranks on the same tensors",
-                )
-            infos = own
-        self.infos = infos
+            self.infos = _held(base, weights)
 
     @staticmethod
-    def fits(founders: Mapping[str, Weights]) -> bool:
-        """Whether all founders are adapters that hold factors of the same shapes for the same tensors."""
-        shapes = set()
-        for weights in founders.values():
-            if not isinstance(weights, LoraOnBase):
-                return False
-            held = {name: weights.factors(name) for name in weights.changed()}
-            if any(one is None for one in held.values()):
-                return False
-            shapes.add(tuple(sorted((name, one[1].shape[0]) for name, one in held.items() if one is not None)))
-        return len(shapes) == 1
+    def fits(base: Weights, founders: Mapping[str, Weights]) -> bool:
+        """Whether all founders are adapters with factors, of the same shapes for the same tensors."""
+        held = [_held(base, weights) for weights in founders.values() if isinstance(weights, LoraOnBase)]
+        factors = [name for name in held[0] if name.endswith(":A")] if held else []
+        return bool(factors) and len(held) == len(founders) and all(one == held[0] for one in held)
 
     def founder(self, name: str, tensor: str) -> torch.Tensor:
         import torch
 
         target, _, side = tensor.rpartition(":")
-        left, right, scale = _factors(self._adapters[name], target)
+        if side == "W":
+            return self._adapters[name].change(target)
+        found = self._adapters[name].factors(target)
+        assert found is not None
+        left, right, scale = found
         return right.to(torch.float32) if side == "A" else left.to(torch.float32) * scale
 
     def origin(self, tensor: str) -> torch.Tensor | None:
@@ -167,16 +152,32 @@ class AdapterStock(Stock):
         return _AdaptedChild(self.base, tensors, label, fingerprint, self.dtype)
 
 
+def _held(base: Weights, adapter: LoraOnBase) -> dict[str, TensorInfo]:
+    """What an adapter holds: "tensor:B" and "tensor:A" for a product, "tensor:W" for another change."""
+    infos: dict[str, TensorInfo] = {}
+    changed = adapter.changed()
+    for tensor in base.names():
+        if tensor not in changed:
+            continue
+        found = adapter.factors(tensor)
+        if found is None:
+            infos[f"{tensor}:W"] = TensorInfo(base.info(tensor).shape, "F32")
+        else:
+            infos[f"{tensor}:B"] = TensorInfo(tuple(found[0].shape), "F32")
+            infos[f"{tensor}:A"] = TensorInfo(tuple(found[1].shape), "F32")
+    return infos
+
+
 def make_stock(base: Weights, founders: Mapping[str, Weights], form: Form, dtype: str | None, *, where: str) -> Stock:
     """Founders in the form asked for; `auto` takes adapters as such where they fit together.
 
     Raises:
         InputError: `adapters` was asked for and they do not fit together, or models of other bases.
     """
-    fits = AdapterStock.fits(founders)
+    fits = AdapterStock.fits(base, founders)
     if form == "adapters" and not fits:
         raise InputError(
-            "not all skills are plain LoRA adapters of the same ranks on the same tensors",
+            "not all skills are LoRA adapters of the same ranks on the same tensors",
             where=f"{where}:breed.form",
             fix="Say `form: models`, which takes any",
         )
@@ -200,12 +201,6 @@ def check_alike(base: Weights, name: str, weights: Weights) -> None:
                 where=weights.name,
                 fix="Breed fine-tunes of one base",
             )
-
-
-def _factors(adapter: LoraOnBase, tensor: str) -> tuple[torch.Tensor, torch.Tensor, float]:
-    found = adapter.factors(tensor)
-    assert found is not None
-    return found
 
 
 class _Child(Weights):
@@ -239,7 +234,7 @@ class _Child(Weights):
 
 
 class _AdaptedChild(ChangeOnBase):
-    """A base with the products of a child's factors added."""
+    """A base with the products of a child's factors, and its other changes, added."""
 
     def __init__(self, base: Weights, factors: Tensors, label: str, fingerprint: str, dtype: str | None) -> None:
         super().__init__(base, label)
@@ -249,7 +244,8 @@ class _AdaptedChild(ChangeOnBase):
         return frozenset(name.rpartition(":")[0] for name in self._factors)
 
     def change(self, name: str) -> torch.Tensor:
-        return self._factors[f"{name}:B"] @ self._factors[f"{name}:A"]
+        whole = self._factors.get(f"{name}:W")
+        return self._factors[f"{name}:B"] @ self._factors[f"{name}:A"] if whole is None else whole
 
     def info(self, name: str) -> TensorInfo:
         info = self.base.info(name)
