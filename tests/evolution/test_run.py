@@ -129,6 +129,7 @@ def test_a_finished_study_says_so_and_a_larger_budget_goes_on(world: Path, tmp_p
     assert best(steps) == best(once)
 
 
+@pytest.mark.slow
 def test_two_workers_give_what_one_gives(world: Path, tmp_path: Path) -> None:
     for workers in (1, 2):
         run_study(world / "study.yaml", tmp_path / str(workers), workers=workers, ledger=tmp_path / f"{workers}.sqlite")
@@ -396,6 +397,7 @@ class Pull(Method):
 """
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_is_searched_in_every_process(
     world: Path, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def test_brier_adds_up(drawn: list[tuple[float, int]], bins: int, binning: str) 
         highest = one.hi
 
 
+@pytest.mark.slow
 def test_a_calibrated_model_is_seldom_called_miscalibrated() -> None:
     draw = np.random.default_rng(0)
     called, errors, expected = 0, [], []

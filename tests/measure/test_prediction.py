@@ -162,6 +162,7 @@ def test_the_stopping_rule() -> None:
         flat.advice(2000, 1000, 0.01)
 
 
+@pytest.mark.slow
 def test_stopping_is_seldom_a_mistake() -> None:
     """Where going on would bring twice the threshold, the rule says stop in few of many noisy runs."""
     draw = np.random.default_rng(3)

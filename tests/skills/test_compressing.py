@@ -44,6 +44,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "base.safetensors", folder / "tuned.safetensors"
 
 
+@pytest.mark.slow
 @given(budget=st.integers(3_000, 60_000))
 def test_a_budget_is_never_exceeded(
     budget: int, models: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory

@@ -104,7 +104,7 @@ def theirs(model: LanguageModel, file: Path, shots: int = 0) -> list[dict[str, A
     return sorted(samples, key=lambda sample: sample["doc_id"])
 
 
-@pytest.mark.parametrize("shots", [0, 2])
+@pytest.mark.parametrize("shots", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_choices_are_lm_evals(model: LanguageModel, yaml: Callable[..., Path], shots: int) -> None:
     file = yaml("choice", CHOICE)
     (task,) = lm_eval_tasks(f"{file}@{shots}" if shots else str(file))
@@ -129,6 +129,7 @@ def test_written_answers_are_lm_evals(model: LanguageModel, yaml: Callable[..., 
     assert len({outcome.output for outcome in outcomes}) > 3
 
 
+@pytest.mark.slow
 def test_perplexity_is_kept_per_example(model: LanguageModel, yaml: Callable[..., Path]) -> None:
     """Texts longer than the context are read in windows, as lm-eval reads them.
 
@@ -147,6 +148,7 @@ def test_perplexity_is_kept_per_example(model: LanguageModel, yaml: Callable[...
         )
 
 
+@pytest.mark.slow
 def test_single_likelihoods_are_lm_evals(model: LanguageModel, yaml: Callable[..., Path]) -> None:
     file = yaml("last", LAST_WORD)
     (task,) = lm_eval_tasks(str(file))
@@ -156,6 +158,7 @@ def test_single_likelihoods_are_lm_evals(model: LanguageModel, yaml: Callable[..
         assert outcome.detail["perplexity"] == pytest.approx(sample["perplexity"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_long_prompt_loses_its_beginning(model: LanguageModel, yaml: Callable[..., Path]) -> None:
     documents = [{"q": "abcd ef " * 20 + "=", "c": ["a", "bcd", "ef"], "a": 1}, *drawn(3)]
     for name, body, key in (("choice", CHOICE, "acc_norm"), ("writing", WRITING, "exact_match")):
