@@ -7,6 +7,7 @@ Knows nothing of models, tasks or files.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from abc import ABC, abstractmethod
@@ -265,6 +266,13 @@ def default_population(dimensions: int) -> int:
 
 def _one_blas_thread() -> Any:
     # Several BLAS threads cost about ten times on the small matrices of a search, and change the last bits.
-    from threadpoolctl import threadpool_limits
+    return _threads().limit(limits=1, user_api="blas")
 
-    return threadpool_limits(limits=1, user_api="blas")
+
+@functools.cache
+def _threads() -> Any:
+    # Looking for the libraries takes milliseconds, which strategies of one child a generation would pay each time.
+    import numpy  # noqa: F401 - its library must be there to be found
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -322,6 +322,10 @@ class StudyStore:
         totals = self._rows("SELECT total(seconds), total(cpu_seconds), total(examples) FROM results")[0]
         return {"seconds": round(totals[0], 3), "cpu_seconds": round(totals[1], 3), "examples": int(totals[2])}
 
+    def examples_of_the_search(self) -> int:
+        """Examples computed for the search, the judging of finalists left out."""
+        return int(self._rows("SELECT total(examples) FROM results WHERE stage >= 0")[0][0])
+
     # -- told ---------------------------------------------------------------------------------------------------
 
     def told(self, generation: int, fitness: np.ndarray, seconds: float, diversity: float | None = None) -> None:

@@ -57,7 +57,9 @@ class Family:
         return self.stock.express(tensors, name, self._fingerprint(name, birth))
 
     def keep_only(self, names: Collection[str]) -> None:
-        """Deletes the files of all children but these."""
+        """Lets go of all children but these, in memory and on the disk."""
+        for name in [name for name in self._held if name not in names]:
+            del self._held[name]
         if self._folder is None or not self._folder.is_dir():
             return
         wanted = {f"{name}.safetensors" for name in names}

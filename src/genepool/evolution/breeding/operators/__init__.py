@@ -6,6 +6,7 @@ on threads, workers or the order of tensors.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ def register(name: str) -> Callable[[Operator], Operator]:
     return add
 
 
+@functools.cache
 def operators() -> dict[str, Operator]:
     """Every operator by name."""
     for module in pkgutil.iter_modules(__path__):
