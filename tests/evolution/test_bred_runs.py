@@ -13,7 +13,9 @@ import yaml
 
 from genepool.errors import InputError
 from genepool.evolution import run_study
+from genepool.evolution.collection import read_collection, write_candidate
 from genepool.report import collect_study, render_report
+from genepool.tasks import Ledger, evaluate, load_tasks
 from genepool.weights import open_weights
 
 BREEDERS = ["cycleqd", "genome", "genome_plus", "m2n2"]
@@ -152,3 +154,47 @@ def test_the_winners_curse_is_told(world: Path, tmp_path: Path) -> None:
     # All 24 validation examples of a task are the 20 of the search and 4 that it did not see.
     assert curse["valid"] == pytest.approx((20 * curse["searched"] + 4 * curse["fresh"]) / 24)
     assert curse["test"] == pytest.approx(sum(result.best["test"].values()) / 2)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "groups"),
+    [
+        ("genome", {"population"}),
+        ("m2n2", {"archive"}),
+        ("cycleqd", {"pick", "say"}),
+        ({"name": "nsga2", "options": {"population": 6}}, {"knee"}),
+        ({"name": "map_elites", "options": {"batch": 6}}, {"cell"}),
+    ],
+)
+def test_what_was_gathered_is_listed_and_any_of_it_becomes_a_checkpoint(
+    world: Path, tmp_path: Path, strategy: Any, groups: set[str]
+) -> None:
+    name = strategy if isinstance(strategy, str) else strategy["name"]
+    if name in BREEDERS:
+        study = bred_study(world, f"gather-{name}", strategy)
+    else:
+        study = world / f"gather-{name}.yaml"
+        study.write_text(yaml.safe_dump({**evolve_world.STUDY, "strategy": strategy, "budget": {"evaluations": 14}}))
+    run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
+    members = read_collection(tmp_path / "out")
+    assert {member.group.split()[0] for member in members} >= groups
+    last = members[-1]
+    verdict = write_candidate(tmp_path / "out", last.name, tmp_path / "model")
+    with Ledger(tmp_path / "fresh.sqlite") as ledger:
+        table = evaluate(
+            [tmp_path / "model"], load_tasks(str(world / "tasks")), split="valid", limit=20, seed=1, ledger=ledger,
+            threads=1, batch_size=8,
+        )  # fmt: skip
+    assert {task: table.mean(table.models[0], task) for task in table.tasks} == pytest.approx(dict(verdict.valid))
+    with pytest.raises(InputError, match="no candidate '99.0'"):
+        write_candidate(tmp_path / "out", "99.0", tmp_path / "other")
+    with pytest.raises(InputError, match="not empty"):
+        write_candidate(tmp_path / "out", last.name, tmp_path / "model")
+
+
+def test_objectives_that_are_no_tasks_are_refused_at_once(world: Path, tmp_path: Path) -> None:
+    study = world / "objectives.yaml"
+    strategy = {"name": "nsga2", "options": {"objectives": ["pikc"]}}
+    study.write_text(yaml.safe_dump({**evolve_world.STUDY, "strategy": strategy}))
+    with pytest.raises(InputError, match="no task 'pikc'.*pick"):
+        run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")

@@ -220,3 +220,30 @@ def test_every_role_may_be_listed() -> None:
     present = [part for part in PARTS if part != "other"]
     partition = Partition(roles_of(3), 1, present)
     assert [cell.part for cell in partition.cells] == present
+
+
+@given(data=st.data())
+def test_values_of_skills_are_shifted_to_their_sum_in_every_cell(data: st.DataObject) -> None:
+    search = {"weight": {"low": -1, "high": 2, "sum": 1, "per": {"layer_groups": 2}}, "density": {"low": 0, "high": 1}}
+    space = space_of(study_of(search, 3), roles_of(4))
+    x = np.array(data.draw(st.lists(st.floats(0, 1), min_size=len(space.genes), max_size=len(space.genes))))
+    genome = space.genome(x)
+    free = {gene.name: gene.low + u * (gene.high - gene.low) for gene, u in zip(space.genes, x, strict=True)}
+    for layers in ((0, 1), (2, 3)):
+        names = [gene.name for gene in space.genes if gene.parameter == "weight" and gene.layers == layers]
+        assert len(names) == 3
+        assert sum(genome[name] for name in names) == pytest.approx(1, abs=1e-5)
+        # Differences between skills are what was asked for.
+        assert genome[names[0]] - genome[names[1]] == pytest.approx(free[names[0]] - free[names[1]], abs=1e-4)
+    for gene in space.genes:
+        if gene.parameter == "density":
+            assert genome[gene.name] == pytest.approx(free[gene.name], abs=1e-5)
+
+
+def test_what_is_one_number_cannot_sum_to_anything() -> None:
+    for search in (
+        {"lambda": {"low": 0, "high": 2, "sum": 1}},
+        {"weight": {"low": 0, "high": 1, "sum": 1, "per": {"skill": False}}},
+    ):
+        with pytest.raises(InputError, match="nothing that could sum to 1"):
+            space_of(study_of(search), roles_of(4))

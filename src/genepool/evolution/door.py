@@ -61,6 +61,14 @@ class Door(ABC, Generic[Asked]):
         self.seed, self.options = seed, options
         self._pending: Asked | None = None
 
+    def collection(self) -> list[dict[str, Any]]:
+        """What it has gathered beyond a best one, as plain data: a front, an archive, a population.
+
+        Each entry has "name" ("generation.index" of the candidate), "group" (the archive or front it is in) and
+        "scores" (what places it there, by name). Empty for strategies that gather nothing.
+        """
+        return []
+
     def _asked(self) -> Asked:
         if self._pending is None:
             with _one_blas_thread():

@@ -160,6 +160,12 @@ class Space:
                 )
             _check_range(by_name[parameter], wanted, here)
             split, own = wanted.per, by_name[parameter].per_model
+            if wanted.sum is not None and not (own and split.skill is not False):
+                raise InputError(
+                    f"'{parameter}' is one number for all skills, so there is nothing that could sum to {wanted.sum:g}",
+                    where=f"{here}.sum",
+                    fix="Leave `sum` out",
+                )
             if split.skill and not own:
                 raise InputError(
                     f"'{parameter}' is one number for the whole merge, not one per skill",
@@ -192,7 +198,18 @@ class Space:
         """
         if x.shape != (len(self.genes),):
             raise ValueError(f"a point of this space has shape ({len(self.genes)},), not {x.shape}")
-        return {gene.name: _value(gene, float(u)) for gene, u in zip(self.genes, x, strict=True)}
+        genome = {gene.name: _value(gene, float(u)) for gene, u in zip(self.genes, x, strict=True)}
+        for parameter, wanted in self._study.search.items():
+            if wanted.sum is not None:
+                self._shift(genome, parameter, wanted.sum)
+        return genome
+
+    def _shift(self, genome: dict[str, float], parameter: str, total: float) -> None:
+        """Makes the skills' values of a parameter sum to `total` in each cell."""
+        for cell in self._partitions[parameter].cells:
+            names = [_gene_name(parameter, skill, cell) for skill in self._skills[parameter]]
+            by = (total - sum(genome[name] for name in names)) / len(names)
+            genome.update({name: round(genome[name] + by, 6) for name in names})
 
     def vector(self, genome: Mapping[str, float]) -> np.ndarray:
         """The point of the unit cube, shape (d,), of a genome."""

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from genepool import progress, staging
-from genepool.errors import InputError
+from genepool.errors import InputError, nearest
 from genepool.evolution.grounds import POPULATION_FOLDER, STORE_FILE, MergeGround
 from genepool.evolution.loop import Search
 from genepool.evolution.opened import OpenedStudy
@@ -31,6 +31,7 @@ from genepool.evolution.winner import BEST_FILE, WINNER_FOLDER, crown
 from genepool.evolution.workers import InProcess, ProcessPool, Workers
 
 STUDY_FILE, HISTORY_FILE, REPORT_FILE = "study.yaml", "history.jsonl", "report.html"
+COLLECTION_FILE = "collection.jsonl"
 _LOCK_FILE = ".lock"
 
 
@@ -143,6 +144,7 @@ def run_study(
             finalists = search.run()
             store.set("stop", study.stop.model_dump())
             store.set("ended", search.ended)
+            staging.write_text(out / COLLECTION_FILE, _lines(strategy.collection()))
             best = crown(opened, store, finalists, out, ledger, notices=search.notices)
             return StudyResult(out, best)
 
@@ -150,11 +152,15 @@ def run_study(
 def _strategy(opened: OpenedStudy) -> Strategy | Breeder:
     study, ground = opened.study, opened.ground
     entry, where = strategy_entry(study.strategy.name), f"{opened.where}:strategy"
+    tasks = [task.name for task in opened.tasks]
+    for key in ("objectives", "behaviours"):
+        for name in study.strategy.options.get(key) or ():
+            if name not in tasks:
+                raise InputError(f"no task '{name}'", where=f"{where}.options.{key}", fix=nearest(str(name), tasks))
     if isinstance(ground, MergeGround | SingularGround):
         start, options = ground.start, study.strategy.options
         return make_strategy(entry.name, start, seed=study.seed, options=options, where=where)
     founders = [skill.name for skill in study.skills]
-    tasks = [task.name for task in opened.tasks]
     return make_breeder(entry.name, founders, tasks, seed=study.seed, options=study.strategy.options, where=where)
 
 
@@ -220,6 +226,10 @@ def _finished(out: Path, store: StudyStore, budget: Budget, stop: Stop) -> dict[
     return None if more or not isinstance(best, dict) else best
 
 
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
 def _yaml(study: Study) -> str:
     import yaml
 
@@ -237,6 +247,7 @@ def _clear(out: Path) -> None:
         STUDY_FILE,
         HISTORY_FILE,
         REPORT_FILE,
+        COLLECTION_FILE,
     ):
         (out / name).unlink(missing_ok=True)
     for folder in (WINNER_FOLDER, POPULATION_FOLDER):

@@ -60,6 +60,11 @@ class SearchRange(Strict):
     start: float | None = Field(
         default=None, description="Where the search begins; the middle of the range when left out."
     )
+    sum: float | None = Field(
+        default=None,
+        description="The skills' values are shifted alike so that they sum to this, in every layer group and role; "
+        "they may leave the range by that. null: they are not.",
+    )
     per: Split = Field(default=Split(), description="Whether it is split per skill, layer group and tensor role.")
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ Uses numpy only. Registered as a strategy; driven by the study's loop.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -64,6 +64,16 @@ class Cycleqd(Breeder):
 
     def living(self) -> frozenset[str]:
         return frozenset(str(elite.item) for archive in self.archives.values() for elite in archive.elites())
+
+    def collection(self) -> list[dict[str, Any]]:
+        """The elites of every task's archive."""
+        found = []
+        for place, (task, archive) in enumerate(self.archives.items()):
+            others = [name for i, name in enumerate(self.tasks) if i != place]
+            for elite in archive.elites():
+                scores = dict(zip(others, elite.measures, strict=False))
+                found.append({"name": str(elite.item), "group": task, "scores": {task: elite.objective, **scores}})
+        return found
 
     def guess(self) -> Birth | None:
         """The elites of all archives in one: each task's best, weighted by softmax of how good it is."""

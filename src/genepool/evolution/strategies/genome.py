@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -63,6 +63,10 @@ class Genome(Breeder):
 
     def living(self) -> frozenset[str]:
         return frozenset(member.name for member in self._members)
+
+    def collection(self) -> list[dict[str, Any]]:
+        """The population."""
+        return [{"name": m.name, "group": "population", "scores": {"fitness": m.fitness}} for m in self._members]
 
     def _ask(self) -> list[Birth]:
         generator = numpy_generator(self.seed, "genome", self.generation)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -72,6 +72,9 @@ class GenomePlus(Genome):
         for one in self._swarm:
             names |= {one.name, one.own_best.name, one.velocity[0], one.velocity[1]}
         return frozenset(names - set(self.founders))
+
+    def collection(self) -> list[dict[str, Any]]:
+        return [{"name": one.name, "group": "population", "scores": {"fitness": one.fitness}} for one in self._swarm]
 
     def _ask(self) -> list[Birth]:
         generator = numpy_generator(self.seed, "genome_plus", self.generation)

@@ -6,7 +6,7 @@ Uses numpy only. Registered as a strategy; driven by the study's loop.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -59,6 +59,16 @@ class M2n2(Breeder):
 
     def living(self) -> frozenset[str]:
         return frozenset(self._names)
+
+    def collection(self) -> list[dict[str, Any]]:
+        """The archive, with each model's worth: what it gets of all examples."""
+        import numpy as np
+
+        worth = self._shares(np.array(self._scores)).sum(1) if self._names else []
+        return [
+            {"name": name, "group": "archive", "scores": {"mean": float(scores.mean()), "worth": float(one)}}
+            for name, scores, one in zip(self._names, self._scores, worth, strict=True)
+        ]
 
     def _ask(self) -> list[Birth]:
         options = self.options

@@ -1,0 +1,62 @@
+"""`genepool collection`: what a study gathered beyond its winner, and any candidate of it as a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    app.command("collection")(collection)
+
+
+def collection(
+    study: Annotated[Path, typer.Argument(help="Folder of a study, as `genepool evolve --out` wrote it.")],
+    write: Annotated[
+        str | None, typer.Option("--write", help='A candidate to write as a checkpoint: "generation.index".')
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where the checkpoint goes.")] = None,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """List the front, archive or population of a study, or write one of its candidates.
+
+    [bold]Examples[/bold]
+
+        genepool collection run
+
+        genepool collection run --write 12.3 --out model
+    """
+    options.begin(quiet)
+    from genepool.errors import InputError
+    from genepool.evolution.collection import read_collection, write_candidate
+
+    if write is not None:
+        if out is None:
+            raise InputError("no place for the checkpoint", where="--out", fix="Name a folder")
+        verdict = write_candidate(study, write, out, overwrite=overwrite)
+        if json_output:
+            options.print_json({"written": str(out), "name": write, "fitness": verdict.fitness, "valid": verdict.valid})
+        else:
+            typer.echo(f"{write}, fitness {verdict.fitness:.4f} on validation, written to {out}")
+        return
+    rows = read_collection(study)
+    if json_output:
+        options.print_json({"members": [asdict(row) for row in rows]})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    names = list(dict.fromkeys(name for row in rows for name in row.scores))
+    table = Table("candidate", "in", *names)
+    for row in rows:
+        table.add_row(row.name, row.group, *(f"{row.scores[n]:.3f}" if n in row.scores else "" for n in names))
+    Console().print(table)
+    if not rows:
+        typer.echo("this strategy gathers nothing beyond its winner")
