@@ -25,6 +25,14 @@ def evolve(
         Path | None, typer.Option("--ledger", help="Outcomes; $GENEPOOL_LEDGER, else ./genepool.sqlite.")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the search; the study's when absent.")] = None,
+    stop_when: Annotated[
+        list[str] | None,
+        typer.Option("--stop-when", help="End early: target=FITNESS, stall=GENERATIONS, evaluations=N or minutes=M."),
+    ] = None,
+    fork: Annotated[
+        Path | None,
+        typer.Option("--fork", help="Folder of a run of this study before you changed it: begin from its best."),
+    ] = None,
     plugin: options.PluginOption = None,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
@@ -38,6 +46,10 @@ def evolve(
 
         genepool evolve study.yaml --out run --budget 400 --workers 2
 
+        genepool evolve study.yaml --out run --stop-when target=0.9 --stop-when stall=10
+
+        genepool evolve changed.yaml --out second --fork run
+
     Kill it at any moment; the same command goes on and repeats no finished evaluation. A larger budget goes on with
     a finished run. For a baseline at equal budget, run the study again with `strategy: random_search`.
     """
@@ -47,8 +59,22 @@ def evolve(
     with progress.bar("loading torch"):
         from genepool.evolution import run_study
 
+    from genepool.evolution.stopping import with_stops
+    from genepool.evolution.study import load_study
+
     options.load_plugins(plugin)
-    result = run_study(study, out, evaluations=budget, seed=seed, workers=workers, ledger=ledger, overwrite=overwrite)
+    wanted = with_stops(load_study(study), stop_when or [])
+    result = run_study(
+        wanted,
+        out,
+        evaluations=budget,
+        seed=seed,
+        workers=workers,
+        ledger=ledger,
+        overwrite=overwrite,
+        fork=fork,
+        where=str(study),
+    )
     page = _report(result.out, renew=not result.resumed)
     if json_output:
         options.print_json(

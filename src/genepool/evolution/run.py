@@ -19,6 +19,7 @@ from typing import Any
 
 from genepool import progress, staging
 from genepool.errors import InputError, nearest
+from genepool.evolution.forking import forked
 from genepool.evolution.grounds import POPULATION_FOLDER, STORE_FILE, MergeGround
 from genepool.evolution.loop import Search
 from genepool.evolution.opened import OpenedStudy
@@ -32,7 +33,7 @@ from genepool.evolution.workers import InProcess, ProcessPool, Workers
 
 STUDY_FILE, HISTORY_FILE, REPORT_FILE = "study.yaml", "history.jsonl", "report.html"
 COLLECTION_FILE = "collection.jsonl"
-_LOCK_FILE = ".lock"
+LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def run_study(
     workers: int | str = 1,
     ledger: str | Path | None = None,
     overwrite: bool = False,
+    fork: str | Path | None = None,
+    where: str = "",
 ) -> StudyResult:
     """Runs a study, or goes on with one that was stopped, killed, or given a larger budget.
 
@@ -80,6 +83,8 @@ def run_study(
         workers: processes that evaluate; 1 evaluates in this one. The result does not depend on it.
         ledger: where outcomes are kept; `$GENEPOOL_LEDGER`, else `genepool.sqlite` in the working folder.
         overwrite: start anew, removing what an earlier study left in `out`. Outcomes stay in the ledger.
+        fork: folder of an earlier run of this study before it was changed: begin where that one got to.
+        where: what errors call the study; its file when it is one.
 
     Raises:
         InputError: something the study names is wrong, the study changed, or too many candidates failed.
@@ -89,10 +94,16 @@ def run_study(
     from genepool.merging import plugin_of
     from genepool.tasks.ledger import Ledger, default_path
 
-    where = "study" if isinstance(study, Study) else str(study)
+    where = where or ("study" if isinstance(study, Study) else str(study))
     study = _changed(study if isinstance(study, Study) else load_study(study), evaluations, seed)
     count = _worker_count(workers)
     out = Path(out)
+    if fork is None and not overwrite and (out / STORE_FILE).is_file():
+        # A fork that was stopped goes on as one, whether or not it is said again.
+        with StudyStore(out / STORE_FILE) as store:
+            fork = store.get("forked_from", None)
+    if fork is not None:
+        study = forked(study, Path(fork))
     ledger = Path(ledger or default_path()).resolve()
     if not (out / STORE_FILE).is_file():
         staging.check_free(out, overwrite=overwrite)
@@ -118,6 +129,8 @@ def run_study(
                     f"a larger budget goes on, --overwrite starts anew"
                 )
                 return StudyResult(out, found, resumed=True)
+            if fork is not None:
+                store.set("forked_from", str(Path(fork).resolve()))
             (out / BEST_FILE).unlink(missing_ok=True)
             staging.write_text(out / STUDY_FILE, _yaml(study))
             plugin = plugin_of(opened.ground.plan.method) if isinstance(opened.ground, MergeGround) else None
@@ -259,7 +272,7 @@ def _own(out: Path) -> Iterator[None]:
     """Makes sure that one process at a time drives the study in `out`; the lock dies with its process."""
     with staging.reporting_full_disk(out):
         out.mkdir(parents=True, exist_ok=True)
-        handle = os.open(out / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(out / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -175,7 +175,7 @@ class StudyStore:
             raise InputError(
                 "the study changed since this run began: " + "; ".join(differences(known, settings)),
                 where=self.path,
-                fix="Undo the change to go on, name another --out, or pass --overwrite to start anew",
+                fix="Undo the change to go on, begin a new --out with --fork and this folder, or pass --overwrite",
             )
 
     @property

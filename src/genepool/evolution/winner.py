@@ -131,6 +131,7 @@ def _record(
             for finalist in finalists
         ],
         **opened.ground.record(first.candidate),
+        **({"forked_from": origin} if (origin := store.get("forked_from", "")) else {}),
         "models": list(rows),
         "tasks_dir": opened.study.tasks.dir,
         "ledger": str(ledger.resolve()),

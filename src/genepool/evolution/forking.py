@@ -1,0 +1,52 @@
+"""A changed study that begins where an earlier run got to; that run is left alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from genepool.errors import InputError
+from genepool.evolution.study import SkillChoice, Study
+
+_BEST_FILE, _WINNER = "best.json", "winner"
+
+
+def forked(study: Study, old: Path) -> Study:
+    """The study with its start moved to the best of an earlier run.
+
+    A search over parameters begins at the winner's value wherever a parameter that is not split has one within its
+    range (the mean over skills, layer groups and roles where the old run had it split). A study that breeds models
+    gets the winner as one more skill. Whatever else the old run learned is in the ledger, which both share.
+
+    Args:
+        study: the changed study.
+        old: folder of the earlier run; finished.
+
+    Raises:
+        InputError: no finished run there.
+    """
+    try:
+        best = json.loads((old / _BEST_FILE).read_text(encoding="utf-8"))
+        genome = dict(best["genome"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            "no finished run there", where=old, fix="Let it finish (a smaller --budget does), or leave --fork out"
+        ) from None
+    if not study.search:
+        name = f"winner-of-{old.resolve().name}"
+        if study.method or not (old / _WINNER).is_dir() or name in {skill.name for skill in study.skills}:
+            return study
+        winner = SkillChoice(name=name, model=str((old / _WINNER).resolve()))
+        return study.model_copy(update={"skills": (*study.skills, winner)})
+    search = dict(study.search)
+    for parameter, wanted in study.search.items():
+        values = [value for gene, value in genome.items() if _parameter(gene) == parameter]
+        if values and all(isinstance(value, int | float) for value in values):
+            start = min(max(sum(values) / len(values), wanted.low), wanted.high)
+            search[parameter] = wanted.model_copy(update={"start": start})
+    return study.model_copy(update={"search": search})
+
+
+def _parameter(gene: str) -> str:
+    """The parameter of a gene's name: "skill.weight[layers 0-1]" is of "weight"."""
+    return gene.partition("[")[0].rpartition(".")[2]
