@@ -64,7 +64,7 @@ def applying(place: World, method: str, search: dict[str, Any], count: int) -> t
     apply: list[float] = []
     ask: list[float] = []
     with torch_threads(1), Ledger(":memory:") as ledger:
-        opened = OpenedStudy.open(study, resident=True)
+        opened = OpenedStudy.open(study, resident=("base", *place.parents))
         model = LanguageModel.load(opened.ground.model())
         genes = opened.ground.start.size  # type: ignore[attr-defined]
         for i, x in enumerate(numpy_generator(0, "pace", method).random((count, genes))):

@@ -18,28 +18,34 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file: genepool's own or mergekit's.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe file, genepool's own or mergekit's; or a study file.")],
     all_tensors: Annotated[
         bool, typer.Option("--all", help="Show every tensor, not one line per layer group.")
     ] = False,
+    workers: Annotated[int, typer.Option("--workers", help="Of a study: processes that evaluate.", min=1)] = 1,
     allow_pickle: options.AllowPickleOption = False,
     plugin: options.PluginOption = None,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Check a recipe and show what it will read, compute and write. Reads headers only.
+    """Check a recipe or a study and show what it will read, compute, hold and write. Reads headers only.
 
     [bold]Examples[/bold]
 
         genepool plan recipe.yaml
 
         genepool plan recipe.yaml --json | jq .peak_bytes
+
+        genepool plan study.yaml --workers 2
     """
     options.begin(quiet)
     from genepool.merging import load_recipe, plan_merge
     from genepool.merging.nesting import describe
 
     options.load_plugins(plugin)
+    if _is_study(recipe):
+        _plan_study(recipe, workers, json_output)
+        return
     shown = describe(plan_merge(load_recipe(recipe), allow_pickle=allow_pickle))
     if json_output:
         options.print_json(shown)
@@ -69,6 +75,58 @@ def plan(
         f"{options.size_text(shown['bytes_read'])}, writes {options.size_text(shown['bytes_written'])}, "
         f"works in at most {options.size_text(shown['peak_bytes'])} per thread"
     )
+
+
+def _is_study(path: Path) -> bool:
+    from genepool.schema import read_yaml
+
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return False
+    data = read_yaml(path)
+    return isinstance(data, dict) and "study" in data
+
+
+def _plan_study(path: Path, workers: int, json_output: bool) -> None:
+    from genepool.evolution import load_study
+    from genepool.evolution.opened import OpenedStudy
+    from genepool.evolution.residence import asked_per_candidate, plan_residence
+    from genepool.evolution.run import strategy_of
+
+    study = load_study(path)
+    opened = OpenedStudy.open(study, str(path))
+    population = len(strategy_of(opened).ask())
+    residence = plan_residence(opened, workers)
+    evaluations = study.budget.evaluations
+    asked = asked_per_candidate(opened, population) * len(opened.tasks)
+    facts = {
+        "strategy": study.strategy.name,
+        "first_generation": population,
+        "evaluations": evaluations,
+        "examples_per_candidate": asked,
+        **residence.to_dict(),
+    }
+    if json_output:
+        options.print_json(facts)
+        return
+    size = options.size_text
+    of = f" of {evaluations:,} candidates in all" if evaluations is not None else ""
+    lines = [
+        f"{study.strategy.name} over {study.how}: {population} candidates in the first generation{of}, "
+        f"each asked about {asked:,.0f} examples",
+        f"every worker holds a model in {study.compute} ({size(residence.model)})"
+        + (f", the base ({size(residence.base)})" if residence.base else ""),
+    ]
+    if residence.skills:
+        names = ", ".join(f"{name} ({size(need)})" for name, need in residence.skills.items())
+        lines.append(f"skills in memory, with their changes ready: {names}")
+    if residence.streamed:
+        lines.append(f"read from the disk for every candidate: {', '.join(residence.streamed)}")
+    if residence.children:
+        lines.append(f"children: up to {size(residence.children)} in memory; the living on the disk")
+    verdict = "fits" if residence.fits else "DOES NOT FIT"
+    each = f"{workers} x {size(residence.total)}" if workers > 1 else size(residence.total)
+    lines.append(f"memory: {each} of {size(residence.free)} free: {verdict}")
+    typer.echo("\n".join(lines))
 
 
 def _print_inner(console: Console, shown: dict[str, Any], indent: str) -> None:

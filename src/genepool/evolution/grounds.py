@@ -134,6 +134,11 @@ class BreedingGround(Ground):
         folder = None if out is None else out / POPULATION_FOLDER
         self.family = Family(stock, self._birth, folder)
 
+    @property
+    def child_bytes(self) -> int:
+        """Bytes of one child, in memory and on the disk."""
+        return self._stock.nbytes
+
     def genome(self, one: Birth, /) -> dict[str, Any]:
         return one.to_genome()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +51,7 @@ class OpenedStudy:
 
     @classmethod
     def open(
-        cls, study: Study, where: str = "study", *, out: Path | None = None, resident: bool = False
+        cls, study: Study, where: str = "study", *, out: Path | None = None, resident: Collection[str] = ()
     ) -> OpenedStudy:
         """Opens and checks everything a study names.
 
@@ -59,7 +59,7 @@ class OpenedStudy:
             study: the study, its paths resolved.
             where: its file, for errors.
             out: the study's folder, where a run keeps what it bred.
-            resident: hold the models' tensors in memory.
+            resident: names of the skills whose tensors are held in memory, and "base".
 
         Raises:
             InputError: a model, a task, the method, a range or how they fit together is wrong.
@@ -83,10 +83,15 @@ class OpenedStudy:
             singular = SingularGround(base, skill.name, skills[skill.model], study.singular, dtype, where)
             return cls(study, where, {study.base: base, **skills}, singular, tasks)
         sources = {study.base: base, **skills}
-        if resident:
+        if "base" in resident:
             held = load_resident(base)
-            sources = {name: load_resident(weights, base=(base, held)) for name, weights in skills.items()}
-            sources = {study.base: held, **sources}
+            chosen = {skill.model for skill in study.skills if skill.name in resident}
+            sources = {study.base: held}
+            for name, weights in skills.items():
+                # What is streamed must be a change on the base that is held, or its deltas would not be exact.
+                sources[name] = (
+                    load_resident(weights, base=(base, held)) if name in chosen else open_weights(name, base=held)
+                )
         ground = _merging(study, where, base, sources)
         return cls(study, where, ground.plan.sources, ground, tasks)
 
@@ -241,7 +246,12 @@ def _behaviour(table: OutcomeTable) -> str:
 
 
 def build_evaluator(
-    study: Study, where: str, ledger: Path, plugin: Path | None = None, out: Path | None = None
+    study: Study,
+    where: str,
+    ledger: Path,
+    plugin: Path | None = None,
+    out: Path | None = None,
+    resident: Collection[str] | None = None,
 ) -> ModelEvaluator:
     """A worker's evaluator: models in memory, ledger open. Importable, so that a process pool can call it.
 
@@ -249,6 +259,7 @@ def build_evaluator(
         study, where, out: as for `OpenedStudy.open`.
         ledger: where outcomes are kept.
         plugin: the file of the method, which another process does not know yet.
+        resident: as for `OpenedStudy.open`; all when None.
     """
     from genepool.merging import all_methods, load_plugin
     from genepool.tasks import LanguageModel, Ledger
@@ -256,6 +267,7 @@ def build_evaluator(
     if plugin is not None and study.method not in all_methods():
         load_plugin(plugin)
     with torch_threads(study.threads):
-        opened = OpenedStudy.open(study, where, out=out, resident=True)
-        model = LanguageModel.load(opened.ground.model())
+        held = ("base", *(skill.name for skill in study.skills)) if resident is None else resident
+        opened = OpenedStudy.open(study, where, out=out, resident=held)
+        model = LanguageModel.load(opened.ground.model(), dtype=study.compute)
     return ModelEvaluator(opened, model, Ledger(ledger))

@@ -23,6 +23,7 @@ from genepool.evolution.forking import forked
 from genepool.evolution.grounds import POPULATION_FOLDER, STORE_FILE, MergeGround
 from genepool.evolution.loop import Search
 from genepool.evolution.opened import OpenedStudy
+from genepool.evolution.residence import plan_residence
 from genepool.evolution.rounds import Thrift, looks
 from genepool.evolution.singular import SingularGround
 from genepool.evolution.store import StudyStore
@@ -111,8 +112,10 @@ def run_study(
     with progress.bar("opening models and tasks"):
         entry = strategy_entry(study.strategy.name, where=f"{where}:strategy.name")
         opened = OpenedStudy.open(study, where, out=out)
-        strategy = _strategy(opened)
+        strategy = strategy_of(opened)
         thrift = _thrift(opened)
+        residence = plan_residence(opened, count)
+        residence.check(where, study.compute)
         _check_budget(study, len(strategy.ask()), where)
         # Opened now, so that a ledger that cannot be used is refused before anything is written.
         Ledger(ledger).close()
@@ -134,7 +137,8 @@ def run_study(
             (out / BEST_FILE).unlink(missing_ok=True)
             staging.write_text(out / STUDY_FILE, _yaml(study))
             plugin = plugin_of(opened.ground.plan.method) if isinstance(opened.ground, MergeGround) else None
-            factory = partial(build_evaluator, study, where, ledger, plugin, out.resolve())
+            held = () if residence.base == 0 else ("base", *residence.skills)
+            factory = partial(build_evaluator, study, where, ledger, plugin, out.resolve(), held)
             # Only a process can be ended in the middle of an evaluation.
             alone = count == 1 and study.time_limit is None
             who: Workers = (
@@ -162,7 +166,8 @@ def run_study(
             return StudyResult(out, best)
 
 
-def _strategy(opened: OpenedStudy) -> Strategy | Breeder:
+def strategy_of(opened: OpenedStudy) -> Strategy | Breeder:
+    """The study's strategy, nothing told yet."""
     study, ground = opened.study, opened.ground
     entry, where = strategy_entry(study.strategy.name), f"{opened.where}:strategy"
     tasks = [task.name for task in opened.tasks]

@@ -228,6 +228,9 @@ class Study(Strict):
     batch: int = Field(
         default=128, ge=1, description="Prompts decoded at once; fixed, so that results do not depend on load."
     )
+    compute: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="What candidates are evaluated in; bfloat16 takes half the memory."
+    )
     dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
         default=None, description="What candidates and the winner are stored as; as the base when left out."
     )

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,6 @@ class Family:
         self.stock, self._births, self._folder, self._memory = stock, births, folder, memory
         self._held: OrderedDict[str, Tensors] = OrderedDict()
         self._fingerprints: dict[str, str] = {}
-        self._root = stock.fingerprint()
 
     def child(self, name: str, birth: Birth) -> Weights:
         """The model of a birth; its tensors are kept, so that its own children need not make it again."""
@@ -155,6 +155,11 @@ class Family:
             ) from None
 
     # ------------------------------------------------------------------ fingerprints
+
+    @cached_property
+    def _root(self) -> str:
+        # Hashed when the first child is, not when a study is only planned.
+        return self.stock.fingerprint()
 
     def _fingerprint(self, name: str, birth: Birth) -> str:
         waiting = [(name, birth)]

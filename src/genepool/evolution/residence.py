@@ -1,0 +1,162 @@
+"""What of a study stays in memory: planned from headers before anything is loaded, so that nothing is killed half way.
+
+Every worker holds one model to evaluate with; beside it the base and as many skills as fit, with their changes ready.
+What does not fit is read from the disk for every candidate, with the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genepool.errors import InputError
+from genepool.evolution.breeding.family import MEMORY
+from genepool.evolution.grounds import BreedingGround, MergeGround
+from genepool.evolution.rounds import looks
+
+if TYPE_CHECKING:
+    from genepool.evolution.opened import OpenedStudy
+    from genepool.weights import Weights
+
+# Of what is free; the rest is for activations, the tokenizer, Python and the disk's cache.
+_SHARE = 0.75
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Residence:
+    """What one worker holds, in bytes.
+
+    Attributes:
+        model: the model that candidates are put into.
+        base: the base; 0 when it is streamed.
+        skills: by name, what each that stays in memory takes.
+        streamed: names of the skills (and "base") that are read from the disk for every candidate.
+        children: at most, of what was bred.
+        workers: how many of these there are.
+        free: bytes that were free, of which a quarter is left alone.
+    """
+
+    model: int
+    base: int
+    skills: Mapping[str, int]
+    streamed: tuple[str, ...]
+    children: int
+    workers: int
+    free: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of one worker."""
+        return self.model + self.base + sum(self.skills.values()) + self.children
+
+    @property
+    def fits(self) -> bool:
+        """Whether all workers fit."""
+        return self.workers * self.total <= _SHARE * self.free
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {
+            "model_bytes": self.model,
+            "base_bytes": self.base,
+            "skill_bytes": dict(self.skills),
+            "streamed": list(self.streamed),
+            "children_bytes": self.children,
+            "worker_bytes": self.total,
+            "workers": self.workers,
+            "free_bytes": self.free,
+            "fits": self.fits,
+        }
+
+    def check(self, where: str, compute: str) -> None:
+        """Refuses what cannot fit.
+
+        Raises:
+            InputError: with the figures and the way out.
+        """
+        if self.fits:
+            return
+        ways = ["fewer --workers"] if self.workers > 1 else []
+        ways += ["`compute: bfloat16`"] if compute == "float32" else []
+        raise InputError(
+            f"{self.workers} worker{'s' if self.workers > 1 else ''} of {self.total / 1e9:.1f} GB each do not fit: "
+            f"{self.free / 1e9:.1f} GB are free, of which {_SHARE:.0%} can be used",
+            where=where,
+            fix=f"Take {' or '.join(ways)}" if ways else "Use a machine with more memory, or a smaller base",
+        )
+
+
+def plan_residence(opened: OpenedStudy, workers: int, free: int | None = None) -> Residence:
+    """Decides what stays in memory, from headers alone.
+
+    Args:
+        opened: the study.
+        workers: processes that evaluate.
+        free: bytes; those of this machine when None.
+    """
+    free = free_memory() if free is None else free
+    study = opened.study
+    base = opened.sources[study.base]
+    numbers = sum(base.info(name).numel for name in base.names())
+    model = numbers * _BYTES[study.compute]
+    children = min(MEMORY, 64 * opened.ground.child_bytes) if isinstance(opened.ground, BreedingGround) else 0
+    skills: dict[str, int] = {}
+    streamed: list[str] = []
+    held = 0
+    if isinstance(opened.ground, MergeGround):
+        room = _SHARE * free / workers - model
+        held = _stored(base)
+        if held > room:
+            held = 0
+            streamed = ["base", *(skill.name for skill in study.skills)]
+        else:
+            room -= held
+            for skill in study.skills:
+                weights = opened.sources[skill.model]
+                # Both the sums as stored and the changes in float32 (`load_resident`).
+                need = _stored(weights) + 4 * sum(
+                    weights.info(name).numel for name in weights.names() if weights.moves(name, base)
+                )
+                if need <= room:
+                    skills[skill.name], room = need, room - need
+                else:
+                    streamed.append(skill.name)
+    return Residence(model, held, skills, tuple(streamed), children, workers, free)
+
+
+def _stored(weights: Weights) -> int:
+    return sum(weights.info(name).nbytes for name in weights.names())
+
+
+def free_memory() -> int:
+    """Bytes that a process can have now without swapping: of the machine, or of the container it runs in."""
+    lines = _lines("/proc/meminfo")
+    found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
+    if limit and used and limit[0].isdecimal() and used[0].isdecimal():
+        found.append(max(0, int(limit[0]) - int(used[0])))
+    # Where nobody says, nothing is refused.
+    return min(found, default=1 << 62)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+
+
+def asked_per_candidate(opened: OpenedStudy, population: int) -> float:
+    """Examples per task that a candidate answers on average, with the race that the study has."""
+    race, whole = opened.study.race, opened.examples
+    if race is None or race.kind != "halving" or population < 2:
+        return float(whole)
+    running, before, asked = population, 0, 0
+    for size in looks(whole, race.first):
+        asked += running * (size - before)
+        before = size
+        running = max(1, -int(-race.keep * running // 1))
+    return (asked + running * (whole - before)) / population
