@@ -20,7 +20,10 @@ def evolve(
     budget: Annotated[
         int | None, typer.Option("--budget", help="Candidates in all; the study's own budget when absent.")
     ] = None,
-    workers: Annotated[str, typer.Option("--workers", help="Processes that evaluate; results do not change.")] = "1",
+    workers: Annotated[
+        str,
+        typer.Option("--workers", help="Processes, or ray, ray:N, ray://HOST:PORT; results do not change."),
+    ] = "1",
     ledger: Annotated[
         Path | None, typer.Option("--ledger", help="Outcomes; $GENEPOOL_LEDGER, else ./genepool.sqlite.")
     ] = None,
@@ -45,6 +48,8 @@ def evolve(
         genepool evolve study.yaml --out run
 
         genepool evolve study.yaml --out run --budget 400 --workers 2
+
+        genepool evolve study.yaml --out run --workers ray://head:10001
 
         genepool evolve study.yaml --out run --stop-when target=0.9 --stop-when stall=10
 

@@ -131,6 +131,7 @@ class BreedingGround(Ground):
 
     def __init__(self, stock: Stock, out: Path | None) -> None:
         self._stock, self._out = stock, out
+        self._told: dict[str, Birth] = {}
         folder = None if out is None else out / POPULATION_FOLDER
         self.family = Family(stock, self._birth, folder)
 
@@ -191,7 +192,13 @@ class BreedingGround(Ground):
     def keep_only(self, names: Collection[str]) -> None:
         self.family.keep_only(names)
 
+    def tell_births(self, births: Mapping[str, Mapping[str, Any]]) -> None:
+        """Births by name, for a worker that cannot read the study's record."""
+        self._told.update({name: Birth.from_genome(genome) for name, genome in births.items()})
+
     def _birth(self, name: str) -> Birth:
+        if name in self._told:
+            return self._told[name]
         if self._out is None:
             raise KeyError(name)
         with StudyStore(self._out / STORE_FILE) as store:

@@ -51,7 +51,13 @@ class OpenedStudy:
 
     @classmethod
     def open(
-        cls, study: Study, where: str = "study", *, out: Path | None = None, resident: Collection[str] = ()
+        cls,
+        study: Study,
+        where: str = "study",
+        *,
+        out: Path | None = None,
+        resident: Collection[str] = (),
+        sources: Mapping[str, Weights] | None = None,
     ) -> OpenedStudy:
         """Opens and checks everything a study names.
 
@@ -60,14 +66,18 @@ class OpenedStudy:
             where: its file, for errors.
             out: the study's folder, where a run keeps what it bred.
             resident: names of the skills whose tensors are held in memory, and "base".
+            sources: the base and skills by their model strings, where they are held already.
 
         Raises:
             InputError: a model, a task, the method, a range or how they fit together is wrong.
         """
-        from genepool.weights import load_resident, open_weights
+        from genepool.weights import open_weights
 
-        base = open_weights(study.base)
-        skills = {skill.model: open_weights(skill.model, base=base) for skill in study.skills}
+        if sources is None:
+            base = open_weights(study.base)
+            skills = {skill.model: open_weights(skill.model, base=base) for skill in study.skills}
+        else:
+            base, skills = sources[study.base], {skill.model: sources[skill.model] for skill in study.skills}
         tasks = _chosen(study, where)
         varies = strategy_entry(study.strategy.name, where=f"{where}:strategy.name").varies
         if varies == "models":
@@ -82,16 +92,8 @@ class OpenedStudy:
             dtype = None if study.dtype is None else dtype_code(study.dtype)
             singular = SingularGround(base, skill.name, skills[skill.model], study.singular, dtype, where)
             return cls(study, where, {study.base: base, **skills}, singular, tasks)
-        sources = {study.base: base, **skills}
-        if "base" in resident:
-            held = load_resident(base)
-            chosen = {skill.model for skill in study.skills if skill.name in resident}
-            sources = {study.base: held}
-            for name, weights in skills.items():
-                # What is streamed must be a change on the base that is held, or its deltas would not be exact.
-                sources[name] = (
-                    load_resident(weights, base=(base, held)) if name in chosen else open_weights(name, base=held)
-                )
+        if sources is None:
+            sources = _held(study, base, skills, resident)
         ground = _merging(study, where, base, sources)
         return cls(study, where, ground.plan.sources, ground, tasks)
 
@@ -118,6 +120,21 @@ class OpenedStudy:
     def worth(self, valid: Mapping[str, float]) -> float:
         """The fitness of these means of the tasks."""
         return fitness(valid, self.study.tasks.weights, self.study.objective)
+
+
+def _held(study: Study, base: Weights, skills: Mapping[str, Weights], resident: Collection[str]) -> dict[str, Weights]:
+    """Base and skills by their model strings, as many in memory as asked for."""
+    from genepool.weights import load_resident, open_weights
+
+    if "base" not in resident:
+        return {study.base: base, **skills}
+    held = load_resident(base)
+    chosen = {skill.model for skill in study.skills if skill.name in resident}
+    sources: dict[str, Weights] = {study.base: held}
+    for name, weights in skills.items():
+        # What is streamed must be a change on the base that is held, or its deltas would not be exact.
+        sources[name] = load_resident(weights, base=(base, held)) if name in chosen else open_weights(name, base=held)
+    return sources
 
 
 def _merging(study: Study, where: str, base: Weights, sources: Mapping[str, Weights]) -> MergeGround:
@@ -184,6 +201,11 @@ class ModelEvaluator:
     def __init__(self, opened: OpenedStudy, model: LanguageModel, ledger: Ledger) -> None:
         self._opened, self._model, self._ledger = opened, model, ledger
         self._shuffled: list[Task] | None = None
+
+    @property
+    def ground(self) -> Ground:
+        """What the study varies."""
+        return self._opened.ground
 
     def __call__(self, candidate: Candidate) -> Verdict:
         """Applies a candidate in place and evaluates it; outcomes are durable in the ledger when this returns."""
@@ -252,6 +274,8 @@ def build_evaluator(
     plugin: Path | None = None,
     out: Path | None = None,
     resident: Collection[str] | None = None,
+    sources: Mapping[str, Weights] | None = None,
+    book: Ledger | None = None,
 ) -> ModelEvaluator:
     """A worker's evaluator: models in memory, ledger open. Importable, so that a process pool can call it.
 
@@ -260,6 +284,8 @@ def build_evaluator(
         ledger: where outcomes are kept.
         plugin: the file of the method, which another process does not know yet.
         resident: as for `OpenedStudy.open`; all when None.
+        sources: as for `OpenedStudy.open`.
+        book: the ledger, where it is open already.
     """
     from genepool.merging import all_methods, load_plugin
     from genepool.tasks import LanguageModel, Ledger
@@ -268,6 +294,6 @@ def build_evaluator(
         load_plugin(plugin)
     with torch_threads(study.threads):
         held = ("base", *(skill.name for skill in study.skills)) if resident is None else resident
-        opened = OpenedStudy.open(study, where, out=out, resident=held)
+        opened = OpenedStudy.open(study, where, out=out, resident=held, sources=sources)
         model = LanguageModel.load(opened.ground.model(), dtype=study.compute)
-    return ModelEvaluator(opened, model, Ledger(ledger))
+    return ModelEvaluator(opened, model, book or Ledger(ledger))

@@ -26,7 +26,7 @@ from genepool.evolution.opened import OpenedStudy
 from genepool.evolution.residence import plan_residence
 from genepool.evolution.rounds import Thrift, looks
 from genepool.evolution.singular import SingularGround
-from genepool.evolution.store import StudyStore
+from genepool.evolution.store import Candidate, StudyStore
 from genepool.evolution.strategies import Breeder, Strategy, make_breeder, make_strategy, strategy_entry
 from genepool.evolution.study import Budget, Stop, Study, load_study
 from genepool.evolution.winner import BEST_FILE, WINNER_FOLDER, crown
@@ -81,7 +81,8 @@ def run_study(
         out: the study's folder; one that holds this study already is gone on with.
         evaluations: replaces the study's budget of evaluations.
         seed: replaces the study's seed.
-        workers: processes that evaluate; 1 evaluates in this one. The result does not depend on it.
+        workers: processes that evaluate; 1 evaluates in this one. "ray", "ray:N" or "ray://host:port": actors on Ray,
+            as many as there are processors, N, or as many as the cluster has. The result does not depend on it.
         ledger: where outcomes are kept; `$GENEPOOL_LEDGER`, else `genepool.sqlite` in the working folder.
         overwrite: start anew, removing what an earlier study left in `out`. Outcomes stay in the ledger.
         fork: folder of an earlier run of this study before it was changed: begin where that one got to.
@@ -114,7 +115,7 @@ def run_study(
         opened = OpenedStudy.open(study, where, out=out)
         strategy = strategy_of(opened)
         thrift = _thrift(opened)
-        residence = plan_residence(opened, count)
+        residence = plan_residence(opened, count or os.cpu_count() or 1)
         residence.check(where, study.compute)
         _check_budget(study, len(strategy.ask()), where)
         # Opened now, so that a ledger that cannot be used is refused before anything is written.
@@ -141,9 +142,13 @@ def run_study(
             factory = partial(build_evaluator, study, where, ledger, plugin, out.resolve(), held)
             # Only a process can be ended in the middle of an evaluation.
             alone = count == 1 and study.time_limit is None
-            who: Workers = (
-                InProcess(factory, store) if alone else ProcessPool(factory, store.path, count, study.time_limit)
-            )
+            who: Workers
+            if str(workers).startswith("ray"):
+                who = _on_ray(opened, str(workers), store, ledger, plugin, out, held)
+            elif alone:
+                who = InProcess(factory, store)
+            else:
+                who = ProcessPool(factory, store.path, count, study.time_limit)
             search = Search(
                 store,
                 strategy,
@@ -209,14 +214,62 @@ def _changed(study: Study, evaluations: int | None, seed: int | None) -> Study:
 
 
 def _worker_count(workers: int | str) -> int:
-    if isinstance(workers, str) and not workers.isdecimal():
-        if workers == "ray" or workers.startswith("ray:"):
-            raise InputError("workers on Ray are not there yet", where="--workers", fix="Give a number of processes")
+    """How many workers are asked for; 0 for as many as Ray has processors for."""
+    text = str(workers)
+    if text.startswith("ray"):
+        number = text.removeprefix("ray").removeprefix(":")
+        if text == "ray" or text.startswith("ray://"):
+            return 0
+        if not number.isdecimal() or number == "0" or not text.startswith("ray:"):
+            raise InputError(f"'{text}' names no workers", where="--workers", fix="Say ray, ray:4 or ray://HOST:PORT")
+        return int(number)
+    if not text.removeprefix("-").isdecimal():
         raise InputError(f"'{workers}' is not a number of workers", where="--workers", fix="Give 1 or more")
-    count = int(workers)
-    if count < 1:
-        raise InputError(f"{count} workers", where="--workers", fix="Give 1 or more")
-    return count
+    if int(text) < 1:
+        raise InputError(f"{text} workers", where="--workers", fix="Give 1 or more")
+    return int(text)
+
+
+def _on_ray(
+    opened: OpenedStudy,
+    workers: str,
+    store: StudyStore,
+    ledger: Path,
+    plugin: Path | None,
+    out: Path,
+    held: Sequence[str],
+) -> Workers:
+    """A pool on Ray; models that stay in memory go through its object store."""
+    from genepool.evolution.grounds import BreedingGround
+    from genepool.evolution.ray_workers import RayPool, build_on_ray, connect
+    from genepool.weights.shared import share
+
+    study, ground = opened.study, opened.ground
+    count = connect(workers, study.threads)
+    shared = None
+    if len(held) == 1 + len(study.skills):
+        with progress.bar("sharing models"):
+            resident = OpenedStudy.open(study, opened.where, resident=held).sources
+            base = resident[study.base]
+            shared = {study.base: share(base)}
+            shared |= {skill.model: share(resident[skill.model], base) for skill in study.skills}
+
+    def births(candidate: Candidate) -> Mapping[str, Any]:
+        return ground.record(candidate)["pedigree"] if isinstance(ground, BreedingGround) else {}
+
+    factory = partial(
+        build_on_ray, study=study, where=opened.where, ledger=ledger, plugin=plugin, out=out.resolve(), resident=held
+    )
+    return RayPool(
+        factory,
+        store.path,
+        count,
+        study.time_limit,
+        threads=study.threads,
+        ledger=ledger,
+        shared=shared,
+        births=births,
+    )
 
 
 def _check_budget(study: Study, population: int, where: str) -> None:

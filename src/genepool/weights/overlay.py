@@ -57,21 +57,26 @@ class TensorWeights(Weights):
         return self._fingerprint
 
 
-class _ResidentChange(TensorWeights):
-    """A change on a base, with both the sums and the exact deltas held in memory."""
+class ResidentChange(TensorWeights):
+    """A change on a base, with both the sums and the exact deltas held in memory.
 
-    def __init__(self, source: Weights, base: Weights, resident_base: Weights) -> None:
-        tensors = {name: source.read(name).clone() for name in source.names()}
-        super().__init__(
-            tensors,
-            source.name,
-            folder=source.folder,
-            config=source.config,
-            aliases=source.aliases(),
-            fingerprint=source.fingerprint(),
-        )
-        self._base = resident_base
-        self._deltas = {name: source.delta(name, base) for name in source.names()}
+    Args:
+        tensors: the sums.
+        deltas: the changes in float32; None for those known to be zero.
+        base: the resident base they are relative to.
+        name, settings: as for `TensorWeights`.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        deltas: Mapping[str, torch.Tensor | None],
+        base: Weights,
+        name: str,
+        **settings: Any,
+    ) -> None:
+        super().__init__(tensors, name, **settings)
+        self._base, self._deltas = base, dict(deltas)
 
     def delta(self, name: str, base: Weights) -> torch.Tensor | None:
         return self._deltas[self._aliases.get(name, name)] if base is self._base else super().delta(name, base)
@@ -97,13 +102,15 @@ def load_resident(weights: Weights, base: tuple[Weights, Weights] | None = None)
         base: (the base as opened, the base as resident). Deltas against it are then kept ready too, exact where
             `weights` is a change on that base.
     """
-    if base is not None:
-        return _ResidentChange(weights, *base)
-    return TensorWeights(
-        {name: weights.read(name).clone() for name in weights.names()},
-        weights.name,
-        folder=weights.folder,
-        config=weights.config,
-        aliases=weights.aliases(),
-        fingerprint=weights.fingerprint(),
-    )
+    tensors = {name: weights.read(name).clone() for name in weights.names()}
+    settings: dict[str, Any] = {
+        "folder": weights.folder,
+        "config": weights.config,
+        "aliases": weights.aliases(),
+        "fingerprint": weights.fingerprint(),
+    }
+    if base is None:
+        return TensorWeights(tensors, weights.name, **settings)
+    opened, held = base
+    deltas = {name: weights.delta(name, opened) for name in weights.names()}
+    return ResidentChange(tensors, deltas, held, weights.name, **settings)

@@ -1,0 +1,90 @@
+"""The acceptance test of an unkillable run: a hundred kill -9 of driver, worker and group, then the same end."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import evolve_world
+import pytest
+import yaml
+
+from genepool.evolution import run_study
+from genepool.evolution.watching import look
+
+KILLS = 100
+SITTING = """
+import sys
+from genepool import progress
+from genepool.evolution import run_study
+progress.set_quiet(True)
+run_study(sys.argv[1], sys.argv[2], ledger=sys.argv[3], workers=2, evaluations=int(sys.argv[4]))
+"""
+
+
+def history(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in ("seconds", "cached")} for line in lines]
+
+
+def best(out: Path) -> dict[str, Any]:
+    data = json.loads((out / "best.json").read_text())
+    return {key: value for key, value in data.items() if key not in ("cost", "ledger")}
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("kills")
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds workers in /proc")
+def test_a_hundred_kills_change_nothing(tmp_path: Path) -> None:
+    world = evolve_world.build_world(tmp_path / "world")
+    data = {key: value for key, value in evolve_world.STUDY.items() if key not in ("method", "parameters", "search")}
+    study = world / "bred.yaml"
+    study.write_text(yaml.safe_dump({**data, "strategy": {"name": "genome", "options": {"population": 6}}}))
+    out, dice = tmp_path / "killed", random.Random(7)
+
+    def sit(evaluations: int) -> subprocess.Popen[bytes]:
+        arguments = [str(study), str(out), str(tmp_path / "killed.sqlite"), str(evaluations)]
+        return subprocess.Popen([sys.executable, "-c", SITTING, *arguments], start_new_session=True)
+
+    kills = 0
+    while kills < KILLS:
+        # More than can be done, so that no sitting ends by itself.
+        driver = sit(10**6)
+        deadline = time.monotonic() + dice.uniform(1.0, 9.0)
+        while time.monotonic() < deadline and driver.poll() is None:
+            time.sleep(0.05)
+        assert driver.poll() is None, "a sitting ended by itself"
+        what = dice.choice(["driver", "group", "worker"])
+        workers = children(driver.pid)
+        if what == "worker" and workers:
+            os.kill(dice.choice(workers), signal.SIGKILL)
+            kills += 1
+            time.sleep(dice.uniform(0.0, 1.0))
+        if what == "driver":
+            driver.kill()
+        else:
+            os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+        kills += 1
+    done = look(out).done
+    assert done > 6, "hardly anything was done between the kills"
+    total = done + 6
+    final = sit(total)
+    assert final.wait() == 0
+    run_study(study, tmp_path / "once", ledger=tmp_path / "once.sqlite", evaluations=total)
+    assert history(out) == history(tmp_path / "once")
+    assert best(out) == best(tmp_path / "once")
