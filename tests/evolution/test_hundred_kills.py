@@ -16,6 +16,7 @@ import evolve_world
 import pytest
 import yaml
 
+from genepool.errors import InputError
 from genepool.evolution import run_study
 from genepool.evolution.watching import look
 
@@ -23,6 +24,7 @@ KILLS = 100
 SITTING = """
 import sys
 from genepool import progress
+from genepool.errors import InputError
 from genepool.evolution import run_study
 progress.set_quiet(True)
 run_study(sys.argv[1], sys.argv[2], ledger=sys.argv[3], workers=2, evaluations=int(sys.argv[4]))
@@ -60,29 +62,36 @@ def test_a_hundred_kills_change_nothing(tmp_path: Path) -> None:
         arguments = [str(study), str(out), str(tmp_path / "killed.sqlite"), str(evaluations)]
         return subprocess.Popen([sys.executable, "-c", SITTING, *arguments], start_new_session=True)
 
-    kills = 0
+    def done() -> int:
+        try:
+            return look(out).done
+        except InputError:
+            return 0
+
+    kills = sittings = 0
     while kills < KILLS:
         # More than can be done, so that no sitting ends by itself.
-        driver = sit(10**6)
-        deadline = time.monotonic() + dice.uniform(1.0, 9.0)
-        while time.monotonic() < deadline and driver.poll() is None:
-            time.sleep(0.05)
+        driver, before = sit(10**6), done()
+        sittings += 1
+        if sittings % 4:
+            # In the middle of the work; a worker twice at most, for a candidate that ends three workers has failed.
+            while done() == before and driver.poll() is None:
+                time.sleep(0.1)
+            for _ in range(2):
+                if workers := children(driver.pid):
+                    os.kill(dice.choice(workers), signal.SIGKILL)
+                    kills += 1
+                time.sleep(dice.uniform(0.0, 1.5))
+        else:
+            time.sleep(dice.uniform(0.0, 4.0))
         assert driver.poll() is None, "a sitting ended by itself"
-        what = dice.choice(["driver", "group", "worker"])
-        workers = children(driver.pid)
-        if what == "worker" and workers:
-            os.kill(dice.choice(workers), signal.SIGKILL)
-            kills += 1
-            time.sleep(dice.uniform(0.0, 1.0))
-        if what == "driver":
+        if dice.random() < 0.5:
             driver.kill()
         else:
             os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
         kills += 1
-    done = look(out).done
-    assert done > 6, "hardly anything was done between the kills"
-    total = done + 6
+    total = done() + 6
     final = sit(total)
     assert final.wait() == 0
     run_study(study, tmp_path / "once", ledger=tmp_path / "once.sqlite", evaluations=total)
