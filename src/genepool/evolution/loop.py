@@ -6,6 +6,7 @@ record, and is told what is on record. Knows strategies, the store and workers; 
 
 from __future__ import annotations
 
+import heapq
 import json
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -105,6 +106,7 @@ class Search:
         self._computed = 0
         self._best: float | None = None
         self._count = 0
+        self._leaders: list[tuple[float, str]] = []
         self._errors: list[str] = []
         self._generation_fitness: list[float] = []
         self._tasks: tuple[str, ...] = ()
@@ -189,8 +191,11 @@ class Search:
         self._store.told(generation, fitness, self.seconds, self._diversity.now)
         self._strategy.tell(asked, fitness, evidence)
         if isinstance(self._strategy, Breeder):
-            best = sorted(self._store.finished(), key=lambda pair: -(pair[1].fitness or -1.0))[: self._finalists or 1]
-            self._kept({*self._strategy.living(), *(candidate.name for candidate, _ in best)})
+            ranked = [(v.fitness, f"{generation}.{i}") for i, v in enumerate(verdicts) if v.fitness is not None]
+            self._leaders = heapq.nlargest(self._finalists or 1, [*self._leaders, *ranked])
+            # While a run is replayed the latest children are not born yet, and must not be taken for dead.
+            if self._computed:
+                self._kept({*self._strategy.living(), *(name for _, name in self._leaders)})
 
     def _evidence(self, verdicts: Sequence[Verdict]) -> Evidence | None:
         """Means and scores of a generation; zero for what failed. None while nothing ever succeeded."""
