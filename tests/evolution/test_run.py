@@ -278,7 +278,7 @@ def test_wrong_options_are_one_line(world: Path, tmp_path: Path, cli: Callable[.
     study, out = world / "study.yaml", tmp_path / "run"
     for arguments, complaint in (
         ((world / "none.yaml", "--out", out), "no such file"),
-        ((study, "--out", out, "--workers", "ray"), "Ray"),
+        ((study, "--out", out, "--workers", "ray:0"), "names no workers"),
         ((study, "--out", out, "--workers", "0"), "0 workers"),
         ((study, "--out", out, "--workers", "many"), "'many' is not a number of workers"),
         ((study, "--out", out, "--budget", "0"), "a budget of 0 evaluations"),
