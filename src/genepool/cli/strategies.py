@@ -45,6 +45,8 @@ def strategies(
         return
     entry = chosen[0]
     console.print(f"[bold]{entry.name}[/bold]  {entry.source}\n{entry.when}\n", highlight=False)
+    if entry.build.steady:
+        console.print("Can be `steady`: asked for new candidates while others are being evaluated.\n", highlight=False)
     table = Table("option", "type", "default", "what it does")
     for parameter in entry.parameters():
         table.add_row(parameter["name"], parameter["type"], str(parameter["default"]), parameter["description"])

@@ -56,10 +56,15 @@ class Door(ABC, Generic[Asked]):
     Options: ClassVar[type[StrategyOptions]] = StrategyOptions
     #: Distributions whose version can change what a strategy proposes; recorded with the study.
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
+    #: Whether it can be asked again while other generations after the first still wait for their fitness.
+    steady: ClassVar[bool] = False
 
     def __init__(self, seed: int, options: StrategyOptions) -> None:
         self.seed, self.options = seed, options
-        self._pending: Asked | None = None
+        #: The number of the generation that is being asked for or told; between the two, of the next to be asked for.
+        self.generation = 0
+        self._asked_for = 0
+        self._pending: dict[int, Asked] = {}
 
     def collection(self) -> list[dict[str, Any]]:
         """What it has gathered beyond a best one, as plain data: a front, an archive, a population.
@@ -69,11 +74,34 @@ class Door(ABC, Generic[Asked]):
         """
         return []
 
-    def _asked(self) -> Asked:
-        if self._pending is None:
+    @property
+    def waiting(self) -> dict[int, Asked]:
+        """The generations that were asked for and not told, by number."""
+        return dict(self._pending)
+
+    def _asked(self, ahead: bool) -> Asked:
+        if ahead and self._pending and (not self.steady or 0 in self._pending):
+            raise ValueError(f"{type(self).__name__} cannot be asked again before it was told of the last generation")
+        if ahead or not self._pending:
+            self.generation = self._asked_for
             with _one_blas_thread():
-                self._pending = self._ask()
-        return self._pending
+                self._pending[self._asked_for] = self._ask()
+            self._asked_for += 1
+            return self._pending[self._asked_for - 1]
+        return self._pending[min(self._pending)]
+
+    def _told(self, generation: int | None) -> int:
+        """The number of the generation to be told; the oldest that waits where none is named."""
+        if not self._pending:
+            raise ValueError("tell() without ask(): no generation is waiting for a fitness")
+        number = min(self._pending) if generation is None else generation
+        if number not in self._pending:
+            raise ValueError(f"generation {number} is not waiting for a fitness")
+        return number
+
+    def _close(self, generation: int) -> None:
+        del self._pending[generation]
+        self.generation = self._asked_for
 
     def _check_told(self, count: int, fitness: np.ndarray, evidence: Evidence | None) -> None:
         import numpy as np
@@ -123,20 +151,27 @@ class Strategy(Door["np.ndarray"]):
         """Number of coordinates of a candidate."""
         return len(self.start)
 
-    def ask(self) -> np.ndarray:
+    def ask(self, *, ahead: bool = False) -> np.ndarray:
         """The candidates of the current generation, shape (population, d), each entry in [0, 1].
 
         Asking again before `tell` returns the same candidates.
-        """
-        return self._asked().copy()
 
-    def tell(self, xs: np.ndarray, fitness: np.ndarray, evidence: Evidence | None = None) -> None:
+        Args:
+            ahead: give a new generation although others wait for their fitness; for strategies that are `steady`,
+                once the first generation was told.
+        """
+        return self._asked(ahead).copy()
+
+    def tell(
+        self, xs: np.ndarray, fitness: np.ndarray, evidence: Evidence | None = None, *, generation: int | None = None
+    ) -> None:
         """Takes what every candidate of the generation that `ask` returned was worth; larger is better.
 
         Args:
             xs: shape (population, d), exactly what `ask` returned.
             fitness: shape (population,), finite.
             evidence: tasks and examples, for the strategies that need them.
+            generation: its number; the oldest that waits when None.
 
         Raises:
             ValueError: part of a generation, other candidates than asked, or a fitness that is not finite.
@@ -145,16 +180,17 @@ class Strategy(Door["np.ndarray"]):
         import numpy as np
 
         xs, fitness = np.asarray(xs, dtype=np.float64), np.asarray(fitness, dtype=np.float64)
-        if self._pending is None:
-            raise ValueError("tell() without ask(): no candidates are waiting for a fitness")
-        if xs.shape != self._pending.shape:
-            raise ValueError(f"tell() takes the whole generation, shape {self._pending.shape}, not {xs.shape}")
-        if not np.array_equal(xs, self._pending):
+        number = self._told(generation)
+        asked = self._pending[number]
+        if xs.shape != asked.shape:
+            raise ValueError(f"tell() takes the whole generation, shape {asked.shape}, not {xs.shape}")
+        if not np.array_equal(xs, asked):
             raise ValueError("tell() got other candidates than ask() returned")
         self._check_told(len(xs), fitness, evidence)
+        self.generation = number
         with _one_blas_thread():
-            self._tell(self._pending, fitness, evidence)
-        self._pending = None
+            self._tell(asked, fitness, evidence)
+        self._close(number)
 
     def guess(self) -> np.ndarray | None:
         """Where the strategy believes the best point is, shape (d,), although it never asked for it; None if nowhere.
@@ -208,8 +244,7 @@ class Breeder(Door["list[Birth]"]):
         seed: decides every random draw.
         options: the breeder's own `Options`.
 
-    Attributes:
-        generation: how many generations were told. The children of the next are called "generation.index".
+    The children of a generation are called "generation.index", the generation by its number.
     """
 
     #: How many founders it needs.
@@ -220,19 +255,30 @@ class Breeder(Door["list[Birth]"]):
         if len(founders) < self.fewest or len(set(founders)) < len(founders):
             raise ValueError(f"founders must be {self.fewest} or more different names, not {list(founders)}")
         self.founders, self.tasks = tuple(founders), tuple(tasks)
-        self.generation = 0
 
-    def ask(self) -> list[Birth]:
-        """The births of the current generation. Asking again before `tell` returns the same ones."""
-        return list(self._asked())
+    def ask(self, *, ahead: bool = False) -> list[Birth]:
+        """The births of the current generation. Asking again before `tell` returns the same ones.
 
-    def tell(self, births: Sequence[Birth], fitness: np.ndarray, evidence: Evidence | None = None) -> None:
+        Args:
+            ahead: as for `Strategy.ask`.
+        """
+        return list(self._asked(ahead))
+
+    def tell(
+        self,
+        births: Sequence[Birth],
+        fitness: np.ndarray,
+        evidence: Evidence | None = None,
+        *,
+        generation: int | None = None,
+    ) -> None:
         """Takes what every child of the generation was worth; larger is better.
 
         Args:
             births: exactly what `ask` returned.
             fitness: shape (population,), finite.
             evidence: tasks and examples, for the breeders that need them.
+            generation: its number; the oldest that waits when None.
 
         Raises:
             ValueError: part of a generation, other births than asked, or a fitness that is not finite.
@@ -241,16 +287,15 @@ class Breeder(Door["list[Birth]"]):
         import numpy as np
 
         fitness = np.asarray(fitness, dtype=np.float64)
-        if self._pending is None:
-            raise ValueError("tell() without ask(): no births are waiting for a fitness")
-        if list(births) != self._pending:
+        number = self._told(generation)
+        if list(births) != self._pending[number]:
             raise ValueError("tell() takes exactly the births that ask() returned")
         self._check_told(len(births), fitness, evidence)
-        names = [f"{self.generation}.{i}" for i in range(len(births))]
+        names = [f"{number}.{i}" for i in range(len(births))]
+        self.generation = number
         with _one_blas_thread():
-            self._tell(names, self._pending, fitness, evidence)
-        self._pending = None
-        self.generation += 1
+            self._tell(names, self._pending[number], fitness, evidence)
+        self._close(number)
 
     def guess(self) -> Birth | None:
         """A model it believes in although it never asked for it, such as an average of the best; None if none."""

@@ -59,8 +59,8 @@ class Ground(ABC):
         """Digest of a method from outside the package; empty where there is none."""
         return ""
 
-    def keep_only(self, names: Collection[str]) -> None:  # noqa: B027 - most keep nothing
-        """Lets go of children that are not among `names`."""
+    def keep_only(self, names: Collection[str], writing: bool) -> None:  # noqa: B027 - most keep nothing
+        """Lets go of children that are not among `names`; `writing` says that others are being written."""
 
 
 class MergeGround(Ground):
@@ -189,8 +189,8 @@ class BreedingGround(Ground):
                 waiting += births[name]["parents"]
         return {"pedigree": dict(sorted(births.items(), key=lambda pair: _age(pair[0])))}
 
-    def keep_only(self, names: Collection[str]) -> None:
-        self.family.keep_only(names)
+    def keep_only(self, names: Collection[str], writing: bool) -> None:
+        self.family.keep_only(names, writing=writing)
 
     def tell_births(self, births: Mapping[str, Mapping[str, Any]]) -> None:
         """Births by name, for a worker that cannot read the study's record."""

@@ -19,6 +19,7 @@ from genepool.errors import InputError
 from genepool.evolution.diversity import Diversity
 from genepool.evolution.door import Birth, Breeder, Evidence, Strategy
 from genepool.evolution.rounds import OutOfTime, Rounds, Thrift
+from genepool.evolution.steady import Steady
 from genepool.evolution.store import Candidate, StudyStore, Verdict
 from genepool.evolution.study import Stop
 
@@ -68,7 +69,10 @@ class Search:
         finalists: how many of the best are judged again on every validation example.
         stop: when to end before the budget.
         thrift: what may be spared.
-        kept: told which children of a breeder may be needed again, after every generation.
+        kept: told which children of a breeder may be needed again, after every generation, and whether others are
+            being written meanwhile.
+        steady: ask for new candidates while others are being evaluated. No worker waits then, and the result depends
+            on who is through first; on record is in which order, so a run that goes on is still the same run.
         clock: seconds; a test may bring its own.
 
     Attributes:
@@ -91,13 +95,14 @@ class Search:
         finalists: int = 0,
         stop: Stop | None = None,
         thrift: Thrift | None = None,
-        kept: Callable[[Collection[str]], None] = lambda names: None,
+        kept: Callable[[Collection[str], bool], None] = lambda names, writing: None,
+        steady: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._strategy, self._name = store, strategy, strategy_name
         self._decoder, self._workers, self._budget, self._seed = decoder, workers, budget, seed
         self._history, self._finalists, self._clock = history, finalists, clock
-        self._stop, self._kept = stop or Stop(), kept
+        self._stop, self._kept, self._steady = stop or Stop(), kept, steady
         self._thrift = thrift or Thrift()
         self._diversity = Diversity()
         self._before: float = store.get("seconds", 0.0)
@@ -131,7 +136,7 @@ class Search:
         """
         try:
             with progress.bar("evolving", self._budget.evaluations, "candidates") as bar:
-                generations = self._generations(bar)
+                generations = self._stream(bar) if self._steady else self._generations(bar)
             return self._final_round(generations)
         finally:
             self._store.set("seconds", self.seconds)
@@ -152,16 +157,9 @@ class Search:
         while total is None or count < total:
             asked = self._strategy.ask()
             size = len(asked) if total is None else min(len(asked), total - count)
-            chosen = list(asked[:size])
-            candidates = self._store.asked(
-                self._name,
-                generation,
-                [_identity(one) for one in chosen],
-                [self._decoder.genome(one) for one in chosen],
-                self._seed,
-            )
+            candidates = self._on_record(asked[:size], generation)
             self._generation_fitness = []
-            best = self._best
+            best = self._lead()
             try:
                 rounds.evaluate(candidates)
             except OutOfTime:
@@ -175,10 +173,49 @@ class Search:
             if self._clock() - self._written >= _HISTORY_SECONDS:
                 self.write_history()
             generation += 1
-            stalled = 0 if self._best != best else stalled + 1
+            stalled = 0 if self._lead() != best else stalled + 1
             if self._enough(stalled):
                 break
         return generation
+
+    def _on_record(self, chosen: Any, generation: int, after: int | None = None) -> list[Candidate]:
+        identities = [_identity(one) for one in chosen]
+        genomes = [self._decoder.genome(one) for one in chosen]
+        return self._store.asked(self._name, generation, identities, genomes, self._seed, after)
+
+    def _stream(self, bar: progress.Bar) -> int:
+        """As `_generations`, but asks ahead whenever a worker would have nothing to do."""
+        stalled, best = 0, self._lead()
+
+        def tell(generation: int, asked: Any) -> bool:
+            nonlocal stalled, best
+            self._stop_when_most_fail()
+            self._tell(asked, generation, [verdict for _, verdict in self._store.finished(generation)])
+            if self._clock() - self._written >= _HISTORY_SECONDS:
+                self.write_history()
+            stalled, best = 0 if self._lead() != best else stalled + 1, self._lead()
+            return self._enough(stalled)
+
+        steady = Steady(
+            self._strategy,
+            self._store,
+            self._budget.evaluations,
+            self._on_record,
+            lambda verdict: self._count_in(verdict, False, bar),
+            tell,
+        )
+        try:
+            for candidate, verdict in self._workers.stream(steady.feed):
+                self._count_in(verdict, True, bar)
+                steady.finished(candidate)
+                self._check_time()
+        except OutOfTime:
+            self.out_of_time = True
+        return steady.told
+
+    def _lead(self) -> float | None:
+        """The best fitness the strategy was told of."""
+        return self._leaders[0][0] if self._leaders else None
 
     def _tell(self, asked: Any, generation: int, verdicts: Sequence[Verdict]) -> None:
         import numpy as np
@@ -189,13 +226,19 @@ class Search:
             self.notices.append(warning)
             progress.say(warning)
         self._store.told(generation, fitness, self.seconds, self._diversity.now)
-        self._strategy.tell(asked, fitness, evidence)
-        if isinstance(self._strategy, Breeder):
-            ranked = [(v.fitness, f"{generation}.{i}") for i, v in enumerate(verdicts) if v.fitness is not None]
-            self._leaders = heapq.nlargest(self._finalists or 1, [*self._leaders, *ranked])
-            # While a run is replayed the latest children are not born yet, and must not be taken for dead.
-            if self._computed:
-                self._kept({*self._strategy.living(), *(name for _, name in self._leaders)})
+        self._strategy.tell(asked, fitness, evidence, generation=generation)
+        # What a race estimated leads nothing: it left because others were ahead.
+        ranked = [
+            (v.fitness, f"{generation}.{i}") for i, v in enumerate(verdicts) if v.fitness is not None and not v.note
+        ]
+        self._leaders = heapq.nlargest(self._finalists or 1, [*self._leaders, *ranked])
+        # While a run is replayed the latest children are not born yet, and must not be taken for dead.
+        if isinstance(self._strategy, Breeder) and self._computed:
+            wanted = {*self._strategy.living(), *(name for _, name in self._leaders)}
+            for number, births in self._strategy.waiting.items():
+                wanted |= {f"{number}.{i}" for i in range(len(births))}
+                wanted |= {parent for birth in births for parent in birth.parents}
+            self._kept(wanted, bool(self._strategy.waiting))
 
     def _evidence(self, verdicts: Sequence[Verdict]) -> Evidence | None:
         """Means and scores of a generation; zero for what failed. None while nothing ever succeeded."""
@@ -215,8 +258,9 @@ class Search:
 
     def _enough(self, stalled: int) -> bool:
         stop = self._stop
-        if stop.target is not None and self._best is not None and self._best >= stop.target:
-            self.ended = f"fitness {self._best:.4f} reached the target of {stop.target:g}"
+        lead = self._lead()
+        if stop.target is not None and lead is not None and lead >= stop.target:
+            self.ended = f"fitness {lead:.4f} reached the target of {stop.target:g}"
         elif stop.stall is not None and stalled >= stop.stall:
             self.ended = f"no better candidate in {stalled} generations"
         if self.ended:

@@ -162,6 +162,7 @@ def run_study(
                 stop=study.stop,
                 thrift=thrift,
                 kept=opened.ground.keep_only,
+                steady=study.steady,
             )
             finalists = search.run()
             store.set("stop", study.stop.model_dump())

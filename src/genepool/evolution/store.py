@@ -31,13 +31,15 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS candidates (
     id TEXT PRIMARY KEY, generation INTEGER NOT NULL, idx INTEGER NOT NULL,
-    asked BLOB NOT NULL, genome TEXT NOT NULL, seed INTEGER NOT NULL, UNIQUE (generation, idx));
+    asked BLOB NOT NULL, genome TEXT NOT NULL, seed INTEGER NOT NULL, after INTEGER NOT NULL,
+    UNIQUE (generation, idx));
 CREATE TABLE IF NOT EXISTS results (
     id TEXT NOT NULL, stage INTEGER NOT NULL, fitness REAL, valid TEXT NOT NULL, scores BLOB NOT NULL,
     error TEXT NOT NULL, seconds REAL NOT NULL, cpu_seconds REAL NOT NULL, examples INTEGER NOT NULL,
     cached INTEGER NOT NULL, fingerprint TEXT NOT NULL, behaviour TEXT NOT NULL, note TEXT NOT NULL,
     PRIMARY KEY (id, stage));
-CREATE TABLE IF NOT EXISTS told (generation INTEGER PRIMARY KEY, fitness BLOB NOT NULL, diversity REAL);
+CREATE TABLE IF NOT EXISTS told (
+    turn INTEGER PRIMARY KEY, generation INTEGER NOT NULL UNIQUE, fitness BLOB NOT NULL, diversity REAL);
 """
 
 
@@ -209,6 +211,7 @@ class StudyStore:
         identities: Sequence[bytes],
         genomes: Sequence[Mapping[str, Any]],
         seed: int,
+        after: int | None = None,
     ) -> list[Candidate]:
         """Makes a generation durable before anything of it runs; one that is on record is checked instead.
 
@@ -218,6 +221,7 @@ class StudyStore:
             identities: what makes each of the first n candidates of the generation what it is, to the last bit.
             genomes: their genomes.
             seed: the seed every candidate is merged with.
+            after: how many generations the strategy had been told when it was asked; all before this one when None.
 
         Raises:
             InputError: the strategy proposes other candidates than those on record. A library it computes with
@@ -234,12 +238,13 @@ class StudyStore:
             candidates.append(candidate)
             if index not in on_record:
                 text = json.dumps(candidate.genome, allow_nan=False)
-                new.append((candidate.id, generation, index, data, text, seed))
+                told = generation if after is None else after
+                new.append((candidate.id, generation, index, data, text, seed, told))
             elif on_record[index] != data:
                 raise self._replay_differs(strategy, generation, index)
         if new:
             with self._transaction():
-                self._db.executemany("INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?)", new)
+                self._db.executemany("INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?)", new)
         return candidates
 
     def _replay_differs(self, strategy: str, generation: int, index: int) -> InputError:
@@ -348,12 +353,24 @@ class StudyStore:
                 )
             return
         with self._transaction():
-            self._db.execute("INSERT INTO told VALUES (?, ?, ?)", (generation, data, diversity))
+            self._db.execute(
+                "INSERT INTO told (generation, fitness, diversity) VALUES (?, ?, ?)", (generation, data, diversity)
+            )
             self._set("seconds", seconds)
+
+    def asked_after(self) -> list[int]:
+        """For every generation on record, how many had been told when it was asked for."""
+        return [
+            row[0] for row in self._rows("SELECT min(after) FROM candidates GROUP BY generation ORDER BY generation")
+        ]
+
+    def told_order(self) -> list[int]:
+        """The generations that were told, in that order."""
+        return [row[0] for row in self._rows("SELECT generation FROM told ORDER BY turn")]
 
     def diversity(self) -> list[float | None]:
         """How much the candidates differed, by generation that was told."""
-        return [row[0] for row in self._rows("SELECT diversity FROM told ORDER BY generation")]
+        return [row[0] for row in self._rows("SELECT diversity FROM told ORDER BY turn")]
 
     # -- plumbing -----------------------------------------------------------------------------------------------
 

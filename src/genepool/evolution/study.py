@@ -214,6 +214,11 @@ class Study(Strict):
         description="Examples per task that a candidate answers first; one that answers them word for word as another "
         "did shares its scores. 0: none.",
     )
+    steady: bool = Field(
+        default=False,
+        description="Ask for new candidates while others are being evaluated, so that no worker waits; the result then "
+        "depends on who is through first. For the strategies that `genepool strategies` calls steady.",
+    )
     time_limit: float | None = Field(
         default=None, gt=0, description="Seconds one evaluation may take; what takes longer has failed."
     )
@@ -266,6 +271,13 @@ class Study(Strict):
         entry = strategies().get(self.strategy.name)
         if entry is None:
             return self
+        if self.steady and not entry.build.steady:
+            able = ", ".join(name for name, other in strategies().items() if other.build.steady)
+            raise ValueError(f"{entry.name} learns from whole generations and cannot be steady; {able} can")
+        if self.steady and (self.race is not None or self.probe):
+            raise ValueError(
+                "candidates race, and are probed, by generations: leave out `race` and `probe`, or `steady`"
+            )
         if entry.varies == "parameters":
             if not self.method:
                 raise ValueError(f"{entry.name} searches merge parameters: name a `method`")

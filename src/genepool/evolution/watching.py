@@ -131,7 +131,7 @@ def look(out: str | Path) -> Snapshot:
                 "SELECT generation, idx, fitness, valid, note, cached, seconds FROM candidates c "
                 "JOIN results r ON c.id = r.id WHERE stage = 0 ORDER BY generation, idx"
             ).fetchall()
-            diversity = [row[0] for row in db.execute("SELECT diversity FROM told ORDER BY generation")]
+            diversity = [row[0] for row in db.execute("SELECT diversity FROM told ORDER BY turn")]
             found = db.execute("SELECT value FROM meta WHERE key = 'seconds'").fetchone()
     except sqlite3.Error as error:
         raise InputError(

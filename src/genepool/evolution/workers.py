@@ -40,12 +40,24 @@ _GOODBYE_SECONDS = 5.0
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
-class Workers(Protocol):
+class Workers(ABC):
     """Evaluates candidates in any order and makes each result durable before yielding it."""
 
-    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Verdict]]:
-        """Yields every candidate with its verdict as it finishes; stopping early leaves the rest unfinished."""
+    @abstractmethod
+    def stream(self, feed: Callable[[], Candidate | None]) -> Iterator[tuple[Candidate, Verdict]]:
+        """Evaluates what `feed` gives, yielding every candidate with its verdict as it finishes.
 
+        Args:
+            feed: asked for a candidate whenever a worker would else have none; None when there is none now. The
+                stream ends when nothing is being evaluated and there is none.
+        """
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Verdict]]:
+        """Evaluates these, as `stream` does; stopping early leaves the rest unfinished."""
+        queue = iter(candidates)
+        return self.stream(lambda: next(queue, None))
+
+    @abstractmethod
     def close(self) -> None:
         """Ends what is running; unfinished candidates stay unfinished."""
 
@@ -79,16 +91,15 @@ def _is_surroundings(error: BaseException | None) -> bool:
     return False
 
 
-class InProcess:
+class InProcess(Workers):
     """Evaluates in this process, one candidate after the other."""
 
     def __init__(self, factory: Factory, store: StudyStore) -> None:
         self._factory, self._store = factory, store
         self._evaluate: Evaluate | None = None
 
-    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Verdict]]:
-        """See `Workers`."""
-        for candidate in candidates:
+    def stream(self, feed: Callable[[], Candidate | None]) -> Iterator[tuple[Candidate, Verdict]]:
+        while (candidate := feed()) is not None:
             if self._evaluate is None:
                 self._evaluate = self._factory()
             with progress.hushed():
@@ -126,7 +137,7 @@ class Member(Protocol):
         """Ends it, whatever it does."""
 
 
-class Pool(ABC):
+class Pool(Workers):
     """Members that evaluate one candidate at a time, each with an evaluator of its own that stays for the whole run.
 
     A member that dies costs nothing but its candidate's time: the candidate goes back to the queue, twice at most,
@@ -151,27 +162,31 @@ class Pool(ABC):
     def _wait(self, seconds: float | None) -> list[Any]:
         """The members that have something to say; waits until there are some, but no longer than `seconds`."""
 
-    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Verdict]]:
-        """See `Workers`."""
-        queue = deque(candidates)
-        left = {candidate.id for candidate in candidates}
+    def stream(self, feed: Callable[[], Candidate | None]) -> Iterator[tuple[Candidate, Verdict]]:
+        queue: deque[Candidate] = deque()
         deaths: Counter[str] = Counter()
         stillborn = 0
         with StudyStore(self._store_path) as store:
-            while left:
-                busy = len(left) - len(queue)
+            while True:
+                busy = sum(member.candidate is not None for member in self._members)
+                while busy + len(queue) < self._count and (fed := feed()) is not None:
+                    queue.append(fed)
+                if not busy and not queue:
+                    return
                 while len(self._members) < min(self._count, busy + len(queue)):
                     self._members.append(self._hire())
                 for member in self._members:
                     if queue and member.idle:
                         member.give(queue.popleft())
-                for candidate in self._overdue():
+                late = self._overdue()
+                for candidate in late:
                     store.finish(candidate, Verdict(None, error=f"took longer than {self._time_limit:g} s"))
-                    left.discard(candidate.id)
                     # Its worker may have been through just before it was ended: then that is what stands.
                     verdict = store.result(candidate)
                     assert verdict is not None
                     yield candidate, verdict
+                if late:
+                    continue
                 for member in self._wait(self._patience()):
                     candidate = member.candidate
                     message = member.take()
@@ -197,7 +212,6 @@ class Pool(ABC):
                     else:
                         verdict = message
                     assert candidate is not None
-                    left.discard(candidate.id)
                     yield candidate, verdict
 
     def _patience(self) -> float | None:
@@ -217,7 +231,7 @@ class Pool(ABC):
         return [member.candidate for member in late]
 
     def close(self) -> None:
-        """Ends every member at once; what is not committed yet is not lost but evaluated by the next run."""
+        """Ends every member at once. What is not committed yet is not lost but evaluated by the next run."""
         for member in self._members:
             member.end()
         self._members = []

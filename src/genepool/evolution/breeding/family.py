@@ -56,15 +56,20 @@ class Family:
         tensors = self._tensors(name, birth)
         return self.stock.express(tensors, name, self._fingerprint(name, birth))
 
-    def keep_only(self, names: Collection[str]) -> None:
-        """Lets go of all children but these, in memory and on the disk."""
+    def keep_only(self, names: Collection[str], *, writing: bool = False) -> None:
+        """Lets go of all children but these, in memory and on the disk.
+
+        Args:
+            names: the children to keep.
+            writing: whether others write children meanwhile, whose unfinished files are then left alone.
+        """
         for name in [name for name in self._held if name not in names]:
             del self._held[name]
         if self._folder is None or not self._folder.is_dir():
             return
         wanted = {f"{name}.safetensors" for name in names}
         for path in self._folder.iterdir():
-            if path.name not in wanted:
+            if path.name not in wanted and not (writing and path.name.startswith(".")):
                 path.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ tensors
@@ -104,16 +109,18 @@ class Family:
             self._held.move_to_end(name)
             return self._held[name]
         path = self._path(name)
-        if path is None or not path.is_file():
-            return None
-        return self._hold(name, self._load(path))
+        tensors = None if path is None or not path.is_file() else self._load(path)
+        return None if tensors is None else self._hold(name, tensors)
 
-    def _load(self, path: Path) -> dict[str, torch.Tensor]:
+    def _load(self, path: Path) -> dict[str, torch.Tensor] | None:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
             tensors: dict[str, torch.Tensor] = load_file(path)
+        except FileNotFoundError:
+            # The driver let go of it just now; it is made again.
+            return None
         except (SafetensorError, OSError) as error:
             raise InputError(
                 f"cannot be read ({error})", where=path, fix="Delete it: the child is made again"

@@ -82,6 +82,7 @@ class StrategyEntry:
             "needs": list(self.needs),
             "passes": self.passes,
             "varies": self.varies,
+            "steady": self.build.steady,
             "parameters": self.parameters(),
         }
 

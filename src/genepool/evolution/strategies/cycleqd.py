@@ -48,6 +48,7 @@ class Cycleqd(Breeder):
     """
 
     Options = CycleqdOptions
+    steady = True
     fewest = 2
 
     def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: StrategyOptions) -> None:

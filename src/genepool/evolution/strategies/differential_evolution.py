@@ -44,7 +44,6 @@ class DifferentialEvolution(Strategy):
     def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
         super().__init__(start, seed, options)
         assert isinstance(options, DifferentialEvolutionOptions)
-        self.generation = 0
         self.size = options.population or 2 * default_population(self.dimensions)
         # Means that the step F and the crossover rate CR are drawn around.
         self.step, self.crossover = 0.5, 0.5
@@ -82,13 +81,12 @@ class DifferentialEvolution(Strategy):
     def _tell(self, xs: np.ndarray, fitness: np.ndarray, evidence: Evidence | None) -> None:
         import numpy as np
 
-        self.generation += 1
         if self._members is None or self._fitness is None or self._drawn is None:
             self._members, self._fitness = xs.copy(), fitness.copy()
             return
         better = fitness > self._fitness
         kept = fitness >= self._fitness
-        generator = numpy_generator(self.seed, "differential_evolution", "archive", self.generation)
+        generator = numpy_generator(self.seed, "differential_evolution", "archive", self.generation + 1)
         self._archive += list(self._members[better])
         while len(self._archive) > self.size:
             self._archive.pop(int(generator.integers(len(self._archive))))

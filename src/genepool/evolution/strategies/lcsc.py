@@ -41,12 +41,12 @@ class Lcsc(Strategy):
     """
 
     Options = LcscOptions
+    steady = True
 
     def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
         import numpy as np
 
         super().__init__(start, seed, options)
-        self.generation = 0
         self._xs = np.empty((0, self.dimensions))
         self._fitness = np.empty(0)
 
@@ -85,4 +85,3 @@ class Lcsc(Strategy):
         points, values = np.vstack([self._xs, xs]), np.concatenate([self._fitness, fitness])
         kept = np.argsort(-values, kind="stable")[: options.population]
         self._xs, self._fitness = points[kept], values[kept]
-        self.generation += 1

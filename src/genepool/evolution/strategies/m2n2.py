@@ -47,6 +47,7 @@ class M2n2(Breeder):
     """
 
     Options = M2n2Options
+    steady = True
     fewest = 0
 
     def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: StrategyOptions) -> None:

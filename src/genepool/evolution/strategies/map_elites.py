@@ -50,10 +50,10 @@ class MapElites(Strategy):
     """
 
     Options = MapElitesOptions
+    steady = True
 
     def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
         super().__init__(start, seed, options)
-        self.generation = 0
         self.archive: Archive | None = None
         self._wanted: tuple[str, ...] = ()
 
@@ -109,4 +109,3 @@ class MapElites(Strategy):
         self._wanted = tuple(wanted)
         for i, (x, value, place) in enumerate(zip(xs, fitness, places, strict=True)):
             self.archive.add((f"{self.generation}.{i}", x.copy()), float(value), place)
-        self.generation += 1

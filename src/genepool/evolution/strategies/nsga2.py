@@ -43,12 +43,12 @@ class Nsga2(Strategy):
     """
 
     Options = Nsga2Options
+    steady = True
 
     def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
         import numpy as np
 
         super().__init__(start, seed, options)
-        self.generation = 0
         self._xs = np.empty((0, self.dimensions))
         self._values = np.empty((0, 0))
         self._names: list[str] = []
@@ -155,7 +155,6 @@ class Nsga2(Strategy):
         kept = np.lexsort((-room, rank))[: options.population]
         self._xs, self._values, self._wanted = points[kept], values[kept], tuple(wanted)
         self._names = [names[i] for i in kept]
-        self.generation += 1
 
 
 def _ordered(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

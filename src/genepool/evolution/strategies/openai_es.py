@@ -49,7 +49,6 @@ class OpenAiEs(Strategy):
 
         super().__init__(start, seed, options)
         assert isinstance(options, OpenAiEsOptions)
-        self.generation = 0
         self.mean = self.start.copy()
         self.pairs = -(-(options.population or default_population(self.dimensions)) // 2)
         self._first_moment, self._second_moment = np.zeros_like(self.mean), np.zeros_like(self.mean)
@@ -83,11 +82,11 @@ class OpenAiEs(Strategy):
             # The start took the place of this pair's first half.
             weights[0] = 0.0
         gradient = weights @ noise / (2 * self.pairs * options.sigma) - options.decay * (self.mean - self.start)
-        self.generation += 1
+        steps = self.generation + 1
         self._first_moment = _BETA_1 * self._first_moment + (1 - _BETA_1) * gradient
         self._second_moment = _BETA_2 * self._second_moment + (1 - _BETA_2) * gradient**2
-        first = self._first_moment / (1 - _BETA_1**self.generation)
-        second = self._second_moment / (1 - _BETA_2**self.generation)
+        first = self._first_moment / (1 - _BETA_1**steps)
+        second = self._second_moment / (1 - _BETA_2**steps)
         self.mean = (self.mean + options.rate * first / (np.sqrt(second) + _EPSILON)).clip(0, 1)
 
 

@@ -35,10 +35,10 @@ class QuasiRandom(Strategy):
 
     Options = QuasiRandomOptions
     libraries = ("numpy", "scipy")
+    steady = True
 
     def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
         super().__init__(start, seed, options)
-        self._first = True
         self._points: Any = None
 
     def _ask(self) -> np.ndarray:
@@ -54,9 +54,9 @@ class QuasiRandom(Strategy):
             # Balance at powers of two is for integrals; a search takes what it can pay for.
             warnings.simplefilter("ignore")
             xs = np.asarray(self._points.random(count), dtype=np.float64)
-        if self._first:
+        if self.generation == 0:
             xs[0] = self.start
         return xs
 
     def _tell(self, xs: np.ndarray, fitness: np.ndarray, evidence: Evidence | None) -> None:
-        self._first = False
+        """There is nothing to learn."""

@@ -38,10 +38,7 @@ class RandomSearch(Strategy):
     """
 
     Options = RandomSearchOptions
-
-    def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
-        super().__init__(start, seed, options)
-        self.generation = 0
+    steady = True
 
     def _ask(self) -> np.ndarray:
         options = self.options
@@ -53,4 +50,4 @@ class RandomSearch(Strategy):
         return xs
 
     def _tell(self, xs: np.ndarray, fitness: np.ndarray, evidence: Evidence | None) -> None:
-        self.generation += 1
+        """There is nothing to learn."""
