@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
-from genepool.evolution.breeding import Family, Stock
+from genepool.evolution.breeding import Family, Learner, Stock
 from genepool.evolution.door import Birth
 from genepool.evolution.genome import Space
 from genepool.evolution.store import Candidate, StudyStore
@@ -127,18 +127,24 @@ class BreedingGround(Ground):
     Args:
         stock: the founders.
         out: the study's folder, where children and the record of births are; None before a run has one.
+        learner: what teaches children before they are judged.
     """
 
-    def __init__(self, stock: Stock, out: Path | None) -> None:
+    def __init__(self, stock: Stock, out: Path | None, learner: Learner | None = None) -> None:
         self._stock, self._out = stock, out
         self._told: dict[str, Birth] = {}
         folder = None if out is None else out / POPULATION_FOLDER
-        self.family = Family(stock, self._birth, folder)
+        self.family = Family(stock, self._birth, folder, learner=learner)
 
     @property
     def child_bytes(self) -> int:
         """Bytes of one child, in memory and on the disk."""
         return self._stock.nbytes
+
+    @property
+    def child_numbers(self) -> int:
+        """Entries of one child."""
+        return sum(info.numel for info in self._stock.infos.values())
 
     def genome(self, one: Birth, /) -> dict[str, Any]:
         return one.to_genome()

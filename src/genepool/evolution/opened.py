@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError, nearest
-from genepool.evolution.breeding import make_stock
+from genepool.evolution.breeding import Learner, Stock, make_stock
 from genepool.evolution.genome import Space
 from genepool.evolution.grounds import BreedingGround, Ground, MergeGround, founders_of, parsed
 from genepool.evolution.singular import SingularGround
@@ -86,7 +86,8 @@ class OpenedStudy:
             founders = founders_of(skills, names, where)
             dtype = None if study.dtype is None else dtype_code(study.dtype)
             stock = make_stock(base, founders, study.breed.form, dtype, where=where)
-            return cls(study, where, {study.base: base, **skills}, BreedingGround(stock, out), tasks)
+            ground = BreedingGround(stock, out, _learner(study, stock, tasks))
+            return cls(study, where, {study.base: base, **skills}, ground, tasks)
         if varies == "singular values":
             (skill,) = study.skills
             dtype = None if study.dtype is None else dtype_code(study.dtype)
@@ -94,8 +95,8 @@ class OpenedStudy:
             return cls(study, where, {study.base: base, **skills}, singular, tasks)
         if sources is None:
             sources = _held(study, base, skills, resident)
-        ground = _merging(study, where, base, sources)
-        return cls(study, where, ground.plan.sources, ground, tasks)
+        merging = _merging(study, where, base, sources)
+        return cls(study, where, merging.plan.sources, merging, tasks)
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
@@ -120,6 +121,13 @@ class OpenedStudy:
     def worth(self, valid: Mapping[str, float]) -> float:
         """The fitness of these means of the tasks."""
         return fitness(valid, self.study.tasks.weights, self.study.objective)
+
+
+def _learner(study: Study, stock: Stock, tasks: Sequence[Task]) -> Learner | None:
+    if study.learn is None:
+        return None
+    weights = study.tasks.weights
+    return Learner(stock, tasks, weights, study.learn, seed=study.seed, threads=study.threads, compute=study.compute)
 
 
 def _held(study: Study, base: Weights, skills: Mapping[str, Weights], resident: Collection[str]) -> dict[str, Weights]:
@@ -200,6 +208,9 @@ class ModelEvaluator:
 
     def __init__(self, opened: OpenedStudy, model: LanguageModel, ledger: Ledger) -> None:
         self._opened, self._model, self._ledger = opened, model, ledger
+        if isinstance(opened.ground, BreedingGround) and opened.ground.family.learner is not None:
+            # One model is enough: a child is put into it to learn, and again to be judged.
+            opened.ground.family.learner.model = model
         self._shuffled: list[Task] | None = None
 
     @property

@@ -34,7 +34,7 @@ class Residence:
         base: the base; 0 when it is streamed.
         skills: by name, what each that stays in memory takes.
         streamed: names of the skills (and "base") that are read from the disk for every candidate.
-        children: at most, of what was bred.
+        children: at most, of what was bred and is learning.
         workers: how many of these there are.
         free: bytes that were free, of which a quarter is left alone.
     """
@@ -102,7 +102,12 @@ def plan_residence(opened: OpenedStudy, workers: int, free: int | None = None) -
     base = opened.sources[study.base]
     numbers = sum(base.info(name).numel for name in base.names())
     model = numbers * _BYTES[study.compute]
-    children = min(MEMORY, 64 * opened.ground.child_bytes) if isinstance(opened.ground, BreedingGround) else 0
+    children = 0
+    if isinstance(opened.ground, BreedingGround):
+        children = min(MEMORY, 64 * opened.ground.child_bytes)
+        if study.learn is not None:
+            # What is trained in float32, its gradient and AdamW's two moments.
+            children += 4 * opened.ground.child_numbers * 4
     skills: dict[str, int] = {}
     streamed: list[str] = []
     held = 0

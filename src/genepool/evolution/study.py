@@ -130,6 +130,19 @@ class Breed(Strict):
     )
 
 
+class Learning(Strict):
+    """What a child learns for itself before it is judged, from the tasks' training examples."""
+
+    steps: int = Field(default=8, ge=1, description="Steps of gradient descent (AdamW).")
+    batch: int = Field(default=16, ge=1, description="Examples a step, evenly from all tasks.")
+    rate: float = Field(default=1e-4, gt=0, description="Learning rate.")
+    inherit: bool = Field(
+        default=True,
+        description="Lamarck: its own children get what it learned. false, Baldwin: it is judged by what it learned "
+        "and passes on what it was born with.",
+    )
+
+
 class Singular(Strict):
     """What of an adapter's singular values is searched, for strategies that vary them."""
 
@@ -199,6 +212,9 @@ class Study(Strict):
     parameters: dict[str, Any] = Field(default={}, description="Global merge parameters that stay fixed.")
     search: dict[str, SearchRange] = Field(default={}, description="The merge parameters to search, by name.")
     breed: Breed = Field(default=Breed(), description="How models are held; for strategies that breed them.")
+    learn: Learning | None = Field(
+        default=None, description="Whether children are fine-tuned briefly before they are judged; null: they are not."
+    )
     singular: Singular = Field(
         default=Singular(), description="Which singular values; for strategies that vary an adapter's."
     )
@@ -278,6 +294,8 @@ class Study(Strict):
             raise ValueError(
                 "candidates race, and are probed, by generations: leave out `race` and `probe`, or `steady`"
             )
+        if self.learn is not None and entry.varies != "models":
+            raise ValueError(f"{entry.name} varies {entry.varies}; only what is bred can `learn`")
         if entry.varies == "parameters":
             if not self.method:
                 raise ValueError(f"{entry.name} searches merge parameters: name a `method`")

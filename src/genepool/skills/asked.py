@@ -71,7 +71,12 @@ class Encoded:
 
 
 def encode_examples(
-    model: LanguageModel, examples: Sequence[Example], task: Task | None = None, batch_size: int = DEFAULT_BATCH
+    model: LanguageModel,
+    examples: Sequence[Example],
+    task: Task | None = None,
+    batch_size: int = DEFAULT_BATCH,
+    *,
+    closed: bool = False,
 ) -> Encoded:
     """Prompts and answers as the task asks them, in tokens, in batches.
 
@@ -80,6 +85,7 @@ def encode_examples(
         examples: what is asked; the first answer of each counts.
         task: how; bare prompts when None.
         batch_size: examples per batch.
+        closed: the token that ends an answer is part of it, where the model has one.
 
     Raises:
         InputError: there are none, an answer is no text or has no tokens, or one is too long for the model.
@@ -98,6 +104,9 @@ def encode_examples(
     if [] in tails:
         where = f"{task.name}:{examples[tails.index([])].id}"
         raise InputError("an answer without tokens has no likelihood", where=where, fix="Leave it out")
+    if closed and model.end_tokens:
+        own = model.tokenizer.eos_token_id
+        tails = [[*tail, own if own in model.end_tokens else min(model.end_tokens)] for tail in tails]
     check_length(model, heads, tails)
     lengths = [len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)]
     made = []

@@ -7,7 +7,7 @@ No remote code and no pickles: the architecture comes from config.json through t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -122,6 +122,32 @@ class LanguageModel:
             for name, target in self._targets.items():
                 target.copy_(weights.read(name) if built is None else built[name])
         self._weights = weights
+
+    @contextmanager
+    def changing(self, names: Collection[str]) -> Iterator[dict[str, torch.nn.Parameter]]:
+        """The parameters of these tensors, with gradients, to be changed in place inside the block.
+
+        After it the model holds no weights anyone knows, until others are assigned.
+
+        Raises:
+            InputError: a tensor has another name or layout in memory than on the disk.
+        """
+        found: dict[str, torch.nn.Parameter] = dict(self.model.named_parameters())
+        for name in names:
+            if name not in found:
+                raise InputError(
+                    f"{name} has another name or layout in memory, so it cannot be trained here",
+                    where=self.name,
+                    fix="Leave `learn` out",
+                )
+        self._weights = None
+        try:
+            for name, parameter in found.items():
+                parameter.requires_grad_(name in names)
+            yield {name: found[name] for name in names}
+        finally:
+            for parameter in found.values():
+                parameter.requires_grad_(False).grad = None
 
     def _held(self) -> Weights:
         if self._weights is None:

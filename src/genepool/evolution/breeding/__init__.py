@@ -1,6 +1,7 @@
 """Populations of models: how founders are held, how births become weights, and where children are kept."""
 
 from genepool.evolution.breeding.family import Family
+from genepool.evolution.breeding.learning import Learner
 from genepool.evolution.breeding.stock import AdapterStock, ModelStock, Stock, make_stock
 
-__all__ = ["AdapterStock", "Family", "ModelStock", "Stock", "make_stock"]
+__all__ = ["AdapterStock", "Family", "Learner", "ModelStock", "Stock", "make_stock"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from genepool import staging
 from genepool.errors import InputError
+from genepool.evolution.breeding.learning import Learner
 from genepool.evolution.breeding.operators import operator
 from genepool.evolution.breeding.stock import Stock
 from genepool.evolution.door import Birth
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Bytes of children that a worker keeps in memory; what does not fit is read from the disk again.
 MEMORY = 2 << 30
+# What a child's tensors after learning are called, where its own children do not get them.
+_GROWN = "-grown"
 
 
 class Family:
@@ -39,12 +42,21 @@ class Family:
         births: the birth of a child by its name; raises `KeyError` for a name that nobody has.
         folder: where children are kept between workers and sittings; None keeps them in memory alone.
         memory: bytes of children kept in memory.
+        learner: what teaches children before they are judged; None where they are not taught. Copies of founders are
+            left as they are.
     """
 
     def __init__(
-        self, stock: Stock, births: Callable[[str], Birth], folder: Path | None = None, *, memory: int = MEMORY
+        self,
+        stock: Stock,
+        births: Callable[[str], Birth],
+        folder: Path | None = None,
+        *,
+        memory: int = MEMORY,
+        learner: Learner | None = None,
     ) -> None:
         self.stock, self._births, self._folder, self._memory = stock, births, folder, memory
+        self.learner = learner
         self._held: OrderedDict[str, Tensors] = OrderedDict()
         self._fingerprints: dict[str, str] = {}
 
@@ -54,6 +66,10 @@ class Family:
             # The founder itself, under its own fingerprint: what is known of it need not be asked again.
             return self.stock.founders[birth.parents[0]]
         tensors = self._tensors(name, birth)
+        if self.learner is not None and not self.learner.inherit and birth.op != "copy":
+            # Baldwin: what it learned counts for it alone, so it is kept beside what it was born with.
+            grown = f"{name}{_GROWN}"
+            tensors = self._find(grown) or self._keep(grown, self.learner.teach(name, tensors))
         return self.stock.express(tensors, name, self._fingerprint(name, birth))
 
     def keep_only(self, names: Collection[str], *, writing: bool = False) -> None:
@@ -63,6 +79,7 @@ class Family:
             names: the children to keep.
             writing: whether others write children meanwhile, whose unfinished files are then left alone.
         """
+        names = {*names, *(f"{name}{_GROWN}" for name in names)}
         for name in [name for name in self._held if name not in names]:
             del self._held[name]
         if self._folder is None or not self._folder.is_dir():
@@ -85,7 +102,10 @@ class Family:
                 if missing:
                     waiting += [(parent, self._born(parent)) for parent in missing]
                     continue
-                found = self._keep(current, self._make(its))
+                made = self._make(its)
+                if self.learner is not None and self.learner.inherit and its.op != "copy":
+                    made = self.learner.teach(current, made)
+                found = self._keep(current, made)
             waiting.pop()
             if not waiting:
                 return found
@@ -166,7 +186,8 @@ class Family:
     @cached_property
     def _root(self) -> str:
         # Hashed when the first child is, not when a study is only planned.
-        return self.stock.fingerprint()
+        parts = [self.stock.fingerprint(), *([] if self.learner is None else [self.learner.digest()])]
+        return parts[0] if len(parts) == 1 else hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
     def _fingerprint(self, name: str, birth: Birth) -> str:
         waiting = [(name, birth)]

@@ -65,6 +65,14 @@ class Stock(ABC):
     def express(self, tensors: Tensors, label: str, fingerprint: str) -> Weights:
         """The model that a child's tensors make."""
 
+    @abstractmethod
+    def moving(self) -> tuple[str, ...]:
+        """Names of the model's tensors that are made of the stock's."""
+
+    @abstractmethod
+    def pull_back(self, target: str, gradient: torch.Tensor, tensors: Tensors) -> dict[str, torch.Tensor]:
+        """Gradients of a child's tensors from the gradient of the model's tensor that is made of them."""
+
     def spectrum(self, founder: str, tensor: str) -> Factors:
         """Singular vectors and values of a founder's change of a matrix."""
         known = self._spectra.get((founder, tensor))
@@ -113,6 +121,12 @@ class ModelStock(Stock):
     def express(self, tensors: Tensors, label: str, fingerprint: str) -> Weights:
         return _Child(self.base, tensors, label, fingerprint, self.dtype)
 
+    def moving(self) -> tuple[str, ...]:
+        return tuple(self.infos)
+
+    def pull_back(self, target: str, gradient: torch.Tensor, tensors: Tensors) -> dict[str, torch.Tensor]:
+        return {target: gradient}
+
 
 class AdapterStock(Stock):
     """LoRA adapters of one base that hold the same: their factors, scales multiplied into B, and what is no product
@@ -150,6 +164,16 @@ class AdapterStock(Stock):
 
     def express(self, tensors: Tensors, label: str, fingerprint: str) -> Weights:
         return _AdaptedChild(self.base, tensors, label, fingerprint, self.dtype)
+
+    def moving(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name.rpartition(":")[0] for name in self.infos))
+
+    def pull_back(self, target: str, gradient: torch.Tensor, tensors: Tensors) -> dict[str, torch.Tensor]:
+        if f"{target}:W" in self.infos:
+            return {f"{target}:W": gradient}
+        left, right = tensors[f"{target}:B"].detach(), tensors[f"{target}:A"].detach()
+        slope = gradient.reshape(left.shape[0], right.shape[1])
+        return {f"{target}:B": slope @ right.T, f"{target}:A": left.T @ slope}
 
 
 def _held(base: Weights, adapter: LoraOnBase) -> dict[str, TensorInfo]:

@@ -1,0 +1,136 @@
+"""What a child learns for itself before it is judged: a few steps of gradient descent on the tasks' training examples.
+
+What is trained is what is bred: whole tensors, or the factors of adapters. Learning belongs to a child's name and the
+study's seed, so a child that is made again has learned the same. Uses the stock and a model in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from genepool.errors import InputError
+from genepool.evolution.breeding.stock import Stock
+from genepool.seeding import numpy_generator
+from genepool.skills.asked import Batch, answer_likelihoods, encode_examples
+from genepool.tasks import Example, LanguageModel, Task
+from genepool.threads import torch_threads
+
+if TYPE_CHECKING:
+    import torch
+
+    from genepool.evolution.study import Learning
+
+    Tensors = Mapping[str, torch.Tensor]
+
+
+class Learner:
+    """Trains children by AdamW, without dropout or weight decay, gradients clipped to norm 1.
+
+    Args:
+        stock: the founders, whose tensors are trained.
+        tasks: the study's, with training examples.
+        weights: of the tasks; 1 where none is given.
+        settings: how long and how fast.
+        seed: decides which examples a child learns from.
+        threads: torch's.
+        compute: what the model computes in.
+
+    Attributes:
+        inherit: whether a child's own children get what it learned.
+        model: what children are put into; built when first needed, where nobody lends one.
+
+    Raises:
+        InputError: a task has no training examples, or none that a model could be taught by.
+    """
+
+    def __init__(
+        self,
+        stock: Stock,
+        tasks: Sequence[Task],
+        weights: Mapping[str, float],
+        settings: Learning,
+        *,
+        seed: int,
+        threads: int,
+        compute: str,
+    ) -> None:
+        self._stock, self._settings, self._seed, self._threads = stock, settings, seed, threads
+        self._compute, self.inherit = compute, settings.inherit
+        self.model: LanguageModel | None = None
+        self._lessons: list[tuple[Task, Sequence[Example], float]] = []
+        for task in tasks:
+            examples = task.examples("train")
+            if task.asker is not None or task.settings.metric == "regex" or not examples:
+                why = (
+                    "has no texts as answers, so nobody can be taught by it" if examples else "has nothing to train on"
+                )
+                raise InputError(f"task '{task.name}' {why}", where="study:learn", fix="Leave `learn` or the task out")
+            if weight := weights.get(task.name, 1.0):
+                self._lessons.append((task, examples, weight))
+
+    def digest(self) -> str:
+        """SHA-256, hex, of everything that decides what a child learns."""
+        parts = [self._settings.model_dump_json(), str(self._seed), self._compute]
+        for task, examples, weight in self._lessons:
+            parts += [task.name, task.asking, repr(weight), *(example.key for example in examples)]
+        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+    def teach(self, name: str, tensors: Tensors) -> dict[str, torch.Tensor]:
+        """What a child's tensors are after learning; those given stay as they are."""
+        import torch
+
+        if self.model is None:
+            # Any founder has the architecture; without one everything began at random, in the base's.
+            like = next(iter(self._stock.founders.values()), self._stock.base)
+            self.model = LanguageModel.load(like, dtype=self._compute)
+        # Learned in float32 whatever children are stored as: small steps would be lost in bfloat16.
+        latent = {key: torch.nn.Parameter(value.to(torch.float32, copy=True)) for key, value in tensors.items()}
+        optimizer = torch.optim.AdamW(latent.values(), lr=self._settings.rate, weight_decay=0.0)
+        with torch_threads(self._threads):
+            self.model.assign(self._stock.express(latent, name, name))
+            with ExitStack() as stack:
+                parameters = stack.enter_context(self.model.changing(self._stock.moving()))
+                stack.enter_context(torch.enable_grad())
+                for key, parameter in parameters.items():
+                    hand_on = partial(self._hand_on, key, latent)
+                    hook = parameter.register_post_accumulate_grad_hook(hand_on)  # type: ignore[no-untyped-call]
+                    stack.callback(hook.remove)
+                for step in range(self._settings.steps):
+                    optimizer.zero_grad()
+                    for weight, batch in self._batches(name, step):
+                        loss = -batch.means(answer_likelihoods(self.model, batch)[0]).mean()
+                        (weight * loss).backward()  # type: ignore[no-untyped-call]
+                    torch.nn.utils.clip_grad_norm_(latent.values(), 1.0)
+                    optimizer.step()
+                    with torch.no_grad():
+                        child = self._stock.express(latent, name, name)
+                        for key, parameter in parameters.items():
+                            parameter.copy_(child.read(key))
+        return {key: value.detach().to(tensors[key].dtype) for key, value in latent.items()}
+
+    def _hand_on(self, key: str, latent: Mapping[str, torch.nn.Parameter], parameter: Any) -> None:
+        """Turns a weight's gradient into those of the tensors it is made of, and lets go of it at once."""
+        for name, gradient in self._stock.pull_back(key, parameter.grad.float(), latent).items():
+            known = latent[name].grad
+            latent[name].grad = gradient if known is None else known + gradient
+        parameter.grad = None
+
+    def _batches(self, name: str, step: int) -> list[tuple[float, Batch]]:
+        """Examples of every task, each with its share of the loss."""
+        assert self.model is not None
+        each = max(1, self._settings.batch // len(self._lessons))
+        total = sum(weight for _, _, weight in self._lessons)
+        made = []
+        for task, examples, weight in self._lessons:
+            generator = numpy_generator(self._seed, "learning", name, step, task.name)
+            picked = generator.choice(len(examples), size=min(each, len(examples)), replace=False)
+            chosen = [examples[int(i)] for i in picked]
+            # A choice is judged by its text alone; what is written must also come to an end.
+            closed = task.settings.metric != "multiple_choice"
+            encoded = encode_examples(self.model, chosen, task, each, closed=closed)
+            made += [(weight / total * len(b.numbers) / len(picked), b) for b in encoded.batches]
+        return made
