@@ -118,6 +118,10 @@ def _print_table(best: dict[str, Any], winner: Path, page: Path) -> None:
     for row in best["models"]:
         cells = [f"{s['mean']:.3f} [{s['lo']:.3f}, {s['hi']:.3f}]" for s in (row["test"][task] for task in tasks)]
         table.add_row(row["name"], *cells)
+    if "ensemble" in best:
+        vote = best["ensemble"]["test"]
+        cells = [f"{s['mean']:.3f} [{s['lo']:.3f}, {s['hi']:.3f}]" if s else "-" for s in (vote.get(t) for t in tasks)]
+        table.add_row(f"the best {len(best['ensemble']['members'])}, by vote", *cells)
     console = Console()
     console.print(table)
     curse = best.get("curse", {})

@@ -1,4 +1,4 @@
-"""How one generation gets its verdicts: twins are found, the rest race or are asked everything.
+"""How one generation gets its verdicts: twins and hopeless ones are found, the rest race or are asked everything.
 
 All decisions are functions of results on record, so a run that goes on decides as the undisturbed one did. Knows the
 store and workers; knows nothing of models.
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
 from genepool.evolution.store import Candidate, StudyStore, Verdict
+from genepool.evolution.surrogate import Surrogate
 
 if TYPE_CHECKING:
-    from genepool.evolution.study import Racing
+    from genepool.evolution.study import Racing, Screening
     from genepool.evolution.workers import Workers
 
 _FEWEST = 8
@@ -31,6 +32,7 @@ class Thrift:
         examples: examples per task that score a candidate, of the smallest task.
         worth: fitness from the means of the tasks.
         weights: of the tasks in a race; 1 where none is given.
+        screen: whether a surrogate spares the hopeless; None when it does not.
     """
 
     race: Racing | None = None
@@ -38,6 +40,7 @@ class Thrift:
     examples: int = 0
     worth: Callable[[Mapping[str, float]], float] = lambda means: sum(means.values()) / len(means)
     weights: Mapping[str, float] | None = None
+    screen: Screening | None = None
 
 
 class OutOfTime(Exception):
@@ -66,6 +69,7 @@ class Rounds:
         self._store, self._workers, self._thrift = store, workers, thrift
         self._seen, self._check = seen, check
         self._answers: dict[str, Candidate] = {}
+        self._surrogate = Surrogate(thrift.screen.trust) if thrift.screen is not None else None
 
     def evaluate(self, candidates: Sequence[Candidate]) -> None:
         """Sees to it that every candidate has a verdict.
@@ -75,6 +79,9 @@ class Rounds:
         """
         twins = self._twins(candidates)
         runners = [candidate for candidate in candidates if candidate.id not in twins]
+        told = self._told(runners)
+        hopeless = self._hopeless(runners, told)
+        runners = [candidate for candidate in runners if candidate.id not in hopeless]
         if self._thrift.race is not None and len(runners) > 1:
             self._race(runners, self._thrift.race)
         else:
@@ -82,6 +89,10 @@ class Rounds:
         for candidate in candidates:
             if candidate.id in twins:
                 self._share(candidate, twins[candidate.id])
+            elif candidate.id in hopeless:
+                means, note = told[candidate.id], "told by the surrogate, not evaluated"
+                self._settle(candidate, Verdict(self._thrift.worth(means), means, cached=True, note=note))
+        self._learn(runners, told)
 
     def _ask(self, candidates: Sequence[Candidate], *, report: bool = False) -> dict[str, Verdict]:
         """Verdicts by id, from the record where they are there."""
@@ -132,6 +143,32 @@ class Rounds:
         note = f"answers the probe as {twin.name} does"
         spared = replace(verdict, seconds=0.0, cpu_seconds=0.0, examples=0, cached=True, fingerprint="", note=note)
         self._settle(candidate, spared)
+
+    # ------------------------------------------------------------------ screening
+
+    def _told(self, candidates: Sequence[Candidate]) -> dict[str, dict[str, float]]:
+        """What the surrogate says of each, by id."""
+        if self._surrogate is None or not candidates:
+            return {}
+        told = self._surrogate.predict([candidate.genome for candidate in candidates])
+        return {candidate.id: means for candidate, means in zip(candidates, told, strict=False)}
+
+    def _hopeless(self, candidates: Sequence[Candidate], told: Mapping[str, Mapping[str, float]]) -> set[str]:
+        """Ids of those that need no evaluation."""
+        screen = self._thrift.screen
+        if screen is None or self._surrogate is None or not told or not self._surrogate.trusted:
+            return set()
+        best_first = sorted(told, key=lambda one: -self._thrift.worth(told[one]))
+        return set(best_first[max(1, math.ceil(screen.keep * len(candidates))) :])
+
+    def _learn(self, evaluated: Sequence[Candidate], told: Mapping[str, Mapping[str, float]]) -> None:
+        for candidate in evaluated if self._surrogate is not None else ():
+            verdict = self._store.result(candidate)
+            if verdict is not None and verdict.fitness is not None and not verdict.note:
+                assert self._surrogate is not None
+                self._surrogate.learn(candidate.genome, verdict.valid)
+                if candidate.id in told:
+                    self._surrogate.came_out(self._thrift.worth(told[candidate.id]), verdict.fitness)
 
     # ------------------------------------------------------------------ racing
 

@@ -28,7 +28,7 @@ from genepool.evolution.rounds import Thrift, looks
 from genepool.evolution.singular import SingularGround
 from genepool.evolution.store import Candidate, StudyStore
 from genepool.evolution.strategies import Breeder, Strategy, make_breeder, make_strategy, strategy_entry
-from genepool.evolution.study import Budget, Stop, Study, load_study
+from genepool.evolution.study import Budget, Study, load_study
 from genepool.evolution.winner import BEST_FILE, WINNER_FOLDER, crown
 from genepool.evolution.workers import InProcess, ProcessPool, Workers
 
@@ -127,7 +127,7 @@ def run_study(
             _clear(out)
         with StudyStore(out / STORE_FILE) as store:
             store.begin(settings, {library: version(library) for library in entry.build.libraries})
-            if (found := _finished(out, store, study.budget, study.stop)) is not None:
+            if (found := _finished(out, store, study)) is not None:
                 progress.say(
                     f"this study is finished: {found['evaluations']} evaluations, best fitness {found['fitness']:.4f}; "
                     f"a larger budget goes on, --overwrite starts anew"
@@ -198,7 +198,7 @@ def _thrift(opened: OpenedStudy) -> Thrift:
             where=f"{opened.where}:probe",
             fix="Make it smaller",
         )
-    return Thrift(study.race, study.probe, opened.examples, opened.worth, study.tasks.weights)
+    return Thrift(study.race, study.probe, opened.examples, opened.worth, study.tasks.weights, study.screen)
 
 
 def _changed(study: Study, evaluations: int | None, seed: int | None) -> Study:
@@ -283,19 +283,22 @@ def _check_budget(study: Study, population: int, where: str) -> None:
         )
 
 
-def _finished(out: Path, store: StudyStore, budget: Budget, stop: Stop) -> dict[str, Any] | None:
-    """What `best.json` says, when it is there and neither the budget nor `stop` asks for more than was done."""
+def _finished(out: Path, store: StudyStore, study: Study) -> dict[str, Any] | None:
+    """What `best.json` says, when it is there and the study asks for no more than was done."""
+    budget, stop = study.budget, study.stop
     try:
         best = json.loads((out / BEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    if not isinstance(best, dict) or best.get("ensemble", {}).get("asked", 0) != study.ensemble:
+        return None
     spent = len(store.finished())
     if store.get("ended", "") and store.get("stop", None) == stop.model_dump():
-        return best if isinstance(best, dict) else None
+        return best
     more = (budget.evaluations is None or spent < budget.evaluations) and (
         budget.minutes is None or store.get("seconds", 0.0) < 60 * budget.minutes
     )
-    return None if more or not isinstance(best, dict) else best
+    return None if more else best
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> str:

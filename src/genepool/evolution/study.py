@@ -182,6 +182,24 @@ class Racing(Strict):
         return {"kind": data} if isinstance(data, str) else data
 
 
+class Screening(Strict):
+    """Candidates that a surrogate finds hopeless are not evaluated. `true` stands for the defaults."""
+
+    keep: float = Field(default=0.5, gt=0, lt=1, description="Share of a generation that is evaluated, the best told.")
+    trust: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="Kendall's tau, between what was told of the latest 20 candidates and what came out, below which "
+        "all are evaluated.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_true(cls, data: Any) -> Any:
+        return {} if data is True else data
+
+
 class Stop(Strict):
     """When to end before the budget is spent; looked at after every generation."""
 
@@ -224,6 +242,9 @@ class Study(Strict):
     budget: Budget = Field(description="When the search ends.")
     stop: Stop = Field(default=Stop(), description="When to end before that.")
     race: Racing | None = Field(default=None, description="Whether candidates race on examples; null: they do not.")
+    screen: Screening | None = Field(
+        default=None, description="Whether a surrogate spares the hopeless; null or false: it does not."
+    )
     probe: int = Field(
         default=0,
         ge=0,
@@ -244,6 +265,12 @@ class Study(Strict):
         description="The best so many candidates, and the strategy's own guess, are judged again on every validation "
         "example; the best of them wins. 0: the best of the search wins as it is.",
     )
+    ensemble: int = Field(
+        default=0,
+        ge=0,
+        description="The best so many finalists also answer the test examples together, by majority vote; 3 at least. "
+        "0: they do not.",
+    )
     seed: int = Field(default=0, ge=0, description="Decides every random draw.")
     threads: int = Field(default=1, ge=1, description="Threads of one evaluation, whatever the number of workers.")
     batch: int = Field(
@@ -255,6 +282,11 @@ class Study(Strict):
     dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
         default=None, description="What candidates and the winner are stored as; as the base when left out."
     )
+
+    @field_validator("screen", mode="before")
+    @classmethod
+    def _not_at_all(cls, value: Any) -> Any:
+        return None if value is False else value
 
     @field_validator("base", mode="before")
     @classmethod
@@ -280,6 +312,19 @@ class Study(Strict):
             raise ValueError(f"'{both[0]}' is both fixed and searched; leave one out")
         return self
 
+    @field_validator("ensemble")
+    @classmethod
+    def _a_majority(cls, value: int) -> int:
+        if value in (1, 2):
+            raise ValueError("a vote needs 3 members or more")
+        return value
+
+    @model_validator(mode="after")
+    def _enough_finalists(self) -> Study:
+        if self.ensemble > max(self.finalists, 1):
+            raise ValueError(f"an ensemble of {self.ensemble} where only {self.finalists} finalists are judged")
+        return self
+
     @model_validator(mode="after")
     def _fits_its_strategy(self) -> Study:
         from genepool.evolution.strategies import strategies
@@ -290,10 +335,10 @@ class Study(Strict):
         if self.steady and not entry.build.steady:
             able = ", ".join(name for name, other in strategies().items() if other.build.steady)
             raise ValueError(f"{entry.name} learns from whole generations and cannot be steady; {able} can")
-        if self.steady and (self.race is not None or self.probe):
-            raise ValueError(
-                "candidates race, and are probed, by generations: leave out `race` and `probe`, or `steady`"
-            )
+        if self.steady and (self.race is not None or self.screen is not None or self.probe):
+            raise ValueError("`race`, `screen` and `probe` work by generations: leave them out, or `steady`")
+        if self.screen is not None and (entry.varies == "models" or entry.needs != ("fitness",)):
+            raise ValueError(f"a surrogate tells the fitness of numbers; {entry.name} needs more: leave `screen` out")
         if self.learn is not None and entry.varies != "models":
             raise ValueError(f"{entry.name} varies {entry.varies}; only what is bred can `learn`")
         if entry.varies == "parameters":
@@ -343,6 +388,7 @@ class Study(Strict):
             exclude={
                 "budget": True,
                 "stop": True,
+                "ensemble": True,
                 "time_limit": True,
                 "base": True,
                 "skills": {"__all__": {"model"}},

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool import progress, staging
+from genepool.evolution.ensemble import tested_together
 from genepool.evolution.loop import Finalist
 from genepool.evolution.opened import OpenedStudy
 from genepool.evolution.store import StudyStore
@@ -49,14 +50,18 @@ def crown(
     """
     from genepool.weights import open_weights
 
+    study = opened.study
     winner, folder = finalists[0].candidate, out / WINNER_FOLDER
     lineage = _lineage(opened, store, finalists[0])
     opened.ground.write(winner, folder, lineage)
     written = open_weights(str(folder))
-    names = {"base": opened.study.base, **{skill.name: skill.model for skill in opened.study.skills}}
+    names = {"base": study.base, **{skill.name: skill.model for skill in study.skills}}
     models = {name: opened.sources[model] for name, model in names.items()} | {"winner": written}
     rows = _tested(opened, models, ledger)
     record = {**_record(opened, store, finalists, rows, ledger), **({"notices": list(notices)} if notices else {})}
+    if study.ensemble:
+        members = [finalist.candidate for finalist in finalists[: study.ensemble]]
+        record["ensemble"] = {"asked": study.ensemble, **tested_together(opened, members, ledger)}
     # The card is written again now that the scores of what lies beside it are known.
     sections = {"Scores": _scores(rows, finalists[0]), **lineage}
     staging.write_text(folder / "README.md", opened.ground.card(winner, sections))

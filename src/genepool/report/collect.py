@@ -312,6 +312,11 @@ class _Collection:
             if "fresh" in curse:
                 said.append(f"{percent(curse['fresh'])}% on validation examples it was not chosen by")
             sentence += f". Its mean: {', '.join(said)}, {percent(curse['test'])}% on test"
+        vote = (first.best or {}).get("ensemble", {})
+        if vote.get("test"):
+            mean = sum(score["mean"] for score in vote["test"].values()) / len(vote["test"])
+            together = f"The best {_word(len(vote['members']))} answering together, by majority vote"
+            sentence += f". {together}: {percent(mean)}% on test"
         equal = [name for name in self.folders if name != self.subject and self._same_budget(name)]
         if equal:
             verb = "stands" if len(equal) == 1 else "stand"

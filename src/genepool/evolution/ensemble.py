@@ -1,0 +1,88 @@
+"""Several models that answer together: the answer most of them give (GENOME+'s ensemble), judged on the test split.
+
+Uses tasks and measure; the end of a study calls it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genepool import progress
+from genepool.evolution.opened import OpenedStudy
+from genepool.evolution.store import Candidate
+from genepool.threads import torch_threads
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def majority(answers: Sequence[Sequence[str]], scores: Sequence[Sequence[float]]) -> np.ndarray:
+    """The scores of a majority vote, shape (examples,).
+
+    Args:
+        answers: per member what it answered, per example; white space around an answer does not count.
+        scores: per member its scores. Where as many give one answer as another, the earlier member's stands.
+    """
+    import numpy as np
+
+    won = []
+    for given, earned in zip(zip(*answers, strict=True), zip(*scores, strict=True), strict=True):
+        votes = Counter(answer.strip() for answer in given)
+        # Of equal counts, the one seen first comes first.
+        leading = votes.most_common(1)[0][0]
+        won.append(next(score for answer, score in zip(given, earned, strict=True) if answer.strip() == leading))
+    return np.array(won, dtype=np.float64)
+
+
+def tested_together(opened: OpenedStudy, members: Sequence[Candidate], ledger: Path) -> dict[str, Any]:
+    """A vote of candidates on the test split.
+
+    Args:
+        opened: the study.
+        members: the best first.
+        ledger: where their outcomes are kept.
+
+    Returns:
+        "members" (names) and "test": by task n, mean and 95% interval; tasks whose answers are no texts are left out.
+    """
+    from genepool.measure import mean_interval
+    from genepool.tasks import Ledger, evaluate
+
+    study = opened.study
+    answers: dict[str, list[list[str]]] = {}
+    scores: dict[str, list[list[float]]] = {}
+    with (
+        progress.bar("answering together", len(members), "models") as bar,
+        torch_threads(study.threads),
+        Ledger(ledger) as book,
+    ):
+        for member in members:
+            table = evaluate(
+                [opened.ground.weights(member)],
+                opened.tasks,
+                split="test",
+                ledger=book,
+                limit=study.tasks.test,
+                seed=study.seed,
+                threads=study.threads,
+                batch_size=study.batch,
+                keep_outputs=True,
+                names=[member.name],
+            )
+            for task in table.tasks:
+                given = table.outputs(member.name, task)
+                texts = [answer for answer in given if answer is not None]
+                if len(texts) == len(given):
+                    answers.setdefault(task, []).append(texts)
+                    scores.setdefault(task, []).append(table.scores(member.name, task).tolist())
+            bar.advance()
+    test = {}
+    for task, given_by in answers.items():
+        if len(given_by) == len(members):
+            voted = majority(given_by, scores[task])
+            mean, low, high = mean_interval(voted)
+            test[task] = {"n": len(voted), "mean": mean, "lo": low, "hi": high}
+    return {"members": [member.name for member in members], "test": test}
