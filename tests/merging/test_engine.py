@@ -14,7 +14,7 @@ from merging_in_memory import TENSORS, added, drawn, merge
 from genepool.errors import InputError
 from genepool.merging import REQUIRED, Recipe, all_methods, engine, plan_merge
 from genepool.merging.memory import MemoryGate
-from genepool.weights.overlay import TensorWeights
+from genepool.weights.overlay import TensorWeights, load_resident, stack_changes, stacked_changes
 
 
 def _setting(method: str) -> dict[str, Any]:
@@ -37,6 +37,47 @@ def test_blocks_of_any_size_give_the_same_merge(method: str, monkeypatch: pytest
     monkeypatch.setattr(engine, "BLOCK_ENTRIES", 7)
     for name, value in merge(method, **setting).items():
         torch.testing.assert_close(value, whole[name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", sorted(all_methods()))
+def test_stacked_in_memory_nothing_is_other_and_nothing_is_written_into(method: str) -> None:
+    setting = _setting(method)
+    base, models = setting.pop("base"), setting.pop("models")
+    if base is None or len(models) < 2:
+        pytest.skip("has no base, or takes one model")
+    opened = TensorWeights(base, "base")
+    held = load_resident(opened)
+    changes = {f"m{i}": TensorWeights(tensors, f"m{i}") for i, tensors in enumerate(models)}
+    plain = {name: load_resident(weights, base=(opened, held)) for name, weights in changes.items()}
+    stacked = {name: load_resident(weights, base=(opened, held)) for name, weights in changes.items()}
+    stack_changes(list(stacked.values()))
+    for name in TENSORS:
+        found = stacked_changes(list(stacked.values()), name, held)
+        assert found is not None
+        assert stacked_changes(list(stacked.values())[::-1], name, held) is None
+    recipe = Recipe(method=method, base="base", models=list(changes), parameters=setting)
+    first = plan_merge(recipe, {**plain, "base": held}).weights()
+    for _ in range(2):
+        second = plan_merge(recipe, {**stacked, "base": held}).weights()
+        for name in TENSORS:
+            assert torch.equal(first.read(name), second.read(name))
+
+
+def test_what_is_not_finite_or_not_moved_by_all_is_not_stacked() -> None:
+    base = drawn(0)
+    name, other, *_ = TENSORS
+    opened = TensorWeights(base, "base")
+    held = load_resident(opened)
+    models = [added(base, drawn(i, 0.1)) for i in (1, 2)]
+    models[0][name] = models[0][name].clone()
+    models[0][name].view(-1)[0] = float("nan")
+    changes = [load_resident(TensorWeights(m, str(i)), base=(opened, held)) for i, m in enumerate(models)]
+    stack_changes(changes)
+    assert stacked_changes(changes, name, held) is None
+    assert stacked_changes(changes, other, held) is not None
+    recipe = Recipe(method="task_arithmetic", base="base", models=["0", "1"])
+    with pytest.raises(InputError, match="NaN or infinity"):
+        plan_merge(recipe, {"base": held, "0": changes[0], "1": changes[1]}).weights().read(name)
 
 
 @pytest.mark.parametrize("method", ["linear", "ties", "dare_ties", "model_stock"])

@@ -132,7 +132,7 @@ def _learner(study: Study, stock: Stock, tasks: Sequence[Task]) -> Learner | Non
 
 def _held(study: Study, base: Weights, skills: Mapping[str, Weights], resident: Collection[str]) -> dict[str, Weights]:
     """Base and skills by their model strings, as many in memory as asked for."""
-    from genepool.weights import load_resident, open_weights
+    from genepool.weights import load_resident, open_weights, stack_changes
 
     if "base" not in resident:
         return {study.base: base, **skills}
@@ -142,6 +142,7 @@ def _held(study: Study, base: Weights, skills: Mapping[str, Weights], resident: 
     for name, weights in skills.items():
         # What is streamed must be a change on the base that is held, or its deltas would not be exact.
         sources[name] = load_resident(weights, base=(base, held)) if name in chosen else open_weights(name, base=held)
+    stack_changes([sources[skill.model] for skill in study.skills])
     return sources
 
 

@@ -24,6 +24,7 @@ from genepool.merging.stored_sum import StoredSums
 from genepool.merging.survey import Survey
 from genepool.merging.weighted_sum import Gram
 from genepool.threads import core_count, torch_threads
+from genepool.weights.overlay import stacked_changes
 from genepool.weights.source import tensor_bytes
 from genepool.weights.tensor_info import shape_text, torch_dtype
 
@@ -381,7 +382,19 @@ class Engine:
             read_model,
             read_delta,
             out.base is not None,
+            self._held(out, start, stop),
         )
+
+    def _held(self, out: OutputTensor, start: int, stop: int) -> torch.Tensor | None:
+        """All differences of a whole tensor, where a search keeps them in memory beside each other."""
+        rows, columns = out.info.matrix
+        if out.base is None or self.device_name != "cpu" or stop - start < rows:
+            return None
+        if any(given.tensor != out.base.tensor for given in out.inputs):
+            return None
+        sources = [self.plan.sources[given.model] for given in out.inputs]
+        stack = stacked_changes(sources, out.base.tensor, self.plan.sources[out.base.model])
+        return None if stack is None else stack.reshape(len(sources), rows, columns)
 
     def _finite(self, rows: torch.Tensor, given: Input) -> torch.Tensor:
         if self.plan.recipe.nonfinite == "refuse" and not is_finite(rows):

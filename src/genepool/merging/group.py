@@ -34,6 +34,8 @@ class TensorGroup:
         read_model: writes one model's rows, by its number, into the tensor it is given.
         read_delta: writes one model's rows minus the base's into the tensor it is given.
         has_base: whether the merge has a base.
+        held: every model's rows minus the base's, `(models, rows, columns)`, where they lie in memory like that; they
+            must not be written into.
     """
 
     name: str
@@ -49,6 +51,7 @@ class TensorGroup:
     read_model: Callable[[int, torch.Tensor], None]
     read_delta: Callable[[int, torch.Tensor], None]
     has_base: bool = True
+    held: torch.Tensor | None = None
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -71,7 +74,12 @@ class TensorGroup:
     @cached_property
     def deltas(self) -> torch.Tensor:
         """Every model's task vector, model minus base, `(models, rows, columns)`."""
-        return self._stack(self.read_delta)
+        return self._stack(self.read_delta) if self.held is None else self.held.clone()
+
+    @property
+    def resting_deltas(self) -> torch.Tensor:
+        """The same for methods that only look: nothing is copied where they are in memory."""
+        return self.deltas if self.held is None else self.held
 
     def delta(self, model: int) -> torch.Tensor:
         """One model's task vector by itself, `(rows, columns)`, read anew: for methods that take one at a time."""

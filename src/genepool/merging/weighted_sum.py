@@ -58,10 +58,12 @@ class WeightedSum(Method):
         return kernels.weighted_sum(self.vectors(group), factors.of_vectors, factors.divisor, base)
 
     def vectors(self, group: TensorGroup) -> torch.Tensor:
-        """What is summed, `(vectors, rows, columns)`."""
+        """What is summed, `(vectors, rows, columns)`; not to be written into."""
         import torch
 
-        if self.inputs == "deltas" or not group.has_base:
+        if group.has_base and self.inputs == "deltas":
+            return group.resting_deltas
+        if not group.has_base:
             return group.vectors
         return torch.cat([group.base.unsqueeze(0), group.tensors])
 

@@ -5,7 +5,7 @@ Everything else sees `Weights`, a lazily read mapping of names to tensors, and t
 
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.opening import open_weights
-from genepool.weights.overlay import TensorWeights, load_resident
+from genepool.weights.overlay import TensorWeights, load_resident, stack_changes, stacked_changes
 from genepool.weights.padding import PaddedVocabulary, vocabulary_rows
 from genepool.weights.roles import PARTS, Role, infer_roles
 from genepool.weights.source import Weights
@@ -23,6 +23,8 @@ __all__ = [
     "infer_roles",
     "load_resident",
     "open_weights",
+    "stack_changes",
+    "stacked_changes",
     "vocabulary_rows",
     "write_checkpoint",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,8 @@ class ResidentChange(TensorWeights):
     ) -> None:
         super().__init__(tensors, name, **settings)
         self._base, self._deltas = base, dict(deltas)
+        self._stacks: Mapping[str, torch.Tensor] = {}
+        self._place = -1
 
     def delta(self, name: str, base: Weights) -> torch.Tensor | None:
         return self._deltas[self._aliases.get(name, name)] if base is self._base else super().delta(name, base)
@@ -92,6 +94,47 @@ class ResidentChange(TensorWeights):
             return super().delta_rows(name, base, start, stop)
         delta = self.delta(name, base)
         return None if delta is None else delta.reshape(self.info(name).matrix)[start:stop]
+
+
+def stack_changes(changes: Sequence[Weights]) -> None:
+    """Lays the deltas of several resident changes beside each other, tensor by tensor, in the memory they take anyway.
+
+    `stacked_changes` then gives all of them at once. Left as they are: tensors that not all of them move, and those
+    with NaN or infinity in them.
+    """
+    import torch
+
+    held = [change for change in changes if isinstance(change, ResidentChange)]
+    if len(held) < 2 or len(held) < len(changes):
+        return
+    stacks: dict[str, torch.Tensor] = {}
+    for name in held[0].names():
+        deltas = [change._deltas.get(name) for change in held]
+        known = [delta for delta in deltas if delta is not None]
+        if len(known) < len(held) or not all(
+            d.shape == known[0].shape and bool(torch.isfinite(d).all()) for d in known
+        ):
+            continue
+        stacks[name] = torch.stack(known)
+        for place, change in enumerate(held):
+            change._deltas[name] = stacks[name][place]
+    for place, change in enumerate(held):
+        change._stacks, change._place = stacks, place
+
+
+def stacked_changes(sources: Sequence[Weights], name: str, base: Weights) -> torch.Tensor | None:
+    """The deltas of these sources from `base`, shape (sources, ...), finite, not to be written into; None where they
+    were not stacked in this order."""
+    first = sources[0]
+    if not isinstance(first, ResidentChange) or first._base is not base:
+        return None
+    stack = first._stacks.get(first.aliases().get(name, name))
+    if stack is None or len(stack) != len(sources):
+        return None
+    for place, source in enumerate(sources):
+        if not isinstance(source, ResidentChange) or source._stacks is not first._stacks or source._place != place:
+            return None
+    return stack
 
 
 def load_resident(weights: Weights, base: tuple[Weights, Weights] | None = None) -> Weights:
