@@ -1,10 +1,15 @@
-"""How many threads torch computes with while a block runs: part of what makes a result repeatable to the last bit."""
+"""Threads: how many torch computes with, part of what makes a result repeatable to the last bit; work in order."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any, TypeVar
+
+_Item = TypeVar("_Item")
 
 
 def core_count() -> int:
@@ -26,3 +31,22 @@ def torch_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[_Item], Any], items: Iterable[_Item], threads: int
+) -> Iterator[tuple[_Item, Any]]:
+    """(item, work(item)) in the order of the items, worked on by a pool of `threads`, few results waiting at a time."""
+    waiting: deque[tuple[_Item, Future[Any]]] = deque()
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(work, item)))
+            if len(waiting) > 2 * threads:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()

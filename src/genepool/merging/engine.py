@@ -8,11 +8,11 @@ by `MergedWeights` (to read one lazily).
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.merging.group import TensorGroup
@@ -23,7 +23,7 @@ from genepool.merging.method import Grain
 from genepool.merging.stored_sum import StoredSums
 from genepool.merging.survey import Survey
 from genepool.merging.weighted_sum import Gram
-from genepool.threads import core_count, torch_threads
+from genepool.threads import core_count, in_order, torch_threads
 from genepool.weights.overlay import stacked_changes
 from genepool.weights.source import tensor_bytes
 from genepool.weights.tensor_info import shape_text, torch_dtype
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     import torch
 
     from genepool.merging.plan import Plan
-
-_Item = TypeVar("_Item")
 
 # Entries of a block: a float32 copy takes 1 MB, which stays in the processor's cache while a method works on it, and is
 # large enough that the interpreter's share vanishes.
@@ -104,7 +102,7 @@ class Engine:
             ThreadPoolExecutor(threads) as pool,
         ):
             summed = merged = 0.0
-            for out, norms in _in_order(pool, self._norms, outputs, threads):
+            for out, norms in in_order(pool, self._norms, outputs, threads):
                 summed, merged = summed + norms[0], merged + norms[1]
                 bar.advance(out.info.numel)
         lines.set_norms(summed, merged, max(len(out.inputs) for out in self.plan.layout.outputs))
@@ -136,7 +134,7 @@ class Engine:
         ):
             for number in range(survey.passes):
                 # Folded in the order of the output whatever finishes first: sums come out the same every time.
-                for batch, summary in _in_order(pool, partial(self._observe, survey, number), batches, threads):
+                for batch, summary in in_order(pool, partial(self._observe, survey, number), batches, threads):
                     survey.fold(number, summary)
                     bar.advance(sum(out.info.numel for out in batch))
                 survey.finish(number)
@@ -420,25 +418,6 @@ class Engine:
                 fix="Name a base: its tensor is then kept",
             )
         return first
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[_Item], Any], items: Iterable[_Item], threads: int
-) -> Iterator[tuple[_Item, Any]]:
-    """(item, work(item)) in order, with never more than a few summaries waiting."""
-    waiting: deque[tuple[_Item, Future[Any]]] = deque()
-    try:
-        for item in items:
-            waiting.append((item, pool.submit(work, item)))
-            if len(waiting) > 2 * threads:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        for _, future in waiting:
-            future.cancel()
 
 
 def _batches(outputs: Sequence[OutputTensor]) -> list[list[OutputTensor]]:
