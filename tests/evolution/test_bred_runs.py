@@ -18,7 +18,9 @@ from genepool.report import collect_study, render_report
 from genepool.tasks import Ledger, evaluate, load_tasks
 from genepool.weights import open_weights
 
-BREEDERS = ["cycleqd", "genome", "genome_plus", "m2n2"]
+BREEDERS = ["cycleqd", "genome", "genome_plus", "m2n2", "weight_es"]
+# Where a generation is larger than the budget otherwise.
+OPTIONS = {"weight_es": {"population": 4}}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def best(out: Path) -> dict[str, Any]:
 def test_stopped_and_robbed_of_its_children_a_study_ends_as_if_undisturbed(
     world: Path, tmp_path: Path, name: str
 ) -> None:
-    study = bred_study(world, name, name)
+    study = bred_study(world, name, {"name": name, "options": OPTIONS.get(name, {})})
     once = run_study(study, tmp_path / "once", ledger=tmp_path / "once.sqlite")
     for budget in (11, 12):
         run_study(study, tmp_path / "steps", evaluations=budget, ledger=tmp_path / "steps.sqlite")

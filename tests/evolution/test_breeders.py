@@ -217,6 +217,59 @@ def test_m2n2_from_scratch_mutates_and_otherwise_does_not() -> None:
         make_breeder("m2n2", ("ann",), ("t",), seed=0)
 
 
+# ---------------------------------------------------------------------- an evolution strategy over weights
+
+
+def test_weight_es_evaluates_the_centre_and_both_sides_of_it() -> None:
+    breeder = make_breeder("weight_es", FOUNDERS, TASKS, seed=0, options={"population": 4, "sigma": 0.5, "step": 0.1})
+    (first, *_), again = breeder.ask(), make_breeder("weight_es", ("ann",), TASKS, seed=0)
+    assert first == Birth("mix", FOUNDERS, {"weights": [1 / 3] * 3})
+    assert again.ask()[0] == Birth("copy", ("ann",))
+    _, *sides = breeder.ask()
+    assert [side.parameters["sigma"] for side in sides] == [0.5, -0.5, 0.5, -0.5]
+    assert {(side.op, side.parents, side.parameters["rate"]) for side in sides} == {("mutate", ("0.0",), 1.0)}
+    seeds = [side.seed for side in sides]
+    assert seeds[0] == seeds[1] != seeds[2] == seeds[3]
+    breeder.tell(breeder.ask(), np.array([0.9, 1.0, 0.0, 0.5, 0.5]))
+    assert breeder.living() == {"0.0"}
+    # By hand: the four sides have mean 0.5 and spread sqrt(1/8); only the first pair tells a direction, and the centre,
+    # whose noise is zero, has no say.
+    step = breeder.ask()[0]
+    assert (step.op, step.parents, step.parameters["seeds"]) == ("climb", ("0.0",), [seeds[0], seeds[2]])
+    assert step.parameters["steps"] == pytest.approx([0.1 * 1.0 / (4 * 0.125**0.5), 0.0])
+    breeder.tell(breeder.ask(), np.full(5, 0.5))
+    assert breeder.ask()[0].parameters["steps"] == [0.0, 0.0]
+
+
+def test_weight_es_climbs() -> None:
+    """Weights of 12 numbers whose noise is drawn as the operators draw it; worth is nearness to a target."""
+    options = {"population": 16, "sigma": 0.05, "step": 0.2}
+    breeder = make_breeder("weight_es", ("ann",), TASKS, seed=4, options=options)
+    models = {"ann": np.zeros(12)}
+
+    def noise(seed: int) -> np.ndarray:
+        return np.random.default_rng(seed).standard_normal(12)
+
+    worths = []
+    for generation in range(60):
+        births = breeder.ask()
+        for i, birth in enumerate(births):
+            parent, p = models[birth.parents[0]], birth.parameters
+            match birth.op:
+                case "copy":
+                    child = parent
+                case "mutate":
+                    child = parent + p["sigma"] * noise(birth.seed)
+                case "climb":
+                    child = parent + sum(step * noise(seed) for step, seed in zip(p["steps"], p["seeds"], strict=True))
+            models[f"{generation}.{i}"] = child
+        fitness = np.array([-np.abs(models[f"{generation}.{i}"] - 1).mean() for i in range(len(births))])
+        breeder.tell(births, fitness)
+        worths.append(float(fitness[0]))
+    assert worths[0] == -1
+    assert worths[-1] > -0.2
+
+
 # ---------------------------------------------------------------------- CycleQD
 
 

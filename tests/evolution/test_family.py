@@ -13,6 +13,7 @@ import torch
 
 from genepool.errors import InputError
 from genepool.evolution.breeding import AdapterStock, Family, ModelStock, make_stock
+from genepool.evolution.breeding.operators import operator
 from genepool.evolution.door import Birth
 from genepool.seeding import torch_generator
 from genepool.weights import TensorWeights, Weights, open_weights
@@ -251,6 +252,7 @@ def test_every_operator_makes_finite_children_of_either_form(
         Birth("random", (), {"sigma": 0.1}, 1),
         Birth("mix", ("p", "q"), {"weights": [0.5, 0.5]}),
         Birth("mutate", ("p",), {"rate": 0.1, "sigma": 0.1}, 1),
+        Birth("climb", ("p",), {"steps": [0.1, -0.2], "seeds": [1, 2]}),
         Birth("splice", ("p", "q"), {"split": 0.5, "weight": 0.5, "sigma": 0.01}, 1),
         Birth("stretch", ("p", "q"), {"weights": [0.5, 0.5], "expert": "p", "rate": 0.1}, 1),
     ]
@@ -259,3 +261,19 @@ def test_every_operator_makes_finite_children_of_either_form(
     assert all(check(child) for child in children)
     prints = [hash(tuple(np.concatenate([c.read(n).numpy().ravel() for n in c.names()]).tolist())) for c in children]
     assert len(set(prints)) == len(prints)
+
+
+@pytest.mark.parametrize("form", ["models", "adapters"])
+def test_a_climb_walks_along_the_noise_of_the_mutants(adapters: tuple[Weights, dict[str, Weights]], form: str) -> None:
+    base, all_of = adapters
+    held = make_stock(base, {name: all_of[name] for name in "pq"}, form, None, where="study")  # type: ignore[arg-type]
+    parent = {name: held.founder("p", name) for name in held.infos}
+
+    def made(birth: Birth) -> dict[str, torch.Tensor]:
+        return dict(operator(birth.op)(held, [parent], birth))
+
+    one, two = (made(Birth("mutate", ("p",), {"rate": 1.0, "sigma": 0.01}, seed)) for seed in (7, 8))
+    walked = made(Birth("climb", ("p",), {"steps": [0.01, -0.02], "seeds": [7, 8]}))
+    for name in held.infos:
+        by_hand = parent[name] + (one[name] - parent[name]) - 2 * (two[name] - parent[name])
+        assert torch.allclose(walked[name].float(), by_hand.float(), atol=1e-5)

@@ -1,0 +1,93 @@
+"""An evolution strategy over the weights themselves, whose noise is kept as seeds.
+
+Uses numpy only. Registered as a strategy; driven by the study's loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from genepool.evolution.door import Birth
+from genepool.evolution.strategies import Breeder, Evidence, StrategyOptions, register
+from genepool.seeding import derive
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class WeightEsOptions(StrategyOptions):
+    """Options of the evolution strategy over weights; the defaults are those of Qiu et al. 2025."""
+
+    population: int = Field(default=30, ge=2, multiple_of=2, description="Perturbed models a generation, in pairs.")
+    sigma: float = Field(default=0.001, gt=0, description="Standard deviation of the noise on every weight.")
+    step: float = Field(default=0.0005, gt=0, description="Length of a step; the mean of z-scored noise is times this.")
+
+
+@register(
+    "weight_es",
+    source="Qiu et al. 2025, arXiv:2509.24372 (population 30, sigma 0.001, step 0.0005, z-scored fitness, noise from "
+    "seeds); mirrored pairs of Salimans et al. 2017, arXiv:1703.03864",
+    when="Fine-tuning one model, or the average of several, without gradients; thousands of evaluations.",
+)
+class WeightEs(Breeder):
+    """The centre is the skills' average; every generation evaluates it and pairs of models on either side of it.
+
+    The next centre is the old one moved along each pair's noise, by how much better one side was than the other. No
+    noise is ever stored: a model is its centre and a seed.
+    """
+
+    Options = WeightEsOptions
+
+    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: StrategyOptions) -> None:
+        super().__init__(founders, tasks, seed, options)
+        self._centre = ""
+        self._steps: list[float] = []
+
+    def living(self) -> frozenset[str]:
+        return frozenset({self._centre} - {""})
+
+    def guess(self) -> Birth | None:
+        """Where the last step leads."""
+        return self._next() if self._centre else None
+
+    def collection(self) -> list[dict[str, Any]]:
+        return []
+
+    def _ask(self) -> list[Birth]:
+        options = self.options
+        assert isinstance(options, WeightEsOptions)
+        centre = f"{self.generation}.0"
+        births = [self._next()]
+        for seed in self._seeds(self.generation):
+            births += [
+                Birth("mutate", (centre,), {"rate": 1.0, "sigma": sign * options.sigma}, seed) for sign in (1, -1)
+            ]
+        return births
+
+    def _next(self) -> Birth:
+        if self._centre:
+            settings = {"steps": self._steps, "seeds": self._seeds(int(self._centre.split(".")[0]))}
+            return Birth("climb", (self._centre,), settings)
+        if len(self.founders) == 1:
+            return Birth("copy", self.founders)
+        return Birth("mix", self.founders, {"weights": [1 / len(self.founders)] * len(self.founders)})
+
+    def _seeds(self, generation: int) -> list[int]:
+        options = self.options
+        assert isinstance(options, WeightEsOptions)
+        return [derive(self.seed, "weight_es", generation, pair) for pair in range(options.population // 2)]
+
+    def _tell(
+        self, names: Sequence[str], births: Sequence[Birth], fitness: np.ndarray, evidence: Evidence | None
+    ) -> None:
+        options = self.options
+        assert isinstance(options, WeightEsOptions)
+        scores = fitness[1:]
+        spread = float(scores.std())
+        # A flat generation says nothing of where to go.
+        z = (scores - scores.mean()) / spread if spread > 0 else 0 * scores
+        self._centre = names[0]
+        self._steps = [float(step) for step in options.step * (z[::2] - z[1::2]) / len(scores)]
