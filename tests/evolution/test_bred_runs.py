@@ -15,6 +15,7 @@ from genepool.errors import InputError
 from genepool.evolution import run_study
 from genepool.evolution.collection import read_collection, write_candidate
 from genepool.report import collect_study, render_report
+from genepool.report.study_text import report_markdown
 from genepool.tasks import Ledger, evaluate, load_tasks
 from genepool.weights import open_weights
 
@@ -179,6 +180,17 @@ def test_what_was_gathered_is_listed_and_any_of_it_becomes_a_checkpoint(
         study.write_text(yaml.safe_dump({**evolve_world.STUDY, "strategy": strategy, "budget": {"evaluations": 14}}))
     run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
     members = read_collection(tmp_path / "out")
+    data = collect_study(tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
+    (shown,) = data.gatherings
+    assert [(m.name, m.group) for m in shown.members] == [(m.name, m.group) for m in members]
+    for member, one in zip(members, shown.members, strict=True):
+        told = dict(zip(shown.scores, one.scores, strict=True))
+        assert {key: told[key] for key in member.scores} == pytest.approx(member.scores)
+        assert {"pick", "say"} <= {key for key, value in told.items() if value is not None}, "every task's mean"
+        assert (one.atlas is not None) == bool(member.quality)
+    assert {shown.scores[one.quality] for one in shown.maps} == {m.quality for m in members} - {""}
+    assert 'id="collection"' in render_report(data)
+    assert f"What {shown.search} kept:" in report_markdown(data)
     assert {member.group.split()[0] for member in members} >= groups
     last = members[-1]
     verdict = write_candidate(tmp_path / "out", last.name, tmp_path / "model")

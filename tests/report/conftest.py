@@ -7,6 +7,7 @@ import pytest
 
 from genepool.report import (
     Ability,
+    Atlas,
     Change,
     Comparison,
     Cost,
@@ -14,7 +15,9 @@ from genepool.report import (
     Evaluation,
     Finalist,
     Flip,
+    Gathering,
     GeneValue,
+    Member,
     ModelRow,
     Origin,
     RecipePicture,
@@ -156,6 +159,23 @@ def made_up_comparison(rival: str, kind: str, models: tuple[ModelRow, ...]) -> C
     return Comparison("CMA-ES", rival, kind, tuple(changes), tuple(flips))
 
 
+def made_up_gatherings() -> tuple[Gathering, ...]:
+    """Two archives of 40 elites each, and a front of three."""
+    drawn = np.random.default_rng(9)
+    scores = ("sort", "reverse", "upper", "worth")
+    elites = tuple(
+        Member(f"{i}.{atlas}", scores[atlas], (*(round(float(x), 3) for x in drawn.random(3)), None), atlas)
+        for atlas in (0, 1)
+        for i in range(40)
+    )
+    maps = (Atlas("sort", 0, 1, 2), Atlas("reverse", 1, 0, 2))
+    front = tuple(Member(f"3.{i}", "front" if i else "knee", (0.5 + i / 10, 0.9 - i / 10)) for i in range(3))
+    return (
+        Gathering("CycleQD", scores, elites, maps, 5, "genepool collection run --write"),
+        Gathering("NSGA-II", ("sort", "upper"), front, command="genepool collection other --write"),
+    )
+
+
 def made_up_report() -> ReportData:
     models = made_up_models()
     by_name = {model.name: model for model in models}
@@ -184,6 +204,7 @@ def made_up_report() -> ReportData:
         models=models,
         searches=(made_up_search("CMA-ES", 1, 0.35), made_up_search("random search", 2, 0.0)),
         scatters=made_up_scatters(models),
+        gatherings=made_up_gatherings(),
         references=(ReferenceLine("best static merge", wilson(0.925, 1200)),),
         recipes=(
             made_up_recipe(),

@@ -25,8 +25,14 @@ def tables(text: str) -> list[list[list[str]]]:
 
 
 def test_markdown_has_the_pages_numbers(report_data: ReportData) -> None:
-    standings, scores, changes, *fronts, finalists, costs = tables(report_markdown(report_data))
-    assert len(fronts) == len(report_data.scatters)
+    standings, scores, changes, *between, finalists, costs = tables(report_markdown(report_data))
+    kept = between[len(report_data.scatters) :]
+    assert [len(rows) - 1 for rows in kept] == [len(one.members) for one in report_data.gatherings]
+    assert [row[:3] for row in kept[-1][1:]] == [
+        ["3.0", "knee", "0.500"],
+        ["3.1", "front", "0.600"],
+        ["3.2", "front", "0.700"],
+    ]
     assert len(standings) == 1 + sum(1 + len(standing.rivals) for standing in report_data.standings)
     assert scores[0] == ["model", "kind", *(ability.name for ability in report_data.abilities)]
     for row, model in zip(scores[1:], report_data.models, strict=True):

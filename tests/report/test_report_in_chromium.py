@@ -284,6 +284,51 @@ def test_trade_offs_are_walked_hidden_and_saved(browser: Browser, page: Path, re
     assert float(winner[3]) == pytest.approx(test.points[-1].scores[0].value, abs=1e-4)
 
 
+CHOOSE_CELLS = """((choices) => {
+    const figure = document.querySelector('figure[data-atlas]');
+    for (const [name, value] of Object.entries(choices)) {
+        const select = figure.querySelector('select.' + name);
+        select.value = value;
+        select.dispatchEvent(new Event('change'));
+    }
+    return [...figure.querySelectorAll('.plot.wide rect.cell')].map((cell) => [
+        cell.getAttribute('x'), cell.getAttribute('y'), cell.parentElement.querySelector('text')?.textContent]);
+})"""
+
+
+def test_the_cells_of_a_map_tell_the_best_of_those_in_them(
+    browser: Browser, page: Path, report_data: ReportData
+) -> None:
+    browser.complaints.clear()
+    browser.open(page)
+    archives = report_data.gatherings[0]
+    for choices in ({"which": 0}, {"which": 1}, {"which": 0, "across": 2, "up": 0, "colour": 1}):
+        drawn = browser.run(f"{CHOOSE_CELLS}({json.dumps(choices)})")
+        chosen = archives.maps[choices["which"]]
+        across, up = choices.get("across", chosen.across), choices.get("up", chosen.up)
+        cells: dict[tuple[int, int], float] = {}
+        for member in archives.members:
+            if member.atlas == choices["which"]:
+                cell = int(archives.bins * member.scores[across]), int(archives.bins * member.scores[up])
+                cells[cell] = max(cells.get(cell, 0.0), member.scores[choices.get("colour", chosen.quality)])
+        assert sorted(text for *_, text in drawn) == sorted(f"{100 * worth:.1f}" for worth in cells.values())
+        assert len({(x, y) for x, y, _ in drawn}) == len(cells)
+    assert browser.run(f"{CHOOSE_CELLS}({{colour: 3}})") == [], "nobody has this score"
+    browser.run(f"{CHOOSE_CELLS}({{which: 1}})")
+    browser.run("document.querySelector('figure[data-atlas] .plot.wide').focus()")
+    browser.press("Home")
+    told = browser.run("document.querySelector('figure[data-atlas] .readout').textContent")
+    name = told.removeprefix("candidate ").split(" · ")[0]
+    scores = next(member.scores for member in archives.members if member.name == name)
+    assert f"sort {100 * scores[0]:.1f} · reverse {100 * scores[1]:.1f} · upper {100 * scores[2]:.1f}" in told
+    command = browser.run("document.querySelector('figure[data-atlas] code').textContent")
+    assert command == f"genepool collection run --write {name} --out model"
+    head, *rows = saved(browser)["collection of CycleQD.csv"]
+    assert head == ["candidate", "archive", *archives.scores]
+    assert [row[:2] for row in rows] == [[m.name, archives.maps[m.atlas].name] for m in archives.members]
+    assert browser.complaints == []
+
+
 @pytest.mark.parametrize(
     ("kind", "figure"),
     [

@@ -76,6 +76,7 @@ SECTIONS = {
     "recipes": "recipe",
     "costs": "cost",
     "scatters": "tradeoffs",
+    "gatherings": "collection",
 }
 
 
@@ -104,7 +105,7 @@ def test_a_title_alone_is_a_page() -> None:
     assert "Nothing yet" in page.text()
 
 
-@pytest.mark.parametrize("name", ["models", "searches", "scatters", "recipes", "comparisons", "costs"])
+@pytest.mark.parametrize("name", ["models", "searches", "scatters", "gatherings", "recipes", "comparisons", "costs"])
 def test_each_section_stands_alone(report_data: ReportData, name: str) -> None:
     alone = ReportData(title="One section", abilities=report_data.abilities, **{name: getattr(report_data, name)})
     assert SECTIONS[name] in Page(render_report(alone)).ids()

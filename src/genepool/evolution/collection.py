@@ -22,11 +22,13 @@ class Gathered:
         name: of the candidate, "generation.index".
         group: the front, archive or cell it is in.
         scores: what places it there, by name.
+        quality: of a member of an archive, the score that it is the best of its cell by; empty for others.
     """
 
     name: str
     group: str
     scores: dict[str, float]
+    quality: str = ""
 
 
 def read_collection(out: str | Path) -> list[Gathered]:
@@ -42,8 +44,16 @@ def read_collection(out: str | Path) -> list[Gathered]:
         raise InputError("nothing gathered yet", where=out, fix="Let `genepool evolve` finish the study first")
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [Gathered(str(row["name"]), str(row["group"]), dict(row["scores"])) for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
+        return [
+            Gathered(
+                str(row["name"]),
+                str(row["group"]),
+                {str(name): float(score) for name, score in row["scores"].items()},
+                str(row.get("quality", "")),
+            )
+            for row in rows
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"damaged ({error})", where=path, fix="Run `genepool evolve` on the study again") from None
 
 

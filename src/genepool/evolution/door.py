@@ -70,7 +70,8 @@ class Door(ABC, Generic[Asked]):
         """What it has gathered beyond a best one, as plain data: a front, an archive, a population.
 
         Each entry has "name" ("generation.index" of the candidate), "group" (the archive or front it is in) and
-        "scores" (what places it there, by name). Empty for strategies that gather nothing.
+        "scores" (what places it there, by name); members of an archive also "quality", the score that the best of
+        a cell is best by, all others being where it lies. Empty for strategies that gather nothing.
         """
         return []
 

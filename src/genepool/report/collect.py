@@ -29,6 +29,7 @@ from genepool.report.data import (
     Scatter,
     SearchRun,
 )
+from genepool.report.gathered import gathering
 from genepool.report.study_folder import StudyFolder, open_study_folder
 from genepool.report.text import percent
 from genepool.tasks import OutcomeTable, Task
@@ -154,6 +155,7 @@ class _Collection:
             ),
             references=self._references(merge),
             scatters=tuple(self._scatters()),
+            gatherings=tuple(filter(None, (gathering(name, folder) for name, folder in self.folders.items()))),
             recipes=tuple(self._recipes(merge)),
             comparisons=outcomes.comparisons(self.test, self.subject, rivals, self.kinds, self.groups)
             if tested

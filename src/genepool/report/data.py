@@ -322,6 +322,54 @@ class Scatter:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A candidate that a search kept beyond its winner.
+
+    Attributes:
+        name: "generation.index", by which `genepool collection --write` knows it.
+        group: the front, archive or cell it is in.
+        scores: one per name of the collection's `scores`; None where it has no such score.
+        atlas: which of the collection's maps it is on; None for none.
+    """
+
+    name: str
+    group: str
+    scores: tuple[float | None, ...]
+    atlas: int | None = None
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """A map of an archive: cells along two scores, coloured by a third; each is a place among the `scores`."""
+
+    name: str
+    quality: int
+    across: int
+    up: int
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """What a search kept beyond its winner: a front, archives, a population.
+
+    Attributes:
+        search: the search.
+        scores: names of the members' scores.
+        members: the candidates.
+        maps: of the archives; empty where there are none.
+        bins: cells along each side of a map.
+        command: the command line that writes a member as a checkpoint, up to the member's name.
+    """
+
+    search: str
+    scores: tuple[str, ...]
+    members: tuple[Member, ...]
+    maps: tuple[Atlas, ...] = ()
+    bins: int = 10
+    command: str = ""
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything one page shows. Only `title` is needed.
 
@@ -334,6 +382,7 @@ class ReportData:
         abilities, models: columns and rows of the cross matrix.
         searches, references: search curves, and levels drawn across them.
         scatters: trade-offs between objectives, one for each split, all with the same objectives.
+        gatherings: what the searches kept beyond their winners.
         recipes: pictures of recipes.
         comparisons: gains and losses against each rival.
         costs, lineage: tables at the end.
@@ -353,6 +402,7 @@ class ReportData:
     searches: tuple[SearchRun, ...] = ()
     references: tuple[ReferenceLine, ...] = ()
     scatters: tuple[Scatter, ...] = ()
+    gatherings: tuple[Gathering, ...] = ()
     recipes: tuple[RecipePicture, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     costs: tuple[Cost, ...] = ()

@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from genepool.report import bars, colour, recipe_figure, scatter_figure, search_figure, text, text_diff
+from genepool.report import bars, colour, gathered, recipe_figure, scatter_figure, search_figure, text, text_diff
 from genepool.report.data import KIND_OF_ONE, KINDS, Ability, Comparison, Estimate, Kind, ModelRow, ReportData
 from genepool.report.parallel_figure import Profile, parallel_figure
 from genepool.report.study_text import report_markdown
@@ -77,6 +77,7 @@ def render_report(data: ReportData) -> str:
         scatter_data=scatter_figure.scatter_data(data.scatters, [run.name for run in data.searches])
         if data.scatters
         else "",
+        gatherings=[(one, gathered.told_members(one), gathered.atlas_data(one)) for one in data.gatherings],
         profiles=profiles,
         profile_charts=[
             parallel_figure([ability.name for ability in data.abilities], profiles, width=size["width"])
@@ -172,7 +173,7 @@ def render_page(template: str, title: str, **values: Any) -> str:
         title: of the page.
         values: what the template names.
     """
-    script = _asset("report.js").replace("/* scatter */\n", _asset("scatter.js"))
+    script = _asset("report.js").replace("/* pictures */\n", _asset("scatter.js") + "\n" + _asset("atlas.js"))
     return (
         _environment()
         .get_template(template)

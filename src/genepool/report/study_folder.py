@@ -14,6 +14,7 @@ from typing import Any
 
 from genepool.errors import InputError
 from genepool.evolution.store import StudyStore
+from genepool.evolution.strategies import strategy_entry
 from genepool.evolution.study import Study, load_study
 from genepool.report.data import Cost, Estimate, Evaluation, GeneValue
 
@@ -47,10 +48,8 @@ class StudyFolder:
 
     @property
     def strategy(self) -> str:
-        """The strategy's name in words."""
-        return {"cma_es": "CMA-ES", "random_search": "random search"}.get(
-            self.study.strategy.name, self.study.strategy.name.replace("_", " ")
-        )
+        """What people call the strategy."""
+        return strategy_entry(self.study.strategy.name).title
 
     @property
     def leader(self) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from genepool.report import markdown
 from genepool.report.data import KIND_OF_ONE, KINDS, Estimate, ReportData, Scatter, ScatterPoint
+from genepool.report.gathered import told_members
 from genepool.report.text import clean, count, duration, interval, percent, points, points_interval, verdict
 from genepool.report.trade_offs import fronts
 
@@ -22,7 +23,7 @@ def report_markdown(data: ReportData) -> str:
         lines += [markdown.plain(clean(data.summary)), ""]
     for notice in data.notices:
         lines += [f"> {markdown.plain(clean(notice))}", ""]
-    for section in (_standings, _scores, _changes, _trade_offs, _searches, _recipes, _costs, _end):
+    for section in (_standings, _scores, _changes, _trade_offs, _gatherings, _searches, _recipes, _costs, _end):
         lines += section(data)
     return clean("\n".join(lines).rstrip() + "\n")
 
@@ -84,6 +85,16 @@ def report_values(data: ReportData) -> dict[str, Any]:
             {"examples": scatter.split, "objectives": [one, other], "points": [_point(scatter, p) for p in found]}
             for scatter in data.scatters
             for one, other, found in fronts(scatter)
+        ],
+        "collections": [
+            {
+                "search": one.search,
+                "members": [
+                    {"name": m.name, "in": m.group, "scores": dict(zip(one.scores, m.scores, strict=True))}
+                    for m in one.members
+                ],
+            }
+            for one in data.gatherings
         ],
         "recipes": [
             {
@@ -164,6 +175,17 @@ def _trade_offs(data: ReportData) -> list[str]:
         lines += [markdown.plain(f"The front of {one} and {other} on {scatter.split} examples:"), ""]
         lines += markdown.table(("search or kind", "name", "", one, other), rows, texts=3)
     return ["## Trade-offs", "", *lines] if lines else []
+
+
+def _gatherings(data: ReportData) -> list[str]:
+    lines: list[str] = []
+    for one in data.gatherings:
+        members = told_members(one)
+        few = f", the best {len(members)} of {count(len(one.members))}" if len(members) < len(one.members) else ""
+        lines += [markdown.plain(f"What {one.search} kept{few}:"), ""]
+        rows = [(m.name, m.group, *("" if s is None else f"{s:.3f}" for s in m.scores)) for m in members]
+        lines += markdown.table(("candidate", "in", *one.scores), rows, texts=2)
+    return ["## Collection", "", *lines] if lines else []
 
 
 def _searches(data: ReportData) -> list[str]:

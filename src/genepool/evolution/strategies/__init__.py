@@ -43,6 +43,7 @@ class StrategyEntry:
 
     Attributes:
         name: what a study file calls it.
+        title: what people call it.
         source: where the algorithm and its defaults come from.
         when: one sentence on when to use it.
         needs: what it has to be told about each candidate: "fitness", and "tasks" (its mean on every task) or
@@ -53,6 +54,7 @@ class StrategyEntry:
     """
 
     name: str
+    title: str
     source: str
     when: str
     needs: tuple[str, ...]
@@ -77,6 +79,7 @@ class StrategyEntry:
         """One row of `genepool strategies --json`."""
         return {
             "name": self.name,
+            "title": self.title,
             "source": self.source,
             "when": self.when,
             "needs": list(self.needs),
@@ -94,19 +97,23 @@ _Class = TypeVar("_Class", bound=type[Strategy] | type[Breeder])
 def register(
     name: str,
     *,
+    title: str = "",
     source: str,
     when: str,
     needs: tuple[str, ...] = ("fitness",),
     passes: int = 1,
     varies: Varies | None = None,
 ) -> Callable[[_Class], _Class]:
-    """Class decorator that puts a strategy on the list; see `StrategyEntry` for the arguments."""
+    """Class decorator that puts a strategy on the list; see `StrategyEntry` for the arguments.
+
+    Without a `title` it is called by its name, in words.
+    """
 
     def add(build: _Class) -> _Class:
         if name in _registry and _registry[name].build.__qualname__ != build.__qualname__:
             raise ValueError(f"two strategies are called {name!r}")
         kind: Varies = varies or ("models" if issubclass(build, Breeder) else "parameters")
-        _registry[name] = StrategyEntry(name, source, when, needs, passes, kind, build)
+        _registry[name] = StrategyEntry(name, title or name.replace("_", " "), source, when, needs, passes, kind, build)
         return build
 
     return add

@@ -40,6 +40,7 @@ class CmaEsOptions(StrategyOptions):
 
 @register(
     "cma_es",
+    title="CMA-ES",
     source="Hansen 2016, arXiv:1604.00772; defaults of Akiba et al. 2024, arXiv:2403.13187: start 0.5, sigma 1/6, "
     "population 4 + floor(3 ln d); restarts of Auger & Hansen 2005 (IPOP); library pycma",
     when="The first choice for 2 to a few hundred merge parameters, from about ten generations of budget upward.",

@@ -33,6 +33,7 @@ class CycleqdOptions(StrategyOptions):
 
 @register(
     "cycleqd",
+    title="CycleQD",
     source="Kuroki, Nakamura, Akiba & Tang 2024, arXiv:2410.14735: 15 bins, weights N(1, 0.01), singular directions at "
     "rate 0.1, 1200 generations, elite sampling",
     when="A collection rather than one model: the best for every mix of the other abilities, at many evaluations.",
@@ -73,7 +74,8 @@ class Cycleqd(Breeder):
             others = [name for i, name in enumerate(self.tasks) if i != place]
             for elite in archive.elites():
                 scores = dict(zip(others, elite.measures, strict=False))
-                found.append({"name": str(elite.item), "group": task, "scores": {task: elite.objective, **scores}})
+                scores = {task: elite.objective, **scores}
+                found.append({"name": str(elite.item), "group": task, "scores": scores, "quality": task})
         return found
 
     def guess(self) -> Birth | None:

@@ -43,6 +43,7 @@ class Member:
 
 @register(
     "genome",
+    title="GENOME",
     source="Zhang et al. 2025, arXiv:2503.01155 (GENOME): population 10, mask 0.1, sigma 0.001, elite 10%, tournaments "
     "of 3; rates of crossover 0.8 and mutation 0.3 from the authors' code",
     when="Many adapters or fine-tunes and some hundred evaluations: breeds the weights themselves.",

@@ -48,6 +48,7 @@ class Particle(Member):
 
 @register(
     "genome_plus",
+    title="GENOME+",
     source="Zhang et al. 2025, arXiv:2503.01155 (GENOME+): inertia, own and best 0.2, worst 0.1, step 0.5, decay 0.95 "
     "a generation; population 10 to 20; particle swarm of Feng et al. 2024, arXiv:2410.11163",
     when="As genome, with twice the evaluations a generation: individuals also move towards the best.",

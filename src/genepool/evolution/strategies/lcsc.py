@@ -30,6 +30,7 @@ class LcscOptions(StrategyOptions):
 
 @register(
     "lcsc",
+    title="LCSC",
     source="Liu et al. 2024, arXiv:2404.02241 (LCSC): evolutionary search over the coefficients of checkpoints, sum "
     "1, negative ones allowed",
     when="Checkpoints of one run as skills, method `linear`, `weight: {low: -1, high: 2, sum: 1}`: beats averaging.",

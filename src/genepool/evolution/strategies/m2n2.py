@@ -35,6 +35,7 @@ class M2n2Options(StrategyOptions):
 
 @register(
     "m2n2",
+    title="M2N2",
     source="Abrantes, Lange & Tang 2025, arXiv:2508.16204: archive 20, alpha 1, mutation 0.01 only from scratch",
     when="Specialists of different kinds: keeps them apart while it merges them; also from random models.",
     needs=("fitness", "examples"),

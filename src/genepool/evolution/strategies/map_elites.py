@@ -35,6 +35,7 @@ class MapElitesOptions(StrategyOptions):
 
 @register(
     "map_elites",
+    title="MAP-Elites",
     source="Mouret & Clune 2015, arXiv:1504.04909; CVT archive of Vassiliades et al. 2018, arXiv:1610.05729; "
     "Iso+LineDD steps (0.01, 0.2) of Vassiliades & Mouret 2018, arXiv:1804.03906",
     when="To see what is possible: a map of the best merge for every mix of abilities.",
@@ -65,6 +66,7 @@ class MapElites(Strategy):
                 "name": elite.item[0],
                 "group": f"cell {elite.cell}",
                 "scores": {**dict(zip(self._wanted, elite.measures, strict=True)), "fitness": elite.objective},
+                "quality": "fitness",
             }
             for elite in elites
         ]

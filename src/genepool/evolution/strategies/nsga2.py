@@ -31,6 +31,7 @@ class Nsga2Options(StrategyOptions):
 
 @register(
     "nsga2",
+    title="NSGA-II",
     source="Deb, Pratap, Agarwal & Meyarivan 2002 (NSGA-II): binary tournaments, SBX 0.9, polynomial mutation 1/d, "
     "index 20; crossover index 15 as in pymoo",
     when="Abilities that pull in different directions: a front of trade-offs, with the knee suggested.",
@@ -62,7 +63,7 @@ class Nsga2(Strategy):
         return self._xs[first].copy(), self._values[first].copy()
 
     def collection(self) -> list[dict[str, Any]]:
-        """The front; the knee is a group of its own."""
+        """The front, its knee first and as a group of its own."""
         from genepool.evolution.pareto import knee, ranks
 
         places = [i for i, rank in enumerate(ranks(self._values)) if rank == 0] if self._names else []
@@ -73,7 +74,7 @@ class Nsga2(Strategy):
                 "group": "knee" if i == chosen else "front",
                 "scores": dict(zip(self._wanted, self._values[i].tolist(), strict=True)),
             }
-            for i in places
+            for i in sorted(places, key=lambda place: place != chosen)
         ]
 
     def guess(self) -> np.ndarray | None:

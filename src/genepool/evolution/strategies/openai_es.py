@@ -36,6 +36,7 @@ class OpenAiEsOptions(StrategyOptions):
 
 @register(
     "openai_es",
+    title="OpenAI-ES",
     source="Salimans et al. 2017, arXiv:1703.03864: mirrored noise, centred ranks, Adam; L2 of the authors' code",
     when="Hundreds of parameters and more, where each moves the score a little; CMA-ES is thriftier below that.",
 )

@@ -28,6 +28,7 @@ class WeightEsOptions(StrategyOptions):
 
 @register(
     "weight_es",
+    title="ES over weights",
     source="Qiu et al. 2025, arXiv:2509.24372 (population 30, sigma 0.001, step 0.0005, z-scored fitness, noise from "
     "seeds); mirrored pairs of Salimans et al. 2017, arXiv:1703.03864",
     when="Fine-tuning one model, or the average of several, without gradients; thousands of evaluations.",

@@ -258,5 +258,5 @@
     figure.append(saveButton(figure.dataset.csv, lines));
   });
 
-/* scatter */
+/* pictures */
 })();
