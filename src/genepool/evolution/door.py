@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+#: The objective that is no task: the share of the base's entries that a merge leaves as they are. The larger, the fewer
+#: bytes the merge takes as a sparse skill.
+UNCHANGED = "unchanged"
+
+
 class StrategyOptions(Strict):
     """What a user may set under `strategy.options`; each strategy subclasses it."""
 
@@ -34,11 +39,32 @@ class Evidence:
         means: shape (population, tasks): mean score of each candidate on each task, from 0 to 1.
         scores: shape (population, examples): score on each example, from 0 to 1, task after task, the same examples
             in the same order for every candidate of the run.
+        unchanged: shape (population,): share of the base's entries that each leaves as they are; None where the
+            strategy did not ask.
     """
 
     tasks: tuple[str, ...]
     means: np.ndarray
     scores: np.ndarray
+    unchanged: np.ndarray | None = None
+
+    def columns(self, names: Sequence[str]) -> np.ndarray:
+        """Means of the tasks of these names, and of `UNCHANGED` that share, shape (population, names).
+
+        Raises:
+            ValueError: one is neither.
+        """
+        import numpy as np
+
+        found = []
+        for name in names:
+            if name in self.tasks:
+                found.append(self.means[:, self.tasks.index(name)])
+            elif name == UNCHANGED and self.unchanged is not None:
+                found.append(self.unchanged)
+            else:
+                raise ValueError(f"no task '{name}' among {', '.join(self.tasks)}")
+        return np.stack(found, axis=1)
 
 
 Asked = TypeVar("Asked")

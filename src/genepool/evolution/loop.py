@@ -254,7 +254,9 @@ class Search:
             if verdict.fitness is not None:
                 means[i] = [verdict.valid[task] for task in self._tasks]
                 scores[i, : len(rows[i])] = rows[i]
-        return Evidence(self._tasks, means, scores)
+        if all(verdict.unchanged is None for verdict in verdicts):
+            return Evidence(self._tasks, means, scores)
+        return Evidence(self._tasks, means, scores, np.array([verdict.unchanged or 0.0 for verdict in verdicts]))
 
     def _enough(self, stalled: int) -> bool:
         stop = self._stop
@@ -371,6 +373,7 @@ def history_lines(store: StudyStore, strategy: str) -> list[dict[str, Any]]:
             **_parents(candidate, names),
             **({"error": verdict.error} if verdict.error else {}),
             **({"note": verdict.note} if verdict.note else {}),
+            **({"unchanged": verdict.unchanged} if verdict.unchanged is not None else {}),
         }
         for candidate, verdict in finished
     ]

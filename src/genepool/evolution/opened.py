@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError, nearest
 from genepool.evolution.breeding import Learner, Stock, make_stock
+from genepool.evolution.door import UNCHANGED
 from genepool.evolution.genome import Space
 from genepool.evolution.grounds import BreedingGround, Ground, MergeGround, founders_of, parsed
 from genepool.evolution.singular import SingularGround
@@ -118,6 +119,13 @@ class OpenedStudy:
         fewest = min(len(task.examples("valid")) for task in self.tasks)
         return fewest if self.study.tasks.valid is None else min(fewest, self.study.tasks.valid)
 
+    @cached_property
+    def asks_unchanged(self) -> bool:
+        """Whether the strategy wants to know how much of the base a candidate leaves as it is."""
+        options = self.study.strategy.options
+        named = [*(options.get("objectives") or ()), *(options.get("behaviours") or ())]
+        return UNCHANGED in named and UNCHANGED not in [task.name for task in self.tasks]
+
     def worth(self, valid: Mapping[str, float]) -> float:
         """The fitness of these means of the tasks."""
         return fitness(valid, self.study.tasks.weights, self.study.objective)
@@ -198,6 +206,19 @@ def fitness(valid: Mapping[str, float], weights: Mapping[str, float], objective:
     return (1 - objective.worst) * mean + objective.worst * min(counted)
 
 
+def share_unchanged(weights: Weights, base: Weights) -> float:
+    """The share of the base's entries that a model of its architecture has as they are, to the last bit."""
+    import torch
+
+    same = total = 0
+    with torch.no_grad():
+        for name in base.names():
+            one = weights.read(name)
+            same += int((one == base.read(name).to(one.dtype)).sum())
+            total += one.numel()
+    return same / total
+
+
 class ModelEvaluator:
     """Scores candidates on the validation examples with one resident model.
 
@@ -226,7 +247,8 @@ class ModelEvaluator:
         study = self._opened.study
         wall, cpu = time.perf_counter(), time.process_time()
         with torch_threads(study.threads):
-            self._model.assign(self._opened.ground.weights(candidate))
+            weights = self._opened.ground.weights(candidate)
+            self._model.assign(weights)
             probing = bool(study.probe) and candidate.look == study.probe
             table = evaluate(
                 [self._model],
@@ -252,6 +274,9 @@ class ModelEvaluator:
             cached=table.evaluated == 0,
             fingerprint=table.fingerprints[name],
             behaviour=_behaviour(table) if probing else "",
+            unchanged=share_unchanged(weights, self._opened.sources[study.base])
+            if self._opened.asks_unchanged
+            else None,
         )
 
     def _racing_tasks(self) -> list[Task]:

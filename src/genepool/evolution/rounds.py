@@ -142,7 +142,9 @@ class Rounds:
         assert verdict is not None
         note = f"answers the probe as {twin.name} does"
         spared = replace(verdict, seconds=0.0, cpu_seconds=0.0, examples=0, cached=True, fingerprint="", note=note)
-        self._settle(candidate, spared)
+        # It answers alike, and may be of another size all the same.
+        own = self._look(candidate, self._thrift.probe).unchanged
+        self._settle(candidate, replace(spared, unchanged=own))
 
     # ------------------------------------------------------------------ screening
 
@@ -224,7 +226,8 @@ class Rounds:
             then = sum(self._look(one, size).valid[task] for one in others) / len(others)
             valid[task] = min(1.0, max(0.0, whole + valid[task] - then))
         note = f"left the race after {size} examples of each task"
-        return Verdict(self._thrift.worth(valid), valid, cached=seen.cached, fingerprint=seen.fingerprint, note=note)
+        told = Verdict(self._thrift.worth(valid), valid, cached=seen.cached, fingerprint=seen.fingerprint, note=note)
+        return replace(told, unchanged=seen.unchanged)
 
     def _look(self, candidate: Candidate, size: int) -> Verdict:
         verdict = self._store.result(replace(candidate, look=size))

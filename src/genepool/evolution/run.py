@@ -19,6 +19,7 @@ from typing import Any
 
 from genepool import progress, staging
 from genepool.errors import InputError, nearest
+from genepool.evolution.door import UNCHANGED
 from genepool.evolution.forking import forked
 from genepool.evolution.grounds import POPULATION_FOLDER, STORE_FILE, MergeGround
 from genepool.evolution.loop import Search
@@ -179,8 +180,9 @@ def strategy_of(opened: OpenedStudy) -> Strategy | Breeder:
     tasks = [task.name for task in opened.tasks]
     for key in ("objectives", "behaviours"):
         for name in study.strategy.options.get(key) or ():
-            if name not in tasks:
-                raise InputError(f"no task '{name}'", where=f"{where}.options.{key}", fix=nearest(str(name), tasks))
+            if name not in (*tasks, UNCHANGED):
+                known = (*tasks, UNCHANGED)
+                raise InputError(f"no task '{name}'", where=f"{where}.options.{key}", fix=nearest(str(name), known))
     if isinstance(ground, MergeGround | SingularGround):
         start, options = ground.start, study.strategy.options
         return make_strategy(entry.name, start, seed=study.seed, options=options, where=where)

@@ -25,7 +25,7 @@ from genepool.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT = 2
+FORMAT = 3
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS results (
     id TEXT NOT NULL, stage INTEGER NOT NULL, fitness REAL, valid TEXT NOT NULL, scores BLOB NOT NULL,
     error TEXT NOT NULL, seconds REAL NOT NULL, cpu_seconds REAL NOT NULL, examples INTEGER NOT NULL,
     cached INTEGER NOT NULL, fingerprint TEXT NOT NULL, behaviour TEXT NOT NULL, note TEXT NOT NULL,
+    unchanged REAL,
     PRIMARY KEY (id, stage));
 CREATE TABLE IF NOT EXISTS told (
     turn INTEGER PRIMARY KEY, generation INTEGER NOT NULL UNIQUE, fitness BLOB NOT NULL, diversity REAL);
@@ -90,6 +91,7 @@ class Verdict:
         fingerprint: of the candidate's weights, as the ledger knows them.
         behaviour: digest of what it answered to the probe, where candidates that answer alike share a verdict.
         note: why fewer examples than all stand behind it; empty when all do.
+        unchanged: share of the base's entries that it leaves as they are; None where the strategy does not ask.
     """
 
     fitness: float | None
@@ -103,6 +105,7 @@ class Verdict:
     fingerprint: str = ""
     behaviour: str = ""
     note: str = ""
+    unchanged: float | None = None
 
     def example_scores(self) -> np.ndarray:
         """`scores` as numbers, shape (examples,)."""
@@ -279,7 +282,7 @@ class StudyStore:
             raise ValueError(f"fitness must be finite or None, not {fitness}")
         with self._transaction():
             self._db.execute(
-                "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     candidate.id,
                     candidate.stage,
@@ -294,6 +297,7 @@ class StudyStore:
                     verdict.fingerprint,
                     verdict.behaviour,
                     verdict.note,
+                    verdict.unchanged,
                 ),
             )
 
@@ -409,24 +413,14 @@ def _id(*parts: str | int) -> str:
 
 
 _CANDIDATE = "c.id, generation, idx, genome, seed"
-_VERDICT = "fitness, valid, scores, error, seconds, cpu_seconds, examples, cached, fingerprint, behaviour, note"
+_VERDICT = (
+    "fitness, valid, scores, error, seconds, cpu_seconds, examples, cached, fingerprint, behaviour, note, unchanged"
+)
 
 
 def _verdict(row: Sequence[Any]) -> Verdict:
-    fitness, valid, scores, error, seconds, cpu_seconds, examples, cached, fingerprint, behaviour, note = row[:11]
-    return Verdict(
-        fitness,
-        json.loads(valid),
-        scores,
-        error,
-        seconds,
-        cpu_seconds,
-        examples,
-        bool(cached),
-        fingerprint,
-        behaviour,
-        note,
-    )
+    told = dict(zip(_VERDICT.split(", "), row, strict=False))
+    return Verdict(**{**told, "valid": json.loads(told["valid"]), "cached": bool(told["cached"])})
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -21,7 +21,9 @@ class MapElitesOptions(StrategyOptions):
     """Options of MAP-Elites; steps of Vassiliades & Mouret 2018, bins of the baseline in Abrantes et al. 2025."""
 
     behaviours: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="Tasks whose means say where a candidate belongs; null: the first two."
+        default=None,
+        min_length=1,
+        description="Tasks whose means, and `unchanged`, say where one belongs; null: the first two.",
     )
     archive: Literal["grid", "cvt"] = Field(
         default="grid", description="Cells: a grid, or a centroidal Voronoi tessellation for many behaviours."
@@ -96,9 +98,7 @@ class MapElites(Strategy):
         if evidence is None:
             raise ValueError("MAP-Elites must be told the mean of every task")
         wanted = options.behaviours or evidence.tasks[:2]
-        missing = [name for name in wanted if name not in evidence.tasks]
-        if missing:
-            raise ValueError(f"no task '{missing[0]}' among {', '.join(evidence.tasks)}")
+        places = evidence.columns(wanted)
         if self.archive is None:
             ranges = [(0.0, 1.0)] * len(wanted)
             grid = options.archive == "grid"
@@ -107,7 +107,6 @@ class MapElites(Strategy):
                 if grid
                 else CvtArchive(options.cells, ranges, seed=self.seed)
             )
-        places = evidence.means[:, [evidence.tasks.index(name) for name in wanted]]
         self._wanted = tuple(wanted)
         for i, (x, value, place) in enumerate(zip(xs, fitness, places, strict=True)):
             self.archive.add((f"{self.generation}.{i}", x.copy()), float(value), place)

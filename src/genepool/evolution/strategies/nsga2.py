@@ -20,7 +20,7 @@ class Nsga2Options(StrategyOptions):
     """Options of NSGA-II; the defaults are those of Deb et al. 2002, with pymoo's index of the crossover."""
 
     objectives: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="Tasks whose means are the objectives; null: all."
+        default=None, min_length=1, description="Tasks whose means are the objectives, and `unchanged`; null: all."
     )
     population: int = Field(default=40, ge=4, description="Individuals.")
     crossover: float = Field(default=0.9, ge=0, le=1, description="Chance of a pair to be crossed.")
@@ -145,10 +145,7 @@ class Nsga2(Strategy):
         if evidence is None:
             raise ValueError("NSGA-II must be told the mean of every task")
         wanted = options.objectives or evidence.tasks
-        missing = [name for name in wanted if name not in evidence.tasks]
-        if missing:
-            raise ValueError(f"no task '{missing[0]}' among {', '.join(evidence.tasks)}")
-        values = evidence.means[:, [evidence.tasks.index(name) for name in wanted]]
+        values = evidence.columns(wanted)
         names = self._names + [f"{self.generation}.{i}" for i in range(len(xs))]
         points = np.vstack([self._xs, xs])
         values = np.vstack([self._values, values]) if len(self._xs) else values
