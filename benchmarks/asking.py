@@ -1,4 +1,4 @@
-"""Asking a model, and applying a candidate, on the tiny testbed: against transformers' own `generate` and the disk."""
+"""Asking a model of the tiny testbed, against transformers' own `generate`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import torch
 
 from benchmarks.measuring import table
 from genepool import progress
-from genepool.merging import Recipe, plan_merge, run_plan
 from genepool.tasks import LanguageModel, Ledger, Task, evaluate, load_tasks
-from genepool.testbed import Testbed, build
-from genepool.weights import load_resident, open_weights
+from genepool.testbed import build
+from genepool.weights import open_weights
 
 BED = Path(__file__).parent.parent / ".cache" / "testbed-tiny"
 EXAMPLES = 512
@@ -40,35 +39,7 @@ def run() -> str:
         f"{EXAMPLES} examples of exact match, one thread, a 2-layer model; the peer is `model.generate` in batches of "
         "128. Examples per second, medians of five."
     )
-    asked = table("Asking", note, ("what", "genepool", "transformers", "ratio"), rows)
-    return asked + "\n" + _applying(bed, model, task)
-
-
-def _applying(bed: Testbed, model: LanguageModel, task: Task) -> str:
-    base = open_weights(bed.base)
-    held = load_resident(base)
-    names = [str(path) for path in bed.full.values()]
-    sources = {"base": held} | {n: load_resident(open_weights(n, base=base), (base, held)) for n in names}
-    asking = _seconds(lambda: _with_genepool(model, task, False))
-    rows = []
-    for method, parameters in (("task_arithmetic", {}), ("ties", {"density": 0.5}), ("dare_ties", {"density": 0.5})):
-        recipe = Recipe(method=method, base="base", models=names, parameters=parameters)
-        plan = plan_merge(recipe, sources)
-        memory = _seconds(lambda recipe=recipe, plan=plan: model.assign(plan_merge(recipe, like=plan).weights()))
-        disk = _seconds(lambda recipe=recipe: _through_the_disk(recipe.model_copy(update={"base": str(bed.base)})))
-        rows.append(
-            [method, f"{1e3 * memory:.1f}", f"{1e3 * disk:.1f}", f"{disk / memory:.1f}", f"{memory / asking:.0%}"]
-        )
-    note = (
-        "Milliseconds to make a candidate ready to be asked: in place in memory, against merging to a folder and "
-        f"loading it, both in this process. The last column is the share of asking it {EXAMPLES} examples."
-    )
-    return table("Applying a candidate", note, ("method", "in memory", "through the disk", "ratio", "of asking"), rows)
-
-
-def _through_the_disk(recipe: Recipe) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        LanguageModel.load(open_weights(run_plan(plan_merge(recipe), Path(place) / "out")))
+    return table("Asking", note, ("what", "genepool", "transformers", "ratio"), rows)
 
 
 def _with_genepool(model: LanguageModel, task: Task, keep_outputs: bool) -> None:

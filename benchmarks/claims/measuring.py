@@ -6,8 +6,10 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-from benchmarks.claims.rows import CLAIMS, Claim, Measurement
-from benchmarks.claims.worlds import World
+from benchmarks.claims.breeding import BreedingWorld
+from benchmarks.claims.claim import Claim, Measurement
+from benchmarks.claims.rows import CLAIMS
+from benchmarks.claims.worlds import BREEDING, World
 from genepool import progress
 from genepool.merging import Recipe, all_methods
 from genepool.threads import torch_threads
@@ -46,5 +48,5 @@ def measure(names: Sequence[str], kind: str, seed: int) -> dict[str, Measurement
     """The named claims on one testbed of one seed."""
     progress.set_quiet(True)
     with torch_threads(1):
-        world = World(kind, seed)
+        world = BreedingWorld(seed) if kind == BREEDING else World(kind, seed)
         return {claim.name: claim.measure(world) for claim in CLAIMS if claim.name in names and kind in claim.beds}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.claims.arms import BUDGET
-from benchmarks.claims.rows import Claim, Measurement
+from benchmarks.claims.claim import Claim, Measurement
 from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, Contrast, Figure
 from benchmarks.claims.worlds import KINDS, LIMITS
 from genepool.staging import write_text
@@ -55,6 +55,8 @@ class Row:
         if "guard" in figures:
             guard = figures["guard"]
             parts.append(f"the skill changes by {guard.difference:+.3f} [{guard.lo:+.3f}, {guard.hi:+.3f}]")
+        if "disagreement" in figures:
+            parts.append(f"disagreement of the last candidates {figures['disagreement'].text()}")
         # The largest number of tasks is the main figure itself.
         sizes = [name for name in figures if name[0].isdigit()][:-1]
         parts += [f"{name}: {figures[name].text()}" for name in sizes]

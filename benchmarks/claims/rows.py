@@ -6,52 +6,17 @@ Every measurement is made of contrasts, pairs of arms on the same test examples;
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.claims import arms
 from benchmarks.claims.arms import Arm, best, best_of, candidates, mean_score
+from benchmarks.claims.breeding import CLAIMS as BREEDING
+from benchmarks.claims.claim import Claim, Measurement
 from benchmarks.claims.holding import grafted, packed
 from benchmarks.claims.keeping import with_selekt, without_selekt
-from benchmarks.claims.verdict import Contrast, Rule, better, better_at_no_cost, failing, kept
+from benchmarks.claims.verdict import Contrast, better, better_at_no_cost, failing, kept
 from benchmarks.claims.worlds import GENERIC, World
 from genepool.merging import Recipe
-
-
-@dataclass
-class Measurement:
-    """What one claim came to on one testbed with one seed.
-
-    Attributes:
-        contrasts: by name; "main" is there always.
-        chosen: what was chosen on validation, in words or numbers, by what it was chosen for.
-    """
-
-    contrasts: dict[str, Contrast]
-    chosen: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One row of the page for each of its testbeds.
-
-    Attributes:
-        name: on the command line.
-        words: the claim.
-        source: where it is made, and what was found there.
-        beds: where it is put.
-        needs: methods and keys of recipes that must exist.
-        measure: one testbed, one seed.
-        rule: when it holds.
-    """
-
-    name: str
-    words: str
-    source: str
-    beds: tuple[str, ...]
-    needs: tuple[str, ...]
-    measure: Callable[[World], Measurement]
-    rule: Rule
 
 
 def _groups(world: World, size: int) -> list[Sequence[str]]:
@@ -331,4 +296,5 @@ CLAIMS: tuple[Claim, ...] = (
         _selekt_while_training,
         better_at_no_cost("with less without, the base's general ability", "the specialist's own skill"),
     ),
+    *BREEDING,
 )

@@ -28,7 +28,8 @@ class Contrast:
     Attributes:
         first, second: the arms' mean scores, each task counting the same.
         changes: for each task how many examples only the second solved, how many both or neither, how many only the
-            first: all that a paired comparison needs.
+            first: all that a paired comparison needs. Empty where the arms' numbers are no means over examples: then
+            only the seeds make an interval.
     """
 
     first: float
@@ -87,18 +88,20 @@ class Figure:
             raise ValueError(f"{seeds} seeds: from 1 to {MOST_SEEDS} are possible")
         values = np.array([contrast.difference for contrast in contrasts])
         mean = float(values.mean())
+        lo = hi = mean
         draws = [
             resampled_means(np.repeat([-1.0, 0.0, 1.0], change), seed=seed, place=place)
             for seed, contrast in enumerate(contrasts)
             for place, change in enumerate(contrast.changes)
         ]
         weights = [1 / (seeds * len(contrast.changes)) for contrast in contrasts for _ in contrast.changes]
-        lo, hi = np.percentile(np.average(draws, axis=0, weights=weights), [2.5, 97.5])
+        if draws:
+            lo, hi = map(float, np.percentile(np.average(draws, axis=0, weights=weights), [2.5, 97.5]))
         if seeds > 1:
             half = _STUDENT[seeds - 2] * float(values.std(ddof=1)) / math.sqrt(seeds)
             lo, hi = min(lo, mean - half), max(hi, mean + half)
         first, second = (float(np.mean([getattr(c, side) for c in contrasts])) for side in ("first", "second"))
-        return cls(first, second, mean, float(lo), float(hi))
+        return cls(first, second, mean, lo, hi)
 
     def text(self) -> str:
         """`+0.120 [+0.08, +0.16] (0.71 to 0.83)`: the difference, its interval, from the second arm to the first."""

@@ -25,6 +25,8 @@ from genepool.weights import TensorWeights, Weights, load_resident, open_weights
 CACHE = Path(__file__).parent.parent.parent / ".cache" / "claims"
 GENERIC = "generic"
 Scores = dict[str, np.ndarray]
+#: The testbed of populations, which `breeding` opens.
+BREEDING = "breeding"
 # Examples of each task that settings are chosen on, and that results are told on.
 LIMITS = {"valid": 256, "test": 512}
 
@@ -57,6 +59,12 @@ KINDS = {
             "acquire",
             "the hard control: a Llama of the tiny size whose four specialists learned something new and moved far",
             {"regime": "acquire", "tiny": True},
+        ),
+        BedKind(
+            BREEDING,
+            "a Llama of the tiny size and two specialists of each of four skills, the second trained on other data; "
+            "searches of 400 candidates on 200 validation examples of each skill",
+            {"tiny": True},
         ),
     )
 }

@@ -10,17 +10,21 @@ import argparse
 import json
 import math
 import statistics
+import time
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from typing import Any
+
+import numpy as np
 
 from benchmarks.evolve.world import World, world
 from genepool import progress
 from genepool.evolution import run_study
 from genepool.evolution.study import Study
-from genepool.tasks import Ledger, evaluate, load_tasks
+from genepool.tasks import Ledger, OutcomeTable, Task, evaluate, load_tasks
 from genepool.weights import open_weights
 
 EXAMPLES = 200
@@ -39,6 +43,7 @@ class Result:
         evaluations: candidates it took.
         seconds: of evaluating them, as one process.
         diversity: how differently the last candidates answer; None where there were no generations.
+        scores: of every example of the test split, by task.
     """
 
     valid: float
@@ -46,6 +51,7 @@ class Result:
     evaluations: int
     seconds: float
     diversity: float | None = None
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
 
 def _study(place: World, **parts: Any) -> Study:
@@ -59,33 +65,51 @@ def _study(place: World, **parts: Any) -> Study:
 
 
 def _searched(place: World, name: str, evaluations: int, **parts: Any) -> Result:
-    out = place.folder / "studies" / name
-    study = _study(place, budget={"evaluations": evaluations}, **parts)
-    best = run_study(study, out, ledger=place.folder / "ledger.sqlite").best
+    return _finished(place, name, _study(place, budget={"evaluations": evaluations}, **parts))
+
+
+def _finished(place: World, name: str, study: Study) -> Result:
     from genepool.evolution.store import StudyStore
 
+    out = place.folder / "studies" / name
+    best = run_study(study, out, ledger=place.folder / "ledger.sqlite").best
     with StudyStore(out / "study.sqlite") as store:
         diversity = next((value for value in reversed(store.diversity()) if value is not None), None)
-    curse = best["curse"]
-    return Result(curse["valid"], curse["test"], best["evaluations"], best["cost"]["seconds"], diversity)
+    curse, tested = best["curse"], _asked(place, {"winner": open_weights(out / "winner")}, _tasks(place), "test", TEST)
+    found = Result(curse["valid"], curse["test"], best["evaluations"], best["cost"]["seconds"], diversity)
+    return replace(found, scores={task: tested.scores("winner", task) for task in tested.tasks})
 
 
-def _asked(place: World, models: Mapping[str, Any], split: str) -> dict[str, float]:
-    tasks = [task for task in load_tasks(str(place.bed.tasks)) if task.name in place.tasks]
-    limit = EXAMPLES if split == "valid" else TEST
+def _tasks(place: World) -> list[Task]:
+    return [task for task in load_tasks(str(place.bed.tasks)) if task.name in place.tasks]
+
+
+def _asked(place: World, models: Mapping[str, Any], tasks: list[Task], split: str, limit: int | None) -> OutcomeTable:
     with Ledger(place.folder / "ledger.sqlite") as ledger:
-        table = evaluate(
+        return evaluate(
             list(models.values()), tasks, split=split, ledger=ledger, limit=limit, names=list(models), threads=1,
             keep_outputs=False,
         )  # fmt: skip
-    return {name: sum(table.mean(name, task) for task in table.tasks) / len(table.tasks) for name in table.models}
 
 
-def _chosen(place: World, models: Mapping[str, Any]) -> Result:
-    """The best on validation, told on test."""
-    valid = _asked(place, models, "valid")
-    best = max(valid, key=lambda name: valid[name])
-    return Result(valid[best], _asked(place, {best: models[best]}, "test")[best], len(models), math.nan)
+def _mean(table: OutcomeTable, name: str) -> float:
+    return sum(table.mean(name, task) for task in table.tasks) / len(table.tasks)
+
+
+def _chosen(place: World, models: Mapping[str, Any], seconds: float = math.nan, held_out: bool = False) -> Result:
+    """The best on the examples of the search, or on the validation examples it held out; told on test."""
+    tasks, limit = _tasks(place), None if held_out else EXAMPLES
+    if held_out:
+        tasks = [_with(task, "valid", task.examples("valid")[EXAMPLES:]) for task in tasks]
+    valid = _asked(place, models, tasks, "valid", limit)
+    best = max(models, key=lambda name: _mean(valid, name))
+    test = _asked(place, {best: models[best]}, _tasks(place), "test", TEST)
+    scores = {task: test.scores(best, task) for task in test.tasks}
+    return Result(_mean(valid, best), _mean(test, best), len(models), seconds, scores=scores)
+
+
+def _with(task: Task, split: str, examples: Any) -> Task:
+    return replace(task, splits=ChainMap({split: list(examples)}, dict(task.splits)))
 
 
 def _parents(place: World, evaluations: int) -> Result:
@@ -129,8 +153,8 @@ def _bred(strategy: str, **options: Any) -> Callable[[World, int], Result]:
     return lambda place, n: _searched(place, name, n, strategy={"name": strategy, "options": options})
 
 
-def _essa(place: World, evaluations: int) -> Result:
-    """The best average of all as a LoRA adapter, its singular values searched."""
+def _adapter(place: World) -> str:
+    """The best average of all as a LoRA adapter on the base."""
     from genepool.merging import Recipe, plan_merge
     from genepool.merging.as_lora import write_adapter
 
@@ -141,16 +165,45 @@ def _essa(place: World, evaluations: int) -> Result:
             parameters={"lambda": 0.3}, seed=place.seed,
         )  # fmt: skip
         write_adapter(plan_merge(recipe), adapter, 16)
+    return f"{place.bed.base}+{adapter}"
+
+
+def _essa(place: World, evaluations: int) -> Result:
+    """Its singular values searched."""
     study = Study(
         base=str(place.bed.base),
-        skills=[{"name": "average", "model": f"{place.bed.base}+{adapter}"}],
+        skills=[{"name": "average", "model": _adapter(place)}],
         strategy="essa",
         tasks={"dir": str(place.bed.tasks), "names": place.tasks, "valid": EXAMPLES, "test": TEST},
         budget={"evaluations": evaluations},
         seed=place.seed,
     )
-    best = run_study(study, place.folder / "studies" / "essa", ledger=place.folder / "ledger.sqlite").best
-    return Result(best["curse"]["valid"], best["curse"]["test"], best["evaluations"], best["cost"]["seconds"])
+    return _finished(place, "essa", study)
+
+
+def _tuned(place: World, evaluations: int) -> Result:
+    """All of its numbers tuned by gradient on the examples that ESSA searches on.
+
+    Eight settings of AdamW; which, is chosen on the validation examples that the search leaves.
+    """
+    from genepool.evolution.breeding import Learner, make_stock
+    from genepool.evolution.study import Learning
+
+    base = open_weights(str(place.bed.base))
+    founders = {"average": open_weights(_adapter(place), base=base)}
+    stock = make_stock(base, founders, "adapters", None, where="benchmark")
+    tasks = [_with(task, "train", task.examples("valid")[:EXAMPLES]) for task in _tasks(place)]
+    start = {name: stock.founder("average", name) for name in stock.infos}
+    models, began = {}, time.perf_counter()
+    for rate in (1e-4, 3e-4, 1e-3, 3e-3):
+        for steps in (50, 200):
+            settings = Learning(steps=steps, batch=64, rate=rate)
+            learner = Learner(stock, tasks, {}, settings, seed=place.seed, threads=1, compute="float32")
+            name = f"tuned-{steps}-{rate}"
+            models[name] = stock.express(
+                learner.teach("average", start), name, f"{learner.digest()} {stock.fingerprint()}"
+            )
+    return _chosen(place, models, time.perf_counter() - began, held_out=True)
 
 
 ARMS: dict[str, Callable[[World, int], Result]] = {
@@ -164,6 +217,7 @@ ARMS: dict[str, Callable[[World, int], Result]] = {
     "M2N2, plain GA (alpha 0, no attraction)": _bred("m2n2", alpha=0, attraction=False),
     "CycleQD": _bred("cycleqd"),
     "ESSA (on the average as an adapter)": _essa,
+    "the same adapter tuned by gradient": _tuned,
 }
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks.claims import arms, page, worlds
+from benchmarks.claims.claim import Claim, Measurement
 from benchmarks.claims.measuring import lacking, measure
-from benchmarks.claims.rows import CLAIMS, Claim, Measurement
+from benchmarks.claims.rows import CLAIMS
 from benchmarks.claims.stamp import stamp
 from benchmarks.claims.verdict import FAILS, HOLDS, Contrast, better
 from benchmarks.claims.worlds import KINDS, BedKind, World

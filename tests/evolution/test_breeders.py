@@ -292,3 +292,12 @@ def test_cycleqd_turns_the_task_and_stretches_along_its_expert() -> None:
     guess = breeder.guess()
     assert guess is not None
     assert sum(guess.parameters["weights"]) == pytest.approx(1)
+
+
+def test_populations_that_are_slips_are_refused() -> None:
+    for name, option in (("genome", "population"), ("m2n2", "from_scratch"), ("cycleqd", "children")):
+        with pytest.raises(InputError, match=f"{option}.*less than or equal to 100000"):
+            make_breeder(name, FOUNDERS, TASKS, seed=0, options={option: 10**9})
+    for name, option in (("cma_es", "population"), ("map_elites", "batch"), ("map_elites", "cells")):
+        with pytest.raises(InputError, match=f"{option}.*less than or equal to 100000"):
+            make_strategy(name, np.full(2, 0.5), seed=0, options={option: 10**9})

@@ -13,7 +13,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+
+from pydantic import Field
 
 from genepool.schema import Strict
 
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 #: The objective that is no task: the share of the base's entries that a merge leaves as they are. The larger, the fewer
 #: bytes the merge takes as a sparse skill.
 UNCHANGED = "unchanged"
+
+
+#: So many candidates, elites or cells. A larger number is a slip, and would fill the memory before anyone could tell.
+Count = Annotated[int, Field(le=100_000)]
 
 
 class StrategyOptions(Strict):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from genepool.errors import InputError, nearest
-from genepool.evolution.door import Breeder, Evidence, Strategy, StrategyOptions, default_population
+from genepool.evolution.door import Breeder, Count, Evidence, Strategy, StrategyOptions, default_population
 from genepool.schema import validate
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Breeder",
+    "Count",
     "Evidence",
     "Strategy",
     "StrategyEntry",

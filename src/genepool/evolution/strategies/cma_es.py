@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from genepool.evolution.strategies import Evidence, Strategy, StrategyOptions, default_population, register
+from genepool.evolution.strategies import Count, Evidence, Strategy, StrategyOptions, default_population, register
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class CmaEsOptions(StrategyOptions):
     """Options of CMA-ES; the defaults are those of evolutionary model merging (Akiba et al. 2024, section 4)."""
 
     sigma: float = Field(default=1 / 6, gt=0, le=1, description="First step size, in widths of the search range.")
-    population: int | None = Field(
+    population: Count | None = Field(
         default=None, ge=4, description="Candidates a generation; null is 4 + floor(3 ln d)."
     )
     covariance: Literal["auto", "full", "diagonal"] = Field(

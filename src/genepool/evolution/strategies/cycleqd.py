@@ -12,7 +12,7 @@ from pydantic import Field
 
 from genepool.evolution.archives import GridArchive
 from genepool.evolution.door import Birth
-from genepool.evolution.strategies import Breeder, Evidence, StrategyOptions, register
+from genepool.evolution.strategies import Breeder, Count, Evidence, StrategyOptions, register
 from genepool.seeding import derive, numpy_generator
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class CycleqdOptions(StrategyOptions):
     bins: int = Field(default=15, ge=1, le=100, description="Cells along each of the other tasks' scores, from 0 to 1.")
     sigma: float = Field(default=0.01, ge=0, description="Spread of the parents' weights around 1 in a crossover.")
     rate: float = Field(default=0.1, ge=0, description="Most that a singular direction of the expert is added again.")
-    children: int = Field(default=1, ge=1, description="Children before the task changes; more keep workers busy.")
+    children: Count = Field(default=1, ge=1, description="Children before the task changes; more keep workers busy.")
 
 
 @register(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from genepool.evolution.strategies import Evidence, Strategy, StrategyOptions, default_population, register
+from genepool.evolution.strategies import Count, Evidence, Strategy, StrategyOptions, default_population, register
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class DifferentialEvolutionOptions(StrategyOptions):
     """Options of differential evolution; the defaults are JADE's (Zhang & Sanderson 2009, section IV)."""
 
-    population: int | None = Field(
+    population: Count | None = Field(
         default=None,
         ge=5,
         description="Individuals; null is twice 4 + floor(3 ln d), for JADE's 30 and more are for budgets of 100,000.",

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from genepool.evolution.door import Birth
 from genepool.evolution.selection import chances, roulette, survivors
-from genepool.evolution.strategies import Breeder, Evidence, StrategyOptions, register
+from genepool.evolution.strategies import Breeder, Count, Evidence, StrategyOptions, register
 from genepool.seeding import derive, numpy_generator
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 class GenomeOptions(StrategyOptions):
     """Options of GENOME; the defaults are the paper's (Zhang et al. 2025), the two rates those of the authors' code."""
 
-    population: int = Field(default=10, ge=2, description="Individuals that survive each generation.")
+    population: Count = Field(default=10, ge=2, description="Individuals that survive each generation.")
     crossover: float = Field(default=0.8, ge=0, le=1, description="Chance of each of population/2 pairs to breed.")
     mutation: float = Field(default=0.3, ge=0, le=1, description="Chance of each individual to leave a mutated copy.")
     mask: float = Field(default=0.1, gt=0, le=1, description="Share of the weights that a mutation moves.")
     sigma: float = Field(default=0.001, ge=0, description="Standard deviation of a mutation.")
     elite: float = Field(default=0.1, ge=0, le=1, description="Share that survives without a tournament.")
-    tournament: int = Field(default=3, ge=1, description="How many compete for each place.")
+    tournament: Count = Field(default=3, ge=1, description="How many compete for each place.")
     parents_too: bool = Field(default=False, description="Let the skills themselves into the first population.")
 
 

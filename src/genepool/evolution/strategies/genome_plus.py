@@ -13,7 +13,7 @@ from pydantic import Field
 
 from genepool.evolution.door import Birth
 from genepool.evolution.selection import survivors
-from genepool.evolution.strategies import Evidence, StrategyOptions, register
+from genepool.evolution.strategies import Count, Evidence, StrategyOptions, register
 from genepool.evolution.strategies.genome import Genome, GenomeOptions, Member
 from genepool.seeding import numpy_generator
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class GenomePlusOptions(GenomeOptions):
     """Options of GENOME+; the defaults are the paper's (Zhang et al. 2025), else those of the authors' code."""
 
-    largest: int = Field(default=20, ge=2, description="Individuals beyond which selection begins.")
+    largest: Count = Field(default=20, ge=2, description="Individuals beyond which selection begins.")
     inertia: float = Field(default=0.2, ge=0, description="Pull of the way it was going.")
     own: float = Field(default=0.2, ge=0, description="Pull of the best it has been.")
     best: float = Field(default=0.2, ge=0, description="Pull of the best there has been.")

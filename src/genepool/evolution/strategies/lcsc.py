@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from genepool.evolution.strategies import Evidence, Strategy, StrategyOptions, register
+from genepool.evolution.strategies import Count, Evidence, Strategy, StrategyOptions, register
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class LcscOptions(StrategyOptions):
     """Options of LCSC; the search is the paper's (Liu et al. 2024), its numbers are ours where the paper has none."""
 
-    population: int = Field(default=20, ge=2, description="The best so many are kept.")
-    parents: int = Field(default=10, ge=2, description="The best so many may breed.")
-    children: int = Field(default=10, ge=1, description="Children a generation.")
+    population: Count = Field(default=20, ge=2, description="The best so many are kept.")
+    parents: Count = Field(default=10, ge=2, description="The best so many may breed.")
+    children: Count = Field(default=10, ge=1, description="Children a generation.")
     crossover: float = Field(default=0.8, ge=0, le=1, description="Chance of a child to have two parents.")
     sigma: float = Field(default=0.05, gt=0, description="Spread of a mutation, in widths of the range.")
     mutation: float = Field(default=0.3, gt=0, le=1, description="Share of the coefficients that a mutation moves.")

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from genepool.evolution.door import Birth
 from genepool.evolution.selection import chances
-from genepool.evolution.strategies import Breeder, Evidence, StrategyOptions, register
+from genepool.evolution.strategies import Breeder, Count, Evidence, StrategyOptions, register
 from genepool.seeding import derive, numpy_generator
 
 if TYPE_CHECKING:
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 class M2n2Options(StrategyOptions):
     """Options of M2N2; the defaults are the authors' (Abrantes et al. 2025)."""
 
-    population: int = Field(default=20, ge=2, description="Models in the archive.")
+    population: Count = Field(default=20, ge=2, description="Models in the archive.")
     alpha: float = Field(
         default=1.0, ge=0, description="How strongly those who solve an example share its point; 0: a plain GA."
     )
     attraction: bool = Field(default=True, description="Second parents by what they solve and the first does not.")
     split: bool = Field(default=True, description="Interpolate one way before a point and the other way after it.")
-    from_scratch: int = Field(default=0, ge=0, description="Begin with so many random models instead of the skills.")
+    from_scratch: Count = Field(default=0, ge=0, description="Begin with so many random models instead of the skills.")
     sigma: float = Field(default=0.01, gt=0, description="Of random models and of mutations; only from scratch.")
-    children: int = Field(default=1, ge=1, description="Children before the archive changes; more keep workers busy.")
+    children: Count = Field(default=1, ge=1, description="Children before the archive changes; more keep workers busy.")
 
 
 @register(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from genepool.evolution.archives import Archive, CvtArchive, GridArchive
-from genepool.evolution.strategies import Evidence, Strategy, StrategyOptions, default_population, register
+from genepool.evolution.strategies import Count, Evidence, Strategy, StrategyOptions, default_population, register
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class MapElitesOptions(StrategyOptions):
         default="grid", description="Cells: a grid, or a centroidal Voronoi tessellation for many behaviours."
     )
     bins: int = Field(default=10, ge=1, le=1000, description="Cells of the grid along each behaviour.")
-    cells: int = Field(default=100, ge=1, description="Cells of the tessellation.")
-    batch: int | None = Field(default=None, ge=1, description="Candidates a generation; null is 4 + floor(3 ln d).")
+    cells: Count = Field(default=100, ge=1, description="Cells of the tessellation.")
+    batch: Count | None = Field(default=None, ge=1, description="Candidates a generation; null is 4 + floor(3 ln d).")
     iso: float = Field(default=0.01, ge=0, description="Spread of a step in all directions.")
     line: float = Field(default=0.2, ge=0, description="Spread of a step along the way to another elite.")
 

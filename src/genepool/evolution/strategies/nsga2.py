@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from genepool.evolution.strategies import Evidence, Strategy, StrategyOptions, register
+from genepool.evolution.strategies import Count, Evidence, Strategy, StrategyOptions, register
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Nsga2Options(StrategyOptions):
     objectives: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="Tasks whose means are the objectives, and `unchanged`; null: all."
     )
-    population: int = Field(default=40, ge=4, description="Individuals.")
+    population: Count = Field(default=40, ge=4, description="Individuals.")
     crossover: float = Field(default=0.9, ge=0, le=1, description="Chance of a pair to be crossed.")
     crossover_index: float = Field(default=15.0, ge=0, description="The larger, the nearer children stay (SBX).")
     mutation: float | None = Field(default=None, gt=0, le=1, description="Chance of each number; null is 1/d.")

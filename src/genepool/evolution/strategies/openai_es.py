@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from genepool.evolution.strategies import Evidence, Strategy, StrategyOptions, default_population, register
+from genepool.evolution.strategies import Count, Evidence, Strategy, StrategyOptions, default_population, register
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class OpenAiEsOptions(StrategyOptions):
     sigma: float = Field(default=0.1, gt=0, le=1, description="Spread of the noise, in widths of the search range.")
     rate: float = Field(default=0.02, gt=0, le=1, description="Adam's learning rate, in widths of the search range.")
     decay: float = Field(default=0.005, ge=0, lt=1, description="Pull towards the start (the paper's L2 of 0.005).")
-    population: int | None = Field(
+    population: Count | None = Field(
         default=None, ge=2, description="Candidates a generation, in mirrored pairs; null is 4 + floor(3 ln d), evened."
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from genepool.evolution.strategies import Evidence, Strategy, StrategyOptions, default_population, register
+from genepool.evolution.strategies import Count, Evidence, Strategy, StrategyOptions, default_population, register
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class QuasiRandomOptions(StrategyOptions):
     """Options of quasi-random search."""
 
-    population: int | None = Field(
+    population: Count | None = Field(
         default=None, ge=1, description="Candidates a generation; null is 4 + floor(3 ln d). Only a unit of work here."
     )
 

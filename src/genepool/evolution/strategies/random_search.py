@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from genepool.evolution.strategies import Evidence, Strategy, StrategyOptions, default_population, register
+from genepool.evolution.strategies import Count, Evidence, Strategy, StrategyOptions, default_population, register
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class RandomSearchOptions(StrategyOptions):
     """Options of random search."""
 
-    population: int | None = Field(
+    population: Count | None = Field(
         default=None,
         ge=1,
         description="Candidates a generation; null is CMA-ES's 4 + floor(3 ln d), for comparable curves.",
