@@ -193,7 +193,7 @@ def test_what_was_gathered_is_listed_and_any_of_it_becomes_a_checkpoint(
     assert f"What {shown.search} kept:" in report_markdown(data)
     assert {member.group.split()[0] for member in members} >= groups
     last = members[-1]
-    verdict = write_candidate(tmp_path / "out", last.name, tmp_path / "model")
+    verdict, _ = write_candidate(tmp_path / "out", last.name, tmp_path / "model")
     with Ledger(tmp_path / "fresh.sqlite") as ledger:
         table = evaluate(
             [tmp_path / "model"], load_tasks(str(world / "tasks")), split="valid", limit=20, seed=1, ledger=ledger,

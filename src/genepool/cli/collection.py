@@ -18,9 +18,13 @@ def register(app: typer.Typer) -> None:
 def collection(
     study: Annotated[Path, typer.Argument(help="Folder of a study, as `genepool evolve --out` wrote it.")],
     write: Annotated[
-        str | None, typer.Option("--write", help='A candidate to write as a checkpoint: "generation.index".')
+        str | None, typer.Option("--write", help='A candidate to write: "generation.index", or "winner".')
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Where the checkpoint goes.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where it goes.")] = None,
+    as_lora: Annotated[
+        int | None,
+        typer.Option("--as-lora", metavar="RANK", help="Write a PEFT LoRA adapter of the base instead of a model."),
+    ] = None,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -32,6 +36,11 @@ def collection(
         genepool collection run
 
         genepool collection run --write 12.3 --out model
+
+        genepool collection run --write winner --out adapter --as-lora 16
+
+    What was bred of adapters keeps its factors, where they have no more directions than RANK; of other changes the
+    largest directions are kept, and what is lost is told.
     """
     options.begin(quiet)
     from genepool.errors import InputError
@@ -40,12 +49,16 @@ def collection(
     if write is not None:
         if out is None:
             raise InputError("no place for the checkpoint", where="--out", fix="Name a folder")
-        verdict = write_candidate(study, write, out, overwrite=overwrite)
+        verdict, error = write_candidate(study, write, out, rank=as_lora, overwrite=overwrite)
         if json_output:
-            options.print_json({"written": str(out), "name": write, "fitness": verdict.fitness, "valid": verdict.valid})
+            found = {"written": str(out), "name": write, "fitness": verdict.fitness, "valid": verdict.valid}
+            options.print_json(found if as_lora is None else {**found, "relative_error": error})
         else:
-            typer.echo(f"{write}, fitness {verdict.fitness:.4f} on validation, written to {out}")
+            lost = "" if as_lora is None else f" as an adapter, relative error {error:.3g}"
+            typer.echo(f"{write}, fitness {verdict.fitness:.4f} on validation, written to {out}{lost}")
         return
+    if as_lora is not None:
+        raise InputError("nothing to write", where="--as-lora", fix="Name a candidate with --write")
     rows = read_collection(study)
     if json_output:
         options.print_json({"members": [asdict(row) for row in rows]})

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from genepool.errors import InputError
 from genepool.evolution.grounds import STORE_FILE
 from genepool.evolution.opened import OpenedStudy
 from genepool.evolution.run import COLLECTION_FILE, STUDY_FILE
-from genepool.evolution.store import StudyStore, Verdict
+from genepool.evolution.store import Candidate, StudyStore, Verdict
 from genepool.evolution.study import load_study
+from genepool.evolution.winner import BEST_FILE
 
 
 @dataclass(frozen=True)
@@ -57,26 +58,45 @@ def read_collection(out: str | Path) -> list[Gathered]:
         raise InputError(f"damaged ({error})", where=path, fix="Run `genepool evolve` on the study again") from None
 
 
-def write_candidate(out: str | Path, name: str, folder: str | Path, *, overwrite: bool = False) -> Verdict:
-    """Writes any candidate of a study as a checkpoint.
+def write_candidate(
+    out: str | Path, name: str, folder: str | Path, *, rank: int | None = None, overwrite: bool = False
+) -> tuple[Verdict, float]:
+    """Writes any candidate of a study, as a checkpoint or as a PEFT LoRA adapter of the base.
 
     Args:
         out: the study's folder.
-        name: the candidate, "generation.index".
-        folder: where the checkpoint goes.
+        name: the candidate, "generation.index", or "winner".
+        folder: where it goes.
+        rank: of the adapter; a model when None. What was bred of adapters keeps its factors, where they have no more
+            directions.
         overwrite: replace what is there.
 
     Returns:
-        What the candidate was worth in the search.
+        What the candidate was worth in the search (the winner as a finalist), and the share of its change's size
+        (Frobenius norm) that an adapter of this rank loses.
 
     Raises:
-        InputError: no study, no such candidate, one that failed, or `folder` is occupied.
+        InputError: no study, no such candidate, one that failed, `folder` is occupied, or no adapter can hold any of
+            its change.
     """
     from genepool import staging
 
-    out = Path(out)
+    out, folder = Path(out), Path(folder)
     if not (out / STUDY_FILE).is_file() or not (out / STORE_FILE).is_file():
         raise InputError("not a study folder", where=out, fix="Name the folder that `genepool evolve --out` wrote")
+    candidate, verdict = _winner(out) if name == "winner" else _candidate(out, name)
+    staging.check_free(folder, overwrite=overwrite)
+    opened = OpenedStudy.open(load_study(out / STUDY_FILE), str(out / STUDY_FILE), out=out)
+    lineage = f"{'The winner' if name == 'winner' else f'Candidate {name}'} of {out.resolve().name}."
+    if rank is not None:
+        return verdict, _write_adapter(opened, candidate, verdict, folder, rank, lineage, overwrite)
+    scores = "\n".join(f"| {task} | {mean:.3f} |" for task, mean in verdict.valid.items())
+    sections = {"Validation scores": f"| task | mean |\n|---|--:|\n{scores}", "Lineage": lineage}
+    opened.ground.write(candidate, folder, sections)
+    return verdict, 0.0
+
+
+def _candidate(out: Path, name: str) -> tuple[Candidate, Verdict]:
     with StudyStore(out / STORE_FILE) as store:
         candidate = store.candidate(name)
         verdict = store.result(candidate) if candidate is not None else None
@@ -84,12 +104,38 @@ def write_candidate(out: str | Path, name: str, folder: str | Path, *, overwrite
         raise InputError(f"no candidate '{name}'", where=out, fix="`genepool collection` lists what was gathered")
     if verdict.fitness is None:
         raise InputError(f"candidate {name} failed ({verdict.error})", where=out, fix="Choose another")
-    staging.check_free(Path(folder), overwrite=overwrite)
-    opened = OpenedStudy.open(load_study(out / STUDY_FILE), str(out / STUDY_FILE), out=out)
-    scores = "\n".join(f"| {task} | {mean:.3f} |" for task, mean in verdict.valid.items())
-    sections = {
-        "Validation scores": f"| task | mean |\n|---|--:|\n{scores}",
-        "Lineage": f"Candidate {name} of {out.name}.",
-    }
-    opened.ground.write(candidate, Path(folder), sections)
-    return verdict
+    return candidate, verdict
+
+
+def _winner(out: Path) -> tuple[Candidate, Verdict]:
+    """Also where it is the strategy's own guess, which no generation has."""
+    path = out / BEST_FILE
+    if not path.is_file():
+        raise InputError("no winner yet", where=out, fix="Let `genepool evolve` finish the study first")
+    best = json.loads(path.read_text(encoding="utf-8"))
+    seed = load_study(out / STUDY_FILE).seed
+    candidate = Candidate(best["id"], best["generation"], best["index"], best["genome"], seed)
+    return candidate, Verdict(best["fitness"], best["valid"])
+
+
+def _write_adapter(
+    opened: OpenedStudy,
+    candidate: Candidate,
+    verdict: Verdict,
+    folder: Path,
+    rank: int,
+    lineage: str,
+    overwrite: bool,
+) -> float:
+    """Returns the share of the change that is lost."""
+    from genepool.skills import AdapterChanges, Changes, Difference, write_peft
+    from genepool.weights.change_on_base import ChangeOnBase
+
+    base, weights = opened.sources[opened.study.base], opened.ground.weights(candidate)
+    changes: Changes
+    if isinstance(weights, ChangeOnBase) and weights.base is base:
+        changes = AdapterChanges(weights)
+    else:
+        changes = Difference(weights, base)
+    changes.header = replace(changes.header, name=folder.resolve().name, description=lineage, scores=verdict.valid)
+    return write_peft(changes, base, opened.study.base, folder, rank=rank, overwrite=overwrite).error or 0.0

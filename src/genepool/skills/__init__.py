@@ -1,7 +1,7 @@
 """Skills: what a fine-tune learned, held in a file of its own. The files are read by `genepool.weights`."""
 
 from genepool.skills.calibrating import input_energies
-from genepool.skills.changes import Changes, Difference, Scaled, Sum, open_changes
+from genepool.skills.changes import AdapterChanges, Changes, Difference, Scaled, Sum, open_changes
 from genepool.skills.compressing import Budget, compress
 from genepool.skills.forms import FORMS, PACKINGS, Form
 from genepool.skills.header import Header
@@ -14,6 +14,7 @@ from genepool.skills.writing import Written, write_skill
 __all__ = [
     "FORMS",
     "PACKINGS",
+    "AdapterChanges",
     "Bench",
     "Budget",
     "Changes",

@@ -134,9 +134,9 @@ class Difference(Changes):
 
 
 class AdapterChanges(Changes):
-    """A PEFT adapter, whose factors are kept as they are."""
+    """An adapter on its base, whose factors are kept as they are."""
 
-    def __init__(self, adapter: LoraOnBase) -> None:
+    def __init__(self, adapter: ChangeOnBase) -> None:
         self.adapter, self.base, self.name = adapter, adapter.base, adapter.name
         self.header = Header(adapter.base.fingerprint(), adapter.base.name)
 
@@ -158,7 +158,8 @@ class AdapterChanges(Changes):
         return kind, in_memory(name, self.shape(name), kind.of_factors(*factors))
 
     def identity(self) -> dict[str, Any]:
-        return {"models": [{"name": str(self.adapter.path), "fingerprint": self.adapter.fingerprint()}]}
+        name = str(self.adapter.path) if isinstance(self.adapter, LoraOnBase) else self.adapter.name
+        return {"models": [{"name": name, "fingerprint": self.adapter.fingerprint()}]}
 
 
 class FileChanges(Changes):

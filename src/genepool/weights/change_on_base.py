@@ -42,6 +42,13 @@ class ChangeOnBase(Weights):
         """Rows of it, `(stop - start, columns)`; kinds that can compute them alone do."""
         return self.change(name).reshape(self.info(name).matrix)[start:stop]
 
+    def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+        """A change that is a product, as it is held: `(rows, rank)`, `(rank, columns)` and the factor of it.
+
+        None for what is no product.
+        """
+        return None
+
     def names(self) -> tuple[str, ...]:
         return self.base.names()
 

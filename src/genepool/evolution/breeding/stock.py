@@ -271,6 +271,10 @@ class _AdaptedChild(ChangeOnBase):
         whole = self._factors.get(f"{name}:W")
         return self._factors[f"{name}:B"] @ self._factors[f"{name}:A"] if whole is None else whole
 
+    def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+        whole = f"{name}:W" in self._factors
+        return None if whole else (self._factors[f"{name}:B"], self._factors[f"{name}:A"], 1.0)
+
     def info(self, name: str) -> TensorInfo:
         info = self.base.info(name)
         return info if self._dtype is None or not info.is_float else info.with_dtype(self._dtype)
