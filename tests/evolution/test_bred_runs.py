@@ -81,7 +81,10 @@ def test_two_workers_breed_what_one_does(world: Path, tmp_path: Path) -> None:
         ({"skills": ["skills/a"]}, "genome needs 2 skills or more, not 1"),
         ({"skills": [{"name": "0.1", "model": "skills/a"}, "skills/b"]}, "called '0.1'"),
         ({"breed": {"form": "adapters"}}, "form: models"),
-        ({"strategy": "m2n2", "race": "halving"}, "cannot race"),
+        (
+            {"strategy": "m2n2", "race": "halving"},
+            "a race goes by fitness alone; m2n2 needs the score of every example",
+        ),
         ({"probe": 500}, "probe of 500 examples where 20"),
         ({"race": {"first": 20}}, "first look of 20 examples where 20"),
     ],

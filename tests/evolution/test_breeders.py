@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -131,7 +132,12 @@ def test_genome_begins_with_halves_of_pairs_and_crosses_by_fitness() -> None:
     breeder = make_breeder("genome", FOUNDERS, TASKS, seed=0, options={"mutation": 0, "crossover": 1})
     first = breeder.ask()
     assert len(first) == 10
-    assert all(b.op == "mix" and b.parameters == {"weights": [0.5, 0.5]} and len(set(b.parents)) == 2 for b in first)
+    # Three skills make three pairs: each once half and half, then again at shares of their own.
+    assert [b.parameters["weights"] == [0.5, 0.5] for b in first] == [True] * 3 + [False] * 7
+    for three in (first[:3], first[3:6], first[6:9]):
+        assert {b.parents for b in three} == set(itertools.combinations(FOUNDERS, 2))
+    assert all(b.op == "mix" and sum(b.parameters["weights"]) == pytest.approx(1) for b in first)
+    assert len({b.to_bytes() for b in first}) == 10
     fitness = np.arange(1, 11) / 10
     breeder.tell(first, fitness)
     children = breeder.ask()

@@ -59,7 +59,6 @@ def test_columns_are_tasks_or_the_share() -> None:
     [
         ({"name": "nsga2", "options": {"population": 6, "objectives": ["pick", "unchanged"]}}, {}),
         ({"name": "map_elites", "options": {"batch": 6, "behaviours": ["pick", "unchanged"]}}, {}),
-        ({"name": "nsga2", "options": {"population": 6, "objectives": ["pick", "unchanged"]}}, {"race": "halving"}),
         ({"name": "nsga2", "options": {"population": 6, "objectives": ["pick", "unchanged"]}}, {"probe": 4}),
     ],
 )

@@ -152,7 +152,8 @@ class CvtArchive(Archive):
         cells: how many.
         ranges: as for `Archive`.
         seed: decides the centroids.
-        samples: uniform points that the centroids are the means of; 100 a cell (Vassiliades et al. 2018: 25 to 100).
+        samples: uniform points that the centroids are the means of; by default 25 a cell (Vassiliades et al. 2018: 25
+            to 100), at least 10,000 and at most a million.
     """
 
     def __init__(
@@ -163,7 +164,9 @@ class CvtArchive(Archive):
             raise ValueError(f"an archive of {cells} cells")
         low, high = np.array(self.ranges).T
         generator = numpy_generator(seed, "cvt", cells, len(self.ranges))
-        points = generator.uniform(low, high, size=(samples or 100 * cells, len(self.ranges)))
+        points = generator.uniform(
+            low, high, size=(samples or min(max(10_000, 25 * cells), 1_000_000), len(self.ranges))
+        )
         self.centroids = _centroids(
             points, points[generator.choice(len(points), size=cells, replace=False)], high - low
         )
@@ -182,18 +185,18 @@ class CvtArchive(Archive):
 def _centroids(
     points: NDArray[np.float64], start: NDArray[np.float64], width: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Lloyd's algorithm from `start`, until nothing moves or a hundred rounds are over."""
-    centroids = start.copy()
-    for _ in range(100):
-        nearest = np.empty(len(points), dtype=np.int64)
-        # A thousand points at a time: all distances at once would be points x cells numbers.
-        for begin in range(0, len(points), 1000):
-            block = points[begin : begin + 1000]
-            nearest[begin : begin + 1000] = ((((block[:, None] - centroids) / width) ** 2).sum(2)).argmin(1)
+    """Lloyd's algorithm from `start`, until a cell moves by a hundredth of its size on average, or for 50 rounds."""
+    from scipy.spatial import cKDTree
+
+    points, centroids = points / width, start / width
+    near = 0.01 * len(start) ** (-1 / points.shape[1])
+    for _ in range(50):
+        # A tree, because comparing every point with every cell grows with the square of the cells.
+        nearest = cKDTree(centroids).query(points)[1]
         counts = np.bincount(nearest, minlength=len(centroids))
         sums = np.stack([np.bincount(nearest, column, len(centroids)) for column in points.T], axis=1)
         moved = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centroids)
-        if np.allclose(moved, centroids, rtol=0, atol=1e-9):
+        step, centroids = float(np.linalg.norm(moved - centroids, axis=1).mean()), moved
+        if step < near:
             break
-        centroids = moved
-    return centroids
+    return centroids * width

@@ -47,12 +47,17 @@ class Evidence:
             in the same order for every candidate of the run.
         unchanged: shape (population,): share of the base's entries that each leaves as they are; None where the
             strategy did not ask.
+        failed: shape (population,), bool: whose evaluation failed; None where nobody's did.
+        importance: shape (examples,): what each example counts for, from its task's weight and size, 1 on average;
+            None where all count alike.
     """
 
     tasks: tuple[str, ...]
     means: np.ndarray
     scores: np.ndarray
     unchanged: np.ndarray | None = None
+    failed: np.ndarray | None = None
+    importance: np.ndarray | None = None
 
     def columns(self, names: Sequence[str]) -> np.ndarray:
         """Means of the tasks of these names, and of `UNCHANGED` that share, shape (population, names).
@@ -151,6 +156,8 @@ class Door(ABC, Generic[Asked]):
                     raise ValueError(f"evidence.{name} must have {count} rows, not shape {table.shape}")
                 if not np.isfinite(table).all():
                     raise ValueError(f"evidence.{name} must be finite")
+            if evidence.failed is not None and evidence.failed.shape != (count,):
+                raise ValueError(f"evidence.failed must have shape ({count},), not {evidence.failed.shape}")
             if evidence.means.shape[1] != len(evidence.tasks):
                 raise ValueError(
                     f"evidence.means has {evidence.means.shape[1]} columns for {len(evidence.tasks)} tasks"
@@ -282,6 +289,10 @@ class Breeder(Door["list[Birth]"]):
 
     #: How many founders it needs.
     fewest: ClassVar[int] = 1
+    #: safetensors name of the type its children are held in, where that of the models would lose its steps.
+    held: ClassVar[str | None] = None
+    #: Whether its children move along singular directions of founders, which are then remembered.
+    spectral: ClassVar[bool] = False
 
     def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: StrategyOptions) -> None:
         super().__init__(seed, options)
@@ -343,6 +354,19 @@ class Breeder(Door["list[Birth]"]):
         self, names: Sequence[str], births: Sequence[Birth], fitness: np.ndarray, evidence: Evidence | None
     ) -> None:
         """Learns from one complete generation with finite fitness; `names` are what the children are called."""
+
+
+def succeeded(count: int, evidence: Evidence | None) -> np.ndarray:
+    """Places of a generation of `count` whose evaluation did not fail, shape (successes,).
+
+    Fitness alone does not tell: a failure is handed on as one below the worst. Whatever gathers candidates must ask,
+    or a broken model becomes an elite of an empty cell, or a parent.
+    """
+    import numpy as np
+
+    if evidence is None or evidence.failed is None:
+        return np.arange(count)
+    return np.flatnonzero(~evidence.failed)
 
 
 def default_population(dimensions: int) -> int:

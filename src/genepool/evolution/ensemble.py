@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool import progress
-from genepool.evolution.opened import OpenedStudy
 from genepool.evolution.store import Candidate
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from genepool.evolution.opened import OpenedStudy
+    from genepool.tasks import Task
 
 
 def majority(answers: Sequence[Sequence[str]], scores: Sequence[Sequence[float]]) -> np.ndarray:
@@ -37,6 +39,13 @@ def majority(answers: Sequence[Sequence[str]], scores: Sequence[Sequence[float]]
     return np.array(won, dtype=np.float64)
 
 
+def can_vote(task: Task) -> bool:
+    """Whether right answers to it are alike, so that a majority can agree on one."""
+    from genepool.tasks.metrics import METRICS
+
+    return not METRICS[task.settings.metric].within
+
+
 def tested_together(opened: OpenedStudy, members: Sequence[Candidate], ledger: Path) -> dict[str, Any]:
     """A vote of candidates on the test split.
 
@@ -46,12 +55,14 @@ def tested_together(opened: OpenedStudy, members: Sequence[Candidate], ledger: P
         ledger: where their outcomes are kept.
 
     Returns:
-        "members" (names) and "test": by task n, mean and 95% interval; tasks whose answers are no texts are left out.
+        "members" (names) and "test": by task n, mean and 95% interval. Left out are tasks whose answers are no texts,
+        and those that look for something within an answer: right ones then differ in wording, and would not agree.
     """
     from genepool.measure import mean_interval
     from genepool.tasks import Ledger, evaluate
 
     study = opened.study
+    whole = [task.name for task in opened.tasks if can_vote(task)]
     answers: dict[str, list[list[str]]] = {}
     scores: dict[str, list[list[float]]] = {}
     with (
@@ -72,7 +83,7 @@ def tested_together(opened: OpenedStudy, members: Sequence[Candidate], ledger: P
                 keep_outputs=True,
                 names=[member.name],
             )
-            for task in table.tasks:
+            for task in whole:
                 given = table.outputs(member.name, task)
                 texts = [answer for answer in given if answer is not None]
                 if len(texts) == len(given):

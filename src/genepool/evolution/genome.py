@@ -62,8 +62,9 @@ class Cell:
 class Partition:
     """How one parameter's split divides the tensors of a model into cells.
 
-    Tensors outside the layers go with the nearest end: embeddings with the first group, the final norm and the head
-    with the last, as a gradient over the layers would treat them.
+    Groups are of the main stack's layers; a layer of another stack (a vision tower's) belongs where its number does, as
+    a recipe's `layers` would have it. Tensors outside the layers go with the nearest end: embeddings with the first
+    group, the final norm and the head with the last, as a gradient over the layers would treat them.
 
     Args:
         roles: the role of every tensor of the base.
@@ -75,9 +76,8 @@ class Partition:
     def __init__(self, roles: Mapping[str, Role], groups: int, parts: Sequence[str], *, where: str = "") -> None:
         from genepool.weights.roles import layer_counts, main_stack
 
-        self._stack = main_stack(roles)
         self._parts = tuple(dict.fromkeys(parts))
-        count = layer_counts(roles).get(self._stack, 0)
+        self._depth = count = layer_counts(roles).get(main_stack(roles), 0)
         if groups > 1 and groups > count:
             raise InputError(
                 f"{groups} layer groups, but the base has {count} layers",
@@ -128,7 +128,7 @@ class Partition:
         return [*lines[:-1], {"value": lines[-1]["value"]}]
 
     def _in_layers(self, role: Role) -> bool:
-        return role.layer is not None and role.stack == self._stack
+        return role.layer is not None and role.layer < self._depth
 
 
 class Space:

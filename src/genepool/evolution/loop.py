@@ -24,6 +24,8 @@ from genepool.evolution.store import Candidate, StudyStore, Verdict
 from genepool.evolution.study import Stop
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from genepool.evolution.study import Budget
     from genepool.evolution.workers import Workers
 
@@ -69,6 +71,7 @@ class Search:
         finalists: how many of the best are judged again on every validation example.
         stop: when to end before the budget.
         thrift: what may be spared.
+        importance: shape (examples,): what each example counts for, as `Evidence.importance`.
         kept: told which children of a breeder may be needed again, after every generation, and whether others are
             being written meanwhile.
         steady: ask for new candidates while others are being evaluated. No worker waits then, and the result depends
@@ -95,6 +98,7 @@ class Search:
         finalists: int = 0,
         stop: Stop | None = None,
         thrift: Thrift | None = None,
+        importance: np.ndarray | None = None,
         kept: Callable[[Collection[str], bool], None] = lambda names, writing: None,
         steady: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -103,7 +107,7 @@ class Search:
         self._decoder, self._workers, self._budget, self._seed = decoder, workers, budget, seed
         self._history, self._finalists, self._clock = history, finalists, clock
         self._stop, self._kept, self._steady = stop or Stop(), kept, steady
-        self._thrift = thrift or Thrift()
+        self._thrift, self._importance = thrift or Thrift(), importance
         self._diversity = Diversity()
         self._before: float = store.get("seconds", 0.0)
         self._began = clock()
@@ -115,6 +119,8 @@ class Search:
         self._errors: list[str] = []
         self._generation_fitness: list[float] = []
         self._tasks: tuple[str, ...] = ()
+        self._examples = 0
+        self._counts_unchanged = False
         self.out_of_time = False
         self.ended = ""
         self.notices: list[str] = []
@@ -249,14 +255,23 @@ class Search:
             return None
         means = np.zeros((len(verdicts), len(self._tasks)))
         rows = [verdict.example_scores() for verdict in verdicts]
-        scores = np.zeros((len(verdicts), max(map(len, rows), default=0)))
+        # A generation in which all failed looks like the others all the same.
+        self._examples = max(self._examples, *map(len, rows))
+        self._counts_unchanged |= any(verdict.unchanged is not None for verdict in verdicts)
+        scores = np.zeros((len(verdicts), self._examples))
         for i, verdict in enumerate(verdicts):
             if verdict.fitness is not None:
                 means[i] = [verdict.valid[task] for task in self._tasks]
                 scores[i, : len(rows[i])] = rows[i]
-        if all(verdict.unchanged is None for verdict in verdicts):
-            return Evidence(self._tasks, means, scores)
-        return Evidence(self._tasks, means, scores, np.array([verdict.unchanged or 0.0 for verdict in verdicts]))
+        failed = np.array([verdict.fitness is None for verdict in verdicts])
+        return Evidence(
+            self._tasks,
+            means,
+            scores,
+            np.array([verdict.unchanged or 0.0 for verdict in verdicts]) if self._counts_unchanged else None,
+            failed if failed.any() else None,
+            self._importance,
+        )
 
     def _enough(self, stalled: int) -> bool:
         stop = self._stop

@@ -7,6 +7,7 @@ the skills and one model in memory and applies each candidate to that model in p
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from genepool.errors import InputError, nearest
 from genepool.evolution.breeding import Learner, Stock, make_stock
 from genepool.evolution.door import UNCHANGED
+from genepool.evolution.ensemble import can_vote
 from genepool.evolution.genome import Space
 from genepool.evolution.grounds import BreedingGround, Ground, MergeGround, founders_of, parsed
 from genepool.evolution.singular import SingularGround
@@ -28,6 +30,8 @@ from genepool.threads import torch_threads
 from genepool.weights.tensor_info import dtype_code
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from genepool.tasks import Example, LanguageModel, Ledger, OutcomeTable, Task
     from genepool.weights import Weights
 
@@ -80,16 +84,19 @@ class OpenedStudy:
         else:
             base, skills = sources[study.base], {skill.model: sources[skill.model] for skill in study.skills}
         tasks = _chosen(study, where)
-        varies = strategy_entry(study.strategy.name, where=f"{where}:strategy.name").varies
-        if varies == "models":
+        entry = strategy_entry(study.strategy.name, where=f"{where}:strategy.name")
+        if entry.varies == "models":
             # Children are held in memory as they are; their founders are read where they lie.
             names = {skill.name: skill.model for skill in study.skills}
             founders = founders_of(skills, names, where)
             dtype = None if study.dtype is None else dtype_code(study.dtype)
-            stock = make_stock(base, founders, study.breed.form, dtype, where=where)
+            # What small steps add up to must not be rounded away in between.
+            fine = study.learn is not None and study.learn.inherit
+            held = "F32" if fine else getattr(entry.build, "held", None)
+            stock = make_stock(base, founders, study.breed.form, dtype, where=where, held=held)
             ground = BreedingGround(stock, out, _learner(study, stock, tasks))
             return cls(study, where, {study.base: base, **skills}, ground, tasks)
-        if varies == "singular values":
+        if entry.varies == "singular values":
             (skill,) = study.skills
             dtype = None if study.dtype is None else dtype_code(study.dtype)
             singular = SingularGround(base, skill.name, skills[skill.model], study.singular, dtype, where)
@@ -118,6 +125,19 @@ class OpenedStudy:
         """Examples per task that score a candidate, of the smallest task."""
         fewest = min(len(task.examples("valid")) for task in self.tasks)
         return fewest if self.study.tasks.valid is None else min(fewest, self.study.tasks.valid)
+
+    @cached_property
+    def importance(self) -> np.ndarray | None:
+        """What each example of a candidate's scores counts for, as `Evidence.importance`."""
+        import numpy as np
+
+        limit = self.study.tasks.valid
+        sizes = [min(len(task.examples("valid")), limit or sys.maxsize) for task in self.tasks]
+        weights = [self.study.tasks.weights.get(task.name, 1.0) for task in self.tasks]
+        if len(set(zip(sizes, weights, strict=True))) == 1:
+            return None
+        each = [weight / size for weight, size in zip(weights, sizes, strict=True)]
+        return np.repeat(np.array(each) * sum(sizes) / sum(weights), sizes)
 
     @cached_property
     def asks_unchanged(self) -> bool:
@@ -181,6 +201,12 @@ def _chosen(study: Study, where: str) -> list[Task]:
             raise InputError(f"no task '{name}'", where=f"{where}:tasks.weights", fix=nearest(name, names))
     if not any(study.tasks.weights.get(name, 1.0) for name in names):
         raise InputError("no task has a weight above zero", where=f"{where}:tasks.weights", fix="Give one to a task")
+    if study.ensemble and not any(can_vote(task) for task in tasks):
+        raise InputError(
+            "all tasks look for something within an answer, so right answers differ in wording and no vote agrees",
+            where=f"{where}:ensemble",
+            fix="Leave `ensemble` out, or add a task with exact_match or multiple_choice",
+        )
     for task in tasks:
         valid, test = task.examples("valid"), task.examples("test")
         if valid is test:

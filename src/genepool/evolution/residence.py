@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.evolution.breeding.family import MEMORY
+from genepool.evolution.breeding.stock import SPECTRA
 from genepool.evolution.grounds import BreedingGround, MergeGround
 from genepool.evolution.rounds import looks
+from genepool.evolution.strategies import strategy_entry
 
 if TYPE_CHECKING:
     from genepool.evolution.opened import OpenedStudy
@@ -34,7 +36,7 @@ class Residence:
         base: the base; 0 when it is streamed.
         skills: by name, what each that stays in memory takes.
         streamed: names of the skills (and "base") that are read from the disk for every candidate.
-        children: at most, of what was bred and is learning.
+        children: at most, of what was bred, of directions it moves along and of what is learning.
         workers: how many of these there are.
         free: bytes that were free, of which a quarter is left alone.
     """
@@ -105,6 +107,10 @@ def plan_residence(opened: OpenedStudy, workers: int, free: int | None = None) -
     children = 0
     if isinstance(opened.ground, BreedingGround):
         children = min(MEMORY, 64 * opened.ground.child_bytes)
+        if getattr(strategy_entry(study.strategy.name).build, "spectral", False):
+            # Of a square matrix, two of its size; every task has an expert.
+            experts = min(len(opened.tasks), len(study.skills))
+            children += min(SPECTRA, experts * 2 * 4 * opened.ground.child_numbers)
         if study.learn is not None:
             # What is trained in float32, its gradient and AdamW's two moments.
             children += 4 * opened.ground.child_numbers * 4

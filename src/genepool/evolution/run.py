@@ -162,6 +162,7 @@ def run_study(
                 finalists=study.finalists,
                 stop=study.stop,
                 thrift=thrift,
+                importance=opened.importance,
                 kept=opened.ground.keep_only,
                 steady=study.steady,
             )

@@ -339,6 +339,9 @@ class Study(Strict):
             raise ValueError("`race`, `screen` and `probe` work by generations: leave them out, or `steady`")
         if self.screen is not None and (entry.varies == "models" or entry.needs != ("fitness",)):
             raise ValueError(f"a surrogate tells the fitness of numbers; {entry.name} needs more: leave `screen` out")
+        if self.race is not None and entry.needs != ("fitness",):
+            whole = "the score of every example" if "examples" in entry.needs else "the mean of every task"
+            raise ValueError(f"a race goes by fitness alone; {entry.name} needs {whole}: leave `race` out")
         if self.learn is not None and entry.varies != "models":
             raise ValueError(f"{entry.name} varies {entry.varies}; only what is bred can `learn`")
         if entry.varies == "parameters":
@@ -357,8 +360,6 @@ class Study(Strict):
             raise ValueError(f"{entry.name} varies one adapter, not {len(self.skills)}")
         if len(self.skills) < fewest:
             raise ValueError(f"{entry.name} needs {fewest} skills or more, not {len(self.skills)}")
-        if self.race is not None and "examples" in entry.needs:
-            raise ValueError(f"{entry.name} needs the score of every example, so its candidates cannot race")
         return self
 
     @property

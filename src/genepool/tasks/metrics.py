@@ -16,10 +16,12 @@ class Metric:
     Attributes:
         version: part of how an outcome is kept: outcomes of another version are never mixed in.
         judge: (what the model wrote, example, strip) -> score from 0 to 1. None for metrics that read likelihoods.
+        within: it looks for something within what was written, so that right answers need not be alike.
     """
 
     version: str
     judge: Callable[[str, Example, bool], float] | None
+    within: bool = False
 
 
 def exact_match(output: str, example: Example, strip: bool) -> float:
@@ -42,7 +44,7 @@ def regex(output: str, example: Example, strip: bool) -> float:
 
 METRICS = {
     "exact_match": Metric("1", exact_match),
-    "contains": Metric("1", contains),
-    "regex": Metric("1", regex),
+    "contains": Metric("1", contains, within=True),
+    "regex": Metric("1", regex, within=True),
     "multiple_choice": Metric("1", None),
 }

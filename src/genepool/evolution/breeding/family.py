@@ -41,7 +41,7 @@ class Family:
         stock: the founders.
         births: the birth of a child by its name; raises `KeyError` for a name that nobody has.
         folder: where children are kept between workers and sittings; None keeps them in memory alone.
-        memory: bytes of children kept in memory.
+        memory: bytes of children kept in memory where a folder has them too.
         learner: what teaches children before they are judged; None where they are not taught. Copies of founders are
             left as they are.
     """
@@ -69,7 +69,8 @@ class Family:
         if self.learner is not None and not self.learner.inherit and birth.op != "copy":
             # Baldwin: what it learned counts for it alone, so it is kept beside what it was born with.
             grown = f"{name}{_GROWN}"
-            tensors = self._find(grown) or self._keep(grown, self.learner.teach(name, tensors))
+            lessons = self._fingerprint(name, birth)
+            tensors = self._find(grown) or self._keep(grown, self.learner.teach(lessons, tensors))
         return self.stock.express(tensors, name, self._fingerprint(name, birth))
 
     def keep_only(self, names: Collection[str], *, writing: bool = False) -> None:
@@ -104,7 +105,7 @@ class Family:
                     continue
                 made = self._make(its)
                 if self.learner is not None and self.learner.inherit and its.op != "copy":
-                    made = self.learner.teach(current, made)
+                    made = self.learner.teach(self._fingerprint(current, its), made)
                 found = self._keep(current, made)
             waiting.pop()
             if not waiting:
@@ -166,7 +167,8 @@ class Family:
 
     def _hold(self, name: str, tensors: Tensors) -> Tensors:
         self._held[name] = tensors
-        while len(self._held) > 1 and len(self._held) * self.stock.nbytes > self._memory:
+        # Without a folder it is the only place: parents that push each other out would be made again for ever.
+        while self._folder and len(self._held) > 1 and len(self._held) * self.stock.nbytes > self._memory:
             self._held.popitem(last=False)
         return tensors
 

@@ -1,7 +1,8 @@
 """What a child learns for itself before it is judged: a few steps of gradient descent on the tasks' training examples.
 
-What is trained is what is bred: whole tensors, or the factors of adapters. Learning belongs to a child's name and the
-study's seed, so a child that is made again has learned the same. Uses the stock and a model in memory.
+What is trained is what is bred: whole tensors, or the factors of adapters. Learning belongs to a child's birth and the
+study's seed, so a child that is made again has learned the same, and children of equal births are one model. Uses the
+stock and a model in memory.
 """
 
 from __future__ import annotations
@@ -79,8 +80,13 @@ class Learner:
             parts += [task.name, task.asking, repr(weight), *(example.key for example in examples)]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
-    def teach(self, name: str, tensors: Tensors) -> dict[str, torch.Tensor]:
-        """What a child's tensors are after learning; those given stay as they are."""
+    def teach(self, birth: str, tensors: Tensors) -> dict[str, torch.Tensor]:
+        """What a child's tensors are after learning; those given stay as they are.
+
+        Args:
+            birth: digest of its birth, which decides the examples it learns from.
+            tensors: what it was born with.
+        """
         import torch
 
         if self.model is None:
@@ -91,7 +97,7 @@ class Learner:
         latent = {key: torch.nn.Parameter(value.to(torch.float32, copy=True)) for key, value in tensors.items()}
         optimizer = torch.optim.AdamW(latent.values(), lr=self._settings.rate, weight_decay=0.0)
         with torch_threads(self._threads):
-            self.model.assign(self._stock.express(latent, name, name))
+            self.model.assign(self._stock.express(latent, birth, birth))
             with ExitStack() as stack:
                 parameters = stack.enter_context(self.model.changing(self._stock.moving()))
                 stack.enter_context(torch.enable_grad())
@@ -101,13 +107,13 @@ class Learner:
                     stack.callback(hook.remove)
                 for step in range(self._settings.steps):
                     optimizer.zero_grad()
-                    for weight, batch in self._batches(name, step):
+                    for weight, batch in self._batches(birth, step):
                         loss = -batch.means(answer_likelihoods(self.model, batch)[0]).mean()
                         (weight * loss).backward()  # type: ignore[no-untyped-call]
                     torch.nn.utils.clip_grad_norm_(latent.values(), 1.0)
                     optimizer.step()
                     with torch.no_grad():
-                        child = self._stock.express(latent, name, name)
+                        child = self._stock.express(latent, birth, birth)
                         for key, parameter in parameters.items():
                             parameter.copy_(child.read(key))
         return {key: value.detach().to(tensors[key].dtype) for key, value in latent.items()}
@@ -119,14 +125,14 @@ class Learner:
             latent[name].grad = gradient if known is None else known + gradient
         parameter.grad = None
 
-    def _batches(self, name: str, step: int) -> list[tuple[float, Batch]]:
+    def _batches(self, birth: str, step: int) -> list[tuple[float, Batch]]:
         """Examples of every task, each with its share of the loss."""
         assert self.model is not None
         each = max(1, self._settings.batch // len(self._lessons))
         total = sum(weight for _, _, weight in self._lessons)
         made = []
         for task, examples, weight in self._lessons:
-            generator = numpy_generator(self._seed, "learning", name, step, task.name)
+            generator = numpy_generator(self._seed, "learning", birth, step, task.name)
             picked = generator.choice(len(examples), size=min(each, len(examples)), replace=False)
             chosen = [examples[int(i)] for i in picked]
             # A choice is judged by its text alone; what is written must also come to an end.

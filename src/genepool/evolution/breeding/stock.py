@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 Form = Literal["auto", "models", "adapters"]
 
-#: Singular vectors of experts that are remembered between births.
-_REMEMBERED = 256
+#: Bytes of singular vectors of experts that are remembered between births.
+SPECTRA = 1 << 30
 
 
 class Stock(ABC):
@@ -47,6 +47,7 @@ class Stock(ABC):
     def __init__(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None) -> None:
         self.base, self.founders, self.dtype = base, dict(founders), dtype
         self._spectra: dict[tuple[str, str], Factors] = {}
+        self._remembered = 0
 
     @property
     def nbytes(self) -> int:
@@ -81,9 +82,11 @@ class Stock(ABC):
             change = change if origin is None else change - origin
             matrix = change.reshape(self.infos[tensor].matrix)
             known = singular_triplets(matrix, min(matrix.shape))
-            if len(self._spectra) >= _REMEMBERED:
-                self._spectra.clear()
-            self._spectra[founder, tensor] = known
+            # Every child asks for all matrices in turn. Whoever forgot the oldest to make room would find nothing.
+            size = sum(part.nbytes for part in known)
+            if self._remembered + size <= SPECTRA:
+                self._spectra[founder, tensor] = known
+                self._remembered += size
         return known
 
     def fingerprint(self) -> str:
@@ -94,19 +97,32 @@ class Stock(ABC):
 
 
 class ModelStock(Stock):
-    """Whole models: the float tensors that some founder moves; all others are the base's."""
+    """Whole models: the float tensors that some founder moves; all others are the base's.
 
-    def __init__(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None = None) -> None:
+    Where no founder moves anything (there is none, or the base is the only one), all float tensors.
+
+    Args:
+        base, founders, dtype: as for `Stock`.
+        held: safetensors name of the type that children are held in; as models are when None.
+    """
+
+    def __init__(
+        self, base: Weights, founders: Mapping[str, Weights], dtype: str | None = None, held: str | None = None
+    ) -> None:
         super().__init__(base, founders, dtype)
         for name, weights in self.founders.items():
             check_alike(base, name, weights)
+        self._held = held
+        wanted = held or dtype
+        floats = [name for name in base.names() if base.info(name).is_float]
+        moved = [name for name in floats if any(w.moves(name, base) for w in self.founders.values())]
         self.infos = {
-            name: base.info(name) if dtype is None else base.info(name).with_dtype(dtype)
-            for name in base.names()
-            # Without founders everything begins at random, so everything can move.
-            if base.info(name).is_float
-            and (not self.founders or any(w.moves(name, base) for w in self.founders.values()))
+            name: base.info(name) if wanted is None else base.info(name).with_dtype(wanted) for name in moved or floats
         }
+
+    def fingerprint(self) -> str:
+        known = super().fingerprint()
+        return known if self._held is None else hashlib.sha256(f"{known}\x1f{self._held}".encode()).hexdigest()
 
     def founder(self, name: str, tensor: str) -> torch.Tensor:
         import torch
@@ -192,8 +208,22 @@ def _held(base: Weights, adapter: LoraOnBase) -> dict[str, TensorInfo]:
     return infos
 
 
-def make_stock(base: Weights, founders: Mapping[str, Weights], form: Form, dtype: str | None, *, where: str) -> Stock:
+def make_stock(
+    base: Weights,
+    founders: Mapping[str, Weights],
+    form: Form,
+    dtype: str | None,
+    *,
+    where: str,
+    held: str | None = None,
+) -> Stock:
     """Founders in the form asked for; `auto` takes adapters as such where they fit together.
+
+    Args:
+        base, founders, dtype: as for `Stock`.
+        form: whole models or adapters.
+        where: the study file, for errors.
+        held: the type that whole models are held in; factors are always held in float32.
 
     Raises:
         InputError: `adapters` was asked for and they do not fit together, or models of other bases.
@@ -205,8 +235,9 @@ def make_stock(base: Weights, founders: Mapping[str, Weights], form: Form, dtype
             where=f"{where}:breed.form",
             fix="Say `form: models`, which takes any",
         )
-    kind = AdapterStock if fits and form != "models" else ModelStock
-    return kind(base, founders, dtype)
+    if fits and form != "models":
+        return AdapterStock(base, founders, dtype)
+    return ModelStock(base, founders, dtype, held)
 
 
 def check_alike(base: Weights, name: str, weights: Weights) -> None:

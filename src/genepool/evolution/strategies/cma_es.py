@@ -68,6 +68,8 @@ class CmaEs(Strategy):
         super().__init__(start, seed, options)
         self.restarts = 0
         self._first = True
+        #: Best fitness and mean of the best search that has ended.
+        self._settled: tuple[float, np.ndarray] | None = None
         self._search = self._new_search(self.start)
 
     def _new_search(self, mean: np.ndarray) -> Any:
@@ -113,6 +115,7 @@ class CmaEs(Strategy):
         assert isinstance(options, CmaEsOptions)
         if options.restart and self._search.countiter and self._search.stop():
             self.restarts += 1
+            self._settled = self._favourite()
             self._search = self._new_search(
                 numpy_generator(self.seed, "cma_es", "restart", self.restarts).uniform(size=self.dimensions)
             )
@@ -124,13 +127,22 @@ class CmaEs(Strategy):
         return xs.clip(0, 1)
 
     def guess(self) -> np.ndarray | None:
-        """The mean of the distribution, which CMA-ES's author prefers over the best sample under noise."""
+        """The mean of the distribution, which CMA-ES's author prefers over the best sample under noise.
+
+        Of several searches, that of the one that found the best: a restart's mean is anywhere at first.
+        """
+        favourite = self._favourite()
+        return None if favourite is None else favourite[1]
+
+    def _favourite(self) -> tuple[float, np.ndarray] | None:
         import numpy as np
 
         if self._search.countiter == 0:
-            return None
-        favourite: np.ndarray = np.asarray(self._search.result.xfavorite, dtype=np.float64)
-        return favourite.clip(0, 1)
+            return self._settled
+        result = self._search.result
+        if self._settled is not None and -result.fbest <= self._settled[0]:
+            return self._settled
+        return -float(result.fbest), np.asarray(result.xfavorite, dtype=np.float64).clip(0, 1)
 
     def _tell(self, xs: np.ndarray, fitness: np.ndarray, evidence: Evidence | None) -> None:
         with warnings.catch_warnings():

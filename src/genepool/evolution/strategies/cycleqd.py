@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from genepool.evolution.archives import GridArchive
-from genepool.evolution.door import Birth
+from genepool.evolution.door import Birth, succeeded
 from genepool.evolution.strategies import Breeder, Count, Evidence, StrategyOptions, register
 from genepool.seeding import derive, numpy_generator
 
@@ -43,6 +43,8 @@ class Cycleqd(Breeder):
     """The task that counts as quality changes every generation; parents are drawn from its archive, the better and the
     more able in the other tasks the likelier, and the child moves along the singular directions of that task's expert.
 
+    Adapters are moved factor by factor, each along its own singular directions: what comes out keeps their rank.
+
     Attributes:
         archives: by task, a grid over the scores of the other tasks.
         experts: by task, the founder that did best at it.
@@ -50,6 +52,7 @@ class Cycleqd(Breeder):
 
     Options = CycleqdOptions
     steady = True
+    spectral = True
     fewest = 2
 
     def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: StrategyOptions) -> None:
@@ -126,12 +129,14 @@ class Cycleqd(Breeder):
     ) -> None:
         if evidence is None or evidence.tasks != self.tasks:
             raise ValueError("CycleQD must be told the mean of every task")
+        alive = succeeded(len(names), evidence)
         for place, task in enumerate(self.tasks):
-            if not self.generation:
-                self.experts[task] = births[int(evidence.means[:, place].argmax())].parents[0]
-            for name, means in zip(names, evidence.means, strict=True):
+            if not self.generation and len(alive):
+                self.experts[task] = births[alive[int(evidence.means[alive, place].argmax())]].parents[0]
+            for number in alive:
+                means = evidence.means[number]
                 others = [float(mean) for i, mean in enumerate(means) if i != place] or [0.0]
-                self.archives[task].add(name, float(means[place]), others)
+                self.archives[task].add(names[number], float(means[place]), others)
 
 
 def _stretched(values: Sequence[float]) -> np.ndarray:

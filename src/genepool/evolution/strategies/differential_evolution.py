@@ -24,7 +24,7 @@ class DifferentialEvolutionOptions(StrategyOptions):
         ge=5,
         description="Individuals; null is twice 4 + floor(3 ln d), for JADE's 30 and more are for budgets of 100,000.",
     )
-    greed: float = Field(default=0.1, gt=0, le=1, description="Step towards one of this best share (JADE's p).")
+    greed: float = Field(default=0.05, gt=0, le=1, description="Step towards one of this best share (JADE's p).")
     learning: float = Field(default=0.1, ge=0, le=1, description="How fast steps and crossover adapt (JADE's c).")
 
 

@@ -5,13 +5,14 @@ Uses numpy only. Registered as a strategy; driven by the study's loop.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from genepool.evolution.door import Birth
+from genepool.evolution.door import Birth, succeeded
 from genepool.evolution.selection import chances, roulette, survivors
 from genepool.evolution.strategies import Breeder, Count, Evidence, StrategyOptions, register
 from genepool.seeding import derive, numpy_generator
@@ -49,7 +50,7 @@ class Member:
     when="Many adapters or fine-tunes and some hundred evaluations: breeds the weights themselves.",
 )
 class Genome(Breeder):
-    """The first generation merges random pairs of skills half and half.
+    """The first generation merges random pairs of skills half and half, each pair once before any comes again.
 
     Every later one crosses pairs drawn by roulette, each parent weighted by its fitness, and adds mutated copies;
     elites and winners of tournaments survive.
@@ -77,9 +78,14 @@ class Genome(Breeder):
         options = self.options
         assert isinstance(options, GenomeOptions)
         births = [Birth("copy", (name,)) for name in self.founders] if options.parents_too else []
-        while len(births) < options.population:
-            pair = generator.choice(len(self.founders), size=2, replace=False)
-            births.append(Birth("mix", tuple(self.founders[int(i)] for i in pair), {"weights": [0.5, 0.5]}))
+        pairs = list(itertools.combinations(self.founders, 2))
+        drawn: list[tuple[str, str]] = []
+        # Every pair once, half and half; few skills make few pairs, which come again at shares of their own.
+        for number in range(max(0, options.population - len(births))):
+            if number % len(pairs) == 0:
+                drawn += [pairs[int(i)] for i in generator.permutation(len(pairs))]
+            share = 0.5 if number < len(pairs) else float(generator.random())
+            births.append(Birth("mix", drawn[number], {"weights": [share, 1 - share]}))
         return births
 
     def _offspring(self, generator: np.random.Generator, members: Sequence[Member]) -> list[Birth]:
@@ -112,7 +118,9 @@ class Genome(Breeder):
     ) -> None:
         options = self.options
         assert isinstance(options, GenomeOptions)
-        everyone = self._members + [Member(n, float(f)) for n, f in zip(names, fitness, strict=True)]
+        everyone = self._members + [Member(names[i], float(fitness[i])) for i in succeeded(len(names), evidence)]
+        if not everyone:
+            return
         generator = numpy_generator(self.seed, "genome", "selection", self.generation)
         kept = survivors(
             generator,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from genepool.evolution.door import Birth
+from genepool.evolution.door import Birth, succeeded
 from genepool.evolution.selection import survivors
 from genepool.evolution.strategies import Count, Evidence, StrategyOptions, register
 from genepool.evolution.strategies.genome import Genome, GenomeOptions, Member
@@ -113,14 +113,20 @@ class GenomePlus(Genome):
     ) -> None:
         options = self.options
         assert isinstance(options, GenomePlusOptions)
-        born = [Member(name, float(value)) for name, value in zip(names, fitness, strict=True)]
         moving = bool(self._swarm) and bool(self.generation % 2)
+        places = [int(i) for i in succeeded(len(names), evidence)]
+        born = [Member(names[i], float(fitness[i])) for i in places]
+        if not born:
+            self._moves += moving
+            return
         self._best = max([*born, *([self._best] if self._best else [])], key=lambda member: member.fitness)
         self._worst = min([*born, *([self._worst] if self._worst else [])], key=lambda member: member.fitness)
         if moving:
             step = options.step * options.decay**self._moves
             self._moves += 1
-            self._swarm = [_arrived(one, member, step) for one, member in zip(self._swarm, born, strict=True)]
+            # Whoever did not get there stays where it was.
+            for place, member in zip(places, born, strict=True):
+                self._swarm[place] = _arrived(self._swarm[place], member, step)
             return
         generator = numpy_generator(self.seed, "genome_plus", "velocity", self.generation)
         everyone: list[Member] = [*self._swarm, *born]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from genepool.evolution.door import succeeded
 from genepool.evolution.strategies import Count, Evidence, Strategy, StrategyOptions, register
 from genepool.seeding import numpy_generator
 
@@ -83,6 +84,7 @@ class Lcsc(Strategy):
 
         options = self.options
         assert isinstance(options, LcscOptions)
-        points, values = np.vstack([self._xs, xs]), np.concatenate([self._fitness, fitness])
+        alive = succeeded(len(xs), evidence)
+        points, values = np.vstack([self._xs, xs[alive]]), np.concatenate([self._fitness, fitness[alive]])
         kept = np.argsort(-values, kind="stable")[: options.population]
         self._xs, self._fitness = points[kept], values[kept]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from genepool.evolution.door import Birth
+from genepool.evolution.door import Birth, succeeded
 from genepool.evolution.selection import chances
 from genepool.evolution.strategies import Breeder, Count, Evidence, StrategyOptions, register
 from genepool.seeding import derive, numpy_generator
@@ -44,7 +44,8 @@ class M2n2(Breeder):
     """A child a generation: SLERP with a random split point; it takes the place of the worst in the archive.
 
     A model's worth is the sum of its scores, each divided by what all models together score on that example to the
-    power alpha. The first parent is drawn by worth, the second by what it would add.
+    power alpha, and weighted as the study weights its tasks. The first parent is drawn by worth, the second by what it
+    would add.
     """
 
     Options = M2n2Options
@@ -58,6 +59,7 @@ class M2n2(Breeder):
             raise ValueError("M2N2 needs two founders or more, or from_scratch")
         self._names: list[str] = []
         self._scores: list[np.ndarray] = []
+        self._importance: np.ndarray | None = None
 
     def living(self) -> frozenset[str]:
         return frozenset(self._names)
@@ -114,7 +116,7 @@ class M2n2(Breeder):
         assert isinstance(options, M2n2Options)
         total = scores.sum(0)
         shares: np.ndarray = scores / np.where(total > 0, total, 1.0) ** options.alpha
-        return shares
+        return shares if self._importance is None else shares * self._importance
 
     def _tell(
         self, names: Sequence[str], births: Sequence[Birth], fitness: np.ndarray, evidence: Evidence | None
@@ -125,9 +127,10 @@ class M2n2(Breeder):
         assert isinstance(options, M2n2Options)
         if evidence is None:
             raise ValueError("M2N2 must be told the score of every example")
-        for name, row in zip(names, evidence.scores, strict=True):
-            self._names.append(name)
-            self._scores.append(np.asarray(row, dtype=np.float64))
+        self._importance = evidence.importance
+        for place in succeeded(len(names), evidence):
+            self._names.append(names[place])
+            self._scores.append(np.asarray(evidence.scores[place], dtype=np.float64))
             if len(self._names) > options.population:
                 worst = int(np.argmin(self._shares(np.array(self._scores)).sum(1)))
                 del self._names[worst], self._scores[worst]

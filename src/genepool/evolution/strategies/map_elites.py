@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from genepool.evolution.archives import Archive, CvtArchive, GridArchive
+from genepool.evolution.door import succeeded
 from genepool.evolution.strategies import Count, Evidence, Strategy, StrategyOptions, default_population, register
 from genepool.seeding import numpy_generator
 
@@ -80,7 +81,7 @@ class MapElites(Strategy):
         assert isinstance(options, MapElitesOptions)
         size = options.batch or default_population(self.dimensions)
         generator = numpy_generator(self.seed, "map_elites", self.generation)
-        if self.archive is None:
+        if not self.archive:
             xs = generator.uniform(size=(size, self.dimensions))
             xs[0] = self.start
             return xs
@@ -108,5 +109,5 @@ class MapElites(Strategy):
                 else CvtArchive(options.cells, ranges, seed=self.seed)
             )
         self._wanted = tuple(wanted)
-        for i, (x, value, place) in enumerate(zip(xs, fitness, places, strict=True)):
-            self.archive.add((f"{self.generation}.{i}", x.copy()), float(value), place)
+        for i in succeeded(len(xs), evidence):
+            self.archive.add((f"{self.generation}.{i}", xs[i].copy()), float(fitness[i]), places[i])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from genepool.evolution.door import succeeded
 from genepool.evolution.strategies import Count, Evidence, Strategy, StrategyOptions, register
 from genepool.seeding import numpy_generator
 
@@ -145,8 +146,11 @@ class Nsga2(Strategy):
         if evidence is None:
             raise ValueError("NSGA-II must be told the mean of every task")
         wanted = options.objectives or evidence.tasks
-        values = evidence.columns(wanted)
-        names = self._names + [f"{self.generation}.{i}" for i in range(len(xs))]
+        alive = succeeded(len(xs), evidence)
+        if not len(alive):
+            return
+        xs, values = xs[alive], evidence.columns(wanted)[alive]
+        names = self._names + [f"{self.generation}.{i}" for i in alive]
         points = np.vstack([self._xs, xs])
         values = np.vstack([self._values, values]) if len(self._xs) else values
         rank, room = _ordered(values)

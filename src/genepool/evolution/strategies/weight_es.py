@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from genepool.evolution.door import Birth
+from genepool.evolution.door import Birth, succeeded
 from genepool.evolution.strategies import Breeder, Count, Evidence, StrategyOptions, register
 from genepool.seeding import derive
 
@@ -34,13 +34,16 @@ class WeightEsOptions(StrategyOptions):
     when="Fine-tuning one model, or the average of several, without gradients; thousands of evaluations.",
 )
 class WeightEs(Breeder):
-    """The centre is the skills' average; every generation evaluates it and pairs of models on either side of it.
+    """The centre is the skills' average (of adapters: factor by factor); every generation evaluates it and pairs of
+    models on either side of it.
 
     The next centre is the old one moved along each pair's noise, by how much better one side was than the other. No
     noise is ever stored: a model is its centre and a seed.
     """
 
     Options = WeightEsOptions
+    # A step is a few millionths of a weight, which bfloat16 would round away generation after generation.
+    held = "F32"
 
     def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: StrategyOptions) -> None:
         super().__init__(founders, tasks, seed, options)
@@ -84,11 +87,15 @@ class WeightEs(Breeder):
     def _tell(
         self, names: Sequence[str], births: Sequence[Birth], fitness: np.ndarray, evidence: Evidence | None
     ) -> None:
+        import numpy as np
+
         options = self.options
         assert isinstance(options, WeightEsOptions)
         scores = fitness[1:]
-        spread = float(scores.std())
-        # A flat generation says nothing of where to go.
-        z = (scores - scores.mean()) / spread if spread > 0 else 0 * scores
-        self._centre = names[0]
-        self._steps = [float(step) for step in options.step * (z[::2] - z[1::2]) / len(scores)]
+        # A pair of which one failed says nothing of where to go; nor does a flat generation.
+        alive = np.zeros(len(fitness), dtype=bool)
+        alive[succeeded(len(fitness), evidence)] = True
+        both = np.repeat(alive[1::2] & alive[2::2], 2)
+        spread = float(scores[both].std()) if both.any() else 0.0
+        z = np.where(both, (scores - scores[both].mean()) / spread, 0.0) if spread > 0 else 0 * scores
+        self._centre, self._steps = names[0], [float(s) for s in options.step * (z[::2] - z[1::2]) / len(scores)]

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @register("mix")
 def mix(stock: Stock, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
-    """`sum weights[i] * parents[i]`. Weights that sum to 1 keep the base out of it."""
+    """`sum weights[i] * parents[i]`. Weights that sum to 1 keep the base out of it.
+
+    Of adapters, factor by factor, as GENOME's authors do: the rank stays, and the product is not the sum of products.
+    """
     for name in stock.infos:
         yield name, weighted(name, parents, birth.parameters["weights"])
 
