@@ -42,3 +42,18 @@ def test_a_line_says_what_how_far_and_how_much_longer() -> None:
     bar.done, bar.text = 1.5e9, "layer 3"
     bar.started -= 10
     assert bar.line() == "merging · 1.5G/3.0G bytes · layer 3 · 10 s · about 10 s left"
+
+
+def test_many_short_hushed_tasks_do_not_silence_the_bar_around_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    progress.set_quiet(False)
+    with progress.bar("around", 4, "steps") as bar:
+        for _ in range(4):
+            with progress.hushed(), progress.bar("inner"):
+                clock[0] += 1.0
+            bar.advance()
+            progress._speak_up(1.5)
+    assert "around · 2/4 steps" in capsys.readouterr().err

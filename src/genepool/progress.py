@@ -30,12 +30,13 @@ def set_quiet(quiet: bool) -> None:
 @contextmanager
 def hushed() -> Iterator[None]:
     """No progress from inside the block: for work whose own bars would hide the one around it."""
-    before = _quiet
-    set_quiet(True)
+    # Not `set_quiet`: the bar around it is not heard by being hushed, so its silence goes on being counted.
+    global _quiet
+    before, _quiet = _quiet, True
     try:
         yield
     finally:
-        set_quiet(before)
+        _quiet = before
 
 
 def say(text: str) -> None:
@@ -166,17 +167,20 @@ def _start_live(task: Bar, first: bool) -> None:
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.table import Column
 
+        console = Console(stderr=True)
         _live = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=40 if console.width >= 120 else 10),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
+            # The remark alone may wrap: numbers that are cut off tell nothing.
+            TextColumn("{task.fields[note]}", table_column=Column()),
+            console=console,
             transient=True,
         )
         _live.start()

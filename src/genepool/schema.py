@@ -6,6 +6,7 @@ and always with the nearest valid one.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,15 @@ class Strict(BaseModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# pydantic speaks of Python's types; people write YAML.
+_WORDS = (
+    (r"a valid dictionary( or instance of \w+)?", "a mapping of keys to values"),
+    (r"a valid (tuple|list)", "a list"),
+    (r"^(Tuple|List|Dictionary) should", "this should"),
+    (r" after validation", ""),
+    (r"a valid string", "text"),
+)
 
 
 def validate(model: type[Model], data: object, where: str | Path) -> Model:
@@ -98,6 +108,8 @@ def _first_problem(model: type[BaseModel], error: ValidationError, where: str | 
     shown = repr(problem["input"])
     said = f" (it says {shown})" if len(shown) < 60 and problem["type"] != "value_error" else ""
     text = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    for theirs, ours in _WORDS if problem["type"] != "value_error" else ():
+        text = re.sub(theirs, ours, text)
     advice = "" if problem["type"] == "value_error" else "See the reference of this file in docs/"
     return InputError(f"{text[0].lower()}{text[1:]}{said}", where=place, fix=advice)
 

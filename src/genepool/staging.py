@@ -130,6 +130,10 @@ def reporting_full_disk(where: Path) -> Iterator[None]:
             raise InputError("the disk failed while it was written to", where=where, fix="Check the disk") from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise InputError("cannot be written here", where=where, fix="Choose a folder you may write to") from error
+        if error.errno in (errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTSUP):
+            raise InputError(
+                f"nothing can be written here ({error.strerror})", where=where, fix="Name another path"
+            ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise InputError("a file stands where a folder is needed", where=where, fix="Name another path") from error
         raise

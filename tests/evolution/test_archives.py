@@ -75,3 +75,12 @@ def test_shapes_and_ranges_must_fit() -> None:
     ):
         with pytest.raises(ValueError, match=r"shape|ranges|cells"):
             make()
+
+
+@pytest.mark.parametrize(("cells", "axes"), [(1000, 2), (200, 6)])
+def test_many_cells_are_about_equally_large_too(cells: int, axes: int) -> None:
+    archive = CvtArchive(cells, [(0, 1)] * axes, seed=2)
+    places = np.random.default_rng(3).random((20 * cells, axes))
+    counts = np.bincount([archive.cell(place) for place in places], minlength=cells)
+    assert counts.min() > 0
+    assert counts.max() < 100

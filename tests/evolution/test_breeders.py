@@ -307,3 +307,16 @@ def test_populations_that_are_slips_are_refused() -> None:
     for name, option in (("cma_es", "population"), ("map_elites", "batch"), ("map_elites", "cells")):
         with pytest.raises(InputError, match=f"{option}.*less than or equal to 100000"):
             make_strategy(name, np.full(2, 0.5), seed=0, options={option: 10**9})
+
+
+def test_m2n2_counts_examples_as_the_study_weights_its_tasks() -> None:
+    """One solves eight examples of a task that counts for nothing, the other two of the task that counts."""
+    breeder = make_breeder("m2n2", ("ann", "bob"), TASKS, seed=0)
+    births = breeder.ask()
+    scores = np.zeros((2, 10))
+    scores[0, :8], scores[1, 8:] = 1, 1
+    means = np.array([[1.0, 0.0], [0.0, 1.0]])
+    importance = np.repeat([0.0, 5.0], [8, 2])
+    breeder.tell(births, np.array([0.0, 1.0]), Evidence(TASKS, means, scores, importance=importance))
+    assert [row["scores"]["worth"] for row in breeder.collection()] == [0.0, 10.0]
+    assert breeder.ask()[0].parents[0] == "0.1"

@@ -66,8 +66,9 @@ def same(adapter: dict[str, torch.Tensor], model: Path) -> bool:
 def test_bred_adapters_keep_their_factors(world: Path, tmp_path: Path, strategy: Any, skills: str) -> None:
     out = bred(world, tmp_path / f"run-{strategy['name']}", strategy, skills)
     for name in ("0.1", "winner"):
-        verdict, error = write_candidate(out, name, tmp_path / f"{name}-lora", rank=2)
-        assert error == 0
+        verdict, adapter = write_candidate(out, name, tmp_path / f"{name}-lora", rank=2)
+        assert adapter is not None
+        assert (adapter.error, adapter.left_out) == (0, "")
         assert verdict.fitness is not None
         assert json.loads((tmp_path / f"{name}-lora" / "adapter_config.json").read_text())["r"] == 2
         write_candidate(out, name, tmp_path / name)
@@ -90,8 +91,13 @@ def test_merges_and_models_keep_their_largest_directions(world: Path, tmp_path: 
     run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
     _, much = write_candidate(tmp_path / "out", "0.1", tmp_path / "one", rank=1)
     _, little = write_candidate(tmp_path / "out", "0.1", tmp_path / "many", rank=64)
+    assert much is not None
+    assert little is not None
     # The rest is what PEFT has no adapter for.
-    assert 0.1 < little < much < 1
+    assert 0.1 < little.error < much.error < 1
+    assert "model.embed_tokens.weight: " in little.left_out
+    card = (tmp_path / "many" / "README.md").read_text()
+    assert f"Scores are of the change before {little.error:.1%} of its size" in card
     with pytest.raises(InputError, match="not empty"):
         write_candidate(tmp_path / "out", "0.1", tmp_path / "one", rank=1)
     with pytest.raises(InputError, match="a rank of 0"):

@@ -277,3 +277,54 @@ def test_a_climb_walks_along_the_noise_of_the_mutants(adapters: tuple[Weights, d
     for name in held.infos:
         by_hand = parent[name] + (one[name] - parent[name]) - 2 * (two[name] - parent[name])
         assert torch.allclose(walked[name].float(), by_hand.float(), atol=1e-5)
+
+
+def test_parents_are_not_pushed_out_of_the_only_place_they_are_in() -> None:
+    births = {f"0.{i}": Birth("mutate", ("ann",), {"rate": 1.0, "sigma": 0.1}, i) for i in range(3)}
+    last = Birth("mix", tuple(births), {"weights": [0.2, 0.3, 0.5]})
+    narrow = Family(stock(), births.__getitem__, memory=1).child("1.0", last)
+    assert torch.equal(flat(narrow), flat(Family(stock(), births.__getitem__).child("1.0", last)))
+
+
+def test_a_base_alone_can_be_bred_from_all_its_float_tensors() -> None:
+    alone = ModelStock(model(0, "base"), {"base": model(0, "base")})
+    assert set(alone.infos) == set(SHAPES)
+    child = Family(alone, {}.__getitem__).child("0.0", Birth("mutate", ("base",), {"rate": 1.0, "sigma": 0.1}, 1))
+    assert all(not torch.equal(child.read(name), model(0, "base").read(name)) for name in SHAPES)
+
+
+def test_small_steps_add_up_where_children_are_held_in_float32() -> None:
+    """A step far below what bfloat16 can tell apart, taken a thousand times along one direction."""
+    base = model(0, "base", torch.bfloat16)
+    away = {}
+    for held in (None, "F32"):
+        births = {"0.0": Birth("copy", ("base",))}
+        for i in range(1, 101):
+            births[f"{i}.0"] = Birth("climb", (f"{i - 1}.0",), {"steps": [1e-4], "seeds": [7]})
+        family = Family(ModelStock(base, {"base": base}, held=held), births.__getitem__)
+        child = family.child("100.0", births["100.0"])
+        assert child.read("a.weight").dtype == torch.bfloat16
+        away[held] = flat(child) - flat(base)
+    noise = torch.cat([torch.randn(s, generator=torch_generator(7, n)).reshape(-1) for n, s in SHAPES.items()])
+    wanted = 0.01 * noise.double()
+    assert (away["F32"] - wanted).norm() < 0.5 * wanted.norm()
+    assert (away[None] - wanted).norm() > 0.7 * wanted.norm()
+
+
+def test_directions_that_do_not_fit_are_computed_again_and_the_others_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from genepool.evolution.breeding import stock as module
+
+    first = module.singular_triplets(torch.randn(4, 6), 4)
+    monkeypatch.setattr(module, "SPECTRA", sum(part.nbytes for part in first))
+    held, computed = stock(), []
+
+    def counted(matrix: torch.Tensor, count: int) -> object:
+        computed.append(matrix.shape)
+        return first if matrix.shape == (4, 6) else triplets(matrix, count)
+
+    triplets = module.singular_triplets
+    monkeypatch.setattr(module, "singular_triplets", counted)
+    for _ in range(3):
+        held.spectrum("ann", "a.weight")
+        held.spectrum("ann", "c.weight")
+    assert computed == [(4, 6), (7, 3), (7, 3), (7, 3)]

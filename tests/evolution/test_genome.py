@@ -13,7 +13,7 @@ from genepool.errors import InputError
 from genepool.evolution.genome import Partition, Space
 from genepool.evolution.study import Study
 from genepool.merging import Recipe, find_method
-from genepool.merging.parameters import Site, resolve
+from genepool.merging.parameters import Site, check_value, resolve
 from genepool.schema import validate
 from genepool.weights import PARTS, Role
 
@@ -247,3 +247,18 @@ def test_what_is_one_number_cannot_sum_to_anything() -> None:
     ):
         with pytest.raises(InputError, match="nothing that could sum to 1"):
             space_of(study_of(search), roles_of(4))
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+@pytest.mark.parametrize("tower", [2, 5, 9])
+def test_layers_of_a_second_stack_get_the_value_of_the_cell_they_are_said_to_be_in(groups: int, tower: int) -> None:
+    roles = roles_of(6)
+    for layer in range(tower):
+        roles[f"vision.{layer}.attention"] = Role("attention", layer, "vision")
+    partition = Partition(roles, groups, ["attention"])
+    values = {cell: float(i) for i, cell in enumerate(partition.cells)}
+    weight = next(parameter for parameter in METHOD.parameters if parameter.name == "weight")
+    conditions = check_value(weight, partition.conditions(values), "test")
+    for name, role in roles.items():
+        found = resolve([{"weight": conditions}], weight, Site(name, role.part, role.layer, 0.0, 6))
+        assert found == values[partition.cell(role)], name

@@ -180,3 +180,13 @@ def test_what_cannot_be_taught_is_refused(world: Path, tmp_path: Path) -> None:
     common = {"base": "b", "skills": ["x", "y"], "tasks": "t", "budget": {"evaluations": 9}, "learn": {}}
     with pytest.raises(ValueError, match="only what is bred can `learn`"):
         Study(**common, method="linear", search={"weight": {"low": 0, "high": 1}})
+
+
+@pytest.mark.parametrize("inherit", [True, False])
+def test_children_of_equal_births_learn_alike_and_are_one_model(world: Path, inherit: bool) -> None:
+    stock = stock_of(world, "models")
+    family = Family(stock, {}.__getitem__, learner=learner_of(world, stock, inherit=inherit))
+    other = Birth(MIX.op, MIX.parents, {"weights": [0.25, 0.75]})
+    first, twin, third = family.child("1.0", MIX), family.child("4.2", MIX), family.child("1.1", other)
+    assert first.fingerprint() == twin.fingerprint() != third.fingerprint()
+    assert all(torch.equal(first.read(key), twin.read(key)) for key in stock.infos)

@@ -155,3 +155,15 @@ def test_the_command_plans_a_study(world: Path, capsys: pytest.CaptureFixture[st
     facts = json.loads(capsys.readouterr().out)
     assert (facts["first_generation"], facts["evaluations"], facts["fits"]) == (8, 20, True)
     assert set(facts["skill_bytes"]) == {"a", "b"}
+
+
+def test_singular_directions_of_experts_are_counted(world: Path) -> None:
+    from test_bred_runs import bred_study
+
+    def children(strategy: str) -> int:
+        study = load_study(bred_study(world, strategy, strategy))
+        return plan_residence(OpenedStudy.open(study, "study"), 1).children
+
+    opened = OpenedStudy.open(load_study(bred_study(world, "cycleqd", "cycleqd")), "study")
+    # Two tasks have an expert each, and the two factors of a square matrix take twice its size.
+    assert children("cycleqd") - children("genome") == 2 * 2 * 4 * opened.ground.child_numbers  # type: ignore[attr-defined]

@@ -253,7 +253,7 @@ def test_strategies_are_listed(cli: Callable[..., Any]) -> None:
         ({"tasks": {"dir": "tasks", "names": ["pik"]}}, "no task 'pik'. Did you mean 'pick'?"),
         ({"tasks": {"dir": "tasks", "names": ["pick"], "weights": {"say": 2}}}, "no task 'say'"),
         ({"tasks": {"dir": "tasks", "weights": {"say": 0, "pick": 0}}}, "no task has a weight above zero"),
-        ({"tasks": {"dir": "tasks", "names": []}}, "tasks.names: tuple should have at least 1 item"),
+        ({"tasks": {"dir": "tasks", "names": []}}, "tasks.names: this should have at least 1 item"),
         ({"tasks": {"dir": "tasks/pick/valid.jsonl"}}, "has one split"),
         ({"tasks": {"dir": "empty"}}, "the file has no examples"),
         ({"unknown": 1}, "unknown key 'unknown'"),

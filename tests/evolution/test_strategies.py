@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from genepool.errors import InputError
 from genepool.evolution.door import Evidence
 from genepool.evolution.strategies import Strategy, default_population, make_strategy, strategies, strategy_entry
+from genepool.evolution.strategies.cma_es import CmaEs
 
 NAMES = sorted(name for name, entry in strategies().items() if issubclass(entry.build, Strategy))
 Fitness = Callable[[np.ndarray], np.ndarray]
@@ -289,3 +290,17 @@ def test_a_flat_generation_moves_openai_es_nowhere() -> None:
         xs = strategy.ask()
         strategy.tell(xs, np.ones(len(xs)))
     assert np.array_equal(strategy.guess(), np.full(3, 0.4))
+
+
+def test_cma_es_guesses_where_its_best_search_ended_not_where_a_restart_began() -> None:
+    strategy = make_strategy("cma_es", np.full(2, 0.5), seed=3)
+    assert isinstance(strategy, CmaEs)
+    while strategy.restarts < 2:
+        xs = strategy.ask()
+        strategy.tell(xs, -((xs - 0.3) ** 2).sum(axis=1))
+        guess = strategy.guess()
+    for _ in range(2):
+        assert guess is not None
+        assert abs(guess - 0.3).max() < 1e-3
+        strategy.ask()
+        guess = strategy.guess()

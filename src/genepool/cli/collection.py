@@ -49,16 +49,20 @@ def collection(
     if write is not None:
         if out is None:
             raise InputError("no place for the checkpoint", where="--out", fix="Name a folder")
-        verdict, error = write_candidate(study, write, out, rank=as_lora, overwrite=overwrite)
+        verdict, adapter = write_candidate(study, write, out, rank=as_lora, overwrite=overwrite)
         if json_output:
             found = {"written": str(out), "name": write, "fitness": verdict.fitness, "valid": verdict.valid}
-            options.print_json(found if as_lora is None else {**found, "relative_error": error})
+            if adapter is not None:
+                found |= {"relative_error": adapter.error, "left_out": adapter.left_out}
+            options.print_json(found)
         else:
-            lost = "" if as_lora is None else f" as an adapter, relative error {error:.3g}"
+            lost = "" if adapter is None else f" as an adapter, relative error {adapter.error:.3g}"
+            lost += f"; no adapter holds {adapter.left_out}" if adapter is not None and adapter.left_out else ""
             typer.echo(f"{write}, fitness {verdict.fitness:.4f} on validation, written to {out}{lost}")
         return
-    if as_lora is not None:
-        raise InputError("nothing to write", where="--as-lora", fix="Name a candidate with --write")
+    for given, flag in ((as_lora, "--as-lora"), (out, "--out")):
+        if given is not None:
+            raise InputError("nothing to write", where=flag, fix="Name a candidate with --write")
     rows = read_collection(study)
     if json_output:
         options.print_json({"members": [asdict(row) for row in rows]})

@@ -66,7 +66,8 @@ def picture(seen: Snapshot) -> Group:
     budget = seen.study.budget
     of = f" of {budget.evaluations:,}" if budget.evaluations is not None else ""
     state = "finished" if seen.finished else "running" if seen.running else "stopped"
-    lines = [f"{seen.study.strategy.name}, {state}: {seen.done:,}{of} candidates, generation {seen.generation}"]
+    where = f", generation {seen.generation}" if seen.generation >= 0 else ""
+    lines = [f"{seen.study.strategy.name}, {state}: {seen.done:,}{of} candidates{where}"]
     kinds = ((seen.failed, "failed"), (seen.spared, "spared"), (seen.cached, "known before"))
     if counted := ", ".join(f"{count:,} {what}" for count, what in kinds if count):
         lines[0] += f" ({counted})"

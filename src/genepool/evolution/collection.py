@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
 from genepool.evolution.grounds import STORE_FILE
@@ -13,6 +14,9 @@ from genepool.evolution.run import COLLECTION_FILE, STUDY_FILE
 from genepool.evolution.store import Candidate, StudyStore, Verdict
 from genepool.evolution.study import load_study
 from genepool.evolution.winner import BEST_FILE
+
+if TYPE_CHECKING:
+    from genepool.skills.writing import Written
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def read_collection(out: str | Path) -> list[Gathered]:
 
 def write_candidate(
     out: str | Path, name: str, folder: str | Path, *, rank: int | None = None, overwrite: bool = False
-) -> tuple[Verdict, float]:
+) -> tuple[Verdict, Written | None]:
     """Writes any candidate of a study, as a checkpoint or as a PEFT LoRA adapter of the base.
 
     Args:
@@ -72,8 +76,8 @@ def write_candidate(
         overwrite: replace what is there.
 
     Returns:
-        What the candidate was worth in the search (the winner as a finalist), and the share of its change's size
-        (Frobenius norm) that an adapter of this rank loses.
+        What the candidate was worth in the search (the winner as a finalist), and of an adapter what became of its
+        change.
 
     Raises:
         InputError: no study, no such candidate, one that failed, `folder` is occupied, or no adapter can hold any of
@@ -82,6 +86,8 @@ def write_candidate(
     from genepool import staging
 
     out, folder = Path(out), Path(folder)
+    if rank is not None and rank < 1:
+        raise InputError(f"a rank of {rank}", where="--as-lora", fix="Give 1 or more")
     if not (out / STUDY_FILE).is_file() or not (out / STORE_FILE).is_file():
         raise InputError("not a study folder", where=out, fix="Name the folder that `genepool evolve --out` wrote")
     candidate, verdict = _winner(out) if name == "winner" else _candidate(out, name)
@@ -93,7 +99,7 @@ def write_candidate(
     scores = "\n".join(f"| {task} | {mean:.3f} |" for task, mean in verdict.valid.items())
     sections = {"Validation scores": f"| task | mean |\n|---|--:|\n{scores}", "Lineage": lineage}
     opened.ground.write(candidate, folder, sections)
-    return verdict, 0.0
+    return verdict, None
 
 
 def _candidate(out: Path, name: str) -> tuple[Candidate, Verdict]:
@@ -126,8 +132,7 @@ def _write_adapter(
     rank: int,
     lineage: str,
     overwrite: bool,
-) -> float:
-    """Returns the share of the change that is lost."""
+) -> Written:
     from genepool.skills import AdapterChanges, Changes, Difference, write_peft
     from genepool.weights.change_on_base import ChangeOnBase
 
@@ -138,4 +143,4 @@ def _write_adapter(
     else:
         changes = Difference(weights, base)
     changes.header = replace(changes.header, name=folder.resolve().name, description=lineage, scores=verdict.valid)
-    return write_peft(changes, base, opened.study.base, folder, rank=rank, overwrite=overwrite).error or 0.0
+    return write_peft(changes, base, opened.study.base, folder, rank=rank, overwrite=overwrite)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from genepool import progress
 from genepool.errors import InputError
+from genepool.evolution.strategies import strategies, strategy_entry
 from genepool.evolution.study import SkillChoice, Study
 
 _BEST_FILE, _WINNER = "best.json", "winner"
 
 
-def forked(study: Study, old: Path) -> Study:
+def forked(study: Study, old: Path, where: str = "study") -> Study:
     """The study with its start moved to the best of an earlier run.
 
     A search over parameters begins at the winner's value wherever a parameter that is not split has one within its
@@ -21,20 +23,29 @@ def forked(study: Study, old: Path) -> Study:
     Args:
         study: the changed study.
         old: folder of the earlier run; finished.
+        where: the changed study's file, for errors.
 
     Raises:
-        InputError: no finished run there.
+        InputError: no finished run there, or one of another kind.
     """
     try:
         best = json.loads((old / _BEST_FILE).read_text(encoding="utf-8"))
-        genome = dict(best["genome"])
+        genome, before = dict(best["genome"]), strategies()[best["strategy"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
             "no finished run there", where=old, fix="Let it finish (a smaller --budget does), or leave --fork out"
         ) from None
-    if not study.search:
+    entry = strategy_entry(study.strategy.name, where=f"{where}:strategy.name")
+    if entry.varies != before.varies or entry.varies == "singular values":
+        other = f"that run varied {before.varies}, and " if entry.varies != before.varies else ""
+        raise InputError(
+            f"{other}{entry.name} varies {entry.varies}, which cannot begin at its winner",
+            where=old,
+            fix="Leave --fork out: what that run found out is in the ledger all the same",
+        )
+    if entry.varies == "models":
         name = f"winner-of-{old.resolve().name}"
-        if study.method or not (old / _WINNER).is_dir() or name in {skill.name for skill in study.skills}:
+        if not (old / _WINNER).is_dir() or name in {skill.name for skill in study.skills}:
             return study
         winner = SkillChoice(name=name, model=str((old / _WINNER).resolve()))
         return study.model_copy(update={"skills": (*study.skills, winner)})
@@ -44,6 +55,8 @@ def forked(study: Study, old: Path) -> Study:
         if values and all(isinstance(value, int | float) for value in values):
             start = min(max(sum(values) / len(values), wanted.low), wanted.high)
             search[parameter] = wanted.model_copy(update={"start": start})
+    if search == study.search:
+        progress.say(f"{old} searched no parameter of this study: it begins where it says, not at that winner")
     return study.model_copy(update={"search": search})
 
 

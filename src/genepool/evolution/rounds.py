@@ -252,7 +252,7 @@ class _Test:
         return {numbers.index(number) for number in gone}
 
 
-def looks(examples: int, first: int | None) -> list[int]:
+def looks(examples: int, first: int | None, where: str = "study") -> list[int]:
     """Sizes of the looks before the last: the first, and each twice the one before.
 
     Raises:
@@ -262,7 +262,7 @@ def looks(examples: int, first: int | None) -> list[int]:
     if first is not None and first >= examples:
         raise InputError(
             f"a first look of {first} examples where {examples} of each task score a candidate",
-            where="study:race.first",
+            where=f"{where}:race.first",
             fix="Make it smaller, or leave `race` out",
         )
     sizes = []

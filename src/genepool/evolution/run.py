@@ -32,6 +32,7 @@ from genepool.evolution.strategies import Breeder, Strategy, make_breeder, make_
 from genepool.evolution.study import Budget, Study, load_study
 from genepool.evolution.winner import BEST_FILE, WINNER_FOLDER, crown
 from genepool.evolution.workers import InProcess, ProcessPool, Workers
+from genepool.schema import validate
 
 STUDY_FILE, HISTORY_FILE, REPORT_FILE = "study.yaml", "history.jsonl", "report.html"
 COLLECTION_FILE = "collection.jsonl"
@@ -106,7 +107,7 @@ def run_study(
         with StudyStore(out / STORE_FILE) as store:
             fork = store.get("forked_from", None)
     if fork is not None:
-        study = forked(study, Path(fork))
+        study = forked(study, Path(fork), where)
     ledger = Path(ledger or default_path()).resolve()
     if not (out / STORE_FILE).is_file():
         staging.check_free(out, overwrite=overwrite)
@@ -134,6 +135,7 @@ def run_study(
                     f"a larger budget goes on, --overwrite starts anew"
                 )
                 return StudyResult(out, found, resumed=True)
+            _check_whole(out, store)
             if fork is not None:
                 store.set("forked_from", str(Path(fork).resolve()))
             (out / BEST_FILE).unlink(missing_ok=True)
@@ -179,8 +181,12 @@ def strategy_of(opened: OpenedStudy) -> Strategy | Breeder:
     study, ground = opened.study, opened.ground
     entry, where = strategy_entry(study.strategy.name), f"{opened.where}:strategy"
     tasks = [task.name for task in opened.tasks]
+    checked = validate(entry.build.Options, dict(study.strategy.options), f"{where}.options")
     for key in ("objectives", "behaviours"):
-        for name in study.strategy.options.get(key) or ():
+        named = getattr(checked, key, None) or ()
+        if len(set(named)) < len(named):
+            raise InputError("one is named twice", where=f"{where}.options.{key}", fix="Name each once")
+        for name in named:
             if name not in (*tasks, UNCHANGED):
                 known = (*tasks, UNCHANGED)
                 raise InputError(f"no task '{name}'", where=f"{where}.options.{key}", fix=nearest(str(name), known))
@@ -194,7 +200,7 @@ def strategy_of(opened: OpenedStudy) -> Strategy | Breeder:
 def _thrift(opened: OpenedStudy) -> Thrift:
     study = opened.study
     if study.race is not None:
-        looks(opened.examples, study.race.first)
+        looks(opened.examples, study.race.first, opened.where)
     if study.probe >= opened.examples:
         raise InputError(
             f"a probe of {study.probe} examples where {opened.examples} of each task score a candidate",
@@ -206,15 +212,19 @@ def _thrift(opened: OpenedStudy) -> Thrift:
 
 def _changed(study: Study, evaluations: int | None, seed: int | None) -> Study:
     if evaluations is not None:
-        if evaluations < 1:
-            raise InputError(f"a budget of {evaluations} evaluations", fix="Give one of at least 1")
+        if not 1 <= evaluations <= 10**9:
+            raise InputError(f"a budget of {_short(evaluations)} evaluations", fix="Give one from 1 to 10^9")
         budget = Budget(evaluations=evaluations, minutes=study.budget.minutes)
         study = study.model_copy(update={"budget": budget})
     if seed is not None:
-        if seed < 0:
-            raise InputError(f"a seed of {seed}", fix="Give 0 or more")
+        if not 0 <= seed < 2**63:
+            raise InputError(f"a seed of {_short(seed)}", fix="Give one from 0 to 2^63 - 1")
         study = study.model_copy(update={"seed": seed})
     return study
+
+
+def _short(number: int) -> str:
+    return str(number) if abs(number) < 10**20 else f"{len(str(abs(number)))} digits"
 
 
 def _worker_count(workers: int | str) -> int:
@@ -313,6 +323,16 @@ def _yaml(study: Study) -> str:
 
     data = study.model_dump(mode="json", exclude_defaults=True)
     return yaml.safe_dump({"study": 1, **data}, sort_keys=False, allow_unicode=True)
+
+
+def _check_whole(out: Path, store: StudyStore) -> None:
+    """Refuses a record with nothing in it beside results that were taken from it: going on would begin anew."""
+    if not store.finished() and (out / HISTORY_FILE).is_file() and (out / HISTORY_FILE).stat().st_size:
+        raise InputError(
+            f"empty, although {HISTORY_FILE} beside it has candidates",
+            where=store.path,
+            fix="Put the record back from a copy, or pass --overwrite to start anew",
+        )
 
 
 def _clear(out: Path) -> None:

@@ -32,7 +32,11 @@ def with_stops(study: Study, wanted: Sequence[str]) -> Study:
             equals = ""
             number = 0.0
         if not equals:
-            raise InputError(f"'{part}' is not {key}=NUMBER", where="--stop-when", fix=f"Write {key}=10, say")
+            raise InputError(
+                f"'{part}' is not {key}=NUMBER",
+                where="--stop-when",
+                fix=f"Write {key}={0.9 if key == 'target' else 10}, say",
+            )
         changes[_KEYS[key]][key] = int(number) if number.is_integer() and key != "target" else number
     update: dict[str, Stop | Budget] = {}
     if changes["stop"]:

@@ -55,8 +55,8 @@ class Split(Strict):
 class SearchRange(Strict):
     """The range of one merge parameter."""
 
-    low: float = Field(description="Smallest value tried.")
-    high: float = Field(description="Largest value tried.")
+    low: float = Field(ge=-1e6, le=1e6, description="Smallest value tried.")
+    high: float = Field(ge=-1e6, le=1e6, description="Largest value tried.")
     start: float | None = Field(
         default=None, description="Where the search begins; the middle of the range when left out."
     )
@@ -149,8 +149,8 @@ class Singular(Strict):
     largest: int | None = Field(
         default=None, ge=1, description="The so many largest of each factor; null: all there are."
     )
-    low: float = Field(default=0.0, description="Smallest number a singular value is multiplied by.")
-    high: float = Field(default=2.0, description="Largest number a singular value is multiplied by.")
+    low: float = Field(default=0.0, ge=-1e6, description="Smallest number a singular value is multiplied by.")
+    high: float = Field(default=2.0, le=1e6, description="Largest number a singular value is multiplied by.")
 
     @model_validator(mode="after")
     def _around_one(self) -> Singular:
@@ -210,7 +210,7 @@ class Stop(Strict):
 class Budget(Strict):
     """When the search ends: whichever comes first."""
 
-    evaluations: int | None = Field(default=None, ge=1, description="Candidates in all.")
+    evaluations: int | None = Field(default=None, ge=1, le=10**9, description="Candidates in all.")
     minutes: float | None = Field(default=None, gt=0, description="Minutes of search, summed over interruptions.")
 
     @model_validator(mode="after")
@@ -271,8 +271,10 @@ class Study(Strict):
         description="The best so many finalists also answer the test examples together, by majority vote; 3 at least. "
         "0: they do not.",
     )
-    seed: int = Field(default=0, ge=0, description="Decides every random draw.")
-    threads: int = Field(default=1, ge=1, description="Threads of one evaluation, whatever the number of workers.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Decides every random draw.")
+    threads: int = Field(
+        default=1, ge=1, le=1024, description="Threads of one evaluation, whatever the number of workers."
+    )
     batch: int = Field(
         default=128, ge=1, description="Prompts decoded at once; fixed, so that results do not depend on load."
     )
@@ -344,6 +346,9 @@ class Study(Strict):
             raise ValueError(f"a race goes by fitness alone; {entry.name} needs {whole}: leave `race` out")
         if self.learn is not None and entry.varies != "models":
             raise ValueError(f"{entry.name} varies {entry.varies}; only what is bred can `learn`")
+        for key, kind in (("breed", "models"), ("singular", "singular values")):
+            if entry.varies != kind and (said := getattr(self, key)) != type(said)():
+                raise ValueError(f"{entry.name} varies {entry.varies}: leave `{key}` out")
         if entry.varies == "parameters":
             if not self.method:
                 raise ValueError(f"{entry.name} searches merge parameters: name a `method`")

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from genepool import progress
 from genepool.errors import GenepoolError, InputError
+from genepool.evolution.breeding import FounderError
 from genepool.evolution.store import Candidate, StudyStore, Verdict
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Workers(ABC):
 def judge(evaluate: Evaluate, store: StudyStore, candidate: Candidate) -> Verdict:
     """Evaluates one candidate and commits the verdict; an exception of the candidate's is its verdict.
 
-    What is not the candidate's doing (a full disk, a damaged ledger) is raised: it would fail them all.
+    What is not the candidate's doing (a full disk, a damaged ledger or founder) is raised: it would fail them all.
     """
     verdict = attempt(evaluate, candidate)
     store.finish(candidate, verdict)
@@ -85,7 +86,9 @@ def attempt(evaluate: Evaluate, candidate: Candidate) -> Verdict:
 
 def _is_surroundings(error: BaseException | None) -> bool:
     while error is not None:
-        if isinstance(error, sqlite3.Error) or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
+        if isinstance(error, FounderError | sqlite3.Error) or (
+            isinstance(error, OSError) and error.errno in _DISK_ERRORS
+        ):
             return True
         error = error.__cause__
     return False

@@ -399,7 +399,8 @@ class Engine:
             raise InputError(
                 "holds NaN or infinity",
                 where=f"{given.model}:{given.tensor}",
-                fix="Its training diverged or the file is damaged: leave this model out, or pass --allow-nonfinite",
+                fix="Its training diverged or the file is damaged: leave this model out, or `genepool merge "
+                "--allow-nonfinite`",
             )
         return rows
 

@@ -272,7 +272,10 @@ class Aligner:
         # What a user can do something about comes first: more tokens in one model than in another.
         if all(conflict.is_vocabulary for conflict in conflicts):
             what = "the vocabularies differ in size"
-            fix = "If one only has further rows at the end, say `vocabulary: padded`; joining them is not supported yet"
+            fix = (
+                "If one only has further rows at the end, say `vocabulary: padded` in a recipe; "
+                "joining them is not supported yet"
+            )
         else:
             what, fix = "the shapes differ", "Merge models of one architecture and size"
         what += f": {shape_text(first.shapes[other])} in {other}, {shape_text(first.shapes[owner])} in {owner}"

@@ -88,8 +88,9 @@ def write_peft(
                 bar.advance()
             _complete_modules(base, changes, tally, writer)
             if not tally.factored:
+                why = f"; {tally.left_out}" if tally.left_out else ""
                 raise InputError(
-                    f"no weight matrix that PEFT can adapt changes{tally.left_out}",
+                    f"no weight matrix that PEFT can adapt changes{why}",
                     where=changes.name,
                     fix="Keep it as a skill file",
                 )
@@ -99,10 +100,10 @@ def write_peft(
             base, reference, tally.factored, whole=tally.whole, biases=tally.biases, transposed=tally.transposed
         )
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-        (folder / "README.md").write_text(_card(changes, base_name))
+        error = (tally.lost / tally.size) ** 0.5 if tally.size else 0.0
+        (folder / "README.md").write_text(_card(changes, base_name, error))
         nbytes = (folder / WEIGHTS_FILE).stat().st_size
-    error = (tally.lost / tally.size) ** 0.5 if tally.size else 0.0
-    return Written(out, nbytes, tally.tensors, tally.entries, error)
+    return Written(out, nbytes, tally.tensors, tally.entries, error, tally.left_out)
 
 
 def _hold(
@@ -128,7 +129,7 @@ def _hold(
     tally.size += size
     if form.kind == "none":
         tally.lost += size
-        tally.left_out = tally.left_out or f"; {name}: {form.reason}"
+        tally.left_out = tally.left_out or f"{name}: {form.reason}"
         return
     merged = (base.read(name).float() + change.reshape(base.info(name).shape)).contiguous()
     if form.kind == "whole":
@@ -181,7 +182,7 @@ def _complete_modules(base: Weights, changes: Changes, tally: _Tally, writer: Ap
             writer.write(_PREFIX + name, stored)
 
 
-def _card(changes: Changes, base_name: str) -> str:
+def _card(changes: Changes, base_name: str, error: float) -> str:
     """README.md, with the metadata the hub understands."""
     header = changes.header
     front: dict[str, Any] = {
@@ -203,4 +204,9 @@ def _card(changes: Changes, base_name: str) -> str:
     lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", "", *text]
     if header.scores:
         lines += ["", "| ability | score |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in header.scores.items())]
+        if error > 0:
+            lines += [
+                "",
+                f"Scores are of the change before {error:.1%} of its size (Frobenius norm) was lost here.",
+            ]
     return "\n".join(lines) + "\n"

@@ -70,6 +70,7 @@ class Written:
         tensors: how many tensors change.
         entries: how many entries those have.
         error: share of the change's size (Frobenius norm) that was lost in storing it.
+        left_out: a tensor whose change is lost whole, and why; empty where there is none.
     """
 
     path: Path
@@ -77,6 +78,7 @@ class Written:
     tensors: int
     entries: int
     error: float
+    left_out: str = ""
 
 
 def write_skill(

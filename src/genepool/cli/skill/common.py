@@ -142,6 +142,7 @@ def say(written: Written, changes: Changes, json_output: bool, more: Mapping[str
         )
         return
     lost = f", {written.error:.2%} of the change lost" if written.error else ""
+    lost += f"; no adapter holds {written.left_out}" if written.left_out else ""
     bits = 8 * written.nbytes / written.entries
     print(f"{written.path}: {written.tensors} tensors of {changes.header.base_name or 'its base'} changed, "
           f"{options.size_text(written.nbytes)} ({bits:.2f} bits an entry){lost}")  # fmt: skip

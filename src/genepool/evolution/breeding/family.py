@@ -64,7 +64,10 @@ class Family:
         """The model of a birth; its tensors are kept, so that its own children need not make it again."""
         if birth.op == "copy" and self.stock.dtype is None:
             # The founder itself, under its own fingerprint: what is known of it need not be asked again.
-            return self.stock.founders[birth.parents[0]]
+            (founder,) = birth.parents
+            for tensor in self.stock.infos:
+                self.stock.founder(founder, tensor)
+            return self.stock.founders[founder]
         tensors = self._tensors(name, birth)
         if self.learner is not None and not self.learner.inherit and birth.op != "copy":
             # Baldwin: what it learned counts for it alone, so it is kept beside what it was born with.
@@ -151,8 +154,13 @@ class Family:
         return tensors
 
     def _keep(self, name: str, tensors: dict[str, torch.Tensor]) -> Tensors:
+        import torch
         from safetensors.torch import save_file
 
+        for key, value in tensors.items():
+            if not torch.isfinite(value).all():
+                learned = " after learning, whose rate is too high" if self.learner is not None else ""
+                raise InputError(f"{key} of the child holds NaN or infinity{learned}")
         path = self._path(name)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

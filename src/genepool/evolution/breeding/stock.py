@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 Form = Literal["auto", "models", "adapters"]
 
+
+class FounderError(InputError):
+    """A model that a population is made of cannot be used: no child's fault, and the end of the study."""
+
+
 #: Bytes of singular vectors of experts that are remembered between births.
 SPECTRA = 1 << 30
 
@@ -54,9 +59,26 @@ class Stock(ABC):
         """Bytes of one child."""
         return sum(info.nbytes for info in self.infos.values())
 
-    @abstractmethod
     def founder(self, name: str, tensor: str) -> torch.Tensor:
-        """A founder's tensor, float32."""
+        """A founder's tensor, float32.
+
+        Raises:
+            FounderError: it holds NaN or infinity.
+        """
+        import torch
+
+        found = self._founder(name, tensor)
+        if not torch.isfinite(found).all():
+            raise FounderError(
+                "holds NaN or infinity",
+                where=f"{self.founders[name].name}:{tensor}",
+                fix="Its training diverged or the file is damaged: leave this model out",
+            )
+        return found
+
+    @abstractmethod
+    def _founder(self, name: str, tensor: str) -> torch.Tensor:
+        """A founder's tensor as it is, float32."""
 
     @abstractmethod
     def origin(self, tensor: str) -> torch.Tensor | None:
@@ -124,7 +146,7 @@ class ModelStock(Stock):
         known = super().fingerprint()
         return known if self._held is None else hashlib.sha256(f"{known}\x1f{self._held}".encode()).hexdigest()
 
-    def founder(self, name: str, tensor: str) -> torch.Tensor:
+    def _founder(self, name: str, tensor: str) -> torch.Tensor:
         import torch
 
         return self.founders[name].read(tensor).to(torch.float32)
@@ -164,7 +186,7 @@ class AdapterStock(Stock):
         factors = [name for name in held[0] if name.endswith(":A")] if held else []
         return bool(factors) and len(held) == len(founders) and all(one == held[0] for one in held)
 
-    def founder(self, name: str, tensor: str) -> torch.Tensor:
+    def _founder(self, name: str, tensor: str) -> torch.Tensor:
         import torch
 
         target, _, side = tensor.rpartition(":")

@@ -183,7 +183,11 @@ def make_breeder(
     entry = strategy_entry(name, where=where)
     if not issubclass(entry.build, Breeder):
         raise InputError(f"{name} searches points, it breeds no models", where=where, fix="Use `make_strategy`")
-    return entry.build(founders, tasks, seed, _options(entry, options, where))
+    checked = _options(entry, options, where)
+    try:
+        return entry.build(founders, tasks, seed, checked)
+    except ValueError as error:
+        raise InputError(str(error), where=where, fix="Change the study's skills or the strategy's options") from None
 
 
 def _options(entry: StrategyEntry, options: Mapping[str, Any] | None, where: str) -> StrategyOptions:

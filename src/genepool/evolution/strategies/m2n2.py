@@ -56,7 +56,7 @@ class M2n2(Breeder):
         super().__init__(founders, tasks, seed, options)
         assert isinstance(options, M2n2Options)
         if not options.from_scratch and len(founders) < 2:
-            raise ValueError("M2N2 needs two founders or more, or from_scratch")
+            raise ValueError("m2n2 needs 2 skills or more, or `from_scratch`")
         self._names: list[str] = []
         self._scores: list[np.ndarray] = []
         self._importance: np.ndarray | None = None
