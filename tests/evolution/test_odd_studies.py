@@ -76,7 +76,8 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(
 
 def test_numbers_on_the_command_line_are_bounded_too(world: Path, tmp_path: Path) -> None:
     study = merging_study(world, "bounds")
-    for given, said in (({"evaluations": 10**400}, "a budget of 401 digits"), ({"seed": 10**40}, "a seed of 41 digits")):
+    many, far = ({"evaluations": 10**400}, "a budget of 401 digits"), ({"seed": 10**40}, "a seed of 41 digits")
+    for given, said in (many, far):
         with pytest.raises(InputError, match=said):
             run_study(study, tmp_path / "run", **given)  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class WeightEsOptions(StrategyOptions):
     """Options of the evolution strategy over weights; the defaults are those of Qiu et al. 2025."""
 
-    population: Count = Field(default=30, ge=2, multiple_of=2, description="Perturbed models a generation, in pairs.")
+    population: Count = Field(default=30, ge=2, multiple_of=2, description="Models around the centre, in pairs.")
     sigma: float = Field(default=0.001, gt=0, description="Standard deviation of the noise on every weight.")
     step: float = Field(default=0.0005, gt=0, description="Length of a step; the mean of z-scored noise is times this.")
 
