@@ -66,6 +66,7 @@ def test_stopped_and_robbed_of_its_children_a_study_ends_as_if_undisturbed(
     assert "models made of a and b by breeding" in render_report(collect_study(tmp_path / "once"))
 
 
+@pytest.mark.slow
 def test_two_workers_breed_what_one_does(world: Path, tmp_path: Path) -> None:
     study = bred_study(world, "two", {"name": "genome", "options": {"population": 4}}, budget={"evaluations": 10})
     for count in (1, 2):

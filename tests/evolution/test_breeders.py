@@ -96,9 +96,9 @@ def test_points_and_models_are_told_apart() -> None:
         make_strategy("genome", np.full(2, 0.5), seed=0)
     with pytest.raises(InputError, match="breeds no models"):
         make_breeder("cma_es", FOUNDERS, TASKS, seed=0)
-    with pytest.raises(ValueError, match="founders"):
+    with pytest.raises(InputError, match="founders"):
         make_breeder("genome", ["ann"], TASKS, seed=0)
-    with pytest.raises(ValueError, match="founders"):
+    with pytest.raises(InputError, match="founders"):
         make_breeder("genome", ["ann", "ann"], TASKS, seed=0)
 
 
@@ -219,7 +219,7 @@ def test_m2n2_from_scratch_mutates_and_otherwise_does_not() -> None:
     merged = make_breeder("m2n2", FOUNDERS, ("t",), seed=0)
     told(merged, [[1, 0], [0, 1], [0, 0]])
     assert "sigma" not in merged.ask()[0].parameters
-    with pytest.raises(ValueError, match="two founders"):
+    with pytest.raises(InputError, match="2 skills or more"):
         make_breeder("m2n2", ("ann",), ("t",), seed=0)
 
 

@@ -57,8 +57,16 @@ def test_columns_are_tasks_or_the_share() -> None:
 @pytest.mark.parametrize(
     ("strategy", "changes"),
     [
-        ({"name": "nsga2", "options": {"population": 6, "objectives": ["pick", "unchanged"]}}, {}),
-        ({"name": "map_elites", "options": {"batch": 6, "behaviours": ["pick", "unchanged"]}}, {}),
+        pytest.param(
+            {"name": "nsga2", "options": {"population": 6, "objectives": ["pick", "unchanged"]}},
+            {},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"name": "map_elites", "options": {"batch": 6, "behaviours": ["pick", "unchanged"]}},
+            {},
+            marks=pytest.mark.slow,
+        ),
         ({"name": "nsga2", "options": {"population": 6, "objectives": ["pick", "unchanged"]}}, {"probe": 4}),
     ],
 )

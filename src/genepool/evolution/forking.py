@@ -36,7 +36,8 @@ def forked(study: Study, old: Path, where: str = "study") -> Study:
             "no finished run there", where=old, fix="Let it finish (a smaller --budget does), or leave --fork out"
         ) from None
     entry = strategy_entry(study.strategy.name, where=f"{where}:strategy.name")
-    if entry.varies != before.varies or entry.varies == "singular values":
+    # A winner is a model, whatever made it; numbers can only begin at numbers.
+    if entry.varies == "singular values" or (entry.varies == "parameters" and before.varies != "parameters"):
         other = f"that run varied {before.varies}, and " if entry.varies != before.varies else ""
         raise InputError(
             f"{other}{entry.name} varies {entry.varies}, which cannot begin at its winner",
