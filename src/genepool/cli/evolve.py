@@ -51,7 +51,7 @@ def evolve(
 
         genepool evolve study.yaml --out run --workers ray://head:10001
 
-        genepool evolve study.yaml --out run --stop-when target=0.9 --stop-when stall=10
+        genepool evolve study.yaml --out run --stop-when target=0.9,stall=10
 
         genepool evolve changed.yaml --out second --fork run
 

@@ -350,8 +350,9 @@ class Search:
 
     def _stop_when_most_fail(self) -> None:
         if len(self._errors) > MAX_FAILED * self._count:
+            last = self._errors[-1].rstrip(".")
             raise InputError(
-                f"{len(self._errors)} of {self._count} candidates failed, the last with: {self._errors[-1]}",
+                f"{len(self._errors)} of {self._count} candidates failed, the last with: {last}",
                 where=self._store.path,
                 fix="Correct the study, then start anew with --overwrite",
             )

@@ -159,8 +159,8 @@ class Family:
 
         for key, value in tensors.items():
             if not torch.isfinite(value).all():
-                learned = " after learning, whose rate is too high" if self.learner is not None else ""
-                raise InputError(f"{key} of the child holds NaN or infinity{learned}")
+                learned, fix = ("", "") if self.learner is None else (" after learning", "Lower `learn.rate`")
+                raise InputError(f"{key} of the child holds NaN or infinity{learned}", fix=fix)
         path = self._path(name)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
