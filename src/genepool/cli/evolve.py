@@ -41,7 +41,7 @@ def evolve(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Evolve merge parameters and write the best model, tested on examples the search never saw.
+    """Evolve recipes or breed models, as the study says, and write the best one, tested on examples nobody searched by.
 
     [bold]Examples[/bold]
 
