@@ -220,6 +220,7 @@ def test_a_killed_merge_goes_on_where_it_stopped(tmp_path: Path, recipe: Callabl
     assert _bytes(out) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_killed_merge_of_another_recipe_is_not_gone_on_with(tmp_path: Path, recipe: Callable[..., Path]) -> None:
     out = tmp_path / "out"
     _run_killed(recipe(), out, 5)

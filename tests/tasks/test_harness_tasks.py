@@ -104,7 +104,8 @@ def theirs(model: LanguageModel, file: Path, shots: int = 0) -> list[dict[str, A
     return sorted(samples, key=lambda sample: sample["doc_id"])
 
 
-@pytest.mark.parametrize("shots", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shots", [0, 2])
 def test_choices_are_lm_evals(model: LanguageModel, yaml: Callable[..., Path], shots: int) -> None:
     file = yaml("choice", CHOICE)
     (task,) = lm_eval_tasks(f"{file}@{shots}" if shots else str(file))
