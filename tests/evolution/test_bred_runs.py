@@ -138,6 +138,7 @@ def test_twins_share_one_evaluation(world: Path, tmp_path: Path) -> None:
         assert (other["fitness"], other["valid"]) == (line["fitness"], line["valid"])
 
 
+@pytest.mark.slow
 def test_a_search_ends_when_it_was_told_to(world: Path, tmp_path: Path) -> None:
     study = world / "stop.yaml"
     study.write_text(yaml.safe_dump({**evolve_world.STUDY, "budget": {"evaluations": 400}, "stop": {"stall": 2}}))

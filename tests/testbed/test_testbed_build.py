@@ -224,13 +224,10 @@ build({folder!r}, skills=SKILLS)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "survives", "kept"),
-    [
-        pytest.param("save_model", 0, [], marks=pytest.mark.slow),
-        pytest.param("save_model", 1, ["base"], marks=pytest.mark.slow),
-        ("save_adapter", 0, ["base"]),
-    ],
+    [("save_model", 0, []), ("save_model", 1, ["base"]), ("save_adapter", 0, ["base"])],
 )
 def test_a_killed_build_goes_on_with_what_was_finished(
     minute: None, tmp_path: Path, function: str, survives: int, kept: list[str]
