@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import evolve_world
+import numpy as np
 import pytest
 import yaml
 
 from genepool.errors import InputError
-from genepool.evolution import run_study
+from genepool.evolution import load_study, run_study
 from genepool.evolution.collection import read_collection, write_candidate
+from genepool.evolution.opened import OpenedStudy
+from genepool.evolution.store import StudyStore
 from genepool.report import collect_study, render_report
 from genepool.report.study_text import report_markdown
 from genepool.tasks import Ledger, evaluate, load_tasks
@@ -22,11 +25,6 @@ from genepool.weights import open_weights
 BREEDERS = ["cycleqd", "genome", "genome_plus", "m2n2", "weight_es"]
 # Where a generation is larger than the budget otherwise.
 OPTIONS = {"weight_es": {"population": 4}}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return evolve_world.build_world(tmp_path_factory.mktemp("world"))
 
 
 def bred_study(world: Path, name: str, strategy: Any, **changes: Any) -> Path:
@@ -236,3 +234,35 @@ def test_going_on_makes_no_child_again(world: Path, tmp_path: Path, monkeypatch:
     run_study(study, tmp_path / "out", evaluations=18, ledger=tmp_path / "ledger.sqlite")
     # Four children more; a founder that has to be there as a parent is copied once.
     assert made.count("splice") <= 5
+
+
+def test_m2n2_is_told_how_the_study_weights_its_tasks(world: Path, tmp_path: Path) -> None:
+    tasks = {**evolve_world.STUDY["tasks"], "weights": {"say": 0.0}}
+    study = bred_study(world, "weighted", "m2n2", tasks=tasks, budget={"evaluations": 5})
+    importance = OpenedStudy.open(load_study(study), "study").importance
+    assert importance is not None
+    assert importance.tolist() == [2.0] * 20 + [0.0] * 20
+    run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
+    members = read_collection(tmp_path / "out")
+    with StudyStore(tmp_path / "out" / "study.sqlite") as store:
+        rows = {candidate.name: verdict.example_scores()[:20] for candidate, verdict in store.finished()}
+    picked = np.array([rows[member.name] for member in members])
+    assert picked.any()
+    shares = 2 * picked / np.maximum(picked.sum(0), 1)
+    assert [member.scores["worth"] for member in members] == pytest.approx(shares.sum(1))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "learn", "held"),
+    [
+        ("weight_es", None, "F32"),
+        ("genome", {"steps": 1}, "F32"),
+        ("genome", {"steps": 1, "inherit": False}, "BF16"),
+        ("genome", None, "BF16"),
+    ],
+)
+def test_what_takes_small_steps_is_held_in_float32(world: Path, strategy: str, learn: Any, held: str) -> None:
+    study = bred_study(world, "held", strategy, dtype="bfloat16", learn=learn)
+    opened = OpenedStudy.open(load_study(study), "study")
+    numbers = opened.ground.child_numbers  # type: ignore[attr-defined]
+    assert opened.ground.child_bytes == numbers * {"F32": 4, "BF16": 2}[held]  # type: ignore[attr-defined]

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import evolve_world
 import pytest
 import torch
 from test_bred_runs import best, bred_study, history
@@ -21,11 +20,6 @@ from genepool.tasks import LanguageModel, Task, load_tasks
 from genepool.weights import Weights, open_weights
 
 MIX = Birth("mix", ("a", "b"), {"weights": [0.5, 0.5]})
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return evolve_world.build_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

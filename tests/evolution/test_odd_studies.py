@@ -21,11 +21,6 @@ from genepool.evolution.store import StudyStore
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return evolve_world.build_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
 def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished run that bred models."""
     out = tmp_path_factory.mktemp("bred") / "run"

@@ -24,11 +24,6 @@ from genepool.evolution.store import Candidate
 GB = 10**9
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return evolve_world.build_world(tmp_path_factory.mktemp("world"))
-
-
 def sparse_checkpoint(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     """A checkpoint in bfloat16 of any size: a header, and a hole where the numbers would be."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

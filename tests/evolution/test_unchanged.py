@@ -22,11 +22,6 @@ from genepool.weights import TensorWeights, open_weights
 SEARCH = {"weight": {"low": 0.0, "high": 1.0}, "density": {"low": 0.1, "high": 1.0}}
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return evolve_world.build_world(tmp_path_factory.mktemp("world"))
-
-
 def sized_study(world: Path, name: str, strategy: dict[str, Any], **changes: Any) -> Path:
     data = {k: v for k, v in evolve_world.STUDY.items() if k != "parameters"}
     study = {**data, "method": "ties", "search": SEARCH, "strategy": strategy, "budget": {"evaluations": 18}, **changes}

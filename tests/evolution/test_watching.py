@@ -21,11 +21,6 @@ from genepool.evolution.watching import look
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return evolve_world.build_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
 def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
     run_study(world / "study.yaml", out, ledger=out.parent / "ledger.sqlite")

@@ -154,11 +154,12 @@ class Family:
         return tensors
 
     def _keep(self, name: str, tensors: dict[str, torch.Tensor]) -> Tensors:
-        import torch
         from safetensors.torch import save_file
 
+        from genepool.merging.kernels.reading import is_finite
+
         for key, value in tensors.items():
-            if not torch.isfinite(value).all():
+            if not is_finite(value):
                 learned, fix = ("", "") if self.learner is None else (" after learning", "Lower `learn.rate`")
                 raise InputError(f"{key} of the child holds NaN or infinity{learned}", fix=fix)
         path = self._path(name)

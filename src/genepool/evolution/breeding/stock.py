@@ -65,10 +65,10 @@ class Stock(ABC):
         Raises:
             FounderError: it holds NaN or infinity.
         """
-        import torch
+        from genepool.merging.kernels.reading import is_finite
 
         found = self._founder(name, tensor)
-        if not torch.isfinite(found).all():
+        if not is_finite(found):
             raise FounderError(
                 "holds NaN or infinity",
                 where=f"{self.founders[name].name}:{tensor}",
