@@ -1,41 +1,119 @@
-"""Outputs appear whole or not at all: write beside, fsync, rename.
+"""Outputs appear whole or not at all, and one process at a time writes to a path: lock, write beside, fsync, rename.
 
-The one place that publishes files and folders. `StagedFolder` also knows how to pick up the work of a process
-that was killed: a staging folder is kept on SIGKILL, and removed on errors and Ctrl-C.
+The one place that publishes files and folders. While `OUT` is being written, `.OUT.lock` beside it is locked by the
+operating system, which lets go when the process dies, and the work lies in `.OUT.partial`. Both are gone when a command
+has finished. SIGKILL runs no handler and leaves them; the next process takes the lock over and decides whether to go on
+with the work.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import BinaryIO
 
+from genepool import progress
 from genepool.errors import InputError
 
+# Long enough to outwait whoever only looks whether a path is locked, too short for anybody to notice.
+_PATIENCE = 0.3
+# A file is written in one go, so whoever else writes it is through in a moment.
+_FILE_PATIENCE = 30.0
+_POLL = 0.02
+# What file systems without locks say when they are asked for one.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+# linux/fs.h
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 
-def write_text(path: Path, text: str) -> None:
+
+# ---------------------------------------------------------------------- files
+
+
+def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
     """Writes `text` to `path` atomically: a reader sees the old file or the new one, never a part."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), overwrite=overwrite)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` atomically."""
+def write_bytes(path: Path, data: bytes, *, overwrite: bool = True) -> None:
+    """Writes `data` to `path` atomically; waits for another process that is writing there.
+
+    A device or a pipe, such as /dev/stdout, is written to, not replaced.
+
+    Raises:
+        InputError: something is there and `overwrite` is false, or it cannot be written.
+    """
+    path = destination(path)
+    if _is_special(path):
+        with reporting_full_disk(path), open(path, "wb") as special:
+            special.write(data)
+        return
+    with staged_file(path, overwrite=overwrite, patience=_FILE_PATIENCE) as file:
+        file.write(data)
+
+
+@contextmanager
+def staged_file(path: Path, *, overwrite: bool = False, patience: float = _PATIENCE) -> Iterator[BinaryIO]:
+    """A new file, open for writing and reading; published as `path` when the block ends well, removed when it raises.
+
+    Args:
+        path: where the file appears, whole.
+        overwrite: replace what is at `path`.
+        patience: seconds to wait for another process that is writing there.
+
+    Raises:
+        InputError: another process is writing there, `path` is taken, or the disk is full.
+    """
+    path = destination(path)
+    check_file(path, overwrite=overwrite)
+    with locked(path, patience=patience):
+        check_file(path, overwrite=overwrite)
+        partial = staging_path(path)
+        try:
+            with reporting_full_disk(path):
+                _remove(partial)
+                # Readable by whoever may read what this user makes; 0o666 is what `open` itself asks for.
+                handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+                with open(handle, "w+b") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(handle)
+                    _check_ours(partial, os.fstat(handle))
+                check_file(path, overwrite=overwrite)
+                os.replace(partial, path)
+                sync_folder(path.parent)
+        finally:
+            _remove(partial)
+
+
+def check_file(path: Path, *, overwrite: bool, pipes: bool = False) -> None:
+    """Refuses an output file that cannot be written.
+
+    Args:
+        path: where the output is to appear.
+        overwrite: whether the user said to replace what is there.
+        pipes: whether a device or a pipe will do, such as /dev/stdout; nothing is replaced there.
+
+    Raises:
+        InputError: something is there and `overwrite` is false, or it is no regular file.
+    """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with reporting_full_disk(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(beside, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if path.is_dir():
+        raise InputError("is a folder", where=path, fix="Name a file")
+    if _is_special(path):
+        if not pipes:
+            raise InputError("is a device or a pipe", where=path, fix="Name a file")
+    elif path.exists() and not overwrite:
+        raise InputError("the file exists", where=path, fix="Name another, or pass --overwrite")
 
 
 def sync_folder(folder: Path) -> None:
@@ -47,69 +125,293 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def staging_path(out: Path) -> Path:
-    """Where an output folder is built before it is published: `.OUT.partial` beside it."""
+# ---------------------------------------------------------------------- folders
+
+
+def destination(out: str | Path) -> Path:
+    """The absolute path that an output is published at: what a symbolic link at `out` points to is written, not it."""
     out = Path(os.path.abspath(out))
+    return Path(os.path.realpath(out)) if out.is_symlink() else out
+
+
+def staging_path(out: Path) -> Path:
+    """Where an output is built before it is published: `.OUT.partial` beside it."""
+    out = destination(out)
     return out.with_name(f".{out.name}.partial")
 
 
-def check_free(out: Path, *, overwrite: bool) -> None:
+def check_free(out: Path, *, overwrite: bool, replaced: bool = True) -> None:
     """Refuses an output path that already holds something, unless the user said to replace it.
 
+    Args:
+        out: where the output is to appear.
+        overwrite: whether the user said to replace what is there.
+        replaced: whether the folder is replaced as a whole; otherwise files are put into it.
+
     Raises:
-        InputError: `out` is a file, or a folder that is not empty, and `overwrite` is false.
+        InputError: `out` is a file, or a folder that is not empty, and `overwrite` is false; or the folder to replace
+            is one that nobody means: the working folder, the home folder, or one that holds them.
     """
     out = Path(out)
+    if _is_special(out):
+        raise InputError("is a device or a pipe", where=out, fix="Name a new folder")
     if out.is_file() and not overwrite:
         raise InputError("the output exists and is a file", where=out, fix="Name a new folder, or pass --overwrite")
-    if out.is_dir() and not overwrite and any(out.iterdir()):
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not overwrite:
         raise InputError("the output folder is not empty", where=out, fix="Name a new folder, or pass --overwrite")
+    for what, folder in (("the working folder", Path.cwd()), ("your home folder", Path("~").expanduser())):
+        if replaced and folder.resolve().is_relative_to(out.resolve()):
+            raise InputError(
+                f"--overwrite would remove {what} with everything in it", where=out, fix="Name a folder of its own"
+            )
 
 
 @contextmanager
-def staged_folder(out: Path, *, overwrite: bool = False, keep_existing: bool = False) -> Iterator[Path]:
+def staged_folder(
+    out: Path, *, overwrite: bool = False, keep: Callable[[Path], bool] | None = None, is_locked: bool = False
+) -> Iterator[Path]:
     """A folder to fill; published as `out` when the block ends well, removed when it raises.
 
     Args:
         out: where the folder appears, whole.
         overwrite: replace what is at `out`. The old folder stays in place until the new one is complete.
-        keep_existing: go on in a staging folder that a killed process left, instead of emptying it. The caller
-            must be able to tell which of its files are complete.
+        keep: asked about a staging folder that a killed process left, once nobody else can write there: whether to go
+            on in it instead of emptying it. The caller must be able to tell which of its files are complete.
+        is_locked: the caller has `out` locked already.
+
+    Raises:
+        InputError: another process is writing there, `out` is taken, or the disk is full.
     """
+    out = destination(out)
     check_free(out, overwrite=overwrite)
-    out = Path(os.path.abspath(out))
-    staging = staging_path(out)
-    if staging.exists() and not keep_existing:
-        shutil.rmtree(staging)
+    with nullcontext() if is_locked else locked(out):
+        check_free(out, overwrite=overwrite)
+        staging = staging_path(out)
+        try:
+            with reporting_full_disk(out):
+                _put_back(out)
+                if staging.is_symlink() or not (staging.is_dir() and keep is not None and keep(staging)):
+                    _remove(staging)
+                staging.mkdir(parents=True, exist_ok=True)
+                ours = os.stat(staging)
+                yield staging
+                _sync_tree(staging)
+                _check_ours(staging, ours)
+                check_free(out, overwrite=overwrite)
+                _publish(staging, out, overwrite)
+        except BaseException:
+            # Errors and Ctrl-C leave nothing behind; only a SIGKILL, which runs no handler, leaves work to resume.
+            with suppress(OSError):
+                _remove(staging)
+            raise
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if not path.is_symlink() and (path.is_file() or path.is_dir()):
+            sync_folder(path)
+    sync_folder(folder)
+
+
+def _publish(staging: Path, out: Path, overwrite: bool) -> None:
+    """Puts `staging` in the place of whatever is at `out`; a kill at any moment leaves one of the two there."""
+    if not overwrite or not os.path.lexists(out):
+        # Of what may be there, the system replaces an empty folder alone.
+        os.rename(staging, out)
+    elif _exchange(staging, out):
+        sync_folder(out.parent)
+        _remove(staging)
+    else:
+        replaced = _replaced(out)
+        _remove(replaced)
+        os.rename(out, replaced)
+        os.rename(staging, out)
+        sync_folder(out.parent)
+        _remove(replaced)
+    sync_folder(out.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two paths in one step; False where the system or the file system cannot."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    done: int = call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    return done == 0
+
+
+def _replaced(out: Path) -> Path:
+    return out.with_name(f".{out.name}.replaced.partial")
+
+
+def _put_back(out: Path) -> None:
+    """What a kill between two renames left aside comes back; what it left after them goes."""
+    replaced = _replaced(out)
+    if os.path.lexists(replaced) and not os.path.lexists(out):
+        os.rename(replaced, out)
+    _remove(replaced)
+
+
+def _check_ours(staged: Path, ours: os.stat_result) -> None:
+    """Only what this process wrote is published: somebody may have removed it and put something else there."""
+    try:
+        now = os.lstat(staged)
+    except FileNotFoundError:
+        now = None
+    if now is None or not os.path.samestat(now, ours):
+        raise InputError(
+            "something else removed or replaced it while it was written",
+            where=staged,
+            fix="Let nobody touch it, and run again",
+        )
+
+
+def _remove(path: Path) -> None:
+    """Whatever is at `path`, if anything."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether something is there that is neither a file nor a folder."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+# ---------------------------------------------------------------------- one writer at a time
+
+
+@contextmanager
+def locked(out: Path, *, patience: float | None = _PATIENCE, waiting: str = "") -> Iterator[None]:
+    """Nobody else who asks for it writes to `out` during the block; the lock dies with its process.
+
+    Folders above `out` are made, and removed again where they stay empty.
+
+    Args:
+        out: a file or folder, there or not.
+        patience: seconds to wait for another process; None waits as long as it takes.
+        waiting: what the progress bar says meanwhile.
+
+    Raises:
+        InputError: another process has the lock, or nothing can be written beside `out`.
+    """
+    out = destination(out)
+    made = [folder for folder in out.parents if not folder.exists()]
     try:
         with reporting_full_disk(out):
-            staging.mkdir(parents=True, exist_ok=True)
-            yield staging
-            _publish(staging, out)
-    except BaseException:
-        # Errors and Ctrl-C leave nothing behind; only a SIGKILL, which runs no handler, leaves work to resume.
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-
-
-def _publish(staging: Path, out: Path) -> None:
-    for path in sorted(staging.rglob("*")):
-        if path.is_file():
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            handle, path = _locked_file(out, patience, waiting)
+        try:
+            yield
+        finally:
+            if handle is not None:
+                # While it is still held: whoever opened it meanwhile notices that it is gone, and makes a new one.
+                with suppress(OSError):
+                    path.unlink()
                 os.close(handle)
-    sync_folder(staging)
-    replaced = out.with_name(f".{out.name}.replaced.partial")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if out.is_dir():
-        os.rename(out, replaced)
-    elif out.exists():
-        out.unlink()
-    os.rename(staging, out)
-    sync_folder(out.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def holder(out: Path) -> int | None:
+    """The process that is writing to `out`; None when none is, 0 when it does not say who it is."""
+    for path in _lock_paths(destination(out)):
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _written_pid(path)[0]
+        except OSError:
+            return None
+        finally:
+            os.close(handle)
+    return None
+
+
+def _lock_paths(out: Path) -> tuple[Path, Path]:
+    """Where the lock is; the second place is for folders like a mounted volume, beside which nothing can be made."""
+    return out.with_name(f".{out.name}.lock"), out / ".lock"
+
+
+def _locked_file(out: Path, patience: float | None, waiting: str) -> tuple[int | None, Path]:
+    """The lock's open file and its path; None where the file system has no locks."""
+    beside, inside = _lock_paths(out)
+    try:
+        return _waited_for(beside, out, patience, waiting), beside
+    except OSError as error:
+        if error.errno not in _FORBIDDEN or not out.is_dir():
+            raise
+        return _waited_for(inside, out, patience, waiting), inside
+
+
+def _waited_for(path: Path, out: Path, patience: float | None, waiting: str) -> int | None:
+    began = time.monotonic()
+    try:
+        if (handle := _taken(path)) is not None:
+            return handle
+        with progress.bar(waiting) if waiting else nullcontext():
+            while (handle := _taken(path)) is None:
+                if patience is not None and time.monotonic() - began >= patience:
+                    raise _busy(path, out)
+                time.sleep(_POLL)
+        return handle
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        with suppress(OSError):
+            path.unlink()
+        progress.say(f"{out.parent} has no file locks: let no other command write to {out.name} before this one ends")
+        return None
+
+
+def _taken(path: Path) -> int | None:
+    """The lock's open file, if it could be locked at once."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever had it may have removed it between the two lines above.
+        if os.path.samestat(os.fstat(handle), os.stat(path)):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+            return handle
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    return None
+
+
+def _busy(path: Path, out: Path) -> InputError:
+    pid, host = _written_pid(path)
+    who = "this process" if pid == os.getpid() else f"another process{f' (pid {pid}{host})' if pid else ''}"
+    return InputError(f"{who} is writing here", where=out, fix="Wait for it, or name another output")
+
+
+def _written_pid(path: Path) -> tuple[int, str]:
+    """The number of the process that holds a lock, and on which machine when it is another; 0 when it does not say."""
+    try:
+        with open(path, "rb") as file:
+            pid, _, host = file.read(300).decode(errors="replace").strip().partition(" ")
+    except OSError:
+        return 0, ""
+    if not (pid.isascii() and pid.isdecimal()) or len(pid) > 10:
+        return 0, ""
+    return int(pid), "" if host == socket.gethostname() or not host.isprintable() else f" on {host}"
 
 
 @contextmanager
@@ -128,12 +430,12 @@ def reporting_full_disk(where: Path) -> Iterator[None]:
             ) from error
         if error.errno == errno.EIO:
             raise InputError("the disk failed while it was written to", where=where, fix="Check the disk") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in _FORBIDDEN:
             raise InputError("cannot be written here", where=where, fix="Choose a folder you may write to") from error
         if error.errno in (errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTSUP):
             raise InputError(
                 f"nothing can be written here ({error.strerror})", where=where, fix="Name another path"
             ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            raise InputError("a file stands where a folder is needed", where=where, fix="Name another path") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EISDIR, errno.ENOTEMPTY):
+            raise InputError("something else is in the way", where=where, fix="Name another path") from error
         raise

@@ -21,6 +21,7 @@ import yaml
 from genepool.errors import InputError
 from genepool.evolution import load_study, run_study
 from genepool.evolution.opened import OpenedStudy
+from genepool.staging import locked
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def test_a_finished_study_says_so_and_a_larger_budget_goes_on(world: Path, tmp_p
     again = run_study(world / "study.yaml", steps)
     assert (again.resumed, again.best) == (True, first.best)
     changed = {path.name for path, stamp in before.items() if path.is_file() and path.stat().st_mtime_ns != stamp}
-    assert changed <= {"study.sqlite", "study.sqlite-wal", "study.sqlite-shm", ".lock"}
+    assert changed <= {"study.sqlite", "study.sqlite-wal", "study.sqlite-shm"}
     run_study(world / "study.yaml", steps, evaluations=37)
     run_study(world / "study.yaml", once, evaluations=37)
     assert history(steps) == history(once)
@@ -180,15 +181,9 @@ def test_a_moved_world_goes_on(world: Path, tmp_path: Path) -> None:
 
 
 def test_one_driver_at_a_time(world: Path, tmp_path: Path) -> None:
-    import fcntl
-
-    out = tmp_path / "run"
-    out.mkdir()
-    with open(out / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        (out / "study.sqlite").touch()
-        with pytest.raises(InputError, match="another process is running this study"):
-            run_study(world / "study.yaml", out)
+    with locked(tmp_path / "run"), pytest.raises(InputError, match="this process is writing here"):
+        run_study(world / "study.yaml", tmp_path / "run")
+    assert not any(path.name.startswith("run") for path in tmp_path.iterdir())
 
 
 def test_a_study_given_in_python(world: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from genepool.evolution import load_study, run_study
 from genepool.evolution.stopping import with_stops
 from genepool.evolution.study import Study
 from genepool.evolution.watching import look
+from genepool.staging import locked
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +48,8 @@ def test_a_look_says_what_the_history_says_and_changes_nothing(finished: Path, t
 
 
 def test_a_study_in_hand_is_said_to_run(finished: Path) -> None:
-    import fcntl
-
-    handle = os.open(finished / ".lock", os.O_RDWR)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with locked(finished):
         assert look(finished).running
-    finally:
-        os.close(handle)
     assert not look(finished).running
 
 

@@ -110,7 +110,7 @@ def test_a_budget_of_nothing_is_refused_and_writes_nothing(
         "--json",
     )
     assert json.loads(answer.out)["bytes"] <= 9000
-    with pytest.raises(InputError, match="the output exists"):
+    with pytest.raises(InputError, match="the file exists"):
         compress(open_changes(str(models[1]), open_weights(models[0])), tmp_path / "s.safetensors", 9000, {})
 
 

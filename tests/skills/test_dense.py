@@ -74,4 +74,4 @@ def test_extract_and_apply_from_the_command_line(
         torch.testing.assert_close(both.read(name), expected, atol=1e-6, rtol=1e-6)
     again = cli("skill", "extract", tuned, "--base", base, "--out", files[0])
     assert again.code == 2
-    assert "the output exists" in again.err
+    assert "the file exists" in again.err

@@ -190,7 +190,7 @@ def test_the_command_line_from_end_to_end(models: dict[str, Path], tmp_path: Pat
         assert json.loads(answer.out)["bytes"] == out.stat().st_size
         assert SkillFile(out).metadata["name"] == "Umkehrung/ß"
         again = cli("skill", command, skill, *settings, "--out", out)
-        assert (again.code, "the output exists" in again.err) == (2, True)
+        assert (again.code, "the file exists" in again.err) == (2, True)
     assert cli("skill", "sum", skill, tmp_path / "5.safetensors", "--out", tmp_path / "zero.safetensors").code == 0
     assert cli("skill", "apply", skill, tmp_path / "5.safetensors", "--base", base, "--out", tmp_path / "m").code == 0
     undone, start = open_weights(tmp_path / "m"), open_weights(base)

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from genepool.errors import InputError
-from genepool.staging import staging_path
+from genepool.staging import locked, staging_path
 from genepool.testbed import Testbed, build, builder
 from genepool.testbed.data import Lengths, split_of
-from genepool.testbed.folder import exclusive, hash_files
+from genepool.testbed.folder import hash_files
 from genepool.testbed.schedule import Phase, Schedule
 
 MINUTE = Schedule(
@@ -282,7 +282,7 @@ def test_waiting_ends_when_the_lock_is_given_back(tmp_path: Path) -> None:
     held = threading.Event()
 
     def other() -> None:
-        with exclusive(folder):
+        with locked(folder, patience=None):
             held.set()
             released.wait()
             order.append("other")
@@ -292,7 +292,7 @@ def test_waiting_ends_when_the_lock_is_given_back(tmp_path: Path) -> None:
     thread.start()
     held.wait()
     released.set()
-    with exclusive(folder):
+    with locked(folder, patience=None):
         order.append("this")
     thread.join()
     assert order == ["other", "this"]

@@ -103,7 +103,7 @@ def compare(
             facts |= {} if tasks is None else {"split": split}
             facts |= {"seed of the bootstrap": str(seed), "genepool": version("genepool")}
             for path in out:
-                write_comparison(compared, facts, path)
+                write_comparison(compared, facts, path, overwrite=overwrite)
     failed = [result for judged in results for result in judged if not result.passed]
     if json_output:
         told = [

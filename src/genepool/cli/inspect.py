@@ -58,13 +58,12 @@ def inspect(
     from genepool import progress
     from genepool.errors import CheckFailed, InputError
     from genepool.merging import inspect_models
+    from genepool.staging import check_file
 
     if all_ranks and not rank:
         raise InputError("--all-ranks and --no-rank contradict each other", fix="Give one of them")
-    if out is not None and out.is_dir():
-        raise InputError("is a folder", where=out, fix="Name a file, such as inspect.html")
-    if out is not None and out.exists() and not overwrite:
-        raise InputError("the file exists", where=out, fix="Name another, or pass --overwrite")
+    if out is not None:
+        check_file(out, overwrite=overwrite)
     ranks: Literal["sampled", "all", "none"] = "all" if all_ranks else "sampled" if rank else "none"
     found = inspect_models(models, base, ranks=ranks, allow_pickle=allow_pickle)
     if base is None and found.base is not None:
@@ -72,7 +71,7 @@ def inspect(
     if out is not None:
         from genepool.report import write_inspection
 
-        write_inspection(found, out)
+        write_inspection(found, out, overwrite=overwrite)
     if json_output:
         options.print_json({"page": str(out) if out else None, **found.as_dict()})
     else:

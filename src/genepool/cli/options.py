@@ -78,13 +78,11 @@ def check_page(path: Path, overwrite: bool) -> None:
         InputError: another ending, a folder, or a file that is there and is not to be replaced.
     """
     from genepool.errors import InputError
+    from genepool.staging import check_file
 
     if path.suffix not in (".html", ".md"):
         raise InputError("a page is an .html or .md file", where=path, fix=f"Name it {path.stem or 'page'}.html")
-    if path.is_dir():
-        raise InputError("is a folder", where=path, fix="Name a file, such as page.html")
-    if path.exists() and not overwrite:
-        raise InputError("the file exists", where=path, fix="Name another, or pass --overwrite")
+    check_file(path, overwrite=overwrite)
 
 
 def size_text(size: float) -> str:

@@ -65,7 +65,7 @@ def profile(
     facts = {"tasks": str(tasks), "split": split, "seed of the bootstrap": str(seed), "genepool": version("genepool")}
     facts |= {f"fingerprint of {one.model}": one.fingerprint for one in profiles}
     for path in out or []:
-        write_profile(profiles, facts, path)
+        write_profile(profiles, facts, path, overwrite=overwrite)
     if json_output:
         options.print_json(
             {"profiles": [one.as_json() for one in profiles], "pages": [str(path) for path in out or []]}

@@ -44,20 +44,15 @@ def report(
     """
     options.begin(quiet)
     from genepool import progress
-    from genepool.errors import InputError
 
     page = out if out is not None else study / "report.html"
-    if page.suffix not in (".html", ".md"):
-        raise InputError("a report is an .html or .md file", where=page, fix=f"Name it {page.stem or 'page'}.html")
-    if page.is_dir():
-        raise InputError("is a folder", where=page, fix="Name a file, such as page.html")
-    if out is not None and page.exists() and not overwrite:
-        raise InputError("the file exists", where=page, fix="Name another, or pass --overwrite")
+    overwrite = overwrite or out is None
+    options.check_page(page, overwrite)
     with progress.bar("reading the study"):
         from genepool.report import collect_study, write_report
 
         data = collect_study(study, beside=tuple(beside or ()), ledger=ledger)
-        write_report(data, page)
+        write_report(data, page, overwrite=overwrite)
     for notice in data.notices:
         progress.say(notice)
     if json_output:

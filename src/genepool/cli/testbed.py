@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,6 +60,7 @@ def build(
     from genepool import testbed
 
     names = None if skills is None else [name.strip() for name in skills.split(",") if name.strip()]
+    began = time.monotonic()
     built = testbed.build(folder, bed=bed, tiny=tiny, regime=regime, skills=names, seed=seed, overwrite=overwrite)
     if json_output:
         options.print_json(
@@ -74,7 +76,7 @@ def build(
         )
         return
     _print_scores(built.manifest["models"])
-    seconds = f"{built.manifest['seconds']:.0f} s, {built.manifest['cpu_seconds']:.0f} s of CPU"
+    seconds = f"{time.monotonic() - began:.0f} s"
     print(f"{built.folder}: {'already built, untouched' if built.cached else f'built in {seconds}'}")
 
 

@@ -5,12 +5,10 @@ Wires the study's rooms together and owns the study's folder: its lock, its reco
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -36,7 +34,6 @@ from genepool.schema import validate
 
 STUDY_FILE, HISTORY_FILE, REPORT_FILE = "study.yaml", "history.jsonl", "report.html"
 COLLECTION_FILE = "collection.jsonl"
-LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def run_study(
         study = forked(study, Path(fork), where)
     ledger = Path(ledger or default_path()).resolve()
     if not (out / STORE_FILE).is_file():
-        staging.check_free(out, overwrite=overwrite)
+        staging.check_free(out, overwrite=overwrite, replaced=False)
 
     with progress.bar("opening models and tasks"):
         entry = strategy_entry(study.strategy.name, where=f"{where}:strategy.name")
@@ -124,7 +121,9 @@ def run_study(
         Ledger(ledger).close()
         settings = {**study.settings(), "inputs": opened.inputs}
 
-    with _own(out):
+    with staging.locked(out):
+        with staging.reporting_full_disk(out):
+            out.mkdir(parents=True, exist_ok=True)
         if overwrite:
             _clear(out)
         with StudyStore(out / STORE_FILE) as store:
@@ -350,21 +349,3 @@ def _clear(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
     for folder in (WINNER_FOLDER, POPULATION_FOLDER):
         shutil.rmtree(out / folder, ignore_errors=True)
-
-
-@contextmanager
-def _own(out: Path) -> Iterator[None]:
-    """Makes sure that one process at a time drives the study in `out`; the lock dies with its process."""
-    with staging.reporting_full_disk(out):
-        out.mkdir(parents=True, exist_ok=True)
-        handle = os.open(out / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                "another process is running this study", where=out, fix="Wait for it, or name another --out"
-            ) from None
-        yield
-    finally:
-        os.close(handle)

@@ -6,9 +6,7 @@ will do. The command line's `top` shows it.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import sqlite3
 import statistics
 from dataclasses import dataclass
@@ -19,9 +17,10 @@ import numpy as np
 
 from genepool.errors import InputError
 from genepool.evolution.grounds import STORE_FILE
-from genepool.evolution.run import LOCK_FILE, STUDY_FILE
+from genepool.evolution.run import STUDY_FILE
 from genepool.evolution.study import Study, load_study
 from genepool.evolution.winner import BEST_FILE
+from genepool.staging import holder
 
 # The pace of late is that of the last so many candidates.
 _LATE = 50
@@ -156,7 +155,7 @@ def _snapshot(study: Study, rows: list[Any], diversity: list[Any], seconds: floa
     took = [row[6] for row in rows[-_LATE:] if row[6] > 0]
     return Snapshot(
         study=study,
-        running=_held(out / LOCK_FILE),
+        running=holder(out) is not None,
         finished=(out / BEST_FILE).is_file(),
         done=len(rows),
         failed=sum(row[2] is None for row in rows),
@@ -192,18 +191,3 @@ class _read_only:
 
     def __exit__(self, *_: object) -> None:
         self._db.close()
-
-
-def _held(lock: Path) -> bool:
-    """Whether a process holds the study's lock."""
-    try:
-        handle = os.open(lock, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False

@@ -67,9 +67,12 @@ def run_plan(
     refuse_own_input(plan, out)
     staging.check_free(out, overwrite=overwrite)
     run_key = _run_key(plan, shard_bytes)
-    keep = _journal_key(staging.staging_path(out)) == run_key
-    with staging.staged_folder(out, overwrite=overwrite, keep_existing=keep) as folder:
-        if keep:
+
+    def keep(left: Path) -> bool:
+        return _journal_key(left) == run_key
+
+    with staging.staged_folder(out, overwrite=overwrite, keep=keep) as folder:
+        if (folder / _JOURNAL).is_file():
             progress.say(f"going on with the merge that was stopped in {folder}")
         writer = ShardedWriter(folder, plan.infos, shard_bytes=shard_bytes)
         journal = _Journal(folder / _JOURNAL, run_key, writer)

@@ -86,10 +86,18 @@ def render_comparison(compared: Sequence[Compared], facts: Mapping[str, str]) ->
     )
 
 
-def write_comparison(compared: Sequence[Compared], facts: Mapping[str, str], path: str | Path) -> Path:
-    """Writes the comparison, whole or not at all: as Markdown when the name ends in .md, else as a page."""
+def write_comparison(
+    compared: Sequence[Compared], facts: Mapping[str, str], path: str | Path, *, overwrite: bool = True
+) -> Path:
+    """Writes the comparison, whole or not at all: as Markdown when the name ends in .md, else as a page.
+
+    Raises:
+        InputError: something is there and `overwrite` is false, or it cannot be written.
+    """
     path = Path(path)
-    write_text(path, (comparison_markdown if path.suffix == ".md" else render_comparison)(compared, facts))
+    write_text(
+        path, (comparison_markdown if path.suffix == ".md" else render_comparison)(compared, facts), overwrite=overwrite
+    )
     return path
 
 

@@ -85,9 +85,13 @@ def render_inspection(inspection: Inspection) -> str:
     )
 
 
-def write_inspection(inspection: Inspection, path: str | Path) -> Path:
-    """Writes the page, whole or not at all, and returns where it is."""
-    write_text(Path(path), render_inspection(inspection))
+def write_inspection(inspection: Inspection, path: str | Path, *, overwrite: bool = True) -> Path:
+    """Writes the page, whole or not at all, and returns where it is.
+
+    Raises:
+        InputError: something is there and `overwrite` is false, or it cannot be written.
+    """
+    write_text(Path(path), render_inspection(inspection), overwrite=overwrite)
     return Path(path)
 
 

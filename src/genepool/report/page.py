@@ -91,10 +91,14 @@ def render_report(data: ReportData) -> str:
     )
 
 
-def write_report(data: ReportData, path: str | Path) -> Path:
-    """Writes the page, whole or not at all, and returns where it is; as Markdown when the name ends in .md."""
+def write_report(data: ReportData, path: str | Path, *, overwrite: bool = True) -> Path:
+    """Writes the page, whole or not at all, and returns where it is; as Markdown when the name ends in .md.
+
+    Raises:
+        InputError: something is there and `overwrite` is false, or it cannot be written.
+    """
     path = Path(path)
-    write_text(path, (report_markdown if path.suffix == ".md" else render_report)(data))
+    write_text(path, (report_markdown if path.suffix == ".md" else render_report)(data), overwrite=overwrite)
     return path
 
 

@@ -60,10 +60,18 @@ def render_profile(profiles: Sequence[Profile], facts: Mapping[str, str]) -> str
     )
 
 
-def write_profile(profiles: Sequence[Profile], facts: Mapping[str, str], path: str | Path) -> Path:
-    """Writes the profiles, whole or not at all: as Markdown when the name ends in .md, else as a page."""
+def write_profile(
+    profiles: Sequence[Profile], facts: Mapping[str, str], path: str | Path, *, overwrite: bool = True
+) -> Path:
+    """Writes the profiles, whole or not at all: as Markdown when the name ends in .md, else as a page.
+
+    Raises:
+        InputError: something is there and `overwrite` is false, or it cannot be written.
+    """
     path = Path(path)
-    write_text(path, (profile_markdown if path.suffix == ".md" else render_profile)(profiles, facts))
+    write_text(
+        path, (profile_markdown if path.suffix == ".md" else render_profile)(profiles, facts), overwrite=overwrite
+    )
     return path
 
 

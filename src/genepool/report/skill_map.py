@@ -46,7 +46,9 @@ class Disc:
     note: str = ""
 
 
-def write_skill_map(discs: Sequence[Disc], path: str | Path, title: str, coloured_by: str) -> Path:
+def write_skill_map(
+    discs: Sequence[Disc], path: str | Path, title: str, coloured_by: str, *, overwrite: bool = True
+) -> Path:
     """Writes the map, whole or not at all, as .svg or .html, and returns where it is.
 
     Args:
@@ -54,15 +56,16 @@ def write_skill_map(discs: Sequence[Disc], path: str | Path, title: str, coloure
         path: the file; its ending decides.
         title: what the map is of.
         coloured_by: what the colours are ("base").
+        overwrite: replace what is there.
 
     Raises:
-        InputError: another ending.
+        InputError: another ending, something is there and `overwrite` is false, or it cannot be written.
     """
     path = Path(path)
     if path.suffix not in (".svg", ".html"):
         raise InputError("a map is an .svg or .html file", where=path, fix=f"Name it {path.stem}.html")
     picture = skill_map(discs, title, coloured_by)
-    write_text(path, f"{picture}\n" if path.suffix == ".svg" else _page(picture, title))
+    write_text(path, f"{picture}\n" if path.suffix == ".svg" else _page(picture, title), overwrite=overwrite)
     return path
 
 

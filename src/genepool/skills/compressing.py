@@ -23,8 +23,8 @@ from genepool.merging.memory import MemoryGate
 from genepool.skills.changes import Changes, encoded_change
 from genepool.skills.making import store
 from genepool.skills.writing import LEFT_OUT, Choice, Written
+from genepool.staging import check_file
 from genepool.threads import core_count, torch_threads
-from genepool.weights.appending import check_file
 from genepool.weights.encodings import Encoding, Entry, encodings
 from genepool.weights.encodings.groups import GROUP, dequantise, quantise
 from genepool.weights.encodings.singular import Singular

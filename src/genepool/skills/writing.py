@@ -16,8 +16,9 @@ from genepool.merging.kernels.reading import is_finite
 from genepool.merging.memory import MemoryGate
 from genepool.skills.changes import Changes, block_rows
 from genepool.skills.header import Header
+from genepool.staging import check_file
 from genepool.threads import core_count, torch_threads
-from genepool.weights.appending import AppendingWriter, appending, check_file
+from genepool.weights.appending import AppendingWriter, appending
 from genepool.weights.encodings import Encoded, Encoding, Entry, encodings
 from genepool.weights.encodings.encoding import in_memory
 from genepool.weights.skill_file import SAMPLE, part_name, sample

@@ -35,11 +35,9 @@ def export_outcomes(ledger: Ledger, out: Path, *, overwrite: bool = False) -> in
     Raises:
         InputError: the file exists and is not to be replaced, or cannot be written.
     """
-    staging.check_free(out, overwrite=overwrite)
-    if out.is_dir():
-        raise InputError("a folder", where=out, fix="Name a file that ends in .jsonl")
+    staging.check_file(out, overwrite=overwrite, pipes=True)
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in ledger.rows()]
-    staging.write_text(out, "".join(lines))
+    staging.write_text(out, "".join(lines), overwrite=overwrite)
     return len(lines)
 
 

@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from genepool import progress
 from genepool.errors import InputError, nearest
-from genepool.staging import reporting_full_disk, staged_folder, staging_path
+from genepool.staging import locked, reporting_full_disk, staged_folder
 from genepool.testbed import data
 from genepool.testbed import folder as layout
 from genepool.testbed.folder import Testbed
@@ -108,14 +107,18 @@ def build(
     out = Path(os.path.abspath(folder))
     if out.is_file():
         raise InputError("the output is a file", where=out, fix="Name a folder")
-    with reporting_full_disk(out), layout.exclusive(out):
+    with reporting_full_disk(out), locked(out, patience=None, waiting="waiting for another build of the same testbed"):
         finished = layout.find_finished(out, settings.digest(), overwrite=overwrite)
         if finished is not None:
             manifest = layout.settle_adapters(out, finished)
             return layout.describe(out, manifest, cached=True)
-        pieces = Pieces(staging_path(out), settings.digest())
-        with staged_folder(out, overwrite=overwrite, keep_existing=True) as staging:
-            manifest = settings.make(pieces, out)
+        digest = settings.digest()
+
+        def keep(left: Path) -> bool:
+            return Pieces.are_of(left, digest)
+
+        with staged_folder(out, overwrite=overwrite, keep=keep, is_locked=True) as staging:
+            manifest = settings.make(Pieces(staging, digest), out)
             layout.write_manifest(staging, manifest)
     return layout.describe(out, manifest, cached=False)
 
@@ -174,7 +177,6 @@ class _Build:
 
     def run(self) -> dict[str, Any]:
         """Makes all pieces and returns the manifest."""
-        started, cpu = time.monotonic(), time.process_time()
         phases = [self.schedule.base] + [self.schedule.full, self.schedule.lora] * len(self.skills)
         with progress.bar("building the testbed", sum(phase.steps for phase in phases), "steps") as bar:
             bar.note("task files")
@@ -192,10 +194,7 @@ class _Build:
                     job.result()
             finally:
                 self.stop.set()
-        manifest = self._manifest(self.pieces.collect(self._model_names()))
-        manifest["seconds"] = round(time.monotonic() - started, 1)
-        manifest["cpu_seconds"] = round(time.process_time() - cpu, 1)
-        return manifest
+        return self._manifest(self.pieces.collect(self._model_names()))
 
     def _model_names(self) -> list[str]:
         return ["base", *(f"{kind}/{name}" for kind in ("full", "lora") for name in self.settings.skills)]
@@ -221,10 +220,8 @@ class _Build:
             bar.advance(phase.steps)
             return self.training.load_base(target)
         model = self.training.new_base(self.schedule, self.settings.seed)
-        seconds = self._train(model, self.mixture.base_batch, phase, bar, self.pool)
-        self._publish(
-            "base", model, phase, seconds, lambda place: self.training.save_model(model, place, self.schedule)
-        )
+        self._train(model, self.mixture.base_batch, phase, bar, self.pool)
+        self._publish("base", model, phase, lambda place: self.training.save_model(model, place, self.schedule))
         return model
 
     def _specialist(self, kind: str, skill: Skill, base: Any, bar: progress.Bar) -> None:
@@ -238,7 +235,7 @@ class _Build:
         else:
             model = self.training.with_adapter(base, self.schedule, self.settings.seed, skill.name)
         batches = self.mixture.specialist_batches(skill.name, self.items[skill.name]["train"], phase.replay)
-        seconds = self._train(model, batches, phase, bar, None)
+        self._train(model, batches, phase, bar, None)
 
         def save(place: Path) -> None:
             if kind == "full":
@@ -246,28 +243,25 @@ class _Build:
             else:
                 self.training.save_adapter(model, place, self.out / "base")
 
-        self._publish(name, model, phase, seconds, save)
+        self._publish(name, model, phase, save)
 
     def _train(
         self, model: Any, batches: training.Batches, phase: Phase, bar: progress.Bar, pool: ThreadPoolExecutor | None
-    ) -> float:
-        started = time.monotonic()
-
+    ) -> None:
         def after_step() -> None:
             if self.stop.is_set():
                 raise _Stopped
             bar.advance()
 
         self.training.train(model, batches, phase, after_step=after_step, pool=pool)
-        return time.monotonic() - started
 
-    def _publish(self, name: str, model: Any, phase: Phase, seconds: float, save: Callable[[Path], None]) -> None:
+    def _publish(self, name: str, model: Any, phase: Phase, save: Callable[[Path], None]) -> None:
         """Scores the model and leaves it where it belongs."""
         scores = {
             task: round(self.training.exact_match(model, splits["test"][:_SCORED_ITEMS]), 4)
             for task, splits in self.items.items()
         }
-        record = {"steps": phase.steps, "seconds": round(seconds, 1), "scored_items": _SCORED_ITEMS, "scores": scores}
+        record = {"steps": phase.steps, "scored_items": _SCORED_ITEMS, "scores": scores}
         self.pieces.publish(name, record, save)
 
     def _manifest(self, models: dict[str, Any]) -> dict[str, Any]:

@@ -1,22 +1,16 @@
-"""What a testbed folder holds and whether it is whole: its layout, its manifest, and the lock that guards a build.
+"""What a testbed folder holds and whether it is whole: its layout and its manifest.
 
 Light: reads JSON and hashes files, never torch. `builder` publishes through it, and a second build returns from it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genepool import progress
 from genepool.errors import InputError
 from genepool.staging import write_text
 
@@ -176,35 +170,3 @@ def _base_of(adapter: Path) -> str:
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Writes manifest.json, whole."""
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Only one process at a time builds `folder`; others wait. The lock dies with its process."""
-    path = folder.with_name(f".{folder.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = _try_lock(path)
-    if handle is None:
-        with progress.bar("waiting for another build of the same testbed"):
-            while (handle := _try_lock(path)) is None:
-                time.sleep(0.1)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # while still held: a waiter notices that its file is gone and opens a new one
-        os.close(handle)
-
-
-def _try_lock(path: Path) -> int | None:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.exists() and os.path.samestat(os.fstat(handle), os.stat(path)):
-            return handle
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except BaseException:
-        os.close(handle)
-        raise
-    os.close(handle)
-    return None

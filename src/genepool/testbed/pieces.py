@@ -13,24 +13,28 @@ from typing import Any
 
 from genepool.staging import staged_folder, write_text
 
-_RECORDS = ".records"
+_RECORDS, _DIGEST = ".records", "digest"
 
 
 class Pieces:
     """What is finished in a staging folder.
 
     Args:
-        staging: the folder; whatever a killed build of other settings left in it is removed.
+        staging: the folder, empty or left by a killed build of the same settings.
         digest: the hash of the settings of this build.
     """
 
     def __init__(self, staging: Path, digest: str) -> None:
         self.staging = staging
         self._records = staging / _RECORDS
-        mark = self._records / "digest"
-        if not (mark.is_file() and mark.read_text() == digest):
-            shutil.rmtree(staging, ignore_errors=True)
-            write_text(mark, digest)
+        if not self.are_of(staging, digest):
+            write_text(self._records / _DIGEST, digest)
+
+    @staticmethod
+    def are_of(staging: Path, digest: str) -> bool:
+        """Whether the pieces in a folder are of these settings."""
+        mark = staging / _RECORDS / _DIGEST
+        return mark.is_file() and mark.read_text(errors="replace") == digest
 
     def finished(self, name: str) -> bool:
         """Whether the piece is there, whole."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import struct
 import threading
 from collections.abc import Iterator, Mapping
@@ -120,31 +119,5 @@ def appending(
     Raises:
         InputError: `path` is taken, or the disk is full.
     """
-    path = Path(os.path.abspath(path))
-    check_file(path, overwrite=overwrite)
-    folder = staging.staging_path(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        with staging.reporting_full_disk(path):
-            folder.mkdir(parents=True)
-            handle = os.open(folder / path.name, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                yield AppendingWriter(handle, names, metadata_bytes)
-            finally:
-                os.close(handle)
-            os.replace(folder / path.name, path)
-            staging.sync_folder(path.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def check_file(path: Path, *, overwrite: bool) -> None:
-    """Refuses an output file that cannot be written.
-
-    Raises:
-        InputError: something is there and `overwrite` is false, or it is a folder.
-    """
-    if path.is_dir():
-        raise InputError("the output is a folder", where=path, fix="Name a file ending in .safetensors")
-    if path.exists() and not overwrite:
-        raise InputError("the output exists", where=path, fix="Name a new file, or pass --overwrite")
+    with staging.staged_file(path, overwrite=overwrite) as file:
+        yield AppendingWriter(file.fileno(), names, metadata_bytes)

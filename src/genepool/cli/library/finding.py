@@ -101,10 +101,9 @@ def draw(
     from genepool.errors import InputError
     from genepool.report.skill_map import Disc, write_skill_map
     from genepool.skills.sketch import plane
+    from genepool.staging import check_file
 
-    if out.exists() and (out.is_dir() or not overwrite):
-        fix = "Name a file" if out.is_dir() else "Name another, or pass --overwrite"
-        raise InputError("is a folder" if out.is_dir() else "the file exists", where=out, fix=fix)
+    check_file(out, overwrite=overwrite)
     with open_library(library) as opened:
         sketches = dict(opened.catalogue.sketches())
         skills = [kept for kept in opened.catalogue.all() if kept.digest in sketches]
@@ -113,7 +112,8 @@ def draw(
         places = plane([sketches[kept.digest] for kept in skills]).tolist()
         discs = [Disc(kept.name, x, y, kept.bytes, _group(kept, by), _note(kept)) for kept, (x, y) in
                  zip(skills, places, strict=True)]  # fmt: skip
-        write_skill_map(discs, out, f"{len(skills):,} skills in {opened.folder.name or opened.folder}", by.value)
+        title = f"{len(skills):,} skills in {opened.folder.name or opened.folder}"
+        write_skill_map(discs, out, title, by.value, overwrite=overwrite)
     if json_output:
         options.print_json({"out": str(out), "skills": [{"name": d.name, "x": d.x, "y": d.y} for d in discs]})
     else:

@@ -10,7 +10,6 @@ import copy
 import hashlib
 import json
 import platform
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -106,7 +105,6 @@ class _Build:
 
     def run(self) -> dict[str, Any]:
         """Makes all pieces and returns the manifest."""
-        started, cpu = time.monotonic(), time.process_time()
         steps = self.schedule.base.steps + len(self.tasks) * self.schedule.full.steps
         with progress.bar("building the digits testbed", steps, "steps") as bar:
             bar.note("task files")
@@ -117,10 +115,7 @@ class _Build:
             for task in self.tasks:
                 batches = self.lessons.specialist_batches(task.name, self.schedule.full.replay)
                 self._trained(f"full/{task.name}", copy.deepcopy(base), batches, self.schedule.full, bar)
-        manifest = self._manifest(self.pieces.collect(["base", *(f"full/{task.name}" for task in self.tasks)]))
-        manifest["seconds"] = round(time.monotonic() - started, 1)
-        manifest["cpu_seconds"] = round(time.process_time() - cpu, 1)
-        return manifest
+        return self._manifest(self.pieces.collect(["base", *(f"full/{task.name}" for task in self.tasks)]))
 
     def _write_tasks(self) -> None:
         from genepool.testbed.digits.images import write_items
@@ -151,13 +146,9 @@ class _Build:
             model.load_state_dict(load_file(self.pieces.staging / name / "model.safetensors"))
             bar.advance(phase.steps)
             return model
-        started = time.monotonic()
         train(model, batches, phase, bar.advance)
-        seconds = round(time.monotonic() - started, 1)
         scores = {task.name: round(self._score(model, task.name), 4) for task in (*self.tasks, AS_IT_IS)}
-        record = {
-            "steps": phase.steps, "seconds": seconds, "scored_items": len(self.images["test"].digits), "scores": scores,
-        }  # fmt: skip
+        record = {"steps": phase.steps, "scored_items": len(self.images["test"].digits), "scores": scores}
 
         def save(place: Path) -> None:
             from safetensors.torch import save_file

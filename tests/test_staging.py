@@ -1,0 +1,253 @@
+"""Whole or not at all, and one writer at a time: what every output relies on."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from genepool import staging
+from genepool.errors import InputError
+
+# Holds the lock of argv[1], says so, and waits for a line.
+HOLDER = """
+import sys
+from pathlib import Path
+from genepool.staging import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def held_elsewhere(out: Path) -> Iterator[subprocess.Popen[str]]:
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    try:
+        yield other
+    finally:
+        other.kill()
+        other.communicate()
+
+
+def fill(out: Path, text: str, **options: bool) -> None:
+    with staging.staged_folder(out, **options) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "file").write_text(text)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_another_process_is_told_who_writes_and_loses_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with held_elsewhere(out) as other:
+        for write in (lambda: fill(out, "mine"), lambda: fill(out, "mine", overwrite=True)):
+            with pytest.raises(InputError, match=rf"another process \(pid {other.pid}\) is writing here") as caught:
+                write()
+            assert caught.value.where == str(out)
+        with pytest.raises(InputError, match="is writing here"), staging.staged_file(out):
+            pass
+        assert staging.holder(out) == other.pid
+        assert names(tmp_path) == [".out.lock"]
+    fill(out, "mine")
+    assert (out / "inner" / "file").read_text() == "mine"
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_killed_process_lets_go_of_its_lock(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with held_elsewhere(out) as other:
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+        assert names(tmp_path) == [".out.lock"]
+        assert staging.holder(out) is None
+        fill(out, "mine")
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_file_written_in_one_go_waits_for_the_other_writer(tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    with held_elsewhere(out) as other:
+        writer = threading.Thread(target=staging.write_text, args=(out, "mine"))
+        writer.start()
+        assert other.stdin is not None
+        other.stdin.write("\n")
+        other.stdin.flush()
+        writer.join()
+    assert out.read_text() == "mine"
+    assert names(tmp_path) == ["page.html"]
+
+
+def test_many_threads_leave_one_whole_file_and_nothing_else(tmp_path: Path) -> None:
+    texts = [str(i) * 100_000 for i in range(8)]
+    threads = [threading.Thread(target=staging.write_text, args=(tmp_path / "file", text)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "file").read_text() in texts
+    assert names(tmp_path) == ["file"]
+
+
+def test_what_appears_while_a_folder_is_filled_is_not_replaced_unasked(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="not empty"), staging.staged_folder(out) as folder:
+        (folder / "file").write_text("mine")
+        out.mkdir()
+        (out / "theirs").write_text("theirs")
+    assert (out / "theirs").read_text() == "theirs"
+    with pytest.raises(InputError, match="the file exists"), staging.staged_file(out / "file") as file:
+        (out / "file").write_text("theirs")
+        file.write(b"mine")
+    assert (out / "file").read_text() == "theirs"
+    assert names(tmp_path) == ["out"]
+
+
+def test_only_what_this_process_wrote_is_published(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="removed or replaced"), staging.staged_folder(out) as folder:
+        folder.rename(tmp_path / "taken")
+        folder.mkdir()
+        (folder / "file").write_text("theirs")
+    with pytest.raises(InputError, match="removed or replaced"), staging.staged_file(tmp_path / "file") as file:
+        file.write(b"mine")
+        staging.staging_path(tmp_path / "file").unlink()
+        staging.staging_path(tmp_path / "file").write_text("theirs")
+    assert names(tmp_path) == ["taken"]
+
+
+def test_an_error_leaves_the_old_output_and_no_empty_folders(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "old")
+    for out, options in ((tmp_path / "out", {"overwrite": True}), (tmp_path / "new" / "deep" / "out", {})):
+        with pytest.raises(ZeroDivisionError), staging.staged_folder(out, **options) as folder:
+            (folder / "file").write_text(str(1 // 0))
+    with pytest.raises(ZeroDivisionError), staging.staged_file(tmp_path / "new" / "file") as file:
+        file.write(bytes([1 // 0]))
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "inner" / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_an_output_is_replaced_by_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    if not can_exchange:
+        monkeypatch.setattr(staging, "_exchange", lambda one, other: False)
+    out = tmp_path / "out"
+    out.write_text("a file")
+    for text in ("first", "second"):
+        fill(out, text, overwrite=True)
+        assert (out / "inner" / "file").read_text() == text
+        assert names(tmp_path) == ["out"]
+
+
+def test_what_a_kill_between_two_renames_set_aside_comes_back(tmp_path: Path) -> None:
+    fill(tmp_path / ".out.replaced.partial", "old")
+    with pytest.raises(ZeroDivisionError), staging.staged_folder(tmp_path / "out", overwrite=True) as folder:
+        (folder / "file").write_text(str(1 // 0))
+    assert (tmp_path / "out" / "inner" / "file").read_text() == "old"
+    assert names(tmp_path) == ["out"]
+
+
+def test_whether_to_go_on_is_asked_once_nobody_else_can_write(tmp_path: Path) -> None:
+    left = staging.staging_path(tmp_path / "out")
+    asked = []
+
+    def keep(folder: Path) -> bool:
+        asked.append((folder, staging.holder(tmp_path / "out")))
+        return (folder / "mark").exists()
+
+    for mark, expected in (("other", ["new"]), ("mark", ["mark", "new"])):
+        left.mkdir()
+        (left / mark).touch()
+        with staging.staged_folder(tmp_path / "out", overwrite=True, keep=keep) as folder:
+            (folder / "new").touch()
+        assert names(tmp_path / "out") == expected
+    assert asked == [(left, os.getpid())] * 2
+
+
+def test_a_link_is_written_through_and_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    for name in ("folder", "file"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    fill(tmp_path / "folder", "text")
+    staging.write_text(tmp_path / "file", "text")
+    assert (tmp_path / "disk" / "folder" / "inner" / "file").read_text() == "text"
+    assert (tmp_path / "disk" / "file").read_text() == "text"
+    assert (tmp_path / "folder").is_symlink()
+    assert (tmp_path / "file").is_symlink()
+
+
+def test_a_link_in_the_place_of_work_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("precious")
+    staging.staging_path(tmp_path / "out").symlink_to(tmp_path / "precious")
+    fill(tmp_path / "out", "mine")
+    staging.staging_path(tmp_path / "page").symlink_to(tmp_path / "precious" / "file")
+    staging.write_text(tmp_path / "page", "mine")
+    assert (tmp_path / "precious" / "file").read_text() == "precious"
+    assert names(tmp_path) == ["out", "page", "precious"]
+
+
+def test_pipes_are_written_to_and_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    heard: list[bytes] = []
+    reader = threading.Thread(target=lambda: heard.append(pipe.read_bytes()))
+    reader.start()
+    staging.write_text(pipe, "text")
+    reader.join()
+    assert heard == [b"text"]
+    for write in (lambda: fill(pipe, "x", overwrite=True), lambda: staging.staged_file(pipe).__enter__()):
+        with pytest.raises(InputError, match="a device or a pipe"):
+            write()
+    assert pipe.is_fifo()
+
+
+def test_overwrite_never_takes_the_folder_one_works_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work" / "here")
+    for out in (Path(".."), tmp_path / "work", tmp_path):
+        with pytest.raises(InputError, match="the working folder"):
+            fill(out, "mine", overwrite=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home" / "me"))
+    (tmp_path / "home" / "me").mkdir(parents=True)
+    with pytest.raises(InputError, match="your home folder"):
+        fill(tmp_path / "home", "mine", overwrite=True)
+    assert names(tmp_path) == ["home", "work"]
+
+
+def test_a_file_system_without_locks_is_told_and_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    fill(tmp_path / "out", "mine")
+    assert "has no file locks" in capsys.readouterr().err
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_lock_file_that_says_nonsense_still_locks(tmp_path: Path) -> None:
+    out, lock = tmp_path / "out", tmp_path / ".out.lock"
+    with held_elsewhere(out):
+        lock.write_text("\x1b[31m 12 evil")
+        with pytest.raises(InputError, match="another process is writing here"):
+            fill(out, "mine")
+        assert staging.holder(out) == 0
