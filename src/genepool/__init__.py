@@ -60,6 +60,8 @@ def evaluate(
     models: Sequence[str | Path | Weights | LanguageModel],
     tasks: str | Path | Sequence[Task],
     ledger: str | Path | None = None,
+    *,
+    trusted: Sequence[str | Path] = (),
     **options: Any,
 ) -> OutcomeTable:
     """Asks models the examples of tasks; what the ledger knows is not asked again.
@@ -68,13 +70,15 @@ def evaluate(
         models: what to ask.
         tasks: tasks, or a folder or file of them.
         ledger: the ledger's file; `$GENEPOOL_LEDGER`, else `genepool.sqlite` here.
+        trusted: files of tasks that may run code: Python files, and lm-eval's own task files.
         options: of `genepool.tasks.evaluate` (split, limit, batch_size, keep_outputs, names, device).
     """
     from genepool.tasks import Ledger, load_tasks
     from genepool.tasks import evaluate as ask
 
     with Ledger(ledger) as book:
-        return ask(models, load_tasks(tasks) if isinstance(tasks, str | Path) else tasks, ledger=book, **options)
+        asked = load_tasks(tasks, trusted=trusted) if isinstance(tasks, str | Path) else tasks
+        return ask(models, asked, ledger=book, **options)
 
 
 def evolve(study: Study | str | Path, out: str | Path, **options: Any) -> StudyResult:

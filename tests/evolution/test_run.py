@@ -410,6 +410,10 @@ def test_a_method_of_ones_own_is_searched_in_every_process(
         assert answer.code == 0, answer.err
         runs.append((best(out), history(out)))
     assert runs[0] == runs[1]
+    monkeypatch.setattr(method, "_registry", {name: m for name, m in all_methods().items() if name != "pull"})
+    write = ("collection", tmp_path / "1", "--write", "winner", "--out", tmp_path / "model", "--quiet")
+    assert cli(*write).code == 2
+    assert cli(*write, "--plugin", plugin).code == 0
     plugin.write_text(OWN_METHOD + "\n# Another version.\n")
     answer = cli(*command[:-1], tmp_path / "2.sqlite", "--budget", 24, "--plugin", plugin)
     assert answer.code == 2

@@ -299,3 +299,18 @@ def test_the_randomised_factors_come_close_to_the_best_and_say_so(monkeypatch: p
     again, _ = spectral.low_rank(matrix, 8, seeding.torch_generator(0, "a"))
     assert torch.equal(factors.left, again.left)
     assert spectral.low_rank(matrix, 30, seeding.torch_generator(0, "a"))[1]
+
+
+def test_an_adapter_minds_the_device_and_the_largest_file(
+    family: Callable[..., Path], tmp_path: Path, cli: Callable[..., Answer]
+) -> None:
+    call = ("merge", family(), tmp_path / "out", "--as-lora", 2, "--quiet")
+    for flags, said in (
+        (("--device", "nonsense"), "--device: cannot compute on 'nonsense'"),
+        (("--out-shard-size", "1KB"), "Raise --out-shard-size, or lower the rank"),
+    ):
+        answer = cli(*call, *flags)
+        assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+        assert said in answer.err
+        assert not (tmp_path / "out").exists()
+    assert cli(*call, "--device", "cpu", "--out-shard-size", "1MB").code == 0

@@ -240,7 +240,7 @@ def test_a_split_stands_in_one_file(folder: Callable[..., Path]) -> None:
         load_tasks(tasks)
 
 
-def test_a_python_file_is_run_when_it_is_named(tmp_path: Path) -> None:
+def test_a_python_file_is_run_when_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
         "from genepool.tasks import callable_task\n"
@@ -248,13 +248,28 @@ def test_a_python_file_is_run_when_it_is_named(tmp_path: Path) -> None:
         "again = polite\n"
         "short = callable_task('short', lambda model, example: 0.0, [{'prompt': 'a', 'answer': 'b'}])\n"
     )
-    assert [task.name for task in load_tasks(path)] == ["polite", "short"]
-    assert [task.name for task in load_tasks(path, ["short"])] == ["short"]
+    assert [task.name for task in load_tasks(path, trusted=[path])] == ["polite", "short"]
+    assert [task.name for task in load_tasks(path, ["short"], trusted=[str(path)])] == ["short"]
+    monkeypatch.chdir(tmp_path)
+    assert len(load_tasks("mine.py", trusted=[path])) == len(load_tasks(path, trusted=["mine.py"])) == 2
     with pytest.raises(InputError, match="no tasks here"):
-        load_tasks(tmp_path)
+        load_tasks(tmp_path, trusted=[path])
     path.write_text("1 / 0")
     with pytest.raises(InputError, match="running it failed .ZeroDivisionError"):
-        load_tasks(path)
+        load_tasks(path, trusted=[path])
     path.write_text("x = 1")
     with pytest.raises(InputError, match="no tasks in this file"):
-        load_tasks(path)
+        load_tasks(path, trusted=[path])
+
+
+@pytest.mark.parametrize("named", ["evil.py", "lm-eval:evil.yaml", "lm-eval:gsm8k@2,evil.yml@1"])
+def test_code_that_nobody_trusts_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = named.removeprefix("lm-eval:").split(",")[-1].partition("@")[0]
+    (tmp_path / "other.py").touch()
+    for name in ("evil.py", "evil.yaml", "evil.yml"):
+        (tmp_path / name).write_text("open('ran', 'w')")
+    with pytest.raises(InputError, match=f"pass --trust-tasks {file}") as caught:
+        load_tasks(named, trusted=["other.py"])
+    assert caught.value.where == file
+    assert not (tmp_path / "ran").exists()

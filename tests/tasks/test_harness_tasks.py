@@ -173,7 +173,7 @@ def test_the_second_time_nothing_is_asked(model: LanguageModel, yaml: Callable[.
     file = yaml("choice", CHOICE)
     first = ask(model, lm_eval_tasks(str(file))[0], limit=5)
     again = ask(model, lm_eval_tasks(str(file))[0])
-    third = ask(model, load_tasks(f"lm-eval:{file}")[0])
+    third = ask(model, load_tasks(f"lm-eval:{file}", trusted=[file])[0])
     assert (first.evaluated, again.evaluated, third.evaluated) == (5, 7, 0)
     assert third.outcomes(model.name, "choice") == again.outcomes(model.name, "choice")
 
@@ -187,8 +187,12 @@ def test_other_data_or_shots_are_another_asking(yaml: Callable[..., Path]) -> No
 
 
 def test_command_line(cli: Callable[..., Any], model: LanguageModel, yaml: Callable[..., Path], tmp_path: Path) -> None:
-    notation = f"lm-eval:{yaml('choice', CHOICE)},{yaml('last', LAST_WORD)}@1"
-    answer = cli("evaluate", tmp_path / "m", "--tasks", notation, "--json")
+    files = yaml("choice", CHOICE), yaml("last", LAST_WORD)
+    notation = f"lm-eval:{files[0]},{files[1]}@1"
+    refused = cli("evaluate", tmp_path / "m", "--tasks", notation, "--trust-tasks", files[0])
+    assert (refused.code, f"pass --trust-tasks {files[1]}" in refused.err) == (2, True)
+    trusted = ("--trust-tasks", files[0], "--trust-tasks", files[1])
+    answer = cli("evaluate", tmp_path / "m", "--tasks", notation, *trusted, "--json")
     assert answer.code == 0
     assert "it/s" not in answer.err
     assert [row["task"] for row in json.loads(answer.out)["results"]] == ["choice", "last"]

@@ -70,3 +70,17 @@ def test_soup_refuses_an_occupied_folder_before_asking(tmp_path: Path, cli: Call
     missing = cli("soup", tmp_path / "none", "--tasks", tmp_path / "none", "--out", tmp_path / "new", "--quiet")
     assert (missing.code, missing.err.count("\n")) == (2, 1)
     assert not (tmp_path / "new").exists()
+
+
+def test_soup_opens_pickles_when_it_may(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    model = write_model(tmp_path / "m")
+    task = _task_of(model, tmp_path / "copying", cli)
+    pickled = write_model(tmp_path / "pickled", seed=5)
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    call = ("soup", model, pickled, "--tasks", task, "--out", tmp_path / "soup", "--quiet", "--json")
+    refused = cli(*call)
+    assert (refused.code, "--allow-pickle" in refused.err) == (2, True)
+    answer = cli(*call, "--allow-pickle")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["models"][0] == str(model)

@@ -25,6 +25,9 @@ def collection(
         int | None,
         typer.Option("--as-lora", metavar="RANK", help="Write a PEFT LoRA adapter of the base instead of a model."),
     ] = None,
+    plugin: options.PluginOption = None,
+    trust_tasks: options.TrustTasksOption = None,
+    allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -45,11 +48,14 @@ def collection(
     options.begin(quiet)
     from genepool.errors import InputError
     from genepool.evolution.collection import read_collection, write_candidate
+    from genepool.evolution.trust import Trust
 
+    options.load_plugins(plugin)
     if write is not None:
         if out is None:
             raise InputError("no place for the checkpoint", where="--out", fix="Name a folder")
-        verdict, adapter = write_candidate(study, write, out, rank=as_lora, overwrite=overwrite)
+        trust = Trust(allow_pickle, tuple(trust_tasks or ()))
+        verdict, adapter = write_candidate(study, write, out, rank=as_lora, overwrite=overwrite, trust=trust)
         if json_output:
             found = {"written": str(out), "name": write, "fitness": verdict.fitness, "valid": verdict.valid}
             if adapter is not None:

@@ -40,6 +40,7 @@ def compare(
     batch_size: Annotated[int, typer.Option(min=1, help="Examples per batch.")] = 128,
     outputs: Annotated[bool, typer.Option(help="Keep what models write, to show it and tell mistakes apart.")] = True,
     device: Annotated[str, typer.Option(help="Where the models compute, such as cpu or cuda.")] = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap.")] = 0,
     overwrite: options.OverwriteOption = False,
@@ -88,7 +89,11 @@ def compare(
                 "device": device,
             }
             table = evaluate(
-                [old, *new], load_tasks(tasks, task), keep_outputs=outputs, allow_pickle=allow_pickle, **asking
+                [old, *new],
+                load_tasks(tasks, task, trusted=trust_tasks or ()),
+                keep_outputs=outputs,
+                allow_pickle=allow_pickle,
+                **asking,
             )
             name, *others = table.models
             pairs = {other: table.pairs(name, other) for other in others}

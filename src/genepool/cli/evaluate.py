@@ -30,6 +30,7 @@ def evaluate(
         bool, typer.Option(help="Also keep what models write where the score needs no writing.")
     ] = False,
     device: Annotated[str, typer.Option(help="Where the model computes, such as cpu or cuda.")] = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of tasks that draw tokens.")] = None,
     race: Annotated[
@@ -71,7 +72,7 @@ def evaluate(
             "device": device,
             "allow_pickle": allow_pickle,
         }
-        asked = load_tasks(tasks, task)
+        asked = load_tasks(tasks, task, trusted=trust_tasks or ())
         if race:
             raced = race_models(models, asked, risk=risk, seed=seed or 0, **asking)
             table, dropped, evaluated = raced.table, raced.dropped, raced.asked

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genepool.cli import options
+
+if TYPE_CHECKING:
+    from genepool.evolution.trust import Trust
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +40,8 @@ def evolve(
         typer.Option("--fork", help="Folder of a run of this study before you changed it: begin from its best."),
     ] = None,
     plugin: options.PluginOption = None,
+    trust_tasks: options.TrustTasksOption = None,
+    allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -66,8 +71,10 @@ def evolve(
 
     from genepool.evolution.stopping import with_stops
     from genepool.evolution.study import load_study
+    from genepool.evolution.trust import Trust
 
     options.load_plugins(plugin)
+    trust = Trust(allow_pickle, tuple(trust_tasks or ()))
     wanted = with_stops(load_study(study), stop_when or [])
     result = run_study(
         wanted,
@@ -79,8 +86,9 @@ def evolve(
         overwrite=overwrite,
         fork=fork,
         where=str(study),
+        trust=trust,
     )
-    page = _report(result.out, renew=not result.resumed)
+    page = _report(result.out, trust, renew=not result.resumed)
     if json_output:
         options.print_json(
             {
@@ -95,14 +103,14 @@ def evolve(
         _print_table(result.best, result.winner, page)
 
 
-def _report(out: Path, *, renew: bool) -> Path:
+def _report(out: Path, trust: Trust, *, renew: bool) -> Path:
     page = out / "report.html"
     if renew or not page.is_file():
         from genepool import progress
         from genepool.report import collect_study, write_report
 
         with progress.bar("drawing the report"):
-            data = collect_study(out)
+            data = collect_study(out, trusted=trust.tasks)
             write_report(data, page)
         for notice in data.notices:
             progress.say(notice)

@@ -70,7 +70,9 @@ def merge(
     loaded = load_recipe(recipe)
     plan = plan_merge(loaded.model_copy(update=changes).located(loaded.where, loaded.folder), allow_pickle=allow_pickle)
     if as_lora is not None:
-        report = write_adapter(plan, out, as_lora, overwrite=overwrite, threads=threads, verify=verify)
+        report = write_adapter(
+            plan, out, as_lora, overwrite=overwrite, max_bytes=size, threads=threads, device=device, verify=verify
+        )
         if json_output:
             held = {"tensors": len(report.tensors), "bytes_written": report.nbytes, **report.summary()}
             options.print_json({"out": str(out), "method": plan.method.name, "verified": verify, **held})

@@ -23,6 +23,10 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Same seed, same answer 
 AllowPickleOption = Annotated[
     bool, typer.Option("--allow-pickle", help="Also open PyTorch's .bin and .pt files, tensors only (weights_only).")
 ]
+TrustTasksOption = Annotated[
+    list[Path] | None,
+    typer.Option("--trust-tasks", help="Task file that may run code, Python or lm-eval's. May be given several times."),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output path.")]
 
 PluginOption = Annotated[

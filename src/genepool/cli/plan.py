@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ def plan(
         bool, typer.Option("--all", help="Show every tensor, not one line per layer group.")
     ] = False,
     workers: Annotated[int, typer.Option("--workers", help="Of a study: processes that evaluate.", min=1)] = 1,
+    trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     plugin: options.PluginOption = None,
     json_output: options.JsonOption = False,
@@ -44,7 +46,7 @@ def plan(
 
     options.load_plugins(plugin)
     if _is_study(recipe):
-        _plan_study(recipe, workers, json_output)
+        _plan_study(recipe, workers, json_output, allow_pickle, trust_tasks or ())
         return
     shown = describe(plan_merge(load_recipe(recipe), allow_pickle=allow_pickle))
     if json_output:
@@ -86,14 +88,15 @@ def _is_study(path: Path) -> bool:
     return isinstance(data, dict) and "study" in data
 
 
-def _plan_study(path: Path, workers: int, json_output: bool) -> None:
+def _plan_study(path: Path, workers: int, json_output: bool, allow_pickle: bool, trust_tasks: Sequence[Path]) -> None:
     from genepool.evolution import load_study
     from genepool.evolution.opened import OpenedStudy
     from genepool.evolution.residence import asked_per_candidate, plan_residence
     from genepool.evolution.run import strategy_of
+    from genepool.evolution.trust import Trust
 
     study = load_study(path)
-    opened = OpenedStudy.open(study, str(path))
+    opened = OpenedStudy.open(study, str(path), trust=Trust(allow_pickle, tuple(trust_tasks)))
     population = len(strategy_of(opened).ask())
     residence = plan_residence(opened, workers)
     evaluations = study.budget.evaluations

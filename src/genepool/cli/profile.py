@@ -31,6 +31,7 @@ def profile(
     ledger: common.LedgerOption = None,
     limit: common.LimitOption = None,
     device: common.DeviceOption = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: common.SeedOption = 0,
     overwrite: options.OverwriteOption = False,
@@ -60,7 +61,7 @@ def profile(
     from genepool import measure, progress
     from genepool.report.profile_page import write_profile
 
-    table = common.ask(models, tasks, task, split, ledger, limit, device, allow_pickle)
+    table = common.ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
     profiles = [measure.profile(table, model, risk=risk, seed=seed) for model in table.models]
     facts = {"tasks": str(tasks), "split": split, "seed of the bootstrap": str(seed), "genepool": version("genepool")}
     facts |= {f"fingerprint of {one.model}": one.fingerprint for one in profiles}

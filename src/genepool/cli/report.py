@@ -25,6 +25,7 @@ def report(
     ledger: Annotated[
         Path | None, typer.Option("--ledger", help="Where outcomes are kept; the one the study recorded when absent.")
     ] = None,
+    trust_tasks: options.TrustTasksOption = None,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -51,7 +52,7 @@ def report(
     with progress.bar("reading the study"):
         from genepool.report import collect_study, write_report
 
-        data = collect_study(study, beside=tuple(beside or ()), ledger=ledger)
+        data = collect_study(study, beside=tuple(beside or ()), ledger=ledger, trusted=trust_tasks or ())
         write_report(data, page, overwrite=overwrite)
     for notice in data.notices:
         progress.say(notice)

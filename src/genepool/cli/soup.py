@@ -29,6 +29,8 @@ def soup(
     batch_size: Annotated[int, typer.Option(min=1, help="Examples per batch.")] = 128,
     device: Annotated[str, typer.Option(help="Where the model computes, such as cpu or cuda.")] = "cpu",
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of tasks that draw tokens.")] = None,
+    trust_tasks: options.TrustTasksOption = None,
+    allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -52,7 +54,7 @@ def soup(
         from genepool.tasks import Ledger, load_tasks
         from genepool.tasks import evaluate as ask
 
-    asked = load_tasks(tasks, task)
+    asked = load_tasks(tasks, task, trusted=trust_tasks or ())
     evaluated = 0
     with Ledger(ledger) as book:
 
@@ -72,7 +74,7 @@ def soup(
             evaluated += table.evaluated
             return sum(table.mean(table.models[0], name) for name in table.tasks) / len(table.tasks)
 
-        found = greedy_soup(models, score, base=base)
+        found = greedy_soup(models, score, base=base, allow_pickle=allow_pickle)
     run_plan(found.plan, out, overwrite=overwrite)
     kept = [step.model for step in found.steps if step.kept]
     if json_output:

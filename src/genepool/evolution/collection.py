@@ -13,6 +13,7 @@ from genepool.evolution.opened import OpenedStudy
 from genepool.evolution.run import COLLECTION_FILE, STUDY_FILE
 from genepool.evolution.store import Candidate, StudyStore, Verdict
 from genepool.evolution.study import load_study
+from genepool.evolution.trust import NOTHING, Trust
 from genepool.evolution.winner import BEST_FILE
 
 if TYPE_CHECKING:
@@ -63,7 +64,13 @@ def read_collection(out: str | Path) -> list[Gathered]:
 
 
 def write_candidate(
-    out: str | Path, name: str, folder: str | Path, *, rank: int | None = None, overwrite: bool = False
+    out: str | Path,
+    name: str,
+    folder: str | Path,
+    *,
+    rank: int | None = None,
+    overwrite: bool = False,
+    trust: Trust = NOTHING,
 ) -> tuple[Verdict, Written | None]:
     """Writes any candidate of a study, as a checkpoint or as a PEFT LoRA adapter of the base.
 
@@ -74,6 +81,7 @@ def write_candidate(
         rank: of the adapter; a model when None. What was bred of adapters keeps its factors, where they have no more
             directions.
         overwrite: replace what is there.
+        trust: pickles and code that the study may open.
 
     Returns:
         What the candidate was worth in the search (the winner as a finalist), and of an adapter what became of its
@@ -92,7 +100,7 @@ def write_candidate(
         raise InputError("not a study folder", where=out, fix="Name the folder that `genepool evolve --out` wrote")
     candidate, verdict = _winner(out) if name == "winner" else _candidate(out, name)
     staging.check_free(folder, overwrite=overwrite)
-    opened = OpenedStudy.open(load_study(out / STUDY_FILE), str(out / STUDY_FILE), out=out)
+    opened = OpenedStudy.open(load_study(out / STUDY_FILE), str(out / STUDY_FILE), out=out, trust=trust)
     lineage = f"{'The winner' if name == 'winner' else f'Candidate {name}'} of {out.resolve().name}."
     if rank is not None:
         return verdict, _write_adapter(opened, candidate, verdict, folder, rank, lineage, overwrite)

@@ -26,6 +26,7 @@ from genepool.evolution.singular import SingularGround
 from genepool.evolution.store import Candidate, Verdict
 from genepool.evolution.strategies import strategy_entry
 from genepool.evolution.study import Objective, Study
+from genepool.evolution.trust import NOTHING, Trust
 from genepool.threads import torch_threads
 from genepool.weights.tensor_info import dtype_code
 
@@ -63,6 +64,7 @@ class OpenedStudy:
         out: Path | None = None,
         resident: Collection[str] = (),
         sources: Mapping[str, Weights] | None = None,
+        trust: Trust = NOTHING,
     ) -> OpenedStudy:
         """Opens and checks everything a study names.
 
@@ -72,6 +74,7 @@ class OpenedStudy:
             out: the study's folder, where a run keeps what it bred.
             resident: names of the skills whose tensors are held in memory, and "base".
             sources: the base and skills by their model strings, where they are held already.
+            trust: what it may open.
 
         Raises:
             InputError: a model, a task, the method, a range or how they fit together is wrong.
@@ -79,11 +82,13 @@ class OpenedStudy:
         from genepool.weights import open_weights
 
         if sources is None:
-            base = open_weights(study.base)
-            skills = {skill.model: open_weights(skill.model, base=base) for skill in study.skills}
+            base = open_weights(study.base, allow_pickle=trust.pickles)
+            skills = {
+                skill.model: open_weights(skill.model, base=base, allow_pickle=trust.pickles) for skill in study.skills
+            }
         else:
             base, skills = sources[study.base], {skill.model: sources[skill.model] for skill in study.skills}
-        tasks = _chosen(study, where)
+        tasks = _chosen(study, where, trust)
         entry = strategy_entry(study.strategy.name, where=f"{where}:strategy.name")
         if entry.varies == "models":
             # Children are held in memory as they are; their founders are read where they lie.
@@ -102,7 +107,7 @@ class OpenedStudy:
             singular = SingularGround(base, skill.name, skills[skill.model], study.singular, dtype, where)
             return cls(study, where, {study.base: base, **skills}, singular, tasks)
         if sources is None:
-            sources = _held(study, base, skills, resident)
+            sources = _held(study, base, skills, resident, trust)
         merging = _merging(study, where, base, sources)
         return cls(study, where, merging.plan.sources, merging, tasks)
 
@@ -158,7 +163,9 @@ def _learner(study: Study, stock: Stock, tasks: Sequence[Task]) -> Learner | Non
     return Learner(stock, tasks, weights, study.learn, seed=study.seed, threads=study.threads, compute=study.compute)
 
 
-def _held(study: Study, base: Weights, skills: Mapping[str, Weights], resident: Collection[str]) -> dict[str, Weights]:
+def _held(
+    study: Study, base: Weights, skills: Mapping[str, Weights], resident: Collection[str], trust: Trust
+) -> dict[str, Weights]:
     """Base and skills by their model strings, as many in memory as asked for."""
     from genepool.weights import load_resident, open_weights, stack_changes
 
@@ -169,7 +176,10 @@ def _held(study: Study, base: Weights, skills: Mapping[str, Weights], resident: 
     sources: dict[str, Weights] = {study.base: held}
     for name, weights in skills.items():
         # What is streamed must be a change on the base that is held, or its deltas would not be exact.
-        sources[name] = load_resident(weights, base=(base, held)) if name in chosen else open_weights(name, base=held)
+        if name in chosen:
+            sources[name] = load_resident(weights, base=(base, held))
+        else:
+            sources[name] = open_weights(name, base=held, allow_pickle=trust.pickles)
     stack_changes([sources[skill.model] for skill in study.skills])
     return sources
 
@@ -190,11 +200,11 @@ def _digest(task: Task) -> str:
     return hashlib.sha256("\x1f".join([task.asking, *(e.key for e in task.examples("valid"))]).encode()).hexdigest()
 
 
-def _chosen(study: Study, where: str) -> list[Task]:
+def _chosen(study: Study, where: str, trust: Trust) -> list[Task]:
     """The study's tasks, with validation and test examples that are not the same ones."""
     from genepool.tasks import load_tasks
 
-    tasks = load_tasks(study.tasks.dir, study.tasks.names)
+    tasks = load_tasks(study.tasks.dir, study.tasks.names, trusted=trust.tasks)
     names = [task.name for task in tasks]
     for name in study.tasks.weights:
         if name not in names:
@@ -339,6 +349,7 @@ def build_evaluator(
     resident: Collection[str] | None = None,
     sources: Mapping[str, Weights] | None = None,
     book: Ledger | None = None,
+    trust: Trust = NOTHING,
 ) -> ModelEvaluator:
     """A worker's evaluator: models in memory, ledger open. Importable, so that a process pool can call it.
 
@@ -349,6 +360,7 @@ def build_evaluator(
         resident: as for `OpenedStudy.open`; all when None.
         sources: as for `OpenedStudy.open`.
         book: the ledger, where it is open already.
+        trust: what the study may open.
     """
     from genepool.merging import all_methods, load_plugin
     from genepool.tasks import LanguageModel, Ledger
@@ -357,6 +369,6 @@ def build_evaluator(
         load_plugin(plugin)
     with torch_threads(study.threads):
         held = ("base", *(skill.name for skill in study.skills)) if resident is None else resident
-        opened = OpenedStudy.open(study, where, out=out, resident=held, sources=sources)
+        opened = OpenedStudy.open(study, where, out=out, resident=held, sources=sources, trust=trust)
         model = LanguageModel.load(opened.ground.model(), dtype=study.compute)
     return ModelEvaluator(opened, model, book or Ledger(ledger))

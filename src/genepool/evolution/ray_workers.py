@@ -253,7 +253,15 @@ def telling_ledger(home: Home, path: Path) -> Ledger:
 
 
 def build_on_ray(
-    home: Home, *, study: Any, where: str, ledger: Path, plugin: Path | None, out: Path, resident: Sequence[str]
+    home: Home,
+    *,
+    study: Any,
+    where: str,
+    ledger: Path,
+    plugin: Path | None,
+    out: Path,
+    resident: Sequence[str],
+    trust: Any,
 ) -> Evaluate:
     """An actor's evaluator; the rest are the arguments of `build_evaluator`.
 
@@ -271,7 +279,7 @@ def build_on_ray(
         sources |= {name: shared_weights(parts, base) for name, parts in home.shared.items() if name != study.base}
     place = out if home.here else Path(tempfile.mkdtemp(prefix="genepool-"))
     book = telling_ledger(home, ledger)
-    evaluator = build_evaluator(study, where, ledger, plugin, place, resident, sources, book)
+    evaluator = build_evaluator(study, where, ledger, plugin, place, resident, sources, book, trust)
     ground = evaluator.ground
 
     def evaluate(candidate: Candidate) -> Verdict:

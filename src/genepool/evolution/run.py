@@ -28,6 +28,7 @@ from genepool.evolution.singular import SingularGround
 from genepool.evolution.store import Candidate, StudyStore
 from genepool.evolution.strategies import Breeder, Strategy, make_breeder, make_strategy, strategy_entry
 from genepool.evolution.study import Budget, Study, load_study
+from genepool.evolution.trust import NOTHING, Trust
 from genepool.evolution.winner import BEST_FILE, WINNER_FOLDER, crown
 from genepool.evolution.workers import InProcess, ProcessPool, Workers
 from genepool.schema import validate
@@ -72,6 +73,7 @@ def run_study(
     overwrite: bool = False,
     fork: str | Path | None = None,
     where: str = "",
+    trust: Trust = NOTHING,
 ) -> StudyResult:
     """Runs a study, or goes on with one that was stopped, killed, or given a larger budget.
 
@@ -86,6 +88,7 @@ def run_study(
         overwrite: start anew, removing what an earlier study left in `out`. Outcomes stay in the ledger.
         fork: folder of an earlier run of this study before it was changed: begin where that one got to.
         where: what errors call the study; its file when it is one.
+        trust: pickles and code that the study may open; none by default, whatever it names.
 
     Raises:
         InputError: something the study names is wrong, the study changed, or too many candidates failed.
@@ -111,7 +114,7 @@ def run_study(
 
     with progress.bar("opening models and tasks"):
         entry = strategy_entry(study.strategy.name, where=f"{where}:strategy.name")
-        opened = OpenedStudy.open(study, where, out=out)
+        opened = OpenedStudy.open(study, where, out=out, trust=trust)
         strategy = strategy_of(opened)
         thrift = _thrift(opened)
         residence = plan_residence(opened, count or os.cpu_count() or 1)
@@ -141,12 +144,12 @@ def run_study(
             staging.write_text(out / STUDY_FILE, _yaml(study))
             plugin = plugin_of(opened.ground.plan.method) if isinstance(opened.ground, MergeGround) else None
             held = () if residence.base == 0 else ("base", *residence.skills)
-            factory = partial(build_evaluator, study, where, ledger, plugin, out.resolve(), held)
+            factory = partial(build_evaluator, study, where, ledger, plugin, out.resolve(), held, trust=trust)
             # Only a process can be ended in the middle of an evaluation.
             alone = count == 1 and study.time_limit is None
             who: Workers
             if str(workers).startswith("ray"):
-                who = _on_ray(opened, str(workers), store, ledger, plugin, out, held)
+                who = _on_ray(opened, str(workers), store, ledger, plugin, out, held, trust)
             elif alone:
                 who = InProcess(factory, store)
             else:
@@ -251,6 +254,7 @@ def _on_ray(
     plugin: Path | None,
     out: Path,
     held: Sequence[str],
+    trust: Trust,
 ) -> Workers:
     """A pool on Ray; models that stay in memory go through its object store."""
     from genepool.evolution.grounds import BreedingGround
@@ -262,7 +266,7 @@ def _on_ray(
     shared = None
     if len(held) == 1 + len(study.skills):
         with progress.bar("sharing models"):
-            resident = OpenedStudy.open(study, opened.where, resident=held).sources
+            resident = OpenedStudy.open(study, opened.where, resident=held, trust=trust).sources
             base = resident[study.base]
             shared = {study.base: share(base)}
             shared |= {skill.model: share(resident[skill.model], base) for skill in study.skills}
@@ -271,7 +275,14 @@ def _on_ray(
         return ground.record(candidate)["pedigree"] if isinstance(ground, BreedingGround) else {}
 
     factory = partial(
-        build_on_ray, study=study, where=opened.where, ledger=ledger, plugin=plugin, out=out.resolve(), resident=held
+        build_on_ray,
+        study=study,
+        where=opened.where,
+        ledger=ledger,
+        plugin=plugin,
+        out=out.resolve(),
+        resident=held,
+        trust=trust,
     )
     return RayPool(
         factory,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool import progress, seeding, spectral, staging
+from genepool.devices import check_device
 from genepool.errors import CheckFailed, InputError
 from genepool.merging.adapter_forms import FACTORED, Form, adapter_config, adapter_form, module_kinds
 from genepool.merging.adapter_report import AdapterReport, HeldTensor, remark, report_files
@@ -47,6 +48,7 @@ def write_adapter(
     rank: int,
     *,
     overwrite: bool = False,
+    max_bytes: int | None = None,
     threads: int | None = None,
     device: str = "cpu",
     verify: bool = False,
@@ -61,6 +63,7 @@ def write_adapter(
         out: the folder; `.OUT.partial` beside it is used while working.
         rank: most directions a matrix's change is given.
         overwrite: replace what is at `out`.
+        max_bytes: largest file of weights; PEFT reads an adapter from one file, so a larger one is an error.
         threads: how many tensors are worked on at once; the processor's cores, at most 8, when None.
         device: where to compute.
         verify: read the result back and compare the hash of every tensor with what was computed.
@@ -69,12 +72,14 @@ def write_adapter(
         What the adapter holds and loses.
 
     Raises:
-        InputError: the rank is no rank, the merge is not a change of its base, or `out` is occupied.
+        InputError: the rank is no rank, the merge is not a change of its base, there is no such device, the adapter
+            would be larger than `max_bytes`, or `out` is occupied.
         CheckFailed: `verify` found a difference.
     """
     out = Path(out)
     if rank < 1:
         raise InputError(f"a rank of {rank}", where="--as-lora", fix="Give 1 or more")
+    check_device(device)
     base = _base(plan)
     refuse_own_input(plan, out)
     staging.check_free(out, overwrite=overwrite)
@@ -86,6 +91,7 @@ def write_adapter(
             writer = _AdapterWriter(exact, base, rank, device, spool)
             tensors = writer.run(threads or min(8, core_count()))
             config = _config(plan, base, tensors)
+            _check_size(out, spool, max_bytes)
             nbytes = _assemble(folder, spool, verify)
         report = AdapterReport(config["r"], tensors, nbytes)
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
@@ -270,6 +276,16 @@ class _Spool:
     def __exit__(self, *exception: object) -> None:
         self._file.close()
         self.path.unlink()
+
+
+def _check_size(out: Path, spool: _Spool, max_bytes: int | None) -> None:
+    size = sum(info.nbytes for info in spool.infos.values())
+    if max_bytes is not None and size > max_bytes:
+        raise InputError(
+            f"the adapter takes {size:,} bytes in one file, which is how PEFT reads it, and {max_bytes:,} are allowed",
+            where=out,
+            fix="Raise --out-shard-size, or lower the rank",
+        )
 
 
 def _assemble(folder: Path, spool: _Spool, verify: bool) -> int:

@@ -58,7 +58,11 @@ class Soup:
 
 
 def greedy_soup(
-    models: Sequence[str | Path | Weights], score: Score, *, base: str | Path | Weights | None = None
+    models: Sequence[str | Path | Weights],
+    score: Score,
+    *,
+    base: str | Path | Weights | None = None,
+    allow_pickle: bool = False,
 ) -> Soup:
     """Averages models as long as each next one makes the average better.
 
@@ -71,12 +75,13 @@ def greedy_soup(
             but the best with the soup so far.
         base: what they were fine-tuned from: adapters and skills among the models are opened on it, and the soup
             takes its config and tokenizer.
+        allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
 
     Raises:
         InputError: no models, two with one name, models that do not fit together, or a score that is no number.
     """
-    opened_base = _opened(base, None) if base is not None else None
-    opened = [_opened(model, opened_base) for model in models]
+    opened_base = _opened(base, None, allow_pickle) if base is not None else None
+    opened = [_opened(model, opened_base, allow_pickle) for model in models]
     names = [weights.name for weights in opened]
     if not names:
         raise InputError("a soup needs models", fix="Name at least one")
@@ -116,5 +121,5 @@ def greedy_soup(
     return Soup(average(kept), best, tuple(steps))
 
 
-def _opened(model: str | Path | Weights, base: Weights | None) -> Weights:
-    return model if isinstance(model, Weights) else open_weights(model, base=base)
+def _opened(model: str | Path | Weights, base: Weights | None, allow_pickle: bool) -> Weights:
+    return model if isinstance(model, Weights) else open_weights(model, base=base, allow_pickle=allow_pickle)

@@ -7,7 +7,7 @@ tasks' files through the report's own rooms; the command line and the demo call 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -70,6 +70,7 @@ def collect_study(
     title: str = "",
     summary: str = "",
     commands: Sequence[str] = (),
+    trusted: Collection[str | Path] = (),
 ) -> ReportData:
     """Everything a page shows about a study, finished or not.
 
@@ -84,13 +85,14 @@ def collect_study(
             these that the ledger holds for all static merges.
         title, summary: replace the words made from the study.
         commands: replace the command lines made from the study.
+        trusted: files of tasks that may run code; without it the page shows recorded means alone.
 
     Raises:
         InputError: a folder is no study, a file of it is damaged, or its tasks are gone.
     """
     study = open_study_folder(folder)
     others = [open_study_folder(path) for path in beside]
-    return _Collection(study, others, list(extra_models), _ledger(study, ledger), groups, best_merge).report(
+    return _Collection(study, others, list(extra_models), _ledger(study, ledger), groups, best_merge, trusted).report(
         title, summary, tuple(commands)
     )
 
@@ -106,6 +108,7 @@ class _Collection:
         ledger: Path,
         groups: Mapping[str, str] | None,
         best_merge: str,
+        trusted: Collection[str | Path],
     ) -> None:
         self.study, self.ledger, self._named_merge = study.study, ledger, best_merge
         self.folders = dict(zip(_search_names([study, *others]), [study, *others], strict=True))
@@ -116,7 +119,7 @@ class _Collection:
         if best_merge and best_merge not in self.extras:
             raise InputError(f"no extra model '{best_merge}'", where="best_merge", fix=nearest(best_merge, self.extras))
         self._troubles: list[str] = []
-        self.tasks = self._tasks()
+        self.tasks = self._tasks(trusted)
         self.origins = self._origins()
         self.kinds: dict[str, Kind] = {origin.name: origin.kind for origin in self.origins}
         prints = {origin.name: origin.fingerprint for origin in self.origins if origin.fingerprint}
@@ -363,9 +366,9 @@ class _Collection:
         home = f"{self.folders[self.subject].path.resolve().parent}{os.sep}"
         return "+".join(part.removeprefix(home) for part in model.split("+"))
 
-    def _tasks(self) -> list[Task]:
+    def _tasks(self, trusted: Collection[str | Path]) -> list[Task]:
         try:
-            found = recorded.study_tasks(self.study)
+            found = recorded.study_tasks(self.study, trusted)
         except InputError as error:
             self._troubles.append(f"The study's tasks cannot be read, so only recorded means are shown. {error}")
             return []

@@ -5,7 +5,7 @@ Uses tasks, measure and evolve; `collect` uses it. Nothing is evaluated here: wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,17 @@ from genepool.tasks import Example, Ledger, OutcomeTable, Task, load_tasks
 from genepool.tasks.table import Cell
 
 
-def study_tasks(study: Study) -> list[Task]:
+def study_tasks(study: Study, trusted: Collection[str | Path] = ()) -> list[Task]:
     """The tasks of a study, asked as the study asks them.
+
+    Args:
+        study: the study.
+        trusted: files of tasks that may run code.
 
     Raises:
         InputError: they are no longer where the study found them.
     """
-    tasks = load_tasks(study.tasks.dir, study.tasks.names)
+    tasks = load_tasks(study.tasks.dir, study.tasks.names, trusted=trusted)
     # Tasks that draw tokens take the study's seed, which is part of how the ledger knows them.
     return [
         Task(task.name, task.splits, task.settings.model_copy(update={"seed": study.seed}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,6 +105,8 @@ def by_task(
     cheap: bool = False,
     examples: int = 100,
     split: str = "train",
+    trusted: Collection[str | Path] = (),
+    allow_pickle: bool = False,
 ) -> tuple[list[Hit], Ranking]:
     """Skills by how much they would help a task, told from some of its examples.
 
@@ -116,6 +118,8 @@ def by_task(
         cheap: by the gradient of the base's loss alone; see `genepool.skills.transfer.rank_skills`.
         examples: how many are read.
         split: which, where the task has several.
+        trusted: files of tasks that may run code.
+        allow_pickle: also open a base in PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
 
     Returns:
         The skills with their scores, and the whole ranking.
@@ -128,10 +132,10 @@ def by_task(
     from genepool.tasks import load_tasks
     from genepool.weights import open_weights
 
-    found = load_tasks(path)
+    found = load_tasks(path, trusted=trusted)
     if len(found) != 1:
         raise InputError(f"{len(found)} tasks, where one is ranked by", where=path, fix="Name one of them")
-    opened = open_weights(base)
+    opened = open_weights(base, allow_pickle=allow_pickle)
     kept = {one.name: one for one in library.catalogue.all()}
     if not kept:
         raise InputError("no skills to rank", where=library.folder, fix="Add one with genepool library add")

@@ -125,14 +125,18 @@ def apply_skills(
     return run_plan(plan_merge(recipe.located("skill apply", None), sources), out, overwrite=overwrite)
 
 
-def model_of(changes: Changes, reference: str) -> LanguageModel:
+def model_of(changes: Changes, reference: str, *, allow_pickle: bool = False) -> LanguageModel:
     """The base with the changes, in memory, ready to be asked.
 
     Args:
         changes: opened on their base.
         reference: what they were opened by.
+        allow_pickle: also open pickled adapters.
     """
     assert changes.base is not None
-    opened = changes.tuned if isinstance(changes, Difference) else open_weights(reference, base=changes.base)
+    if isinstance(changes, Difference):
+        opened = changes.tuned
+    else:
+        opened = open_weights(reference, base=changes.base, allow_pickle=allow_pickle)
     with progress.bar(f"loading {changes.name}"):
         return LanguageModel.load(opened)

@@ -9,7 +9,7 @@ DIR/<task>/task.yaml                    see `TaskSettings`
 from __future__ import annotations
 
 import runpy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,28 +19,35 @@ from genepool.tasks.generated import Template, template_task
 from genepool.tasks.harness_tasks import PREFIX, tasks_named
 from genepool.tasks.reading import ENDINGS, read_examples
 from genepool.tasks.task import Task, TaskSettings
+from genepool.tasks.trusting import check_trusted
 
 SETTINGS_FILE, TEMPLATE_FILE = "task.yaml", "template.yaml"
 _SPLITS = ("train", "valid", "test")
 _Kind = TypeVar("_Kind")
 
 
-def load_tasks(path: str | Path, names: Sequence[str] | None = None) -> list[Task]:
+def load_tasks(
+    path: str | Path, names: Sequence[str] | None = None, *, trusted: Collection[str | Path] = ()
+) -> list[Task]:
     """Every task of a folder, by name; or the task, or tasks, of one file.
 
     Args:
         path: a folder of task folders, one task folder, a file of examples, or a Python file, which is run: every
-            `Task` among its names is taken. Python files are run only when they are named themselves. Or
-            "lm-eval:NAME", tasks of lm-evaluation-harness, see `lm_eval_tasks`.
+            `Task` among its names is taken. Or "lm-eval:NAME", tasks of lm-evaluation-harness, see `lm_eval_tasks`.
         names: only these, in this order.
+        trusted: files that may run code: Python files, and lm-eval's own task files. What names a file (a study) cannot
+            allow it; whoever calls this does.
 
     Raises:
-        InputError: nothing is there, a name is unknown, or a file is wrong; the file and line are named.
+        InputError: nothing is there, a name is unknown, a file is wrong, or one that runs code is not trusted; the file
+            and line are named.
     """
     if str(path).startswith(PREFIX):
-        return _chosen({task.name: task for task in tasks_named(str(path))}, names, Path(path))
+        found = tasks_named(str(path), trusted=trusted)
+        return _chosen({task.name: task for task in found}, names, Path(path))
     path = Path(path)
     if path.is_file() and path.suffix == ".py":
+        check_trusted(path, trusted, "is Python code, which runs to make its tasks")
         return _chosen({task.name: task for task in _python_tasks(path)}, names, path)
     if path.is_file():
         folders = {path.stem: path}

@@ -1,7 +1,7 @@
 """Tasks of lm-evaluation-harness, by name or YAML file: asked in memory, one outcome per example, the same ledger.
 
 lm-eval brings the documents, the prompts and the metrics; genepool asks and keeps. Needs the extra `eval`. A task's
-YAML may name Python functions beside it, so a file is used only when it is named itself.
+YAML may name Python functions beside it, so a file is used only when whoever asks trusts it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 from genepool.errors import InputError, nearest
 from genepool.tasks.ledger import Outcome
 from genepool.tasks.task import Example, Task
+from genepool.tasks.trusting import check_trusted
 
 if TYPE_CHECKING:
     from genepool.tasks.language_model import LanguageModel
 
 #: What `load_tasks` and `--tasks` know these tasks by: "lm-eval:arc_easy,hellaswag", "lm-eval:gsm8k@5", a YAML file.
 PREFIX = "lm-eval:"
+_YAML = (".yaml", ".yml")
 # What tasks are usually ranked by, the first that an example has; lm-eval 0.4.
 RANKED_BY = ("exact_match", "acc_norm", "acc", "contains", "f1", "em")
 # Percentages that lm-eval computes over a corpus; of one example they are computed as over a corpus of one.
@@ -71,11 +73,20 @@ def lm_eval_tasks(
     return [_LmEvalTask(label, task, chat_template, system, allow_unsafe_code).task() for label, task in loaded.items()]
 
 
-def tasks_named(notation: str) -> list[Task]:
-    """The tasks of "lm-eval:NAME[@SHOTS][,NAME...]"; see `lm_eval_tasks`."""
+def tasks_named(notation: str, *, trusted: Collection[str | Path] = ()) -> list[Task]:
+    """The tasks of "lm-eval:NAME[@SHOTS][,NAME...]"; see `lm_eval_tasks`.
+
+    Args:
+        notation: the names; lm-eval's own tasks, or YAML files.
+        trusted: the YAML files that may be used: their templates and `!function` entries run code.
+    """
     names = [name.strip() for name in notation.removeprefix(PREFIX).split(",") if name.strip()]
     if not names:
         raise InputError("no task is named", where=notation, fix="Write it like lm-eval:arc_easy or lm-eval:task.yaml")
+    for name in names:
+        file = Path(_shots(name, None)[0])
+        if file.suffix in _YAML and file.is_file():
+            check_trusted(file, trusted, "is a task file of lm-eval, which can run code")
     return lm_eval_tasks(names)
 
 
@@ -103,7 +114,7 @@ def _loaded(name: str) -> dict[str, Any]:
             where=PREFIX + name,
             fix="pip install 'genepool[eval]'",
         ) from None
-    file = Path(name) if Path(name).suffix in (".yaml", ".yml") else None
+    file = Path(name) if Path(name).suffix in _YAML else None
     if file is not None and not file.is_file():
         raise InputError("no such file", where=file, fix="Check the path")
     # Indexing the thousands of tasks that lm-eval brings takes seconds, and only a group needs it for a file.

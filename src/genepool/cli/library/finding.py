@@ -39,6 +39,8 @@ def search(
     examples: Annotated[int, typer.Option(min=2, help="With --task: how many examples are read.")] = 100,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
     library: LibraryOption = None,
+    trust_tasks: options.TrustTasksOption = None,
+    allow_pickle: options.AllowPickleOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -68,7 +70,16 @@ def search(
         if base is None:
             raise InputError("the examples are asked of a model", where="--base", fix="Name the base of the skills")
         with open_library(library) as opened:
-            hits, ranking = by_task(opened, task, base, limit, cheap=cheap, examples=examples)
+            hits, ranking = by_task(
+                opened,
+                task,
+                base,
+                limit,
+                cheap=cheap,
+                examples=examples,
+                trusted=trust_tasks or (),
+                allow_pickle=allow_pickle,
+            )
             _say_ranking(opened, hits, ranking, json_output)
         return
     with open_library(library) as opened:

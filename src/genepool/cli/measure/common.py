@@ -36,6 +36,7 @@ def ask(
     ledger: Path | None,
     limit: int | None,
     device: str,
+    trust_tasks: Sequence[Path] | None,
     allow_pickle: bool,
 ) -> OutcomeTable:
     """Every model on every task; what the ledger knows is not asked again."""
@@ -46,7 +47,7 @@ def ask(
     with Ledger(ledger) as book:
         return evaluate(
             models,
-            load_tasks(tasks, names),
+            load_tasks(tasks, names, trusted=trust_tasks or ()),
             split=split,
             ledger=book,
             limit=limit,

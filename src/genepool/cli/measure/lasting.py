@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ def continual(
     ledger: common.LedgerOption = None,
     limit: common.LimitOption = None,
     device: common.DeviceOption = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -39,7 +41,7 @@ def continual(
     from genepool.errors import InputError
 
     # Before anything is asked: a long evaluation must not end in a complaint about counts.
-    names = task or _names(tasks)
+    names = task or _names(tasks, trust_tasks)
     if len(names) != len(stages):
         raise InputError(
             f"{len(stages)} models for {len(names)} tasks",
@@ -47,7 +49,7 @@ def continual(
             fix="Name as many tasks as models, the i-th learned by the i-th",
         )
     models = [*stages, *([untrained] if untrained is not None else [])]
-    table = common.ask(models, tasks, names, split, ledger, limit, device, allow_pickle)
+    table = common.ask(models, tasks, names, split, ledger, limit, device, trust_tasks, allow_pickle)
     rows = [[table.mean(model, name) for name in table.tasks] for model in table.models]
     before = rows[len(stages)] if untrained is not None else None
     found = measure.continual_accuracy(rows[: len(stages)], before)
@@ -72,10 +74,10 @@ def continual(
     )
 
 
-def _names(tasks: Path) -> list[str]:
+def _names(tasks: Path, trust_tasks: Sequence[Path] | None) -> list[str]:
     from genepool.tasks import load_tasks
 
-    return [one.name for one in load_tasks(tasks)]
+    return [one.name for one in load_tasks(tasks, trusted=trust_tasks or ())]
 
 
 def lifelong(

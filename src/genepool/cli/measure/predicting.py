@@ -77,6 +77,7 @@ def passes(
     ledger: common.LedgerOption = None,
     limit: common.LimitOption = None,
     device: common.DeviceOption = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -104,7 +105,7 @@ def passes(
         from genepool.tasks import LanguageModel, Ledger, load_tasks
         from genepool.weights import open_weights
 
-        found = load_tasks(tasks, task)
+        found = load_tasks(tasks, task, trusted=trust_tasks or ())
         loaded = LanguageModel.load(open_weights(model, allow_pickle=allow_pickle), device=device)
     told = []
     with Ledger(ledger) as book:
@@ -138,6 +139,7 @@ def jump(
     ledger: common.LedgerOption = None,
     limit: common.LimitOption = None,
     device: common.DeviceOption = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: common.SeedOption = 0,
     json_output: options.JsonOption = False,
@@ -154,7 +156,7 @@ def jump(
     options.begin(quiet)
     from genepool.measure.prediction import metric_choice
 
-    table = common.ask(models, tasks, task, split, ledger, limit, device, allow_pickle)
+    table = common.ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
     found = [metric_choice(table, name, seed=seed) for name in table.tasks]
     if json_output:
         options.print_json({"tasks": [one.as_json() for one in found]})

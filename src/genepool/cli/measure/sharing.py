@@ -22,6 +22,7 @@ def transfer(
     ledger: common.LedgerOption = None,
     limit: common.LimitOption = None,
     device: common.DeviceOption = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: common.SeedOption = 0,
     json_output: options.JsonOption = False,
@@ -38,7 +39,7 @@ def transfer(
     options.begin(quiet)
     from genepool import measure, progress
 
-    table = common.ask([base, *models], tasks, task, split, ledger, limit, device, allow_pickle)
+    table = common.ask([base, *models], tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
     own = common.pairs_of(trained, "--trained")
     matrix = measure.transfer_matrix(table, table.models[0], own, seed=seed)
     if json_output:
@@ -66,6 +67,7 @@ def knowledge(
     ledger: common.LedgerOption = None,
     limit: common.LimitOption = None,
     device: common.DeviceOption = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: common.SeedOption = 0,
     json_output: options.JsonOption = False,
@@ -84,7 +86,7 @@ def knowledge(
     options.begin(quiet)
     from genepool import measure
 
-    table = common.ask(models, tasks, task, split, ledger, limit, device, allow_pickle)
+    table = common.ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
     found = measure.complementary_knowledge(table, seed=seed)
     if json_output:
         pairs = [
@@ -113,6 +115,7 @@ def mix(
     ledger: common.LedgerOption = None,
     limit: common.LimitOption = None,
     device: common.DeviceOption = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: common.SeedOption = 0,
     json_output: options.JsonOption = False,
@@ -133,7 +136,7 @@ def mix(
     from genepool import measure
     from genepool.errors import InputError
 
-    table = common.ask(models, tasks, task, split, ledger, limit, device, allow_pickle)
+    table = common.ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
     skills = [example.tags for name in table.tasks for example in table.examples(name)]
     if not any(skills):
         raise InputError("no example has tags", where=tasks, fix="Tag examples with the skills they need")
@@ -182,6 +185,7 @@ def consistency(
     ledger: common.LedgerOption = None,
     limit: common.LimitOption = None,
     device: common.DeviceOption = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: common.SeedOption = 0,
     json_output: options.JsonOption = False,
@@ -198,7 +202,7 @@ def consistency(
     options.begin(quiet)
     from genepool import measure
 
-    table = common.ask(models, tasks, task, split, ledger, limit, device, allow_pickle)
+    table = common.ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
     found = {model: measure.consistency_of(table, model, seed=seed) for model in table.models}
     if json_output:
         options.print_json({"models": [{"model": model, **one.as_json()} for model, one in found.items()]})

@@ -116,6 +116,7 @@ def compress(
         typer.Option(help="Tasks whose examples tell which columns count; the base is run on them. Needs --base."),
     ] = None,
     limit: Annotated[int, typer.Option(help="Examples of each task for --calibrate.")] = 128,
+    trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
@@ -144,7 +145,8 @@ def compress(
 
         if changes.base is None:
             raise InputError("calibrating runs the base with the skill", where="--base", fix="Name the base")
-        energies = input_energies(model_of(changes, skill), load_tasks(calibrate), limit=limit)
+        asked = load_tasks(calibrate, trusted=trust_tasks or ())
+        energies = input_energies(model_of(changes, skill, allow_pickle=allow_pickle), asked, limit=limit)
         settings |= {"calibrate": str(calibrate), "limit": limit}
     say(write_packed(changes, out, nbytes, settings, energies, overwrite=overwrite), changes, json_output)
 
@@ -160,6 +162,7 @@ def localise(
     split: Annotated[str, typer.Option(help="Which examples.")] = "valid",
     limit: Annotated[int, typer.Option(help="How many of them.")] = 256,
     dtype: DtypeOption = None,
+    trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
@@ -182,7 +185,7 @@ def localise(
 
     changes = open_skill(skill, base, allow_pickle)
     assert changes.base is not None
-    found = load_tasks(tasks)
+    found = load_tasks(tasks, trusted=trust_tasks or ())
     if len(found) != 1:
         raise InputError(f"{len(found)} tasks, where one is localised", where=tasks, fix="Name one of them")
     if steps < 1 or limit < 1:
