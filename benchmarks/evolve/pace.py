@@ -26,8 +26,8 @@ from benchmarks.evolve.world import CACHE, World, world
 from benchmarks.measuring import measure, tell
 from benchmarks.merge import peer
 from genepool import progress
+from genepool.evolution.candidates import Candidate
 from genepool.evolution.opened import OpenedStudy
-from genepool.evolution.store import Candidate
 from genepool.evolution.study import Study
 from genepool.seeding import numpy_generator
 

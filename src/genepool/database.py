@@ -23,6 +23,12 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+def distrust(connection: sqlite3.Connection) -> None:
+    """A database file is data: no function is called because its schema says so, and damaged pages are noticed."""
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+
+
 def disk_is_full(path: Path, error: Exception) -> bool:
     """Whether `error`, met while using the database at `path`, means that no space is left."""
     if "full" in str(error):

@@ -6,7 +6,9 @@ and always with the nearest valid one.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +25,9 @@ class Strict(BaseModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# Far beyond what anybody writes: the largest recipes hold some thousand.
+_MOST_VALUES = 1_000_000
 
 # pydantic speaks of Python's types; people write YAML.
 _WORDS = (
@@ -69,7 +74,7 @@ def read_documents(path: Path) -> list[Any]:
         InputError: it cannot be read, is not YAML, or is empty.
     """
     try:
-        documents = list(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")))
+        documents = list(_documents(Path(path).read_text(encoding="utf-8"), path))
     except FileNotFoundError:
         raise InputError("no such file", where=path, fix="Check the path") from None
     except IsADirectoryError:
@@ -81,12 +86,38 @@ def read_documents(path: Path) -> list[Any]:
         line = f":{mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "it cannot be parsed"
         raise InputError(f"not valid YAML ({problem})", where=f"{path}{line}", fix="Check the line") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot be read ({error})", where=path, fix="Check the file") from None
     documents = [document for document in documents if document is not None]
     if not documents:
         raise InputError("the file is empty", where=path, fix="Write a recipe or study into it")
     return documents
+
+
+def _documents(text: str, path: Path) -> Iterator[Any]:
+    loader = yaml.SafeLoader(text)
+    try:
+        while loader.check_node():
+            node: Any = loader.get_node()
+            # Asked before anything is built of it: merge keys are written out on the way.
+            if _expanded(node, {}) > _MOST_VALUES:
+                what = f"holds more than {_MOST_VALUES:,} values once its aliases are written out"
+                raise InputError(what, where=path, fix="Write it shorter")
+            yield loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _expanded(node: yaml.Node, known: dict[int, float]) -> float:
+    """Values in a document with every alias written out: a few lines of aliases of aliases can mean billions."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        # An alias of what it stands in never ends.
+        known[id(node)] = math.inf
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _first_problem(model: type[BaseModel], error: ValidationError, where: str | Path) -> InputError:

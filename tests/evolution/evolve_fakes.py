@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from genepool import progress, staging
+from genepool.evolution.candidates import Candidate, Verdict
 from genepool.evolution.loop import Finalist, Search
-from genepool.evolution.store import Candidate, StudyStore, Verdict
+from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import make_strategy
 from genepool.evolution.study import Budget
 from genepool.evolution.workers import Evaluate, InProcess, ProcessPool, Workers

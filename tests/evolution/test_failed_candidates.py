@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genepool.evolution.candidates import Candidate, Verdict
 from genepool.evolution.door import Birth, Breeder, Door, Evidence
 from genepool.evolution.loop import Search
-from genepool.evolution.store import Candidate, StudyStore, Verdict
+from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import make_breeder, make_strategy, strategies
 from genepool.evolution.study import Budget
 from genepool.evolution.workers import InProcess

@@ -17,8 +17,9 @@ import yaml
 
 from genepool.errors import InputError
 from genepool.evolution import run_study
+from genepool.evolution.candidates import Verdict
 from genepool.evolution.ray_workers import Home, RayPool, connect
-from genepool.evolution.store import StudyStore, Verdict
+from genepool.evolution.store import StudyStore
 from genepool.evolution.study import Budget
 from genepool.evolution.workers import Evaluate, InProcess
 

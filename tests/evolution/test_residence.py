@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from genepool.cli.main import run as command
 from genepool.errors import InputError
 from genepool.evolution import load_study
+from genepool.evolution.candidates import Candidate
 from genepool.evolution.opened import OpenedStudy, build_evaluator
 from genepool.evolution.residence import asked_per_candidate, free_memory, plan_residence
-from genepool.evolution.store import Candidate
 
 GB = 10**9
 

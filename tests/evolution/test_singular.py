@@ -12,8 +12,8 @@ import yaml
 
 from genepool.errors import InputError
 from genepool.evolution import run_study
+from genepool.evolution.candidates import Candidate
 from genepool.evolution.singular import SingularGround
-from genepool.evolution.store import Candidate
 from genepool.evolution.study import Singular
 from genepool.weights import Weights, open_weights
 

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genepool.evolution.candidates import Candidate, Verdict
 from genepool.evolution.loop import Search
-from genepool.evolution.store import Candidate, StudyStore, Verdict
+from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import make_breeder, make_strategy, strategies
 from genepool.evolution.study import Budget, Study
 from genepool.evolution.workers import ProcessPool, Workers

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from genepool.errors import InputError
-from genepool.evolution.store import StudyStore, Verdict, differences
+from genepool.evolution.candidates import Verdict
+from genepool.evolution.store import StudyStore, differences
 
 XS = [np.array(x).tobytes() for x in ([0.1, 1 / 3], [0.25, 0.7])]
 GENOMES = [{"a": 0.1, "b": 0.333333}, {"a": 0.25, "b": 0.7}]

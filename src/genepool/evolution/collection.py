@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
+from genepool.evolution.candidates import Candidate, Verdict
 from genepool.evolution.grounds import STORE_FILE
 from genepool.evolution.opened import OpenedStudy
-from genepool.evolution.run import COLLECTION_FILE, STUDY_FILE
-from genepool.evolution.store import Candidate, StudyStore, Verdict
+from genepool.evolution.records import BEST_FILE, COLLECTION_FILE, read_best, read_members
+from genepool.evolution.run import STUDY_FILE
+from genepool.evolution.store import StudyStore
 from genepool.evolution.study import load_study
 from genepool.evolution.trust import NOTHING, Trust
-from genepool.evolution.winner import BEST_FILE
 
 if TYPE_CHECKING:
     from genepool.skills.writing import Written
@@ -48,19 +48,7 @@ def read_collection(out: str | Path) -> list[Gathered]:
         raise InputError("not a study folder", where=out, fix="Name the folder that `genepool evolve --out` wrote")
     if not path.is_file():
         raise InputError("nothing gathered yet", where=out, fix="Let `genepool evolve` finish the study first")
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [
-            Gathered(
-                str(row["name"]),
-                str(row["group"]),
-                {str(name): float(score) for name, score in row["scores"].items()},
-                str(row.get("quality", "")),
-            )
-            for row in rows
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"damaged ({error})", where=path, fix="Run `genepool evolve` on the study again") from None
+    return [Gathered(row["name"], row["group"], row["scores"], row.get("quality", "")) for row in read_members(path)]
 
 
 def write_candidate(
@@ -126,9 +114,9 @@ def _winner(out: Path) -> tuple[Candidate, Verdict]:
     path = out / BEST_FILE
     if not path.is_file():
         raise InputError("no winner yet", where=out, fix="Let `genepool evolve` finish the study first")
-    best = json.loads(path.read_text(encoding="utf-8"))
+    best = read_best(path)
     seed = load_study(out / STUDY_FILE).seed
-    candidate = Candidate(best["id"], best["generation"], best["index"], best["genome"], seed)
+    candidate = Candidate(best.get("id", ""), best.get("generation", 0), best.get("index", 0), best["genome"], seed)
     return candidate, Verdict(best["fitness"], best["valid"])
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from genepool.evolution.store import Verdict
+from genepool.evolution.candidates import Verdict
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field
 
+from genepool.checked import is_line, is_whole
+from genepool.errors import InputError
 from genepool.schema import Strict
 
 if TYPE_CHECKING:
@@ -266,9 +268,20 @@ class Birth:
 
     @classmethod
     def from_genome(cls, genome: Mapping[str, Any]) -> Birth:
-        """The reverse of `to_genome`."""
+        """The reverse of `to_genome`.
+
+        Raises:
+            InputError: it is no birth; a record may be a stranger's.
+        """
+        op, parents, seed = (genome.get(key) for key in ("op", "parents", "seed"))
+        if not is_line(op) or not is_whole(seed, 0) or not isinstance(parents, list | tuple):
+            raise InputError(
+                f"not the birth of a model: {genome!r:.100}", fix="Put the study's record back from a copy"
+            )
+        if not all(map(is_line, parents)):
+            raise InputError(f"no names of parents: {parents!r:.100}", fix="Put the study's record back from a copy")
         rest = {key: value for key, value in genome.items() if key not in ("op", "parents", "seed")}
-        return cls(genome["op"], tuple(genome["parents"]), rest, genome["seed"])
+        return cls(op, tuple(parents), rest, seed)
 
     def to_bytes(self) -> bytes:
         """What makes two births the same."""

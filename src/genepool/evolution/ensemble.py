@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool import progress
-from genepool.evolution.store import Candidate
+from genepool.evolution.candidates import Candidate
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:

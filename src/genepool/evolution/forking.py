@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from genepool import progress
+from genepool.checked import is_number
 from genepool.errors import InputError
-from genepool.evolution.strategies import strategies, strategy_entry
+from genepool.evolution.records import BEST_FILE, read_best
+from genepool.evolution.strategies import strategy_entry
 from genepool.evolution.study import SkillChoice, Study
 
-_BEST_FILE, _WINNER = "best.json", "winner"
+_WINNER = "winner"
 
 
 def forked(study: Study, old: Path, where: str = "study") -> Study:
@@ -28,13 +29,12 @@ def forked(study: Study, old: Path, where: str = "study") -> Study:
     Raises:
         InputError: no finished run there, or one of another kind.
     """
-    try:
-        best = json.loads((old / _BEST_FILE).read_text(encoding="utf-8"))
-        genome, before = dict(best["genome"]), strategies()[best["strategy"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    if not (old / BEST_FILE).is_file():
         raise InputError(
             "no finished run there", where=old, fix="Let it finish (a smaller --budget does), or leave --fork out"
-        ) from None
+        )
+    best = read_best(old / BEST_FILE)
+    genome, before = best["genome"], strategy_entry(best["strategy"], where=f"{old / BEST_FILE}:strategy")
     entry = strategy_entry(study.strategy.name, where=f"{where}:strategy.name")
     # A winner is a model, whatever made it; numbers can only begin at numbers.
     if entry.varies == "singular values" or (entry.varies == "parameters" and before.varies != "parameters"):
@@ -53,7 +53,7 @@ def forked(study: Study, old: Path, where: str = "study") -> Study:
     search = dict(study.search)
     for parameter, wanted in study.search.items():
         values = [value for gene, value in genome.items() if _parameter(gene) == parameter]
-        if values and all(isinstance(value, int | float) for value in values):
+        if values and all(map(is_number, values)):
             start = min(max(sum(values) / len(values), wanted.low), wanted.high)
             search[parameter] = wanted.model_copy(update={"start": start})
     if search == study.search:

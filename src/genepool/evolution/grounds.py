@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.evolution.breeding import Family, Learner, Stock
+from genepool.evolution.candidates import Candidate
 from genepool.evolution.door import Birth
 from genepool.evolution.genome import Space
-from genepool.evolution.store import Candidate, StudyStore
+from genepool.evolution.store import StudyStore
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from genepool import progress, staging
 from genepool.errors import InputError
+from genepool.evolution.candidates import Candidate, Verdict
 from genepool.evolution.diversity import Diversity
 from genepool.evolution.door import Birth, Breeder, Evidence, Strategy
 from genepool.evolution.rounds import OutOfTime, Rounds, Thrift
 from genepool.evolution.steady import Steady
-from genepool.evolution.store import Candidate, StudyStore, Verdict
+from genepool.evolution.store import StudyStore
 from genepool.evolution.study import Stop
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import GenepoolError, InputError
-from genepool.evolution.store import Candidate, StudyStore, Verdict
+from genepool.evolution.candidates import Candidate, Verdict
+from genepool.evolution.store import StudyStore
 from genepool.evolution.workers import Evaluate, Pool, attempt
 
 if TYPE_CHECKING:

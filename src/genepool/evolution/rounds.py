@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
-from genepool.evolution.store import Candidate, StudyStore, Verdict
+from genepool.evolution.candidates import Candidate, Verdict
+from genepool.evolution.store import StudyStore
 from genepool.evolution.surrogate import Surrogate
 
 if TYPE_CHECKING:

@@ -17,24 +17,25 @@ from typing import Any
 
 from genepool import progress, staging
 from genepool.errors import InputError, nearest
+from genepool.evolution.candidates import Candidate
 from genepool.evolution.door import UNCHANGED
 from genepool.evolution.forking import forked
 from genepool.evolution.grounds import POPULATION_FOLDER, STORE_FILE, MergeGround
 from genepool.evolution.loop import Search
 from genepool.evolution.opened import OpenedStudy
+from genepool.evolution.records import BEST_FILE, COLLECTION_FILE, HISTORY_FILE, read_best
 from genepool.evolution.residence import plan_residence
 from genepool.evolution.rounds import Thrift, looks
 from genepool.evolution.singular import SingularGround
-from genepool.evolution.store import Candidate, StudyStore
+from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import Breeder, Strategy, make_breeder, make_strategy, strategy_entry
 from genepool.evolution.study import Budget, Study, load_study
 from genepool.evolution.trust import NOTHING, Trust
-from genepool.evolution.winner import BEST_FILE, WINNER_FOLDER, crown
+from genepool.evolution.winner import WINNER_FOLDER, crown
 from genepool.evolution.workers import InProcess, ProcessPool, Workers
 from genepool.schema import validate
 
-STUDY_FILE, HISTORY_FILE, REPORT_FILE = "study.yaml", "history.jsonl", "report.html"
-COLLECTION_FILE = "collection.jsonl"
+STUDY_FILE, REPORT_FILE = "study.yaml", "report.html"
 
 
 @dataclass(frozen=True)
@@ -310,10 +311,11 @@ def _finished(out: Path, store: StudyStore, study: Study) -> dict[str, Any] | No
     """What `best.json` says, when it is there and the study asks for no more than was done."""
     budget, stop = study.budget, study.stop
     try:
-        best = json.loads((out / BEST_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        best = read_best(out / BEST_FILE)
+    except InputError:
+        # The record has all that it is made of.
         return None
-    if not isinstance(best, dict) or best.get("ensemble", {}).get("asked", 0) != study.ensemble:
+    if (best.get("ensemble") or {}).get("asked", 0) != study.ensemble:
         return None
     spent = len(store.finished())
     if store.get("ended", "") and store.get("stop", None) == stop.model_dump():

@@ -14,8 +14,8 @@ import numpy as np
 
 from genepool.errors import InputError
 from genepool.evolution.breeding import AdapterStock
+from genepool.evolution.candidates import Candidate
 from genepool.evolution.grounds import Ground
-from genepool.evolution.store import Candidate
 from genepool.weights.adapter import LoraOnBase
 
 if TYPE_CHECKING:

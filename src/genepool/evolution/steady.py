@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from genepool.evolution.candidates import Candidate, Verdict
 from genepool.evolution.door import Breeder, Strategy
-from genepool.evolution.store import Candidate, StudyStore, Verdict
+from genepool.evolution.store import StudyStore
 
 
 class Steady:

@@ -14,13 +14,21 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from genepool.database import disk_is_full, transaction
+from genepool.checked import is_number, is_whole, kind_of, parsed_json
+from genepool.database import disk_is_full, distrust, transaction
 from genepool.errors import InputError
+from genepool.evolution.candidates import (
+    CANDIDATE_COLUMNS,
+    VERDICT_COLUMNS,
+    Candidate,
+    Verdict,
+    candidate_of,
+    verdict_of,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,76 +52,6 @@ CREATE TABLE IF NOT EXISTS told (
 """
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One point or birth the strategy asked for.
-
-    Attributes:
-        id: SHA-256, hex, of the run, the strategy, the generation and the index in it.
-        genome: the merge parameters by gene name, or the birth of a model.
-        seed: what the merge's own randomness starts from; the same for all candidates of a study, so that two
-            candidates differ by their genes alone.
-        final: whether it is judged as a finalist, on every validation example.
-        look: how many examples of each task this look at it asks, when it races; 0 for all that score a candidate.
-    """
-
-    id: str
-    generation: int
-    index: int
-    genome: dict[str, Any]
-    seed: int
-    final: bool = False
-    look: int = 0
-
-    @property
-    def name(self) -> str:
-        """ "generation.index", by which births name their parents."""
-        return f"{self.generation}.{self.index}"
-
-    @property
-    def stage(self) -> int:
-        """What sets its results apart: -1 as a finalist, 0 in the search, else the size of the look."""
-        return -1 if self.final else self.look
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What one candidate turned out to be worth. A failure is a verdict too.
-
-    Attributes:
-        fitness: larger is better; None when the evaluation failed.
-        valid: mean validation score by task.
-        scores: score of every example, float32, task after task in the order of `valid`; none for a failure.
-        error: why it failed; empty when it did not.
-        seconds, cpu_seconds: wall and processor time of applying and evaluating the candidate.
-        examples: examples computed now; the ledger's do not count.
-        cached: everything came from the ledger.
-        fingerprint: of the candidate's weights, as the ledger knows them.
-        behaviour: digest of what it answered to the probe, where candidates that answer alike share a verdict.
-        note: why fewer examples than all stand behind it; empty when all do.
-        unchanged: share of the base's entries that it leaves as they are; None where the strategy does not ask.
-    """
-
-    fitness: float | None
-    valid: Mapping[str, float] = field(default_factory=dict)
-    scores: bytes = b""
-    error: str = ""
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    examples: int = 0
-    cached: bool = False
-    fingerprint: str = ""
-    behaviour: str = ""
-    note: str = ""
-    unchanged: float | None = None
-
-    def example_scores(self) -> np.ndarray:
-        """`scores` as numbers, shape (examples,)."""
-        import numpy as np
-
-        return np.frombuffer(self.scores, dtype="<f4").astype(np.float64)
-
-
 class StudyStore:
     """The open study file; safe for one driver and any number of workers.
 
@@ -130,6 +68,7 @@ class StudyStore:
             self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
         try:
             with self._speaking():
+                distrust(self._db)
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
                 self._db.executescript(_TABLES)
@@ -189,10 +128,20 @@ class StudyStore:
         return hashlib.sha256(json.dumps(self.get("settings", None), sort_keys=True).encode()).hexdigest()
 
     def get(self, key: str, default: Any) -> Any:
-        """A value of the `meta` table."""
+        """A value of the `meta` table, of the kind of the default unless that is None.
+
+        Raises:
+            InputError: it is of another kind.
+        """
         with self._speaking():
             row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return default if row is None else json.loads(row[0])
+        if row is None:
+            return default
+        with self._believing(f"its {key}"):
+            found = parsed_json(row[0])
+            if (default is not None and kind_of(found) != kind_of(default)) or (key == "settings" and not found):
+                raise ValueError(f"{kind_of(found)} where {kind_of(default or {})} belongs")
+            return found
 
     def set(self, key: str, value: Any) -> None:
         """Writes one value of the `meta` table, durably."""
@@ -230,9 +179,8 @@ class StudyStore:
             InputError: the strategy proposes other candidates than those on record. A library it computes with
                 has changed, or this is another kind of machine.
         """
-        on_record = dict(
-            self._rows("SELECT idx, asked FROM candidates WHERE generation = ? ORDER BY idx", (generation,))
-        )
+        rows = self._rows("SELECT idx, asked, id FROM candidates WHERE generation = ? ORDER BY idx", (generation,))
+        on_record = {index: (data, identity) for index, data, identity in rows}
         run = self.run_id
         candidates: list[Candidate] = []
         new: list[tuple[Any, ...]] = []
@@ -243,7 +191,7 @@ class StudyStore:
                 text = json.dumps(candidate.genome, allow_nan=False)
                 told = generation if after is None else after
                 new.append((candidate.id, generation, index, data, text, seed, told))
-            elif on_record[index] != data:
+            elif on_record[index] != (data, candidate.id):
                 raise self._replay_differs(strategy, generation, index)
         if new:
             with self._transaction():
@@ -305,16 +253,25 @@ class StudyStore:
         """Every candidate with a result, in the order of generation and index; of one generation when named."""
         only, arguments = ("", ()) if generation is None else ("AND generation = ?", (generation,))
         rows = self._rows(
-            f"SELECT {_VERDICT}, {_CANDIDATE} FROM candidates c JOIN results r ON c.id = r.id "
+            f"SELECT {VERDICT_COLUMNS}, {CANDIDATE_COLUMNS} FROM candidates c JOIN results r ON c.id = r.id "
             f"WHERE stage = 0 {only} ORDER BY generation, idx",
             arguments,
         )
-        return [(Candidate(row[-5], row[-4], row[-3], json.loads(row[-2]), row[-1]), _verdict(row)) for row in rows]
+        found = []
+        for row in rows:
+            with self._believing("a candidate"):
+                candidate = candidate_of(row[-5:])
+            with self._believing(f"the result of candidate {candidate.name}"):
+                found.append((candidate, verdict_of(row[:-5])))
+        return found
 
     def result(self, candidate: Candidate) -> Verdict | None:
         """What a candidate was worth at its stage (in the search, in one look, as a finalist); None when not known."""
-        rows = self._rows(f"SELECT {_VERDICT} FROM results WHERE id = ? AND stage = ?", (candidate.id, candidate.stage))
-        return _verdict(rows[0]) if rows else None
+        rows = self._rows(
+            f"SELECT {VERDICT_COLUMNS} FROM results WHERE id = ? AND stage = ?", (candidate.id, candidate.stage)
+        )
+        with self._believing(f"the result of candidate {candidate.name}"):
+            return verdict_of(rows[0]) if rows else None
 
     def candidate(self, name: str) -> Candidate | None:
         """The candidate called "generation.index"; None when none was asked for by that name."""
@@ -322,13 +279,17 @@ class StudyStore:
         if not (generation.isdecimal() and index.isdecimal()):
             return None
         rows = self._rows(
-            f"SELECT {_CANDIDATE} FROM candidates c WHERE generation = ? AND idx = ?", (int(generation), int(index))
+            f"SELECT {CANDIDATE_COLUMNS} FROM candidates c WHERE generation = ? AND idx = ?",
+            (int(generation), int(index)),
         )
-        return Candidate(rows[0][0], rows[0][1], rows[0][2], json.loads(rows[0][3]), rows[0][4]) if rows else None
+        with self._believing(f"candidate {name}"):
+            return candidate_of(rows[0]) if rows else None
 
     def cost(self) -> dict[str, float]:
         """What all evaluations took: summed wall and processor seconds, and examples computed."""
-        totals = self._rows("SELECT total(seconds), total(cpu_seconds), total(examples) FROM results")[0]
+        totals = self._rows(
+            "SELECT total(max(seconds, 0)), total(max(cpu_seconds, 0)), total(max(examples, 0)) FROM results"
+        )[0]
         return {"seconds": round(totals[0], 3), "cpu_seconds": round(totals[1], 3), "examples": int(totals[2])}
 
     def examples_of_the_search(self) -> int:
@@ -364,19 +325,41 @@ class StudyStore:
 
     def asked_after(self) -> list[int]:
         """For every generation on record, how many had been told when it was asked for."""
-        return [
-            row[0] for row in self._rows("SELECT min(after) FROM candidates GROUP BY generation ORDER BY generation")
-        ]
+        return self._wholes("SELECT min(after) FROM candidates GROUP BY generation ORDER BY generation")
 
     def told_order(self) -> list[int]:
         """The generations that were told, in that order."""
-        return [row[0] for row in self._rows("SELECT generation FROM told ORDER BY turn")]
+        return self._wholes("SELECT generation FROM told ORDER BY turn")
 
     def diversity(self) -> list[float | None]:
         """How much the candidates differed, by generation that was told."""
-        return [row[0] for row in self._rows("SELECT diversity FROM told ORDER BY turn")]
+        found = [row[0] for row in self._rows("SELECT diversity FROM told ORDER BY turn")]
+        with self._believing("the diversity of a generation"):
+            if wrong := [value for value in found if value is not None and not is_number(value)]:
+                raise ValueError(f"{wrong[0]!r:.80}")
+        return found
 
     # -- plumbing -----------------------------------------------------------------------------------------------
+
+    def _wholes(self, query: str) -> list[int]:
+        """The numbers of generations that a query finds."""
+        found = [row[0] for row in self._rows(query)]
+        with self._believing("the number of a generation"):
+            if wrong := [value for value in found if not is_whole(value, 0)]:
+                raise ValueError(f"{wrong[0]!r:.80}")
+        return found
+
+    @contextmanager
+    def _believing(self, what: str) -> Iterator[None]:
+        """A value that is not what belongs in its place is a damaged file."""
+        try:
+            yield
+        except ValueError as error:
+            raise InputError(
+                f"{what} is damaged: {error}",
+                where=self.path,
+                fix="Put the record back from a copy, or pass --overwrite to start anew",
+            ) from None
 
     def _rows(self, query: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._speaking():
@@ -410,17 +393,6 @@ class StudyStore:
 
 def _id(*parts: str | int) -> str:
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
-
-
-_CANDIDATE = "c.id, generation, idx, genome, seed"
-_VERDICT = (
-    "fitness, valid, scores, error, seconds, cpu_seconds, examples, cached, fingerprint, behaviour, note, unchanged"
-)
-
-
-def _verdict(row: Sequence[Any]) -> Verdict:
-    told = dict(zip(_VERDICT.split(", "), row, strict=False))
-    return Verdict(**{**told, "valid": json.loads(told["valid"]), "cached": bool(told["cached"])})
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

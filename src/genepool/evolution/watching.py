@@ -6,7 +6,6 @@ will do. The command line's `top` shows it.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import statistics
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from genepool.checked import is_number, is_text, is_whole, kind_of, numbers, parsed_json
 from genepool.errors import InputError
 from genepool.evolution.grounds import STORE_FILE
+from genepool.evolution.records import BEST_FILE
 from genepool.evolution.run import STUDY_FILE
 from genepool.evolution.study import Study, load_study
-from genepool.evolution.winner import BEST_FILE
 from genepool.staging import holder
 
 # The pace of late is that of the last so many candidates.
@@ -132,11 +132,33 @@ def look(out: str | Path) -> Snapshot:
             ).fetchall()
             diversity = [row[0] for row in db.execute("SELECT diversity FROM told ORDER BY turn")]
             found = db.execute("SELECT value FROM meta WHERE key = 'seconds'").fetchone()
-    except sqlite3.Error as error:
+        rows = [_checked(*row) for row in rows]
+        seconds = parsed_json(found[0]) if found else 0.0
+        if not is_number(seconds, 0) or not all(one is None or is_number(one) for one in diversity):
+            raise ValueError("times and diversities that are no numbers")
+    except (sqlite3.Error, ValueError) as error:
         raise InputError(
             f"cannot be read as a study ({error})", where=out / STORE_FILE, fix="Wait a moment, or check the disk"
         ) from error
-    return _snapshot(study, rows, diversity, float(json.loads(found[0])) if found else 0.0, out)
+    return _snapshot(study, rows, diversity, float(seconds), out)
+
+
+def _checked(
+    generation: object, index: object, fitness: object, valid: object, note: object, cached: object, seconds: object
+) -> tuple[int, int, float | None, dict[str, float], str, bool, float]:
+    """A candidate out of the record, which may be a stranger's.
+
+    Raises:
+        ValueError: a column does not hold what belongs there.
+    """
+    if not is_whole(generation, 0) or not is_whole(index, 0):
+        raise ValueError(f"candidate {generation!r:.40}.{index!r:.40}")
+    name = f"candidate {generation}.{index}"
+    if not (fitness is None or is_number(fitness, 0, 1)) or not is_number(seconds, 0):
+        raise ValueError(f"{name} has a fitness of {fitness!r:.40} after {seconds!r:.40} s")
+    if not is_text(note):
+        raise ValueError(f"{kind_of(note)} in the place of the note of {name}")
+    return generation, index, fitness, numbers(parsed_json(valid), 0, 1), note, bool(cached), seconds
 
 
 def _snapshot(study: Study, rows: list[Any], diversity: list[Any], seconds: float, out: Path) -> Snapshot:
@@ -150,8 +172,8 @@ def _snapshot(study: Study, rows: list[Any], diversity: list[Any], seconds: floa
     last = rows[-1][0] if rows else -1
     late = [row for row in rows if row[0] == last]
     late = late if len(late) >= 4 else rows[-10:]
-    valid = [json.loads(row[3]) for row in late if row[2] is not None]
-    tasks = list(valid[0]) if valid else []
+    valid = [row[3] for row in late if row[2] is not None]
+    tasks = [task for task in valid[0] if all(task in one for one in valid)] if valid else []
     took = [row[6] for row in rows[-_LATE:] if row[6] > 0]
     return Snapshot(
         study=study,

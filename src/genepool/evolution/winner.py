@@ -15,6 +15,7 @@ from genepool import progress, staging
 from genepool.evolution.ensemble import tested_together
 from genepool.evolution.loop import Finalist
 from genepool.evolution.opened import OpenedStudy
+from genepool.evolution.records import BEST_FILE
 from genepool.evolution.store import StudyStore
 from genepool.threads import torch_threads
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from genepool.weights import Weights
 
-BEST_FILE, WINNER_FOLDER = "best.json", "winner"
+WINNER_FOLDER = "winner"
 
 
 def crown(

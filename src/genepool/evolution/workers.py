@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from genepool import progress
 from genepool.errors import GenepoolError, InputError
 from genepool.evolution.breeding import FounderError
-from genepool.evolution.store import Candidate, StudyStore, Verdict
+from genepool.evolution.candidates import Candidate, Verdict
+from genepool.evolution.store import StudyStore
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess

@@ -230,10 +230,13 @@ def _journal_key(folder: Path) -> str | None:
 def _journal_lines(path: Path) -> Iterator[dict[str, str]]:
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            yield json.loads(text)
-        except ValueError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             # The line that was being written when the process was killed.
             return
+        if not isinstance(line, dict) or not all(isinstance(value, str) for value in line.values()):
+            return
+        yield line
 
 
 def _run_key(plan: Plan, shard_bytes: int) -> str:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 
 from genepool.evolution.collection import read_collection
-from genepool.evolution.run import COLLECTION_FILE
+from genepool.evolution.records import COLLECTION_FILE
 from genepool.evolution.strategies import strategy_entry
 from genepool.report.colour import STEPS
 from genepool.report.data import Atlas, Gathering, Member

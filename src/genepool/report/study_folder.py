@@ -5,20 +5,21 @@ Reads files only and opens no model. Uses evolve's study file and store; `collec
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genepool.checked import is_digest, is_number
 from genepool.errors import InputError
+from genepool.evolution.records import BEST_FILE, HISTORY_FILE, read_best, read_history
 from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import strategy_entry
 from genepool.evolution.study import Study, load_study
 from genepool.report.data import Cost, Estimate, Evaluation, GeneValue
 
-STUDY_FILE, STORE_FILE, HISTORY_FILE, BEST_FILE = "study.yaml", "study.sqlite", "history.jsonl", "best.json"
+STUDY_FILE, STORE_FILE = "study.yaml", "study.sqlite"
 #: Of the candidates, the share (and the least number) whose genes show how far the search was decided.
 BETTER_SHARE, BETTER_LEAST = 0.1, 5
 
@@ -109,9 +110,13 @@ class StudyFolder:
         spreads = {
             name: (min(line["genome"][name] for line in better), max(line["genome"][name] for line in better))
             for name in leader["genome"]
-            if better and all(name in line["genome"] for line in better)
+            if better and all(is_number(line["genome"].get(name)) for line in better)
         }
-        genes = [self._gene(name, float(value), spreads.get(name)) for name, value in leader["genome"].items()]
+        genes = [
+            self._gene(name, float(value), spreads.get(name))
+            for name, value in leader["genome"].items()
+            if is_number(value)
+        ]
         described = f"the best {len(better)} of {len(self.history)} candidates" if spreads else ""
         return tuple(gene for gene in genes if gene is not None), described
 
@@ -151,54 +156,11 @@ def open_study_folder(path: str | Path) -> StudyFolder:
             fix="Name the folder that `genepool evolve --out` wrote",
         )
     study = load_study(path / STUDY_FILE)
-    history, best = _history(path / HISTORY_FILE), _best(path / BEST_FILE)
+    history = tuple(read_history(path / HISTORY_FILE))
+    best = read_best(path / BEST_FILE) if (path / BEST_FILE).is_file() else None
     seconds, inputs = _stored(path / STORE_FILE)
     tested = {row["name"]: row["fingerprint"] for row in (best or {}).get("models", ())}
     return StudyFolder(path, study, history, best, seconds, {**tested, **inputs})
-
-
-def _history(path: Path) -> tuple[dict[str, Any], ...]:
-    if not path.is_file():
-        return ()
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        try:
-            line = json.loads(text)
-            fitness = line["fitness"]
-            lines.append(
-                {
-                    **line,
-                    "fitness": None if fitness is None else float(fitness),
-                    "generation": int(line["generation"]),
-                    "genome": dict(line["genome"]),
-                    "seconds": float(line["seconds"]),
-                    "cached": bool(line["cached"]),
-                    "parents": tuple(str(one) for one in line.get("parents", ())),
-                }
-            )
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"line {number} is not a candidate ({type(error).__name__}: {error})",
-                where=path,
-                fix="Run `genepool evolve` on this study again; it writes the file anew",
-            ) from error
-    return tuple(lines)
-
-
-def _best(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        best = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(best["genome"], dict):
-            raise TypeError("genome is not a mapping")
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"not the record of a finished study ({type(error).__name__}: {error})",
-            where=path,
-            fix="Remove the file and run `genepool evolve` on this study again; it repeats no finished evaluation",
-        ) from error
-    return dict(best)
 
 
 def _stored(path: Path) -> tuple[float | None, dict[str, str]]:
@@ -211,6 +173,8 @@ def _stored(path: Path) -> tuple[float | None, dict[str, str]]:
     except InputError:
         # A copy on a read-only medium, or from another version: the page says less, and says the rest.
         return None, {}
-    inputs = settings.get("inputs", {})
-    known = {"base": inputs["base"], **inputs.get("models", {})} if "base" in inputs else {}
-    return (None if seconds is None else float(seconds)), known
+    inputs = settings.get("inputs") if isinstance(settings, dict) else None
+    models = inputs.get("models") if isinstance(inputs, dict) else None
+    told = {"base": inputs.get("base"), **models} if isinstance(inputs, dict) and isinstance(models, dict) else {}
+    known = {name: one for name, one in told.items() if is_digest(one)}
+    return (float(seconds) if is_number(seconds, 0) else None), known

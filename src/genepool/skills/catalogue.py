@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from genepool.database import disk_is_full, transaction
+from genepool import progress
+from genepool.checked import is_digest, is_line, is_number, is_text, is_whole, kind_of, numbers, parsed_json
+from genepool.database import disk_is_full, distrust, transaction
 from genepool.errors import InputError
-from genepool.skills.sketch import LAYER_WIDTH, Sketch
+from genepool.skills.sketch import LAYER_WIDTH, WIDTH, Sketch
+from genepool.weights.skill_file import FORMS
 
 if TYPE_CHECKING:
     from genepool.skills.sketch import Array
@@ -97,11 +100,6 @@ class Kept:
         return {key: value for key, value in found.items() if value not in ("", {}, [], None)}
 
 
-def is_digest(text: object) -> bool:
-    """Whether it is a SHA-256 in lower-case hex."""
-    return isinstance(text, str) and len(text) == 64 and set(text) <= set("0123456789abcdef")
-
-
 class Catalogue:
     """An open catalogue; also a context manager. What it reads may be used by one thread.
 
@@ -114,6 +112,7 @@ class Catalogue:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._has_told = False
         if not path.is_file():
             raise InputError("no library is here", where=path.parent, fix=_MAKE)
         with self._errors():
@@ -121,6 +120,7 @@ class Catalogue:
         try:
             with self._errors():
                 found, version = _identity(self._db)
+                distrust(self._db)
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.execute("PRAGMA foreign_keys = ON")
             if not found and not version and path.stat().st_size == 0:
@@ -200,24 +200,41 @@ class Catalogue:
     # ------------------------------------------------------------------ reading
 
     def all(self) -> list[Kept]:
-        """Every skill, by name."""
-        return self._select("ORDER BY name")
+        """Every skill, by name. Rows that are damaged are left out, and told once."""
+        return self._several("ORDER BY name")
 
     def by_digest(self, digest: str) -> Kept | None:
         """The skill of a file."""
-        return next(iter(self._select("WHERE digest = ?", digest)), None)
+        return self._one("WHERE digest = ?", digest)
+
+    def has(self, digest: str) -> bool:
+        """Whether a row names a file, be the rest of it damaged or not."""
+        with self._errors():
+            return self._db.execute("SELECT 1 FROM skills WHERE digest = ?", (digest,)).fetchone() is not None
 
     def by_name(self, name: str) -> Kept | None:
         """The skill of a name."""
-        return next(iter(self._select("WHERE name = ?", name)), None)
+        return self._one("WHERE name = ?", name)
 
     def by_prefix(self, prefix: str) -> list[Kept]:
         """The skills whose digests begin so; the prefix is hex."""
-        return self._select("WHERE substr(digest, 1, ?) = ? ORDER BY name", len(prefix), prefix)
+        return self._several("WHERE substr(digest, 1, ?) = ? ORDER BY name", len(prefix), prefix)
 
     def children(self, digest: str) -> list[Kept]:
         """The skills that were made of one."""
-        return self._select("WHERE digest IN (SELECT child FROM parents WHERE parent = ?) ORDER BY name", digest)
+        return self._several("WHERE digest IN (SELECT child FROM parents WHERE parent = ?) ORDER BY name", digest)
+
+    def damaged(self) -> list[tuple[int, str, str]]:
+        """Rows that cannot be believed: (row number, what the skill is called as far as it says, what is wrong)."""
+        with self._errors():
+            rows = self._db.execute(f"SELECT id, {', '.join(_COLUMNS)} FROM skills ORDER BY id").fetchall()
+        found = []
+        for number, *row in rows:
+            try:
+                _kept(row)
+            except ValueError as error:
+                found.append((number, _called(row), str(error)))
+        return found
 
     def matching(self, query: str, limit: int) -> list[tuple[Kept, float]]:
         """Skills whose words match an FTS5 query, the best first, with their BM25 scores (higher is better)."""
@@ -229,31 +246,39 @@ class Catalogue:
                 "LIMIT ?",
                 (query, limit),
             ).fetchall()
-        return [(self._kept(row[:-1]), row[-1]) for row in rows]
+        return [(kept, row[-1]) for row in rows if (kept := self._believed(row[:-1])) is not None]
 
     def sketches(self) -> list[tuple[str, Array]]:
-        """(digest, whole sketch) of every skill, by name."""
-        import numpy as np
-
+        """(digest, whole sketch) of every skill, by name; damaged ones are left out."""
         with self._errors():
             rows = self._db.execute(
                 "SELECT k.digest, k.whole FROM sketches k JOIN skills s USING (digest) ORDER BY s.name"
             ).fetchall()
-        return [(digest, np.frombuffer(whole, "<f4")) for digest, whole in rows]
+        return [
+            (digest, sketch)
+            for digest, whole in rows
+            if is_digest(digest) and (sketch := _floats(whole, WIDTH)) is not None and len(sketch) == WIDTH
+        ]
 
     def sketch(self, digest: str) -> Sketch | None:
-        """All of one skill's sketch."""
-        import numpy as np
-
+        """All of one skill's sketch; None where there is none, or a damaged one."""
         with self._errors():
             row = self._db.execute(
                 "SELECT whole, layer_names, layers, squared FROM sketches WHERE digest = ?", (digest,)
             ).fetchone()
         if row is None:
             return None
-        whole, names, layers, squared = row
-        each = np.frombuffer(layers, "<f4").reshape(-1, LAYER_WIDTH)
-        return Sketch(np.frombuffer(whole, "<f4"), dict(zip(json.loads(names), each, strict=True)), squared)
+        whole, layers, squared = _floats(row[0], WIDTH), _floats(row[2], LAYER_WIDTH), row[3]
+        try:
+            names = parsed_json(row[1])
+        except ValueError:
+            names = None
+        if whole is None or layers is None or not is_number(squared, 0) or not isinstance(names, list):
+            return None
+        each = layers.reshape(-1, LAYER_WIDTH)
+        if len(whole) != WIDTH or len(names) != len(each) or not all(map(is_text, names)):
+            return None
+        return Sketch(whole, dict(zip(names, each, strict=True)), squared)
 
     def integrity(self) -> str:
         """ "ok", or what SQLite finds wrong with the file."""
@@ -284,10 +309,12 @@ class Catalogue:
         ]
         marks = ", ".join("?" * len(_COLUMNS))
         cursor = self._db.execute(f"INSERT INTO skills ({', '.join(_COLUMNS)}) VALUES ({marks})", stored)
-        self._db.executemany("INSERT INTO parents VALUES (?, ?)", [(kept.digest, parent) for parent in kept.parents])
+        self._db.executemany(
+            "INSERT OR IGNORE INTO parents VALUES (?, ?)", [(kept.digest, parent) for parent in kept.parents]
+        )
         layers = np.stack(list(sketch.layers.values())) if sketch.layers else np.zeros((0, LAYER_WIDTH))
         self._db.execute(
-            "INSERT INTO sketches VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO sketches VALUES (?, ?, ?, ?, ?)",
             (
                 kept.digest,
                 sketch.whole.astype("<f4").tobytes(),
@@ -307,18 +334,45 @@ class Catalogue:
         self._db.execute("DELETE FROM words WHERE rowid = (SELECT id FROM skills WHERE digest = ?)", (digest,))
         self._db.execute("DELETE FROM skills WHERE digest = ?", (digest,))
 
+    def delete_row(self, number: int) -> None:
+        """Removes a damaged row by its number; call it in `writing`."""
+        self._db.execute("DELETE FROM words WHERE rowid = ?", (number,))
+        self._db.execute("DELETE FROM skills WHERE id = ?", (number,))
+        # What belonged to the digest that the row had before it was damaged.
+        self._db.execute("DELETE FROM sketches WHERE digest NOT IN (SELECT digest FROM skills)")
+        self._db.execute("DELETE FROM parents WHERE child NOT IN (SELECT digest FROM skills)")
+
     # ------------------------------------------------------------------ plumbing
 
-    def _select(self, clause: str, *values: str | int) -> list[Kept]:
-        with self._errors():
-            rows = self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM skills {clause}", values).fetchall()
-        return [self._kept(row) for row in rows]
+    def _several(self, clause: str, *values: str | int) -> list[Kept]:
+        return [kept for row in self._rows(clause, *values) if (kept := self._believed(row)) is not None]
 
-    def _kept(self, row: Sequence[Any]) -> Kept:
-        found = dict(zip(_COLUMNS, row, strict=True))
-        for column in _JSON:
-            found[column] = json.loads(found[column])
-        return Kept(**{**found, "tags": tuple(found["tags"])})
+    def _one(self, clause: str, value: str) -> Kept | None:
+        row = next(iter(self._rows(clause, value)), None)
+        try:
+            return None if row is None else _kept(row)
+        except ValueError as error:
+            raise InputError(
+                f"the row of {_called(row or ())} is damaged: {error}",
+                where=self.path,
+                fix="Remove the row with genepool library check --repair; its file stays",
+            ) from None
+
+    def _rows(self, clause: str, *values: str | int) -> list[Any]:
+        with self._errors():
+            return self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM skills {clause}", values).fetchall()
+
+    def _believed(self, row: Sequence[Any]) -> Kept | None:
+        try:
+            return _kept(row)
+        except ValueError as error:
+            if not self._has_told:
+                self._has_told = True
+                progress.say(
+                    f"{self.path}: the row of {_called(row)} is damaged and left out: {error}. "
+                    "`genepool library check` lists all such rows"
+                )
+            return None
 
     def _errors(self) -> Any:
         return self._reporting(self.path)
@@ -333,6 +387,60 @@ class Catalogue:
                 raise
             what, fix = _reason(error, path)
             raise InputError(what, where=path, fix=fix) from error
+
+
+def _kept(row: Sequence[Any]) -> Kept:
+    """A row as the skill it is of.
+
+    Raises:
+        ValueError: a value is not what belongs there.
+    """
+    found = dict(zip(_COLUMNS, row, strict=True))
+    if not is_digest(found["digest"]):
+        raise ValueError(f"its digest is {found['digest']!r:.80}")
+    if not is_line(found["name"]) or not found["name"].strip():
+        raise ValueError(f"its name is {found['name']!r:.80}")
+    for column in ("form", "base_fingerprint", "base_name", "added", "description", "licence"):
+        if not is_text(found[column]):
+            raise ValueError(f"{kind_of(found[column])} where its {column} belongs")
+    if found["form"] not in FORMS:
+        raise ValueError(f"its form is {found['form']!r:.80}")
+    for column in ("bytes", "tensors"):
+        if not is_whole(found[column], 0):
+            raise ValueError(f"its number of {column} is {found[column]!r:.80}")
+    if found["error"] is not None and not is_number(found["error"], 0):
+        raise ValueError(f"its error is {found['error']!r:.80}")
+    for column in _JSON:
+        try:
+            found[column] = parsed_json(found[column])
+        except ValueError as error:
+            raise ValueError(f"its {column}: {error}") from None
+    for column in ("lineage", "training"):
+        if not isinstance(found[column], dict):
+            raise ValueError(f"{kind_of(found[column])} where its {column} belongs")
+    try:
+        numbers(found["scores"])
+    except ValueError as error:
+        raise ValueError(f"its scores: {error}") from None
+    if not isinstance(found["tags"], list) or not all(map(is_line, found["tags"])):
+        raise ValueError("its tags are no list of words")
+    return Kept(**{**found, "tags": tuple(found["tags"])})
+
+
+def _called(row: Sequence[Any]) -> str:
+    """What a damaged row's skill is called, as far as it says."""
+    named = [value for value in (row[1:2] if row else ()) if is_line(value, 200)]
+    return repr(named[0]) if named else "a skill without a name"
+
+
+def _floats(data: object, width: int) -> Array | None:
+    """Finite float32 numbers out of a column, a multiple of `width`; None when it holds something else."""
+    import numpy as np
+
+    if not isinstance(data, bytes) or len(data) % (4 * width):
+        return None
+    found = np.frombuffer(data, "<f4")
+    return found if bool(np.isfinite(found).all()) else None
 
 
 def _identity(connection: sqlite3.Connection) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
+from genepool.checked import is_number, numbers
 from genepool.errors import InputError
 from genepool.weights.skill_file import (
     BASE_KEY,
@@ -67,8 +68,15 @@ class Header:
                     f"its {key} is not a JSON object", where=skill.path, fix="Make or fetch the skill again"
                 )
         try:
+            numbers(found["scores"])
+        except ValueError as wrong:
+            fix = "Make or fetch the skill again"
+            raise InputError(f"its scores hold {wrong}", where=skill.path, fix=fix) from None
+        try:
             error = float(skill.metadata["error"]) if "error" in skill.metadata else None
         except ValueError:
+            error = None
+        if not is_number(error, 0):
             error = None
         return cls(skill.base_fingerprint, skill.base_name, **found, error=error)
 

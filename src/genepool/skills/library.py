@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from genepool import staging
+from genepool.checked import is_digest, is_text
 from genepool.errors import InputError, listed, nearest
 from genepool.skills.catalogue import Catalogue, Kept
 from genepool.skills.header import Header
@@ -37,6 +38,7 @@ MOST_CHARACTERS = 200
 _SHORTEST_PREFIX = 4
 _CHUNK = 1 << 20
 _AGAIN = "Make or fetch the skill again"
+_CHECK = "Look at the library with genepool library check"
 
 
 def default_folder() -> Path:
@@ -85,7 +87,13 @@ class Library:
         self.close()
 
     def path(self, digest: str) -> Path:
-        """Where the file of a digest is."""
+        """Where the file of a digest is.
+
+        Raises:
+            InputError: it is no digest, and might lead out of the library.
+        """
+        if not is_digest(digest):
+            raise InputError(f"{digest!r:.80} is no SHA-256", where=self.catalogue.path, fix=_CHECK)
         return self.files / digest[:2] / f"{digest}.safetensors"
 
     def get(self, reference: str) -> Kept | None:
@@ -246,7 +254,7 @@ class Library:
         self.drop_row(kept)
         # The lock again: between the two, the same file may have been added anew.
         with staging.reporting_full_disk(self.folder), self.catalogue.writing():
-            if self.catalogue.by_digest(kept.digest) is None:
+            if not self.catalogue.has(kept.digest):
                 self.path(kept.digest).unlink(missing_ok=True)
         return kept
 
@@ -310,11 +318,6 @@ def describe(path: Path, digest: str, name: str) -> tuple[Kept, Sketch]:
 
 
 # ---------------------------------------------------------------------- what a catalogue can hold
-
-
-def is_text(text: str) -> bool:
-    """Whether it can be written as UTF-8: the halves of a surrogate pair cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def checked_text(text: str, what: str, where: str | Path = "") -> str:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genepool import progress, staging
+from genepool.checked import is_digest
 from genepool.errors import InputError
-from genepool.skills.catalogue import Kept, is_digest
+from genepool.skills.catalogue import Kept
 from genepool.skills.library import Library, describe
 
 _CHUNK = 1 << 20
@@ -43,15 +44,25 @@ def check(library: Library, *, repair: bool = False) -> list[Problem]:
 
     Args:
         library: what to check; others may go on using it.
-        repair: remove copies that were never finished, set damaged files aside, take in whole skills that no row
-            names, and remove rows whose file is missing unless something descends from them.
+        repair: remove damaged rows and copies that were never finished, set damaged files aside, take in whole skills
+            that no row names, and remove rows whose file is missing unless something descends from them.
 
     Returns:
         What was found. Those that are not `repaired` remain.
+
+    Raises:
+        InputError: the library cannot be read, or repaired where it is.
     """
+    if repair and library.files.is_symlink():
+        raise InputError(
+            "a link, and repairing would change what it leads to",
+            where=library.files,
+            fix="Put the folder in its place",
+        )
     found: list[Problem] = []
     if (answer := library.catalogue.integrity()) != "ok":
         found.append(Problem("catalogue", library.catalogue.path.name, answer))
+    found += [_row(library, *row, repair) for row in library.catalogue.damaged()]
     found += [problem for path in _listed(library, "*.partial") if (problem := _partial(library, path, repair))]
     files = [path for path in _listed(library, "*.safetensors") if path.parent.name != "damaged"]
     with progress.bar("checking", sum(map(_size, files)), "bytes") as bar:
@@ -59,6 +70,14 @@ def check(library: Library, *, repair: bool = False) -> list[Problem]:
             if problem := _file(library, path, repair, bar):
                 found.append(problem)
     return found + _missing(library, repair)
+
+
+def _row(library: Library, number: int, name: str, what: str, repair: bool) -> Problem:
+    """A row that cannot be believed: its skill's file, if there is one, is an orphan once the row is gone."""
+    if repair:
+        with library.catalogue.writing():
+            library.catalogue.delete_row(number)
+    return Problem("catalogue", name, f"its row is damaged: {what}", "its row was removed" if repair else "")
 
 
 def _partial(library: Library, path: Path, repair: bool) -> Problem | None:
@@ -100,11 +119,11 @@ def _file(library: Library, path: Path, repair: bool, bar: progress.Bar) -> Prob
 
 
 def _has_row(library: Library, digest: str) -> bool:
-    if library.catalogue.by_digest(digest) is None:
+    if not library.catalogue.has(digest):
         # Whoever is adding it holds the lock until its row is there.
         with contextlib.suppress(InputError), library.catalogue.writing():
             pass
-    return library.catalogue.by_digest(digest) is not None
+    return library.catalogue.has(digest)
 
 
 def _missing(library: Library, repair: bool) -> list[Problem]:
@@ -115,7 +134,7 @@ def _missing(library: Library, repair: bool) -> list[Problem]:
         pass
     found = []
     for kept in rows:
-        if kept.digest not in done and library.catalogue.by_digest(kept.digest) is None:
+        if kept.digest not in done and not library.catalogue.has(kept.digest):
             # Removed since it was listed.
             continue
         text = f"its file is missing ({kept.short})"

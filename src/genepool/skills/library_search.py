@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genepool.checked import is_text
 from genepool.errors import InputError
 from genepool.skills.catalogue import Kept
 from genepool.skills.changes import Changes, open_changes
-from genepool.skills.library import Library, describe, is_text
+from genepool.skills.library import Library, describe
 from genepool.skills.sketch import cosines
 from genepool.weights.skill_file import SkillFile, is_skill
 
@@ -57,19 +58,15 @@ def by_likeness(library: Library, reference: str, limit: int = 20) -> list[Hit]:
         InputError: nothing of that name is there.
     """
     own, target = sketch_of(library, reference)
-    rest = [(digest, whole) for digest, whole in library.catalogue.sketches() if digest != own]
+    known = {kept.digest: kept for kept in library.catalogue.all()}
+    rest = [(known[d], whole) for d, whole in library.catalogue.sketches() if d != own and d in known]
     if not rest:
         return []
     import numpy as np
 
     found = cosines(target, np.stack([whole for _, whole in rest]))
     best = np.argsort(-found, kind="stable")[:limit]
-    # One that another process removed meanwhile is no answer.
-    return [
-        Hit(kept, float(found[i]))
-        for i in best.tolist()
-        if (kept := library.catalogue.by_digest(rest[i][0])) is not None
-    ]
+    return [Hit(rest[i][0], float(found[i])) for i in best.tolist()]
 
 
 def sketch_of(library: Library, reference: str) -> tuple[str, Array]:

@@ -37,7 +37,8 @@ class Relative:
 
 def ancestors(library: Library, kept: Kept) -> list[Relative]:
     """What a skill was made of, and what that was made of."""
-    return _walk(kept, lambda each: [(digest, library.catalogue.by_digest(digest)) for digest in each.parents])
+    known = {one.digest: one for one in library.catalogue.all()}
+    return _walk(kept, lambda each: [(digest, known.get(digest)) for digest in each.parents])
 
 
 def descendants(library: Library, kept: Kept) -> list[Relative]:

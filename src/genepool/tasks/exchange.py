@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from genepool import staging
+from genepool.checked import is_number
 from genepool.errors import InputError
 from genepool.tasks.harness_tasks import RANKED_BY, ranking_score
 from genepool.tasks.ledger import Ledger, Outcome
@@ -102,7 +102,7 @@ def _from_ours(line: Mapping[str, Any], where: str) -> tuple[_Asked, tuple[str, 
     output, detail = line.get("output"), line.get("detail") or {}
     if output is not None and not isinstance(output, str):
         raise InputError("`output` must be text or null", where=where, fix="Correct it")
-    if not isinstance(detail, dict) or not all(_is_number(value) for value in detail.values()):
+    if not isinstance(detail, dict) or not all(is_number(value) for value in detail.values()):
         raise InputError("`detail` must hold numbers", where=where, fix="Correct it")
     outcome = Outcome(_score(line.get("score"), "score", where), output, detail)
     asked = (line["fingerprint"], line["model"], line["task"], line["asking"])
@@ -122,7 +122,7 @@ def _from_lm_eval(
     example = _lm_eval_example(line, where)
     written = line.get("filtered_resps")
     first = written[0] if isinstance(written, list) and written else written
-    detail = {name: float(line[name]) for name in dict.fromkeys((*RANKED_BY, *known)) if _is_number(line.get(name))}
+    detail = {name: float(line[name]) for name in dict.fromkeys((*RANKED_BY, *known)) if is_number(line.get(name))}
     outcome = Outcome(score, first if isinstance(first, str) else None, detail)
     return (_sha("imported:" + model), model, task, asking), (example.key, example.id, outcome)
 
@@ -154,13 +154,9 @@ def _task_of(path: Path) -> str:
 
 
 def _score(value: object, name: str, where: str) -> float:
-    if not isinstance(value, int | float) or not 0 <= value <= 1:
+    if not is_number(value, 0, 1):
         raise InputError(f"`{name}` must be a number from 0 to 1, not {value!r}", where=where, fix="Correct it")
     return float(value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _sha(*parts: str) -> str:

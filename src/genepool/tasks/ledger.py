@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from genepool.database import disk_is_full, transaction
+from genepool import progress
+from genepool.checked import is_number, is_text, kind_of, numbers, parsed_json
+from genepool.database import disk_is_full, distrust, transaction
 from genepool.errors import InputError, listed, nearest
 
 VERSION = 1
@@ -60,6 +62,27 @@ def default_path() -> Path:
     return Path(os.environ.get("GENEPOOL_LEDGER") or "genepool.sqlite")
 
 
+def outcome_of(score: object, output: object, detail: object) -> Outcome:
+    """An outcome out of its columns.
+
+    Raises:
+        ValueError: one of them does not hold what belongs there.
+    """
+    if not is_number(score, 0, 1):
+        raise ValueError(f"a score of {score!r:.80}")
+    if output is not None and not is_text(output):
+        raise ValueError(f"{kind_of(output)} where what the model wrote belongs")
+    return Outcome(score, output, numbers(parsed_json(detail)) if detail is not None else {})
+
+
+def _is_damaged(score: object, output: object, detail: object) -> bool:
+    try:
+        outcome_of(score, output, detail)
+    except ValueError:
+        return True
+    return False
+
+
 class Ledger:
     """An open ledger; also a context manager.
 
@@ -82,6 +105,8 @@ class Ledger:
                 raise
 
     def _prepare(self) -> None:
+        distrust(self._db)
+        self._db.create_function("is_damaged", 3, _is_damaged, deterministic=True)
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         # Other programs number their databases as well: only the tables tell whose it is. Looked at before anything
@@ -116,8 +141,9 @@ class Ledger:
         """The outcomes of one model on some examples, by example key, as far as they are known.
 
         The task's name is no part of the question: the same example asked the same way is the same evaluation.
+        A damaged outcome is not believed, but told, and asked for again.
         """
-        wanted = set(keys)
+        wanted, found, damaged = set(keys), dict[str, Outcome](), 0
         with self._errors():
             rows = self._db.execute(
                 "SELECT e.key, o.score, o.output, o.detail FROM outcomes o JOIN models m ON m.id = o.model "
@@ -126,11 +152,15 @@ class Ledger:
                 "WHERE m.fingerprint = ? AND t.asking = ? ORDER BY o.output IS NOT NULL",
                 (fingerprint, asking),
             )
-            return {
-                key: Outcome(score, output, json.loads(detail) if detail else {})
-                for key, score, output, detail in rows
-                if key in wanted
-            }
+            for key, *row in rows:
+                if key in wanted:
+                    try:
+                        found[key] = outcome_of(*row)
+                    except ValueError as error:
+                        damaged, what = damaged + 1, f"example {key[:12]}: {error}"
+        if damaged:
+            progress.say(f"{self.path}: {damaged:,} damaged outcomes are not used ({what})")
+        return found
 
     def record(
         self,
@@ -145,8 +175,8 @@ class Ledger:
         Args:
             fingerprint, name: the model.
             task, asking: what was asked, and `Task.asking`.
-            outcomes: (example key, example id, outcome). A row that is there stays, unless it lacks the output
-                that the new one has: then the new one replaces it whole.
+            outcomes: (example key, example id, outcome). A row that is there stays, unless it is damaged or lacks the
+                output that the new one has: then the new one replaces it whole.
         """
         with self._transaction():
             self._insert(fingerprint, name, task, asking, outcomes)
@@ -165,15 +195,29 @@ class Ledger:
         return int(after - before)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Everything in the ledger, a row at a time, as plain data: what `outcomes export` writes."""
+        """Everything in the ledger, a row at a time, as plain data: what `outcomes export` writes.
+
+        Damaged rows are left out, and told in the end.
+        """
+        names = ("fingerprint", "model", "task", "asking", "example", "id")
+        damaged, what = 0, ""
         with self._errors():
             for row in self._db.execute(
                 "SELECT m.fingerprint, m.name, t.name, t.asking, e.key, e.name, o.score, o.output, o.detail "
                 "FROM outcomes o JOIN models m ON m.id = o.model JOIN tasks t ON t.id = o.task "
                 "JOIN examples e ON e.id = o.example ORDER BY o.model, o.task, o.example"
             ):
-                names = ("fingerprint", "model", "task", "asking", "example", "id", "score", "output")
-                yield {**dict(zip(names, row[:8], strict=True)), "detail": json.loads(row[8]) if row[8] else {}}
+                texts = dict(zip(names, row[:6], strict=True))
+                try:
+                    if wrong := next((name for name, text in texts.items() if not is_text(text)), ""):
+                        raise ValueError(f"{kind_of(texts[wrong])} where its {wrong} belongs")
+                    outcome = outcome_of(*row[6:])
+                except ValueError as error:
+                    damaged, what = damaged + 1, f"example {texts['example']!r:.20}: {error}"
+                    continue
+                yield {**texts, "score": outcome.score, "output": outcome.output, "detail": dict(outcome.detail)}
+        if damaged:
+            progress.say(f"{self.path}: {damaged:,} damaged outcomes are left out ({what})")
 
     # ------------------------------------------------------------------ looking back
 
@@ -184,7 +228,8 @@ class Ledger:
             InputError: none has it, or several do.
         """
         with self._errors():
-            known = [RecordedModel(*row) for row in self._db.execute("SELECT fingerprint, name FROM models")]
+            rows = self._db.execute("SELECT fingerprint, name FROM models").fetchall()
+        known = [RecordedModel(*row) for row in rows if all(map(is_text, row))]
         found = [model for model in known if model.name == name or model.fingerprint == name]
         if not found and len(name) >= 6:
             found = [model for model in known if model.fingerprint.startswith(name)]
@@ -227,7 +272,8 @@ class Ledger:
         self._db.executemany(
             "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
             "score = excluded.score, output = excluded.output, detail = excluded.detail "
-            "WHERE outcomes.output IS NULL AND excluded.output IS NOT NULL",
+            "WHERE (outcomes.output IS NULL AND excluded.output IS NOT NULL) "
+            "OR is_damaged(outcomes.score, outcomes.output, outcomes.detail)",
             rows,
         )
 

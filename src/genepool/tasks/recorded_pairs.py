@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from genepool import progress
+from genepool.checked import is_number, is_text
 from genepool.errors import InputError, nearest
 from genepool.tasks.ledger import Ledger, RecordedModel
 from genepool.tasks.pairs import Pairs
@@ -34,6 +36,10 @@ _COUNTED = (
     )
     + f", count(*), total(a.output IS NULL OR b.output IS NULL) {_JOINED}"
 )
+
+
+# A score of another type, or out of range, is neither.
+_WRONG, _RIGHT = "{0}.score BETWEEN 0 AND 0.5", "{0}.score > 0.5 AND {0}.score <= 1"
 
 
 class RecordedFlip(NamedTuple):
@@ -77,6 +83,7 @@ def recorded_tasks(
         f"SELECT t.id, t.name, t.asking FROM tasks t WHERE {asked} AND {asked} ORDER BY t.id",
         (old.fingerprint, new.fingerprint),
     )
+    ways = [way for way in ways if is_text(way[1]) and is_text(way[2])]
     names = [name for _, name, _ in ways]
     for task in tasks or ():
         if task not in names:
@@ -109,7 +116,10 @@ def recorded_pairs(
             cells = np.repeat(np.array(_CELLS), np.array(counts, dtype=np.int64), axis=0)
         else:
             rows = ledger.rows_of(f"SELECT a.score, b.score, (a.output <> b.output) IS 1 {_JOINED}", key, apart=True)
-            cells = np.array(rows)
+            whole = [row for row in rows if is_number(row[0], 0, 1) and is_number(row[1], 0, 1)]
+            if len(whole) < len(rows):
+                progress.say(f"{ledger.path}: {len(rows) - len(whole):,} damaged outcomes of {task.name} are left out")
+            cells = np.array(whole).reshape(-1, 3)
         only = [_count(ledger, number, task) - int(n) for number in numbers]
         scores = cells[:, :2].astype(np.float64)
         other = None if unkept else cells[:, 2] == 1
@@ -125,14 +135,22 @@ def recorded_flips(
     """Examples of one task that only one of two models solved, at most `limit` gained and as many lost."""
     key = (_number(ledger, new), _number(ledger, old), task.number)
     found: list[RecordedFlip] = []
-    for test, gained in (("a.score <= 0.5 AND b.score > 0.5", True), ("a.score > 0.5 AND b.score <= 0.5", False)):
+    for was, now, gained in ((_WRONG, _RIGHT, True), (_RIGHT, _WRONG, False)):
         rows = ledger.rows_of(
             "SELECT (SELECT name FROM examples WHERE id = a.example), a.output, b.output "
-            f"{_JOINED} AND {test} ORDER BY a.example LIMIT ?",
+            f"{_JOINED} AND {was.format('a')} AND {now.format('b')} ORDER BY a.example LIMIT ?",
             (*key, limit),
         )
-        found += [RecordedFlip(task.name, name, was, now, gained) for name, was, now in rows]
+        found += [
+            RecordedFlip(task.name, name, _text(old_output), _text(new_output), gained)
+            for name, old_output, new_output in rows
+            if is_text(name)
+        ]
     return found
+
+
+def _text(output: object) -> str | None:
+    return output if is_text(output) else None
 
 
 def _number(ledger: Ledger, model: RecordedModel) -> int:

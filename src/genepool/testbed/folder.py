@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from genepool.checked import is_digest, is_text, numbers
 from genepool.errors import InputError
 from genepool.staging import write_text
 
@@ -66,7 +68,25 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     known = isinstance(manifest, dict) and manifest.get("genepool_testbed") == FORMAT
-    return manifest if known and {"digest", "settings", "files"} <= manifest.keys() else None
+    return manifest if known and _is_whole(manifest) else None
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    """Whether everything that is used is there, and no name leads out of the folder."""
+    settings, files, models = (manifest.get(key) for key in ("settings", "files", "models"))
+    if not is_text(manifest.get("digest")) or not isinstance(settings, dict) or not isinstance(models, dict):
+        return False
+    skills = settings.get("skills")
+    if not isinstance(skills, list) or not all(isinstance(one, str) and re.fullmatch(r"\w+", one) for one in skills):
+        return False
+    if not isinstance(files, dict) or not all(map(is_digest, files.values())):
+        return False
+    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
+        return False
+    try:
+        return all(numbers(model["scores"], 0, 1) for model in models.values())
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def find_finished(folder: Path, digest: str, *, overwrite: bool) -> dict[str, Any] | None:
@@ -135,7 +155,8 @@ def hash_file(path: Path) -> str:
 
 def _hash_or_none(path: Path) -> str | None:
     try:
-        return hash_file(path)
+        # A device never ends.
+        return hash_file(path) if path.is_file() else None
     except OSError:
         return None
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from genepool import staging
+from genepool.checked import is_digest
 from genepool.errors import InputError
 
 
@@ -35,9 +36,9 @@ def cached(paths: Sequence[Path], compute: Callable[[], str]) -> str:
 
 def lookup(paths: Sequence[Path]) -> str | None:
     """The remembered fingerprint of these files as they are now; None when it has not been computed."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeDecodeError):
         text = _entry(paths).read_text()
-        if len(text) == 64:
+        if is_digest(text):
             return text
     return None
 

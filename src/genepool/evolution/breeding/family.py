@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
@@ -182,7 +183,12 @@ class Family:
         return tensors
 
     def _path(self, name: str) -> Path | None:
-        return None if self._folder is None else self._folder / f"{name}.safetensors"
+        if self._folder is None:
+            return None
+        # A name comes out of the record: it must not lead out of the folder.
+        if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+            raise InputError(f"no child is called {name!r:.80}", fix="Put the study's record back from a copy")
+        return self._folder / f"{name}.safetensors"
 
     def _born(self, name: str) -> Birth:
         try:

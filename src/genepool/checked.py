@@ -1,0 +1,87 @@
+"""Values out of files that somebody else may have written, checked where they enter: of the right kind, within range.
+
+SQLite keeps any type in any column and JSON any value under any key, so neither a column nor a key says what it holds.
+Nothing is converted here: a value is what it should be, or it is not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from typing import Any, TypeGuard
+
+_HEX = frozenset("0123456789abcdef")
+# Of a number in JSON, and of an integer in SQLite.
+_LARGEST = 2**63 - 1
+
+
+def is_number(value: object, low: float = -math.inf, high: float = math.inf) -> TypeGuard[float]:
+    """Whether it is a finite number from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return False
+    return math.isfinite(value) and low <= value <= high
+
+
+def is_whole(value: object, low: int = -_LARGEST - 1, high: int = _LARGEST) -> TypeGuard[int]:
+    """Whether it is an integer from `low` to `high`."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether it is text that can be written as UTF-8: the halves of a surrogate pair cannot."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def is_line(value: object, most: int = 2**20) -> TypeGuard[str]:
+    """Whether it is text that stays on its line of a terminal: no control characters, no line separators."""
+    if not isinstance(value, str) or len(value) > most or not is_text(value):
+        return False
+    return value.isprintable() or all(unicodedata.category(one) not in ("Cc", "Zl", "Zp") for one in value)
+
+
+def is_digest(value: object) -> bool:
+    """Whether it is a SHA-256 in lower-case hex."""
+    return isinstance(value, str) and len(value) == 64 and set(value) <= _HEX
+
+
+def parsed_json(text: object) -> Any:
+    """What a column or a line of JSON holds.
+
+    Raises:
+        ValueError: it is not text, not JSON, holds NaN or infinity, or is nested too deeply.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{kind_of(text)} where JSON belongs")
+    try:
+        return json.loads(text, parse_constant=_refused)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def numbers(value: object, low: float = -math.inf, high: float = math.inf) -> dict[str, float]:
+    """A mapping of names to finite numbers from `low` to `high`.
+
+    Raises:
+        ValueError: it is something else; the name and the value are told.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{kind_of(value)} where names with numbers belong")
+    for name, number in value.items():
+        if not is_line(name):
+            raise ValueError(f"the name {name!r:.60}")
+        if not is_number(number, low, high):
+            raise ValueError(f"{number!r:.60} for {name}")
+    return value
+
+
+def kind_of(value: object) -> str:
+    """What a value is, in words for people."""
+    kinds = {type(None): "nothing", bytes: "binary data", str: "text", bool: "true or false", list: "a list"}
+    return kinds.get(type(value), "a mapping" if isinstance(value, dict) else "a number")
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"holds {constant}")

@@ -1,0 +1,163 @@
+"""What a study leaves beside its SQLite file, read back: `best.json`, `history.jsonl` and `collection.jsonl`.
+
+All three may come from somebody else, so every value that is used is checked here, and other keys are let through. Used
+by whoever looks at a finished study: the run itself, `collection`, `--fork` and the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from genepool.checked import parsed_json
+from genepool.errors import InputError
+from genepool.schema import validate
+
+BEST_FILE, HISTORY_FILE, COLLECTION_FILE = "best.json", "history.jsonl", "collection.jsonl"
+
+# Means and their intervals, which rounding may carry a hair over the ends.
+Share = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Amount = Annotated[float, Field(ge=0)]
+_Record = TypeVar("_Record", bound=BaseModel)
+
+
+class _Loose(BaseModel):
+    """Known keys are checked, unknown ones kept: a later version may say more."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class _Estimate(_Loose):
+    n: Count
+    mean: Share
+    lo: Share
+    hi: Share
+
+
+class _Tested(_Loose):
+    name: str
+    kind: str
+    fingerprint: str
+    test: dict[str, _Estimate]
+
+
+class _Finalist(_Loose):
+    id: str
+    generation: Count
+    index: Annotated[int, Field(ge=-1)]
+    searched: Share | None
+    fitness: Share
+
+
+class _Cost(_Loose):
+    seconds: Amount = 0.0
+    cpu_seconds: Amount = 0.0
+    examples: Count = 0
+
+
+class _Vote(_Loose):
+    asked: Count
+    members: list[str] = []
+    test: dict[str, _Estimate] = {}
+
+
+class _Best(_Loose):
+    strategy: str
+    genome: dict[str, Any]
+    fitness: Share
+    fingerprint: str
+    valid: dict[str, Share]
+    test: dict[str, Share]
+    evaluations: Count
+    seed: Count
+    id: str = ""
+    generation: Count = 0
+    index: Annotated[int, Field(ge=-1)] = 0
+    finalists: list[_Finalist] = []
+    models: list[_Tested] = []
+    curse: dict[str, float] = {}
+    recipe: dict[str, Any] | None = None
+    tasks_dir: str = ""
+    ledger: str = ""
+    cost: _Cost = _Cost()
+    notices: list[str] = []
+    ensemble: _Vote | None = None
+    forked_from: str = ""
+
+
+class _Line(_Loose):
+    id: str
+    generation: Count
+    index: Count
+    genome: dict[str, Any]
+    fitness: Share | None
+    valid: dict[str, Share]
+    seconds: Amount
+    cached: bool
+    fingerprint: str = ""
+    parents: list[str] = []
+
+
+class _Member(_Loose):
+    name: str
+    group: str
+    scores: dict[str, float]
+    quality: str = ""
+
+
+def read_best(path: Path) -> dict[str, Any]:
+    """What `best.json` says; every key that is used is there, or has a harmless default where it is read.
+
+    Raises:
+        InputError: it is not there, or not the record of a finished study; the key is named.
+    """
+    fix = "Remove the file and run `genepool evolve` on this study again; it repeats no finished evaluation"
+    return _checked(_Best, _text(path, fix), path, "not the record of a finished study", fix)
+
+
+def read_history(path: Path) -> Iterator[dict[str, Any]]:
+    """The candidates of `history.jsonl`, one dictionary each; none where there is no file.
+
+    Raises:
+        InputError: a line is not a candidate; the line and the key are named.
+    """
+    fix = "Run `genepool evolve` on this study again; it writes the file anew"
+    if path.is_file():
+        for number, line in enumerate(_text(path, fix).splitlines(), start=1):
+            found = _checked(_Line, line, path, f"line {number} is not a candidate", fix)
+            yield {**found, "parents": tuple(found.get("parents", ()))}
+
+
+def read_members(path: Path) -> Iterator[dict[str, Any]]:
+    """The members of `collection.jsonl`, one dictionary each.
+
+    Raises:
+        InputError: a line is not a member; the line and the key are named.
+    """
+    fix = "Run `genepool evolve` on the study again"
+    for number, line in enumerate(_text(path, fix).splitlines(), start=1):
+        yield _checked(_Member, line, path, f"line {number} is damaged", fix)
+
+
+def _text(path: Path, fix: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read ({error})", where=path, fix=fix) from None
+
+
+def _checked(model: type[_Record], text: str, path: Path, what: str, fix: str) -> dict[str, Any]:
+    try:
+        data = parsed_json(text)
+        validate(model, data, path)
+    except ValueError as error:
+        raise InputError(f"{what} ({error})", where=path, fix=fix) from None
+    except InputError as error:
+        key = error.where.removeprefix(str(path)).removeprefix(":")
+        raise InputError(f"{what} ({key}{': ' if key else ''}{error.what})", where=path, fix=fix) from None
+    assert isinstance(data, dict)
+    return data
