@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
-from genepool.checked import is_number, numbers
+from genepool.checked import is_line, is_number, numbers
 from genepool.errors import InputError
 from genepool.weights.skill_file import (
     BASE_KEY,
@@ -58,6 +58,9 @@ class Header:
             InputError: one of its fields is not what it should be.
         """
         found: dict[str, Any] = {key: skill.metadata.get(key, "") for key in _TEXTS}
+        if not is_line(found["name"]):
+            fix = "Make or fetch the skill again"
+            raise InputError("its name holds control characters", where=skill.path, fix=fix)
         for key in _OBJECTS:
             try:
                 found[key] = json.loads(skill.metadata.get(key, "{}"))

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool import seeding
+from genepool.checked import is_line
 from genepool.errors import InputError
 from genepool.weights import fingerprint_cache
 from genepool.weights.change_on_base import ChangeOnBase
@@ -102,10 +103,16 @@ class SkillFile:
         self.form = self.metadata.get(FORM_KEY, "")
         if self.form not in FORMS:
             raise InputError(f"a skill of form {self.form!r}", where=path, fix="Known: " + ", ".join(FORMS))
-        self.base_fingerprint = self.metadata.get(BASE_KEY, "")
-        self.base_name = self.metadata.get(BASE_NAME_KEY, "")
+        self.base_fingerprint = self._line(BASE_KEY)
+        self.base_name = self._line(BASE_NAME_KEY)
         self._recent = Recent()
         self._entries = self._read_entries()
+
+    def _line(self, key: str) -> str:
+        text = self.metadata.get(key, "")
+        if not is_line(text):
+            raise InputError(f"its {key} holds control characters", where=self.path, fix=_DAMAGED)
+        return text
 
     def _read_entries(self) -> dict[str, tuple[Encoding, Entry]]:
         try:
