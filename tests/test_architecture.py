@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "genepool"
-ORDER = ["weights", "merging", "tasks", "measure", "skills", "evolution", "report", "testbed", "demo", "cli"]
+ORDER = ["kernels", "weights", "merging", "tasks", "measure", "skills", "evolution", "report", "testbed", "demo", "cli"]
 
 
 def _imports(path: Path) -> set[str]:

@@ -12,8 +12,9 @@ import pytest
 import torch
 import yaml
 
-from genepool import seeding, spectral
+from genepool import seeding
 from genepool.errors import InputError
+from genepool.kernels import spectral
 from genepool.merging import load_recipe, plan_merge, write_adapter
 from genepool.weights import open_weights
 

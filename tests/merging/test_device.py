@@ -13,8 +13,8 @@ import torch
 from merging_in_memory import added, merge
 from safetensors.torch import load_file
 
+from genepool.kernels.random_draws import uniform
 from genepool.merging import REQUIRED, all_methods
-from genepool.merging.kernels.random_draws import uniform
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator here")
 
@@ -65,7 +65,7 @@ def test_every_method_computes_the_same_there(method: str, dtype: torch.dtype) -
 def test_linear_algebra_may_begin_in_many_threads() -> None:
     """In a process of its own: torch loads it once in each."""
     code = (
-        "import torch; from concurrent.futures import ThreadPoolExecutor; from genepool import spectral\n"
+        "import torch; from concurrent.futures import ThreadPoolExecutor; from genepool.kernels import spectral\n"
         "matrices = [torch.randn(64, 64, device='cuda') for _ in range(16)]\n"
         "with ThreadPoolExecutor(16) as pool:\n"
         "    print(len(list(pool.map(lambda m: spectral.singular_triplets(m, 8), matrices))))\n"

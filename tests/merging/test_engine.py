@@ -12,8 +12,8 @@ import torch
 from merging_in_memory import TENSORS, added, drawn, merge
 
 from genepool.errors import InputError
+from genepool.kernels.memory import MemoryGate
 from genepool.merging import REQUIRED, Recipe, all_methods, engine, plan_merge
-from genepool.merging.memory import MemoryGate
 from genepool.weights.overlay import TensorWeights, load_resident, stack_changes, stacked_changes
 
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genepool.merging import kernels
-from genepool.merging.kernels import counting, election, random_draws, reading
+from genepool import kernels
+from genepool.kernels import counting, election, random_draws, reading
 
 seeds = st.integers(0, 10_000)
 keys = st.integers(0, 2**63 - 1)

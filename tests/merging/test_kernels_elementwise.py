@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genepool.merging import kernels
-from genepool.merging.kernels import election, overlap, ranks
+from genepool import kernels
+from genepool.kernels import election, overlap, ranks
 
 seeds = st.integers(0, 10_000)
 

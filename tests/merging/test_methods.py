@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from merging_in_memory import TENSORS, added, assert_equal, drawn, merge, one
 
+from genepool.kernels.selection import MagnitudeSelection, keep_count
 from genepool.merging import REQUIRED, all_methods
-from genepool.merging.selection import MagnitudeSelection, keep_count
 
 DELTA_METHODS = ["task_arithmetic", "ties", "dare_linear", "dare_ties", "model_stock"]
 seeds = st.integers(0, 10_000)

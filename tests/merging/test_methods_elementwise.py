@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from merging_in_memory import TENSORS, added, assert_equal, drawn, merge, one
 
+from genepool.kernels.selection import Selection, keep_count
 from genepool.merging import parse_recipe
 from genepool.merging.methods.arcee_fusion import divergences
-from genepool.merging.selection import Selection, keep_count
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "breadcrumbs": {"density": 0.4, "gamma": 0.2},

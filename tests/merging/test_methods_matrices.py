@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from merging_in_memory import added, assert_equal, drawn, merge
 
-from genepool import spectral
 from genepool.errors import InputError
+from genepool.kernels import spectral
 from genepool.merging import Recipe, engine, plan_merge
 from genepool.merging.methods.iso_cts import shares
 from genepool.weights.overlay import TensorWeights
@@ -243,7 +243,7 @@ def test_blocks_of_any_size_give_the_same(method: str, monkeypatch: pytest.Monke
     base, models = drawn(1), [added(drawn(1), drawn(i, 0.1)) for i in (2, 3)]
     whole = merge(method, base, models)
     monkeypatch.setattr("genepool.merging.engine.BLOCK_ENTRIES", 7)
-    monkeypatch.setattr("genepool.spectral._RUN_ENTRIES", 7)
+    monkeypatch.setattr("genepool.kernels.spectral._RUN_ENTRIES", 7)
     assert_equal(merge(method, base, models), whole, 1e-5)
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from merging_in_memory import TENSORS, added, assert_equal, drawn, merge, one
 
-from genepool.merging.kernels import agreement, balance, competition, consensus, count_scores, stitch
-from genepool.merging.selection import Selection
+from genepool.kernels import agreement, balance, competition, consensus, count_scores, stitch
+from genepool.kernels.selection import Selection
 from genepool.weights import TensorWeights
 
 METHODS = ["pcb", "consensus", "localize_stitch"]

@@ -18,8 +18,8 @@ from merging_in_memory import TENSORS, added, drawn
 from safetensors.torch import load_file
 
 from genepool.errors import InputError
+from genepool.kernels import sums
 from genepool.merging import load_recipe, plan_merge, stored_sum
-from genepool.merging.kernels import sums
 from genepool.merging.stored_sum import StoredSums
 
 # Those that are sums at every tensor with these parameters, and a base where they take one.

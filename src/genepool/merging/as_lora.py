@@ -15,15 +15,15 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genepool import progress, seeding, spectral, staging
+from genepool import progress, seeding, staging
 from genepool.devices import check_device
 from genepool.errors import CheckFailed, InputError
+from genepool.kernels import gram, spectral
+from genepool.kernels.memory import MemoryGate
 from genepool.merging.adapter_forms import FACTORED, Form, adapter_config, adapter_form, module_kinds
 from genepool.merging.adapter_report import AdapterReport, HeldTensor, remark, report_files
 from genepool.merging.engine import Engine
-from genepool.merging.kernels import gram
 from genepool.merging.layout import Input, OutputTensor
-from genepool.merging.memory import MemoryGate
 from genepool.merging.plan import Plan
 from genepool.merging.run import refuse_own_input
 from genepool.threads import core_count, torch_threads

@@ -15,8 +15,8 @@ from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
+from genepool.kernels.reading import is_finite, subtract
 from genepool.merging.group import TensorGroup
-from genepool.merging.kernels.reading import is_finite, subtract
 from genepool.merging.layout import Input, OutputTensor
 from genepool.merging.lines import LinesScale, changed_norm, summed_norm
 from genepool.merging.method import Grain

@@ -83,7 +83,7 @@ class TensorGroup:
 
     def delta(self, model: int) -> torch.Tensor:
         """One model's task vector by itself, `(rows, columns)`, read anew: for methods that take one at a time."""
-        from genepool.merging.kernels import empty
+        from genepool.kernels import empty
 
         rows = empty(self.rows, self.device)
         self.read_delta(model, rows)
@@ -103,7 +103,7 @@ class TensorGroup:
 
         The same in every pass, in blocks of any size, on any device.
         """
-        from genepool.merging.kernels import uniform
+        from genepool.kernels import uniform
 
         rows, columns = self.rows
         return uniform(rows * columns, *self.stream(model), self.device).reshape(rows, columns)
@@ -113,7 +113,7 @@ class TensorGroup:
         return seeding.derive(self.seed, self.name, model), self.start * self.rows[1]
 
     def _stack(self, read: Callable[[int, torch.Tensor], None]) -> torch.Tensor:
-        from genepool.merging.kernels import empty
+        from genepool.kernels import empty
 
         stacked = empty((len(self.per_model), *self.rows), self.device)
         for i, rows in enumerate(stacked):

@@ -17,10 +17,10 @@ from pathlib import Path
 from genepool import progress, staging
 from genepool.devices import check_device
 from genepool.errors import CheckFailed, InputError
+from genepool.kernels.memory import MemoryGate
 from genepool.merging import card
 from genepool.merging.engine import Engine
 from genepool.merging.layout import OutputTensor
-from genepool.merging.memory import MemoryGate
 from genepool.merging.nesting import input_paths
 from genepool.merging.plan import Plan
 from genepool.threads import core_count, torch_threads

@@ -11,10 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from genepool.merging import kernels
+from genepool import kernels
+from genepool.kernels.selection import keep_count
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
-from genepool.merging.selection import keep_count
 from genepool.merging.survey import Chain, Magnitudes, Sums, Survey
 
 if TYPE_CHECKING:

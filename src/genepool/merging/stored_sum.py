@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from genepool.merging.kernels.sums import gram_bits, sum_bits
+from genepool.kernels.sums import gram_bits, sum_bits
 from genepool.merging.layout import Input, OutputTensor
 from genepool.merging.plan import Plan
 from genepool.merging.weighted_sum import Factors, WeightedSum

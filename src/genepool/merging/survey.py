@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from genepool.kernels.selection import Selection
 from genepool.merging.group import TensorGroup
-from genepool.merging.selection import Selection
 
 if TYPE_CHECKING:
     import torch

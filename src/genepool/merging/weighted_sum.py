@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from genepool.merging import kernels
+from genepool import kernels
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
 from genepool.merging.parameters import Site

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
+from genepool.kernels.reading import subtract
 from genepool.merging.engine import BLOCK_ENTRIES
-from genepool.merging.kernels.reading import subtract
 from genepool.skills.header import Header
 from genepool.weights import Weights, open_weights
 from genepool.weights.adapter import LoraOnBase

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool import progress
 from genepool.errors import InputError
-from genepool.merging.memory import MemoryGate
+from genepool.kernels.memory import MemoryGate
 from genepool.skills.changes import Changes, encoded_change
 from genepool.skills.making import store
 from genepool.skills.writing import LEFT_OUT, Choice, Written
@@ -239,7 +239,7 @@ class Budget:
     def _look_at_directions(self, ways: _Ways, weighted: torch.Tensor, root: torch.Tensor | None) -> None:
         import torch
 
-        from genepool.spectral import low_rank
+        from genepool.kernels.spectral import low_rank
 
         rows, columns = weighted.shape
         count = min(MOST_DIRECTIONS, rows, columns)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool import progress
 from genepool.errors import InputError
-from genepool.merging.selection import MagnitudeSelection, keep_count
+from genepool.kernels.selection import MagnitudeSelection, keep_count
 from genepool.skills.asked import Encoded, answer_likelihoods
 from genepool.skills.changes import Changes, block_rows
 from genepool.skills.selected import Derived

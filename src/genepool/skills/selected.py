@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from genepool import progress, seeding
 from genepool.errors import InputError
-from genepool.merging.kernels.random_draws import drop
-from genepool.merging.selection import MagnitudeSelection, keep_count
+from genepool.kernels.random_draws import drop
+from genepool.kernels.selection import MagnitudeSelection, keep_count
 from genepool.skills.changes import Changes, block_rows
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool import progress
 from genepool.errors import InputError
-from genepool.merging.selection import MagnitudeSelection, keep_count
+from genepool.kernels.selection import MagnitudeSelection, keep_count
 from genepool.skills.changes import Changes, block_rows
 from genepool.skills.sketch import layer_of
 from genepool.weights.tensor_info import TensorInfo, shape_text

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from genepool import progress
 from genepool.errors import InputError
-from genepool.merging.kernels.reading import is_finite
-from genepool.merging.memory import MemoryGate
+from genepool.kernels.memory import MemoryGate
+from genepool.kernels.reading import is_finite
 from genepool.skills.changes import Changes, block_rows
 from genepool.skills.header import Header
 from genepool.staging import check_file

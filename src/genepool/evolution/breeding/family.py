@@ -157,7 +157,7 @@ class Family:
     def _keep(self, name: str, tensors: dict[str, torch.Tensor]) -> Tensors:
         from safetensors.torch import save_file
 
-        from genepool.merging.kernels.reading import is_finite
+        from genepool.kernels.reading import is_finite
 
         for key, value in tensors.items():
             if not is_finite(value):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from genepool.errors import InputError
-from genepool.spectral import Factors, singular_triplets
+from genepool.kernels.spectral import Factors, singular_triplets
 from genepool.weights import TensorInfo, Weights
 from genepool.weights.adapter import LoraOnBase
 from genepool.weights.change_on_base import ChangeOnBase
@@ -65,7 +65,7 @@ class Stock(ABC):
         Raises:
             FounderError: it holds NaN or infinity.
         """
-        from genepool.merging.kernels.reading import is_finite
+        from genepool.kernels.reading import is_finite
 
         found = self._founder(name, tensor)
         if not is_finite(found):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from genepool.kernels.selection import Selection
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method, register
-from genepool.merging.selection import Selection
 from genepool.merging.survey import Survey
 
 if TYPE_CHECKING:

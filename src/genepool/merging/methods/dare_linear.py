@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from genepool.merging import kernels
+from genepool import kernels
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import register
 from genepool.merging.methods.task_arithmetic import NORMALIZE, WEIGHT

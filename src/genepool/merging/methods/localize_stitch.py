@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from genepool.merging import kernels
+from genepool import kernels
+from genepool.kernels.selection import keep_count
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method, register
 from genepool.merging.methods.task_arithmetic import WEIGHT
 from genepool.merging.parameters import Parameter
-from genepool.merging.selection import keep_count
 from genepool.merging.survey import Survey, Thresholds
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from genepool.merging import kernels
+from genepool import kernels
+from genepool.kernels.selection import Selection
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method, register
 from genepool.merging.parameters import Parameter
-from genepool.merging.selection import Selection
 from genepool.merging.survey import Survey
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from genepool.merging import kernels
+from genepool import kernels
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method, register
 from genepool.merging.parameters import Parameter

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from genepool.kernels.selection import keep_count
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method, register
 from genepool.merging.parameters import Parameter
-from genepool.merging.selection import keep_count
 from genepool.merging.survey import Survey, Thresholds
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from genepool import spectral
+from genepool.kernels import spectral
 from genepool.merging.group import TensorGroup
 from genepool.merging.matrix_method import EMBEDDINGS, LAMBDA, WEIGHT, MatrixMethod
 from genepool.merging.method import register

@@ -57,14 +57,14 @@ def quantise(values: torch.Tensor, bits: int, group: int = GROUP) -> tuple[torch
     import numpy as np
     import torch
 
-    from genepool.weights.encodings import compiled
+    from genepool.kernels import compiled_encodings
 
     zero, largest = _LEVELS[bits]
     rows, columns = values.shape
     codes = np.zeros((rows, packed_width(columns, bits)), np.uint8)
     scales = np.empty((rows, -(-columns // group)), np.uint16)
     shares = np.array(_SHARES[bits], np.float32)
-    compiled.quantise(values.contiguous().numpy(), bits, group, zero, largest, shares, codes, scales)
+    compiled_encodings.quantise(values.contiguous().numpy(), bits, group, zero, largest, shares, codes, scales)
     return torch.from_numpy(codes), torch.from_numpy(scales.view(np.int16)).view(torch.bfloat16)
 
 
@@ -73,9 +73,9 @@ def dequantise(codes: torch.Tensor, scales: torch.Tensor, columns: int, bits: in
     import numpy as np
     import torch
 
-    from genepool.weights.encodings import compiled
+    from genepool.kernels import compiled_encodings
 
     out = np.empty((codes.shape[0], columns), np.float32)
     bits_of_scales = scales.contiguous().view(torch.int16).numpy().view(np.uint16)
-    compiled.dequantise(codes.contiguous().numpy(), bits_of_scales, bits, group, _LEVELS[bits][0], out)
+    compiled_encodings.dequantise(codes.contiguous().numpy(), bits_of_scales, bits, group, _LEVELS[bits][0], out)
     return torch.from_numpy(out)

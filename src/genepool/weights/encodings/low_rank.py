@@ -22,7 +22,7 @@ class LowRank(Encoding):
         """The best approximation of a rank, or for large matrices one within a fraction of a percent of it."""
         import torch
 
-        from genepool.spectral import low_rank
+        from genepool.kernels.spectral import low_rank
 
         # The start of the range finder is drawn for the shape alone: the same change gives the same factors.
         factors, _exact = low_rank(change, rank, torch.Generator().manual_seed(0))

@@ -38,7 +38,7 @@ class Singular(Encoding):
         """As `Encoding.encode`; `bands` are (how many directions, bits) from the strongest on."""
         import torch
 
-        from genepool.spectral import low_rank
+        from genepool.kernels.spectral import low_rank
 
         rank = sum(count for count, _ in bands)
         factors, _exact = low_rank(change, rank, torch.Generator().manual_seed(0))

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from genepool.merging.kernels.buffers import empty
+from genepool.kernels.buffers import empty
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +86,7 @@ def sum_bits(
 
     of_rows = np.asarray(factors, dtype=np.float32)
     if compiled:
-        from genepool.merging.kernels import compiled_sums
+        from genepool.kernels import compiled_sums
 
         return bool(compiled_sums.weighted_sum(rows, base, of_rows, float(divisor), subtract, out))
     with np.errstate(all="ignore"):
@@ -177,7 +177,7 @@ def gram_bits(rows: Bits, base: Bits, *, compiled: bool = True) -> np.ndarray[An
 
     products = np.zeros((len(rows), len(rows)))
     if compiled:
-        from genepool.merging.kernels import compiled_sums
+        from genepool.kernels import compiled_sums
 
         compiled_sums.gram(rows, base, products)
         return products

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from genepool.merging.kernels.compiled import Array, _compiled, _compiled_sum
+from genepool.kernels.compiled import Array, _compiled, _compiled_sum
 
 # Entries that are gone through at once: what is summed stays in the nearest cache.
 _RUN = 1024

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from genepool.merging.kernels.buffers import empty
-from genepool.merging.kernels.random_draws import uniform
+from genepool.kernels.buffers import empty
+from genepool.kernels.random_draws import uniform
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ def row_ranks(rows: torch.Tensor) -> torch.Tensor:
 
     if rows.device.type != "cpu" or not rows.numel():
         return _formula(rows)
-    from genepool.merging.kernels import compiled_entries
+    from genepool.kernels import compiled_entries
 
     ranks = empty(rows.shape)
     compiled_entries.row_ranks(rows.contiguous().numpy(), ranks.numpy())
@@ -46,7 +46,7 @@ def drop_by_rank(
     if rows.device.type != "cpu":
         _drop_formula(rows, least, most, uniform(rows.numel(), key, offset, rows.device), rescale)
     elif rows.numel():
-        from genepool.merging.kernels import compiled_entries
+        from genepool.kernels import compiled_entries
 
         compiled_entries.drop_by_rank(rows.numpy(), key, offset, least, most - least, rescale)
 

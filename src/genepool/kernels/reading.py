@@ -30,7 +30,7 @@ def subtract(a: torch.Tensor, b: torch.Tensor, into: torch.Tensor) -> bool:
     import torch
 
     if into.device.type == "cpu" and a.dtype == b.dtype == torch.bfloat16:
-        from genepool.merging.kernels import compiled
+        from genepool.kernels import compiled
 
         mine, theirs = (rows.reshape(-1).view(torch.int16).numpy().view("uint16") for rows in (a, b))
         return bool(compiled.subtract_bfloat16(mine, theirs, into.view(-1).numpy()))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from genepool.merging.kernels.buffers import empty, float32_array
+from genepool.kernels.buffers import empty, float32_array
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ def elect(
     factors = [weight * scale for weight, scale in zip(weights, scales or [1.0] * len(weights), strict=True)]
     if vectors.device.type != "cpu":
         return _formula(vectors, factors, weights, low, zero_sign, normalize, high, votes)
-    from genepool.merging.kernels import compiled
+    from genepool.kernels import compiled
 
     merged = empty(vectors.shape[1:])
     balance = compiled.elect(
@@ -80,7 +80,7 @@ def trimmed_sum(
     low, high = _limits(thresholds, ceilings, len(factors))
     if vectors.device.type != "cpu":
         return _sum_formula(vectors, factors, low, high)
-    from genepool.merging.kernels import compiled
+    from genepool.kernels import compiled
 
     total = empty(vectors.shape[1:])
     compiled.trimmed_sum(
@@ -107,7 +107,7 @@ def l1_norms(
     low, high = _limits(thresholds, ceilings, len(vectors))
     if vectors.device.type != "cpu":
         return torch.stack([_norm_formula(*part) for part in zip(vectors, low, high, strict=True)]).cpu()
-    from genepool.merging.kernels import compiled
+    from genepool.kernels import compiled
 
     lows, highs = float32_array(low), float32_array(high)
     norms = [

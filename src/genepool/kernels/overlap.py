@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from genepool.merging.kernels.buffers import empty
+from genepool.kernels.buffers import empty
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ def overlap_counts(vectors: torch.Tensor, epsilon: float) -> torch.Tensor:
     counts = torch.zeros((vectors.shape[0], 2), dtype=torch.int64)
     if vectors.device.type != "cpu":
         return _counts_formula(vectors, epsilon).cpu()
-    from genepool.merging.kernels import compiled_entries
+    from genepool.kernels import compiled_entries
 
     compiled_entries.overlap_counts(vectors.reshape(vectors.shape[0], -1).numpy(), epsilon, counts.numpy())
     return counts
@@ -44,7 +44,7 @@ def overlap_mean(vectors: torch.Tensor, epsilon: float, factors: Sequence[float]
 
     if vectors.device.type != "cpu":
         return _mean_formula(vectors, epsilon, factors)
-    from genepool.merging.kernels import compiled_entries
+    from genepool.kernels import compiled_entries
 
     merged = empty(vectors.shape[1:])
     compiled_entries.overlap_mean(

@@ -49,7 +49,7 @@ class Selection:
 
     def observe(self, number: int, values: torch.Tensor, counts: torch.Tensor) -> None:
         """Counts one part of the vector by magnitude; float32, any shape, no NaN."""
-        from genepool.merging.kernels import count_magnitudes
+        from genepool.kernels import count_magnitudes
 
         if number == 0 and any(rank > 0 for rank in self._ranks):
             count_magnitudes(values, counts[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from genepool.merging.kernels.buffers import empty, float32_array
+from genepool.kernels.buffers import empty, float32_array
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ def consensus(
 
     if vectors.device.type != "cpu":
         return _consensus_formula(vectors, factors, thresholds, needed)
-    from genepool.merging.kernels import compiled_vectors
+    from genepool.kernels import compiled_vectors
 
     merged = empty(vectors.shape[1:])
     compiled_vectors.consensus(
@@ -69,7 +69,7 @@ def stitch(vectors: torch.Tensor, factors: Sequence[float], low: Sequence[float]
 
     if vectors.device.type != "cpu":
         return _stitch_formula(vectors, factors, low)
-    from genepool.merging.kernels import compiled_vectors
+    from genepool.kernels import compiled_vectors
 
     merged = empty(vectors.shape[1:])
     compiled_vectors.stitch(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from genepool.merging.kernels.compiled import _RUN, Array, _compiled
+from genepool.kernels.compiled import _RUN, Array, _compiled
 
 f4, u4, i4 = np.float32, np.uint32, np.int32
 _LOG2_E = 1.4426950408889634

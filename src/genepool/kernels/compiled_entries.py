@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from genepool.merging.kernels.compiled import _MAGNITUDE, _RUN, Array, _compiled, philox
+from genepool.kernels.compiled import _MAGNITUDE, _RUN, Array, _compiled, philox
 
 _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)

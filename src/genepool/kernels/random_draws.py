@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from genepool.merging.kernels.buffers import empty
+from genepool.kernels.buffers import empty
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ def uniform(count: int, key: int, offset: int = 0, device: torch.device | str = 
     first = offset // 4
     quads = (offset + count + 3) // 4 - first
     if torch.device(device).type == "cpu":
-        from genepool.merging.kernels import compiled
+        from genepool.kernels import compiled
 
         draws = empty((4 * quads,))
         compiled.philox(key, first, draws.numpy())
@@ -52,7 +52,7 @@ def drop(vector: torch.Tensor, density: float, key: int, offset: int = 0) -> Non
         key, offset: as for `uniform`; the vector's first entry has the stream's number `offset`.
     """
     if vector.device.type == "cpu":
-        from genepool.merging.kernels import compiled
+        from genepool.kernels import compiled
 
         compiled.drop(vector.view(-1).numpy(), key, offset, density)
     else:

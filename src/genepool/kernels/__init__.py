@@ -5,15 +5,15 @@ processor in `compiled.py` or its neighbours, which gives the same values. Metho
 torch tensors and never ask which of the two ran.
 """
 
-from genepool.merging.kernels.agreement import consensus, stitch
-from genepool.merging.kernels.buffers import empty
-from genepool.merging.kernels.competition import balance, count_scores
-from genepool.merging.kernels.counting import count_magnitudes
-from genepool.merging.kernels.election import elect, l1_norms, trimmed_sum
-from genepool.merging.kernels.overlap import overlap_counts, overlap_mean
-from genepool.merging.kernels.random_draws import drop, uniform
-from genepool.merging.kernels.ranks import drop_by_rank, row_ranks
-from genepool.merging.kernels.sums import gram, weighted_sum
+from genepool.kernels.agreement import consensus, stitch
+from genepool.kernels.buffers import empty
+from genepool.kernels.competition import balance, count_scores
+from genepool.kernels.counting import count_magnitudes
+from genepool.kernels.election import elect, l1_norms, trimmed_sum
+from genepool.kernels.overlap import overlap_counts, overlap_mean
+from genepool.kernels.random_draws import drop, uniform
+from genepool.kernels.ranks import drop_by_rank, row_ranks
+from genepool.kernels.sums import gram, weighted_sum
 
 __all__ = [
     "balance",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from genepool.merging.kernels.buffers import empty, float32_array
+from genepool.kernels.buffers import empty, float32_array
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ def count_scores(
     counts: Sequence[torch.Tensor],
     buckets: Sequence[Sequence[int]] | None = None,
 ) -> None:
-    """Adds histograms over the bits of the scores to `counts`, as `genepool.merging.selection.Selection` reads them.
+    """Adds histograms over the bits of the scores to `counts`, as `genepool.kernels.selection.Selection` reads them.
 
     Args:
         vectors, low, high: as for `scores`; contiguous.
@@ -80,7 +80,7 @@ def count_scores(
     import torch
 
     if vectors.device.type == "cpu":
-        from genepool.merging.kernels import compiled_vectors
+        from genepool.kernels import compiled_vectors
 
         wanted = [list(own) for own in buckets] if buckets else [[]] * len(vectors)
         compiled_vectors.count_scores(
@@ -122,7 +122,7 @@ def balance(
 
     if vectors.device.type != "cpu":
         return _balance_formula(vectors, low, high, lowest, highest)
-    from genepool.merging.kernels import compiled_vectors
+    from genepool.kernels import compiled_vectors
 
     merged = empty(vectors.shape[1:])
     compiled_vectors.balance(

@@ -30,7 +30,7 @@ def count_magnitudes(values: torch.Tensor, counts: torch.Tensor, bucket: int | N
     if not flat.numel():
         return
     if flat.device.type == "cpu":
-        from genepool.merging.kernels import compiled
+        from genepool.kernels import compiled
 
         bits = flat.view(torch.int32).numpy().view("uint32")
         if bucket is None:
