@@ -13,8 +13,8 @@ from test_bred_runs import bred_study
 
 from genepool.errors import InputError
 from genepool.evolution import run_study
-from genepool.evolution.ensemble import majority
 from genepool.evolution.study import Study
+from genepool.evolution.voting import majority
 from genepool.report import collect_study, render_report
 from genepool.tasks import Ledger, evaluate, load_tasks
 from genepool.weights import open_weights

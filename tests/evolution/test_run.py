@@ -396,9 +396,9 @@ class Pull(Method):
 def test_a_method_of_ones_own_is_searched_in_every_process(
     world: Path, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genepool.merging import all_methods, method
+    from genepool.merging import all_methods, registry
 
-    monkeypatch.setattr(method, "_registry", dict(all_methods()))
+    monkeypatch.setattr(registry, "_registry", dict(all_methods()))
     plugin = tmp_path / "pull.py"
     plugin.write_text(OWN_METHOD)
     study = study_in(world, method="pull", parameters=None, budget={"evaluations": 12})
@@ -410,7 +410,7 @@ def test_a_method_of_ones_own_is_searched_in_every_process(
         assert answer.code == 0, answer.err
         runs.append((best(out), history(out)))
     assert runs[0] == runs[1]
-    monkeypatch.setattr(method, "_registry", {name: m for name, m in all_methods().items() if name != "pull"})
+    monkeypatch.setattr(registry, "_registry", {name: m for name, m in all_methods().items() if name != "pull"})
     write = ("collection", tmp_path / "1", "--write", "winner", "--out", tmp_path / "model", "--quiet")
     assert cli(*write).code == 2
     assert cli(*write, "--plugin", plugin).code == 0

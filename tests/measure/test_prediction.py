@@ -23,9 +23,9 @@ from genepool.measure.prediction import (
     task_scaling,
 )
 from genepool.tasks import LanguageModel, Ledger, OutcomeTable, Task, evaluate, load_tasks
+from genepool.tasks.example import Example
 from genepool.tasks.ledger import Outcome
 from genepool.tasks.table import Cell
-from genepool.tasks.task import Example
 from genepool.weights import open_weights
 
 # ---------------------------------------------------------------------- PassUntil

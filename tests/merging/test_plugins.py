@@ -13,7 +13,7 @@ import torch
 from merging_in_memory import added, drawn, merge
 
 from genepool.errors import InputError
-from genepool.merging import all_methods, load_plugin, method, plugins
+from genepool.merging import all_methods, load_plugin, registry
 from genepool.weights import open_weights
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "add-a-method.md").read_text()
@@ -25,9 +25,9 @@ COMMANDS = re.findall(r"^genepool (.*)$", PAGE, re.MULTILINE)
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers is gone after it."""
-    monkeypatch.setattr(method, "_registry", dict(all_methods()))
+    monkeypatch.setattr(registry, "_registry", dict(all_methods()))
     yield
-    plugins.load_entry_points.cache_clear()
+    registry.load_entry_points.cache_clear()
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_installed_packages_offer_methods_and_a_broken_one_is_named(
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[{group}]\n{text}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    plugins.load_entry_points.cache_clear()
+    registry.load_entry_points.cache_clear()
     assert "median" in all_methods()
     assert "'broken' of the package bad cannot be loaded" in capsys.readouterr().err
     # Asked again, it says nothing again.

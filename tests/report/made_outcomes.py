@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from genepool.tasks import OutcomeTable
+from genepool.tasks.example import Example
 from genepool.tasks.ledger import Outcome
 from genepool.tasks.table import Cell
-from genepool.tasks.task import Example
 
 
 def made_table(name: str = "m", *, sure: bool = True, count: int = 40) -> OutcomeTable:

@@ -13,8 +13,8 @@ import pytest
 
 from genepool.errors import InputError
 from genepool.tasks import LanguageModel, Ledger, Task, TaskSettings, evaluate
+from genepool.tasks.example import Example
 from genepool.tasks.likelihoods import loglikelihoods, token_likelihoods
-from genepool.tasks.task import Example
 from genepool.weights import open_weights
 
 KINDS: list[dict[str, Any]] = [

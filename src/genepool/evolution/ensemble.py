@@ -5,45 +5,17 @@ Uses tasks and measure; the end of a study calls it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool import progress
 from genepool.evolution.candidates import Candidate
+from genepool.evolution.voting import can_vote, majority
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from genepool.evolution.opened import OpenedStudy
-    from genepool.tasks import Task
-
-
-def majority(answers: Sequence[Sequence[str]], scores: Sequence[Sequence[float]]) -> np.ndarray:
-    """The scores of a majority vote, shape (examples,).
-
-    Args:
-        answers: per member what it answered, per example; white space around an answer does not count.
-        scores: per member its scores. Where as many give one answer as another, the earlier member's stands.
-    """
-    import numpy as np
-
-    won = []
-    for given, earned in zip(zip(*answers, strict=True), zip(*scores, strict=True), strict=True):
-        votes = Counter(answer.strip() for answer in given)
-        # Of equal counts, the one seen first comes first.
-        leading = votes.most_common(1)[0][0]
-        won.append(next(score for answer, score in zip(given, earned, strict=True) if answer.strip() == leading))
-    return np.array(won, dtype=np.float64)
-
-
-def can_vote(task: Task) -> bool:
-    """Whether right answers to it are alike, so that a majority can agree on one."""
-    from genepool.tasks.metrics import METRICS
-
-    return not METRICS[task.settings.metric].within
 
 
 def tested_together(opened: OpenedStudy, members: Sequence[Candidate], ledger: Path) -> dict[str, Any]:

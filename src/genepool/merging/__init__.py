@@ -14,13 +14,15 @@ from genepool.merging.as_lora import write_adapter
 from genepool.merging.group import TensorGroup
 from genepool.merging.inspection import Inspection, inspect_models
 from genepool.merging.lines import Lines
+from genepool.merging.loading import load_recipe, parse_recipe
 from genepool.merging.merged_weights import MergedWeights
-from genepool.merging.method import Method, all_methods, find_method, register
+from genepool.merging.method import Method
 from genepool.merging.parameters import REQUIRED, Parameter
 from genepool.merging.plan import Plan
 from genepool.merging.planning import plan_merge
 from genepool.merging.plugins import load_plugin, plugin_of
-from genepool.merging.recipe import ModelEntry, Recipe, Slice, Source, load_recipe, parse_recipe
+from genepool.merging.recipe import ModelEntry, Recipe, Slice, Source
+from genepool.merging.registry import all_methods, find_method, register
 from genepool.merging.run import run_plan
 from genepool.merging.soup import Soup, SoupStep, greedy_soup
 from genepool.merging.survey import Sums, Survey, Thresholds

@@ -31,7 +31,7 @@ from genepool.weights import Checkpoint, TensorInfo, Weights
 from genepool.weights.adapter import CONFIG_FILE, WEIGHTS_FILE
 from genepool.weights.overlay import TensorWeights
 from genepool.weights.safetensors_file import SafetensorsFile
-from genepool.weights.source import tensor_bytes
+from genepool.weights.tensor_info import tensor_bytes
 from genepool.weights.writer import ShardedWriter
 
 if TYPE_CHECKING:

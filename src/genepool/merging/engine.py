@@ -25,8 +25,7 @@ from genepool.merging.survey import Survey
 from genepool.merging.weighted_sum import Gram
 from genepool.threads import core_count, in_order, torch_threads
 from genepool.weights.overlay import stacked_changes
-from genepool.weights.source import tensor_bytes
-from genepool.weights.tensor_info import shape_text, torch_dtype
+from genepool.weights.tensor_info import shape_text, tensor_bytes, torch_dtype
 
 if TYPE_CHECKING:
     import torch

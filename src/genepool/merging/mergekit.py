@@ -14,8 +14,8 @@ from pydantic import model_validator
 
 from genepool import progress
 from genepool.errors import InputError, nearest
-from genepool.merging.method import find_method
 from genepool.merging.recipe import Recipe
+from genepool.merging.registry import find_method
 from genepool.schema import Strict, validate
 
 # Every method of its registry, with its defaults.

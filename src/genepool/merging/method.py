@@ -9,15 +9,12 @@ a user's own is the same file anywhere else (`genepool.merging.plugins`).
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from genepool.errors import InputError, nearest
 from genepool.merging.group import TensorGroup
 from genepool.merging.parameters import Parameter, Site
 from genepool.merging.survey import Survey
@@ -164,46 +161,3 @@ class Method(ABC):
     def parameter(self, name: str) -> Parameter:
         """The declaration of one parameter."""
         return next(p for p in self.parameters if p.name == name)
-
-
-_registry: dict[str, Method] = {}
-_REQUIRED_ATTRIBUTES = ("name", "source", "when", "formula", "inputs", "base")
-
-
-def register(method: type[Method]) -> type[Method]:
-    """Makes a method available under its name; used as a decorator.
-
-    Raises:
-        InputError: a declaration is missing, or another module has a method of this name.
-    """
-    if missing := [name for name in _REQUIRED_ATTRIBUTES if not hasattr(method, name)]:
-        raise InputError(
-            f"the merge method {method.__name__} does not say its {missing[0]}", fix=f"Add `{missing[0]} = ...`"
-        )
-    known = _registry.get(method.name)
-    if known is not None and type(known).__module__ != method.__module__:
-        raise InputError(f"there is already a merge method '{method.name}'", fix="Choose another name")
-    _registry[method.name] = method()
-    return method
-
-
-def all_methods() -> dict[str, Method]:
-    """Every registered method by name, built-in ones and those of installed packages loaded."""
-    from genepool.merging import methods, plugins
-
-    for module in pkgutil.iter_modules(methods.__path__):
-        importlib.import_module(f"{methods.__name__}.{module.name}")
-    plugins.load_entry_points()
-    return dict(sorted(_registry.items()))
-
-
-def find_method(name: str, where: str = "") -> Method:
-    """The method of this name.
-
-    Raises:
-        InputError: there is none; the nearest name is suggested.
-    """
-    methods = all_methods()
-    if name not in methods:
-        raise InputError(f"unknown merge method '{name}'", where=where, fix=nearest(name, methods))
-    return methods[name]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from genepool.errors import InputError
+from genepool.merging.loading import load_recipe
 from genepool.merging.merged_weights import MergedWeights
 from genepool.merging.plan import Plan
-from genepool.merging.recipe import Recipe, is_recipe_file, load_recipe
+from genepool.merging.recipe import Recipe, is_recipe_file
 from genepool.weights import PaddedVocabulary, Weights
 
 

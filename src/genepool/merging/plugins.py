@@ -1,27 +1,24 @@
-"""Merge methods from outside the package: a file the user names, and packages that offer the entry point group.
+"""Merge methods from outside the package: a file the user names with `--plugin`.
 
-Used by `all_methods` and by the command line's `--plugin`. Nothing is run that the user did not name or install.
+Nothing is run that the command line did not name.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
 import inspect
 import sys
 import traceback
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genepool import progress
 from genepool.errors import InputError
+from genepool.merging.registry import all_methods
 
 if TYPE_CHECKING:
     from genepool.merging.method import Method
 
-ENTRY_POINTS = "genepool.methods"
 _MODULES = "genepool_plugin_"
 
 
@@ -37,8 +34,6 @@ def load_plugin(path: str | Path) -> list[str]:
     Raises:
         InputError: there is no such file, it fails, it registers no method, or a name is taken.
     """
-    from genepool.merging.method import all_methods
-
     path = Path(path)
     if path.suffix != ".py" or not path.is_file():
         raise InputError("not a Python file", where=path, fix="Name the .py file that defines the method")
@@ -69,17 +64,6 @@ def plugin_of(method: Method) -> Path | None:
     """The file that `load_plugin` took a method from; None for others. What a worker process must load too."""
     module = type(method).__module__
     return Path(inspect.getfile(type(method))) if module.startswith(_MODULES) else None
-
-
-@functools.cache
-def load_entry_points() -> None:
-    """Loads every installed package's entry points of the group, once; one that fails is named and left out."""
-    for point in entry_points(group=ENTRY_POINTS):
-        try:
-            point.load()
-        except Exception as error:
-            owner = point.dist.name if point.dist else point.value
-            progress.say(f"warning: merge method '{point.name}' of the package {owner} cannot be loaded: {error}")
 
 
 def _place(error: Exception, path: Path, resolved: Path) -> str:

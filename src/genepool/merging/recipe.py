@@ -16,9 +16,10 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from genepool.errors import InputError, nearest
 from genepool.merging.lines import Lines
-from genepool.merging.method import Method, find_method
+from genepool.merging.method import Method
 from genepool.merging.parameters import check_value
-from genepool.schema import Strict, read_documents, validate
+from genepool.merging.registry import find_method
+from genepool.schema import Strict
 
 Parameters = dict[str, Any]
 _MODEL = "Folder, file, hub model, URL, recipe file, or any of these with `+adapter` or `+skill`; or a recipe in place."
@@ -326,31 +327,3 @@ def _title(recipe: Any) -> str:
     models = [entry.get("model", entry) if isinstance(entry, dict) else entry for entry in entries]
     titles = [_title(model) for model in ([recipe["base"]] if recipe.get("base") else []) + models]
     return f"{recipe.get('method', 'recipe')}({', '.join(dict.fromkeys(titles))})"
-
-
-def load_recipe(path: str | Path) -> Recipe:
-    """Reads a recipe file, genepool's own or mergekit's.
-
-    Raises:
-        InputError: naming the file, the key and the way out.
-    """
-    path = Path(path)
-    documents, folder = read_documents(path), path.resolve().parent
-    if len(documents) == 1:
-        return parse_recipe(documents[0], where=str(path), folder=folder)
-    if any(isinstance(document, dict) and "genepool" in document for document in documents):
-        raise InputError(
-            "several documents in one file", where=path, fix="Put the inner recipes under `recipes:` of one recipe"
-        )
-    from genepool.merging.mergekit import translate_documents
-
-    return translate_documents(documents, str(path)).located(path, folder)
-
-
-def parse_recipe(data: object, *, where: str = "recipe", folder: Path | None = None) -> Recipe:
-    """A recipe from what a YAML file held; `genepool: 1` decides the dialect."""
-    if isinstance(data, dict) and "genepool" not in data:
-        from genepool.merging.mergekit import translate
-
-        return translate(data, where).located(where, folder)
-    return validate(Recipe, data, where).located(where, folder)

@@ -1,7 +1,9 @@
 """Tasks, outcomes and the ledger: how good is this model at one ability, one answer per example, kept for ever."""
 
+from genepool.tasks.callables import callable_task
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding
 from genepool.tasks.evaluate import evaluate, unique_names
+from genepool.tasks.example import Example
 from genepool.tasks.files import load_tasks
 from genepool.tasks.generated import generated_task
 from genepool.tasks.harness_tasks import lm_eval_tasks
@@ -9,7 +11,7 @@ from genepool.tasks.language_model import LanguageModel
 from genepool.tasks.ledger import Ledger, Outcome
 from genepool.tasks.pairs import Pairs
 from genepool.tasks.table import OutcomeTable
-from genepool.tasks.task import Example, Task, TaskSettings, callable_task
+from genepool.tasks.task import Task, TaskSettings
 
 __all__ = [
     "DEFAULT_BATCH",

@@ -12,12 +12,13 @@ from pathlib import Path
 from genepool import progress
 from genepool.errors import InputError
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, forced_answers, generate
+from genepool.tasks.example import Example
 from genepool.tasks.language_model import LanguageModel
 from genepool.tasks.ledger import Ledger, Outcome
 from genepool.tasks.likelihoods import loglikelihoods
 from genepool.tasks.metrics import METRICS
 from genepool.tasks.table import Cell, OutcomeTable
-from genepool.tasks.task import Example, Task
+from genepool.tasks.task import Task
 from genepool.threads import torch_threads
 from genepool.weights import Weights, open_weights
 

@@ -16,9 +16,9 @@ from typing import Any
 from genepool import staging
 from genepool.checked import is_number
 from genepool.errors import InputError
+from genepool.tasks.example import Example
 from genepool.tasks.harness_tasks import RANKED_BY, ranking_score
 from genepool.tasks.ledger import Ledger, Outcome
-from genepool.tasks.task import Example
 
 # Who, on what: (fingerprint, model, task, asking).
 _Asked = tuple[str, str, str, str]

@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 from genepool import seeding
 from genepool.errors import InputError
 from genepool.schema import Strict
-from genepool.tasks.task import Example, Task, TaskSettings
+from genepool.tasks.example import Example
+from genepool.tasks.task import Task, TaskSettings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError, nearest
+from genepool.tasks.example import Example
 from genepool.tasks.ledger import Outcome
-from genepool.tasks.task import Example, Task
+from genepool.tasks.task import Task
 from genepool.tasks.trusting import check_trusted
 
 if TYPE_CHECKING:

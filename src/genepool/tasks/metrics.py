@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from genepool.tasks.task import Example
+from genepool.tasks.example import Example
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from genepool.errors import InputError, nearest
-from genepool.tasks.task import EXAMPLE_KEYS, Example, TaskSettings
+from genepool.tasks.example import EXAMPLE_KEYS, Example
+from genepool.tasks.task import TaskSettings
 
 ENDINGS = (".jsonl", ".csv", ".parquet")
 _LISTS = ("choices", "tags")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genepool.errors import InputError, nearest
+from genepool.tasks.example import Example
 from genepool.tasks.ledger import Outcome
 from genepool.tasks.pairs import Pairs
-from genepool.tasks.task import Example
 
 if TYPE_CHECKING:
     import numpy as np

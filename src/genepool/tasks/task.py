@@ -11,57 +11,22 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, SupportsFloat
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from genepool import seeding
 from genepool.errors import InputError, nearest
 from genepool.schema import Strict
+from genepool.tasks.example import EXAMPLE_KEYS, Example
 from genepool.tasks.ledger import Outcome
+from genepool.tasks.metrics import METRICS
 
 if TYPE_CHECKING:
     from genepool.tasks.language_model import LanguageModel
 
-# A callable task: gets the model and one example, gives a score from 0 to 1, or (score, what the model said).
-Scorer = Callable[["LanguageModel", "Example"], "float | tuple[float, str]"]
 # What asks a model several examples at once: (model, examples, batch size) -> an outcome each, in their order.
 Asker = Callable[["LanguageModel", Sequence["Example"], int], Sequence[Outcome]]
-
-
-# What a line of a file may say of an example.
-EXAMPLE_KEYS = ("id", "prompt", "answer", "choices", "tags")
-
-
-@dataclass(frozen=True)
-class Example:
-    """One thing a model is asked.
-
-    Attributes:
-        id: its name within the task and split.
-        prompt: what the model reads.
-        answers: every accepted answer; the first is the one shown.
-        choices: for multiple choice, everything to choose from, the answers included.
-        tags: what it is about, such as the skills it needs; for looking at parts of a task, and no part of the example
-            itself: a model is never shown them.
-    """
-
-    id: str
-    prompt: str
-    answers: tuple[str, ...]
-    choices: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-
-    @property
-    def answer(self) -> str:
-        """The answer that is shown and that examples are shown with."""
-        return self.answers[0]
-
-    @cached_property
-    def key(self) -> str:
-        """SHA-256, hex, of the content: the same example has the same key whatever its id."""
-        text = json.dumps([self.prompt, self.answers, self.choices], ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class TaskSettings(Strict):
@@ -108,8 +73,6 @@ class TaskSettings(Strict):
     @field_validator("metric")
     @classmethod
     def _known(cls, value: str) -> str:
-        from genepool.tasks.metrics import METRICS
-
         if value not in METRICS:
             raise ValueError(f"unknown metric '{value}'. {nearest(value, METRICS)}")
         return value
@@ -149,8 +112,6 @@ class Task:
     @cached_property
     def asking(self) -> str:
         """SHA-256, hex, of everything that decides an outcome besides the model and the example."""
-        from genepool.tasks.metrics import METRICS
-
         if self.asker is not None:
             return hashlib.sha256(f"callable\x1f{self.name}\x1f{self.version}".encode()).hexdigest()
         # What columns are called does not matter: examples are known by their content.
@@ -196,40 +157,3 @@ class Task:
             return model.chat_text(messages)
         pieces = [f"{ask.prefix}{other.prompt}{ask.suffix}{other.answer}" for other in shown]
         return ask.separator.join([*pieces, f"{ask.prefix}{example.prompt}{ask.suffix}"])
-
-
-def callable_task(
-    name: str, scorer: Scorer, examples: Sequence[Example] | Sequence[Mapping[str, Any]], *, version: str = "1"
-) -> Task:
-    """A task judged by a Python function.
-
-    Args:
-        name: the task's name.
-        scorer: gets (model, example), gives a score from 0 to 1, or (score, text).
-        examples: examples, or mappings with id, prompt and answer.
-        version: change it when the function changes, so that old outcomes are not taken for new ones.
-    """
-    from genepool.tasks.reading import example_from
-
-    made = [
-        item if isinstance(item, Example) else example_from(item, f"{name}[{i}]") for i, item in enumerate(examples)
-    ]
-    if not made:
-        raise InputError("the task has no examples", where=name, fix="Give at least one")
-
-    def ask(model: LanguageModel, asked: Sequence[Example], batch_size: int) -> list[Outcome]:
-        return [_scored(scorer, name, model, example) for example in asked]
-
-    return Task(name, {"all": made}, asker=ask, version=version)
-
-
-def _scored(scorer: Scorer, name: str, model: LanguageModel, example: Example) -> Outcome:
-    result = scorer(model, example)
-    score: Any
-    score, output = result if isinstance(result, tuple) else (result, None)
-    # numpy's and torch's numbers are welcome; text is none, even where it could be read as one.
-    if isinstance(score, str) or not isinstance(score, SupportsFloat) or not 0 <= float(score) <= 1:
-        raise InputError(
-            f"the task gave a score of {score!r}", where=f"{name}:{example.id}", fix="Scores are from 0 to 1"
-        )
-    return Outcome(float(score), output)

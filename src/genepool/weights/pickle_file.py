@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
-from genepool.weights.source import tensor_bytes
-from genepool.weights.tensor_info import TensorInfo, dtype_code
+from genepool.weights.tensor_info import TensorInfo, dtype_code, tensor_bytes
 
 if TYPE_CHECKING:
     import torch

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
-from genepool.weights.source import tensor_bytes
-from genepool.weights.tensor_info import DTYPE_BYTES, TensorInfo, torch_dtype
+from genepool.weights.tensor_info import DTYPE_BYTES, TensorInfo, tensor_bytes, torch_dtype
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genepool.weights.tensor_info import TensorInfo
+from genepool.weights.tensor_info import TensorInfo, tensor_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -145,11 +145,3 @@ def entry_digest(name: str, info: TensorInfo, data: memoryview) -> bytes:
     """One tensor's part of a fingerprint: SHA-256 over its name, type, shape and the hash of its bytes."""
     head = f"{name}\x1f{info.dtype}\x1f{','.join(map(str, info.shape))}\x1f".encode()
     return hashlib.sha256(head + hashlib.sha256(data).digest()).digest()
-
-
-def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """A tensor's bytes in row-major order, without a copy when it is contiguous."""
-    import torch
-
-    flat = tensor.detach().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

@@ -89,3 +89,11 @@ def widest_dtype(codes: Sequence[str]) -> str:
         return "F32"
     floats = [code for code in codes if code in FLOAT_DTYPES]
     return max(floats or codes, key=lambda code: DTYPE_BYTES[code])
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """A tensor's bytes in row-major order, without a copy when it is contiguous."""
+    import torch
+
+    flat = tensor.detach().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

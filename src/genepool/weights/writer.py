@@ -17,8 +17,16 @@ from typing import TYPE_CHECKING, Any
 from genepool import progress, staging
 from genepool.errors import InputError
 from genepool.weights.checkpoint import INDEX_FILE, SINGLE_FILE, read_json
-from genepool.weights.source import Weights, tensor_bytes
-from genepool.weights.tensor_info import DTYPE_BYTES, DTYPE_NAMES, TensorInfo, dtype_code, shape_text, torch_dtype
+from genepool.weights.source import Weights
+from genepool.weights.tensor_info import (
+    DTYPE_BYTES,
+    DTYPE_NAMES,
+    TensorInfo,
+    dtype_code,
+    shape_text,
+    tensor_bytes,
+    torch_dtype,
+)
 
 if TYPE_CHECKING:
     import torch

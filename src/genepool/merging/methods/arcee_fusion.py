@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.kernels.selection import Selection
 from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
+from genepool.merging.method import Method
+from genepool.merging.registry import register
 from genepool.merging.survey import Survey
 
 if TYPE_CHECKING:

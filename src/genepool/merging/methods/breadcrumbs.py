@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from genepool.kernels.selection import keep_count
-from genepool.merging.method import register
 from genepool.merging.methods.task_arithmetic import NORMALIZE, WEIGHT
 from genepool.merging.methods.ties import GIVE_BACK
 from genepool.merging.parameters import Parameter
+from genepool.merging.registry import register
 from genepool.merging.sparse import SparseSum
 
 TRIM = (

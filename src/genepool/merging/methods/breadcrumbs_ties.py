@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from genepool.merging.method import register
 from genepool.merging.methods.breadcrumbs import TRIM, Breadcrumbs
 from genepool.merging.methods.ties import AVERAGE, VOTE_WEIGHT
 from genepool.merging.parameters import Parameter
+from genepool.merging.registry import register
 
 
 @register

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from genepool import kernels
 from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
+from genepool.merging.method import Method
 from genepool.merging.methods.task_arithmetic import WEIGHT
 from genepool.merging.parameters import Parameter
+from genepool.merging.registry import register
 
 if TYPE_CHECKING:
     import torch

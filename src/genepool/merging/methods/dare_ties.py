@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from genepool.merging.method import register
 from genepool.merging.methods.dare_linear import DENSITY, RESCALE, DareLinear
 from genepool.merging.methods.ties import Ties
 from genepool.merging.parameters import Parameter
+from genepool.merging.registry import register
 from genepool.merging.sparse import largest
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from genepool.merging.method import register
 from genepool.merging.methods.della_linear import DROP, LAMBDA, DellaLinear
 from genepool.merging.methods.ties import AVERAGE, VOTE_WEIGHT
+from genepool.merging.registry import register
 
 
 @register

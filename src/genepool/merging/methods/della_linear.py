@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from genepool import kernels
 from genepool.merging.group import TensorGroup
-from genepool.merging.method import register
 from genepool.merging.methods.task_arithmetic import NORMALIZE, WEIGHT
 from genepool.merging.parameters import Parameter
+from genepool.merging.registry import register
 from genepool.merging.sparse import SparseSum
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from genepool.kernels import spectral
 from genepool.merging.group import TensorGroup
 from genepool.merging.matrix_method import EMBEDDINGS, LAMBDA, WEIGHT, MatrixMethod
-from genepool.merging.method import register
 from genepool.merging.methods.iso_c import DIRECTIONS
 from genepool.merging.parameters import Parameter
+from genepool.merging.registry import register
 
 if TYPE_CHECKING:
     import torch

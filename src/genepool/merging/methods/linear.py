@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genepool.errors import InputError
-from genepool.merging.method import register
 from genepool.merging.parameters import Parameter, Site
+from genepool.merging.registry import register
 from genepool.merging.weighted_sum import Factors, WeightedSum
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from genepool import kernels
 from genepool.kernels.selection import keep_count
 from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
+from genepool.merging.method import Method
 from genepool.merging.methods.task_arithmetic import WEIGHT
 from genepool.merging.parameters import Parameter
+from genepool.merging.registry import register
 from genepool.merging.survey import Survey, Thresholds
 
 if TYPE_CHECKING:

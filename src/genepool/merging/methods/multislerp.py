@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
-from genepool.merging.method import register
 from genepool.merging.methods.slerp import ANGLE_SCOPE
 from genepool.merging.parameters import Parameter, Site
+from genepool.merging.registry import register
 from genepool.merging.survey import Survey
 from genepool.merging.weighted_sum import Factors, Gram, WeightedSum
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
+from genepool.merging.method import Method
 from genepool.merging.parameters import REQUIRED, Parameter
+from genepool.merging.registry import register
 
 if TYPE_CHECKING:
     import torch

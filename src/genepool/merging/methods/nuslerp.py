@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool.merging.group import TensorGroup
-from genepool.merging.method import register
 from genepool.merging.methods.slerp import arc_factors
 from genepool.merging.parameters import Parameter, Site
+from genepool.merging.registry import register
 from genepool.merging.survey import Sums, Survey
 from genepool.merging.weighted_sum import Factors, Gram, WeightedSum
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from genepool import kernels
 from genepool.kernels.selection import Selection
 from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
+from genepool.merging.method import Method
 from genepool.merging.parameters import Parameter
+from genepool.merging.registry import register
 from genepool.merging.survey import Survey
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from genepool import kernels
 from genepool.merging.group import TensorGroup
-from genepool.merging.method import Method, register
+from genepool.merging.method import Method
 from genepool.merging.methods.ram import EPSILON
 from genepool.merging.parameters import Parameter
+from genepool.merging.registry import register
 from genepool.merging.survey import Sums, Survey
 
 if TYPE_CHECKING:

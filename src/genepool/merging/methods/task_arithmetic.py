@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genepool.merging.method import register
 from genepool.merging.parameters import Parameter, Site
+from genepool.merging.registry import register
 from genepool.merging.weighted_sum import Factors, WeightedSum
 
 WEIGHT = Parameter("weight", 1.0, "Factor of this model's task vector; negative to unlearn.", per_model=True)

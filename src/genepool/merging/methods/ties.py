@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from genepool.merging.method import register
 from genepool.merging.parameters import Parameter
+from genepool.merging.registry import register
 from genepool.merging.sparse import SparseSum, largest
 
 SCOPE = Parameter(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from genepool.kernels import spectral
 from genepool.merging.group import TensorGroup
 from genepool.merging.matrix_method import EMBEDDINGS, LAMBDA, WEIGHT, MatrixMethod
-from genepool.merging.method import register
+from genepool.merging.registry import register
 
 if TYPE_CHECKING:
     import torch

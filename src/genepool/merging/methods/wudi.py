@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from genepool.merging.group import TensorGroup
 from genepool.merging.matrix_method import LAMBDA, WEIGHT, MatrixMethod
-from genepool.merging.method import register
 from genepool.merging.parameters import Parameter
+from genepool.merging.registry import register
 
 if TYPE_CHECKING:
     import torch

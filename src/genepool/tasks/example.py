@@ -1,0 +1,42 @@
+"""One thing a model is asked, known by its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+# What a line of a file may say of an example.
+EXAMPLE_KEYS = ("id", "prompt", "answer", "choices", "tags")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One thing a model is asked.
+
+    Attributes:
+        id: its name within the task and split.
+        prompt: what the model reads.
+        answers: every accepted answer; the first is the one shown.
+        choices: for multiple choice, everything to choose from, the answers included.
+        tags: what it is about, such as the skills it needs; for looking at parts of a task, and no part of the example
+            itself: a model is never shown them.
+    """
+
+    id: str
+    prompt: str
+    answers: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> str:
+        """The answer that is shown and that examples are shown with."""
+        return self.answers[0]
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256, hex, of the content: the same example has the same key whatever its id."""
+        text = json.dumps([self.prompt, self.answers, self.choices], ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
