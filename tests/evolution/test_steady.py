@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import evolve_fakes as fakes
+import evolve_world
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,6 +61,13 @@ class Disordered(Workers):
 
     def close(self) -> None:
         self.flight.clear()
+
+
+def study_in(world: Path, **changes: Any) -> Path:
+    path = world / "steady.yaml"
+    data = {**evolve_world.STUDY, "steady": True, **changes}
+    path.write_text(yaml.safe_dump({key: value for key, value in data.items() if value is not None}))
+    return path
 
 
 def sitting(folder: Path, strategy: str, budget: int, workers: Disordered, store: StudyStore) -> list[str]:
@@ -182,6 +193,52 @@ def test_breeders_are_told_in_any_order_under_their_own_numbers(order: list[int]
     assert len(set(numbers)) == len(numbers)
     born = {name for name in breeder.living() if not name.startswith("0.")}
     assert born <= {f"{number}.0" for number in numbers}
+
+
+@pytest.mark.parametrize("strategy", ["random_search", "m2n2"])
+def test_the_commands_plan_and_evolve_take_a_steady_study(
+    world: Path, tmp_path: Path, cli: Callable[..., Any], strategy: str
+) -> None:
+    varied = {} if strategy == "random_search" else {"method": None, "parameters": None, "search": None}
+    options = {"population": 2} if strategy == "random_search" else {}
+    study = study_in(
+        world, strategy={"name": strategy, "options": options}, budget={"evaluations": 5}, finalists=0, **varied
+    )
+    planned = cli("plan", study, "--json")
+    assert planned.code == 0, planned.err
+    assert json.loads(planned.out)["first_generation"] == 2
+    answer = cli("evolve", study, "--out", tmp_path / "run", "--quiet", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    assert json.loads(answer.out)["evaluations"] == 5
+    assert len({line["id"] for line in fakes.history(tmp_path / "run")}) == 5
+
+
+@pytest.mark.parametrize("command", ["plan", "evolve"])
+def test_a_strategy_that_cannot_be_steady_is_one_error(
+    world: Path, tmp_path: Path, cli: Callable[..., Any], command: str
+) -> None:
+    study = study_in(world, strategy="cma_es")
+    answer = cli(command, study, *(() if command == "plan" else ("--out", tmp_path / "run")))
+    assert answer.code == 2
+    assert answer.err.count("\n") == 1
+    assert "cma_es learns from whole generations and cannot be steady; cycleqd, " in answer.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_search_takes_no_strategy_that_was_asked_before(tmp_path: Path) -> None:
+    strategy = make_strategy("random_search", np.full(3, 0.5), seed=1)
+    strategy.ask()
+    with StudyStore(tmp_path / "study.sqlite") as store, pytest.raises(ValueError, match="asked or told before"):
+        Search(
+            store,
+            strategy,
+            "random_search",
+            fakes.Line(3),
+            Disordered(store, 1, 0),
+            budget=Budget(evaluations=9),
+            seed=0,
+            history=tmp_path / "history.jsonl",
+        )
 
 
 def test_what_needs_whole_generations_is_refused() -> None:

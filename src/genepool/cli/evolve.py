@@ -25,7 +25,7 @@ def evolve(
     ] = None,
     workers: Annotated[
         str,
-        typer.Option("--workers", help="Processes, or ray, ray:N, ray://HOST:PORT; results do not change."),
+        typer.Option("--workers", help="Processes, or ray, ray:N, ray://HOST:PORT; only steady studies depend on it."),
     ] = "1",
     ledger: Annotated[
         Path | None, typer.Option("--ledger", help="Outcomes; $GENEPOOL_LEDGER, else ./genepool.sqlite.")

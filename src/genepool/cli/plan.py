@@ -92,12 +92,12 @@ def _plan_study(path: Path, workers: int, json_output: bool, allow_pickle: bool,
     from genepool.evolution import load_study
     from genepool.evolution.opened import OpenedStudy
     from genepool.evolution.residence import asked_per_candidate, plan_residence
-    from genepool.evolution.run import strategy_of
+    from genepool.evolution.run import first_generation
     from genepool.evolution.trust import Trust
 
     study = load_study(path)
     opened = OpenedStudy.open(study, str(path), trust=Trust(allow_pickle, tuple(trust_tasks)))
-    population = len(strategy_of(opened).ask())
+    population = first_generation(opened)
     residence = plan_residence(opened, workers)
     evaluations = study.budget.evaluations
     asked = asked_per_candidate(opened, population) * len(opened.tasks)

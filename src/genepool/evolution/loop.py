@@ -62,7 +62,7 @@ class Search:
 
     Args:
         store: the study file; `begin` has been called on it.
-        strategy: freshly built, nothing told yet.
+        strategy: freshly built, nothing asked or told yet.
         strategy_name: what the study calls it; part of the candidates' ids and of the history.
         decoder: turns points and births into genomes.
         workers: who evaluates.
@@ -78,6 +78,9 @@ class Search:
         steady: ask for new candidates while others are being evaluated. No worker waits then, and the result depends
             on who is through first; on record is in which order, so a run that goes on is still the same run.
         clock: seconds; a test may bring its own.
+
+    Raises:
+        ValueError: the strategy was asked or told before.
 
     Attributes:
         out_of_time: whether minutes ended the search rather than evaluations.
@@ -104,6 +107,8 @@ class Search:
         steady: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if strategy.waiting or strategy.generation:
+            raise ValueError("the strategy was asked or told before: expected one freshly built")
         self._store, self._strategy, self._name = store, strategy, strategy_name
         self._decoder, self._workers, self._budget, self._seed = decoder, workers, budget, seed
         self._history, self._finalists, self._clock = history, finalists, clock

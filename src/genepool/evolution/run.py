@@ -84,7 +84,8 @@ def run_study(
         evaluations: replaces the study's budget of evaluations.
         seed: replaces the study's seed.
         workers: processes that evaluate; 1 evaluates in this one. "ray", "ray:N" or "ray://host:port": actors on Ray,
-            as many as there are processors, N, or as many as the cluster has. The result does not depend on it.
+            as many as there are processors, N, or as many as the cluster has. The result depends
+            on it only where the study is `steady`.
         ledger: where outcomes are kept; `$GENEPOOL_LEDGER`, else `genepool.sqlite` in the working folder.
         overwrite: start anew, removing what an earlier study left in `out`. Outcomes stay in the ledger.
         fork: folder of an earlier run of this study before it was changed: begin where that one got to.
@@ -120,7 +121,7 @@ def run_study(
         thrift = _thrift(opened)
         residence = plan_residence(opened, count or os.cpu_count() or 1)
         residence.check(where, study.compute)
-        _check_budget(study, len(strategy.ask()), where)
+        _check_budget(study, first_generation(opened), where)
         # Opened now, so that a ledger that cannot be used is refused before anything is written.
         Ledger(ledger).close()
         settings = {**study.settings(), "inputs": opened.inputs}
@@ -180,7 +181,7 @@ def run_study(
 
 
 def strategy_of(opened: OpenedStudy) -> Strategy | Breeder:
-    """The study's strategy, nothing told yet."""
+    """The study's strategy, nothing asked or told yet."""
     study, ground = opened.study, opened.ground
     entry, where = strategy_entry(study.strategy.name), f"{opened.where}:strategy"
     tasks = [task.name for task in opened.tasks]
@@ -198,6 +199,11 @@ def strategy_of(opened: OpenedStudy) -> Strategy | Breeder:
         return make_strategy(entry.name, start, seed=study.seed, options=options, where=where)
     founders = [skill.name for skill in study.skills]
     return make_breeder(entry.name, founders, tasks, seed=study.seed, options=study.strategy.options, where=where)
+
+
+def first_generation(opened: OpenedStudy) -> int:
+    """How many candidates the study begins with. Asks a strategy of its own: a search takes one that nobody asked."""
+    return len(strategy_of(opened).ask())
 
 
 def _thrift(opened: OpenedStudy) -> Thrift:

@@ -19,7 +19,7 @@ class Steady:
     """What feeds the workers of a steady search.
 
     Args:
-        strategy: freshly built, nothing told yet, and `steady`.
+        strategy: freshly built, nothing asked or told yet, and `steady`.
         store: the study file.
         total: candidates in all; None for no end.
         on_record: (chosen, generation, told before it) -> the candidates, durable.
