@@ -24,10 +24,10 @@ demo-smoke: $(STAMP)  ## the same story in a minute or two, in a temporary folde
 	@folder=$$(mktemp -d) && $(BIN)/genepool demo $$folder/demo --tiny && rm -r $$folder
 
 test: $(STAMP)  ## the fast tests
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not harden"
 
 test-slow: $(STAMP)  ## kill -9, training, whole stories
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not harden"
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

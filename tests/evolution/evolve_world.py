@@ -58,6 +58,20 @@ def build_world(folder: Path) -> Path:
     return folder
 
 
+def build_adapter(world: Path) -> None:
+    """Writes `world`/adapter: a LoRA adapter of the base, of rank 2 on two matrices of each of the two layers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    tuned = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(world / "base"),
+        LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "up_proj"], init_lora_weights=False),
+    )
+    tuned.save_pretrained(str(world / "adapter"))
+
+
 STUDY: dict[str, Any] = {
     "study": 1,
     "base": "base",

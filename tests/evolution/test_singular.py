@@ -20,16 +20,8 @@ from genepool.weights import Weights, open_weights
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
     folder = evolve_world.build_world(tmp_path_factory.mktemp("singular"))
-    torch.manual_seed(0)
-    tuned = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(folder / "base"),
-        LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "up_proj"], init_lora_weights=False),
-    )
-    tuned.save_pretrained(str(folder / "adapter"))
+    evolve_world.build_adapter(folder)
     return folder
 
 
