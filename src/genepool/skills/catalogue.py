@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from genepool import progress
-from genepool.checked import is_digest, is_line, is_number, is_text, is_whole, kind_of, numbers, parsed_json
+from genepool.checked import is_digest, is_number, is_text, parsed_json
 from genepool.database import disk_is_full, distrust, transaction
 from genepool.errors import InputError
+from genepool.skills.kept import COLUMNS, JSON_COLUMNS, Kept, called, floats, kept_of
 from genepool.skills.sketch import LAYER_WIDTH, WIDTH, Sketch
-from genepool.weights.skill_file import FORMS
 
 if TYPE_CHECKING:
     from genepool.skills.sketch import Array
@@ -43,61 +42,9 @@ CREATE VIRTUAL TABLE words USING fts5 (name, description, tags, scores, base, to
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """
-_COLUMNS = (
-    "digest", "name", "form", "base_fingerprint", "base_name", "bytes", "tensors", "added", "description", "licence",
-    "lineage", "training", "scores", "tags", "error",
-)  # fmt: skip
-_JSON = ("lineage", "training", "scores", "tags")
 # How much a word counts in the name, description, tags, score names and base name.
 _WEIGHTS = (8.0, 4.0, 6.0, 4.0, 1.0)
 _MAKE = "Make one with genepool library init"
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A skill in a library, as the catalogue has it.
-
-    Attributes:
-        digest: SHA-256 of its file.
-        name: what it is called here; nothing else is called that.
-        form, base_fingerprint, base_name, error: as in the file's header.
-        bytes, tensors: of the file.
-        added: when, in UTC ("2026-01-31T12:00:00+00:00").
-        description, licence, lineage, training, scores: as in the header, or as given when it was added.
-        tags: words to find it by.
-    """
-
-    digest: str
-    name: str
-    form: str
-    base_fingerprint: str
-    base_name: str
-    bytes: int
-    tensors: int
-    added: str
-    description: str = ""
-    licence: str = ""
-    lineage: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
-    scores: Mapping[str, float] = field(default_factory=dict)
-    tags: tuple[str, ...] = ()
-    error: float | None = None
-
-    @property
-    def short(self) -> str:
-        """The beginning of the digest: enough to name it."""
-        return self.digest[:12]
-
-    @property
-    def parents(self) -> tuple[str, ...]:
-        """Digests of the skills it was made of."""
-        found = self.lineage.get("parents")
-        return tuple(dict.fromkeys(filter(is_digest, found))) if isinstance(found, list) else ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, without what is empty."""
-        found = {**vars(self), "tags": list(self.tags)}
-        return {key: value for key, value in found.items() if value not in ("", {}, [], None)}
 
 
 class Catalogue:
@@ -227,13 +174,13 @@ class Catalogue:
     def damaged(self) -> list[tuple[int, str, str]]:
         """Rows that cannot be believed: (row number, what the skill is called as far as it says, what is wrong)."""
         with self._errors():
-            rows = self._db.execute(f"SELECT id, {', '.join(_COLUMNS)} FROM skills ORDER BY id").fetchall()
+            rows = self._db.execute(f"SELECT id, {', '.join(COLUMNS)} FROM skills ORDER BY id").fetchall()
         found = []
         for number, *row in rows:
             try:
-                _kept(row)
+                kept_of(row)
             except ValueError as error:
-                found.append((number, _called(row), str(error)))
+                found.append((number, called(row), str(error)))
         return found
 
     def matching(self, query: str, limit: int) -> list[tuple[Kept, float]]:
@@ -241,7 +188,7 @@ class Catalogue:
         weights = ", ".join(map(str, _WEIGHTS))
         with self._errors():
             rows = self._db.execute(
-                f"SELECT {', '.join(f's.{column}' for column in _COLUMNS)}, -bm25(words, {weights}) AS score "
+                f"SELECT {', '.join(f's.{column}' for column in COLUMNS)}, -bm25(words, {weights}) AS score "
                 "FROM words JOIN skills s ON s.id = words.rowid WHERE words MATCH ? ORDER BY score DESC, s.name "
                 "LIMIT ?",
                 (query, limit),
@@ -257,7 +204,7 @@ class Catalogue:
         return [
             (digest, sketch)
             for digest, whole in rows
-            if is_digest(digest) and (sketch := _floats(whole, WIDTH)) is not None and len(sketch) == WIDTH
+            if is_digest(digest) and (sketch := floats(whole, WIDTH)) is not None and len(sketch) == WIDTH
         ]
 
     def sketch(self, digest: str) -> Sketch | None:
@@ -268,7 +215,7 @@ class Catalogue:
             ).fetchone()
         if row is None:
             return None
-        whole, layers, squared = _floats(row[0], WIDTH), _floats(row[2], LAYER_WIDTH), row[3]
+        whole, layers, squared = floats(row[0], WIDTH), floats(row[2], LAYER_WIDTH), row[3]
         try:
             names = parsed_json(row[1])
         except ValueError:
@@ -302,13 +249,13 @@ class Catalogue:
         """Adds a row; call it in `writing`."""
         import numpy as np
 
-        values = [getattr(kept, column) for column in _COLUMNS]
+        values = [getattr(kept, column) for column in COLUMNS]
         stored = [
-            json.dumps(value, ensure_ascii=False, allow_nan=False) if column in _JSON else value
-            for column, value in zip(_COLUMNS, values, strict=True)
+            json.dumps(value, ensure_ascii=False, allow_nan=False) if column in JSON_COLUMNS else value
+            for column, value in zip(COLUMNS, values, strict=True)
         ]
-        marks = ", ".join("?" * len(_COLUMNS))
-        cursor = self._db.execute(f"INSERT INTO skills ({', '.join(_COLUMNS)}) VALUES ({marks})", stored)
+        marks = ", ".join("?" * len(COLUMNS))
+        cursor = self._db.execute(f"INSERT INTO skills ({', '.join(COLUMNS)}) VALUES ({marks})", stored)
         self._db.executemany(
             "INSERT OR IGNORE INTO parents VALUES (?, ?)", [(kept.digest, parent) for parent in kept.parents]
         )
@@ -350,26 +297,26 @@ class Catalogue:
     def _one(self, clause: str, value: str) -> Kept | None:
         row = next(iter(self._rows(clause, value)), None)
         try:
-            return None if row is None else _kept(row)
+            return None if row is None else kept_of(row)
         except ValueError as error:
             raise InputError(
-                f"the row of {_called(row or ())} is damaged: {error}",
+                f"the row of {called(row or ())} is damaged: {error}",
                 where=self.path,
                 fix="Remove the row with genepool library check --repair; its file stays",
             ) from None
 
     def _rows(self, clause: str, *values: str | int) -> list[Any]:
         with self._errors():
-            return self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM skills {clause}", values).fetchall()
+            return self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM skills {clause}", values).fetchall()
 
     def _believed(self, row: Sequence[Any]) -> Kept | None:
         try:
-            return _kept(row)
+            return kept_of(row)
         except ValueError as error:
             if not self._has_told:
                 self._has_told = True
                 progress.say(
-                    f"{self.path}: the row of {_called(row)} is damaged and left out: {error}. "
+                    f"{self.path}: the row of {called(row)} is damaged and left out: {error}. "
                     "`genepool library check` lists all such rows"
                 )
             return None
@@ -387,60 +334,6 @@ class Catalogue:
                 raise
             what, fix = _reason(error, path)
             raise InputError(what, where=path, fix=fix) from error
-
-
-def _kept(row: Sequence[Any]) -> Kept:
-    """A row as the skill it is of.
-
-    Raises:
-        ValueError: a value is not what belongs there.
-    """
-    found = dict(zip(_COLUMNS, row, strict=True))
-    if not is_digest(found["digest"]):
-        raise ValueError(f"its digest is {found['digest']!r:.80}")
-    if not is_line(found["name"]) or not found["name"].strip():
-        raise ValueError(f"its name is {found['name']!r:.80}")
-    for column in ("form", "base_fingerprint", "base_name", "added", "description", "licence"):
-        if not is_text(found[column]):
-            raise ValueError(f"{kind_of(found[column])} where its {column} belongs")
-    if found["form"] not in FORMS:
-        raise ValueError(f"its form is {found['form']!r:.80}")
-    for column in ("bytes", "tensors"):
-        if not is_whole(found[column], 0):
-            raise ValueError(f"its number of {column} is {found[column]!r:.80}")
-    if found["error"] is not None and not is_number(found["error"], 0):
-        raise ValueError(f"its error is {found['error']!r:.80}")
-    for column in _JSON:
-        try:
-            found[column] = parsed_json(found[column])
-        except ValueError as error:
-            raise ValueError(f"its {column}: {error}") from None
-    for column in ("lineage", "training"):
-        if not isinstance(found[column], dict):
-            raise ValueError(f"{kind_of(found[column])} where its {column} belongs")
-    try:
-        numbers(found["scores"])
-    except ValueError as error:
-        raise ValueError(f"its scores: {error}") from None
-    if not isinstance(found["tags"], list) or not all(map(is_line, found["tags"])):
-        raise ValueError("its tags are no list of words")
-    return Kept(**{**found, "tags": tuple(found["tags"])})
-
-
-def _called(row: Sequence[Any]) -> str:
-    """What a damaged row's skill is called, as far as it says."""
-    named = [value for value in (row[1:2] if row else ()) if is_line(value, 200)]
-    return repr(named[0]) if named else "a skill without a name"
-
-
-def _floats(data: object, width: int) -> Array | None:
-    """Finite float32 numbers out of a column, a multiple of `width`; None when it holds something else."""
-    import numpy as np
-
-    if not isinstance(data, bytes) or len(data) % (4 * width):
-        return None
-    found = np.frombuffer(data, "<f4")
-    return found if bool(np.isfinite(found).all()) else None
 
 
 def _identity(connection: sqlite3.Connection) -> tuple[int, int]:

@@ -28,8 +28,9 @@ from typing import Any, BinaryIO, Self
 from genepool import staging
 from genepool.checked import is_digest, is_text
 from genepool.errors import InputError, listed, nearest
-from genepool.skills.catalogue import Catalogue, Kept
+from genepool.skills.catalogue import Catalogue
 from genepool.skills.header import Header
+from genepool.skills.kept import Kept
 from genepool.skills.sketch import Sketch, sketch
 from genepool.weights.skill_file import SkillFile
 

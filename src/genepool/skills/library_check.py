@@ -12,7 +12,7 @@ from pathlib import Path
 from genepool import progress, staging
 from genepool.checked import is_digest
 from genepool.errors import InputError
-from genepool.skills.catalogue import Kept
+from genepool.skills.kept import Kept
 from genepool.skills.library import Library, describe
 
 _CHUNK = 1 << 20

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from genepool.errors import InputError
-from genepool.skills.catalogue import Kept
+from genepool.skills.kept import Kept
 from genepool.skills.library import Library
 from genepool.skills.library_tree import Relative, ancestors, tree_lines
 from genepool.staging import staged_folder

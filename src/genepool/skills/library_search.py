@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from genepool.checked import is_text
 from genepool.errors import InputError
-from genepool.skills.catalogue import Kept
 from genepool.skills.changes import Changes, open_changes
+from genepool.skills.kept import Kept
 from genepool.skills.library import Library, describe
 from genepool.skills.sketch import cosines
 from genepool.weights.skill_file import SkillFile, is_skill

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from genepool.skills.catalogue import Kept
+from genepool.skills.kept import Kept
 from genepool.skills.library import Library
 
 # (digest, the skill where the library has it).

@@ -11,7 +11,7 @@ import typer
 from genepool.cli import options
 
 if TYPE_CHECKING:
-    from genepool.skills.catalogue import Kept
+    from genepool.skills.kept import Kept
     from genepool.skills.library import Library
 
 

@@ -13,7 +13,7 @@ from genepool.cli import options
 from genepool.cli.library.common import LibraryOption, open_library, print_skills, say
 
 if TYPE_CHECKING:
-    from genepool.skills.catalogue import Kept
+    from genepool.skills.kept import Kept
     from genepool.skills.library import Library
     from genepool.skills.library_search import Hit
     from genepool.skills.transfer import Ranking

@@ -12,7 +12,7 @@ from genepool.cli import options
 from genepool.cli.library.common import LibraryOption, SkillArgument, open_library, print_skills, say
 
 if TYPE_CHECKING:
-    from genepool.skills.catalogue import Kept
+    from genepool.skills.kept import Kept
     from genepool.skills.library import Library
     from genepool.skills.similarity import Similarity
 
