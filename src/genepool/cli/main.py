@@ -11,8 +11,9 @@ import importlib
 import os
 import pkgutil
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -49,10 +50,16 @@ def build_app() -> typer.Typer:
     return app
 
 
+@cache
+def _command(build: Callable[[], typer.Typer]) -> Any:
+    """The commands as they are run; built once in a process, since one that runs many would spend its time on that."""
+    return typer.main.get_command(build())
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 ok, 1 a check failed, 2 wrong input, 3 our fault, 130 Ctrl-C."""
     try:
-        result = typer.main.get_command(build_app()).main(
+        result = _command(build_app).main(
             args=list(sys.argv[1:] if arguments is None else arguments),
             prog_name="genepool",
             standalone_mode=False,
