@@ -54,6 +54,14 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
 
 
 @pytest.fixture
+def loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress tells every piece of work as it begins, however short: what is silent now was told to be."""
+    speak = progress._speak_up
+    monkeypatch.setattr(progress, "_speak_up", lambda _: speak(0))
+    monkeypatch.setattr(progress, "_tick", lambda _: None)
+
+
+@pytest.fixture
 def save_model(tmp_path: Path) -> Callable[..., Path]:
     """Writes tensors as a model folder: `save_model("a", {"w": tensor}, tie_word_embeddings=True)`."""
     import json

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 
+from genepool import progress
 from genepool.cli import main as command_line
 from genepool.errors import CheckFailed, InputError
+from genepool.tasks import Ledger, Outcome
+from genepool.tasks.exchange import export_outcomes
 
 
 @pytest.mark.parametrize(
@@ -60,5 +65,75 @@ def test_every_failure_has_its_exit_code(
     assert "Traceback" not in answer.err
 
 
+LOG = "block_num,block_type,task_name,exp_num,reward\n0,train,a,0,1.0\n1,test,a,1,0.5\n"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["plan", "r.yaml"],
+        ["measure", "curve", "run.csv"],
+        ["measure", "lifelong", "log.csv"],
+        ["outcomes", "export", "out.jsonl", "--overwrite"],
+        ["outcomes", "import", "outcomes.jsonl"],
+    ],
+    ids=" ".join,
+)
+def test_quiet_holds_where_a_command_has_no_progress_of_its_own(
+    cli: Callable[..., Any],
+    call: list[str],
+    save_model: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What it is done with may speak, such as a model that is fetched; so the word is kept until the next command."""
+    monkeypatch.chdir(tmp_path)
+    save_model("m", {"model.norm.weight": torch.ones(4)})
+    Path("r.yaml").write_text("genepool: 1\nmethod: linear\nmodels: [m]\n")
+    Path("run.csv").write_text("n,error\n" + "".join(f"{n},{n**-0.5}\n" for n in (10, 30, 100, 300)))
+    Path("log.csv").write_text(LOG)
+    with Ledger() as ledger:
+        ledger.record("f1", "one", "add", "asked", [("k1", "1", Outcome(1.0, "2"))])
+        export_outcomes(ledger, Path("outcomes.jsonl"))
+    for more, said in (([], "fetching\n"), (["--quiet"], "")):
+        assert cli(*call, *more).code == 0
+        progress.say("fetching")
+        assert capsys.readouterr().err == said
+
+
 def test_version(cli: Callable[..., Any]) -> None:
     assert cli("--version").out.startswith("genepool ")
+
+
+@pytest.mark.parametrize(
+    ("call", "option", "other"),
+    [
+        (["compare", "org/old", "org/new", "--split", "valid"], "--split", "--tasks"),
+        (["compare", "org/old", "org/new", "--limit", "9"], "--limit", "--tasks"),
+        (["compare", "org/old", "org/new", "--batch-size", "9"], "--batch-size", "--tasks"),
+        (["compare", "org/old", "org/new", "--no-outputs"], "--outputs", "--tasks"),
+        (["compare", "org/old", "org/new", "--device", "cuda"], "--device", "--tasks"),
+        (["compare", "org/old", "org/new", "--allow-pickle"], "--allow-pickle", "--tasks"),
+        (["evaluate", "m", "--tasks", "tasks", "--risk", "0.05"], "--risk", "--race"),
+        (["library", "search", "--text", "x", "--base", "b"], "--base", "--task"),
+        (["library", "search", "--text", "x", "--cheap"], "--cheap", "--task"),
+        (["library", "search", "--like", "x", "--examples", "9"], "--examples", "--task"),
+        (["measure", "curve", "run.csv", "--threshold", "0.1"], "--threshold", "--horizon"),
+        (["skill", "extract", "m", "--base", "b", "--out", "s.safetensors", "--bits", "8"], "--bits", "--to packed"),
+        (["skill", "convert", "s", "--to", "peft", "--out", "m", "--packing", "signs"], "--packing", "--to packed"),
+        (["skill", "compress", "s", "--budget", "9KB", "--out", "o", "--limit", "9"], "--limit", "--calibrate"),
+        (
+            ["skill", "localise", "s", "--base", "b", "--tasks", "t", "--out", "o", "--steps", "9"],
+            "--steps",
+            "--by graft",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]),
+)
+def test_an_option_that_says_nothing_without_another_is_not_passed_over(
+    cli: Callable[..., Any], call: list[str], option: str, other: str
+) -> None:
+    answer = cli(*call)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == f"error: {option}: says nothing without {other}. Add {other}, or leave it out.\n"

@@ -108,11 +108,11 @@ def test_learned_scores_find_the_skill_that_noise_hides_from_magnitudes(reverse:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", ["magnitude", "graft"])
-def test_the_command_line(by: str, tiny_testbed: Any, tmp_path: Path, cli: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("by", [["--by", "magnitude"], ["--by", "graft", "--steps", 20]], ids=lambda by: by[1])
+def test_the_command_line(by: list[Any], tiny_testbed: Any, tmp_path: Path, cli: Callable[..., Any]) -> None:
     out = tmp_path / "s.safetensors"
     answer = cli(
-        "skill", "localise", tiny_testbed.full["reverse"], "--base", tiny_testbed.base, "--by", by, "--steps", 20,
+        "skill", "localise", tiny_testbed.full["reverse"], "--base", tiny_testbed.base, *by,
         "--tasks", tiny_testbed.tasks / "reverse", "--limit", 64, "--out", out, "--json",
     )  # fmt: skip
     assert answer.code == 0, answer.err

@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
+    context: typer.Context,
     old: Annotated[str, typer.Argument(help="The model in use: a folder, hub model, BASE+SKILL; or one on record.")],
     new: Annotated[list[str], typer.Argument(help="What may replace it; several are compared with the same old one.")],
     tasks: Annotated[
@@ -68,6 +69,8 @@ def compare(
           - {ability: mean, measure: negative_flips, at_most: 0.05}
     """
     options.begin(quiet)
+    asking_only = ("split", "limit", "batch_size", "outputs", "device", "allow_pickle")
+    options.only_with(context, tasks is not None, "--tasks", *asking_only)
     from genepool import measure, progress
     from genepool.errors import CheckFailed
     from genepool.report.comparison_page import Compared, write_comparison

@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
+    context: typer.Context,
     models: Annotated[list[str], typer.Argument(help="Folders, files, hub models, BASE+ADAPTER, BASE+SKILL.")],
     tasks: Annotated[Path, typer.Option(help="Folder of tasks, one task folder, or one JSONL file.")],
     task: Annotated[list[str] | None, typer.Option(help="Only this task; may be given several times.")] = None,
@@ -53,6 +54,7 @@ def evaluate(
         genepool evaluate candidates/* --tasks tasks/ --split valid --race
     """
     options.begin(quiet)
+    options.only_with(context, race, "--race", "risk")
     from genepool import progress
 
     with progress.bar("loading torch"):

@@ -42,6 +42,27 @@ def begin(quiet: bool = False) -> None:
     progress.set_quiet(quiet)
 
 
+def only_with(context: typer.Context, given: bool, other: str, *names: str) -> None:
+    """Refuses options that say nothing without another: what a user writes is never passed over.
+
+    Args:
+        context: of the command.
+        given: whether the other one is there.
+        other: what a user would add: "--race".
+        names: of the parameters that need it.
+
+    Raises:
+        InputError: one of them stands on the command line, and the other does not.
+    """
+    from genepool.errors import InputError
+
+    for name in () if given else names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = next(param.opts[0] for param in context.command.params if param.name == name)
+            raise InputError(f"says nothing without {other}", where=option, fix=f"Add {other}, or leave it out")
+
+
 def load_plugins(files: Sequence[Path] | None) -> None:
     """What `--plugin` means: their methods are there for this command."""
     from genepool.merging import load_plugin

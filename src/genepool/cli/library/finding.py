@@ -27,6 +27,7 @@ class ColouredBy(StrEnum):
 
 
 def search(
+    context: typer.Context,
     text: Annotated[str | None, typer.Option(help="Words of its name, description, tags, scores or base.")] = None,
     like: Annotated[
         str | None, typer.Option(metavar="SKILL", help="What changes weights as this skill, or skill file, does.")
@@ -58,6 +59,7 @@ def search(
         genepool library search --task examples.jsonl --base base/
     """
     options.begin(quiet)
+    options.only_with(context, task is not None, "--task", "base", "cheap", "examples")
     from genepool.errors import InputError
     from genepool.skills.library_search import by_likeness, by_task, by_words
 

@@ -12,6 +12,7 @@ from genepool.cli.measure import common
 
 
 def curve(
+    context: typer.Context,
     points: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet with what was spent and the error there.")],
     spent: Annotated[str, typer.Option(help="The column with examples or steps.")] = "n",
     error: Annotated[str, typer.Option(help="The column with the error, such as one minus the score.")] = "error",
@@ -34,6 +35,7 @@ def curve(
         genepool measure curve run.csv --spent step --error loss --horizon 20000 --threshold 0.005
     """
     options.begin(quiet)
+    options.only_with(context, horizon is not None, "--horizon", "threshold")
     from typing import cast
 
     from genepool.errors import InputError, nearest

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 def extract(
+    context: typer.Context,
     tuned: Annotated[str, typer.Argument(help="The fine-tune: a folder, a file, a hub model, BASE+ADAPTER.")],
     base: Annotated[str, typer.Option(help="What it was fine-tuned from.")],
     out: OutOption,
@@ -58,6 +59,7 @@ def extract(
         genepool skill extract tuned/ --base base/ --rank 32 --out reverse-r32.safetensors
     """
     options.begin(quiet)
+    options.only_with(context, to is FormName.packed, "--to packed", "packing", "bits")
     from genepool.skills import open_changes
     from genepool.weights import open_weights
 
@@ -69,6 +71,7 @@ def extract(
 
 
 def convert(
+    context: typer.Context,
     skill: SkillArgument,
     to: Annotated[Target, typer.Option(help="The form to store it in; peft is the folder of a LoRA adapter.")],
     out: Annotated[Path, typer.Option("--out", help="The skill file to write, or with --to peft the folder.")],
@@ -93,6 +96,7 @@ def convert(
         genepool skill convert my-lora.safetensors --base base/ --to peft --out my-lora/
     """
     options.begin(quiet)
+    options.only_with(context, to is Target.packed, "--to packed", "packing", "bits")
     changes = open_skill(skill, base, allow_pickle)
     if to is Target.peft:
         from genepool.errors import InputError
@@ -100,6 +104,10 @@ def convert(
 
         if base is None or changes.base is None:
             raise InputError("an adapter needs its base", where="--base", fix="Name the model the skill belongs to")
+        if dtype is not None:
+            raise InputError(
+                "the factors of an adapter keep their type", where="--dtype", fix="Leave it out, or name another form"
+            )
         say(write_peft(changes, changes.base, base, out, rank=rank, overwrite=overwrite), changes, json_output)
         return
     form = form_of(FormName(to.value), dtype, rank, packing, bits)
@@ -107,6 +115,7 @@ def convert(
 
 
 def compress(
+    context: typer.Context,
     skill: SkillArgument,
     out: OutOption,
     budget: Annotated[str, typer.Option(help="The most the file may take: 50MB, 800KB.")],
@@ -115,7 +124,7 @@ def compress(
         Path | None,
         typer.Option(help="Tasks whose examples tell which columns count; the base is run on them. Needs --base."),
     ] = None,
-    limit: Annotated[int, typer.Option(help="Examples of each task for --calibrate.")] = 128,
+    limit: Annotated[int, typer.Option(min=1, help="Examples of each task for --calibrate.")] = 128,
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
@@ -131,6 +140,7 @@ def compress(
         genepool skill compress reverse.safetensors --budget 9MB --base base/ --calibrate tasks/ --out small.safetensors
     """
     options.begin(quiet)
+    options.only_with(context, calibrate is not None, "--calibrate", "limit")
     from genepool.errors import InputError
     from genepool.skills import compress as write_packed
     from genepool.skills import input_energies
@@ -152,6 +162,7 @@ def compress(
 
 
 def localise(
+    context: typer.Context,
     skill: SkillArgument,
     out: OutOption,
     base: Annotated[str, typer.Option(help="The model it is relative to.")],
@@ -177,6 +188,7 @@ def localise(
         genepool skill localise tuned/ --base base/ --tasks tasks/reverse --by graft --out grafted.safetensors
     """
     options.begin(quiet)
+    options.only_with(context, by is By.graft, "--by graft", "steps")
     from genepool.errors import InputError
     from genepool.skills import Largest, store
     from genepool.skills.asked import encode_examples

@@ -189,7 +189,9 @@ def add_up(
     skills: Annotated[list[str], typer.Argument(metavar="SKILL ...", help="Skills of one base.")],
     out: OutOption,
     base: BaseOption = None,
-    to: Annotated[FormName | None, typer.Option(help="The form; low-rank when all of them are, else dense.")] = None,
+    to: Annotated[
+        FormName | None, typer.Option(help="The form; low-rank when --rank is given or all of them are, else dense.")
+    ] = None,
     rank: RankOption = None,
     dtype: DtypeOption = None,
     allow_pickle: options.AllowPickleOption = False,
@@ -204,15 +206,16 @@ def add_up(
         genepool skill sum reverse.safetensors sort.safetensors --out both.safetensors
     """
     options.begin(quiet)
-    from genepool.skills import Sum
+    from genepool.skills import Sum, open_changes
+    from genepool.skills.making import form_of as stored_form
     from genepool.weights import open_weights
 
     opened = open_weights(base, allow_pickle=allow_pickle) if base else None
-    from genepool.skills import open_changes
-
-    parts = [open_changes(skill, opened, allow_pickle=allow_pickle) for skill in skills]
+    total = Sum([open_changes(skill, opened, allow_pickle=allow_pickle) for skill in skills])
+    if to is None and (rank is not None or dtype is not None):
+        to = FormName.low_rank if rank is not None or stored_form(total) == "low-rank" else FormName.dense
     form = form_of(to, dtype, rank) if to else None
-    store_and_say(Sum(parts), out, form, "sum", {}, overwrite, json_output)
+    store_and_say(total, out, form, "sum", {}, overwrite, json_output)
 
 
 def _scaled(
