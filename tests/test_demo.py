@@ -26,6 +26,17 @@ def test_the_whole_story(tmp_path: Path, tiny_testbed: Any, cli: Callable[..., A
     assert means["evolved"] > max(means[skill] for skill in skills) + 0.2
     page = (folder / "report.html").read_text()
     assert "evolved" in page or "CMA-ES" in page
-    again = json.loads(cli("demo", folder, "--tiny", "--budget", "24", "--workers", "1", "--json").out)
+    quiet = cli("demo", folder, "--tiny", "--budget", "24", "--workers", "1", "--seed", "0", "--quiet", "--json")
+    assert first.err
+    assert quiet.err == ""
+    again = json.loads(quiet.out)
     assert again["results"] == story["results"]
     assert again["evolved_minus"] == story["evolved_minus"]
+
+
+def test_another_seed_is_another_story(tmp_path: Path, tiny_testbed: Any, cli: Callable[..., Any]) -> None:
+    shutil.copytree(tiny_testbed.folder, tmp_path / "demo" / "testbed")
+    refused = cli("demo", tmp_path / "demo", "--tiny", "--seed", "1", "--quiet")
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert "built with other settings" in refused.err
+    assert not any((tmp_path / "demo").glob("report*"))

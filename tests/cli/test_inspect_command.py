@@ -58,6 +58,8 @@ def test_tables_for_people(cli: Callable[..., Any]) -> None:
     assert "effective rank, attention (at most 6)" in answer.out
     plain = cli("inspect", "a", "--base", "base", "--no-rank").out
     assert "rank" not in plain
+    ranked = cli("inspect", "a", "--base", "base").out
+    assert cli("inspect", "a", "--base", "base", "--no-rank", "--rank").out == ranked != plain
     assert "Cosine" not in plain, "one model has nothing to agree with"
     assert "embedding (at most 6)" in cli("inspect", "base", "a", "--all-ranks").out
 

@@ -31,7 +31,7 @@ def outcomes(bed: Any, models: list[Any], tmp_path: Path) -> Any:
 def test_transfer(cli: Callable[..., Any], tiny_testbed: Any, asked: list[Any], tmp_path: Path) -> None:
     models = [tiny_testbed.base, tiny_testbed.full["reverse"], tiny_testbed.full["upper"]]
     own = [f"{tiny_testbed.full[skill]}={skill}" for skill in ("reverse", "upper")]
-    trained = [part for one in own for part in ("--trained", one)]
+    trained = ["--trained", own[0], "--trained", own[1]]
     answer = cli("measure", "transfer", *models, *asked, *trained, "--json")
     assert answer.code == 0, answer.err
     found = json.loads(answer.out)
@@ -165,6 +165,11 @@ def test_curve(cli: Callable[..., Any], tmp_path: Path) -> None:
     assert not found["advice"]["stop"]
     shown = cli("measure", "curve", file, *names, "--horizon", 2000, "--threshold", 0.5)
     assert "stop" in shown.out
+    noisy = tmp_path / "noisy.csv"
+    noisy.write_text("n,error\n" + "\n".join(f"{n},{0.1 + 2 * n**-0.5 + 0.02 * (n % 7)}" for n in range(10, 20)))
+    zero, one, same = (cli("measure", "curve", noisy, "--at", 100, "--seed", s, "--json").out for s in (0, 1, 1))
+    assert zero == cli("measure", "curve", noisy, "--at", 100, "--json").out
+    assert one == same != zero
     for wrong, said in (
         (("--spent", "stepp", "--error", "loss"), "no 'stepp'. Did you mean 'step'?"),
         ((*names, "--kind", "cubic"), "unknown kind 'cubic'"),

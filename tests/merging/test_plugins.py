@@ -103,6 +103,19 @@ def test_a_plugin_is_there_only_when_it_is_named(median: Path, cli: Callable[...
     assert cli("methods", "median", "--plugin", median).code == 0
 
 
+def test_a_plan_knows_the_methods_of_the_plugins_that_are_named(
+    median: Path, tmp_path: Path, save_model: Callable[..., Path], cli: Callable[..., Any]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("genepool: 1\nmethod: median\nbase: base\nmodels: [a, b]\n")
+    for seed, model in enumerate(("base", "a", "b")):
+        save_model(model, drawn(seed))
+    unnamed = cli("plan", recipe)
+    assert unnamed.code == 2
+    assert "unknown merge method 'median'" in unnamed.err
+    assert json.loads(cli("plan", recipe, "--plugin", median, "--json").out)["method"] == "median"
+
+
 def test_another_version_of_the_file_is_another_result(median: Path) -> None:
     from genepool.merging import Recipe, plan_merge
     from genepool.weights.overlay import TensorWeights

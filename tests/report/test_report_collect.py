@@ -313,6 +313,20 @@ def test_an_existing_page_is_only_replaced_when_asked(world: Path, cli: Callable
     assert page.read_text().startswith("<!doctype html>")
 
 
+def test_the_command_shows_studies_beside_and_reads_the_ledger_that_is_named(
+    world: Path, cli: Callable[..., Any]
+) -> None:
+    out, random = made_study.make_study(world), made_study.make_study(world, "random_search")
+    told = json.loads(cli("report", out, "--beside", random, "--json").out)
+    assert told["models"] == ["base", "sort", "upper", "random search", "CMA-ES"]
+    assert (out / "report.html").read_text() == render_report(collect_study(out, beside=[random]))
+    moved = (world / "ledger.sqlite").rename(world / "moved.sqlite")
+    lost, found = cli("report", out), cli("report", out, "--ledger", moved, "--json")
+    assert "Name the right one with --ledger" in lost.err
+    assert (found.code, found.err) == (0, "")
+    assert json.loads(found.out)["standings"]
+
+
 def test_an_unfinished_study_is_said_to_be(world: Path, cli: Callable[..., Any]) -> None:
     out = made_study.make_study(world, finished=False)
     answer = cli("report", out)

@@ -137,6 +137,10 @@ def test_samples_of_lm_eval(tmp_path: Path, cli: Callable[..., Any]) -> None:
     with Ledger(tmp_path / "l.sqlite") as ledger:
         rows = list(ledger.rows())
     assert {(row["model"], row["task"]) for row in rows} == {("org/m", "gsm8k_cot")}
+    named = ("outcomes", "import", path, "--ledger", tmp_path / "named.sqlite", "--model", "org/m", "--task", "mine")
+    assert cli(*named).code == 0
+    with Ledger(tmp_path / "named.sqlite") as ledger:
+        assert {row["task"] for row in ledger.rows()} == {"mine"}
     # What two filters make of one answer are two ways of asking.
     assert len({row["asking"] for row in rows}) == 2
     first = next(row for row in rows if row["id"] == "7" and row["score"] == 1)

@@ -310,6 +310,22 @@ def test_the_command_prints_scores_and_one_json_object(minute: None, tmp_path: P
     assert payload["lora"]["mask"] == str(tmp_path / "bed" / "lora" / "mask")
 
 
+def test_the_command_builds_by_its_seed_and_replaces_when_that_is_said(
+    minute: None, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    call = ("testbed", "build", tmp_path / "bed", "--skills", "reverse", "--quiet", "--json")
+    first = json.loads(cli(*call, "--seed", 3).out)
+    assert first["manifest"]["settings"]["seed"] == 3
+    refused = cli(*call, "--seed", 4)
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert "--overwrite" in refused.err
+    assert json.loads((tmp_path / "bed" / "manifest.json").read_text()) == first["manifest"]
+    second = json.loads(cli(*call, "--seed", 4, "--overwrite").out)
+    assert (second["cached"], second["manifest"]["settings"]["seed"]) == (False, 4)
+    weights = "base/model.safetensors"
+    assert second["manifest"]["files"][weights] != first["manifest"]["files"][weights]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
