@@ -34,6 +34,7 @@ def test_the_whole_story(tmp_path: Path, tiny_testbed: Any, cli: Callable[..., A
     assert again["evolved_minus"] == story["evolved_minus"]
 
 
+@pytest.mark.usefixtures("loud")
 def test_another_seed_is_another_story(tmp_path: Path, tiny_testbed: Any, cli: Callable[..., Any]) -> None:
     shutil.copytree(tiny_testbed.folder, tmp_path / "demo" / "testbed")
     refused = cli("demo", tmp_path / "demo", "--tiny", "--seed", "1", "--quiet")
