@@ -56,7 +56,7 @@ def noisy() -> Evaluate:
 
     def evaluate(candidate: Candidate) -> Verdict:
         luck = 0 if candidate.final else int(candidate.id[:4], 16) / 2**16
-        return Verdict(fitness_of(candidate) + luck)
+        return Verdict((fitness_of(candidate) + luck) / 2 if luck else fitness_of(candidate))
 
     return evaluate
 

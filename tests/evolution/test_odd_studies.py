@@ -134,7 +134,8 @@ def test_a_run_without_a_parameter_in_common_says_so(
 ) -> None:
     for name, genome in (("one", {"density": 0.5}), ("two", {"a.weight[layers 0-1]": 0.25})):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "best.json").write_text(json.dumps({"genome": genome, "strategy": "cma_es"}))
+        best = {"genome": genome, "strategy": "cma_es", "fitness": 0.5, "fingerprint": "", "valid": {}, "test": {}}
+        (tmp_path / name / "best.json").write_text(json.dumps({**best, "evaluations": 1, "seed": 0}))
     study = load_study(merging_study(world, "common", method="linear", search={"weight": {"low": 0, "high": 1}}))
     assert forked(study, tmp_path / "one") == study
     assert "searched no parameter of this study" in capsys.readouterr().err

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ import pytest
 import yaml
 
 from genepool.evolution.collection import read_collection
+from genepool.staging import locked
 from genepool.weights import open_weights
 
 Cli = Callable[..., Any]
@@ -111,10 +110,8 @@ def test_a_run_is_begun_anew_or_forked_when_that_is_said(world: Path, tmp_path: 
 @pytest.fixture
 def running(bred: Path) -> Iterator[Path]:
     """The study as one that another process has in hand."""
-    handle = os.open(bred / ".lock", os.O_RDWR)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    yield bred
-    os.close(handle)
+    with locked(bred):
+        yield bred
 
 
 def test_a_look_is_taken_once_or_again_and_again(running: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,9 @@ Cli = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def made(tiny_testbed: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base, `tuned`, and few examples: `tasks`; `turned`, where valid and test have changed places; `short`, which
-    ends after 3. The folder `pickles` has the models as PyTorch's .bin files."""
+    """A base, `tuned`, and few examples: `tasks`; `co.py`, which makes them and has a name as long, for names take room
+    of a budget; `turned`, where valid and test have changed places; `short`, which ends after 3. The folder `pickles`
+    has the models as PyTorch's .bin files."""
     folder = tmp_path_factory.mktemp("asked")
     for name, model in (("base", tiny_testbed.base), ("tuned", tiny_testbed.full["reverse"])):
         shutil.copytree(model, folder / name)
@@ -32,6 +33,9 @@ def made(tiny_testbed: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / place / "reverse").mkdir(parents=True, exist_ok=True)
             (folder / place / "reverse" / f"{name}.jsonl").write_text("\n".join(lines[:count]))
     shutil.copytree(folder / "tasks", folder / "pickles" / "tasks")
+    code = "from genepool.tasks import load_tasks\n(reverse,) = load_tasks('tasks')\n"
+    for place in (folder, folder / "pickles"):
+        (place / "co.py").write_text(code)
     return folder
 
 
@@ -135,3 +139,36 @@ def _same(one: SkillFile, other: SkillFile) -> bool:
     return set(one.names()) == set(other.names()) and all(
         torch.equal(one.change(name), other.change(name)) for name in one.names()
     )
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize(
+    "call", [[*LOCALISE, "--keep", 0.3, "--tasks"], [*COMPRESS, "--calibrate"]], ids=["localise", "compress"]
+)
+def test_code_is_run_when_that_is_said(cli: Cli, call: list[Any], tmp_path: Path) -> None:
+    refused = cli(*call, "co.py", "--out", tmp_path / "a.safetensors", "--quiet")
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert "pass --trust-tasks co.py" in refused.err
+    plain = cli(*call, "tasks", "--out", tmp_path / "b.safetensors", "--quiet")
+    coded = cli(*call, "co.py", "--trust-tasks", "co.py", "--out", tmp_path / "c.safetensors", "--quiet")
+    assert (plain.code, coded.code) == (0, 0), coded.err
+    made, same = (SkillFile(tmp_path / f"{name}.safetensors") for name in "bc")
+    assert all(torch.equal(made.change(name), same.change(name)) for name in made.names())
+
+
+def test_a_library_is_searched_by_code_and_with_a_pickled_base_when_that_is_said(
+    cli: Cli, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, there = tmp_path / "reverse.safetensors", ("--library", tmp_path / "library")
+    assert cli("skill", "extract", "tuned", "--base", "base", "--out", file, "--quiet").code == 0
+    assert cli("library", "init", *there).code == 0
+    assert cli("library", "add", file, *there).code == 0
+    search = ("library", "search", *there, "--examples", 4, "--cheap", "--base", "base")
+    told = _told(cli(*search, "--task", "tasks/reverse", "--json"))
+    refused = cli(*search, "--task", "co.py", "--quiet")
+    assert (refused.code, "pass --trust-tasks co.py" in refused.err) == (2, True)
+    assert _told(cli(*search, "--task", "co.py", "--trust-tasks", "co.py", "--json"))["hits"] == told["hits"]
+    monkeypatch.chdir(world / "pickles")
+    refused = cli(*search, "--task", "tasks/reverse", "--quiet")
+    assert (refused.code, "--allow-pickle" in refused.err) == (2, True)
+    assert _told(cli(*search, "--task", "tasks/reverse", "--allow-pickle", "--json"))["hits"] == told["hits"]

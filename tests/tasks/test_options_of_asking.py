@@ -40,6 +40,8 @@ SAMPLING = [
     ["measure", "consistency", "one"],
     ["measure", "jump", "one", "two", "three"],
 ]
+# The same tasks, made by code.
+CODED = "from genepool.tasks import load_tasks\nplain, polite = load_tasks('tasks')\n"
 KNOWN = ["--ledger", "known.sqlite", "--json"]
 
 
@@ -47,8 +49,8 @@ KNOWN = ["--ledger", "known.sqlite", "--json"]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three models; two tasks, each example of which either the first or the second solves; a ledger of all of it.
 
-    Beside `tasks`: `turned`, whose test split is the valid one of `tasks`, and `short`, which ends after 3 examples;
-    and the folder `pickles` with the same models as PyTorch's .bin files.
+    Beside `tasks`: `coded.py`, which makes them; `turned`, whose test split is the valid one of `tasks`; and `short`,
+    which ends after 3 examples; and the folder `pickles` with the same models as PyTorch's .bin files.
     """
     folder = tmp_path_factory.mktemp("asked")
     names = ("one", "two", "three")
@@ -75,6 +77,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.save(load_file(file), file.with_name("pytorch_model.bin"))
         file.unlink()
     shutil.copytree(folder / "tasks", folder / "pickles" / "tasks")
+    (folder / "coded.py").write_text(CODED)
     return folder
 
 
@@ -162,6 +165,16 @@ def test_pickles_are_opened_when_that_is_said(
     assert "--allow-pickle" in refused.err
     asked = cli(*call, "--tasks", "tasks", "--allow-pickle", "--ledger", "../known.sqlite", "--json")
     assert _told(asked) == told
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize("call", ASKING, ids=" ".join)
+def test_code_is_run_when_that_is_said(cli: Cli, call: list[str]) -> None:
+    refused = cli(*call, "--tasks", "coded.py", "--quiet", *KNOWN)
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert "pass --trust-tasks coded.py" in refused.err
+    told = _told(cli(*call, "--tasks", "coded.py", "--trust-tasks", "coded.py", *KNOWN))
+    assert told == _told(cli(*call, "--tasks", "tasks", *KNOWN))
 
 
 @pytest.mark.usefixtures("world")
@@ -365,3 +378,16 @@ def test_a_soup_draws_by_its_seed_and_computes_where_it_is_said(cli: Cli, drawn:
     assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
     assert "cannot compute on 'abacus'" in refused.err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_soup_opens_pickles_and_runs_code_when_that_is_said(
+    cli: Cli, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = _soup(cli, tmp_path, "--tasks", "tasks")
+    coded = _soup(cli, tmp_path, "--tasks", "coded.py", "--trust-tasks", "coded.py")
+    assert _steps(coded) == _steps(told)
+    monkeypatch.chdir(world / "pickles")
+    for tasks, said in (("tasks", "--allow-pickle"), ("../coded.py", "--trust-tasks ../coded.py")):
+        refused = cli("soup", "one", "two", "--tasks", tasks, "--out", tmp_path / "p", "--quiet")
+        assert (refused.code, refused.err.count("\n"), said in refused.err) == (2, 1, True)
+    assert _steps(_soup(cli, tmp_path, "--tasks", "tasks", "--allow-pickle")) == _steps(told)

@@ -139,8 +139,9 @@ class StudyStore:
             return default
         with self._believing(f"its {key}"):
             found = parsed_json(row[0])
-            if (default is not None and kind_of(found) != kind_of(default)) or (key == "settings" and not found):
-                raise ValueError(f"{kind_of(found)} where {kind_of(default or {})} belongs")
+            wanted = {} if key == "settings" else default
+            if wanted is not None and kind_of(found) != kind_of(wanted):
+                raise ValueError(f"{kind_of(found)} where {kind_of(wanted)} belongs")
             return found
 
     def set(self, key: str, value: Any) -> None:

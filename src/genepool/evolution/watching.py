@@ -154,11 +154,11 @@ def _checked(
     if not is_whole(generation, 0) or not is_whole(index, 0):
         raise ValueError(f"candidate {generation!r:.40}.{index!r:.40}")
     name = f"candidate {generation}.{index}"
-    if not (fitness is None or is_number(fitness, 0, 1)) or not is_number(seconds, 0):
+    if not (fitness is None or is_number(fitness, -1e-9, 1 + 1e-9)) or not is_number(seconds, 0):
         raise ValueError(f"{name} has a fitness of {fitness!r:.40} after {seconds!r:.40} s")
     if not is_text(note):
         raise ValueError(f"{kind_of(note)} in the place of the note of {name}")
-    return generation, index, fitness, numbers(parsed_json(valid), 0, 1), note, bool(cached), seconds
+    return generation, index, fitness, numbers(parsed_json(valid), -1e-9, 1 + 1e-9), note, bool(cached), seconds
 
 
 def _snapshot(study: Study, rows: list[Any], diversity: list[Any], seconds: float, out: Path) -> Snapshot:
