@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, get_args
 
 from pydantic import Field
 
@@ -81,9 +81,10 @@ class Evidence:
 
 
 Asked = TypeVar("Asked")
+AnyOptions = TypeVar("AnyOptions", bound=StrategyOptions)
 
 
-class Door(ABC, Generic[Asked]):
+class Door(ABC, Generic[Asked, AnyOptions]):
     """What strategies over points and breeders have in common.
 
     The state of either is a function of its constructor arguments and of what it was told, and of nothing else: no
@@ -92,13 +93,21 @@ class Door(ABC, Generic[Asked]):
     so a study file from someone else is only ever numbers.
     """
 
+    #: What it is parametrised with: `class CmaEs(Strategy[CmaEsOptions])`.
     Options: ClassVar[type[StrategyOptions]] = StrategyOptions
     #: Distributions whose version can change what a strategy proposes; recorded with the study.
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
     #: Whether it can be asked again while other generations after the first still wait for their fitness.
     steady: ClassVar[bool] = False
 
-    def __init__(self, seed: int, options: StrategyOptions) -> None:
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        for base in getattr(cls, "__orig_bases__", ()):
+            for argument in get_args(base):
+                if isinstance(argument, type) and issubclass(argument, StrategyOptions):
+                    cls.Options = argument
+
+    def __init__(self, seed: int, options: AnyOptions) -> None:
         self.seed, self.options = seed, options
         #: The number of the generation that is being asked for or told; between the two, of the next to be asked for.
         self.generation = 0
@@ -170,7 +179,7 @@ class Door(ABC, Generic[Asked]):
         """A new generation."""
 
 
-class Strategy(Door["np.ndarray"]):
+class Strategy(Door["np.ndarray", AnyOptions]):
     """A search over the unit cube that maximises a fitness.
 
     Args:
@@ -179,7 +188,7 @@ class Strategy(Door["np.ndarray"]):
         options: the strategy's own `Options`.
     """
 
-    def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
+    def __init__(self, start: np.ndarray, seed: int, options: AnyOptions) -> None:
         import numpy as np
 
         super().__init__(seed, options)
@@ -288,7 +297,7 @@ class Birth:
         return json.dumps(self.to_genome(), sort_keys=True, allow_nan=False).encode()
 
 
-class Breeder(Door["list[Birth]"]):
+class Breeder(Door["list[Birth]", AnyOptions]):
     """A population of models: it proposes births and is told what the children were worth.
 
     Args:
@@ -307,7 +316,7 @@ class Breeder(Door["list[Birth]"]):
     #: Whether its children move along singular directions of founders, which are then remembered.
     spectral: ClassVar[bool] = False
 
-    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: StrategyOptions) -> None:
+    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: AnyOptions) -> None:
         super().__init__(seed, options)
         if len(founders) < self.fewest or len(set(founders)) < len(founders):
             raise ValueError(f"founders must be {self.fewest} or more different names, not {list(founders)}")

@@ -91,7 +91,7 @@ class Search:
     def __init__(
         self,
         store: StudyStore,
-        strategy: Strategy | Breeder,
+        strategy: Strategy[Any] | Breeder[Any],
         strategy_name: str,
         decoder: Decoder,
         workers: Workers,

@@ -180,7 +180,7 @@ def run_study(
             return StudyResult(out, best)
 
 
-def strategy_of(opened: OpenedStudy) -> Strategy | Breeder:
+def strategy_of(opened: OpenedStudy) -> Strategy[Any] | Breeder[Any]:
     """The study's strategy, nothing asked or told yet."""
     study, ground = opened.study, opened.ground
     entry, where = strategy_entry(study.strategy.name), f"{opened.where}:strategy"

@@ -32,7 +32,7 @@ class Steady:
 
     def __init__(
         self,
-        strategy: Strategy | Breeder,
+        strategy: Strategy[Any] | Breeder[Any],
         store: StudyStore,
         total: int | None,
         on_record: Callable[[Any, int, int], Sequence[Candidate]],

@@ -61,7 +61,7 @@ class StrategyEntry:
     needs: tuple[str, ...]
     passes: int
     varies: Varies
-    build: type[Strategy] | type[Breeder]
+    build: type[Strategy[Any]] | type[Breeder[Any]]
 
     def parameters(self) -> list[dict[str, Any]]:
         """The options as plain data: name, type, default, meaning."""
@@ -92,7 +92,7 @@ class StrategyEntry:
 
 
 _registry: dict[str, StrategyEntry] = {}
-_Class = TypeVar("_Class", bound=type[Strategy] | type[Breeder])
+_Class = TypeVar("_Class", bound=type[Strategy[Any]] | type[Breeder[Any]])
 
 
 def register(
@@ -141,7 +141,7 @@ def strategy_entry(name: str, *, where: str = "") -> StrategyEntry:
 
 def make_strategy(
     name: str, start: np.ndarray, *, seed: int, options: Mapping[str, Any] | None = None, where: str = ""
-) -> Strategy:
+) -> Strategy[Any]:
     """Builds a strategy over the unit cube.
 
     Args:
@@ -168,7 +168,7 @@ def make_breeder(
     seed: int,
     options: Mapping[str, Any] | None = None,
     where: str = "",
-) -> Breeder:
+) -> Breeder[Any]:
     """Builds a strategy that breeds models.
 
     Args:

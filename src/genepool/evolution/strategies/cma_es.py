@@ -45,7 +45,7 @@ class CmaEsOptions(StrategyOptions):
     "population 4 + floor(3 ln d); restarts of Auger & Hansen 2005 (IPOP); library pycma",
     when="The first choice for 2 to a few hundred merge parameters, from about ten generations of budget upward.",
 )
-class CmaEs(Strategy):
+class CmaEs(Strategy[CmaEsOptions]):
     """CMA-ES inside the unit cube.
 
     The very first candidate is the start point itself, which CMA-ES alone would never score: whoever names a start
@@ -61,10 +61,9 @@ class CmaEs(Strategy):
         True
     """
 
-    Options = CmaEsOptions
     libraries = ("numpy", "cma")
 
-    def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
+    def __init__(self, start: np.ndarray, seed: int, options: CmaEsOptions) -> None:
         super().__init__(start, seed, options)
         self.restarts = 0
         self._first = True
@@ -80,7 +79,6 @@ class CmaEs(Strategy):
             import cma
 
         options = self.options
-        assert isinstance(options, CmaEsOptions)
         diagonal = options.covariance == "diagonal" or (options.covariance == "auto" and self.dimensions > FULL_UP_TO)
         generator = numpy_generator(self.seed, "cma_es", self.restarts)
         return cma.CMAEvolutionStrategy(
@@ -112,7 +110,6 @@ class CmaEs(Strategy):
         import numpy as np
 
         options = self.options
-        assert isinstance(options, CmaEsOptions)
         if options.restart and self._search.countiter and self._search.stop():
             self.restarts += 1
             self._settled = self._favourite()

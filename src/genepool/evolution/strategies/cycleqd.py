@@ -39,7 +39,7 @@ class CycleqdOptions(StrategyOptions):
     when="A collection rather than one model: the best for every mix of the other abilities, at many evaluations.",
     needs=("fitness", "tasks"),
 )
-class Cycleqd(Breeder):
+class Cycleqd(Breeder[CycleqdOptions]):
     """The task that counts as quality changes every generation; parents are drawn from its archive, the better and the
     more able in the other tasks the likelier, and the child moves along the singular directions of that task's expert.
 
@@ -50,14 +50,12 @@ class Cycleqd(Breeder):
         experts: by task, the founder that did best at it.
     """
 
-    Options = CycleqdOptions
     steady = True
     spectral = True
     fewest = 2
 
-    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: StrategyOptions) -> None:
+    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: CycleqdOptions) -> None:
         super().__init__(founders, tasks, seed, options)
-        assert isinstance(options, CycleqdOptions)
         if not tasks:
             raise ValueError("CycleQD needs tasks")
         # A single task has no others: one cell.
@@ -97,7 +95,6 @@ class Cycleqd(Breeder):
 
     def _ask(self) -> list[Birth]:
         options = self.options
-        assert isinstance(options, CycleqdOptions)
         if not self.generation:
             return [Birth("copy", (name,)) for name in self.founders]
         task = self.tasks[self.generation % len(self.tasks)]
@@ -106,7 +103,6 @@ class Cycleqd(Breeder):
 
     def _child(self, generator: np.random.Generator, task: str, place: int) -> Birth:
         options = self.options
-        assert isinstance(options, CycleqdOptions)
         elites = self.archives[task].elites()
         odds = _stretched([elite.objective for elite in elites])
         for measure in zip(*(elite.measures for elite in elites), strict=True):

@@ -33,17 +33,14 @@ class DifferentialEvolutionOptions(StrategyOptions):
     source="Storn & Price 1997; current-to-pbest/1/bin with archive and adaptation of Zhang & Sanderson 2009 (JADE)",
     when="A second opinion to CMA-ES, also where the best lies at ends of ranges; takes about twice the evaluations.",
 )
-class DifferentialEvolution(Strategy):
+class DifferentialEvolution(Strategy[DifferentialEvolutionOptions]):
     """A population whose members move towards good ones by differences of others, and stay where that is no better.
 
     The first generation is the start and uniform points; every later one a trial for each member.
     """
 
-    Options = DifferentialEvolutionOptions
-
-    def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
+    def __init__(self, start: np.ndarray, seed: int, options: DifferentialEvolutionOptions) -> None:
         super().__init__(start, seed, options)
-        assert isinstance(options, DifferentialEvolutionOptions)
         self.size = options.population or 2 * default_population(self.dimensions)
         # Means that the step F and the crossover rate CR are drawn around.
         self.step, self.crossover = 0.5, 0.5
@@ -65,7 +62,6 @@ class DifferentialEvolution(Strategy):
         steps = _cauchy(generator, self.step, size)
         self._drawn = steps, rates
         options = self.options
-        assert isinstance(options, DifferentialEvolutionOptions)
         best = np.argsort(-self._fitness, kind="stable")[: max(2, round(options.greed * size))]
         towards = members[generator.choice(best, size)]
         pool = np.vstack([members, *self._archive]) if self._archive else members
@@ -93,7 +89,6 @@ class DifferentialEvolution(Strategy):
         self._members = np.where(kept[:, None], xs, self._members)
         self._fitness = np.where(kept, fitness, self._fitness)
         if better.any():
-            assert isinstance(self.options, DifferentialEvolutionOptions)
             c, (steps, rates) = self.options.learning, (drawn[better] for drawn in self._drawn)
             # Lehmer's mean, which favours long steps: success alone would favour short ones.
             self.step = (1 - c) * self.step + c * float((steps**2).sum() / steps.sum())

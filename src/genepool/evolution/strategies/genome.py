@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
@@ -42,24 +42,15 @@ class Member:
     fitness: float
 
 
-@register(
-    "genome",
-    title="GENOME",
-    source="Zhang et al. 2025, arXiv:2503.01155 (GENOME): population 10, mask 0.1, sigma 0.001, elite 10%, tournaments "
-    "of 3; rates of crossover 0.8 and mutation 0.3 from the authors' code",
-    when="Many adapters or fine-tunes and some hundred evaluations: breeds the weights themselves.",
-)
-class Genome(Breeder):
-    """The first generation merges random pairs of skills half and half, each pair once before any comes again.
+AnyGenome = TypeVar("AnyGenome", bound=GenomeOptions)
 
-    Every later one crosses pairs drawn by roulette, each parent weighted by its fitness, and adds mutated copies;
-    elites and winners of tournaments survive.
-    """
 
-    Options = GenomeOptions
+class Genetic(Breeder[AnyGenome]):
+    """Selection, crossover and mutation of whole models, for GENOME and for what extends it."""
+
     fewest = 2
 
-    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: StrategyOptions) -> None:
+    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: AnyGenome) -> None:
         super().__init__(founders, tasks, seed, options)
         self._members: list[Member] = []
 
@@ -76,7 +67,6 @@ class Genome(Breeder):
 
     def _first(self, generator: np.random.Generator) -> list[Birth]:
         options = self.options
-        assert isinstance(options, GenomeOptions)
         births = [Birth("copy", (name,)) for name in self.founders] if options.parents_too else []
         pairs = list(itertools.combinations(self.founders, 2))
         drawn: list[tuple[str, str]] = []
@@ -91,7 +81,6 @@ class Genome(Breeder):
     def _offspring(self, generator: np.random.Generator, members: Sequence[Member]) -> list[Birth]:
         """Children of pairs and mutated copies; one at least."""
         options = self.options
-        assert isinstance(options, GenomeOptions)
         fitness = [member.fitness for member in members]
         births: list[Birth] = []
         for _ in range(len(members) // 2):
@@ -109,7 +98,6 @@ class Genome(Breeder):
 
     def _mutated(self, name: str, place: str) -> Birth:
         options = self.options
-        assert isinstance(options, GenomeOptions)
         seed = derive(self.seed, "genome", "mutation", self.generation, place)
         return Birth("mutate", (name,), {"rate": options.mask, "sigma": options.sigma}, seed)
 
@@ -117,7 +105,6 @@ class Genome(Breeder):
         self, names: Sequence[str], births: Sequence[Birth], fitness: np.ndarray, evidence: Evidence | None
     ) -> None:
         options = self.options
-        assert isinstance(options, GenomeOptions)
         everyone = self._members + [Member(names[i], float(fitness[i])) for i in succeeded(len(names), evidence)]
         if not everyone:
             return
@@ -130,3 +117,18 @@ class Genome(Breeder):
             tournament=options.tournament,
         )
         self._members = [everyone[i] for i in kept]
+
+
+@register(
+    "genome",
+    title="GENOME",
+    source="Zhang et al. 2025, arXiv:2503.01155 (GENOME): population 10, mask 0.1, sigma 0.001, elite 10%, tournaments "
+    "of 3; rates of crossover 0.8 and mutation 0.3 from the authors' code",
+    when="Many adapters or fine-tunes and some hundred evaluations: breeds the weights themselves.",
+)
+class Genome(Genetic[GenomeOptions]):
+    """The first generation merges random pairs of skills half and half, each pair once before any comes again.
+
+    Every later one crosses pairs drawn by roulette, each parent weighted by its fitness, and adds mutated copies;
+    elites and winners of tournaments survive.
+    """

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from genepool.evolution.door import Birth, succeeded
 from genepool.evolution.selection import survivors
-from genepool.evolution.strategies import Count, Evidence, StrategyOptions, register
-from genepool.evolution.strategies.genome import Genome, GenomeOptions, Member
+from genepool.evolution.strategies import Count, Evidence, register
+from genepool.evolution.strategies.genome import Genetic, GenomeOptions, Member
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -53,15 +53,13 @@ class Particle(Member):
     "a generation; population 10 to 20; particle swarm of Feng et al. 2024, arXiv:2410.11163",
     when="As genome, with twice the evaluations a generation: individuals also move towards the best.",
 )
-class GenomePlus(Genome):
+class GenomePlus(Genetic[GenomePlusOptions]):
     """Generations take turns: one moves every individual as a particle, the next breeds as GENOME does.
 
     A particle's velocity is a difference of models, so every move is a weighted sum of models whose weights sum to 1.
     """
 
-    Options = GenomePlusOptions
-
-    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: StrategyOptions) -> None:
+    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: GenomePlusOptions) -> None:
         super().__init__(founders, tasks, seed, options)
         self._swarm: list[Particle] = []
         self._best: Member | None = None
@@ -87,7 +85,6 @@ class GenomePlus(Genome):
 
     def _moved(self, generator: np.random.Generator, one: Particle) -> Birth:
         options = self.options
-        assert isinstance(options, GenomePlusOptions)
         assert self._best is not None
         assert self._worst is not None
         pulls = generator.random(4) * [options.inertia, options.own, options.best, options.worst]
@@ -112,7 +109,6 @@ class GenomePlus(Genome):
         self, names: Sequence[str], births: Sequence[Birth], fitness: np.ndarray, evidence: Evidence | None
     ) -> None:
         options = self.options
-        assert isinstance(options, GenomePlusOptions)
         moving = bool(self._swarm) and bool(self.generation % 2)
         places = [int(i) for i in succeeded(len(names), evidence)]
         born = [Member(names[i], float(fitness[i])) for i in places]

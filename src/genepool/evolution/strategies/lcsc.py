@@ -36,16 +36,15 @@ class LcscOptions(StrategyOptions):
     "1, negative ones allowed",
     when="Checkpoints of one run as skills, method `linear`, `weight: {low: -1, high: 2, sum: 1}`: beats averaging.",
 )
-class Lcsc(Strategy):
+class Lcsc(Strategy[LcscOptions]):
     """Children average two of the best, or take each coefficient from one of them, and mutate; the best are kept.
 
     The first generation is the start (all checkpoints alike) and mutations of it.
     """
 
-    Options = LcscOptions
     steady = True
 
-    def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
+    def __init__(self, start: np.ndarray, seed: int, options: LcscOptions) -> None:
         import numpy as np
 
         super().__init__(start, seed, options)
@@ -56,7 +55,6 @@ class Lcsc(Strategy):
         import numpy as np
 
         options = self.options
-        assert isinstance(options, LcscOptions)
         generator = numpy_generator(self.seed, "lcsc", self.generation)
         if not len(self._xs):
             xs = self._mutated(generator, np.tile(self.start, (options.population, 1)))
@@ -75,7 +73,6 @@ class Lcsc(Strategy):
         import numpy as np
 
         options = self.options
-        assert isinstance(options, LcscOptions)
         moved = generator.random(xs.shape) < options.mutation
         return np.clip(xs + options.sigma * generator.standard_normal(xs.shape) * moved, 0, 1)
 
@@ -83,7 +80,6 @@ class Lcsc(Strategy):
         import numpy as np
 
         options = self.options
-        assert isinstance(options, LcscOptions)
         alive = succeeded(len(xs), evidence)
         points, values = np.vstack([self._xs, xs[alive]]), np.concatenate([self._fitness, fitness[alive]])
         kept = np.argsort(-values, kind="stable")[: options.population]

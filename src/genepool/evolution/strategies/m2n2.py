@@ -40,7 +40,7 @@ class M2n2Options(StrategyOptions):
     when="Specialists of different kinds: keeps them apart while it merges them; also from random models.",
     needs=("fitness", "examples"),
 )
-class M2n2(Breeder):
+class M2n2(Breeder[M2n2Options]):
     """A child a generation: SLERP with a random split point; it takes the place of the worst in the archive.
 
     A model's worth is the sum of its scores, each divided by what all models together score on that example to the
@@ -48,13 +48,11 @@ class M2n2(Breeder):
     would add.
     """
 
-    Options = M2n2Options
     steady = True
     fewest = 0
 
-    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: StrategyOptions) -> None:
+    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: M2n2Options) -> None:
         super().__init__(founders, tasks, seed, options)
-        assert isinstance(options, M2n2Options)
         if not options.from_scratch and len(founders) < 2:
             raise ValueError("m2n2 needs 2 skills or more, or `from_scratch`")
         self._names: list[str] = []
@@ -76,7 +74,6 @@ class M2n2(Breeder):
 
     def _ask(self) -> list[Birth]:
         options = self.options
-        assert isinstance(options, M2n2Options)
         if not self.generation:
             if options.from_scratch:
                 seeds = [derive(self.seed, "m2n2", "random", i) for i in range(options.from_scratch)]
@@ -89,7 +86,6 @@ class M2n2(Breeder):
         import numpy as np
 
         options = self.options
-        assert isinstance(options, M2n2Options)
         shares = self._shares(np.array(self._scores))
         first = int(generator.choice(len(shares), p=chances(shares.sum(1))))
         worth = np.maximum(0, shares - shares[first]).sum(1) if options.attraction else shares.sum(1)
@@ -113,7 +109,6 @@ class M2n2(Breeder):
         import numpy as np
 
         options = self.options
-        assert isinstance(options, M2n2Options)
         total = scores.sum(0)
         shares: np.ndarray = scores / np.where(total > 0, total, 1.0) ** options.alpha
         return shares if self._importance is None else shares * self._importance
@@ -124,7 +119,6 @@ class M2n2(Breeder):
         import numpy as np
 
         options = self.options
-        assert isinstance(options, M2n2Options)
         if evidence is None:
             raise ValueError("M2N2 must be told the score of every example")
         self._importance = evidence.importance

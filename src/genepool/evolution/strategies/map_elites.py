@@ -44,7 +44,7 @@ class MapElitesOptions(StrategyOptions):
     when="To see what is possible: a map of the best merge for every mix of abilities.",
     needs=("fitness", "tasks"),
 )
-class MapElites(Strategy):
+class MapElites(Strategy[MapElitesOptions]):
     """Every candidate is an elite moved a little in all directions and along the line to another elite.
 
     The first generation is the start and uniform points.
@@ -53,10 +53,9 @@ class MapElites(Strategy):
         archive: the map; its items are (name of the candidate, point). None before the first generation was told.
     """
 
-    Options = MapElitesOptions
     steady = True
 
-    def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
+    def __init__(self, start: np.ndarray, seed: int, options: MapElitesOptions) -> None:
         super().__init__(start, seed, options)
         self.archive: Archive | None = None
         self._wanted: tuple[str, ...] = ()
@@ -78,7 +77,6 @@ class MapElites(Strategy):
         import numpy as np
 
         options = self.options
-        assert isinstance(options, MapElitesOptions)
         size = options.batch or default_population(self.dimensions)
         generator = numpy_generator(self.seed, "map_elites", self.generation)
         if not self.archive:
@@ -95,7 +93,6 @@ class MapElites(Strategy):
 
     def _tell(self, xs: np.ndarray, fitness: np.ndarray, evidence: Evidence | None) -> None:
         options = self.options
-        assert isinstance(options, MapElitesOptions)
         if evidence is None:
             raise ValueError("MAP-Elites must be told the mean of every task")
         wanted = options.behaviours or evidence.tasks[:2]

@@ -38,16 +38,15 @@ class Nsga2Options(StrategyOptions):
     when="Abilities that pull in different directions: a front of trade-offs, with the knee suggested.",
     needs=("fitness", "tasks"),
 )
-class Nsga2(Strategy):
+class Nsga2(Strategy[Nsga2Options]):
     """Parents and children compete; the better front survives, and of the last front those with most room around them.
 
     The first generation is the start and uniform points.
     """
 
-    Options = Nsga2Options
     steady = True
 
-    def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
+    def __init__(self, start: np.ndarray, seed: int, options: Nsga2Options) -> None:
         import numpy as np
 
         super().__init__(start, seed, options)
@@ -92,7 +91,6 @@ class Nsga2(Strategy):
         import numpy as np
 
         options = self.options
-        assert isinstance(options, Nsga2Options)
         generator = numpy_generator(self.seed, "nsga2", self.generation)
         if not len(self._xs):
             xs = generator.uniform(size=(options.population, self.dimensions))
@@ -110,7 +108,6 @@ class Nsga2(Strategy):
         import numpy as np
 
         options = self.options
-        assert isinstance(options, Nsga2Options)
         rank, room = _ordered(self._values)
         pairs = generator.integers(len(self._xs), size=(options.population, 2))
         a, b = pairs.T
@@ -123,7 +120,6 @@ class Nsga2(Strategy):
         import numpy as np
 
         options = self.options
-        assert isinstance(options, Nsga2Options)
         low, high = np.minimum(a, b), np.maximum(a, b)
         gap, power = np.maximum(high - low, 1e-14), options.crossover_index + 1
         drawn = generator.random(a.shape)
@@ -142,7 +138,6 @@ class Nsga2(Strategy):
         import numpy as np
 
         options = self.options
-        assert isinstance(options, Nsga2Options)
         if evidence is None:
             raise ValueError("NSGA-II must be told the mean of every task")
         wanted = options.objectives or evidence.tasks

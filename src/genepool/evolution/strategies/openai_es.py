@@ -40,16 +40,13 @@ class OpenAiEsOptions(StrategyOptions):
     source="Salimans et al. 2017, arXiv:1703.03864: mirrored noise, centred ranks, Adam; L2 of the authors' code",
     when="Hundreds of parameters and more, where each moves the score a little; CMA-ES is thriftier below that.",
 )
-class OpenAiEs(Strategy):
+class OpenAiEs(Strategy[OpenAiEsOptions]):
     """Evolution strategies as gradient ascent; the first candidate of all is the start itself."""
 
-    Options = OpenAiEsOptions
-
-    def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
+    def __init__(self, start: np.ndarray, seed: int, options: OpenAiEsOptions) -> None:
         import numpy as np
 
         super().__init__(start, seed, options)
-        assert isinstance(options, OpenAiEsOptions)
         self.mean = self.start.copy()
         self.pairs = -(-(options.population or default_population(self.dimensions)) // 2)
         self._first_moment, self._second_moment = np.zeros_like(self.mean), np.zeros_like(self.mean)
@@ -61,7 +58,6 @@ class OpenAiEs(Strategy):
     def _ask(self) -> np.ndarray:
         import numpy as np
 
-        assert isinstance(self.options, OpenAiEsOptions)
         noise = self.options.sigma * self._noise()
         xs: np.ndarray = np.concatenate([self.mean + noise, self.mean - noise]).clip(0, 1)
         if self.generation == 0:
@@ -76,7 +72,6 @@ class OpenAiEs(Strategy):
         import numpy as np
 
         options = self.options
-        assert isinstance(options, OpenAiEsOptions)
         noise, ranks = self._noise(), _centred_ranks(fitness)
         weights = ranks[: self.pairs] - ranks[self.pairs :]
         if self.generation == 0:

@@ -30,14 +30,13 @@ class QuasiRandomOptions(StrategyOptions):
     source="Sobol 1967, scrambled as in Owen 1998; for settings Bergstra & Bengio 2012, section 5; library scipy",
     when="An honest baseline, and a good use of a budget too small to learn from (fewer than ten points a parameter).",
 )
-class QuasiRandom(Strategy):
+class QuasiRandom(Strategy[QuasiRandomOptions]):
     """Points of a scrambled Sobol sequence; the first candidate is the start."""
 
-    Options = QuasiRandomOptions
     libraries = ("numpy", "scipy")
     steady = True
 
-    def __init__(self, start: np.ndarray, seed: int, options: StrategyOptions) -> None:
+    def __init__(self, start: np.ndarray, seed: int, options: QuasiRandomOptions) -> None:
         super().__init__(start, seed, options)
         self._points: Any = None
 
@@ -48,7 +47,6 @@ class QuasiRandom(Strategy):
             from scipy.stats import qmc
 
             self._points = qmc.Sobol(self.dimensions, rng=numpy_generator(self.seed, "quasi_random"))
-        assert isinstance(self.options, QuasiRandomOptions)
         count = self.options.population or default_population(self.dimensions)
         with warnings.catch_warnings():
             # Balance at powers of two is for integrals; a search takes what it can pay for.

@@ -31,18 +31,16 @@ class RandomSearchOptions(StrategyOptions):
     source="Bergstra & Bengio 2012, JMLR 13: uniform over the search ranges",
     when="As the baseline at equal budget, and when there is no time for more than one or two generations.",
 )
-class RandomSearch(Strategy):
+class RandomSearch(Strategy[RandomSearchOptions]):
     """Uniform draws from the unit cube; learns nothing.
 
     The very first candidate is the start point, as in CMA-ES here, so that neither has an advantage from knowing it.
     """
 
-    Options = RandomSearchOptions
     steady = True
 
     def _ask(self) -> np.ndarray:
         options = self.options
-        assert isinstance(options, RandomSearchOptions)
         shape = (options.population or default_population(self.dimensions), self.dimensions)
         xs = numpy_generator(self.seed, "random_search", self.generation).uniform(size=shape)
         if self.generation == 0:

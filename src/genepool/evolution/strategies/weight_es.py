@@ -33,7 +33,7 @@ class WeightEsOptions(StrategyOptions):
     "seeds); mirrored pairs of Salimans et al. 2017, arXiv:1703.03864",
     when="Fine-tuning one model, or the average of several, without gradients; thousands of evaluations.",
 )
-class WeightEs(Breeder):
+class WeightEs(Breeder[WeightEsOptions]):
     """The centre is the skills' average (of adapters: factor by factor); every generation evaluates it and pairs of
     models on either side of it.
 
@@ -41,11 +41,10 @@ class WeightEs(Breeder):
     noise is ever stored: a model is its centre and a seed.
     """
 
-    Options = WeightEsOptions
     # A step is a few millionths of a weight, which bfloat16 would round away generation after generation.
     held = "F32"
 
-    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: StrategyOptions) -> None:
+    def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: WeightEsOptions) -> None:
         super().__init__(founders, tasks, seed, options)
         self._centre = ""
         self._steps: list[float] = []
@@ -62,7 +61,6 @@ class WeightEs(Breeder):
 
     def _ask(self) -> list[Birth]:
         options = self.options
-        assert isinstance(options, WeightEsOptions)
         centre = f"{self.generation}.0"
         births = [self._next()]
         for seed in self._seeds(self.generation):
@@ -81,7 +79,6 @@ class WeightEs(Breeder):
 
     def _seeds(self, generation: int) -> list[int]:
         options = self.options
-        assert isinstance(options, WeightEsOptions)
         return [derive(self.seed, "weight_es", generation, pair) for pair in range(options.population // 2)]
 
     def _tell(
@@ -90,7 +87,6 @@ class WeightEs(Breeder):
         import numpy as np
 
         options = self.options
-        assert isinstance(options, WeightEsOptions)
         scores = fitness[1:]
         # A pair of which one failed says nothing of where to go; nor does a flat generation.
         alive = np.zeros(len(fitness), dtype=bool)
