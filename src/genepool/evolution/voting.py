@@ -32,6 +32,6 @@ def majority(answers: Sequence[Sequence[str]], scores: Sequence[Sequence[float]]
 
 def can_vote(task: Task) -> bool:
     """Whether right answers to it are alike, so that a majority can agree on one."""
-    from genepool.tasks.metrics import METRICS
+    from genepool.tasks.metrics import find_metric
 
-    return not METRICS[task.settings.metric].within
+    return not find_metric(task.settings.metric).within

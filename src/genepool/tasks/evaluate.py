@@ -16,7 +16,7 @@ from genepool.tasks.example import Example
 from genepool.tasks.language_model import LanguageModel
 from genepool.tasks.ledger import Ledger, Outcome
 from genepool.tasks.likelihoods import loglikelihoods
-from genepool.tasks.metrics import METRICS
+from genepool.tasks.metrics import find_metric
 from genepool.tasks.table import Cell, OutcomeTable
 from genepool.tasks.task import Task
 from genepool.threads import torch_threads
@@ -119,7 +119,7 @@ def _evaluate_one(
     bar: progress.Bar,
 ) -> Cell:
     known = ledger.find(fingerprint, task.asking, [example.key for example in examples])
-    written = METRICS[task.settings.metric].judge is not None and task.asker is None
+    written = find_metric(task.settings.metric).needs == "text" and task.asker is None
     if keep_outputs and written:
         known = {key: outcome for key, outcome in known.items() if outcome.output is not None}
     # Two examples with the same content are one evaluation.
@@ -144,7 +144,7 @@ def _ask(
 ) -> list[Outcome]:
     if task.asker is not None:
         return list(task.asker(model, examples, batch_size))
-    if task.settings.metric == "multiple_choice":
+    if find_metric(task.settings.metric).needs == "choices":
         return _choose(model, task, examples, batch_size)
     return _write(model, task, examples, batch_size, keep_outputs)
 
@@ -176,13 +176,13 @@ def _write(
     model: LanguageModel, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool
 ) -> list[Outcome]:
     ask = task.settings
-    judge = METRICS[ask.metric].judge
-    assert judge is not None
+    metric = find_metric(ask.metric)
+    assert metric.judge is not None
     decoding = Decoding(ask.max_new_tokens, tuple(ask.stop), ask.temperature, ask.top_p, ask.seed)
     prompts = [task.prompt_for(example, model) for example in examples]
     outcomes: dict[int, Outcome] = {}
     details: dict[int, dict[str, float]] = {}
-    if ask.metric == "exact_match" and ask.temperature == 0:
+    if metric.equality and ask.temperature == 0:
         single = [i for i, example in enumerate(examples) if len(example.answers) == 1]
         forced = forced_answers(
             model, [prompts[i] for i in single], [examples[i].answer for i in single], decoding, ask.strip, batch_size
@@ -203,7 +203,7 @@ def _write(
     if rest:
         written = generate(model, [prompts[i] for i in rest], [examples[i].key for i in rest], decoding, batch_size)
         for i, one in zip(rest, written, strict=True):
-            score = judge(one.text, examples[i], ask.strip)
+            score = metric.judge(one.text, examples[i], ask.strip)
             sure = {"confidence": math.exp(min(one.logprob, 0.0))} if math.isfinite(one.logprob) else {}
             outcomes[i] = Outcome(score, one.text, {**details.get(i, {}), **sure})
     return [outcomes[i] for i in range(len(examples))]

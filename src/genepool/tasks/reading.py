@@ -9,13 +9,13 @@ import csv
 import io
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from genepool.errors import InputError, nearest
 from genepool.tasks.example import EXAMPLE_KEYS, Example
+from genepool.tasks.metrics import find_metric
 from genepool.tasks.task import TaskSettings
 
 ENDINGS = (".jsonl", ".csv", ".parquet")
@@ -211,12 +211,6 @@ def _text(path: Path) -> str:
 
 
 def _check_metric(example: Example, settings: TaskSettings, where: str) -> None:
-    if settings.metric == "multiple_choice" and len(set(example.choices)) < 2:
-        raise InputError("multiple_choice needs `choices`, two at least", where=where, fix="Add them")
-    if settings.metric in ("contains", "regex") and "" in example.answers:
-        raise InputError("an empty answer, which is found in every output", where=where, fix="Write something in it")
-    for pattern in example.answers if settings.metric == "regex" else ():
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise InputError(f"not a regular expression ({error})", where=where, fix="Correct it") from None
+    if (found := find_metric(settings.metric).wrong(example)) is not None:
+        what, fix = found
+        raise InputError(what, where=where, fix=fix)

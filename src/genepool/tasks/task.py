@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator, model_validator
 
 from genepool import seeding
-from genepool.errors import InputError, nearest
+from genepool.errors import InputError, listed, nearest
 from genepool.schema import Strict
 from genepool.tasks.example import EXAMPLE_KEYS, Example
 from genepool.tasks.ledger import Outcome
-from genepool.tasks.metrics import METRICS
+from genepool.tasks.metrics import all_metrics, find_metric
 
 if TYPE_CHECKING:
     from genepool.tasks.language_model import LanguageModel
@@ -32,7 +32,7 @@ Asker = Callable[["LanguageModel", Sequence["Example"], int], Sequence[Outcome]]
 class TaskSettings(Strict):
     """How a task is put to a model and judged: the content of `task.yaml`."""
 
-    metric: str = Field("exact_match", description="exact_match, contains, regex or multiple_choice.")
+    metric: str = Field("exact_match", description=f"One of {listed(all_metrics())}.")
     max_new_tokens: int = Field(64, ge=1, description="Tokens a model may write before it is stopped.")
     stop: list[str] = Field(default_factory=list, description="Texts that end an answer; they are not part of it.")
     strip: bool = Field(True, description="Ignore white space around the answer.")
@@ -73,8 +73,8 @@ class TaskSettings(Strict):
     @field_validator("metric")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in METRICS:
-            raise ValueError(f"unknown metric '{value}'. {nearest(value, METRICS)}")
+        if value not in all_metrics():
+            raise ValueError(f"unknown metric '{value}'. {nearest(value, all_metrics())}")
         return value
 
 
@@ -116,7 +116,7 @@ class Task:
             return hashlib.sha256(f"callable\x1f{self.name}\x1f{self.version}".encode()).hexdigest()
         # What columns are called does not matter: examples are known by their content.
         parts: dict[str, Any] = self.settings.model_dump(mode="json", exclude={"columns"})
-        parts["metric_version"] = METRICS[self.settings.metric].version
+        parts["metric_version"] = find_metric(self.settings.metric).version
         if self.settings.few_shot:
             parts["shown"] = [example.key for example in self._pool]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -18,6 +18,7 @@ from genepool.evolution.breeding.stock import Stock
 from genepool.seeding import numpy_generator
 from genepool.skills.asked import Batch, answer_likelihoods, encode_examples
 from genepool.tasks import Example, LanguageModel, Task
+from genepool.tasks.metrics import find_metric
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Learner:
             picked = generator.choice(len(examples), size=min(each, len(examples)), replace=False)
             chosen = [examples[int(i)] for i in picked]
             # A choice is judged by its text alone; what is written must also come to an end.
-            closed = task.settings.metric != "multiple_choice"
+            closed = find_metric(task.settings.metric).needs == "text"
             encoded = encode_examples(self.model, chosen, task, each, closed=closed)
             made += [(weight / total * len(b.numbers) / len(picked), b) for b in encoded.batches]
         return made
