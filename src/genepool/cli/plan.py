@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
+    context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="Recipe file, genepool's own or mergekit's; or a study file.")],
     all_tensors: Annotated[
         bool, typer.Option("--all", help="Show every tensor, not one line per layer group.")
@@ -45,7 +46,10 @@ def plan(
     from genepool.merging.nesting import describe
 
     options.load_plugins(plugin)
-    if _is_study(recipe):
+    is_study = _is_study(recipe)
+    options.only_with(context, is_study, "a study file", "workers")
+    options.only_with(context, not is_study, "a recipe file", "all_tensors")
+    if is_study:
         _plan_study(recipe, workers, json_output, allow_pickle, trust_tasks or ())
         return
     shown = describe(plan_merge(load_recipe(recipe), allow_pickle=allow_pickle))

@@ -67,6 +67,12 @@ def import_outcomes(
                 raise InputError("lm-eval's samples do not name their model", where="--model", fix="Name it")
             asked, row = _from_lm_eval(line, where, model, task or _task_of(path))
         else:
+            if model or task:
+                raise InputError(
+                    "says nothing of our own exports, which name their models and tasks",
+                    where="--model" if model else "--task",
+                    fix="Leave it out",
+                )
             asked, row = _from_ours(line, where)
         evaluations.setdefault(asked, []).append(row)
         count += 1

@@ -60,6 +60,7 @@ def extract(
     """
     options.begin(quiet)
     options.only_with(context, to is FormName.packed, "--to packed", "packing", "bits")
+    options.only_with(context, to not in (FormName.dense, FormName.sparse), "--to low-rank", "rank")
     from genepool.skills import open_changes
     from genepool.weights import open_weights
 
@@ -97,6 +98,7 @@ def convert(
     """
     options.begin(quiet)
     options.only_with(context, to is Target.packed, "--to packed", "packing", "bits")
+    options.only_with(context, to not in (Target.dense, Target.sparse), "--to low-rank", "rank")
     changes = open_skill(skill, base, allow_pickle)
     if to is Target.peft:
         from genepool.errors import InputError
@@ -144,7 +146,9 @@ def compress(
     from genepool.errors import InputError
     from genepool.skills import compress as write_packed
     from genepool.skills import input_energies
+    from genepool.staging import check_file
 
+    check_file(out, overwrite=overwrite)
     changes = open_skill(skill, base, allow_pickle)
     nbytes = options.parse_size(budget, "--budget")
     settings: dict[str, Any] = {"budget": nbytes}
@@ -193,8 +197,10 @@ def localise(
     from genepool.skills import Largest, store
     from genepool.skills.asked import encode_examples
     from genepool.skills.localising import Bench, Graft, smallest
+    from genepool.staging import check_file
     from genepool.tasks import LanguageModel, load_tasks
 
+    check_file(out, overwrite=overwrite)
     changes = open_skill(skill, base, allow_pickle)
     assert changes.base is not None
     found = load_tasks(tasks, trusted=trust_tasks or ())
