@@ -126,7 +126,7 @@ def test_what_is_there_is_replaced_when_that_is_said(cli: Cli, call: list[str], 
     out.write_text("old")
     refused = cli(*call, "--base", "base", "--out", out, "--quiet")
     assert (refused.code, refused.out, refused.err.count("\n"), out.read_text()) == (2, "", 1, "old")
-    assert "the output exists" in refused.err
+    assert "the file exists" in refused.err
     assert cli(*call, "--base", "base", "--out", out, "--overwrite").code == 0
     assert SkillFile(out).names()
 
