@@ -14,7 +14,7 @@ from genepool.errors import InputError
 from genepool.skills.writing import AS_STORED, Choice
 from genepool.weights.encodings import Encoding, Entry
 from genepool.weights.encodings.bits import WIDTHS
-from genepool.weights.tensor_info import DTYPE_BYTES, TensorInfo
+from genepool.weights.tensor_info import TensorInfo
 
 FORMS = ("dense", "sparse", "low-rank", "packed")
 PACKINGS = ("signs", "groups", "singular")
@@ -96,9 +96,3 @@ def mixed_bands(rank: int) -> list[tuple[int, int]]:
     strong, middle = max(1, rank // 8), max(1, 3 * rank // 8)
     bands = [(strong, 8), (min(middle, rank - strong), 4), (rank - strong - middle, 2)]
     return [band for band in bands if band[0] > 0]
-
-
-def dense_bytes(shape: tuple[int, ...], dtype: str = "BF16") -> int:
-    """Bytes of a change that is stored entry by entry."""
-    info = TensorInfo(shape, "F32")
-    return info.numel * DTYPE_BYTES[dtype]
