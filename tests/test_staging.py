@@ -219,6 +219,15 @@ def test_pipes_are_written_to_and_never_replaced(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
+def test_standard_output_is_written_to_wherever_it_leads(tmp_path: Path) -> None:
+    code = "from pathlib import Path; from genepool.staging import write_text; write_text(Path('/dev/stdout'), 'text')"
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    with open(tmp_path / "file", "w") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
+    assert (piped.stdout, (tmp_path / "file").read_text()) == ("text", "text")
+    assert names(tmp_path) == ["file"]
+
+
 def test_overwrite_never_takes_the_folder_one_works_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "work" / "here").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "work" / "here")

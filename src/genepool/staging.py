@@ -52,11 +52,11 @@ def write_bytes(path: Path, data: bytes, *, overwrite: bool = True) -> None:
     Raises:
         InputError: something is there and `overwrite` is false, or it cannot be written.
     """
-    path = destination(path)
     if _is_special(path):
         with reporting_full_disk(path), open(path, "wb") as special:
             special.write(data)
         return
+    path = destination(path)
     with staged_file(path, overwrite=overwrite, patience=_FILE_PATIENCE) as file:
         file.write(data)
 
@@ -278,7 +278,9 @@ def _remove(path: Path) -> None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether something is there that is neither a file nor a folder."""
+    """Whether something is there that is neither a file nor a folder, such as /dev/stdout, wherever that leads."""
+    if os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/")):
+        return True
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
