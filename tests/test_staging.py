@@ -181,16 +181,46 @@ def test_whether_to_go_on_is_asked_once_nobody_else_can_write(tmp_path: Path) ->
     assert asked == [(left, os.getpid())] * 2
 
 
-def test_a_link_is_written_through_and_stays_a_link(tmp_path: Path) -> None:
-    (tmp_path / "disk").mkdir()
-    for name in ("folder", "file"):
-        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
-    fill(tmp_path / "folder", "text")
-    staging.write_text(tmp_path / "file", "text")
-    assert (tmp_path / "disk" / "folder" / "inner" / "file").read_text() == "text"
-    assert (tmp_path / "disk" / "file").read_text() == "text"
-    assert (tmp_path / "folder").is_symlink()
-    assert (tmp_path / "file").is_symlink()
+def test_a_link_is_never_written_through(tmp_path: Path) -> None:
+    fill(tmp_path / "precious", "precious")
+    for name, target in (("folder", "precious"), ("file", "precious/inner/file"), ("dangling", "nowhere")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    for name in ("folder", "dangling"):
+        with pytest.raises(InputError, match="is a link"):
+            fill(tmp_path / name, "mine")
+        fill(tmp_path / name, "mine", overwrite=True)
+        assert (tmp_path / name / "inner" / "file").read_text() == "mine"
+        assert not (tmp_path / name).is_symlink()
+    staging.write_text(tmp_path / "file", "mine")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "precious" / "inner" / "file").read_text() == "precious"
+    assert names(tmp_path) == ["dangling", "file", "folder", "precious"]
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "loop", "loop/x", "file/x"])
+def test_a_path_that_can_hold_nothing_is_one_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").touch()
+    for write in (
+        lambda: fill(tmp_path / name, "x"),
+        lambda: staging.write_text(tmp_path / name, "x", overwrite=False),
+    ):
+        with pytest.raises(InputError):
+            write()
+    assert names(tmp_path) == ["file", "loop"]
+
+
+def test_a_file_may_be_written_several_times_before_it_appears(tmp_path: Path) -> None:
+    with staging.staged_path(tmp_path / "file") as beside:
+        for text in ("first", "second"):
+            beside.write_text(text)
+            assert not (tmp_path / "file").exists()
+            assert staging.holder(tmp_path / "file") == os.getpid()
+    assert (tmp_path / "file").read_text() == "second"
+    with pytest.raises(ZeroDivisionError), staging.staged_path(tmp_path / "file", overwrite=True) as beside:
+        beside.write_text(str(1 // 0))
+    assert (tmp_path / "file").read_text() == "second"
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_link_in_the_place_of_work_leads_nowhere(tmp_path: Path) -> None:

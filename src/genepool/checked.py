@@ -42,6 +42,11 @@ def is_line(value: object, most: int = 2**20) -> TypeGuard[str]:
     return value.isprintable() or all(unicodedata.category(one) not in ("Cc", "Zl", "Zp") for one in value)
 
 
+def printable(text: str) -> str:
+    """The text with escapes in place of what would act on a terminal; a stranger's name may hold anything."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def is_digest(value: object) -> bool:
     """Whether it is a SHA-256 in lower-case hex."""
     return isinstance(value, str) and len(value) == 64 and set(value) <= _HEX

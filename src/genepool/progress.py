@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from genepool.checked import printable
+
 _SILENCE_SECONDS = 1.5
 _quiet = False
 _lock = threading.RLock()
@@ -43,6 +45,7 @@ def say(text: str) -> None:
     """One line on stderr, unless quiet. Keeps a live bar intact."""
     if _quiet:
         return
+    text = printable(text)
     with _lock:
         if _live is not None:
             _live.console.print(text, highlight=False, markup=False)

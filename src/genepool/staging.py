@@ -56,7 +56,6 @@ def write_bytes(path: Path, data: bytes, *, overwrite: bool = True) -> None:
         with reporting_full_disk(path), open(path, "wb") as special:
             special.write(data)
         return
-    path = destination(path)
     with staged_file(path, overwrite=overwrite, patience=_FILE_PATIENCE) as file:
         file.write(data)
 
@@ -73,7 +72,7 @@ def staged_file(path: Path, *, overwrite: bool = False, patience: float = _PATIE
     Raises:
         InputError: another process is writing there, `path` is taken, or the disk is full.
     """
-    path = destination(path)
+    path = Path(os.path.abspath(path))
     check_file(path, overwrite=overwrite)
     with locked(path, patience=patience):
         check_file(path, overwrite=overwrite)
@@ -95,6 +94,31 @@ def staged_file(path: Path, *, overwrite: bool = False, patience: float = _PATIE
             _remove(partial)
 
 
+@contextmanager
+def staged_path(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Where to write a file by any means, several times if need be; what is there in the end is published as `path`.
+
+    Raises:
+        InputError: as `staged_file`.
+    """
+    path = Path(os.path.abspath(path))
+    check_file(path, overwrite=overwrite)
+    with locked(path):
+        check_file(path, overwrite=overwrite)
+        folder = staging_path(path)
+        try:
+            with reporting_full_disk(path):
+                _remove(folder)
+                folder.mkdir()
+                yield folder / path.name
+                _sync_tree(folder)
+                check_file(path, overwrite=overwrite)
+                os.replace(folder / path.name, path)
+                sync_folder(path.parent)
+        finally:
+            _remove(folder)
+
+
 def check_file(path: Path, *, overwrite: bool, pipes: bool = False) -> None:
     """Refuses an output file that cannot be written.
 
@@ -107,13 +131,14 @@ def check_file(path: Path, *, overwrite: bool, pipes: bool = False) -> None:
         InputError: something is there and `overwrite` is false, or it is no regular file.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError("is a folder", where=path, fix="Name a file")
-    if _is_special(path):
-        if not pipes:
-            raise InputError("is a device or a pipe", where=path, fix="Name a file")
-    elif path.exists() and not overwrite:
-        raise InputError("the file exists", where=path, fix="Name another, or pass --overwrite")
+    with reporting_full_disk(path):
+        if path.is_dir():
+            raise InputError("is a folder", where=path, fix="Name a file")
+        if _is_special(path):
+            if not pipes:
+                raise InputError("is a device or a pipe", where=path, fix="Name a file")
+        elif os.path.lexists(path) and not overwrite:
+            raise InputError("the file exists", where=path, fix="Name another, or pass --overwrite")
 
 
 def sync_folder(folder: Path) -> None:
@@ -128,15 +153,9 @@ def sync_folder(folder: Path) -> None:
 # ---------------------------------------------------------------------- folders
 
 
-def destination(out: str | Path) -> Path:
-    """The absolute path that an output is published at: what a symbolic link at `out` points to is written, not it."""
-    out = Path(os.path.abspath(out))
-    return Path(os.path.realpath(out)) if out.is_symlink() else out
-
-
 def staging_path(out: Path) -> Path:
     """Where an output is built before it is published: `.OUT.partial` beside it."""
-    out = destination(out)
+    out = Path(os.path.abspath(out))
     return out.with_name(f".{out.name}.partial")
 
 
@@ -153,19 +172,24 @@ def check_free(out: Path, *, overwrite: bool, replaced: bool = True) -> None:
             is one that nobody means: the working folder, the home folder, or one that holds them.
     """
     out = Path(out)
-    if _is_special(out):
-        raise InputError("is a device or a pipe", where=out, fix="Name a new folder")
-    if out.is_file() and not overwrite:
-        raise InputError("the output exists and is a file", where=out, fix="Name a new folder, or pass --overwrite")
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    if not overwrite:
-        raise InputError("the output folder is not empty", where=out, fix="Name a new folder, or pass --overwrite")
-    for what, folder in (("the working folder", Path.cwd()), ("your home folder", Path("~").expanduser())):
-        if replaced and folder.resolve().is_relative_to(out.resolve()):
+    with reporting_full_disk(out):
+        if out.is_symlink() and replaced and not overwrite:
             raise InputError(
-                f"--overwrite would remove {what} with everything in it", where=out, fix="Name a folder of its own"
+                "is a link", where=out, fix="Name what it leads to, or pass --overwrite to put the output in its place"
             )
+        if _is_special(out):
+            raise InputError("is a device or a pipe", where=out, fix="Name a new folder")
+        if out.is_file() and not overwrite:
+            raise InputError("the output exists and is a file", where=out, fix="Name a new folder, or pass --overwrite")
+        if not out.is_dir() or not any(out.iterdir()):
+            return
+        if not overwrite:
+            raise InputError("the output folder is not empty", where=out, fix="Name a new folder, or pass --overwrite")
+        for what, folder in (("the working folder", Path.cwd()), ("your home folder", Path("~").expanduser())):
+            if replaced and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(out)):
+                raise InputError(
+                    f"--overwrite would remove {what} with everything in it", where=out, fix="Name a folder of its own"
+                )
 
 
 @contextmanager
@@ -184,7 +208,7 @@ def staged_folder(
     Raises:
         InputError: another process is writing there, `out` is taken, or the disk is full.
     """
-    out = destination(out)
+    out = Path(os.path.abspath(out))
     check_free(out, overwrite=overwrite)
     with nullcontext() if is_locked else locked(out):
         check_free(out, overwrite=overwrite)
@@ -305,8 +329,8 @@ def locked(out: Path, *, patience: float | None = _PATIENCE, waiting: str = "") 
     Raises:
         InputError: another process has the lock, or nothing can be written beside `out`.
     """
-    out = destination(out)
-    made = [folder for folder in out.parents if not folder.exists()]
+    out = Path(os.path.abspath(out))
+    made = [folder for folder in out.parents if not os.path.lexists(folder)]
     try:
         with reporting_full_disk(out):
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -327,7 +351,7 @@ def locked(out: Path, *, patience: float | None = _PATIENCE, waiting: str = "") 
 
 def holder(out: Path) -> int | None:
     """The process that is writing to `out`; None when none is, 0 when it does not say who it is."""
-    for path in _lock_paths(destination(out)):
+    for path in _lock_paths(Path(os.path.abspath(out))):
         try:
             handle = os.open(path, os.O_RDONLY)
         except OSError:

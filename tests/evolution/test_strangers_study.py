@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -177,3 +178,50 @@ def test_no_name_of_a_child_leads_out_of_the_population(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no child is called"):
             family._path(name)
     assert family._path("0.1") == tmp_path / "0.1.safetensors"
+
+
+def test_no_link_in_the_folder_is_written_through(out: Path, world: Path, tmp_path: Path, cli: Cli) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    for name in ("winner", "history.jsonl", "collection.jsonl", "report.html", "best.json", "study.yaml"):
+        (precious / name).write_text("precious")
+        (out / name).unlink() if (out / name).is_file() else shutil.rmtree(out / name, ignore_errors=True)
+        (out / name).symlink_to(precious if name == "winner" else precious / name)
+    answer = cli("evolve", world / "bred.yaml", "--out", out, "--budget", 12, "--quiet")
+    assert answer.code in (0, 2)
+    assert sorted(path.name for path in precious.iterdir()) == sorted(
+        ["winner", "history.jsonl", "collection.jsonl", "report.html", "best.json", "study.yaml"]
+    )
+    assert {path.read_text() for path in precious.iterdir()} == {"precious"}
+
+
+def test_children_are_not_deleted_through_a_link(out: Path, world: Path, tmp_path: Path, cli: Cli) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "9.9.safetensors").write_text("precious")
+    shutil.rmtree(out / "population")
+    (out / "population").symlink_to(precious)
+    said = refused(cli("evolve", world / "bred.yaml", "--out", out, "--budget", 12, "--quiet"))
+    assert "a link" in said
+    assert (precious / "9.9.safetensors").read_text() == "precious"
+
+
+def test_what_is_no_file_is_refused(out: Path, world: Path, cli: Cli) -> None:
+    (out / "best.json").unlink()
+    (out / "best.json").mkdir()
+    refused(cli("evolve", world / "bred.yaml", "--out", out, "--budget", 12, "--quiet"))
+    (out / "best.json").rmdir()
+    os.mkfifo(out / "best.json")
+    assert cli("evolve", world / "bred.yaml", "--out", out, "--budget", 12, "--quiet").code == 0
+    assert (out / "best.json").is_file()
+
+
+def test_a_database_of_something_else_stays_as_it_is(world: Path, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "run").mkdir()
+    with sqlite3.connect(tmp_path / "run" / "study.sqlite") as db:
+        db.execute("CREATE TABLE addresses (name)")
+    db.close()
+    before = (tmp_path / "run" / "study.sqlite").read_bytes()
+    said = refused(cli("evolve", world / "bred.yaml", "--out", tmp_path / "run", "--quiet"))
+    assert "no record of a study" in said
+    assert (tmp_path / "run" / "study.sqlite").read_bytes() == before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -41,6 +43,8 @@ DAMAGE: list[tuple[str, object]] = [
     ("training", "3"),
     ("scores", '{"reverse": "best"}'),
     ("scores", '{"reverse": NaN}'),
+    ("scores", '{"reverse": -5}'),
+    ("bytes", 9 * 10**18),
     ("scores", '{"reverse": 1e999}'),
     ("scores", b"{}"),
     ("tags", '{"a": 1}'),
@@ -124,6 +128,61 @@ def test_a_damaged_sketch_is_no_sketch(folder: Path, tmp_path: Path, cli: Cli, c
         assert cli("library", *command, "--library", folder).code == 0
     with Library(folder) as library:
         assert library.catalogue.sketch(digest) is None
+
+
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c"
+
+
+SCHEMAS = [
+    (
+        [f"CREATE TRIGGER t BEFORE DELETE ON skills BEGIN INSERT INTO parents SELECT x, 'y' FROM ({ENDLESS}); END"],
+        "it holds a trigger",
+    ),
+    (["CREATE TRIGGER t BEFORE DELETE ON skills BEGIN SELECT raise(ABORT, 'no'); END"], "it holds a trigger"),
+    (
+        ["ALTER TABLE skills RENAME TO other", f"CREATE VIEW skills AS SELECT o.* FROM other o, ({ENDLESS})"],
+        "it holds a view",
+    ),
+    (["DROP TABLE parents", "CREATE VIRTUAL TABLE parents USING fts5 (child, parent)"], "'parents' is virtual"),
+]
+
+
+@pytest.mark.parametrize(("statements", "said"), SCHEMAS)
+def test_a_schema_that_acts_is_refused(folder: Path, cli: Cli, statements: list[str], said: str) -> None:
+    with sqlite3.connect(folder / "catalogue.sqlite") as db:
+        for statement in statements:
+            db.execute(statement)
+    db.close()
+    for command in (("list",), ("show", "bad"), ("rm", "bad"), ("check",), ("search", "--text", "t")):
+        answer = cli("library", *command, "--library", folder)
+        assert (answer.code, answer.out) == (2, "")
+        assert said in answer.err
+
+
+def test_what_is_no_file_is_told_and_left_alone(folder: Path, tmp_path: Path, cli: Cli) -> None:
+    os.mkfifo(folder / "files" / "pipe.safetensors")
+    os.mkfifo(folder / "files" / "pipe.partial")
+    (folder / "files" / "folder.partial").mkdir()
+    elsewhere = skill(tmp_path / "elsewhere.safetensors", 5)
+    (folder / "files" / "link.safetensors").symlink_to(elsewhere)
+    for repair in ((), ("--repair",)):
+        answer = cli("library", "check", *repair, "--library", folder, "--json")
+        assert answer.code == 1, answer.err
+        problems = json.loads(answer.out)["problems"]
+        assert sorted(problem["kind"] for problem in problems) == ["damaged", "orphan", "partial", "partial"]
+    assert elsewhere.is_file()
+    assert not any(path.is_symlink() for path in (folder / "files").glob("??/*"))
+    assert len(json.loads(cli("library", "list", "--library", folder, "--json").out)["skills"]) == 2
+
+
+def test_a_link_in_the_library_is_not_written_through(folder: Path, tmp_path: Path, cli: Cli) -> None:
+    made = skill(tmp_path / "new.safetensors", 9)
+    digest = hashlib.sha256(made.read_bytes()).hexdigest()
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "files" / digest[:2]).symlink_to(tmp_path / "elsewhere")
+    answer = cli("library", "add", made, "--library", folder)
+    assert (answer.code, "a library's files are its own" in answer.err) == (2, True)
+    assert not any((tmp_path / "elsewhere").iterdir())
 
 
 def test_no_path_is_made_of_what_is_no_digest(folder: Path) -> None:

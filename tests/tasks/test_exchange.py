@@ -15,7 +15,7 @@ from genepool.errors import InputError
 from genepool.tasks import Example, Ledger, Outcome
 from genepool.tasks.exchange import export_outcomes, import_outcomes
 
-words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4)
+words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=4)
 evaluations = st.lists(
     st.tuples(
         words,

@@ -110,6 +110,10 @@ def test_names_that_are_no_text(path: Path, tmp_path: Path, cli: Cli, table: str
         {"detail": {"logprob": True}},
         {"output": 5},
         {"fingerprint": None},
+        {"fingerprint": ""},
+        {"fingerprint": "a\nb\x1b[31m"},
+        {"fingerprint": "a" * 10**6},
+        {"example": ""},
         {"example": ["a"]},
     ],
 )
@@ -125,3 +129,61 @@ def test_a_line_that_is_no_outcome_imports_nothing(
     assert f"{tmp_path / 'rows.jsonl'}:4" in answer.err
     with Ledger(tmp_path / "new.sqlite") as ledger:
         assert not list(ledger.rows())
+
+
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c"
+
+
+@pytest.mark.parametrize(
+    ("statements", "said"),
+    [
+        (
+            ("CREATE TABLE z (x)", f"CREATE TRIGGER t BEFORE INSERT ON outcomes BEGIN INSERT INTO z {ENDLESS}; END"),
+            "it holds a trigger",
+        ),
+        (
+            ("DROP TABLE models", f"CREATE VIEW models AS SELECT x id, 'a' fingerprint, 'b' name FROM ({ENDLESS})"),
+            "it holds a view",
+        ),
+        (("DROP TABLE examples", "CREATE VIRTUAL TABLE examples USING fts5 (id, key, name)"), "'examples' is virtual"),
+    ],
+)
+def test_a_schema_that_acts_is_refused(
+    path: Path, tmp_path: Path, cli: Cli, statements: tuple[str, ...], said: str
+) -> None:
+    with sqlite3.connect(path) as db:
+        for statement in statements:
+            db.execute(statement)
+    db.close()
+    for command in (("outcomes", "export", tmp_path / "rows.jsonl"), ("compare", "a", "b")):
+        answer = cli(*command, "--ledger", path)
+        assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+        assert said in answer.err
+
+
+def test_text_that_is_no_text_is_damage(path: Path, tmp_path: Path, cli: Cli) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE outcomes SET output = CAST(x'ff41' AS TEXT) WHERE example = 1")
+        db.execute("UPDATE models SET name = CAST(x'fe' AS TEXT) WHERE name = 'b'")
+    db.close()
+    answer = cli("outcomes", "export", tmp_path / "rows.jsonl", "--ledger", path)
+    assert answer.code == 0, answer.err
+    assert "9 damaged outcomes are left out" in answer.err
+    assert cli("compare", "a", "b", "--ledger", path).code == 2
+
+
+def test_a_row_that_the_tables_refuse_is_one_error(path: Path, tmp_path: Path, cli: Cli) -> None:
+    rows = tmp_path / "rows.jsonl"
+    assert cli("outcomes", "export", rows, "--ledger", path).code == 0
+    strict = tmp_path / "strict.sqlite"
+    with Ledger(strict):
+        pass
+    with sqlite3.connect(strict) as db:
+        db.execute("DROP TABLE outcomes")
+        db.execute(
+            "CREATE TABLE outcomes (model, task, example, score CHECK (score > 5), output, detail, "
+            "PRIMARY KEY (model, task, example))"
+        )
+    db.close()
+    answer = cli("outcomes", "import", rows, "--ledger", strict)
+    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)

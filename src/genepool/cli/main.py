@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from genepool import cli as commands
+from genepool.checked import printable
 from genepool.errors import GenepoolError
 
 _NOT_COMMANDS = {"main", "options"}
@@ -97,7 +98,7 @@ def main() -> None:
 
 def _fail(line: str, code: int) -> int:
     sys.stdout.flush()
-    print(f"error: {line}", file=sys.stderr, flush=True)
+    print(f"error: {printable(line)}", file=sys.stderr, flush=True)
     return code
 
 

@@ -129,6 +129,8 @@ def run_study(
     with staging.locked(out):
         with staging.reporting_full_disk(out):
             out.mkdir(parents=True, exist_ok=True)
+        if (population := out / POPULATION_FOLDER).is_symlink():
+            raise InputError("a link, and children are written and deleted there", where=population, fix="Remove it")
         if overwrite:
             _clear(out)
         with StudyStore(out / STORE_FILE) as store:
@@ -142,7 +144,8 @@ def run_study(
             _check_whole(out, store)
             if fork is not None:
                 store.set("forked_from", str(Path(fork).resolve()))
-            (out / BEST_FILE).unlink(missing_ok=True)
+            with staging.reporting_full_disk(out / BEST_FILE):
+                (out / BEST_FILE).unlink(missing_ok=True)
             staging.write_text(out / STUDY_FILE, _yaml(study))
             plugin = plugin_of(opened.ground.plan.method) if isinstance(opened.ground, MergeGround) else None
             held = () if residence.base == 0 else ("base", *residence.skills)

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from genepool.checked import is_number, is_whole, kind_of, parsed_json
-from genepool.database import disk_is_full, distrust, transaction
+from genepool.database import disk_is_full, distrust, foreign_schema, transaction
 from genepool.errors import InputError
 from genepool.evolution.candidates import (
     CANDIDATE_COLUMNS,
@@ -50,6 +50,7 @@ CREATE TABLE IF NOT EXISTS results (
 CREATE TABLE IF NOT EXISTS told (
     turn INTEGER PRIMARY KEY, generation INTEGER NOT NULL UNIQUE, fitness BLOB NOT NULL, diversity REAL);
 """
+_NAMES = {"meta", "candidates", "results", "told"}
 
 
 class StudyStore:
@@ -67,8 +68,8 @@ class StudyStore:
         with self._speaking():
             self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
         try:
+            self._check_own()
             with self._speaking():
-                distrust(self._db)
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
                 self._db.executescript(_TABLES)
@@ -82,6 +83,14 @@ class StudyStore:
         except BaseException:
             self._db.close()
             raise
+
+    def _check_own(self) -> None:
+        """Looked at before anything is changed, so that a database of something else stays as it is."""
+        with self._speaking():
+            distrust(self._db)
+            foreign = foreign_schema(self._db, _NAMES)
+        if foreign:
+            raise InputError(f"no record of a study: {foreign}", where=self.path, fix="Name another --out")
 
     def close(self) -> None:
         """Closes the file; everything is already on disk."""
@@ -376,7 +385,7 @@ class StudyStore:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+            if isinstance(error, sqlite3.ProgrammingError):
                 raise
             if disk_is_full(self.path, error):
                 raise InputError(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from genepool.checked import is_number, is_text, is_whole, kind_of, numbers, parsed_json
+from genepool.database import distrust, foreign_schema
 from genepool.errors import InputError
 from genepool.evolution.grounds import STORE_FILE
 from genepool.evolution.records import BEST_FILE
@@ -209,6 +210,10 @@ class _read_only:
         idle = not self._path.with_name(f"{self._path.name}-wal").exists()
         mode = "immutable=1" if idle else "mode=ro"
         self._db = sqlite3.connect(f"{self._path.resolve().as_uri()}?{mode}", uri=True, timeout=5)
+        distrust(self._db)
+        if foreign := foreign_schema(self._db, ("meta", "candidates", "results", "told")):
+            self._db.close()
+            raise sqlite3.DatabaseError(foreign)
         return self._db
 
     def __exit__(self, *_: object) -> None:

@@ -264,7 +264,7 @@ def _stamp_of_code() -> str:
 def refuse_own_input(plan: Plan, out: Path) -> None:
     """Raises InputError when a model that is merged lies at `out` or below."""
     for name, path in input_paths(plan):
-        if path.resolve().is_relative_to(out.resolve()):
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
             raise InputError("the output is one of the inputs", where=out, fix=f"Write somewhere else than over {name}")
 
 

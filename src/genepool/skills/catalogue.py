@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from genepool import progress
 from genepool.checked import is_digest, is_number, is_text, parsed_json
-from genepool.database import disk_is_full, distrust, transaction
+from genepool.database import disk_is_full, distrust, foreign_schema, transaction
 from genepool.errors import InputError
 from genepool.skills.kept import COLUMNS, JSON_COLUMNS, Kept, called, floats, kept_of
 from genepool.skills.sketch import LAYER_WIDTH, WIDTH, Sketch
@@ -44,6 +44,7 @@ PRAGMA user_version = {VERSION};
 """
 # How much a word counts in the name, description, tags, score names and base name.
 _WEIGHTS = (8.0, 4.0, 6.0, 4.0, 1.0)
+_TABLES = {"skills", "parents", "sketches", "words"}
 _MAKE = "Make one with genepool library init"
 
 
@@ -73,6 +74,9 @@ class Catalogue:
             if not found and not version and path.stat().st_size == 0:
                 raise InputError("the library was not finished being made", where=path.parent, fix=_MAKE)
             self._check(path, found, version)
+            with self._errors():
+                if foreign := foreign_schema(self._db, _TABLES, ("words",)):
+                    raise InputError(f"no catalogue: {foreign}", where=path, fix="Name another folder with --library")
         except BaseException:
             self._db.close()
             raise
@@ -330,7 +334,7 @@ class Catalogue:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.ProgrammingError | sqlite3.IntegrityError):
+            if isinstance(error, sqlite3.ProgrammingError):
                 raise
             what, fix = _reason(error, path)
             raise InputError(what, where=path, fix=fix) from error

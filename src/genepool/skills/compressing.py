@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from genepool.kernels.memory import MemoryGate
 from genepool.skills.changes import Changes, encoded_change
 from genepool.skills.making import store
 from genepool.skills.writing import LEFT_OUT, Choice, Written
-from genepool.staging import check_file
+from genepool.staging import check_file, staged_path
 from genepool.threads import core_count, torch_threads
 from genepool.weights.encodings import Encoding, Entry, encodings
 from genepool.weights.encodings.groups import GROUP, dequantise, quantise
@@ -289,20 +289,24 @@ def compress(
     check_file(out, overwrite=overwrite)
     budget = Budget(changes, nbytes, energies)
     aim, best = nbytes, 0
-    # What the header takes is an estimate until it is written, and matters in small files alone.
-    for last in (False, False, False, True):
-        written = store(changes, out, budget, "compress", arguments, form_name="packed", overwrite=overwrite)
-        overwrite = True
-        fits = written.nbytes <= nbytes
-        best = aim if fits and (not best or aim > best) else best
-        if last or (fits and written.nbytes >= _FILLED * nbytes):
-            break
-        aim += nbytes - written.nbytes
-        budget.spend(aim)
-    if written.nbytes > nbytes:
-        budget.spend(best)
-        written = store(changes, out, budget, "compress", arguments, form_name="packed", overwrite=True)
-    return written
+
+    def tried(beside: Path) -> Written:
+        return store(changes, beside, budget, "compress", arguments, form_name="packed", overwrite=True)
+
+    with staged_path(out, overwrite=overwrite) as beside:
+        # What the header takes is an estimate until it is written, and matters in small files alone.
+        for last in (False, False, False, True):
+            written = tried(beside)
+            fits = written.nbytes <= nbytes
+            best = aim if fits and (not best or aim > best) else best
+            if last or (fits and written.nbytes >= _FILLED * nbytes):
+                break
+            aim += nbytes - written.nbytes
+            budget.spend(aim)
+        if written.nbytes > nbytes:
+            budget.spend(best)
+            written = tried(beside)
+    return replace(written, path=out)
 
 
 def _runs(matrix: torch.Tensor) -> Iterator[slice]:

@@ -71,7 +71,7 @@ class Header:
                     f"its {key} is not a JSON object", where=skill.path, fix="Make or fetch the skill again"
                 )
         try:
-            numbers(found["scores"])
+            numbers(found["scores"], 0, 1)
         except ValueError as wrong:
             fix = "Make or fetch the skill again"
             raise InputError(f"its scores hold {wrong}", where=skill.path, fix=fix) from None

@@ -15,6 +15,8 @@ from genepool.weights.skill_file import FORMS
 if TYPE_CHECKING:
     from genepool.skills.sketch import Array
 
+# Bytes, and tensors: 4 PiB, more than any file has.
+_MOST = 2**52
 COLUMNS = (
     "digest", "name", "form", "base_fingerprint", "base_name", "bytes", "tensors", "added", "description", "licence",
     "lineage", "training", "scores", "tags", "error",
@@ -86,7 +88,7 @@ def kept_of(row: Sequence[Any]) -> Kept:
     if found["form"] not in FORMS:
         raise ValueError(f"its form is {found['form']!r:.80}")
     for column in ("bytes", "tensors"):
-        if not is_whole(found[column], 0):
+        if not is_whole(found[column], 0, _MOST):
             raise ValueError(f"its number of {column} is {found[column]!r:.80}")
     if found["error"] is not None and not is_number(found["error"], 0):
         raise ValueError(f"its error is {found['error']!r:.80}")
@@ -99,7 +101,7 @@ def kept_of(row: Sequence[Any]) -> Kept:
         if not isinstance(found[column], dict):
             raise ValueError(f"{kind_of(found[column])} where its {column} belongs")
     try:
-        numbers(found["scores"])
+        numbers(found["scores"], 0, 1)
     except ValueError as error:
         raise ValueError(f"its scores: {error}") from None
     if not isinstance(found["tags"], list) or not all(map(is_line, found["tags"])):

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from genepool import staging
-from genepool.checked import is_digest, is_text
+from genepool.checked import is_digest, is_number, is_text
 from genepool.errors import InputError, listed, nearest
 from genepool.skills.catalogue import Catalogue
 from genepool.skills.header import Header
@@ -216,6 +216,8 @@ class Library:
             if there is None:
                 self._check_free(kept.name, kept.digest)
             place = self.path(kept.digest)
+            if place.parent.is_symlink():
+                raise InputError("a link, and a library's files are its own", where=place.parent, fix="Remove it")
             if partial != place:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(partial, place)
@@ -360,13 +362,13 @@ def checked_scores(scores: Mapping[str, Any], where: str | Path) -> dict[str, fl
     """Scores by ability.
 
     Raises:
-        InputError: one is no finite number, or has a name that is none.
+        InputError: one is no number from 0 to 1, or has a name that is none.
     """
     for task, score in scores.items():
         if wrong := _wrong_in_line(task):
             raise InputError(f"a score of a task whose name {wrong}", where=where, fix="Give the task another name")
-        if isinstance(score, bool) or not isinstance(score, int | float) or not -1e300 < score < 1e300:
-            raise InputError(f"a score of {score!r} for {task}", where=where, fix="Give a number")
+        if not is_number(score, 0, 1):
+            raise InputError(f"a score of {score!r} for {task}", where=where, fix="Give the mean score, from 0 to 1")
     return {task: float(score) for task, score in scores.items()}
 
 

@@ -81,6 +81,8 @@ def _row(library: Library, number: int, name: str, what: str, repair: bool) -> P
 
 
 def _partial(library: Library, path: Path, repair: bool) -> Problem | None:
+    if not path.is_file() or path.is_symlink():
+        return Problem("partial", _shown(library, path), "not a file") if os.path.lexists(path) else None
     try:
         # Without a lock on it nobody is at work on it any more.
         with open(path, "rb") as file:
@@ -95,6 +97,8 @@ def _partial(library: Library, path: Path, repair: bool) -> Problem | None:
 
 def _file(library: Library, path: Path, repair: bool, bar: progress.Bar) -> Problem | None:
     """A file by its content: it is where it should be, or an orphan, or damaged."""
+    if os.path.lexists(path) and not path.is_file():
+        return Problem("damaged", _shown(library, path), "not a file")
     try:
         digest = _hash(path, bar)
     except FileNotFoundError:
@@ -110,6 +114,9 @@ def _file(library: Library, path: Path, repair: bool, bar: progress.Bar) -> Prob
         return None
     if not repair:
         return Problem("orphan", shown, "no row names it") if path.exists() else None
+    if path.is_symlink():
+        # Whoever changes what it leads to would change the library.
+        return Problem("orphan", shown, "a link, which no row names", _set_aside(library, path))
     try:
         kept, sketch = describe(path, digest, "")
     except InputError as error:
@@ -155,6 +162,8 @@ def _dropped(library: Library, kept: Kept, done: dict[str, str]) -> bool:
 
 def _set_aside(library: Library, path: Path) -> str:
     aside = library.files / "damaged" / path.name
+    if aside.parent.is_symlink():
+        raise InputError("a link, and files are moved there", where=aside.parent, fix="Remove it")
     with staging.reporting_full_disk(library.folder), library.catalogue.writing():
         aside.parent.mkdir(exist_ok=True)
         number = 1

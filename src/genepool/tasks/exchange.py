@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from genepool import staging
-from genepool.checked import is_number
+from genepool.checked import is_line, is_number, is_text
 from genepool.errors import InputError
 from genepool.tasks.example import Example
 from genepool.tasks.harness_tasks import RANKED_BY, ranking_score
@@ -23,6 +23,8 @@ from genepool.tasks.ledger import Ledger, Outcome
 # Who, on what: (fingerprint, model, task, asking).
 _Asked = tuple[str, str, str, str]
 _TEXTS = ("fingerprint", "model", "task", "asking", "example", "id")
+# By these rows are found again: digests, in what we write.
+_KEYS, _LONGEST_KEY = ("fingerprint", "asking", "example"), 200
 _LM_EVAL_FILE = re.compile(r"samples_(?P<task>.+?)(_\d{4}-\d{2}-\d{2}T[\d.:-]+)?")
 
 
@@ -103,8 +105,13 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _from_ours(line: Mapping[str, Any], where: str) -> tuple[_Asked, tuple[str, str, Outcome]]:
     for key in _TEXTS:
-        if not isinstance(line.get(key), str):
-            raise InputError(f"`{key}` must be text", where=where, fix="Import what `genepool outcomes export` wrote")
+        text = line.get(key)
+        if not is_text(text) or (key in _KEYS and not (text and is_line(text, _LONGEST_KEY))):
+            raise InputError(
+                f"`{key}` must be {'a key' if key in _KEYS else 'text'}, not {text!r:.60}",
+                where=where,
+                fix="Import what `genepool outcomes export` wrote",
+            )
     output, detail = line.get("output"), line.get("detail") or {}
     if output is not None and not isinstance(output, str):
         raise InputError("`output` must be text or null", where=where, fix="Correct it")

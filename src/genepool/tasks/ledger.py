@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from genepool import progress
-from genepool.checked import is_number, is_text, kind_of, numbers, parsed_json
-from genepool.database import disk_is_full, distrust, transaction
+from genepool.checked import is_number, is_text, is_whole, kind_of, numbers, parsed_json
+from genepool.database import disk_is_full, distrust, foreign_schema, transaction
 from genepool.errors import InputError, listed, nearest
 
 VERSION = 1
@@ -108,11 +108,11 @@ class Ledger:
         distrust(self._db)
         self._db.create_function("is_damaged", 3, _is_damaged, deterministic=True)
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         # Other programs number their databases as well: only the tables tell whose it is. Looked at before anything
         # is changed, so that a database of something else stays as it is.
-        if tables - _TABLES and not tables >= _TABLES:
-            raise InputError("a database of something else", where=self.path, fix="Name another ledger")
+        if foreign := foreign_schema(self._db, _TABLES):
+            raise InputError(f"no ledger: {foreign}", where=self.path, fix="Name another ledger")
+        tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if version > VERSION:
             raise InputError(
                 f"written by a newer genepool (ledger version {version}, this one knows {VERSION})",
@@ -253,6 +253,7 @@ class Ledger:
             if not apart:
                 return self._db.execute(query, parameters).fetchall()
             with closing(sqlite3.connect(self.path, timeout=60)) as connection:
+                distrust(connection)
                 return connection.execute(query, parameters).fetchall()
 
     # ------------------------------------------------------------------ plumbing
@@ -283,7 +284,9 @@ class Ledger:
         values = [value for _, value in where]
         found = self._db.execute(f"SELECT id FROM {table} WHERE {test}", values).fetchone()
         if found:
-            return int(found[0])
+            if not is_whole(found[0]):
+                raise sqlite3.DatabaseError(f"the number of a row of {table} is {found[0]!r:.40}")
+            return found[0]
         marks = ", ".join("?" * len(columns))
         cursor = self._db.execute(
             f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", [*values, *extra.values()]
@@ -301,7 +304,7 @@ class Ledger:
         try:
             yield
         except (sqlite3.DatabaseError, OSError) as error:
-            if isinstance(error, sqlite3.ProgrammingError | sqlite3.IntegrityError):
+            if isinstance(error, sqlite3.ProgrammingError):
                 raise
             if disk_is_full(self.path, error):
                 raise InputError(

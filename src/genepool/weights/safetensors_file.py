@@ -47,6 +47,8 @@ class SafetensorsFile:
         self._map: mmap.mmap | None = None
         self._handle: int | None = None
         self._lock = threading.Lock()
+        if self.path.exists() and not self.path.is_file() and not self.path.is_dir():
+            raise InputError("a device or a pipe, where a safetensors file is expected", where=path, fix="Name a file")
         try:
             with open(self.path, "rb") as file:
                 self._parse(file.read(8), os.fstat(file.fileno()).st_size, file)

@@ -91,7 +91,8 @@ class Family:
             return
         wanted = {f"{name}.safetensors" for name in names}
         for path in self._folder.iterdir():
-            if path.name not in wanted and not (writing and path.name.startswith(".")):
+            ours = ".safetensors" in path.name and path.is_file()
+            if ours and path.name not in wanted and not (writing and path.name.startswith(".")):
                 path.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ tensors
