@@ -114,6 +114,29 @@ def test_a_budget_of_nothing_is_refused_and_writes_nothing(
         compress(open_changes(str(models[1]), open_weights(models[0])), tmp_path / "s.safetensors", 9000, {})
 
 
+def test_what_was_there_stays_until_a_file_fits(
+    models: tuple[Path, Path], tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, there = tmp_path / "s.safetensors", []
+    out.write_bytes(b"old")
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        written = store(*arguments, **options)
+        there.append(out.read_bytes())
+        return written
+
+    monkeypatch.setattr("genepool.skills.compressing.store", watched)
+    answer = cli(
+        "skill", "compress", models[1], "--base", models[0], "--budget", "5KB", "--out", out, "--overwrite", "--json"
+    )
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["out"] == str(out)
+    assert len(there) > 1
+    assert set(there) == {b"old"}
+    assert out.stat().st_size <= 5000
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_columns_that_nothing_flows_through_are_given_up(models: tuple[Path, Path], tmp_path: Path) -> None:
     changes = open_changes(str(models[1]), open_weights(models[0]))
     down = "layers.0.mlp.down_proj.weight"

@@ -107,9 +107,7 @@ def write_skill(
         InputError: nothing changes, a change is not finite, or the file cannot be written.
     """
     out = Path(out)
-    if out.suffix != ".safetensors":
-        raise InputError("a skill is a .safetensors file", where=out, fix=f"Name it {out.name}.safetensors")
-    check_file(out, overwrite=overwrite)
+    check_skill_file(out, overwrite=overwrite)
     names = changes.names()
     threads = threads or min(8, core_count())
     metadata = sum(len(name) + 120 for name in names) + (1 << 20) + (1 << 16)
@@ -163,6 +161,17 @@ def write_skill(
         writer.close(replace(header, error=error or None).metadata(form, table))
     entries = sum(_numel(changes, name) for name in table)
     return Written(out, out.stat().st_size, len(table), entries, error)
+
+
+def check_skill_file(out: Path, *, overwrite: bool) -> None:
+    """Refuses an output that cannot be a skill file, or that is taken.
+
+    Raises:
+        InputError: another ending, a folder, or a file that is not to be replaced.
+    """
+    if out.suffix != ".safetensors":
+        raise InputError("a skill is a .safetensors file", where=out, fix=f"Name it {out.name}.safetensors")
+    check_file(out, overwrite=overwrite)
 
 
 @dataclass(frozen=True)
