@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_DIR ?= demo
 
-.PHONY: demo demo-smoke test test-slow lint format bench claims docs clean
+.PHONY: demo demo-smoke test test-slow harden lint format bench claims docs clean
 
 # Torch's own threads would fight with the test processes for the cores.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
@@ -28,6 +28,9 @@ test: $(STAMP)  ## the fast tests
 
 test-slow: $(STAMP)  ## kill -9, training, whole stories
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not harden"
+
+harden: $(STAMP)  ## kill -9 and races over every command that writes; GENEPOOL_HARDEN=5 for five times as many
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -m harden tests
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

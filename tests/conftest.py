@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,3 +87,18 @@ def tiny_testbed() -> Any:
     folder = Path(__file__).parent.parent / ".cache" / "testbed-tiny"
     # Ours alone: when the schedule changes, the old one is replaced.
     return build(folder, tiny=True, overwrite=True)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Says how many kills and races the tests of `hardening` counted, in all processes."""
+    reports = [one for kind in terminalreporter.stats.values() for one in kind if getattr(one, "when", "") == "call"]
+    for what, well in (("kills", "nothing lost"), ("races", "no mixed output")):
+        number: Counter[str] = Counter()
+        for report in reports:
+            for name, counted in report.user_properties:
+                # The name of the command is the test's parameter.
+                number[report.nodeid.partition("[")[2]] += counted if name == what else 0
+        failed = sum(report.failed and f"hardening/test_{what}.py" in report.nodeid for report in reports)
+        if total := number.total():
+            end = f"{failed} tests failed" if failed else well
+            terminalreporter.write_line(f"{what}: {total} over {sum(map(bool, number.values()))} commands, {end}")

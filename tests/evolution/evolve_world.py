@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 
-def build_world(folder: Path) -> Path:
-    """Writes `folder`/{base, skills/a, skills/b, tasks/pick, tasks/say, study.yaml}."""
+def build_world(folder: Path, **changes: Any) -> Path:
+    """Writes `folder`/{base, skills/a, skills/b, tasks/pick, tasks/say, study.yaml}; `changes` are of the config."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -20,15 +20,12 @@ def build_world(folder: Path) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(VOCABULARY),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
         max_position_embeddings=64,
         tie_word_embeddings=True,
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=None,
+        **{"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, **changes},
     )
     base = LlamaForCausalLM(config)
     _save(base, folder / "base")

@@ -1,0 +1,47 @@
+"""What kills and races share: the process that forks, the world the commands work on, and the place of one command."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hardening_world
+import pytest
+from disturbed import Place
+from forked_commands import Forks
+from writing_commands import Writing
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    if not hasattr(os, "waitid"):
+        pytest.skip("forks are watched by waitid, which this system has not")
+    with Forks() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def world(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built once; commands read it, and copy what they change."""
+    folder = tmp_path_factory.mktemp("hardening")
+
+    def run(line: str) -> None:
+        env = {"GENEPOOL_CACHE": str(folder / "cache")}
+        code = forks.start(shlex.split(line), folder / "world", env, folder / "errors").wait()
+        assert code == 0, f"{line}: {(folder / 'errors').read_text()}"
+
+    return hardening_world.build(folder / "world", run)
+
+
+@pytest.fixture
+def place(writing: Writing, world: Path, forks: Forks, tmp_path: Path) -> Place:
+    """Where the command of the test works."""
+    return Place(tmp_path / "place", world, forks, writing)
+
+
+@pytest.fixture
+def count(record_property: Callable[[str, object], None]) -> Callable[[str, int], None]:
+    """Counts kills and races; the sums stand at the end of the run."""
+    return record_property

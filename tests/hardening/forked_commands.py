@@ -1,0 +1,228 @@
+"""Commands run as forks of one process that has imported everything: a run costs what it does, not its start-up.
+
+As a program this file is that process: it reads requests from stdin, one JSON line each, and forks a child for every
+command. `Forks` starts it and speaks to it. It computes nothing itself, because threads do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+# Only a command that hangs takes so many seconds.
+PATIENCE = 300.0
+CALM = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+# What changes the disk, of the events that Python tells its audit hooks; an `open` counts when it is for writing.
+_STEPS = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"}
+_FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+class Forked:
+    """A command that runs in a fork, in a process group of its own; `pid` stays its own until `wait`."""
+
+    def __init__(self, forks: Forks, pid: int) -> None:
+        self._forks, self.pid = forks, pid
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to all of the group."""
+        os.killpg(self.pid, number)
+
+    def wait(self) -> int:
+        """The exit code, negative for the signal that ended it."""
+        code: int | None = self._forks.ask(do="wait", pid=self.pid, seconds=PATIENCE)["code"]
+        if code is None:
+            self.signal(signal.SIGKILL)
+            raise AssertionError(f"still running after {PATIENCE:.0f} s")
+        return code
+
+    def ended(self, seconds: float) -> bool:
+        """Waits so long at most for its end."""
+        return bool(self._forks.ask(do="look", pid=self.pid, seconds=seconds)["ended"])
+
+    def stopped(self) -> bool:
+        """Waits until it has stopped itself; false when it has ended instead."""
+        return bool(self._forks.ask(do="look", pid=self.pid, seconds=PATIENCE)["stopped"])
+
+
+class Forks:
+    """The process that forks; also a context manager."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **CALM},
+            start_new_session=True,
+        )
+        # What is measured next is not to hold the imports.
+        self.ask(do="nothing")
+
+    def __enter__(self) -> Forks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def start(
+        self, arguments: Sequence[str], folder: Path, env: Mapping[str, str], errors: Path, at: int = 0, send: int = 0
+    ) -> Forked:
+        """Starts a command.
+
+        Args:
+            arguments: without `genepool` itself.
+            folder: where it works. What it does below the folder above is counted; the count stands in `errors.steps`.
+            env: beside the environment of this process.
+            errors: the file for its stderr.
+            at, send: before the step of this number, counted from 1, it sends itself this signal.
+        """
+        places = {"folder": str(folder), "errors": str(errors)}
+        answer = self.ask(do="start", arguments=list(arguments), env=dict(env), at=at, send=send, **places)
+        return Forked(self, answer["pid"])
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """What the process answers."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, "the process that forks has ended; its stderr says why"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+# ---------------------------------------------------------------------- the process that forks
+
+
+def _serve() -> None:
+    _import_everything()
+    # A lock that another thread held in a fork would never be let go of.
+    threads = Path("/proc/self/task")
+    assert not threads.is_dir() or len(list(threads.iterdir())) == 1, "something imported has started threads"
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["do"] == "start":
+            if not (pid := os.fork()):
+                _command(request)
+            # Here and in the child: whoever comes first, the group is there when the pid is told.
+            os.setpgid(pid, pid)
+            answer: dict[str, Any] = {"pid": pid}
+        else:
+            answer = _look(request) if "pid" in request else {}
+        print(json.dumps(answer), flush=True)
+
+
+def _import_everything() -> None:
+    import gc
+    import importlib
+    import pkgutil
+
+    import genepool
+
+    for found in pkgutil.walk_packages(genepool.__path__, "genepool."):
+        if found.name != "genepool.__main__":
+            importlib.import_module(found.name)
+    import peft  # noqa: F401
+    import rich.console
+    import rich.table  # noqa: F401
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
+
+    from genepool.merging import run
+
+    torch.set_num_threads(1)
+    # A merge makes a note of what is done after so many bytes; of these small ones, too, there is to be some to go on.
+    run._SYNC_BYTES = 1 << 16
+    # A child that looks for garbage among what is imported would copy all of its memory.
+    gc.collect()
+    gc.freeze()
+
+
+def _command(request: Mapping[str, Any]) -> NoReturn:
+    """In the child: what the typed command does, from its working folder to its exit code."""
+    os.setpgid(0, 0)
+    os.chdir(request["folder"])
+    os.environ.update(request["env"])
+    for number, place in enumerate((os.devnull, os.devnull, request["errors"])):
+        os.dup2(os.open(place, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644), number)
+    steps = _count_steps(request["at"], request["send"])
+    from genepool.cli.main import run
+
+    code = run(request["arguments"])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What ends an interpreter, but for taking apart all that was imported, which takes longer than most commands.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    Path(f"{request['errors']}.steps").write_text(str(steps()))
+    os._exit(code)
+
+
+def _count_steps(at: int, send: int) -> Callable[[], int]:
+    """Counts what changes the disk and every statement to a database; sends a signal before one of them."""
+    place, count = str(Path.cwd().parent), 0
+
+    def step(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count == at:
+            os.kill(os.getpid(), send)
+
+    def inside(path: object) -> bool:
+        text = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
+        return text.startswith(place) or not text.startswith("/")
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            if isinstance(arguments[0], str | bytes) and (arguments[2] or 0) & _FOR_WRITING and inside(arguments[0]):
+                step()
+        elif event in _STEPS and inside(arguments[0]):
+            step()
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def calling(*arguments: Any) -> Any:
+            step()
+            return call(*arguments)
+
+        return calling
+
+    def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.set_trace_callback(step)
+        return connection
+
+    connect = sqlite3.connect
+    # Hooks are told nothing of these.
+    os.fsync, os.pwrite, sqlite3.connect = counted(os.fsync), counted(os.pwrite), traced
+    sys.addaudithook(hook)
+    return lambda: count
+
+
+def _look(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Waits until a child has ended or stopped itself; "wait" wants its end, and is the last that is asked of it."""
+    waiting = request["do"] == "wait"
+    wanted = os.WEXITED | os.WNOHANG | os.WNOWAIT | (0 if waiting else os.WSTOPPED)
+    end, found = time.monotonic() + request["seconds"], None
+    while (found := os.waitid(os.P_PID, request["pid"], wanted)) is None and time.monotonic() < end:
+        time.sleep(0.002)
+    if not waiting:
+        stopped = found is not None and found.si_code == os.CLD_STOPPED
+        return {"stopped": stopped, "ended": found is not None and not stopped}
+    return {"code": None if found is None else os.waitstatus_to_exitcode(os.waitpid(request["pid"], 0)[1])}
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,76 @@
+"""What the commands of the harness work on: models, recipes, skills, tasks, libraries, ledgers and a finished study."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from tests.evolution import evolve_world
+
+_RECIPES = {
+    "linear": {
+        "method": "linear",
+        "models": [{"model": "skills/a", "parameters": {"weight": 0.3}}, {"model": "skills/b"}],
+    },
+    "ties": {"method": "ties", "models": ["skills/a", "skills/b"], "parameters": {"density": 0.4}},
+    "dare": {"method": "dare_ties", "models": ["skills/a", "skills/b"], "parameters": {"density": 0.5}, "seed": 3},
+}
+_BRED = {"strategy": {"name": "genome", "options": {"population": 4}}, "finalists": 2}
+# How everything else is made from models and tasks: by commands, in this order.
+_MADE = """
+skill extract skills/a --base base --out a.safetensors --name a
+skill extract skills/b --base base --out b.safetensors --name b
+skill extract skills/a --base base --rank 4 --out low.safetensors --name low
+skill convert low.safetensors --base base --to peft --out adapter
+library init --library library
+library init --library empty
+library add a.safetensors --library library --tag letters --score pick=0.5
+library add b.safetensors --library library
+library export a --library library --out exported
+evaluate base skills/a --tasks tasks --ledger genepool.sqlite
+evaluate base skills/b --tasks tasks --ledger other.sqlite
+outcomes export outcomes.jsonl --ledger other.sqlite
+evolve study.yaml --out run --budget 8 --ledger genepool.sqlite
+evolve bred.yaml --out bred --budget 8 --ledger genepool.sqlite
+"""
+
+
+def build(folder: Path, run: Callable[[str], None]) -> Path:
+    """Writes all of it into `folder`; `run` runs a command line there."""
+    # Weights far apart, so that models write this and that.
+    evolve_world.build_world(folder, hidden_size=64, intermediate_size=128, initializer_range=0.6)
+    for name, recipe in _RECIPES.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"genepool": 1, "base": "base", **recipe}))
+    bred = {key: value for key, value in evolve_world.STUDY.items() if key not in ("method", "parameters", "search")}
+    (folder / "bred.yaml").write_text(yaml.safe_dump({**bred, **_BRED}))
+    for line in _MADE.strip().splitlines():
+        run(line)
+    for study in ("run", "bred"):
+        (folder / study / ".lock").unlink()
+    _write_task(folder)
+    _break_library(folder)
+    return folder
+
+
+def _write_task(folder: Path) -> None:
+    """`written/`: a task that `b` is good for, made of what it wrote."""
+    asked = [json.loads(line) for line in (folder / "tasks" / "say" / "test.jsonl").read_text().splitlines()]
+    known = [json.loads(line) for line in (folder / "outcomes.jsonl").read_text().splitlines()]
+    wrote = {line["id"]: line["output"] for line in known if line["task"] == "say" and line["model"] == "skills/b"}
+    lines = [{"id": line["id"], "prompt": line["prompt"], "answer": wrote[line["id"]]} for line in asked]
+    (folder / "written").mkdir()
+    (folder / "written" / "valid.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _break_library(folder: Path) -> None:
+    """`broken/`: a library with a copy that was never finished, a skill that no row names, and a damaged one."""
+    shutil.copytree(folder / "library", folder / "broken")
+    files = folder / "broken" / "files"
+    (files / "1-00.partial").write_bytes(b"cut o")
+    shutil.copy(folder / "low.safetensors", files / "low.safetensors")
+    damaged = min(files.glob("??/*.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")

@@ -1,0 +1,20 @@
+"""Every command of the command line is in the harness, or there stands why not."""
+
+from __future__ import annotations
+
+from writing_commands import COMMANDS, NOT_HERE, command_of, options_of_commands
+
+
+def test_every_command_is_here_or_there_stands_why_not() -> None:
+    here = {command_of(line) for one in COMMANDS for line in (one.typed, one.other) if line}
+    known = set(options_of_commands())
+    assert not known - here - set(NOT_HERE), "add it to COMMANDS in writing_commands.py, or say in NOT_HERE why not"
+    assert not set(NOT_HERE) & here
+    assert set(NOT_HERE) <= known
+
+
+def test_what_can_overwrite_is_seen_to() -> None:
+    """Only with another result to be replaced can it be told whether the old one stays until the new one is whole."""
+    for one in COMMANDS:
+        if "--overwrite" in options_of_commands()[command_of(one.typed)] and not one.long:
+            assert any(other.overwrites() for other in COMMANDS if command_of(other.typed) == command_of(one.typed))
