@@ -22,8 +22,8 @@ from genepool.errors import InputError
 from genepool.kernels.memory import MemoryGate
 from genepool.skills.changes import Changes, encoded_change
 from genepool.skills.making import store
-from genepool.skills.writing import LEFT_OUT, Choice, Written
-from genepool.staging import check_file, staged_path
+from genepool.skills.writing import LEFT_OUT, Choice, Written, check_skill_file
+from genepool.staging import staged_path
 from genepool.threads import core_count, torch_threads
 from genepool.weights.encodings import Encoding, Entry, encodings
 from genepool.weights.encodings.groups import GROUP, dequantise, quantise
@@ -286,7 +286,7 @@ def compress(
     Raises:
         InputError: the budget is too small for any of it, or the file cannot be written.
     """
-    check_file(out, overwrite=overwrite)
+    check_skill_file(out, overwrite=overwrite)
     budget = Budget(changes, nbytes, energies)
     aim, best = nbytes, 0
 
