@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from genepool import staging
+from genepool import locking, staging
 from genepool.errors import InputError
 
 # Holds the lock of argv[1], says so, and waits for a line.
 HOLDER = """
 import sys
 from pathlib import Path
-from genepool.staging import locked
+from genepool.locking import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()
@@ -62,7 +62,7 @@ def test_another_process_is_told_who_writes_and_loses_nothing(tmp_path: Path) ->
             assert caught.value.where == str(out)
         with pytest.raises(InputError, match="is writing here"), staging.staged_file(out):
             pass
-        assert staging.holder(out) == other.pid
+        assert locking.holder(out) == other.pid
         assert names(tmp_path) == [".out.lock"]
     fill(out, "mine")
     assert (out / "inner" / "file").read_text() == "mine"
@@ -75,7 +75,7 @@ def test_a_killed_process_lets_go_of_its_lock(tmp_path: Path) -> None:
         other.send_signal(signal.SIGKILL)
         other.wait()
         assert names(tmp_path) == [".out.lock"]
-        assert staging.holder(out) is None
+        assert locking.holder(out) is None
         fill(out, "mine")
     assert names(tmp_path) == ["out"]
 
@@ -91,6 +91,35 @@ def test_a_file_written_in_one_go_waits_for_the_other_writer(tmp_path: Path) -> 
         writer.join()
     assert out.read_text() == "mine"
     assert names(tmp_path) == ["page.html"]
+
+
+def test_the_partial_file_is_its_own_lock(tmp_path: Path) -> None:
+    with staging.staged_file(tmp_path / "file") as file:
+        file.write(b"first")
+        assert names(tmp_path) == [".file.partial"]
+        assert locking.holder(tmp_path / "file") == os.getpid()
+        for write in (lambda: staging.staged_file(tmp_path / "file").__enter__(), lambda: fill(tmp_path / "file", "x")):
+            with pytest.raises(InputError):
+                write()
+    assert (tmp_path / "file").read_bytes() == b"first"
+    assert names(tmp_path) == ["file"]
+    # What a kill leaves of one, also of a longer one, is written over.
+    locking.partial_path(tmp_path / "file").write_text("left by a kill, and long")
+    staging.write_text(tmp_path / "file", "second")
+    assert (tmp_path / "file").read_text() == "second"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_lock_left_beside_a_finished_output_goes_with_the_next_refusal(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "mine")
+    staging.write_text(tmp_path / "file", "mine")
+    for name in ("out", "file"):
+        (tmp_path / f".{name}.lock").write_text("1 elsewhere")
+    with pytest.raises(InputError, match="not empty"):
+        fill(tmp_path / "out", "again")
+    with pytest.raises(InputError, match="the file exists"):
+        staging.write_text(tmp_path / "file", "again", overwrite=False)
+    assert names(tmp_path) == ["file", "out"]
 
 
 def test_many_threads_leave_one_whole_file_and_nothing_else(tmp_path: Path) -> None:
@@ -126,9 +155,10 @@ def test_only_what_this_process_wrote_is_published(tmp_path: Path) -> None:
         (folder / "file").write_text("theirs")
     with pytest.raises(InputError, match="removed or replaced"), staging.staged_file(tmp_path / "file") as file:
         file.write(b"mine")
-        staging.staging_path(tmp_path / "file").unlink()
-        staging.staging_path(tmp_path / "file").write_text("theirs")
-    assert names(tmp_path) == ["taken"]
+        locking.partial_path(tmp_path / "file").unlink()
+        locking.partial_path(tmp_path / "file").write_text("theirs")
+    # What somebody else put there is left to them.
+    assert names(tmp_path) == [".file.partial", "taken"]
 
 
 def test_an_error_leaves_the_old_output_and_no_empty_folders(tmp_path: Path) -> None:
@@ -165,11 +195,11 @@ def test_what_a_kill_between_two_renames_set_aside_comes_back(tmp_path: Path) ->
 
 
 def test_whether_to_go_on_is_asked_once_nobody_else_can_write(tmp_path: Path) -> None:
-    left = staging.staging_path(tmp_path / "out")
+    left = locking.partial_path(tmp_path / "out")
     asked = []
 
     def keep(folder: Path) -> bool:
-        asked.append((folder, staging.holder(tmp_path / "out")))
+        asked.append((folder, locking.holder(tmp_path / "out")))
         return (folder / "mark").exists()
 
     for mark, expected in (("other", ["new"]), ("mark", ["mark", "new"])):
@@ -215,7 +245,7 @@ def test_a_file_may_be_written_several_times_before_it_appears(tmp_path: Path) -
         for text in ("first", "second"):
             beside.write_text(text)
             assert not (tmp_path / "file").exists()
-            assert staging.holder(tmp_path / "file") == os.getpid()
+            assert locking.holder(tmp_path / "file") == os.getpid()
     assert (tmp_path / "file").read_text() == "second"
     with pytest.raises(ZeroDivisionError), staging.staged_path(tmp_path / "file", overwrite=True) as beside:
         beside.write_text(str(1 // 0))
@@ -226,9 +256,9 @@ def test_a_file_may_be_written_several_times_before_it_appears(tmp_path: Path) -
 def test_a_link_in_the_place_of_work_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("precious")
-    staging.staging_path(tmp_path / "out").symlink_to(tmp_path / "precious")
+    locking.partial_path(tmp_path / "out").symlink_to(tmp_path / "precious")
     fill(tmp_path / "out", "mine")
-    staging.staging_path(tmp_path / "page").symlink_to(tmp_path / "precious" / "file")
+    locking.partial_path(tmp_path / "page").symlink_to(tmp_path / "precious" / "file")
     staging.write_text(tmp_path / "page", "mine")
     assert (tmp_path / "precious" / "file").read_text() == "precious"
     assert names(tmp_path) == ["out", "page", "precious"]
@@ -289,4 +319,4 @@ def test_a_lock_file_that_says_nonsense_still_locks(tmp_path: Path) -> None:
         lock.write_text("\x1b[31m 12 evil")
         with pytest.raises(InputError, match="another process is writing here"):
             fill(out, "mine")
-        assert staging.holder(out) == 0
+        assert locking.holder(out) == 0

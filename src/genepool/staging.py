@@ -9,11 +9,9 @@ with the work.
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import os
 import shutil
-import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -21,17 +19,26 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from genepool import progress
 from genepool.errors import InputError
+from genepool.locking import (
+    NO_LOCKS,
+    PATIENCE,
+    POLL,
+    busy,
+    clear_lock,
+    file_writer,
+    locked,
+    locking_pid,
+    parents,
+    partial_path,
+    reporting_full_disk,
+    say_no_locks,
+    surely,
+    waited_on,
+)
 
-# Long enough to outwait whoever only looks whether a path is locked, too short for anybody to notice.
-_PATIENCE = 0.3
 # A file is written in one go, so whoever else writes it is through in a moment.
 _FILE_PATIENCE = 30.0
-_POLL = 0.02
-# What file systems without locks say when they are asked for one.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 # linux/fs.h
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 
@@ -61,8 +68,10 @@ def write_bytes(path: Path, data: bytes, *, overwrite: bool = True) -> None:
 
 
 @contextmanager
-def staged_file(path: Path, *, overwrite: bool = False, patience: float = _PATIENCE) -> Iterator[BinaryIO]:
+def staged_file(path: Path, *, overwrite: bool = False, patience: float = PATIENCE) -> Iterator[BinaryIO]:
     """A new file, open for writing and reading; published as `path` when the block ends well, removed when it raises.
+
+    The partial file is its own lock, so nothing is left when a kill comes right after it was published.
 
     Args:
         path: where the file appears, whole.
@@ -74,24 +83,71 @@ def staged_file(path: Path, *, overwrite: bool = False, patience: float = _PATIE
     """
     path = Path(os.path.abspath(path))
     check_file(path, overwrite=overwrite)
-    with locked(path, patience=patience):
-        check_file(path, overwrite=overwrite)
-        partial = staging_path(path)
+    partial = partial_path(path)
+    with reporting_full_disk(path), parents(path):
+        handle = _taken_partial(partial, path, patience)
         try:
-            with reporting_full_disk(path):
-                _remove(partial)
-                # Readable by whoever may read what this user makes; 0o666 is what `open` itself asks for.
-                handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-                with open(handle, "w+b") as file:
-                    yield file
-                    file.flush()
-                    os.fsync(handle)
-                    _check_ours(partial, os.fstat(handle))
+            with open(handle, "w+b", closefd=False) as file:
+                yield file
+                file.flush()
+                os.fsync(handle)
+                _check_ours(partial, os.fstat(handle))
                 check_file(path, overwrite=overwrite)
-                os.replace(partial, path)
-                sync_folder(path.parent)
+            os.replace(partial, path)
+        except BaseException:
+            # Before the lock is let go of: afterwards it may be another process's.
+            surely(lambda: _remove_if_same(partial, handle))
+            raise
         finally:
+            os.close(handle)
+        sync_folder(path.parent)
+
+
+def _taken_partial(partial: Path, path: Path, patience: float) -> int:
+    """The partial file, empty, open and locked."""
+    began = time.monotonic()
+    while True:
+        other = waited_on(path)
+        if other is not None:
+            if time.monotonic() - began >= patience:
+                raise busy(*other, path)
+            time.sleep(POLL)
+            continue
+        if partial.is_symlink() or partial.is_dir():
             _remove(partial)
+        # Readable by whoever may read what this user makes; 0o666 is what `open` itself asks for.
+        handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it may have published it between the two lines above.
+            if os.path.samestat(os.fstat(handle), os.lstat(partial)):
+                os.ftruncate(handle, 0)
+                return handle
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            if time.monotonic() - began >= patience:
+                pid = locking_pid(handle)
+                os.close(handle)
+                raise busy(pid, "", path) from None
+            time.sleep(POLL)
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                say_no_locks(path)
+                os.ftruncate(handle, 0)
+                return handle
+            os.close(handle)
+            raise
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _remove_if_same(partial: Path, handle: int) -> None:
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(handle), os.lstat(partial)):
+            partial.unlink()
 
 
 @contextmanager
@@ -105,7 +161,8 @@ def staged_path(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     check_file(path, overwrite=overwrite)
     with locked(path):
         check_file(path, overwrite=overwrite)
-        folder = staging_path(path)
+        folder = partial_path(path)
+        _check_no_file(path)
         try:
             with reporting_full_disk(path):
                 _remove(folder)
@@ -116,7 +173,7 @@ def staged_path(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 os.replace(folder / path.name, path)
                 sync_folder(path.parent)
         finally:
-            _remove(folder)
+            surely(lambda: _remove(folder))
 
 
 def check_file(path: Path, *, overwrite: bool, pipes: bool = False) -> None:
@@ -138,6 +195,7 @@ def check_file(path: Path, *, overwrite: bool, pipes: bool = False) -> None:
             if not pipes:
                 raise InputError("is a device or a pipe", where=path, fix="Name a file")
         elif os.path.lexists(path) and not overwrite:
+            clear_lock(path)
             raise InputError("the file exists", where=path, fix="Name another, or pass --overwrite")
 
 
@@ -151,12 +209,6 @@ def sync_folder(folder: Path) -> None:
 
 
 # ---------------------------------------------------------------------- folders
-
-
-def staging_path(out: Path) -> Path:
-    """Where an output is built before it is published: `.OUT.partial` beside it."""
-    out = Path(os.path.abspath(out))
-    return out.with_name(f".{out.name}.partial")
 
 
 def check_free(out: Path, *, overwrite: bool, replaced: bool = True) -> None:
@@ -184,6 +236,7 @@ def check_free(out: Path, *, overwrite: bool, replaced: bool = True) -> None:
         if not out.is_dir() or not any(out.iterdir()):
             return
         if not overwrite:
+            clear_lock(out)
             raise InputError("the output folder is not empty", where=out, fix="Name a new folder, or pass --overwrite")
         for what, folder in (("the working folder", Path.cwd()), ("your home folder", Path("~").expanduser())):
             if replaced and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(out)):
@@ -212,7 +265,8 @@ def staged_folder(
     check_free(out, overwrite=overwrite)
     with nullcontext() if is_locked else locked(out):
         check_free(out, overwrite=overwrite)
-        staging = staging_path(out)
+        staging = partial_path(out)
+        _check_no_file(out)
         try:
             with reporting_full_disk(out):
                 _put_back(out)
@@ -228,7 +282,7 @@ def staged_folder(
         except BaseException:
             # Errors and Ctrl-C leave nothing behind; only a SIGKILL, which runs no handler, leaves work to resume.
             with suppress(OSError):
-                _remove(staging)
+                surely(lambda: _remove(staging))
             raise
 
 
@@ -279,6 +333,12 @@ def _put_back(out: Path) -> None:
     _remove(replaced)
 
 
+def _check_no_file(out: Path) -> None:
+    """Whoever writes one file to `out` has its partial file locked, not `out`."""
+    if (pid := file_writer(out)) is not None:
+        raise busy(pid, "", out)
+
+
 def _check_ours(staged: Path, ours: os.stat_result) -> None:
     """Only what this process wrote is published: somebody may have removed it and put something else there."""
     try:
@@ -310,158 +370,3 @@ def _is_special(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
-# ---------------------------------------------------------------------- one writer at a time
-
-
-@contextmanager
-def locked(out: Path, *, patience: float | None = _PATIENCE, waiting: str = "") -> Iterator[None]:
-    """Nobody else who asks for it writes to `out` during the block; the lock dies with its process.
-
-    Folders above `out` are made, and removed again where they stay empty.
-
-    Args:
-        out: a file or folder, there or not.
-        patience: seconds to wait for another process; None waits as long as it takes.
-        waiting: what the progress bar says meanwhile.
-
-    Raises:
-        InputError: another process has the lock, or nothing can be written beside `out`.
-    """
-    out = Path(os.path.abspath(out))
-    made = [folder for folder in out.parents if not os.path.lexists(folder)]
-    try:
-        with reporting_full_disk(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            handle, path = _locked_file(out, patience, waiting)
-        try:
-            yield
-        finally:
-            if handle is not None:
-                # While it is still held: whoever opened it meanwhile notices that it is gone, and makes a new one.
-                with suppress(OSError):
-                    path.unlink()
-                os.close(handle)
-    finally:
-        for folder in made:
-            with suppress(OSError):
-                folder.rmdir()
-
-
-def holder(out: Path) -> int | None:
-    """The process that is writing to `out`; None when none is, 0 when it does not say who it is."""
-    for path in _lock_paths(Path(os.path.abspath(out))):
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _written_pid(path)[0]
-        except OSError:
-            return None
-        finally:
-            os.close(handle)
-    return None
-
-
-def _lock_paths(out: Path) -> tuple[Path, Path]:
-    """Where the lock is; the second place is for folders like a mounted volume, beside which nothing can be made."""
-    return out.with_name(f".{out.name}.lock"), out / ".lock"
-
-
-def _locked_file(out: Path, patience: float | None, waiting: str) -> tuple[int | None, Path]:
-    """The lock's open file and its path; None where the file system has no locks."""
-    beside, inside = _lock_paths(out)
-    try:
-        return _waited_for(beside, out, patience, waiting), beside
-    except OSError as error:
-        if error.errno not in _FORBIDDEN or not out.is_dir():
-            raise
-        return _waited_for(inside, out, patience, waiting), inside
-
-
-def _waited_for(path: Path, out: Path, patience: float | None, waiting: str) -> int | None:
-    began = time.monotonic()
-    try:
-        if (handle := _taken(path)) is not None:
-            return handle
-        with progress.bar(waiting) if waiting else nullcontext():
-            while (handle := _taken(path)) is None:
-                if patience is not None and time.monotonic() - began >= patience:
-                    raise _busy(path, out)
-                time.sleep(_POLL)
-        return handle
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        with suppress(OSError):
-            path.unlink()
-        progress.say(f"{out.parent} has no file locks: let no other command write to {out.name} before this one ends")
-        return None
-
-
-def _taken(path: Path) -> int | None:
-    """The lock's open file, if it could be locked at once."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever had it may have removed it between the two lines above.
-        if os.path.samestat(os.fstat(handle), os.stat(path)):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
-            return handle
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except BaseException:
-        os.close(handle)
-        raise
-    os.close(handle)
-    return None
-
-
-def _busy(path: Path, out: Path) -> InputError:
-    pid, host = _written_pid(path)
-    who = "this process" if pid == os.getpid() else f"another process{f' (pid {pid}{host})' if pid else ''}"
-    return InputError(f"{who} is writing here", where=out, fix="Wait for it, or name another output")
-
-
-def _written_pid(path: Path) -> tuple[int, str]:
-    """The number of the process that holds a lock, and on which machine when it is another; 0 when it does not say."""
-    try:
-        with open(path, "rb") as file:
-            pid, _, host = file.read(300).decode(errors="replace").strip().partition(" ")
-    except OSError:
-        return 0, ""
-    if not (pid.isascii() and pid.isdecimal()) or len(pid) > 10:
-        return 0, ""
-    return int(pid), "" if host == socket.gethostname() or not host.isprintable() else f" on {host}"
-
-
-@contextmanager
-def reporting_full_disk(where: Path) -> Iterator[None]:
-    """Turns the operating system's reasons not to write into one clear line for the user."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError("no space left on the disk", where=where, fix="Free some space and run again") from error
-        if error.errno == errno.EFBIG:
-            raise InputError(
-                "a file would grow beyond what is allowed here",
-                where=where,
-                fix="Raise the limit, or use smaller shards",
-            ) from error
-        if error.errno == errno.EIO:
-            raise InputError("the disk failed while it was written to", where=where, fix="Check the disk") from error
-        if error.errno in _FORBIDDEN:
-            raise InputError("cannot be written here", where=where, fix="Choose a folder you may write to") from error
-        if error.errno in (errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTSUP):
-            raise InputError(
-                f"nothing can be written here ({error.strerror})", where=where, fix="Name another path"
-            ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EISDIR, errno.ENOTEMPTY):
-            raise InputError("something else is in the way", where=where, fix="Name another path") from error
-        raise

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from genepool.evolution.collection import read_collection
-from genepool.staging import locked
+from genepool.locking import locked
 from genepool.weights import open_weights
 
 Cli = Callable[..., Any]

@@ -21,7 +21,7 @@ import yaml
 from genepool.errors import InputError
 from genepool.evolution import load_study, run_study
 from genepool.evolution.opened import OpenedStudy
-from genepool.staging import locked
+from genepool.locking import locked
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from genepool.evolution import load_study, run_study
 from genepool.evolution.stopping import with_stops
 from genepool.evolution.study import Study
 from genepool.evolution.watching import look
-from genepool.staging import locked
+from genepool.locking import locked
 
 
 @pytest.fixture(scope="module")

@@ -49,8 +49,6 @@ def build(folder: Path, run: Callable[[str], None]) -> Path:
     (folder / "bred.yaml").write_text(yaml.safe_dump({**bred, **_BRED}))
     for line in _MADE.strip().splitlines():
         run(line)
-    for study in ("run", "bred"):
-        (folder / study / ".lock").unlink()
     _write_task(folder)
     _break_library(folder)
     return folder

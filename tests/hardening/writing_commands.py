@@ -100,8 +100,7 @@ def _library(name: str, typed: str, other: str = "", library: str = "library") -
 
 
 def _study(name: str, typed: str, other: str = "") -> Writing:
-    # The lock of a running study lies in its folder, and stays there.
-    return Writing(name, typed, other, parts=("run",), stays=("run/.lock",), anew=True)
+    return Writing(name, typed, other, parts=("run",), anew=True)
 
 
 COMMANDS = (

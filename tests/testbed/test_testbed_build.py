@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from genepool.errors import InputError
-from genepool.staging import locked, staging_path
+from genepool.locking import locked, partial_path
 from genepool.testbed import Testbed, build, builder
 from genepool.testbed.data import Lengths, split_of
 from genepool.testbed.folder import hash_files
@@ -167,7 +167,7 @@ def test_a_folder_of_something_else_is_refused(minute: None, tmp_path: Path, man
     with pytest.raises(InputError, match="not a finished testbed"):
         build(folder, skills=SKILLS)
     assert (folder / "thesis.txt").read_text() == "mine"
-    assert not staging_path(folder).exists()
+    assert not partial_path(folder).exists()
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
@@ -239,17 +239,17 @@ def test_a_killed_build_goes_on_with_what_was_finished(
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not folder.exists()
-    inodes = {name: (staging_path(folder) / name / "model.safetensors").stat().st_ino for name in kept}
+    inodes = {name: (partial_path(folder) / name / "model.safetensors").stat().st_ino for name in kept}
     bed = build(folder, skills=SKILLS)
     assert not bed.cached
     assert {name: (folder / name / "model.safetensors").stat().st_ino for name in kept} == inodes
     assert not any(name.startswith(".") for name in os.listdir(folder))
-    assert not staging_path(folder).exists()
+    assert not partial_path(folder).exists()
     assert _hashes(folder) == _hashes(build(tmp_path / "undisturbed", skills=SKILLS).folder)
 
 
 def test_what_a_killed_build_of_other_settings_left_is_not_used(minute: None, tmp_path: Path) -> None:
-    staging = staging_path(tmp_path / "bed")
+    staging = partial_path(tmp_path / "bed")
     for name, text in [("base/model.safetensors", "junk"), (".records/base.json", "{}"), (".records/digest", "other")]:
         (staging / name).parent.mkdir(parents=True, exist_ok=True)
         (staging / name).write_text(text)

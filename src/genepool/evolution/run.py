@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from genepool import progress, staging
+from genepool import locking, progress, staging
 from genepool.errors import InputError, nearest
 from genepool.evolution.candidates import Candidate
 from genepool.evolution.door import UNCHANGED
@@ -126,8 +126,8 @@ def run_study(
         Ledger(ledger).close()
         settings = {**study.settings(), "inputs": opened.inputs}
 
-    with staging.locked(out):
-        with staging.reporting_full_disk(out):
+    with locking.locked(out):
+        with locking.reporting_full_disk(out):
             out.mkdir(parents=True, exist_ok=True)
         if (population := out / POPULATION_FOLDER).is_symlink():
             raise InputError("a link, and children are written and deleted there", where=population, fix="Remove it")
@@ -144,7 +144,7 @@ def run_study(
             _check_whole(out, store)
             if fork is not None:
                 store.set("forked_from", str(Path(fork).resolve()))
-            with staging.reporting_full_disk(out / BEST_FILE):
+            with locking.reporting_full_disk(out / BEST_FILE):
                 (out / BEST_FILE).unlink(missing_ok=True)
             staging.write_text(out / STUDY_FILE, _yaml(study))
             plugin = plugin_of(opened.ground.plan.method) if isinstance(opened.ground, MergeGround) else None

@@ -21,7 +21,7 @@ from genepool.evolution.grounds import STORE_FILE
 from genepool.evolution.records import BEST_FILE
 from genepool.evolution.run import STUDY_FILE
 from genepool.evolution.study import Study, load_study
-from genepool.staging import holder
+from genepool.locking import holder
 
 # The pace of late is that of the last so many candidates.
 _LATE = 50

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from genepool import staging
+from genepool import locking, staging
 from genepool.checked import is_digest, is_number, is_text
 from genepool.errors import InputError, listed, nearest
 from genepool.skills.catalogue import Catalogue
@@ -73,7 +73,7 @@ class Library:
             InputError: the folder cannot be written to, or holds something else of that name.
         """
         folder = Path(folder) if folder is not None else default_folder()
-        with staging.reporting_full_disk(folder):
+        with locking.reporting_full_disk(folder):
             (folder / "files").mkdir(parents=True, exist_ok=True)
         return Catalogue.create(folder / "catalogue.sqlite")
 
@@ -211,7 +211,7 @@ class Library:
 
     def _enter(self, partial: Path, kept: Kept, found: Sketch) -> tuple[Kept, bool]:
         """Moves a file to its place and adds its row."""
-        with staging.reporting_full_disk(self.folder), self.catalogue.writing():
+        with locking.reporting_full_disk(self.folder), self.catalogue.writing():
             there = self.catalogue.by_digest(kept.digest)
             if there is None:
                 self._check_free(kept.name, kept.digest)
@@ -232,7 +232,7 @@ class Library:
         """A copy of a file in the folder of files, and its SHA-256; gone when the block ends, unless it was moved."""
         partial = self.files / f"{os.getpid()}-{secrets.token_hex(4)}.partial"
         try:
-            with staging.reporting_full_disk(self.folder):
+            with locking.reporting_full_disk(self.folder):
                 self.files.mkdir(parents=True, exist_ok=True)
                 digest = hashlib.sha256()
                 with open(path, "rb") as source, _locked(partial) as file:
@@ -256,7 +256,7 @@ class Library:
         kept = self.find(reference)
         self.drop_row(kept)
         # The lock again: between the two, the same file may have been added anew.
-        with staging.reporting_full_disk(self.folder), self.catalogue.writing():
+        with locking.reporting_full_disk(self.folder), self.catalogue.writing():
             if not self.catalogue.has(kept.digest):
                 self.path(kept.digest).unlink(missing_ok=True)
         return kept

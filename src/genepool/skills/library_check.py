@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from genepool import progress, staging
+from genepool import locking, progress
 from genepool.checked import is_digest
 from genepool.errors import InputError
 from genepool.skills.kept import Kept
@@ -88,7 +88,7 @@ def _partial(library: Library, path: Path, repair: bool) -> Problem | None:
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if repair:
-                with staging.reporting_full_disk(path):
+                with locking.reporting_full_disk(path):
                     path.unlink()
     except (BlockingIOError, FileNotFoundError):
         return None
@@ -164,7 +164,7 @@ def _set_aside(library: Library, path: Path) -> str:
     aside = library.files / "damaged" / path.name
     if aside.parent.is_symlink():
         raise InputError("a link, and files are moved there", where=aside.parent, fix="Remove it")
-    with staging.reporting_full_disk(library.folder), library.catalogue.writing():
+    with locking.reporting_full_disk(library.folder), library.catalogue.writing():
         aside.parent.mkdir(exist_ok=True)
         number = 1
         while aside.exists():

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from genepool import progress
 from genepool.errors import InputError, nearest
-from genepool.staging import locked, reporting_full_disk, staged_folder
+from genepool.locking import locked, reporting_full_disk
+from genepool.staging import staged_folder
 from genepool.testbed import data
 from genepool.testbed import folder as layout
 from genepool.testbed.folder import Testbed

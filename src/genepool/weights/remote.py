@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genepool import progress, staging
+from genepool import locking, progress, staging
 from genepool.errors import InputError
 from genepool.weights.checkpoint import INDEX_FILE, PICKLE_FILE, PICKLE_INDEX_FILE, SINGLE_FILE, shards_of
 from genepool.weights.fingerprint_cache import cache_folder
@@ -58,7 +58,7 @@ def fetch(url: str, *, allow_pickle: bool = False) -> Path:
     if place.local is not None:
         return place.local
     folder = cache_folder() / "remote" / hashlib.sha256(url.encode()).hexdigest()[:32]
-    with staging.reporting_full_disk(folder):
+    with locking.reporting_full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with _alone_in(folder):
             return _Mirror(place, folder).bring(allow_pickle)

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genepool import staging
+from genepool import locking
 from genepool.errors import InputError
 from genepool.evolution.breeding.learning import Learner
 from genepool.evolution.breeding.operators import operator
@@ -168,7 +168,7 @@ class Family:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = path.with_name(f".{path.name}.{os.getpid()}")
-            with staging.reporting_full_disk(path):
+            with locking.reporting_full_disk(path):
                 try:
                     save_file(tensors, beside)
                     os.replace(beside, path)
