@@ -1,9 +1,8 @@
 """Outputs appear whole or not at all, and one process at a time writes to a path: lock, write beside, fsync, rename.
 
-The one place that publishes files and folders. While `OUT` is being written, `.OUT.lock` beside it is locked by the
-operating system, which lets go when the process dies, and the work lies in `.OUT.partial`. Both are gone when a command
-has finished. SIGKILL runs no handler and leaves them; the next process takes the lock over and decides whether to go on
-with the work.
+The one place that publishes files and folders. The work lies in `.OUT.partial`: a file is its own lock there, for a
+folder `.OUT.lock` beside it is (`locking`). Both are gone when a command has finished. SIGKILL runs no handler and
+leaves them; the next process takes the lock over and decides whether to go on with the work.
 """
 
 from __future__ import annotations
