@@ -26,7 +26,6 @@ SAYS_WHEN = (
     ("history.jsonl", rb'"seconds": [\d.e-]+, "cached": (true|false)'),
     ("README.md", rb"\d+ s of evaluations \(\d+ s of processor time\), \d+ examples computed"),
     ("report.html", rb'(?s)<section id="cost">.*?</section>'),
-    ("manifest.json", rb'"(cpu_)?seconds": [\d.]+'),
 )
 # Everything but the numbers of rows, times and costs.
 _ROWS = {
