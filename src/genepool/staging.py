@@ -362,7 +362,7 @@ def _remove(path: Path) -> None:
 
 def _is_special(path: Path) -> bool:
     """Whether something is there that is neither a file nor a folder, such as /dev/stdout, wherever that leads."""
-    if os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/")):
+    if os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/self/fd/")):
         return True
     try:
         mode = os.stat(path).st_mode
