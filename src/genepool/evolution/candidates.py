@@ -86,7 +86,7 @@ class Verdict:
 
 
 # Weighted means of scores from 0 to 1 may be rounded over the ends.
-_HAIR = 1e-9
+HAIR = 1e-9
 CANDIDATE_COLUMNS = "c.id, generation, idx, genome, seed"
 VERDICT_COLUMNS = (
     "fitness, valid, scores, error, seconds, cpu_seconds, examples, cached, fingerprint, behaviour, note, unchanged"
@@ -118,9 +118,9 @@ def verdict_of(row: Sequence[Any]) -> Verdict:
         ValueError: one of them does not hold what belongs there.
     """
     told = dict(zip(VERDICT_COLUMNS.split(", "), row, strict=True))
-    if told["fitness"] is not None and not is_number(told["fitness"], -_HAIR, 1 + _HAIR):
+    if told["fitness"] is not None and not is_number(told["fitness"], -HAIR, 1 + HAIR):
         raise ValueError(f"its fitness is {told['fitness']!r:.80}")
-    told["valid"] = numbers(parsed_json(told["valid"]), -_HAIR, 1 + _HAIR)
+    told["valid"] = numbers(parsed_json(told["valid"]), -HAIR, 1 + HAIR)
     for key in ("error", "fingerprint", "behaviour", "note"):
         if not is_text(told[key]):
             raise ValueError(f"{kind_of(told[key])} where its {key} belongs")

@@ -14,12 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from genepool.checked import parsed_json
 from genepool.errors import InputError
+from genepool.evolution.candidates import HAIR
 from genepool.schema import validate
 
 BEST_FILE, HISTORY_FILE, COLLECTION_FILE = "best.json", "history.jsonl", "collection.jsonl"
 
 # Means and their intervals, which rounding may carry a hair over the ends.
-Share = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]
+Share = Annotated[float, Field(ge=-HAIR, le=1 + HAIR)]
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Amount = Annotated[float, Field(ge=0)]
 _Record = TypeVar("_Record", bound=BaseModel)

@@ -50,7 +50,7 @@ CREATE TABLE IF NOT EXISTS results (
 CREATE TABLE IF NOT EXISTS told (
     turn INTEGER PRIMARY KEY, generation INTEGER NOT NULL UNIQUE, fitness BLOB NOT NULL, diversity REAL);
 """
-_NAMES = {"meta", "candidates", "results", "told"}
+TABLES = {"meta", "candidates", "results", "told"}
 
 
 class StudyStore:
@@ -88,7 +88,7 @@ class StudyStore:
         """Looked at before anything is changed, so that a database of something else stays as it is."""
         with self._speaking():
             distrust(self._db)
-            foreign = foreign_schema(self._db, _NAMES)
+            foreign = foreign_schema(self._db, TABLES)
         if foreign:
             raise InputError(f"no record of a study: {foreign}", where=self.path, fix="Name another --out")
 

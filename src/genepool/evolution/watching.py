@@ -17,9 +17,11 @@ import numpy as np
 from genepool.checked import is_number, is_text, is_whole, kind_of, numbers, parsed_json
 from genepool.database import distrust, foreign_schema
 from genepool.errors import InputError
+from genepool.evolution.candidates import HAIR
 from genepool.evolution.grounds import STORE_FILE
 from genepool.evolution.records import BEST_FILE
 from genepool.evolution.run import STUDY_FILE
+from genepool.evolution.store import TABLES
 from genepool.evolution.study import Study, load_study
 from genepool.locking import holder
 
@@ -155,11 +157,11 @@ def _checked(
     if not is_whole(generation, 0) or not is_whole(index, 0):
         raise ValueError(f"candidate {generation!r:.40}.{index!r:.40}")
     name = f"candidate {generation}.{index}"
-    if not (fitness is None or is_number(fitness, -1e-9, 1 + 1e-9)) or not is_number(seconds, 0):
+    if not (fitness is None or is_number(fitness, -HAIR, 1 + HAIR)) or not is_number(seconds, 0):
         raise ValueError(f"{name} has a fitness of {fitness!r:.40} after {seconds!r:.40} s")
     if not is_text(note):
         raise ValueError(f"{kind_of(note)} in the place of the note of {name}")
-    return generation, index, fitness, numbers(parsed_json(valid), -1e-9, 1 + 1e-9), note, bool(cached), seconds
+    return generation, index, fitness, numbers(parsed_json(valid), -HAIR, 1 + HAIR), note, bool(cached), seconds
 
 
 def _snapshot(study: Study, rows: list[Any], diversity: list[Any], seconds: float, out: Path) -> Snapshot:
@@ -211,7 +213,7 @@ class _read_only:
         mode = "immutable=1" if idle else "mode=ro"
         self._db = sqlite3.connect(f"{self._path.resolve().as_uri()}?{mode}", uri=True, timeout=5)
         distrust(self._db)
-        if foreign := foreign_schema(self._db, ("meta", "candidates", "results", "told")):
+        if foreign := foreign_schema(self._db, TABLES):
             self._db.close()
             raise sqlite3.DatabaseError(foreign)
         return self._db
