@@ -32,14 +32,23 @@ def is_whole(value: object, low: int = -_LARGEST - 1, high: int = _LARGEST) -> T
 
 def is_text(value: object) -> TypeGuard[str]:
     """Whether it is text that can be written as UTF-8: the halves of a surrogate pair cannot."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_line(value: object, most: int = 2**20) -> TypeGuard[str]:
     """Whether it is text that stays on its line of a terminal: no control characters, no line separators."""
-    if not isinstance(value, str) or len(value) > most or not is_text(value):
+    if not isinstance(value, str) or len(value) > most:
         return False
-    return value.isprintable() or all(unicodedata.category(one) not in ("Cc", "Zl", "Zp") for one in value)
+    # What is printable holds neither control characters nor halves of surrogate pairs.
+    return value.isprintable() or (
+        is_text(value) and all(unicodedata.category(one) not in ("Cc", "Zl", "Zp") for one in value)
+    )
 
 
 def printable(text: str) -> str:
