@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,3 +53,30 @@ def test_help_needs_neither_torch_nor_transformers(arguments: list[str]) -> None
 def test_no_module_outgrows_its_room() -> None:
     long = {path.name: n for path in SOURCE.rglob("*.py") if (n := len(path.read_text().splitlines())) > 450}
     assert not long
+
+
+def test_a_command_is_a_file_of_its_name() -> None:
+    """A group's folder holds the files of its commands; `options` and each group's `common` are what they share."""
+    import typer
+
+    from genepool.cli.main import build_app
+
+    def commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+        below = getattr(command, "commands", None)
+        if below is None:
+            yield words
+        for name, inner in (below or {}).items():
+            yield from commands(inner, (*words, name))
+
+    shared = {"__init__", "main", "options", "common"}
+    files = {path.relative_to(SOURCE / "cli").with_suffix("") for path in (SOURCE / "cli").rglob("*.py")}
+    named = {path for path in files if path.name not in shared}
+    typed = {tuple(part.rstrip("_").replace("_", "-") for part in path.parts) for path in named}
+    assert typed == set(commands(typer.main.get_command(build_app())))
+    for path in named:
+        functions = [
+            node.name
+            for node in ast.parse((SOURCE / "cli" / path).with_suffix(".py").read_text()).body
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        ]
+        assert path.name in functions, f"cli/{path}.py has no function {path.name}"

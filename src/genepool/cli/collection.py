@@ -11,10 +11,6 @@ import typer
 from genepool.cli import options
 
 
-def register(app: typer.Typer) -> None:
-    app.command("collection")(collection)
-
-
 def collection(
     study: Annotated[Path, typer.Argument(help="Folder of a study, as `genepool evolve --out` wrote it.")],
     write: Annotated[

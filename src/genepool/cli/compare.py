@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from genepool.tasks import Ledger, Pairs
 
 
-def register(app: typer.Typer) -> None:
-    app.command("compare")(compare)
-
-
 def compare(
     context: typer.Context,
     old: Annotated[str, typer.Argument(help="The model in use: a folder, hub model, BASE+SKILL; or one on record.")],

@@ -10,10 +10,6 @@ import typer
 from genepool.cli import options
 
 
-def register(app: typer.Typer) -> None:
-    app.command("demo")(demo)
-
-
 def demo(
     folder: Annotated[Path, typer.Argument(help="Everything goes here; run again to go on where it was stopped.")],
     tiny: Annotated[bool, typer.Option("--tiny", help="Smaller models and budget: about two minutes.")] = False,

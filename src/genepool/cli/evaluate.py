@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from genepool.measure.raced import Dropped
 
 
-def register(app: typer.Typer) -> None:
-    app.command("evaluate")(evaluate)
-
-
 def evaluate(
     context: typer.Context,
     models: Annotated[list[str], typer.Argument(help="Folders, files, hub models, BASE+ADAPTER, BASE+SKILL.")],

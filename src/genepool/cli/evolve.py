@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from genepool.evolution.trust import Trust
 
 
-def register(app: typer.Typer) -> None:
-    app.command("evolve")(evolve)
-
-
 def evolve(
     study: Annotated[Path, typer.Argument(help="Study file: YAML with the key `study: 1`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the run; one that was stopped is gone on with.")],

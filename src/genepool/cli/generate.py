@@ -10,10 +10,6 @@ import typer
 from genepool.cli import options
 
 
-def register(app: typer.Typer) -> None:
-    app.command("generate")(generate)
-
-
 def generate(
     model: Annotated[str, typer.Argument(help="A folder, a file, a hub model, BASE+ADAPTER, BASE+SKILL.")],
     prompt: Annotated[list[str] | None, typer.Option(help="What to ask; may be given several times.")] = None,

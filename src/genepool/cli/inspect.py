@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from genepool.merging.inspection.result import Row
 
 
-def register(app: typer.Typer) -> None:
-    app.command("inspect")(inspect)
-
-
 def inspect(
     models: Annotated[list[str], typer.Argument(help="Folders, files, hub models, BASE+ADAPTER, BASE+SKILL.")],
     base: Annotated[

@@ -1,7 +1,9 @@
 """The `genepool` command: finds the commands beside this file and turns errors into one line and an exit code.
 
-Every command is one file in this folder with a `register(app)`; it may import typer and `options` at the top and
-everything heavy inside its function, so that `genepool --help` needs neither torch nor transformers.
+A command is a file in this folder, or in its group's, with a function of the file's name; a group is a folder whose
+docstring is its help. Both are found by being there. A trailing underscore, for words of Python's own, is not typed. A
+command may import typer, `options` and its group's `common` at the top and everything heavy inside its function, so
+that `genepool --help` needs neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +24,7 @@ from genepool import cli as commands
 from genepool.checked import printable
 from genepool.errors import GenepoolError
 
-_NOT_COMMANDS = {"main", "options"}
+_NOT_COMMANDS = {"main", "options", "common"}
 
 
 def build_app() -> typer.Typer:
@@ -45,10 +48,22 @@ def build_app() -> typer.Typer:
             print(f"genepool {installed('genepool')}")
             raise typer.Exit
 
-    for module in sorted(info.name for info in pkgutil.iter_modules(commands.__path__)):
-        if module not in _NOT_COMMANDS:
-            importlib.import_module(f"genepool.cli.{module}").register(app)
+    _add_commands(app, commands)
     return app
+
+
+def _add_commands(app: typer.Typer, package: ModuleType) -> None:
+    for name, is_group in sorted((info.name, info.ispkg) for info in pkgutil.iter_modules(package.__path__)):
+        if name in _NOT_COMMANDS:
+            continue
+        module = importlib.import_module(f"{package.__name__}.{name}")
+        typed = name.rstrip("_").replace("_", "-")
+        if is_group:
+            group = typer.Typer(no_args_is_help=True, help=module.__doc__)
+            _add_commands(group, module)
+            app.add_typer(group, name=typed)
+        else:
+            app.command(typed)(getattr(module, name))
 
 
 @cache

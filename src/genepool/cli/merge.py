@@ -10,10 +10,6 @@ import typer
 from genepool.cli import options
 
 
-def register(app: typer.Typer) -> None:
-    app.command("merge")(merge)
-
-
 def merge(
     recipe: Annotated[Path, typer.Argument(help="Recipe file: genepool's own (`genepool: 1`) or mergekit's.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; it appears whole or not at all.")],

@@ -9,10 +9,6 @@ import typer
 from genepool.cli import options
 
 
-def register(app: typer.Typer) -> None:
-    app.command("methods")(methods)
-
-
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, with its parameters; all when absent.")] = None,
     plugin: options.PluginOption = None,

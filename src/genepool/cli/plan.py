@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def register(app: typer.Typer) -> None:
-    app.command("plan")(plan)
-
-
 def plan(
     context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="Recipe file, genepool's own or mergekit's; or a study file.")],

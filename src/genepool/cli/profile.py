@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from genepool.measure import Profile
 
 
-def register(app: typer.Typer) -> None:
-    app.command("profile")(profile)
-
-
 def profile(
     models: common.ModelsArgument,
     tasks: common.TasksOption,

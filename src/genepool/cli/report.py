@@ -10,10 +10,6 @@ import typer
 from genepool.cli import options
 
 
-def register(app: typer.Typer) -> None:
-    app.command("report")(report)
-
-
 def report(
     study: Annotated[Path, typer.Argument(help="Folder of a study, as `genepool evolve --out` wrote it.")],
     out: Annotated[

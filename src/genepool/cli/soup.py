@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from genepool.weights import Weights
 
 
-def register(app: typer.Typer) -> None:
-    app.command("soup")(soup)
-
-
 def soup(
     models: Annotated[list[str], typer.Argument(help="Folders, files, hub models, BASE+ADAPTER, BASE+SKILL.")],
     tasks: Annotated[Path, typer.Option(help="Folder of tasks, one task folder, or one JSONL file.")],

@@ -9,10 +9,6 @@ import typer
 from genepool.cli import options
 
 
-def register(app: typer.Typer) -> None:
-    app.command("strategies")(strategies)
-
-
 def strategies(
     name: Annotated[str | None, typer.Argument(help="One strategy, with its options; all when absent.")] = None,
     json_output: options.JsonOption = False,

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-def register(app: typer.Typer) -> None:
-    app.command("top")(top)
-
-
 def top(
     study: Annotated[Path, typer.Argument(help="Folder of a study, as `genepool evolve --out` writes it.")],
     once: Annotated[bool, typer.Option("--once", help="Show how it stands now and leave.")] = False,

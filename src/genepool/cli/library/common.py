@@ -50,3 +50,12 @@ def print_skills(skills: Sequence[Kept], extra: tuple[str, Sequence[str]] | None
         # As text: what stands in square brackets is no markup here.
         table.add_row(Text(kept.name), *(Text(cell) for cell in cells))
     options.console().print(table)
+
+
+def say_added(library: Library, kept: Kept, added: bool, json_output: bool) -> None:
+    if json_output:
+        options.print_json({"library": str(library.folder), "added": added, "skill": kept.as_dict()})
+    elif added:
+        say(f"{kept.name}: added ({kept.short}, {kept.form}, {options.size_text(kept.bytes)})")
+    else:
+        say(f"{kept.name}: there already ({kept.short}), nothing changed")

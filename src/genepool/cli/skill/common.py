@@ -146,3 +146,27 @@ def say(written: Written, changes: Changes, json_output: bool, more: Mapping[str
     bits = 8 * written.nbytes / written.entries
     print(f"{written.path}: {written.tensors} tensors of {changes.header.base_name or 'its base'} changed, "
           f"{options.size_text(written.nbytes)} ({bits:.2f} bits an entry){lost}")  # fmt: skip
+
+
+def store_scaled(
+    skill: str,
+    base: str | None,
+    factor: float,
+    out: Path,
+    operation: str,
+    overwrite: bool,
+    json_output: bool,
+    allow_pickle: bool,
+) -> None:
+    """Writes a skill times a factor and says what came of it."""
+    import math
+
+    from genepool.errors import InputError
+    from genepool.skills import Scaled
+
+    if not math.isfinite(factor) or factor == 0:
+        raise InputError(f"a factor of {factor:g}", where="--factor", fix="Give a number other than zero")
+    settings = {"factor": factor} if operation == "scale" else {}
+    store_and_say(
+        Scaled(open_skill(skill, base, allow_pickle), factor), out, None, operation, settings, overwrite, json_output
+    )

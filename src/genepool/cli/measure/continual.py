@@ -1,4 +1,4 @@
-"""What a model keeps while it learns one task after another."""
+"""`genepool measure continual`: what became of tasks that were learned one after another."""
 
 from __future__ import annotations
 
@@ -78,56 +78,3 @@ def _names(tasks: Path, trust_tasks: Sequence[Path] | None) -> list[str]:
     from genepool.tasks import load_tasks
 
     return [one.name for one in load_tasks(tasks, trusted=trust_tasks or ())]
-
-
-def lifelong(
-    log: Annotated[Path, typer.Argument(help="Blocks of training and evaluation: .jsonl, .csv or l2logger's .tsv.")],
-    measure_column: Annotated[str, typer.Option("--measure", help="The column with the score.")] = "reward",
-    expert: Annotated[
-        list[str] | None,
-        typer.Option(help="TASK=LOG: a model that learned this task alone; may be given several times."),
-    ] = None,
-    json_output: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-) -> None:
-    """Compute the domain-agnostic suite of lifelong learning from a log of blocks, as l2metrics defines it.
-
-    Performance maintenance, forward and backward transfer, relative performance, sample efficiency and recovery. A log
-    has the columns block_num, block_type (train or test), task_name, exp_num and the score.
-
-    [bold]Examples[/bold]
-
-        genepool measure lifelong log.tsv
-
-        genepool measure lifelong log.csv --measure accuracy --expert reverse=expert-reverse.csv --json
-    """
-    options.begin(quiet)
-    from genepool import measure
-
-    experts = {
-        name: [
-            score for block in measure.read_log(path, measure_column) if block.kind == "train" for score in block.scores
-        ]
-        for name, path in common.pairs_of(expert, "--expert").items()
-    }
-    found = measure.lifelong_metrics(measure.read_log(log, measure_column), experts)
-    if json_output:
-        options.print_json(found.as_json())
-        return
-    heads = ["last evaluation", "maintenance", "relative", "efficiency", "recovery"]
-    shown = options.plain_table("task", heads)
-    for one in found.tasks:
-        last = f"{one.evaluated[-1]:.3f}" if one.evaluated else "–"
-        rest = [common.number(value) for value in (one.maintenance, one.relative, one.efficiency, one.recovery)]
-        shown.add_row(one.task, last, *rest)
-    shown.add_section()
-    means = (found.maintenance, found.relative, found.efficiency, found.recovery)
-    terminal = "–" if found.terminal is None else f"{found.terminal:.3f}"
-    shown.add_row("mean", terminal, *map(common.number, means))
-    options.console().print(shown)
-    if found.transfers:
-        moved = options.plain_table("trained → evaluated", ["direction", "ratio", "contrast"])
-        for pair in found.transfers:
-            first = (pair.ratios[0], pair.contrasts[0])
-            moved.add_row(f"{pair.trained} → {pair.on}", pair.direction, *map(common.number, first))
-        options.console().print(moved)

@@ -1,4 +1,4 @@
-"""`genepool testbed`: train a small base and its specialists on the spot, with tasks that measure them."""
+"""`genepool testbed build`: train a small base and its specialists on the spot, with tasks that measure them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from genepool.cli import options
-
-
-def register(app: typer.Typer) -> None:
-    group = typer.Typer(no_args_is_help=True, help="Small real models with real skills, trained on the spot.")
-    group.command("build")(build)
-    app.add_typer(group, name="testbed")
-
-    @group.callback()
-    def top() -> None:
-        # Keeps `build` a word of its own: typer folds a group of one command into its parent.
-        pass
 
 
 def build(

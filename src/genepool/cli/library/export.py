@@ -1,0 +1,35 @@
+"""`genepool library export`: write a skill as a folder to pass on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.library.common import LibraryOption, SkillArgument, open_library, say
+
+
+def export(
+    skill: SkillArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write the skill, its model card and lineage to.")],
+    library: LibraryOption = None,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+) -> None:
+    """Write a skill as a folder to pass on: the file, a model card, its lineage.
+
+    [bold]Example[/bold]
+
+        genepool library export reverse --out reverse-skill/
+    """
+    options.begin()
+    from genepool.skills.library_export import export as export_skill
+
+    with open_library(library) as opened:
+        kept = export_skill(opened, skill, out, overwrite=overwrite)
+        if json_output:
+            options.print_json({"out": str(out), "name": kept.name, "digest": kept.digest})
+        else:
+            say(f"{out}: {kept.name}")

@@ -1,0 +1,24 @@
+"""`genepool library init`: make an empty library."""
+
+from __future__ import annotations
+
+from genepool.cli import options
+from genepool.cli.library.common import LibraryOption
+
+
+def init(library: LibraryOption = None, json_output: options.JsonOption = False) -> None:
+    """Make an empty library. One that is there stays as it is.
+
+    [bold]Example[/bold]
+
+        genepool library init --library skills/
+    """
+    options.begin()
+    from genepool.skills.library import Library, default_folder
+
+    folder = library or default_folder()
+    created = Library.create(folder)
+    if json_output:
+        options.print_json({"library": str(folder), "created": created})
+    else:
+        print(f"{folder}: {'an empty library' if created else 'a library is here already'}")

@@ -1,0 +1,37 @@
+"""`genepool library list`: what a library holds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.library.common import LibraryOption, open_library, print_skills
+
+
+def list(
+    base: Annotated[
+        str | None, typer.Option(help="Only those of a base: its name, or its fingerprint's start.")
+    ] = None,
+    tag: Annotated[str | None, typer.Option(help="Only those with this tag.")] = None,
+    library: LibraryOption = None,
+    json_output: options.JsonOption = False,
+) -> None:
+    """List what the library holds.
+
+    [bold]Example[/bold]
+
+        genepool library list --tag strings
+    """
+    options.begin()
+    from genepool.skills.library_search import filtered
+
+    with open_library(library) as opened:
+        skills = filtered(opened.catalogue.all(), base, tag)
+        if json_output:
+            options.print_json({"library": str(opened.folder), "skills": [kept.as_dict() for kept in skills]})
+        elif not skills:
+            print(f"{opened.folder}: no skill{' like that' if base or tag else ''}")
+        else:
+            print_skills(skills)

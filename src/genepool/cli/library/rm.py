@@ -1,0 +1,22 @@
+"""`genepool library rm`: take a skill out of a library."""
+
+from __future__ import annotations
+
+from genepool.cli import options
+from genepool.cli.library.common import LibraryOption, SkillArgument, open_library, say
+
+
+def rm(skill: SkillArgument, library: LibraryOption = None, json_output: options.JsonOption = False) -> None:
+    """Take a skill out of the library. One that others here descend from stays.
+
+    [bold]Example[/bold]
+
+        genepool library rm reverse-old
+    """
+    options.begin()
+    with open_library(library) as opened:
+        kept = opened.remove(skill)
+        if json_output:
+            options.print_json({"library": str(opened.folder), "removed": kept.name, "digest": kept.digest})
+        else:
+            say(f"{kept.name}: removed ({options.size_text(kept.bytes)})")

@@ -1,0 +1,46 @@
+"""`genepool measure consistency`: whether a model answers alike however a question is put."""
+
+from __future__ import annotations
+
+from genepool.cli import options
+from genepool.cli.measure import common
+
+
+def consistency(
+    models: common.ModelsArgument,
+    tasks: common.TasksOption,
+    task: common.TaskOption = None,
+    split: common.SplitOption = "test",
+    ledger: common.LedgerOption = None,
+    limit: common.LimitOption = None,
+    device: common.DeviceOption = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
+    allow_pickle: options.AllowPickleOption = False,
+    seed: common.SeedOption = 0,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Show whether a model answers the same questions alike however they are put.
+
+    Each task is a variation: another template, another wording. Examples with the same id are the same question.
+
+    [bold]Examples[/bold]
+
+        genepool measure consistency merged/ --tasks wordings/ --task plain --task polite --task terse
+    """
+    options.begin(quiet)
+    from genepool import measure
+
+    table = common.ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
+    found = {model: measure.consistency_of(table, model, seed=seed) for model in table.models}
+    if json_output:
+        options.print_json({"models": [{"model": model, **one.as_json()} for model, one in found.items()]})
+        return
+    heads = [*table.tasks, "spread", "right in all", "in any", "alike", "agreement", "kappa"]
+    shown = options.plain_table("model", heads)
+    for model, one in found.items():
+        means = map(common.interval, one.right)
+        rest = map(common.interval, (one.robust, one.any, one.alike, one.agreement))
+        kappa = "–" if one.kappa is None else f"{one.kappa:.3f}"
+        shown.add_row(model, *means, common.difference(one.spread), *rest, kappa)
+    options.console().print(shown)

@@ -1,0 +1,68 @@
+"""`genepool measure curve`: what more training would give, and whether to stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.measure import common
+
+
+def curve(
+    context: typer.Context,
+    points: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet with what was spent and the error there.")],
+    spent: Annotated[str, typer.Option(help="The column with examples or steps.")] = "n",
+    error: Annotated[str, typer.Option(help="The column with the error, such as one minus the score.")] = "error",
+    at: Annotated[list[float] | None, typer.Option(help="Predict the error here; may be given several times.")] = None,
+    horizon: Annotated[float | None, typer.Option(help="How far the run could go: whether that is worth it.")] = None,
+    threshold: Annotated[float, typer.Option(help="With --horizon: a gain below this is not worth going on.")] = 0.01,
+    kind: Annotated[str | None, typer.Option(help="fixed, power or shifted; by the number of points.")] = None,
+    seed: common.SeedOption = 0,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Fit a learning curve to a run that is partly done, predict what is to come, and say whether to stop.
+
+    e(n) = a + b (n + c)^g: fixed takes g = -0.5 and c = 0 (for few points), power fits g, shifted fits c too.
+
+    [bold]Examples[/bold]
+
+        genepool measure curve run.csv --at 100000
+
+        genepool measure curve run.csv --spent step --error loss --horizon 20000 --threshold 0.005
+    """
+    options.begin(quiet)
+    options.only_with(context, horizon is not None, "--horizon", "threshold")
+    from typing import cast
+
+    from genepool.errors import InputError, nearest
+    from genepool.measure import prediction
+    from genepool.tasks.reading import read_numbers
+
+    kinds = ("fixed", "power", "shifted")
+    if kind is not None and kind not in kinds:
+        raise InputError(f"unknown kind '{kind}'", where="--kind", fix=nearest(kind, kinds))
+    sizes, errors = read_numbers(points, (spent, error))
+    fitted = prediction.learning_curve(sizes, errors, kind=cast("prediction.CurveKind | None", kind), seed=seed)
+    told = {where: fitted.predict(where) for where in at or ([horizon] if horizon else [])}
+    advice = None if horizon is None else fitted.advice(max(sizes), horizon, threshold)
+    if json_output:
+        shown = [{spent: where, **found._asdict()} for where, found in told.items()]
+        stopping = None if advice is None else advice.as_json()
+        options.print_json({"curve": fitted.as_json(), "predictions": shown, "advice": stopping})
+        return
+    shift = f" + {fitted.c:.4g}" if fitted.c else ""
+    typer.echo(f"error({spent}) = {fitted.a:.4g} + {fitted.b:.4g} ({spent}{shift})^{fitted.g:.3g}")
+    typer.echo(f"{fitted.points} points, root mean square distance {fitted.residual:.2g}")
+    for where, found in told.items():
+        typer.echo(f"at {where:g}: {found.mean:.4f} (95%: {found.lo:.4f} to {found.hi:.4f})")
+    if advice is not None:
+        gain = advice.gain
+        verdict = "stop" if advice.stop else "go on"
+        typer.echo(
+            f"from {advice.now:g} to {advice.horizon:g} the error falls by {gain.mean:.4f} "
+            f"({gain.lo:.4f} to {gain.hi:.4f}): {verdict}"
+        )

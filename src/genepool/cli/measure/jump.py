@@ -1,0 +1,52 @@
+"""`genepool measure jump`: whether a jump in exact match is the models' or the metric's."""
+
+from __future__ import annotations
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.measure import common
+
+
+def jump(
+    models: common.ModelsArgument,
+    tasks: common.TasksOption,
+    task: common.TaskOption = None,
+    split: common.SplitOption = "test",
+    ledger: common.LedgerOption = None,
+    limit: common.LimitOption = None,
+    device: common.DeviceOption = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
+    allow_pickle: options.AllowPickleOption = False,
+    seed: common.SeedOption = 0,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Say whether a jump in exact match is the models' or the metric's, from token-level metrics of the same answers.
+
+    Name the models by size, or by steps of training, three at least.
+
+    [bold]Examples[/bold]
+
+        genepool measure jump step-100/ step-200/ step-400/ step-800/ --tasks tasks/ --task reverse
+    """
+    options.begin(quiet)
+    from genepool.measure.prediction import metric_choice
+
+    table = common.ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
+    found = [metric_choice(table, name, seed=seed) for name in table.tasks]
+    if json_output:
+        options.print_json({"tasks": [one.as_json() for one in found]})
+        return
+    for one in found:
+        shown = options.plain_table("metric", [*one.models, "share at the jump"])
+        for metric in one.curves:
+            share = "–" if metric.share is None else f"{metric.share:.0%}"
+            shown.add_row(metric.metric, *map(common.interval, metric.values), share)
+        shown.title = one.task
+        options.console().print(shown)
+        gap = one.sharper
+        typer.echo(
+            f"{one.task}: between {one.jump[0]} and {one.jump[1]}; exact match has {gap.mean:+.0%} more of its way "
+            f"there than right tokens ({gap.lo:+.0%} to {gap.hi:+.0%}): the jump is {one.verdict}"
+        )

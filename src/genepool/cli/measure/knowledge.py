@@ -1,0 +1,53 @@
+"""`genepool measure knowledge`: what every two models know beside each other."""
+
+from __future__ import annotations
+
+from genepool.cli import options
+from genepool.cli.measure import common
+
+
+def knowledge(
+    models: common.ModelsArgument,
+    tasks: common.TasksOption,
+    task: common.TaskOption = None,
+    split: common.SplitOption = "test",
+    ledger: common.LedgerOption = None,
+    limit: common.LimitOption = None,
+    device: common.DeviceOption = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
+    allow_pickle: options.AllowPickleOption = False,
+    seed: common.SeedOption = 0,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Show what every two models know beside each other: the examples only one of them solves.
+
+    The gain is what an oracle that picks the right one of the two would win over the better of them.
+
+    [bold]Examples[/bold]
+
+        genepool measure knowledge full/reverse full/upper merged/ --tasks tasks/
+
+        genepool measure knowledge one/ other/ --tasks lm-eval:arc_easy --json
+    """
+    options.begin(quiet)
+    from genepool import measure
+
+    table = common.ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
+    found = measure.complementary_knowledge(table, seed=seed)
+    if json_output:
+        pairs = [
+            {"student": student, "teacher": teacher, "task": name, **both.as_json()}
+            for (student, teacher, name), both in found.items()
+        ]
+        options.print_json({"pairs": pairs})
+        return
+    for name in table.tasks:
+        shown = options.plain_table("student, teacher", ["student", "teacher", "only teacher", "only student", "gain"])
+        for (student, teacher, of), both in found.items():
+            # A pair's other order says the same with the sides exchanged.
+            if of == name and table.models.index(student) < table.models.index(teacher):
+                cells = [common.interval(one) for one in (both.student, both.teacher, both.rho_pos, both.rho_neg)]
+                shown.add_row(f"{student}\n{teacher}", *cells, common.difference(both.gain))
+        shown.title = name
+        options.console().print(shown)

@@ -1,0 +1,81 @@
+"""`genepool measure mix`: how well a model combines skills, told from the tags of examples."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.measure import common
+
+
+def mix(
+    models: common.ModelsArgument,
+    tasks: common.TasksOption,
+    among: Annotated[list[str] | None, typer.Option(help="Which tags are skills; all of them when absent.")] = None,
+    task: common.TaskOption = None,
+    split: common.SplitOption = "test",
+    ledger: common.LedgerOption = None,
+    limit: common.LimitOption = None,
+    device: common.DeviceOption = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
+    allow_pickle: options.AllowPickleOption = False,
+    seed: common.SeedOption = 0,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Show how well skills combine, from the tags of examples: success of k skills against the product of single ones.
+
+    Examples are tagged with the skills they need. Pairs of skills also go through the weakest-link test: is a model
+    that needs both as good as at the weaker of the two?
+
+    [bold]Examples[/bold]
+
+        genepool measure mix merged/ --tasks mixed-tasks/
+
+        genepool measure mix full/* merged/ --tasks mixed-tasks/ --among reverse --among upper --json
+    """
+    options.begin(quiet)
+    from genepool import measure
+    from genepool.errors import InputError
+
+    table = common.ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
+    skills = [example.tags for name in table.tasks for example in table.examples(name)]
+    if not any(skills):
+        raise InputError("no example has tags", where=tasks, fix="Tag examples with the skills they need")
+    mixes = {}
+    for model in table.models:
+        scores = [score for name in table.tasks for score in table.scores(model, name)]
+        mixes[model] = measure.skill_mix(skills, scores, among=among, seed=seed)
+    rows = [
+        measure.CrossCapability(found.singles[a].mean, found.singles[b].mean, mixed.success.mean)
+        for found in mixes.values()
+        for mixed in found.combinations
+        if mixed.k == 2
+        for a, b in [mixed.skills]
+        if a in found.singles and b in found.singles
+    ]
+    link = measure.weakest_link(rows) if rows else None
+    if json_output:
+        told = [{"model": model, **found.as_json()} for model, found in mixes.items()]
+        options.print_json({"models": told, "weakest_link": None if link is None else link.as_json()})
+        return
+    for model, found in mixes.items():
+        shown = options.plain_table("skills", ["k", "n", "success", "product", "difference"])
+        for skill, alone in found.singles.items():
+            shown.add_row(skill, "1", "", common.interval(alone), "", "")
+        shown.add_section()
+        for mixed in (*found.combinations, *found.by_k):
+            expected = "–" if mixed.expected is None else f"{mixed.expected:.3f}"
+            label = " + ".join(mixed.skills) or f"all of {mixed.k}"
+            success, moved = common.interval(mixed.success), common.difference(mixed.difference)
+            shown.add_row(label, str(mixed.k), f"{mixed.n:,}", success, expected, moved)
+        shown.title = model
+        options.console().print(shown)
+    if link is not None:
+        share = "none can be told" if link.weaker is None else f"{link.weaker.mean:.0%} are nearer the weaker skill"
+        typer.echo(
+            f"weakest link: of {len(rows)} pairs {share} or below both ({link.below} below both, {link.above} above "
+            f"both), sign test p = {link.p:.2g}"
+        )

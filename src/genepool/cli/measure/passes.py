@@ -1,0 +1,75 @@
+"""`genepool measure passes`: how many answers it takes until one passes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.measure import common
+
+
+def passes(
+    model: Annotated[str, typer.Argument(help="Folder, file, hub model, BASE+ADAPTER or BASE+SKILL.")],
+    tasks: common.TasksOption,
+    task: common.TaskOption = None,
+    split: common.SplitOption = "test",
+    until: Annotated[int, typer.Option(min=1, help="Passes after which an example is done; 2 is unbiased.")] = 2,
+    draws: Annotated[int, typer.Option(min=1, help="Answers per example at most.")] = 100,
+    temperature: Annotated[float, typer.Option(help="Of tasks that say 0.")] = 1.0,
+    ledger: common.LedgerOption = None,
+    limit: common.LimitOption = None,
+    device: common.DeviceOption = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
+    allow_pickle: options.AllowPickleOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Sample answers until they pass: a measure for abilities that one answer an example does not show.
+
+    Every answer is kept in the ledger, so a run that was stopped goes on.
+
+    [bold]Examples[/bold]
+
+        genepool measure passes base/ --tasks tasks/ --task reverse --draws 500
+    """
+    options.begin(quiet)
+    from genepool import progress
+    from genepool.errors import InputError
+
+    if temperature <= 0:
+        raise InputError(f"a temperature of {temperature}", where="--temperature", fix="Give one above 0")
+    with progress.bar("loading torch"):
+        from dataclasses import replace
+
+        import numpy as np
+
+        from genepool.measure.prediction import pass_until_task
+        from genepool.tasks import LanguageModel, Ledger, load_tasks
+        from genepool.weights import open_weights
+
+        found = load_tasks(tasks, task, trusted=trust_tasks or ())
+        loaded = LanguageModel.load(open_weights(model, allow_pickle=allow_pickle), device=device)
+    told = []
+    with Ledger(ledger) as book:
+        for one in found:
+            if one.asker is None and one.settings.temperature == 0:
+                one = replace(one, settings=one.settings.model_copy(update={"temperature": temperature}))
+            rates = pass_until_task(loaded, one, ledger=book, split=split, passes=until, max_draws=draws, limit=limit)
+            told.append((one.name, rates))
+    if json_output:
+        rows = [
+            {"task": name, "examples": [{"id": which, **rate.as_json()} for which, rate in rates.items()]}
+            for name, rates in told
+        ]
+        options.print_json({"model": model, "fingerprint": loaded.fingerprint, "tasks": rows})
+        return
+    shown = options.plain_table("task", ["n", "mean rate", "lowest", "highest", "never passed", "answers"])
+    for name, rates in told:
+        values = [rate.rate for rate in rates.values()]
+        never = sum(rate.passes == 0 for rate in rates.values())
+        answers = sum(rate.draws for rate in rates.values())
+        numbers = (f"{np.mean(values):.4f}", f"{min(values):.4f}", f"{max(values):.4f}")
+        shown.add_row(name, f"{len(values):,}", *numbers, f"{never:,}", f"{answers:,}")
+    options.console().print(shown)

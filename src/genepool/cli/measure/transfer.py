@@ -1,0 +1,59 @@
+"""`genepool measure transfer`: what training on one task did to every other."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.measure import common
+
+
+def transfer(
+    base: Annotated[str, typer.Argument(help="The model all others come from.")],
+    models: Annotated[list[str], typer.Argument(help="Fine-tunes and merges of it.")],
+    tasks: common.TasksOption,
+    trained: Annotated[
+        list[str] | None, typer.Option(help="MODEL=TASK: what a model was trained on; may be given several times.")
+    ] = None,
+    task: common.TaskOption = None,
+    split: common.SplitOption = "test",
+    ledger: common.LedgerOption = None,
+    limit: common.LimitOption = None,
+    device: common.DeviceOption = "cpu",
+    trust_tasks: options.TrustTasksOption = None,
+    allow_pickle: options.AllowPickleOption = False,
+    seed: common.SeedOption = 0,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Show what training on one task did to every other: model minus base, paired, with 95% intervals.
+
+    [bold]Examples[/bold]
+
+        genepool measure transfer base/ full/reverse full/upper --tasks tasks/
+
+        genepool measure transfer base/ full/reverse merged/ --tasks tasks/ --trained full/reverse=reverse
+    """
+    options.begin(quiet)
+    from genepool import measure, progress
+
+    table = common.ask([base, *models], tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
+    own = common.pairs_of(trained, "--trained")
+    matrix = measure.transfer_matrix(table, table.models[0], own, seed=seed)
+    if json_output:
+        options.print_json(matrix.as_json())
+        return
+    shown = options.plain_table("model", [*matrix.tasks, "elsewhere"])
+    for model in matrix.models:
+        cells = []
+        for name in matrix.tasks:
+            mark = " *" if matrix.p[model, name] < measure.ALPHA else ""
+            own_task = " °" if own.get(model) == name else ""
+            cells.append(common.difference(matrix.cells[model, name]).replace("\n", f"{mark}{own_task}\n", 1))
+        shown.add_row(model, *cells, common.difference(matrix.elsewhere.get(model)))
+    shown.title = f"difference from {matrix.base}"
+    options.console().print(shown)
+    marks = f"* surely different, all {len(matrix.cells)} tests together (Holm)"
+    progress.say(marks + ("; ° the task it was trained on, not counted elsewhere" if own else ""))

@@ -1,0 +1,1 @@
+"""Export outcomes to a JSONL file, import them from one."""

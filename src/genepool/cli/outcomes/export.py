@@ -1,0 +1,41 @@
+"""`genepool outcomes export`: every outcome of a ledger, in a file to pass on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.outcomes.common import LedgerOption
+
+
+def export(
+    file: Annotated[Path, typer.Argument(help="The JSONL file to write, a line per outcome.")],
+    ledger: LedgerOption = None,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Write every outcome of a ledger to a file.
+
+    [bold]Example[/bold]
+
+        genepool outcomes export --ledger genepool.sqlite outcomes.jsonl
+    """
+    options.begin(quiet)
+    from genepool.errors import InputError
+    from genepool.tasks import Ledger
+    from genepool.tasks.exchange import export_outcomes
+    from genepool.tasks.ledger import default_path
+
+    path = ledger or default_path()
+    if not path.exists():
+        raise InputError("no such ledger", where=path, fix="Name one with --ledger")
+    with Ledger(path) as book:
+        count = export_outcomes(book, file, overwrite=overwrite)
+    if json_output:
+        options.print_json({"ledger": str(path), "file": str(file), "exported": count})
+    else:
+        print(f"{file}: {count} outcomes of {path}")

@@ -1,0 +1,42 @@
+"""`genepool outcomes import`: the outcomes of a file, ours or lm-eval's, into a ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.outcomes.common import LedgerOption
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="An export, or a samples file of lm-eval --log_samples.")],
+    ledger: LedgerOption = None,
+    model: Annotated[str | None, typer.Option(help="lm-eval: the model the samples are of.")] = None,
+    task: Annotated[str | None, typer.Option(help="lm-eval: the task; from the file's name when absent.")] = None,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Add the outcomes of a file to a ledger: all of them, or none when a line is wrong.
+
+    What the ledger has already stays as it is.
+
+    [bold]Examples[/bold]
+
+        genepool outcomes import --ledger genepool.sqlite outcomes.jsonl
+
+        genepool outcomes import samples_gsm8k_2025-01-31T10-00-00.jsonl --model org/name
+    """
+    options.begin(quiet)
+    from genepool.tasks import Ledger
+    from genepool.tasks.exchange import import_outcomes
+
+    with Ledger(ledger) as book:
+        count, new = import_outcomes(book, file, model=model, task=task)
+        path = book.path
+    if json_output:
+        options.print_json({"ledger": str(path), "file": str(file), "rows": count, "imported": new})
+    else:
+        print(f"{path}: {new} outcomes from {file}, {count - new} known before")

@@ -1,0 +1,60 @@
+"""`genepool skill compress`: a skill in a number of bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.skill.common import BaseOption, OutOption, SkillArgument, open_skill, say
+
+
+def compress(
+    context: typer.Context,
+    skill: SkillArgument,
+    out: OutOption,
+    budget: Annotated[str, typer.Option(help="The most the file may take: 50MB, 800KB.")],
+    base: BaseOption = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Tasks whose examples tell which columns count; the base is run on them. Needs --base."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Examples of each task for --calibrate.")] = 128,
+    trust_tasks: options.TrustTasksOption = None,
+    allow_pickle: options.AllowPickleOption = False,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Pack a skill into a number of bytes, spent on the tensors where they lower the error most.
+
+    [bold]Examples[/bold]
+
+        genepool skill compress reverse.safetensors --budget 50MB --out reverse-50.safetensors
+
+        genepool skill compress reverse.safetensors --budget 9MB --base base/ --calibrate tasks/ --out small.safetensors
+    """
+    options.begin(quiet)
+    options.only_with(context, calibrate is not None, "--calibrate", "limit")
+    from genepool.errors import InputError
+    from genepool.skills import compress as write_packed
+    from genepool.skills import input_energies
+    from genepool.staging import check_file
+
+    check_file(out, overwrite=overwrite)
+    changes = open_skill(skill, base, allow_pickle)
+    nbytes = options.parse_size(budget, "--budget")
+    settings: dict[str, Any] = {"budget": nbytes}
+    energies = None
+    if calibrate is not None:
+        from genepool.skills import model_of
+        from genepool.tasks import load_tasks
+
+        if changes.base is None:
+            raise InputError("calibrating runs the base with the skill", where="--base", fix="Name the base")
+        asked = load_tasks(calibrate, trusted=trust_tasks or ())
+        energies = input_energies(model_of(changes, skill, allow_pickle=allow_pickle), asked, limit=limit)
+        settings |= {"calibrate": str(calibrate), "limit": limit}
+    say(write_packed(changes, out, nbytes, settings, energies, overwrite=overwrite), changes, json_output)

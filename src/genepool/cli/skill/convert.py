@@ -1,0 +1,69 @@
+"""`genepool skill convert`: a skill in another form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.skill.common import (
+    BaseOption,
+    DtypeOption,
+    FormName,
+    Packing,
+    RankOption,
+    SkillArgument,
+    Target,
+    form_of,
+    open_skill,
+    say,
+    settings_of,
+    store_and_say,
+)
+
+
+def convert(
+    context: typer.Context,
+    skill: SkillArgument,
+    to: Annotated[Target, typer.Option(help="The form to store it in; peft is the folder of a LoRA adapter.")],
+    out: Annotated[Path, typer.Option("--out", help="The skill file to write, or with --to peft the folder.")],
+    base: BaseOption = None,
+    rank: RankOption = None,
+    packing: Annotated[Packing, typer.Option(help="With --to packed.")] = Packing.groups,
+    bits: Annotated[int, typer.Option(help="With --to packed: 2, 4 or 8 for each entry of groups.")] = 4,
+    dtype: DtypeOption = None,
+    allow_pickle: options.AllowPickleOption = False,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Store a skill in another form, and say what that loses. An adapter's factors are taken over as they are.
+
+    [bold]Examples[/bold]
+
+        genepool skill convert reverse.safetensors --to low-rank --rank 16 --out reverse-r16.safetensors
+
+        genepool skill convert my-lora/ --base base/ --to low-rank --out my-lora.safetensors
+
+        genepool skill convert my-lora.safetensors --base base/ --to peft --out my-lora/
+    """
+    options.begin(quiet)
+    options.only_with(context, to is Target.packed, "--to packed", "packing", "bits")
+    options.only_with(context, to not in (Target.dense, Target.sparse), "--to low-rank", "rank")
+    changes = open_skill(skill, base, allow_pickle)
+    if to is Target.peft:
+        from genepool.errors import InputError
+        from genepool.skills import write_peft
+
+        if base is None or changes.base is None:
+            raise InputError("an adapter needs its base", where="--base", fix="Name the model the skill belongs to")
+        if dtype is not None:
+            raise InputError(
+                "the factors of an adapter keep their type", where="--dtype", fix="Leave it out, or name another form"
+            )
+        say(write_peft(changes, changes.base, base, out, rank=rank, overwrite=overwrite), changes, json_output)
+        return
+    form = form_of(FormName(to.value), dtype, rank, packing, bits)
+    store_and_say(changes, out, form, "convert", settings_of(form), overwrite, json_output)

@@ -1,0 +1,47 @@
+"""`genepool skill drop`: a skill with entries dropped by chance (DARE)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.skill.common import (
+    BaseOption,
+    DensityOption,
+    DtypeOption,
+    FormName,
+    OutOption,
+    SkillArgument,
+    form_of,
+    open_skill,
+    store_and_say,
+)
+
+
+def drop(
+    skill: SkillArgument,
+    out: OutOption,
+    base: BaseOption = None,
+    density: DensityOption = 0.1,
+    rescale: Annotated[bool, typer.Option(help="Divide what stays by the density.")] = True,
+    dtype: DtypeOption = None,
+    seed: options.SeedOption = 0,
+    allow_pickle: options.AllowPickleOption = False,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Drop entries by chance and let the others make up for them (DARE).
+
+    [bold]Example[/bold]
+
+        genepool skill drop reverse.safetensors --density 0.1 --out reverse-dare.safetensors
+    """
+    options.begin(quiet)
+    from genepool.skills import Dropped
+
+    changes = Dropped(open_skill(skill, base, allow_pickle), density, rescale=rescale, seed=seed)
+    settings = {"density": density, "rescale": rescale, "seed": seed}
+    store_and_say(changes, out, form_of(FormName.sparse, dtype), "drop", settings, overwrite, json_output)

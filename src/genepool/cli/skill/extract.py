@@ -1,0 +1,61 @@
+"""`genepool skill extract`: the difference between a fine-tune and its base, as a skill."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.skill.common import (
+    DescriptionOption,
+    DtypeOption,
+    FormName,
+    LicenceOption,
+    NameOption,
+    OutOption,
+    Packing,
+    RankOption,
+    form_of,
+    settings_of,
+    store_and_say,
+)
+
+
+def extract(
+    context: typer.Context,
+    tuned: Annotated[str, typer.Argument(help="The fine-tune: a folder, a file, a hub model, BASE+ADAPTER.")],
+    base: Annotated[str, typer.Option(help="What it was fine-tuned from.")],
+    out: OutOption,
+    to: Annotated[FormName | None, typer.Option(help="The form; low-rank when --rank is given, else dense.")] = None,
+    rank: RankOption = None,
+    packing: Annotated[Packing, typer.Option(help="With --to packed.")] = Packing.groups,
+    bits: Annotated[int, typer.Option(help="With --to packed: 2, 4 or 8 for each entry of groups.")] = 4,
+    dtype: DtypeOption = None,
+    name: NameOption = "",
+    description: DescriptionOption = "",
+    licence: LicenceOption = "",
+    allow_pickle: options.AllowPickleOption = False,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Write the difference between a fine-tune and its base as a skill.
+
+    [bold]Examples[/bold]
+
+        genepool skill extract tuned/ --base base/ --out reverse.safetensors
+
+        genepool skill extract tuned/ --base base/ --rank 32 --out reverse-r32.safetensors
+    """
+    options.begin(quiet)
+    options.only_with(context, to is FormName.packed, "--to packed", "packing", "bits")
+    options.only_with(context, to not in (FormName.dense, FormName.sparse), "--to low-rank", "rank")
+    from genepool.skills import open_changes
+    from genepool.weights import open_weights
+
+    opened = open_weights(base, allow_pickle=allow_pickle)
+    changes = open_changes(tuned, opened, allow_pickle=allow_pickle)
+    form = form_of(to or (FormName.low_rank if rank else FormName.dense), dtype, rank, packing, bits)
+    words = {"name": name, "description": description, "licence": licence}
+    store_and_say(changes, out, form, "extract", settings_of(form), overwrite, json_output, words=words)

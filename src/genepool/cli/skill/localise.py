@@ -1,0 +1,76 @@
+"""`genepool skill localise`: the fewest changed entries that keep what a skill is good for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.skill.common import By, DtypeOption, FormName, OutOption, SkillArgument, form_of, open_skill, say
+
+if TYPE_CHECKING:
+    from genepool.skills import Changes
+
+
+def localise(
+    context: typer.Context,
+    skill: SkillArgument,
+    out: OutOption,
+    base: Annotated[str, typer.Option(help="The model it is relative to.")],
+    tasks: Annotated[Path, typer.Option(help="A task the skill is good for: a folder or a file of examples.")],
+    by: Annotated[By, typer.Option(help="Entries by magnitude, or by scores learned on the examples.")] = By.magnitude,
+    keep: Annotated[float, typer.Option(help="Share of the gain over the base that must stay.")] = 0.95,
+    steps: Annotated[int, typer.Option(help="Passes over the examples, with --by graft.")] = 100,
+    split: Annotated[str, typer.Option(help="Which examples.")] = "valid",
+    limit: Annotated[int, typer.Option(help="How many of them.")] = 256,
+    dtype: DtypeOption = None,
+    trust_tasks: options.TrustTasksOption = None,
+    allow_pickle: options.AllowPickleOption = False,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Find the fewest changed entries that keep what a skill is good for, and write those.
+
+    [bold]Examples[/bold]
+
+        genepool skill localise reverse.safetensors --base base/ --tasks tasks/reverse --out where.safetensors
+
+        genepool skill localise tuned/ --base base/ --tasks tasks/reverse --by graft --out grafted.safetensors
+    """
+    options.begin(quiet)
+    options.only_with(context, by is By.graft, "--by graft", "steps")
+    from genepool.errors import InputError
+    from genepool.skills import Largest, store
+    from genepool.skills.asked import encode_examples
+    from genepool.skills.localising import Bench, Graft, smallest
+    from genepool.staging import check_file
+    from genepool.tasks import LanguageModel, load_tasks
+
+    check_file(out, overwrite=overwrite)
+    changes = open_skill(skill, base, allow_pickle)
+    assert changes.base is not None
+    found = load_tasks(tasks, trusted=trust_tasks or ())
+    if len(found) != 1:
+        raise InputError(f"{len(found)} tasks, where one is localised", where=tasks, fix="Name one of them")
+    if steps < 1 or limit < 1:
+        raise InputError(f"{min(steps, limit)} is too few", where="--steps, --limit", fix="Give 1 or more")
+    model = LanguageModel.load(changes.base)
+    bench = Bench(model, changes, encode_examples(model, list(found[0].examples(split))[:limit], found[0]))
+    scores = bench.learn(changes, steps=steps) if by is By.graft else None
+
+    def at(density: float) -> Changes:
+        return Largest(changes, density) if scores is None else Graft(changes, scores, density)
+
+    left = smallest(changes, at, bench.score, bench.score(None), keep=keep)
+    settings = {"tasks": str(tasks), "by": by.value, "keep": keep, "split": split, "limit": limit}
+    written = store(left.changes, out, form_of(FormName.sparse, dtype), "localise", settings, overwrite=overwrite)
+    more = {"density": left.density, "score": left.score, "full": left.full, "base_score": left.base}
+    if not json_output:
+        print(
+            f"{left.density:.3%} of the changed entries: {left.score:.3f} on {found[0].name}, {left.full:.3f} with all "
+            f"of them, {left.base:.3f} with none"
+        )
+    say(written, changes, json_output, more)

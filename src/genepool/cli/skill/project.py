@@ -1,0 +1,47 @@
+"""`genepool skill project`: the largest changes of a skill alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.skill.common import (
+    BaseOption,
+    DensityOption,
+    DtypeOption,
+    FormName,
+    OutOption,
+    Scope,
+    SkillArgument,
+    form_of,
+    open_skill,
+    store_and_say,
+)
+
+
+def project(
+    skill: SkillArgument,
+    out: OutOption,
+    base: BaseOption = None,
+    density: DensityOption = 0.05,
+    scope: Annotated[Scope, typer.Option(help="Choose within each tensor, or over the whole model.")] = Scope.tensor,
+    dtype: DtypeOption = None,
+    allow_pickle: options.AllowPickleOption = False,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Keep the largest changes alone (SeleKT's projection; magnitude localisation with --scope model), as they are.
+
+    [bold]Example[/bold]
+
+        genepool skill project reverse.safetensors --density 0.05 --out reverse-5.safetensors
+    """
+    options.begin(quiet)
+    from genepool.skills import Largest
+
+    changes = Largest(open_skill(skill, base, allow_pickle), density, scope.value)
+    settings = {"density": density, "scope": scope.value}
+    store_and_say(changes, out, form_of(FormName.sparse, dtype), "project", settings, overwrite, json_output)

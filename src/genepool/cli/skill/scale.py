@@ -1,0 +1,30 @@
+"""`genepool skill scale`: a skill times a factor."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+from genepool.cli.skill.common import BaseOption, OutOption, SkillArgument, store_scaled
+
+
+def scale(
+    skill: SkillArgument,
+    factor: Annotated[float, typer.Option("--factor", "-f", help="What the change is multiplied by.")],
+    out: OutOption,
+    base: BaseOption = None,
+    allow_pickle: options.AllowPickleOption = False,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Multiply a skill by a factor. It keeps its form, and nothing is lost.
+
+    [bold]Example[/bold]
+
+        genepool skill scale reverse.safetensors --factor 0.5 --out half.safetensors
+    """
+    options.begin(quiet)
+    store_scaled(skill, base, factor, out, "scale", overwrite, json_output, allow_pickle)

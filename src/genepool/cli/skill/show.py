@@ -1,0 +1,48 @@
+"""`genepool skill show`: what a skill file holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from genepool.cli import options
+
+
+def show(
+    skill: Annotated[str, typer.Argument(metavar="SKILL", help="A skill file.")],
+    json_output: options.JsonOption = False,
+) -> None:
+    """Say what a skill file holds: form, base, lineage, scores, size.
+
+    [bold]Example[/bold]
+
+        genepool skill show reverse.safetensors
+    """
+    options.begin()
+    from genepool.skills import Header
+    from genepool.weights.skill_file import SkillFile
+
+    found = SkillFile(skill)
+    header = Header.of(found)
+    kinds: dict[str, int] = {}
+    for name in found.names():
+        kind = found.stored(name)[0].kind
+        kinds[kind] = kinds.get(kind, 0) + 1
+    answer: dict[str, Any] = {
+        "file": skill,
+        "form": found.form,
+        "bytes": found.nbytes,
+        "digest": found.digest(),
+        "tensors": len(found.names()),
+        "stored_as": kinds,
+        **{key: value for key, value in vars(header).items() if value not in ("", {}, None)},
+    }
+    if json_output:
+        options.print_json(answer)
+        return
+    table = options.plain_table("", [skill])
+    for key, value in answer.items():
+        text = options.size_text(value) if key == "bytes" else str(value)
+        table.add_row(key.replace("_", " "), text) if key != "file" else None
+    options.console().print(table)

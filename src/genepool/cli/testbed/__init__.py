@@ -1,0 +1,1 @@
+"""Small real models with real skills, trained on the spot."""
