@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import genepool as gp
 from genepool.errors import InputError
 from genepool.weights import Checkpoint, open_weights
-from genepool.weights.pickle_file import PickleFile
+from genepool.weights.formats.pytorch import PickleFile
 
 EMBED, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 

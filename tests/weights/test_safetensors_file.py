@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from genepool.errors import InputError
-from genepool.weights.safetensors_file import SafetensorsFile
+from genepool.weights.formats.safetensors import SafetensorsFile
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.float64]
 

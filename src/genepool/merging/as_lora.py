@@ -29,8 +29,8 @@ from genepool.merging.run import refuse_own_input
 from genepool.threads import core_count, torch_threads
 from genepool.weights import Checkpoint, TensorInfo, Weights
 from genepool.weights.adapter import CONFIG_FILE, WEIGHTS_FILE
+from genepool.weights.formats.safetensors import SafetensorsFile
 from genepool.weights.overlay import TensorWeights
-from genepool.weights.safetensors_file import SafetensorsFile
 from genepool.weights.tensor_info import tensor_bytes
 from genepool.weights.writer import ShardedWriter
 

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from genepool import progress
 from genepool.errors import InputError, listed
 from genepool.merging.matching import DepthConflict, Headers, Match, Missing, ShapeConflict, inspect_command
 from genepool.merging.recipe import Recipe, Slice, Source
 from genepool.weights import Role, TensorInfo, Weights
+from genepool.weights.quantised import packed_as, quantised_by
 from genepool.weights.roles import layer_counts, main_stack, rename_layer
 from genepool.weights.tensor_info import shape_text, widest_dtype
-
-# What GPTQ, AWQ, compressed-tensors and bitsandbytes call their packed integers.
-_PACKED = (".qweight", ".weight_packed", ".weight.quant_map", ".weight.nested_absmax", ".weight.absmax", ".SCB")
 
 
 @dataclass(frozen=True)
@@ -299,21 +296,13 @@ class Aligner:
 
     def _refuse_quantised(self, outputs: Sequence[OutputTensor]) -> None:
         for model, weights in self.sources.items():
-            config: Mapping[str, Any] = weights.config or {}
-            if "quantization_config" in config:
+            if quantised_by(weights):
                 raise InputError(
                     "a quantised model", where=model, fix="Merge the unquantised checkpoint and quantise the result"
                 )
         for out in outputs:
             for given in (*out.inputs, *((out.base,) if out.base else ())):
-                kind = self.sources[given.model].info(given.tensor).dtype
-                if given.tensor.endswith(_PACKED):
+                if packed := packed_as(self.sources[given.model], given.tensor):
                     raise InputError(
-                        f"packed weights of a quantised model ({kind})",
-                        where=f"{given.model}:{given.tensor}",
-                        fix="Use the unquantised checkpoint",
-                    )
-                if kind.startswith("F8"):
-                    raise InputError(
-                        f"stored as {kind}", where=f"{given.model}:{given.tensor}", fix="Use the unquantised checkpoint"
+                        packed, where=f"{given.model}:{given.tensor}", fix="Use the unquantised checkpoint"
                     )

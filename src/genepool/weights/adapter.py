@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from genepool.errors import InputError
 from genepool.weights import fingerprint_cache
 from genepool.weights.change_on_base import ChangeOnBase
-from genepool.weights.checkpoint import TensorFile, read_json
-from genepool.weights.pickle_file import NEED_ASKING, PickleFile
-from genepool.weights.safetensors_file import SafetensorsFile
+from genepool.weights.checkpoint import read_json
+from genepool.weights.formats import open_adapter
+from genepool.weights.formats.safetensors import ADAPTER_FILE
 from genepool.weights.source import Weights
 from genepool.weights.tensor_info import shape_text
 
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-PICKLE_FILE = "adapter_model.bin"
+WEIGHTS_FILE = ADAPTER_FILE
 _PREFIX = "base_model.model."
 _FACTORS = {
     "lora_A.weight": "a", "lora_B.weight": "b", "lora_embedding_A": "a", "lora_embedding_B": "b",
@@ -69,7 +68,7 @@ class LoraOnBase(ChangeOnBase):
                 where=self.path / CONFIG_FILE,
                 fix="Use a LoRA adapter",
             )
-        self._file = _weights_file(self.path, allow_pickle)
+        self._file = open_adapter(self.path, allow_pickle)
         self._changes = self._collect()
 
     def changed(self) -> frozenset[str]:
@@ -257,14 +256,3 @@ def _by_pattern(patterns: object, module: str, default: Any) -> Any:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return value
     return default
-
-
-def _weights_file(folder: Path, allow_pickle: bool) -> TensorFile:
-    pickled = folder / PICKLE_FILE
-    if (folder / WEIGHTS_FILE).is_file() or not pickled.is_file():
-        return SafetensorsFile(folder / WEIGHTS_FILE)
-    if not allow_pickle:
-        raise InputError(
-            "holds only a PyTorch pickle, which can run code when it is opened", where=folder, fix=NEED_ASKING
-        )
-    return PickleFile(pickled)

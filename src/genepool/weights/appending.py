@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool import staging
 from genepool.errors import InputError
-from genepool.weights.safetensors_file import MAX_HEADER_BYTES
+from genepool.weights.formats.safetensors import MAX_HEADER_BYTES
 from genepool.weights.tensor_info import DTYPE_BYTES, TensorInfo, dtype_code, tensor_bytes
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Checkpoints on disk as `Weights`: a Hugging Face folder, sharded or not, or one file.
 
-Safetensors always; PyTorch's pickles where the caller allows them. Headers are read and checked when a checkpoint is
-opened; tensors are mapped when they are read. Tied embeddings that were stored twice count once.
+Any of `genepool.weights.formats`; those that could run code where the caller allows them. Headers are read and checked
+when a checkpoint is opened; tensors when they are read. Tied embeddings that were stored twice count once.
 """
 
 from __future__ import annotations
@@ -15,23 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.weights import fingerprint_cache
-from genepool.weights.pickle_file import NEED_ASKING, SUFFIXES, PickleFile
+from genepool.weights.formats import NEED_ASKING, TensorFile, format_of, formats, open_file, usable_formats
+from genepool.weights.formats.safetensors import INDEX_FILE, MODEL_FILE
 from genepool.weights.roles import infer_roles
-from genepool.weights.safetensors_file import SafetensorsFile
 from genepool.weights.source import Weights, entry_digest
 from genepool.weights.tensor_info import TensorInfo
 
 if TYPE_CHECKING:
     import torch
-
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-PICKLE_FILE = "pytorch_model.bin"
-PICKLE_INDEX_FILE = "pytorch_model.bin.index.json"
-# What a trainer leaves beside the weights, none of it weights.
-_TRAINER_FILES = frozenset({"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"})
-
-TensorFile = SafetensorsFile | PickleFile
 
 
 class Checkpoint(Weights):
@@ -89,10 +80,10 @@ class Checkpoint(Weights):
         stored = self._aliases.get(name, name)
         return self._where[stored].read_rows(stored, start, stop)
 
-    def stored_in(self, name: str) -> tuple[SafetensorsFile, str] | None:
+    def stored_in(self, name: str) -> tuple[TensorFile, str] | None:
         stored = self._aliases.get(name, name)
         file = self._where[stored]
-        return (file, stored) if isinstance(file, SafetensorsFile) else None
+        return (file, stored) if file.holds_bytes(stored) else None
 
     def fingerprint(self) -> str:
         paths = [file.path for file in self.files]
@@ -141,9 +132,9 @@ class Checkpoint(Weights):
         return self._find_shared(aliases)
 
     def _find_shared(self, aliases: dict[str, str]) -> dict[str, str]:
-        """Adds names that a PyTorch file stores as second views of the same values."""
+        """Adds names that a file stores as second views of the same values."""
         for file in self.files:
-            for name, first in file.shared.items() if isinstance(file, PickleFile) else ():
+            for name, first in file.shared.items():
                 # A head that is stored before the embedding it is tied to is still the copy.
                 first = aliases.get(first, first)
                 if name not in aliases and name != first:
@@ -161,12 +152,8 @@ def _open_files(path: Path, allow_pickle: bool) -> list[TensorFile]:
 
 
 def _open_file(path: Path, allow_pickle: bool) -> TensorFile:
-    if path.suffix == ".safetensors":
-        return SafetensorsFile(path)
-    if path.suffix in SUFFIXES:
-        if not allow_pickle:
-            raise InputError("a PyTorch pickle, which can run code when it is opened", where=path, fix=NEED_ASKING)
-        return PickleFile(path)
+    if (kind := format_of(path)) is not None:
+        return open_file(path, kind, allow_pickle)
     if path.suffix == ".gguf":
         raise InputError("a GGUF file, whose weights are quantised", where=path, fix="Use the unquantised checkpoint")
     if path.suffix in (".yaml", ".yml"):
@@ -175,8 +162,9 @@ def _open_file(path: Path, allow_pickle: bool) -> TensorFile:
 
 
 def _open_folder(path: Path, allow_pickle: bool) -> list[TensorFile]:
-    for single, index in ((SINGLE_FILE, INDEX_FILE), (PICKLE_FILE, PICKLE_INDEX_FILE)):
-        if single == PICKLE_FILE and not allow_pickle:
+    for kind in usable_formats(allow_pickle):
+        single, index = kind.model_file, kind.index_file
+        if not single:
             continue
         _refuse_dead_link(path / single)
         _refuse_dead_link(path / index)
@@ -188,26 +176,23 @@ def _open_folder(path: Path, allow_pickle: bool) -> list[TensorFile]:
             return _open_shards(path / index, allow_pickle)
         if (path / single).is_file():
             return [_open_file(path / single, allow_pickle)]
-    others = [file for file in sorted(path.glob("*.safetensors")) if file.name != "adapter_model.safetensors"]
-    pickles = [
-        file
-        for file in sorted(path.iterdir())
-        if file.suffix in SUFFIXES and file.name not in {*_TRAINER_FILES, "adapter_model.bin"}
-    ]
-    for candidates in (others, pickles if allow_pickle else []):
-        if len(candidates) == 1:
-            _refuse_dead_link(candidates[0])
-            return [_open_file(candidates[0], allow_pickle)]
+    present = sorted(path.iterdir())
+    candidates = {kind: [file for file in present if kind.may_be_model(file.name)] for kind in formats()}
+    for kind in usable_formats(allow_pickle):
+        if len(candidates[kind]) == 1:
+            _refuse_dead_link(candidates[kind][0])
+            return [_open_file(candidates[kind][0], allow_pickle)]
     if (path / "adapter_config.json").is_file():
         raise InputError("a PEFT adapter, which needs its base", where=path, fix="Write it as BASE+ADAPTER")
-    if pickles and not others:
+    found = next((kind for kind in formats() if candidates[kind]), None)
+    if found is not None and found.runs_code:
         raise InputError(
-            f"holds only PyTorch pickles ({pickles[0].name}), which can run code when they are opened",
+            f"holds only {found.title}s ({candidates[found][0].name}), which can run code when they are opened",
             where=path,
             fix="Name one of them" if allow_pickle else NEED_ASKING,
         )
     raise InputError(
-        f"no {SINGLE_FILE} and no {INDEX_FILE} here",
+        f"no {MODEL_FILE} and no {INDEX_FILE} here",
         where=path,
         fix="Name a model folder in Hugging Face's layout",
     )

@@ -8,10 +8,10 @@ from typing import Any
 
 from genepool import progress
 from genepool.errors import InputError
+from genepool.weights.formats import usable_formats
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt")
-_PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
+_COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt")
 
 
 def fetch(name: str, revision: str | None = None, *, allow_pickle: bool = False) -> Path:
@@ -25,10 +25,15 @@ def fetch(name: str, revision: str | None = None, *, allow_pickle: bool = False)
     Raises:
         InputError: there is no such model or revision, no network, or no access.
     """
-    folder = _snapshot(name, revision, _FILES)
-    if allow_pickle and not any(folder.glob("*.safetensors")):
-        folder = _snapshot(name, revision, (*_FILES, *_PICKLES))
+    folder = _snapshot(name, revision, _patterns(False))
+    safe = {suffix for kind in usable_formats(False) for suffix in kind.suffixes}
+    if allow_pickle and not any(path.suffix in safe for path in folder.iterdir()):
+        folder = _snapshot(name, revision, _patterns(True))
     return folder
+
+
+def _patterns(allow_pickle: bool) -> tuple[str, ...]:
+    return (*_COMPANIONS, *(pattern for kind in usable_formats(allow_pickle) for pattern in kind.hub_files))
 
 
 def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:

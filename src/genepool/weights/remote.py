@@ -21,14 +21,13 @@ from typing import Any
 
 from genepool import locking, progress, staging
 from genepool.errors import InputError
-from genepool.weights.checkpoint import INDEX_FILE, PICKLE_FILE, PICKLE_INDEX_FILE, SINGLE_FILE, shards_of
+from genepool.weights.checkpoint import shards_of
 from genepool.weights.fingerprint_cache import cache_folder
-from genepool.weights.pickle_file import SUFFIXES
+from genepool.weights.formats import TensorFile, formats, usable_formats
 from genepool.weights.writer import CARRIED_FILES
 
 _URL = re.compile(r"[a-z][a-z0-9.-]*://.+", re.IGNORECASE)
 _COMPANIONS = ("config.json", "adapter_config.json", *CARRIED_FILES)
-_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 # What file systems call the things that change when a file does.
 _MARKS = frozenset(
     {"etag", "md5hash", "content_md5", "digest", "generation", "lastmodified", "last_modified", "mtime", "created"}
@@ -98,7 +97,7 @@ class _Place:
         except Exception as error:
             # No such scheme, no credentials, an address that cannot be parsed: each filesystem has its own classes.
             raise InputError(f"cannot be reached ({_short(error)})", where=url, fix="Check the address") from None
-        if Path(path).suffix in {".safetensors", *SUFFIXES}:
+        if any(Path(path).suffix in kind.suffixes for kind in formats()):
             folder, _, single = path.rpartition("/")
             return cls(url, filesystem, folder, single)
         return cls(url, filesystem, path)
@@ -173,18 +172,25 @@ class _Mirror:
             if file is None:
                 raise self._nothing()
             return {self.place.single: file}
-        layouts = [(INDEX_FILE, SINGLE_FILE)] + ([(PICKLE_INDEX_FILE, PICKLE_FILE)] if allow_pickle else [])
-        for index, single in layouts:
-            if (file := self.place.find(index)) is not None:
-                return {index: file, **self._shards(index, file)}
-            if (file := self.place.find(single)) is not None:
-                return {single: file}
-        names = [name for name in _ADAPTERS if allow_pickle or not name.endswith(".bin")]
-        others = [name for name in self.place.list() if name.endswith(".safetensors") and name not in _ADAPTERS]
-        for name in (*names, *(others if len(others) == 1 else ())):
+        usable = usable_formats(allow_pickle)
+        for kind in usable:
+            if kind.index_file and (file := self.place.find(kind.index_file)) is not None:
+                return {kind.index_file: file, **self._shards(kind.index_file, file)}
+            if kind.model_file and (file := self.place.find(kind.model_file)) is not None:
+                return {kind.model_file: file}
+        for name in (*(kind.adapter_file for kind in usable if kind.adapter_file), *self._only_ones()):
             if (file := self.place.find(name)) is not None:
                 return {name: file}
-        raise self._nothing(pickled=not allow_pickle and self.place.find(PICKLE_FILE) is not None)
+        raise self._nothing(next((kind for kind in formats() if kind not in usable and self._has(kind)), None))
+
+    def _only_ones(self) -> list[str]:
+        """Files of other names that are the model because they are the only ones of their format in the folder."""
+        names = self.place.list()
+        candidates = [[name for name in names if kind.may_be_model(name)] for kind in usable_formats(False)]
+        return [found[0] for found in candidates if len(found) == 1]
+
+    def _has(self, kind: type[TensorFile]) -> bool:
+        return bool(kind.model_file) and self.place.find(kind.model_file) is not None
 
     def _shards(self, index: str, file: _File) -> dict[str, _File]:
         with progress.bar(f"fetching {self.place.url}", file.size, "bytes") as bar:
@@ -197,10 +203,10 @@ class _Mirror:
             result[shard] = found
         return result
 
-    def _nothing(self, *, pickled: bool = False) -> InputError:
-        if pickled:
+    def _nothing(self, refused: type[TensorFile] | None = None) -> InputError:
+        if refused is not None:
             return InputError(
-                "holds only PyTorch pickles, which can run code when they are opened",
+                f"holds only {refused.title}s, which can run code when they are opened",
                 where=self.place.url,
                 fix="Name a safetensors checkpoint, or allow them: --allow-pickle",
             )

@@ -32,7 +32,7 @@ from genepool.weights import fingerprint_cache
 from genepool.weights.change_on_base import ChangeOnBase
 from genepool.weights.encodings import Encoding, Entry, encodings
 from genepool.weights.encodings.encoding import Recent
-from genepool.weights.safetensors_file import SafetensorsFile
+from genepool.weights.formats.safetensors import SafetensorsFile
 from genepool.weights.source import Weights
 from genepool.weights.tensor_info import TensorInfo, shape_text
 

@@ -17,7 +17,7 @@ from genepool.weights.tensor_info import TensorInfo, tensor_bytes
 if TYPE_CHECKING:
     import torch
 
-    from genepool.weights.safetensors_file import SafetensorsFile
+    from genepool.weights.formats import TensorFile
 
 
 class Weights(ABC):
@@ -91,10 +91,10 @@ class Weights(ABC):
         """
         return self.read(name).reshape(self.info(name).matrix)[start:stop]
 
-    def stored_in(self, name: str) -> tuple[SafetensorsFile, str] | None:
+    def stored_in(self, name: str) -> tuple[TensorFile, str] | None:
         """The file that holds the tensor's bytes as they are, and its name there; None when it must be computed.
 
-        What merges read without torch where they can: `SafetensorsFile.read_bytes`.
+        What merges read without torch where they can: `TensorFile.read_bytes`.
         """
         return None
 

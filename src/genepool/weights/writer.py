@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from genepool import progress, staging
 from genepool.errors import InputError
-from genepool.weights.checkpoint import INDEX_FILE, SINGLE_FILE, read_json
+from genepool.weights.checkpoint import read_json
+from genepool.weights.formats.safetensors import INDEX_FILE, MODEL_FILE
 from genepool.weights.source import Weights
 from genepool.weights.tensor_info import (
     DTYPE_BYTES,
@@ -67,7 +68,7 @@ class ShardedWriter:
         self._handles: list[int] = []
         shards = _assign(self.infos, shard_bytes)
         self.files = [
-            folder / (SINGLE_FILE if len(shards) == 1 else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors")
+            folder / (MODEL_FILE if len(shards) == 1 else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors")
             for i in range(len(shards))
         ]
         self._index = {name: path.name for path, shard in zip(self.files, shards, strict=True) for name in shard}

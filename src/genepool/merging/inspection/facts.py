@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from genepool.merging.inspection.result import Head, ModelFacts
 from genepool.weights import PARTS, Role, Weights
+from genepool.weights.quantised import quantised_by
 from genepool.weights.roles import Part, layer_counts
 
 # Any of these holds a vocabulary; the other files of a tokenizer only go with one.
@@ -66,7 +67,6 @@ def _head(weights: Weights, roles: Mapping[str, Role]) -> Head:
 
 
 def _quantised(weights: Weights, roles: Mapping[str, Role]) -> str:
-    settings = (weights.config or {}).get("quantization_config")
-    if settings is not None:
-        return str(settings.get("quant_method") or "quantised") if isinstance(settings, dict) else "quantised"
+    if method := quantised_by(weights):
+        return method
     return next((kind for tensor in roles if (kind := weights.info(tensor).dtype).startswith("F8")), "")

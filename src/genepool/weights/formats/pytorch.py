@@ -1,8 +1,7 @@
 """One PyTorch checkpoint file (.bin, .pt, .pth), opened only where the user asked for pickles.
 
 `torch.load(weights_only=True)` rebuilds tensors and plain containers and refuses everything else, so nothing in the
-file can run; tensors stay in the file and are mapped when they are read. Used by `checkpoint` and `adapter`, which
-see the same few methods as on a `SafetensorsFile`.
+file can run; tensors stay in the file and are mapped when they are read.
 """
 
 from __future__ import annotations
@@ -16,20 +15,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
-from genepool.weights.tensor_info import TensorInfo, dtype_code, tensor_bytes
+from genepool.weights.formats.tensor_file import TensorFile
+from genepool.weights.tensor_info import TensorInfo, dtype_code
 
 if TYPE_CHECKING:
     import torch
 
-SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
-NEED_ASKING = "Convert it to safetensors (transformers' save_pretrained does), or allow it: --allow-pickle"
+_ADAPTER_FILE = "adapter_model.bin"
+# What a trainer leaves beside the weights, none of it weights.
+_TRAINER_FILES = frozenset({"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"})
 # Keys under which training frameworks put the weights beside an optimizer's state.
 _WRAPPERS = ("state_dict", "model", "module")
 _ZIP = b"PK\x03\x04"
 _AGAIN = "The file is damaged or no checkpoint: fetch or write it again"
 
 
-class PickleFile:
+class PickleFile(TensorFile):
     """A mapping of names to tensors in one PyTorch file.
 
     Attributes:
@@ -42,11 +43,22 @@ class PickleFile:
             values than the file has.
     """
 
+    title = "PyTorch pickle"
+    suffixes = frozenset({".bin", ".pt", ".pth", ".ckpt"})
+    preference = 2
+    model_file, index_file, adapter_file = "pytorch_model.bin", "pytorch_model.bin.index.json", _ADAPTER_FILE
+    hub_files = ("pytorch_model*.bin", "pytorch_model.bin.index.json", _ADAPTER_FILE)
+    no_models = frozenset({*_TRAINER_FILES, _ADAPTER_FILE})
+    runs_code = True
+
+    shared: dict[str, str]
+
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._tensors = self._named(_load(self.path))
-        self.infos: dict[str, TensorInfo] = {}
-        self.shared: dict[str, str] = {}
+        self.infos = {}
+        self.metadata = {}
+        self.shared = {}
         size = self.path.stat().st_size
         seen: dict[tuple[Any, ...], str] = {}
         for name, tensor in self._tensors.items():
@@ -62,10 +74,6 @@ class PickleFile:
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows `start` to `stop` of the tensor as a matrix. Never write into them."""
         return self._tensors[name].reshape(self.infos[name].matrix)[start:stop]
-
-    def view_bytes(self, name: str) -> memoryview:
-        """The tensor's bytes in row-major order."""
-        return tensor_bytes(self._tensors[name])
 
     def _named(self, content: object) -> dict[str, torch.Tensor]:
         import torch

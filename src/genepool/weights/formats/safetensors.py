@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
+from genepool.weights.formats.tensor_file import TensorFile
 from genepool.weights.tensor_info import DTYPE_BYTES, TensorInfo, tensor_bytes, torch_dtype
 
 if TYPE_CHECKING:
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
 
 # The limit of the reference implementation; a real header of ten thousand tensors is about 1.5 MB.
 MAX_HEADER_BYTES = 100_000_000
+MODEL_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_FILE = "adapter_model.safetensors"
 _AGAIN = "The file is damaged or was cut short: fetch or write it again"
 
 
-class SafetensorsFile:
+class SafetensorsFile(TensorFile):
     """A mapping of names to tensors in one file.
 
     Attributes:
@@ -39,10 +43,20 @@ class SafetensorsFile:
         InputError: the file is missing, truncated, or its header contradicts itself.
     """
 
+    title = "safetensors file"
+    suffixes = frozenset({".safetensors"})
+    preference = 0
+    model_file, index_file, adapter_file = MODEL_FILE, INDEX_FILE, ADAPTER_FILE
+    hub_files = ("*.safetensors", "*.safetensors.index.json")
+    no_models = frozenset({ADAPTER_FILE})
+
+    metadata: dict[str, str]
+
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self.infos: dict[str, TensorInfo] = {}
-        self.metadata: dict[str, str] = {}
+        self.infos = {}
+        self.metadata = {}
+        self.shared = {}
         self._offsets: dict[str, int] = {}
         self._map: mmap.mmap | None = None
         self._handle: int | None = None
@@ -157,8 +171,10 @@ class SafetensorsFile:
         self.read_bytes(name, start, stop, tensor_bytes(rows))
         return rows
 
+    def holds_bytes(self, name: str) -> bool:
+        return True
+
     def read_bytes(self, name: str, start: int, stop: int, into: memoryview) -> None:
-        """Fills a buffer with the bytes of rows `start` to `stop`."""
         info = self.infos[name]
         row_bytes = info.matrix[1] * DTYPE_BYTES[info.dtype]
         assert len(into) == (stop - start) * row_bytes
@@ -191,7 +207,7 @@ class SafetensorsFile:
         return self._handle
 
     def view_bytes(self, name: str) -> memoryview:
-        """The tensor's bytes as stored, without a copy: what is hashed and compared."""
+        """The tensor's bytes as stored, without a copy."""
         nbytes = self.infos[name].nbytes
         if nbytes == 0:
             return memoryview(b"")
