@@ -12,7 +12,20 @@ from typing import Any
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "genepool"
-ORDER = ["kernels", "weights", "merging", "tasks", "measure", "skills", "evolution", "report", "testbed", "demo", "cli"]
+ORDER = [
+    "kernels",
+    "weights",
+    "merging",
+    "tasks",
+    "measure",
+    "training",
+    "skills",
+    "evolution",
+    "report",
+    "testbed",
+    "demo",
+    "cli",
+]
 
 
 def _imports(path: Path) -> set[str]:

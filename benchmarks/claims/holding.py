@@ -10,11 +10,11 @@ from benchmarks.claims.stamp import stamp
 from benchmarks.claims.worlds import LIMITS, Scores, World
 from genepool import progress
 from genepool.skills import Difference, compress
-from genepool.skills.asked import encode_examples
 from genepool.skills.changes import OnBase
 from genepool.skills.localising import Bench, Graft
 from genepool.tasks import LanguageModel
 from genepool.threads import torch_threads
+from genepool.training.batches import encode_examples
 from genepool.weights import TensorWeights, Weights
 from genepool.weights.skill_file import SkillOnBase
 

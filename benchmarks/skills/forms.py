@@ -19,11 +19,11 @@ from benchmarks.measuring import table
 from benchmarks.merge.side_by_side import machine
 from genepool import progress
 from genepool.skills import Changes, Difference, Dropped, Form, Graft, Largest, Written, compress, smallest, store
-from genepool.skills.asked import encode_examples
 from genepool.skills.localising import Bench
 from genepool.tasks import LanguageModel, load_tasks
 from genepool.testbed import build
 from genepool.threads import torch_threads
+from genepool.training.batches import encode_examples
 from genepool.weights import open_weights
 from genepool.weights.skill_file import SkillFile
 

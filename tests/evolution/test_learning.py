@@ -15,8 +15,8 @@ from genepool.evolution import run_study
 from genepool.evolution.breeding import Family, Learner, Stock, make_stock
 from genepool.evolution.door import Birth
 from genepool.evolution.study import Learning, Study
-from genepool.skills.asked import answer_likelihoods, encode_examples
 from genepool.tasks import LanguageModel, Task, load_tasks
+from genepool.training.batches import answer_likelihoods, encode_examples
 from genepool.weights import Weights, open_weights
 
 MIX = Birth("mix", ("a", "b"), {"weights": [0.5, 0.5]})

@@ -12,11 +12,11 @@ import torch
 
 from genepool.errors import InputError
 from genepool.skills import Largest, open_changes
-from genepool.skills.asked import encode_examples
 from genepool.skills.changes import Changes
 from genepool.skills.header import Header
 from genepool.skills.localising import Bench, Graft, smallest
 from genepool.tasks import LanguageModel, load_tasks
+from genepool.training.batches import encode_examples
 from genepool.weights import open_weights
 from genepool.weights.skill_file import SkillFile
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from genepool import progress
 from genepool.errors import InputError
 from genepool.kernels.selection import MagnitudeSelection, keep_count
-from genepool.skills.asked import Encoded, answer_likelihoods
 from genepool.skills.changes import Changes, block_rows
 from genepool.skills.selected import Derived
+from genepool.training import Encoded, answer_likelihoods, descend, find_objective
 from genepool.weights import infer_roles
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class Bench:
                     for name, delta in deltas.items():
                         gate = _gate(scores[name], seeds[name])
                         self._parameters[name].data.view(delta.shape).copy_(base[name] + gate * delta)
-                    loss = self._descend()
+                    loss = descend(find_objective("likelihood"), self.model, self.examples)
                     slopes = {}
                     for name, delta in deltas.items():
                         gradient = self._parameters[name].grad
@@ -238,19 +238,6 @@ class Bench:
             name: torch.where(seeds[name], 2 * _OFFSET - score, score).add_(1e4).clamp_min_(0.0)
             for name, score in scores.items()
         }
-
-    def _descend(self) -> float:
-        """The loss on all examples; leaves gradients."""
-        import torch
-
-        total = 0.0
-        with torch.enable_grad():
-            for batch in self.examples.batches:
-                found, _ = answer_likelihoods(self.model, batch)
-                loss = -batch.means(found).sum() / len(self.examples.answers)
-                loss.backward()  # type: ignore[no-untyped-call]
-                total += float(loss.detach())
-        return total
 
 
 def _gate(scores: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:

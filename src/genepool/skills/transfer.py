@@ -17,10 +17,10 @@ import numpy as np
 
 from genepool import progress
 from genepool.errors import InputError, nearest
-from genepool.skills.asked import Encoded, answer_likelihoods, encode_examples
 from genepool.skills.transfer_scores import h_score, logme, mean_ranks, tmi
 from genepool.tasks import DEFAULT_BATCH, Example, LanguageModel, Task
 from genepool.threads import torch_threads
+from genepool.training import Encoded, answer_likelihoods, descend, encode_examples, find_objective
 from genepool.weights import Weights, open_weights
 from genepool.weights.tensor_info import shape_text
 
@@ -297,15 +297,9 @@ class _Judge:
 
     def _gradient(self, moved: Collection[str]) -> dict[str, torch.Tensor]:
         """The gradient of the base's loss, minus its likelihood, by the tensors that some skill changes."""
-        import torch
-
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(name in moved)
-        with torch.enable_grad():
-            for batch in self.examples.batches:
-                loss = -batch.means(answer_likelihoods(self.model, batch)[0]).sum() / len(self.examples.answers)
-                if loss.requires_grad:
-                    loss.backward()  # type: ignore[no-untyped-call]
+        descend(find_objective("likelihood"), self.model, self.examples)
         gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
         for parameter in self.parameters.values():
             parameter.requires_grad_(False).grad = None

@@ -21,6 +21,7 @@ from genepool.seeding import torch_generator
 from genepool.testbed.data import Example
 from genepool.testbed.schedule import Phase, Schedule
 from genepool.testbed.tokenizer import END_ID, PAD_ID, VOCABULARY, encode, fast_tokenizer
+from genepool.training import Optimisation, Optimiser, fit
 
 _IGNORED = -100  # what cross_entropy leaves out by default
 Batches = Callable[[int, int], list[Example]]
@@ -178,28 +179,23 @@ def optimise(
     phase: Phase,
     after_step: Callable[[], None],
 ) -> None:
-    """AdamW over `phase`, in place: what every model of every testbed is trained by.
+    """Trains over `phase`, in place: what every model of every testbed is trained by.
 
     Args:
         gradients: called with the step, once for each in order; gives one gradient per parameter.
         after_step: called after each step; what it raises ends the training.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    for step in range(phase.steps):
+    settings = Optimisation(
+        phase.steps, phase.learning_rate, phase.warmup, floor=0.05, betas=(0.9, 0.98), weight_decay=0.01
+    )
+
+    def put(step: int) -> float:
         for parameter, gradient in zip(parameters, gradients(step), strict=True):
             parameter.grad = gradient
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = phase.learning_rate * _rate(step, phase)
-        optimizer.step()
-        after_step()
+        return 0.0
 
-
-def _rate(step: int, phase: Phase) -> float:
-    if step < phase.warmup:
-        return (step + 1) / phase.warmup
-    left = (phase.steps - step) / (phase.steps - phase.warmup)
-    return 0.05 + 0.95 * left
+    named = {str(number): parameter for number, parameter in enumerate(parameters)}
+    fit(Optimiser(named, settings), put, lambda _: after_step())
 
 
 def exact_match(model: Any, items: Sequence[Example], *, batch: int = 256) -> float:

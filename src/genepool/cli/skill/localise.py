@@ -44,10 +44,10 @@ def localise(
     options.only_with(context, by is By.graft, "--by graft", "steps")
     from genepool.errors import InputError
     from genepool.skills import Largest, store
-    from genepool.skills.asked import encode_examples
     from genepool.skills.localising import Bench, Graft, smallest
     from genepool.staging import check_file
     from genepool.tasks import LanguageModel, load_tasks
+    from genepool.training import encode_examples
 
     check_file(out, overwrite=overwrite)
     changes = open_skill(skill, base, allow_pickle)

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.evolution.breeding.stock import Stock
 from genepool.seeding import numpy_generator
-from genepool.skills.asked import Batch, answer_likelihoods, encode_examples
 from genepool.tasks import Example, LanguageModel, Task
 from genepool.tasks.metrics import find_metric
 from genepool.threads import torch_threads
+from genepool.training import Batch, Diverged, Optimisation, Optimiser, encode_examples, find_objective, fit
 
 if TYPE_CHECKING:
     import torch
 
     from genepool.evolution.study import Learning
+    from genepool.training.fit import Step
 
     Tensors = Mapping[str, torch.Tensor]
 
@@ -63,6 +64,7 @@ class Learner:
         self._stock, self._settings, self._seed, self._threads = stock, settings, seed, threads
         self._compute, self.inherit = compute, settings.inherit
         self.model: LanguageModel | None = None
+        self._objective = find_objective("likelihood")
         self._lessons: list[tuple[Task, Sequence[Example], float]] = []
         for task in tasks:
             examples = task.examples("train")
@@ -96,7 +98,7 @@ class Learner:
             self.model = LanguageModel.load(like, dtype=self._compute)
         # Learned in float32 whatever children are stored as: small steps would be lost in bfloat16.
         latent = {key: torch.nn.Parameter(value.to(torch.float32, copy=True)) for key, value in tensors.items()}
-        optimizer = torch.optim.AdamW(latent.values(), lr=self._settings.rate, weight_decay=0.0)
+        wanted = Optimisation(self._settings.steps, self._settings.rate, shape="constant", fused=False)
         with torch_threads(self._threads):
             self.model.assign(self._stock.express(latent, birth, birth))
             with ExitStack() as stack:
@@ -106,17 +108,25 @@ class Learner:
                     hand_on = partial(self._hand_on, key, latent)
                     hook = parameter.register_post_accumulate_grad_hook(hand_on)  # type: ignore[no-untyped-call]
                     stack.callback(hook.remove)
-                for step in range(self._settings.steps):
-                    optimizer.zero_grad()
+                model = self.model
+
+                def gradients(step: int) -> float:
+                    total = 0.0
                     for weight, batch in self._batches(birth, step):
-                        loss = -batch.means(answer_likelihoods(self.model, batch)[0]).mean()
-                        (weight * loss).backward()  # type: ignore[no-untyped-call]
-                    torch.nn.utils.clip_grad_norm_(latent.values(), 1.0)
-                    optimizer.step()
+                        loss = weight * batch.means(self._objective.losses(model, batch)).mean()
+                        loss.backward()  # type: ignore[no-untyped-call]
+                        total += float(loss.detach())
+                    return total
+
+                def express(_: Step) -> None:
                     with torch.no_grad():
                         child = self._stock.express(latent, birth, birth)
                         for key, parameter in parameters.items():
                             parameter.copy_(child.read(key))
+
+                # A child whose loss is no number any more is judged by what it had learned until then.
+                with suppress(Diverged):
+                    fit(Optimiser(latent, wanted), gradients, express)
         return {key: value.detach().to(tensors[key].dtype) for key, value in latent.items()}
 
     def _hand_on(self, key: str, latent: Mapping[str, torch.nn.Parameter], parameter: Any) -> None:

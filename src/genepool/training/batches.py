@@ -1,4 +1,7 @@
-"""Examples as a model reads them, and the likelihood of their answers: what skills are scored and localised by."""
+"""Examples as tensors a model reads, and the likelihood of their answers.
+
+Uses tasks; the objectives, localised skills and the ranking of skills are built on it.
+"""
 
 from __future__ import annotations
 
@@ -120,13 +123,19 @@ def encode_examples(
     return Encoded(made, answers, tails)
 
 
+def answer_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
+    """What the model predicts at every token of the answers, (tokens, vocabulary), float32, before the softmax."""
+    device = model.device
+    logits = model.model(input_ids=batch.ids.to(device), use_cache=False).logits
+    found: torch.Tensor = logits[batch.rows.to(device), batch.places.to(device)].float()
+    return found
+
+
 def answer_likelihoods(model: LanguageModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-likelihood of every token of the answers, and whether it is the likeliest at its place."""
     import torch
 
-    device = model.device
-    logits = model.model(input_ids=batch.ids.to(device), use_cache=False).logits
-    shares = logits[batch.rows.to(device), batch.places.to(device)].float()
-    targets = batch.targets.to(device)
+    shares = answer_logits(model, batch)
+    targets = batch.targets.to(model.device)
     found = torch.log_softmax(shares, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return found, shares.argmax(-1) == targets

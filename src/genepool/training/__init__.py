@@ -1,0 +1,26 @@
+"""Teaching models: examples as tensors, objectives, one training loop, and runs that survive being killed.
+
+`batches` turns examples into tensors, `objectives/` (one file each) say what a step minimises, `optimiser` and `fit`
+take the steps. Everything that follows a gradient is built on these: `genepool train`, localised skills, the ranking of
+skills by alignment, children that learn, and the testbeds. Uses weights, tasks and measure.
+"""
+
+from genepool.training.batches import Batch, Encoded, answer_likelihoods, encode_examples
+from genepool.training.fit import Diverged, descend, fit
+from genepool.training.objectives import Objective, find_objective, objectives
+from genepool.training.optimiser import Optimisation, Optimiser
+
+__all__ = [
+    "Batch",
+    "Diverged",
+    "Encoded",
+    "Objective",
+    "Optimisation",
+    "Optimiser",
+    "answer_likelihoods",
+    "descend",
+    "encode_examples",
+    "find_objective",
+    "fit",
+    "objectives",
+]

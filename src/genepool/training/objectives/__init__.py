@@ -1,0 +1,69 @@
+"""What a training step minimises: one file of this folder each, found by being there.
+
+An objective turns a model and a batch into one loss per example. It knows nothing of parameters, steps or files; the
+loop (`genepool.training.fit`) adds the losses up.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from genepool.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+    from genepool.tasks import LanguageModel
+    from genepool.training.batches import Batch
+
+
+class Objective(ABC):
+    """A loss on the places of a batch where answers stand.
+
+    Attributes:
+        name: what the command line calls it; its file's name.
+        source: where it comes from.
+        when: one sentence on what it is for.
+        needs_teacher: whether it compares with another model's predictions.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    when: ClassVar[str]
+    needs_teacher: ClassVar[bool] = False
+
+    @abstractmethod
+    def losses(self, model: LanguageModel, batch: Batch, teacher: LanguageModel | None = None) -> torch.Tensor:
+        """The loss of every token of the answers, shape (tokens,), float32, with gradients where they are on.
+
+        Args:
+            model: the one that is trained.
+            batch: examples and where their answers stand: `batch.rows` says whose each token is.
+            teacher: the other model, for objectives that need one.
+        """
+
+
+def objectives() -> dict[str, Objective]:
+    """Every objective by name."""
+    found: dict[str, Objective] = {}
+    for module in pkgutil.iter_modules(__path__):
+        loaded = importlib.import_module(f"{__name__}.{module.name}")
+        for value in vars(loaded).values():
+            if isinstance(value, type) and issubclass(value, Objective) and value.__module__ == loaded.__name__:
+                found[value.name] = value()
+    return dict(sorted(found.items()))
+
+
+def find_objective(name: str, where: str = "--objective") -> Objective:
+    """The objective of this name.
+
+    Raises:
+        InputError: there is none; the nearest name is suggested.
+    """
+    known = objectives()
+    if name not in known:
+        raise InputError(f"there is no objective '{name}'", where=where, fix=nearest(name, known))
+    return known[name]

@@ -1,0 +1,25 @@
+"""The likelihood of the answers: ordinary supervised fine-tuning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from genepool.training.batches import answer_likelihoods
+from genepool.training.objectives import Objective
+
+if TYPE_CHECKING:
+    import torch
+
+    from genepool.tasks import LanguageModel
+    from genepool.training.batches import Batch
+
+
+class Likelihood(Objective):
+    """Minus the log-likelihood of each token of the right answer: cross-entropy."""
+
+    name = "likelihood"
+    source = "maximum likelihood; Wei et al., Finetuned Language Models Are Zero-Shot Learners, arXiv:2109.01652"
+    when = "there are right answers: supervised fine-tuning"
+
+    def losses(self, model: LanguageModel, batch: Batch, teacher: LanguageModel | None = None) -> torch.Tensor:
+        return -answer_likelihoods(model, batch)[0]
