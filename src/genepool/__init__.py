@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from genepool.evolution import Study, StudyResult
     from genepool.merging import Recipe
-    from genepool.tasks import LanguageModel, OutcomeTable, Task
+    from genepool.tasks import OutcomeTable, Task
+    from genepool.tasks.models import Named
     from genepool.testbed import build as build_testbed
     from genepool.weights import Weights
     from genepool.weights import open_weights as load
@@ -57,7 +58,7 @@ def merge(
 
 
 def evaluate(
-    models: Sequence[str | Path | Weights | LanguageModel],
+    models: Sequence[Named],
     tasks: str | Path | Sequence[Task],
     ledger: str | Path | None = None,
     *,
@@ -67,7 +68,7 @@ def evaluate(
     """Asks models the examples of tasks; what the ledger knows is not asked again.
 
     Args:
-        models: what to ask.
+        models: what to ask: names to open, weights, sources (`genepool.tasks.open_model`) or models in memory.
         tasks: tasks, or a folder or file of them.
         ledger: the ledger's file; `$GENEPOOL_LEDGER`, else `genepool.sqlite` here.
         trusted: files of tasks that may run code: Python files, and lm-eval's own task files.

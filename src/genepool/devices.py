@@ -10,6 +10,9 @@ from genepool.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+# torch has smaller floating-point types too, which tensors are stored in and hardly anything computes in.
+COMPUTED_IN = ("float32", "bfloat16", "float16", "float64")
+
 _beginning = threading.Lock()
 _begun: set[str] = {"cpu"}
 
@@ -33,6 +36,16 @@ def check_device(device: str) -> None:
             where="--device",
             fix="Say cpu, or cuda on a machine with one",
         ) from None
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuses a type that models do not compute in.
+
+    Raises:
+        InputError: the name is none of `COMPUTED_IN`.
+    """
+    if dtype not in COMPUTED_IN:
+        raise InputError(f"nothing computes in {dtype!r}", where="--dtype", fix=f"Say one of {', '.join(COMPUTED_IN)}")
 
 
 def begin_linear_algebra(device: torch.device) -> None:

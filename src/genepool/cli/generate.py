@@ -52,15 +52,13 @@ def generate(
     if top_p <= 0:
         raise InputError("a share of 0", where="--top-p", fix="Give a value above 0 and up to 1")
     with progress.bar(f"loading {model}"):
-        from genepool.tasks import Decoding, LanguageModel
-        from genepool.tasks.decoding import generate as write
-        from genepool.weights import open_weights
+        from genepool.tasks import Decoding, open_model
 
-        loaded = LanguageModel.load(open_weights(model, allow_pickle=allow_pickle), device=device)
+        loaded = open_model(model, allow_pickle=allow_pickle).load(device)
     texts = [loaded.chat_text([{"role": "user", "content": text}]) for text in prompts] if chat else prompts
     decoding = Decoding(max_new_tokens, tuple(stop or ()), temperature, top_p, seed)
     with progress.bar("writing"):
-        written = write(loaded, texts, [f"{i}:{text}" for i, text in enumerate(texts)], decoding, len(texts))
+        written = loaded.write(texts, [f"{i}:{text}" for i, text in enumerate(texts)], decoding, len(texts))
     outputs = [one.text for one in written]
     if json_output:
         pairs = [{"prompt": text, "output": output} for text, output in zip(prompts, outputs, strict=True)]

@@ -33,7 +33,7 @@ from genepool.weights.tensor_info import dtype_code
 if TYPE_CHECKING:
     import numpy as np
 
-    from genepool.tasks import Example, LanguageModel, Ledger, OutcomeTable, Task
+    from genepool.tasks import Example, Ledger, Model, OutcomeTable, Task
     from genepool.weights import Weights
 
 
@@ -264,11 +264,11 @@ class ModelEvaluator:
         ledger: where outcomes are kept; one that is there is not computed again.
     """
 
-    def __init__(self, opened: OpenedStudy, model: LanguageModel, ledger: Ledger) -> None:
+    def __init__(self, opened: OpenedStudy, model: Model, ledger: Ledger) -> None:
         self._opened, self._model, self._ledger = opened, model, ledger
         if isinstance(opened.ground, BreedingGround) and opened.ground.family.learner is not None:
             # One model is enough: a child is put into it to learn, and again to be judged.
-            opened.ground.family.learner.model = model
+            opened.ground.family.learner.use(model)
         self._shuffled: list[Task] | None = None
 
     @property
@@ -363,12 +363,12 @@ def build_evaluator(
         trust: what the study may open.
     """
     from genepool.merging import all_methods, load_plugin
-    from genepool.tasks import LanguageModel, Ledger
+    from genepool.tasks import Ledger, open_model
 
     if plugin is not None and study.method not in all_methods():
         load_plugin(plugin)
     with torch_threads(study.threads):
         held = ("base", *(skill.name for skill in study.skills)) if resident is None else resident
         opened = OpenedStudy.open(study, where, out=out, resident=held, sources=sources, trust=trust)
-        model = LanguageModel.load(opened.ground.model(), dtype=study.compute)
+        model = open_model(opened.ground.model()).load(dtype=study.compute)
     return ModelEvaluator(opened, model, book or Ledger(ledger))

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from genepool.errors import InputError
 from genepool.measure.racing import RISK, Race, race_order
-from genepool.tasks import Example, Ledger, OutcomeTable, Task, evaluate, unique_names
-from genepool.weights import open_weights
+from genepool.tasks import Example, Ledger, OutcomeTable, Task, evaluate, open_model, unique_names
+from genepool.tasks.models import Named
 
 # Looks at the scores, each at twice as many examples as the one before: a model is loaded anew for every one.
 LOOKS = 6
@@ -59,7 +58,7 @@ class Raced:
 
 
 def race_models(
-    models: Sequence[str | Path],
+    models: Sequence[Named],
     tasks: Sequence[Task],
     *,
     split: str = "test",
@@ -90,8 +89,8 @@ def race_models(
     """
     if not models or not tasks:
         raise InputError("nothing to race", fix="Name models and tasks")
-    opened = [open_weights(model, allow_pickle=allow_pickle) for model in models]
-    names = unique_names([weights.name for weights in opened])
+    opened = [open_model(model, allow_pickle=allow_pickle) for model in models]
+    names = unique_names([source.name for source in opened])
     whole = [_with(task, split, list(task.examples(split))[:limit]) for task in tasks]
     shuffled = [_with(task, split, _shuffled(task.splits[split], seed)) for task in whole]
     rounds = min(len(task.splits[split]) for task in whole)

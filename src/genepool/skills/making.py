@@ -12,7 +12,8 @@ from genepool.merging import Recipe, plan_merge, run_plan
 from genepool.skills.changes import Changes, Difference
 from genepool.skills.forms import Form
 from genepool.skills.writing import AS_STORED, Choice, Choose, Written, write_skill
-from genepool.tasks import LanguageModel
+from genepool.tasks import LanguageModel, open_model
+from genepool.tasks.models import load_as
 from genepool.weights import Weights, open_weights
 from genepool.weights.encodings import Encoding, Entry
 from genepool.weights.skill_file import SkillOnBase, is_skill
@@ -139,4 +140,4 @@ def model_of(changes: Changes, reference: str, *, allow_pickle: bool = False) ->
     else:
         opened = open_weights(reference, base=changes.base, allow_pickle=allow_pickle)
     with progress.bar(f"loading {changes.name}"):
-        return LanguageModel.load(opened)
+        return load_as(LanguageModel, open_model(opened), "calibrating")

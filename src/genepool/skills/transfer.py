@@ -18,7 +18,8 @@ import numpy as np
 from genepool import progress
 from genepool.errors import InputError, nearest
 from genepool.skills.transfer_scores import h_score, logme, mean_ranks, tmi
-from genepool.tasks import DEFAULT_BATCH, Example, LanguageModel, Task
+from genepool.tasks import DEFAULT_BATCH, Example, LanguageModel, Task, open_model
+from genepool.tasks.models import load_as
 from genepool.threads import torch_threads
 from genepool.training import Encoded, answer_likelihoods, descend, encode_examples, find_objective
 from genepool.weights import Weights, open_weights
@@ -144,7 +145,7 @@ def rank_skills(
     opened = base if isinstance(base, Weights) else open_weights(base, allow_pickle=allow_pickle)
     with torch_threads(threads):
         with progress.bar(f"loading {opened.name}"):
-            model = LanguageModel.load(opened, device=device, dtype=dtype)
+            model = load_as(LanguageModel, open_model(opened), "ranking skills", device=device, dtype=dtype)
         encoded = encode_examples(model, examples, task, batch_size)
         return _Judge(opened, model, encoded, allow_pickle).rank(named, asked)
 

@@ -7,8 +7,9 @@ from genepool.tasks.example import Example
 from genepool.tasks.files import load_tasks
 from genepool.tasks.generated import generated_task
 from genepool.tasks.harness_tasks import lm_eval_tasks
-from genepool.tasks.language_model import LanguageModel
 from genepool.tasks.ledger import Ledger, Outcome
+from genepool.tasks.models import Model, Source, open_model
+from genepool.tasks.models.causal_lm import LanguageModel
 from genepool.tasks.pairs import Pairs
 from genepool.tasks.table import OutcomeTable
 from genepool.tasks.task import Task, TaskSettings
@@ -19,9 +20,11 @@ __all__ = [
     "Example",
     "LanguageModel",
     "Ledger",
+    "Model",
     "Outcome",
     "OutcomeTable",
     "Pairs",
+    "Source",
     "Task",
     "TaskSettings",
     "callable_task",
@@ -29,5 +32,6 @@ __all__ = [
     "generated_task",
     "lm_eval_tasks",
     "load_tasks",
+    "open_model",
     "unique_names",
 ]

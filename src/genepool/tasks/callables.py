@@ -12,10 +12,10 @@ from genepool.tasks.reading import example_from
 from genepool.tasks.task import Task
 
 if TYPE_CHECKING:
-    from genepool.tasks.language_model import LanguageModel
+    from genepool.tasks.models import Model
 
 # A callable task: gets the model and one example, gives a score from 0 to 1, or (score, what the model said).
-Scorer = Callable[["LanguageModel", "Example"], "float | tuple[float, str]"]
+Scorer = Callable[["Model", "Example"], "float | tuple[float, str]"]
 
 
 def callable_task(
@@ -35,13 +35,13 @@ def callable_task(
     if not made:
         raise InputError("the task has no examples", where=name, fix="Give at least one")
 
-    def ask(model: LanguageModel, asked: Sequence[Example], batch_size: int) -> list[Outcome]:
+    def ask(model: Model, asked: Sequence[Example], batch_size: int) -> list[Outcome]:
         return [_scored(scorer, name, model, example) for example in asked]
 
     return Task(name, {"all": made}, asker=ask, version=version)
 
 
-def _scored(scorer: Scorer, name: str, model: LanguageModel, example: Example) -> Outcome:
+def _scored(scorer: Scorer, name: str, model: Model, example: Example) -> Outcome:
     result = scorer(model, example)
     score: Any
     score, output = result if isinstance(result, tuple) else (result, None)

@@ -6,7 +6,7 @@ same whoever computes it. Prompts are padded on the left where tokens are to fol
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,8 @@ from genepool.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from genepool.tasks.language_model import LanguageModel
+    from genepool.tasks.models.causal_lm import LanguageModel
+    from genepool.tasks.tokenized import TokenizedNetwork, WritingNetwork
 
 DEFAULT_BATCH = 128
 # Logits of one batch stay below this many bytes: vocabularies of 100,000 and more would otherwise fill the memory.
@@ -113,18 +114,40 @@ def forced_answers(
             for row, i in enumerate(rows):
                 first, count = len(heads[i]) - 1, len(tails[i])
                 written = best[row, first : first + count + 1].tolist()
-                hits = sum(a == b for a, b in zip(written, tails[i], strict=False))
-                results[i] = Forced(
-                    _verdict(model, written, tails[i], answers[i], decoding, strip, model.context - len(heads[i])),
-                    float(likelihood[row, first : first + count].sum()),
-                    hits / count if count else 1.0,
-                    count,
-                )
+                logprob = float(likelihood[row, first : first + count].sum())
+                room = model.context - len(heads[i])
+                results[i] = forced(model, written, logprob, tails[i], answers[i], decoding, strip, room)
     return [result for result in results if result is not None]
 
 
+def forced(
+    model: WritingNetwork,
+    written: list[int],
+    logprob: float,
+    expected: list[int],
+    answer: str,
+    decoding: Decoding,
+    strip: bool,
+    room: int,
+) -> Forced:
+    """What reading an expected answer tells.
+
+    Args:
+        model: who read it.
+        written: the likeliest token at each of the answer's places, and behind them.
+        logprob: log-likelihood of the answer's tokens.
+        expected: the answer's tokens.
+        answer: its text.
+        decoding, strip: as for `forced_answers`.
+        room: tokens left in the context.
+    """
+    hits = sum(a == b for a, b in zip(written, expected, strict=False))
+    matches = _verdict(model, written, expected, answer, decoding, strip, room)
+    return Forced(matches, logprob, hits / len(expected) if expected else 1.0, len(expected))
+
+
 def _verdict(
-    model: LanguageModel,
+    model: WritingNetwork,
     written: list[int],
     expected: list[int],
     answer: str,
@@ -215,15 +238,14 @@ def generate_tokens(
         lengths = [len(head) for head in heads]
         for rows in batches(lengths, batch_size, 4 * model.vocabulary_size, bool(model.last_logits_only)):
             written = _decode_batch(model, [heads[i] for i in rows], [keys[i] for i in rows], decoding)
-            for i, (ids, logprob) in zip(rows, written, strict=True):
-                outputs[i] = Written(_cut(model.decode(ids), decoding.stop), logprob)
+            outputs.update(zip(rows, written, strict=True))
     return [outputs[i] for i in range(len(heads))]
 
 
 def _decode_batch(
     model: LanguageModel, heads: Sequence[Sequence[int]], keys: Sequence[str], decoding: Decoding
-) -> list[tuple[list[int], float]]:
-    """The tokens written after each prompt and their summed log-likelihood."""
+) -> list[Written]:
+    """What is written after each prompt of a batch."""
     import torch
 
     width = max(len(head) for head in heads)
@@ -233,15 +255,18 @@ def _decode_batch(
         ids[row, width - len(head) :] = torch.tensor(head)
         mask[row, width - len(head) :] = 1
     ids, mask = ids.to(model.device), mask.to(model.device)
-    generators = [seeding.torch_generator(decoding.seed, "decode", key) for key in keys] if decoding.temperature else []
-    written: list[list[int]] = [[] for _ in heads]
-    logprobs = [0.0] * len(heads)
-    running = [True] * len(heads)
-    # Each row's own room, so that a longer prompt in the batch never cuts a shorter one's answer.
-    limits = [min(decoding.max_new_tokens, model.context - len(head)) for head in heads]
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
     state = None
-    while any(running):
+
+    def step(new: torch.Tensor | None) -> torch.Tensor:
+        nonlocal ids, mask, positions, state
+        if new is not None:
+            mask = torch.cat([mask, torch.ones_like(new)], 1)
+            # Rows that have ended go on until the last one has, but never past the last position a model knows.
+            next_positions = (positions[:, -1:] + 1).clamp_max(model.context - 1)
+            # Where a model keeps no such state, it reads everything again.
+            ids = new if state is not None else torch.cat([ids, new], 1)
+            positions = next_positions if state is not None else torch.cat([positions, next_positions], 1)
         result = model.model(
             input_ids=ids,
             attention_mask=mask,
@@ -251,7 +276,38 @@ def _decode_batch(
             **model.last_logits_only,
         )
         state = getattr(result, "past_key_values", None)
-        logits = result.logits[:, -1].float().cpu()
+        logits: torch.Tensor = result.logits[:, -1]
+        return logits
+
+    # Each row's own room, so that a longer prompt in the batch never cuts a shorter one's answer.
+    limits = [min(decoding.max_new_tokens, model.context - len(head)) for head in heads]
+    return write_rows(model, step, limits, keys, decoding)
+
+
+def write_rows(
+    model: WritingNetwork,
+    step: Callable[[torch.Tensor | None], torch.Tensor],
+    limits: Sequence[int],
+    keys: Sequence[str],
+    decoding: Decoding,
+) -> list[Written]:
+    """Writes the rows of a batch, token by token.
+
+    Args:
+        model: who writes.
+        step: gets the tokens chosen last, (rows, 1), or None at first, and gives the logits behind them,
+            (rows, vocabulary).
+        limits: the most tokens of each row.
+        keys: one per row; the randomness of a drawn answer belongs to (seed, key).
+        decoding: how.
+    """
+    generators = [seeding.torch_generator(decoding.seed, "decode", key) for key in keys] if decoding.temperature else []
+    written: list[list[int]] = [[] for _ in limits]
+    logprobs = [0.0] * len(limits)
+    running = [True] * len(limits)
+    chosen: torch.Tensor | None = None
+    while any(running):
+        logits = step(None if chosen is None else chosen.reshape(-1, 1).to(model.device)).float().cpu()
         chosen = _draw(logits, generators, decoding) if decoding.temperature else logits.argmax(-1)
         shares = logits.gather(-1, chosen.reshape(-1, 1)).squeeze(-1) - logits.logsumexp(-1)
         for row, (token, share) in enumerate(zip(chosen.tolist(), shares.tolist(), strict=True)):
@@ -265,14 +321,9 @@ def _decode_batch(
             full = len(written[row]) == limits[row]
             if full or (decoding.stop and _ends(model.decode(written[row]), decoding.stop)):
                 running[row] = False
-        new = chosen.reshape(-1, 1).to(model.device)
-        mask = torch.cat([mask, torch.ones_like(new)], 1)
-        # Rows that have ended go on until the last one has, but never past the last position a model knows.
-        next_positions = (positions[:, -1:] + 1).clamp_max(model.context - 1)
-        # Where a model keeps no such state, it reads everything again.
-        ids = new if state is not None else torch.cat([ids, new], 1)
-        positions = next_positions if state is not None else torch.cat([positions, next_positions], 1)
-    return list(zip(written, logprobs, strict=True))
+    return [
+        Written(_cut(model.decode(ids), decoding.stop), logprob) for ids, logprob in zip(written, logprobs, strict=True)
+    ]
 
 
 def _draw(logits: torch.Tensor, generators: Sequence[torch.Generator], decoding: Decoding) -> torch.Tensor:
@@ -301,7 +352,7 @@ def continuation(model: LanguageModel, prompt: str, answer: str) -> list[int]:
 
 
 def check_length(
-    model: LanguageModel, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]] = (), *, unread: int = 0
+    model: TokenizedNetwork, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]] = (), *, unread: int = 0
 ) -> None:
     """There must be room for a prompt and its answer but its last `unread` tokens, or for one new token."""
     for place, head in enumerate(heads):

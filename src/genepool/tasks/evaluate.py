@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from genepool import progress
 from genepool.errors import InputError
-from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, forced_answers, generate
+from genepool.tasks.decoding import DEFAULT_BATCH, Decoding
 from genepool.tasks.example import Example
-from genepool.tasks.language_model import LanguageModel
 from genepool.tasks.ledger import Ledger, Outcome
-from genepool.tasks.likelihoods import loglikelihoods
 from genepool.tasks.metrics import find_metric
+from genepool.tasks.models import Model, Named, Source, open_model
 from genepool.tasks.table import Cell, OutcomeTable
 from genepool.tasks.task import Task
 from genepool.threads import torch_threads
-from genepool.weights import Weights, open_weights
 
 # Examples that are asked between two commits: what a kill loses of a large task, at most. Fixed, since which examples
 # stand together in a batch can show in the last bits of a likelihood.
@@ -28,7 +25,7 @@ _COMMITTED = 2048
 
 
 def evaluate(
-    models: Sequence[str | Path | Weights | LanguageModel],
+    models: Sequence[Named],
     tasks: Sequence[Task],
     *,
     split: str = "test",
@@ -45,7 +42,7 @@ def evaluate(
     """Every model on every task.
 
     Args:
-        models: what to ask: names to open, weights, or models already in memory.
+        models: what to ask: names to open, weights, sources, or models already in memory.
         tasks: what to ask them.
         split: which examples.
         ledger: where outcomes come from and go to.
@@ -74,17 +71,15 @@ def evaluate(
     if seed is not None:
         tasks = [_reseeded(task, seed) for task in tasks]
     examples = {task.name: list(task.examples(split))[:limit] for task in tasks}
-    opened = [
-        open_weights(model, allow_pickle=allow_pickle) if isinstance(model, str | Path) else model for model in models
-    ]
-    labels = unique_names(list(names) if names is not None else [model.name for model in opened])
+    sources = [open_model(model, allow_pickle=allow_pickle) for model in models]
+    labels = unique_names(list(names) if names is not None else [source.name for source in sources])
     cells: dict[tuple[str, str], Cell] = {}
     fingerprints: dict[str, str] = {}
-    total = len(opened) * sum(map(len, examples.values()))
+    total = len(sources) * sum(map(len, examples.values()))
     with progress.bar("evaluating", total, "examples") as bar, torch_threads(threads):
-        for label, model in zip(labels, opened, strict=True):
-            fingerprints[label] = model.fingerprint() if isinstance(model, Weights) else model.fingerprint
-            asked = _Asked(model, label, device)
+        for label, source in zip(labels, sources, strict=True):
+            fingerprints[label] = source.fingerprint
+            asked = _Asked(source, label, device)
             for task in tasks:
                 bar.note(f"{label}: {task.name}")
                 cells[label, task.name] = _evaluate_one(
@@ -96,15 +91,14 @@ def evaluate(
 class _Asked:
     """A model that is loaded only when it is asked something."""
 
-    def __init__(self, source: Weights | LanguageModel, name: str, device: str) -> None:
+    def __init__(self, source: Source, name: str, device: str) -> None:
         self._source, self.name, self._device = source, name, device
-        self._loaded = source if isinstance(source, LanguageModel) else None
+        self._loaded: Model | None = None
 
-    def model(self) -> LanguageModel:
+    def model(self) -> Model:
         if self._loaded is None:
-            assert isinstance(self._source, Weights)
             with progress.bar(f"loading {self.name}"):
-                self._loaded = LanguageModel.load(self._source, device=self._device)
+                self._loaded = self._source.load(self._device)
         return self._loaded
 
 
@@ -139,9 +133,7 @@ def _evaluate_one(
     return Cell(tuple(fresh.get(e.key) or known[e.key] for e in examples), len(examples) - len(fresh))
 
 
-def _ask(
-    model: LanguageModel, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool
-) -> list[Outcome]:
+def _ask(model: Model, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool) -> list[Outcome]:
     if task.asker is not None:
         return list(task.asker(model, examples, batch_size))
     if find_metric(task.settings.metric).needs == "choices":
@@ -149,7 +141,7 @@ def _ask(
     return _write(model, task, examples, batch_size, keep_outputs)
 
 
-def _choose(model: LanguageModel, task: Task, examples: Sequence[Example], batch_size: int) -> list[Outcome]:
+def _choose(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Outcome]:
     """Multiple choice: the choice whose continuation is likeliest; the sum of its tokens' log-likelihoods decides."""
     prompts, choices = [], []
     for example in examples:
@@ -157,7 +149,7 @@ def _choose(model: LanguageModel, task: Task, examples: Sequence[Example], batch
         for choice in example.choices:
             prompts.append(prompt)
             choices.append(choice)
-    scored = iter(loglikelihoods(model, prompts, choices, batch_size))
+    scored = iter(model.loglikelihoods(prompts, choices, batch_size))
     return [_chosen(example, [next(scored).logprob for _ in example.choices]) for example in examples]
 
 
@@ -172,9 +164,7 @@ def _chosen(example: Example, logprobs: Sequence[float]) -> Outcome:
     return Outcome(float(choice in example.answers), choice, {"logprob": best, "confidence": confidence})
 
 
-def _write(
-    model: LanguageModel, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool
-) -> list[Outcome]:
+def _write(model: Model, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool) -> list[Outcome]:
     ask = task.settings
     metric = find_metric(ask.metric)
     assert metric.judge is not None
@@ -184,8 +174,8 @@ def _write(
     details: dict[int, dict[str, float]] = {}
     if metric.equality and ask.temperature == 0:
         single = [i for i, example in enumerate(examples) if len(example.answers) == 1]
-        forced = forced_answers(
-            model, [prompts[i] for i in single], [examples[i].answer for i in single], decoding, ask.strip, batch_size
+        forced = model.forced_answers(
+            [prompts[i] for i in single], [examples[i].answer for i in single], decoding, ask.strip, batch_size
         )
         for i, result in zip(single, forced, strict=True):
             details[i] = {
@@ -201,7 +191,7 @@ def _write(
                 outcomes[i] = Outcome(0.0, None, details[i])
     rest = [i for i in range(len(examples)) if i not in outcomes]
     if rest:
-        written = generate(model, [prompts[i] for i in rest], [examples[i].key for i in rest], decoding, batch_size)
+        written = model.write([prompts[i] for i in rest], [examples[i].key for i in rest], decoding, batch_size)
         for i, one in zip(rest, written, strict=True):
             score = metric.judge(one.text, examples[i], ask.strip)
             sure = {"confidence": math.exp(min(one.logprob, 0.0))} if math.isfinite(one.logprob) else {}

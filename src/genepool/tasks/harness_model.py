@@ -15,8 +15,8 @@ from lm_eval.api.model import TemplateLM
 
 from genepool.errors import InputError
 from genepool.tasks.decoding import Decoding, generate_tokens
-from genepool.tasks.language_model import LanguageModel
 from genepool.tasks.likelihoods import token_likelihoods
+from genepool.tasks.models.causal_lm import LanguageModel
 
 # lm-eval's default number of tokens to write, HFLM.max_gen_toks in 0.4.
 _WRITTEN = 256

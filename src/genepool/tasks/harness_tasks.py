@@ -23,7 +23,7 @@ from genepool.tasks.task import Task
 from genepool.tasks.trusting import check_trusted
 
 if TYPE_CHECKING:
-    from genepool.tasks.language_model import LanguageModel
+    from genepool.tasks.models import Model
 
 #: What `load_tasks` and `--tasks` know these tasks by: "lm-eval:arc_easy,hellaswag", "lm-eval:gsm8k@5", a YAML file.
 PREFIX = "lm-eval:"
@@ -220,9 +220,16 @@ class _LmEvalTask:
         ]
         return Example(str(number), str(self._task.doc_to_text(document)), tuple(named) or ("",), choices)
 
-    def _ask(self, model: LanguageModel, examples: Sequence[Example], batch_size: int) -> list[Outcome]:
+    def _ask(self, model: Model, examples: Sequence[Example], batch_size: int) -> list[Outcome]:
         from genepool.tasks.harness_model import LmEvalModel
+        from genepool.tasks.models.causal_lm import LanguageModel
 
+        if not isinstance(model, LanguageModel):
+            raise InputError(
+                f"tasks of lm-eval need {LanguageModel.kind}, and this is {model.kind}",
+                where=model.name,
+                fix="Leave them out for this model",
+            )
         numbers = sorted(int(example.id) for example in examples)
         asked = LmEvalModel(model, batch_size)
         with _hushed():

@@ -16,7 +16,7 @@ from genepool.tasks.decoding import LOGIT_BYTES, batches, check_length, continua
 if TYPE_CHECKING:
     import torch
 
-    from genepool.tasks.language_model import LanguageModel
+    from genepool.tasks.models.causal_lm import LanguageModel
 
 # Keys and values of prompts, and of the choices behind them, stay below this many bytes each.
 _STATE_BYTES = 1024**3
@@ -100,11 +100,11 @@ def _alone(
         for line, row in enumerate(rows):
             i = places[row]
             first, count = len(heads[i]) - 1, len(tails[i])
-            found[i] = _judged(logits[line, first : first + count], tails[i])
+            found[i] = judged(logits[line, first : first + count], tails[i])
     return found
 
 
-def _judged(logits: torch.Tensor, tail: Sequence[int]) -> Likelihood:
+def judged(logits: torch.Tensor, tail: Sequence[int]) -> Likelihood:
     """Of one continuation, from the logits (tokens, vocabulary) at the places before its tokens."""
     import torch
 
@@ -193,7 +193,7 @@ def _continued(
         if count > 1:
             longer.append(number)
         else:
-            found[place] = Likelihood(first_logprob[number], first_hit[number], 1) if count else _judged(last[:0], ())
+            found[place] = Likelihood(first_logprob[number], first_hit[number], 1) if count else judged(last[:0], ())
     chunks = list(batches([len(tails[pairs[number][1]]) - 1 for number in longer], batch_size, logit_bytes))
     for turn, chunk in enumerate(chunks):
         numbers = [longer[at] for at in chunk]

@@ -23,10 +23,10 @@ from genepool.tasks.ledger import Outcome
 from genepool.tasks.metrics import all_metrics, find_metric
 
 if TYPE_CHECKING:
-    from genepool.tasks.language_model import LanguageModel
+    from genepool.tasks.models import Model
 
 # What asks a model several examples at once: (model, examples, batch size) -> an outcome each, in their order.
-Asker = Callable[["LanguageModel", Sequence["Example"], int], Sequence[Outcome]]
+Asker = Callable[["Model", Sequence["Example"], int], Sequence[Outcome]]
 
 
 class TaskSettings(Strict):
@@ -144,7 +144,7 @@ class Task:
         )
         return [pool[int(i)] for i in drawn]
 
-    def prompt_for(self, example: Example, model: LanguageModel) -> str:
+    def prompt_for(self, example: Example, model: Model) -> str:
         """The whole text `model` reads for `example`: template, shown examples and question."""
         ask = self.settings
         shown = self.shown_before(example)

@@ -46,11 +46,10 @@ def passes(
         import numpy as np
 
         from genepool.measure.prediction import pass_until_task
-        from genepool.tasks import LanguageModel, Ledger, load_tasks
-        from genepool.weights import open_weights
+        from genepool.tasks import Ledger, load_tasks, open_model
 
         found = load_tasks(tasks, task, trusted=trust_tasks or ())
-        loaded = LanguageModel.load(open_weights(model, allow_pickle=allow_pickle), device=device)
+        loaded = open_model(model, allow_pickle=allow_pickle).load(device)
     told = []
     with Ledger(ledger) as book:
         for one in found:

@@ -46,7 +46,8 @@ def localise(
     from genepool.skills import Largest, store
     from genepool.skills.localising import Bench, Graft, smallest
     from genepool.staging import check_file
-    from genepool.tasks import LanguageModel, load_tasks
+    from genepool.tasks import LanguageModel, load_tasks, open_model
+    from genepool.tasks.models import load_as
     from genepool.training import encode_examples
 
     check_file(out, overwrite=overwrite)
@@ -57,7 +58,7 @@ def localise(
         raise InputError(f"{len(found)} tasks, where one is localised", where=tasks, fix="Name one of them")
     if steps < 1 or limit < 1:
         raise InputError(f"{min(steps, limit)} is too few", where="--steps, --limit", fix="Give 1 or more")
-    model = LanguageModel.load(changes.base)
+    model = load_as(LanguageModel, open_model(changes.base), "localising")
     bench = Bench(model, changes, encode_examples(model, list(found[0].examples(split))[:limit], found[0]))
     scores = bench.learn(changes, steps=steps) if by is By.graft else None
 

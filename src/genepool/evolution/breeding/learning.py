@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from genepool.errors import InputError
 from genepool.evolution.breeding.stock import Stock
 from genepool.seeding import numpy_generator
-from genepool.tasks import Example, LanguageModel, Task
+from genepool.tasks import Example, LanguageModel, Model, Task, open_model
 from genepool.tasks.metrics import find_metric
+from genepool.tasks.models import load_as
 from genepool.threads import torch_threads
 from genepool.training import Batch, Diverged, Optimisation, Optimiser, encode_examples, find_objective, fit
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from genepool.training.fit import Step
 
     Tensors = Mapping[str, torch.Tensor]
+
+# What an error names as the one that needs a causal language model.
+_NEEDS = "learning (the study's `learn`)"
 
 
 class Learner:
@@ -76,6 +80,14 @@ class Learner:
             if weight := weights.get(task.name, 1.0):
                 self._lessons.append((task, examples, weight))
 
+    def use(self, model: Model) -> None:
+        """Lends a model of the founders' architecture, so that none has to be built.
+
+        Raises:
+            InputError: it is not a causal language model.
+        """
+        self.model = load_as(LanguageModel, open_model(model), _NEEDS)
+
     def digest(self) -> str:
         """SHA-256, hex, of everything that decides what a child learns."""
         parts = [self._settings.model_dump_json(), str(self._seed), self._compute]
@@ -95,7 +107,7 @@ class Learner:
         if self.model is None:
             # Any founder has the architecture; without one everything began at random, in the base's.
             like = next(iter(self._stock.founders.values()), self._stock.base)
-            self.model = LanguageModel.load(like, dtype=self._compute)
+            self.model = load_as(LanguageModel, open_model(like), _NEEDS, dtype=self._compute)
         # Learned in float32 whatever children are stored as: small steps would be lost in bfloat16.
         latent = {key: torch.nn.Parameter(value.to(torch.float32, copy=True)) for key, value in tensors.items()}
         wanted = Optimisation(self._settings.steps, self._settings.rate, shape="constant", fused=False)

@@ -18,7 +18,7 @@ from genepool.errors import InputError
 from genepool.measure.intervals import CONFIDENCE, Interval
 
 if TYPE_CHECKING:
-    from genepool.tasks import Example, LanguageModel, Ledger, Task
+    from genepool.tasks import Example, Ledger, Model, Task
 
 # A score from here on passes.
 _PASSED = 0.5
@@ -100,7 +100,7 @@ def pass_until(attempt: Callable[[int], bool], *, passes: int = 2, max_draws: in
 
 
 def pass_until_task(
-    model: LanguageModel,
+    model: Model,
     task: Task,
     *,
     ledger: Ledger,

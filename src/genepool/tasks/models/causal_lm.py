@@ -1,0 +1,123 @@
+"""A causal language model: it writes after a prompt, and tells how likely a text is after one.
+
+Any architecture that transformers builds with `AutoModelForCausalLM`. `decoding` and `likelihoods` ask it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from genepool.devices import check_device, check_dtype
+from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written, forced_answers, generate
+from genepool.tasks.likelihoods import Likelihood, loglikelihoods
+from genepool.tasks.models import Ability, last_kind
+from genepool.tasks.network import own_tensors
+from genepool.tasks.pretrained import build_network, load_tokenizer, model_folder, use_generation_config
+from genepool.tasks.tokenized import WritingNetwork
+from genepool.weights import Weights
+
+if TYPE_CHECKING:
+    import torch
+
+
+@last_kind
+class LanguageModel(WritingNetwork):
+    """A causal language model and its tokenizer, ready to be asked."""
+
+    kind = "a causal language model"
+    can: ClassVar[frozenset[Ability]] = frozenset({"text", "likelihoods", "hidden states"})
+
+    @classmethod
+    def holds(cls, config: Mapping[str, Any]) -> bool:
+        """Whatever no other kind holds: transformers tells when it is loaded."""
+        return True
+
+    @classmethod
+    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> LanguageModel:
+        """See `Model.load`."""
+        import torch
+
+        check_dtype(dtype)
+        check_device(device)
+        model = _built(weights, getattr(torch, dtype))
+        return cls(weights, model.to(device), load_tokenizer(weights))
+
+    def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
+        """Some architectures name or lay out their tensors otherwise in memory than on disk: transformers knows how."""
+        return own_tensors(_built(weights, self.model.dtype))
+
+    # ------------------------------------------------------------------ what it is asked
+
+    def write(
+        self, prompts: Sequence[str], keys: Sequence[str], decoding: Decoding, batch_size: int = DEFAULT_BATCH
+    ) -> list[Written]:
+        """See `Model.write`."""
+        return generate(self, prompts, keys, decoding, batch_size)
+
+    def forced_answers(
+        self, prompts: Sequence[str], answers: Sequence[str], decoding: Decoding, strip: bool, batch_size: int
+    ) -> list[Forced]:
+        """See `Model.forced_answers`."""
+        return forced_answers(self, prompts, answers, decoding, strip, batch_size)
+
+    def loglikelihoods(
+        self, prompts: Sequence[str], continuations: Sequence[str], batch_size: int = DEFAULT_BATCH
+    ) -> list[Likelihood]:
+        """See `Model.loglikelihoods`; prompts that are alike are read once."""
+        return loglikelihoods(self, prompts, continuations, batch_size)
+
+    # ------------------------------------------------------------------ text
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt, with the special tokens the tokenizer puts before one."""
+        return self.encode_whole(text) or [self.tokenizer.bos_token_id or 0]
+
+    def _encode(self, text: str) -> list[int]:
+        ids = super()._encode(text)
+        # A chat template may have written the begin token that the tokenizer puts first as well.
+        if (
+            len(ids) > 1
+            and ids[0] == ids[1] == self.tokenizer.bos_token_id
+            and text.startswith(self.tokenizer.bos_token)
+        ):
+            del ids[0]
+        # Some tokenizers close every text with an end token; a prompt must stay open.
+        while ids and ids[-1] in self.end_tokens:
+            ids.pop()
+        return ids
+
+    # ------------------------------------------------------------------ the network
+
+    @cached_property
+    def keeps_keys_and_values(self) -> bool:
+        """Whether all it remembers of a prompt is keys and values, which several continuations can build on.
+
+        A recurrent state is not: it would have read the padding before a short prompt too.
+        """
+        import torch
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+        with torch.inference_mode():
+            result = self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device), use_cache=True)
+        state = getattr(result, "past_key_values", None)
+        return (
+            isinstance(state, DynamicCache)
+            and hasattr(state, "batch_select_indices")
+            and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in state.layers)
+        )
+
+    @cached_property
+    def last_logits_only(self) -> dict[str, int]:
+        """The argument that spares the logits of all places but the last; empty where the model has none."""
+        known = inspect.signature(self.model.forward).parameters
+        return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+
+
+def _built(weights: Weights, kind: torch.dtype) -> Any:
+    model = build_network(weights, kind, "AutoModelForCausalLM", "causal language model")
+    use_generation_config(model, model_folder(weights))
+    return model

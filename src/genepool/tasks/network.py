@@ -1,0 +1,128 @@
+"""A torch network that holds `Weights`: the part of a model that no question concerns.
+
+Candidates of a search are judged by copying their tensors into one resident network, and what is trained is changed in
+place. Every kind of model in `models` that has a network in memory builds on this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from genepool.errors import InputError
+from genepool.tasks.models import Model
+from genepool.weights import Weights
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Network(Model):
+    """A model with one torch network.
+
+    Args:
+        weights: what the network was made of.
+        model: the network, in evaluation mode.
+
+    Attributes:
+        model: the network.
+    """
+
+    def __init__(self, weights: Weights, model: Any) -> None:
+        self.model = model
+        self._weights: Weights | None = weights
+        self._targets = own_tensors(model)
+
+    @property
+    def name(self) -> str:
+        """Of the weights the model holds now."""
+        return self._held().name
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights the model holds now."""
+        return self._held().fingerprint()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def assign(self, weights: Weights) -> None:
+        """Copies other tensors into the model in place; it then is that model, by name and fingerprint.
+
+        Raises:
+            InputError: the tensors are not those of this model's architecture.
+        """
+        import torch
+
+        named_alike = set(weights.names()) <= set(self._targets) <= {*weights.names(), *weights.aliases()}
+        built = None if named_alike else self._rebuilt(weights)
+        for name in sorted(set(self._targets) ^ set(self._targets if built is None else built)):
+            raise InputError(
+                f"{'lacks' if name in self._targets else 'has'} the tensor {name}, unlike the model in memory",
+                where=weights.name,
+                fix="Load it as a new model",
+            )
+        for name, target in self._targets.items():
+            shape = tuple(weights.info(name).shape if built is None else built[name].shape)
+            if shape != tuple(target.shape):
+                raise InputError(
+                    f"{name} is {list(shape)} where the model has {list(target.shape)}",
+                    where=weights.name,
+                    fix="Load it as a new model",
+                )
+        # Until the last tensor is copied the model is neither the old one nor the new, and must not pass for either.
+        self._weights = None
+        with torch.no_grad():
+            for name, target in self._targets.items():
+                target.copy_(weights.read(name) if built is None else built[name])
+        self._weights = weights
+
+    def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
+        """The tensors under the names and in the layout they have in memory, where those on the disk differ."""
+        return {name: weights.read(name) for name in weights.names()}
+
+    @contextmanager
+    def changing(self, names: Collection[str]) -> Iterator[dict[str, torch.nn.Parameter]]:
+        """The parameters of these tensors, with gradients, to be changed in place inside the block.
+
+        After it the model holds no weights anyone knows, until others are assigned.
+
+        Raises:
+            InputError: a tensor has another name or layout in memory than on the disk.
+        """
+        found: dict[str, torch.nn.Parameter] = dict(self.model.named_parameters())
+        for name in names:
+            if name not in found:
+                raise InputError(
+                    f"{name} has another name or layout in memory, so it cannot be trained here",
+                    where=self.name,
+                    fix="Leave `learn` out",
+                )
+        self._weights = None
+        try:
+            for name, parameter in found.items():
+                parameter.requires_grad_(name in names)
+            yield {name: found[name] for name in names}
+        finally:
+            for parameter in found.values():
+                parameter.requires_grad_(False).grad = None
+
+    def _held(self) -> Weights:
+        if self._weights is None:
+            raise InputError("a model left half assigned by an error", fix="Assign weights to it again")
+        return self._weights
+
+
+def own_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """A network's own tensors by name, each storage once."""
+    targets: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, parameter in model.named_parameters():
+        if parameter.data_ptr() not in seen:
+            seen.add(parameter.data_ptr())
+            targets[name] = parameter.data
+    return targets

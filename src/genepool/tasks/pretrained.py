@@ -1,0 +1,149 @@
+"""transformers' networks and tokenizers made from any `Weights`: no remote code and no pickles.
+
+The architecture comes from config.json through transformers, the tensors from `Weights`. The kinds of `models` that
+transformers builds use this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genepool.errors import InputError
+from genepool.weights import Weights
+
+if TYPE_CHECKING:
+    import torch
+
+
+def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str) -> Any:
+    """transformers' network of `weights.config` with the tensors of `weights`, on the processor.
+
+    Args:
+        weights: config and tensors.
+        kind: what it computes in.
+        auto: transformers' class that finds the architecture, such as "AutoModelForCausalLM".
+        what: what is built, for errors, such as "causal language model".
+
+    Raises:
+        InputError: no config, an architecture transformers does not know, or tensors that do not fit it.
+    """
+    import transformers
+    from transformers import AutoConfig
+
+    folder = model_folder(weights)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if weights.config is not None:
+            config = type(config).from_dict({**config.to_dict(), **_own_settings(weights.config)})
+        architecture = getattr(transformers, auto)._model_mapping[type(config)]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"no {what} can be built from its config ({short(error)})",
+            where=folder,
+            fix="Name a text generation model in Hugging Face's layout",
+        ) from None
+    # A head that merely equals the embedding is a second name to `Weights`, but a tensor of its own to the model.
+    tied = getattr(config.get_text_config(), "tie_word_embeddings", False)
+    names = weights.names() if tied else (*weights.names(), *weights.aliases())
+    # Cloned, because transformers may keep the very tensors, and `assign` writes into the model's.
+    tensors = {name: _cast(weights.read(name), kind) for name in names}
+    with _silent_transformers():
+        try:
+            model, report = architecture.from_pretrained(
+                None, config=config, state_dict=tensors, dtype=kind, output_loading_info=True
+            )
+        except RuntimeError as error:
+            raise InputError(
+                f"the tensors do not fit the model of config.json ({short(error)})",
+                where=weights.name,
+                fix="Config and weights come from different models",
+            ) from None
+    for verb, keys in (("lacks", report["missing_keys"]), ("has unknown", report["unexpected_keys"])):
+        if keys:
+            raise InputError(
+                f"{verb} tensors: {', '.join(sorted(keys)[:3])}{'...' if len(keys) > 3 else ''}",
+                where=weights.name,
+                fix="Config and weights come from different models",
+            )
+    return model.eval()
+
+
+def use_generation_config(model: Any, folder: Path) -> None:
+    """Gives a network the generation_config.json beside it, which may name more end tokens than config.json does.
+
+    Raises:
+        InputError: the file is there and cannot be used.
+    """
+    from transformers import GenerationConfig
+
+    if not (folder / "generation_config.json").is_file():
+        return
+    try:
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"cannot be used ({short(error)})", where=folder / "generation_config.json", fix="Copy the base's"
+        ) from None
+
+
+def load_tokenizer(weights: Weights) -> Any:
+    """The tokenizer beside the weights, with their chat template where they have one.
+
+    Raises:
+        InputError: there is none, or it cannot be used.
+    """
+    from transformers import AutoTokenizer
+
+    folder = weights.tokenizer_folder or model_folder(weights)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"no usable tokenizer ({short(error)})", where=folder, fix="Copy the base's") from None
+    if weights.chat_template is not None:
+        tokenizer.chat_template = weights.chat_template
+    return tokenizer
+
+
+def model_folder(weights: Weights) -> Path:
+    """The folder with the config.
+
+    Raises:
+        InputError: there is none.
+    """
+    if weights.folder is None or not (weights.folder / "config.json").is_file():
+        raise InputError("no config.json beside the weights", where=weights.name, fix="Name a whole model folder")
+    return weights.folder
+
+
+def short(error: BaseException) -> str:
+    """What another library's error says, on one line of at most 160 characters."""
+    return " ".join(str(error).split())[:160].rstrip(".")
+
+
+@contextmanager
+def _silent_transformers() -> Iterator[None]:
+    """transformers prints its own report of what did not fit, and a bar; ours is one line."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _cast(tensor: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+    return tensor.to(kind, copy=True) if tensor.is_floating_point() else tensor.clone()
+
+
+def _own_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a merge changes in a config: the depth and whether the head is tied."""
+    keys = ("num_hidden_layers", "n_layer", "num_layers", "layer_types", "tie_word_embeddings")
+    return {key: config[key] for key in keys if key in config}

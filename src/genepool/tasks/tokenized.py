@@ -1,0 +1,168 @@
+"""A network that reads texts through a tokenizer; what was tokenized once is remembered.
+
+The kinds of `models` that read texts build on this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from genepool.errors import InputError
+from genepool.tasks.decoding import DEFAULT_BATCH, batches, check_length
+from genepool.tasks.network import Network
+from genepool.tasks.pretrained import short
+from genepool.weights import Weights
+
+if TYPE_CHECKING:
+    import torch
+
+# Texts whose tokens are remembered, each way: some tens of MB at most.
+_REMEMBERED = 50_000
+
+
+class TokenizedNetwork(Network):
+    """A network and its tokenizer.
+
+    Args:
+        weights, model: as for `Network`.
+        tokenizer: transformers' tokenizer.
+
+    Attributes:
+        tokenizer: the tokenizer.
+    """
+
+    def __init__(self, weights: Weights, model: Any, tokenizer: Any) -> None:
+        super().__init__(weights, model)
+        self.tokenizer = tokenizer
+        self._encoded: dict[str, tuple[int, ...]] = {}
+        self._decoded: dict[tuple[int, ...], str] = {}
+
+    def encode_whole(self, text: str) -> list[int]:
+        """Token ids of a text, with the special tokens the tokenizer adds; none for a text that has none."""
+        known = self._encoded.get(text)
+        if known is None:
+            known = self._remember(self._encoded, text, tuple(self._encode(text)))
+        return list(known)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt, with the special tokens the model was made to read around one."""
+        return self.encode_whole(text)
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = list(self.tokenizer(text).input_ids)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated tokens, special tokens left out."""
+        key = tuple(ids)
+        known = self._decoded.get(key)
+        if known is None:
+            known = self._remember(self._decoded, key, str(self.tokenizer.decode(list(ids), skip_special_tokens=True)))
+        return known
+
+    @staticmethod
+    def _remember(known: dict[Any, Any], key: Any, value: Any) -> Any:
+        """A search asks the same examples hundreds of times; tokenizing them again would take a third of it."""
+        if len(known) >= _REMEMBERED:
+            known.clear()
+        known[key] = value
+        return value
+
+    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Messages put through the tokenizer's chat template, open for the model's answer.
+
+        Raises:
+            InputError: the tokenizer has no chat template, or its template refuses these messages.
+        """
+        from jinja2 import TemplateError
+
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise InputError(
+                "the tokenizer has no chat template", where=self.name, fix="Set `chat_template: false` for the task"
+            )
+        try:
+            text: str = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise InputError(
+                f"the chat template refuses the messages ({short(error)})",
+                where=self.name,
+                fix="Leave out what it has no place for, such as a system message",
+            ) from None
+        return text
+
+    @cached_property
+    def context(self) -> int:
+        """The largest number of tokens the model was made for."""
+        for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+            if value := getattr(self.model.config.get_text_config(), key, None):
+                return int(value)
+        return 10**9
+
+    def hidden_states(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> list[tuple[torch.Tensor, ...]]:
+        """See `Model.hidden_states`; places are tokens."""
+        import torch
+
+        heads = [self.encode(prompt) for prompt in prompts]
+        check_length(self, heads)
+        found: dict[int, tuple[torch.Tensor, ...]] = {}
+        width = 4 * int(getattr(self.model.config.get_text_config(), "hidden_size", 0) or 4096)
+        with torch.inference_mode():
+            for rows in batches([len(head) for head in heads], batch_size, width):
+                ids, mask = padded([heads[row] for row in rows], self.device)
+                layers = self._layers(ids, mask)
+                for line, row in enumerate(rows):
+                    found[row] = tuple(layer[line, : len(heads[row])].float().cpu() for layer in layers)
+        return [found[row] for row in range(len(heads))]
+
+    def _layers(self, ids: torch.Tensor, mask: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Hidden states of a batch, the embedding first: (rows, width, hidden) each."""
+        states: Sequence[torch.Tensor] = self.model(
+            input_ids=ids, attention_mask=mask, output_hidden_states=True
+        ).hidden_states
+        return states
+
+
+class WritingNetwork(TokenizedNetwork):
+    """A network that also writes texts, token by token."""
+
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        settings = getattr(self.model, "generation_config", None)
+        found: set[int] = set()
+        for source in (getattr(settings, "eos_token_id", None), self.tokenizer.eos_token_id):
+            found.update(source if isinstance(source, list) else [] if source is None else [source])
+        return frozenset(found)
+
+    @cached_property
+    def one_tokenisation(self) -> bool:
+        """Whether every text has exactly one sequence of tokens: each token but the special ones is one character.
+
+        Then an answer that differs in a token differs in its text, and comparing tokens settles exact match.
+        """
+        special = set(self.tokenizer.all_special_ids)
+        vocabulary = self.tokenizer.get_vocab()
+        # Larger ones are never of characters alone; tidied spaces would make two texts of tokens one.
+        if len(vocabulary) >= 10_000 or getattr(self.tokenizer, "clean_up_tokenization_spaces", False):
+            return False
+        texts = [self.tokenizer.decode([number]) for number in vocabulary.values() if number not in special]
+        return all(len(text) == 1 for text in texts) and len(set(texts)) == len(texts)
+
+    @cached_property
+    def vocabulary_size(self) -> int:
+        """Number of logits per position."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids padded on the right with 0, and the mask that keeps the padding out: (rows, width) each."""
+    import torch
+
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for line, row in enumerate(rows):
+        ids[line, : len(row)] = torch.tensor(row)
+        mask[line, : len(row)] = 1
+    return ids.to(device), mask.to(device)
