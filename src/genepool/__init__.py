@@ -7,13 +7,14 @@
     gp.merge(recipe)                       the merged model, lazily; with `out=` also as a folder
     gp.evaluate(models, tasks="tasks/")    one outcome per example, kept in the ledger
     gp.evolve(study, out="run")            a search over merge parameters that survives being killed
+    gp.train(training, out="run")          a fine-tune, with what it gained and what it forgot; survives being killed
 
 Everything heavy is imported when it is first used, so `import genepool` costs next to nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
     from genepool.tasks import OutcomeTable, Task
     from genepool.tasks.models import Named
     from genepool.testbed import build as build_testbed
+    from genepool.training import Training, TrainingResult
     from genepool.weights import Weights
     from genepool.weights import open_weights as load
 
-__all__ = ["Recipe", "Study", "build_testbed", "evaluate", "evolve", "load", "merge"]
+__all__ = ["Recipe", "Study", "Training", "build_testbed", "evaluate", "evolve", "load", "merge", "train"]
 
 _ELSEWHERE = {
     "Recipe": ("genepool.merging", "Recipe"),
     "Study": ("genepool.evolution", "Study"),
+    "Training": ("genepool.training", "Training"),
     "build_testbed": ("genepool.testbed", "build"),
     "load": ("genepool.weights", "open_weights"),
 }
@@ -93,6 +96,55 @@ def evolve(study: Study | str | Path, out: str | Path, **options: Any) -> StudyR
     from genepool.evolution import run_study
 
     return run_study(study, out, **options)
+
+
+def train(
+    training: Training | str | Path,
+    out: str | Path,
+    *,
+    ledger: str | Path | None = None,
+    device: str = "cpu",
+    fork: str | Path | None = None,
+    trusted: Sequence[str | Path] = (),
+    allow_pickle: bool = False,
+    overwrite: bool = False,
+) -> TrainingResult:
+    """Fine-tunes a model, or goes on with a training that was stopped, and measures what it gained and forgot.
+
+        recipe = gp.Training(base="base/", tasks=["tasks/reverse"], steps=100)
+        gp.train(recipe, out="run").told["target"]
+
+    Args:
+        training: a training, or the path of a training file.
+        out: its folder: `adapter/` or `skill.safetensors`, `train.json`, `run.sqlite`.
+        ledger: where outcomes before and after are kept; `$GENEPOOL_LEDGER`, else `genepool.sqlite` here.
+        device: torch's name of the device.
+        fork: folder of another training of the same form: begin with what that one had learned.
+        trusted: files of tasks that may run code: Python files, and lm-eval's own task files.
+        allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
+        overwrite: begin anew, removing what an earlier training left in `out`.
+
+    Raises:
+        genepool.errors.InputError: something the training names is wrong, it changed since it began, or its loss is
+            no number any more.
+    """
+    from genepool.skills.making import extract_skill
+    from genepool.training import load_training, run_training
+
+    def write_skill(tuned: Weights, base: Weights, file: Path, lineage: Mapping[str, Any]) -> None:
+        extract_skill(tuned, base, file, words={"description": f"trained: {dict(lineage)}"}, overwrite=True)
+
+    return run_training(
+        load_training(Path(training)) if isinstance(training, str | Path) else training,
+        out,
+        ledger=ledger,
+        device=device,
+        write_skill=write_skill,
+        fork=fork,
+        trusted=trusted,
+        allow_pickle=allow_pickle,
+        overwrite=overwrite,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from typing import Any, TypeGuard
 
@@ -99,3 +100,22 @@ def kind_of(value: object) -> str:
 
 def _refused(constant: str) -> Any:
     raise ValueError(f"holds {constant}")
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """What differs between two pieces of plain data, one clause per key."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            line for i, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{path}[{i}]")
+        ]
+    return [] if old == new else [f"{path} was {_short(old)} and is {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    return value[:12] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else json.dumps(value)

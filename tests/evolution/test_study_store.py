@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genepool.checked import differences
 from genepool.errors import InputError
 from genepool.evolution.candidates import Verdict
-from genepool.evolution.store import StudyStore, differences
+from genepool.evolution.store import StudyStore
 
 XS = [np.array(x).tobytes() for x in ([0.1, 1 / 3], [0.25, 0.7])]
 GENOMES = [{"a": 0.1, "b": 0.333333}, {"a": 0.25, "b": 0.7}]

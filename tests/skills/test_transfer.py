@@ -212,7 +212,7 @@ def test_input_that_cannot_be_used(tiny_testbed: Any, tasks: dict[str, Task], sk
         ("no examples", (base, one, []), {}),
         ("patterns", (base, one, good), {"task": patterns}),
         ("without tokens", (base, one, [Example("7", "S:ab=", ("",))]), {}),
-        ("does not fit the context", (base, one, [Example("8", "S:" + "a" * 70, ("b",))]), {}),
+        ("are longer than the context", (base, one, [Example("8", "S:" + "a" * 70, ("b",))]), {}),
     ):
         with pytest.raises(InputError, match=expected):
             rank_skills(*arguments, **options)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from genepool.checked import is_number, is_whole, kind_of, parsed_json
+from genepool.checked import differences, is_number, is_whole, kind_of, parsed_json
 from genepool.database import disk_is_full, distrust, foreign_schema, transaction
 from genepool.errors import InputError
 from genepool.evolution.candidates import (
@@ -403,22 +402,3 @@ class StudyStore:
 
 def _id(*parts: str | int) -> str:
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """What differs between two pieces of plain data, one clause per key."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            line
-            for key in sorted(old.keys() | new.keys())
-            for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-        ]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [
-            line for i, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{path}[{i}]")
-        ]
-    return [] if old == new else [f"{path} was {_short(old)} and is {_short(new)}"]
-
-
-def _short(value: Any) -> str:
-    return value[:12] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else json.dumps(value)

@@ -9,6 +9,8 @@ from genepool.training.batches import Batch, Encoded, answer_likelihoods, encode
 from genepool.training.fit import Diverged, descend, fit
 from genepool.training.objectives import Objective, find_objective, objectives
 from genepool.training.optimiser import Optimisation, Optimiser
+from genepool.training.recipe import Training, is_training, load_training
+from genepool.training.train import TrainingResult, gains_of, run_training, verify_step
 
 __all__ = [
     "Batch",
@@ -17,10 +19,17 @@ __all__ = [
     "Objective",
     "Optimisation",
     "Optimiser",
+    "Training",
+    "TrainingResult",
     "answer_likelihoods",
     "descend",
     "encode_examples",
     "find_objective",
     "fit",
+    "gains_of",
+    "is_training",
+    "load_training",
     "objectives",
+    "run_training",
+    "verify_step",
 ]

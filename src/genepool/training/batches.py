@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from genepool.errors import InputError
 from genepool.tasks import DEFAULT_BATCH, Example, LanguageModel, Task
-from genepool.tasks.decoding import batches, check_length, continuation
+from genepool.tasks.decoding import batches, continuation
 
 if TYPE_CHECKING:
     import torch
@@ -95,22 +95,8 @@ def encode_examples(
     """
     import torch
 
-    if not examples:
-        raise InputError("no examples", where="examples", fix="Give 20 at least")
     task = task or Task("examples", {"all": examples})
-    if task.asker is None and task.settings.metric == "regex":
-        raise InputError("its answers are patterns, not texts", where=task.name, fix="Give examples with answers")
-    prompts = [task.prompt_for(example, model) for example in examples]
-    answers = [example.answer for example in examples]
-    heads = [model.encode(prompt) for prompt in prompts]
-    tails = [continuation(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    if [] in tails:
-        where = f"{task.name}:{examples[tails.index([])].id}"
-        raise InputError("an answer without tokens has no likelihood", where=where, fix="Leave it out")
-    if closed and model.end_tokens:
-        own = model.tokenizer.eos_token_id
-        tails = [[*tail, own if own in model.end_tokens else min(model.end_tokens)] for tail in tails]
-    check_length(model, heads, tails)
+    heads, tails = encode_texts(model, examples, task, closed=closed)
     lengths = [len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)]
     made = []
     for numbers in batches(lengths, batch_size, 4 * model.vocabulary_size):
@@ -120,7 +106,43 @@ def encode_examples(
         last = [len(heads[i]) - 1 for i in numbers]
         marks = [(row, last[row] + at, token) for row, i in enumerate(numbers) for at, token in enumerate(tails[i])]
         made.append(Batch(ids, numbers, last, *torch.tensor(marks).T))
-    return Encoded(made, answers, tails)
+    return Encoded(made, [example.answer for example in examples], tails)
+
+
+def encode_texts(
+    model: LanguageModel, examples: Sequence[Example], task: Task, *, closed: bool = False
+) -> tuple[list[list[int]], list[list[int]]]:
+    """The tokens of prompts and of answers, as `encode_examples` puts them into batches.
+
+    Raises:
+        InputError: as `encode_examples`; the example is named.
+    """
+    if not examples:
+        raise InputError("no examples", where="examples", fix="Give 20 at least")
+    if task.asker is None and task.settings.metric == "regex":
+        raise InputError("its answers are patterns, not texts", where=task.name, fix="Give examples with answers")
+    heads = [model.encode(task.prompt_for(example, model)) for example in examples]
+    tails = [_tail(model, example, task, closed) for example in examples]
+    for example, head, tail in zip(examples, heads, tails, strict=True):
+        if len(head) + len(tail) > model.context:
+            raise InputError(
+                f"its prompt of {len(head)} tokens and answer of {len(tail)} are longer than the context of "
+                f"{model.context}",
+                where=f"{task.name}:{example.id}",
+                fix="Shorten it or leave it out, or show fewer examples",
+            )
+    return heads, tails
+
+
+def _tail(model: LanguageModel, example: Example, task: Task, closed: bool) -> list[int]:
+    tail = continuation(model, task.prompt_for(example, model), example.answer)
+    if not tail:
+        where = f"{task.name}:{example.id}"
+        raise InputError("an answer without tokens has no likelihood", where=where, fix="Leave it out")
+    if closed and model.end_tokens:
+        own = model.tokenizer.eos_token_id
+        tail = [*tail, own if own in model.end_tokens else min(model.end_tokens)]
+    return tail
 
 
 def answer_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:

@@ -1,0 +1,35 @@
+"""`genepool verify-run`: take a recorded training step again and compare every bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+
+
+def verify_run(
+    run: Annotated[Path, typer.Argument(help="Folder of a training.")],
+    step: Annotated[int, typer.Option("--step", min=1, help="Step to take again, counted from 1.")],
+    device: Annotated[str, typer.Option("--device", help="Where the model computes, such as cpu or cuda.")] = "cpu",
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Check that a step of a training comes to the bits on record; exit code 1 when it does not.
+
+    The replay begins at the nearest state that is kept before the step, and compares every step on the way.
+
+    [bold]Examples[/bold]
+
+        genepool verify-run run --step 150
+    """
+    options.begin(quiet)
+    from genepool.training import verify_step
+
+    verify_step(run, step, device=device)
+    if json_output:
+        options.print_json({"run": str(run), "step": step, "same": True})
+    else:
+        typer.echo(f"step {step} has the same bits")

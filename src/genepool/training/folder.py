@@ -1,0 +1,102 @@
+"""The folder of a training: its files, what they say, and how they are cleared away. Loads no model.
+
+DIR/training.yaml     the recipe, with paths that can be found from anywhere
+DIR/run.sqlite        every step, example and validation (`journal`)
+DIR/states/           what is needed to go on (`states`): after the latest validation and after the best one
+DIR/adapter/, DIR/skill.safetensors      the result
+DIR/train.json        what was gained and what was forgotten (`gains`); written last
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from genepool.checked import differences, parsed_json
+from genepool.errors import InputError
+from genepool.training.recipe import Training
+from genepool.training.states import States
+
+if TYPE_CHECKING:
+    import torch
+
+RECIPE_FILE, JOURNAL_FILE, RESULT_FILE, REPORT_FILE = "training.yaml", "run.sqlite", "train.json", "report.html"
+_PARTS = ("adapter", "skill.safetensors", "states", RESULT_FILE, JOURNAL_FILE, RECIPE_FILE, REPORT_FILE)
+
+
+def recipe_text(recipe: Training) -> str:
+    """The recipe as a file says it, with paths that can be found from anywhere."""
+    told = {"train": 1, **recipe.model_dump(mode="json", exclude_defaults=True)}
+
+    def found(path: str) -> str:
+        return str(Path(path).resolve()) if Path(path).exists() else path
+
+    for key in ("base", "teacher"):
+        if key in told:
+            told[key] = "+".join(found(part) for part in told[key].split("+"))
+    told["tasks"] = [found(task) for task in recipe.tasks]
+    if recipe.others is not None:
+        told["others"] = found(recipe.others)
+    return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+
+
+def check_same(known: Mapping[str, Any], settings: Mapping[str, Any], where: Path) -> None:
+    """Refuses settings that are not those on record.
+
+    Raises:
+        InputError: naming every key that differs.
+    """
+    told = json.loads(json.dumps(settings))
+    if found := differences(dict(known), told):
+        raise InputError(
+            "the training changed since it began: " + "; ".join(found),
+            where=where,
+            fix="Undo the change to go on, begin a new --out with --fork and this folder, or pass --overwrite",
+        )
+
+
+def forked_state(folder: Path) -> dict[str, torch.Tensor]:
+    """The best state of a finished training, or the latest of one that is not.
+
+    Raises:
+        InputError: no training is there, or it has kept no state yet.
+    """
+    states = States(folder)
+    if not (kept := states.kept()):
+        raise InputError("no training with a state is here", where=folder, fix="Name the --out of a `genepool train`")
+    told = read_result(folder)
+    best = kept[-1] if told is None else told.get("best_step")
+    return states.load(best if best in kept else kept[-1])
+
+
+def clear(out: Path) -> None:
+    """Removes what a training leaves in its folder, and nothing else."""
+    for name in (*_PARTS, f"{JOURNAL_FILE}-wal", f"{JOURNAL_FILE}-shm"):
+        path = out / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def read_result(out: Path) -> dict[str, Any] | None:
+    """What `train.json` of a finished training says; None where there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = out / RESULT_FILE
+    if not path.is_file():
+        return None
+    try:
+        told = parsed_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read ({error})", where=path, fix="Remove it: the run then ends anew") from None
+    if not isinstance(told, dict) or told.get("schema") != 1:
+        raise InputError("not of a training this version reads", where=path, fix="Install the genepool that wrote it")
+    return told

@@ -1,0 +1,271 @@
+"""The durable record of a training: one SQLite file with every step, every example of every step, every validation.
+
+A step is committed with the losses of its examples and a hash of what was trained, so that a step taken again (after a
+kill, or by `genepool verify-run`) is held against what it was. Uses sqlite3; `run` writes, reports read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genepool.checked import is_digest, is_number, is_text, is_whole, parsed_json
+from genepool.database import disk_is_full, distrust, foreign_schema, transaction
+from genepool.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = 1
+TABLES = {"meta", "steps", "examples", "validations"}
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS steps (
+    step INTEGER PRIMARY KEY, loss REAL NOT NULL, norm REAL NOT NULL, rate REAL NOT NULL, digest TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS examples (
+    step INTEGER NOT NULL, place INTEGER NOT NULL, task TEXT NOT NULL, example TEXT NOT NULL, loss REAL NOT NULL,
+    kept INTEGER NOT NULL, PRIMARY KEY (step, place));
+CREATE TABLE IF NOT EXISTS validations (step INTEGER PRIMARY KEY, loss REAL NOT NULL, score REAL NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One step as it is on record.
+
+    Attributes:
+        step: counted from 1.
+        loss: the mean over the tokens of its answers, before the step.
+        norm: of the gradient, before it was clipped.
+        rate: the learning rate.
+        digest: SHA-256, hex, of what is trained, after the step.
+    """
+
+    step: int
+    loss: float
+    norm: float
+    rate: float
+    digest: str
+
+
+@dataclass(frozen=True)
+class ExampleRow:
+    """An example of a step: its task, its key, its mean loss, and whether it was learned from."""
+
+    task: str
+    example: str
+    loss: float
+    kept: bool = True
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A look at the validation examples after a step: mean loss, and the share answered right."""
+
+    step: int
+    loss: float
+    score: float
+
+
+def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256, hex, over the sorted names and the bytes of tensors."""
+    from genepool.weights.tensor_info import tensor_bytes
+
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(name.encode() + b"\x1f")
+        total.update(tensor_bytes(tensors[name].detach().cpu().contiguous()))
+    return total.hexdigest()
+
+
+class Journal:
+    """The open record of one training; one writer at a time.
+
+    Args:
+        path: the SQLite file; created when missing.
+
+    Raises:
+        InputError: the file is something else, damaged, or from a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        with self._speaking():
+            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+        try:
+            with self._speaking():
+                distrust(self._db)
+                foreign = foreign_schema(self._db, TABLES)
+            if foreign:
+                raise InputError(f"no record of a training: {foreign}", where=self.path, fix="Name another --out")
+            with self._speaking():
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.executescript(_SCHEMA)
+            if (version := self.get("format", FORMAT)) != FORMAT:
+                raise InputError(
+                    f"its format is {version}, and this version reads {FORMAT}",
+                    where=self.path,
+                    fix="Install the genepool that wrote it, or name another --out",
+                )
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the file; everything is on disk already."""
+        self._db.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ what the run is
+
+    def get(self, key: str, default: Any) -> Any:
+        """A value of the `meta` table."""
+        with self._speaking():
+            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            return default
+        with self._believing(f"its {key}"):
+            return parsed_json(row[0])
+
+    def begin(self, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Records what this training is; what is on record already is given back instead."""
+        if (known := self.get("settings", None)) is not None:
+            with self._believing("its settings"):
+                if not isinstance(known, dict):
+                    raise ValueError("no mapping")
+                return dict(known)
+        with self._transaction():
+            for key, value in (("format", FORMAT), ("settings", settings)):
+                self._db.execute("INSERT INTO meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
+        return None
+
+    # ------------------------------------------------------------------ steps
+
+    def took(self, row: StepRow, examples: Sequence[ExampleRow]) -> None:
+        """Makes a step durable; one that is on record must have come to the same bits.
+
+        Raises:
+            InputError: it did not: the machine or a library computes otherwise than when the step was taken.
+        """
+        if (known := self.step(row.step)) is not None:
+            if known.digest != row.digest:
+                raise InputError(
+                    f"step {row.step} does not come to the bits it had when it was first taken",
+                    where=self.path,
+                    fix="Go on on the machine and with the libraries it began with, or begin anew with --overwrite",
+                )
+            return
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO steps VALUES (?, ?, ?, ?, ?)", (row.step, row.loss, row.norm, row.rate, row.digest)
+            )
+            self._db.executemany(
+                "INSERT INTO examples VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (row.step, place, one.task, one.example, one.loss, int(one.kept))
+                    for place, one in enumerate(examples)
+                ],
+            )
+
+    def step(self, number: int) -> StepRow | None:
+        """A step on record, None where there is none."""
+        return next(iter(self._steps("WHERE step = ?", (number,))), None)
+
+    def steps(self) -> list[StepRow]:
+        """Every step on record, in order."""
+        return self._steps("ORDER BY step", ())
+
+    def _steps(self, only: str, arguments: tuple[int, ...]) -> list[StepRow]:
+        found = []
+        for step, loss, norm, rate, digest in self._rows(
+            f"SELECT step, loss, norm, rate, digest FROM steps {only}", arguments
+        ):
+            with self._believing("a step"):
+                if not (is_whole(step, 1) and all(map(is_number, (loss, norm, rate))) and is_digest(digest)):
+                    raise ValueError(f"{step!r:.40}")
+                found.append(StepRow(step, loss, norm, rate, digest))
+        return found
+
+    def examples(self, number: int) -> list[ExampleRow]:
+        """The examples of a step, in their order."""
+        found = []
+        query = "SELECT task, example, loss, kept FROM examples WHERE step = ? ORDER BY place"
+        for task, example, loss, kept in self._rows(query, (number,)):
+            with self._believing(f"an example of step {number}"):
+                if not (is_text(task) and is_text(example) and is_number(loss) and kept in (0, 1)):
+                    raise ValueError(f"{example!r:.40}")
+                found.append(ExampleRow(task, example, loss, bool(kept)))
+        return found
+
+    # ------------------------------------------------------------------ validations
+
+    def validated(self, found: Validation) -> None:
+        """Makes a validation durable; the first one of a step stands."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR IGNORE INTO validations VALUES (?, ?, ?)", (found.step, found.loss, found.score)
+            )
+
+    def validations(self) -> list[Validation]:
+        """Every validation, in the order of the steps."""
+        found = []
+        for step, loss, score in self._rows("SELECT step, loss, score FROM validations ORDER BY step", ()):
+            with self._believing("a validation"):
+                if not (is_whole(step, 0) and is_number(loss) and is_number(score, 0, 1)):
+                    raise ValueError(f"{step!r:.40}")
+                found.append(Validation(step, loss, score))
+        return found
+
+    # ------------------------------------------------------------------ plumbing
+
+    def _rows(self, query: str, arguments: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        with self._speaking():
+            return self._db.execute(query, arguments).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._speaking(), transaction(self._db):
+            yield
+
+    @contextmanager
+    def _believing(self, what: str) -> Iterator[None]:
+        """A value that does not belong in its place is a damaged file."""
+        try:
+            yield
+        except ValueError as error:
+            raise InputError(
+                f"{what} is damaged: {error}",
+                where=self.path,
+                fix="Put the file back from a copy, or begin anew with --overwrite",
+            ) from None
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.ProgrammingError):
+                raise
+            if disk_is_full(self.path, error):
+                raise InputError(
+                    "no space left on the disk for the record of the training",
+                    where=self.path,
+                    fix="Free some space and run again: what was kept is not lost",
+                ) from error
+            raise InputError(
+                f"cannot be used as the record of a training ({error})",
+                where=self.path,
+                fix="Check the disk and the permissions, or begin anew with --overwrite",
+            ) from error

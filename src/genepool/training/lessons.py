@@ -1,0 +1,125 @@
+"""What a training learns from: the examples of its tasks, in an order that belongs to the seed.
+
+A task folder brings its own splits. A lone file of examples is split by the content of each example, so that what is
+tested was never trained on, whatever the order of the lines. Uses tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from genepool import progress
+from genepool.errors import InputError
+from genepool.seeding import derive, numpy_generator
+from genepool.tasks import Example, Task, load_tasks
+from genepool.tasks.metrics import find_metric
+
+#: Of a lone file: one example in ten is for validation, one in ten for testing.
+_TENTHS = ("valid", "test")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """An example and the task it is asked by."""
+
+    task: Task
+    example: Example
+
+
+class Lessons:
+    """The training and validation examples of a few tasks.
+
+    Args:
+        tasks: what is taught, each with a training split.
+        seed: decides the order.
+        valid: validation examples of each task, at most.
+
+    Attributes:
+        tasks: the tasks.
+        train: every training example; tasks are mixed in proportion to their examples.
+        valid: the validation examples.
+
+    Raises:
+        InputError: a task has nothing to train on, or answers that cannot be taught.
+    """
+
+    def __init__(self, tasks: Sequence[Task], *, seed: int, valid: int) -> None:
+        self.tasks, self._seed = tuple(tasks), seed
+        self.train: list[Lesson] = []
+        self.valid: list[Lesson] = []
+        for task in tasks:
+            _check_teachable(task)
+            self.train += [Lesson(task, example) for example in task.examples("train")]
+            held = task.splits.get("valid", ())
+            self.valid += [Lesson(task, example) for example in held[:valid]]
+
+    def at(self, step: int, size: int) -> list[Lesson]:
+        """The lessons of one step, counted from 0: the next `size` of an endless row of shuffled rounds."""
+        count = len(self.train)
+        places = range(step * size, (step + 1) * size)
+        return [self.train[_round(self._seed, place // count, count)[place % count]] for place in places]
+
+    def digest(self) -> str:
+        """SHA-256, hex, of everything that decides what is learned from: tasks, examples and their order."""
+        total = hashlib.sha256(str(derive(self._seed, "order")).encode())
+        for lesson in (*self.train, *self.valid):
+            total.update(f"\x1f{lesson.task.asking}\x1f{lesson.example.key}".encode())
+        return total.hexdigest()
+
+
+@lru_cache(maxsize=4)
+def _round(seed: int, number: int, count: int) -> np.ndarray:
+    return numpy_generator(seed, "order", number).permutation(count)
+
+
+def load_lessons(path: str) -> Task:
+    """The task of a folder, or of a lone file, which is split.
+
+    Raises:
+        InputError: nothing is there, several tasks are, or an example is wrong.
+    """
+    found = load_tasks(path)
+    if len(found) != 1:
+        raise InputError(f"holds {len(found)} tasks", where=path, fix=f"Name one, such as {Path(path) / found[0].name}")
+    (task,) = found
+    return _split(task) if Path(path).is_file() else task
+
+
+def _split(task: Task) -> Task:
+    """A task of one split, taken apart by the content of its examples."""
+    splits: dict[str, list[Example]] = {"train": [], "valid": [], "test": []}
+    # The same content twice must not be trained on and tested.
+    for example in {example.key: example for example in task.examples("all")}.values():
+        tenth = int(example.key[:8], 16) % 10
+        splits[_TENTHS[tenth] if tenth < len(_TENTHS) else "train"].append(example)
+    empty = next((name for name, examples in splits.items() if not examples), None)
+    if empty is not None:
+        raise InputError(
+            f"too few examples ({len(task.examples('all'))}) to split: none is left for '{empty}'",
+            where=task.name,
+            fix="Give 50 at least, or a folder with train.jsonl, valid.jsonl and test.jsonl",
+        )
+    progress.say(
+        f"{task.name}: one file, so {len(splits['train']):,} examples are for training, {len(splits['valid']):,} for "
+        f"validation and {len(splits['test']):,} for the test before and after"
+    )
+    return replace(task, splits=splits)
+
+
+def _check_teachable(task: Task) -> None:
+    if task.asker is not None or find_metric(task.settings.metric).name == "regex":
+        raise InputError(
+            "has no texts as answers, so no model can be taught by it",
+            where=task.name,
+            fix="Name a task whose examples have an answer",
+        )
+    if "all" in task.splits and "train" not in task.splits:
+        raise InputError("is not split", where=task.name, fix="Name its file itself, which is then split")
+    if not task.splits.get("train"):
+        raise InputError("has no training examples", where=task.name, fix="Add a train.jsonl to its folder")

@@ -1,0 +1,166 @@
+"""The training file: what is trained, on which tasks, how long, as read from a file with the key `train: 1`.
+
+Pydantic models of the YAML a user writes, and its reader. `genepool train`'s options fill in the same model. Opens no
+model; the rest of the room is built on it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from genepool.errors import InputError, nearest
+from genepool.schema import Strict, read_yaml, validate
+
+
+class Lora(Strict):
+    """Low-rank factors on the linear layers (Hu et al., arXiv:2106.09685)."""
+
+    rank: int = Field(default=8, ge=1, le=4096, description="Rank of the factors.")
+    alpha: float = Field(
+        default=32.0,
+        gt=0,
+        description="The change is scaled by alpha / rank. 32 whatever the rank, so that the best learning rate hardly "
+        "depends on it (Schulman and Thinking Machines Lab, LoRA Without Regret, 2025).",
+    )
+    targets: tuple[str, ...] = Field(
+        default=(), description="Names of the linear layers that get factors, such as q_proj; all of them when empty."
+    )
+
+
+class Training(Strict):
+    """One training, as read from a file with the key `train: 1`."""
+
+    train: Literal[1] = Field(default=1, description="Version of this format; marks a file as a training.")
+    base: str = Field(description="The model that is trained: a folder, a hub model, BASE+ADAPTER or BASE+SKILL.")
+    tasks: tuple[str, ...] = Field(min_length=1, description="Task folders, or JSONL files of examples.")
+    others: str | None = Field(
+        default=None,
+        description="Folder of tasks that must not be forgotten; null: the folders beside the first task's.",
+    )
+    form: Literal["lora", "full"] = Field(
+        default="lora", description="lora: factors, which become an adapter; full: every tensor, which becomes a skill."
+    )
+    lora: Lora = Field(default=Lora(), description="The factors.")
+    objective: str = Field(default="likelihood", description="What a step minimises; a file of training/objectives.")
+    teacher: str | None = Field(default=None, description="The model whose predictions the objective compares with.")
+    steps: int = Field(default=200, ge=1, le=10**7, description="Optimiser steps, at most.")
+    batch: int = Field(default=32, ge=1, le=10**6, description="Examples in a step.")
+    micro_batch: int | None = Field(
+        default=None, ge=1, description="Examples computed at once, so that they fit in memory; null: the whole batch."
+    )
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="The largest learning rate; null: 5e-5 (2000 / hidden size)^0.781, ten times that for lora (the "
+        "fit to Llama models in LoRA Without Regret).",
+    )
+    warmup: float = Field(default=0.03, ge=0, le=1, description="Share of the steps over which the rate rises.")
+    schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="How the rate falls.")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay.")
+    clip: float = Field(default=1.0, ge=0, description="Largest norm of the gradient; 0 does not clip.")
+    packing: bool = Field(
+        default=False, description="Put several short examples into one row; each still sees itself alone."
+    )
+    activation_checkpoints: bool = Field(
+        default=False, description="Compute activations again in the backward pass: a third slower, far less memory."
+    )
+    every: int = Field(
+        default=25, ge=1, description="Steps between two validations; after each the state is kept on the disk."
+    )
+    patience: int = Field(
+        default=4,
+        ge=0,
+        description="Stop after this many validations without a lower loss; 0 never stops early. The state of the "
+        "lowest validation loss is what is written.",
+    )
+    valid: int = Field(default=256, ge=1, description="Validation examples of each task, at most.")
+    test: int | None = Field(
+        default=None, ge=1, description="Test examples of each task, at most, for before and after; null: all."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Decides the order of the examples and every draw.")
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Threads torch computes with; null: as many as the machine has cores, one for models below 20 M.",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="What the model computes in; what is trained is kept in float32."
+    )
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _one_task(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Path) else value
+
+    @field_validator("objective")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        from genepool.training.objectives import objectives
+
+        if value not in objectives():
+            raise ValueError(f"there is no objective '{value}'. {nearest(value, objectives())}")
+        return value
+
+    @model_validator(mode="after")
+    def _taught(self) -> Training:
+        from genepool.training.objectives import objectives
+
+        needs = objectives()[self.objective].needs_teacher
+        if needs and self.teacher is None:
+            raise ValueError(f"the objective {self.objective} needs a `teacher`")
+        if not needs and self.teacher is not None:
+            raise ValueError(f"the objective {self.objective} has no use for a `teacher`. Leave it out")
+        return self
+
+    def located(self, folder: Path) -> Training:
+        """The same with paths that are relative to the file's folder made so that they can be found from here."""
+
+        def found(path: str) -> str:
+            inside = folder / path
+            return str(inside) if not Path(path).is_absolute() and inside.exists() else path
+
+        return self.model_copy(
+            update={
+                "base": _model_near(self.base, folder),
+                "teacher": None if self.teacher is None else _model_near(self.teacher, folder),
+                "tasks": tuple(map(found, self.tasks)),
+                "others": None if self.others is None else found(self.others),
+            }
+        )
+
+
+def _model_near(name: str, folder: Path) -> str:
+    """A model string whose parts that lie beside the file are found from here."""
+    parts = []
+    for part in name.split("+"):
+        inside = folder / part
+        parts.append(str(inside) if not Path(part).is_absolute() and inside.exists() else part)
+    return "+".join(parts)
+
+
+def is_training(path: Path) -> bool:
+    """Whether a path is a YAML file with the key `train`."""
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return False
+    data = read_yaml(path)
+    return isinstance(data, dict) and "train" in data
+
+
+def load_training(path: Path) -> Training:
+    """Reads a training file.
+
+    Raises:
+        InputError: naming the key that is wrong; a version from the future is refused.
+    """
+    data = read_yaml(path)
+    if isinstance(data, dict) and data.get("train") not in (None, 1) and type(data.get("train")) is int:
+        raise InputError(
+            f"its format is {data['train']}, and this version reads 1",
+            where=f"{path}:train",
+            fix="Install a newer genepool",
+        )
+    return validate(Training, data, path).located(path.parent)

@@ -1,0 +1,270 @@
+"""One training in its folder: every step durable, so that a killed run goes on, to the same bits.
+
+A step is committed to the journal with a hash of what is trained; every so many steps the model is validated and its
+state kept. What is written at the end is the state of the lowest validation loss. Uses `session`; `train` drives it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from genepool import progress, staging
+from genepool.errors import CheckFailed, InputError
+from genepool.tasks import LanguageModel, open_model
+from genepool.tasks.models import load_as
+from genepool.threads import core_count, torch_threads
+from genepool.training.fit import Diverged, Step, fit
+from genepool.training.folder import JOURNAL_FILE, RECIPE_FILE, RESULT_FILE, check_same, forked_state, recipe_text
+from genepool.training.gains import Gains, measure_gains
+from genepool.training.journal import Journal, StepRow, Validation, digest_of
+from genepool.training.opened import Opened
+from genepool.training.session import Session
+from genepool.training.states import States
+from genepool.training.trained import WriteSkill
+from genepool.weights import Weights, open_weights
+
+# Entries of a model below which one thread is as fast as two, and several times faster on a machine that is busy.
+_SMALL = 20_000_000
+
+
+class Run:
+    """One training in its folder.
+
+    Args:
+        opened: the recipe, opened.
+        out: the folder, locked by the caller.
+        journal: its record, open.
+        device: torch's name of the device.
+        fork: folder of the training whose result this one begins with.
+    """
+
+    def __init__(
+        self, opened: Opened, out: Path, journal: Journal, *, device: str = "cpu", fork: Path | None = None
+    ) -> None:
+        self.opened, self.recipe, self.out, self.journal = opened, opened.recipe, out, journal
+        self._device, self._fork = device, fork
+        self.states = States(out)
+        self._session: Session | None = None
+
+    # ------------------------------------------------------------------ beginning
+
+    def begin(self) -> None:
+        """Records what this training is, or checks that it still is what was recorded.
+
+        Raises:
+            InputError: it changed; what differs is named.
+        """
+        settings = self._settings()
+        known = self.journal.begin(settings)
+        if known is not None:
+            check_same(known, settings, self.out / JOURNAL_FILE)
+        if not (self.out / RECIPE_FILE).is_file():
+            staging.write_text(self.out / RECIPE_FILE, recipe_text(self.recipe))
+
+    def _settings(self) -> dict[str, Any]:
+        known = self.journal.get("settings", None) or {}
+        self.threads = self.recipe.threads or known.get("threads") or sensible_threads(self.opened.base)
+        settings = {**self.opened.settings(self.threads), "device": self._device}
+        if self._fork is not None:
+            settings["fork"] = digest_of(forked_state(self._fork))
+        elif "fork" in known:
+            # A fork that was stopped goes on as one, whether or not it is said again.
+            settings["fork"] = known["fork"]
+        return settings
+
+    def session(self) -> Session:
+        """The model in memory, at the start of the training."""
+        recipe = self.recipe
+        with progress.bar(f"loading {self.opened.base.name}"):
+            model = self._loaded(self.opened.base)
+            teacher = None if recipe.teacher is None else self._loaded(open_weights(recipe.teacher))
+        return Session(recipe, model, self.opened.base, self.opened.lessons, teacher)
+
+    def _loaded(self, weights: Weights) -> LanguageModel:
+        source = open_model(weights)
+        return load_as(LanguageModel, source, "training", device=self._device, dtype=self.recipe.dtype)
+
+    # ------------------------------------------------------------------ training
+
+    def train(self) -> None:
+        """Takes the steps that are missing.
+
+        Raises:
+            InputError: the loss is no number any more; the state before it is kept.
+        """
+        with torch_threads(self.threads):
+            self._session = session = self.session()
+            start = self._resume(session)
+            if self._stopped(start):
+                return
+            try:
+                self._take(session, start)
+            except Diverged as error:
+                kept = self.states.kept()
+                last = f"the state after step {kept[-1]} is kept" if kept else "no state was kept yet"
+                raise InputError(
+                    f"{error}, so the training ends; {last}",
+                    where=self.out,
+                    fix=f"Begin again with a learning rate below {session.optimiser.settings.learning_rate:g}, in "
+                    "another --out or with --overwrite",
+                ) from None
+
+    def _take(self, session: Session, start: int) -> None:
+        with progress.bar("training", self.recipe.steps, "steps") as bar:
+            bar.advance(start)
+
+            def after(step: Step) -> bool:
+                bar.advance()
+                stopped = self._after(step, session)
+                bar.note(self._said(step, session))
+                return stopped
+
+            fit(session.optimiser, session.gradients, after, start=start)
+
+    def _resume(self, session: Session) -> int:
+        """Puts the latest state back; the number of steps it had."""
+        if not (kept := self.states.kept()):
+            if self._fork is not None:
+                session.optimiser.restore(forked_state(self._fork), 0)
+                self.states.keep(0, session.optimiser)
+            self._validate(0, session)
+            return 0
+        self.states.restore(kept[-1], session.optimiser)
+        if kept[-1]:
+            progress.say(f"going on after step {kept[-1]} of {self.recipe.steps}")
+        return kept[-1]
+
+    def _after(self, step: Step, session: Session) -> bool:
+        digest = digest_of(session.optimiser.trained())
+        self.journal.took(StepRow(step.number, step.loss, step.norm, step.rate, digest), session.rows)
+        last = step.number == self.recipe.steps
+        if step.number % self.recipe.every == 0 or last:
+            self._validate(step.number, session)
+            self.states.keep(step.number, session.optimiser)
+            self.states.forget_all_but({0, step.number, self._best(step.number)})
+        return self._stopped(step.number)
+
+    def _validate(self, step: int, session: Session) -> None:
+        found = session.validate()
+        if found is not None:
+            self.journal.validated(Validation(step, *found))
+
+    def _said(self, step: Step, session: Session) -> str:
+        seen = self._validations(step.number)
+        valid = f" · valid {seen[-1].loss:.3f}, {seen[-1].score:.1%} right" if seen else ""
+        return f"loss {step.loss:.3f}{valid} · {session.speed:.0f} examples/s"
+
+    def _validations(self, step: int) -> list[Validation]:
+        return [one for one in self.journal.validations() if one.step <= step]
+
+    def _best(self, step: int) -> int:
+        """The step of the lowest validation loss so far; the last one where nothing is validated."""
+        seen = [one for one in self._validations(step) if one.step]
+        return min(seen, key=lambda one: one.loss).step if seen else step
+
+    def _stopped(self, step: int) -> bool:
+        """Whether it ends after a step: all are taken, or the validation loss has not fallen for long enough."""
+        if step >= self.recipe.steps:
+            return True
+        seen = [one.step for one in self._validations(step) if one.step]
+        if not self.recipe.patience or not seen or seen[-1] != step:
+            return False
+        return sum(one > self._best(step) for one in seen) >= self.recipe.patience
+
+    def replay(self, step: int) -> None:
+        """Takes the steps up to one on record again, from the nearest state before it, and compares them.
+
+        Raises:
+            CheckFailed: one has other bits than it had.
+        """
+        session = self.session()
+        before = [kept for kept in self.states.kept() if kept < step]
+        if before:
+            self.states.restore(before[-1], session.optimiser)
+        start = before[-1] if before else 0
+
+        def compare(taken: Step) -> bool:
+            bar.advance()
+            known = self.journal.step(taken.number)
+            if known is None or known.digest != digest_of(session.optimiser.trained()):
+                raise CheckFailed(f"{self.out}: step {taken.number} has other bits than it had")
+            return taken.number == step
+
+        with progress.bar("taking steps again", step - start, "steps") as bar:
+            fit(session.optimiser, session.gradients, compare, start=start)
+
+    def check(self) -> None:
+        """Checks that base, lessons and settings are those on record; writes nothing."""
+        settings = self._settings()
+        check_same(self.journal.get("settings", None) or {}, settings, self.out / JOURNAL_FILE)
+
+    # ------------------------------------------------------------------ ending
+
+    def finish(self, write_skill: WriteSkill | None, ledger: str | Path | None) -> dict[str, Any]:
+        """Writes the best state as a skill, measures it before and after, and records the end."""
+        session, last = self._session, self.states.kept()[-1]
+        assert session is not None
+        best = self._best(last)
+        session.optimiser.restore(self.states.load(best), 0)
+        result = self.out / session.trained.place
+        base = self.opened.base
+        session.trained.write(result, session.optimiser.trained(), base, self._lineage(best), write_skill)
+        tuned = open_weights(str(result), base=base)
+        # The model that was trained is as large as each of the two that are asked now.
+        self._session = None
+        with torch_threads(self.threads):
+            gains = measure_gains(
+                base,
+                tuned,
+                self.opened.lessons.tasks,
+                self.opened.others,
+                ledger=ledger,
+                limit=self.recipe.test,
+                device=self._device,
+            )
+        rate = session.optimiser.settings.learning_rate
+        told = self._told(result.name, best, last, rate, tuned.fingerprint(), gains)
+        text = json.dumps(told, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        staging.write_text(self.out / RESULT_FILE, text)
+        return told
+
+    def _lineage(self, step: int) -> dict[str, Any]:
+        return {
+            "made_by": "train",
+            "base": {"name": self.recipe.base, "fingerprint": self.opened.base.fingerprint()},
+            "objective": self.recipe.objective,
+            "tasks": [task.name for task in self.opened.lessons.tasks],
+            "lessons": self.opened.lessons.digest(),
+            "steps": step,
+            "seed": self.recipe.seed,
+            "genepool": version("genepool"),
+        }
+
+    def _told(self, result: str, best: int, last: int, rate: float, fingerprint: str, gains: Gains) -> dict[str, Any]:
+        recipe, lessons = self.recipe, self.opened.lessons
+        return {
+            "schema": 1,
+            "result": result,
+            "base": {"path": recipe.base, "fingerprint": self.opened.base.fingerprint()},
+            "fingerprint": fingerprint,
+            "form": recipe.form,
+            "objective": recipe.objective,
+            "steps": last,
+            "best_step": best,
+            "stopped_early": last < recipe.steps,
+            "learning_rate": rate,
+            "seed": recipe.seed,
+            "examples": {"train": len(lessons.train), "valid": len(lessons.valid)},
+            "validations": [asdict(one) for one in self.journal.validations()],
+            **gains.to_dict(),
+        }
+
+
+def sensible_threads(base: Weights) -> int:
+    """As many as there are cores; one for a small model, whose operations are too short to be shared out."""
+    entries = sum(base.info(name).numel for name in base.names())
+    return 1 if entries < _SMALL else core_count()

@@ -1,0 +1,150 @@
+"""A model in training: what one step computes, and how a state is judged. Knows no folder and no record.
+
+Everything a step does belongs to (seed, step): its examples, and what dropout leaves out. Uses the objectives, the
+lessons, and the trained part of a model; `run` makes it durable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from genepool import progress
+from genepool.tasks.metrics import find_metric
+from genepool.training.batches import Batch, answer_likelihoods, encode_examples, encode_texts
+from genepool.training.fit import drawing
+from genepool.training.journal import ExampleRow
+from genepool.training.lessons import Lesson, Lessons
+from genepool.training.objectives import find_objective
+from genepool.training.optimiser import Optimisation, Optimiser
+from genepool.training.trained import trained_part
+
+if TYPE_CHECKING:
+    from genepool.tasks import LanguageModel, Task
+    from genepool.training.recipe import Training
+    from genepool.weights import Weights
+
+
+class Session:
+    """A base in memory, its trained part, and the lessons.
+
+    Args:
+        recipe: the training.
+        model: the base, loaded; changed in place.
+        base: what it was loaded from.
+        lessons: what it learns from.
+        teacher: the model whose predictions the objective compares with, for those that need one.
+
+    Attributes:
+        trained: the part that is trained.
+        optimiser: of its parameters.
+        rows: the examples of the last step, each with its loss.
+        speed: examples a second, over the whole session.
+    """
+
+    def __init__(
+        self,
+        recipe: Training,
+        model: LanguageModel,
+        base: Weights,
+        lessons: Lessons,
+        teacher: LanguageModel | None = None,
+    ) -> None:
+        self._recipe, self.model, self._lessons, self._teacher = recipe, model, lessons, teacher
+        self._objective = find_objective(recipe.objective)
+        self.trained = trained_part(model, base, recipe)
+        settings = Optimisation(
+            recipe.steps,
+            recipe.learning_rate or self.trained.learning_rate(),
+            round(recipe.warmup * recipe.steps),
+            recipe.schedule,
+            weight_decay=recipe.weight_decay,
+            clip=recipe.clip,
+        )
+        self.optimiser = Optimiser(self.trained.parameters(), settings)
+        self.rows: list[ExampleRow] = []
+        self._check(lessons.train)
+        self._checked = self._encoded(lessons.valid)
+        self._seconds, self._seen = 0.0, 0
+        if recipe.activation_checkpoints:
+            model.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    @property
+    def speed(self) -> float:
+        """Examples a second."""
+        return self._seen / self._seconds if self._seconds else 0.0
+
+    def gradients(self, step: int) -> float:
+        """Leaves the gradients of a step, counted from 0, in the parameters.
+
+        Returns:
+            The loss: the mean over the tokens of all answers of the step.
+        """
+        import torch
+
+        began = time.monotonic()
+        lessons = self._lessons.at(step, self._recipe.batch)
+        encoded = self._encoded(lessons)
+        tokens = sum(len(batch.targets) for batch, _ in encoded)
+        rows: dict[int, ExampleRow] = {}
+        total = 0.0
+        self.model.model.train()
+        with torch.enable_grad(), drawing(self._recipe.seed, step, "dropout"):
+            for batch, places in encoded:
+                losses = self._objective.losses(self.model, batch, self._teacher)
+                share = losses.sum() / tokens
+                share.backward()  # type: ignore[no-untyped-call]
+                total += float(share.detach())
+                for place, loss in zip(places, batch.means(losses.detach()).tolist(), strict=True):
+                    lesson = lessons[place]
+                    rows[place] = ExampleRow(lesson.task.name, lesson.example.key, loss)
+        self.model.model.eval()
+        self.rows = [rows[place] for place in range(len(lessons))]
+        self._seconds, self._seen = self._seconds + time.monotonic() - began, self._seen + len(lessons)
+        return total
+
+    def validate(self) -> tuple[float, float] | None:
+        """The mean loss over the tokens of the validation answers, and the share of whole answers that are likeliest.
+
+        None where there are no validation examples.
+        """
+        import torch
+
+        if not self._checked:
+            return None
+        loss, tokens, right, count = 0.0, 0, 0, 0
+        with torch.inference_mode():
+            for batch, places in self._checked:
+                loss += float(self._objective.losses(self.model, batch, self._teacher).double().sum())
+                tokens += len(batch.targets)
+                hits = batch.means(answer_likelihoods(self.model, batch)[1].double())
+                right, count = right + int((hits == 1).sum()), count + len(places)
+        return loss / tokens, right / count
+
+    def _check(self, lessons: Sequence[Lesson]) -> None:
+        """Every training example is read once before the first step: none ends a training that has run for hours."""
+        with progress.bar("reading the training examples", len(lessons), "examples") as bar:
+            for lesson in lessons:
+                encode_texts(self.model, [lesson.example], lesson.task, closed=_closed(lesson.task))
+                bar.advance()
+
+    def _encoded(self, lessons: Sequence[Lesson]) -> list[tuple[Batch, list[int]]]:
+        """Lessons as batches, each with the places of its rows among the lessons."""
+        found = []
+        order = sorted(range(len(lessons)), key=lambda place: lessons[place].task.name)
+        for _, group in groupby(order, key=lambda place: lessons[place].task.name):
+            places = list(group)
+            task = lessons[places[0]].task
+            size = self._recipe.micro_batch or self._recipe.batch
+            encoded = encode_examples(
+                self.model, [lessons[p].example for p in places], task, size, closed=_closed(task)
+            )
+            found += [(batch, [places[number] for number in batch.numbers]) for batch in encoded.batches]
+        return found
+
+
+def _closed(task: Task) -> bool:
+    """Whether the end belongs to an answer: a choice is judged by its text alone, what is written must also end."""
+    return find_metric(task.settings.metric).needs == "text"

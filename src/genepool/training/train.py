@@ -1,0 +1,135 @@
+"""Trains from a recipe to a result: what `genepool train` and `genepool verify-run` call."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genepool import locking, progress, staging
+from genepool.errors import InputError
+from genepool.threads import torch_threads
+from genepool.training.folder import JOURNAL_FILE, RECIPE_FILE, clear, read_result
+from genepool.training.gains import Gains, measure_gains
+from genepool.training.journal import Journal
+from genepool.training.opened import Opened
+from genepool.training.recipe import Training, load_training
+from genepool.training.run import Run
+from genepool.training.trained import WriteSkill
+from genepool.weights import open_weights
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished training.
+
+    Attributes:
+        out: its folder.
+        told: what `train.json` says.
+        resumed: whether it was finished before this call, and nothing was done.
+    """
+
+    out: Path
+    told: dict[str, Any]
+    resumed: bool = False
+
+    @property
+    def result(self) -> Path:
+        """The adapter or skill."""
+        return self.out / str(self.told["result"])
+
+
+def run_training(
+    recipe: Training,
+    out: str | Path,
+    *,
+    ledger: str | Path | None = None,
+    device: str = "cpu",
+    write_skill: WriteSkill | None = None,
+    fork: str | Path | None = None,
+    trusted: Collection[str | Path] = (),
+    allow_pickle: bool = False,
+    overwrite: bool = False,
+) -> TrainingResult:
+    """Trains, or goes on with a training that was stopped; then says what was gained and what was forgotten.
+
+    Args:
+        recipe: the training.
+        out: its folder; one that holds this training already is gone on with.
+        ledger: where outcomes before and after are kept; `$GENEPOOL_LEDGER`, else `genepool.sqlite` here.
+        device: torch's name of the device.
+        write_skill: writes a skill file; needed for `form: full`.
+        fork: folder of another training of the same form: begin with what that one had learned.
+        trusted: files of tasks that may run code.
+        allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
+        overwrite: begin anew, removing what an earlier training left in `out`.
+
+    Raises:
+        InputError: something the recipe names is wrong, the training changed since it began, or the loss is no number.
+        KeyboardInterrupt: Ctrl-C; the same call goes on.
+    """
+    out = Path(out)
+    with progress.bar("opening the base and the tasks"):
+        opened = Opened.open(recipe, trusted=trusted, allow_pickle=allow_pickle)
+    if not (out / JOURNAL_FILE).is_file():
+        staging.check_free(out, overwrite=overwrite, replaced=False)
+    with locking.locked(out), locking.reporting_full_disk(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            clear(out)
+        with Journal(out / JOURNAL_FILE) as journal:
+            run = Run(opened, out, journal, device=device, fork=None if fork is None else Path(fork))
+            run.begin()
+            if (known := read_result(out)) is not None:
+                progress.say(f"this training is finished: {known['steps']} steps; change the recipe to go elsewhere")
+                return TrainingResult(out, known, resumed=True)
+            run.train()
+            told = run.finish(write_skill, ledger)
+    return TrainingResult(out, told)
+
+
+def verify_step(out: str | Path, step: int, *, device: str = "cpu") -> None:
+    """Takes a recorded step again, from the nearest state that is kept before it, and compares every bit.
+
+    Raises:
+        InputError: there is no such step on record, or the base or the tasks are not those it began with.
+        CheckFailed: a step on the way has other bits than it had.
+    """
+    out = Path(out)
+    if not (out / JOURNAL_FILE).is_file():
+        raise InputError("no training is here", where=out, fix="Name the --out of a `genepool train`")
+    opened = Opened.open(load_training(out / RECIPE_FILE))
+    with Journal(out / JOURNAL_FILE) as journal:
+        steps = journal.steps()
+        if not any(row.step == step for row in steps):
+            raise InputError(
+                f"step {step} is not on record, which has {len(steps)}",
+                where=out / JOURNAL_FILE,
+                fix="Name one of them",
+            )
+        run = Run(opened, out, journal, device=device)
+        run.check()
+        with torch_threads(run.threads):
+            run.replay(step)
+
+
+def gains_of(out: Path, *, ledger: str | Path | None = None, device: str = "cpu") -> Gains:
+    """Before and after of a finished training, out of the ledger; what that lost is asked again.
+
+    Raises:
+        InputError: the training is not finished, or what it names is gone.
+    """
+    if (told := read_result(out)) is None:
+        raise InputError("no finished training is here", where=out, fix="Name the --out of a `genepool train`")
+    opened = Opened.open(load_training(out / RECIPE_FILE))
+    tuned = open_weights(str(out / str(told["result"])), base=opened.base)
+    return measure_gains(
+        opened.base,
+        tuned,
+        opened.lessons.tasks,
+        opened.others,
+        ledger=ledger,
+        limit=opened.recipe.test,
+        device=device,
+    )

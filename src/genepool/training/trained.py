@@ -1,0 +1,212 @@
+"""What of a model is trained: low-rank factors that become an adapter, or every tensor, which becomes a skill.
+
+The factors are PEFT's own layers, so what is trained is what PEFT loads. Uses tasks, torch and PEFT; `run` trains it.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from genepool.errors import InputError
+from genepool.seeding import torch_generator
+from genepool.staging import staged_folder
+from genepool.training.recipe import Lora, Training
+from genepool.weights import Weights
+from genepool.weights.overlay import TensorWeights
+
+if TYPE_CHECKING:
+    import torch
+
+    from genepool.tasks import LanguageModel
+
+# Writes the change from a base to a fine-tune as a skill file: (fine-tune, base, file, lineage). It stands with the
+# skills, which come later in the house.
+WriteSkill = Callable[[Weights, Weights, Path, Mapping[str, Any]], object]
+
+#: The full learning rate at a hidden size of 2000, its exponent, and how much larger that of factors is.
+_RATE, _WIDTH, _EXPONENT, _LORA = 5e-5, 2000, 0.781, 10
+
+
+class Trained(ABC):
+    """The trained part of a model in memory.
+
+    Args:
+        model: the base, loaded; it is changed in place.
+
+    Attributes:
+        place: what the result is called in a run's folder.
+        boost: how much larger than for full training the learning rate is.
+    """
+
+    place: ClassVar[str]
+    boost: ClassVar[float] = 1.0
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+
+    @abstractmethod
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """What is trained, by name."""
+
+    @abstractmethod
+    def write(
+        self,
+        out: Path,
+        tensors: Mapping[str, torch.Tensor],
+        base: Weights,
+        lineage: Mapping[str, Any],
+        write_skill: WriteSkill | None,
+    ) -> None:
+        """Writes what was trained, replacing what is there.
+
+        Args:
+            out: the adapter's folder or the skill's file.
+            tensors: the parameters' values in float32, by name; they stand in the parameters too.
+            base: the model they were trained from.
+            lineage: how they were made.
+            write_skill: writes a skill file, where `out` is one.
+
+        Raises:
+            InputError: a tensor has another name or layout in memory than on the disk.
+        """
+
+    def learning_rate(self) -> float:
+        """What the hidden size asks for."""
+        config = self.model.model.config.get_text_config()
+        width = getattr(config, "hidden_size", None) or getattr(config, "d_model", None) or _WIDTH
+        return float(self.boost * _RATE * (_WIDTH / width) ** _EXPONENT)
+
+
+class Factors(Trained):
+    """LoRA: a product of two factors beside every linear layer; the base stays as it is.
+
+    Args:
+        model: the base, loaded.
+        lora: rank, alpha and layers.
+        seed: decides the factors at the start; each belongs to (seed, name).
+
+    Raises:
+        InputError: the model has no such layers.
+    """
+
+    place = "adapter"
+    boost = _LORA
+
+    def __init__(self, model: LanguageModel, lora: Lora, seed: int) -> None:
+        super().__init__(model)
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            target_modules=list(lora.targets) or "all-linear",
+            lora_dropout=0.0,
+            bias="none",
+            init_lora_weights=False,
+            task_type="CAUSAL_LM",
+        )
+        try:
+            self._adapted: Any = get_peft_model(model.model, config)
+        except ValueError as error:
+            raise InputError(
+                f"no factors can be put on its layers ({' '.join(str(error).split())[:160]})",
+                where=f"{model.name}:lora.targets",
+                fix="Name linear layers of the model, or leave targets out",
+            ) from None
+        self._parameters = {n: p for n, p in self._adapted.named_parameters() if p.requires_grad}
+        _start(self._parameters, seed)
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        return self._parameters
+
+    def write(
+        self,
+        out: Path,
+        tensors: Mapping[str, torch.Tensor],
+        base: Weights,
+        lineage: Mapping[str, Any],
+        write_skill: WriteSkill | None,
+    ) -> None:
+        path = base.name if base.folder is None else str(base.folder.resolve())
+        self._adapted.peft_config["default"].base_model_name_or_path = path
+        with staged_folder(out, overwrite=True) as unfinished:
+            self._adapted.save_pretrained(str(unfinished), save_embedding_layers=False)
+            text = json.dumps({"genepool": 1, "lineage": dict(lineage)}, indent=2, ensure_ascii=False)
+            (unfinished / "genepool.json").write_text(text + "\n", encoding="utf-8")
+            # PEFT's card is a form with nothing filled in.
+            (unfinished / "README.md").unlink(missing_ok=True)
+
+
+def _start(parameters: Mapping[str, torch.nn.Parameter], seed: int) -> None:
+    """PEFT's own start, A Kaiming-uniform with a = sqrt(5) and B zero, each tensor from its own (seed, name)."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if "lora_B" in name:
+                parameter.zero_()
+                continue
+            bound = parameter.shape[1] ** -0.5
+            drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=torch_generator(seed, "lora", name))
+            parameter.copy_(drawn)
+
+
+class Whole(Trained):
+    """Every tensor of the model.
+
+    Args:
+        model: the base, loaded.
+        weights: what it was loaded from.
+
+    Raises:
+        InputError: a tensor has another name or layout in memory than on the disk.
+    """
+
+    place = "skill.safetensors"
+
+    def __init__(self, model: LanguageModel, weights: Weights) -> None:
+        super().__init__(model)
+        self._parameters = dict(model.model.named_parameters())
+        held = {*weights.names(), *weights.aliases()}
+        for name in self._parameters:
+            if name not in held:
+                raise InputError(
+                    f"{name} has another name or layout in memory, so it cannot be trained whole",
+                    where=model.name,
+                    fix="Train factors: leave --full out",
+                )
+        for parameter in self._parameters.values():
+            parameter.requires_grad_(True)
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        return self._parameters
+
+    def write(
+        self,
+        out: Path,
+        tensors: Mapping[str, torch.Tensor],
+        base: Weights,
+        lineage: Mapping[str, Any],
+        write_skill: WriteSkill | None,
+    ) -> None:
+        assert write_skill is not None
+        tuned = TensorWeights(tensors, out.stem, folder=base.folder, config=base.config, aliases=base.aliases())
+        write_skill(tuned, base, out, lineage)
+
+
+def trained_part(model: LanguageModel, weights: Weights, recipe: Training) -> Trained:
+    """The part that a recipe trains.
+
+    Args:
+        model: the base, loaded.
+        weights: what it was loaded from.
+        recipe: the training.
+
+    Raises:
+        InputError: the model has no such part.
+    """
+    return Factors(model, recipe.lora, recipe.seed) if recipe.form == "lora" else Whole(model, weights)

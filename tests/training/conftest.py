@@ -1,0 +1,53 @@
+"""A world that a tiny model learns within seconds: copying letters, beside another task that it may forget."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent.parent / "tasks"))
+
+from tiny_models import write_model
+
+LETTERS = "abcdefgh"
+COUNTS = {"train": 48, "valid": 12, "test": 16}
+
+
+def write_task(folder: Path, name: str, answer: dict[str, str]) -> Path:
+    """A task of two letters in, one letter out; splits share no prompt."""
+    place = folder / name
+    place.mkdir(parents=True)
+    prompts = [f"{name[0]}{one}{two}=" for one in LETTERS for two in LETTERS]
+    order = sorted(prompts, key=lambda prompt: hash_of(prompt))
+    start = 0
+    for split, count in COUNTS.items():
+        rows = order[start : start + count] if split != "test" else order[-count:]
+        start += count
+        lines = [
+            json.dumps({"id": f"{split}-{number}", "prompt": prompt, "answer": answer[prompt[1]]})
+            for number, prompt in enumerate(rows)
+        ]
+        (place / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    (place / "task.yaml").write_text("metric: exact_match\nmax_new_tokens: 3\n")
+    return place
+
+
+def hash_of(text: str) -> int:
+    import hashlib
+
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base/, other/ (another base), tasks/{first, grade}."""
+    world = tmp_path_factory.mktemp("training")
+    changes = {"initializer_range": 0.1, "hidden_size": 32, "intermediate_size": 48}
+    write_model(world / "base", **changes)
+    write_model(world / "other", seed=1, **changes)
+    write_task(world / "tasks", "first", {letter: letter for letter in LETTERS})
+    write_task(world / "tasks", "grade", {letter: str(at) for at, letter in enumerate(LETTERS)})
+    return world

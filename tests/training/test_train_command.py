@@ -1,0 +1,291 @@
+"""`genepool train` as it is typed: what comes out, what is told, and that a killed run goes on to the same bits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from genepool.training import run as running
+from genepool.weights import open_weights
+
+QUICK = ("--steps", 40, "--every", 10, "--learning-rate", 0.02, "--batch", 16, "--quiet")
+
+
+@pytest.fixture
+def train(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> Callable[..., Any]:
+    """`train("run", *options)`: teaches the task `first` to the base."""
+
+    def call(out: str, *options: Any, tasks: Any = None) -> Any:
+        named = [small_world / "tasks" / "first"] if tasks is None else tasks
+        return cli("train", *named, "--base", small_world / "base", "--out", tmp_path / out, *QUICK, *options)
+
+    return call
+
+
+def told(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "train.json").read_text()))
+
+
+def result_bytes(folder: Path) -> bytes:
+    file = folder / "adapter" / "adapter_model.safetensors"
+    return (file if file.is_file() else folder / "skill.safetensors").read_bytes()
+
+
+def rows(folder: Path, query: str) -> list[Any]:
+    with sqlite3.connect(folder / "run.sqlite") as database:
+        return database.execute(query).fetchall()
+
+
+@pytest.mark.parametrize("form", [["--lora", 4], ["--full", "--learning-rate", 0.003]], ids=["lora", "full"])
+def test_a_model_learns_a_task_and_is_told_what_it_gained_and_forgot(
+    train: Callable[..., Any], cli: Callable[..., Any], small_world: Path, tmp_path: Path, form: list[Any]
+) -> None:
+    answer = train("run", *form, "--steps", 120, "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert found["schema"] == 1
+    assert found["target"] == told(tmp_path / "run")["target"]
+    (target,) = found["target"]
+    assert target["task"] == "first"
+    assert target["n"] == 16
+    assert target["after"] >= target["before"] + 0.5
+    difference = target["difference"]
+    assert difference["lo"] <= difference["mean"] <= difference["hi"]
+    assert difference["mean"] == pytest.approx(target["after"] - target["before"])
+    assert [row["task"] for row in found["others"]] == ["grade"]
+    gained = [flip for flip in found["flips"] if flip["task"] == "first" and flip["kind"] == "gained"]
+    assert len(gained) == target["gained"]
+    assert all(flip["prompt"].startswith("f") for flip in gained)
+    assert found["base"]["fingerprint"] == open_weights(small_world / "base").fingerprint()
+    tuned = f"{small_world / 'base'}+{tmp_path / 'run' / found['result']}"
+    assert open_weights(tuned).fingerprint() == found["fingerprint"]
+    again = cli("evaluate", tuned, "--tasks", small_world / "tasks" / "first", "--json")
+    assert json.loads(again.out)["results"][0]["mean"] == pytest.approx(target["after"])
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_an_adapter_is_one_that_peft_loads(train: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    assert train("run", "--lora", 2).code == 0
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(small_world / "base"), tmp_path / "run/adapter"
+    )
+    merged = model.merge_and_unload().state_dict()
+    ours = open_weights(f"{small_world / 'base'}+{tmp_path / 'run' / 'adapter'}")
+    for name in ours.names():
+        assert torch.allclose(merged[name], ours.read(name), atol=1e-6), name
+
+
+@pytest.mark.parametrize("stop", [3, 10, 17, 40])
+@pytest.mark.parametrize("form", ["--lora", "--full"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, form: str
+) -> None:
+    options = [form, 2] if form == "--lora" else [form]
+    assert train("whole", *options).code == 0
+    after = running.Run._after
+
+    def stopping(self: Any, step: Any, session: Any) -> bool:
+        ended = after(self, step, session)
+        if step.number == stop:
+            raise KeyboardInterrupt
+        return ended
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.Run, "_after", stopping)
+        assert train("stopped", *options).code == 130
+    assert not (tmp_path / "stopped" / "train.json").exists()
+    assert train("stopped", *options).code == 0
+    assert result_bytes(tmp_path / "stopped") == result_bytes(tmp_path / "whole")
+    for table in ("steps", "examples", "validations"):
+        query = f"SELECT * FROM {table} ORDER BY 1, 2"
+        assert rows(tmp_path / "stopped", query) == rows(tmp_path / "whole", query)
+    assert told(tmp_path / "stopped") == told(tmp_path / "whole")
+
+
+def test_a_finished_run_called_again_changes_nothing(train: Callable[..., Any], tmp_path: Path) -> None:
+    assert train("run").code == 0
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()}
+    assert train("run").code == 0
+    assert before == {path: path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()}
+
+
+def test_the_record_has_every_example_of_every_step(train: Callable[..., Any], tmp_path: Path) -> None:
+    assert train("run", "--steps", 12, "--every", 5).code == 0
+    counts = rows(tmp_path / "run", "SELECT step, count(*), sum(kept) FROM examples GROUP BY step")
+    assert counts == [(step, 16, 16) for step in range(1, 13)]
+    assert [row[0] for row in rows(tmp_path / "run", "SELECT step FROM validations ORDER BY step")] == [0, 5, 10, 12]
+    # Rounds are shuffled: three steps of 16 see each of 48 examples once.
+    seen = rows(tmp_path / "run", "SELECT example FROM examples WHERE step <= 3")
+    assert len(set(seen)) == 48
+
+
+def test_micro_batches_and_checkpoints_change_no_more_than_the_rounding(
+    train: Callable[..., Any], tmp_path: Path
+) -> None:
+    for name, options in {"whole": [], "parts": ["--micro-batch", 5], "again": ["--activation-checkpoints"]}.items():
+        assert train(name, "--steps", 5, *options).code == 0
+    losses = {
+        name: [row[0] for row in rows(tmp_path / name, "SELECT loss FROM steps ORDER BY step")]
+        for name in ("whole", "parts", "again")
+    }
+    assert losses["parts"] == pytest.approx(losses["whole"], rel=1e-4)
+    assert losses["again"] == pytest.approx(losses["whole"], rel=1e-4)
+
+
+def test_training_stops_early_and_writes_the_best_state(train: Callable[..., Any], tmp_path: Path) -> None:
+    answer = train("run", "--lora", 2, "--learning-rate", 3.0, "--steps", 400, "--every", 2, "--patience", 2)
+    assert answer.code == 0, answer.err
+    found = told(tmp_path / "run")
+    assert found["stopped_early"]
+    assert found["steps"] < 400
+    best = min(found["validations"][1:], key=lambda one: one["loss"])
+    assert found["best_step"] == best["step"] < found["steps"]
+
+
+def test_a_training_file_says_the_same(
+    cli: Callable[..., Any], train: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    assert train("typed", "--lora", 2).code == 0
+    shutil.copytree(small_world / "tasks", tmp_path / "tasks")
+    text = (
+        f"train: 1\nbase: {small_world / 'base'}\ntasks: [tasks/first]\nlora: {{rank: 2}}\nsteps: 40\nevery: 10\n"
+        "learning_rate: 0.02\nbatch: 16\n"
+    )
+    (tmp_path / "training.yaml").write_text(text)
+    answer = cli("train", tmp_path / "training.yaml", "--out", tmp_path / "read", "--quiet")
+    assert answer.code == 0, answer.err
+    assert result_bytes(tmp_path / "read") == result_bytes(tmp_path / "typed")
+
+
+def test_several_tasks_and_a_lone_file_are_learned_from(
+    train: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    lines = [json.dumps({"prompt": f"x{one}{two}=", "answer": one}) for one in "abcdefgh" for two in "abcdefgh"]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    answer = train("run", tasks=[tmp_path / "mine.jsonl", small_world / "tasks" / "grade"])
+    assert answer.code == 0, answer.err
+    found = told(tmp_path / "run")
+    assert [row["task"] for row in found["target"]] == ["mine", "grade"]
+    assert found["target"][0]["n"] + found["examples"]["train"] + found["examples"]["valid"] < 64 + 48 + 12 + 1
+
+
+def test_a_fork_begins_with_what_another_run_had_learned(train: Callable[..., Any], tmp_path: Path) -> None:
+    assert train("run", "--steps", 100).code == 0
+    assert train("further", "--fork", tmp_path / "run", "--learning-rate", 0.001).code == 0
+    first = told(tmp_path / "further")["validations"][0]
+    assert first["loss"] == pytest.approx(min(one["loss"] for one in told(tmp_path / "run")["validations"]), rel=1e-5)
+    assert train("further", "--learning-rate", 0.001).code == 0  # going on needs no second --fork
+
+
+def test_gates_decide_the_exit(train: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "gate.yaml").write_text("gates:\n  - {ability: first, measure: difference, at_least: 0.99}\n")
+    (tmp_path / "easy.yaml").write_text("gates:\n  - {ability: first, measure: difference, at_least: -1}\n")
+    assert train("run", "--steps", 1, "--gate", tmp_path / "easy.yaml").code == 0
+    assert train("run", "--steps", 1, "--gate", tmp_path / "gate.yaml").code == 1
+
+
+def test_steps_on_record_can_be_verified(cli: Callable[..., Any], train: Callable[..., Any], tmp_path: Path) -> None:
+    assert train("run", "--steps", 25).code == 0
+    for step in (1, 11, 25):
+        answer = cli("verify-run", tmp_path / "run", "--step", step, "--quiet")
+        assert answer.code == 0, answer.err
+    with sqlite3.connect(tmp_path / "run" / "run.sqlite") as database:
+        database.execute("UPDATE steps SET digest = ? WHERE step = 12", ("0" * 64,))
+    database.close()
+    assert cli("verify-run", tmp_path / "run", "--step", 12, "--quiet").code == 1
+    assert cli("verify-run", tmp_path / "run", "--step", 99, "--quiet").code == 2
+    assert cli("verify-run", tmp_path / "nothing", "--step", 1, "--quiet").code == 2
+
+
+BAD: dict[str, tuple[list[Any], str]] = {
+    "rank and full": (["--lora", 2, "--full"], "--full and --lora together"),
+    "no objective": (["--objective", "nonsense"], "nonsense"),
+    "a teacher for nothing": (["--teacher", "base"], "teacher"),
+    "no teacher": (["--objective", "distance"], "teacher"),
+    "a rate of none": (["--learning-rate", -1], "learning_rate"),
+    "no fork": (["--fork", "nowhere"], "nowhere"),
+    "no others": (["--others", "nowhere"], "nowhere"),
+    "no gate": (["--gate", "nowhere.yaml"], "nowhere.yaml"),
+    "no device": (["--device", "nonsense"], "nonsense"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BAD))
+def test_wrong_options_are_one_line_and_write_nothing(train: Callable[..., Any], tmp_path: Path, case: str) -> None:
+    options, said = BAD[case]
+    answer = train("run", *options)
+    assert answer.code == 2, answer.err
+    assert said in answer.err
+    assert len(answer.err.strip().splitlines()) == 1
+    assert not (tmp_path / "run" / "train.json").exists()
+
+
+def test_what_cannot_be_learned_from_is_refused(
+    cli: Callable[..., Any], train: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text('{"prompt": "a", "answer": "b"}\n')
+    empty = tmp_path / "empty"
+    shutil.copytree(small_world / "tasks" / "first", empty)
+    (empty / "train.jsonl").unlink()
+    long = tmp_path / "long"
+    shutil.copytree(small_world / "tasks" / "first", long)
+    with (long / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "too-long", "prompt": "f", "answer": "a" * 60}) + "\n")
+    pattern = tmp_path / "pattern"
+    shutil.copytree(small_world / "tasks" / "first", pattern)
+    (pattern / "task.yaml").write_text("metric: regex\n")
+    for place, said in (
+        (few, "too few examples"),
+        (empty, "no training examples"),
+        (long, "too-long"),
+        (pattern, "no texts as answers"),
+        (tmp_path / "nowhere", "nowhere"),
+        (small_world / "tasks", "holds 2 tasks"),
+    ):
+        answer = train("run", "--steps", 4, tasks=[place])
+        assert answer.code == 2, answer.err
+        assert said in answer.err
+        assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_state(train: Callable[..., Any], tmp_path: Path) -> None:
+    answer = train("run", "--full", "--learning-rate", 1e30, "--every", 1)
+    assert answer.code == 2
+    assert "is not a finite number" in answer.err
+    assert "learning rate" in answer.err
+    assert (tmp_path / "run" / "run.sqlite").is_file()
+    assert not (tmp_path / "run" / "skill.safetensors").exists()
+
+
+def test_another_base_or_setting_in_a_run_is_refused_with_what_differs(
+    cli: Callable[..., Any], train: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    assert train("run").code == 0
+    arguments = (small_world / "tasks" / "first", "--base", small_world / "other", "--out", tmp_path / "run", *QUICK)
+    answer = cli("train", *arguments)
+    assert answer.code == 2
+    assert "base was" in answer.err
+    assert "--fork" in answer.err
+    assert train("run", "--batch", 8).code == 2
+    assert train("run", "--batch", 8, "--overwrite").code == 0
+
+
+def test_a_damaged_state_is_named(train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train("run").code == 0
+    (tmp_path / "run" / "train.json").unlink()
+    for file in (tmp_path / "run" / "states").rglob("*.safetensors"):
+        file.write_bytes(b"nonsense")
+    answer = train("run")
+    assert answer.code == 2
+    assert "state.safetensors" in answer.err
