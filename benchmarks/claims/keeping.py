@@ -13,7 +13,7 @@ import torch
 from benchmarks.claims.stamp import stamp
 from benchmarks.claims.worlds import Scores, World
 from genepool.merging import plan_merge
-from genepool.testbed.digits import DigitsModel
+from genepool.tasks.models.digits import DigitsModel
 from genepool.testbed.digits.builder import train
 from genepool.testbed.digits.images import Lessons
 from genepool.testbed.digits.rearranging import choose

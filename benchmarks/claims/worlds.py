@@ -17,9 +17,8 @@ import numpy as np
 
 from benchmarks.claims.stamp import stamp
 from genepool.merging import Recipe, find_method, plan_merge
-from genepool.tasks import LanguageModel, Ledger, OutcomeTable, Task, evaluate, load_tasks
+from genepool.tasks import Ledger, OutcomeTable, Task, evaluate, load_tasks, open_model
 from genepool.testbed import Testbed, build
-from genepool.testbed.digits import DigitsModel, ask
 from genepool.weights import TensorWeights, Weights, load_resident, open_weights
 
 CACHE = Path(__file__).parent.parent.parent / ".cache" / "claims"
@@ -90,8 +89,9 @@ class World:
             skill: load_resident(open_weights(path, base=base), (base, held)) for skill, path in self.bed.full.items()
         }
         self.tasks = {task.name: task for task in load_tasks(self.bed.tasks)}
-        self._ask = _asking_digits(held) if kind == "digits" else _asking_text(held)
-        self._asking_code = "genepool.testbed.digits.asking" if kind == "digits" else "genepool.tasks.evaluate"
+        self._ask = _asking(held)
+        asked = "digits" if kind == "digits" else "causal_lm"
+        self._asking_code = ("genepool.tasks.evaluate", f"genepool.tasks.models.{asked}")
         self._memory = _Memory(CACHE / "scores" / f"{kind}-{seed}.jsonl")
 
     def recipe(self, method: str, skills: Sequence[str], parameters: Mapping[str, Any], **more: Any) -> Recipe:
@@ -113,7 +113,7 @@ class World:
         """Task -> one score per example of the split."""
         plan = plan_merge(recipe, self.sources)
         method = type(plan.method).__module__
-        code = stamp(method, "genepool.merging.planning", self._asking_code)
+        code = stamp(method, "genepool.merging.planning", *self._asking_code)
         return self._remembered(plan.fingerprint(), code, plan.weights, tasks, split)
 
     def scores_of(self, weights: Callable[[], Weights], told_by: str, tasks: Sequence[str], split: str) -> Scores:
@@ -123,7 +123,7 @@ class World:
             weights: makes them, when they are not remembered.
             told_by: everything they depend on, as text.
         """
-        return self._remembered(told_by, stamp(self._asking_code), weights, tasks, split)
+        return self._remembered(told_by, stamp(*self._asking_code), weights, tasks, split)
 
     def _remembered(
         self, identity: str, code: str, weights: Callable[[], Weights], tasks: Sequence[str], split: str
@@ -153,18 +153,8 @@ class World:
 Asking = Callable[[Weights, Sequence[Task], str], OutcomeTable]
 
 
-def _asking_digits(base: Weights) -> Asking:
-    model = DigitsModel.load(base)
-
-    def asking(weights: Weights, tasks: Sequence[Task], split: str) -> OutcomeTable:
-        model.assign(weights)
-        return ask([model], tasks, split=split, limit=LIMITS[split])
-
-    return asking
-
-
-def _asking_text(base: Weights) -> Asking:
-    model = LanguageModel.load(base)
+def _asking(base: Weights) -> Asking:
+    model = open_model(base).load()
 
     def asking(weights: Weights, tasks: Sequence[Task], split: str) -> OutcomeTable:
         model.assign(weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +66,74 @@ def write_model(folder: Path, *, seed: int = 0, kind: str = "llama", merging: bo
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def write_classifier(folder: Path, *, seed: int = 0, labels: Sequence[str] = ("bad", "good"), **changes: Any) -> Path:
+    """Saves a random BERT that classifies texts, with a token per character and one at either end of a text."""
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import BertConfig, BertForSequenceClassification
+
+    tokenizer = character_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    torch.manual_seed(seed)
+    settings = {**_small(), "vocab_size": len(tokenizer), "max_position_embeddings": 40, "pad_token_id": 0}
+    config = BertConfig(**{**settings, **_named(labels), **changes})
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_translator(folder: Path, *, seed: int = 0, kind: str = "t5", merging: bool = False, **changes: Any) -> Path:
+    """Saves a random T5 or BART whose weights are wide apart."""
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoModelForSeq2SeqLM, BartConfig, T5Config
+
+    tokenizer = merging_tokenizer() if merging else character_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    shared = {"vocab_size": len(tokenizer), "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
+    halves = {f"{half}_{what}": n for half in ("encoder", "decoder") for what, n in _HALF.items()}
+    small = {"d_model": 16, "max_position_embeddings": 40, "init_std": 0.6, **halves}
+    first = {"bos_token_id": 1, "forced_bos_token_id": 5, "forced_eos_token_id": None}
+    configs: dict[str, Callable[[], Any]] = {
+        "t5": lambda: T5Config(**{"d_model": 16, "d_ff": 24, "d_kv": 8, "num_layers": 2, "num_heads": 2,
+                                  "initializer_factor": 4.0, "n_positions": 40, **shared, **changes}),
+        "bart": lambda: BartConfig(**{**small, **shared, **first, **changes}),
+    }  # fmt: skip
+    torch.manual_seed(seed)
+    AutoModelForSeq2SeqLM.from_config(configs[kind]()).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_image_classifier(folder: Path, *, seed: int = 0, labels: Sequence[str] = ("cat", "dog", "owl")) -> Path:
+    """Saves a random ViT for images of 8 x 8 pixels, with its image processor."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    torch.manual_seed(seed)
+    config = ViTConfig(**_small(), image_size=8, patch_size=4, **_named(labels))
+    ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
+    return folder
+
+
+_HALF = {"layers": 2, "attention_heads": 2, "ffn_dim": 24}
+
+
+def _named(labels: Sequence[str]) -> dict[str, Any]:
+    return {"id2label": dict(enumerate(labels)), "label2id": {label: number for number, label in enumerate(labels)}}
+
+
+def _small() -> dict[str, Any]:
+    return {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "initializer_range": 0.6,
+    }

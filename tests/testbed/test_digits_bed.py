@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 
 from genepool.errors import InputError
 from genepool.merging import Recipe, plan_merge
-from genepool.tasks import Ledger, load_tasks
+from genepool.tasks import Ledger, OutcomeTable, evaluate, load_tasks
+from genepool.tasks.models.digits import PIXELS, DigitsModel, encode_pixels
+from genepool.tasks.models.digits.network import DigitsTransformer, Shape
 from genepool.testbed import Testbed, build
-from genepool.testbed.digits import DigitsModel, ask, builder
+from genepool.testbed.digits import builder
 from genepool.testbed.digits.builder import DigitsSchedule
-from genepool.testbed.digits.images import Lessons, encode, load_images, split_of
-from genepool.testbed.digits.model import DigitsTransformer, Shape, new_base
-from genepool.testbed.digits.rearranging import AS_IT_IS, DEFAULT_TASKS, PIXELS, TASKS, choose
+from genepool.testbed.digits.images import Lessons, load_images, split_of
+from genepool.testbed.digits.model import new_base
+from genepool.testbed.digits.rearranging import AS_IT_IS, DEFAULT_TASKS, TASKS, choose
 from genepool.testbed.folder import hash_files
 from genepool.testbed.schedule import Phase
 from genepool.weights import infer_roles, open_weights, write_checkpoint
@@ -44,6 +46,12 @@ def minute(monkeypatch: pytest.MonkeyPatch) -> None:
 def bed(minute: None, tmp_path: Path) -> Testbed:
     """A testbed of that size."""
     return build(tmp_path / "bed", bed="digits", skills=SKILLS)
+
+
+def ask(models: list[Any], tasks: list[Any], **options: Any) -> OutcomeTable:
+    """Asked through a ledger of its own, where none is given."""
+    with Ledger(":memory:") as ledger:
+        return evaluate(models, tasks, **{"ledger": ledger, **options})
 
 
 # ---------------------------------------------------------------------- tasks and images
@@ -272,7 +280,7 @@ def test_outcomes_are_those_of_the_model(bed: Testbed) -> None:
     model = DigitsModel.load(open_weights(bed.full["mirror"])).model
     examples = table.examples("mirror")
     with torch.no_grad():
-        logits = model(torch.stack([encode(example.prompt) for example in examples]))
+        logits = model(torch.stack([encode_pixels(example.prompt) for example in examples]))
     name = table.models[0]
     assert table.outputs(name, "mirror") == [str(digit) for digit in logits.argmax(-1).tolist()]
     right = torch.tensor([int(example.answer) for example in examples])
@@ -302,7 +310,7 @@ def test_what_the_ledger_knows_is_not_asked_again(bed: Testbed, tmp_path: Path) 
 def test_other_models_are_refused(bed: Testbed, tmp_path: Path, save_model: Callable[..., Path]) -> None:
     tasks = load_tasks(bed.tasks)
     with pytest.raises(InputError, match="not of the digits testbed"):
-        ask([save_model("llama", {"w": torch.zeros(2, 2)})], tasks)
+        DigitsModel.load(open_weights(save_model("llama", {"w": torch.zeros(2, 2)})))
     for key, value in (("hidden_size", 10**9), ("num_hidden_layers", "2"), ("num_attention_heads", 3)):
         odd = tmp_path / key
         shutil.copytree(bed.base, odd)
@@ -320,7 +328,7 @@ def test_other_models_are_refused(bed: Testbed, tmp_path: Path, save_model: Call
 @pytest.mark.parametrize("prompt", ["", "1 2 3", " ".join(["17"] * 64), " ".join(["-1"] * 64), " ".join(["x"] * 64)])
 def test_a_prompt_that_is_no_image_is_refused(prompt: str) -> None:
     with pytest.raises(InputError, match="not an image"):
-        encode(prompt)
+        encode_pixels(prompt)
 
 
 def test_a_model_is_the_same_after_writing_and_reading(tmp_path: Path, bed: Testbed) -> None:

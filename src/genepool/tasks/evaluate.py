@@ -5,16 +5,18 @@ What the ledger knows is not asked again, and a model all of whose outcomes are 
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections.abc import Sequence
 
 from genepool import progress
+from genepool.devices import check_device, check_dtype
 from genepool.errors import InputError
-from genepool.tasks.decoding import DEFAULT_BATCH, Decoding
+from genepool.tasks.answering import answer, check_fits, check_labels
+from genepool.tasks.decoding import DEFAULT_BATCH
 from genepool.tasks.example import Example
 from genepool.tasks.ledger import Ledger, Outcome
 from genepool.tasks.metrics import find_metric
-from genepool.tasks.models import Model, Named, Source, open_model
+from genepool.tasks.models import LoadedSource, Model, Named, Source, open_model
 from genepool.tasks.table import Cell, OutcomeTable
 from genepool.tasks.task import Task
 from genepool.threads import torch_threads
@@ -37,6 +39,7 @@ def evaluate(
     keep_outputs: bool = True,
     names: Sequence[str] | None = None,
     device: str = "cpu",
+    dtype: str = "float32",
     allow_pickle: bool = False,
 ) -> OutcomeTable:
     """Every model on every task.
@@ -54,11 +57,12 @@ def evaluate(
         keep_outputs: also keep what models write where a score can be told without writing. Outcomes that are known
             but lack their output are then computed again.
         names: what to call the models in the table; their own names when None.
-        device: torch's name of the device.
+        device: torch's name of the device, for models that are not in memory yet.
+        dtype: what these compute in. Outcomes in another type than float32 are kept apart.
         allow_pickle: names may lead to PyTorch's .bin and .pt files, which are loaded with `weights_only`.
 
     Raises:
-        InputError: a model or task cannot be used.
+        InputError: a model or task cannot be used, a model cannot be asked a task, or there is no such device or type.
     """
     if not models:
         raise InputError("no models to evaluate", fix="Name at least one")
@@ -68,18 +72,23 @@ def evaluate(
         raise InputError(f"two tasks are called '{twice}'", fix="Give each its own name")
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} examples", fix="Give at least 1")
+    check_dtype(dtype)
+    check_device(device)
     if seed is not None:
         tasks = [_reseeded(task, seed) for task in tasks]
     examples = {task.name: list(task.examples(split))[:limit] for task in tasks}
     sources = [open_model(model, allow_pickle=allow_pickle) for model in models]
     labels = unique_names(list(names) if names is not None else [source.name for source in sources])
+    for source in sources:
+        for task in tasks:
+            check_fits(task, source.kind, source.name)
     cells: dict[tuple[str, str], Cell] = {}
     fingerprints: dict[str, str] = {}
     total = len(sources) * sum(map(len, examples.values()))
     with progress.bar("evaluating", total, "examples") as bar, torch_threads(threads):
         for label, source in zip(labels, sources, strict=True):
             fingerprints[label] = source.fingerprint
-            asked = _Asked(source, label, device)
+            asked = _Asked(source, label, device, dtype)
             for task in tasks:
                 bar.note(f"{label}: {task.name}")
                 cells[label, task.name] = _evaluate_one(
@@ -91,15 +100,21 @@ def evaluate(
 class _Asked:
     """A model that is loaded only when it is asked something."""
 
-    def __init__(self, source: Source, name: str, device: str) -> None:
-        self._source, self.name, self._device = source, name, device
+    def __init__(self, source: Source, name: str, device: str, dtype: str) -> None:
+        self._source, self.name, self._device, self._dtype = source, name, device, dtype
         self._loaded: Model | None = None
 
     def model(self) -> Model:
         if self._loaded is None:
             with progress.bar(f"loading {self.name}"):
-                self._loaded = self._source.load(self._device)
+                self._loaded = self._source.load(self._device, self._dtype)
         return self._loaded
+
+    def asking(self, task: Task) -> str:
+        """What the ledger knows the asking by: the task's digest, and with another type than float32 that type."""
+        if self._dtype == "float32" or isinstance(self._source, LoadedSource):
+            return task.asking
+        return hashlib.sha256(f"{task.asking}\x1f{self._dtype}".encode()).hexdigest()
 
 
 def _evaluate_one(
@@ -112,7 +127,8 @@ def _evaluate_one(
     keep_outputs: bool,
     bar: progress.Bar,
 ) -> Cell:
-    known = ledger.find(fingerprint, task.asking, [example.key for example in examples])
+    asking = asked.asking(task)
+    known = ledger.find(fingerprint, asking, [example.key for example in examples])
     written = find_metric(task.settings.metric).needs == "text" and task.asker is None
     if keep_outputs and written:
         known = {key: outcome for key, outcome in known.items() if outcome.output is not None}
@@ -123,80 +139,16 @@ def _evaluate_one(
     open_examples = [example for key, example in firsts.items() if key not in known]
     bar.advance(len(examples) - len(open_examples))
     fresh: dict[str, Outcome] = {}
+    if open_examples:
+        check_labels(task, open_examples, asked.model())
     for start in range(0, len(open_examples), _COMMITTED):
         block = open_examples[start : start + _COMMITTED]
-        outcomes = _ask(asked.model(), task, block, batch_size, keep_outputs)
+        outcomes = answer(asked.model(), task, block, batch_size, keep_outputs)
         new = list(zip(block, outcomes, strict=True))
-        ledger.record(fingerprint, asked.name, task.name, task.asking, [(e.key, e.id, o) for e, o in new])
+        ledger.record(fingerprint, asked.name, task.name, asking, [(e.key, e.id, o) for e, o in new])
         fresh.update((example.key, outcome) for example, outcome in new)
         bar.advance(len(block))
     return Cell(tuple(fresh.get(e.key) or known[e.key] for e in examples), len(examples) - len(fresh))
-
-
-def _ask(model: Model, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool) -> list[Outcome]:
-    if task.asker is not None:
-        return list(task.asker(model, examples, batch_size))
-    if find_metric(task.settings.metric).needs == "choices":
-        return _choose(model, task, examples, batch_size)
-    return _write(model, task, examples, batch_size, keep_outputs)
-
-
-def _choose(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Outcome]:
-    """Multiple choice: the choice whose continuation is likeliest; the sum of its tokens' log-likelihoods decides."""
-    prompts, choices = [], []
-    for example in examples:
-        prompt = task.prompt_for(example, model)
-        for choice in example.choices:
-            prompts.append(prompt)
-            choices.append(choice)
-    scored = iter(model.loglikelihoods(prompts, choices, batch_size))
-    return [_chosen(example, [next(scored).logprob for _ in example.choices]) for example in examples]
-
-
-def _chosen(example: Example, logprobs: Sequence[float]) -> Outcome:
-    # Weights that overflow give likelihoods that are no numbers: then no choice is taken, not the first.
-    known = [(logprob, i) for i, logprob in enumerate(logprobs) if math.isfinite(logprob)]
-    if not known:
-        return Outcome(0.0)
-    best, place = max(known, key=lambda pair: pair[0])
-    choice = example.choices[place]
-    confidence = 1 / sum(math.exp(logprob - best) for logprob, _ in known)
-    return Outcome(float(choice in example.answers), choice, {"logprob": best, "confidence": confidence})
-
-
-def _write(model: Model, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool) -> list[Outcome]:
-    ask = task.settings
-    metric = find_metric(ask.metric)
-    assert metric.judge is not None
-    decoding = Decoding(ask.max_new_tokens, tuple(ask.stop), ask.temperature, ask.top_p, ask.seed)
-    prompts = [task.prompt_for(example, model) for example in examples]
-    outcomes: dict[int, Outcome] = {}
-    details: dict[int, dict[str, float]] = {}
-    if metric.equality and ask.temperature == 0:
-        single = [i for i, example in enumerate(examples) if len(example.answers) == 1]
-        forced = model.forced_answers(
-            [prompts[i] for i in single], [examples[i].answer for i in single], decoding, ask.strip, batch_size
-        )
-        for i, result in zip(single, forced, strict=True):
-            details[i] = {
-                "logprob": result.logprob,
-                "token_accuracy": result.token_accuracy,
-                "tokens": float(result.tokens),
-            }
-            if result.matches is True:
-                # What it writes is the answer, so the answer's likelihood is that of what it writes.
-                confidence = math.exp(min(result.logprob, 0.0))
-                outcomes[i] = Outcome(1.0, examples[i].answer, {**details[i], "confidence": confidence})
-            elif result.matches is False and not keep_outputs:
-                outcomes[i] = Outcome(0.0, None, details[i])
-    rest = [i for i in range(len(examples)) if i not in outcomes]
-    if rest:
-        written = model.write([prompts[i] for i in rest], [examples[i].key for i in rest], decoding, batch_size)
-        for i, one in zip(rest, written, strict=True):
-            score = metric.judge(one.text, examples[i], ask.strip)
-            sure = {"confidence": math.exp(min(one.logprob, 0.0))} if math.isfinite(one.logprob) else {}
-            outcomes[i] = Outcome(score, one.text, {**details.get(i, {}), **sure})
-    return [outcomes[i] for i in range(len(examples))]
 
 
 def _reseeded(task: Task, seed: int) -> Task:

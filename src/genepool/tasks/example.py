@@ -7,8 +7,10 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 
+from genepool.tasks.images import ImageFile
+
 # What a line of a file may say of an example.
-EXAMPLE_KEYS = ("id", "prompt", "answer", "choices", "tags")
+EXAMPLE_KEYS = ("id", "prompt", "image", "answer", "choices", "tags")
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Example:
         choices: for multiple choice, everything to choose from, the answers included.
         tags: what it is about, such as the skills it needs; for looking at parts of a task, and no part of the example
             itself: a model is never shown them.
+        image: of a task that shows images, what the model sees instead of the prompt.
     """
 
     id: str
@@ -29,6 +32,7 @@ class Example:
     answers: tuple[str, ...]
     choices: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    image: ImageFile | None = None
 
     @property
     def answer(self) -> str:
@@ -38,5 +42,7 @@ class Example:
     @cached_property
     def key(self) -> str:
         """SHA-256, hex, of the content: the same example has the same key whatever its id."""
-        text = json.dumps([self.prompt, self.answers, self.choices], ensure_ascii=False)
+        parts = [self.prompt, self.answers, self.choices]
+        # Left out where there is none, so that every example of text keeps the key it has in ledgers.
+        text = json.dumps([*parts, self.image.digest] if self.image else parts, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()

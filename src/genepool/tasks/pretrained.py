@@ -6,7 +6,7 @@ transformers builds use this.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str) -> Any:
+def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, classes: bool = False) -> Any:
     """transformers' network of `weights.config` with the tensors of `weights`, on the processor.
 
     Args:
@@ -26,6 +26,7 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str) -> 
         kind: what it computes in.
         auto: transformers' class that finds the architecture, such as "AutoModelForCausalLM".
         what: what is built, for errors, such as "causal language model".
+        classes: it has a head of as many rows as the config's id2label names classes.
 
     Raises:
         InputError: no config, an architecture transformers does not know, or tensors that do not fit it.
@@ -43,7 +44,7 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str) -> 
         raise InputError(
             f"no {what} can be built from its config ({short(error)})",
             where=folder,
-            fix="Name a text generation model in Hugging Face's layout",
+            fix="Copy the base's" if classes else "Name a text generation model in Hugging Face's layout",
         ) from None
     # A head that merely equals the embedding is a second name to `Weights`, but a tensor of its own to the model.
     tied = getattr(config.get_text_config(), "tie_word_embeddings", False)
@@ -53,7 +54,12 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str) -> 
     with _silent_transformers():
         try:
             model, report = architecture.from_pretrained(
-                None, config=config, state_dict=tensors, dtype=kind, output_loading_info=True
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=kind,
+                output_loading_info=True,
+                ignore_mismatched_sizes=classes,
             )
         except RuntimeError as error:
             raise InputError(
@@ -61,6 +67,7 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str) -> 
                 where=weights.name,
                 fix="Config and weights come from different models",
             ) from None
+    _check_shapes(report.get("mismatched_keys") or (), len(config.id2label or ()), weights.name)
     for verb, keys in (("lacks", report["missing_keys"]), ("has unknown", report["unexpected_keys"])):
         if keys:
             raise InputError(
@@ -121,6 +128,22 @@ def model_folder(weights: Weights) -> Path:
 def short(error: BaseException) -> str:
     """What another library's error says, on one line of at most 160 characters."""
     return " ".join(str(error).split())[:160].rstrip(".")
+
+
+def _check_shapes(mismatched: Collection[Any], classes: int, where: str) -> None:
+    """Refuses tensors of other shapes than the config's; a head of other classes than id2label names is told so."""
+    for name, stored, expected in sorted(mismatched, key=lambda one: str(one[0])):
+        if expected[0] == classes != stored[0] and stored[1:] == expected[1:]:
+            raise InputError(
+                f"id2label names {classes} classes where the head {name} has {stored[0]}",
+                where=f"{where}:config.json",
+                fix="Correct id2label, or copy the config.json the weights came with",
+            )
+        raise InputError(
+            f"the tensors do not fit the model of config.json ({name} is {list(stored)}, expected {list(expected)})",
+            where=where,
+            fix="Config and weights come from different models",
+        )
 
 
 @contextmanager

@@ -10,11 +10,13 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from genepool.errors import InputError, nearest
 from genepool.tasks.example import EXAMPLE_KEYS, Example
+from genepool.tasks.images import ImageFile, find_image
 from genepool.tasks.metrics import find_metric
 from genepool.tasks.task import TaskSettings
 
@@ -37,7 +39,9 @@ def read_examples(path: Path, settings: TaskSettings | None = None) -> tuple[Exa
     lines: dict[str, int] = {}
     for line, data in _rows(path):
         where = f"{path}:{line}"
-        example = example_from(_renamed(data, settings.columns, where), where, default_id=str(line))
+        data = _renamed(data, settings.columns, where)
+        image = _image_of(data, path.parent, where) if settings.input == "image" else None
+        example = replace(example_from(_without_image(data) if image else data, where, str(line)), image=image)
         _check_metric(example, settings, where)
         if example.id in lines:
             raise InputError(
@@ -90,6 +94,8 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
     for key in data:
         if key not in EXAMPLE_KEYS:
             raise InputError(f"unknown key '{key}'", where=where, fix=nearest(str(key), EXAMPLE_KEYS))
+    if "image" in data:
+        raise InputError("an image in a task that shows text", where=where, fix="Set `input: image` in task.yaml")
     if not isinstance(data.get("prompt"), str):
         raise InputError("`prompt` must be text", where=where, fix="Add it")
     answer = data.get("answer")
@@ -112,6 +118,20 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
     except UnicodeEncodeError as error:
         raise InputError(f"holds half a character ({error.reason})", where=where, fix="Write it in UTF-8") from None
     return example
+
+
+def _image_of(data: Any, folder: Path, where: str) -> ImageFile:
+    """The image of a line."""
+    if not isinstance(data, Mapping) or "image" not in data:
+        raise InputError(
+            "no `image` in a task that shows images", where=where, fix='Write {"image": "cat.png", "answer": "cat"}'
+        )
+    return find_image(data["image"], folder, where)
+
+
+def _without_image(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The rest of a line with an image, whose prompt nobody needs."""
+    return {"prompt": "", **{key: value for key, value in data.items() if key != "image"}}
 
 
 def _texts(data: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:

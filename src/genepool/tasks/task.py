@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,10 +29,15 @@ if TYPE_CHECKING:
 Asker = Callable[["Model", Sequence["Example"], int], Sequence[Outcome]]
 
 
+# Settings that say how a prompt is written.
+_OF_TEXT = frozenset({"few_shot", "separator", "prefix", "suffix", "chat_template", "system"})
+
+
 class TaskSettings(Strict):
     """How a task is put to a model and judged: the content of `task.yaml`."""
 
     metric: str = Field("exact_match", description=f"One of {listed(all_metrics())}.")
+    input: Literal["text", "image"] = Field("text", description="What a model is shown: the prompt, or the image.")
     max_new_tokens: int = Field(64, ge=1, description="Tokens a model may write before it is stopped.")
     stop: list[str] = Field(default_factory=list, description="Texts that end an answer; they are not part of it.")
     strip: bool = Field(True, description="Ignore white space around the answer.")
@@ -60,6 +65,8 @@ class TaskSettings(Strict):
     def _heard(self) -> TaskSettings:
         if self.system is not None and not self.chat_template:
             raise ValueError("a `system` message needs `chat_template: true`")
+        if self.input == "image" and (texts := sorted(self.model_fields_set & _OF_TEXT)):
+            raise ValueError(f"`{texts[0]}` is for prompts, and `input: image` shows none. Leave it out")
         return self
 
     @field_validator("columns")
@@ -116,6 +123,8 @@ class Task:
             return hashlib.sha256(f"callable\x1f{self.name}\x1f{self.version}".encode()).hexdigest()
         # What columns are called does not matter: examples are known by their content.
         parts: dict[str, Any] = self.settings.model_dump(mode="json", exclude={"columns"})
+        if parts["input"] == "text":
+            del parts["input"]  # what there was before images keeps its digest
         parts["metric_version"] = find_metric(self.settings.metric).version
         if self.settings.few_shot:
             parts["shown"] = [example.key for example in self._pool]
@@ -145,7 +154,15 @@ class Task:
         return [pool[int(i)] for i in drawn]
 
     def prompt_for(self, example: Example, model: Model) -> str:
-        """The whole text `model` reads for `example`: template, shown examples and question."""
+        """The whole text `model` reads for `example`: template, shown examples and question; or the path of its image.
+
+        Raises:
+            InputError: the task shows images and the example has none; or the chat template refuses the messages.
+        """
+        if self.settings.input == "image":
+            if example.image is None:
+                raise InputError("no image", where=f"{self.name}:{example.id}", fix="Give the example one")
+            return str(example.image.path)
         ask = self.settings
         shown = self.shown_before(example)
         if ask.chat_template:

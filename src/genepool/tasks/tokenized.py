@@ -107,14 +107,18 @@ class TokenizedNetwork(Network):
         heads = [self.encode(prompt) for prompt in prompts]
         check_length(self, heads)
         found: dict[int, tuple[torch.Tensor, ...]] = {}
-        width = 4 * int(getattr(self.model.config.get_text_config(), "hidden_size", 0) or 4096)
         with torch.inference_mode():
-            for rows in batches([len(head) for head in heads], batch_size, width):
+            for rows in batches([len(head) for head in heads], batch_size, self._token_bytes):
                 ids, mask = padded([heads[row] for row in rows], self.device)
                 layers = self._layers(ids, mask)
                 for line, row in enumerate(rows):
                     found[row] = tuple(layer[line, : len(heads[row])].float().cpu() for layer in layers)
         return [found[row] for row in range(len(heads))]
+
+    @property
+    def _token_bytes(self) -> int:
+        """Bytes of one token's hidden state, which bounds the batches of models that have no logits per token."""
+        return 4 * int(getattr(self.model.config.get_text_config(), "hidden_size", 0) or 4096)
 
     def _layers(self, ids: torch.Tensor, mask: torch.Tensor) -> Sequence[torch.Tensor]:
         """Hidden states of a batch, the embedding first: (rows, width, hidden) each."""
@@ -156,11 +160,11 @@ class WritingNetwork(TokenizedNetwork):
         return int(self.model.get_output_embeddings().weight.shape[0])
 
 
-def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids padded on the right with 0, and the mask that keeps the padding out: (rows, width) each."""
+def padded(rows: Sequence[Sequence[int]], device: torch.device, pad: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids padded on the right, and the mask that keeps the padding out: (rows, width) each."""
     import torch
 
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    ids = torch.full((len(rows), max(map(len, rows))), pad, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for line, row in enumerate(rows):
         ids[line, : len(row)] = torch.tensor(row)

@@ -107,6 +107,7 @@ class Checkpoint(Weights):
         infos = {name: file.infos[name] for name, file in self._where.items()}
         roles = infer_roles(infos)
         said = bool((self.config or {}).get("tie_word_embeddings", False))
+        words = (self.config or {}).get("vocab_size")
         aliases: dict[str, str] = {}
         # By shape, type and first bytes, so that only likely copies are compared to the end, however many there are.
         alike: dict[tuple[TensorInfo, bytes], list[str]] = {}
@@ -118,7 +119,8 @@ class Checkpoint(Weights):
             info, head = infos[name], roles[name].part == "head"
             if shapes[info] == 1:
                 continue
-            if head and said and info in first_of:
+            # Only the head over the vocabulary is meant: a classifier of two classes has the shape of two token types.
+            if head and said and info in first_of and words in (None, info.shape[0]):
                 aliases[name] = first_of[info]
                 continue
             data = self._where[name].view_bytes(name)

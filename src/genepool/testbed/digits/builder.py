@@ -26,8 +26,8 @@ from genepool.testbed.schedule import Phase
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
+    from genepool.tasks.models.digits.network import DigitsTransformer
     from genepool.testbed.digits.images import Batches, Images
-    from genepool.testbed.digits.model import DigitsTransformer
 
 # Raise this when the code changes what a build makes; numbers of the schedule are hashed by themselves.
 RECIPE_VERSION = 1
@@ -130,7 +130,8 @@ class _Build:
                 (unfinished / "task.yaml").write_text("metric: exact_match\nmax_new_tokens: 1\n", encoding="utf-8")
 
     def _base(self, bar: progress.Bar) -> DigitsTransformer:
-        from genepool.testbed.digits.model import Shape, new_base
+        from genepool.tasks.models.digits.network import Shape
+        from genepool.testbed.digits.model import new_base
 
         shape = Shape(self.schedule.hidden, self.schedule.layers, self.schedule.heads, self.schedule.feed_forward)
         model = new_base(shape, self.settings.seed)
@@ -163,7 +164,7 @@ class _Build:
     def _score(self, model: DigitsTransformer, name: str) -> float:
         import torch
 
-        from genepool.testbed.digits.rearranging import WHITE
+        from genepool.tasks.models.digits import WHITE
 
         task, images = TASKS.get(name, AS_IT_IS), self.images["test"]
         pixels = torch.tensor([task.apply(row) for row in images.pixels], dtype=torch.float32) / WHITE

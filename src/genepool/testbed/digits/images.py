@@ -16,8 +16,9 @@ import torch
 
 from genepool.errors import InputError
 from genepool.seeding import torch_generator
+from genepool.tasks.models.digits import CLASSES, PIXELS, SIDE, WHITE
 from genepool.testbed.data import SPLITS, Split
-from genepool.testbed.digits.rearranging import AS_IT_IS, CLASSES, PIXELS, SIDE, WHITE, Rearrangement
+from genepool.testbed.digits.rearranging import AS_IT_IS, Rearrangement
 
 # The share of the base's lessons that are digits as they are; all others are the tasks', in turn.
 GENERIC_SHARE = 0.3
@@ -80,20 +81,6 @@ def write_items(path: Path, task: Rearrangement, split: Split, images: Images) -
             prompt = " ".join(map(str, task.apply(pixels)))
             row = {"id": f"{task.name}-{split}-{at:04d}", "prompt": prompt, "answer": str(digit)}
             file.write(json.dumps(row) + "\n")
-
-
-def encode(prompt: str) -> torch.Tensor:
-    """The pixels of a prompt as the model reads them: shape (64,), from 0 to 1.
-
-    Raises:
-        InputError: the prompt is not 64 numbers from 0 to 16.
-    """
-    words = prompt.split()
-    if len(words) != PIXELS or not all(word.isdecimal() and int(word) <= WHITE for word in words):
-        raise InputError(
-            f"not an image: {prompt[:40]!r}", where="prompt", fix=f"Give {PIXELS} whole numbers from 0 to {WHITE}"
-        )
-    return torch.tensor([int(word) for word in words], dtype=torch.float32) / WHITE
 
 
 # What training takes: (step, size) -> images (size, 64) and digits (size,).

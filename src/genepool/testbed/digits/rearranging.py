@@ -12,12 +12,8 @@ from random import Random
 
 from genepool.errors import InputError, nearest
 from genepool.seeding import derive
+from genepool.tasks.models.digits import PIXELS, SIDE, WHITE
 
-SIDE = 8
-PIXELS = SIDE * SIDE
-# scikit-learn's digits count the black dots of 4 x 4 blocks.
-WHITE = 16
-CLASSES = 10
 # The digits as they are: what every model should go on reading. Named as the text testbed names its general ability.
 GENERIC = "generic"
 

@@ -1,0 +1,197 @@
+"""How examples are put to a model and its answers judged: by writing, by likelihoods, or by its classes.
+
+What a metric needs and what a kind of model can do meet here; `evaluate` keeps what comes back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from genepool.errors import InputError
+from genepool.tasks.decoding import Decoding
+from genepool.tasks.example import Example
+from genepool.tasks.ledger import Outcome
+from genepool.tasks.metrics import find_metric
+from genepool.tasks.models import Model
+from genepool.tasks.task import Task
+
+# Different answers of a task that are held against a classifier's labels before it is refused.
+_HELD_AGAINST = 200
+# Labels that an error names.
+_NAMED = 5
+
+
+def check_fits(task: Task, kind: type[Model], name: str) -> None:
+    """Refuses a task that a kind of model cannot be asked, before anything is loaded.
+
+    Args:
+        task: the task.
+        kind: the kind of model.
+        name: of the model, for errors.
+
+    Raises:
+        InputError: the model reads something else than the task shows, or can do nothing that its metric needs.
+    """
+    if task.asker is not None:
+        return
+    shown, needs = task.settings.input, find_metric(task.settings.metric).needs
+    if shown != kind.reads:
+        raise InputError(
+            f"the task '{task.name}' shows {shown}s, and {kind.kind} reads {kind.reads}s",
+            where=name,
+            fix="Name a model that reads what the task shows" if shown == "image" else _IMAGE_FIX,
+        )
+    if "classes" not in kind.can and ("text" if needs == "text" else "likelihoods") not in kind.can:
+        raise InputError(
+            f"the metric {task.settings.metric} of the task '{task.name}' needs {needs}, and {kind.kind} has none",
+            where=name,
+            fix=f"It can be asked for {kind.offers()}",
+        )
+
+
+_IMAGE_FIX = "Name a model that reads text, or give the task images (`input: image`)"
+
+
+def check_labels(task: Task, examples: Sequence[Example], model: Model) -> None:
+    """Refuses a task whose answers are none of a classifier's labels, so that every outcome would be wrong.
+
+    Raises:
+        InputError: naming some of the labels.
+    """
+    if task.asker is not None or "classes" not in model.can:
+        return
+    metric = find_metric(task.settings.metric)
+    if metric.needs == "choices":
+        for example in examples:
+            if missing := [choice for choice in example.choices if choice not in model.labels]:
+                raise _no_label(f"the choice {missing[0]!r} is none of its classes", task, example, model)
+        return
+    assert metric.judge is not None
+    different = {example.answers: example for example in examples}
+    for example in list(different.values())[:_HELD_AGAINST]:
+        if any(metric.judge(label, example, task.settings.strip) for label in model.labels):
+            return
+    first = examples[0]
+    raise _no_label(
+        f"{model.kind} answers with one of its classes, and no answer of the task is one (got {first.answer[:40]!r})",
+        task,
+        first,
+        model,
+    )
+
+
+def _no_label(what: str, task: Task, example: Example, model: Model) -> InputError:
+    more = "..." if len(model.labels) > _NAMED else ""
+    return InputError(
+        what,
+        where=f"{task.name}:{example.id}",
+        fix=f"The classes of {model.name}: {', '.join(model.labels[:_NAMED])}{more}",
+    )
+
+
+def answer(model: Model, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool) -> list[Outcome]:
+    """One outcome per example, in their order.
+
+    Args:
+        model: who is asked.
+        task: how they are asked and judged.
+        examples: what is asked.
+        batch_size: examples per batch.
+        keep_outputs: also keep what a model writes where its score can be told without writing.
+    """
+    if task.asker is not None:
+        return list(task.asker(model, examples, batch_size))
+    if "classes" in model.can:
+        return _classify(model, task, examples, batch_size)
+    if find_metric(task.settings.metric).needs == "choices":
+        return _choose(model, task, examples, batch_size)
+    return _write(model, task, examples, batch_size, keep_outputs)
+
+
+# ---------------------------------------------------------------------- classes
+
+
+def _classify(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Outcome]:
+    """The class with the highest score: of all classes, or of the example's choices."""
+    scores = model.class_scores([task.prompt_for(example, model) for example in examples], batch_size).tolist()
+    places = {label: place for place, label in enumerate(model.labels)}
+    if find_metric(task.settings.metric).needs == "choices":
+        rows = zip(examples, scores, strict=True)
+        return [_chosen(example, [row[places[choice]] for choice in example.choices]) for example, row in rows]
+    return [_labelled(task, example, row, places) for example, row in zip(examples, scores, strict=True)]
+
+
+def _labelled(task: Task, example: Example, row: Sequence[float], places: dict[str, int]) -> Outcome:
+    metric = find_metric(task.settings.metric)
+    assert metric.judge is not None
+    # Weights that overflow give scores that are no numbers: then there is no answer, not the first class.
+    if not all(map(math.isfinite, row)):
+        return Outcome(0.0)
+    best = max(range(len(row)), key=row.__getitem__)
+    label = list(places)[best]
+    details = {"confidence": math.exp(min(row[best], 0.0))}
+    if example.answer in places:
+        details = {"logprob": row[places[example.answer]], **details}
+    return Outcome(metric.judge(label, example, task.settings.strip), label, details)
+
+
+# ---------------------------------------------------------------------- texts
+
+
+def _choose(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Outcome]:
+    """Multiple choice: the choice whose continuation is likeliest; the sum of its tokens' log-likelihoods decides."""
+    prompts, choices = [], []
+    for example in examples:
+        prompt = task.prompt_for(example, model)
+        for choice in example.choices:
+            prompts.append(prompt)
+            choices.append(choice)
+    scored = iter(model.loglikelihoods(prompts, choices, batch_size))
+    return [_chosen(example, [next(scored).logprob for _ in example.choices]) for example in examples]
+
+
+def _chosen(example: Example, logprobs: Sequence[float]) -> Outcome:
+    # Weights that overflow give likelihoods that are no numbers: then no choice is taken, not the first.
+    known = [(logprob, i) for i, logprob in enumerate(logprobs) if math.isfinite(logprob)]
+    if not known:
+        return Outcome(0.0)
+    best, place = max(known, key=lambda pair: pair[0])
+    choice = example.choices[place]
+    confidence = 1 / sum(math.exp(logprob - best) for logprob, _ in known)
+    return Outcome(float(choice in example.answers), choice, {"logprob": best, "confidence": confidence})
+
+
+def _write(model: Model, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool) -> list[Outcome]:
+    ask = task.settings
+    metric = find_metric(ask.metric)
+    assert metric.judge is not None
+    decoding = Decoding(ask.max_new_tokens, tuple(ask.stop), ask.temperature, ask.top_p, ask.seed)
+    prompts = [task.prompt_for(example, model) for example in examples]
+    outcomes: dict[int, Outcome] = {}
+    details: dict[int, dict[str, float]] = {}
+    if metric.equality and ask.temperature == 0:
+        single = [i for i, example in enumerate(examples) if len(example.answers) == 1]
+        forced = model.forced_answers(
+            [prompts[i] for i in single], [examples[i].answer for i in single], decoding, ask.strip, batch_size
+        )
+        for i, result in zip(single, forced, strict=True):
+            details[i] = {
+                "logprob": result.logprob,
+                "token_accuracy": result.token_accuracy,
+                "tokens": float(result.tokens),
+            }
+            if result.matches is True:
+                # What it writes is the answer, so the answer's likelihood is that of what it writes.
+                confidence = math.exp(min(result.logprob, 0.0))
+                outcomes[i] = Outcome(1.0, examples[i].answer, {**details[i], "confidence": confidence})
+            elif result.matches is False and not keep_outputs:
+                outcomes[i] = Outcome(0.0, None, details[i])
+    rest = [i for i in range(len(examples)) if i not in outcomes]
+    if rest:
+        written = model.write([prompts[i] for i in rest], [examples[i].key for i in rest], decoding, batch_size)
+        for i, one in zip(rest, written, strict=True):
+            score = metric.judge(one.text, examples[i], ask.strip)
+            sure = {"confidence": math.exp(min(one.logprob, 0.0))} if math.isfinite(one.logprob) else {}
+            outcomes[i] = Outcome(score, one.text, {**details.get(i, {}), **sure})
+    return [outcomes[i] for i in range(len(examples))]

@@ -1,0 +1,108 @@
+"""The model of the digits testbed: it reads an image written as 64 numbers and says which digit it shows.
+
+`network` is the network itself; the testbed trains it and writes the tasks. Importing this file needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from genepool.devices import check_device, check_dtype
+from genepool.errors import InputError
+from genepool.tasks.decoding import DEFAULT_BATCH
+from genepool.tasks.models import Ability, model_kind
+from genepool.tasks.network import Network
+from genepool.weights import Weights
+
+if TYPE_CHECKING:
+    import torch
+
+MODEL_TYPE = "genepool_digits"
+SIDE = 8
+PIXELS = SIDE * SIDE
+# scikit-learn's digits count the black dots of 4 x 4 blocks.
+WHITE = 16
+CLASSES = 10
+
+
+@model_kind
+class DigitsModel(Network):
+    """A digits model in memory, ready to be asked."""
+
+    kind = "a model of the digits testbed"
+    can: ClassVar[frozenset[Ability]] = frozenset({"classes", "hidden states"})
+
+    def __init__(self, weights: Weights, model: Any) -> None:
+        super().__init__(weights, model)
+        self._encoded: dict[str, torch.Tensor] = {}
+
+    @classmethod
+    def holds(cls, config: Mapping[str, Any]) -> bool:
+        """Configs of the testbed's own type."""
+        return config.get("model_type") == MODEL_TYPE
+
+    @classmethod
+    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> DigitsModel:
+        """See `Model.load`."""
+        import torch
+
+        from genepool.tasks.models.digits.network import DigitsTransformer, Shape
+
+        check_dtype(dtype)
+        check_device(device)
+        network = DigitsTransformer(Shape.of(weights.config, weights.name)).eval()
+        result = cls(weights, network.to(device=device, dtype=getattr(torch, dtype)))
+        result.assign(weights)
+        return result
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The ten digits."""
+        return tuple(map(str, range(CLASSES)))
+
+    def class_scores(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
+        """See `Model.class_scores`."""
+        import torch
+
+        with torch.inference_mode():
+            logits = [self.model(part) for part in torch.split(self._pixels(prompts), batch_size)]
+            return torch.cat(logits).float().log_softmax(-1).cpu()
+
+    def hidden_states(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> list[tuple[torch.Tensor, ...]]:
+        """See `Model.hidden_states`; places are the class token and the four patches."""
+        import torch
+
+        with torch.inference_mode():
+            parts = [self.model.states(part) for part in torch.split(self._pixels(prompts), batch_size)]
+        layers = [torch.cat(layer).float().cpu() for layer in zip(*parts, strict=True)]
+        return list(zip(*layers, strict=True))
+
+    def _pixels(self, prompts: Sequence[str]) -> torch.Tensor:
+        """The images as the network reads them, (prompts, 64).
+
+        A comparison of merges asks the same images hundreds of times: each is taken apart once.
+        """
+        import torch
+
+        for prompt in prompts:
+            if prompt not in self._encoded:
+                self._encoded[prompt] = encode_pixels(prompt)
+        pixels = torch.stack([self._encoded[prompt] for prompt in prompts])
+        return pixels.to(device=self.device, dtype=next(self.model.parameters()).dtype)
+
+
+def encode_pixels(prompt: str) -> torch.Tensor:
+    """The pixels of a prompt as the model reads them: shape (64,), from 0 to 1.
+
+    Raises:
+        InputError: the prompt is not 64 numbers from 0 to 16.
+    """
+    import torch
+
+    words = prompt.split()
+    if len(words) != PIXELS or not all(word.isdecimal() and int(word) <= WHITE for word in words):
+        raise InputError(
+            f"not an image: {prompt[:40]!r}", where="prompt", fix=f"Give {PIXELS} whole numbers from 0 to {WHITE}"
+        )
+    return torch.tensor([int(word) for word in words], dtype=torch.float32) / WHITE

@@ -1,0 +1,219 @@
+"""An encoder-decoder language model, T5- or BART-like: it reads a prompt whole and writes a text of its own.
+
+Any architecture that transformers builds with `AutoModelForSeq2SeqLM`. Decoding and judging answers are those of
+`decoding`, so drawn answers belong to (seed, key) here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from genepool.devices import check_device, check_dtype
+from genepool.errors import InputError
+from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written, batches, check_length, forced, write_rows
+from genepool.tasks.likelihoods import Likelihood, judged
+from genepool.tasks.models import Ability, model_kind
+from genepool.tasks.network import own_tensors
+from genepool.tasks.pretrained import build_network, load_tokenizer, model_folder, use_generation_config
+from genepool.tasks.tokenized import WritingNetwork, padded
+from genepool.weights import Weights
+
+if TYPE_CHECKING:
+    import torch
+
+
+@model_kind
+class EncoderDecoder(WritingNetwork):
+    """An encoder-decoder language model and its tokenizer, ready to be asked."""
+
+    kind = "an encoder-decoder language model"
+    can: ClassVar[frozenset[Ability]] = frozenset({"text", "likelihoods", "hidden states"})
+
+    @classmethod
+    def holds(cls, config: Mapping[str, Any]) -> bool:
+        """Configs that say so themselves, unless they name another head."""
+        named = "".join(map(str, config.get("architectures") or ()))
+        return config.get("is_encoder_decoder") is True and "Classification" not in named
+
+    @classmethod
+    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> EncoderDecoder:
+        """See `Model.load`."""
+        import torch
+
+        check_dtype(dtype)
+        check_device(device)
+        model = _built(weights, getattr(torch, dtype))
+        return cls(weights, model.to(device), load_tokenizer(weights))
+
+    def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
+        return own_tensors(_built(weights, self.model.dtype))
+
+    # ------------------------------------------------------------------ what it is asked
+
+    def write(
+        self, prompts: Sequence[str], keys: Sequence[str], decoding: Decoding, batch_size: int = DEFAULT_BATCH
+    ) -> list[Written]:
+        """See `Model.write`."""
+        import torch
+
+        heads = self._heads(prompts)
+        written: dict[int, Written] = {}
+        with torch.inference_mode():
+            for rows in batches([len(head) for head in heads], batch_size, 4 * self.vocabulary_size, last_only=True):
+                step = self._writer([heads[row] for row in rows])
+                limits = [min(decoding.max_new_tokens, self._room)] * len(rows)
+                found = write_rows(self, step, limits, [keys[row] for row in rows], decoding)
+                written.update(zip(rows, found, strict=True))
+        return [written[row] for row in range(len(heads))]
+
+    def forced_answers(
+        self, prompts: Sequence[str], answers: Sequence[str], decoding: Decoding, strip: bool, batch_size: int
+    ) -> list[Forced]:
+        """See `Model.forced_answers`."""
+        tails = [self.encode_target(answer) for answer in answers]
+        results: dict[int, Forced] = {}
+        for place, logits in self._read(self._heads(prompts), tails, batch_size):
+            tail = tails[place]
+            logprob = judged(logits[: len(tail)], tail).logprob
+            written = logits.argmax(-1).tolist()
+            results[place] = forced(self, written, logprob, tail, answers[place], decoding, strip, self._room)
+        return [results[place] for place in range(len(tails))]
+
+    def loglikelihoods(
+        self, prompts: Sequence[str], continuations: Sequence[str], batch_size: int = DEFAULT_BATCH
+    ) -> list[Likelihood]:
+        """See `Model.loglikelihoods`: of each text as what the decoder writes, its end not counted."""
+        tails = [self.encode_target(text) for text in continuations]
+        found = {
+            place: judged(logits[: len(tails[place])], tails[place])
+            for place, logits in self._read(self._heads(prompts), tails, batch_size)
+        }
+        return [found[place] for place in range(len(tails))]
+
+    def encode_target(self, text: str) -> list[int]:
+        """Token ids of a text that the decoder is to write, without what it begins and ends with."""
+        known = self._target_ids.get(text)
+        if known is None:
+            ids = list(self.tokenizer(text_target=text).input_ids)
+            while ids and ids[-1] in self.end_tokens:
+                ids.pop()
+            forced_first = self._begin[1:]
+            known = self._remember(self._target_ids, text, tuple(ids[1:] if ids[:1] == forced_first else ids))
+        return list(known)
+
+    # ------------------------------------------------------------------ the network
+
+    @cached_property
+    def _target_ids(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    @cached_property
+    def _begin(self) -> list[int]:
+        """What the decoder begins with: its start token, and a first token where the model is forced to one."""
+        config, settings = self.model.config, getattr(self.model, "generation_config", None)
+        start, first = (
+            getattr(settings, key, None) if getattr(settings, key, None) is not None else getattr(config, key, None)
+            for key in ("decoder_start_token_id", "forced_bos_token_id")
+        )
+        if start is None:
+            raise InputError("no decoder_start_token_id in its config", where=self.name, fix="Copy the base's config")
+        return [start] if first is None else [start, first]
+
+    @property
+    def _room(self) -> int:
+        """Tokens the decoder can write at most."""
+        return self.context - len(self._begin)
+
+    def _heads(self, prompts: Sequence[str]) -> list[list[int]]:
+        heads = [self.encode(prompt) for prompt in prompts]
+        check_length(self, heads)
+        return heads
+
+    def _encoded_batch(self, heads: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The encoder's states of some prompts, (rows, width, hidden), and their mask."""
+        ids, mask = padded(heads, self.device)
+        states: torch.Tensor = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        return states, mask
+
+    def _writer(self, heads: Sequence[Sequence[int]]) -> Any:
+        """A step of decoding for `write_rows`, the prompts read once."""
+        import torch
+        from transformers.modeling_outputs import BaseModelOutput
+
+        states, mask = self._encoded_batch(heads)
+        begin = torch.tensor([self._begin] * len(heads), device=self.device)
+        memory = None
+
+        def step(new: torch.Tensor | None) -> torch.Tensor:
+            nonlocal memory
+            result = self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                attention_mask=mask,
+                decoder_input_ids=begin if new is None else new,
+                past_key_values=memory,
+                use_cache=True,
+            )
+            memory = result.past_key_values
+            logits: torch.Tensor = result.logits[:, -1]
+            return logits
+
+        return step
+
+    def _read(
+        self, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]], batch_size: int
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """(place, logits) of every pair: at each of the tail's tokens and behind them, (tokens + 1, vocabulary).
+
+        Prompts that are alike are read once.
+        """
+        import torch
+        from transformers.modeling_outputs import BaseModelOutput
+
+        for tail in tails:
+            self._check_target(tail)
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for place, head in enumerate(heads):
+            groups.setdefault(tuple(head), []).append(place)
+        unique = list(groups)
+        first = len(self._begin) - 1
+        with torch.inference_mode():
+            for rows in batches([len(head) for head in unique], batch_size, 4 * self.vocabulary_size):
+                states, mask = self._encoded_batch([unique[row] for row in rows])
+                pairs = [(line, place) for line, row in enumerate(rows) for place in groups[unique[row]]]
+                lengths = [len(self._begin) + len(tails[place]) for _, place in pairs]
+                for chunk in batches(lengths, batch_size, 4 * self.vocabulary_size):
+                    lines = torch.tensor([pairs[at][0] for at in chunk], device=self.device)
+                    ids, _ = padded([[*self._begin, *tails[pairs[at][1]]] for at in chunk], self.device)
+                    # Padding stands behind every token that matters, so the causal mask alone keeps it out.
+                    logits = self.model(
+                        encoder_outputs=BaseModelOutput(last_hidden_state=states[lines]),
+                        attention_mask=mask[lines],
+                        decoder_input_ids=ids,
+                        use_cache=False,
+                    ).logits.float()
+                    for line, at in enumerate(chunk):
+                        place = pairs[at][1]
+                        yield place, logits[line, first : first + len(tails[place]) + 1]
+
+    def _check_target(self, tail: Sequence[int]) -> None:
+        if len(tail) > self._room:
+            raise InputError(
+                f"an answer of {len(tail)} tokens does not fit the decoder's context of {self.context}",
+                where=self.name,
+                fix="Shorten it",
+            )
+
+    def _layers(self, ids: torch.Tensor, mask: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Of the encoder, which is what has read the prompt."""
+        states: Sequence[torch.Tensor] = self.model.get_encoder()(
+            input_ids=ids, attention_mask=mask, output_hidden_states=True
+        ).hidden_states
+        return states
+
+
+def _built(weights: Weights, kind: torch.dtype) -> Any:
+    model = build_network(weights, kind, "AutoModelForSeq2SeqLM", "encoder-decoder language model")
+    use_generation_config(model, model_folder(weights))
+    return model
