@@ -83,7 +83,7 @@ def rows(models: Path, narrow: Path, out: Path) -> list[Row]:
         ),
         made(
             "compress to 1/16",
-            ["skill", "compress", str(dense), "--budget", f"{budget}B", "--out", str(out / "c.safetensors")],
+            ["skill", "compress", str(dense), "--size", f"{budget}B", "--out", str(out / "c.safetensors")],
             [dense],
             "c.safetensors",
         ),

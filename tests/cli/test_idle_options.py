@@ -45,7 +45,7 @@ def test_an_export_of_ours_names_its_models_itself(
 
 
 @pytest.mark.parametrize(
-    "call", [["localise", "--tasks", "t"], ["compress", "--budget", "1KB"]], ids=lambda call: call[0]
+    "call", [["localise", "--tasks", "t"], ["compress", "--size", "1KB"]], ids=lambda call: call[0]
 )
 def test_an_occupied_output_is_seen_before_a_model_is_opened(
     call: list[str], tmp_path: Path, cli: Callable[..., Any]

@@ -115,7 +115,7 @@ COMMANDS = (
     _skill("apply", f"apply {_A}", f"apply {_A} {_B}", f"{_BASE} --out out"),
     _skill("convert", f"convert {{world}}/adapter {_BASE} --to low-rank", f"convert {_A} --to sparse"),
     _skill("convert --to peft", f"convert {_A} --rank 3", f"convert {_B} --rank 2", f"--to peft {_BASE} --out out"),
-    _skill("compress", f"compress {_A} --budget 60KB", f"compress {_B} --budget 40KB"),
+    _skill("compress", f"compress {_A} --size 60KB", f"compress {_B} --size 40KB"),
     _skill("localise", f"localise {_B}", f"localise {_B} --keep 0.5", f"{_BASE} --tasks {{world}}/written {_FILE}"),
     _skill("project", f"project {_A}", f"project {_A} --density 0.2"),
     _skill("drop", f"drop {_A}", f"drop {_A} --seed 1"),

@@ -92,7 +92,7 @@ def test_a_budget_of_nothing_is_refused_and_writes_nothing(
 ) -> None:
     for budget, said in (("500", "holds nothing"), ("-3MB", "is not a size"), ("much", "is not a size")):
         answer = cli(
-            "skill", "compress", models[1], "--base", models[0], "--budget", budget, "--out", tmp_path / "s.safetensors"
+            "skill", "compress", models[1], "--base", models[0], "--size", budget, "--out", tmp_path / "s.safetensors"
         )
         assert answer.code == 2
         assert said in answer.err
@@ -103,7 +103,7 @@ def test_a_budget_of_nothing_is_refused_and_writes_nothing(
         models[1],
         "--base",
         models[0],
-        "--budget",
+        "--size",
         "9KB",
         "--out",
         tmp_path / "s.safetensors",
@@ -127,7 +127,7 @@ def test_what_was_there_stays_until_a_file_fits(
 
     monkeypatch.setattr("genepool.skills.compressing.store", watched)
     answer = cli(
-        "skill", "compress", models[1], "--base", models[0], "--budget", "5KB", "--out", out, "--overwrite", "--json"
+        "skill", "compress", models[1], "--base", models[0], "--size", "5KB", "--out", out, "--overwrite", "--json"
     )
     assert answer.code == 0, answer.err
     assert json.loads(answer.out)["out"] == str(out)

@@ -632,7 +632,7 @@ def test_searching_by_a_task(tiny_testbed: Any, tmp_path: Path, cli: Callable[..
         found = cli("skill", "extract", tiny_testbed.full[name], "--base", tiny_testbed.base, "--out", file)
         assert found.code == 0, found.err
         assert cli("library", "add", file, "--library", library).code == 0
-    asked = ("library", "search", "--task", tiny_testbed.tasks / "reverse", "--library", library, "--examples", 40)
+    asked = ("library", "search", "--tasks", tiny_testbed.tasks / "reverse", "--library", library, "--examples", 40)
     for more in ([], ["--cheap"]):
         answer = cli(*asked, "--base", tiny_testbed.base, *more, "--json")
         assert answer.code == 0, answer.err

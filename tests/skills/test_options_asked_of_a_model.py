@@ -55,7 +55,7 @@ def _told(answer: Any) -> dict[str, Any]:
 
 
 LOCALISE = ["skill", "localise", "tuned", "--base", "base"]
-COMPRESS = ["skill", "compress", "tuned", "--base", "base", "--budget", "20KB"]
+COMPRESS = ["skill", "compress", "tuned", "--base", "base", "--size", "20KB"]
 
 
 @pytest.mark.slow
@@ -164,11 +164,11 @@ def test_a_library_is_searched_by_code_and_with_a_pickled_base_when_that_is_said
     assert cli("library", "init", *there).code == 0
     assert cli("library", "add", file, *there).code == 0
     search = ("library", "search", *there, "--examples", 4, "--cheap", "--base", "base")
-    told = _told(cli(*search, "--task", "tasks/reverse", "--json"))
-    refused = cli(*search, "--task", "co.py", "--quiet")
+    told = _told(cli(*search, "--tasks", "tasks/reverse", "--json"))
+    refused = cli(*search, "--tasks", "co.py", "--quiet")
     assert (refused.code, "pass --trust-tasks co.py" in refused.err) == (2, True)
-    assert _told(cli(*search, "--task", "co.py", "--trust-tasks", "co.py", "--json"))["hits"] == told["hits"]
+    assert _told(cli(*search, "--tasks", "co.py", "--trust-tasks", "co.py", "--json"))["hits"] == told["hits"]
     monkeypatch.chdir(world / "pickles")
-    refused = cli(*search, "--task", "tasks/reverse", "--quiet")
+    refused = cli(*search, "--tasks", "tasks/reverse", "--quiet")
     assert (refused.code, "--allow-pickle" in refused.err) == (2, True)
-    assert _told(cli(*search, "--task", "tasks/reverse", "--allow-pickle", "--json"))["hits"] == told["hits"]
+    assert _told(cli(*search, "--tasks", "tasks/reverse", "--allow-pickle", "--json"))["hits"] == told["hits"]

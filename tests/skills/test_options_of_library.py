@@ -81,8 +81,8 @@ def test_no_more_is_found_than_is_wanted(cli: Cli) -> None:
     for more in (["--text", "skill"], ["--like", "one.safetensors"]):
         every = _told(cli("library", "search", *more, "--json"))["hits"]
         assert len(every) >= 2
-        assert _told(cli("library", "search", *more, "--limit", 1, "--json"))["hits"] == every[:1]
-        assert cli("library", "search", *more, "--limit", 0).code == 2
+        assert _told(cli("library", "search", *more, "--hits", 1, "--json"))["hits"] == every[:1]
+        assert cli("library", "search", *more, "--hits", 0).code == 2
 
 
 @pytest.mark.usefixtures("world", "loud")

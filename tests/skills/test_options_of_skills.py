@@ -29,7 +29,7 @@ UP = "model.layers.0.mlp.up_proj.weight"
 COMMANDS = [
     ["skill", "extract", "one"],
     ["skill", "convert", "one", "--to", "sparse"],
-    ["skill", "compress", "one", "--budget", "9KB"],
+    ["skill", "compress", "one", "--size", "9KB"],
     ["skill", "project", "one"],
     ["skill", "drop", "one"],
     ["skill", "scale", "one", "--factor", "2"],

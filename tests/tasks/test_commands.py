@@ -158,4 +158,4 @@ def test_a_race_drops_who_is_surely_behind_and_says_so(
     assert all(one["examples"] < 200 and one["mean"] == 0 for one in told["dropped"])
     assert told["saved"] == sum(200 - one["examples"] for one in told["dropped"])
     assert "dropped out after" in cli(*call).err
-    assert cli(*call, "--risk", "2").code == 2
+    assert cli(*call, "--race-error", "2").code == 2

@@ -10,17 +10,16 @@ import typer
 
 from genepool.cli import options
 
+PANEL = options.Panel.evolution
+
 
 def collection(
-    study: Annotated[Path, typer.Argument(help="Folder of a study, as `genepool evolve --out` wrote it.")],
+    study: Annotated[Path, typer.Argument(help="The folder of a study, as `genepool evolve --out` wrote it.")],
     write: Annotated[
-        str | None, typer.Option("--write", help='A candidate to write: "generation.index", or "winner".')
+        str | None, typer.Option("--write", help='Write this candidate: "GENERATION.INDEX" or "winner".')
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Where it goes.")] = None,
-    as_lora: Annotated[
-        int | None,
-        typer.Option("--as-lora", metavar="RANK", help="Write a PEFT LoRA adapter of the base instead of a model."),
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the candidate of --write to this folder.")] = None,
+    as_lora: options.AsLoraOption = None,
     plugin: options.PluginOption = None,
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,

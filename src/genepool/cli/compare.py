@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -15,31 +15,41 @@ from genepool.cli import options
 if TYPE_CHECKING:
     from genepool.measure import Comparison, GateResult
     from genepool.report.data import Flip
-    from genepool.tasks import Ledger, Pairs
+    from genepool.tasks import Ledger, OutcomeTable, Pairs
+
+    _Judged = tuple[Comparison, Sequence[GateResult]]
+
+PANEL = options.Panel.measuring
 
 
 def compare(
     context: typer.Context,
-    old: Annotated[str, typer.Argument(help="The model in use: a folder, hub model, BASE+SKILL; or one on record.")],
-    new: Annotated[list[str], typer.Argument(help="What may replace it; several are compared with the same old one.")],
+    old: Annotated[str, typer.Argument(help="The model in use: a folder, a hub name, BASE+SKILL, or one on record.")],
+    new: Annotated[
+        list[str], typer.Argument(help="The models that may replace it; each is compared with the old one.")
+    ],
     tasks: Annotated[
         Path | None,
-        typer.Option(help="Folder of tasks, one task folder, or one file. Without it, what the ledger holds counts."),
+        typer.Option(
+            help="Use the tasks of this folder, task folder, file or lm-eval:NAME; by default what the ledger holds."
+        ),
     ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be given several times.")] = None,
-    split: Annotated[str, typer.Option(help="Which examples: train, valid or test.")] = "test",
-    gate: Annotated[Path | None, typer.Option(help="YAML file of limits; exit code 1 when one does not hold.")] = None,
-    out: Annotated[
-        list[Path] | None, typer.Option(help="Also write a page (.html) or Markdown (.md); may be given several times.")
+    task: options.TaskOption = None,
+    split: options.SplitOption = "test",
+    gate: Annotated[
+        Path | None, typer.Option(help="Check the gates of this YAML file; exit with 1 if one fails.")
     ] = None,
-    ledger: Annotated[Path | None, typer.Option(help="Where outcomes are kept; $GENEPOOL_LEDGER when absent.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples of each task.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples per batch.")] = 128,
-    outputs: Annotated[bool, typer.Option(help="Keep what models write, to show it and tell mistakes apart.")] = True,
-    device: Annotated[str, typer.Option(help="Where the models compute, such as cpu or cuda.")] = "cpu",
+    out: options.PagesOption = None,
+    ledger: options.LedgerOption = None,
+    limit: options.LimitOption = None,
+    batch_size: options.BatchSizeOption = 128,
+    outputs: Annotated[
+        bool, typer.Option(help="Keep what models write, to show it and to tell mistakes apart.")
+    ] = True,
+    device: options.DeviceOption = "cpu",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap.")] = 0,
+    seed: options.BootstrapSeedOption = 0,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -67,83 +77,105 @@ def compare(
     options.begin(quiet)
     asking_only = ("split", "limit", "batch_size", "outputs", "device", "allow_pickle")
     options.only_with(context, tasks is not None, "--tasks", *asking_only)
-    from genepool import measure, progress
-    from genepool.errors import CheckFailed
-    from genepool.report.comparison_page import Compared, write_comparison
-    from genepool.report.outcomes import flips_of
+    from genepool import measure
     from genepool.tasks import Ledger, evaluate, load_tasks
 
     gates = measure.load_gates(gate) if gate is not None else []
-    for path in out or []:
+    pages = out or []
+    for path in pages:
         options.check_page(path, overwrite)
     with Ledger(ledger) as book:
         if tasks is None:
-            name, pairs, flips = _on_record(book, old, new, task)
+            paired = _on_record(book, old, new, task)
         else:
-            asking: dict[str, Any] = {
-                "split": split,
-                "ledger": book,
-                "limit": limit,
-                "batch_size": batch_size,
-                "device": device,
-            }
-            table = evaluate(
-                [old, *new],
-                load_tasks(tasks, task, trusted=trust_tasks or ()),
-                keep_outputs=outputs,
-                allow_pickle=allow_pickle,
-                **asking,
+            paired = _asked(
+                evaluate(
+                    [old, *new],
+                    load_tasks(tasks, task, trusted=trust_tasks or ()),
+                    split=split,
+                    ledger=book,
+                    limit=limit,
+                    batch_size=batch_size,
+                    device=device,
+                    keep_outputs=outputs,
+                    allow_pickle=allow_pickle,
+                )
             )
-            name, *others = table.models
-            pairs = {other: table.pairs(name, other) for other in others}
-            flips = {other: partial(flips_of, table, name, other) for other in others}
-        comparisons = measure.compare_many(name, pairs, seed=seed)
-        results = [measure.check_gates(gates, comparison, gate or "") for comparison in comparisons]
-        if out:
-            compared = [
-                Compared(one, tuple(judged), flips[one.new]()) for one, judged in zip(comparisons, results, strict=True)
-            ]
+        comparisons = measure.compare_many(paired.old, paired.pairs, seed=seed)
+        judged = [(one, measure.check_gates(gates, one, gate or "")) for one in comparisons]
+        if pages:
             facts = {"tasks": "those on record" if tasks is None else str(tasks), "ledger": str(book.path)}
             facts |= {} if tasks is None else {"split": split}
-            facts |= {"seed of the bootstrap": str(seed), "genepool": version("genepool")}
-            for path in out:
-                write_comparison(compared, facts, path, overwrite=overwrite)
-    failed = [result for judged in results for result in judged if not result.passed]
-    if json_output:
-        told = [
-            {**comparison.as_json(), "gates": [result.as_json() for result in judged]}
-            for comparison, judged in zip(comparisons, results, strict=True)
-        ]
-        options.print_json({"comparisons": told, "passed": not failed, "pages": [str(path) for path in out or []]})
-    else:
-        for comparison, judged in zip(comparisons, results, strict=True):
-            _show(comparison, judged)
-    for notice in dict.fromkeys(notice for comparison in comparisons for notice in comparison.notices):
-        progress.say(notice)
-    for path in out or []:
-        progress.say(f"the page: {path}")
-    if failed:
-        undecided = sum(result.undecided for result in failed)
-        fix = f"{undecided} may hold: more examples would tell" if undecided else ""
-        raise CheckFailed(f"{gate}: {len(failed)} of {sum(map(len, results))} gates do not hold. {fix}".strip())
+            _write_pages(pages, judged, paired, {**facts, "seed of the bootstrap": str(seed)}, overwrite)
+    _tell(judged, pages, json_output)
+    _check(gate, [result for _, results in judged for result in results])
 
 
-def _on_record(
-    ledger: Ledger, old: str, new: Sequence[str], names: Sequence[str] | None
-) -> tuple[str, dict[str, Sequence[Pairs]], dict[str, Callable[[], tuple[Flip, ...]]]]:
-    """What the ledger holds of every new model beside the old one, the old one's name first."""
+class _Paired(NamedTuple):
+    """What is compared: the old model's name and, of each new one, its pairs and how its flips are read."""
+
+    old: str
+    pairs: dict[str, Sequence[Pairs]]
+    flips: dict[str, Callable[[], tuple[Flip, ...]]]
+
+
+def _asked(table: OutcomeTable) -> _Paired:
+    from genepool.report.outcomes import flips_of
+
+    name, *others = table.models
+    pairs: dict[str, Sequence[Pairs]] = {other: table.pairs(name, other) for other in others}
+    return _Paired(name, pairs, {other: partial(flips_of, table, name, other) for other in others})
+
+
+def _on_record(ledger: Ledger, old: str, new: Sequence[str], names: Sequence[str] | None) -> _Paired:
     from genepool.report.outcomes import flips_on_record
     from genepool.tasks.recorded_pairs import recorded_pairs, recorded_tasks
 
     before = ledger.model(old)
-    pairs: dict[str, Sequence[Pairs]] = {}
-    flips: dict[str, Callable[[], tuple[Flip, ...]]] = {}
+    found = _Paired(before.name, {}, {})
     for model in map(ledger.model, new):
         known = recorded_tasks(ledger, before, model, names)
-        label = model.name if model.name not in (*pairs, before.name) else f"{model.name} ({model.fingerprint[:8]})"
-        pairs[label] = recorded_pairs(ledger, before, model, known)
-        flips[label] = partial(flips_on_record, ledger, before, model, known)
-    return before.name, pairs, flips
+        taken = model.name in (*found.pairs, before.name)
+        label = f"{model.name} ({model.fingerprint[:8]})" if taken else model.name
+        found.pairs[label] = recorded_pairs(ledger, before, model, known)
+        found.flips[label] = partial(flips_on_record, ledger, before, model, known)
+    return found
+
+
+def _write_pages(
+    pages: Sequence[Path], judged: Sequence[_Judged], paired: _Paired, facts: dict[str, str], overwrite: bool
+) -> None:
+    from genepool.report.comparison_page import Compared, write_comparison
+
+    compared = [Compared(one, tuple(results), paired.flips[one.new]()) for one, results in judged]
+    for path in pages:
+        write_comparison(compared, {**facts, "genepool": version("genepool")}, path, overwrite=overwrite)
+
+
+def _tell(judged: Sequence[_Judged], pages: Sequence[Path], json_output: bool) -> None:
+    from genepool import progress
+
+    if json_output:
+        told = [{**one.as_json(), "gates": [result.as_json() for result in results]} for one, results in judged]
+        passed = all(result.passed for _, results in judged for result in results)
+        options.print_json({"comparisons": told, "passed": passed, "pages": [str(path) for path in pages]})
+    else:
+        for one, results in judged:
+            _show(one, results)
+    for notice in dict.fromkeys(notice for one, _ in judged for notice in one.notices):
+        progress.say(notice)
+    for path in pages:
+        progress.say(f"the page: {path}")
+
+
+def _check(gate: Path | None, results: Sequence[GateResult]) -> None:
+    from genepool.errors import CheckFailed
+
+    failed = [result for result in results if not result.passed]
+    if failed:
+        undecided = sum(result.undecided for result in failed)
+        fix = f"{undecided} may hold: more examples would tell" if undecided else ""
+        raise CheckFailed(f"{gate}: {len(failed)} of {len(results)} gates do not hold. {fix}".strip())
 
 
 def _show(comparison: Comparison, results: Sequence[GateResult]) -> None:

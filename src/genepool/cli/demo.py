@@ -9,12 +9,21 @@ import typer
 
 from genepool.cli import options
 
+PANEL = options.Panel.start
+
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Everything goes here; run again to go on where it was stopped.")],
-    tiny: Annotated[bool, typer.Option("--tiny", help="Smaller models and budget: about two minutes.")] = False,
-    budget: Annotated[int | None, typer.Option(min=1, help="Candidates of each search; 300, or 60 when tiny.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that evaluate candidates.")] = 2,
+    folder: Annotated[
+        Path | None, typer.Argument(help="The folder to write; a demo that was stopped continues there.")
+    ] = None,
+    out: options.OutInsteadOption = None,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Use smaller models and a smaller budget: about two minutes.")
+    ] = False,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Evaluate N candidates in each search; by default 300, with --tiny 60.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Evaluate candidates in N processes.")] = 2,
     seed: options.SeedOption = 0,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -26,8 +35,12 @@ def demo(
         genepool demo demo/
     """
     options.begin(quiet)
+    folder = options.place(folder, out, "FOLDER")
     from genepool import progress
+    from genepool.errors import InputError
 
+    if folder.exists() and not folder.is_dir():
+        raise InputError("a file is there", where=folder, fix="Name a folder")
     with progress.bar("loading torch"):
         from genepool import measure
         from genepool.demo import run_demo

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,27 +12,30 @@ from genepool.cli import options
 if TYPE_CHECKING:
     from genepool.measure.raced import Dropped
 
+PANEL = options.Panel.measuring
+OLD_SPELLINGS = {"--risk": "--race-error"}
+
 
 def evaluate(
     context: typer.Context,
-    models: Annotated[list[str], typer.Argument(help="Folders, files, hub models, BASE+ADAPTER, BASE+SKILL.")],
-    tasks: Annotated[Path, typer.Option(help="Folder of tasks, one task folder, or one JSONL file.")],
-    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be given several times.")] = None,
-    split: Annotated[str, typer.Option(help="Which examples: train, valid or test.")] = "test",
-    ledger: Annotated[Path | None, typer.Option(help="Where outcomes are kept; $GENEPOOL_LEDGER when absent.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples of each task.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples per batch.")] = 128,
-    outputs: Annotated[
-        bool, typer.Option(help="Also keep what models write where the score needs no writing.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="Where the model computes, such as cpu or cuda.")] = "cpu",
+    models: options.ModelsArgument,
+    tasks: options.TasksOption,
+    task: options.TaskOption = None,
+    split: options.SplitOption = "test",
+    ledger: options.LedgerOption = None,
+    limit: options.LimitOption = None,
+    batch_size: options.BatchSizeOption = 128,
+    outputs: Annotated[bool, typer.Option(help="Keep what models write, also where the score needs no text.")] = False,
+    device: options.DeviceOption = "cpu",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of tasks that draw tokens.")] = None,
+    seed: options.DrawingSeedOption = None,
     race: Annotated[
-        bool, typer.Option("--race", help="Only find the best: ask models that are surely behind no further.")
+        bool, typer.Option("--race", help="Find the best model only: stop asking models that are surely behind.")
     ] = False,
-    risk: Annotated[float, typer.Option(help="With --race: how likely, at most, the best drops out.")] = 0.05,
+    race_error: Annotated[
+        float, typer.Option("--race-error", help="Lose the best model with at most this probability; only with --race.")
+    ] = 0.05,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -50,7 +52,7 @@ def evaluate(
         genepool evaluate candidates/* --tasks tasks/ --split valid --race
     """
     options.begin(quiet)
-    options.only_with(context, race, "--race", "risk")
+    options.only_with(context, race, "--race", "race_error")
     from genepool import progress
 
     with progress.bar("loading torch"):
@@ -72,7 +74,7 @@ def evaluate(
         }
         asked = load_tasks(tasks, task, trusted=trust_tasks or ())
         if race:
-            raced = race_models(models, asked, risk=risk, seed=seed or 0, **asking)
+            raced = race_models(models, asked, risk=race_error, seed=seed or 0, **asking)
             table, dropped, evaluated = raced.table, raced.dropped, raced.asked
         else:
             table = ask(models, asked, seed=seed, **asking)
@@ -102,5 +104,7 @@ def evaluate(
             f"{one.name} dropped out after {one.examples} examples of each task, with a mean of {one.mean:.3f}"
         )
     if race:
-        progress.say(f"the race spared {raced.saved:,} examples; the best drops out in {risk:.0%} of races at most")
+        progress.say(
+            f"the race spared {raced.saved:,} examples; the best drops out in {race_error:.0%} of races at most"
+        )
     progress.say(f"{evaluated} examples asked now, the rest known from {book.path}")

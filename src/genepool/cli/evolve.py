@@ -12,28 +12,33 @@ from genepool.cli import options
 if TYPE_CHECKING:
     from genepool.evolution.trust import Trust
 
+PANEL = options.Panel.evolution
+
 
 def evolve(
-    study: Annotated[Path, typer.Argument(help="Study file: YAML with the key `study: 1`.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run; one that was stopped is gone on with.")],
+    study: Annotated[Path, typer.Argument(help="The study file: YAML with the key `study: 1`.")],
+    out: Annotated[Path, typer.Option("--out", help="Write the run to this folder; a run that was stopped continues.")],
     budget: Annotated[
-        int | None, typer.Option("--budget", help="Candidates in all; the study's own budget when absent.")
+        int | None, typer.Option("--budget", help="Evaluate N candidates in all; by default the study's own budget.")
     ] = None,
     workers: Annotated[
         str,
-        typer.Option("--workers", help="Processes, or ray, ray:N, ray://HOST:PORT; only steady studies depend on it."),
+        typer.Option("--workers", help="Evaluate in N processes, or on ray, ray:N or ray://HOST:PORT."),
     ] = "1",
-    ledger: Annotated[
-        Path | None, typer.Option("--ledger", help="Outcomes; $GENEPOOL_LEDGER, else ./genepool.sqlite.")
+    ledger: options.LedgerOption = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Set the seed of the search; by default the study's.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the search; the study's when absent.")] = None,
     stop_when: Annotated[
         list[str] | None,
-        typer.Option("--stop-when", help="End early: target=FITNESS, stall=GENERATIONS, evaluations=N or minutes=M."),
+        typer.Option(
+            "--stop-when",
+            help="Stop early at target=FITNESS, stall=GENERATIONS, evaluations=N or minutes=M; repeatable.",
+        ),
     ] = None,
     fork: Annotated[
         Path | None,
-        typer.Option("--fork", help="Folder of a run of this study before you changed it: begin from its best."),
+        typer.Option("--fork", help="Start from the best of this run, which ran the study before you changed it."),
     ] = None,
     plugin: options.PluginOption = None,
     trust_tasks: options.TrustTasksOption = None,

@@ -9,19 +9,24 @@ import typer
 
 from genepool.cli import options
 
+PANEL = options.Panel.models
+
 
 def generate(
-    model: Annotated[str, typer.Argument(help="A folder, a file, a hub model, BASE+ADAPTER, BASE+SKILL.")],
-    prompt: Annotated[list[str] | None, typer.Option(help="What to ask; may be given several times.")] = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="A text file whose whole content is the prompt.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens after which the model is stopped.")] = 64,
+    model: options.ModelArgument,
+    prompt: Annotated[list[str] | None, typer.Option(help="Ask this text; repeatable.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="Ask the whole text of this file.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Stop after N tokens.")] = 64,
     temperature: Annotated[
-        float, typer.Option(min=0, help="0 takes the likeliest token; above, tokens are drawn.")
+        float, typer.Option(min=0, help="Draw tokens at this temperature; 0 takes the most likely token.")
     ] = 0,
-    top_p: Annotated[float, typer.Option(min=0, max=1, help="Draw from the likeliest tokens with this share.")] = 1,
-    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer.")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt through the chat template.")] = False,
-    device: Annotated[str, typer.Option(help="Where the model computes, such as cpu or cuda.")] = "cpu",
+    top_p: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Draw from the most likely tokens that hold this share of the probability."),
+    ] = 1,
+    stop: Annotated[list[str] | None, typer.Option(help="End the answer at this text; repeatable.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")] = False,
+    device: options.DeviceOption = "cpu",
     allow_pickle: options.AllowPickleOption = False,
     seed: options.SeedOption = 0,
     json_output: options.JsonOption = False,

@@ -17,20 +17,24 @@ if TYPE_CHECKING:
     from genepool.merging.inspection import Deltas, EffectiveRanks
     from genepool.merging.inspection.result import Row
 
+PANEL = options.Panel.models
+
 
 def inspect(
-    models: Annotated[list[str], typer.Argument(help="Folders, files, hub models, BASE+ADAPTER, BASE+SKILL.")],
+    models: options.ModelsArgument,
     base: Annotated[
-        str | None, typer.Option("--base", help="What the others were fine-tuned from; the first model when absent.")
+        str | None,
+        typer.Option("--base", help="Name the model the others were fine-tuned from; by default the first one."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Also draw a page: one HTML file that opens offline.")
+        Path | None, typer.Option("--out", help="Write a page too: one HTML file that opens offline.")
     ] = None,
     rank: Annotated[
-        bool, typer.Option("--rank/--no-rank", help="Effective rank of the changes: the slow part.")
+        bool,
+        typer.Option("--rank/--no-rank", help="Compute the effective rank of the changes, which is the slow part."),
     ] = True,
     all_ranks: Annotated[
-        bool, typer.Option("--all-ranks", help="Of every matrix, not of at most 12 per part, evenly over the layers.")
+        bool, typer.Option("--all-ranks", help="Compute the rank of every matrix, not of at most 12 for each part.")
     ] = False,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,

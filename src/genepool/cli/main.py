@@ -3,7 +3,8 @@
 A command is a file in this folder, or in its group's, with a function of the file's name; a group is a folder whose
 docstring is its help. Both are found by being there. A trailing underscore, for words of Python's own, is not typed. A
 command may import typer, `options` and its group's `common` at the top and everything heavy inside its function, so
-that `genepool --help` needs neither torch nor transformers.
+that `genepool --help` needs neither torch nor transformers. `PANEL` says where in that help it stands, and
+`OLD_SPELLINGS` which options it once called otherwise.
 """
 
 from __future__ import annotations
@@ -13,27 +14,37 @@ import importlib
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from importlib.metadata import version as installed
 from types import ModuleType
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from genepool import cli as commands
+from genepool import progress
 from genepool.checked import printable
+from genepool.cli.options import Panel
 from genepool.errors import GenepoolError
 
 _NOT_COMMANDS = {"main", "options", "common"}
+_HELP = """\
+New here? `genepool demo demo/` shows everything in minutes; `genepool inspect BASE TUNED ...` looks at your own models.
+
+Merge, breed and measure fine-tuned models: one model that can do it all, from the many you have. `genepool COMMAND
+--help` shows examples of a command, `genepool --install-completion` lets the shell complete its options.
+"""
 
 
 def build_app() -> typer.Typer:
     """The typer application with every command of this folder registered."""
     app = typer.Typer(
         name="genepool",
-        help="Merge, breed and measure fine-tuned models: one model that can do it all, from the many you have.",
+        cls=_InPanels,
+        help=_HELP,
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
@@ -43,8 +54,6 @@ def build_app() -> typer.Typer:
         version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     ) -> None:
         if version:
-            from importlib.metadata import version as installed
-
             print(f"genepool {installed('genepool')}")
             raise typer.Exit
 
@@ -57,13 +66,47 @@ def _add_commands(app: typer.Typer, package: ModuleType) -> None:
         if name in _NOT_COMMANDS:
             continue
         module = importlib.import_module(f"{package.__name__}.{name}")
-        typed = name.rstrip("_").replace("_", "-")
+        typed, panel = name.rstrip("_").replace("_", "-"), getattr(module, "PANEL", None)
         if is_group:
             group = typer.Typer(no_args_is_help=True, help=module.__doc__)
             _add_commands(group, module)
-            app.add_typer(group, name=typed)
+            app.add_typer(group, name=typed, rich_help_panel=panel)
         else:
-            app.command(typed)(getattr(module, name))
+            spelled = _spelled(getattr(module, "OLD_SPELLINGS", {}))
+            app.command(typed, cls=spelled, rich_help_panel=panel)(getattr(module, name))
+
+
+class _InPanels(TyperGroup):
+    """The commands of the help, panel by panel."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        panels = [None, *Panel]
+        place = {
+            name: panels.index(getattr(command, "rich_help_panel", None)) for name, command in self.commands.items()
+        }
+        return sorted(place, key=lambda name: (place[name], name))
+
+
+def _spelled(old: Mapping[str, str]) -> type[TyperCommand]:
+    """A command that takes options by the names they once had, and says so.
+
+    Args:
+        old: the old name of an option, such as "--limit", -> the one it has now.
+    """
+
+    class Spelled(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            progress.set_quiet(not {"--quiet", "-q"}.isdisjoint(args))
+            return super().parse_args(ctx, [now_called(word) for word in args])
+
+    def now_called(word: str) -> str:
+        name, equals, value = word.partition("=")
+        if name not in old:
+            return word
+        progress.say(f"note: {name} is called {old[name]} now.")
+        return f"{old[name]}{equals}{value}"
+
+    return Spelled if old else TyperCommand
 
 
 @cache
@@ -75,11 +118,21 @@ def _command(build: Callable[[], typer.Typer]) -> Any:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 ok, 1 a check failed, 2 wrong input, 3 our fault, 130 Ctrl-C."""
     try:
-        result = _command(build_app).main(
-            args=list(sys.argv[1:] if arguments is None else arguments),
-            prog_name="genepool",
-            standalone_mode=False,
-        )
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _nobody_reads()
+    except SystemExit as left:
+        # Typer and rich leave with 1 when they cannot write, and typer with 0 after its words on completion.
+        if isinstance(left.__context__, BrokenPipeError):
+            return _nobody_reads()
+        return left.code if isinstance(left.code, int) else 0
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result = _command(build_app).main(args=arguments, prog_name="genepool", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except typer.TyperException as error:
@@ -89,9 +142,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except GenepoolError as error:
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        # The reader of our output left (`genepool methods | head`); there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise
     except Exception as error:
         if os.environ.get("GENEPOOL_DEBUG"):
             raise
@@ -115,6 +166,12 @@ def _fail(line: str, code: int) -> int:
     sys.stdout.flush()
     print(f"error: {printable(line)}", file=sys.stderr, flush=True)
     return code
+
+
+def _nobody_reads() -> int:
+    """The reader of our output left (`genepool methods | head`); there is nobody to tell."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _interrupted() -> int:

@@ -9,26 +9,32 @@ import typer
 
 from genepool.cli import options
 
+PANEL = options.Panel.models
+
 
 def merge(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file: genepool's own (`genepool: 1`) or mergekit's.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write; it appears whole or not at all.")],
+    recipe: Annotated[Path, typer.Argument(help="The recipe file: genepool's own (`genepool: 1`) or mergekit's.")],
+    out: Annotated[Path | None, typer.Argument(help="The folder to write; it appears whole or not at all.")] = None,
+    out_instead: options.OutInsteadOption = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read the result back and compare every tensor.")] = False,
-    as_lora: Annotated[
-        int | None,
-        typer.Option("--as-lora", metavar="RANK", help="Write a PEFT LoRA adapter of the base instead of a model."),
+    as_lora: options.AsLoraOption = None,
+    out_shard_size: Annotated[
+        str, typer.Option(help="Split the weights into files of at most this size, such as 500MB or 5GB.")
+    ] = "5GB",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Compute N tensors at once; by default one for each core, at most 8.")
     ] = None,
-    out_shard_size: Annotated[str, typer.Option(help="Largest file of weights, such as 500MB or 5GB.")] = "5GB",
-    threads: Annotated[int | None, typer.Option(min=1, help="Tensors worked on at once; the cores, at most 8.")] = None,
     unchecked_vocabulary: Annotated[
-        bool, typer.Option("--unchecked-vocabulary", help="Merge although tokenizers give a token different ids.")
+        bool, typer.Option("--unchecked-vocabulary", help="Merge models whose tokenizers give a token different ids.")
     ] = False,
     allow_nonfinite: Annotated[
-        bool, typer.Option("--allow-nonfinite", help="Compute with NaN and infinity rather than stop at them.")
+        bool, typer.Option("--allow-nonfinite", help="Compute with NaN and infinity instead of stopping there.")
     ] = False,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, or cuda to stream tensors through it.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Compute on this device: cpu, or cuda, which tensors are streamed through.")
+    ] = "cpu",
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Seed of random methods; the recipe's when absent.")
+        int | None, typer.Option("--seed", help="Set the seed of random methods; by default the recipe's.")
     ] = None,
     allow_pickle: options.AllowPickleOption = False,
     plugin: options.PluginOption = None,
@@ -50,6 +56,7 @@ def merge(
     base up to its rank; what it loses is printed and stands tensor by tensor in its genepool.json.
     """
     options.begin(quiet)
+    out = options.place(out, out_instead, "OUT")
     size = options.parse_size(out_shard_size, "--out-shard-size")
     from genepool import progress
 

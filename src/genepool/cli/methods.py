@@ -8,11 +8,16 @@ import typer
 
 from genepool.cli import options
 
+PANEL = options.Panel.models
+
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="One method, with its parameters; all when absent.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One method, shown with its parameters; by default all are listed.")
+    ] = None,
     plugin: options.PluginOption = None,
     json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """List the merge methods.
 
@@ -22,7 +27,7 @@ def methods(
 
         genepool methods ties
     """
-    options.begin()
+    options.begin(quiet)
     from genepool.merging import all_methods, find_method
 
     options.load_plugins(plugin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,22 +18,70 @@ if TYPE_CHECKING:
     from genepool.measure import CrossMatrix
     from genepool.tasks import OutcomeTable
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Same seed, same answer on the same machine.")]
+
+class Panel(StrEnum):
+    """The panels of `genepool --help`, in their order. A command says which is its own: `PANEL = Panel.models`."""
+
+    start = "Start"
+    models = "Models"
+    skills = "Skills"
+    measuring = "Measuring"
+    training = "Training"
+    evolution = "Evolution"
+
+
+# What a command prints and writes.
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and all else on stderr.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only, no progress.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output path.")]
+OutFolderOption = Annotated[Path, typer.Option("--out", help="Write this folder, whole or not at all.")]
+OutInsteadOption = Annotated[
+    Path | None, typer.Option("--out", help="Write this path: another way to give the last argument.")
+]
+AsLoraOption = Annotated[
+    int | None,
+    typer.Option("--as-lora", metavar="RANK", help="Write a PEFT LoRA adapter of this rank instead of a model."),
+]
+PagesOption = Annotated[list[Path] | None, typer.Option("--out", help="Write a page too, .html or .md; repeatable.")]
+
+# What a command may open and run.
 AllowPickleOption = Annotated[
-    bool, typer.Option("--allow-pickle", help="Also open PyTorch's .bin and .pt files, tensors only (weights_only).")
+    bool, typer.Option("--allow-pickle", help="Open PyTorch's .bin and .pt files too, tensors only (weights_only).")
 ]
 TrustTasksOption = Annotated[
     list[Path] | None,
-    typer.Option("--trust-tasks", help="Task file that may run code, Python or lm-eval's. May be given several times."),
+    typer.Option("--trust-tasks", help="Run the code of this task file (.py or lm-eval's); repeatable."),
 ]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output path.")]
-
 PluginOption = Annotated[
     list[Path] | None,
-    typer.Option("--plugin", help="Python file with merge methods of your own. It is run. May be given several times."),
+    typer.Option("--plugin", help="Run this Python file, which adds merge methods; repeatable."),
 ]
+
+# What is asked of which models, and how.
+MODEL = "A model: a folder, a file, a hub name, BASE+ADAPTER or BASE+SKILL."
+ModelArgument = Annotated[str, typer.Argument(help=MODEL)]
+ModelsArgument = Annotated[list[str], typer.Argument(help="Folders, files, hub names, BASE+ADAPTER, BASE+SKILL.")]
+TASKS = "Use the tasks of this folder, task folder, file or lm-eval:NAME."
+TasksOption = Annotated[Path, typer.Option("--tasks", help=TASKS)]
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option("--task", help="Use only this task of --tasks; repeatable, in order."),
+]
+SplitOption = Annotated[str, typer.Option("--split", help="Use the examples of this split: train, valid or test.")]
+LedgerOption = Annotated[
+    Path | None,
+    typer.Option("--ledger", help="Keep outcomes in this file; by default $GENEPOOL_LEDGER, else ./genepool.sqlite."),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, metavar="N", help="Use the first N examples of each task.")
+]
+BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Ask N examples at once.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="Compute on this device, such as cpu or cuda.")]
+
+# What chance decides.
+SeedOption = Annotated[int, typer.Option("--seed", help="Set the seed: the same seed gives the same result.")]
+BootstrapSeedOption = Annotated[int, typer.Option("--seed", help="Set the seed of the bootstrap.")]
+DrawingSeedOption = Annotated[int | None, typer.Option("--seed", help="Set the seed of tasks that draw tokens.")]
 
 
 def begin(quiet: bool = False) -> None:
@@ -61,6 +110,27 @@ def only_with(context: typer.Context, given: bool, other: str, *names: str) -> N
         if source is not None and source.name == "COMMANDLINE":
             option = next(param.opts[0] for param in context.command.params if param.name == name)
             raise InputError(f"says nothing without {other}", where=option, fix=f"Add {other}, or leave it out")
+
+
+def place(positional: Path | None, out: Path | None, name: str) -> Path:
+    """Where a result goes that is named as the last argument or by --out.
+
+    Args:
+        positional: the argument.
+        out: the option.
+        name: of the argument, as the usage line has it.
+
+    Raises:
+        InputError: both are given, or neither.
+    """
+    from genepool.errors import InputError
+
+    if positional is not None and out is not None:
+        raise InputError(f"{positional} is named as {name} and {out} as --out", where="--out", fix="Give one of them")
+    found = positional if positional is not None else out
+    if found is None:
+        raise InputError(f"Missing argument '{name}'", fix="Name the path to write, there or with --out")
+    return found
 
 
 def load_plugins(files: Sequence[Path] | None) -> None:

@@ -13,14 +13,14 @@ from genepool.cli import options
 if TYPE_CHECKING:
     from rich.console import Console
 
+PANEL = options.Panel.models
+
 
 def plan(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="Recipe file, genepool's own or mergekit's; or a study file.")],
-    all_tensors: Annotated[
-        bool, typer.Option("--all", help="Show every tensor, not one line per layer group.")
-    ] = False,
-    workers: Annotated[int, typer.Option("--workers", help="Of a study: processes that evaluate.", min=1)] = 1,
+    recipe: Annotated[Path, typer.Argument(help="A recipe file, genepool's own or mergekit's, or a study file.")],
+    all_tensors: Annotated[bool, typer.Option("--all", help="Show every tensor, not only the first layer's.")] = False,
+    workers: Annotated[int, typer.Option("--workers", help="Plan a study for N processes.", min=1)] = 1,
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     plugin: options.PluginOption = None,

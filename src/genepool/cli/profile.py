@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from genepool.cli import options
-from genepool.cli.measure import common
+from genepool.cli.common import ask
 
 if TYPE_CHECKING:
     from genepool.measure import Profile
 
+PANEL = options.Panel.measuring
+
 
 def profile(
-    models: common.ModelsArgument,
-    tasks: common.TasksOption,
-    task: common.TaskOption = None,
-    split: common.SplitOption = "test",
-    risk: Annotated[float, typer.Option(help="Share of wrong answers that abstaining is to keep to.")] = 0.1,
-    out: Annotated[
-        list[Path] | None, typer.Option(help="Also write a page (.html) or Markdown (.md); may be given several times.")
-    ] = None,
-    ledger: common.LedgerOption = None,
-    limit: common.LimitOption = None,
-    device: common.DeviceOption = "cpu",
+    models: options.ModelsArgument,
+    tasks: options.TasksOption,
+    task: options.TaskOption = None,
+    split: options.SplitOption = "test",
+    risk: Annotated[
+        float, typer.Option(help="Find the confidence from which on at most this share of answers is wrong.")
+    ] = 0.1,
+    out: options.PagesOption = None,
+    ledger: options.LedgerOption = None,
+    limit: options.LimitOption = None,
+    device: options.DeviceOption = "cpu",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
-    seed: common.SeedOption = 0,
+    seed: options.BootstrapSeedOption = 0,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -57,7 +58,7 @@ def profile(
     from genepool import measure, progress
     from genepool.report.profile_page import write_profile
 
-    table = common.ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
+    table = ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
     profiles = [measure.profile(table, model, risk=risk, seed=seed) for model in table.models]
     facts = {"tasks": str(tasks), "split": split, "seed of the bootstrap": str(seed), "genepool": version("genepool")}
     facts |= {f"fingerprint of {one.model}": one.fingerprint for one in profiles}

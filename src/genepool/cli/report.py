@@ -9,17 +9,21 @@ import typer
 
 from genepool.cli import options
 
+PANEL = options.Panel.evolution
+
 
 def report(
-    study: Annotated[Path, typer.Argument(help="Folder of a study, as `genepool evolve --out` wrote it.")],
+    study: Annotated[Path, typer.Argument(help="The folder of a study, as `genepool evolve --out` wrote it.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="The page (.html) or Markdown (.md); STUDY/report.html when absent.")
+        Path | None,
+        typer.Option("--out", help="Write the report to this .html or .md file; by default STUDY/report.html."),
     ] = None,
     beside: Annotated[
-        list[Path] | None, typer.Option("--beside", help="Another study to show on the same page; may be repeated.")
+        list[Path] | None, typer.Option("--beside", help="Show this study on the same page; repeatable.")
     ] = None,
     ledger: Annotated[
-        Path | None, typer.Option("--ledger", help="Where outcomes are kept; the one the study recorded when absent.")
+        Path | None,
+        typer.Option("--ledger", help="Read outcomes from this ledger; by default the one the study recorded."),
     ] = None,
     trust_tasks: options.TrustTasksOption = None,
     overwrite: options.OverwriteOption = False,

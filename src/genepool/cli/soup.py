@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,19 +11,21 @@ from genepool.cli import options
 if TYPE_CHECKING:
     from genepool.weights import Weights
 
+PANEL = options.Panel.models
+
 
 def soup(
-    models: Annotated[list[str], typer.Argument(help="Folders, files, hub models, BASE+ADAPTER, BASE+SKILL.")],
-    tasks: Annotated[Path, typer.Option(help="Folder of tasks, one task folder, or one JSONL file.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; it appears whole or not at all.")],
-    base: Annotated[str | None, typer.Option(help="What they came from: its config and tokenizer go along.")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be given several times.")] = None,
-    split: Annotated[str, typer.Option(help="Which examples choose: train, valid or test.")] = "valid",
-    ledger: Annotated[Path | None, typer.Option(help="Where outcomes are kept; $GENEPOOL_LEDGER when absent.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples of each task.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples per batch.")] = 128,
-    device: Annotated[str, typer.Option(help="Where the model computes, such as cpu or cuda.")] = "cpu",
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of tasks that draw tokens.")] = None,
+    models: options.ModelsArgument,
+    tasks: options.TasksOption,
+    out: options.OutFolderOption,
+    base: Annotated[str | None, typer.Option(help="Take the config and the tokenizer from this model.")] = None,
+    task: options.TaskOption = None,
+    split: options.SplitOption = "valid",
+    ledger: options.LedgerOption = None,
+    limit: options.LimitOption = None,
+    batch_size: options.BatchSizeOption = 128,
+    device: options.DeviceOption = "cpu",
+    seed: options.DrawingSeedOption = None,
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,

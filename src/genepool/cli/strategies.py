@@ -8,10 +8,15 @@ import typer
 
 from genepool.cli import options
 
+PANEL = options.Panel.evolution
+
 
 def strategies(
-    name: Annotated[str | None, typer.Argument(help="One strategy, with its options; all when absent.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One strategy, shown with its options; by default all are listed.")
+    ] = None,
     json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """List the search strategies of `genepool evolve`.
 
@@ -21,7 +26,7 @@ def strategies(
 
         genepool strategies cma_es
     """
-    options.begin()
+    options.begin(quiet)
     from genepool.evolution.strategies import strategies as all_strategies
     from genepool.evolution.strategies import strategy_entry
 

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
     from genepool.evolution.watching import Snapshot
 
+PANEL = options.Panel.evolution
 _BARS = "▁▂▃▄▅▆▇█"
 
 
 def top(
-    study: Annotated[Path, typer.Argument(help="Folder of a study, as `genepool evolve --out` writes it.")],
-    once: Annotated[bool, typer.Option("--once", help="Show how it stands now and leave.")] = False,
-    every: Annotated[float, typer.Option("--every", help="Seconds between two looks.", min=0.1)] = 1.0,
+    study: Annotated[Path, typer.Argument(help="The folder of a study, as `genepool evolve --out` writes it.")],
+    once: Annotated[bool, typer.Option("--once", help="Show the study as it is now, and exit.")] = False,
+    every: Annotated[float, typer.Option("--every", help="Look again after this number of seconds.", min=0.1)] = 1.0,
     json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Watch a study that runs in another terminal, until it is finished or Ctrl-C. Disturbs nothing.
 
@@ -32,7 +34,7 @@ def top(
 
         genepool top run --json | jq .best
     """
-    options.begin()
+    options.begin(quiet)
     from genepool.evolution.watching import look
 
     if json_output:

@@ -13,12 +13,17 @@ from genepool.cli.library.common import LibraryOption, open_library, say_added
 
 
 def add(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A skill file.")],
-    name: Annotated[str | None, typer.Option(help="What to call it; as its header or file does when absent.")] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", help="A word to find it by; may be repeated.")] = None,
-    description: Annotated[str | None, typer.Option(help="What it can do, instead of the header's sentence.")] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The skill file to add.")],
+    name: Annotated[
+        str | None, typer.Option(help="Call the skill this; by default its header's name, else the file's.")
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Tag the skill with this word; repeatable.")] = None,
+    description: Annotated[
+        str | None, typer.Option(help="Say what the skill can do, instead of the header's sentence.")
+    ] = None,
     score: Annotated[
-        list[str] | None, typer.Option("--score", metavar="TASK=NUMBER", help="How good it is; may be repeated.")
+        list[str] | None,
+        typer.Option("--score", metavar="TASK=NUMBER", help="Record a score of the skill; repeatable."),
     ] = None,
     library: LibraryOption = None,
     json_output: options.JsonOption = False,

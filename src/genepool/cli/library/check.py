@@ -12,7 +12,7 @@ from genepool.cli.library.common import LibraryOption, open_library, say
 
 def check(
     repair: Annotated[
-        bool, typer.Option("--repair", help="Clean up: see docs/how-to/keep-skills.md for what it does.")
+        bool, typer.Option("--repair", help="Repair what can be repaired; docs/how-to/keep-skills.md says how.")
     ] = False,
     library: LibraryOption = None,
     json_output: options.JsonOption = False,

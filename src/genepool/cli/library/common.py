@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 LibraryOption = Annotated[
-    Path | None, typer.Option("--library", help="The library's folder; else $GENEPOOL_LIBRARY, else ./library.")
+    Path | None,
+    typer.Option("--library", help="Use the library in this folder; by default $GENEPOOL_LIBRARY, else ./library."),
 ]
 SKILL = "A skill of the library: its name, or the beginning of its digest."
 SkillArgument = Annotated[str, typer.Argument(metavar="SKILL", help=SKILL)]

@@ -13,10 +13,11 @@ from genepool.cli.library.common import LibraryOption, SkillArgument, open_libra
 
 def export(
     skill: SkillArgument,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write the skill, its model card and lineage to.")],
+    out: Annotated[Path, typer.Option("--out", help="Write the skill, its model card and its lineage to this folder.")],
     library: LibraryOption = None,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Write a skill as a folder to pass on: the file, a model card, its lineage.
 
@@ -24,7 +25,7 @@ def export(
 
         genepool library export reverse --out reverse-skill/
     """
-    options.begin()
+    options.begin(quiet)
     from genepool.skills.library_export import export as export_skill
 
     with open_library(library) as opened:

@@ -12,7 +12,12 @@ from genepool.cli.library.common import LibraryOption, open_library, say_added
 
 
 def import_(
-    path: Annotated[Path, typer.Argument(metavar="FOLDER_OR_FILE", help="What export wrote, or a skill file.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER_OR_FILE", help="A folder that `genepool library export` wrote, or a skill file."
+        ),
+    ],
     library: LibraryOption = None,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,

@@ -6,14 +6,16 @@ from genepool.cli import options
 from genepool.cli.library.common import LibraryOption
 
 
-def init(library: LibraryOption = None, json_output: options.JsonOption = False) -> None:
+def init(
+    library: LibraryOption = None, json_output: options.JsonOption = False, quiet: options.QuietOption = False
+) -> None:
     """Make an empty library. One that is there stays as it is.
 
     [bold]Example[/bold]
 
         genepool library init --library skills/
     """
-    options.begin()
+    options.begin(quiet)
     from genepool.skills.library import Library, default_folder
 
     folder = library or default_folder()

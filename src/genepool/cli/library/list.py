@@ -12,11 +12,12 @@ from genepool.cli.library.common import LibraryOption, open_library, print_skill
 
 def list(
     base: Annotated[
-        str | None, typer.Option(help="Only those of a base: its name, or its fingerprint's start.")
+        str | None, typer.Option(help="List only skills of this base: its name, or the start of its fingerprint.")
     ] = None,
-    tag: Annotated[str | None, typer.Option(help="Only those with this tag.")] = None,
+    tag: Annotated[str | None, typer.Option(help="List only skills with this tag.")] = None,
     library: LibraryOption = None,
     json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """List what the library holds.
 
@@ -24,7 +25,7 @@ def list(
 
         genepool library list --tag strings
     """
-    options.begin()
+    options.begin(quiet)
     from genepool.skills.library_search import filtered
 
     with open_library(library) as opened:

@@ -23,11 +23,12 @@ class ColouredBy(StrEnum):
 
 
 def map(
-    out: Annotated[Path, typer.Option("--out", help="The picture: an .html or .svg file that opens offline.")],
-    by: Annotated[ColouredBy, typer.Option("--by", help="What the colours show.")] = ColouredBy.base,
+    out: Annotated[Path, typer.Option("--out", help="Write the map to this .html or .svg file, which opens offline.")],
+    by: Annotated[ColouredBy, typer.Option("--by", help="Colour the skills by this.")] = ColouredBy.base,
     library: LibraryOption = None,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Draw the skills in the plane, near to those whose changes point the same way.
 
@@ -35,7 +36,7 @@ def map(
 
         genepool library map --out skills.html
     """
-    options.begin()
+    options.begin(quiet)
     from genepool.errors import InputError
     from genepool.report.skill_map import Disc, write_skill_map
     from genepool.skills.sketch import plane

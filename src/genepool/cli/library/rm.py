@@ -6,14 +6,19 @@ from genepool.cli import options
 from genepool.cli.library.common import LibraryOption, SkillArgument, open_library, say
 
 
-def rm(skill: SkillArgument, library: LibraryOption = None, json_output: options.JsonOption = False) -> None:
+def rm(
+    skill: SkillArgument,
+    library: LibraryOption = None,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
     """Take a skill out of the library. One that others here descend from stays.
 
     [bold]Example[/bold]
 
         genepool library rm reverse-old
     """
-    options.begin()
+    options.begin(quiet)
     with open_library(library) as opened:
         kept = opened.remove(skill)
         if json_output:

@@ -16,20 +16,29 @@ if TYPE_CHECKING:
     from genepool.skills.library_search import Hit
     from genepool.skills.transfer import Ranking
 
+OLD_SPELLINGS = {"--limit": "--hits", "--task": "--tasks"}
+
 
 def search(
     context: typer.Context,
-    text: Annotated[str | None, typer.Option(help="Words of its name, description, tags, scores or base.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Find skills with these words in name, description, tags, scores or base.")
+    ] = None,
     like: Annotated[
-        str | None, typer.Option(metavar="SKILL", help="What changes weights as this skill, or skill file, does.")
+        str | None,
+        typer.Option(metavar="SKILL", help="Find skills that change weights as this skill or skill file does."),
     ] = None,
-    task: Annotated[
-        Path | None, typer.Option(help="What helps a task most, told from its examples: a file or folder. With --base.")
+    tasks: Annotated[
+        Path | None, typer.Option("--tasks", help="Find what helps the task in this folder or file most; needs --base.")
     ] = None,
-    base: Annotated[str | None, typer.Option(help="With --task: the model the skills are put on.")] = None,
-    cheap: Annotated[bool, typer.Option("--cheap", help="With --task: by the base's gradient alone.")] = False,
-    examples: Annotated[int, typer.Option(min=2, help="With --task: how many examples are read.")] = 100,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    base: Annotated[str | None, typer.Option(help="Put the skills on this model; only with --tasks.")] = None,
+    cheap: Annotated[
+        bool, typer.Option("--cheap", help="Rank by the gradient of the base alone; only with --tasks.")
+    ] = False,
+    examples: Annotated[
+        int, typer.Option(min=2, help="Ask the first N examples of the task; only with --tasks.")
+    ] = 100,
+    hits: Annotated[int, typer.Option("--hits", min=1, help="Show at most N skills.")] = 20,
     library: LibraryOption = None,
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
@@ -38,7 +47,7 @@ def search(
 ) -> None:
     """Find skills, the best first: by words, by likeness to another skill, or by what they do for a task.
 
-    Only --task reads skill files: it puts each on the base and asks the examples. With --cheap nothing but the base is
+    Only --tasks reads skill files: it puts each on the base and asks the examples. With --cheap nothing but the base is
     asked, and the skills are only read.
 
     [bold]Examples[/bold]
@@ -47,45 +56,45 @@ def search(
 
         genepool library search --like reverse
 
-        genepool library search --task examples.jsonl --base base/
+        genepool library search --tasks examples.jsonl --base base/
     """
     options.begin(quiet)
-    options.only_with(context, task is not None, "--task", "base", "cheap", "examples")
+    options.only_with(context, tasks is not None, "--tasks", "base", "cheap", "examples")
     from genepool.errors import InputError
     from genepool.skills.library_search import by_likeness, by_task, by_words
 
-    ways = {"--text": text, "--like": like, "--task": task}
+    ways = {"--text": text, "--like": like, "--tasks": tasks}
     given = {option: wanted for option, wanted in ways.items() if wanted is not None}
     if len(given) != 1:
         raise InputError("one thing to search by is needed", fix="Give one of " + ", ".join(ways))
     ((option, wanted),) = given.items()
-    if task is not None:
+    if tasks is not None:
         if base is None:
             raise InputError("the examples are asked of a model", where="--base", fix="Name the base of the skills")
         with open_library(library) as opened:
-            hits, ranking = by_task(
+            found, ranking = by_task(
                 opened,
-                task,
+                tasks,
                 base,
-                limit,
+                hits,
                 cheap=cheap,
                 examples=examples,
                 trusted=trust_tasks or (),
                 allow_pickle=allow_pickle,
             )
-            _say_ranking(opened, hits, ranking, json_output)
+            _say_ranking(opened, found, ranking, json_output)
         return
     with open_library(library) as opened:
-        hits = {"--text": by_words, "--like": by_likeness}[option](opened, str(wanted), limit)
+        ranked = {"--text": by_words, "--like": by_likeness}[option](opened, str(wanted), hits)
         if json_output:
-            found = [{"score": hit.score, **hit.kept.as_dict()} for hit in hits]
-            options.print_json({"library": str(opened.folder), "by": option[2:], "hits": found})
-        elif not hits:
+            told = [{"score": hit.score, **hit.kept.as_dict()} for hit in ranked]
+            options.print_json({"library": str(opened.folder), "by": option[2:], "hits": told})
+        elif not ranked:
             print(f"{opened.folder}: nothing found")
         else:
             # BM25 says nothing by itself: the order is all of it.
-            scores = ("cosine, about", [f"{hit.score:.3f}" for hit in hits]) if option == "--like" else None
-            print_skills([hit.kept for hit in hits], scores)
+            scores = ("cosine, about", [f"{hit.score:.3f}" for hit in ranked]) if option == "--like" else None
+            print_skills([hit.kept for hit in ranked], scores)
 
 
 def _say_ranking(library: Library, hits: Sequence[Hit], ranking: Ranking, json_output: bool) -> None:

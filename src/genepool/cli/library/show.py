@@ -19,9 +19,11 @@ _JSON = ("lineage", "training", "scores")
 
 def show(
     skill: SkillArgument,
-    tree: Annotated[bool, typer.Option("--tree", help="What it descends from, and what descends from it.")] = False,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Show what the skill was made from, and what was made from it.")
+    ] = False,
     against: Annotated[
-        str | None, typer.Option(metavar="OTHER", help="Compare it, exactly, with another skill or skill file.")
+        str | None, typer.Option(metavar="OTHER", help="Compare the skill exactly with another skill or skill file.")
     ] = None,
     library: LibraryOption = None,
     json_output: options.JsonOption = False,

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from genepool.cli import options
+from genepool.cli.common import ask
 from genepool.cli.measure import common
 
 
 def consistency(
-    models: common.ModelsArgument,
-    tasks: common.TasksOption,
-    task: common.TaskOption = None,
-    split: common.SplitOption = "test",
-    ledger: common.LedgerOption = None,
-    limit: common.LimitOption = None,
-    device: common.DeviceOption = "cpu",
+    models: options.ModelsArgument,
+    tasks: options.TasksOption,
+    task: options.TaskOption = None,
+    split: options.SplitOption = "test",
+    ledger: options.LedgerOption = None,
+    limit: options.LimitOption = None,
+    device: options.DeviceOption = "cpu",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
-    seed: common.SeedOption = 0,
+    seed: options.BootstrapSeedOption = 0,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -31,7 +32,7 @@ def consistency(
     options.begin(quiet)
     from genepool import measure
 
-    table = common.ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
+    table = ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
     found = {model: measure.consistency_of(table, model, seed=seed) for model in table.models}
     if json_output:
         options.print_json({"models": [{"model": model, **one.as_json()} for model, one in found.items()]})

@@ -9,20 +9,21 @@ from typing import Annotated
 import typer
 
 from genepool.cli import options
+from genepool.cli.common import ask
 from genepool.cli.measure import common
 
 
 def continual(
-    stages: Annotated[list[str], typer.Argument(help="The model after its first task, its second, and so on.")],
-    tasks: common.TasksOption,
-    task: common.TaskOption = None,
+    stages: Annotated[list[str], typer.Argument(help="The model after its first task, after its second, and so on.")],
+    tasks: options.TasksOption,
+    task: options.TaskOption = None,
     untrained: Annotated[
-        str | None, typer.Option(help="The model before the first task: for forward transfer.")
+        str | None, typer.Option(help="Compute forward transfer against this model, from before the first task.")
     ] = None,
-    split: common.SplitOption = "test",
-    ledger: common.LedgerOption = None,
-    limit: common.LimitOption = None,
-    device: common.DeviceOption = "cpu",
+    split: options.SplitOption = "test",
+    ledger: options.LedgerOption = None,
+    limit: options.LimitOption = None,
+    device: options.DeviceOption = "cpu",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     json_output: options.JsonOption = False,
@@ -49,7 +50,7 @@ def continual(
             fix="Name as many tasks as models, the i-th learned by the i-th",
         )
     models = [*stages, *([untrained] if untrained is not None else [])]
-    table = common.ask(models, tasks, names, split, ledger, limit, device, trust_tasks, allow_pickle)
+    table = ask(models, tasks, names, split, ledger, limit, device, trust_tasks, allow_pickle)
     rows = [[table.mean(model, name) for name in table.tasks] for model in table.models]
     before = rows[len(stages)] if untrained is not None else None
     found = measure.continual_accuracy(rows[: len(stages)], before)

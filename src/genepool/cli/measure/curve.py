@@ -8,19 +8,31 @@ from typing import Annotated
 import typer
 
 from genepool.cli import options
-from genepool.cli.measure import common
 
 
 def curve(
     context: typer.Context,
-    points: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet with what was spent and the error there.")],
-    spent: Annotated[str, typer.Option(help="The column with examples or steps.")] = "n",
-    error: Annotated[str, typer.Option(help="The column with the error, such as one minus the score.")] = "error",
-    at: Annotated[list[float] | None, typer.Option(help="Predict the error here; may be given several times.")] = None,
-    horizon: Annotated[float | None, typer.Option(help="How far the run could go: whether that is worth it.")] = None,
-    threshold: Annotated[float, typer.Option(help="With --horizon: a gain below this is not worth going on.")] = 0.01,
-    kind: Annotated[str | None, typer.Option(help="fixed, power or shifted; by the number of points.")] = None,
-    seed: common.SeedOption = 0,
+    points: Annotated[
+        Path, typer.Argument(help="A CSV, JSONL or Parquet file with the columns of --spent and --error.")
+    ],
+    spent: Annotated[str, typer.Option(help="Read the examples or steps from this column.")] = "n",
+    error: Annotated[
+        str, typer.Option(help="Read the error, such as one minus the score, from this column.")
+    ] = "error",
+    at: Annotated[
+        list[float] | None, typer.Option(help="Predict the error at this number of examples or steps; repeatable.")
+    ] = None,
+    horizon: Annotated[
+        float | None, typer.Option(help="Say whether it is worth training up to this number of examples or steps.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Stop if the error would fall by less than this; only with --horizon.")
+    ] = 0.01,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="Fit this curve: fixed, power or shifted; by default the number of points decides."),
+    ] = None,
+    seed: options.BootstrapSeedOption = 0,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:

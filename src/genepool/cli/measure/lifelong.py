@@ -12,11 +12,13 @@ from genepool.cli.measure import common
 
 
 def lifelong(
-    log: Annotated[Path, typer.Argument(help="Blocks of training and evaluation: .jsonl, .csv or l2logger's .tsv.")],
-    measure_column: Annotated[str, typer.Option("--measure", help="The column with the score.")] = "reward",
+    log: Annotated[
+        Path, typer.Argument(help="The log of training and evaluation blocks: .jsonl, .csv or l2logger's .tsv.")
+    ],
+    measure_column: Annotated[str, typer.Option("--measure", help="Read the score from this column.")] = "reward",
     expert: Annotated[
         list[str] | None,
-        typer.Option(help="TASK=LOG: a model that learned this task alone; may be given several times."),
+        typer.Option(help="Compare TASK with the log of a model that learned it alone; repeatable."),
     ] = None,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,

@@ -7,21 +7,24 @@ from typing import Annotated
 import typer
 
 from genepool.cli import options
+from genepool.cli.common import ask
 from genepool.cli.measure import common
 
 
 def mix(
-    models: common.ModelsArgument,
-    tasks: common.TasksOption,
-    among: Annotated[list[str] | None, typer.Option(help="Which tags are skills; all of them when absent.")] = None,
-    task: common.TaskOption = None,
-    split: common.SplitOption = "test",
-    ledger: common.LedgerOption = None,
-    limit: common.LimitOption = None,
-    device: common.DeviceOption = "cpu",
+    models: options.ModelsArgument,
+    tasks: options.TasksOption,
+    among: Annotated[
+        list[str] | None, typer.Option(help="Count only this tag as a skill; repeatable; by default all tags.")
+    ] = None,
+    task: options.TaskOption = None,
+    split: options.SplitOption = "test",
+    ledger: options.LedgerOption = None,
+    limit: options.LimitOption = None,
+    device: options.DeviceOption = "cpu",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
-    seed: common.SeedOption = 0,
+    seed: options.BootstrapSeedOption = 0,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -40,7 +43,7 @@ def mix(
     from genepool import measure
     from genepool.errors import InputError
 
-    table = common.ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
+    table = ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
     skills = [example.tags for name in table.tasks for example in table.examples(name)]
     if not any(skills):
         raise InputError("no example has tags", where=tasks, fix="Tag examples with the skills they need")

@@ -7,20 +7,21 @@ from typing import Annotated
 import typer
 
 from genepool.cli import options
-from genepool.cli.measure import common
 
 
 def passes(
-    model: Annotated[str, typer.Argument(help="Folder, file, hub model, BASE+ADAPTER or BASE+SKILL.")],
-    tasks: common.TasksOption,
-    task: common.TaskOption = None,
-    split: common.SplitOption = "test",
-    until: Annotated[int, typer.Option(min=1, help="Passes after which an example is done; 2 is unbiased.")] = 2,
-    draws: Annotated[int, typer.Option(min=1, help="Answers per example at most.")] = 100,
-    temperature: Annotated[float, typer.Option(help="Of tasks that say 0.")] = 1.0,
-    ledger: common.LedgerOption = None,
-    limit: common.LimitOption = None,
-    device: common.DeviceOption = "cpu",
+    model: options.ModelArgument,
+    tasks: options.TasksOption,
+    task: options.TaskOption = None,
+    split: options.SplitOption = "test",
+    until: Annotated[
+        int, typer.Option(min=1, help="Stop an example after N passes; 2 gives an unbiased estimate.")
+    ] = 2,
+    draws: Annotated[int, typer.Option(min=1, help="Draw at most N answers for each example.")] = 100,
+    temperature: Annotated[float, typer.Option(help="Draw at this temperature where the task says 0.")] = 1.0,
+    ledger: options.LedgerOption = None,
+    limit: options.LimitOption = None,
+    device: options.DeviceOption = "cpu",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     json_output: options.JsonOption = False,

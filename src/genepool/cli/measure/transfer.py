@@ -7,24 +7,25 @@ from typing import Annotated
 import typer
 
 from genepool.cli import options
+from genepool.cli.common import ask
 from genepool.cli.measure import common
 
 
 def transfer(
-    base: Annotated[str, typer.Argument(help="The model all others come from.")],
-    models: Annotated[list[str], typer.Argument(help="Fine-tunes and merges of it.")],
-    tasks: common.TasksOption,
+    base: Annotated[str, typer.Argument(help="The model that all others come from.")],
+    models: Annotated[list[str], typer.Argument(help="Fine-tunes and merges of the base.")],
+    tasks: options.TasksOption,
     trained: Annotated[
-        list[str] | None, typer.Option(help="MODEL=TASK: what a model was trained on; may be given several times.")
+        list[str] | None, typer.Option(help="Mark TASK as the one MODEL was trained on; repeatable.")
     ] = None,
-    task: common.TaskOption = None,
-    split: common.SplitOption = "test",
-    ledger: common.LedgerOption = None,
-    limit: common.LimitOption = None,
-    device: common.DeviceOption = "cpu",
+    task: options.TaskOption = None,
+    split: options.SplitOption = "test",
+    ledger: options.LedgerOption = None,
+    limit: options.LimitOption = None,
+    device: options.DeviceOption = "cpu",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
-    seed: common.SeedOption = 0,
+    seed: options.BootstrapSeedOption = 0,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -39,7 +40,7 @@ def transfer(
     options.begin(quiet)
     from genepool import measure, progress
 
-    table = common.ask([base, *models], tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
+    table = ask([base, *models], tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
     own = common.pairs_of(trained, "--trained")
     matrix = measure.transfer_matrix(table, table.models[0], own, seed=seed)
     if json_output:

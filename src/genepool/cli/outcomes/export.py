@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from genepool.cli import options
-from genepool.cli.outcomes.common import LedgerOption
 
 
 def export(
-    file: Annotated[Path, typer.Argument(help="The JSONL file to write, a line per outcome.")],
-    ledger: LedgerOption = None,
+    file: Annotated[Path | None, typer.Argument(help="The JSONL file to write, one line for each outcome.")] = None,
+    out: options.OutInsteadOption = None,
+    ledger: options.LedgerOption = None,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -25,6 +25,7 @@ def export(
         genepool outcomes export --ledger genepool.sqlite outcomes.jsonl
     """
     options.begin(quiet)
+    file = options.place(file, out, "FILE")
     from genepool.errors import InputError
     from genepool.tasks import Ledger
     from genepool.tasks.exchange import export_outcomes

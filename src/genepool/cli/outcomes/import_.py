@@ -8,14 +8,17 @@ from typing import Annotated
 import typer
 
 from genepool.cli import options
-from genepool.cli.outcomes.common import LedgerOption
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="An export, or a samples file of lm-eval --log_samples.")],
-    ledger: LedgerOption = None,
-    model: Annotated[str | None, typer.Option(help="lm-eval: the model the samples are of.")] = None,
-    task: Annotated[str | None, typer.Option(help="lm-eval: the task; from the file's name when absent.")] = None,
+    file: Annotated[
+        Path, typer.Argument(help="A file of `genepool outcomes export`, or samples of lm-eval --log_samples.")
+    ],
+    ledger: options.LedgerOption = None,
+    model: Annotated[str | None, typer.Option(help="Name the model that lm-eval's samples are of.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Name the task of lm-eval's samples; by default the file's name tells.")
+    ] = None,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,10 +10,12 @@ from genepool.cli import options
 
 
 def apply(
-    skills: Annotated[list[str], typer.Argument(help="Skill files or PEFT adapter folders, added in this order.")],
-    base: Annotated[str, typer.Option(help="The base they belong to.")],
-    out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
-    force: Annotated[bool, typer.Option("--force", help="Take a base that the skills were not made for.")] = False,
+    skills: Annotated[
+        list[str], typer.Argument(help="Skill files or PEFT adapter folders; they are added in this order.")
+    ],
+    base: Annotated[str, typer.Option(help="Add the skills to this model.")],
+    out: options.OutFolderOption,
+    force: Annotated[bool, typer.Option("--force", help="Allow a base that the skills were not made for.")] = False,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,

@@ -66,14 +66,25 @@ class By(StrEnum):
 
 SKILL = "A skill file; with --base also a PEFT adapter's folder, or a fine-tune of the base."
 SkillArgument = Annotated[str, typer.Argument(metavar="SKILL", help=SKILL)]
-BaseOption = Annotated[str | None, typer.Option("--base", help="The model it is relative to: checked, and read.")]
-OutOption = Annotated[Path, typer.Option("--out", help="The skill file to write, ending in .safetensors.")]
-DtypeOption = Annotated[StoredAs | None, typer.Option("--dtype", help="What values and factors are stored as.")]
-RankOption = Annotated[int | None, typer.Option("--rank", help="Most directions of a matrix (16).")]
-DensityOption = Annotated[float, typer.Option("--density", help="Share of the entries that stay.")]
-NameOption = Annotated[str, typer.Option("--name", help="What the skill is called.")]
-DescriptionOption = Annotated[str, typer.Option("--description", help="What it can do, in a sentence.")]
-LicenceOption = Annotated[str, typer.Option("--licence", help="SPDX identifier, such as apache-2.0.")]
+BaseOption = Annotated[
+    str | None,
+    typer.Option("--base", help="Read this model, and check that the skill belongs to it."),
+]
+OutOption = Annotated[Path, typer.Option("--out", help="Write the skill to this .safetensors file.")]
+DtypeOption = Annotated[StoredAs | None, typer.Option("--dtype", help="Store values and factors as this type.")]
+RankOption = Annotated[
+    int | None, typer.Option("--rank", help="Keep at most N directions of each matrix; by default 16.")
+]
+PackingOption = Annotated[Packing, typer.Option("--packing", help="Pack the entries this way; only with --to packed.")]
+BitsOption = Annotated[
+    int, typer.Option("--bits", help="Use 2, 4 or 8 bits for each entry of groups; only with --to packed.")
+]
+DensityOption = Annotated[float, typer.Option("--density", help="Keep this share of the entries, between 0 and 1.")]
+NameOption = Annotated[str, typer.Option("--name", help="Call the skill this.")]
+DescriptionOption = Annotated[str, typer.Option("--description", help="Say in one sentence what the skill can do.")]
+LicenceOption = Annotated[
+    str, typer.Option("--licence", help="Record this licence, an SPDX identifier such as apache-2.0.")
+]
 
 
 def open_skill(skill: str, base: str | None, allow_pickle: bool) -> Changes:

@@ -10,18 +10,20 @@ import typer
 from genepool.cli import options
 from genepool.cli.skill.common import BaseOption, OutOption, SkillArgument, open_skill, say
 
+OLD_SPELLINGS = {"--budget": "--size"}
+
 
 def compress(
     context: typer.Context,
     skill: SkillArgument,
     out: OutOption,
-    budget: Annotated[str, typer.Option(help="The most the file may take: 50MB, 800KB.")],
+    size: Annotated[str, typer.Option("--size", help="Use at most this many bytes, such as 50MB or 800KB.")],
     base: BaseOption = None,
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="Tasks whose examples tell which columns count; the base is run on them. Needs --base."),
+        typer.Option(help="Run the base on these tasks to learn which columns matter; only with --base."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Examples of each task for --calibrate.")] = 128,
+    limit: Annotated[int, typer.Option(min=1, help="Use the first N examples of each task of --calibrate.")] = 128,
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
@@ -32,9 +34,9 @@ def compress(
 
     [bold]Examples[/bold]
 
-        genepool skill compress reverse.safetensors --budget 50MB --out reverse-50.safetensors
+        genepool skill compress reverse.safetensors --size 50MB --out reverse-50.safetensors
 
-        genepool skill compress reverse.safetensors --budget 9MB --base base/ --calibrate tasks/ --out small.safetensors
+        genepool skill compress reverse.safetensors --size 9MB --base base/ --calibrate tasks/ --out small.safetensors
     """
     options.begin(quiet)
     options.only_with(context, calibrate is not None, "--calibrate", "limit")
@@ -45,7 +47,7 @@ def compress(
 
     check_file(out, overwrite=overwrite)
     changes = open_skill(skill, base, allow_pickle)
-    nbytes = options.parse_size(budget, "--budget")
+    nbytes = options.parse_size(size, "--size")
     settings: dict[str, Any] = {"budget": nbytes}
     energies = None
     if calibrate is not None:

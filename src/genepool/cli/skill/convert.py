@@ -10,9 +10,11 @@ import typer
 from genepool.cli import options
 from genepool.cli.skill.common import (
     BaseOption,
+    BitsOption,
     DtypeOption,
     FormName,
     Packing,
+    PackingOption,
     RankOption,
     SkillArgument,
     Target,
@@ -27,12 +29,14 @@ from genepool.cli.skill.common import (
 def convert(
     context: typer.Context,
     skill: SkillArgument,
-    to: Annotated[Target, typer.Option(help="The form to store it in; peft is the folder of a LoRA adapter.")],
-    out: Annotated[Path, typer.Option("--out", help="The skill file to write, or with --to peft the folder.")],
+    to: Annotated[Target, typer.Option(help="Store the skill in this form; peft is the folder of a LoRA adapter.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Write the skill to this .safetensors file, or to this folder with --to peft.")
+    ],
     base: BaseOption = None,
     rank: RankOption = None,
-    packing: Annotated[Packing, typer.Option(help="With --to packed.")] = Packing.groups,
-    bits: Annotated[int, typer.Option(help="With --to packed: 2, 4 or 8 for each entry of groups.")] = 4,
+    packing: PackingOption = Packing.groups,
+    bits: BitsOption = 4,
     dtype: DtypeOption = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,

@@ -25,7 +25,7 @@ def drop(
     out: OutOption,
     base: BaseOption = None,
     density: DensityOption = 0.1,
-    rescale: Annotated[bool, typer.Option(help="Divide what stays by the density.")] = True,
+    rescale: Annotated[bool, typer.Option(help="Divide the entries that stay by the density.")] = True,
     dtype: DtypeOption = None,
     seed: options.SeedOption = 0,
     allow_pickle: options.AllowPickleOption = False,

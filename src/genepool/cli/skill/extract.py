@@ -8,6 +8,7 @@ import typer
 
 from genepool.cli import options
 from genepool.cli.skill.common import (
+    BitsOption,
     DescriptionOption,
     DtypeOption,
     FormName,
@@ -15,6 +16,7 @@ from genepool.cli.skill.common import (
     NameOption,
     OutOption,
     Packing,
+    PackingOption,
     RankOption,
     form_of,
     settings_of,
@@ -24,13 +26,15 @@ from genepool.cli.skill.common import (
 
 def extract(
     context: typer.Context,
-    tuned: Annotated[str, typer.Argument(help="The fine-tune: a folder, a file, a hub model, BASE+ADAPTER.")],
-    base: Annotated[str, typer.Option(help="What it was fine-tuned from.")],
+    tuned: Annotated[str, typer.Argument(help="The fine-tune: a folder, a file, a hub name or BASE+ADAPTER.")],
+    base: Annotated[str, typer.Option(help="Name the model it was fine-tuned from.")],
     out: OutOption,
-    to: Annotated[FormName | None, typer.Option(help="The form; low-rank when --rank is given, else dense.")] = None,
+    to: Annotated[
+        FormName | None, typer.Option(help="Store the skill in this form; by default low-rank with --rank, else dense.")
+    ] = None,
     rank: RankOption = None,
-    packing: Annotated[Packing, typer.Option(help="With --to packed.")] = Packing.groups,
-    bits: Annotated[int, typer.Option(help="With --to packed: 2, 4 or 8 for each entry of groups.")] = 4,
+    packing: PackingOption = Packing.groups,
+    bits: BitsOption = 4,
     dtype: DtypeOption = None,
     name: NameOption = "",
     description: DescriptionOption = "",

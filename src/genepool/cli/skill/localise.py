@@ -18,13 +18,17 @@ def localise(
     context: typer.Context,
     skill: SkillArgument,
     out: OutOption,
-    base: Annotated[str, typer.Option(help="The model it is relative to.")],
-    tasks: Annotated[Path, typer.Option(help="A task the skill is good for: a folder or a file of examples.")],
-    by: Annotated[By, typer.Option(help="Entries by magnitude, or by scores learned on the examples.")] = By.magnitude,
-    keep: Annotated[float, typer.Option(help="Share of the gain over the base that must stay.")] = 0.95,
-    steps: Annotated[int, typer.Option(help="Passes over the examples, with --by graft.")] = 100,
-    split: Annotated[str, typer.Option(help="Which examples.")] = "valid",
-    limit: Annotated[int, typer.Option(help="How many of them.")] = 256,
+    base: Annotated[str, typer.Option(help="Name the model the skill is relative to.")],
+    tasks: Annotated[Path, typer.Option(help="Keep the gain on this task: a task folder or a file of examples.")],
+    by: Annotated[
+        By, typer.Option(help="Order entries by magnitude, or by scores learned on the examples (graft).")
+    ] = By.magnitude,
+    keep: Annotated[float, typer.Option(help="Keep this share of the gain over the base.")] = 0.95,
+    steps: Annotated[
+        int, typer.Option(help="Learn the scores in N passes over the examples; only with --by graft.")
+    ] = 100,
+    split: options.SplitOption = "valid",
+    limit: Annotated[int, typer.Option(help="Use the first N examples of the task.")] = 256,
     dtype: DtypeOption = None,
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,

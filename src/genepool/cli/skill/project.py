@@ -26,7 +26,9 @@ def project(
     out: OutOption,
     base: BaseOption = None,
     density: DensityOption = 0.05,
-    scope: Annotated[Scope, typer.Option(help="Choose within each tensor, or over the whole model.")] = Scope.tensor,
+    scope: Annotated[
+        Scope, typer.Option(help="Choose the largest entries of each tensor, or of the whole model.")
+    ] = Scope.tensor,
     dtype: DtypeOption = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,

@@ -12,7 +12,7 @@ from genepool.cli.skill.common import BaseOption, OutOption, SkillArgument, stor
 
 def scale(
     skill: SkillArgument,
-    factor: Annotated[float, typer.Option("--factor", "-f", help="What the change is multiplied by.")],
+    factor: Annotated[float, typer.Option("--factor", "-f", help="Multiply the change by this number.")],
     out: OutOption,
     base: BaseOption = None,
     allow_pickle: options.AllowPickleOption = False,

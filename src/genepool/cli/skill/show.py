@@ -10,8 +10,9 @@ from genepool.cli import options
 
 
 def show(
-    skill: Annotated[str, typer.Argument(metavar="SKILL", help="A skill file.")],
+    skill: Annotated[str, typer.Argument(metavar="SKILL", help="The skill file to show.")],
     json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Say what a skill file holds: form, base, lineage, scores, size.
 
@@ -19,7 +20,7 @@ def show(
 
         genepool skill show reverse.safetensors
     """
-    options.begin()
+    options.begin(quiet)
     from genepool.skills import Header
     from genepool.weights.skill_file import SkillFile
 

@@ -15,7 +15,10 @@ def sum(
     out: OutOption,
     base: BaseOption = None,
     to: Annotated[
-        FormName | None, typer.Option(help="The form; low-rank when --rank is given or all of them are, else dense.")
+        FormName | None,
+        typer.Option(
+            help="Store the sum in this form; by default low-rank if --rank is given or all skills are, else dense."
+        ),
     ] = None,
     rank: RankOption = None,
     dtype: DtypeOption = None,

@@ -12,16 +12,24 @@ from genepool.cli import options
 
 
 def build(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to build; it appears whole or not at all.")],
-    bed: Annotated[str, typer.Option(help="text: strings and a small Llama. digits: images and a small ViT.")] = "text",
-    tiny: Annotated[bool, typer.Option("--tiny", help="A smaller model and easier tasks, for tests.")] = False,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="The folder to build; it appears whole or not at all.")
+    ] = None,
+    out: options.OutInsteadOption = None,
+    bed: Annotated[
+        str, typer.Option(help="Build this testbed: text (strings, a small Llama) or digits (images, a small ViT).")
+    ] = "text",
+    tiny: Annotated[bool, typer.Option("--tiny", help="Use a smaller model and easier tasks, for tests.")] = False,
     regime: Annotated[
-        str, typer.Option(help="elicit: skills the base half holds, which merge. acquire: new ones, which do not.")
+        str,
+        typer.Option(
+            help="Train skills the base half holds, which merge (elicit), or new ones, which do not (acquire)."
+        ),
     ] = "elicit",
     skills: Annotated[
         str | None,
         typer.Option(
-            help="Names with commas between; by default reverse,sort,upper,caesar or all eight of the digits."
+            help="Train these skills, with commas between; by default reverse,sort,upper,caesar or all digits."
         ),
     ] = None,
     seed: options.SeedOption = 0,
@@ -46,6 +54,7 @@ def build(
     returns at once; after a kill it goes on.
     """
     options.begin(quiet)
+    folder = options.place(folder, out, "DIR")
     from genepool import testbed
 
     names = None if skills is None else [name.strip() for name in skills.split(",") if name.strip()]

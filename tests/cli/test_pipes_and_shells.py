@@ -1,0 +1,85 @@
+"""A reader that leaves early is no error, and the shell completes what it is typed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from calls_in_tests import options_of
+
+from genepool.cli.main import build_app
+
+# Whatever lists: some print through rich, some by themselves, one long line or many.
+LISTING = ["--help", "--version", "methods", "methods ties", "methods --json", "strategies", "strategies cma_es --json"]
+LISTING += ["library list --library lib", "plan r.yaml", "skill --help"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("pipes")
+    (folder / "m").mkdir()
+    save_file({"model.norm.weight": torch.ones(4)}, folder / "m" / "model.safetensors")
+    (folder / "m" / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "r.yaml").write_text("genepool: 1\nmethod: linear\nmodels: [m]\n")
+    subprocess.run([sys.executable, "-m", "genepool", "library", "init", "--library", "lib"], cwd=folder, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("line", LISTING)
+@pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
+def test_a_reader_that_leaves_is_no_error(line: str, buffered: bool, place: Path) -> None:
+    """The reading end is closed before anything is written, as `| true` does it."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    command = [sys.executable, *([] if buffered else ["-u"]), "-m", "genepool", *line.split()]
+    done = subprocess.run(
+        command, cwd=place, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def _completed(words: str, place: Path) -> set[str]:
+    """What bash is offered after these words."""
+    environment = {**os.environ, "_GENEPOOL_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    environment["COMP_CWORD"] = str(len(words.split(" ")) - 1)
+    done = subprocess.run(
+        [sys.executable, "-m", "genepool"], cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    return set(done.stdout.split())
+
+
+def test_the_shell_is_offered_commands_and_options(place: Path) -> None:
+    every = dict(options_of(typer.main.get_command(build_app())))
+    assert _completed("genepool ", place) == {words[0] for words in every if len(words) == 1}
+    assert _completed("genepool me", place) == {"measure", "merge", "methods"}
+    assert _completed("genepool skill ne", place) == {"negate"}
+    assert _completed("genepool library search --h", place) == {"--hits", "--help"}
+    # An old spelling works, and is not offered.
+    assert "--limit" not in _completed("genepool library search --l", place)
+
+
+def test_completion_is_shown_and_installed(tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    shown = subprocess.run(
+        [sys.executable, "-m", "genepool", "--show-completion", "bash"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "complete -o default -F _genepool_completion genepool" in shown.stdout
+    installed = subprocess.run(
+        [sys.executable, "-m", "genepool", "--install-completion", "bash"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (installed.returncode, installed.stderr) == (0, "")
+    (script,) = (path for path in tmp_path.rglob("genepool*") if path.is_file())
+    assert "_genepool_completion" in script.read_text()
