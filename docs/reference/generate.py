@@ -1,4 +1,4 @@
-"""Writes the reference pages that are made from the code: recipe, study and task files, merge methods.
+"""Writes the reference pages that are made from the code: commands, files, merge methods, strategies.
 
 Run `make docs`. A test compares the committed pages with what this writes, so they cannot fall behind.
 """
@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import types
 import typing
+from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from genepool.cli.main import build_app
+from genepool.cli.options import Panel
+from genepool.evolution.strategies import strategies
 from genepool.evolution.study import Study
 from genepool.measure.gates import Gates
 from genepool.merging import Recipe, all_methods
@@ -60,6 +66,8 @@ def pages() -> dict[str, str]:
             "",
         ),
         "methods.md": _methods_page(),
+        "strategies.md": _strategies_page(),
+        "cli.md": _commands_page(),
     }
 
 
@@ -209,6 +217,114 @@ def _methods_page() -> str:
             )
         parts.append("")
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _strategies_page() -> str:
+    parts = [
+        NOTE, "", "# Search strategies", "",
+        "What `strategy:` of a [study](study.md) can name. `genepool strategies NAME` prints the same. How to choose "
+        "and run one: [run-studies.md](../how-to/run-studies.md); models that breed: "
+        "[breed-models.md](../how-to/breed-models.md).", "",
+    ]  # fmt: skip
+    for entry in strategies().values():
+        passes = f"{entry.passes} time{'s' if entry.passes > 1 else ''}"
+        facts = f"Varies {entry.varies}; scores each candidate {passes}; is told {' and '.join(entry.needs)}."
+        steady = " Can be `steady`." if entry.build.steady else ""
+        parts += [f"## {entry.name}", "", entry.when, "", f"*Source:* {entry.source}. {facts}{steady}", ""]
+        parameters = entry.parameters()
+        if parameters:
+            parts += ["| option | value | default | meaning |", "|---|---|---|---|"]
+        for parameter in parameters:
+            kind = parameter["type"].replace("|", "or")
+            default = _plain(parameter["default"])
+            parts.append(f"| `{parameter['name']}` | {kind} | `{default}` | {parameter['description']} |")
+        parts += [""] if parameters else []
+    return "\n".join(parts).rstrip() + "\n"
+
+
+_COMMANDS_INTRO = """\
+`genepool COMMAND --help` prints the same. A command exits with 0 when all is well, 1 when a gate or a check failed, 2
+when its input is wrong, 3 when genepool is at fault, and 130 after Ctrl-C. An error is one line on stderr. With
+`--json` a command prints one JSON object, which carries `"schema": 1`, on stdout. Every command that writes a path
+takes it as `--out`; where the path is also the last argument, either of them may be given.
+
+`genepool --install-completion` lets your shell (bash, zsh, fish or PowerShell) complete commands and options;
+`genepool --show-completion` prints what it would install.
+"""
+
+
+def _commands_page() -> str:
+    app = typer.main.get_command(build_app())
+    parts = [NOTE, "", "# Commands", "", _COMMANDS_INTRO]
+    commands = app.commands  # type: ignore[attr-defined]
+    for panel in Panel:
+        names = sorted(name for name, command in commands.items() if command.rich_help_panel == panel)
+        parts += [f"## {panel}", ""]
+        for name in names:
+            for words, command in _below(commands[name], (name,)):
+                parts += _command(words, command)
+    parts += ["## Of genepool itself", "", *_parameters([one for one in app.params if one.param_type_name == "option"])]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _below(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield words, command
+    for name, inner in sorted(getattr(command, "commands", {}).items()):
+        yield from _below(inner, (*words, name))
+
+
+def _command(words: tuple[str, ...], command: Any) -> list[str]:
+    lines = [f"### genepool {' '.join(words)}", "", *_prose(command.help)]
+    if hasattr(command, "commands"):
+        return [*lines, *(f"- [genepool {' '.join(words)} {name}](#genepool-{'-'.join(words)}-{name})"
+                          for name in sorted(command.commands)), ""]  # fmt: skip
+    return lines + _parameters(command.params)
+
+
+def _prose(text: str) -> list[str]:
+    """A command's docstring as Markdown: its indented examples in one block."""
+    lines: list[str] = []
+    block = False
+    for line in text.replace("[bold]", "**").replace("[/bold]", "**").splitlines():
+        indented = line.startswith("    ")
+        if indented and not block:
+            lines.append("```console")
+        if line and not indented and block:
+            lines += ["```", ""]
+        block = indented or (block and not line)
+        if not (block and not line):
+            lines.append(line.removeprefix("    "))
+    return [*lines, *(["```"] if block else []), ""]
+
+
+def _parameters(parameters: list[Any]) -> list[str]:
+    lines = ["| | value | default | meaning |", "|---|---|---|---|"]
+    for one in parameters:
+        if one.param_type_name == "argument":
+            name = f"`{(one.metavar or one.name).upper()}`"
+        else:
+            name = " / ".join(f"`{spelling}`" for spelling in (*one.opts, *one.secondary_opts))
+        is_flag = one.type_descriptor.annotation is bool
+        default = "required" if one.required else _shown(one.default)
+        value = "" if is_flag else _value(one)
+        lines.append(f"| {name} | {value} | {default} | {one.help} |")
+    return [*lines, ""]
+
+
+def _shown(default: Any) -> str:
+    if default is None or default is False:
+        return ""
+    return f"`{default.value if isinstance(default, Enum) else _plain(default)}`"
+
+
+def _value(parameter: Any) -> str:
+    kind = parameter.type_descriptor.annotation
+    several = get_origin(kind) is list
+    inner = get_args(kind)[0] if several else kind
+    if isinstance(inner, type) and issubclass(inner, Enum):
+        return " or ".join(f"`{one.value}`" for one in inner)
+    name = {Path: "path"}.get(inner) or _type(inner)
+    return f"{name}, several" if several else name
 
 
 if __name__ == "__main__":
