@@ -40,7 +40,7 @@ CALLS = [
     "measure consistency {world}/base --tasks {world}/tasks --limit 3",
     "measure continual {world}/skills/a {world}/skills/b --tasks {world}/tasks --limit 3",
     "measure curve run.csv --horizon 1000",
-    "measure jump {bed}/base {bed}/full/sort {bed}/full/reverse --tasks {bed}/tasks --task reverse --limit 9",
+    "measure jump {bed}/base {bed}/full/upper {bed}/full/reverse --tasks {bed}/tasks --task reverse --limit 20",
     "measure knowledge {world}/base {world}/skills/a --tasks {world}/tasks --limit 3",
     "measure lifelong log.csv",
     "measure mix {world}/base --tasks tagged",

@@ -27,7 +27,7 @@ def collection(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """List the front, archive or population of a study, or write one of its candidates.
+    """List the candidates of a study's front, archive or population, or write one of them as a model.
 
     [bold]Examples[/bold]
 
@@ -37,8 +37,8 @@ def collection(
 
         genepool collection run --write winner --out adapter --as-lora 16
 
-    What was bred of adapters keeps its factors, where they have no more directions than RANK; of other changes the
-    largest directions are kept, and what is lost is told.
+    With --as-lora, a candidate that was bred from adapters keeps its factors if their rank is at most RANK. Other
+    candidates keep the RANK largest singular directions; the output says what that loses.
     """
     options.begin(quiet)
     from genepool.errors import InputError

@@ -54,10 +54,10 @@ def compare(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Show what a new model gained and lost, ability by ability, and check it against gates.
+    """Show what a new model gained and lost on each task, and check it against gates.
 
     Differences are paired: both models answer the same examples. P-values are exact (McNemar) where answers are right
-    or wrong, and adjusted for all abilities and models of the call (Holm).
+    or wrong, and are adjusted for all tasks and models of the call (Holm).
 
     [bold]Examples[/bold]
 
@@ -67,8 +67,8 @@ def compare(
 
         genepool compare org/old org/new --ledger imported.sqlite
 
-    The last asks no model: it compares what the ledger holds of both, such as samples that `genepool outcomes import`
-    read from lm-eval's logs. A gates file:
+    The last command asks no model. It compares the outcomes of both models in the ledger, such as samples that
+    `genepool outcomes import` read from lm-eval's logs. A gates file:
 
         gates:
           - {ability: each, measure: difference, at_least: -0.02}

@@ -39,9 +39,9 @@ def evaluate(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Ask models the examples of tasks and print the means with 95% intervals.
+    """Ask models the examples of tasks and print mean scores with 95% intervals.
 
-    What was evaluated once is read from the ledger and never asked again.
+    Outcomes are kept in the ledger: no model is asked the same example twice.
 
     [bold]Examples[/bold]
 

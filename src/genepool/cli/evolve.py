@@ -47,7 +47,7 @@ def evolve(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Evolve recipes or breed models, as the study says, and write the best one, tested on examples nobody searched by.
+    """Evolve recipes or breed models as a study says, and write the best model, tested on held-out examples.
 
     [bold]Examples[/bold]
 
@@ -61,8 +61,8 @@ def evolve(
 
         genepool evolve changed.yaml --out second --fork run
 
-    Kill it at any moment; the same command goes on and repeats no finished evaluation. A larger budget goes on with
-    a finished run. For a baseline at equal budget, run the study again with `strategy: random_search`.
+    You may kill the command at any time: the same command continues and repeats no finished evaluation. A larger
+    budget continues a finished run. For a baseline at the same budget, run the study with `strategy: random_search`.
     """
     options.begin(quiet)
     from genepool import progress

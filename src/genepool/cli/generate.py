@@ -32,7 +32,7 @@ def generate(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Ask a model something and print what it writes.
+    """Ask a model one or more prompts and print its answers.
 
     [bold]Examples[/bold]
 

@@ -51,8 +51,8 @@ def inspect(
 
         genepool inspect lora-a lora-b --base base --json
 
-    Of several models the first is the base, unless --base names it. The exit code is 1 when something keeps the models
-    from being merged.
+    The first of several models is the base, unless --base names another. The exit code is 1 if the models cannot be
+    merged.
     """
     options.begin(quiet)
     from genepool import progress

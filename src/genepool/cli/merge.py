@@ -52,8 +52,8 @@ def merge(
 
         genepool merge recipe.yaml adapter/ --as-lora 32
 
-    A merge that was killed goes on where it stopped when the same command is run again. An adapter holds merged minus
-    base up to its rank; what it loses is printed and stands tensor by tensor in its genepool.json.
+    After a kill, the same command continues where the merge stopped. An adapter holds merged minus base up to its rank;
+    the command prints what that loses, and the adapter's genepool.json says it for each tensor.
     """
     options.begin(quiet)
     out = options.place(out, out_instead, "OUT")

@@ -27,7 +27,7 @@ def plan(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Check a recipe or a study and show what it will read, compute, hold and write. Reads headers only.
+    """Check a recipe or a study, and show what it will read, compute and write. It reads headers only.
 
     [bold]Examples[/bold]
 

@@ -35,10 +35,10 @@ def profile(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Show what a model is good at, by task and by tag, and what its confidence is worth.
+    """Show a model's scores by task and by tag, and how far its confidence can be trusted.
 
-    Calibration: is it right as often as it is sure? Abstention: what would be wrong if it left out what it is least
-    sure of, and from which confidence on can its answers be vouched for?
+    Calibration asks whether the model is right as often as it is sure. Abstention asks how many answers are wrong if
+    the model leaves out the least sure ones, and from which confidence on wrong answers stay under --risk.
 
     [bold]Examples[/bold]
 

@@ -30,7 +30,7 @@ def report(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Write one HTML file that shows a study and opens anywhere, offline; or the same numbers as Markdown.
+    """Write a study as one HTML page that opens offline, or as Markdown.
 
     [bold]Examples[/bold]
 
@@ -40,8 +40,8 @@ def report(
 
         genepool report run --out RESULTS.md
 
-    A study that is still running or was stopped is shown as far as it got. The study's own `report.html` is always
-    renewed; any other file is only replaced with --overwrite.
+    A study that is running or was stopped is shown as far as it got. The study's own `report.html` is always replaced;
+    any other file only with --overwrite.
     """
     options.begin(quiet)
     from genepool import progress

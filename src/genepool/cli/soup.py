@@ -32,9 +32,9 @@ def soup(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Make a greedy soup: from the best model on, average in each that raises the mean score over the tasks.
+    """Make a greedy soup: start from the best model and average in each model that raises the mean score.
 
-    Candidates are asked in memory; only the soup is written. What was asked once is read from the ledger.
+    Only the soup is written. Outcomes are kept in the ledger: no model is asked the same example twice.
 
     [bold]Examples[/bold]
 

@@ -26,7 +26,7 @@ def top(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Watch a study that runs in another terminal, until it is finished or Ctrl-C. Disturbs nothing.
+    """Watch a study that runs in another terminal, until it ends or you press Ctrl-C. Nothing is disturbed.
 
     [bold]Examples[/bold]
 

@@ -18,7 +18,7 @@ def check(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Hash every file and look for what is missing, damaged or left over. The exit code is 1 when problems remain.
+    """Hash every file and report what is missing, damaged or left over; exit with 1 if problems remain.
 
     [bold]Example[/bold]
 

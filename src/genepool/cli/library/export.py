@@ -19,7 +19,7 @@ def export(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Write a skill as a folder to pass on: the file, a model card, its lineage.
+    """Write a skill as a folder to share: the file, a model card and its lineage.
 
     [bold]Example[/bold]
 

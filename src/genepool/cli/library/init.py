@@ -9,7 +9,7 @@ from genepool.cli.library.common import LibraryOption
 def init(
     library: LibraryOption = None, json_output: options.JsonOption = False, quiet: options.QuietOption = False
 ) -> None:
-    """Make an empty library. One that is there stays as it is.
+    """Make an empty library. A library that exists already is not changed.
 
     [bold]Example[/bold]
 

@@ -19,7 +19,7 @@ def list(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """List what the library holds.
+    """List the skills of a library.
 
     [bold]Example[/bold]
 

@@ -30,7 +30,7 @@ def map(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Draw the skills in the plane, near to those whose changes point the same way.
+    """Draw the skills as a map on which similar changes lie close together.
 
     [bold]Example[/bold]
 

@@ -12,7 +12,7 @@ def rm(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Take a skill out of the library. One that others here descend from stays.
+    """Remove a skill from the library, unless other skills there were made from it.
 
     [bold]Example[/bold]
 

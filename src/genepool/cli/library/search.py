@@ -45,10 +45,10 @@ def search(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Find skills, the best first: by words, by likeness to another skill, or by what they do for a task.
+    """Find skills by words, by similarity to another skill, or by how much they help a task; best first.
 
-    Only --tasks reads skill files: it puts each on the base and asks the examples. With --cheap nothing but the base is
-    asked, and the skills are only read.
+    Only --tasks reads skill files: it adds each skill to the base and asks the examples. With --cheap it asks the base
+    alone, and only reads the skills.
 
     [bold]Examples[/bold]
 

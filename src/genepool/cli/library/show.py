@@ -29,7 +29,7 @@ def show(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Say what is known of a skill.
+    """Show what the library knows about a skill.
 
     [bold]Examples[/bold]
 

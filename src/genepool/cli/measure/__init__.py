@@ -1,4 +1,4 @@
-"""What outcomes tell beyond a mean: transfer, complementary knowledge, mixes of skills, forgetting."""
+"""Measure more than a mean: transfer, complementary knowledge, combined skills, forgetting, prediction."""
 
 from genepool.cli.options import Panel
 

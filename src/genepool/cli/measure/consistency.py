@@ -21,7 +21,7 @@ def consistency(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Show whether a model answers the same questions alike however they are put.
+    """Show whether a model gives the same answer when a question is worded differently.
 
     Each task is a variation: another template, another wording. Examples with the same id are the same question.
 

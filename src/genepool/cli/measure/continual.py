@@ -29,9 +29,9 @@ def continual(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Show what became of tasks learned one after another: accuracy matrix, backward and forward transfer, forgetting.
+    """Show the accuracy matrix, backward and forward transfer and forgetting of tasks learned one after another.
 
-    Name the models in the order of training and, with --task, the tasks in the order in which they were learned.
+    Name the models in the order of training and, with --task, the tasks in the order of learning.
 
     [bold]Examples[/bold]
 

@@ -36,7 +36,7 @@ def curve(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Fit a learning curve to a run that is partly done, predict what is to come, and say whether to stop.
+    """Fit a learning curve to an unfinished run, predict its errors, and say whether to stop.
 
     e(n) = a + b (n + c)^g: fixed takes g = -0.5 and c = 0 (for few points), power fits g, shifted fits c too.
 

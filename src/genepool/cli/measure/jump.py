@@ -23,9 +23,10 @@ def jump(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Say whether a jump in exact match is the models' or the metric's, from token-level metrics of the same answers.
+    """Say whether a jump in exact match comes from the models or from the metric.
 
-    Name the models by size, or by steps of training, three at least.
+    It compares exact match with token-level metrics of the same answers. Name at least three models, in order of size
+    or of training steps.
 
     [bold]Examples[/bold]
 

@@ -21,9 +21,9 @@ def knowledge(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Show what every two models know beside each other: the examples only one of them solves.
+    """Show which examples only one of each two models solves: their complementary knowledge.
 
-    The gain is what an oracle that picks the right one of the two would win over the better of them.
+    The gain is the score of an oracle that always picks the right model of the two, minus the better model's score.
 
     [bold]Examples[/bold]
 

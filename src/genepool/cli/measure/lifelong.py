@@ -23,10 +23,10 @@ def lifelong(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Compute the domain-agnostic suite of lifelong learning from a log of blocks, as l2metrics defines it.
+    """Compute the metrics of lifelong learning that l2metrics defines, from a log of training and evaluation.
 
-    Performance maintenance, forward and backward transfer, relative performance, sample efficiency and recovery. A log
-    has the columns block_num, block_type (train or test), task_name, exp_num and the score.
+    They are performance maintenance, forward and backward transfer, relative performance, sample efficiency and
+    recovery. A log has the columns block_num, block_type (train or test), task_name, exp_num and the score.
 
     [bold]Examples[/bold]
 

@@ -28,10 +28,10 @@ def mix(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Show how well skills combine, from the tags of examples: success of k skills against the product of single ones.
+    """Show how well skills combine: success on examples of k skills against the product of single skills.
 
-    Examples are tagged with the skills they need. Pairs of skills also go through the weakest-link test: is a model
-    that needs both as good as at the weaker of the two?
+    The tags of an example are the skills it needs. Pairs of skills also go through the weakest-link test: is the score
+    on both the score of the weaker skill?
 
     [bold]Examples[/bold]
 

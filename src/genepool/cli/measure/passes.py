@@ -27,9 +27,9 @@ def passes(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Sample answers until they pass: a measure for abilities that one answer an example does not show.
+    """Sample answers until they pass, to measure tasks that a model solves too rarely for one answer.
 
-    Every answer is kept in the ledger, so a run that was stopped goes on.
+    The ledger keeps every answer, so a run that was stopped continues.
 
     [bold]Examples[/bold]
 

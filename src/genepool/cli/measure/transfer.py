@@ -29,7 +29,7 @@ def transfer(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Show what training on one task did to every other: model minus base, paired, with 95% intervals.
+    """Show what training on one task did to the others: model minus base, paired, with 95% intervals.
 
     [bold]Examples[/bold]
 

@@ -1,4 +1,4 @@
-"""Export outcomes to a JSONL file, import them from one."""
+"""Export outcomes to a JSONL file, or import them from one."""
 
 from genepool.cli.options import Panel
 

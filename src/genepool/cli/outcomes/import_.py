@@ -22,9 +22,9 @@ def import_(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Add the outcomes of a file to a ledger: all of them, or none when a line is wrong.
+    """Add the outcomes of a file to a ledger: all of them, or none if a line is wrong.
 
-    What the ledger has already stays as it is.
+    Outcomes that the ledger has already are not changed.
 
     [bold]Examples[/bold]
 

@@ -1,4 +1,4 @@
-"""Extract a skill from a fine-tune, store it small, work on it, apply it to its base."""
+"""Extract a skill from a fine-tune, store it in few bytes, edit it, and apply it to its base."""
 
 from genepool.cli.options import Panel
 

@@ -21,7 +21,7 @@ def apply(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Write a base with one skill added as a model folder; several skills of one base are summed.
+    """Write a base with one or more skills added as a model folder.
 
     [bold]Example[/bold]
 

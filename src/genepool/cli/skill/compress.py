@@ -30,7 +30,7 @@ def compress(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Pack a skill into a number of bytes, spent on the tensors where they lower the error most.
+    """Pack a skill into a given number of bytes, spent where they lower the error most.
 
     [bold]Examples[/bold]
 

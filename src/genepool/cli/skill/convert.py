@@ -43,7 +43,7 @@ def convert(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Store a skill in another form, and say what that loses. An adapter's factors are taken over as they are.
+    """Store a skill in another form and say what that loses. An adapter's factors are kept as they are.
 
     [bold]Examples[/bold]
 

@@ -33,7 +33,7 @@ def drop(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Drop entries by chance and let the others make up for them (DARE).
+    """Drop entries at random and scale up the others to compensate (DARE).
 
     [bold]Example[/bold]
 

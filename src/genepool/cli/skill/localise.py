@@ -36,7 +36,7 @@ def localise(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Find the fewest changed entries that keep what a skill is good for, and write those.
+    """Find the fewest changed entries that keep a skill's gain on a task, and write those.
 
     [bold]Examples[/bold]
 

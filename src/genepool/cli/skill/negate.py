@@ -15,7 +15,7 @@ def negate(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Turn a skill round: applied, it unlearns what the skill taught.
+    """Negate a skill: a base with the result added unlearns what the skill taught.
 
     [bold]Example[/bold]
 

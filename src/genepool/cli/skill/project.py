@@ -35,7 +35,7 @@ def project(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Keep the largest changes alone (SeleKT's projection; magnitude localisation with --scope model), as they are.
+    """Keep only the largest changes, unscaled (SeleKT's projection; with --scope model magnitude localisation).
 
     [bold]Example[/bold]
 

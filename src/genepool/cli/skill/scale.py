@@ -20,7 +20,7 @@ def scale(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Multiply a skill by a factor. It keeps its form, and nothing is lost.
+    """Multiply a skill by a factor. The form stays the same, and nothing is lost.
 
     [bold]Example[/bold]
 

@@ -14,7 +14,7 @@ def show(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Say what a skill file holds: form, base, lineage, scores, size.
+    """Show what a skill file holds: form, base, lineage, scores and size.
 
     [bold]Example[/bold]
 

@@ -27,7 +27,7 @@ def sum(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Add skills of one base up into one. Skills of low rank are put side by side, which is exact.
+    """Add up skills of one base. Low-rank factors are put side by side, which is exact.
 
     [bold]Example[/bold]
 

@@ -1,4 +1,4 @@
-"""Small real models with real skills, trained on the spot."""
+"""Train small real models with real skills, to try genepool on."""
 
 from genepool.cli.options import Panel
 

@@ -37,7 +37,7 @@ def build(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Train a base model, specialists (full and LoRA) and write tasks that tell them apart.
+    """Train a base model and specialists of it (full and LoRA), and write tasks that tell them apart.
 
     [bold]Examples[/bold]
 
@@ -49,9 +49,9 @@ def build(
 
         genepool testbed build digits --bed digits
 
-    DIR gets base, full/<skill>, lora/<skill>, tasks/<skill> and tasks/generic, and manifest.json. About two minutes on
+    DIR gets base, full/<skill>, lora/<skill>, tasks/<skill>, tasks/generic and manifest.json. It takes two minutes on
     two cores, half a minute with --tiny; the digits, which have no adapters, take one minute. The same command again
-    returns at once; after a kill it goes on.
+    returns at once; after a kill it continues.
     """
     options.begin(quiet)
     folder = options.place(folder, out, "DIR")
