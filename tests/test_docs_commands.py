@@ -83,17 +83,18 @@ STUDY = {
 RECIPE = {"genepool": 1, "method": "linear", "base": "base", "models": ["bed/full/reverse", "bed/full/sort"]}
 # The names of the pages, and what of the tiny testbed they stand for.
 LINKS = {
-    "base": "base", "models/base": "base", "step-100": "base", "tasks": "tasks",
+    "base": "base", "models/base": "base", "step-100": "base",
     "tuned": "full/reverse", "tuned-a": "full/reverse", "models/a": "full/reverse", "step-800": "full/reverse",
     "tuned-b": "full/sort", "models/b": "full/sort", "step-200": "full/sort",
     "merged": "full/upper", "model": "full/upper", "models/c": "full/upper", "step-400": "full/upper",
     "my-lora": "lora/reverse", "lora-b": "lora/sort",
-    "wordings/plain": "tasks/reverse", "wordings/polite": "tasks/reverse",
     "examples.jsonl": "tasks/reverse/train.jsonl",
 }  # fmt: skip
 # What a page writes is not there before.
-WRITES = {"tutorial": ["merged"], "name-models": ["merged"], "add-a-method": ["merged"], "breed-models": ["model"]}
-WRITES |= {"run-studies": ["run"]}
+WRITES = {
+    "tutorial": ["merged", "reverse.safetensors", "run"], "run-studies": ["run"], "breed-models": ["model"],
+    "name-models": ["merged"], "add-a-method": ["merged"], "hold-skills": ["reverse.safetensors"],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_testbed: Any) -> Path:
     for name, target in LINKS.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).symlink_to(tiny_testbed.folder / target)
+    _few_examples(tiny_testbed.tasks, folder / "tasks")
+    for name in ("plain", "polite"):
+        shutil.copytree(folder / "tasks" / "reverse", folder / "wordings" / name)
     for name, content in (("study", STUDY), ("changed", {**STUDY, "seed": 3}), ("recipe", RECIPE)):
         (folder / f"{name}.yaml").write_text(json.dumps(content))
     (folder / "run.csv").write_text("step,loss\n" + "".join(f"{n},{n**-0.5}\n" for n in (10, 30, 100, 300)))
@@ -119,6 +123,13 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_testbed: Any) -> Path:
         _typed(["evolve", "study.yaml", "--out", "run"])
         _typed(["evolve", "study.yaml", "--out", "run-random", "--seed", "5"])
     return folder
+
+
+def _few_examples(tasks: Path, folder: Path) -> None:
+    """The first 12 examples of every task and split."""
+    shutil.copytree(tasks, folder)
+    for path in folder.rglob("*.jsonl"):
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:12]))
 
 
 def _typed(words: list[str]) -> None:
@@ -138,7 +149,7 @@ def _prepare(page: Path, folder: Path) -> None:
     """Writes the files that a page shows, and takes away what its commands write."""
     for name in WRITES.get(page.stem, []):
         path = folder / name
-        path.unlink() if path.is_symlink() else shutil.rmtree(path)
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     python = [text for language, text in _blocks(page) if language == "python"]
     if page.stem == "write-tasks":
         (folder / "mine.py").write_text(python[0])
@@ -148,10 +159,9 @@ def _prepare(page: Path, folder: Path) -> None:
     if page.stem == "tutorial":
         shown = [text for language, text in _blocks(page) if language == "yaml"]
         (folder / "recipe.yaml").write_text(shown[0])
-        (folder / "study.yaml").write_text(
-            shown[1].replace("evaluations: 300", "evaluations: 20").replace("valid: 128", "valid: 16")
-        )
-        shutil.rmtree(folder / "run")
+        study = shown[1].replace("evaluations: 300", "evaluations: 20").replace("valid: 128", "valid: 8")
+        # The tiny model has two layers.
+        (folder / "study.yaml").write_text(study.replace("layer_groups: 4", "layer_groups: 2"))
 
 
 RUN = [page for page in PAGES if any(language == "bash" for language, _ in _blocks(page))]

@@ -126,6 +126,7 @@ def test_every_command_is_asked_for_json() -> None:
     assert _commands() == {_command_of(line) for line in CALLS} | set(NOT_HERE)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("json")
 def test_json_is_one_object_with_its_schema(
     world: Path, place: Path, tiny_testbed: Any, cli: Cli, monkeypatch: pytest.MonkeyPatch
