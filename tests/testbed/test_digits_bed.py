@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from genepool.errors import InputError
 from genepool.merging import Recipe, plan_merge
-from genepool.tasks import Ledger, OutcomeTable, evaluate, load_tasks
+from genepool.tasks import Example, Ledger, OutcomeTable, evaluate, load_tasks
 from genepool.tasks.models.digits import PIXELS, DigitsModel, encode_pixels
 from genepool.tasks.models.digits.network import DigitsTransformer, Shape
 from genepool.testbed import Testbed, build
@@ -339,6 +339,46 @@ def test_a_model_is_the_same_after_writing_and_reading(tmp_path: Path, bed: Test
     one, two = (DigitsModel.load(each).model(pixels) for each in (weights, copy))
     assert torch.equal(one, two)
     assert copy.fingerprint() == weights.fingerprint()
+
+
+def test_every_command_that_asks_takes_a_digits_model(
+    cli: Callable[..., Any], bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = ("--tasks", bed.tasks)
+    models = list(bed.full.values())
+    asked = cli("evaluate", bed.base, models[0], *tasks, "--json")
+    assert asked.code == 0, asked.err
+    found = {(row["model"], row["task"]): row["mean"] for row in json.loads(asked.out)["results"]}
+    for task, score in bed.manifest["models"]["base"]["scores"].items():
+        assert found[str(bed.base), task] == pytest.approx(score, abs=1e-4)
+    assert cli("compare", bed.base, models[0], *tasks).code == 0
+    assert cli("profile", bed.base, *tasks, "--limit", 20).code == 0
+    assert cli("soup", *models, "--base", bed.base, *tasks, "--limit", 20, "--out", tmp_path / "soup").code == 0
+    refused = cli("generate", bed.base, "--prompt", "0 1 2")
+    assert refused.code == 2
+    assert "a model of the digits testbed cannot write" in refused.err
+    study = {
+        "study": 1,
+        "base": str(bed.base),
+        "skills": [{"name": name, "model": str(path)} for name, path in bed.full.items()],
+        "method": "task_arithmetic",
+        "search": {"lambda": {"low": 0.0, "high": 1.0}},
+        "tasks": {"dir": str(bed.tasks), "valid": 30, "test": 30},
+        "strategy": {"name": "random_search", "options": {"population": 2}},
+        "budget": {"evaluations": 4},
+    }
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    done = cli("evolve", tmp_path / "study.yaml", "--out", tmp_path / "run", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["evaluations"] == 4
+
+
+def test_outcomes_kept_by_earlier_versions_are_found(bed: Testbed, tmp_path: Path) -> None:
+    """The digest of how the digits are asked, and an example's key, as they were before models had kinds."""
+    (task,) = load_tasks(bed.tasks, ["mirror"])
+    assert task.asking == "4daea8b1dd1ebc57143fb11b1d780b06cb9a051fc5f2b8082b9695a597669848"
+    prompt = " ".join(["0"] * 64)
+    assert Example("x", prompt, ("3",)).key == "0680e7cc5aff4c6cbf2f501ab6e236265947f5750d3bce3f71193a91f4ee7996"
 
 
 def test_every_weight_starts_from_its_own_seed() -> None:

@@ -18,6 +18,7 @@ def ask(
     ledger: Path | None,
     limit: int | None,
     device: str,
+    dtype: str,
     trust_tasks: Sequence[Path] | None,
     allow_pickle: bool,
 ) -> OutcomeTable:
@@ -34,5 +35,6 @@ def ask(
             ledger=book,
             limit=limit,
             device=device,
+            dtype=dtype,
             allow_pickle=allow_pickle,
         )

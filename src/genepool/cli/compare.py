@@ -47,6 +47,7 @@ def compare(
         bool, typer.Option(help="Keep what models write, to show it and to tell mistakes apart.")
     ] = True,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: options.BootstrapSeedOption = 0,
@@ -75,7 +76,7 @@ def compare(
           - {ability: mean, measure: negative_flips, at_most: 0.05}
     """
     options.begin(quiet)
-    asking_only = ("split", "limit", "batch_size", "outputs", "device", "allow_pickle")
+    asking_only = ("split", "limit", "batch_size", "outputs", "device", "dtype", "allow_pickle")
     options.only_with(context, tasks is not None, "--tasks", *asking_only)
     from genepool import measure
     from genepool.tasks import Ledger, evaluate, load_tasks
@@ -97,6 +98,7 @@ def compare(
                     limit=limit,
                     batch_size=batch_size,
                     device=device,
+                    dtype=dtype,
                     keep_outputs=outputs,
                     allow_pickle=allow_pickle,
                 )

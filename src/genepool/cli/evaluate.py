@@ -27,6 +27,7 @@ def evaluate(
     batch_size: options.BatchSizeOption = 128,
     outputs: Annotated[bool, typer.Option(help="Keep what models write, also where the score needs no text.")] = False,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: options.DrawingSeedOption = None,
@@ -70,6 +71,7 @@ def evaluate(
             "batch_size": batch_size,
             "keep_outputs": outputs,
             "device": device,
+            "dtype": dtype,
             "allow_pickle": allow_pickle,
         }
         asked = load_tasks(tasks, task, trusted=trust_tasks or ())

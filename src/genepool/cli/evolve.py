@@ -40,6 +40,7 @@ def evolve(
         Path | None,
         typer.Option("--fork", help="Start from the best of this run, which ran the study before you changed it."),
     ] = None,
+    device: options.DeviceOption = "cpu",
     plugin: options.PluginOption = None,
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
@@ -86,6 +87,7 @@ def evolve(
         ledger=ledger,
         overwrite=overwrite,
         fork=fork,
+        device=device,
         where=str(study),
         trust=trust,
     )

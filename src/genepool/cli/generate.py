@@ -27,6 +27,7 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="End the answer at this text; repeatable.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")] = False,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
     allow_pickle: options.AllowPickleOption = False,
     seed: options.SeedOption = 0,
     json_output: options.JsonOption = False,
@@ -59,7 +60,12 @@ def generate(
     with progress.bar(f"loading {model}"):
         from genepool.tasks import Decoding, open_model
 
-        loaded = open_model(model, allow_pickle=allow_pickle).load(device)
+        source = open_model(model, allow_pickle=allow_pickle)
+        if "text" not in source.kind.can:
+            raise InputError(
+                f"{source.kind.kind} cannot write", where=model, fix=f"It is asked for {source.kind.offers()}"
+            )
+        loaded = source.load(device, dtype)
     texts = [loaded.chat_text([{"role": "user", "content": text}]) for text in prompts] if chat else prompts
     decoding = Decoding(max_new_tokens, tuple(stop or ()), temperature, top_p, seed)
     with progress.bar("writing"):

@@ -30,9 +30,7 @@ def merge(
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Compute with NaN and infinity instead of stopping there.")
     ] = False,
-    device: Annotated[
-        str, typer.Option(help="Compute on this device: cpu, or cuda, which tensors are streamed through.")
-    ] = "cpu",
+    device: options.DeviceOption = "cpu",
     seed: Annotated[
         int | None, typer.Option("--seed", help="Set the seed of random methods; by default the recipe's.")
     ] = None,

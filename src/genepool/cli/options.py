@@ -30,6 +30,20 @@ class Panel(StrEnum):
     evolution = "Evolution"
 
 
+def _checked_device(device: str) -> str:
+    from genepool.devices import check_device
+
+    check_device(device)
+    return device
+
+
+def _checked_dtype(dtype: str) -> str:
+    from genepool.devices import check_dtype
+
+    check_dtype(dtype)
+    return dtype
+
+
 # What a command prints and writes.
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and all else on stderr.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only, no progress.")]
@@ -76,7 +90,15 @@ LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="Use the first N examples of each task.")
 ]
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Ask N examples at once.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="Compute on this device, such as cpu or cuda.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", callback=_checked_device, help="Compute on this device, such as cpu or cuda.")
+]
+DtypeOption = Annotated[
+    str,
+    typer.Option(
+        "--dtype", callback=_checked_dtype, help="Compute in this type: float32, bfloat16, float16 or float64."
+    ),
+]
 
 # What chance decides.
 SeedOption = Annotated[int, typer.Option("--seed", help="Set the seed: the same seed gives the same result.")]

@@ -28,6 +28,7 @@ def profile(
     ledger: options.LedgerOption = None,
     limit: options.LimitOption = None,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: options.BootstrapSeedOption = 0,
@@ -58,7 +59,7 @@ def profile(
     from genepool import measure, progress
     from genepool.report.profile_page import write_profile
 
-    table = ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
+    table = ask(models, tasks, task, split, ledger, limit, device, dtype, trust_tasks, allow_pickle)
     profiles = [measure.profile(table, model, risk=risk, seed=seed) for model in table.models]
     facts = {"tasks": str(tasks), "split": split, "seed of the bootstrap": str(seed), "genepool": version("genepool")}
     facts |= {f"fingerprint of {one.model}": one.fingerprint for one in profiles}

@@ -25,6 +25,7 @@ def soup(
     limit: options.LimitOption = None,
     batch_size: options.BatchSizeOption = 128,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
     seed: options.DrawingSeedOption = None,
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
@@ -67,6 +68,7 @@ def soup(
                 batch_size=batch_size,
                 keep_outputs=False,
                 device=device,
+                dtype=dtype,
             )
             evaluated += table.evaluated
             return sum(table.mean(table.models[0], name) for name in table.tasks) / len(table.tasks)

@@ -53,6 +53,7 @@ def tested_together(opened: OpenedStudy, members: Sequence[Candidate], ledger: P
                 threads=study.threads,
                 batch_size=study.batch,
                 keep_outputs=True,
+                device=opened.device,
                 names=[member.name],
             )
             for task in whole:

@@ -47,6 +47,7 @@ class OpenedStudy:
         sources: the base and the skills, by their model strings.
         ground: what it varies.
         tasks: the chosen tasks.
+        device: torch's name of the device that models are asked on.
     """
 
     study: Study
@@ -54,6 +55,7 @@ class OpenedStudy:
     sources: Mapping[str, Weights]
     ground: Ground
     tasks: Sequence[Task]
+    device: str = "cpu"
 
     @classmethod
     def open(
@@ -65,6 +67,7 @@ class OpenedStudy:
         resident: Collection[str] = (),
         sources: Mapping[str, Weights] | None = None,
         trust: Trust = NOTHING,
+        device: str = "cpu",
     ) -> OpenedStudy:
         """Opens and checks everything a study names.
 
@@ -75,10 +78,14 @@ class OpenedStudy:
             resident: names of the skills whose tensors are held in memory, and "base".
             sources: the base and skills by their model strings, where they are held already.
             trust: what it may open.
+            device: torch's name of the device that models are asked on.
 
         Raises:
-            InputError: a model, a task, the method, a range or how they fit together is wrong.
+            InputError: a model, a task, the method, a range or how they fit together is wrong, or the models cannot be
+                asked the tasks.
         """
+        from genepool.tasks import open_model
+        from genepool.tasks.answering import check_fits
         from genepool.weights import open_weights
 
         if sources is None:
@@ -89,6 +96,8 @@ class OpenedStudy:
         else:
             base, skills = sources[study.base], {skill.model: sources[skill.model] for skill in study.skills}
         tasks = _chosen(study, where, trust)
+        for task in tasks:
+            check_fits(task, open_model(base).kind, study.base)
         entry = strategy_entry(study.strategy.name, where=f"{where}:strategy.name")
         if entry.varies == "models":
             # Children are held in memory as they are; their founders are read where they lie.
@@ -99,17 +108,17 @@ class OpenedStudy:
             fine = study.learn is not None and study.learn.inherit
             held = "F32" if fine else getattr(entry.build, "held", None)
             stock = make_stock(base, founders, study.breed.form, dtype, where=where, held=held)
-            ground = BreedingGround(stock, out, _learner(study, stock, tasks))
-            return cls(study, where, {study.base: base, **skills}, ground, tasks)
+            ground = BreedingGround(stock, out, _learner(study, stock, tasks, device))
+            return cls(study, where, {study.base: base, **skills}, ground, tasks, device)
         if entry.varies == "singular values":
             (skill,) = study.skills
             dtype = None if study.dtype is None else dtype_code(study.dtype)
             singular = SingularGround(base, skill.name, skills[skill.model], study.singular, dtype, where)
-            return cls(study, where, {study.base: base, **skills}, singular, tasks)
+            return cls(study, where, {study.base: base, **skills}, singular, tasks, device)
         if sources is None:
             sources = _held(study, base, skills, resident, trust)
         merging = _merging(study, where, base, sources)
-        return cls(study, where, merging.plan.sources, merging, tasks)
+        return cls(study, where, merging.plan.sources, merging, tasks, device)
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
@@ -156,11 +165,19 @@ class OpenedStudy:
         return fitness(valid, self.study.tasks.weights, self.study.objective)
 
 
-def _learner(study: Study, stock: Stock, tasks: Sequence[Task]) -> Learner | None:
+def _learner(study: Study, stock: Stock, tasks: Sequence[Task], device: str) -> Learner | None:
     if study.learn is None:
         return None
-    weights = study.tasks.weights
-    return Learner(stock, tasks, weights, study.learn, seed=study.seed, threads=study.threads, compute=study.compute)
+    return Learner(
+        stock,
+        tasks,
+        study.tasks.weights,
+        study.learn,
+        seed=study.seed,
+        threads=study.threads,
+        compute=study.compute,
+        device=device,
+    )
 
 
 def _held(
@@ -350,6 +367,7 @@ def build_evaluator(
     sources: Mapping[str, Weights] | None = None,
     book: Ledger | None = None,
     trust: Trust = NOTHING,
+    device: str = "cpu",
 ) -> ModelEvaluator:
     """A worker's evaluator: models in memory, ledger open. Importable, so that a process pool can call it.
 
@@ -361,6 +379,7 @@ def build_evaluator(
         sources: as for `OpenedStudy.open`.
         book: the ledger, where it is open already.
         trust: what the study may open.
+        device: torch's name of the device.
     """
     from genepool.merging import all_methods, load_plugin
     from genepool.tasks import Ledger, open_model
@@ -369,6 +388,6 @@ def build_evaluator(
         load_plugin(plugin)
     with torch_threads(study.threads):
         held = ("base", *(skill.name for skill in study.skills)) if resident is None else resident
-        opened = OpenedStudy.open(study, where, out=out, resident=held, sources=sources, trust=trust)
-        model = open_model(opened.ground.model()).load(dtype=study.compute)
+        opened = OpenedStudy.open(study, where, out=out, resident=held, sources=sources, trust=trust, device=device)
+        model = open_model(opened.ground.model()).load(device, study.compute)
     return ModelEvaluator(opened, model, book or Ledger(ledger))

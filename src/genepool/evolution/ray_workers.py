@@ -263,6 +263,7 @@ def build_on_ray(
     out: Path,
     resident: Sequence[str],
     trust: Any,
+    device: str,
 ) -> Evaluate:
     """An actor's evaluator; the rest are the arguments of `build_evaluator`.
 
@@ -280,7 +281,7 @@ def build_on_ray(
         sources |= {name: shared_weights(parts, base) for name, parts in home.shared.items() if name != study.base}
     place = out if home.here else Path(tempfile.mkdtemp(prefix="genepool-"))
     book = telling_ledger(home, ledger)
-    evaluator = build_evaluator(study, where, ledger, plugin, place, resident, sources, book, trust)
+    evaluator = build_evaluator(study, where, ledger, plugin, place, resident, sources, book, trust, device)
     ground = evaluator.ground
 
     def evaluate(candidate: Candidate) -> Verdict:

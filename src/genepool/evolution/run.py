@@ -73,6 +73,7 @@ def run_study(
     ledger: str | Path | None = None,
     overwrite: bool = False,
     fork: str | Path | None = None,
+    device: str = "cpu",
     where: str = "",
     trust: Trust = NOTHING,
 ) -> StudyResult:
@@ -89,6 +90,8 @@ def run_study(
         ledger: where outcomes are kept; `$GENEPOOL_LEDGER`, else `genepool.sqlite` in the working folder.
         overwrite: start anew, removing what an earlier study left in `out`. Outcomes stay in the ledger.
         fork: folder of an earlier run of this study before it was changed: begin where that one got to.
+        device: torch's name of the device that candidates are judged on, in every worker. It is no part of the study:
+            one that was stopped may go on elsewhere.
         where: what errors call the study; its file when it is one.
         trust: pickles and code that the study may open; none by default, whatever it names.
 
@@ -116,7 +119,7 @@ def run_study(
 
     with progress.bar("opening models and tasks"):
         entry = strategy_entry(study.strategy.name, where=f"{where}:strategy.name")
-        opened = OpenedStudy.open(study, where, out=out, trust=trust)
+        opened = OpenedStudy.open(study, where, out=out, trust=trust, device=device)
         strategy = strategy_of(opened)
         thrift = _thrift(opened)
         residence = plan_residence(opened, count or os.cpu_count() or 1)
@@ -149,7 +152,8 @@ def run_study(
             staging.write_text(out / STUDY_FILE, _yaml(study))
             plugin = plugin_of(opened.ground.plan.method) if isinstance(opened.ground, MergeGround) else None
             held = () if residence.base == 0 else ("base", *residence.skills)
-            factory = partial(build_evaluator, study, where, ledger, plugin, out.resolve(), held, trust=trust)
+            asking: dict[str, Any] = {"trust": trust, "device": device}
+            factory = partial(build_evaluator, study, where, ledger, plugin, out.resolve(), held, **asking)
             # Only a process can be ended in the middle of an evaluation.
             alone = count == 1 and study.time_limit is None
             who: Workers
@@ -293,6 +297,7 @@ def _on_ray(
         out=out.resolve(),
         resident=held,
         trust=trust,
+        device=opened.device,
     )
     return RayPool(
         factory,

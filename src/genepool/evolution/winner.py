@@ -90,6 +90,7 @@ def _tested(opened: OpenedStudy, models: Mapping[str, Weights], ledger: Path) ->
                 threads=study.threads,
                 batch_size=study.batch,
                 keep_outputs=True,
+                device=opened.device,
                 names=[name],
             )
             test = {}

@@ -102,6 +102,8 @@ def by_task(
     cheap: bool = False,
     examples: int = 100,
     split: str = "train",
+    device: str = "cpu",
+    dtype: str = "float32",
     trusted: Collection[str | Path] = (),
     allow_pickle: bool = False,
 ) -> tuple[list[Hit], Ranking]:
@@ -115,6 +117,8 @@ def by_task(
         cheap: by the gradient of the base's loss alone; see `genepool.skills.transfer.rank_skills`.
         examples: how many are read.
         split: which, where the task has several.
+        device: torch's name of the device.
+        dtype: what the model computes in.
         trusted: files of tasks that may run code.
         allow_pickle: also open a base in PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
 
@@ -138,7 +142,7 @@ def by_task(
         raise InputError("no skills to rank", where=library.folder, fix="Add one with genepool library add")
     files: dict[str, str | Path | Weights] = {name: library.path(one.digest) for name, one in kept.items()}
     asked = list(found[0].examples(split))[:examples]
-    ranking = rank_skills(opened, files, asked, task=found[0], cheap=cheap)
+    ranking = rank_skills(opened, files, asked, task=found[0], cheap=cheap, device=device, dtype=dtype)
     return [Hit(kept[skill.name], skill.score) for skill in ranking.skills][:limit], ranking
 
 

@@ -220,7 +220,7 @@ class Bench:
                         if gradient is not None:
                             share = torch.sigmoid(scores[name] - _OFFSET)
                             direction = torch.where(seeds[name], -1.0, 1.0) * share * (1 - share)
-                            slopes[name] = gradient.float().reshape(delta.shape) * delta * direction
+                            slopes[name] = gradient.float().cpu().reshape(delta.shape) * delta * direction
                             self._parameters[name].grad = None
                     if not rate:
                         rate = _OFFSET / max(max(float(s.abs().max()) for s in slopes.values()), 1e-30)

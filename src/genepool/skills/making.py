@@ -126,12 +126,16 @@ def apply_skills(
     return run_plan(plan_merge(recipe.located("skill apply", None), sources), out, overwrite=overwrite)
 
 
-def model_of(changes: Changes, reference: str, *, allow_pickle: bool = False) -> LanguageModel:
+def model_of(
+    changes: Changes, reference: str, *, device: str = "cpu", dtype: str = "float32", allow_pickle: bool = False
+) -> LanguageModel:
     """The base with the changes, in memory, ready to be asked.
 
     Args:
         changes: opened on their base.
         reference: what they were opened by.
+        device: torch's name of the device.
+        dtype: what the model computes in.
         allow_pickle: also open pickled adapters.
     """
     assert changes.base is not None
@@ -140,4 +144,4 @@ def model_of(changes: Changes, reference: str, *, allow_pickle: bool = False) ->
     else:
         opened = open_weights(reference, base=changes.base, allow_pickle=allow_pickle)
     with progress.bar(f"loading {changes.name}"):
-        return load_as(LanguageModel, open_model(opened), "calibrating")
+        return load_as(LanguageModel, open_model(opened), "calibrating", device=device, dtype=dtype)

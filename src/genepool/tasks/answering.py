@@ -35,22 +35,14 @@ def check_fits(task: Task, kind: type[Model], name: str) -> None:
     """
     if task.asker is not None:
         return
-    shown, needs = task.settings.input, find_metric(task.settings.metric).needs
-    if shown != kind.reads:
-        raise InputError(
-            f"the task '{task.name}' shows {shown}s, and {kind.kind} reads {kind.reads}s",
-            where=name,
-            fix="Name a model that reads what the task shows" if shown == "image" else _IMAGE_FIX,
-        )
+    task.check_reader(kind, name)
+    needs = find_metric(task.settings.metric).needs
     if "classes" not in kind.can and ("text" if needs == "text" else "likelihoods") not in kind.can:
         raise InputError(
             f"the metric {task.settings.metric} of the task '{task.name}' needs {needs}, and {kind.kind} has none",
             where=name,
             fix=f"It can be asked for {kind.offers()}",
         )
-
-
-_IMAGE_FIX = "Name a model that reads text, or give the task images (`input: image`)"
 
 
 def check_labels(task: Task, examples: Sequence[Example], model: Model) -> None:

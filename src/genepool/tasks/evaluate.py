@@ -16,7 +16,7 @@ from genepool.tasks.decoding import DEFAULT_BATCH
 from genepool.tasks.example import Example
 from genepool.tasks.ledger import Ledger, Outcome
 from genepool.tasks.metrics import find_metric
-from genepool.tasks.models import LoadedSource, Model, Named, Source, open_model
+from genepool.tasks.models import Model, Named, Source, open_model
 from genepool.tasks.table import Cell, OutcomeTable
 from genepool.tasks.task import Task
 from genepool.threads import torch_threads
@@ -58,7 +58,7 @@ def evaluate(
             but lack their output are then computed again.
         names: what to call the models in the table; their own names when None.
         device: torch's name of the device, for models that are not in memory yet.
-        dtype: what these compute in. Outcomes in another type than float32 are kept apart.
+        dtype: what the models compute in, those in memory too. Outcomes in another type than float32 are kept apart.
         allow_pickle: names may lead to PyTorch's .bin and .pt files, which are loaded with `weights_only`.
 
     Raises:
@@ -112,7 +112,7 @@ class _Asked:
 
     def asking(self, task: Task) -> str:
         """What the ledger knows the asking by: the task's digest, and with another type than float32 that type."""
-        if self._dtype == "float32" or isinstance(self._source, LoadedSource):
+        if self._dtype == "float32":
             return task.asking
         return hashlib.sha256(f"{task.asking}\x1f{self._dtype}".encode()).hexdigest()
 
@@ -140,7 +140,7 @@ def _evaluate_one(
     bar.advance(len(examples) - len(open_examples))
     fresh: dict[str, Outcome] = {}
     if open_examples:
-        check_labels(task, open_examples, asked.model())
+        check_labels(task, examples, asked.model())
     for start in range(0, len(open_examples), _COMMITTED):
         block = open_examples[start : start + _COMMITTED]
         outcomes = answer(asked.model(), task, block, batch_size, keep_outputs)

@@ -153,12 +153,32 @@ class Task:
         )
         return [pool[int(i)] for i in drawn]
 
+    def check_reader(self, kind: type[Model], name: str) -> None:
+        """Refuses a model that reads something else than the task shows.
+
+        Args:
+            kind: the kind of model.
+            name: of the model, for errors.
+
+        Raises:
+            InputError: the task shows images and the model reads texts, or the other way round.
+        """
+        shown = self.settings.input
+        if shown != kind.reads:
+            raise InputError(
+                f"the task '{self.name}' shows {shown}s, and {kind.kind} reads {kind.reads}s",
+                where=name,
+                fix=f"Name a model that reads {shown}s, or another task",
+            )
+
     def prompt_for(self, example: Example, model: Model) -> str:
         """The whole text `model` reads for `example`: template, shown examples and question; or the path of its image.
 
         Raises:
-            InputError: the task shows images and the example has none; or the chat template refuses the messages.
+            InputError: the model reads something else than the task shows, an image is missing, or the chat template
+                refuses the messages.
         """
+        self.check_reader(type(model), model.name)
         if self.settings.input == "image":
             if example.image is None:
                 raise InputError("no image", where=f"{self.name}:{example.id}", fix="Give the example one")

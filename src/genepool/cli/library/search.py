@@ -40,6 +40,8 @@ def search(
     ] = 100,
     hits: Annotated[int, typer.Option("--hits", min=1, help="Show at most N skills.")] = 20,
     library: LibraryOption = None,
+    device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     json_output: options.JsonOption = False,
@@ -59,7 +61,7 @@ def search(
         genepool library search --tasks examples.jsonl --base base/
     """
     options.begin(quiet)
-    options.only_with(context, tasks is not None, "--tasks", "base", "cheap", "examples")
+    options.only_with(context, tasks is not None, "--tasks", "base", "cheap", "examples", "device", "dtype")
     from genepool.errors import InputError
     from genepool.skills.library_search import by_likeness, by_task, by_words
 
@@ -79,6 +81,8 @@ def search(
                 hits,
                 cheap=cheap,
                 examples=examples,
+                device=device,
+                dtype=dtype,
                 trusted=trust_tasks or (),
                 allow_pickle=allow_pickle,
             )

@@ -15,6 +15,7 @@ def consistency(
     ledger: options.LedgerOption = None,
     limit: options.LimitOption = None,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: options.BootstrapSeedOption = 0,
@@ -32,7 +33,7 @@ def consistency(
     options.begin(quiet)
     from genepool import measure
 
-    table = ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
+    table = ask(models, tasks, task, split, ledger, limit, device, dtype, trust_tasks, allow_pickle)
     found = {model: measure.consistency_of(table, model, seed=seed) for model in table.models}
     if json_output:
         options.print_json({"models": [{"model": model, **one.as_json()} for model, one in found.items()]})

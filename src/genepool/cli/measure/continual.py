@@ -24,6 +24,7 @@ def continual(
     ledger: options.LedgerOption = None,
     limit: options.LimitOption = None,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     json_output: options.JsonOption = False,
@@ -50,7 +51,7 @@ def continual(
             fix="Name as many tasks as models, the i-th learned by the i-th",
         )
     models = [*stages, *([untrained] if untrained is not None else [])]
-    table = ask(models, tasks, names, split, ledger, limit, device, trust_tasks, allow_pickle)
+    table = ask(models, tasks, names, split, ledger, limit, device, dtype, trust_tasks, allow_pickle)
     rows = [[table.mean(model, name) for name in table.tasks] for model in table.models]
     before = rows[len(stages)] if untrained is not None else None
     found = measure.continual_accuracy(rows[: len(stages)], before)

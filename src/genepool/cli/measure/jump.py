@@ -17,6 +17,7 @@ def jump(
     ledger: options.LedgerOption = None,
     limit: options.LimitOption = None,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: options.BootstrapSeedOption = 0,
@@ -35,7 +36,7 @@ def jump(
     options.begin(quiet)
     from genepool.measure.prediction import metric_choice
 
-    table = ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
+    table = ask(models, tasks, task, split, ledger, limit, device, dtype, trust_tasks, allow_pickle)
     found = [metric_choice(table, name, seed=seed) for name in table.tasks]
     if json_output:
         options.print_json({"tasks": [one.as_json() for one in found]})

@@ -15,6 +15,7 @@ def knowledge(
     ledger: options.LedgerOption = None,
     limit: options.LimitOption = None,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: options.BootstrapSeedOption = 0,
@@ -34,7 +35,7 @@ def knowledge(
     options.begin(quiet)
     from genepool import measure
 
-    table = ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
+    table = ask(models, tasks, task, split, ledger, limit, device, dtype, trust_tasks, allow_pickle)
     found = measure.complementary_knowledge(table, seed=seed)
     if json_output:
         pairs = [

@@ -22,6 +22,7 @@ def mix(
     ledger: options.LedgerOption = None,
     limit: options.LimitOption = None,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: options.BootstrapSeedOption = 0,
@@ -43,7 +44,7 @@ def mix(
     from genepool import measure
     from genepool.errors import InputError
 
-    table = ask(models, tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
+    table = ask(models, tasks, task, split, ledger, limit, device, dtype, trust_tasks, allow_pickle)
     skills = [example.tags for name in table.tasks for example in table.examples(name)]
     if not any(skills):
         raise InputError("no example has tags", where=tasks, fix="Tag examples with the skills they need")

@@ -22,6 +22,7 @@ def passes(
     ledger: options.LedgerOption = None,
     limit: options.LimitOption = None,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     json_output: options.JsonOption = False,
@@ -50,13 +51,15 @@ def passes(
         from genepool.tasks import Ledger, load_tasks, open_model
 
         found = load_tasks(tasks, task, trusted=trust_tasks or ())
-        loaded = open_model(model, allow_pickle=allow_pickle).load(device)
+        loaded = open_model(model, allow_pickle=allow_pickle).load(device, dtype)
     told = []
     with Ledger(ledger) as book:
         for one in found:
             if one.asker is None and one.settings.temperature == 0:
                 one = replace(one, settings=one.settings.model_copy(update={"temperature": temperature}))
-            rates = pass_until_task(loaded, one, ledger=book, split=split, passes=until, max_draws=draws, limit=limit)
+            rates = pass_until_task(
+                loaded, one, ledger=book, split=split, passes=until, max_draws=draws, limit=limit, dtype=dtype
+            )
             told.append((one.name, rates))
     if json_output:
         rows = [

@@ -23,6 +23,7 @@ def transfer(
     ledger: options.LedgerOption = None,
     limit: options.LimitOption = None,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: options.BootstrapSeedOption = 0,
@@ -40,7 +41,7 @@ def transfer(
     options.begin(quiet)
     from genepool import measure, progress
 
-    table = ask([base, *models], tasks, task, split, ledger, limit, device, trust_tasks, allow_pickle)
+    table = ask([base, *models], tasks, task, split, ledger, limit, device, dtype, trust_tasks, allow_pickle)
     own = common.pairs_of(trained, "--trained")
     matrix = measure.transfer_matrix(table, table.models[0], own, seed=seed)
     if json_output:

@@ -24,6 +24,8 @@ def compress(
         typer.Option(help="Run the base on these tasks to learn which columns matter; only with --base."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Use the first N examples of each task of --calibrate.")] = 128,
+    device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
@@ -39,7 +41,7 @@ def compress(
         genepool skill compress reverse.safetensors --size 9MB --base base/ --calibrate tasks/ --out small.safetensors
     """
     options.begin(quiet)
-    options.only_with(context, calibrate is not None, "--calibrate", "limit")
+    options.only_with(context, calibrate is not None, "--calibrate", "limit", "device", "dtype")
     from genepool.errors import InputError
     from genepool.skills import compress as write_packed
     from genepool.skills import input_energies
@@ -57,6 +59,7 @@ def compress(
         if changes.base is None:
             raise InputError("calibrating runs the base with the skill", where="--base", fix="Name the base")
         asked = load_tasks(calibrate, trusted=trust_tasks or ())
-        energies = input_energies(model_of(changes, skill, allow_pickle=allow_pickle), asked, limit=limit)
+        model = model_of(changes, skill, device=device, dtype=dtype, allow_pickle=allow_pickle)
+        energies = input_energies(model, asked, limit=limit)
         settings |= {"calibrate": str(calibrate), "limit": limit}
     say(write_packed(changes, out, nbytes, settings, energies, overwrite=overwrite), changes, json_output)

@@ -30,6 +30,7 @@ def localise(
     split: options.SplitOption = "valid",
     limit: Annotated[int, typer.Option(help="Use the first N examples of the task.")] = 256,
     dtype: DtypeOption = None,
+    device: options.DeviceOption = "cpu",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
@@ -62,7 +63,7 @@ def localise(
         raise InputError(f"{len(found)} tasks, where one is localised", where=tasks, fix="Name one of them")
     if steps < 1 or limit < 1:
         raise InputError(f"{min(steps, limit)} is too few", where="--steps, --limit", fix="Give 1 or more")
-    model = load_as(LanguageModel, open_model(changes.base), "localising")
+    model = load_as(LanguageModel, open_model(changes.base), "localising", device=device)
     bench = Bench(model, changes, encode_examples(model, list(found[0].examples(split))[:limit], found[0]))
     scores = bench.learn(changes, steps=steps) if by is By.graft else None
 

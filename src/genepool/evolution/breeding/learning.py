@@ -18,7 +18,7 @@ from genepool.evolution.breeding.stock import Stock
 from genepool.seeding import numpy_generator
 from genepool.tasks import Example, LanguageModel, Model, Task, open_model
 from genepool.tasks.metrics import find_metric
-from genepool.tasks.models import load_as
+from genepool.tasks.models import check_kind, load_as
 from genepool.threads import torch_threads
 from genepool.training import Batch, Diverged, Optimisation, Optimiser, encode_examples, find_objective, fit
 
@@ -45,13 +45,15 @@ class Learner:
         seed: decides which examples a child learns from.
         threads: torch's.
         compute: what the model computes in.
+        device: torch's name of the device it computes on.
 
     Attributes:
         inherit: whether a child's own children get what it learned.
         model: what children are put into; built when first needed, where nobody lends one.
 
     Raises:
-        InputError: a task has no training examples, or none that a model could be taught by.
+        InputError: a task has no training examples, or none that a model could be taught by; or the models are no
+            causal language models.
     """
 
     def __init__(
@@ -64,10 +66,12 @@ class Learner:
         seed: int,
         threads: int,
         compute: str,
+        device: str = "cpu",
     ) -> None:
         self._stock, self._settings, self._seed, self._threads = stock, settings, seed, threads
-        self._compute, self.inherit = compute, settings.inherit
+        self._compute, self._device, self.inherit = compute, device, settings.inherit
         self.model: LanguageModel | None = None
+        check_kind(LanguageModel, open_model(stock.base), _NEEDS)
         self._objective = find_objective("likelihood")
         self._lessons: list[tuple[Task, Sequence[Example], float]] = []
         for task in tasks:
@@ -81,16 +85,14 @@ class Learner:
                 self._lessons.append((task, examples, weight))
 
     def use(self, model: Model) -> None:
-        """Lends a model of the founders' architecture, so that none has to be built.
-
-        Raises:
-            InputError: it is not a causal language model.
-        """
+        """Lends a model of the founders' architecture, so that none has to be built."""
         self.model = load_as(LanguageModel, open_model(model), _NEEDS)
 
     def digest(self) -> str:
         """SHA-256, hex, of everything that decides what a child learns."""
         parts = [self._settings.model_dump_json(), str(self._seed), self._compute]
+        # Other devices round otherwise.
+        parts += [] if self._device == "cpu" else [self._device]
         for task, examples, weight in self._lessons:
             parts += [task.name, task.asking, repr(weight), *(example.key for example in examples)]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
@@ -107,7 +109,7 @@ class Learner:
         if self.model is None:
             # Any founder has the architecture; without one everything began at random, in the base's.
             like = next(iter(self._stock.founders.values()), self._stock.base)
-            self.model = load_as(LanguageModel, open_model(like), _NEEDS, dtype=self._compute)
+            self.model = load_as(LanguageModel, open_model(like), _NEEDS, device=self._device, dtype=self._compute)
         # Learned in float32 whatever children are stored as: small steps would be lost in bfloat16.
         latent = {key: torch.nn.Parameter(value.to(torch.float32, copy=True)) for key, value in tensors.items()}
         wanted = Optimisation(self._settings.steps, self._settings.rate, shape="constant", fused=False)
@@ -143,7 +145,7 @@ class Learner:
 
     def _hand_on(self, key: str, latent: Mapping[str, torch.nn.Parameter], parameter: Any) -> None:
         """Turns a weight's gradient into those of the tensors it is made of, and lets go of it at once."""
-        for name, gradient in self._stock.pull_back(key, parameter.grad.float(), latent).items():
+        for name, gradient in self._stock.pull_back(key, parameter.grad.float().cpu(), latent).items():
             known = latent[name].grad
             latent[name].grad = gradient if known is None else known + gradient
         parameter.grad = None

@@ -109,6 +109,7 @@ def pass_until_task(
     max_draws: int = 1000,
     limit: int | None = None,
     batch_size: int = 128,
+    dtype: str = "float32",
 ) -> dict[str, PassRate]:
     """Samples every example of a task until it passes so often; every answer is kept in the ledger.
 
@@ -122,6 +123,7 @@ def pass_until_task(
         max_draws: the budget, per example.
         limit: only the first so many examples.
         batch_size: examples per batch.
+        dtype: what the model computes in.
 
     Returns:
         Example id -> its rate.
@@ -146,7 +148,14 @@ def pass_until_task(
             bar.note(f"draw {draw + 1} of {max_draws} at most")
             asked = Asked(task.name, {"all": waiting}, task.settings, task.asker, task.version)
             with progress.hushed():
-                table = evaluate([model], [asked], ledger=ledger, seed=task.settings.seed + draw, batch_size=batch_size)
+                table = evaluate(
+                    [model],
+                    [asked],
+                    ledger=ledger,
+                    seed=task.settings.seed + draw,
+                    batch_size=batch_size,
+                    dtype=dtype,
+                )
             for example, outcome in zip(waiting, table.outcomes(table.models[0], task.name), strict=True):
                 counts[example.id] += outcome.score >= _PASSED
                 if counts[example.id] == passes:

@@ -341,6 +341,25 @@ def model_kinds() -> tuple[type[Model], ...]:
 _Wanted = TypeVar("_Wanted", bound=Model)
 
 
+def check_kind(wanted: type[Model], source: Source, asker: str) -> None:
+    """Refuses a source of another kind than is needed.
+
+    Args:
+        wanted: the kind.
+        source: what was named.
+        asker: what needs it, as the subject of a sentence.
+
+    Raises:
+        InputError: it is of another kind.
+    """
+    if not issubclass(source.kind, wanted):
+        raise InputError(
+            f"{asker} needs {wanted.kind}, and this is {source.kind.kind}",
+            where=source.name,
+            fix="Name a model of that kind",
+        )
+
+
 def load_as(
     wanted: type[_Wanted], source: Source, asker: str, *, device: str = "cpu", dtype: str = "float32"
 ) -> _Wanted:
@@ -355,12 +374,7 @@ def load_as(
     Raises:
         InputError: it is of another kind, which is told before anything is loaded; or as `Source.load`.
     """
-    if not issubclass(source.kind, wanted):
-        raise InputError(
-            f"{asker} needs {wanted.kind}, and this is {source.kind.kind}",
-            where=source.name,
-            fix="Name a model of that kind",
-        )
+    check_kind(wanted, source, asker)
     loaded = source.load(device, dtype)
     assert isinstance(loaded, wanted)
     return loaded
