@@ -141,6 +141,16 @@ def test_a_study_evolves_classifiers(cli: Cli, tmp_path: Path, feelings: Path) -
     assert json.loads(asked.out)["evaluated"] == 0
 
 
+def test_a_skill_on_a_classifier_is_asked_as_the_fine_tune_is(cli: Cli, tmp_path: Path, feelings: Path) -> None:
+    base, tuned = (write_classifier(tmp_path / f"bert{seed}", labels=LABELS, seed=seed) for seed in (1, 2))
+    skill = tmp_path / "skill.safetensors"
+    assert cli("skill", "extract", tuned, "--base", base, "--out", skill).code == 0
+    answer = cli("evaluate", tuned, f"{base}+{skill}", "--tasks", feelings, "--json")
+    assert answer.code == 0, answer.err
+    rows = json.loads(answer.out)["results"]
+    assert {row["task"]: row["mean"] for row in rows[:2]} == {row["task"]: row["mean"] for row in rows[2:]}
+
+
 def test_an_encoder_decoder_is_evaluated_and_writes(cli: Cli, tmp_path: Path, feelings: Path) -> None:
     model = write_translator(tmp_path / "t5", seed=3)
     written = cli("generate", model, "--prompt", "ab=", "--max-new-tokens", 5, "--dtype", "float64", "--json")
@@ -315,36 +325,46 @@ def test_a_config_without_a_known_architecture_is_refused(cli: Cli, tmp_path: Pa
 # ---------------------------------------------------------------------- devices and types
 
 
-def commands(tmp_path: Path) -> list[tuple[Any, ...]]:
-    """Every command that asks a model, with arguments of nothing that is there."""
-    none = tmp_path / "none"
-    tasks = ("--tasks", none)
-    return [
-        ("evaluate", none, *tasks), ("compare", none, none, *tasks), ("profile", none, *tasks),
-        ("soup", none, *tasks, "--out", tmp_path / "out"), ("generate", none, "--prompt", "a"),
-        ("measure", "transfer", none, none, *tasks), ("measure", "knowledge", none, *tasks),
-        ("measure", "mix", none, *tasks), ("measure", "consistency", none, *tasks), ("measure", "jump", none, *tasks),
-        ("measure", "passes", none, *tasks), ("measure", "continual", none, *tasks),
-        ("skill", "compress", none, "--size", "1MB", "--out", tmp_path / "o", "--base", none, "--calibrate", none),
-        ("library", "search", "--base", none, *tasks),
-    ]  # fmt: skip
+# Every command that asks a model, with names of nothing that is there.
+ASKING = [
+    ["evaluate", "none", "--tasks", "none"],
+    ["compare", "none", "none", "--tasks", "none"],
+    ["profile", "none", "--tasks", "none"],
+    ["soup", "none", "--tasks", "none", "--out", "out"],
+    ["generate", "none", "--prompt", "a"],
+    ["measure", "transfer", "none", "none", "--tasks", "none"],
+    ["measure", "knowledge", "none", "--tasks", "none"],
+    ["measure", "mix", "none", "--tasks", "none"],
+    ["measure", "consistency", "none", "--tasks", "none"],
+    ["measure", "jump", "none", "--tasks", "none"],
+    ["measure", "passes", "none", "--tasks", "none"],
+    ["measure", "continual", "none", "--tasks", "none"],
+    ["skill", "compress", "none", "--size", "1MB", "--out", "out", "--base", "none", "--calibrate", "none"],
+    ["library", "search", "--base", "none", "--tasks", "none"],
+]
+ELSEWHERE = [
+    ["evolve", "none", "--out", "out"],
+    ["skill", "localise", "none", "--base", "none", "--tasks", "none", "--out", "out"],
+    ["merge", "none", "out", "--as-lora", "4"],
+]
 
 
-def test_a_device_that_is_not_there_is_told_before_anything_is_opened(cli: Cli, tmp_path: Path) -> None:
-    more = [
-        ("evolve", tmp_path / "none", "--out", tmp_path / "out"),
-        ("skill", "localise", tmp_path / "none", "--base", tmp_path / "none", "--tasks", tmp_path / "none",
-         "--out", tmp_path / "o"),
-        ("merge", tmp_path / "none", tmp_path / "out", "--as-lora", 4),
-    ]  # fmt: skip
-    for call in (*commands(tmp_path), *more):
-        refused(cli(*call, "--device", "abacus"), "cannot compute on 'abacus'", "--device")
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("call", [*ASKING, *ELSEWHERE], ids=" ".join)
+def test_a_device_that_is_not_there_is_told_before_anything_is_opened(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(cli(*call, "--device", "abacus"), "cannot compute on 'abacus'", "--device")
+    assert not any(tmp_path.iterdir())
 
 
-def test_a_type_that_nothing_computes_in_is_told_before_anything_is_opened(cli: Cli, tmp_path: Path) -> None:
-    for call in commands(tmp_path):
-        refused(cli(*call, "--dtype", "int8"), "nothing computes in 'int8'", "--dtype", "bfloat16")
+@pytest.mark.parametrize("call", ASKING, ids=" ".join)
+def test_a_type_that_nothing_computes_in_is_told_before_anything_is_opened(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(cli(*call, "--dtype", "int8"), "nothing computes in 'int8'", "--dtype", "bfloat16")
+    assert not any(tmp_path.iterdir())
 
 
 def test_every_command_that_asks_a_model_has_both_options() -> None:

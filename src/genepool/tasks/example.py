@@ -19,12 +19,12 @@ class Example:
 
     Attributes:
         id: its name within the task and split.
-        prompt: what the model reads.
+        prompt: what the model reads; for an image, what people read of it.
         answers: every accepted answer; the first is the one shown.
         choices: for multiple choice, everything to choose from, the answers included.
         tags: what it is about, such as the skills it needs; for looking at parts of a task, and no part of the example
             itself: a model is never shown them.
-        image: of a task that shows images, what the model sees instead of the prompt.
+        image: what the model is shown instead, in a task of images.
     """
 
     id: str
@@ -42,7 +42,6 @@ class Example:
     @cached_property
     def key(self) -> str:
         """SHA-256, hex, of the content: the same example has the same key whatever its id."""
-        parts = [self.prompt, self.answers, self.choices]
-        # Left out where there is none, so that every example of text keeps the key it has in ledgers.
-        text = json.dumps([*parts, self.image.digest] if self.image else parts, ensure_ascii=False)
+        shown = {"image": self.image.digest} if self.image else self.prompt
+        text = json.dumps([shown, self.answers, self.choices], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()

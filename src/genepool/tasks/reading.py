@@ -130,8 +130,8 @@ def _image_of(data: Any, folder: Path, where: str) -> ImageFile:
 
 
 def _without_image(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The rest of a line with an image, whose prompt nobody needs."""
-    return {"prompt": "", **{key: value for key, value in data.items() if key != "image"}}
+    """The rest of a line with an image; people read the file's name where there is no prompt."""
+    return {"prompt": data["image"], **{key: value for key, value in data.items() if key != "image"}}
 
 
 def _texts(data: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
