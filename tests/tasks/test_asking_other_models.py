@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 from tiny_models import write_classifier, write_image_classifier, write_model, write_translator
 
 from genepool.tasks import Ledger, load_tasks
+from genepool.tasks.models.causal_lm import LanguageModel
+from genepool.tasks.models.sequence_classifier import SequenceClassifier
 from genepool.weights import open_weights
 
 Cli = Callable[..., Any]
@@ -387,3 +391,81 @@ def test_every_command_that_asks_a_model_has_both_options() -> None:
     walk(typer.main.get_command(build_app()), "")
     assert with_device - with_dtype <= {"evolve", "merge", "train"}
     assert len(with_device) >= 17
+
+
+def test_opening_a_model_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
+    folders = [str(write(tmp_path / write.__name__)) for write in (write_classifier, write_translator, write_model)]
+    code = (
+        "import sys; from genepool.tasks import open_model; kinds = [open_model(name).kind for name in sys.argv[1:]];"
+        "sys.exit(' '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Every device and type that a model is loaded with from now on, although all of them compute on the processor."""
+    seen: list[tuple[str, str]] = []
+
+    def watch(kind: Any) -> None:
+        load = kind.load
+
+        def watched(weights: Any, *, device: str = "cpu", dtype: str = "float32") -> Any:
+            seen.append((device, dtype))
+            return load(weights, device="cpu", dtype=dtype)
+
+        monkeypatch.setattr(kind, "load", watched)
+
+    watch(SequenceClassifier)
+    watch(LanguageModel)
+    for module in ("genepool.devices", "genepool.tasks.evaluate"):
+        monkeypatch.setattr(sys.modules[module], "check_device", lambda device: None)
+    return seen
+
+
+def test_device_and_type_reach_the_models(
+    cli: Cli, tmp_path: Path, feelings: Path, loaded: list[tuple[str, str]]
+) -> None:
+    one, two = (write_classifier(tmp_path / f"bert{seed}", labels=LABELS, seed=seed) for seed in (1, 2))
+    tasks = ("--tasks", feelings)
+    there = ("--device", "cuda:7", "--dtype", "bfloat16")
+    for call in (
+        ("evaluate", one, *tasks), ("compare", one, two, *tasks), ("profile", two, *tasks),
+        ("soup", one, two, *tasks, "--out", tmp_path / "soup"), ("measure", "transfer", one, two, *tasks),
+    ):  # fmt: skip
+        assert cli(*call, *there, "--ledger", tmp_path / f"{call[0]}.sqlite").code == 0
+        assert set(loaded) == {("cuda:7", "bfloat16")}, call
+        loaded.clear()
+    study = write_study(tmp_path, one, feelings, one=one, two=two)
+    assert cli("evolve", study, "--out", tmp_path / "run", "--device", "cuda:7").code == 0
+    assert set(loaded) == {("cuda:7", "float32")}
+
+
+def test_device_and_type_reach_the_language_models_that_skills_are_put_on(
+    cli: Cli, tmp_path: Path, loaded: list[tuple[str, str]]
+) -> None:
+    base, tuned = (write_model(tmp_path / f"llama{seed}", seed=seed) for seed in (1, 2))
+    rows = [{"prompt": f"{number}+1=", "answer": str(number + 1)} for number in range(6)]
+    tasks, skill = write_task(tmp_path / "sums", rows), tmp_path / "skill.safetensors"
+    library, there = ("--library", tmp_path / "library"), ("--device", "cuda:7", "--dtype", "float64")
+    for call in (
+        ("skill", "extract", tuned, "--base", base, "--out", skill),
+        ("library", "init", *library),
+        ("library", "add", skill, *library),
+    ):
+        assert cli(*call).code == 0
+    cli("skill", "localise", skill, "--base", base, "--tasks", tasks, "--out", tmp_path / "o.safetensors",
+        "--device", "cuda:7")  # fmt: skip
+    assert loaded == [("cuda:7", "float32")]
+    for call in (
+        ("generate", base, "--prompt", "a", "--max-new-tokens", 2),
+        ("measure", "passes", base, "--tasks", tasks, "--draws", 2),
+        ("skill", "compress", skill, "--size", "9KB", "--base", base, "--calibrate", tasks,
+         "--out", tmp_path / "small.safetensors"),
+        ("library", "search", "--tasks", tasks, "--base", base, *library),
+    ):  # fmt: skip
+        loaded.clear()
+        done = cli(*call, *there)
+        assert done.code == 0, done.err
+        assert set(loaded) == {("cuda:7", "float64")}, call

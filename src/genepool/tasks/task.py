@@ -178,7 +178,9 @@ class Task:
             InputError: the model reads something else than the task shows, an image is missing, or the chat template
                 refuses the messages.
         """
-        self.check_reader(type(model), model.name)
+        # A model in training has no name.
+        if self.settings.input != model.reads:
+            self.check_reader(type(model), model.name)
         if self.settings.input == "image":
             if example.image is None:
                 raise InputError("no image", where=f"{self.name}:{example.id}", fix="Give the example one")
