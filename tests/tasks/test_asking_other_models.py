@@ -243,6 +243,13 @@ def test_a_classifier_cannot_be_made_to_write(cli: Cli, tmp_path: Path, feelings
     refused(cli("evaluate", model, "--tasks", tmp_path / "odd"), "'ugly' is none of its classes", "bad, good")
 
 
+def test_a_classifier_is_not_sampled(cli: Cli, tmp_path: Path, feelings: Path) -> None:
+    model = write_classifier(tmp_path / "bert", labels=LABELS)
+    refused(cli("measure", "passes", model, "--tasks", feelings), "a text classifier gives the same answer for ever")
+    models = [write_classifier(tmp_path / f"bert{seed}", labels=LABELS, seed=seed) for seed in (1, 2, 3)]
+    refused(cli("measure", "jump", *models, "--tasks", feelings), "no token-level details")
+
+
 def test_images_and_texts_are_not_mistaken_for_each_other(
     cli: Cli, tmp_path: Path, feelings: Path, pictures: Path
 ) -> None:

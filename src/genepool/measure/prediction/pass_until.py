@@ -129,7 +129,7 @@ def pass_until_task(
         Example id -> its rate.
 
     Raises:
-        InputError: the task always gives the same answer, or a count is below 1.
+        InputError: the task or the model always gives the same answer, or a count is below 1.
     """
     from genepool import progress
     from genepool.tasks import Task as Asked
@@ -138,6 +138,10 @@ def pass_until_task(
     _check_counts(passes, max_draws)
     if task.asker is None and task.settings.temperature == 0:
         raise InputError("sampling at temperature 0 gives the same answer for ever", where=task.name, fix="Raise it")
+    if task.asker is None and "text" not in model.can:
+        raise InputError(
+            f"{model.kind} gives the same answer for ever", where=model.name, fix="Name a model that draws its answers"
+        )
     waiting: list[Example] = list(task.examples(split))[:limit]
     counts = {example.id: 0 for example in waiting}
     found: dict[str, PassRate] = {}
