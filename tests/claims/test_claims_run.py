@@ -89,14 +89,15 @@ def test_a_contrast_is_of_the_models_as_they_are(small: None) -> None:
     """The averaging arm against the tested scores of an average made by hand."""
     import torch
 
-    from genepool.tasks import load_tasks
-    from genepool.testbed.digits import ask
+    from genepool.tasks import Ledger, evaluate, load_tasks
     from genepool.weights import TensorWeights, open_weights
 
     world = World("digits", 0)
     experts = [open_weights(path) for path in world.bed.full.values()]
     mean = {name: torch.stack([e.read(name) for e in experts]).mean(0) for name in experts[0].names()}
-    table = ask([TensorWeights(mean, config=experts[0].config)], load_tasks(world.bed.tasks, list(SKILLS)))
+    tasks = load_tasks(world.bed.tasks, list(SKILLS))
+    with Ledger(":memory:") as ledger:
+        table = evaluate([TensorWeights(mean, config=experts[0].config)], tasks, ledger=ledger)
     recipe = world.recipe("linear", SKILLS, {})
     found = world.scores(recipe, SKILLS, "test")
     for skill in SKILLS:
