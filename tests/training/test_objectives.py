@@ -10,7 +10,6 @@ import torch
 from genepool.errors import InputError
 from genepool.tasks import Example, LanguageModel, open_model
 from genepool.training import Encoded, descend, encode_examples, find_objective, objectives
-from genepool.training.batches import answer_logits
 
 EXAMPLES = [Example(str(n), prompt, (answer,)) for n, (prompt, answer) in enumerate([("fab=", "a"), ("fbcd=", "bc")])]
 
@@ -25,17 +24,17 @@ def test_likelihood_is_transformers_own_loss(small_world: Path) -> None:
     model, encoded = loaded(small_world / "base")
     for batch in encoded.batches:
         losses = find_objective("likelihood").losses(model, batch)
-        labels = torch.full_like(batch.ids, -100)
+        labels = torch.full_like(batch.inputs["input_ids"], -100)
         labels[batch.rows, batch.places + 1] = batch.targets
         assert float(losses.mean()) == pytest.approx(
-            float(model.model(input_ids=batch.ids, labels=labels).loss), rel=1e-5
+            float(model.model(input_ids=batch.inputs["input_ids"], labels=labels).loss), rel=1e-5
         )
 
 
 def test_entropy_is_between_none_and_that_of_a_uniform_choice(small_world: Path) -> None:
     model, encoded = loaded(small_world / "base")
     for batch in encoded.batches:
-        shares = answer_logits(model, batch).softmax(-1)
+        shares = model.answer_logits(batch).softmax(-1)
         losses = find_objective("entropy").losses(model, batch)
         expected = torch.distributions.Categorical(probs=shares).entropy()
         assert torch.allclose(losses, expected, atol=1e-5)
@@ -49,7 +48,7 @@ def test_distance_is_none_to_itself_and_torchs_divergence_to_another(small_world
     for batch in encoded.batches:
         assert float(find_objective("distance").losses(model, batch, model).abs().max()) < 1e-5
         losses = find_objective("distance").losses(model, batch, teacher)
-        wanted, own = (answer_logits(one, batch).log_softmax(-1) for one in (teacher, model))
+        wanted, own = (one.answer_logits(batch).log_softmax(-1) for one in (teacher, model))
         expected = torch.nn.functional.kl_div(own, wanted, reduction="none", log_target=True).sum(-1)
         assert torch.allclose(losses, expected, atol=1e-5)
 

@@ -289,3 +289,56 @@ def test_a_damaged_state_is_named(train: Callable[..., Any], tmp_path: Path, mon
     answer = train("run")
     assert answer.code == 2
     assert "state.safetensors" in answer.err
+
+
+def test_the_other_options_are_heard(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
+    task, base, out = small_world / "tasks" / "first", small_world / "base", tmp_path / "run"
+    answer = cli(
+        "train", task, "--base", base, "--out", out, "--objective", "distance", "--teacher", small_world / "other",
+        "--steps", 4, "--batch", 8, "--micro-batch", 4, "--every", 2, "--patience", 0, "--learning-rate", 0.01,
+        "--lora", 3, "--pack", "--activation-checkpoints", "--others", small_world / "tasks" / "grade", "--test", 5,
+        "--ledger", tmp_path / "mine.sqlite", "--seed", 7, "--threads", 1, "--device", "cpu", "--dtype", "float32",
+        "--allow-pickle", "--overwrite", "--json", "--quiet",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert (found["objective"], found["steps"], found["seed"]) == ("distance", 4, 7)
+    assert [row["n"] for row in (*found["target"], *found["others"])] == [5, 5]
+    assert (tmp_path / "mine.sqlite").is_file()
+    assert found["examples"]["train"] == 48
+    steps = rows(out, "SELECT step, count(*) FROM examples GROUP BY step")
+    assert steps == [(step, 8) for step in range(1, 5)]
+    config = json.loads((out / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (3, 32)
+    assert cli("verify-run", out, "--step", 3, "--device", "cpu", "--json", "--quiet").code == 0
+    again = cli("train", task, "--base", base, "--out", tmp_path / "full", "--full", "--steps", 1, "--quiet",
+                "--gate", tmp_path / "none.yaml")  # fmt: skip
+    assert again.code == 2
+    forked = cli("train", task, "--base", base, "--out", tmp_path / "on", "--fork", out, "--steps", 1, "--lora", 3)
+    assert forked.code == 0, forked.err
+
+
+def test_python_tasks_beside_are_run_only_when_named(
+    cli: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text(
+        "from genepool.tasks import Example, callable_task\n"
+        "task = callable_task('mine', lambda model, example: 1.0, [Example('1', 'a', ('b',))])\n"
+    )
+    task, base = small_world / "tasks" / "first", small_world / "base"
+    line = ["train", task, "--base", base, "--out", tmp_path / "run", "--steps", 1, "--others", code]
+    refused = cli(*line)
+    assert refused.code == 2 and "mine.py" in refused.err  # noqa: PT018 - one fact
+    assert cli("train", task, "--base", base, "--out", tmp_path / "run", "--steps", 1, "--others", code,
+               "--trust-tasks", code).code == 0  # fmt: skip
+
+
+def test_packed_examples_see_themselves_alone(train: Callable[..., Any], tmp_path: Path) -> None:
+    for name, options in {"apart": [], "packed": ["--pack"]}.items():
+        assert train(name, "--steps", 5, *options).code == 0
+    losses = [
+        [row[0] for row in rows(tmp_path / name, "SELECT loss FROM examples ORDER BY step, place")]
+        for name in ("apart", "packed")
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4, abs=1e-5)

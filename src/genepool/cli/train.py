@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 # What a recipe file says itself.
 _OF_A_RECIPE = (
     "base", "lora", "full", "objective", "teacher", "steps", "batch", "micro_batch", "learning_rate", "every",
-    "patience", "others", "test", "seed", "threads", "dtype", "packing", "activation_checkpoints",
+    "patience", "others", "test", "seed", "threads", "dtype", "pack", "activation_checkpoints",
 )  # fmt: skip
+
+
+PANEL = options.Panel.training
 
 
 def train(
@@ -24,48 +27,71 @@ def train(
     tasks: Annotated[
         list[str], typer.Argument(metavar="TASK...", help="Task folders or JSONL files; or one training file (.yaml).")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run; one that was stopped is gone on with.")],
-    base: Annotated[str | None, typer.Option("--base", help="Model to train: a folder, hub model, BASE+SKILL.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Write the run to this folder; a run that was stopped continues.")],
+    base: Annotated[str | None, typer.Option("--base", metavar="MODEL", help="Train this model.")] = None,
     lora: Annotated[
-        int | None, typer.Option("--lora", min=1, help="Train factors of this rank; an adapter comes out.")
+        int | None, typer.Option("--lora", metavar="RANK", min=1, help="Train factors of this rank: an adapter.  [8]")
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Train every tensor; a skill file comes out.")] = False,
-    objective: Annotated[str | None, typer.Option("--objective", help="What a step minimises.")] = None,
-    teacher: Annotated[str | None, typer.Option("--teacher", help="Model that the objective compares with.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Take N optimiser steps at most [200].")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Put N examples in a step [32].")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Train every tensor: a skill file instead of an adapter.")
+    ] = False,
+    objective: Annotated[
+        str | None, typer.Option("--objective", help="Set what a step minimises: likelihood, entropy or distance.")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", metavar="MODEL", help="Take the predictions to come near from this model."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, metavar="N", help="Take N optimiser steps at most; 200 by default.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, metavar="N", help="Put N examples into a step; 32 by default.")
+    ] = None,
     micro_batch: Annotated[
-        int | None, typer.Option("--micro-batch", min=1, help="Examples computed at once, to save memory.")
+        int | None,
+        typer.Option("--micro-batch", min=1, metavar="N", help="Compute N examples at once, to save memory."),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", help="Largest learning rate; by the model's width by default.")
+        float | None,
+        typer.Option("--learning-rate", help="Set the largest learning rate; by default the model's width decides."),
     ] = None,
     every: Annotated[
-        int | None, typer.Option("--every", min=1, help="Steps between validations, each of which keeps the state.")
+        int | None,
+        typer.Option("--every", min=1, metavar="N", help="Keep the state and validate every N steps; 25 by default."),
     ] = None,
     patience: Annotated[
         int | None,
-        typer.Option("--patience", min=0, help="Stop after N validations without a lower loss; 0: never [4]."),
+        typer.Option("--patience", min=0, metavar="N", help="Stop after N validations without a lower loss; 0: never."),
     ] = None,
-    packing: Annotated[bool, typer.Option("--packing", help="Put several short examples into one row.")] = False,
+    pack: Annotated[
+        bool, typer.Option("--pack", help="Put several short examples into one row, to save time.")
+    ] = False,
     activation_checkpoints: Annotated[
         bool, typer.Option("--activation-checkpoints", help="Compute activations twice, to save memory.")
     ] = False,
     others: Annotated[
-        str | None, typer.Option("--others", help="Folder of tasks not to forget; those beside the first by default.")
+        str | None,
+        typer.Option("--others", metavar="DIR", help="Show what is forgotten of these tasks; by default those beside."),
     ] = None,
-    test: Annotated[int | None, typer.Option("--test", min=1, help="Use the first N test examples of a task.")] = None,
-    gate: Annotated[Path | None, typer.Option("--gate", help="YAML file of limits; exit code 1 if one fails.")] = None,
+    test: Annotated[
+        int | None, typer.Option("--test", min=1, metavar="N", help="Use the first N test examples of each task.")
+    ] = None,
+    gate: Annotated[
+        Path | None, typer.Option("--gate", help="Check these limits (YAML); exit code 1 when one does not hold.")
+    ] = None,
     fork: Annotated[
-        Path | None, typer.Option("--fork", help="Folder of another training: begin with what it had learned.")
+        Path | None, typer.Option("--fork", metavar="DIR", help="Start from what the training in this folder learned.")
     ] = None,
-    ledger: Annotated[
-        Path | None, typer.Option("--ledger", help="Outcomes; $GENEPOOL_LEDGER, else ./genepool.sqlite.")
+    ledger: options.LedgerOption = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Set the seed of the order of examples and of every draw.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the order and of every draw.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads torch computes with.")] = None,
-    device: Annotated[str, typer.Option("--device", help="Where the model computes, such as cpu or cuda.")] = "cpu",
-    dtype: Annotated[str | None, typer.Option("--dtype", help="What it computes in: float32 or bfloat16.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, metavar="N", help="Compute with N threads.")
+    ] = None,
+    device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,

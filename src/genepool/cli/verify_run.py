@@ -9,11 +9,13 @@ import typer
 
 from genepool.cli import options
 
+PANEL = options.Panel.training
+
 
 def verify_run(
-    run: Annotated[Path, typer.Argument(help="Folder of a training.")],
-    step: Annotated[int, typer.Option("--step", min=1, help="Step to take again, counted from 1.")],
-    device: Annotated[str, typer.Option("--device", help="Where the model computes, such as cpu or cuda.")] = "cpu",
+    run: Annotated[Path, typer.Argument(help="The folder of a training.")],
+    step: Annotated[int, typer.Option("--step", min=1, metavar="N", help="Take step N again, counted from 1.")],
+    device: options.DeviceOption = "cpu",
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:

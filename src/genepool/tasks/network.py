@@ -27,11 +27,13 @@ class Network(Model):
 
     Attributes:
         model: the network.
+        title: of the weights it was made of, whatever it holds now; for errors.
     """
 
     def __init__(self, weights: Weights, model: Any) -> None:
         self.model = model
         self._weights: Weights | None = weights
+        self.title = weights.name
         self._targets = own_tensors(model)
 
     @property
@@ -49,6 +51,10 @@ class Network(Model):
         """Where the model computes."""
         device: torch.device = next(self.model.parameters()).device
         return device
+
+    def heads(self) -> list[str]:
+        """Modules that turn hidden states into classes, by name; empty for kinds whose head reads tokens."""
+        return []
 
     def assign(self, weights: Weights) -> None:
         """Copies other tensors into the model in place; it then is that model, by name and fingerprint.

@@ -5,7 +5,7 @@ take the steps. Everything that follows a gradient is built on these: `genepool 
 skills by alignment, children that learn, and the testbeds. Uses weights, tasks and measure.
 """
 
-from genepool.training.batches import Batch, Encoded, answer_likelihoods, encode_examples
+from genepool.training.batches import Encoded, answer_likelihoods, encode_examples
 from genepool.training.fit import Diverged, descend, fit
 from genepool.training.objectives import Objective, find_objective, objectives
 from genepool.training.optimiser import Optimisation, Optimiser
@@ -13,7 +13,6 @@ from genepool.training.recipe import Training, is_training, load_training
 from genepool.training.train import TrainingResult, gains_of, run_training, verify_step
 
 __all__ = [
-    "Batch",
     "Diverged",
     "Encoded",
     "Objective",

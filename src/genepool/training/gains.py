@@ -87,6 +87,7 @@ def measure_gains(
     ledger: str | Path | None = None,
     limit: int | None = None,
     device: str = "cpu",
+    dtype: str = "float32",
 ) -> Gains:
     """Asks the base and the result the test split of every task.
 
@@ -98,6 +99,7 @@ def measure_gains(
         ledger: where outcomes are kept.
         limit: the first N examples of each task; all when None.
         device: torch's name of the device.
+        dtype: what the models compute in.
     """
     with Ledger(ledger) as book:
         table = evaluate(
@@ -108,6 +110,7 @@ def measure_gains(
             limit=limit,
             names=[BEFORE, AFTER],
             device=device,
+            dtype=dtype,
         )
     (comparison,) = compare_many(BEFORE, {AFTER: table.pairs(BEFORE, AFTER)})
     flips = tuple(flip for task in table.tasks for flip in _flips(table, task))

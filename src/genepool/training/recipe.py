@@ -61,7 +61,7 @@ class Training(Strict):
     schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="How the rate falls.")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay.")
     clip: float = Field(default=1.0, ge=0, description="Largest norm of the gradient; 0 does not clip.")
-    packing: bool = Field(
+    pack: bool = Field(
         default=False, description="Put several short examples into one row; each still sees itself alone."
     )
     activation_checkpoints: bool = Field(
@@ -87,7 +87,7 @@ class Training(Strict):
         le=1024,
         description="Threads torch computes with; null: as many as the machine has cores, one for models below 20 M.",
     )
-    dtype: Literal["float32", "bfloat16"] = Field(
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = Field(
         default="float32", description="What the model computes in; what is trained is kept in float32."
     )
 

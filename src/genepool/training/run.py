@@ -14,8 +14,9 @@ from typing import Any
 
 from genepool import progress, staging
 from genepool.errors import CheckFailed, InputError
-from genepool.tasks import LanguageModel, open_model
-from genepool.tasks.models import load_as
+from genepool.tasks import open_model
+from genepool.tasks.answering import check_fits
+from genepool.tasks.network import Network
 from genepool.threads import core_count, torch_threads
 from genepool.training.fit import Diverged, Step, fit
 from genepool.training.folder import JOURNAL_FILE, RECIPE_FILE, RESULT_FILE, check_same, forked_state, recipe_text
@@ -84,9 +85,16 @@ class Run:
             teacher = None if recipe.teacher is None else self._loaded(open_weights(recipe.teacher))
         return Session(recipe, model, self.opened.base, self.opened.lessons, teacher)
 
-    def _loaded(self, weights: Weights) -> LanguageModel:
+    def _loaded(self, weights: Weights) -> Network:
         source = open_model(weights)
-        return load_as(LanguageModel, source, "training", device=self._device, dtype=self.recipe.dtype)
+        for task in self.opened.lessons.tasks:
+            check_fits(task, source.kind, weights.name)
+        model = source.load(self._device, self.recipe.dtype)
+        if not isinstance(model, Network):
+            raise InputError(
+                f"{source.kind.kind} has no weights to train", where=weights.name, fix="Name another model"
+            )
+        return model
 
     # ------------------------------------------------------------------ training
 
@@ -225,6 +233,7 @@ class Run:
                 ledger=ledger,
                 limit=self.recipe.test,
                 device=self._device,
+                dtype=self.recipe.dtype,
             )
         rate = session.optimiser.settings.learning_rate
         told = self._told(result.name, best, last, rate, tuned.fingerprint(), gains)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from genepool import progress
 from genepool.tasks.metrics import find_metric
-from genepool.training.batches import Batch, answer_likelihoods, encode_examples, encode_texts
+from genepool.training.batches import answer_likelihoods, encode_examples
 from genepool.training.fit import drawing
 from genepool.training.journal import ExampleRow
 from genepool.training.lessons import Lesson, Lessons
@@ -22,7 +22,9 @@ from genepool.training.optimiser import Optimisation, Optimiser
 from genepool.training.trained import trained_part
 
 if TYPE_CHECKING:
-    from genepool.tasks import LanguageModel, Task
+    from genepool.tasks import Model, Task
+    from genepool.tasks.answers import AnswerBatch
+    from genepool.tasks.network import Network
     from genepool.training.recipe import Training
     from genepool.weights import Weights
 
@@ -47,10 +49,10 @@ class Session:
     def __init__(
         self,
         recipe: Training,
-        model: LanguageModel,
+        model: Network,
         base: Weights,
         lessons: Lessons,
-        teacher: LanguageModel | None = None,
+        teacher: Model | None = None,
     ) -> None:
         self._recipe, self.model, self._lessons, self._teacher = recipe, model, lessons, teacher
         self._objective = find_objective(recipe.objective)
@@ -127,10 +129,10 @@ class Session:
         """Every training example is read once before the first step: none ends a training that has run for hours."""
         with progress.bar("reading the training examples", len(lessons), "examples") as bar:
             for lesson in lessons:
-                encode_texts(self.model, [lesson.example], lesson.task, closed=_closed(lesson.task))
+                encode_examples(self.model, [lesson.example], lesson.task, 1, closed=_closed(lesson.task))
                 bar.advance()
 
-    def _encoded(self, lessons: Sequence[Lesson]) -> list[tuple[Batch, list[int]]]:
+    def _encoded(self, lessons: Sequence[Lesson]) -> list[tuple[AnswerBatch, list[int]]]:
         """Lessons as batches, each with the places of its rows among the lessons."""
         found = []
         order = sorted(range(len(lessons)), key=lambda place: lessons[place].task.name)

@@ -132,4 +132,5 @@ def gains_of(out: Path, *, ledger: str | Path | None = None, device: str = "cpu"
         ledger=ledger,
         limit=opened.recipe.test,
         device=device,
+        dtype=opened.recipe.dtype,
     )

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.errors import InputError
 from genepool.seeding import torch_generator
 from genepool.staging import staged_folder
+from genepool.tasks import LanguageModel
 from genepool.training.recipe import Lora, Training
 from genepool.weights import Weights
 from genepool.weights.overlay import TensorWeights
@@ -21,7 +22,7 @@ from genepool.weights.overlay import TensorWeights
 if TYPE_CHECKING:
     import torch
 
-    from genepool.tasks import LanguageModel
+    from genepool.tasks.network import Network
 
 # Writes the change from a base to a fine-tune as a skill file: (fine-tune, base, file, lineage). It stands with the
 # skills, which come later in the house.
@@ -45,7 +46,7 @@ class Trained(ABC):
     place: ClassVar[str]
     boost: ClassVar[float] = 1.0
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: Network) -> None:
         self.model = model
 
     @abstractmethod
@@ -76,8 +77,9 @@ class Trained(ABC):
 
     def learning_rate(self) -> float:
         """What the hidden size asks for."""
-        config = self.model.model.config.get_text_config()
-        width = getattr(config, "hidden_size", None) or getattr(config, "d_model", None) or _WIDTH
+        # Of vectors and matrices the matrices' inputs say how wide the layers are; the median is that of the layers.
+        widths = sorted(p.shape[1] for p in self.model.model.parameters() if p.dim() == 2)
+        width = widths[len(widths) // 2] if widths else _WIDTH
         return float(self.boost * _RATE * (_WIDTH / width) ** _EXPONENT)
 
 
@@ -96,25 +98,28 @@ class Factors(Trained):
     place = "adapter"
     boost = _LORA
 
-    def __init__(self, model: LanguageModel, lora: Lora, seed: int) -> None:
+    def __init__(self, model: Network, lora: Lora, seed: int) -> None:
         super().__init__(model)
         from peft import LoraConfig, get_peft_model
 
+        heads = model.heads()
+        targets = list(lora.targets) or linear_layers(model.model, heads)
         config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
-            target_modules=list(lora.targets) or "all-linear",
+            target_modules=targets,
             lora_dropout=0.0,
             bias="none",
             init_lora_weights=False,
-            task_type="CAUSAL_LM",
+            modules_to_save=heads or None,
+            task_type="CAUSAL_LM" if isinstance(model, LanguageModel) else None,
         )
         try:
             self._adapted: Any = get_peft_model(model.model, config)
         except ValueError as error:
             raise InputError(
                 f"no factors can be put on its layers ({' '.join(str(error).split())[:160]})",
-                where=f"{model.name}:lora.targets",
+                where=f"{model.title}:lora.targets",
                 fix="Name linear layers of the model, or leave targets out",
             ) from None
         self._parameters = {n: p for n, p in self._adapted.named_parameters() if p.requires_grad}
@@ -149,10 +154,24 @@ def _start(parameters: Mapping[str, torch.nn.Parameter], seed: int) -> None:
         for name, parameter in parameters.items():
             if "lora_B" in name:
                 parameter.zero_()
-                continue
-            bound = parameter.shape[1] ** -0.5
-            drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=torch_generator(seed, "lora", name))
-            parameter.copy_(drawn)
+            elif "lora_A" in name:
+                bound = parameter.shape[1] ** -0.5
+                drawn = torch.empty(parameter.shape)
+                parameter.copy_(drawn.uniform_(-bound, bound, generator=torch_generator(seed, "lora", name)))
+
+
+def linear_layers(network: Any, heads: Collection[str]) -> list[str]:
+    """The names of a network's linear layers, without the path to them, as PEFT takes them; heads are left out."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = getattr(network, "get_output_embeddings", lambda: None)()
+    found = {
+        name.rpartition(".")[2]
+        for name, module in network.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head and name.split(".")[0] not in heads
+    }
+    return sorted(found)
 
 
 class Whole(Trained):
@@ -168,7 +187,7 @@ class Whole(Trained):
 
     place = "skill.safetensors"
 
-    def __init__(self, model: LanguageModel, weights: Weights) -> None:
+    def __init__(self, model: Network, weights: Weights) -> None:
         super().__init__(model)
         self._parameters = dict(model.model.named_parameters())
         held = {*weights.names(), *weights.aliases()}
@@ -176,7 +195,7 @@ class Whole(Trained):
             if name not in held:
                 raise InputError(
                     f"{name} has another name or layout in memory, so it cannot be trained whole",
-                    where=model.name,
+                    where=model.title,
                     fix="Train factors: leave --full out",
                 )
         for parameter in self._parameters.values():
@@ -198,7 +217,7 @@ class Whole(Trained):
         write_skill(tuned, base, out, lineage)
 
 
-def trained_part(model: LanguageModel, weights: Weights, recipe: Training) -> Trained:
+def trained_part(model: Network, weights: Weights, recipe: Training) -> Trained:
     """The part that a recipe trains.
 
     Args:

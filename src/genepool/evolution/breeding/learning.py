@@ -17,10 +17,11 @@ from genepool.errors import InputError
 from genepool.evolution.breeding.stock import Stock
 from genepool.seeding import numpy_generator
 from genepool.tasks import Example, LanguageModel, Model, Task, open_model
+from genepool.tasks.answers import AnswerBatch
 from genepool.tasks.metrics import find_metric
 from genepool.tasks.models import check_kind, load_as
 from genepool.threads import torch_threads
-from genepool.training import Batch, Diverged, Optimisation, Optimiser, encode_examples, find_objective, fit
+from genepool.training import Diverged, Optimisation, Optimiser, encode_examples, find_objective, fit
 
 if TYPE_CHECKING:
     import torch
@@ -150,7 +151,7 @@ class Learner:
             latent[name].grad = gradient if known is None else known + gradient
         parameter.grad = None
 
-    def _batches(self, birth: str, step: int) -> list[tuple[float, Batch]]:
+    def _batches(self, birth: str, step: int) -> list[tuple[float, AnswerBatch]]:
         """Examples of every task, each with its share of the loss."""
         assert self.model is not None
         each = max(1, self._settings.batch // len(self._lessons))

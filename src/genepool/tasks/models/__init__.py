@@ -22,6 +22,7 @@ from genepool.weights import Weights, open_weights
 if TYPE_CHECKING:
     import torch
 
+    from genepool.tasks.answers import AnswerBatch, Question
     from genepool.tasks.decoding import Forced, Written
     from genepool.tasks.likelihoods import Likelihood
 
@@ -178,6 +179,36 @@ class Model(ABC):
             InputError: a prompt is none that the model can read.
         """
         self._cannot("classify")
+
+    # ------------------------------------------------------------------ answers to learn from
+
+    def answer_batches(
+        self,
+        questions: Sequence[Question],
+        batch_size: int = DEFAULT_BATCH,
+        *,
+        closed: bool = False,
+        packed: bool = False,
+    ) -> list[AnswerBatch]:
+        """Prompts with their right answers, as tensors.
+
+        Args:
+            questions: what is asked.
+            batch_size: questions in a batch, at most.
+            closed: the end of an answer is part of it, for kinds that write.
+            packed: several short questions share a row, for kinds that can tell them apart.
+
+        Raises:
+            InputError: an answer cannot be given by this kind of model, or a question is too long for it.
+        """
+        self._cannot("be shown answers")
+
+    def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
+        """What the model predicts for every target of a batch: (targets, choices), float32, before the softmax.
+
+        With gradients where they are on.
+        """
+        self._cannot("be shown answers")
 
     # ------------------------------------------------------------------ hidden states
 

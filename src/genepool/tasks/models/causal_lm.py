@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.devices import check_device, check_dtype
+from genepool.tasks.answers import AnswerBatch, Question, text_batches
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written, forced_answers, generate
 from genepool.tasks.likelihoods import Likelihood, loglikelihoods
 from genepool.tasks.models import Ability, last_kind
@@ -56,6 +57,23 @@ class LanguageModel(WritingNetwork):
     ) -> list[Written]:
         """See `Model.write`."""
         return generate(self, prompts, keys, decoding, batch_size)
+
+    def answer_batches(
+        self,
+        questions: Sequence[Question],
+        batch_size: int = DEFAULT_BATCH,
+        *,
+        closed: bool = False,
+        packed: bool = False,
+    ) -> list[AnswerBatch]:
+        """See `Model.answer_batches`."""
+        return text_batches(self, questions, batch_size, closed=closed, packed=packed)
+
+    def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
+        """See `Model.answer_logits`."""
+        inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
+        logits: torch.Tensor = self.model(**inputs, use_cache=False).logits
+        return logits[batch.rows.to(self.device), batch.places.to(self.device)].float()
 
     def forced_answers(
         self, prompts: Sequence[str], answers: Sequence[str], decoding: Decoding, strip: bool, batch_size: int

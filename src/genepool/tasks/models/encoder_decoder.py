@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.devices import check_device, check_dtype
 from genepool.errors import InputError
+from genepool.tasks.answers import AnswerBatch, Question, with_end
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written, batches, check_length, forced, write_rows
 from genepool.tasks.likelihoods import Likelihood, judged
 from genepool.tasks.models import Ability, model_kind
@@ -91,6 +92,38 @@ class EncoderDecoder(WritingNetwork):
             for place, logits in self._read(self._heads(prompts), tails, batch_size)
         }
         return [found[place] for place in range(len(tails))]
+
+    def answer_batches(
+        self,
+        questions: Sequence[Question],
+        batch_size: int = DEFAULT_BATCH,
+        *,
+        closed: bool = False,
+        packed: bool = False,
+    ) -> list[AnswerBatch]:
+        """See `Model.answer_batches`: the encoder reads the prompt, the decoder the answer; rows hold one each."""
+        import torch
+
+        heads = self._heads([one.prompt for one in questions])
+        tails = [with_end(self, self.encode_target(one.answer), one, closed) for one in questions]
+        first, made = len(self._begin) - 1, []
+        for chosen in batches([len(head) for head in heads], batch_size, 4 * self.vocabulary_size):
+            for i in chosen:
+                self._check_target(tails[i])
+            ids, mask = padded([heads[i] for i in chosen], torch.device("cpu"))
+            written, _ = padded([[*self._begin, *tails[i]] for i in chosen], torch.device("cpu"))
+            inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": written}
+            marks = [(row, row, first + at, t) for row, i in enumerate(chosen) for at, t in enumerate(tails[i])]
+            last = [len(heads[i]) - 1 for i in chosen]
+            owners, rows, places, targets = torch.tensor(marks).T
+            made.append(AnswerBatch(inputs, list(chosen), owners, rows, places, targets, last))
+        return made
+
+    def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
+        """See `Model.answer_logits`."""
+        inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
+        logits: torch.Tensor = self.model(**inputs, use_cache=False).logits
+        return logits[batch.rows.to(self.device), batch.places.to(self.device)].float()
 
     def encode_target(self, text: str) -> list[int]:
         """Token ids of a text that the decoder is to write, without what it begins and ends with."""

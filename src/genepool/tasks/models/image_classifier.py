@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.devices import check_device, check_dtype
 from genepool.errors import InputError
+from genepool.tasks.answers import AnswerBatch, Question, class_batch
 from genepool.tasks.classes import class_labels
 from genepool.tasks.decoding import DEFAULT_BATCH
 from genepool.tasks.images import open_image
@@ -69,6 +70,10 @@ class ImageClassifier(Network):
         """The names of its classes, from id2label."""
         return self._labels
 
+    def heads(self) -> list[str]:
+        """All that stands behind the network's body."""
+        return [name for name, _ in self.model.named_children() if name != self.model.base_model_prefix]
+
     def class_scores(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
         """See `Model.class_scores`."""
         import torch
@@ -78,6 +83,26 @@ class ImageClassifier(Network):
             for rows, pixels in self._batches(prompts, batch_size):
                 found[rows] = self.model(pixel_values=pixels).logits.float().log_softmax(-1).cpu()
         return found
+
+    def answer_batches(
+        self,
+        questions: Sequence[Question],
+        batch_size: int = DEFAULT_BATCH,
+        *,
+        closed: bool = False,
+        packed: bool = False,
+    ) -> list[AnswerBatch]:
+        """See `Model.answer_batches`."""
+        prompts = [one.prompt for one in questions]
+        return [
+            class_batch({"pixel_values": pixels}, rows, questions, self.labels, self.title)
+            for rows, pixels in self._batches(prompts, batch_size)
+        ]
+
+    def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
+        """See `Model.answer_logits`."""
+        logits: torch.Tensor = self.model(pixel_values=batch.inputs["pixel_values"].to(self.device)).logits
+        return logits.float()
 
     def hidden_states(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> list[tuple[torch.Tensor, ...]]:
         """See `Model.hidden_states`; places are patches, or the pixels of a convolution's maps."""

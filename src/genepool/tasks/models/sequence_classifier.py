@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.devices import check_device, check_dtype
+from genepool.tasks.answers import AnswerBatch, Question, class_batch
 from genepool.tasks.classes import class_labels
 from genepool.tasks.decoding import DEFAULT_BATCH, batches, check_length
 from genepool.tasks.models import Ability, model_kind
@@ -56,6 +57,10 @@ class SequenceClassifier(TokenizedNetwork):
         """The names of its classes, from id2label."""
         return self._labels
 
+    def heads(self) -> list[str]:
+        """All that stands behind the network's body."""
+        return [name for name, _ in self.model.named_children() if name != self.model.base_model_prefix]
+
     def class_scores(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
         """See `Model.class_scores`."""
         import torch
@@ -71,6 +76,33 @@ class SequenceClassifier(TokenizedNetwork):
                 logits = self.model(input_ids=ids, attention_mask=mask).logits
                 found[rows] = logits.float().log_softmax(-1).cpu()
         return found
+
+    def answer_batches(
+        self,
+        questions: Sequence[Question],
+        batch_size: int = DEFAULT_BATCH,
+        *,
+        closed: bool = False,
+        packed: bool = False,
+    ) -> list[AnswerBatch]:
+        """See `Model.answer_batches`."""
+        import torch
+
+        heads = [self.encode(one.prompt) for one in questions]
+        check_length(self, heads)
+        pad = self.model.config.get_text_config().pad_token_id
+        made = []
+        for rows in batches([len(head) for head in heads], 1 if pad is None else batch_size, self._token_bytes):
+            ids, mask = padded([heads[row] for row in rows], torch.device("cpu"), pad or 0)
+            inputs = {"input_ids": ids, "attention_mask": mask}
+            made.append(class_batch(inputs, rows, questions, self.labels, self.title))
+        return made
+
+    def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
+        """See `Model.answer_logits`."""
+        inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
+        logits: torch.Tensor = self.model(**inputs).logits
+        return logits.float()
 
     @cached_property
     def context(self) -> int:

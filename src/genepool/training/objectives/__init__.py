@@ -16,8 +16,8 @@ from genepool.errors import InputError, nearest
 if TYPE_CHECKING:
     import torch
 
-    from genepool.tasks import LanguageModel
-    from genepool.training.batches import Batch
+    from genepool.tasks import Model
+    from genepool.tasks.answers import AnswerBatch
 
 
 class Objective(ABC):
@@ -36,12 +36,12 @@ class Objective(ABC):
     needs_teacher: ClassVar[bool] = False
 
     @abstractmethod
-    def losses(self, model: LanguageModel, batch: Batch, teacher: LanguageModel | None = None) -> torch.Tensor:
-        """The loss of every token of the answers, shape (tokens,), float32, with gradients where they are on.
+    def losses(self, model: Model, batch: AnswerBatch, teacher: Model | None = None) -> torch.Tensor:
+        """The loss of every target of a batch, shape (targets,), float32, with gradients where they are on.
 
         Args:
             model: the one that is trained.
-            batch: examples and where their answers stand: `batch.rows` says whose each token is.
+            batch: examples and their targets, tokens or classes: `batch.owners` says whose each is.
             teacher: the other model, for objectives that need one.
         """
 

@@ -10,8 +10,8 @@ from genepool.training.objectives import Objective
 if TYPE_CHECKING:
     import torch
 
-    from genepool.tasks import LanguageModel
-    from genepool.training.batches import Batch
+    from genepool.tasks import Model
+    from genepool.tasks.answers import AnswerBatch
 
 
 class Likelihood(Objective):
@@ -21,5 +21,5 @@ class Likelihood(Objective):
     source = "maximum likelihood; Wei et al., Finetuned Language Models Are Zero-Shot Learners, arXiv:2109.01652"
     when = "there are right answers: supervised fine-tuning"
 
-    def losses(self, model: LanguageModel, batch: Batch, teacher: LanguageModel | None = None) -> torch.Tensor:
+    def losses(self, model: Model, batch: AnswerBatch, teacher: Model | None = None) -> torch.Tensor:
         return -answer_likelihoods(model, batch)[0]

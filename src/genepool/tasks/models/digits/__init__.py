@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.devices import check_device, check_dtype
 from genepool.errors import InputError
+from genepool.tasks.answers import AnswerBatch, Question, class_batch
 from genepool.tasks.decoding import DEFAULT_BATCH
 from genepool.tasks.models import Ability, model_kind
 from genepool.tasks.network import Network
@@ -61,6 +62,10 @@ class DigitsModel(Network):
         """The ten digits."""
         return tuple(map(str, range(CLASSES)))
 
+    def heads(self) -> list[str]:
+        """The last layer."""
+        return ["head"]
+
     def class_scores(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
         """See `Model.class_scores`."""
         import torch
@@ -68,6 +73,27 @@ class DigitsModel(Network):
         with torch.inference_mode():
             logits = [self.model(part) for part in torch.split(self._pixels(prompts), batch_size)]
             return torch.cat(logits).float().log_softmax(-1).cpu()
+
+    def answer_batches(
+        self,
+        questions: Sequence[Question],
+        batch_size: int = DEFAULT_BATCH,
+        *,
+        closed: bool = False,
+        packed: bool = False,
+    ) -> list[AnswerBatch]:
+        """See `Model.answer_batches`."""
+        made = []
+        for start in range(0, len(questions), batch_size):
+            rows = range(start, min(start + batch_size, len(questions)))
+            pixels = self._pixels([questions[row].prompt for row in rows])
+            made.append(class_batch({"pixels": pixels}, rows, questions, self.labels, self.title))
+        return made
+
+    def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
+        """See `Model.answer_logits`."""
+        logits: torch.Tensor = self.model(batch.inputs["pixels"])
+        return logits.float()
 
     def hidden_states(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> list[tuple[torch.Tensor, ...]]:
         """See `Model.hidden_states`; places are the class token and the four patches."""
