@@ -24,17 +24,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from safetensors.torch import save_file
 
     folder = tmp_path_factory.mktemp("pipes")
-    (folder / "m").mkdir()
-    save_file({"model.norm.weight": torch.ones(4)}, folder / "m" / "model.safetensors")
-    (folder / "m" / "config.json").write_text('{"model_type": "llama"}')
+    for name, size in (("m", 4), ("other", 5)):
+        (folder / name).mkdir()
+        save_file({"model.norm.weight": torch.ones(size)}, folder / name / "model.safetensors")
+        (folder / name / "config.json").write_text('{"model_type": "llama"}')
     (folder / "r.yaml").write_text("genepool: 1\nmethod: linear\nmodels: [m]\n")
     subprocess.run([sys.executable, "-m", "genepool", "library", "init", "--library", "lib"], cwd=folder, check=True)
     return folder
 
 
-@pytest.mark.parametrize("line", LISTING)
-@pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
-def test_a_reader_that_leaves_is_no_error(line: str, buffered: bool, place: Path) -> None:
+def _unread(line: str, place: Path, *, buffered: bool) -> subprocess.CompletedProcess[str]:
     """The reading end is closed before anything is written, as `| true` does it."""
     reading, writing = os.pipe()
     os.close(reading)
@@ -44,7 +43,22 @@ def test_a_reader_that_leaves_is_no_error(line: str, buffered: bool, place: Path
         command, cwd=place, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True, check=False
     )
     os.close(writing)
+    return done
+
+
+@pytest.mark.parametrize("line", LISTING)
+@pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
+def test_a_reader_that_leaves_is_no_error(line: str, buffered: bool, place: Path) -> None:
+    done = _unread(line, place, buffered=buffered)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
+def test_a_check_that_failed_fails_though_nobody_reads(buffered: bool, place: Path) -> None:
+    done = _unread("inspect m other", place, buffered=buffered)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
 
 
 def _completed(words: str, place: Path) -> set[str]:

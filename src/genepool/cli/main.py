@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import os
 import pkgutil
 import sys
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version as installed
 from types import ModuleType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -28,6 +29,9 @@ from genepool import progress
 from genepool.checked import printable
 from genepool.cli.options import Panel
 from genepool.errors import GenepoolError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 _NOT_COMMANDS = {"main", "options", "common"}
 _HELP = """\
@@ -118,16 +122,10 @@ def _command(build: Callable[[], typer.Typer]) -> Any:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 ok, 1 a check failed, 2 wrong input, 3 our fault, 130 Ctrl-C."""
     try:
-        code = _run(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return _nobody_reads()
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
     except SystemExit as left:
-        # Typer and rich leave with 1 when they cannot write, and typer with 0 after its words on completion.
-        if isinstance(left.__context__, BrokenPipeError):
-            return _nobody_reads()
+        # Typer leaves so after it has shown or installed the completion.
         return left.code if isinstance(left.code, int) else 0
-    return code
 
 
 def _run(arguments: list[str]) -> int:
@@ -141,8 +139,6 @@ def _run(arguments: list[str]) -> int:
         return _fail(f"{_flat(message)} Try 'genepool --help'.", 2) if message else 2
     except GenepoolError as error:
         return _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        raise
     except Exception as error:
         if os.environ.get("GENEPOOL_DEBUG"):
             raise
@@ -159,19 +155,30 @@ def main() -> None:
     # Importing torch makes a million objects that stay; looking for garbage among them after every 700 was a fifth of
     # the start-up.
     gc.set_threshold(10_000, 20, 20)
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper):
+        writer = io.BufferedWriter(_Output(out.fileno(), "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(
+            writer, out.encoding, out.errors, line_buffering=out.line_buffering, write_through=out.write_through
+        )
     sys.exit(run())
+
+
+class _Output(io.FileIO):
+    """stdout whose reader may leave, as `| head` does: the command goes on to its own end and exit code."""
+
+    def write(self, data: Buffer, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(data)
 
 
 def _fail(line: str, code: int) -> int:
     sys.stdout.flush()
     print(f"error: {printable(line)}", file=sys.stderr, flush=True)
     return code
-
-
-def _nobody_reads() -> int:
-    """The reader of our output left (`genepool methods | head`); there is nobody to tell."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 def _interrupted() -> int:
