@@ -16,9 +16,10 @@ Cli = Callable[..., Any]
 # How the help of an option may begin; a new verb goes here.
 VERBS = {
     "Add", "Allow", "Ask", "Build", "Call", "Check", "Choose", "Colour", "Compare", "Compute", "Count", "Divide",
-    "Draw", "End", "Evaluate", "Find", "Fit", "Keep", "Learn", "List", "Look", "Lose", "Mark", "Merge", "Multiply",
-    "Name", "Open", "Order", "Pack", "Plan", "Predict", "Print", "Put", "Rank", "Read", "Record", "Repair", "Replace",
-    "Run", "Say", "Set", "Show", "Split", "Start", "Stop", "Store", "Tag", "Take", "Train", "Use", "Write",
+    "Draw", "End", "Evaluate", "Find", "Fit", "Keep", "Learn", "List", "Look", "Lose", "Mark", "Merge", "Minimise",
+    "Multiply", "Name", "Open", "Order", "Pack", "Plan", "Predict", "Print", "Put", "Rank", "Read", "Record", "Repair",
+    "Replace", "Run", "Say", "Set", "Show", "Split", "Start", "Stop", "Store", "Tag", "Take", "Test", "Train", "Use",
+    "Validate", "Write",
 }  # fmt: skip
 
 
@@ -52,7 +53,7 @@ def test_an_option_that_means_the_same_says_the_same() -> None:
     said: dict[str, set[str]] = {}
     for _, parameter in _parameters():
         said.setdefault(parameter.opts[0], set()).add(parameter.help or "")
-    shared = "json quiet overwrite allow-pickle trust-tasks plugin task split batch-size as-lora library packing bits"
+    shared = "json quiet overwrite allow-pickle trust-tasks plugin task split batch-size as-lora library bits gate"
     assert {name: texts for name, texts in said.items() if name[2:] in shared.split() and len(texts) > 1} == {
         # Of lm-eval's samples, not of --tasks.
         "--task": said["--task"]

@@ -72,6 +72,8 @@ CALLS = [
     "strategies cma_es",
     "testbed build --out {bed} --tiny",
     "top {world}/run",
+    "train {world}/tasks/say --base {world}/base --lora 2 --steps 2 --out trained",
+    "verify-run trained --step 1",
 ]  # fmt: skip
 NOT_HERE = {"demo": "takes minutes; tests/test_demo.py reads its object"}
 

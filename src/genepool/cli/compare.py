@@ -36,9 +36,7 @@ def compare(
     ] = None,
     task: options.TaskOption = None,
     split: options.SplitOption = "test",
-    gate: Annotated[
-        Path | None, typer.Option(help="Check the gates of this YAML file; exit with 1 if one fails.")
-    ] = None,
+    gate: options.GateOption = None,
     out: options.PagesOption = None,
     ledger: options.LedgerOption = None,
     limit: options.LimitOption = None,

@@ -100,6 +100,10 @@ DtypeOption = Annotated[
     ),
 ]
 
+GateOption = Annotated[
+    Path | None, typer.Option("--gate", help="Check the gates of this YAML file; exit with 1 if one fails.")
+]
+
 # What chance decides.
 SeedOption = Annotated[int, typer.Option("--seed", help="Set the seed: the same seed gives the same result.")]
 BootstrapSeedOption = Annotated[int, typer.Option("--seed", help="Set the seed of the bootstrap.")]

@@ -77,9 +77,7 @@ def train(
     test: Annotated[
         int | None, typer.Option("--test", min=1, metavar="N", help="Use the first N test examples of each task.")
     ] = None,
-    gate: Annotated[
-        Path | None, typer.Option("--gate", help="Check these limits (YAML); exit code 1 when one does not hold.")
-    ] = None,
+    gate: options.GateOption = None,
     fork: Annotated[
         Path | None, typer.Option("--fork", metavar="DIR", help="Start from what the training in this folder learned.")
     ] = None,
