@@ -40,6 +40,12 @@ _ROWS = {
         "SELECT * FROM sketches",
         "SELECT * FROM words",
     ),
+    "run.sqlite": (
+        "SELECT * FROM meta",
+        "SELECT * FROM steps",
+        "SELECT * FROM examples",
+        "SELECT * FROM validations",
+    ),
     "study.sqlite": (
         "SELECT key, value FROM meta WHERE key <> 'seconds'",
         "SELECT * FROM candidates",

@@ -103,6 +103,8 @@ def _study(name: str, typed: str, other: str = "") -> Writing:
     return Writing(name, typed, other, parts=("run",), anew=True)
 
 
+_TRAIN = "train {world}/tasks/say --base {world}/base --out run --steps 8 --every 3 --batch 8 --learning-rate 0.001"
+
 COMMANDS = (
     # Models.
     Writing("merge", f"{_TIES} out --out-shard-size 100KB", f"{_LINEAR} out --out-shard-size 100KB"),
@@ -171,6 +173,9 @@ COMMANDS = (
     _study("evolve", "evolve {world}/study.yaml --out run --budget 8", "evolve {world}/study.yaml --out run --seed 5"),
     _study("evolve, twice", "evolve {world}/study.yaml --out run --budget 8"),
     _study("evolve, bred", "evolve {world}/bred.yaml --out run --budget 8"),
+    # Trainings.
+    _study("train", f"{_TRAIN} --lora 2", f"{_TRAIN} --lora 2 --seed 5"),
+    _study("train --full", f"{_TRAIN} --full", f"{_TRAIN} --lora 2"),
     Writing(
         "report",
         "report run --out page.html",
@@ -210,6 +215,7 @@ NOT_HERE = {
     "library list": _READS,
     "library search": _READS,
     "library show": _READS,
+    "verify-run": _READS,
     "measure consistency": _ASKS,
     "measure continual": _ASKS,
     "measure curve": _READS,

@@ -30,10 +30,10 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Write the run to this folder; a run that was stopped continues.")],
     base: Annotated[str | None, typer.Option("--base", metavar="MODEL", help="Train this model.")] = None,
     lora: Annotated[
-        int | None, typer.Option("--lora", metavar="RANK", min=1, help="Train factors of this rank: an adapter.  [8]")
+        int | None, typer.Option("--lora", metavar="RANK", min=1, help="Train factors of this rank, 8 by default: an adapter comes out.")
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Train every tensor: a skill file instead of an adapter.")
+        bool, typer.Option("--full", help="Train every tensor: a skill file comes out.")
     ] = False,
     objective: Annotated[
         str | None, typer.Option("--objective", help="Set what a step minimises: likelihood, entropy or distance.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from genepool.tasks.answers import AnswerBatch
 from genepool.tasks.metrics import find_metric
 from genepool.tasks.models import check_kind, load_as
 from genepool.threads import torch_threads
-from genepool.training import Diverged, Optimisation, Optimiser, encode_examples, find_objective, fit
+from genepool.training import Optimisation, Optimiser, encode_examples, find_objective, fit
 
 if TYPE_CHECKING:
     import torch
@@ -139,9 +139,7 @@ class Learner:
                         for key, parameter in parameters.items():
                             parameter.copy_(child.read(key))
 
-                # A child whose loss is no number any more is judged by what it had learned until then.
-                with suppress(Diverged):
-                    fit(Optimiser(latent, wanted), gradients, express)
+                fit(Optimiser(latent, wanted), gradients, express)
         return {key: value.detach().to(tensors[key].dtype) for key, value in latent.items()}
 
     def _hand_on(self, key: str, latent: Mapping[str, torch.nn.Parameter], parameter: Any) -> None:
