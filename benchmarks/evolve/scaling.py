@@ -59,29 +59,29 @@ def _anonymous() -> float:
 
 def search(name: str, population: int, skills: int) -> tuple[float, float]:
     """Milliseconds a candidate, and megabytes that the process grew by at most, once the population is full."""
-    from genepool.evolution.door import Breeder, Evidence
     from genepool.evolution.strategies import make_breeder, make_strategy, strategy_entry
+    from genepool.evolution.strategies.base import Breeder, Evidence
 
     options = SEARCHES[name](population)
     breeds = issubclass(strategy_entry(name).build, Breeder)
     gc.collect()
     before = most = _anonymous()
     drawn = np.random.default_rng(0)
-    door: Any
+    strategy: Any
     if breeds:
-        door = make_breeder(name, [f"skill {i}" for i in range(skills)], TASKS, seed=0, options=options)
+        strategy = make_breeder(name, [f"skill {i}" for i in range(skills)], TASKS, seed=0, options=options)
     else:
-        door = make_strategy(name, np.full(2 * skills, 0.5), seed=0, options=options)
+        strategy = make_strategy(name, np.full(2 * skills, 0.5), seed=0, options=options)
     spent, told, began = 0.0, 0, time.perf_counter()
     # Twice the population, so that whatever fills up is full; searches of one child a generation are told of more.
     while told < 2 * population or time.perf_counter() - began < 1:
         since = time.perf_counter()
-        asked = door.ask()
+        asked = strategy.ask()
         spent += time.perf_counter() - since
         scores = (drawn.random((len(asked), EXAMPLES)) < 0.5).astype(float)
         means = scores.reshape(len(asked), len(TASKS), -1).mean(2)
         since = time.perf_counter()
-        door.tell(asked, means.mean(1), Evidence(TASKS, means, scores))
+        strategy.tell(asked, means.mean(1), Evidence(TASKS, means, scores))
         spent += time.perf_counter() - since
         told += len(asked)
         most = max(most, _anonymous())

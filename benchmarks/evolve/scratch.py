@@ -45,8 +45,8 @@ def m2n2(digits: Digits, seed: int, evaluations: int, **options: float) -> Itera
     import torch
 
     from genepool.evolution.breeding import Family, ModelStock
-    from genepool.evolution.door import Birth, Evidence
     from genepool.evolution.strategies import make_breeder
+    from genepool.evolution.strategies.base import Birth, Evidence
     from genepool.weights import TensorWeights
 
     stock = ModelStock(TensorWeights({name: torch.zeros(shape) for name, shape in SHAPES.items()}, "zero"), {})

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genepool.errors import InputError
-from genepool.evolution.door import Birth, Breeder, Evidence
 from genepool.evolution.selection import chances, roulette, survivors
 from genepool.evolution.strategies import make_breeder, make_strategy, strategies
+from genepool.evolution.strategies.base import Birth, Breeder, Evidence
 from genepool.evolution.strategies.cycleqd import Cycleqd
 from genepool.evolution.strategies.m2n2 import M2n2
 

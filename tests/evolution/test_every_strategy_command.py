@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 from genepool.errors import InputError
 from genepool.evolution import run_study, strategies
 from genepool.evolution.collection import read_collection
+from genepool.evolution.snapshot import look
 from genepool.evolution.store import StudyStore, Verdict
-from genepool.evolution.watching import look
 
 #: Several generations of the sizes below, and for most strategies a last one that the budget cuts off.
 BUDGET = 26

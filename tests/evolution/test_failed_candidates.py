@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genepool.evolution.candidates import Candidate, Verdict
-from genepool.evolution.door import Birth, Breeder, Door, Evidence
 from genepool.evolution.loop import Search
 from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import make_breeder, make_strategy, strategies
+from genepool.evolution.strategies.base import AskTell, Birth, Breeder, Evidence
 from genepool.evolution.study import Budget
 from genepool.evolution.workers import InProcess
 
@@ -27,25 +27,25 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def made(name: str, seed: int) -> Door[Any]:
+def made(name: str, seed: int) -> AskTell[Any]:
     if strategies()[name].varies == "models":
         return make_breeder(name, ("ann", "bob", "cy"), TASKS, seed=seed, options=OPTIONS.get(name, {}))
     return make_strategy(name, np.full(3, 0.5), seed=seed, options=OPTIONS.get(name, {}))
 
 
-def told(door: Door[Any], dice: np.random.Generator, share: float) -> set[str]:
+def told(strategy: AskTell[Any], dice: np.random.Generator, share: float) -> set[str]:
     """Tells a generation in which about `share` failed, as the loop does; returns the names of those."""
-    asked = door.ask()
-    failed = dice.random(len(asked)) < (share if door.generation else min(share, 0.4))
-    if not door.generation:
+    asked = strategy.ask()
+    failed = dice.random(len(asked)) < (share if strategy.generation else min(share, 0.4))
+    if not strategy.generation:
         failed[0] = False
     scores = np.where(failed[:, None], 0.0, (dice.random((len(asked), 8)) < 0.5).astype(float))
     means = np.stack([scores[:, :4].mean(1), scores[:, 4:].mean(1)], axis=1)
     fitness = means.mean(1)
     fitness = np.where(failed, min(fitness[~failed], default=0.0) - 1, fitness)
-    number = door.generation
+    number = strategy.generation
     unchanged = np.where(failed, 0.0, 0.5)
-    door.tell(asked, fitness, Evidence(TASKS, means, scores, unchanged, failed if failed.any() else None))
+    strategy.tell(asked, fitness, Evidence(TASKS, means, scores, unchanged, failed if failed.any() else None))
     return {f"{number}.{i}" for i in np.flatnonzero(failed)}
 
 
@@ -53,15 +53,15 @@ def told(door: Door[Any], dice: np.random.Generator, share: float) -> set[str]:
 @given(seed=st.integers(0, 2**31), share=st.sampled_from([0.2, 0.6, 1.0]))
 @settings(max_examples=12, deadline=None)
 def test_who_failed_is_nobodys_parent_and_in_no_collection(name: str, seed: int, share: float) -> None:
-    door, dice = made(name, seed), np.random.default_rng(seed)
+    strategy, dice = made(name, seed), np.random.default_rng(seed)
     failed: set[str] = set()
     for generation in range(6):
-        failed |= told(door, dice, share if generation % 2 else 0.2)
-        assert not failed & {row["name"] for row in door.collection()}
+        failed |= told(strategy, dice, share if generation % 2 else 0.2)
+        assert not failed & {row["name"] for row in strategy.collection()}
         # The centre of an evolution strategy is where the steps lead, whatever came of it.
-        if isinstance(door, Breeder) and name != "weight_es":
-            assert not failed & door.living()
-            asked: Sequence[Birth] = door.ask()
+        if isinstance(strategy, Breeder) and name != "weight_es":
+            assert not failed & strategy.living()
+            asked: Sequence[Birth] = strategy.ask()
             assert not failed & {parent for birth in asked for parent in birth.parents}
 
 
@@ -105,12 +105,12 @@ def test_a_generation_of_which_nobody_is_left_is_one_like_others(
         return Verdict(float(scores.mean()), valid, scores.tobytes(), unchanged=unchanged)
 
     def sitting(budget: int) -> Search:
-        door = made(name, 5)
+        strategy = made(name, 5)
         with StudyStore(tmp_path / "study.sqlite") as store:
             store.begin({"strategy": name}, {})
             search = Search(
                 store,
-                door,  # type: ignore[arg-type]
+                strategy,  # type: ignore[arg-type]
                 name,
                 Plain(),
                 InProcess(lambda: evaluate, store),
@@ -119,8 +119,8 @@ def test_a_generation_of_which_nobody_is_left_is_one_like_others(
                 history=tmp_path / "history.jsonl",
             )
             search.run()
-        assert door.collection()
-        assert not {"2.0", "3.0", "5.0"} & {row["name"] for row in door.collection()}
+        assert strategy.collection()
+        assert not {"2.0", "3.0", "5.0"} & {row["name"] for row in strategy.collection()}
         return search
 
     sitting(16)

@@ -14,7 +14,7 @@ import torch
 from genepool.errors import InputError
 from genepool.evolution.breeding import AdapterStock, Family, ModelStock, make_stock
 from genepool.evolution.breeding.operators import operator
-from genepool.evolution.door import Birth
+from genepool.evolution.strategies.base import Birth
 from genepool.seeding import torch_generator
 from genepool.weights import TensorWeights, Weights, open_weights
 

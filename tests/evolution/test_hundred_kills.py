@@ -18,7 +18,7 @@ import yaml
 
 from genepool.errors import InputError
 from genepool.evolution import run_study
-from genepool.evolution.watching import look
+from genepool.evolution.snapshot import look
 
 KILLS = 100
 SITTING = """

@@ -13,7 +13,7 @@ from test_bred_runs import best, bred_study, history
 from genepool.errors import InputError
 from genepool.evolution import run_study
 from genepool.evolution.breeding import Family, Learner, Stock, make_stock
-from genepool.evolution.door import Birth
+from genepool.evolution.strategies.base import Birth
 from genepool.evolution.study import Learning, Study
 from genepool.tasks import LanguageModel, Task, load_tasks
 from genepool.training.batches import answer_likelihoods, encode_examples

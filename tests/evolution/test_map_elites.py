@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from genepool.evolution.archives import CvtArchive, GridArchive
-from genepool.evolution.door import Evidence
 from genepool.evolution.strategies import make_strategy
+from genepool.evolution.strategies.base import Evidence
 from genepool.evolution.strategies.map_elites import MapElites
 
 

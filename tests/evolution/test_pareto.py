@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from genepool.evolution.door import Evidence
 from genepool.evolution.pareto import crowding, hypervolume, knee, ranks
 from genepool.evolution.strategies import make_strategy
+from genepool.evolution.strategies.base import Evidence
 from genepool.evolution.strategies.nsga2 import Nsga2
 
 # Eighths, so that ties are common.

@@ -8,8 +8,8 @@ import evolve_fakes as fakes
 import numpy as np
 import pytest
 
+from genepool.evolution.generation import Savings
 from genepool.evolution.loop import Search
-from genepool.evolution.rounds import Thrift
 from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import make_strategy
 from genepool.evolution.study import Budget, Screening, Study
@@ -84,7 +84,7 @@ def search(folder: Path, screen: Screening | None, budgets: tuple[int, ...]) -> 
                 budget=Budget(evaluations=budget),
                 seed=0,
                 history=folder / "history.jsonl",
-                thrift=Thrift(examples=1, screen=screen),
+                savings=Savings(examples=1, screen=screen),
             ).run()
     return fakes.history(folder)
 

@@ -17,7 +17,7 @@ import yaml
 from genepool.errors import InputError
 from genepool.evolution import run_study
 from genepool.evolution.breeding.family import Family
-from genepool.evolution.door import Birth
+from genepool.evolution.strategies.base import Birth
 
 Cli = Callable[..., Any]
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genepool.errors import InputError
-from genepool.evolution.door import Evidence
 from genepool.evolution.strategies import Strategy, default_population, make_strategy, strategies, strategy_entry
+from genepool.evolution.strategies.base import Evidence
 from genepool.evolution.strategies.cma_es import CmaEs
 
 NAMES = sorted(name for name, entry in strategies().items() if issubclass(entry.build, Strategy))

@@ -90,15 +90,15 @@ def _is_study(path: Path) -> bool:
 
 def _plan_study(path: Path, workers: int, json_output: bool, allow_pickle: bool, trust_tasks: Sequence[Path]) -> None:
     from genepool.evolution import load_study
+    from genepool.evolution.memory_plan import asked_per_candidate, plan_memory
     from genepool.evolution.opened import OpenedStudy
-    from genepool.evolution.residence import asked_per_candidate, plan_residence
     from genepool.evolution.run import first_generation
     from genepool.evolution.trust import Trust
 
     study = load_study(path)
     opened = OpenedStudy.open(study, str(path), trust=Trust(allow_pickle, tuple(trust_tasks)))
     population = first_generation(opened)
-    residence = plan_residence(opened, workers)
+    memory = plan_memory(opened, workers)
     evaluations = study.budget.evaluations
     asked = asked_per_candidate(opened, population) * len(opened.tasks)
     facts = {
@@ -106,7 +106,7 @@ def _plan_study(path: Path, workers: int, json_output: bool, allow_pickle: bool,
         "first_generation": population,
         "evaluations": evaluations,
         "examples_per_candidate": asked,
-        **residence.to_dict(),
+        **memory.to_dict(),
     }
     if json_output:
         options.print_json(facts)
@@ -116,19 +116,19 @@ def _plan_study(path: Path, workers: int, json_output: bool, allow_pickle: bool,
     lines = [
         f"{study.strategy.name} over {study.how}: {population} candidates in the first generation{of}, "
         f"each asked about {asked:,.0f} examples",
-        f"every worker holds a model in {study.compute} ({size(residence.model)})"
-        + (f", the base ({size(residence.base)})" if residence.base else ""),
+        f"every worker holds a model in {study.compute} ({size(memory.model)})"
+        + (f", the base ({size(memory.base)})" if memory.base else ""),
     ]
-    if residence.skills:
-        names = ", ".join(f"{name} ({size(need)})" for name, need in residence.skills.items())
+    if memory.skills:
+        names = ", ".join(f"{name} ({size(need)})" for name, need in memory.skills.items())
         lines.append(f"skills in memory, with their changes ready: {names}")
-    if residence.streamed:
-        lines.append(f"read from the disk for every candidate: {', '.join(residence.streamed)}")
-    if residence.children:
-        lines.append(f"children: up to {size(residence.children)} in memory; the living on the disk")
-    verdict = "fits" if residence.fits else "DOES NOT FIT"
-    each = f"{workers} x {size(residence.total)}" if workers > 1 else size(residence.total)
-    lines.append(f"memory: {each} of {size(residence.free)} free: {verdict}")
+    if memory.streamed:
+        lines.append(f"read from the disk for every candidate: {', '.join(memory.streamed)}")
+    if memory.children:
+        lines.append(f"children: up to {size(memory.children)} in memory; the living on the disk")
+    verdict = "fits" if memory.fits else "DOES NOT FIT"
+    each = f"{workers} x {size(memory.total)}" if workers > 1 else size(memory.total)
+    lines.append(f"memory: {each} of {size(memory.free)} free: {verdict}")
     typer.echo("\n".join(lines))
 
 

@@ -13,7 +13,7 @@ from genepool.cli import options
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from genepool.evolution.watching import Snapshot
+    from genepool.evolution.snapshot import Snapshot
 
 PANEL = options.Panel.evolution
 _BARS = "▁▂▃▄▅▆▇█"
@@ -35,7 +35,7 @@ def top(
         genepool top run --json | jq .best
     """
     options.begin(quiet)
-    from genepool.evolution.watching import look
+    from genepool.evolution.snapshot import look
 
     if json_output:
         options.print_json(look(study).to_dict())

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from genepool.errors import InputError
 from genepool.evolution.breeding import Family, Learner, Stock
 from genepool.evolution.candidates import Candidate
-from genepool.evolution.door import Birth
 from genepool.evolution.genome import Space
 from genepool.evolution.store import StudyStore
+from genepool.evolution.strategies.base import Birth
 
 if TYPE_CHECKING:
     import numpy as np

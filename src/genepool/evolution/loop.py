@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from genepool import progress, staging
 from genepool.errors import InputError
+from genepool.evolution.asynchronous import AskingAhead
 from genepool.evolution.candidates import Candidate, Verdict
 from genepool.evolution.diversity import Diversity
-from genepool.evolution.door import Birth, Breeder, Evidence, Strategy
-from genepool.evolution.rounds import OutOfTime, Rounds, Thrift
-from genepool.evolution.steady import Steady
+from genepool.evolution.generation import Generations, OutOfTime, Savings
 from genepool.evolution.store import StudyStore
+from genepool.evolution.strategies.base import Birth, Breeder, Evidence, Strategy
 from genepool.evolution.study import Stop
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Search:
         history: the file that shows the run as JSON lines, written whole at most every two seconds.
         finalists: how many of the best are judged again on every validation example.
         stop: when to end before the budget.
-        thrift: what may be spared.
+        savings: what may be spared.
         importance: shape (examples,): what each example counts for, as `Evidence.importance`.
         kept: told which children of a breeder may be needed again, after every generation, and whether others are
             being written meanwhile.
@@ -101,7 +101,7 @@ class Search:
         history: Path,
         finalists: int = 0,
         stop: Stop | None = None,
-        thrift: Thrift | None = None,
+        savings: Savings | None = None,
         importance: np.ndarray | None = None,
         kept: Callable[[Collection[str], bool], None] = lambda names, writing: None,
         steady: bool = False,
@@ -113,7 +113,7 @@ class Search:
         self._decoder, self._workers, self._budget, self._seed = decoder, workers, budget, seed
         self._history, self._finalists, self._clock = history, finalists, clock
         self._stop, self._kept, self._steady = stop or Stop(), kept, steady
-        self._thrift, self._importance = thrift or Thrift(), importance
+        self._savings, self._importance = savings or Savings(), importance
         self._diversity = Diversity()
         self._before: float = store.get("seconds", 0.0)
         self._began = clock()
@@ -157,10 +157,10 @@ class Search:
 
     def _generations(self, bar: progress.Bar) -> int:
         """Asks, evaluates and tells until the budget is spent; returns how many generations were told."""
-        rounds = Rounds(
+        rounds = Generations(
             self._store,
             self._workers,
-            self._thrift,
+            self._savings,
             lambda candidate, verdict, computed: self._count_in(verdict, computed, bar),
             self._check_time,
         )
@@ -208,7 +208,7 @@ class Search:
             stalled, best = 0 if self._lead() != best else stalled + 1, self._lead()
             return self._enough(stalled)
 
-        steady = Steady(
+        steady = AskingAhead(
             self._strategy,
             self._store,
             self._budget.evaluations,

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from genepool.errors import InputError, nearest
 from genepool.evolution.breeding import Learner, Stock, make_stock
 from genepool.evolution.candidates import Candidate, Verdict
-from genepool.evolution.door import UNCHANGED
 from genepool.evolution.genome import Space
 from genepool.evolution.grounds import BreedingGround, Ground, MergeGround, founders_of, parsed
 from genepool.evolution.singular import SingularGround
 from genepool.evolution.strategies import strategy_entry
+from genepool.evolution.strategies.base import UNCHANGED
 from genepool.evolution.study import Objective, Study
 from genepool.evolution.trust import NOTHING, Trust
 from genepool.evolution.voting import can_vote

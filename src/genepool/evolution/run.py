@@ -18,17 +18,17 @@ from typing import Any
 from genepool import locking, progress, staging
 from genepool.errors import InputError, nearest
 from genepool.evolution.candidates import Candidate
-from genepool.evolution.door import UNCHANGED
 from genepool.evolution.forking import forked
+from genepool.evolution.generation import Savings, looks
 from genepool.evolution.grounds import POPULATION_FOLDER, STORE_FILE, MergeGround
 from genepool.evolution.loop import Search
+from genepool.evolution.memory_plan import plan_memory
 from genepool.evolution.opened import OpenedStudy
 from genepool.evolution.records import BEST_FILE, COLLECTION_FILE, HISTORY_FILE, read_best
-from genepool.evolution.residence import plan_residence
-from genepool.evolution.rounds import Thrift, looks
 from genepool.evolution.singular import SingularGround
 from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import Breeder, Strategy, make_breeder, make_strategy, strategy_entry
+from genepool.evolution.strategies.base import UNCHANGED
 from genepool.evolution.study import Budget, Study, load_study
 from genepool.evolution.trust import NOTHING, Trust
 from genepool.evolution.winner import WINNER_FOLDER, crown
@@ -121,9 +121,9 @@ def run_study(
         entry = strategy_entry(study.strategy.name, where=f"{where}:strategy.name")
         opened = OpenedStudy.open(study, where, out=out, trust=trust, device=device)
         strategy = strategy_of(opened)
-        thrift = _thrift(opened)
-        residence = plan_residence(opened, count or os.cpu_count() or 1)
-        residence.check(where, study.compute)
+        savings = _savings(opened)
+        memory = plan_memory(opened, count or os.cpu_count() or 1)
+        memory.check(where, study.compute)
         _check_budget(study, first_generation(opened), where)
         # Opened now, so that a ledger that cannot be used is refused before anything is written.
         Ledger(ledger).close()
@@ -151,7 +151,7 @@ def run_study(
                 (out / BEST_FILE).unlink(missing_ok=True)
             staging.write_text(out / STUDY_FILE, _yaml(study))
             plugin = plugin_of(opened.ground.plan.method) if isinstance(opened.ground, MergeGround) else None
-            held = () if residence.base == 0 else ("base", *residence.skills)
+            held = () if memory.base == 0 else ("base", *memory.skills)
             asking: dict[str, Any] = {"trust": trust, "device": device}
             factory = partial(build_evaluator, study, where, ledger, plugin, out.resolve(), held, **asking)
             # Only a process can be ended in the middle of an evaluation.
@@ -174,7 +174,7 @@ def run_study(
                 history=out / HISTORY_FILE,
                 finalists=study.finalists,
                 stop=study.stop,
-                thrift=thrift,
+                savings=savings,
                 importance=opened.importance,
                 kept=opened.ground.keep_only,
                 steady=study.steady,
@@ -213,7 +213,7 @@ def first_generation(opened: OpenedStudy) -> int:
     return len(strategy_of(opened).ask())
 
 
-def _thrift(opened: OpenedStudy) -> Thrift:
+def _savings(opened: OpenedStudy) -> Savings:
     study = opened.study
     if study.race is not None:
         looks(opened.examples, study.race.first, opened.where)
@@ -223,7 +223,7 @@ def _thrift(opened: OpenedStudy) -> Thrift:
             where=f"{opened.where}:probe",
             fix="Make it smaller",
         )
-    return Thrift(study.race, study.probe, opened.examples, opened.worth, study.tasks.weights, study.screen)
+    return Savings(study.race, study.probe, opened.examples, opened.worth, study.tasks.weights, study.screen)
 
 
 def _changed(study: Study, evaluations: int | None, seed: int | None) -> Study:

@@ -20,7 +20,7 @@ from genepool.errors import InputError
 from genepool.evolution.breeding.learning import Learner
 from genepool.evolution.breeding.operators import operator
 from genepool.evolution.breeding.stock import Stock
-from genepool.evolution.door import Birth
+from genepool.evolution.strategies.base import Birth
 from genepool.weights import Weights
 from genepool.weights.tensor_info import torch_dtype
 

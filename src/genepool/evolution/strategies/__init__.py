@@ -1,6 +1,6 @@
 """The list of search algorithms: one file of this folder each, found by itself.
 
-Every one stands behind the door of `genepool.evolution.door`, `ask()` and `tell()`; none knows of models, tasks or
+Every one is a subclass of what `genepool.evolution.strategies.base` holds; none knows of models, tasks or
 files. The study's loop (`genepool.evolution.loop`) is what drives one.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from genepool.errors import InputError, nearest
-from genepool.evolution.door import Breeder, Count, Evidence, Strategy, StrategyOptions, default_population
+from genepool.evolution.strategies.base import Breeder, Count, Evidence, Strategy, StrategyOptions, default_population
 from genepool.schema import validate
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from genepool.evolution.archives import GridArchive
-from genepool.evolution.door import Birth, succeeded
 from genepool.evolution.strategies import Breeder, Count, Evidence, StrategyOptions, register
+from genepool.evolution.strategies.base import Birth, succeeded
 from genepool.seeding import derive, numpy_generator
 
 if TYPE_CHECKING:

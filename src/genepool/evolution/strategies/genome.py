@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
-from genepool.evolution.door import Birth, succeeded
 from genepool.evolution.selection import chances, roulette, survivors
 from genepool.evolution.strategies import Breeder, Count, Evidence, StrategyOptions, register
+from genepool.evolution.strategies.base import Birth, succeeded
 from genepool.seeding import derive, numpy_generator
 
 if TYPE_CHECKING:

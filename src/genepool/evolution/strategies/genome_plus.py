@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from genepool.evolution.door import Birth, succeeded
 from genepool.evolution.selection import survivors
 from genepool.evolution.strategies import Count, Evidence, register
+from genepool.evolution.strategies.base import Birth, succeeded
 from genepool.evolution.strategies.genome import Genetic, GenomeOptions, Member
 from genepool.seeding import numpy_generator
 

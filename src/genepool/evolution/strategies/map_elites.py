@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from genepool.evolution.archives import Archive, CvtArchive, GridArchive
-from genepool.evolution.door import succeeded
 from genepool.evolution.strategies import Count, Evidence, Strategy, StrategyOptions, default_population, register
+from genepool.evolution.strategies.base import succeeded
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from genepool.evolution.door import succeeded
 from genepool.evolution.strategies import Count, Evidence, Strategy, StrategyOptions, register
+from genepool.evolution.strategies.base import succeeded
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:

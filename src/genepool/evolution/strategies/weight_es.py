@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from genepool.evolution.door import Birth, succeeded
 from genepool.evolution.strategies import Breeder, Count, Evidence, StrategyOptions, register
+from genepool.evolution.strategies.base import Birth, succeeded
 from genepool.seeding import derive
 
 if TYPE_CHECKING:

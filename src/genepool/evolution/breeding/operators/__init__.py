@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from genepool.errors import InputError, nearest
-from genepool.evolution.door import Birth
+from genepool.evolution.strategies.base import Birth
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from genepool.evolution.breeding.operators import register
-from genepool.evolution.door import Birth
+from genepool.evolution.strategies.base import Birth
 from genepool.seeding import torch_generator
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import yaml
 from genepool.cli.main import run as command
 from genepool.errors import InputError
 from genepool.evolution import load_study, run_study
+from genepool.evolution.snapshot import look
 from genepool.evolution.stopping import with_stops
 from genepool.evolution.study import Study
-from genepool.evolution.watching import look
 from genepool.locking import locked
 
 

@@ -170,7 +170,7 @@ def test_processes_take_what_is_asked_ahead(tmp_path: Path) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.sampled_from(["m2n2", "cycleqd"]))
 def test_breeders_are_told_in_any_order_under_their_own_numbers(order: list[int], name: str) -> None:
-    from genepool.evolution.door import Evidence
+    from genepool.evolution.strategies.base import Evidence
 
     breeder = make_breeder(name, ["a", "b", "c"], ["t", "u"], seed=0)
 

@@ -18,8 +18,8 @@ from genepool.cli.main import run as command
 from genepool.errors import InputError
 from genepool.evolution import load_study
 from genepool.evolution.candidates import Candidate
+from genepool.evolution.memory_plan import asked_per_candidate, free_memory, plan_memory
 from genepool.evolution.opened import OpenedStudy, build_evaluator
-from genepool.evolution.residence import asked_per_candidate, free_memory, plan_residence
 
 GB = 10**9
 
@@ -81,7 +81,7 @@ def large_study(folder: Path, world: Path, **changes: Any) -> OpenedStudy:
 
 def test_eight_adapters_of_a_base_of_seven_billion_fit_into_24_gb(world: Path, tmp_path: Path) -> None:
     opened = large_study(tmp_path / "bred", world, compute="bfloat16")
-    needs = plan_residence(opened, 1, 24 * GB)
+    needs = plan_memory(opened, 1, 24 * GB)
     # The head of zeros is the embedding of zeros, so it counts once.
     assert needs.model == pytest.approx((13.48 - 0.26) * GB, rel=0.01)
     assert needs.fits
@@ -89,9 +89,9 @@ def test_eight_adapters_of_a_base_of_seven_billion_fit_into_24_gb(world: Path, t
     # In float32 the model alone is larger than that.
     opened.study = opened.study.model_copy(update={"compute": "float32"})
     with pytest.raises(InputError, match=r"1 worker of 2\d\.\d GB each do not fit: 24\.0 GB are free.*bfloat16"):
-        plan_residence(opened, 1, 24 * GB).check("study.yaml", "float32")
+        plan_memory(opened, 1, 24 * GB).check("study.yaml", "float32")
     with pytest.raises(InputError, match=r"2 workers of .*fewer --workers"):
-        plan_residence(opened, 2, 24 * GB).check("study.yaml", "bfloat16")
+        plan_memory(opened, 2, 24 * GB).check("study.yaml", "bfloat16")
 
 
 def test_merging_them_streams_what_does_not_fit(world: Path, tmp_path: Path) -> None:
@@ -99,11 +99,11 @@ def test_merging_them_streams_what_does_not_fit(world: Path, tmp_path: Path) -> 
     opened = large_study(
         tmp_path / "merged", world, compute="bfloat16", strategy="cma_es", method="task_arithmetic", search=search
     )
-    needs = plan_residence(opened, 1, 24 * GB)
+    needs = plan_memory(opened, 1, 24 * GB)
     assert needs.fits
     assert needs.base == 0
     assert set(needs.streamed) == {"base", *(f"adapter{i}" for i in range(8))}
-    more = plan_residence(opened, 1, 80 * GB)
+    more = plan_memory(opened, 1, 80 * GB)
     assert more.base == needs.model
     assert len(more.skills) + len(more.streamed) == 8
     assert more.skills
@@ -157,7 +157,7 @@ def test_singular_directions_of_experts_are_counted(world: Path) -> None:
 
     def children(strategy: str) -> int:
         study = load_study(bred_study(world, strategy, strategy))
-        return plan_residence(OpenedStudy.open(study, "study"), 1).children
+        return plan_memory(OpenedStudy.open(study, "study"), 1).children
 
     opened = OpenedStudy.open(load_study(bred_study(world, "cycleqd", "cycleqd")), "study")
     # Two tasks have an expert each, and the two factors of a square matrix take twice its size.

@@ -1,4 +1,4 @@
-"""The door that every search algorithm stands behind: `ask()` for candidates, `tell()` what they were worth.
+"""What every search algorithm is a subclass of: `ask()` for candidates, `tell()` what they were worth.
 
 A `Strategy` proposes points of the unit cube; a `Breeder` proposes births, each of which says how one model comes to
 be. Both are told a fitness, and, where they need it, the means of every task and the score of every example.
@@ -84,7 +84,7 @@ Asked = TypeVar("Asked")
 AnyOptions = TypeVar("AnyOptions", bound=StrategyOptions)
 
 
-class Door(ABC, Generic[Asked, AnyOptions]):
+class AskTell(ABC, Generic[Asked, AnyOptions]):
     """What strategies over points and breeders have in common.
 
     The state of either is a function of its constructor arguments and of what it was told, and of nothing else: no
@@ -179,7 +179,7 @@ class Door(ABC, Generic[Asked, AnyOptions]):
         """A new generation."""
 
 
-class Strategy(Door["np.ndarray", AnyOptions]):
+class Strategy(AskTell["np.ndarray", AnyOptions]):
     """A search over the unit cube that maximises a fitness.
 
     Args:
@@ -297,7 +297,7 @@ class Birth:
         return json.dumps(self.to_genome(), sort_keys=True, allow_nan=False).encode()
 
 
-class Breeder(Door["list[Birth]", AnyOptions]):
+class Breeder(AskTell["list[Birth]", AnyOptions]):
     """A population of models: it proposes births and is told what the children were worth.
 
     Args:

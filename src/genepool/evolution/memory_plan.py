@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from genepool.errors import InputError
 from genepool.evolution.breeding.family import MEMORY
 from genepool.evolution.breeding.stock import SPECTRA
+from genepool.evolution.generation import looks
 from genepool.evolution.grounds import BreedingGround, MergeGround
-from genepool.evolution.rounds import looks
 from genepool.evolution.strategies import strategy_entry
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
-class Residence:
+class MemoryPlan:
     """What one worker holds, in bytes.
 
     Attributes:
@@ -91,7 +91,7 @@ class Residence:
         )
 
 
-def plan_residence(opened: OpenedStudy, workers: int, free: int | None = None) -> Residence:
+def plan_memory(opened: OpenedStudy, workers: int, free: int | None = None) -> MemoryPlan:
     """Decides what stays in memory, from headers alone.
 
     Args:
@@ -135,7 +135,7 @@ def plan_residence(opened: OpenedStudy, workers: int, free: int | None = None) -
                     skills[skill.name], room = need, room - need
                 else:
                     streamed.append(skill.name)
-    return Residence(model, held, skills, tuple(streamed), children, workers, free)
+    return MemoryPlan(model, held, skills, tuple(streamed), children, workers, free)
 
 
 def _stored(weights: Weights) -> int:

@@ -24,7 +24,7 @@ _FEWEST = 8
 
 
 @dataclass(frozen=True)
-class Thrift:
+class Savings:
     """How a generation is spared examples.
 
     Attributes:
@@ -48,13 +48,13 @@ class OutOfTime(Exception):
     """The budget of minutes ended in the middle of a generation."""
 
 
-class Rounds:
+class Generations:
     """Evaluates generations.
 
     Args:
         store: where results are.
         workers: who evaluates.
-        thrift: what may be spared.
+        savings: what may be spared.
         seen: told every verdict of the search as it is known.
         check: raises `OutOfTime` when there is no time for another evaluation.
     """
@@ -63,14 +63,14 @@ class Rounds:
         self,
         store: StudyStore,
         workers: Workers,
-        thrift: Thrift,
+        savings: Savings,
         seen: Callable[[Candidate, Verdict, bool], None],
         check: Callable[[], None],
     ) -> None:
-        self._store, self._workers, self._thrift = store, workers, thrift
+        self._store, self._workers, self._savings = store, workers, savings
         self._seen, self._check = seen, check
         self._answers: dict[str, Candidate] = {}
-        self._surrogate = Surrogate(thrift.screen.trust) if thrift.screen is not None else None
+        self._surrogate = Surrogate(savings.screen.trust) if savings.screen is not None else None
 
     def evaluate(self, candidates: Sequence[Candidate]) -> None:
         """Sees to it that every candidate has a verdict.
@@ -83,8 +83,8 @@ class Rounds:
         told = self._told(runners)
         hopeless = self._hopeless(runners, told)
         runners = [candidate for candidate in runners if candidate.id not in hopeless]
-        if self._thrift.race is not None and len(runners) > 1:
-            self._race(runners, self._thrift.race)
+        if self._savings.race is not None and len(runners) > 1:
+            self._race(runners, self._savings.race)
         else:
             self._ask(runners, report=True)
         for candidate in candidates:
@@ -92,7 +92,7 @@ class Rounds:
                 self._share(candidate, twins[candidate.id])
             elif candidate.id in hopeless:
                 means, note = told[candidate.id], "told by the surrogate, not evaluated"
-                self._settle(candidate, Verdict(self._thrift.worth(means), means, cached=True, note=note))
+                self._settle(candidate, Verdict(self._savings.worth(means), means, cached=True, note=note))
         self._learn(runners, told)
 
     def _ask(self, candidates: Sequence[Candidate], *, report: bool = False) -> dict[str, Verdict]:
@@ -126,9 +126,9 @@ class Rounds:
 
     def _twins(self, candidates: Sequence[Candidate]) -> dict[str, Candidate]:
         """Candidates that answer the probe as an earlier one did -> that one."""
-        if not self._thrift.probe:
+        if not self._savings.probe:
             return {}
-        answers = self._ask([replace(candidate, look=self._thrift.probe) for candidate in candidates])
+        answers = self._ask([replace(candidate, look=self._savings.probe) for candidate in candidates])
         twins = {}
         for candidate in candidates:
             behaviour = answers[candidate.id].behaviour
@@ -144,7 +144,7 @@ class Rounds:
         note = f"answers the probe as {twin.name} does"
         spared = replace(verdict, seconds=0.0, cpu_seconds=0.0, examples=0, cached=True, fingerprint="", note=note)
         # It answers alike, and may be of another size all the same.
-        own = self._look(candidate, self._thrift.probe).unchanged
+        own = self._look(candidate, self._savings.probe).unchanged
         self._settle(candidate, replace(spared, unchanged=own))
 
     # ------------------------------------------------------------------ screening
@@ -158,10 +158,10 @@ class Rounds:
 
     def _hopeless(self, candidates: Sequence[Candidate], told: Mapping[str, Mapping[str, float]]) -> set[str]:
         """Ids of those that need no evaluation."""
-        screen = self._thrift.screen
+        screen = self._savings.screen
         if screen is None or self._surrogate is None or not told or not self._surrogate.trusted:
             return set()
-        best_first = sorted(told, key=lambda one: -self._thrift.worth(told[one]))
+        best_first = sorted(told, key=lambda one: -self._savings.worth(told[one]))
         return set(best_first[max(1, math.ceil(screen.keep * len(candidates))) :])
 
     def _learn(self, evaluated: Sequence[Candidate], told: Mapping[str, Mapping[str, float]]) -> None:
@@ -171,15 +171,15 @@ class Rounds:
                 assert self._surrogate is not None
                 self._surrogate.learn(candidate.genome, verdict.valid)
                 if candidate.id in told:
-                    self._surrogate.came_out(self._thrift.worth(told[candidate.id]), verdict.fitness)
+                    self._surrogate.came_out(self._savings.worth(told[candidate.id]), verdict.fitness)
 
     # ------------------------------------------------------------------ racing
 
     def _race(self, candidates: Sequence[Candidate], race: Racing) -> None:
         running = list(candidates)
         left: list[tuple[Candidate, int]] = []
-        test = _Test(len(running), self._thrift.examples, race.risk) if race.kind == "test" else None
-        for size in looks(self._thrift.examples, race.first):
+        test = _Test(len(running), self._savings.examples, race.risk) if race.kind == "test" else None
+        for size in looks(self._savings.examples, race.first):
             if len(running) == 1:
                 break
             seen = self._ask([replace(candidate, look=size) for candidate in running])
@@ -198,7 +198,7 @@ class Rounds:
 
     def _mean(self, verdict: Verdict) -> float:
         """Weighted mean of the tasks; a failure is behind everyone."""
-        return -1.0 if verdict.fitness is None else self._thrift.worth(verdict.valid)
+        return -1.0 if verdict.fitness is None else self._savings.worth(verdict.valid)
 
     def _rows(self, verdict: Verdict, size: int) -> list[float]:
         """One weighted score a round, which is one example of every task."""
@@ -206,7 +206,7 @@ class Rounds:
 
         if verdict.fitness is None:
             return [0.0] * size
-        weights = np.array([(self._thrift.weights or {}).get(task, 1.0) for task in verdict.valid])
+        weights = np.array([(self._savings.weights or {}).get(task, 1.0) for task in verdict.valid])
         table = verdict.example_scores().reshape(len(weights), size)
         rows: list[float] = (weights @ table / weights.sum()).tolist()
         return rows
@@ -227,7 +227,7 @@ class Rounds:
             then = sum(self._look(one, size).valid[task] for one in others) / len(others)
             valid[task] = min(1.0, max(0.0, whole + valid[task] - then))
         note = f"left the race after {size} examples of each task"
-        told = Verdict(self._thrift.worth(valid), valid, cached=seen.cached, fingerprint=seen.fingerprint, note=note)
+        told = Verdict(self._savings.worth(valid), valid, cached=seen.cached, fingerprint=seen.fingerprint, note=note)
         return replace(told, unchanged=seen.unchanged)
 
     def _look(self, candidate: Candidate, size: int) -> Verdict:

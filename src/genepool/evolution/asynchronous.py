@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from genepool.evolution.candidates import Candidate, Verdict
-from genepool.evolution.door import Breeder, Strategy
 from genepool.evolution.store import StudyStore
+from genepool.evolution.strategies.base import Breeder, Strategy
 
 
-class Steady:
+class AskingAhead:
     """What feeds the workers of a steady search.
 
     Args:
