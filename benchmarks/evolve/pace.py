@@ -27,7 +27,7 @@ from benchmarks.measuring import measure, tell
 from benchmarks.merge import peer
 from genepool import progress
 from genepool.evolution.candidates import Candidate
-from genepool.evolution.opened import OpenedStudy
+from genepool.evolution.opened_study import OpenedStudy
 from genepool.evolution.study import Study
 from genepool.seeding import numpy_generator
 
@@ -38,8 +38,7 @@ def _study(place: World, method: str, search: dict[str, Any], evaluations: int) 
     return Study(
         base=str(place.bed.base),
         skills=[{"name": name, "model": str(path)} for name, path in place.parents.items()],
-        method=method,
-        search=search,
+        vary={"kind": "merge_parameters", "method": method, "search": search},
         strategy="random_search",
         tasks={"dir": str(place.bed.tasks), "names": place.tasks, "valid": EXAMPLES, "test": EXAMPLES},
         budget={"evaluations": evaluations},
@@ -65,12 +64,12 @@ def applying(place: World, method: str, search: dict[str, Any], count: int) -> t
     ask: list[float] = []
     with torch_threads(1), Ledger(":memory:") as ledger:
         opened = OpenedStudy.open(study, resident=("base", *place.parents))
-        model = LanguageModel.load(opened.ground.model())
-        genes = opened.ground.start.size  # type: ignore[attr-defined]
+        model = LanguageModel.load(opened.representation.template())
+        genes = opened.representation.start.size  # type: ignore[attr-defined]
         for i, x in enumerate(numpy_generator(0, "pace", method).random((count, genes))):
-            candidate = Candidate(str(i), 0, i, opened.ground.genome(x), 0)
+            candidate = Candidate(str(i), 0, i, opened.representation.genome(x), 0)
             with _timed(apply):
-                model.assign(opened.ground.weights(candidate))
+                model.assign(opened.representation.source(candidate))
             with _timed(ask):
                 evaluate(
                     [model], opened.tasks, split="valid", ledger=ledger, limit=EXAMPLES, threads=1, keep_outputs=False
@@ -99,9 +98,9 @@ def in_one_process(place: World, count: int, folder: Path) -> float:
     tasks = [task for task in load_tasks(str(place.bed.tasks)) if task.name in place.tasks]
     spent: list[float] = []
     for i, x in enumerate(numpy_generator(0, "pace").random((count, 16))):
-        candidate = Candidate(str(i), 0, i, opened.ground.genome(x), 0)
+        candidate = Candidate(str(i), 0, i, opened.representation.genome(x), 0)
         with _timed(spent), Ledger(folder / "one.sqlite") as ledger:
-            run_plan(plan_merge(opened.ground.plan_of(candidate).recipe), folder / "merged", overwrite=True)  # type: ignore[attr-defined]
+            run_plan(plan_merge(opened.representation.plan_of(candidate).recipe), folder / "merged", overwrite=True)  # type: ignore[attr-defined]
             evaluate([folder / "merged"], tasks, split="valid", ledger=ledger, limit=EXAMPLES, keep_outputs=False)
     return statistics.median(spent)
 

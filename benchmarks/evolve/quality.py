@@ -139,8 +139,11 @@ def _static(place: World, evaluations: int) -> Result:
 
 
 _DARE = {
-    "method": "dare_ties",
-    "search": {"weight": {"low": 0.0, "high": 1.0}, "density": {"low": 0.05, "high": 1.0}},
+    "vary": {
+        "kind": "merge_parameters",
+        "method": "dare_ties",
+        "search": {"weight": {"low": 0.0, "high": 1.0}, "density": {"low": 0.05, "high": 1.0}},
+    }
 }
 
 
@@ -186,12 +189,12 @@ def _tuned(place: World, evaluations: int) -> Result:
 
     Eight settings of AdamW; which, is chosen on the validation examples that the search leaves.
     """
-    from genepool.evolution.breeding import Learner, make_stock
-    from genepool.evolution.study import Learning
+    from genepool.evolution.breeding import AdapterStock, Learner
+    from genepool.evolution.representations.births import Learning
 
     base = open_weights(str(place.bed.base))
     founders = {"average": open_weights(_adapter(place), base=base)}
-    stock = make_stock(base, founders, "adapters", None, where="benchmark")
+    stock = AdapterStock(base, founders)
     tasks = [_with(task, "train", task.examples("valid")[:EXAMPLES]) for task in _tasks(place)]
     start = {name: stock.founder("average", name) for name in stock.infos}
     models, began = {}, time.perf_counter()

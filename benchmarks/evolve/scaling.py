@@ -144,13 +144,15 @@ def _study(place: World, skills: int, evaluations: int, changes: dict[str, Any])
 WEIGHTS = {"weight": {"low": 0.0, "high": 1.0}}
 STUDIES: Mapping[str, Callable[[int], dict[str, Any]]] = {
     "CMA-ES (diagonal), task arithmetic": lambda n: {
-        "method": "task_arithmetic",
-        "search": WEIGHTS,
+        "vary": {"kind": "merge_parameters", "method": "task_arithmetic", "search": WEIGHTS},
         "strategy": {"name": "cma_es", "options": SEARCHES["cma_es"](n)},
     },
     "CMA-ES (diagonal), TIES": lambda n: {
-        "method": "ties",
-        "search": {**WEIGHTS, "density": {"low": 0.05, "high": 0.5}},
+        "vary": {
+            "kind": "merge_parameters",
+            "method": "ties",
+            "search": {**WEIGHTS, "density": {"low": 0.05, "high": 0.5}},
+        },
         "strategy": {"name": "cma_es", "options": SEARCHES["cma_es"](n)},
     },
     "GENOME": lambda n: {"strategy": {"name": "genome", "options": {"population": n}}},

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,6 +22,21 @@ class Strict(BaseModel):
     """Base of every file format of ours: unknown keys are errors, values are not silently converted."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+    #: Keys of older versions of the format, which are read too.
+    older_keys: ClassVar[tuple[str, ...]] = ()
+
+
+class PartError(ValueError):
+    """What is wrong with a part of a file that a model of its own checks, raised within a validator of the whole.
+
+    Args:
+        problem: its `where` is the key, from where the validator stands; empty for all of it.
+    """
+
+    def __init__(self, problem: InputError) -> None:
+        self.problem = problem
+        super().__init__(problem.what)
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -51,6 +66,25 @@ def validate(model: type[Model], data: object, where: str | Path) -> Model:
         return model.model_validate(data)
     except ValidationError as error:
         raise _first_problem(model, error, where) from None
+
+
+def validate_part(model: type[Model], data: object, key: str) -> Model:
+    """As `validate`, for a part that only a validator of the whole knows the model of.
+
+    Args:
+        model: what the part is checked against.
+        data: the part.
+        key: where it stands, from where the validator does; empty when its keys stand there themselves.
+
+    Raises:
+        PartError: naming the key within the whole.
+    """
+    try:
+        return validate(model, data, "")
+    except InputError as error:
+        inner = error.where.removeprefix(":")
+        place = ".".join(part for part in (key, inner) if part)
+        raise PartError(InputError(error.what, where=place, fix=error.fix)) from None
 
 
 def read_yaml(path: Path) -> Any:
@@ -134,8 +168,9 @@ def _first_problem(model: type[BaseModel], error: ValidationError, where: str | 
     if problem["type"] == "missing":
         return InputError("this key is required", where=place, fix="Add it")
     cause = problem.get("ctx", {}).get("error")
-    if isinstance(cause, InputError):
-        return InputError(cause.what, where=place, fix=cause.fix)
+    if isinstance(cause, PartError):
+        inside = ".".join(part for part in (key, cause.problem.where) if part)
+        return InputError(cause.problem.what, where=f"{where}:{inside}" if inside else where, fix=cause.problem.fix)
     shown = repr(problem["input"])
     said = f" (it says {shown})" if len(shown) < 60 and problem["type"] != "value_error" else ""
     text = problem["msg"].removeprefix("Value error, ").rstrip(".")
@@ -153,7 +188,7 @@ def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
             if part in (field_name, field.alias):
                 current = _inner_model(field.annotation) or current
     fields = getattr(current, "model_fields", {})
-    return [field.alias or name for name, field in fields.items()]
+    return [*(field.alias or name for name, field in fields.items()), *getattr(current, "older_keys", ())]
 
 
 def _inner_model(annotation: Any) -> Any:

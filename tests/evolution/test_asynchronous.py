@@ -25,7 +25,7 @@ from genepool.evolution.strategies import make_breeder, make_strategy, strategie
 from genepool.evolution.study import Budget, Study
 from genepool.evolution.workers import ProcessPool, Workers
 
-STEADY = [name for name, entry in strategies().items() if entry.build.steady and entry.varies == "parameters"]
+STEADY = [name for name, entry in strategies().items() if entry.build.steady and entry.proposals == "points"]
 # One child a time, where that is an option.
 SINGLE: dict[str, dict[str, int]] = {
     "map_elites": {"batch": 1},

@@ -15,7 +15,7 @@ import yaml
 from genepool.errors import InputError
 from genepool.evolution import load_study, run_study
 from genepool.evolution.collection import read_collection, write_candidate
-from genepool.evolution.opened import OpenedStudy
+from genepool.evolution.opened_study import OpenedStudy
 from genepool.evolution.store import StudyStore
 from genepool.report import collect_study, render_report
 from genepool.report.study_text import report_markdown
@@ -264,5 +264,5 @@ def test_m2n2_is_told_how_the_study_weights_its_tasks(world: Path, tmp_path: Pat
 def test_what_takes_small_steps_is_held_in_float32(world: Path, strategy: str, learn: Any, held: str) -> None:
     study = bred_study(world, "held", strategy, dtype="bfloat16", learn=learn)
     opened = OpenedStudy.open(load_study(study), "study")
-    numbers = opened.ground.child_numbers  # type: ignore[attr-defined]
-    assert opened.ground.child_bytes == numbers * {"F32": 4, "BF16": 2}[held]  # type: ignore[attr-defined]
+    numbers = opened.representation.child_numbers  # type: ignore[attr-defined]
+    assert opened.representation.child_bytes == numbers * {"F32": 4, "BF16": 2}[held]  # type: ignore[attr-defined]

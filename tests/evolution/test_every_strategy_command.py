@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from genepool.errors import InputError
 from genepool.evolution import run_study, strategies
 from genepool.evolution.collection import read_collection
+from genepool.evolution.representations import kind_for
 from genepool.evolution.snapshot import look
 from genepool.evolution.store import StudyStore, Verdict
 
@@ -32,11 +33,15 @@ BUDGET = 26
 KILLED_AFTER = 9
 #: What makes a generation small, where a strategy has the option.
 SMALL = {"population": 6, "batch": 6, "children": 2}
-#: What a study has besides its base, tasks and strategy, by what its strategy varies.
+#: What a study has besides its base, tasks and strategy, by the kind of genome that its strategy varies unasked.
 VARIED: dict[str, dict[str, Any]] = {
-    "parameters": {key: evolve_world.STUDY[key] for key in ("skills", "method", "parameters", "search")},
-    "models": {"skills": evolve_world.STUDY["skills"]},
-    "singular values": {"skills": ["base+adapter"]},
+    "merge_parameters": {
+        "skills": evolve_world.STUDY["skills"],
+        "vary": {key: evolve_world.STUDY[key] for key in ("method", "parameters", "search")},
+    },
+    "checkpoint_coefficients": {"skills": evolve_world.STUDY["skills"]},
+    "models_or_adapters": {"skills": evolve_world.STUDY["skills"]},
+    "singular_values": {"skills": ["base+adapter"]},
 }
 PROC = Path("/proc/self/task").is_dir()
 COMMON = {key: evolve_world.STUDY[key] for key in ("study", "base", "tasks", "seed", "batch")}
@@ -66,7 +71,7 @@ def study_of(world: Path, name: str, steady: bool) -> Path:
     options = {key: size for key, size in SMALL.items() if key in entry.build.Options.model_fields}
     data = {
         **COMMON,
-        **VARIED[entry.varies],
+        **VARIED[kind_for(entry)],
         "strategy": {"name": name, "options": options},
         "budget": {"evaluations": BUDGET},
         "steady": steady,

@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def made(name: str, seed: int) -> AskTell[Any]:
-    if strategies()[name].varies == "models":
+    if strategies()[name].proposals == "births":
         return make_breeder(name, ("ann", "bob", "cy"), TASKS, seed=seed, options=OPTIONS.get(name, {}))
     return make_strategy(name, np.full(3, 0.5), seed=seed, options=OPTIONS.get(name, {}))
 

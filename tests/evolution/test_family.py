@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from genepool.errors import InputError
-from genepool.evolution.breeding import AdapterStock, Family, ModelStock, make_stock
+from genepool.evolution.breeding import AdapterStock, Family, ModelStock, Stock
 from genepool.evolution.breeding.operators import operator
 from genepool.evolution.strategies.base import Birth
 from genepool.seeding import torch_generator
@@ -216,8 +216,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> tuple[Weights, dict[st
 def test_adapters_breed_as_factors(adapters: tuple[Weights, dict[str, Weights]]) -> None:
     base, all_of = adapters
     founders = {name: all_of[name] for name in "pq"}
-    held = make_stock(base, founders, "auto", None, where="study")
-    assert isinstance(held, AdapterStock)
+    held = AdapterStock(base, founders)
     assert held.nbytes < sum(base.info(name).nbytes for name in base.names())
     family = Family(held, {}.__getitem__)
     whole = family.child("0.0", Birth("mix", ("p", "q"), {"weights": [1.0, 0.0]}))
@@ -232,12 +231,17 @@ def test_adapters_breed_as_factors(adapters: tuple[Weights, dict[str, Weights]])
         assert torch.allclose(mixed.read(name), base.read(name) + factors[0][2] * left @ right, atol=1e-6)
 
 
-def test_adapters_that_do_not_fit_breed_as_models(adapters: tuple[Weights, dict[str, Weights]]) -> None:
+def test_adapters_fit_together_where_ranks_and_tensors_are_the_same(
+    adapters: tuple[Weights, dict[str, Weights]],
+) -> None:
     base, founders = adapters
-    assert isinstance(make_stock(base, founders, "auto", None, where="study"), ModelStock)
-    assert isinstance(make_stock(base, {"p": founders["p"]}, "models", None, where="study"), ModelStock)
-    with pytest.raises(InputError, match="study:breed.form.*form: models"):
-        make_stock(base, founders, "adapters", None, where="study")
+    assert AdapterStock.fits(base, {name: founders[name] for name in "pq"})
+    assert not AdapterStock.fits(base, founders)
+    assert not AdapterStock.fits(base, {"p": founders["p"], "base": base})
+
+
+def held_as(form: str, base: Weights, founders: dict[str, Weights]) -> Stock:
+    return ModelStock(base, founders) if form == "models" else AdapterStock(base, founders)
 
 
 @pytest.mark.parametrize("form", ["models", "adapters"])
@@ -245,7 +249,7 @@ def test_every_operator_makes_finite_children_of_either_form(
     adapters: tuple[Weights, dict[str, Weights]], form: str
 ) -> None:
     base, all_of = adapters
-    held = make_stock(base, {name: all_of[name] for name in "pq"}, form, None, where="study")  # type: ignore[arg-type]
+    held = held_as(form, base, {name: all_of[name] for name in "pq"})
     family = Family(held, {}.__getitem__)
     births: list[Birth] = [
         Birth("copy", ("p",)),
@@ -266,7 +270,7 @@ def test_every_operator_makes_finite_children_of_either_form(
 @pytest.mark.parametrize("form", ["models", "adapters"])
 def test_a_climb_walks_along_the_noise_of_the_mutants(adapters: tuple[Weights, dict[str, Weights]], form: str) -> None:
     base, all_of = adapters
-    held = make_stock(base, {name: all_of[name] for name in "pq"}, form, None, where="study")  # type: ignore[arg-type]
+    held = held_as(form, base, {name: all_of[name] for name in "pq"})
     parent = {name: held.founder("p", name) for name in held.infos}
 
     def made(birth: Birth) -> dict[str, torch.Tensor]:

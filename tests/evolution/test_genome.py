@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from genepool.errors import InputError
 from genepool.evolution.genome import Partition, Space
+from genepool.evolution.representations.merge_parameters import MergeParametersOptions
 from genepool.evolution.study import Study
 from genepool.merging import Recipe, find_method
 from genepool.merging.parameters import Site, check_value, resolve
@@ -45,7 +46,8 @@ def study_of(search: dict[str, Any], skills: int = 2, **changes: Any) -> Study:
 
 
 def space_of(study: Study, roles: dict[str, Role]) -> Space:
-    return Space(study, roles, METHOD.parameters)
+    assert isinstance(study.vary, MergeParametersOptions)
+    return Space(study, study.vary, roles, METHOD.parameters, where=f"study:{study.vary.place('search')}")
 
 
 splits = st.fixed_dictionaries(
@@ -188,7 +190,10 @@ def test_values_keep_six_digits_of_their_range() -> None:
 @pytest.mark.parametrize(
     ("search", "complaint"),
     [
-        ({"wieght": {"low": 0, "high": 1}}, "study:search.wieght: dare_ties has no parameter 'wieght'. Did you mean"),
+        (
+            {"wieght": {"low": 0, "high": 1}},
+            "study:search.wieght: dare_ties has no parameter 'wieght'. Did you mean",
+        ),
         ({"scope": {"low": 0, "high": 1}}, "'scope' is not a number that can be searched"),
         ({"density": {"low": -0.5, "high": 1}}, "search.density.low: density of -0.5"),
         ({"lambda": {"low": 0, "high": 1, "per": {"skill": True}}}, "'lambda' is one number for the whole merge"),

@@ -12,9 +12,10 @@ from test_bred_runs import best, bred_study, history
 
 from genepool.errors import InputError
 from genepool.evolution import run_study
-from genepool.evolution.breeding import Family, Learner, Stock, make_stock
+from genepool.evolution.breeding import AdapterStock, Family, Learner, ModelStock, Stock
+from genepool.evolution.representations.births import Learning
 from genepool.evolution.strategies.base import Birth
-from genepool.evolution.study import Learning, Study
+from genepool.evolution.study import Study
 from genepool.tasks import LanguageModel, Task, load_tasks
 from genepool.training.batches import answer_likelihoods, encode_examples
 from genepool.weights import Weights, open_weights
@@ -47,7 +48,7 @@ def stock_of(world: Path, form: str) -> Stock:
     base = open_weights(str(world / "base"))
     place = "skills" if form == "models" else "adapters"
     founders = {name: open_weights(str(world / place / name), base=base) for name in "ab"}
-    return make_stock(base, founders, "auto", None, where="study")
+    return ModelStock(base, founders) if form == "models" else AdapterStock(base, founders)
 
 
 def learner_of(world: Path, stock: Stock, **settings: Any) -> Learner:

@@ -18,8 +18,9 @@ from genepool.cli.main import run as command
 from genepool.errors import InputError
 from genepool.evolution import load_study
 from genepool.evolution.candidates import Candidate
+from genepool.evolution.evaluator import build_evaluator
 from genepool.evolution.memory_plan import asked_per_candidate, free_memory, plan_memory
-from genepool.evolution.opened import OpenedStudy, build_evaluator
+from genepool.evolution.opened_study import OpenedStudy
 
 GB = 10**9
 
@@ -119,7 +120,7 @@ def test_a_candidate_is_worth_the_same_wherever_its_skills_lie(
         build_evaluator(study, "study", tmp_path / f"{i}.sqlite", resident=names)
         for i, names in enumerate([None, held])
     )
-    genome = {gene.name: 0.3 + 0.1 * i for i, gene in enumerate(everywhere._opened.ground.space.genes)}  # type: ignore[attr-defined]
+    genome = {gene.name: 0.3 + 0.1 * i for i, gene in enumerate(everywhere.representation.space.genes)}  # type: ignore[attr-defined]
     candidate = Candidate("c", 0, 0, genome, 1)
     assert here(candidate).example_scores().tolist() == everywhere(candidate).example_scores().tolist()
     model, other = everywhere._model.model.state_dict(), here._model.model.state_dict()
@@ -161,4 +162,4 @@ def test_singular_directions_of_experts_are_counted(world: Path) -> None:
 
     opened = OpenedStudy.open(load_study(bred_study(world, "cycleqd", "cycleqd")), "study")
     # Two tasks have an expert each, and the two factors of a square matrix take twice its size.
-    assert children("cycleqd") - children("genome") == 2 * 2 * 4 * opened.ground.child_numbers  # type: ignore[attr-defined]
+    assert children("cycleqd") - children("genome") == 2 * 2 * 4 * opened.representation.child_numbers  # type: ignore[attr-defined]

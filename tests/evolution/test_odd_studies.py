@@ -139,7 +139,7 @@ def test_a_run_without_a_parameter_in_common_says_so(
     study = load_study(merging_study(world, "common", method="linear", search={"weight": {"low": 0, "high": 1}}))
     assert forked(study, tmp_path / "one") == study
     assert "searched no parameter of this study" in capsys.readouterr().err
-    assert forked(study, tmp_path / "two").search["weight"].start == 0.25
+    assert forked(study, tmp_path / "two").vary.searched["weight"].start == 0.25
 
 
 def test_an_emptied_record_beside_results_is_not_begun_anew(world: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import yaml
 
 from genepool.errors import InputError
 from genepool.evolution import load_study, run_study
-from genepool.evolution.opened import OpenedStudy
+from genepool.evolution.opened_study import OpenedStudy
 from genepool.locking import locked
 
 

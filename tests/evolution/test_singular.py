@@ -13,8 +13,9 @@ import yaml
 from genepool.errors import InputError
 from genepool.evolution import run_study
 from genepool.evolution.candidates import Candidate
-from genepool.evolution.singular import SingularGround
-from genepool.evolution.study import Singular
+from genepool.evolution.opened_study import OpenedStudy
+from genepool.evolution.representations.singular_values import SingularValues, SingularValuesOptions
+from genepool.evolution.study import Study
 from genepool.weights import Weights, open_weights
 
 
@@ -25,34 +26,41 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def opened(world: Path, **settings: float) -> tuple[SingularGround, Weights]:
-    base = open_weights(world / "base")
-    adapter = open_weights(f"{world / 'base'}+{world / 'adapter'}", base=base)
-    return SingularGround(base, "adapter", adapter, Singular(**settings), None, "study"), adapter
+def opened(world: Path, **settings: float) -> tuple[SingularValues, Weights]:
+    study = Study(
+        base=str(world / "base"),
+        skills=[f"{world / 'base'}+{world / 'adapter'}"],
+        vary={"kind": "singular_values", **settings},
+        tasks=str(world / "tasks"),
+        budget={"evaluations": 1},
+    )
+    found = OpenedStudy.open(study)
+    assert isinstance(found.representation, SingularValues)
+    return found.representation, found.sources[study.skills[0].model]
 
 
 def test_the_start_is_the_adapter_and_a_factor_of_two_doubles_one_direction(world: Path) -> None:
-    ground, adapter = opened(world)
+    varied, adapter = opened(world)
     # Two layers, two matrices, two factors of rank 2.
-    assert len(ground.names) == 2 * 2 * 2 * 2
-    genome = ground.genome(ground.start)
+    assert len(varied.names) == 2 * 2 * 2 * 2
+    genome = varied.genome(varied.start)
     assert set(genome.values()) == {1.0}
-    plain = ground.weights(Candidate("x", 0, 0, genome, 0))
+    plain = varied.source(Candidate("x", 0, 0, genome, 0))
     for name in adapter.names():
         assert torch.allclose(plain.read(name), adapter.read(name), atol=1e-6)
     name = "model.layers.0.self_attn.q_proj.weight"
-    doubled = ground.weights(Candidate("x", 0, 1, {**genome, f"{name}:A[0]": 2.0, f"{name}:A[1]": 2.0}, 0))
+    doubled = varied.source(Candidate("x", 0, 1, {**genome, f"{name}:A[0]": 2.0, f"{name}:A[1]": 2.0}, 0))
     twice = doubled.delta(name, doubled.base)  # type: ignore[attr-defined]
     assert torch.allclose(twice, 2 * adapter.delta(name, adapter.base), atol=1e-5)  # type: ignore[attr-defined]
     assert doubled.fingerprint() != plain.fingerprint()
 
 
 def test_only_the_largest_values_are_searched_when_so_asked(world: Path) -> None:
-    ground, _ = opened(world, largest=1, low=0.5, high=1.5)
-    assert len(ground.names) == 2 * 2 * 2
-    assert set(ground.genome(np.zeros(8)).values()) == {0.5}
+    varied, _ = opened(world, largest=1, low=0.5, high=1.5)
+    assert len(varied.names) == 2 * 2 * 2
+    assert set(varied.genome(np.zeros(8)).values()) == {0.5}
     with pytest.raises(ValueError, match="must hold 1"):
-        Singular(low=1.5, high=2)
+        SingularValuesOptions(low=1.5, high=2)
 
 
 def test_a_study_over_singular_values(world: Path, tmp_path: Path) -> None:

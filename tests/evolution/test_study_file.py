@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from genepool.errors import InputError
-from genepool.evolution.opened import fitness
+from genepool.evolution.opened_study import fitness
 from genepool.evolution.study import Objective, Study, load_study, resolve_model
 from genepool.schema import validate
 
@@ -36,7 +36,7 @@ def test_the_shortest_study_and_what_it_leaves_open(tmp_path: Path) -> None:
     assert study.strategy.name == "cma_es"
     assert (study.threads, study.seed, study.objective.worst) == (1, 0, 0.0)
     assert study.tasks.dir == str(tmp_path / "tasks")
-    assert study.search["weight"].start is None
+    assert study.vary.searched["weight"].start is None
 
 
 def test_paths_are_taken_from_the_files_folder_and_hub_names_are_left_alone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from genepool.evolution import run_study
 from genepool.evolution.collection import read_collection, write_candidate
-from genepool.evolution.opened import share_unchanged
+from genepool.evolution.evaluator import share_unchanged
 from genepool.evolution.strategies.base import Evidence
 from genepool.report import collect_study
 from genepool.weights import TensorWeights, open_weights

@@ -91,7 +91,7 @@ def _is_study(path: Path) -> bool:
 def _plan_study(path: Path, workers: int, json_output: bool, allow_pickle: bool, trust_tasks: Sequence[Path]) -> None:
     from genepool.evolution import load_study
     from genepool.evolution.memory_plan import asked_per_candidate, plan_memory
-    from genepool.evolution.opened import OpenedStudy
+    from genepool.evolution.opened_study import OpenedStudy
     from genepool.evolution.run import first_generation
     from genepool.evolution.trust import Trust
 

@@ -107,10 +107,18 @@ def _study(bed: Testbed, strategy: str, budget: int, tiny: bool, seed: int) -> S
     return Study(
         base=str(bed.base),
         skills=[{"name": skill, "model": model} for skill, model in adapters(bed).items()],
-        method="task_arithmetic",
-        parameters={"lambda": 1.0},
-        search={
-            "weight": {"low": 0.0, "high": 1.2, "start": 0.5, "per": {"skill": True, "layer_groups": 2 if tiny else 4}}
+        vary={
+            "kind": "merge_parameters",
+            "method": "task_arithmetic",
+            "parameters": {"lambda": 1.0},
+            "search": {
+                "weight": {
+                    "low": 0.0,
+                    "high": 1.2,
+                    "start": 0.5,
+                    "per": {"skill": True, "layer_groups": 2 if tiny else 4},
+                }
+            },
         },
         tasks={"dir": str(bed.tasks), "weights": {GENERIC: len(skills)}, "valid": 64 if tiny else 128},
         strategy={"name": strategy, "options": {"sigma": _SIGMA} if strategy == "cma_es" else {}},

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
 from genepool.evolution.candidates import Candidate, Verdict
-from genepool.evolution.grounds import STORE_FILE
-from genepool.evolution.opened import OpenedStudy
-from genepool.evolution.records import BEST_FILE, COLLECTION_FILE, read_best, read_members
+from genepool.evolution.opened_study import OpenedStudy
+from genepool.evolution.records import BEST_FILE, COLLECTION_FILE, STORE_FILE, read_best, read_members
 from genepool.evolution.run import STUDY_FILE
 from genepool.evolution.store import StudyStore
 from genepool.evolution.study import load_study
@@ -94,7 +93,7 @@ def write_candidate(
         return verdict, _write_adapter(opened, candidate, verdict, folder, rank, lineage, overwrite)
     scores = "\n".join(f"| {task} | {mean:.3f} |" for task, mean in verdict.valid.items())
     sections = {"Validation scores": f"| task | mean |\n|---|--:|\n{scores}", "Lineage": lineage}
-    opened.ground.write(candidate, folder, sections)
+    opened.representation.write(candidate, folder, sections)
     return verdict, None
 
 
@@ -132,7 +131,7 @@ def _write_adapter(
     from genepool.skills import AdapterChanges, Changes, Difference, write_peft
     from genepool.weights.change_on_base import ChangeOnBase
 
-    base, weights = opened.sources[opened.study.base], opened.ground.weights(candidate)
+    base, weights = opened.sources[opened.study.base], opened.representation.source(candidate)
     changes: Changes
     if isinstance(weights, ChangeOnBase) and weights.base is base:
         changes = AdapterChanges(weights)

@@ -15,7 +15,7 @@ from genepool.evolution.voting import can_vote, majority
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
-    from genepool.evolution.opened import OpenedStudy
+    from genepool.evolution.opened_study import OpenedStudy
 
 
 def tested_together(opened: OpenedStudy, members: Sequence[Candidate], ledger: Path) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def tested_together(opened: OpenedStudy, members: Sequence[Candidate], ledger: P
     ):
         for member in members:
             table = evaluate(
-                [opened.ground.weights(member)],
+                [opened.representation.source(member)],
                 opened.tasks,
                 split="test",
                 ledger=book,

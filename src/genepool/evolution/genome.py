@@ -1,6 +1,6 @@
 """A genome of merge parameters: named numbers, as a point of the unit cube and as an ordinary recipe.
 
-Turns a study's `search` section into genes for one base model, and a candidate into the recipe whose condition
+Turns the searched ranges of a study into genes for one base model, and a candidate into the recipe whose condition
 lists give every tensor its own gene's value. Uses tensor roles from `genepool.weights`; touches no tensor.
 """
 
@@ -10,16 +10,62 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
 
 from genepool.errors import InputError, nearest
-from genepool.evolution.study import SearchRange, Study
+from genepool.schema import Strict
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from genepool.evolution.representations.merge_parameters import MergeParametersOptions
+    from genepool.evolution.study import Study
     from genepool.merging.parameters import Parameter
     from genepool.weights.roles import Role
+
+
+Part = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
+
+
+class Split(Strict):
+    """Into how many numbers one parameter is split."""
+
+    skill: bool | None = Field(
+        default=None,
+        description="One per skill; null means yes for a method's per-model parameters and no for global ones.",
+    )
+    layer_groups: int = Field(
+        default=1, ge=1, description="One per group of consecutive layers; embeddings go with the first."
+    )
+    roles: tuple[Part, ...] = Field(
+        default=(), description="One per tensor role listed; the roles not listed share one."
+    )
+
+
+class SearchRange(Strict):
+    """The range of one merge parameter."""
+
+    low: float = Field(ge=-1e6, le=1e6, description="Smallest value tried.")
+    high: float = Field(ge=-1e6, le=1e6, description="Largest value tried.")
+    start: float | None = Field(
+        default=None, description="Where the search begins; the middle of the range when left out."
+    )
+    sum: float | None = Field(
+        default=None,
+        description="The skills' values are shifted alike so that they sum to this, in every layer group and role; "
+        "they may leave the range by that. null: they are not.",
+    )
+    per: Split = Field(default=Split(), description="Whether it is split per skill, layer group and tensor role.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SearchRange:
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
+        if self.start is not None and not self.low <= self.start <= self.high:
+            raise ValueError(f"start ({self.start:g}) must lie between low ({self.low:g}) and high ({self.high:g})")
+        return self
 
 
 @dataclass(frozen=True)
@@ -136,27 +182,34 @@ class Space:
 
     Args:
         study: the study.
+        merge: what of a merge is searched.
         roles: the role of every tensor of the base.
         declared: the method's parameters.
-        where: the study file, for errors.
+        where: the study file and the place of the ranges in it, for errors.
 
     Attributes:
         genes: every gene, in the order of the vector's coordinates.
     """
 
     def __init__(
-        self, study: Study, roles: Mapping[str, Role], declared: Iterable[Parameter], *, where: str = "study"
+        self,
+        study: Study,
+        merge: MergeParametersOptions,
+        roles: Mapping[str, Role],
+        declared: Iterable[Parameter],
+        *,
+        where: str = "study:vary.search",
     ) -> None:
-        self._study = study
+        self._study, self._merge = study, merge
         self._partitions: dict[str, Partition] = {}
         self._skills: dict[str, tuple[str | None, ...]] = {}
         genes: list[Gene] = []
         by_name = {parameter.name: parameter for parameter in declared}
-        for parameter, wanted in study.search.items():
-            here = f"{where}:search.{parameter}"
+        for parameter, wanted in merge.search.items():
+            here = f"{where}.{parameter}"
             if parameter not in by_name:
                 raise InputError(
-                    f"{study.method} has no parameter '{parameter}'", where=here, fix=nearest(parameter, by_name)
+                    f"{merge.method} has no parameter '{parameter}'", where=here, fix=nearest(parameter, by_name)
                 )
             _check_range(by_name[parameter], wanted, here)
             split, own = wanted.per, by_name[parameter].per_model
@@ -199,7 +252,7 @@ class Space:
         if x.shape != (len(self.genes),):
             raise ValueError(f"a point of this space has shape ({len(self.genes)},), not {x.shape}")
         genome = {gene.name: _value(gene, float(u)) for gene, u in zip(self.genes, x, strict=True)}
-        for parameter, wanted in self._study.search.items():
+        for parameter, wanted in self._merge.search.items():
             if wanted.sum is not None:
                 self._shift(genome, parameter, wanted.sum)
         return genome
@@ -226,10 +279,10 @@ class Space:
         ]
         recipe: dict[str, Any] = {
             "genepool": 1,
-            "method": study.method,
+            "method": self._merge.method,
             "base": study.base,
             "models": models,
-            "parameters": {**study.parameters, **self._values(genome, None)},
+            "parameters": {**self._merge.parameters, **self._values(genome, None)},
             "seed": seed,
         }
         return recipe if study.dtype is None else {**recipe, "dtype": study.dtype}

@@ -36,7 +36,7 @@ _HISTORY_SECONDS = 2.0
 
 
 class Decoder(Protocol):
-    """Turns what a strategy asks for, a point of shape (d,) or a birth, into a genome; grounds are ones."""
+    """Turns what a strategy asks for, a point of shape (d,) or a birth, into a genome; representations are ones."""
 
     def genome(self, one: Any, /) -> dict[str, Any]:
         """The genome: merge parameters by name, or a birth as plain data."""

@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
-from genepool.evolution.breeding.family import MEMORY
-from genepool.evolution.breeding.stock import SPECTRA
 from genepool.evolution.generation import looks
-from genepool.evolution.grounds import BreedingGround, MergeGround
-from genepool.evolution.strategies import strategy_entry
 
 if TYPE_CHECKING:
-    from genepool.evolution.opened import OpenedStudy
-    from genepool.weights import Weights
+    from genepool.evolution.opened_study import OpenedStudy
 
 # Of what is free; the rest is for activations, the tokenizer, Python and the disk's cache.
 _SHARE = 0.75
@@ -102,44 +97,9 @@ def plan_memory(opened: OpenedStudy, workers: int, free: int | None = None) -> M
     free = free_memory() if free is None else free
     study = opened.study
     base = opened.sources[study.base]
-    numbers = sum(base.info(name).numel for name in base.names())
-    model = numbers * _BYTES[study.compute]
-    children = 0
-    if isinstance(opened.ground, BreedingGround):
-        children = min(MEMORY, 64 * opened.ground.child_bytes)
-        if getattr(strategy_entry(study.strategy.name).build, "spectral", False):
-            # Of a square matrix, two of its size; every task has an expert.
-            experts = min(len(opened.tasks), len(study.skills))
-            children += min(SPECTRA, experts * 2 * 4 * opened.ground.child_numbers)
-        if study.learn is not None:
-            # What is trained in float32, its gradient and AdamW's two moments.
-            children += 4 * opened.ground.child_numbers * 4
-    skills: dict[str, int] = {}
-    streamed: list[str] = []
-    held = 0
-    if isinstance(opened.ground, MergeGround):
-        room = _SHARE * free / workers - model
-        held = _stored(base)
-        if held > room:
-            held = 0
-            streamed = ["base", *(skill.name for skill in study.skills)]
-        else:
-            room -= held
-            for skill in study.skills:
-                weights = opened.sources[skill.model]
-                # Both the sums as stored and the changes in float32 (`load_resident`).
-                need = _stored(weights) + 4 * sum(
-                    weights.info(name).numel for name in weights.names() if weights.moves(name, base)
-                )
-                if need <= room:
-                    skills[skill.name], room = need, room - need
-                else:
-                    streamed.append(skill.name)
-    return MemoryPlan(model, held, skills, tuple(streamed), children, workers, free)
-
-
-def _stored(weights: Weights) -> int:
-    return sum(weights.info(name).nbytes for name in weights.names())
+    model = sum(base.info(name).numel for name in base.names()) * _BYTES[study.compute]
+    held = opened.representation.held(_SHARE * free / workers - model)
+    return MemoryPlan(model, held.base, held.skills, held.streamed, held.children, workers, free)
 
 
 def free_memory() -> int:

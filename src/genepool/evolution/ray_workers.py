@@ -270,8 +270,7 @@ def build_on_ray(
     Models come from the object store where the driver put them there; bred models' founders are read from their files,
     which every node must have at the same place.
     """
-    from genepool.evolution.grounds import BreedingGround
-    from genepool.evolution.opened import build_evaluator
+    from genepool.evolution.evaluator import build_evaluator
     from genepool.weights.shared import shared_weights
 
     sources = None
@@ -282,11 +281,9 @@ def build_on_ray(
     place = out if home.here else Path(tempfile.mkdtemp(prefix="genepool-"))
     book = telling_ledger(home, ledger)
     evaluator = build_evaluator(study, where, ledger, plugin, place, resident, sources, book, trust, device)
-    ground = evaluator.ground
 
     def evaluate(candidate: Candidate) -> Verdict:
-        if isinstance(ground, BreedingGround):
-            ground.tell_births(home.births)
+        evaluator.representation.tell_ancestors(home.births)
         return evaluator(candidate)
 
     return evaluate

@@ -18,6 +18,7 @@ from genepool.evolution.candidates import HAIR
 from genepool.schema import validate
 
 BEST_FILE, HISTORY_FILE, COLLECTION_FILE = "best.json", "history.jsonl", "collection.jsonl"
+STORE_FILE, POPULATION_FOLDER, WINNER_FOLDER = "study.sqlite", "population", "winner"
 
 # Means and their intervals, which rounding may carry a hair over the ends.
 Share = Annotated[float, Field(ge=-HAIR, le=1 + HAIR)]
@@ -68,6 +69,7 @@ class _Vote(_Loose):
 
 class _Best(_Loose):
     strategy: str
+    vary: str = ""
     genome: dict[str, Any]
     fitness: Share
     fingerprint: str

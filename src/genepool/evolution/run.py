@@ -17,21 +17,26 @@ from typing import Any
 
 from genepool import locking, progress, staging
 from genepool.errors import InputError, nearest
-from genepool.evolution.candidates import Candidate
 from genepool.evolution.forking import forked
 from genepool.evolution.generation import Savings, looks
-from genepool.evolution.grounds import POPULATION_FOLDER, STORE_FILE, MergeGround
 from genepool.evolution.loop import Search
 from genepool.evolution.memory_plan import plan_memory
-from genepool.evolution.opened import OpenedStudy
-from genepool.evolution.records import BEST_FILE, COLLECTION_FILE, HISTORY_FILE, read_best
-from genepool.evolution.singular import SingularGround
+from genepool.evolution.opened_study import OpenedStudy
+from genepool.evolution.records import (
+    BEST_FILE,
+    COLLECTION_FILE,
+    HISTORY_FILE,
+    POPULATION_FOLDER,
+    STORE_FILE,
+    WINNER_FOLDER,
+    read_best,
+)
 from genepool.evolution.store import StudyStore
-from genepool.evolution.strategies import Breeder, Strategy, make_breeder, make_strategy, strategy_entry
+from genepool.evolution.strategies import Breeder, Strategy, strategy_entry
 from genepool.evolution.strategies.base import UNCHANGED
 from genepool.evolution.study import Budget, Study, load_study
 from genepool.evolution.trust import NOTHING, Trust
-from genepool.evolution.winner import WINNER_FOLDER, crown
+from genepool.evolution.winner import crown
 from genepool.evolution.workers import InProcess, ProcessPool, Workers
 from genepool.schema import validate
 
@@ -99,8 +104,7 @@ def run_study(
         InputError: something the study names is wrong, the study changed, or too many candidates failed.
         KeyboardInterrupt: Ctrl-C; the same call goes on.
     """
-    from genepool.evolution.opened import build_evaluator
-    from genepool.merging import plugin_of
+    from genepool.evolution.evaluator import build_evaluator
     from genepool.tasks.ledger import Ledger, default_path
 
     where = where or ("study" if isinstance(study, Study) else str(study))
@@ -150,7 +154,7 @@ def run_study(
             with locking.reporting_full_disk(out / BEST_FILE):
                 (out / BEST_FILE).unlink(missing_ok=True)
             staging.write_text(out / STUDY_FILE, _yaml(study))
-            plugin = plugin_of(opened.ground.plan.method) if isinstance(opened.ground, MergeGround) else None
+            plugin = opened.representation.code_file()
             held = () if memory.base == 0 else ("base", *memory.skills)
             asking: dict[str, Any] = {"trust": trust, "device": device}
             factory = partial(build_evaluator, study, where, ledger, plugin, out.resolve(), held, **asking)
@@ -167,7 +171,7 @@ def run_study(
                 store,
                 strategy,
                 entry.name,
-                opened.ground,
+                opened.representation,
                 who,
                 budget=study.budget,
                 seed=study.seed,
@@ -176,7 +180,7 @@ def run_study(
                 stop=study.stop,
                 savings=savings,
                 importance=opened.importance,
-                kept=opened.ground.keep_only,
+                kept=opened.representation.keep_only,
                 steady=study.steady,
             )
             finalists = search.run()
@@ -189,7 +193,7 @@ def run_study(
 
 def strategy_of(opened: OpenedStudy) -> Strategy[Any] | Breeder[Any]:
     """The study's strategy, nothing asked or told yet."""
-    study, ground = opened.study, opened.ground
+    study = opened.study
     entry, where = strategy_entry(study.strategy.name), f"{opened.where}:strategy"
     tasks = [task.name for task in opened.tasks]
     checked = validate(entry.build.Options, dict(study.strategy.options), f"{where}.options")
@@ -201,11 +205,7 @@ def strategy_of(opened: OpenedStudy) -> Strategy[Any] | Breeder[Any]:
             if name not in (*tasks, UNCHANGED):
                 known = (*tasks, UNCHANGED)
                 raise InputError(f"no task '{name}'", where=f"{where}.options.{key}", fix=nearest(str(name), known))
-    if isinstance(ground, MergeGround | SingularGround):
-        start, options = ground.start, study.strategy.options
-        return make_strategy(entry.name, start, seed=study.seed, options=options, where=where)
-    founders = [skill.name for skill in study.skills]
-    return make_breeder(entry.name, founders, tasks, seed=study.seed, options=study.strategy.options, where=where)
+    return opened.representation.begin()
 
 
 def first_generation(opened: OpenedStudy) -> int:
@@ -271,11 +271,10 @@ def _on_ray(
     trust: Trust,
 ) -> Workers:
     """A pool on Ray; models that stay in memory go through its object store."""
-    from genepool.evolution.grounds import BreedingGround
     from genepool.evolution.ray_workers import RayPool, build_on_ray, connect
     from genepool.weights.shared import share
 
-    study, ground = opened.study, opened.ground
+    study = opened.study
     count = connect(workers, study.threads)
     shared = None
     if len(held) == 1 + len(study.skills):
@@ -284,9 +283,6 @@ def _on_ray(
             base = resident[study.base]
             shared = {study.base: share(base)}
             shared |= {skill.model: share(resident[skill.model], base) for skill in study.skills}
-
-    def births(candidate: Candidate) -> Mapping[str, Any]:
-        return ground.record(candidate)["pedigree"] if isinstance(ground, BreedingGround) else {}
 
     factory = partial(
         build_on_ray,
@@ -307,7 +303,7 @@ def _on_ray(
         threads=study.threads,
         ledger=ledger,
         shared=shared,
-        births=births,
+        births=opened.representation.ancestors,
     )
 
 

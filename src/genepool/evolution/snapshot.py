@@ -18,8 +18,7 @@ from genepool.checked import is_number, is_text, is_whole, kind_of, numbers, par
 from genepool.database import distrust, foreign_schema
 from genepool.errors import InputError
 from genepool.evolution.candidates import HAIR
-from genepool.evolution.grounds import STORE_FILE
-from genepool.evolution.records import BEST_FILE
+from genepool.evolution.records import BEST_FILE, STORE_FILE
 from genepool.evolution.run import STUDY_FILE
 from genepool.evolution.store import TABLES
 from genepool.evolution.study import Study, load_study

@@ -1,21 +1,31 @@
 """The study file: what is searched, on which skills and tasks, with which strategy and budget.
 
-Pydantic models of the YAML a user writes (`study: 1`), its reader, and nothing that opens a model. Uses the schema
-and errors rooms; the rest of `genepool.evolution` and the documentation's reference page are built on it.
+Pydantic models of the YAML a user writes (`study: 1`), its reader, and nothing that opens a model. What is varied has
+models of its own, beside each representation. Uses the schema and errors rooms; the rest of `genepool.evolution` and
+the documentation's reference page are built on it.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    SerializeAsAny,
+    SkipValidation,
+    field_validator,
+    model_validator,
+)
 
 from genepool.errors import InputError
+from genepool.evolution import older_keys
+from genepool.evolution.reading_vary import read_vary
+from genepool.evolution.representations import Vary, representation
+from genepool.evolution.strategies import StrategyEntry, strategies, strategy_entry
 from genepool.schema import Strict, read_yaml, validate
-
-Part = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
 
 
 class SkillChoice(Strict):
@@ -35,45 +45,6 @@ class SkillChoice(Strict):
         if self.name:
             return self
         return self.model_copy(update={"name": re.split(r"[+/\\]", self.model.rstrip("/\\"))[-1]})
-
-
-class Split(Strict):
-    """Into how many numbers one parameter is split."""
-
-    skill: bool | None = Field(
-        default=None,
-        description="One per skill; null means yes for a method's per-model parameters and no for global ones.",
-    )
-    layer_groups: int = Field(
-        default=1, ge=1, description="One per group of consecutive layers; embeddings go with the first."
-    )
-    roles: tuple[Part, ...] = Field(
-        default=(), description="One per tensor role listed; the roles not listed share one."
-    )
-
-
-class SearchRange(Strict):
-    """The range of one merge parameter."""
-
-    low: float = Field(ge=-1e6, le=1e6, description="Smallest value tried.")
-    high: float = Field(ge=-1e6, le=1e6, description="Largest value tried.")
-    start: float | None = Field(
-        default=None, description="Where the search begins; the middle of the range when left out."
-    )
-    sum: float | None = Field(
-        default=None,
-        description="The skills' values are shifted alike so that they sum to this, in every layer group and role; "
-        "they may leave the range by that. null: they are not.",
-    )
-    per: Split = Field(default=Split(), description="Whether it is split per skill, layer group and tensor role.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> SearchRange:
-        if not self.low < self.high:
-            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
-        if self.start is not None and not self.low <= self.start <= self.high:
-            raise ValueError(f"start ({self.start:g}) must lie between low ({self.low:g}) and high ({self.high:g})")
-        return self
 
 
 class TaskChoice(Strict):
@@ -118,45 +89,6 @@ class StrategyChoice(Strict):
     @classmethod
     def _from_string(cls, data: Any) -> Any:
         return {"name": data} if isinstance(data, str) else data
-
-
-class Breed(Strict):
-    """How a strategy that breeds models holds them."""
-
-    form: Literal["auto", "models", "adapters"] = Field(
-        default="auto",
-        description="`adapters`: the factors of LoRA adapters, which must fit together; `models`: whole models; auto: "
-        "adapters where they fit.",
-    )
-
-
-class Learning(Strict):
-    """What a child learns for itself before it is judged, from the tasks' training examples."""
-
-    steps: int = Field(default=8, ge=1, description="Steps of gradient descent (AdamW).")
-    batch: int = Field(default=16, ge=1, description="Examples a step, evenly from all tasks.")
-    rate: float = Field(default=1e-4, gt=0, description="Learning rate.")
-    inherit: bool = Field(
-        default=True,
-        description="Lamarck: its own children get what it learned. false, Baldwin: it is judged by what it learned "
-        "and passes on what it was born with.",
-    )
-
-
-class Singular(Strict):
-    """What of an adapter's singular values is searched, for strategies that vary them."""
-
-    largest: int | None = Field(
-        default=None, ge=1, description="The so many largest of each factor; null: all there are."
-    )
-    low: float = Field(default=0.0, ge=-1e6, description="Smallest number a singular value is multiplied by.")
-    high: float = Field(default=2.0, le=1e6, description="Largest number a singular value is multiplied by.")
-
-    @model_validator(mode="after")
-    def _around_one(self) -> Singular:
-        if not self.low < 1 < self.high:
-            raise ValueError(f"the range ({self.low:g} to {self.high:g}) must hold 1, the adapter as it is")
-        return self
 
 
 class Racing(Strict):
@@ -223,18 +155,14 @@ class Budget(Strict):
 class Study(Strict):
     """One evolution run, over merge parameters or over models, as read from a file with the key `study: 1`."""
 
+    older_keys: ClassVar[tuple[str, ...]] = tuple(older_keys.DEFAULTS)
+
     study: Literal[1] = Field(default=1, description="Version of this format; marks a file as a study.")
     base: str = Field(description="The model every skill was fine-tuned from.")
     skills: tuple[SkillChoice, ...] = Field(description="The fine-tuned models to merge or breed.")
-    method: str = Field(default="", description="One of `genepool methods`; for strategies that search parameters.")
-    parameters: dict[str, Any] = Field(default={}, description="Global merge parameters that stay fixed.")
-    search: dict[str, SearchRange] = Field(default={}, description="The merge parameters to search, by name.")
-    breed: Breed = Field(default=Breed(), description="How models are held; for strategies that breed them.")
-    learn: Learning | None = Field(
-        default=None, description="Whether children are fine-tuned briefly before they are judged; null: they are not."
-    )
-    singular: Singular = Field(
-        default=Singular(), description="Which singular values; for strategies that vary an adapter's."
+    vary: SkipValidation[SerializeAsAny[Vary]] = Field(
+        default=cast("Vary", None),
+        description="What is varied, and how; when left out, the usual kind of the strategy with its defaults.",
     )
     tasks: TaskChoice = Field(description="What the candidates are scored on.")
     objective: Objective = Field(default=Objective(), description="How task scores become one fitness.")
@@ -306,14 +234,6 @@ class Study(Strict):
             raise ValueError(f"two skills are called '{twice[0]}'; give each a name of its own")
         return skills
 
-    @model_validator(mode="after")
-    def _fixed_or_searched(self) -> Study:
-        fixed = set(self.parameters).union(*(skill.parameters for skill in self.skills))
-        both = sorted(fixed & set(self.search))
-        if both:
-            raise ValueError(f"'{both[0]}' is both fixed and searched; leave one out")
-        return self
-
     @field_validator("ensemble")
     @classmethod
     def _a_majority(cls, value: int) -> int:
@@ -327,54 +247,37 @@ class Study(Strict):
             raise ValueError(f"an ensemble of {self.ensemble} where only {self.finalists} finalists are judged")
         return self
 
-    @model_validator(mode="after")
-    def _fits_its_strategy(self) -> Study:
-        from genepool.evolution.strategies import strategies
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_what_it_varies(cls, data: Any, read: ModelWrapValidatorHandler[Study]) -> Study:
+        """What a study varies has options of its own, which the strategy may decide the kind of: it is read last."""
+        older = {key: data[key] for key in cls.older_keys if key in data} if isinstance(data, dict) else {}
+        study = read({key: value for key, value in data.items() if key not in older} if older else data)
+        study.vary = read_vary(study.vary, older, study.strategy.name)
+        study._fit_the_strategy(strategy_entry(study.strategy.name))
+        representation(study.vary.kind).check(study)
+        return study
 
-        entry = strategies().get(self.strategy.name)
-        if entry is None:
-            return self
+    def _fit_the_strategy(self, entry: StrategyEntry) -> None:
         if self.steady and not entry.build.steady:
             able = ", ".join(name for name, other in strategies().items() if other.build.steady)
             raise ValueError(f"{entry.name} learns from whole generations and cannot be steady; {able} can")
         if self.steady and (self.race is not None or self.screen is not None or self.probe):
             raise ValueError("`race`, `screen` and `probe` work by generations: leave them out, or `steady`")
-        if self.screen is not None and (entry.varies == "models" or entry.needs != ("fitness",)):
+        if self.screen is not None and (entry.proposals == "births" or entry.needs != ("fitness",)):
             raise ValueError(f"a surrogate tells the fitness of numbers; {entry.name} needs more: leave `screen` out")
         if self.race is not None and entry.needs != ("fitness",):
             whole = "the score of every example" if "examples" in entry.needs else "the mean of every task"
             raise ValueError(f"a race goes by fitness alone; {entry.name} needs {whole}: leave `race` out")
-        if self.learn is not None and entry.varies != "models":
-            raise ValueError(f"{entry.name} varies {entry.varies}; only what is bred can `learn`")
-        for key, kind in (("breed", "models"), ("singular", "singular values")):
-            if entry.varies != kind and (said := getattr(self, key)) != type(said)():
-                raise ValueError(f"{entry.name} varies {entry.varies}: leave `{key}` out")
-        if entry.varies == "parameters":
-            if not self.method:
-                raise ValueError(f"{entry.name} searches merge parameters: name a `method`")
-            if not self.search:
-                raise ValueError("name at least one parameter to search")
-            if len(self.skills) < 2:
-                raise ValueError(f"merging needs two skills or more, not {len(self.skills)}")
-            return self
-        for key in ("method", "search", "parameters"):
-            if getattr(self, key):
-                raise ValueError(f"{entry.name} varies {entry.varies}: leave `{key}` out")
-        fewest = getattr(entry.build, "fewest", 1)
-        if entry.varies == "singular values" and len(self.skills) != 1:
-            raise ValueError(f"{entry.name} varies one adapter, not {len(self.skills)}")
-        if len(self.skills) < fewest:
-            raise ValueError(f"{entry.name} needs {fewest} skills or more, not {len(self.skills)}")
-        return self
 
     @property
     def how(self) -> str:
         """How models come about in it, as a clause's end: the merge method, or what the strategy varies."""
-        from genepool.evolution.strategies import strategy_entry
+        return self.vary.how
 
-        if self.method:
-            return self.method
-        return "breeding" if strategy_entry(self.strategy.name).varies == "models" else "new singular values"
+    def with_skill(self, name: str, model: str) -> Study:
+        """The same study with one skill more, a checkpoint."""
+        return self.model_copy(update={"skills": (*self.skills, SkillChoice(name=name, model=model))})
 
     def resolved(self, folder: Path) -> Study:
         """The same study with relative paths taken from `folder`; names of a hub stay as they are."""
@@ -389,9 +292,10 @@ class Study(Strict):
         Left out are the budget, which may grow, when to stop, and where models and tasks lie: those count by their
         content.
         """
-        return self.model_dump(
+        settings = self.model_dump(
             mode="json",
             exclude={
+                "vary": True,
                 "budget": True,
                 "stop": True,
                 "ensemble": True,
@@ -401,6 +305,7 @@ class Study(Strict):
                 "tasks": {"dir"},
             },
         )
+        return {**settings, **self.vary.settings()}
 
 
 def load_study(path: str | Path) -> Study:

@@ -1,6 +1,6 @@
 """The end of a study: the winner written, read back from the disk, and judged on the test split beside its parents.
 
-Uses merge, tasks and measure. Everything the page and the record say about a score comes from outcomes in the ledger;
+Uses tasks and measure. Everything the page and the record say about a score comes from outcomes in the ledger;
 `best.json` is written last, so a study that has one is finished.
 """
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from genepool import progress, staging
 from genepool.evolution.ensemble import tested_together
 from genepool.evolution.loop import Finalist
-from genepool.evolution.opened import OpenedStudy
-from genepool.evolution.records import BEST_FILE
+from genepool.evolution.opened_study import OpenedStudy
+from genepool.evolution.records import BEST_FILE, WINNER_FOLDER
 from genepool.evolution.store import StudyStore
 from genepool.threads import torch_threads
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from genepool.weights import Weights
-
-WINNER_FOLDER = "winner"
 
 
 def crown(
@@ -54,7 +52,7 @@ def crown(
     study = opened.study
     winner, folder = finalists[0].candidate, out / WINNER_FOLDER
     lineage = _lineage(opened, store, finalists[0])
-    opened.ground.write(winner, folder, lineage)
+    opened.representation.write(winner, folder, lineage)
     written = open_weights(str(folder))
     names = {"base": study.base, **{skill.name: skill.model for skill in study.skills}}
     models = {name: opened.sources[model] for name, model in names.items()} | {"winner": written}
@@ -65,7 +63,7 @@ def crown(
         record["ensemble"] = {"asked": study.ensemble, **tested_together(opened, members, ledger)}
     # The card is written again now that the scores of what lies beside it are known.
     sections = {"Scores": _scores(rows, finalists[0]), **lineage}
-    staging.write_text(folder / "README.md", opened.ground.card(winner, sections))
+    staging.write_text(folder / "README.md", opened.representation.card(winner, sections))
     staging.write_text(out / BEST_FILE, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return record
 
@@ -116,6 +114,7 @@ def _record(
     return {
         "schema": 1,
         "strategy": opened.study.strategy.name,
+        "vary": opened.study.vary.kind,
         "genome": first.candidate.genome,
         "fitness": first.judged.fitness,
         "id": first.candidate.id,
@@ -137,7 +136,7 @@ def _record(
             }
             for finalist in finalists
         ],
-        **opened.ground.record(first.candidate),
+        **opened.representation.record(first.candidate),
         **({"forked_from": origin} if (origin := store.get("forked_from", "")) else {}),
         "models": list(rows),
         "tasks_dir": opened.study.tasks.dir,

@@ -293,15 +293,7 @@ class _Collection:
 
     def _summary(self) -> str:
         first = self.folders[self.subject]
-        sentence = (
-            f"{first.strategy} tried {len(first.history):,} "
-            + (
-                f"ways to merge {listed(self._skills)} with "
-                if self.study.method
-                else f"models made of {listed(self._skills)} by "
-            )
-            + self.study.how
-        )
+        sentence = f"{first.strategy} tried {len(first.history):,} " + self.study.vary.tried(listed(self._skills))
         if self.tasks:
             examples = max(len(task.examples("valid")[: self.study.tasks.valid]) for task in self.tasks)
             each = f"each of {_word(len(self.tasks))} tasks" if len(self.tasks) > 1 else self.tasks[0].name

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.evolution.opened import fitness
+from genepool.evolution.opened_study import fitness
 from genepool.evolution.study import Study
 from genepool.measure.intervals import mean_interval, resampled_means
 from genepool.report.data import Estimate

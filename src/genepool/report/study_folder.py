@@ -104,7 +104,7 @@ class StudyFolder:
     def genes(self) -> tuple[tuple[GeneValue, ...], str]:
         """The genes of the winner (of the best so far while unfinished), and what their spread was taken over."""
         leader = self.best or self.leader
-        if leader is None or not self.study.search:
+        if leader is None or not self.study.vary.searched:
             return (), ""
         better = self._better()
         spreads = {
@@ -131,7 +131,7 @@ class StudyFolder:
         match = _GENE.fullmatch(name)
         if match is None:
             return None
-        for parameter, wanted in self.study.search.items():
+        for parameter, wanted in self.study.vary.searched.items():
             skill, dot, end = match["head"].rpartition(parameter)
             if end == "" and dot and (skill == "" or skill.endswith(".")):
                 layers = (int(match["first"]), int(match["last"])) if match["first"] else None

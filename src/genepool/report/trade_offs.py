@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from genepool.evolution.opened import fitness
+from genepool.evolution.opened_study import fitness
 from genepool.evolution.study import Study
 from genepool.report import recorded
 from genepool.report.data import Estimate, Kind, Origin, Scatter, ScatterPoint

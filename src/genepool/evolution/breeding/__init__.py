@@ -2,6 +2,6 @@
 
 from genepool.evolution.breeding.family import Family
 from genepool.evolution.breeding.learning import Learner
-from genepool.evolution.breeding.stock import AdapterStock, FounderError, ModelStock, Stock, make_stock
+from genepool.evolution.breeding.stock import AdapterStock, FounderError, ModelStock, Stock
 
-__all__ = ["AdapterStock", "Family", "FounderError", "Learner", "ModelStock", "Stock", "make_stock"]
+__all__ = ["AdapterStock", "Family", "FounderError", "Learner", "ModelStock", "Stock"]

@@ -10,7 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
 from genepool.kernels.spectral import Factors, singular_triplets
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import torch
 
     Tensors = Mapping[str, torch.Tensor]
-
-Form = Literal["auto", "models", "adapters"]
 
 
 class FounderError(InputError):
@@ -228,38 +226,6 @@ def _held(base: Weights, adapter: LoraOnBase) -> dict[str, TensorInfo]:
             infos[f"{tensor}:B"] = TensorInfo(tuple(found[0].shape), "F32")
             infos[f"{tensor}:A"] = TensorInfo(tuple(found[1].shape), "F32")
     return infos
-
-
-def make_stock(
-    base: Weights,
-    founders: Mapping[str, Weights],
-    form: Form,
-    dtype: str | None,
-    *,
-    where: str,
-    held: str | None = None,
-) -> Stock:
-    """Founders in the form asked for; `auto` takes adapters as such where they fit together.
-
-    Args:
-        base, founders, dtype: as for `Stock`.
-        form: whole models or adapters.
-        where: the study file, for errors.
-        held: the type that whole models are held in; factors are always held in float32.
-
-    Raises:
-        InputError: `adapters` was asked for and they do not fit together, or models of other bases.
-    """
-    fits = AdapterStock.fits(base, founders)
-    if form == "adapters" and not fits:
-        raise InputError(
-            "not all skills are LoRA adapters of the same ranks on the same tensors",
-            where=f"{where}:breed.form",
-            fix="Say `form: models`, which takes any",
-        )
-    if fits and form != "models":
-        return AdapterStock(base, founders, dtype)
-    return ModelStock(base, founders, dtype, held)
 
 
 def check_alike(base: Weights, name: str, weights: Weights) -> None:

@@ -10,10 +10,18 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from genepool.errors import InputError, nearest
-from genepool.evolution.strategies.base import Breeder, Count, Evidence, Strategy, StrategyOptions, default_population
+from genepool.evolution.strategies.base import (
+    Breeder,
+    Count,
+    Evidence,
+    Proposals,
+    Strategy,
+    StrategyOptions,
+    default_population,
+)
 from genepool.schema import validate
 
 if TYPE_CHECKING:
@@ -23,6 +31,7 @@ __all__ = [
     "Breeder",
     "Count",
     "Evidence",
+    "Proposals",
     "Strategy",
     "StrategyEntry",
     "StrategyOptions",
@@ -33,9 +42,6 @@ __all__ = [
     "strategies",
     "strategy_entry",
 ]
-
-#: What a strategy varies: merge parameters, whole models, or the singular values of adapters.
-Varies = Literal["parameters", "models", "singular values"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class StrategyEntry:
         needs: what it has to be told about each candidate: "fitness", and "tasks" (its mean on every task) or
             "examples" (its score on every example).
         passes: how often each candidate is scored on the validation examples.
-        varies: what its candidates differ in.
+        usual: the kind of genome that a study with it varies when it names none; empty for the usual one of its
+            proposals (`genepool.evolution.representations`).
         build: the class.
     """
 
@@ -60,8 +67,13 @@ class StrategyEntry:
     when: str
     needs: tuple[str, ...]
     passes: int
-    varies: Varies
+    usual: str
     build: type[Strategy[Any]] | type[Breeder[Any]]
+
+    @property
+    def proposals(self) -> Proposals:
+        """What it proposes: points of the unit cube, or births of models."""
+        return "births" if issubclass(self.build, Breeder) else "points"
 
     def parameters(self) -> list[dict[str, Any]]:
         """The options as plain data: name, type, default, meaning."""
@@ -85,7 +97,7 @@ class StrategyEntry:
             "when": self.when,
             "needs": list(self.needs),
             "passes": self.passes,
-            "varies": self.varies,
+            "proposals": self.proposals,
             "steady": self.build.steady,
             "parameters": self.parameters(),
         }
@@ -103,7 +115,7 @@ def register(
     when: str,
     needs: tuple[str, ...] = ("fitness",),
     passes: int = 1,
-    varies: Varies | None = None,
+    usual: str = "",
 ) -> Callable[[_Class], _Class]:
     """Class decorator that puts a strategy on the list; see `StrategyEntry` for the arguments.
 
@@ -113,8 +125,8 @@ def register(
     def add(build: _Class) -> _Class:
         if name in _registry and _registry[name].build.__qualname__ != build.__qualname__:
             raise ValueError(f"two strategies are called {name!r}")
-        kind: Varies = varies or ("models" if issubclass(build, Breeder) else "parameters")
-        _registry[name] = StrategyEntry(name, title or name.replace("_", " "), source, when, needs, passes, kind, build)
+        words = title or name.replace("_", " ")
+        _registry[name] = StrategyEntry(name, words, source, when, needs, passes, usual, build)
         return build
 
     return add

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 from pydantic import Field
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: bytes the merge takes as a sparse skill.
 UNCHANGED = "unchanged"
 
+
+#: What a strategy proposes: points of the unit cube, or births of models.
+Proposals = Literal["points", "births"]
 
 #: So many candidates, elites or cells. A larger number is a slip, and would fill the memory before anyone could tell.
 Count = Annotated[int, Field(le=100_000)]

@@ -27,7 +27,7 @@ class EssaOptions(CmaEsOptions):
     title="ESSA",
     source="Korotyshova et al. 2025 (ESSA): CMA-ES over the singular values of LoRA factors; the step size is ours",
     when="Aligning one trained adapter to a score that has no gradient, with forward passes only.",
-    varies="singular values",
+    usual="singular_values",
 )
 class Essa(CmaEs):
     """The first candidate is the adapter as it was trained."""

@@ -1,7 +1,7 @@
 """LCSC: coefficients of the saved checkpoints of one training run, by an evolutionary search.
 
-Uses numpy only. Registered as a strategy; driven by the study's loop. The coefficients sum to 1 by the study's key
-`sum: 1` of the searched parameter.
+Uses numpy only. Registered as a strategy; driven by the study's loop. That the coefficients sum to 1 is seen to by what
+the study varies: `checkpoint_coefficients`, or a searched parameter with `sum: 1`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class LcscOptions(StrategyOptions):
     title="LCSC",
     source="Liu et al. 2024, arXiv:2404.02241 (LCSC): evolutionary search over the coefficients of checkpoints, sum "
     "1, negative ones allowed",
-    when="Checkpoints of one run as skills, method `linear`, `weight: {low: -1, high: 2, sum: 1}`: beats averaging.",
+    when="Checkpoints of one run as skills: coefficients that sum to 1 and may be negative beat averaging.",
+    usual="checkpoint_coefficients",
 )
 class Lcsc(Strategy[LcscOptions]):
     """Children average two of the best, or take each coefficient from one of them, and mutate; the best are kept.
