@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -18,6 +18,8 @@ from pydantic_core import PydanticUndefined
 
 from genepool.cli.main import build_app
 from genepool.cli.options import Panel
+from genepool.evolution.representations import kind_for, representations, strategies_for
+from genepool.evolution.representations.base import Vary
 from genepool.evolution.strategies import strategies
 from genepool.evolution.study import Study
 from genepool.measure.gates import Gates
@@ -111,16 +113,24 @@ dtype: bfloat16
 """
 
 _STUDY_NOTES = """\
+## Older files
+
+Files from before there was `vary` are read as they always were: `method`, `parameters` and `search` at the top say what
+`merge_parameters` takes, `breed: {form: models}` (or `adapters`) and `learn` what is bred, `singular` what
+`singular_values` takes. A file says it one way or the other.
+
 ## Example
 
 ```yaml
 study: 1
 base: testbed/base
 skills: [testbed/full/reverse, testbed/full/sort]
-method: task_arithmetic
-parameters: {lambda: 1.0}
-search:
-  weight: {low: 0.0, high: 1.2, start: 0.5, per: {layer_groups: 2, roles: [attention, mlp]}}
+vary:
+  kind: merge_parameters
+  method: task_arithmetic
+  parameters: {lambda: 1.0}
+  search:
+    weight: {low: 0.0, high: 1.2, start: 0.5, per: {layer_groups: 2, roles: [attention, mlp]}}
 tasks: {dir: testbed/tasks, valid: 128, weights: {generic: 2}}
 strategy: cma_es
 budget: {evaluations: 200}
@@ -139,22 +149,28 @@ def _models_page(title: str, intro: str, model: type[BaseModel], notes: str) -> 
             continue
         seen.append(current)
         inner = [kind for field in current.model_fields.values() for kind in _models_in(field.annotation)]
+        parts += _table(current, "Top level" if current is model else current.__name__)
+        if current is Vary:
+            for kind, representation in representations().items():
+                parts += _table(representation.Options, f"vary: {kind}", _searched_by(kind), leave_out=("kind",))
+                inner += [one for f in representation.Options.model_fields.values() for one in _models_in(f.annotation)]
         queue += inner
-        parts += _table(current, top=current is model)
     return "\n".join([*parts, notes]).rstrip() + "\n"
 
 
-def _table(model: type[BaseModel], top: bool) -> list[str]:
+def _searched_by(kind: str) -> str:
+    names = [f"`{name}`" for name in strategies_for(kind)]
+    usual = [f"`{name}`" for name, entry in strategies().items() if kind_for(entry) == kind]
+    unasked = f"; what {', '.join(usual)} {'vary' if len(usual) > 1 else 'varies'} unasked" if usual else ""
+    return f"*Searched by* {', '.join(names)}{unasked}."
+
+
+def _table(model: type[BaseModel], title: str, more: str = "", *, leave_out: Sequence[str] = ()) -> list[str]:
     doc = " ".join((model.__doc__ or "").split("\n\n")[0].split())
-    lines = [
-        f"## {'Top level' if top else model.__name__}",
-        "",
-        doc,
-        "",
-        "| key | value | default | meaning |",
-        "|---|---|---|---|",
-    ]
-    for name, field in model.model_fields.items():
+    lines = [f"## {title}", "", doc, "", *([more, ""] if more else [])]
+    fields = {name: field for name, field in model.model_fields.items() if name not in leave_out}
+    lines += ["| key | value | default | meaning |", "|---|---|---|---|"] if fields else []
+    for name, field in fields.items():
         key = field.alias or name
         default = field.get_default(call_default_factory=True)
         text = "required" if default is PydanticUndefined else f"`{_plain(default)}`"

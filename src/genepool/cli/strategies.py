@@ -27,25 +27,28 @@ def strategies(
         genepool strategies cma_es
     """
     options.begin(quiet)
+    from genepool.evolution.representations import describe, kind_for, kinds_for
     from genepool.evolution.strategies import strategies as all_strategies
     from genepool.evolution.strategies import strategy_entry
 
     chosen = [strategy_entry(name)] if name else list(all_strategies().values())
     if json_output:
-        options.print_json({"strategies": [entry.describe() for entry in chosen]})
+        options.print_json({"strategies": [describe(entry) for entry in chosen]})
         return
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     if name is None:
-        table = Table("strategy", "when to use it", "source")
+        table = Table("strategy", "varies", "when to use it", "source")
         for entry in chosen:
-            table.add_row(entry.name, entry.when, entry.source)
+            table.add_row(entry.name, kind_for(entry), entry.when, entry.source)
         console.print(table)
         return
     entry = chosen[0]
     console.print(f"[bold]{entry.name}[/bold]  {entry.source}\n{entry.when}\n", highlight=False)
+    others = [kind for kind in kinds_for(entry) if kind != kind_for(entry)]
+    console.print(f"Varies {kind_for(entry)} unless `vary` says one of: {', '.join(others)}\n", highlight=False)
     if entry.build.steady:
         console.print("Can be `steady`: asked for new candidates while others are being evaluated.\n", highlight=False)
     table = Table("option", "type", "default", "what it does")
