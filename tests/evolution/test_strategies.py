@@ -5,6 +5,7 @@ The convergence ranges come from runs over 20 other seeds; each bound is about t
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from genepool.errors import InputError
 from genepool.evolution.strategies import Strategy, default_population, make_strategy, strategies, strategy_entry
-from genepool.evolution.strategies.base import Evidence
+from genepool.evolution.strategies.base import Evidence, StrategyOptions
 from genepool.evolution.strategies.cma_es import CmaEs
 
 NAMES = sorted(name for name, entry in strategies().items() if issubclass(entry.build, Strategy))
@@ -225,6 +226,18 @@ def test_the_entry_describes_itself(name: str) -> None:
     for parameter in row["parameters"]:
         assert parameter["description"]
     json.dumps(row)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_strategy_takes_the_options_of_its_own_file(name: str) -> None:
+    build = strategy_entry(name).build
+    # A file without options of its own takes those of the strategy it subclasses, or none.
+    own = {
+        one
+        for one in vars(importlib.import_module(build.__module__)).values()
+        if isinstance(one, type) and issubclass(one, StrategyOptions) and one.__module__ == build.__module__
+    }
+    assert build.Options in own or not own
 
 
 def test_unknown_names_and_options_say_the_nearest() -> None:

@@ -105,7 +105,8 @@ class AskTell(ABC, Generic[Asked, AnyOptions]):
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
-        for base in getattr(cls, "__orig_bases__", ()):
+        # Of this class alone: a subclass of a finished strategy inherits that one's.
+        for base in cls.__dict__.get("__orig_bases__", ()):
             for argument in get_args(base):
                 if isinstance(argument, type) and issubclass(argument, StrategyOptions):
                     cls.Options = argument

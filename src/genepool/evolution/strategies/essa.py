@@ -31,3 +31,5 @@ class EssaOptions(CmaEsOptions):
 )
 class Essa(CmaEs):
     """The first candidate is the adapter as it was trained."""
+
+    Options = EssaOptions
