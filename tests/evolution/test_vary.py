@@ -164,7 +164,10 @@ def test_a_run_that_the_older_keys_began_goes_on_by_vary(world: Path, tmp_path: 
         ),
         (
             {"vary": "merge_parameters", "strategy": "genome"},
-            "vary.kind: genome proposes births, which make no parameters. Say one of adapters, models_or_adapters, "
+            "vary.kind: genome proposes births, which make no parameters. Say one of adapters, ",
+        ),
+        (
+            {"vary": "merge_parameters", "strategy": "genome"},
             "whole_models, or take a strategy that searches merge_parameters: cma_es, ",
         ),
         ({"vary": "adapters"}, "vary.kind: cma_es proposes points, which make no models"),
@@ -215,9 +218,12 @@ def test_every_kind_is_a_file_of_its_name_with_what_a_page_needs() -> None:
 def test_strategies_say_what_they_vary(cli: Cli) -> None:
     rows = {row["name"]: row for row in json.loads(cli("strategies", "--json").out)["strategies"]}
     assert rows["essa"]["varies"] == "singular_values"
-    assert rows["lcsc"]["representations"] == ["checkpoint_coefficients", "merge_parameters", "singular_values"]
+    assert {"checkpoint_coefficients", "merge_parameters", "singular_values"} <= set(rows["lcsc"]["representations"])
+    assert not {"whole_models", "adapters"} & set(rows["lcsc"]["representations"])
     assert (rows["m2n2"]["proposals"], rows["m2n2"]["varies"]) == ("births", "models_or_adapters")
-    assert "Varies singular_values unless `vary` says one of: checkpoint_coefficients" in cli("strategies", "essa").out
+    shown = " ".join(cli("strategies", "essa").out.split())
+    assert "Varies singular_values unless `vary` says one of: " in shown
+    assert "merge_parameters" in shown
 
 
 @pytest.mark.parametrize(

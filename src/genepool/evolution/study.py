@@ -254,16 +254,22 @@ class Study(Strict):
         older = {key: data[key] for key in cls.older_keys if key in data} if isinstance(data, dict) else {}
         study = read({key: value for key, value in data.items() if key not in older} if older else data)
         study.vary = read_vary(study.vary, older, study.strategy.name)
-        study._fit_the_strategy(strategy_entry(study.strategy.name))
+        entry = strategy_entry(study.strategy.name)
+        study._check_steadiness(entry)
+        study._check_savings(entry)
         representation(study.vary.kind).check(study)
         return study
 
-    def _fit_the_strategy(self, entry: StrategyEntry) -> None:
-        if self.steady and not entry.build.steady:
+    def _check_steadiness(self, entry: StrategyEntry) -> None:
+        if not self.steady:
+            return
+        if not entry.build.steady:
             able = ", ".join(name for name, other in strategies().items() if other.build.steady)
             raise ValueError(f"{entry.name} learns from whole generations and cannot be steady; {able} can")
-        if self.steady and (self.race is not None or self.screen is not None or self.probe):
+        if self.race is not None or self.screen is not None or self.probe:
             raise ValueError("`race`, `screen` and `probe` work by generations: leave them out, or `steady`")
+
+    def _check_savings(self, entry: StrategyEntry) -> None:
         if self.screen is not None and (entry.proposals == "births" or entry.needs != ("fitness",)):
             raise ValueError(f"a surrogate tells the fitness of numbers; {entry.name} needs more: leave `screen` out")
         if self.race is not None and entry.needs != ("fitness",):

@@ -89,7 +89,7 @@ class StrategyEntry:
         ]
 
     def describe(self) -> dict[str, Any]:
-        """One row of `genepool strategies --json`."""
+        """The strategy as plain data."""
         return {
             "name": self.name,
             "title": self.title,
