@@ -15,6 +15,7 @@ import yaml
 
 from genepool.evolution import Study, load_study
 from genepool.evolution.representations import kind_for, kinds_for, representations, strategies_for
+from genepool.evolution.representations.merge_parameters import MergeParametersOptions
 from genepool.evolution.strategies import strategies
 from genepool.schema import validate
 
@@ -129,6 +130,16 @@ def test_a_run_that_the_older_keys_began_goes_on_by_vary(world: Path, tmp_path: 
     assert fakes.history(tmp_path / "steps") == fakes.history(tmp_path / "once")
     prints = [json.loads((tmp_path / run / "best.json").read_text())["fingerprint"] for run in ("steps", "once")]
     assert prints[0] == prints[1]
+
+
+def test_a_study_made_in_python_may_hold_options_of_a_class() -> None:
+    parts = {"base": "b", "skills": SKILLS, "tasks": "t", "budget": {"evaluations": 6}}
+    said = Study(**parts, vary={"method": "linear", "search": {"weight": WEIGHT}})
+    made = Study(**parts, vary=MergeParametersOptions(method="linear", search={"weight": WEIGHT}))
+    assert made.vary.kind == "merge_parameters"
+    assert made == said == Study.model_validate(said.model_dump()) == Study.model_validate(said)
+    with pytest.raises(ValueError, match="genome proposes births"):
+        Study(**parts, strategy="genome", vary=said.vary)
 
 
 # ---------------------------------------------------------------------- what is wrong is one line

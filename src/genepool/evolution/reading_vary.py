@@ -30,7 +30,7 @@ def read_vary(vary: Any, older: Mapping[str, Any], strategy: str) -> Vary:
     """
     entry = _known(strategy)
     if not older:
-        return vary if isinstance(vary, Vary) else _options({} if vary is None else vary, entry)
+        return _as_made(vary, entry) if isinstance(vary, Vary) else _options({} if vary is None else vary, entry)
     if vary is not None:
         key = next(iter(older))
         raise PartError(InputError(f"`{key}` beside `vary`", where=key, fix="Say it under `vary` alone"))
@@ -46,6 +46,16 @@ def _known(strategy: str) -> StrategyEntry:
     return known[strategy]
 
 
+def _as_made(vary: Vary, strategy: StrategyEntry) -> Vary:
+    """Options that a caller made as such; of which kind is seen by their class."""
+    kinds = {one.Options: kind for kind, one in representations().items()}
+    if type(vary) not in kinds:
+        return _options(vary.model_dump(), strategy)
+    vary.kind = kinds[type(vary)]
+    _suit(vary.kind, strategy)
+    return vary
+
+
 def _options(said: Any, strategy: StrategyEntry) -> Vary:
     said = {"kind": said} if isinstance(said, str) else said
     if not isinstance(said, dict):
@@ -54,6 +64,11 @@ def _options(said: Any, strategy: StrategyEntry) -> Vary:
     if not isinstance(kind, str) or kind not in (known := representations()):
         fix = nearest(str(kind), known) if isinstance(kind, str) else "Name one of `genepool strategies`"
         raise PartError(InputError(f"unknown kind '{kind}'", where="vary.kind", fix=fix))
+    _suit(kind, strategy)
+    return _checked(kind, said, "vary")
+
+
+def _suit(kind: str, strategy: StrategyEntry) -> None:
     if representation(kind).proposals != strategy.proposals:
         raise PartError(
             InputError(
@@ -63,7 +78,6 @@ def _options(said: Any, strategy: StrategyEntry) -> Vary:
                 f"{', '.join(strategies_for(kind))}",
             )
         )
-    return _checked(kind, said, "vary")
 
 
 def _checked(kind: str, options: Any, key: str) -> Vary:
