@@ -190,7 +190,7 @@ def _tuned(place: World, evaluations: int) -> Result:
     Eight settings of AdamW; which, is chosen on the validation examples that the search leaves.
     """
     from genepool.evolution.breeding import AdapterStock, Learner
-    from genepool.evolution.representations.births import Learning
+    from genepool.evolution.breeding.lessons import Learning
 
     base = open_weights(str(place.bed.base))
     founders = {"average": open_weights(_adapter(place), base=base)}

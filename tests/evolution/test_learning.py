@@ -13,7 +13,7 @@ from test_bred_runs import best, bred_study, history
 from genepool.errors import InputError
 from genepool.evolution import run_study
 from genepool.evolution.breeding import AdapterStock, Family, Learner, ModelStock, Stock
-from genepool.evolution.representations.births import Learning
+from genepool.evolution.breeding.lessons import Learning
 from genepool.evolution.strategies.base import Birth
 from genepool.evolution.study import Study
 from genepool.tasks import LanguageModel, Task, load_tasks

@@ -13,6 +13,7 @@ import evolve_world
 import pytest
 import yaml
 
+import genepool.evolution
 from genepool.evolution import Study, load_study
 from genepool.evolution.representations import kind_for, kinds_for, representations, strategies_for
 from genepool.evolution.representations.merge_parameters import MergeParametersOptions
@@ -224,6 +225,15 @@ def test_every_kind_is_a_file_of_its_name_with_what_a_page_needs() -> None:
         assert strategies_for(kind)
     for name, entry in strategies().items():
         assert kind_for(entry) in kinds_for(entry), name
+
+
+def test_no_file_asks_which_kind_a_study_varies() -> None:
+    """Outside their folder kinds are known by their base class alone."""
+    package = Path(genepool.evolution.__file__).parent.parent
+    for path in package.rglob("*.py"):
+        if path.parent.name != "representations":
+            named = [kind for kind in representations() if f"representations.{kind}" in path.read_text()]
+            assert not named, f"{path.relative_to(package)} imports {named}"
 
 
 def test_strategies_say_what_they_vary(cli: Cli) -> None:

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
@@ -20,7 +20,6 @@ from genepool.schema import Strict
 if TYPE_CHECKING:
     import numpy as np
 
-    from genepool.evolution.representations.merge_parameters import MergeParametersOptions
     from genepool.evolution.study import Study
     from genepool.merging.parameters import Parameter
     from genepool.weights.roles import Role
@@ -66,6 +65,20 @@ class SearchRange(Strict):
         if self.start is not None and not self.low <= self.start <= self.high:
             raise ValueError(f"start ({self.start:g}) must lie between low ({self.low:g}) and high ({self.high:g})")
         return self
+
+
+class MergeSearch(Protocol):
+    """What of a merge is fixed and what is searched.
+
+    Attributes:
+        method: the merge method.
+        parameters: its global parameters that stay fixed.
+        search: the ranges of those that are searched, by name.
+    """
+
+    method: str
+    parameters: dict[str, Any]
+    search: dict[str, SearchRange]
 
 
 @dataclass(frozen=True)
@@ -194,7 +207,7 @@ class Space:
     def __init__(
         self,
         study: Study,
-        merge: MergeParametersOptions,
+        merge: MergeSearch,
         roles: Mapping[str, Role],
         declared: Iterable[Parameter],
         *,

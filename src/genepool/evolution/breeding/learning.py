@@ -26,7 +26,7 @@ from genepool.training import Optimisation, Optimiser, encode_examples, find_obj
 if TYPE_CHECKING:
     import torch
 
-    from genepool.evolution.representations.births import Learning
+    from genepool.evolution.breeding.lessons import Learning
     from genepool.training.fit import Step
 
     Tensors = Mapping[str, torch.Tensor]

@@ -19,6 +19,7 @@ from genepool.errors import InputError
 from genepool.evolution import older_keys
 from genepool.evolution.breeding import Family, Learner, Stock
 from genepool.evolution.breeding.family import MEMORY
+from genepool.evolution.breeding.lessons import Learning
 from genepool.evolution.breeding.stock import SPECTRA
 from genepool.evolution.candidates import Candidate
 from genepool.evolution.records import POPULATION_FOLDER, STORE_FILE, WINNER_FOLDER
@@ -26,26 +27,12 @@ from genepool.evolution.representations.base import FinishedRun, Held, Ingredien
 from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import Breeder, make_breeder, strategy_entry
 from genepool.evolution.strategies.base import Birth
-from genepool.schema import Strict
 from genepool.weights.tensor_info import dtype_code
 
 if TYPE_CHECKING:
     from genepool.evolution.study import Study
     from genepool.tasks import Model
     from genepool.weights import Weights
-
-
-class Learning(Strict):
-    """What a child learns for itself before it is judged, from the tasks' training examples."""
-
-    steps: int = Field(default=8, ge=1, description="Steps of gradient descent (AdamW).")
-    batch: int = Field(default=16, ge=1, description="Examples a step, evenly from all tasks.")
-    rate: float = Field(default=1e-4, gt=0, description="Learning rate.")
-    inherit: bool = Field(
-        default=True,
-        description="Lamarck: its own children get what it learned. false, Baldwin: it is judged by what it learned "
-        "and passes on what it was born with.",
-    )
 
 
 class BirthOptions(Vary):
