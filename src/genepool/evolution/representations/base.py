@@ -40,6 +40,10 @@ class Vary(Strict):
     # Where the options stand in the study file; elsewhere in files from before there was `vary`.
     _key: str = PrivateAttr(default="vary")
 
+    def __eq__(self, other: object) -> bool:
+        # Where a file says it makes no difference to what it says.
+        return type(other) is type(self) and self.__dict__ == other.__dict__
+
     @property
     def older(self) -> bool:
         """Whether the file says it by the keys of before there was `vary`."""
