@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from genepool.cli.main import build_app
 from genepool.cli.options import Panel
-from genepool.evolution.representations import kind_for, representations, strategies_for
+from genepool.evolution.representations import kind_for, kinds_for, representations, strategies_for
 from genepool.evolution.representations.base import Vary
 from genepool.evolution.strategies import strategies
 from genepool.evolution.study import Study
@@ -244,7 +244,9 @@ def _strategies_page() -> str:
     ]  # fmt: skip
     for entry in strategies().values():
         passes = f"{entry.passes} time{'s' if entry.passes > 1 else ''}"
-        facts = f"Varies {entry.varies}; scores each candidate {passes}; is told {' and '.join(entry.needs)}."
+        others = [f"`{kind}`" for kind in kinds_for(entry) if kind != kind_for(entry)]
+        varied = f"`{kind_for(entry)}` unless `vary` says {' or '.join(others)}"
+        facts = f"Varies {varied}; scores each candidate {passes}; is told {' and '.join(entry.needs)}."
         steady = " Can be `steady`." if entry.build.steady else ""
         parts += [f"## {entry.name}", "", entry.when, "", f"*Source:* {entry.source}. {facts}{steady}", ""]
         parameters = entry.parameters()
