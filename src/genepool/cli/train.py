@@ -30,11 +30,9 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Write the run to this folder; a run that was stopped continues.")],
     base: Annotated[str | None, typer.Option("--base", metavar="MODEL", help="Train this model.")] = None,
     lora: Annotated[
-        int | None, typer.Option("--lora", metavar="RANK", min=1, help="Train factors of this rank, 8 by default: an adapter comes out.")
+        int | None, typer.Option("--lora", metavar="RANK", min=1, help="Train factors of this rank [8].")
     ] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="Train every tensor: a skill file comes out.")
-    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Train every tensor: a skill file comes out.")] = False,
     objective: Annotated[
         str | None, typer.Option("--objective", help="Set what a step minimises: likelihood, entropy or distance.")
     ] = None,

@@ -21,7 +21,7 @@ from genepool.tasks.answers import AnswerBatch
 from genepool.tasks.metrics import find_metric
 from genepool.tasks.models import check_kind, load_as
 from genepool.threads import torch_threads
-from genepool.training import Optimisation, Optimiser, encode_examples, find_objective, fit
+from genepool.training import Diverged, Optimisation, Optimiser, encode_examples, find_objective, fit
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +139,12 @@ class Learner:
                         for key, parameter in parameters.items():
                             parameter.copy_(child.read(key))
 
-                fit(Optimiser(latent, wanted), gradients, express)
+                try:
+                    fit(Optimiser(latent, wanted), gradients, express)
+                except Diverged as error:
+                    raise InputError(
+                        f"the child would hold NaN or infinity after learning ({error})", fix="Lower `learn.rate`"
+                    ) from None
         return {key: value.detach().to(tensors[key].dtype) for key, value in latent.items()}
 
     def _hand_on(self, key: str, latent: Mapping[str, torch.nn.Parameter], parameter: Any) -> None:
