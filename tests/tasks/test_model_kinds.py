@@ -274,3 +274,42 @@ def test_a_head_of_two_classes_is_not_taken_for_a_copy_of_the_two_token_types(tm
     weights = open_weights(rewritten(write_classifier(tmp_path / "m"), tie_word_embeddings=True))
     assert "classifier.weight" in weights.names()
     assert not weights.aliases()
+
+
+def _roberta(**changes: Any) -> Any:
+    from transformers import RobertaConfig
+
+    small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return RobertaConfig(**small, max_position_embeddings=40, initializer_range=0.6, **changes)
+
+
+def _gpt2(**changes: Any) -> Any:
+    from transformers import GPT2Config
+
+    return GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=40, initializer_range=0.6, **changes)
+
+
+@pytest.mark.parametrize(
+    ("config", "pad"), [(_roberta, 0), (_roberta, 3), (_gpt2, 0), (_gpt2, 3), (_gpt2, None)],
+)  # fmt: skip
+def test_other_architectures_classify_as_transformers_has_it(
+    tmp_path: Path, config: Callable[..., Any], pad: int | None
+) -> None:
+    """Some count places from behind the padding's number on, some find the last token by it, or cannot without one."""
+    from tiny_models import character_tokenizer
+    from transformers import AutoModelForSequenceClassification
+
+    tokenizer = character_tokenizer()
+    torch.manual_seed(1)
+    made = config(vocab_size=len(tokenizer), pad_token_id=pad, num_labels=3)
+    AutoModelForSequenceClassification.from_config(made).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    model = open_model(tmp_path / "m").load()
+    for prompt, row in zip(PROMPTS, model.class_scores(PROMPTS), strict=True):
+        with torch.inference_mode():
+            logits = model.model(input_ids=torch.tensor([model.tokenizer(prompt).input_ids])).logits[0]
+        assert torch.allclose(row, logits.log_softmax(-1), atol=1e-5)
+    longest = "a" * model.context
+    assert model.class_scores([longest]).isfinite().all()
+    with pytest.raises(InputError, match="does not fit the context"):
+        model.class_scores([longest + "a"])

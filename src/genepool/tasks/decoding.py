@@ -354,7 +354,10 @@ def continuation(model: LanguageModel, prompt: str, answer: str) -> list[int]:
 def check_length(
     model: TokenizedNetwork, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]] = (), *, unread: int = 0
 ) -> None:
-    """There must be room for a prompt and its answer but its last `unread` tokens, or for one new token."""
+    """There must be room for a prompt and its answer but its last `unread` tokens, or for one new token.
+
+    Without answers, `unread=1` asks for no new token: a prompt that is only read may fill the context.
+    """
     for place, head in enumerate(heads):
         tail = tails[place] if tails else [0]
         if len(head) + max(len(tail) - unread, 0) > model.context:

@@ -105,7 +105,7 @@ class TokenizedNetwork(Network):
         import torch
 
         heads = [self.encode(prompt) for prompt in prompts]
-        check_length(self, heads)
+        check_length(self, heads, unread=1)
         found: dict[int, tuple[torch.Tensor, ...]] = {}
         with torch.inference_mode():
             for rows in batches([len(head) for head in heads], batch_size, self._token_bytes):

@@ -161,7 +161,7 @@ class EncoderDecoder(WritingNetwork):
 
     def _heads(self, prompts: Sequence[str]) -> list[list[int]]:
         heads = [self.encode(prompt) for prompt in prompts]
-        check_length(self, heads)
+        check_length(self, heads, unread=1)
         return heads
 
     def _encoded_batch(self, heads: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -66,7 +66,7 @@ class SequenceClassifier(TokenizedNetwork):
         import torch
 
         heads = [self.encode(prompt) for prompt in prompts]
-        check_length(self, heads)
+        check_length(self, heads, unread=1)
         # Some architectures find the last token by the padding's number, and cannot without one.
         pad = self.model.config.get_text_config().pad_token_id
         found = torch.zeros(len(heads), len(self.labels))
