@@ -89,7 +89,7 @@ class SequenceClassifier(TokenizedNetwork):
         import torch
 
         heads = [self.encode(one.prompt) for one in questions]
-        check_length(self, heads)
+        check_length(self, heads, unread=1)
         pad = self.model.config.get_text_config().pad_token_id
         made = []
         for rows in batches([len(head) for head in heads], 1 if pad is None else batch_size, self._token_bytes):
