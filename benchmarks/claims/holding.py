@@ -9,14 +9,12 @@ from pathlib import Path
 from benchmarks.claims.stamp import stamp
 from benchmarks.claims.worlds import LIMITS, Scores, World
 from genepool import progress
-from genepool.skills import Difference, compress
-from genepool.skills.changes import OnBase
-from genepool.skills.localising import Bench, Graft
+from genepool.skills import Graft, compress
+from genepool.skills.localising import Bench
 from genepool.tasks import LanguageModel
 from genepool.threads import torch_threads
 from genepool.training.batches import encode_examples
-from genepool.weights import TensorWeights, Weights
-from genepool.weights.skill_file import SkillOnBase
+from genepool.weights import BaseWithChange, ModelDifference, SkillFile, TensorWeights, Weights
 
 # Of the bytes of a dense change in bfloat16.
 PACKED = 16
@@ -32,11 +30,11 @@ def packed(world: World, skill: str) -> Scores:
 
 def _packed(world: World, skill: str) -> Weights:
     base = world.sources["base"]
-    changes = Difference(world.sources[skill], base)
+    changes = ModelDifference(world.sources[skill], base)
     budget = sum(2 * base.info(name).numel for name in changes.names() if changes.moves(name)) // PACKED
     with tempfile.TemporaryDirectory() as folder, progress.hushed():
         path = compress(changes, Path(folder) / "skill.safetensors", budget, {}).path
-        weights = SkillOnBase(base, path)
+        weights = BaseWithChange(base, SkillFile(path, base))
         return TensorWeights(
             {name: weights.read(name) for name in weights.names()}, folder=base.folder, config=base.config
         )
@@ -51,12 +49,12 @@ def grafted(world: World, skill: str, density: float) -> Scores:
 
 def _graft(world: World, skill: str, density: float) -> Weights:
     base = world.sources["base"]
-    changes = Difference(world.sources[skill], base)
+    changes = ModelDifference(world.sources[skill], base)
     model = LanguageModel.load(base)
     task = world.tasks[skill]
     with torch_threads(1), progress.hushed():
         bench = Bench(model, changes, encode_examples(model, task.examples("valid")[: LIMITS["valid"]], task))
-        return OnBase(Graft(changes, bench.learn(changes, steps=STEPS), density))
+        return Graft(changes, bench.learn(changes, steps=STEPS), density).applied()
 
 
 def _identity(world: World, skill: str) -> list[str]:

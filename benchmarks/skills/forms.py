@@ -18,18 +18,18 @@ import numpy as np
 from benchmarks.measuring import table
 from benchmarks.merge.side_by_side import machine
 from genepool import progress
-from genepool.skills import Changes, Difference, Dropped, Form, Graft, Largest, Written, compress, smallest, store
+from genepool.skills import Dare, Form, Graft, TopK, compress, smallest, store
 from genepool.skills.localising import Bench
 from genepool.tasks import LanguageModel, load_tasks
 from genepool.testbed import build
 from genepool.threads import torch_threads
 from genepool.training.batches import encode_examples
-from genepool.weights import open_weights
+from genepool.weights import Change, ModelDifference, WrittenChange, open_weights
 from genepool.weights.skill_file import SkillFile
 
 CACHE = Path(__file__).parent.parent.parent / ".cache"
 TESTED, LEARNED = 512, 256
-Make = Callable[[Changes, Path, int, Bench], Written]
+Make = Callable[[Change, Path, int, Bench], WrittenChange]
 
 
 @dataclass
@@ -51,11 +51,11 @@ def _packed(share: int) -> Make:
 
 
 def _localised(by: str) -> Make:
-    def make(changes: Changes, out: Path, dense: int, bench: Bench) -> Written:
+    def make(changes: Change, out: Path, dense: int, bench: Bench) -> WrittenChange:
         scores = bench.learn(changes, steps=60) if by == "graft" else None
 
-        def at(density: float) -> Changes:
-            return Largest(changes, density) if scores is None else Graft(changes, scores, density)
+        def at(density: float) -> Change:
+            return TopK(changes, density) if scores is None else Graft(changes, scores, density)
 
         left = smallest(changes, at, bench.score, bench.score(None))
         DENSITIES.setdefault(by, []).append(left.density)
@@ -79,8 +79,8 @@ ROWS: dict[str, Make] = {
     "budget of 1/16": _packed(16),
     "budget of 1/32": _packed(32),
     "budget of 1/64": _packed(64),
-    "10% by chance, rescaled (DARE)": lambda c, out, dense, bench: store(Dropped(c, 0.1), out, Form("sparse"), "drop"),
-    "the largest 10%": lambda c, out, dense, bench: store(Largest(c, 0.1), out, Form("sparse"), "project"),
+    "10% by chance, rescaled (DARE)": lambda c, out, dense, bench: store(Dare(c, 0.1), out, Form("sparse"), "drop"),
+    "the largest 10%": lambda c, out, dense, bench: store(TopK(c, 0.1), out, Form("sparse"), "project"),
     "localised by magnitude": _localised("magnitude"),
     "localised by a learned mask": _localised("graft"),
 }
@@ -124,7 +124,7 @@ def main() -> None:
 
 def _measure(base_path: Path, tuned: Path, tasks: Path, found: dict[str, Kept]) -> tuple[float, float]:
     base = open_weights(base_path)
-    changes = Difference(open_weights(tuned), base)
+    changes = ModelDifference(open_weights(tuned), base)
     model, task = LanguageModel.load(base), load_tasks(tasks)[0]
     test = Bench(model, changes, encode_examples(model, task.examples("test")[:TESTED], task))
     alone, whole = test.score(None), test.score(changes)
@@ -135,7 +135,7 @@ def _measure(base_path: Path, tuned: Path, tasks: Path, found: dict[str, Kept]) 
             out = Path(folder) / f"{len(list(Path(folder).iterdir()))}.safetensors"
             written = make(changes, out, dense, learning)
             learning.put(None)
-            score = test.score(_file(out))
+            score = test.score(SkillFile(out))
             test.put(None)
             kept = found[name]
             kept.bytes.append(written.nbytes / dense)
@@ -145,19 +145,13 @@ def _measure(base_path: Path, tuned: Path, tasks: Path, found: dict[str, Kept]) 
     return alone, whole
 
 
-def _file(path: Path) -> Changes:
-    from genepool.skills.changes import FileChanges
-
-    return FileChanges(SkillFile(path))
-
-
-def _lost(changes: Changes, path: Path) -> float:
+def _lost(changes: Change, path: Path) -> float:
     """Share of the fine-tune's change that the file has not, or has otherwise."""
     file = SkillFile(path)
     size = lost = 0.0
     for name in changes.names():
-        exact = changes.change(name)
-        back = file.change(name).reshape(exact.shape) if name in file.names() else 0 * exact
+        exact = changes.whole(name)
+        back = file.whole(name).reshape(exact.shape) if name in file.names() else 0 * exact
         size += float(exact.square().sum())
         lost += float((exact - back).square().sum())
     return float((lost / size) ** 0.5)

@@ -223,7 +223,7 @@ def test_adapters_breed_as_factors(adapters: tuple[Weights, dict[str, Weights]])
     mixed = family.child("0.1", Birth("mix", ("p", "q"), {"weights": [0.25, 0.75]}))
     for name in base.names():
         assert torch.allclose(whole.read(name), founders["p"].read(name), atol=1e-6)
-        factors = [one.factors(name) for one in founders.values() if name in one.changed()]  # type: ignore[attr-defined]
+        factors = [one.change.factors(name) for one in founders.values() if name in one.change.names()]  # type: ignore[attr-defined]
         if not factors:
             assert torch.equal(mixed.read(name), base.read(name))
             continue

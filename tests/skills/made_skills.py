@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from genepool.skills.changes import Changes
 from genepool.skills.forms import Form
-from genepool.skills.header import Header
-from genepool.skills.writing import write_skill
+from genepool.weights import Change
+from genepool.weights.header import Header
+from genepool.weights.skill_writer import write_skill
 
 BASE = "b" * 64
 
 
-class InMemory(Changes):
-    """Changes that are held as tensors."""
+class InMemory(Change):
+    """Change that are held as tensors."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], header: Header | None = None) -> None:
         self.tensors, self.name = tensors, "in memory"
@@ -29,7 +29,7 @@ class InMemory(Changes):
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.tensors[name].shape)
 
-    def change_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         return self.tensors[name].float().reshape(self.matrix(name))[start:stop].clone()
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from genepool.errors import InputError
-from genepool.skills import Form, compress, input_energies, open_changes, store
+from genepool.skills import Form, compress, input_energies, store
 from genepool.skills.compressing import Budget
 from genepool.tasks import Example, LanguageModel, Task
-from genepool.weights import open_weights
+from genepool.weights import open_change, open_weights
 from genepool.weights.skill_file import SkillFile
 
 SHAPES = {"layers.0.mlp.up_proj.weight": (96, 64), "layers.0.mlp.down_proj.weight": (64, 96), "norm.weight": (64,)}
@@ -49,7 +49,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_a_budget_is_never_exceeded(
     budget: int, models: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    changes = open_changes(str(models[1]), open_weights(models[0]))
+    changes = open_change(str(models[1]), open_weights(models[0]))
     out = tmp_path_factory.mktemp("packed") / "s.safetensors"
     written = compress(changes, out, budget, {})
     assert out.stat().st_size == written.nbytes <= budget
@@ -57,7 +57,7 @@ def test_a_budget_is_never_exceeded(
 
 
 def test_more_bytes_never_lose_more(models: tuple[Path, Path], tmp_path: Path) -> None:
-    changes = open_changes(str(models[1]), open_weights(models[0]))
+    changes = open_change(str(models[1]), open_weights(models[0]))
     errors = [
         compress(changes, tmp_path / f"{budget}.safetensors", budget, {}).error
         for budget in (4_000, 6_000, 9_000, 14_000, 30_000)
@@ -68,7 +68,7 @@ def test_more_bytes_never_lose_more(models: tuple[Path, Path], tmp_path: Path) -
 
 
 def test_each_tensor_gets_what_suits_it_and_beats_one_size_for_all(models: tuple[Path, Path], tmp_path: Path) -> None:
-    changes = open_changes(str(models[1]), open_weights(models[0]))
+    changes = open_change(str(models[1]), open_weights(models[0]))
     plain = store(changes, tmp_path / "4.safetensors", Form("packed", bits=4), "convert")
     written = compress(changes, tmp_path / "s.safetensors", plain.nbytes, {})
     assert written.error < plain.error
@@ -80,7 +80,7 @@ def test_each_tensor_gets_what_suits_it_and_beats_one_size_for_all(models: tuple
 
 
 def test_the_error_it_expects_is_the_error_it_makes(models: tuple[Path, Path], tmp_path: Path) -> None:
-    changes = open_changes(str(models[1]), open_weights(models[0]))
+    changes = open_change(str(models[1]), open_weights(models[0]))
     for budget in (5_000, 9_000, 20_000):
         chosen = Budget(changes, budget)
         written = store(changes, tmp_path / f"{budget}.safetensors", chosen, "compress", form_name="packed")
@@ -111,7 +111,7 @@ def test_a_budget_of_nothing_is_refused_and_writes_nothing(
     )
     assert json.loads(answer.out)["bytes"] <= 9000
     with pytest.raises(InputError, match="the file exists"):
-        compress(open_changes(str(models[1]), open_weights(models[0])), tmp_path / "s.safetensors", 9000, {})
+        compress(open_change(str(models[1]), open_weights(models[0])), tmp_path / "s.safetensors", 9000, {})
 
 
 def test_what_was_there_stays_until_a_file_fits(
@@ -138,15 +138,15 @@ def test_what_was_there_stays_until_a_file_fits(
 
 
 def test_columns_that_nothing_flows_through_are_given_up(models: tuple[Path, Path], tmp_path: Path) -> None:
-    changes = open_changes(str(models[1]), open_weights(models[0]))
+    changes = open_change(str(models[1]), open_weights(models[0]))
     down = "layers.0.mlp.down_proj.weight"
     energies = {down: torch.cat([torch.full((48,), 100.0), torch.full((48,), 1e-6)])}
     errors = []
     for known in (energies, None):
         written = compress(changes, tmp_path / "s.safetensors", 3_500, {}, known, overwrite=True)
         file = SkillFile(written.path)
-        back = file.change(down) if down in file.names() else torch.zeros(SHAPES[down])
-        errors.append(float(((back - changes.change(down)).square() * energies[down]).sum()))
+        back = file.whole(down) if down in file.names() else torch.zeros(SHAPES[down])
+        errors.append(float(((back - changes.whole(down)).square() * energies[down]).sum()))
     assert errors[0] < errors[1]
 
 

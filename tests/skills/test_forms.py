@@ -15,10 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from genepool.errors import InputError
-from genepool.skills import Dropped, Form, Largest, Scaled, Sum, extract_skill, open_changes, store
-from genepool.skills.changes import Changes
-from genepool.skills.header import Header
-from genepool.weights import open_weights
+from genepool.skills import Dare, Form, TopK, extract_skill, store
+from genepool.weights import Change, Scaled, Sum, open_change, open_weights
+from genepool.weights.header import Header
 from genepool.weights.skill_file import SkillFile
 
 SHAPES = {
@@ -59,14 +58,14 @@ def skills(models: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
     }
 
 
-def _vector(changes: Changes | SkillFile) -> dict[str, torch.Tensor]:
-    return {name: changes.change(name).reshape(SHAPES[name]) for name in changes.names()}
+def _vector(changes: Change | SkillFile) -> dict[str, torch.Tensor]:
+    return {name: changes.whole(name).reshape(SHAPES[name]) for name in changes.names()}
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.name}-{form.dtype or form.packing}-{form.rank}")
 def test_what_is_lost_is_what_is_said(form: Form, models: dict[str, Path], tmp_path: Path) -> None:
     base, tuned = open_weights(models["base"]), open_weights(models["one"])
-    written = store(open_changes(models["one"], base), tmp_path / "s.safetensors", form, "extract")
+    written = store(open_change(models["one"], base), tmp_path / "s.safetensors", form, "extract")
     file = SkillFile(written.path)
     assert file.form == form.name
     assert STILL not in file.names()
@@ -77,7 +76,7 @@ def test_what_is_lost_is_what_is_said(form: Form, models: dict[str, Path], tmp_p
         size += float(exact.square().sum())
         lost += float((exact - (0 if found is None else found)).square().sum())
     assert written.error == pytest.approx((lost / size) ** 0.5, abs=1e-6)
-    assert (Header.of(file).error or 0.0) == pytest.approx(written.error, rel=1e-2)
+    assert (file.header.error or 0.0) == pytest.approx(written.error, rel=1e-2)
     if form in (Form("dense"), Form("sparse", "F32")):
         assert written.error == 0
     # Any program that reads safetensors reads the file.
@@ -89,7 +88,7 @@ def test_a_recipe_takes_every_form(models: dict[str, Path], tmp_path: Path, cli:
     base = open_weights(models["base"])
     names = []
     for i, form in enumerate(FORMS[:4]):
-        store(open_changes(models["one"], base), tmp_path / f"f{i}.safetensors", form, "extract")
+        store(open_change(models["one"], base), tmp_path / f"f{i}.safetensors", form, "extract")
         names.append(f"base+f{i}.safetensors")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"genepool: 1\nmethod: linear\nmodels: {json.dumps(names)}\n")
@@ -105,8 +104,8 @@ def test_scaling_scales(factor: float, form: Form, tmp_path_factory: pytest.Temp
     _save(folder / "base.safetensors", _drawn(0, 1.0))
     _save(folder / "tuned.safetensors", {key: value + _drawn(1, 0.01)[key] for key, value in _drawn(0, 1.0).items()})
     base = open_weights(folder / "base.safetensors")
-    one = store(open_changes(str(folder / "tuned.safetensors"), base), folder / "a.safetensors", form, "extract").path
-    changes = Scaled(open_changes(one), factor)
+    one = store(open_change(str(folder / "tuned.safetensors"), base), folder / "a.safetensors", form, "extract").path
+    changes = Scaled(open_change(one), factor)
     before, lazily = _vector(SkillFile(one)), _vector(changes)
     for name, change in lazily.items():
         torch.testing.assert_close(change, factor * before[name], atol=1e-7, rtol=1e-5)
@@ -121,16 +120,16 @@ def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def test_sums_are_sums_and_low_ranks_stay_low(models: dict[str, Path], skills: dict[str, Path], tmp_path: Path) -> None:
-    both = Sum([open_changes(skills["one"]), open_changes(skills["two"])])
+    both = Sum([open_change(skills["one"]), open_change(skills["two"])])
     added = _vector(SkillFile(store(both, tmp_path / "sum.safetensors", None, "sum").path))
     one, two = (_vector(SkillFile(skills[name])) for name in ("one", "two"))
     for name in added:
         torch.testing.assert_close(added[name], one[name] + two[name])
     low = [
-        store(open_changes(skills[n]), tmp_path / f"low-{n}.safetensors", Form("low-rank", "F32", 3), "convert").path
+        store(open_change(skills[n]), tmp_path / f"low-{n}.safetensors", Form("low-rank", "F32", 3), "convert").path
         for n in ("one", "two")
     ]
-    side = store(Sum([open_changes(path) for path in low]), tmp_path / "low.safetensors", None, "sum")
+    side = store(Sum([open_change(path) for path in low]), tmp_path / "low.safetensors", None, "sum")
     file = SkillFile(side.path)
     assert file.form == "low-rank"
     assert file.stored("model.layers.0.mlp.up_proj.weight")[1].parts["left"].info.shape == (24, 6)
@@ -141,30 +140,30 @@ def test_sums_are_sums_and_low_ranks_stay_low(models: dict[str, Path], skills: d
 
 
 def test_the_largest_stay_and_nothing_else(skills: dict[str, Path]) -> None:
-    changes = open_changes(skills["one"])
-    flat = torch.cat([changes.change(name).flatten() for name in changes.names()])
-    kept = Largest(changes, 0.1)
-    found = torch.cat([kept.change(name).flatten() for name in kept.names()])
+    changes = open_change(skills["one"])
+    flat = torch.cat([changes.whole(name).flatten() for name in changes.names()])
+    kept = TopK(changes, 0.1)
+    found = torch.cat([kept.whole(name).flatten() for name in kept.names()])
     threshold = flat.abs().sort(descending=True).values[int(0.1 * len(flat)) - 1]
     assert torch.equal(found, torch.where(flat.abs() >= threshold, flat, 0.0))
-    each = Largest(changes, 0.25, "tensor")
+    each = TopK(changes, 0.25, "tensor")
     for name in each.names():
-        assert int((each.change(name) != 0).sum()) == int(0.25 * changes.change(name).numel())
+        assert int((each.whole(name) != 0).sum()) == int(0.25 * changes.whole(name).numel())
 
 
 def test_what_is_dropped_depends_on_place_alone(skills: dict[str, Path]) -> None:
-    changes = open_changes(skills["one"])
-    dropped = Dropped(changes, 0.3, seed=5)
+    changes = open_change(skills["one"])
+    dropped = Dare(changes, 0.3, seed=5)
     for name in changes.names():
-        whole, exact = dropped.change(name), changes.change(name)
-        rows = torch.cat([dropped.change_rows(name, i, i + 1) for i in range(len(whole))])
+        whole, exact = dropped.whole(name), changes.whole(name)
+        rows = torch.cat([dropped.rows(name, i, i + 1) for i in range(len(whole))])
         assert torch.equal(rows, whole)
         torch.testing.assert_close(whole[whole != 0], (exact / 0.3)[whole != 0])
-    share = sum(float((dropped.change(n) != 0).sum()) for n in changes.names()) / sum(
-        changes.change(n).numel() for n in changes.names()
+    share = sum(float((dropped.whole(n) != 0).sum()) for n in changes.names()) / sum(
+        changes.whole(n).numel() for n in changes.names()
     )
     assert 0.25 < share < 0.35
-    assert not torch.equal(Dropped(changes, 0.3, seed=6).change(name), whole)
+    assert not torch.equal(Dare(changes, 0.3, seed=6).whole(name), whole)
 
 
 def test_the_command_line_from_end_to_end(models: dict[str, Path], tmp_path: Path, cli: Callable[..., Any]) -> None:
@@ -266,7 +265,7 @@ def test_a_change_that_is_not_finite_is_refused(models: dict[str, Path], tmp_pat
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.name}-{form.dtype or form.packing}-{form.rank}")
 def test_the_same_skill_is_the_same_file(form: Form, models: dict[str, Path], tmp_path: Path) -> None:
-    changes = open_changes(models["one"], open_weights(models["base"]))
+    changes = open_change(models["one"], open_weights(models["base"]))
     digests = {
         SkillFile(
             store(changes, tmp_path / f"{threads}-{i}.safetensors", form, "extract", threads=threads).path
@@ -284,7 +283,7 @@ def test_damaged_files_are_one_error_or_another_skill(data: st.DataObject, tmp_p
     _save(folder / "tuned.safetensors", {key: value + _drawn(1, 0.01)[key] for key, value in _drawn(0, 1.0).items()})
     base = open_weights(folder / "base.safetensors")
     form = data.draw(st.sampled_from(FORMS))
-    changes = open_changes(str(folder / "tuned.safetensors"), base)
+    changes = open_change(str(folder / "tuned.safetensors"), base)
     # The folder's name is another in every run, and must not be in the file.
     changes.header = Header(base.fingerprint())
     changes.identity = dict  # type: ignore[method-assign]
@@ -296,6 +295,6 @@ def test_damaged_files_are_one_error_or_another_skill(data: st.DataObject, tmp_p
     try:
         file = SkillFile(path)
         for name in file.names():
-            file.change(name)
+            file.whole(name)
     except InputError as error:
         assert str(path.parent) in str(error) or "#" in str(error)

@@ -27,13 +27,13 @@ from genepool.errors import InputError
 from genepool.report.skill_map import Disc, skill_map
 from genepool.skills import store
 from genepool.skills.catalogue import Catalogue
-from genepool.skills.changes import Scaled, Sum, open_changes
 from genepool.skills.forms import Form
 from genepool.skills.library import Library
 from genepool.skills.library_check import check
 from genepool.skills.library_export import bring_in, export
 from genepool.skills.library_search import by_likeness, by_words
 from genepool.skills.sketch import sketch
+from genepool.weights import Scaled, Sum, open_change
 
 Cli = Callable[..., Any]
 
@@ -124,7 +124,7 @@ def test_export_and_import(tmp_path: Path, cli: Cli, folder: Path) -> None:
     made = skill(tmp_path / "s.safetensors", 1, licence="apache-2.0", scores={"old": 0.5})
     _asked(cli, "add", made, "--name", "zurück/逆", "--tag", "strings", "--description", "Reverses | strings")
     child = tmp_path / "c.safetensors"
-    store(Scaled(open_changes(made), 2.0), child, None, "scale", {"factor": 2.0})
+    store(Scaled(open_change(made), 2.0), child, None, "scale", {"factor": 2.0})
     _asked(cli, "add", child, "--name", "twice", "--score", "reverse=0.875", "--description", 'Twice: the "strength"')
     _asked(cli, "export", "twice", "--out", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -510,10 +510,10 @@ def test_a_disk_without_locks_can_be_read(folder: Path, tmp_path: Path, monkeypa
 
 
 def test_lineage_is_a_tree_both_ways(library: Library, tmp_path: Path) -> None:
-    one, two = (open_changes(skill(tmp_path / f"{i}.safetensors", i)) for i in (1, 2))
+    one, two = (open_change(skill(tmp_path / f"{i}.safetensors", i)) for i in (1, 2))
     both, more = tmp_path / "both.safetensors", tmp_path / "more.safetensors"
     store(Sum([one, two]), both, None, "sum")
-    store(Sum([open_changes(both), one]), more, None, "sum")
+    store(Sum([open_change(both), one]), more, None, "sum")
     for path in (tmp_path / "1.safetensors", both, more):
         library.add(path)
     from genepool.skills.library_tree import ancestors, descendants, tree_lines
@@ -556,7 +556,7 @@ def test_check_finds_and_repairs(library: Library, tmp_path: Path, cli: Cli) -> 
     for i in range(6):
         library.add(skill(tmp_path / f"{i}.safetensors", i, name=f"skill {i}"))
     child = tmp_path / "child.safetensors"
-    store(Scaled(open_changes(tmp_path / "5.safetensors"), 2.0), child, None, "scale", words={"name": "child"})
+    store(Scaled(open_change(tmp_path / "5.safetensors"), 2.0), child, None, "scale", words={"name": "child"})
     library.add(child)
     assert cli("library", "check").code == 0
     paths = [library.path(library.find(f"skill {i}").digest) for i in range(6)]

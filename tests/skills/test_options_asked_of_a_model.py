@@ -137,7 +137,7 @@ def test_columns_count_by_the_examples_that_are_named(cli: Cli, tmp_path: Path) 
 
 def _same(one: SkillFile, other: SkillFile) -> bool:
     return set(one.names()) == set(other.names()) and all(
-        torch.equal(one.change(name), other.change(name)) for name in one.names()
+        torch.equal(one.whole(name), other.whole(name)) for name in one.names()
     )
 
 
@@ -153,7 +153,7 @@ def test_code_is_run_when_that_is_said(cli: Cli, call: list[Any], tmp_path: Path
     coded = cli(*call, "co.py", "--trust-tasks", "co.py", "--out", tmp_path / "c.safetensors", "--quiet")
     assert (plain.code, coded.code) == (0, 0), coded.err
     made, same = (SkillFile(tmp_path / f"{name}.safetensors") for name in "bc")
-    assert all(torch.equal(made.change(name), same.change(name)) for name in made.names())
+    assert all(torch.equal(made.whole(name), same.whole(name)) for name in made.names())
 
 
 def test_a_library_is_searched_by_code_and_with_a_pickled_base_when_that_is_said(

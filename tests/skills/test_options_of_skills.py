@@ -90,7 +90,7 @@ def _dtypes(file: Path, name: str = UP) -> set[str]:
 
 
 def _share(file: Path, name: str) -> float:
-    return float((SkillFile(file).change(name) != 0).float().mean())
+    return float((SkillFile(file).whole(name) != 0).float().mean())
 
 
 # ---------------------------------------------------------------------- what they share
@@ -144,7 +144,7 @@ def test_pickles_are_opened_when_that_is_said(
     assert "--allow-pickle" in refused.err
     assert cli(*call, "--base", "base", "--out", out, "--allow-pickle").code == 0
     pickled, safe = SkillFile(out), SkillFile(tmp_path / "safe.safetensors")
-    assert all(torch.equal(pickled.change(name), safe.change(name)) for name in SHAPES)
+    assert all(torch.equal(pickled.whole(name), safe.whole(name)) for name in SHAPES)
 
 
 @pytest.mark.usefixtures("world", "loud")
@@ -219,7 +219,7 @@ def test_a_sum_is_in_the_form_that_is_named(cli: Cli, tmp_path: Path) -> None:
     sparse = tmp_path / "sparse.safetensors"
     assert cli("skill", "sum", *files, "--to", "sparse", "--dtype", "float32", "--out", sparse).code == 0
     assert SkillFile(sparse).form == "sparse"
-    assert torch.equal(SkillFile(sparse).change(UP), SkillFile(exact).change(UP))
+    assert torch.equal(SkillFile(sparse).whole(UP), SkillFile(exact).whole(UP))
     side = tmp_path / "side.safetensors"
     low = [tmp_path / "4.safetensors", tmp_path / "2.safetensors"]
     assert cli("skill", "sum", *low, "--dtype", "float16", "--out", side).code == 0
@@ -259,14 +259,14 @@ def test_the_largest_share_of_every_tensor_or_of_the_model_stays(cli: Cli, tmp_p
 
 @pytest.mark.usefixtures("world")
 def test_what_is_not_dropped_makes_up_for_it_unless_that_is_denied(cli: Cli, tmp_path: Path) -> None:
-    exact = SkillFile("one.safetensors").change(UP)
+    exact = SkillFile("one.safetensors").whole(UP)
     files = {}
     for name, more in (("default", []), ("made up", ["--no-rescale", "--rescale"]), ("as it is", ["--no-rescale"])):
         files[name] = tmp_path / f"{name}.safetensors"
         call = ("skill", "drop", "one.safetensors", "--density", 0.5, "--dtype", "float32", "--out", files[name])
         assert cli(*call, *more).code == 0
     for name, factor in (("default", 2.0), ("made up", 2.0), ("as it is", 1.0)):
-        change = SkillFile(files[name]).change(UP)
+        change = SkillFile(files[name]).whole(UP)
         assert 0.3 < _share(files[name], UP) < 0.7
         torch.testing.assert_close(change, torch.where(change != 0, factor * exact, 0.0))
     assert SkillFile(files["default"]).digest() == SkillFile(files["made up"]).digest()
@@ -280,7 +280,7 @@ def test_a_seed_drops_the_same_entries_and_another_seed_others(cli: Cli, tmp_pat
         assert 0.15 < _share(out, UP) < 0.35
     zero, seven, again = (SkillFile(tmp_path / f"{number}.safetensors") for number in range(3))
     assert seven.digest() == again.digest()
-    assert not torch.equal(zero.change(UP), seven.change(UP))
+    assert not torch.equal(zero.whole(UP), seven.whole(UP))
     by_default = tmp_path / "default.safetensors"
     assert cli("skill", "drop", "one.safetensors", "--density", 0.25, "--out", by_default).code == 0
     assert SkillFile(by_default).digest() == zero.digest()

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from made_skills import InMemory, tensors, write
 
 from genepool.errors import InputError
-from genepool.skills import changes as streaming
 from genepool.skills import sketch as sketching
-from genepool.skills.changes import open_changes
 from genepool.skills.forms import Form
 from genepool.skills.similarity import compare
 from genepool.skills.sketch import LAYER_WIDTH, WIDTH, cosines, plane, sketch
+from genepool.weights import change as streaming
+from genepool.weights import open_change
 from genepool.weights.skill_file import SkillFile
 
 seeds = st.integers(0, 2**31)
@@ -186,7 +186,7 @@ def test_directions_of_low_rank_changes(tmp_path: Path) -> None:
 
     pairs = [low_rank(slice(0, 2), slice(0, 2)), low_rank(slice(1, 3), slice(4, 6))]
     form = Form("low-rank", "F32", 2)
-    one, other = (open_changes(write(tmp_path / f"{i}.safetensors", pair, form)) for i, pair in enumerate(pairs))
+    one, other = (open_change(write(tmp_path / f"{i}.safetensors", pair, form)) for i, pair in enumerate(pairs))
     found = compare(one, other)
     # One direction of two is shared on the left, none on the right.
     assert found.subspaces == (pytest.approx(0.5, abs=1e-5), pytest.approx(0.0, abs=1e-5))

@@ -16,7 +16,7 @@ from genepool.evolution.study import load_study
 from genepool.evolution.trust import NOTHING, Trust
 
 if TYPE_CHECKING:
-    from genepool.skills.writing import Written
+    from genepool.weights import WrittenChange
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def write_candidate(
     rank: int | None = None,
     overwrite: bool = False,
     trust: Trust = NOTHING,
-) -> tuple[Verdict, Written | None]:
+) -> tuple[Verdict, WrittenChange | None]:
     """Writes any candidate of a study, as a checkpoint or as a PEFT LoRA adapter of the base.
 
     Args:
@@ -127,15 +127,15 @@ def _write_adapter(
     rank: int,
     lineage: str,
     overwrite: bool,
-) -> Written:
-    from genepool.skills import AdapterChanges, Changes, Difference, write_peft
-    from genepool.weights.change_on_base import ChangeOnBase
+) -> WrittenChange:
+    from genepool.skills import write_peft
+    from genepool.weights import BaseWithChange, Change, ModelDifference
 
     base, weights = opened.sources[opened.study.base], opened.representation.source(candidate)
-    changes: Changes
-    if isinstance(weights, ChangeOnBase) and weights.base is base:
-        changes = AdapterChanges(weights)
+    changes: Change
+    if isinstance(weights, BaseWithChange) and weights.base is base:
+        changes = weights.change
     else:
-        changes = Difference(weights, base)
+        changes = ModelDifference(weights, base)
     changes.header = replace(changes.header, name=folder.resolve().name, description=lineage, scores=verdict.valid)
     return write_peft(changes, base, opened.study.base, folder, rank=rank, overwrite=overwrite)

@@ -28,17 +28,15 @@ from genepool.merging.plan import Plan
 from genepool.merging.run import refuse_own_input
 from genepool.threads import core_count, torch_threads
 from genepool.weights import Checkpoint, TensorInfo, Weights
-from genepool.weights.adapter import CONFIG_FILE, WEIGHTS_FILE
 from genepool.weights.formats.safetensors import SafetensorsFile
 from genepool.weights.overlay import TensorWeights
+from genepool.weights.peft.folder import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 from genepool.weights.tensor_info import tensor_bytes
 from genepool.weights.writer import ShardedWriter
 
 if TYPE_CHECKING:
     import torch
 
-# What PEFT puts before the names of the model's own modules.
-_PREFIX = "base_model.model."
 _FACTOR_NAMES = {"embedding": ("lora_embedding_A", "lora_embedding_B")}
 
 
@@ -173,7 +171,7 @@ class _AdapterWriter:
         whole = {held.form.module for held in found.values() if held.form.kind == "whole"}
         for out in outputs:
             if self.forms[out.name].module in whole and out.name not in found:
-                self.spool.add(_PREFIX + out.name, self.base.read(out.name))
+                self.spool.add(PREFIX + out.name, self.base.read(out.name))
         return tuple(found[out.name] for out in outputs if out.name in found)
 
     def _factor_entries(self, out: OutputTensor) -> int:
@@ -199,7 +197,7 @@ class _AdapterWriter:
         merged = self.base.read(out.name).float() + change.reshape(out.info.shape).cpu()
         # PEFT wraps a layer it adapts, and finds the layer's own bias inside.
         place = f"{form.module}.base_layer.bias" if self._is_wrapped(form) else out.name
-        self.spool.add(_PREFIX + place, merged)
+        self.spool.add(PREFIX + place, merged)
         return HeldTensor(out.name, form, out.info.shape, 0, True, size, 0.0)
 
     def _is_wrapped(self, form: Form) -> bool:
@@ -232,7 +230,7 @@ class _AdapterWriter:
         a, b = (right, left) if form.kind == "linear" else (left.mT, right.mT)
         names = _FACTOR_NAMES.get(form.kind, ("lora_A.weight", "lora_B.weight"))
         for factor, leaf in zip((a, b), names, strict=True):
-            self.spool.add(f"{_PREFIX}{form.module}.{leaf}", factor)
+            self.spool.add(f"{PREFIX}{form.module}.{leaf}", factor)
         return len(values), exact
 
 

@@ -24,6 +24,7 @@ from genepool.merging.stored_sum import StoredSums
 from genepool.merging.survey import Survey
 from genepool.merging.weighted_sum import Gram
 from genepool.threads import core_count, in_order, torch_threads
+from genepool.weights.change import BLOCK_ENTRIES
 from genepool.weights.overlay import stacked_changes
 from genepool.weights.tensor_info import shape_text, tensor_bytes, torch_dtype
 
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
     from genepool.merging.plan import Plan
 
-# Entries of a block: a float32 copy takes 1 MB, which stays in the processor's cache while a method works on it, and is
-# large enough that the interpreter's share vanishes.
-BLOCK_ENTRIES = 1 << 18
 # On an accelerator larger blocks are better: launches cost more than memory.
 DEVICE_BLOCK_ENTRIES = 1 << 25
 # Small tensors share a survey's summary until they have so many entries: a histogram is half a megabyte.

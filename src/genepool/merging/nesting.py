@@ -14,7 +14,7 @@ from genepool.merging.loading import load_recipe
 from genepool.merging.merged_weights import MergedWeights
 from genepool.merging.plan import Plan
 from genepool.merging.recipe import Recipe, is_recipe_file
-from genepool.weights import PaddedVocabulary, Weights
+from genepool.weights import BaseWithChange, Checkpoint, PaddedVocabulary, Weights
 
 
 def with_recipe_files(recipe: Recipe, chain: tuple[Path, ...] | None = None) -> Recipe:
@@ -105,11 +105,13 @@ def inner_plans(plan: Plan) -> dict[str, Plan]:
 
 def _merged(weights: Weights) -> MergedWeights | None:
     while not isinstance(weights, MergedWeights):
-        # What an adapter or skill was put on, and what was padded, are themselves weights.
-        under = weights.model if isinstance(weights, PaddedVocabulary) else getattr(weights, "base", None)
-        if not isinstance(under, Weights):
+        # What a change was put on, and what was padded, are themselves weights.
+        if isinstance(weights, PaddedVocabulary):
+            weights = weights.model
+        elif isinstance(weights, BaseWithChange):
+            weights = weights.base
+        else:
             return None
-        weights = under
     return weights
 
 
@@ -124,12 +126,14 @@ def _paths(weights: Weights) -> Iterator[Path]:
     if isinstance(weights, MergedWeights):
         yield from (path for _, path in input_paths(weights.plan))
         return
-    for path in (weights.folder, getattr(weights, "path", None)):
-        if isinstance(path, Path):
-            yield path
-    for under in (getattr(weights, "base", None), getattr(weights, "model", None)):
-        if isinstance(under, Weights):
-            yield from _paths(under)
+    own = weights.path if isinstance(weights, Checkpoint) else None
+    if isinstance(weights, BaseWithChange):
+        own = weights.change.path
+    yield from (path for path in (weights.folder, own) if path is not None)
+    if isinstance(weights, BaseWithChange):
+        yield from _paths(weights.base)
+    elif isinstance(weights, PaddedVocabulary):
+        yield from _paths(weights.model)
 
 
 def describe(plan: Plan) -> dict[str, Any]:

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 from genepool import progress
 from genepool.errors import InputError
 from genepool.kernels.memory import MemoryGate
-from genepool.skills.changes import Changes, encoded_change
 from genepool.skills.making import store
-from genepool.skills.writing import LEFT_OUT, Choice, Written, check_skill_file
 from genepool.staging import staged_path
 from genepool.threads import core_count, torch_threads
+from genepool.weights import Change, WrittenChange
 from genepool.weights.encodings import Encoding, Entry, encodings
 from genepool.weights.encodings.groups import GROUP, dequantise, quantise
 from genepool.weights.encodings.singular import Singular
 from genepool.weights.skill_file import SAMPLED
+from genepool.weights.skill_writer import LEFT_OUT, Choice, check_skill_file
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +118,7 @@ class Budget:
 
     def __init__(
         self,
-        changes: Changes,
+        changes: Change,
         nbytes: int,
         energies: Mapping[str, torch.Tensor] | None = None,
         *,
@@ -126,7 +126,7 @@ class Budget:
     ) -> None:
         self.energies = energies or {}
         names = changes.names()
-        areas = {name: changes.matrix(name)[0] * changes.matrix(name)[1] for name in names}
+        areas = {name: changes.numel(name) for name in names}
         memory = MemoryGate(max([_MEMORY, *(_ENTRY_BYTES * area for area in areas.values())]))
 
         def look(name: str) -> _Ways:
@@ -199,8 +199,8 @@ class Budget:
             low, high = (low, middle) if cost(middle) <= nbytes else (middle, high)
         return high
 
-    def _ways(self, changes: Changes, name: str) -> _Ways:
-        change = changes.change(name)
+    def _ways(self, changes: Change, name: str) -> _Ways:
+        change = changes.whole(name)
         rows, columns = change.shape
         energy = self.energies.get(name)
         root = None
@@ -217,7 +217,7 @@ class Budget:
             encoding, nbytes, error = encodings()[kind], header + parts * ways.header, 0.0
             for run in _runs(change):
                 encoded = encoding.join([encoding.encode(change[run], **settings)], columns)
-                lost = encoded_change(encoding, encoded, name, tuple(change[run].shape)).sub_(change[run])
+                lost = encoding.restore(encoded, tuple(change[run].shape)).sub_(change[run])
                 nbytes += encoded.nbytes
                 error += _square(lost if root is None else lost * root)
             ways.plain.append((nbytes, error, Choice(kind, settings)))
@@ -231,7 +231,7 @@ class Budget:
         for least in _thresholds(change):
             offer("sparse", {"least": least}, 2)
         ways.header = len(name) + _TABLE_BYTES + 2 * ways.header
-        self._look_at_directions(ways, change if root is None else change.mul_(root), root)
+        self._look_at_directions(ways, change if root is None else change * root, root)
         return ways
 
     def _look_at_directions(self, ways: _Ways, weighted: torch.Tensor, root: torch.Tensor | None) -> None:
@@ -263,14 +263,14 @@ class Budget:
 
 
 def compress(
-    changes: Changes,
+    changes: Change,
     out: Path,
     nbytes: int,
     arguments: Mapping[str, Any],
     energies: Mapping[str, torch.Tensor] | None = None,
     *,
     overwrite: bool = False,
-) -> Written:
+) -> WrittenChange:
     """Writes a skill file of at most `nbytes` bytes.
 
     Args:
@@ -288,7 +288,7 @@ def compress(
     budget = Budget(changes, nbytes, energies)
     aim, best = nbytes, 0
 
-    def tried(beside: Path) -> Written:
+    def tried(beside: Path) -> WrittenChange:
         return store(changes, beside, budget, "compress", arguments, form_name="packed", overwrite=True)
 
     with staged_path(out, overwrite=overwrite) as beside:

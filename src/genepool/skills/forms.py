@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from genepool.errors import InputError
-from genepool.skills.writing import AS_STORED, Choice
 from genepool.weights.encodings import Encoding, Entry
 from genepool.weights.encodings.bits import WIDTHS
+from genepool.weights.skill_writer import AS_STORED, Choice
 from genepool.weights.tensor_info import TensorInfo
 
 FORMS = ("dense", "sparse", "low-rank", "packed")

@@ -29,10 +29,9 @@ from genepool import locking, staging
 from genepool.checked import is_digest, is_number, is_text
 from genepool.errors import InputError, listed, nearest
 from genepool.skills.catalogue import Catalogue
-from genepool.skills.header import Header
 from genepool.skills.kept import Kept
 from genepool.skills.sketch import Sketch, sketch
-from genepool.weights.skill_file import SkillFile
+from genepool.weights import SkillFile
 
 MOST_CHARACTERS = 200
 # So many hex digits at least name a skill by its digest.
@@ -160,7 +159,7 @@ class Library:
         there = self.catalogue.by_digest(known)
         if there is not None and self.path(known).is_file():
             return there, False
-        header = Header.of(source)
+        header = source.header
         if name is None:
             name = header.name or path.stem
         if there is None:
@@ -196,7 +195,7 @@ class Library:
         Returns:
             The skill, and whether it had no row yet.
         """
-        own = Header.of(SkillFile(path)).name
+        own = SkillFile(path).header.name
         name = own if not _wrong_in_line(own) else kept.short
         if self.catalogue.by_name(name) is not None:
             name = f"{name[: MOST_CHARACTERS - 15]} ({kept.short})"
@@ -297,7 +296,7 @@ def describe(path: Path, digest: str, name: str) -> tuple[Kept, Sketch]:
         InputError: it is no whole skill.
     """
     skill = SkillFile(path)
-    header = Header.of(skill)
+    header = skill.header
     kept = Kept(
         digest=digest,
         name=name,

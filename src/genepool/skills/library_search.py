@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from genepool.checked import is_text
 from genepool.errors import InputError
-from genepool.skills.changes import Changes, open_changes
 from genepool.skills.kept import Kept
 from genepool.skills.library import Library, describe
 from genepool.skills.sketch import cosines
-from genepool.weights.skill_file import SkillFile, is_skill
+from genepool.weights import Change, SkillFile, open_change
+from genepool.weights.skill_file import is_skill
 
 if TYPE_CHECKING:
     from genepool.skills.sketch import Array
@@ -82,13 +82,13 @@ def sketch_of(library: Library, reference: str) -> tuple[str, Array]:
     return kept.digest, stored.whole
 
 
-def changes_of(library: Library, reference: str) -> Changes:
+def changes_of(library: Library, reference: str) -> Change:
     """The change of a skill of the library, or of a file elsewhere, to be read."""
     path = Path(reference).expanduser()
     if library.get(reference) is None and is_skill(path):
-        return open_changes(path)
+        return open_change(path)
     kept = library.find(reference)
-    changes = open_changes(library.path(kept.digest))
+    changes = open_change(library.path(kept.digest))
     changes.name = kept.name
     return changes
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from genepool import progress
 from genepool.errors import InputError
 from genepool.kernels.selection import MagnitudeSelection, keep_count
-from genepool.skills.changes import Changes, block_rows
-from genepool.skills.selected import Derived
 from genepool.training import Encoded, answer_likelihoods, descend, find_objective
-from genepool.weights import infer_roles
+from genepool.weights import Change, infer_roles
+from genepool.weights.change import block_rows
 
 if TYPE_CHECKING:
     import torch
@@ -24,42 +23,9 @@ if TYPE_CHECKING:
     from genepool.tasks import LanguageModel
 
 # What a change does to a model, from 0 to 1: the share of examples it gets right.
-Score = Callable[[Changes], float]
+Score = Callable[[Change], float]
 # How far scores begin below the threshold at which an entry is taken over: the authors' sigmoid(S - 10).
 _OFFSET = 10.0
-
-
-class Graft(Derived):
-    """The entries of the highest scores, as they are; the others are zero.
-
-    Args:
-        inner: the changes.
-        scores: tensor -> score of every entry, `(rows, columns)`; tensors without scores stay as the base has them.
-        density: share of all entries of `inner` that stay.
-    """
-
-    def __init__(self, inner: Changes, scores: Mapping[str, torch.Tensor], density: float) -> None:
-        super().__init__(inner)
-        self.scores = scores
-        total = sum(rows * columns for rows, columns in map(inner.matrix, inner.names()))
-        selection = MagnitudeSelection(min(keep_count(density, total), sum(v.numel() for v in scores.values())))
-        for number in range(selection.passes):
-            for values in scores.values():
-                counts = selection.begin(number)
-                selection.observe(number, values, counts)
-                selection.fold(counts)
-            selection.finish(number)
-        self._least = selection.threshold
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(name for name in self.inner.names() if name in self.scores)
-
-    def change_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        rows = self.inner.change_rows(name, start, stop)
-        return rows.masked_fill_(self.scores[name][start:stop] < self._least, 0.0)
-
-    def moves(self, name: str) -> bool:
-        return bool((self.scores[name] >= self._least).any()) and self.inner.moves(name)
 
 
 @dataclass(frozen=True)
@@ -73,7 +39,7 @@ class Localised:
         tried: density -> score.
     """
 
-    changes: Changes
+    changes: Change
     density: float
     score: float
     full: float
@@ -82,8 +48,8 @@ class Localised:
 
 
 def smallest(
-    changes: Changes,
-    at: Callable[[float], Changes],
+    changes: Change,
+    at: Callable[[float], Change],
     score: Score,
     base: float,
     *,
@@ -142,7 +108,7 @@ class Bench:
         examples: what is asked.
     """
 
-    def __init__(self, model: LanguageModel, changes: Changes, examples: Encoded) -> None:
+    def __init__(self, model: LanguageModel, changes: Change, examples: Encoded) -> None:
         assert changes.base is not None
         self.model, self.examples, self.base = model, examples, changes.base
         self._parameters: dict[str, torch.nn.Parameter] = dict(model.model.named_parameters())
@@ -153,7 +119,7 @@ class Bench:
                     "has another name or layout in memory", where=f"{changes.name}:{name}", fix="Localise by --density"
                 )
 
-    def put(self, changes: Changes | None) -> None:
+    def put(self, changes: Change | None) -> None:
         """The model becomes the base with these changes; with none of them again for None."""
         wanted = set(changes.names()) if changes is not None else set()
         for name in sorted(self._moved | wanted):
@@ -161,11 +127,11 @@ class Bench:
             for start, stop in block_rows(*self.base.info(name).matrix):
                 rows = self.base.read_rows(name, start, stop)
                 if changes is not None and name in wanted:
-                    rows = rows.float() + changes.change_rows(name, start, stop)
+                    rows = rows.float() + changes.rows(name, start, stop)
                 target[start:stop].copy_(rows)
         self._moved = wanted
 
-    def score(self, changes: Changes | None) -> float:
+    def score(self, changes: Change | None) -> float:
         """Share of the examples whose whole answer is the likeliest, token by token."""
         import torch
 
@@ -177,7 +143,7 @@ class Bench:
                 right += int((batch.means(hits.double()) == 1).sum())
         return right / len(self.examples.answers)
 
-    def learn(self, changes: Changes, *, steps: int = 100, seeded: float = 1e-4) -> dict[str, torch.Tensor]:
+    def learn(self, changes: Change, *, steps: int = 100, seeded: float = 1e-4) -> dict[str, torch.Tensor]:
         """Scores of entries, learned by gradient on the examples.
 
         The authors train a mask `sigmoid(S - 10)` between base and fine-tune, from a small seed of the largest changes,
@@ -199,7 +165,7 @@ class Bench:
         names = [n for n in changes.names() if roles[n].part not in ("embedding", "head")]
         if not names:
             raise InputError("changes nothing but embeddings", where=changes.name, fix="Localise it by magnitude")
-        deltas = {name: changes.change(name) for name in names}
+        deltas = {name: changes.whole(name) for name in names}
         seeds = _largest(deltas, seeded)
         scores = {name: torch.zeros_like(delta) for name, delta in deltas.items()}
         base = {name: self.base.read(name).float().reshape(delta.shape) for name, delta in deltas.items()}

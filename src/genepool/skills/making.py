@@ -9,18 +9,26 @@ from typing import Any
 
 from genepool import progress
 from genepool.merging import Recipe, plan_merge, run_plan
-from genepool.skills.changes import Changes, Difference
 from genepool.skills.forms import Form
-from genepool.skills.writing import AS_STORED, Choice, Choose, Written, write_skill
 from genepool.tasks import LanguageModel, open_model
 from genepool.tasks.models import load_as
-from genepool.weights import Weights, open_weights
+from genepool.weights import (
+    BaseWithChange,
+    Change,
+    ModelDifference,
+    SkillFile,
+    Weights,
+    WrittenChange,
+    open_weights,
+    write_skill,
+)
 from genepool.weights.encodings import Encoding, Entry
-from genepool.weights.skill_file import SkillOnBase, is_skill
+from genepool.weights.skill_file import is_skill
+from genepool.weights.skill_writer import AS_STORED, Choice, Choose
 
 
 def store(
-    changes: Changes,
+    changes: Change,
     out: str | Path,
     form: Form | Choose | None,
     operation: str,
@@ -30,7 +38,7 @@ def store(
     words: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     threads: int | None = None,
-) -> Written:
+) -> WrittenChange:
     """Writes changes as a skill file whose lineage says what made it.
 
     Args:
@@ -52,7 +60,7 @@ def store(
     return write_skill(changes, out, form_name, form or _as_it_is, header, overwrite=overwrite, threads=threads)
 
 
-def form_of(changes: Changes) -> str:
+def form_of(changes: Change) -> str:
     """The form that most of the changes are stored in already."""
     kinds = [stored[0].form for name in changes.names() if (stored := changes.stored(name)) is not None]
     entries = {kind: kinds.count(kind) for kind in kinds if kind != "dense"}
@@ -87,7 +95,7 @@ def extract_skill(
         InputError: the models do not line up, or do not differ at all.
     """
     return store(
-        Difference(tuned, base), out, form or Form("dense"), "extract", words=words, overwrite=overwrite,
+        ModelDifference(tuned, base), out, form or Form("dense"), "extract", words=words, overwrite=overwrite,
         threads=threads,
     ).path  # fmt: skip
 
@@ -120,28 +128,19 @@ def apply_skills(
     for name, skill in zip(names, skills, strict=True):
         path = Path(skill).expanduser()
         if force and is_skill(path):
-            sources[name] = SkillOnBase(base, path, name, force=True)
+            sources[name] = BaseWithChange(base, SkillFile(path, base, force=True), name)
         else:
             sources[name] = open_weights(skill, base=base, allow_pickle=allow_pickle)
     return run_plan(plan_merge(recipe.located("skill apply", None), sources), out, overwrite=overwrite)
 
 
-def model_of(
-    changes: Changes, reference: str, *, device: str = "cpu", dtype: str = "float32", allow_pickle: bool = False
-) -> LanguageModel:
-    """The base with the changes, in memory, ready to be asked.
+def model_of(changes: Change, *, device: str = "cpu", dtype: str = "float32") -> LanguageModel:
+    """The base with a change that was opened on it, in memory, ready to be asked.
 
     Args:
         changes: opened on their base.
-        reference: what they were opened by.
         device: torch's name of the device.
         dtype: what the model computes in.
-        allow_pickle: also open pickled adapters.
     """
-    assert changes.base is not None
-    if isinstance(changes, Difference):
-        opened = changes.tuned
-    else:
-        opened = open_weights(reference, base=changes.base, allow_pickle=allow_pickle)
     with progress.bar(f"loading {changes.name}"):
-        return load_as(LanguageModel, open_model(opened), "calibrating", device=device, dtype=dtype)
+        return load_as(LanguageModel, open_model(changes.applied()), "calibrating", device=device, dtype=dtype)

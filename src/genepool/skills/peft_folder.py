@@ -14,19 +14,14 @@ import yaml
 from genepool import progress, staging
 from genepool.errors import InputError
 from genepool.merging.adapter_forms import FACTORED, Form, adapter_config, adapter_form, module_kinds
-from genepool.skills.changes import Changes
-from genepool.skills.writing import Written
-from genepool.weights import Weights, infer_roles
-from genepool.weights.adapter import CONFIG_FILE, WEIGHTS_FILE
+from genepool.weights import Change, Weights, WrittenChange, infer_roles
 from genepool.weights.appending import AppendingWriter, appending
 from genepool.weights.encodings import Entry, encodings
 from genepool.weights.encodings.encoding import FACTOR, in_memory
+from genepool.weights.peft.folder import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     import torch
-
-# What PEFT puts before the names of the model's own modules.
-_PREFIX = "base_model.model."
 
 
 @dataclass
@@ -45,14 +40,14 @@ class _Tally:
 
 
 def write_peft(
-    changes: Changes,
+    changes: Change,
     base: Weights,
     base_name: str,
     out: str | Path,
     *,
     rank: int | None = None,
     overwrite: bool = False,
-) -> Written:
+) -> WrittenChange:
     """Writes changes as the folder of a PEFT LoRA adapter, whole or not at all.
 
     A matrix that is stored as a product keeps its factors and their type, unless it has more than `rank` directions;
@@ -77,7 +72,7 @@ def write_peft(
     roles = infer_roles({name: base.info(name) for name in base.names()})
     forms = {name: adapter_form(name, base.info(name), roles[name], base, modules) for name in changes.names()}
     tally = _Tally({}, set())
-    names = [f"{_PREFIX}{name}.{'x' * 24}{i}" for name in base.names() for i in range(2)]
+    names = [f"{PREFIX}{name}.{'x' * 24}{i}" for name in base.names() for i in range(2)]
     with staging.staged_folder(out, overwrite=overwrite) as folder:
         with (
             appending(folder / WEIGHTS_FILE, names) as writer,
@@ -103,11 +98,11 @@ def write_peft(
         error = (tally.lost / tally.size) ** 0.5 if tally.size else 0.0
         (folder / "README.md").write_text(_card(changes, base_name, error))
         nbytes = (folder / WEIGHTS_FILE).stat().st_size
-    return Written(out, nbytes, tally.tensors, tally.entries, error, tally.left_out)
+    return WrittenChange(out, nbytes, tally.tensors, tally.entries, error, tally.left_out)
 
 
 def _hold(
-    changes: Changes,
+    changes: Change,
     base: Weights,
     name: str,
     form: Form,
@@ -124,7 +119,7 @@ def _hold(
     if form.kind in FACTORED:
         _factors(changes, name, form, rank, writer, tally)
         return
-    change = changes.change(name)
+    change = changes.whole(name)
     size = float(change.square().sum())
     tally.size += size
     if form.kind == "none":
@@ -134,24 +129,24 @@ def _hold(
     merged = (base.read(name).float() + change.reshape(base.info(name).shape)).contiguous()
     if form.kind == "whole":
         tally.whole.add(form.module)
-        writer.write(_PREFIX + name, merged)
+        writer.write(PREFIX + name, merged)
         return
     tally.biases = True
     weight = forms.get(f"{form.module}.weight")
     # PEFT wraps a layer it adapts, and finds the layer's own bias inside.
     wrapped = weight is not None and weight.kind in FACTORED
-    writer.write(f"{_PREFIX}{form.module}.base_layer.bias" if wrapped else _PREFIX + name, merged)
+    writer.write(f"{PREFIX}{form.module}.base_layer.bias" if wrapped else PREFIX + name, merged)
 
 
-def _factors(changes: Changes, name: str, form: Form, rank: int | None, writer: AppendingWriter, tally: _Tally) -> None:
+def _factors(changes: Change, name: str, form: Form, rank: int | None, writer: AppendingWriter, tally: _Tally) -> None:
     kind = encodings()["low-rank"]
     stored = changes.stored(name)
-    entry: Entry | None = stored[1] if stored is not None and stored[0] is kind else None
+    entry: Entry | None = stored[1] if stored is not None and stored[0].kind == "low-rank" else None
     if entry is not None and (rank is None or entry.parts["left"].info.shape[1] <= rank):
-        size = float(changes.change(name).square().sum())
+        size = float(changes.whole(name).square().sum())
         lost = 0.0
     else:
-        change = changes.change(name)
+        change = changes.whole(name)
         entry = in_memory(name, changes.shape(name), kind.encode(change, rank=rank or 16))
         size = float(change.square().sum())
         lost = float(kind.decode(entry, 0, change.shape[0]).sub_(change).square().sum())
@@ -167,22 +162,22 @@ def _factors(changes: Changes, name: str, form: Form, rank: int | None, writer: 
         ("lora_embedding_A", "lora_embedding_B") if form.kind == "embedding" else ("lora_A.weight", "lora_B.weight")
     )
     for factor, leaf in zip((a, b), leaves, strict=True):
-        writer.write(f"{_PREFIX}{form.module}.{leaf}", factor.contiguous())
+        writer.write(f"{PREFIX}{form.module}.{leaf}", factor.contiguous())
     alpha = entry.settings.get(FACTOR, 1.0) * directions
     tally.factored[form.module] = (directions, int(alpha) if alpha == int(alpha) else alpha)
     tally.transposed |= form.kind == "transposed"
 
 
-def _complete_modules(base: Weights, changes: Changes, tally: _Tally, writer: AppendingWriter) -> None:
+def _complete_modules(base: Weights, changes: Change, tally: _Tally, writer: AppendingWriter) -> None:
     """A module that goes along whole has all its tensors with it, those that stayed as they were too."""
     changed: set[str] = set(changes.names())
     for name in base.names():
         if name.rpartition(".")[0] in tally.whole and (name not in changed or not changes.moves(name)):
             stored: torch.Tensor = base.read(name).float().contiguous()
-            writer.write(_PREFIX + name, stored)
+            writer.write(PREFIX + name, stored)
 
 
-def _card(changes: Changes, base_name: str, error: float) -> str:
+def _card(changes: Change, base_name: str, error: float) -> str:
     """README.md, with the metadata the hub understands."""
     header = changes.header
     front: dict[str, Any] = {

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from genepool import progress
 from genepool.errors import InputError
 from genepool.kernels.selection import MagnitudeSelection, keep_count
-from genepool.skills.changes import Changes, block_rows
 from genepool.skills.sketch import layer_of
+from genepool.weights import Change
+from genepool.weights.change import block_rows
 from genepool.weights.tensor_info import TensorInfo, shape_text
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Similarity:
         }
 
 
-def compare(one: Changes, other: Changes) -> Similarity:
+def compare(one: Change, other: Change) -> Similarity:
     """Compares two changes, a block of rows at a time. A tensor that only one of them changes is zero in the other.
 
     Raises:
@@ -114,9 +115,7 @@ def compare(one: Changes, other: Changes) -> Similarity:
         for name in shapes:
             found = Agreement()
             for start, stop in block_rows(*(one if name in held[0] else other).matrix(name)):
-                rows = [
-                    c.change_rows(name, start, stop) if name in h else None for c, h in zip(pair, held, strict=True)
-                ]
+                rows = [c.rows(name, start, stop) if name in h else None for c, h in zip(pair, held, strict=True)]
                 _observe(found, rows)
                 regions = [_region(each, threshold) for each, threshold in zip(rows, thresholds, strict=True)]
                 sizes = [int(region.sum()) if region is not None else 0 for region in regions]
@@ -160,21 +159,21 @@ def _region(rows: torch.Tensor | None, threshold: float) -> torch.Tensor | None:
     return (sizes >= threshold) & (sizes > 0)
 
 
-def _threshold(changes: Changes, count: int) -> float:
+def _threshold(changes: Change, count: int) -> float:
     """The smallest of the `count` largest magnitudes of a change."""
     names = changes.names()
-    selection = MagnitudeSelection(min(count, sum(_numel(changes, name) for name in names)))
+    selection = MagnitudeSelection(min(count, sum(changes.numel(name) for name in names)))
     for number in range(selection.passes):
         for name in names:
             counts = selection.begin(number)
             for start, stop in block_rows(*changes.matrix(name)):
-                selection.observe(number, changes.change_rows(name, start, stop), counts)
+                selection.observe(number, changes.rows(name, start, stop), counts)
             selection.fold(counts)
         selection.finish(number)
     return selection.threshold
 
 
-def _subspaces(one: Changes, other: Changes, name: str) -> tuple[float, float] | None:
+def _subspaces(one: Change, other: Change, name: str) -> tuple[float, float] | None:
     """Overlaps of the left and right directions of a matrix that both hold in low rank."""
     bases = [_directions(changes, name) for changes in (one, other)]
     if bases[0] is None or bases[1] is None:
@@ -189,21 +188,15 @@ def _subspaces(one: Changes, other: Changes, name: str) -> tuple[float, float] |
     )
 
 
-def _directions(changes: Changes, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+def _directions(changes: Change, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Orthonormal bases, `(rows, k)` and `(columns, k)` float64, of what a stored product of factors moves."""
     import torch
 
-    stored = changes.stored(name)
-    if stored is None or stored[0].kind != "low-rank":
+    product = changes.factors(name)
+    if product is None:
         return None
-    entry = stored[1]
-    left, upper = torch.linalg.qr(entry.whole("left").double())
-    right, lower = torch.linalg.qr(entry.whole("right").double().mT)
+    left, upper = torch.linalg.qr(product.left.double())
+    right, lower = torch.linalg.qr(product.right.double().mT)
     inner, values, outer = torch.linalg.svd(upper @ lower.mT, full_matrices=False)
     kept = values > _NULL * float(values.max()) if len(values) else values > 0
     return left @ inner[:, kept], right @ outer.mT[:, kept]
-
-
-def _numel(changes: Changes, name: str) -> int:
-    rows, columns = changes.matrix(name)
-    return rows * columns

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from genepool import progress, seeding
 from genepool.errors import InputError
-from genepool.skills.changes import block_rows
+from genepool.weights import Change
+from genepool.weights.change import block_rows
 from genepool.weights.roles import infer_roles
 from genepool.weights.tensor_info import TensorInfo
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     Array = NDArray[np.float32]
@@ -30,22 +30,6 @@ WIDTH, LAYER_WIDTH = 1024, 128
 VERSION = 1
 # Hashes of four entries come out of one draw of 64 bits: of each 16 the highest is its sign, the next 10 its place.
 _ENTRIES_A_DRAW, _UNUSED_BITS = 4, 5
-
-
-class Readable(Protocol):
-    """What can be sketched: a `SkillFile`, or any `Changes`."""
-
-    def names(self) -> tuple[str, ...]:
-        """The tensors it changes."""
-        ...
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one of them."""
-        ...
-
-    def change_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows of the change of a tensor as a matrix."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +47,7 @@ class Sketch:
     squared: float
 
 
-def sketch(changes: Readable) -> Sketch:
+def sketch(changes: Change) -> Sketch:
     """Sketches a change, a block of rows at a time.
 
     Raises:
@@ -75,15 +59,15 @@ def sketch(changes: Readable) -> Sketch:
     layers: dict[str, NDArray[np.float64]] = {}
     squared = 0.0
     groups = layer_of({name: changes.shape(name) for name in changes.names()})
-    total = sum(TensorInfo(changes.shape(name), "F32").numel for name in changes.names())
+    total = sum(changes.numel(name) for name in changes.names())
     with progress.bar("sketching", total, "entries") as bar:
         for name in changes.names():
             found = np.zeros(WIDTH)
             generator = seeding.numpy_generator(VERSION, "sketch", name)
-            rows, columns = TensorInfo(changes.shape(name), "F32").matrix
+            rows, columns = changes.matrix(name)
             draws = -(-columns // _ENTRIES_A_DRAW)
             for start, stop in block_rows(rows, columns):
-                values = changes.change_rows(name, start, stop).double().numpy().reshape(-1)
+                values = changes.rows(name, start, stop).double().numpy().reshape(-1)
                 squared += float(values @ values)
                 # Rows come in turn and each takes whole draws, so the blocks' sizes do not matter.
                 drawn = generator.bit_generator.random_raw((stop - start) * draws).astype("<u8", copy=False)

@@ -1,30 +1,48 @@
 """Checkpoints in, checkpoints out: the only package that opens weight files.
 
-Everything else sees `Weights`, a lazily read mapping of names to tensors, and the role each tensor plays.
+Everything else sees `Weights`, a lazily read mapping of names to tensors, `Change`, what differs from a base, and the
+role each tensor plays.
 """
 
+from genepool.weights.change import BaseWithChange, Change
 from genepool.weights.checkpoint import Checkpoint
-from genepool.weights.opening import open_weights
+from genepool.weights.derived_changes import Derived, Scaled, Sum
+from genepool.weights.header import Header
+from genepool.weights.model_difference import ModelDifference
+from genepool.weights.opening import open_change, open_weights
 from genepool.weights.overlay import TensorWeights, load_resident, stack_changes, stacked_changes
 from genepool.weights.padding import PaddedVocabulary, vocabulary_rows
 from genepool.weights.roles import PARTS, Role, infer_roles
+from genepool.weights.skill_file import SkillFile
+from genepool.weights.skill_writer import WrittenChange, write_skill
 from genepool.weights.source import Weights
 from genepool.weights.tensor_info import TensorInfo
 from genepool.weights.writer import write_checkpoint
 
 __all__ = [
     "PARTS",
+    "BaseWithChange",
+    "Change",
     "Checkpoint",
+    "Derived",
+    "Header",
+    "ModelDifference",
     "PaddedVocabulary",
     "Role",
+    "Scaled",
+    "SkillFile",
+    "Sum",
     "TensorInfo",
     "TensorWeights",
     "Weights",
+    "WrittenChange",
     "infer_roles",
     "load_resident",
+    "open_change",
     "open_weights",
     "stack_changes",
     "stacked_changes",
     "vocabulary_rows",
     "write_checkpoint",
+    "write_skill",
 ]

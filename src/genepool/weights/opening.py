@@ -14,9 +14,12 @@ from pathlib import Path
 
 from genepool.errors import InputError
 from genepool.weights import hub, remote
-from genepool.weights.adapter import CONFIG_FILE, LoraOnBase
+from genepool.weights.change import BaseWithChange, Change
 from genepool.weights.checkpoint import Checkpoint
-from genepool.weights.skill_file import SkillOnBase, is_skill
+from genepool.weights.model_difference import ModelDifference
+from genepool.weights.peft.adapter import LoraAdapter
+from genepool.weights.peft.folder import CONFIG_FILE
+from genepool.weights.skill_file import SkillFile, is_skill
 from genepool.weights.source import Weights
 
 Known = Callable[[str], Weights | None]
@@ -50,6 +53,33 @@ def open_weights(
         return _Opener(relative_to, base, allow_pickle, known or (lambda _: None)).open(text)
     except PermissionError as error:
         raise InputError("cannot be read", where=error.filename or text, fix="Check its permissions") from None
+
+
+def open_change(reference: str | Path, base: Weights | None = None, *, allow_pickle: bool = False) -> Change:
+    """Opens what a user names where a change is wanted.
+
+    Args:
+        reference: a skill file, or with `base` a PEFT adapter's folder, or a fine-tune of the base.
+        base: the model it is relative to.
+        allow_pickle: as for `open_weights`.
+
+    Raises:
+        InputError: nothing is there, it needs a base, or belongs to another.
+    """
+    path = Path(reference).expanduser()
+    if is_skill(path):
+        skill = SkillFile(path, base)
+        # Asked for at once: what is said about it goes into whatever is made of it.
+        _ = skill.header
+        return skill
+    if base is None:
+        if path.exists() or "/" in str(reference):
+            raise InputError("not a skill file", where=reference, fix="Name a skill file, or give its base with --base")
+        raise InputError("no such file", where=reference, fix="Check the path")
+    opened = open_weights(reference, base=base, allow_pickle=allow_pickle)
+    if isinstance(opened, BaseWithChange) and opened.base is base:
+        return opened.change
+    return ModelDifference(opened, base)
 
 
 class _Opener:
@@ -110,9 +140,9 @@ class _Opener:
 
     def _add(self, weights: Weights, path: Path, name: str) -> Weights:
         if is_skill(path):
-            return SkillOnBase(weights, path, name)
+            return BaseWithChange(weights, SkillFile(path, weights), name)
         if path.is_dir() and (path / CONFIG_FILE).is_file():
-            return LoraOnBase(weights, path, name, allow_pickle=self.allow_pickle)
+            return BaseWithChange(weights, LoraAdapter(path, weights, name, allow_pickle=self.allow_pickle))
         raise _no_addition(path)
 
     def _existing(self, text: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""Tensors that live in memory, as `Weights`."""
+"""Tensors that live in memory, as `Weights`, and changes that do: what repeated merging in memory reads from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genepool.weights.change import BaseWithChange, Change
 from genepool.weights.source import Weights
 from genepool.weights.tensor_info import TensorInfo, dtype_code
 
@@ -57,43 +58,41 @@ class TensorWeights(Weights):
         return self._fingerprint
 
 
-class ResidentChange(TensorWeights):
-    """A change on a base, with both the sums and the exact deltas held in memory.
+class ResidentChange(Change):
+    """A change whose tensors are in memory, in float32, as they are.
 
     Args:
-        tensors: the sums.
-        deltas: the changes in float32; None for those known to be zero.
+        deltas: tensor -> its change; None for those known to be zero.
         base: the resident base they are relative to.
-        name, settings: as for `TensorWeights`.
+        name: what the user calls it.
     """
 
-    def __init__(
-        self,
-        tensors: Mapping[str, torch.Tensor],
-        deltas: Mapping[str, torch.Tensor | None],
-        base: Weights,
-        name: str,
-        **settings: Any,
-    ) -> None:
-        super().__init__(tensors, name, **settings)
-        self._base, self._deltas = base, dict(deltas)
+    base: Weights
+
+    def __init__(self, deltas: Mapping[str, torch.Tensor | None], base: Weights, name: str) -> None:
+        self.base, self.name = base, name
+        self._deltas = {tensor: delta for tensor, delta in deltas.items() if delta is not None}
         self._stacks: Mapping[str, torch.Tensor] = {}
         self._place = -1
 
-    def delta(self, name: str, base: Weights) -> torch.Tensor | None:
-        return self._deltas[self._aliases.get(name, name)] if base is self._base else super().delta(name, base)
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._deltas)
 
-    def moves(self, name: str, base: Weights) -> bool:
-        return base is not self._base or self._deltas[self._aliases.get(name, name)] is not None
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._deltas[name].shape)
 
-    def holds_change(self, base: Weights) -> bool:
-        return base is self._base
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        return self._deltas[name].reshape(self.matrix(name))[start:stop]
 
-    def delta_rows(self, name: str, base: Weights, start: int, stop: int) -> torch.Tensor | None:
-        if base is not self._base:
-            return super().delta_rows(name, base, start, stop)
-        delta = self.delta(name, base)
-        return None if delta is None else delta.reshape(self.info(name).matrix)[start:stop]
+    def stack(self, others: Sequence[ResidentChange | None], name: str) -> torch.Tensor | None:
+        """The deltas of this change and the others, as `stack_changes` laid them; None where it did not, or not so."""
+        stack = self._stacks.get(name)
+        if stack is None or self._place != 0 or len(stack) != 1 + len(others):
+            return None
+        for place, other in enumerate(others, 1):
+            if other is None or other._stacks is not self._stacks or other._place != place:
+                return None
+        return stack
 
 
 def stack_changes(changes: Sequence[Weights]) -> None:
@@ -104,7 +103,7 @@ def stack_changes(changes: Sequence[Weights]) -> None:
     """
     import torch
 
-    held = [change for change in changes if isinstance(change, ResidentChange)]
+    held = [change for weights in changes if (change := _resident(weights)) is not None]
     if len(held) < 2 or len(held) < len(changes):
         return
     stacks: dict[str, torch.Tensor] = {}
@@ -116,8 +115,8 @@ def stack_changes(changes: Sequence[Weights]) -> None:
         ):
             continue
         stacks[name] = torch.stack(known)
-        for place, change in enumerate(held):
-            change._deltas[name] = stacks[name][place]
+        for delta, change in zip(stacks[name], held, strict=True):
+            change._deltas[name] = delta
     for place, change in enumerate(held):
         change._stacks, change._place = stacks, place
 
@@ -125,16 +124,16 @@ def stack_changes(changes: Sequence[Weights]) -> None:
 def stacked_changes(sources: Sequence[Weights], name: str, base: Weights) -> torch.Tensor | None:
     """The deltas of these sources from `base`, shape (sources, ...), finite, not to be written into; None where they
     were not stacked in this order."""
-    first = sources[0]
-    if not isinstance(first, ResidentChange) or first._base is not base:
+    first, *others = sources
+    change = _resident(first)
+    if change is None or change.base is not base:
         return None
-    stack = first._stacks.get(first.aliases().get(name, name))
-    if stack is None or len(stack) != len(sources):
-        return None
-    for place, source in enumerate(sources):
-        if not isinstance(source, ResidentChange) or source._stacks is not first._stacks or source._place != place:
-            return None
-    return stack
+    return change.stack([_resident(other) for other in others], first.aliases().get(name, name))
+
+
+def _resident(weights: Weights) -> ResidentChange | None:
+    found = weights.change if isinstance(weights, BaseWithChange) else None
+    return found if isinstance(found, ResidentChange) else None
 
 
 def load_resident(weights: Weights, base: tuple[Weights, Weights] | None = None) -> Weights:
@@ -152,8 +151,9 @@ def load_resident(weights: Weights, base: tuple[Weights, Weights] | None = None)
         "aliases": weights.aliases(),
         "fingerprint": weights.fingerprint(),
     }
+    sums = TensorWeights(tensors, weights.name, **settings)
     if base is None:
-        return TensorWeights(tensors, weights.name, **settings)
+        return sums
     opened, held = base
     deltas = {name: weights.delta(name, opened) for name in weights.names()}
-    return ResidentChange(tensors, deltas, held, weights.name, **settings)
+    return BaseWithChange(held, ResidentChange(deltas, held, weights.name), sums=sums)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genepool.weights.change import BaseWithChange
 from genepool.weights.overlay import ResidentChange, TensorWeights
 from genepool.weights.source import Weights
 from genepool.weights.tensor_info import TensorInfo, dtype_code, torch_dtype
@@ -75,10 +76,11 @@ def shared_weights(parts: SharedWeights, base: Weights | None = None) -> Weights
         "aliases": parts.aliases,
         "fingerprint": parts.fingerprint,
     }
+    sums = TensorWeights(tensors, parts.name, **settings)
     if parts.deltas is None or base is None:
-        return TensorWeights(tensors, parts.name, **settings)
+        return sums
     deltas = {name: None if held is None else _tensor(*held) for name, held in parts.deltas.items()}
-    return ResidentChange(tensors, deltas, base, parts.name, **settings)
+    return BaseWithChange(base, ResidentChange(deltas, base, parts.name), sums=sums)
 
 
 def _bytes(tensor: torch.Tensor) -> tuple[np.ndarray, TensorInfo]:

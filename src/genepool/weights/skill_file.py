@@ -9,7 +9,7 @@ The header's `__metadata__` holds strings only, some of them JSON:
     tensors           JSON: tensor -> {"shape": [..], "kind": "low-rank", ..settings}; see `genepool.weights.encodings`
     error             share of the change's size (Frobenius norm) that this form lost, "0.0123"; absent when nothing
     lineage, training, scores, licence, name, description
-                      JSON or text; see `genepool.skills.header`
+                      JSON or text; see `genepool.weights.header`
 
 A change of TENSOR is in the stored tensors `TENSOR` (dense) or `TENSOR#part`; `#base_sample` holds a few of the base's
 values, by which the distance of another base is told.
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,20 +28,26 @@ from genepool import seeding
 from genepool.checked import is_line
 from genepool.errors import InputError
 from genepool.weights import fingerprint_cache
-from genepool.weights.change_on_base import ChangeOnBase
+from genepool.weights.change import Change
 from genepool.weights.encodings import Encoding, Entry, encodings
 from genepool.weights.encodings.encoding import Recent
+from genepool.weights.encodings.low_rank import LowRank, Product
 from genepool.weights.formats.safetensors import SafetensorsFile
+from genepool.weights.header import (
+    BASE_KEY,
+    BASE_NAME_KEY,
+    FORM_KEY,
+    SKILL_KEY,
+    TENSORS_KEY,
+    VERSION,
+    Header,
+)
 from genepool.weights.source import Weights
 from genepool.weights.tensor_info import TensorInfo, shape_text
 
 if TYPE_CHECKING:
     import torch
 
-VERSION = 1
-SKILL_KEY, FORM_KEY, BASE_KEY, BASE_NAME_KEY, TENSORS_KEY = (
-    "genepool_skill", "form", "base_fingerprint", "base_name", "tensors",
-)  # fmt: skip
 FORMS = ("dense", "sparse", "low-rank", "packed")
 SAMPLE = "#base_sample"
 # Values of each tensor of the base that a skill file keeps.
@@ -78,21 +83,29 @@ def part_name(tensor: str, part: str) -> str:
     return f"{tensor}#{part}" if part else tensor
 
 
-class SkillFile:
-    """The change in a skill file, without its base.
+class SkillFile(Change):
+    """The change in a skill file.
+
+    Args:
+        path: the file.
+        base: the model it is relative to, where that is open.
+        force: take a base other than the skill's own, as long as the shapes fit.
 
     Attributes:
-        path: the file.
         metadata: the header's strings.
         form: dense, sparse, low-rank or packed.
         base_fingerprint, base_name: the model it is relative to.
 
     Raises:
-        InputError: no skill, a damaged one, or one that a newer genepool wrote.
+        InputError: no skill, a damaged one, one that a newer genepool wrote, one of another base, or one that does
+            not fit the base.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    kind = "skill"
+    path: Path
+
+    def __init__(self, path: str | Path, base: Weights | None = None, *, force: bool = False) -> None:
+        self.path, self.name, self.base = Path(path), str(path), base
         self._file = SafetensorsFile(self.path)
         self.metadata = self._file.metadata
         version = self.metadata.get(SKILL_KEY)
@@ -107,6 +120,10 @@ class SkillFile:
         self.base_name = self._line(BASE_NAME_KEY)
         self._recent = Recent()
         self._entries = self._read_entries()
+        if base is not None:
+            self._check_fits(base)
+            if not force:
+                self._check_belongs(base)
 
     def _line(self, key: str) -> str:
         text = self.metadata.get(key, "")
@@ -142,27 +159,58 @@ class SkillFile:
             raise InputError("is stored and not in the table", where=f"{self.path}:{next(iter(parts))}", fix=_DAMAGED)
         return found
 
+    def _check_fits(self, base: Weights) -> None:
+        for tensor in self.names():
+            if tensor not in base:
+                where = f"{self.path}:{tensor}"
+                raise InputError(f"{base.name} has no such tensor", where=where, fix="Name its own base")
+            if self.shape(tensor) != base.info(tensor).shape:
+                raise InputError(
+                    f"shape {shape_text(self.shape(tensor))} where {base.name} has "
+                    f"{shape_text(base.info(tensor).shape)}",
+                    where=f"{self.path}:{tensor}",
+                    fix="Name its own base",
+                )
+
+    def _check_belongs(self, base: Weights) -> None:
+        if self.belongs_to(base):
+            return
+        distance = self.distance_to(base)
+        far = "" if distance is None else f"; the bases are {distance:.1%} of their size apart"
+        raise InputError(
+            f"made for another base ({self.base_name or self.base_fingerprint[:12]}), not {base.name}{far}",
+            where=self.path,
+            fix="Name the base it was extracted from, or apply it with `skill apply --force`",
+        )
+
+    @cached_property
+    def header(self) -> Header:
+        """What the file says about its skill.
+
+        Raises:
+            InputError: one of its fields is not what it should be.
+        """
+        return Header.read(self.metadata, self.path)
+
     def names(self) -> tuple[str, ...]:
-        """The tensors it changes."""
         return tuple(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one of them."""
         return self._entries[name][1].shape
 
+    def factors(self, name: str) -> Product | None:
+        encoding, entry = self._entries[name]
+        return encoding.product(entry) if isinstance(encoding, LowRank) else None
+
     def stored(self, name: str) -> tuple[Encoding, Entry]:
-        """How a tensor's change is stored."""
         return self._entries[name]
 
-    def change_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows of the change of a tensor as a matrix, `(stop - start, columns)` float32."""
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         encoding, entry = self._entries[name]
         return encoding.decode(entry, start, stop)
 
-    def change(self, name: str) -> torch.Tensor:
-        """The change of a tensor, float32, of its shape."""
-        shape = self.shape(name)
-        return self.change_rows(name, 0, TensorInfo(shape, "F32").matrix[0]).reshape(shape)
+    def identity(self) -> dict[str, Any]:
+        return {"parents": [self.digest()]}
 
     @cached_property
     def nbytes(self) -> int:
@@ -217,59 +265,3 @@ def sample(base: Weights, name: str) -> torch.Tensor:
         row = place // columns
         out[i] = float(base.read_rows(name, row, row + 1)[0, place % columns])
     return out
-
-
-class SkillOnBase(ChangeOnBase):
-    """`base` with the change in a skill file added. Tensors the skill does not name stay as they are.
-
-    Args:
-        base: the model.
-        path: the skill file.
-        name: what the user calls the whole.
-        force: take a base other than the skill's own, as long as the shapes fit.
-
-    Raises:
-        InputError: no skill, one of another base, or one that does not fit.
-    """
-
-    def __init__(self, base: Weights, path: Path, name: str | None = None, *, force: bool = False) -> None:
-        super().__init__(base, name or f"{base.name}+{path}")
-        self.path = Path(path)
-        self.skill = SkillFile(self.path)
-        for tensor in self.skill.names():
-            if tensor not in base:
-                raise InputError(f"{base.name} has no such tensor", where=f"{path}:{tensor}", fix="Name its own base")
-            if self.skill.shape(tensor) != base.info(tensor).shape:
-                raise InputError(
-                    f"shape {shape_text(self.skill.shape(tensor))} where {base.name} has "
-                    f"{shape_text(base.info(tensor).shape)}",
-                    where=f"{path}:{tensor}",
-                    fix="Name its own base",
-                )
-        if not force and not self.skill.belongs_to(base):
-            distance = self.skill.distance_to(base)
-            far = "" if distance is None else f"; the bases are {distance:.1%} of their size apart"
-            raise InputError(
-                f"made for another base ({self.skill.base_name or self.skill.base_fingerprint[:12]}), "
-                f"not {base.name}{far}",
-                where=path,
-                fix="Name the base it was extracted from, or apply it with `skill apply --force`",
-            )
-
-    def changed(self) -> frozenset[str]:
-        """Names of the base's tensors that the skill changes."""
-        return frozenset(self.base.aliases().get(name, name) for name in self.skill.names())
-
-    def change(self, name: str) -> torch.Tensor:
-        return self.skill.change(name)
-
-    def change_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        return self.skill.change_rows(name, start, stop)
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"skill\x1f{self.base.fingerprint()}\x1f{self.skill.digest()}".encode()).hexdigest()
-
-
-def metadata_text(settings: Mapping[str, Any]) -> str:
-    """JSON as the header holds it."""
-    return json.dumps(settings, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

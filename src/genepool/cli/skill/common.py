@@ -12,7 +12,8 @@ import typer
 from genepool.cli import options
 
 if TYPE_CHECKING:
-    from genepool.skills import Changes, Form, Written
+    from genepool.skills import Form
+    from genepool.weights import Change, WrittenChange
 
 
 class StoredAs(StrEnum):
@@ -87,13 +88,12 @@ LicenceOption = Annotated[
 ]
 
 
-def open_skill(skill: str, base: str | None, allow_pickle: bool) -> Changes:
+def open_skill(skill: str, base: str | None, allow_pickle: bool) -> Change:
     """The change a user names, on its base where that is named."""
-    from genepool.skills import open_changes
-    from genepool.weights import open_weights
+    from genepool.weights import open_change, open_weights
 
     opened = open_weights(base, allow_pickle=allow_pickle) if base else None
-    return open_changes(skill, opened, allow_pickle=allow_pickle)
+    return open_change(skill, opened, allow_pickle=allow_pickle)
 
 
 def form_of(
@@ -119,7 +119,7 @@ def settings_of(form: Form) -> dict[str, Any]:
 
 
 def store_and_say(
-    changes: Changes,
+    changes: Change,
     out: Path,
     form: Form | None,
     operation: str,
@@ -136,7 +136,7 @@ def store_and_say(
     say(written, changes, json_output)
 
 
-def say(written: Written, changes: Changes, json_output: bool, more: Mapping[str, Any] | None = None) -> None:
+def say(written: WrittenChange, changes: Change, json_output: bool, more: Mapping[str, Any] | None = None) -> None:
     """What was written, as a line or as JSON."""
     if json_output:
         options.print_json(
@@ -173,7 +173,7 @@ def store_scaled(
     import math
 
     from genepool.errors import InputError
-    from genepool.skills import Scaled
+    from genepool.weights import Scaled
 
     if not math.isfinite(factor) or factor == 0:
         raise InputError(f"a factor of {factor:g}", where="--factor", fix="Give a number other than zero")

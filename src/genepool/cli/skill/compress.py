@@ -59,7 +59,7 @@ def compress(
         if changes.base is None:
             raise InputError("calibrating runs the base with the skill", where="--base", fix="Name the base")
         asked = load_tasks(calibrate, trusted=trust_tasks or ())
-        model = model_of(changes, skill, device=device, dtype=dtype, allow_pickle=allow_pickle)
+        model = model_of(changes, device=device, dtype=dtype)
         energies = input_energies(model, asked, limit=limit)
         settings |= {"calibrate": str(calibrate), "limit": limit}
     say(write_packed(changes, out, nbytes, settings, energies, overwrite=overwrite), changes, json_output)

@@ -40,8 +40,8 @@ def drop(
         genepool skill drop reverse.safetensors --density 0.1 --out reverse-dare.safetensors
     """
     options.begin(quiet)
-    from genepool.skills import Dropped
+    from genepool.skills import Dare
 
-    changes = Dropped(open_skill(skill, base, allow_pickle), density, rescale=rescale, seed=seed)
+    changes = Dare(open_skill(skill, base, allow_pickle), density, rescale=rescale, seed=seed)
     settings = {"density": density, "rescale": rescale, "seed": seed}
     store_and_say(changes, out, form_of(FormName.sparse, dtype), "drop", settings, overwrite, json_output)

@@ -55,11 +55,10 @@ def extract(
     options.begin(quiet)
     options.only_with(context, to is FormName.packed, "--to packed", "packing", "bits")
     options.only_with(context, to not in (FormName.dense, FormName.sparse), "--to low-rank", "rank")
-    from genepool.skills import open_changes
-    from genepool.weights import open_weights
+    from genepool.weights import open_change, open_weights
 
     opened = open_weights(base, allow_pickle=allow_pickle)
-    changes = open_changes(tuned, opened, allow_pickle=allow_pickle)
+    changes = open_change(tuned, opened, allow_pickle=allow_pickle)
     form = form_of(to or (FormName.low_rank if rank else FormName.dense), dtype, rank, packing, bits)
     words = {"name": name, "description": description, "licence": licence}
     store_and_say(changes, out, form, "extract", settings_of(form), overwrite, json_output, words=words)

@@ -11,7 +11,7 @@ from genepool.cli import options
 from genepool.cli.skill.common import By, DtypeOption, FormName, OutOption, SkillArgument, form_of, open_skill, say
 
 if TYPE_CHECKING:
-    from genepool.skills import Changes
+    from genepool.weights import Change
 
 
 def localise(
@@ -48,8 +48,7 @@ def localise(
     options.begin(quiet)
     options.only_with(context, by is By.graft, "--by graft", "steps")
     from genepool.errors import InputError
-    from genepool.skills import Largest, store
-    from genepool.skills.localising import Bench, Graft, smallest
+    from genepool.skills import Bench, Graft, TopK, smallest, store
     from genepool.staging import check_file
     from genepool.tasks import LanguageModel, load_tasks, open_model
     from genepool.tasks.models import load_as
@@ -67,8 +66,8 @@ def localise(
     bench = Bench(model, changes, encode_examples(model, list(found[0].examples(split))[:limit], found[0]))
     scores = bench.learn(changes, steps=steps) if by is By.graft else None
 
-    def at(density: float) -> Changes:
-        return Largest(changes, density) if scores is None else Graft(changes, scores, density)
+    def at(density: float) -> Change:
+        return TopK(changes, density) if scores is None else Graft(changes, scores, density)
 
     left = smallest(changes, at, bench.score, bench.score(None), keep=keep)
     settings = {"tasks": str(tasks), "by": by.value, "keep": keep, "split": split, "limit": limit}

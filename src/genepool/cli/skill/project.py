@@ -42,8 +42,8 @@ def project(
         genepool skill project reverse.safetensors --density 0.05 --out reverse-5.safetensors
     """
     options.begin(quiet)
-    from genepool.skills import Largest
+    from genepool.skills import TopK
 
-    changes = Largest(open_skill(skill, base, allow_pickle), density, scope.value)
+    changes = TopK(open_skill(skill, base, allow_pickle), density, scope.value)
     settings = {"density": density, "scope": scope.value}
     store_and_say(changes, out, form_of(FormName.sparse, dtype), "project", settings, overwrite, json_output)

@@ -21,11 +21,10 @@ def show(
         genepool skill show reverse.safetensors
     """
     options.begin(quiet)
-    from genepool.skills import Header
-    from genepool.weights.skill_file import SkillFile
+    from genepool.weights import SkillFile
 
     found = SkillFile(skill)
-    header = Header.of(found)
+    header = found.header
     kinds: dict[str, int] = {}
     for name in found.names():
         kind = found.stored(name)[0].kind

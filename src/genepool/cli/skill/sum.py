@@ -34,12 +34,11 @@ def sum(
         genepool skill sum reverse.safetensors sort.safetensors --out both.safetensors
     """
     options.begin(quiet)
-    from genepool.skills import Sum, open_changes
     from genepool.skills.making import form_of as stored_form
-    from genepool.weights import open_weights
+    from genepool.weights import Sum, open_change, open_weights
 
     opened = open_weights(base, allow_pickle=allow_pickle) if base else None
-    total = Sum([open_changes(skill, opened, allow_pickle=allow_pickle) for skill in skills])
+    total = Sum([open_change(skill, opened, allow_pickle=allow_pickle) for skill in skills])
     if to is None and (rank is not None or dtype is not None):
         to = FormName.low_rank if rank is not None or stored_form(total) == "low-rank" else FormName.dense
     form = form_of(to, dtype, rank) if to else None

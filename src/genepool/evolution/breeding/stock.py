@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
 from genepool.kernels.spectral import Factors, singular_triplets
-from genepool.weights import TensorInfo, Weights
-from genepool.weights.adapter import LoraOnBase
-from genepool.weights.change_on_base import ChangeOnBase
+from genepool.weights import BaseWithChange, Change, TensorInfo, Weights
+from genepool.weights.encodings.low_rank import Product
+from genepool.weights.peft.adapter import LoraAdapter
 from genepool.weights.tensor_info import shape_text, torch_dtype
 
 if TYPE_CHECKING:
@@ -171,16 +171,17 @@ class AdapterStock(Stock):
 
     def __init__(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None = None) -> None:
         super().__init__(base, founders, dtype)
-        self._adapters: dict[str, LoraOnBase] = {}
+        self._adapters: dict[str, LoraAdapter] = {}
         for name, weights in self.founders.items():
-            assert isinstance(weights, LoraOnBase)
-            self._adapters[name] = weights
-            self.infos = _held(base, weights)
+            adapter = _adapter(weights)
+            assert adapter is not None
+            self._adapters[name] = adapter
+            self.infos = _held(adapter)
 
     @staticmethod
     def fits(base: Weights, founders: Mapping[str, Weights]) -> bool:
         """Whether all founders are adapters with factors, of the same shapes for the same tensors."""
-        held = [_held(base, weights) for weights in founders.values() if isinstance(weights, LoraOnBase)]
+        held = [_held(found) for weights in founders.values() if (found := _adapter(weights)) is not None]
         factors = [name for name in held[0] if name.endswith(":A")] if held else []
         return bool(factors) and len(held) == len(founders) and all(one == held[0] for one in held)
 
@@ -189,7 +190,7 @@ class AdapterStock(Stock):
 
         target, _, side = tensor.rpartition(":")
         if side == "W":
-            return self._adapters[name].change(target)
+            return self._adapters[name].whole(target).reshape(self.base.info(target).shape)
         found = self._adapters[name].factors(target)
         assert found is not None
         left, right, scale = found
@@ -199,7 +200,8 @@ class AdapterStock(Stock):
         return None
 
     def express(self, tensors: Tensors, label: str, fingerprint: str) -> Weights:
-        return _AdaptedChild(self.base, tensors, label, fingerprint, self.dtype)
+        child = _BredFactors(self.base, tensors, label)
+        return BaseWithChange(self.base, child, dtype=self.dtype, fingerprint=fingerprint)
 
     def moving(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name.rpartition(":")[0] for name in self.infos))
@@ -212,19 +214,22 @@ class AdapterStock(Stock):
         return {f"{target}:B": slope @ right.T, f"{target}:A": left.T @ slope}
 
 
-def _held(base: Weights, adapter: LoraOnBase) -> dict[str, TensorInfo]:
+def _adapter(weights: Weights) -> LoraAdapter | None:
+    """The adapter of a base with one; None for any other model."""
+    change = weights.change if isinstance(weights, BaseWithChange) else None
+    return change if isinstance(change, LoraAdapter) else None
+
+
+def _held(adapter: LoraAdapter) -> dict[str, TensorInfo]:
     """What an adapter holds: "tensor:B" and "tensor:A" for a product, "tensor:W" for another change."""
     infos: dict[str, TensorInfo] = {}
-    changed = adapter.changed()
-    for tensor in base.names():
-        if tensor not in changed:
-            continue
+    for tensor in adapter.names():
         found = adapter.factors(tensor)
         if found is None:
-            infos[f"{tensor}:W"] = TensorInfo(base.info(tensor).shape, "F32")
+            infos[f"{tensor}:W"] = TensorInfo(adapter.shape(tensor), "F32")
         else:
-            infos[f"{tensor}:B"] = TensorInfo(tuple(found[0].shape), "F32")
-            infos[f"{tensor}:A"] = TensorInfo(tuple(found[1].shape), "F32")
+            infos[f"{tensor}:B"] = TensorInfo(tuple(found.left.shape), "F32")
+            infos[f"{tensor}:A"] = TensorInfo(tuple(found.right.shape), "F32")
     return infos
 
 
@@ -276,30 +281,28 @@ class _Child(Weights):
         return self._fingerprint
 
 
-class _AdaptedChild(ChangeOnBase):
-    """A base with the products of a child's factors, and its other changes, added."""
+class _BredFactors(Change):
+    """The products of a child's factors, and its other changes."""
 
-    def __init__(self, base: Weights, factors: Tensors, label: str, fingerprint: str, dtype: str | None) -> None:
-        super().__init__(base, label)
-        self._factors, self._fingerprint, self._dtype = factors, fingerprint, dtype
+    base: Weights
 
-    def changed(self) -> frozenset[str]:
-        return frozenset(name.rpartition(":")[0] for name in self._factors)
+    def __init__(self, base: Weights, factors: Tensors, label: str) -> None:
+        self.base, self.name, self._factors = base, label, factors
+        changed = {name.rpartition(":")[0] for name in factors}
+        self._names = tuple(name for name in base.names() if name in changed)
 
-    def change(self, name: str) -> torch.Tensor:
+    def names(self) -> tuple[str, ...]:
+        return self._names
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.base.info(name).shape
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         whole = self._factors.get(f"{name}:W")
-        return self._factors[f"{name}:B"] @ self._factors[f"{name}:A"] if whole is None else whole
+        if whole is not None:
+            return whole.reshape(self.matrix(name))[start:stop]
+        return self._factors[f"{name}:B"][start:stop] @ self._factors[f"{name}:A"]
 
-    def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+    def factors(self, name: str) -> Product | None:
         whole = f"{name}:W" in self._factors
-        return None if whole else (self._factors[f"{name}:B"], self._factors[f"{name}:A"], 1.0)
-
-    def info(self, name: str) -> TensorInfo:
-        info = self.base.info(name)
-        return info if self._dtype is None or not info.is_float else info.with_dtype(self._dtype)
-
-    def read(self, name: str) -> torch.Tensor:
-        return super().read(name).to(torch_dtype(self.info(name).dtype))
-
-    def fingerprint(self) -> str:
-        return self._fingerprint
+        return None if whole else Product(self._factors[f"{name}:B"], self._factors[f"{name}:A"])

@@ -20,7 +20,6 @@ from genepool.evolution.breeding import AdapterStock
 from genepool.evolution.candidates import Candidate
 from genepool.evolution.representations import register
 from genepool.evolution.representations.base import Ingredients, PointRepresentation, Vary
-from genepool.weights.adapter import LoraOnBase
 from genepool.weights.tensor_info import dtype_code
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class SingularValues(PointRepresentation[SingularValuesOptions]):
         super().__init__(found)
         (skill,) = found.study.skills
         base, adapter, dtype = found.base, found.skills[skill.model], found.study.dtype
-        if not isinstance(adapter, LoraOnBase) or not AdapterStock.fits(base, {skill.name: adapter}):
+        if not AdapterStock.fits(base, {skill.name: adapter}):
             raise InputError(
                 "not a LoRA adapter, so it has no factors whose singular values could be searched",
                 where=f"{found.where}:skills",

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 BLOCK = 1 << 17
 
 #: Rows `start` to `stop` of a change, (stop - start, columns) in float32.
-Change = Callable[[int, int], "torch.Tensor"]
+ReadRows = Callable[[int, int], "torch.Tensor"]
 
 
-def read_change(model: Weights, tensor: str, base: Weights, base_tensor: str) -> Change | None:
+def read_change(model: Weights, tensor: str, base: Weights, base_tensor: str) -> ReadRows | None:
     """A reader of rows of `model[tensor] - base[base_tensor]`; None when the model is known not to change it."""
     import torch
 

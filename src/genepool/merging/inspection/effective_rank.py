@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from genepool.merging.inspection.changes import BLOCK, Change, read_change
+from genepool.merging.inspection.changes import BLOCK, ReadRows, read_change
 from genepool.merging.inspection.result import EffectiveRanks, MatrixRank
 from genepool.merging.matching import Match
 from genepool.weights import Weights
@@ -49,7 +49,7 @@ class _Matrix:
         name = self.match.name if role.layer is None else rename_layer(self.match.name, role, 0)
         return f"{name}#{self.expert or 0:06d}"
 
-    def read(self, change: Change, last: int, start: int, stop: int) -> torch.Tensor:
+    def read(self, change: ReadRows, last: int, start: int, stop: int) -> torch.Tensor:
         """Rows of the matrix, (stop - start, columns), of a tensor whose last axis is `last` long."""
         stored = self.columns // last
         first = (self.expert or 0) * self.rows
@@ -160,7 +160,7 @@ def effective_rank(gram: torch.Tensor, longest: int) -> float | None:
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
-def _rank_of(change: Change, matrix: _Matrix, last: int) -> float | None:
+def _rank_of(change: ReadRows, matrix: _Matrix, last: int) -> float | None:
     import torch
 
     rows, columns = matrix.rows, matrix.columns

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from genepool.merging.inspection.changes import Change, read_change, row_blocks
+from genepool.merging.inspection.changes import ReadRows, read_change, row_blocks
 from genepool.merging.inspection.result import Cell, Deltas, Row
 from genepool.merging.matching import Match
 from genepool.weights import Weights
@@ -120,7 +120,7 @@ def _sum_tensor(match: Match, sources: Mapping[str, Weights], base: str, models:
     sums = _Sums(len(models))
     base_tensor = match.tensors[base]
     info = sources[base].info(base_tensor)
-    changes: list[Change] = []
+    changes: list[ReadRows] = []
     changing: list[int] = []
     for i, model in enumerate(models):
         change = read_change(sources[model], match.tensors[model], sources[base], base_tensor)

@@ -179,6 +179,11 @@ class Encoding(ABC):
         rows, factor = self.rows(entry, start, stop), entry.settings.get(FACTOR, 1.0)
         return rows if factor == 1 else rows.mul_(factor)
 
+    def restore(self, encoded: Encoded, shape: tuple[int, ...]) -> torch.Tensor:
+        """What comes back of a change that was encoded, `(rows, columns)` float32; the caller may write into it."""
+        entry = in_memory("", shape, encoded)
+        return self.decode(entry, 0, entry.matrix[0])
+
     @abstractmethod
     def rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         """What `decode` multiplies by the entry's factor."""

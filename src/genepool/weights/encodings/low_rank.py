@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from genepool.weights.encodings.encoding import FACTOR, Encoded, Encoding, Entry
+from genepool.weights.encodings.encoding import FACTOR, Encoded, Encoding, Entry, in_memory
 from genepool.weights.tensor_info import torch_dtype
 
 if TYPE_CHECKING:
     import torch
+
+
+class Product(NamedTuple):
+    """`factor * left @ right`, of `(rows, rank)` and `(rank, columns)` in the type they are held in."""
+
+    left: torch.Tensor
+    right: torch.Tensor
+    factor: float = 1.0
 
 
 class LowRank(Encoding):
@@ -33,6 +41,14 @@ class LowRank(Encoding):
     def of_factors(self, left: torch.Tensor, right: torch.Tensor, factor: float = 1.0) -> Encoded:
         """What an adapter holds: `(rows, rank)` and `(rank, columns)` in one float type."""
         return Encoded({"left": left.contiguous(), "right": right.contiguous()}, {FACTOR: factor})
+
+    def hold(self, name: str, shape: tuple[int, ...], product: Product) -> tuple[Encoding, Entry]:
+        """A tensor's change that is held as a product, as one that is stored so."""
+        return self, in_memory(name, shape, self.of_factors(*product))
+
+    def product(self, entry: Entry) -> Product:
+        """The factors of an entry, as they are stored."""
+        return Product(entry.whole("left"), entry.whole("right"), entry.settings.get(FACTOR, 1.0))
 
     def rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         import torch

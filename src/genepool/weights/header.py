@@ -1,4 +1,7 @@
-"""What a skill file says about its skill, beside the change itself: where it comes from and how good it is."""
+"""What is known about a change beside its numbers: its base, where it comes from and how good it is.
+
+The header of a skill file holds it as strings; `skill_file` says which. Every `Change` has one.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,25 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from genepool.checked import is_line, is_number, numbers
 from genepool.errors import InputError
-from genepool.weights.skill_file import (
-    BASE_KEY,
-    BASE_NAME_KEY,
-    FORM_KEY,
-    SKILL_KEY,
-    TENSORS_KEY,
-    VERSION,
-    SkillFile,
-    metadata_text,
-)
 
+VERSION = 1
+SKILL_KEY, FORM_KEY, BASE_KEY, BASE_NAME_KEY, TENSORS_KEY = (
+    "genepool_skill", "form", "base_fingerprint", "base_name", "tensors",
+)  # fmt: skip
 _TEXTS, _OBJECTS = ("name", "description", "licence"), ("lineage", "training", "scores")
 # What a header may say in all; the table of tensors comes on top.
 _MOST_BYTES = 1 << 20
+_AGAIN = "Make or fetch the skill again"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known about a skill.
+    """What is known about a change.
 
     Attributes:
         base_fingerprint, base_name: the model it is relative to.
@@ -51,37 +50,31 @@ class Header:
     error: float | None = None
 
     @classmethod
-    def of(cls, skill: SkillFile) -> Header:
-        """Reads it from a file.
+    def read(cls, metadata: Mapping[str, str], where: Path) -> Header:
+        """Reads it from the strings of a skill file's header.
+
+        Args:
+            metadata: the strings.
+            where: the file, for errors.
 
         Raises:
             InputError: one of its fields is not what it should be.
         """
-        found: dict[str, Any] = {key: skill.metadata.get(key, "") for key in _TEXTS}
+        found: dict[str, Any] = {key: metadata.get(key, "") for key in _TEXTS}
         if not is_line(found["name"]):
-            fix = "Make or fetch the skill again"
-            raise InputError("its name holds control characters", where=skill.path, fix=fix)
+            raise InputError("its name holds control characters", where=where, fix=_AGAIN)
         for key in _OBJECTS:
             try:
-                found[key] = json.loads(skill.metadata.get(key, "{}"))
+                found[key] = json.loads(metadata.get(key, "{}"))
             except (ValueError, RecursionError):
                 found[key] = None
             if not isinstance(found[key], dict):
-                raise InputError(
-                    f"its {key} is not a JSON object", where=skill.path, fix="Make or fetch the skill again"
-                )
+                raise InputError(f"its {key} is not a JSON object", where=where, fix=_AGAIN)
         try:
             numbers(found["scores"], 0, 1)
         except ValueError as wrong:
-            fix = "Make or fetch the skill again"
-            raise InputError(f"its scores hold {wrong}", where=skill.path, fix=fix) from None
-        try:
-            error = float(skill.metadata["error"]) if "error" in skill.metadata else None
-        except ValueError:
-            error = None
-        if not is_number(error, 0):
-            error = None
-        return cls(skill.base_fingerprint, skill.base_name, **found, error=error)
+            raise InputError(f"its scores hold {wrong}", where=where, fix=_AGAIN) from None
+        return cls(metadata.get(BASE_KEY, ""), metadata.get(BASE_NAME_KEY, ""), **found, error=_error(metadata))
 
     def made_by(self, operation: str, **lineage: Any) -> Header:
         """The header of what an operation makes: the words and the base stay, scores and errors are measured anew.
@@ -109,3 +102,16 @@ class Header:
         if size > _MOST_BYTES:
             raise InputError(f"what is said about the skill takes {size} bytes", fix="Keep it under a megabyte")
         return {**found, TENSORS_KEY: metadata_text(tensors)}
+
+
+def _error(metadata: Mapping[str, str]) -> float | None:
+    try:
+        error = float(metadata["error"]) if "error" in metadata else None
+    except ValueError:
+        return None
+    return error if is_number(error, 0) else None
+
+
+def metadata_text(settings: Mapping[str, Any]) -> str:
+    """JSON as the header of a file holds it."""
+    return json.dumps(settings, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

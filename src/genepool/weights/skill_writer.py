@@ -1,4 +1,7 @@
-"""Writes changes as a skill file, in any form, tensor by tensor and several at a time."""
+"""Writes a change as a skill file, in any form, tensor by tensor and several at a time.
+
+What the file says is in `skill_file`; how a tensor is stored is chosen by the caller.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,12 @@ from genepool import progress
 from genepool.errors import InputError
 from genepool.kernels.memory import MemoryGate
 from genepool.kernels.reading import is_finite
-from genepool.skills.changes import Changes, block_rows
-from genepool.skills.header import Header
 from genepool.staging import check_file
 from genepool.threads import core_count, torch_threads
 from genepool.weights.appending import AppendingWriter, appending
+from genepool.weights.change import Change, block_rows
 from genepool.weights.encodings import Encoded, Encoding, Entry, encodings
-from genepool.weights.encodings.encoding import in_memory
+from genepool.weights.header import Header
 from genepool.weights.skill_file import SAMPLE, part_name, sample
 from genepool.weights.tensor_info import TensorInfo
 
@@ -62,12 +64,12 @@ LEFT_OUT = Choice(None, {})
 
 
 @dataclass(frozen=True)
-class Written:
-    """A skill file that was written.
+class WrittenChange:
+    """A change that was written, as a skill file or as an adapter.
 
     Attributes:
-        path: the file.
-        nbytes: its size.
+        path: the file or folder.
+        nbytes: size of its weights.
         tensors: how many tensors change.
         entries: how many entries those have.
         error: share of the change's size (Frobenius norm) that was lost in storing it.
@@ -83,7 +85,7 @@ class Written:
 
 
 def write_skill(
-    changes: Changes,
+    change: Change,
     out: str | Path,
     form: str,
     choose: Choose,
@@ -91,11 +93,11 @@ def write_skill(
     *,
     overwrite: bool = False,
     threads: int | None = None,
-) -> Written:
-    """Writes changes as a skill file, whole or not at all. Tensors that do not change are left out.
+) -> WrittenChange:
+    """Writes a change as a skill file, whole or not at all. Tensors that do not change are left out.
 
     Args:
-        changes: what to write.
+        change: what to write.
         out: the file, ending in .safetensors.
         form: what its header calls it: dense, sparse, low-rank or packed.
         choose: how each tensor is stored.
@@ -108,12 +110,12 @@ def write_skill(
     """
     out = Path(out)
     check_skill_file(out, overwrite=overwrite)
-    names = changes.names()
+    names = change.names()
     threads = threads or min(8, core_count())
     metadata = sum(len(name) + 120 for name in names) + (1 << 20) + (1 << 16)
     stored_names = [part_name(name, f"{'x' * 16}.{i}") for name in names for i in range(8)]
     with appending(out, stored_names, metadata_bytes=metadata, overwrite=overwrite) as writer:
-        work = _Work(changes, choose, writer)
+        work = _Work(change, choose, writer)
         memory = MemoryGate(max(_MEMORY, *(work.nbytes(name) for name in names)) if names else _MEMORY)
         stopped = threading.Event()
 
@@ -123,11 +125,11 @@ def write_skill(
             finally:
                 work.turns.pass_on(place)
                 room.__exit__(None, None, None)
-            bar.advance(_numel(changes, name))
+            bar.advance(change.numel(name))
             return name, found
 
         done: dict[str, _Done] = {}
-        total = sum(_numel(changes, name) for name in names)
+        total = sum(change.numel(name) for name in names)
         with (
             progress.bar(f"writing {out.name}", total, "entries") as bar,
             torch_threads(1),
@@ -135,7 +137,7 @@ def write_skill(
         ):
             futures = []
             try:
-                for place, name in enumerate(sorted(names, key=lambda n: -_numel(changes, n))):
+                for place, name in enumerate(sorted(names, key=lambda n: -change.numel(n))):
                     # Here and not in the threads: the tensor whose turn it is must never wait for memory.
                     room = memory.held(work.nbytes(name))
                     room.__enter__()
@@ -149,18 +151,18 @@ def write_skill(
                 raise
         table = {name: done[name].settings for name in names if name in done and done[name].settings}
         if not table:
-            against = changes.base.name if changes.base is not None else "its base"
-            raise InputError(f"{changes.name} does not differ from {against}", where=out, fix="Name a fine-tune")
-        if changes.base is not None:
+            against = change.base.name if change.base is not None else "its base"
+            raise InputError(f"{change.name} does not differ from {against}", where=out, fix="Name a fine-tune")
+        if change.base is not None:
             import torch
 
-            writer.write(SAMPLE, torch.stack([sample(changes.base, name) for name in table]))
+            writer.write(SAMPLE, torch.stack([sample(change.base, name) for name in table]))
         size = sum(found.size for found in done.values())
         lost = sum(found.lost for found in done.values())
         error = (lost / size) ** 0.5 if size > 0 else 0.0
         writer.close(replace(header, error=error or None).metadata(form, table))
-    entries = sum(_numel(changes, name) for name in table)
-    return Written(out, out.stat().st_size, len(table), entries, error)
+    entries = sum(change.numel(name) for name in table)
+    return WrittenChange(out, out.stat().st_size, len(table), entries, error)
 
 
 def check_skill_file(out: Path, *, overwrite: bool) -> None:
@@ -206,18 +208,18 @@ class _Turns:
 class _Work:
     """Stores one tensor after the other; used by several threads."""
 
-    def __init__(self, changes: Changes, choose: Choose, writer: AppendingWriter) -> None:
-        self.changes, self.choose, self.writer = changes, choose, writer
+    def __init__(self, change: Change, choose: Choose, writer: AppendingWriter) -> None:
+        self.change, self.choose, self.writer = change, choose, writer
         self.turns = _Turns()
 
     def nbytes(self, name: str) -> int:
         """About what storing it takes."""
-        return _ENTRY_BYTES * _numel(self.changes, name)
+        return _ENTRY_BYTES * self.change.numel(name)
 
     def store(self, name: str, place: int) -> _Done | None:
         """Writes one tensor's parts, `place` being its place in the file; None when it does not change."""
-        stored = self.changes.stored(name)
-        shape = self.changes.shape(name)
+        stored = self.change.stored(name)
+        shape = self.change.shape(name)
         choice = self.choose(name, shape, stored)
         if choice.kind is None:
             return self._left_out(name)
@@ -227,7 +229,7 @@ class _Work:
             self._append(name, place, {part: entry.whole(part) for part in entry.parts})
             own = {key: value for key, value in entry.settings.items() if key not in ("shape", "kind")}
             return _Done({"shape": list(shape), "kind": encoding.kind, **own}, 0.0, 0.0)
-        if not self.changes.moves(name):
+        if not self.change.moves(name):
             return None
         encoding = encodings()[choice.kind]
         layout = encoding.layout(shape, choice.settings)
@@ -236,10 +238,9 @@ class _Work:
         if encoding.by_rows and choice.encoded is None:
             encoded, size, lost = self._joined(name, encoding, choice)
         else:
-            change = self._checked(name, self.changes.change(name))
+            change = self._checked(name, self.change.whole(name))
             encoded = choice.encoded or encoding.encode(change, **choice.settings)
-            back = encoding.decode(in_memory(name, shape, encoded), 0, change.shape[0])
-            size, lost = _square(change), _square(back.sub_(change))
+            size, lost = _square(change), _square(encoding.restore(encoded, shape).sub_(change))
         if size == 0:
             return None
         self._append(name, place, encoded.parts)
@@ -259,9 +260,9 @@ class _Work:
         self.turns.pass_on(place)
         size = lost = 0.0
         settings: Mapping[str, Any] = {}
-        shape = self.changes.shape(name)
-        for start, stop in block_rows(*self.changes.matrix(name)):
-            rows = self._checked(name, self.changes.change_rows(name, start, stop))
+        shape = self.change.shape(name)
+        for start, stop in block_rows(*self.change.matrix(name)):
+            rows = self._checked(name, self.change.rows(name, start, stop))
             encoded = encoding.encode(rows, **choice.settings)
             settings = encoded.settings
             for part, tensor in encoded.parts.items():
@@ -274,9 +275,9 @@ class _Work:
         """Encodes block by block and puts the parts below each other."""
         blocks = []
         size = lost = 0.0
-        rows, columns = self.changes.matrix(name)
+        rows, columns = self.change.matrix(name)
         for start, stop in block_rows(rows, columns):
-            change = self._checked(name, self.changes.change_rows(name, start, stop))
+            change = self._checked(name, self.change.rows(name, start, stop))
             blocks.append(encoding.encode(change, **choice.settings))
             size += _square(change)
             lost += self._lost(encoding, blocks[-1], change)
@@ -285,20 +286,19 @@ class _Work:
     def _lost(self, encoding: Encoding, encoded: Encoded, rows: torch.Tensor) -> float:
         if encoding.kind == "dense" and encoded.parts[""].dtype == rows.dtype:
             return 0.0
-        back = encoding.decode(in_memory("", tuple(rows.shape), encoded), 0, rows.shape[0])
-        return _square(back.sub_(rows))
+        return _square(encoding.restore(encoded, tuple(rows.shape)).sub_(rows))
 
     def _left_out(self, name: str) -> _Done | None:
         size = 0.0
-        for start, stop in block_rows(*self.changes.matrix(name)):
-            size += _square(self._checked(name, self.changes.change_rows(name, start, stop)))
+        for start, stop in block_rows(*self.change.matrix(name)):
+            size += _square(self._checked(name, self.change.rows(name, start, stop)))
         # Counted among what is lost, and not stored.
         return _Done({}, size, size) if size else None
 
     def _checked(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         if not is_finite(rows):
             raise InputError(
-                "the change is NaN or infinite", where=f"{self.changes.name}:{name}", fix="Mend or leave out the model"
+                "the change is NaN or infinite", where=f"{self.change.name}:{name}", fix="Mend or leave out the model"
             )
         return rows
 
@@ -310,8 +310,3 @@ class _Work:
 def _square(values: torch.Tensor) -> float:
     flat = values.reshape(-1)
     return float(flat @ flat)
-
-
-def _numel(changes: Changes, name: str) -> int:
-    rows, columns = changes.matrix(name)
-    return rows * columns
