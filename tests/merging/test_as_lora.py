@@ -114,6 +114,27 @@ def _with_base(folder: Path) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(folder / "base")
 
 
+def test_a_bias_beside_a_matrix_that_stays_is_found_by_peft(
+    family: Callable[..., Path], tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    recipe, moved = family("qwen2", only="up_proj"), "model.layers.0.self_attn.q_proj.bias"
+    for name in ("x", "y"):
+        tensors = load_file(tmp_path / name / "model.safetensors")
+        tensors[moved] += 1.0
+        save_file(tensors, tmp_path / name / "model.safetensors", {"format": "pt"})
+    answer = cli("merge", recipe, tmp_path / "merged-lora", "--as-lora", 16)
+    assert answer.code == 0, answer.err
+    expected = _merged(recipe)
+    torch.testing.assert_close(_logits(_with_peft(tmp_path / "merged-lora")), _logits(expected), atol=1e-4, rtol=1e-4)
+    skill = tmp_path / "s.safetensors"
+    assert cli("skill", "extract", tmp_path / "merged", "--base", tmp_path / "base", "--out", skill).code == 0
+    answer = cli("skill", "convert", skill, "--base", tmp_path / "base", "--to", "peft", "--out", tmp_path / "lora")
+    assert answer.code == 0, answer.err
+    torch.testing.assert_close(_logits(_with_peft(tmp_path / "lora")), _logits(expected), atol=1e-4, rtol=1e-4)
+
+
 def test_what_is_lost_is_what_is_said(family: Callable[..., Path], tmp_path: Path) -> None:
     recipe = family()
     errors = []

@@ -138,4 +138,4 @@ def _write_adapter(
     else:
         changes = ModelDifference(weights, base)
     changes.header = replace(changes.header, name=folder.resolve().name, description=lineage, scores=verdict.valid)
-    return write_peft(changes, base, opened.study.base, folder, rank=rank, overwrite=overwrite)
+    return write_peft(changes, opened.study.base, folder, rank=rank, overwrite=overwrite)

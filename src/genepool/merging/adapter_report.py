@@ -11,43 +11,8 @@ from typing import Any
 
 from genepool import progress
 from genepool.merging import card
-from genepool.merging.adapter_forms import Form
 from genepool.merging.plan import Plan
-
-
-@dataclass(frozen=True)
-class HeldTensor:
-    """What the adapter holds of one tensor's change.
-
-    Attributes:
-        name: the tensor.
-        form: how it is held.
-        shape: of the tensor.
-        rank: of the factors; 0 when it is held whole or not at all.
-        exact: whether the factors are the best of their rank for certain.
-        change: squared Frobenius norm of merged minus base.
-        lost: the same of what the adapter does not hold of it.
-    """
-
-    name: str
-    form: Form
-    shape: tuple[int, ...]
-    rank: int
-    exact: bool
-    change: float
-    lost: float
-
-    def as_json(self, total: float) -> dict[str, Any]:
-        """For `genepool.json`; `share` is its part of the squared norm of the whole change."""
-        return {
-            "tensor": self.name,
-            "held": "no" if self.form.kind == "none" else "factors" if self.rank else "whole",
-            "rank": self.rank,
-            "exact": self.exact,
-            "relative_error": math.sqrt(self.lost / self.change),
-            "share": self.change / total,
-            **({"reason": self.form.reason} if self.form.reason else {}),
-        }
+from genepool.weights.peft.writer import HeldTensor
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,10 @@ class Change(ABC):
         """All of them, `(rows, columns)`."""
         return self.rows(name, 0, self.matrix(name)[0])
 
+    def whole_and_rounding(self, name: str) -> tuple[torch.Tensor, float]:
+        """The same, and the largest singular value that rounding alone puts into it; 0 where it is not known."""
+        return self.whole(name), 0.0
+
     def matrix(self, name: str) -> tuple[int, int]:
         """(rows, columns) of a tensor as a matrix."""
         return TensorInfo(self.shape(name), "F32").matrix
@@ -80,6 +84,10 @@ class Change(ABC):
     def moves(self, name: str) -> bool:
         """Whether any entry of it changes; True where that is not known without reading all of it."""
         return True
+
+    def working_bytes(self, name: str) -> int:
+        """Bytes that computing all of it takes beside the result, about: two tensors it is the difference of."""
+        return 8 * self.numel(name)
 
     def factors(self, name: str) -> Product | None:
         """A change that is a product of two matrices, as it is held; None for what is no product."""

@@ -1,8 +1,5 @@
-"""The names in the folder of a PEFT adapter, which reading and writing share."""
-
-from genepool.weights.formats.safetensors import ADAPTER_FILE
+"""The names in the folder of a PEFT adapter that reading and writing share; each file format names its own file."""
 
 CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = ADAPTER_FILE
 # What PEFT puts before the names of the model's own modules.
 PREFIX = "base_model.model."
