@@ -52,6 +52,27 @@ def _rebuild_input_error(kind: type[InputError], what: str, where: str, fix: str
     return kind(what, where=where, fix=fix)
 
 
+def refuse_newer(kind: str, version: object, known: int, where: str | Path, otherwise: str = "") -> None:
+    """Refuses a file of a format that a newer genepool wrote.
+
+    Args:
+        kind: what the file is.
+        version: what it says its format is.
+        known: the newest format that is read here.
+        where: the file, and the key.
+        otherwise: another way out, as the rest of a sentence after "or".
+
+    Raises:
+        InputError: the version is a whole number above `known`.
+    """
+    if isinstance(version, int) and version > known:
+        raise InputError(
+            f"written by a newer genepool ({kind} version {version}, this one knows {known})",
+            where=where,
+            fix=f"Install it with `pip install --upgrade genepool`{f', or {otherwise}' if otherwise else ''}",
+        )
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The advice for an unknown word: the closest known one, or all of them when none is close."""
     names = sorted(known)

@@ -213,7 +213,7 @@ def test_the_command_line_from_end_to_end(models: dict[str, Path], tmp_path: Pat
         (["sum", "SKILL", "OTHER"], "made for another base"),
         (["convert", "SKILL", "--base", "TWO", "--to", "dense"], "of their size apart"),
         (["convert", "CUT", "--to", "dense"], "file holds"),
-        (["convert", "NEWER", "--to", "dense"], "a skill file of version '2'"),
+        (["convert", "NEWER", "--to", "dense"], "newer genepool (skill file version 2, this one knows 1)"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.checked import differences, is_number, is_whole, kind_of, parsed_json
 from genepool.database import disk_is_full, distrust, foreign_schema, transaction
-from genepool.errors import InputError
+from genepool.errors import InputError, refuse_newer
 from genepool.evolution.candidates import (
     CANDIDATE_COLUMNS,
     VERDICT_COLUMNS,
@@ -73,6 +73,7 @@ class StudyStore:
                 self._db.execute("PRAGMA synchronous=FULL")
                 self._db.executescript(_TABLES)
             version = self.get("format", FORMAT)
+            refuse_newer("study", version, FORMAT, self.path, "name another --out")
             if version != FORMAT:
                 raise InputError(
                     f"written by another version of genepool (format {version}; this one reads {FORMAT})",

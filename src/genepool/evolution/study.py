@@ -20,12 +20,15 @@ from pydantic import (
     model_validator,
 )
 
-from genepool.errors import InputError
+from genepool.errors import InputError, refuse_newer
 from genepool.evolution import older_keys
 from genepool.evolution.reading_vary import read_vary
 from genepool.evolution.representations import Vary, representation
 from genepool.evolution.strategies import StrategyEntry, strategies, strategy_entry
 from genepool.schema import Strict, read_yaml, validate
+
+# Of the format; a file of a newer one is refused.
+STUDY_VERSION = 1
 
 
 class SkillChoice(Strict):
@@ -324,6 +327,7 @@ def load_study(path: str | Path) -> Study:
     data = read_yaml(path)
     if not isinstance(data, dict) or "study" not in data:
         raise InputError("not a study file", where=path, fix="A study has the key `study: 1` at its top")
+    refuse_newer("study file", data["study"], STUDY_VERSION, f"{path}:study")
     return validate(Study, data, str(path)).resolved(path.parent.resolve())
 
 

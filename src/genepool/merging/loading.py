@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from genepool.errors import InputError
+from genepool.errors import InputError, refuse_newer
 from genepool.merging.mergekit import translate, translate_documents
-from genepool.merging.recipe import Recipe
+from genepool.merging.recipe import RECIPE_VERSION, Recipe
 from genepool.schema import read_documents, validate
 
 
@@ -31,4 +31,6 @@ def parse_recipe(data: object, *, where: str = "recipe", folder: Path | None = N
     """A recipe from what a YAML file held; `genepool: 1` decides the dialect."""
     if isinstance(data, dict) and "genepool" not in data:
         return translate(data, where).located(where, folder)
+    if isinstance(data, dict):
+        refuse_newer("recipe", data["genepool"], RECIPE_VERSION, f"{where}:genepool")
     return validate(Recipe, data, where).located(where, folder)

@@ -22,6 +22,8 @@ from genepool.merging.registry import find_method
 from genepool.schema import Strict
 
 Parameters = dict[str, Any]
+# Of the format; a file of a newer one is refused.
+RECIPE_VERSION = 1
 _MODEL = "Folder, file, hub model, URL, recipe file, or any of these with `+adapter` or `+skill`; or a recipe in place."
 
 

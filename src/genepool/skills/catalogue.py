@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from genepool import progress
 from genepool.checked import is_digest, is_number, is_text, parsed_json
 from genepool.database import disk_is_full, distrust, foreign_schema, transaction
-from genepool.errors import InputError
+from genepool.errors import InputError, refuse_newer
 from genepool.skills.kept import COLUMNS, JSON_COLUMNS, Kept, called, floats, kept_of
 from genepool.skills.sketch import LAYER_WIDTH, WIDTH, Sketch
 
@@ -85,12 +85,7 @@ class Catalogue:
     def _check(path: Path, application: int, version: int) -> None:
         if application != APPLICATION or version < 1:
             raise InputError("a database of something else", where=path, fix="Name another folder with --library")
-        if version > VERSION:
-            raise InputError(
-                f"written by a newer genepool (library version {version}, this one knows {VERSION})",
-                where=path,
-                fix="Update genepool, or name another library",
-            )
+        refuse_newer("library", version, VERSION, path, "name another library")
 
     @classmethod
     def create(cls, path: Path) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 from genepool import progress
 from genepool.checked import is_number, is_text, is_whole, kind_of, numbers, parsed_json
 from genepool.database import disk_is_full, distrust, foreign_schema, transaction
-from genepool.errors import InputError, listed, nearest
+from genepool.errors import InputError, listed, nearest, refuse_newer
 
 VERSION = 1
 _SCHEMA = """
@@ -113,12 +113,7 @@ class Ledger:
         if foreign := foreign_schema(self._db, _TABLES):
             raise InputError(f"no ledger: {foreign}", where=self.path, fix="Name another ledger")
         tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if version > VERSION:
-            raise InputError(
-                f"written by a newer genepool (ledger version {version}, this one knows {VERSION})",
-                where=self.path,
-                fix="Update genepool, or name another ledger",
-            )
+        refuse_newer("ledger", version, VERSION, self.path, "name another ledger")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         if version < VERSION or not tables >= _TABLES:

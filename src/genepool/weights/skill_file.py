@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool import seeding
 from genepool.checked import is_line
-from genepool.errors import InputError
+from genepool.errors import InputError, refuse_newer
 from genepool.weights import fingerprint_cache
 from genepool.weights.change import Change
 from genepool.weights.encodings import Encoding, Entry, encodings
@@ -112,7 +112,8 @@ class SkillFile(Change):
         if version is None:
             raise InputError("not a skill file", where=path, fix="Make one with genepool skill extract")
         if version != str(VERSION):
-            raise InputError(f"a skill file of version {version!r}", where=path, fix="Use a newer genepool to read it")
+            refuse_newer("skill file", int(version) if version.isdecimal() else version, VERSION, path)
+            raise InputError(f"a skill file of version {version!r}", where=path, fix=_DAMAGED)
         self.form = self.metadata.get(FORM_KEY, "")
         if self.form not in FORMS:
             raise InputError(f"a skill of form {self.form!r}", where=path, fix="Known: " + ", ".join(FORMS))
