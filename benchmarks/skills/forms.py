@@ -18,13 +18,13 @@ import numpy as np
 from benchmarks.measuring import table
 from benchmarks.merge.side_by_side import machine
 from genepool import progress
-from genepool.skills import Dare, Form, Graft, TopK, compress, smallest, store
+from genepool.skills import Dare, Graft, TopK, compress, smallest
 from genepool.skills.localising import Bench
 from genepool.tasks import LanguageModel, load_tasks
 from genepool.testbed import build
 from genepool.threads import torch_threads
 from genepool.training.batches import encode_examples
-from genepool.weights import Change, ModelDifference, WrittenChange, open_weights
+from genepool.weights import Change, Form, ModelDifference, WrittenChange, open_weights, store
 from genepool.weights.skill_file import SkillFile
 
 CACHE = Path(__file__).parent.parent.parent / ".cache"

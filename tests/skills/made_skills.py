@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from genepool.skills.forms import Form
-from genepool.weights import Change
+from genepool.weights import Change, Form
 from genepool.weights.header import Header
 from genepool.weights.skill_writer import write_skill
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from genepool.errors import InputError
-from genepool.skills import Form, compress, input_energies, store
+from genepool.skills import compress, input_energies
 from genepool.skills.compressing import Budget
 from genepool.tasks import Example, LanguageModel, Task
-from genepool.weights import open_change, open_weights
+from genepool.weights import Form, open_change, open_weights, store
 from genepool.weights.skill_file import SkillFile
 
 SHAPES = {"layers.0.mlp.up_proj.weight": (96, 64), "layers.0.mlp.down_proj.weight": (64, 96), "norm.weight": (64,)}

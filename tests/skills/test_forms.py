@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from genepool.errors import InputError
-from genepool.skills import Dare, Form, TopK, extract_skill, store
-from genepool.weights import Change, Scaled, Sum, open_change, open_weights
+from genepool.skills import Dare, TopK, extract_skill
+from genepool.weights import Change, Form, Scaled, Sum, open_change, open_weights, store
 from genepool.weights.header import Header
 from genepool.weights.skill_file import SkillFile
 

@@ -25,15 +25,13 @@ from made_skills import InMemory, skill, tensors, write
 
 from genepool.errors import InputError
 from genepool.report.skill_map import Disc, skill_map
-from genepool.skills import store
 from genepool.skills.catalogue import Catalogue
-from genepool.skills.forms import Form
 from genepool.skills.library import Library
 from genepool.skills.library_check import check
 from genepool.skills.library_export import bring_in, export
 from genepool.skills.library_search import by_likeness, by_words
 from genepool.skills.sketch import sketch
-from genepool.weights import Scaled, Sum, open_change
+from genepool.weights import Form, Scaled, Sum, open_change, store
 
 Cli = Callable[..., Any]
 

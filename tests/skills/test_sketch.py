@@ -14,11 +14,10 @@ from made_skills import InMemory, tensors, write
 
 from genepool.errors import InputError
 from genepool.skills import sketch as sketching
-from genepool.skills.forms import Form
 from genepool.skills.similarity import compare
 from genepool.skills.sketch import LAYER_WIDTH, WIDTH, cosines, plane, sketch
+from genepool.weights import Form, open_change
 from genepool.weights import change as streaming
-from genepool.weights import open_change
 from genepool.weights.skill_file import SkillFile
 
 seeds = st.integers(0, 2**31)

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from genepool.errors import InputError
-from genepool.skills import Form, extract_skill, transfer
+from genepool.skills import extract_skill, transfer
 from genepool.skills.transfer import COMPONENTS, ENSEMBLE, rank_skills
 from genepool.tasks import Example, LanguageModel, Task, TaskSettings, load_tasks
 from genepool.tasks.likelihoods import loglikelihoods
-from genepool.weights import TensorWeights, Weights, open_weights
+from genepool.weights import Form, TensorWeights, Weights, open_weights
 
 
 @pytest.fixture(scope="module")

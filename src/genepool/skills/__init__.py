@@ -2,19 +2,15 @@
 
 from genepool.skills.calibrating import input_energies
 from genepool.skills.compressing import Budget, compress
-from genepool.skills.forms import FORMS, PACKINGS, Form
 from genepool.skills.localising import Bench, Localised, smallest
-from genepool.skills.making import apply_skills, extract_skill, model_of, store
+from genepool.skills.making import apply_skills, extract_skill, model_of
 from genepool.skills.masks import Dare, Graft, TopK
 from genepool.skills.peft_folder import write_peft
 
 __all__ = [
-    "FORMS",
-    "PACKINGS",
     "Bench",
     "Budget",
     "Dare",
-    "Form",
     "Graft",
     "Localised",
     "TopK",
@@ -24,6 +20,5 @@ __all__ = [
     "input_energies",
     "model_of",
     "smallest",
-    "store",
     "write_peft",
 ]

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 from genepool import progress
 from genepool.errors import InputError
 from genepool.kernels.memory import MemoryGate
-from genepool.skills.making import store
 from genepool.staging import staged_path
 from genepool.threads import core_count, torch_threads
-from genepool.weights import Change, WrittenChange
+from genepool.weights import Change, WrittenChange, store
 from genepool.weights.encodings import Encoding, Entry, encodings
 from genepool.weights.encodings.groups import GROUP, dequantise, quantise
 from genepool.weights.encodings.singular import Singular

@@ -3,72 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from genepool import progress
 from genepool.merging import Recipe, plan_merge, run_plan
-from genepool.skills.forms import Form
 from genepool.tasks import LanguageModel, open_model
 from genepool.tasks.models import load_as
-from genepool.weights import (
-    BaseWithChange,
-    Change,
-    ModelDifference,
-    SkillFile,
-    Weights,
-    WrittenChange,
-    open_weights,
-    write_skill,
-)
-from genepool.weights.encodings import Encoding, Entry
+from genepool.weights import BaseWithChange, Change, Form, ModelDifference, SkillFile, Weights, open_weights, store
 from genepool.weights.skill_file import is_skill
-from genepool.weights.skill_writer import AS_STORED, Choice, Choose
-
-
-def store(
-    changes: Change,
-    out: str | Path,
-    form: Form | Choose | None,
-    operation: str,
-    arguments: Mapping[str, Any] | None = None,
-    *,
-    form_name: str | None = None,
-    words: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-    threads: int | None = None,
-) -> WrittenChange:
-    """Writes changes as a skill file whose lineage says what made it.
-
-    Args:
-        changes: what to write.
-        out: the file, ending in .safetensors.
-        form: how; in the form they are stored in already when None.
-        form_name: what the form is called, where `form` is none of the forms that have a name.
-        operation, arguments: what goes into the lineage, as on the command line.
-        words: name, description and licence, where they are to be other than those of `changes`.
-        overwrite, threads: as for `write_skill`.
-
-    Returns:
-        The file and what storing it lost.
-    """
-    header = replace(changes.header, **dict(words or {}))
-    header = header.made_by(operation, arguments=dict(arguments or {}), **changes.identity())
-    if form_name is None:
-        form_name = form.name if isinstance(form, Form) else form_of(changes)
-    return write_skill(changes, out, form_name, form or _as_it_is, header, overwrite=overwrite, threads=threads)
-
-
-def form_of(changes: Change) -> str:
-    """The form that most of the changes are stored in already."""
-    kinds = [stored[0].form for name in changes.names() if (stored := changes.stored(name)) is not None]
-    entries = {kind: kinds.count(kind) for kind in kinds if kind != "dense"}
-    return max(entries, key=lambda kind: entries[kind]) if entries else "dense"
-
-
-def _as_it_is(name: str, shape: tuple[int, ...], stored: tuple[Encoding, Entry] | None) -> Choice:
-    return AS_STORED if stored is not None else Choice("dense", {"dtype": "F32"})
 
 
 def extract_skill(

@@ -14,8 +14,10 @@ from genepool.weights.overlay import TensorWeights, load_resident, stack_changes
 from genepool.weights.padding import PaddedVocabulary, vocabulary_rows
 from genepool.weights.roles import PARTS, Role, infer_roles
 from genepool.weights.skill_file import SkillFile
+from genepool.weights.skill_forms import Form
 from genepool.weights.skill_writer import WrittenChange, write_skill
 from genepool.weights.source import Weights
+from genepool.weights.storing import store
 from genepool.weights.tensor_info import TensorInfo
 from genepool.weights.writer import write_checkpoint
 
@@ -25,6 +27,7 @@ __all__ = [
     "Change",
     "Checkpoint",
     "Derived",
+    "Form",
     "Header",
     "ModelDifference",
     "PaddedVocabulary",
@@ -42,6 +45,7 @@ __all__ = [
     "open_weights",
     "stack_changes",
     "stacked_changes",
+    "store",
     "vocabulary_rows",
     "write_checkpoint",
     "write_skill",

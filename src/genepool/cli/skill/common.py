@@ -12,8 +12,7 @@ import typer
 from genepool.cli import options
 
 if TYPE_CHECKING:
-    from genepool.skills import Form
-    from genepool.weights import Change, WrittenChange
+    from genepool.weights import Change, Form, WrittenChange
 
 
 class StoredAs(StrEnum):
@@ -104,7 +103,7 @@ def form_of(
     bits: int = 4,
 ) -> Form:
     """The form the options describe."""
-    from genepool.skills import Form
+    from genepool.weights import Form
     from genepool.weights.tensor_info import dtype_code
 
     return Form(to.value, dtype_code(dtype.value) if dtype else None, rank, packing.value, bits)
@@ -129,7 +128,7 @@ def store_and_say(
     words: dict[str, str] | None = None,
 ) -> None:
     """Writes a skill file and says what came of it."""
-    from genepool.skills import store
+    from genepool.weights import store
 
     given = {key: value for key, value in (words or {}).items() if value}
     written = store(changes, out, form, operation, settings, words=given, overwrite=overwrite)

@@ -48,11 +48,12 @@ def localise(
     options.begin(quiet)
     options.only_with(context, by is By.graft, "--by graft", "steps")
     from genepool.errors import InputError
-    from genepool.skills import Bench, Graft, TopK, smallest, store
+    from genepool.skills import Bench, Graft, TopK, smallest
     from genepool.staging import check_file
     from genepool.tasks import LanguageModel, load_tasks, open_model
     from genepool.tasks.models import load_as
     from genepool.training import encode_examples
+    from genepool.weights import store
 
     check_file(out, overwrite=overwrite)
     changes = open_skill(skill, base, allow_pickle)

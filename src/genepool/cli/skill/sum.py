@@ -34,8 +34,8 @@ def sum(
         genepool skill sum reverse.safetensors sort.safetensors --out both.safetensors
     """
     options.begin(quiet)
-    from genepool.skills.making import form_of as stored_form
     from genepool.weights import Sum, open_change, open_weights
+    from genepool.weights.storing import stored_form
 
     opened = open_weights(base, allow_pickle=allow_pickle) if base else None
     total = Sum([open_change(skill, opened, allow_pickle=allow_pickle) for skill in skills])

@@ -13,10 +13,10 @@ from typing import Any
 from genepool.errors import InputError
 from genepool.weights.encodings import Encoding, Entry
 from genepool.weights.encodings.bits import WIDTHS
+from genepool.weights.skill_file import FORMS
 from genepool.weights.skill_writer import AS_STORED, Choice
 from genepool.weights.tensor_info import TensorInfo
 
-FORMS = ("dense", "sparse", "low-rank", "packed")
 PACKINGS = ("signs", "groups", "singular")
 # Below this side a matrix is not worth a form of its own.
 _SMALLEST_SIDE = 8
