@@ -139,6 +139,18 @@ def test_sums_are_sums_and_low_ranks_stay_low(models: dict[str, Path], skills: d
     assert json.loads(file.metadata["lineage"])["parents"] == [SkillFile(path).digest() for path in low]
 
 
+def test_a_skill_named_with_its_base_is_the_skill_itself(
+    models: dict[str, Path], skills: dict[str, Path], tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    alone, named = tmp_path / "alone.safetensors", tmp_path / "named.safetensors"
+    low = ("--base", models["base"], "--to", "low-rank", "--out")
+    assert cli("skill", "convert", skills["one"], *low, alone).code == 0
+    answer = cli("skill", "convert", f"{models['base']}+{skills['one']}", *low, named)
+    assert answer.code == 0, answer.err
+    assert json.loads(SkillFile(named).metadata["lineage"])["parents"] == [SkillFile(skills["one"]).digest()]
+    assert SkillFile(named).digest() == SkillFile(alone).digest()
+
+
 def test_the_largest_stay_and_nothing_else(skills: dict[str, Path]) -> None:
     changes = open_change(skills["one"])
     flat = torch.cat([changes.whole(name).flatten() for name in changes.names()])
