@@ -14,7 +14,7 @@ Everything heavy is imported when it is first used, so `import genepool` costs n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,18 +128,13 @@ def train(
         genepool.errors.InputError: something the training names is wrong, it changed since it began, or its loss is
             no number any more.
     """
-    from genepool.skills.making import extract_skill
     from genepool.training import load_training, run_training
-
-    def write_skill(tuned: Weights, base: Weights, file: Path, lineage: Mapping[str, Any]) -> None:
-        extract_skill(tuned, base, file, words={"description": f"trained: {dict(lineage)}"}, overwrite=True)
 
     return run_training(
         load_training(Path(training)) if isinstance(training, str | Path) else training,
         out,
         ledger=ledger,
         device=device,
-        write_skill=write_skill,
         fork=fork,
         trusted=trusted,
         allow_pickle=allow_pickle,

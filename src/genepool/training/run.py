@@ -25,7 +25,6 @@ from genepool.training.journal import Journal, StepRow, Validation, digest_of
 from genepool.training.opened import Opened
 from genepool.training.session import Session
 from genepool.training.states import States
-from genepool.training.trained import WriteSkill
 from genepool.weights import Weights, open_weights
 
 # Entries of a model below which one thread is as fast as two, and several times faster on a machine that is busy.
@@ -212,7 +211,7 @@ class Run:
 
     # ------------------------------------------------------------------ ending
 
-    def finish(self, write_skill: WriteSkill | None, ledger: str | Path | None) -> dict[str, Any]:
+    def finish(self, ledger: str | Path | None) -> dict[str, Any]:
         """Writes the best state as a skill, measures it before and after, and records the end."""
         session, last = self._session, self.states.kept()[-1]
         assert session is not None
@@ -220,7 +219,7 @@ class Run:
         session.optimiser.restore(self.states.load(best), 0)
         result = self.out / session.trained.place
         base = self.opened.base
-        session.trained.write(result, session.optimiser.trained(), base, self._lineage(best), write_skill)
+        session.trained.write(result, session.optimiser.trained(), base, self._lineage(best))
         tuned = open_weights(str(result), base=base)
         # The model that was trained is as large as each of the two that are asked now.
         self._session = None

@@ -16,7 +16,6 @@ from genepool.training.journal import Journal
 from genepool.training.opened import Opened
 from genepool.training.recipe import Training, load_training
 from genepool.training.run import Run
-from genepool.training.trained import WriteSkill
 from genepool.weights import open_weights
 
 
@@ -46,7 +45,6 @@ def run_training(
     *,
     ledger: str | Path | None = None,
     device: str = "cpu",
-    write_skill: WriteSkill | None = None,
     fork: str | Path | None = None,
     trusted: Collection[str | Path] = (),
     allow_pickle: bool = False,
@@ -59,7 +57,6 @@ def run_training(
         out: its folder; one that holds this training already is gone on with.
         ledger: where outcomes before and after are kept; `$GENEPOOL_LEDGER`, else `genepool.sqlite` here.
         device: torch's name of the device.
-        write_skill: writes a skill file; needed for `form: full`.
         fork: folder of another training of the same form: begin with what that one had learned.
         trusted: files of tasks that may run code.
         allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
@@ -85,7 +82,7 @@ def run_training(
                 progress.say(f"this training is finished: {known['steps']} steps; change the recipe to go elsewhere")
                 return TrainingResult(out, known, resumed=True)
             run.train()
-            told = run.finish(write_skill, ledger)
+            told = run.finish(ledger)
     return TrainingResult(out, told)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,17 +16,12 @@ from genepool.seeding import torch_generator
 from genepool.staging import staged_folder
 from genepool.tasks import LanguageModel
 from genepool.training.recipe import Lora, Training
-from genepool.weights import Weights
-from genepool.weights.overlay import TensorWeights
+from genepool.weights import Form, ModelDifference, TensorWeights, Weights, store
 
 if TYPE_CHECKING:
     import torch
 
     from genepool.tasks.network import Network
-
-# Writes the change from a base to a fine-tune as a skill file: (fine-tune, base, file, lineage). It stands with the
-# skills, which come later in the house.
-WriteSkill = Callable[[Weights, Weights, Path, Mapping[str, Any]], object]
 
 #: The full learning rate at a hidden size of 2000, its exponent, and how much larger that of factors is.
 _RATE, _WIDTH, _EXPONENT, _LORA = 5e-5, 2000, 0.781, 10
@@ -60,7 +55,6 @@ class Trained(ABC):
         tensors: Mapping[str, torch.Tensor],
         base: Weights,
         lineage: Mapping[str, Any],
-        write_skill: WriteSkill | None,
     ) -> None:
         """Writes what was trained, replacing what is there.
 
@@ -69,7 +63,6 @@ class Trained(ABC):
             tensors: the parameters' values in float32, by name; they stand in the parameters too.
             base: the model they were trained from.
             lineage: how they were made.
-            write_skill: writes a skill file, where `out` is one.
 
         Raises:
             InputError: a tensor has another name or layout in memory than on the disk.
@@ -134,7 +127,6 @@ class Factors(Trained):
         tensors: Mapping[str, torch.Tensor],
         base: Weights,
         lineage: Mapping[str, Any],
-        write_skill: WriteSkill | None,
     ) -> None:
         path = base.name if base.folder is None else str(base.folder.resolve())
         self._adapted.peft_config["default"].base_model_name_or_path = path
@@ -210,11 +202,10 @@ class Whole(Trained):
         tensors: Mapping[str, torch.Tensor],
         base: Weights,
         lineage: Mapping[str, Any],
-        write_skill: WriteSkill | None,
     ) -> None:
-        assert write_skill is not None
         tuned = TensorWeights(tensors, out.stem, folder=base.folder, config=base.config, aliases=base.aliases())
-        write_skill(tuned, base, out, lineage)
+        words = {"description": f"trained: {dict(lineage)}"}
+        store(ModelDifference(tuned, base), out, Form("dense"), "extract", words=words, overwrite=True)
 
 
 def trained_part(model: Network, weights: Weights, recipe: Training) -> Trained:
