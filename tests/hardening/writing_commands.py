@@ -111,6 +111,11 @@ COMMANDS = (
     Writing("merge, random", "merge {world}/dare.yaml out --verify", "merge {world}/dare.yaml out --seed 4"),
     Writing("merge --as-lora", f"{_TIES} out --as-lora 4", f"{_LINEAR} out --as-lora 2"),
     Writing("soup", f"soup {{world}}/skills/a {{world}}/skills/b {_TASKS} --out out", f"{_LINEAR} out"),
+    Writing(
+        "export, adapter",
+        "export {world}/adapter out.gguf --base {world}/base",
+        "export {world}/low.safetensors out.gguf --base {world}/base --type f32",
+    ),
     # Skills.
     _skill("extract", f"extract {{world}}/skills/a {_BASE}", f"extract {{world}}/skills/b {_BASE}"),
     _skill("extract --rank", f"extract {{world}}/skills/a {_BASE} --rank 4", f"extract {{world}}/skills/b {_BASE}"),

@@ -98,7 +98,7 @@ def test_a_local_folder_has_no_revision(base: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        ("m.gguf", "a GGUF file, whose weights are quantised"),
+        ("m.gguf", "does not begin as a GGUF file does"),
         ("r.yaml", "a recipe, where a model is expected"),
         ("x.txt", "not a safetensors file"),
     ],

@@ -109,6 +109,9 @@ def load_tokenizer(weights: Weights) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"no usable tokenizer ({short(error)})", where=folder, fix="Copy the base's") from None
+    # transformers makes an empty tokenizer where a folder has none.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise InputError("a model without a tokenizer", where=weights.name, fix="Copy the tokenizer of its base to it")
     if weights.chat_template is not None:
         tokenizer.chat_template = weights.chat_template
     return tokenizer

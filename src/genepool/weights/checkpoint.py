@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.weights import fingerprint_cache
+from genepool.weights.companions import companion_folder
 from genepool.weights.formats import NEED_ASKING, TensorFile, format_of, formats, open_file, usable_formats
 from genepool.weights.formats.safetensors import INDEX_FILE, MODEL_FILE
 from genepool.weights.roles import infer_roles
@@ -44,9 +45,9 @@ class Checkpoint(Weights):
         path = Path(path)
         self.path = path
         self.name = name or str(path)
-        self.folder = path if path.is_dir() else path.parent
-        self.config = read_json(self.folder / "config.json") if (self.folder / "config.json").is_file() else None
         self.files = _open_files(path, allow_pickle)
+        self.folder = self._find_folder()
+        self.config = read_json(self.folder / "config.json") if (self.folder / "config.json").is_file() else None
         self._where: dict[str, TensorFile] = {}
         for file in self.files:
             for tensor in file.infos:
@@ -59,6 +60,12 @@ class Checkpoint(Weights):
                 self._where[tensor] = file
         self._aliases = self._find_tied()
         self._names = tuple(tensor for tensor in self._where if tensor not in self._aliases)
+
+    def _find_folder(self) -> Path:
+        """Where config and tokenizer are found."""
+        if len(self.files) == 1 and self.files[0].self_contained:
+            return companion_folder(self.files[0])
+        return self.path if self.path.is_dir() else self.path.parent
 
     def names(self) -> tuple[str, ...]:
         return self._names
@@ -87,8 +94,9 @@ class Checkpoint(Weights):
 
     def fingerprint(self) -> str:
         paths = [file.path for file in self.files]
-        config = self.folder / "config.json" if self.folder else None
-        return fingerprint_cache.cached(paths + ([config] if config and config.is_file() else []), self._hash)
+        config = self._find_folder() / "config.json"
+        beside = config.is_file() and not self.files[0].self_contained
+        return fingerprint_cache.cached(paths + ([config] if beside else []), self._hash)
 
     def _hash(self) -> str:
         from genepool import progress
@@ -156,8 +164,6 @@ def _open_files(path: Path, allow_pickle: bool) -> list[TensorFile]:
 def _open_file(path: Path, allow_pickle: bool) -> TensorFile:
     if (kind := format_of(path)) is not None:
         return open_file(path, kind, allow_pickle)
-    if path.suffix == ".gguf":
-        raise InputError("a GGUF file, whose weights are quantised", where=path, fix="Use the unquantised checkpoint")
     if path.suffix in (".yaml", ".yml"):
         raise InputError("a recipe, where a model is expected", where=path, fix="Merge it first: genepool merge")
     raise InputError("not a safetensors file", where=path, fix="Name a .safetensors file or a model folder")

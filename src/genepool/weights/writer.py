@@ -41,6 +41,10 @@ CARRIED_FILES = (
     "processor_config.json", "image_processor_config.json", "video_preprocessor_config.json",
 )  # fmt: skip
 TOKENIZER_FILES = frozenset(CARRIED_FILES[1:13])
+# Any of these holds a vocabulary; the other files of a tokenizer only go with one.
+VOCABULARY_FILES = (
+    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+)  # fmt: skip
 
 
 class ShardedWriter:

@@ -9,11 +9,7 @@ from genepool.merging.inspection.result import Head, ModelFacts
 from genepool.weights import PARTS, Role, Weights
 from genepool.weights.quantised import quantised_by
 from genepool.weights.roles import Part, layer_counts
-
-# Any of these holds a vocabulary; the other files of a tokenizer only go with one.
-_VOCABULARIES = (
-    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
-)  # fmt: skip
+from genepool.weights.writer import VOCABULARY_FILES
 
 
 def describe_model(name: str, weights: Weights, roles: Mapping[str, Role], non_finite: Sequence[str]) -> ModelFacts:
@@ -41,7 +37,7 @@ def describe_model(name: str, weights: Weights, roles: Mapping[str, Role], non_f
         layer_counts(roles),
         parts,
         _head(weights, roles),
-        any((weights.folder / file).is_file() for file in _VOCABULARIES) if weights.folder else False,
+        any((weights.folder / file).is_file() for file in VOCABULARY_FILES) if weights.folder else False,
         _quantised(weights, roles),
         tuple(non_finite),
     )

@@ -10,13 +10,12 @@ import json
 import mmap
 import os
 import struct
-import threading
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
+from genepool.weights.file_bytes import DAMAGED, FileBytes, opened
 from genepool.weights.formats.tensor_file import TensorFile
 from genepool.weights.tensor_info import DTYPE_BYTES, TensorInfo, tensor_bytes, torch_dtype
 
@@ -28,7 +27,6 @@ MAX_HEADER_BYTES = 100_000_000
 MODEL_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 ADAPTER_FILE = "adapter_model.safetensors"
-_AGAIN = "The file is damaged or was cut short: fetch or write it again"
 
 
 class SafetensorsFile(TensorFile):
@@ -59,37 +57,25 @@ class SafetensorsFile(TensorFile):
         self.shared = {}
         self._offsets: dict[str, int] = {}
         self._map: mmap.mmap | None = None
-        self._handle: int | None = None
-        self._lock = threading.Lock()
-        if self.path.exists() and not self.path.is_file() and not self.path.is_dir():
-            raise InputError("a device or a pipe, where a safetensors file is expected", where=path, fix="Name a file")
-        try:
-            with open(self.path, "rb") as file:
-                self._parse(file.read(8), os.fstat(file.fileno()).st_size, file)
-        except FileNotFoundError:
-            raise InputError("no such file", where=path, fix="Check the path") from None
-        except IsADirectoryError:
-            raise InputError("a folder, where a safetensors file is expected", where=path, fix="Name a file") from None
-        except PermissionError:
-            raise InputError("cannot be read", where=path, fix="Check its permissions") from None
-        except OSError as error:
-            raise InputError(f"cannot be read ({error.strerror})", where=path, fix="Check the disk") from None
+        self._bytes = FileBytes(self.path)
+        with opened(self.path, self.title) as file:
+            self._parse(file.read(8), os.fstat(file.fileno()).st_size, file)
 
     def _parse(self, prefix: bytes, size: int, file: Any) -> None:
         if len(prefix) < 8:
-            raise InputError(f"{size} bytes are too few for a safetensors file", where=self.path, fix=_AGAIN)
+            raise InputError(f"{size} bytes are too few for a safetensors file", where=self.path, fix=DAMAGED)
         (length,) = struct.unpack("<Q", prefix)
         if length > min(MAX_HEADER_BYTES, size - 8):
-            raise InputError(f"the header claims {length} bytes and the file has {size}", where=self.path, fix=_AGAIN)
+            raise InputError(f"the header claims {length} bytes and the file has {size}", where=self.path, fix=DAMAGED)
         try:
             header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"the header is not valid JSON ({error})", where=self.path, fix=_AGAIN) from None
+            raise InputError(f"the header is not valid JSON ({error})", where=self.path, fix=DAMAGED) from None
         if not isinstance(header, dict):
-            raise InputError("the header is not a JSON object", where=self.path, fix=_AGAIN)
+            raise InputError("the header is not a JSON object", where=self.path, fix=DAMAGED)
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-            raise InputError("__metadata__ is not a map of strings", where=self.path, fix=_AGAIN)
+            raise InputError("__metadata__ is not a map of strings", where=self.path, fix=DAMAGED)
         self.metadata = metadata
         self._start = 8 + length
         spans = sorted((*self._check_entry(name, entry), name) for name, entry in header.items())
@@ -99,7 +85,7 @@ class SafetensorsFile(TensorFile):
                 raise InputError(
                     f"its bytes begin at {begin} where {expected} is next",
                     where=f"{self.path}:{name}",
-                    fix=_AGAIN,
+                    fix=DAMAGED,
                 )
             expected = end
             self._offsets[name] = self._start + begin
@@ -107,7 +93,7 @@ class SafetensorsFile(TensorFile):
             raise InputError(
                 f"the tensors take {expected} bytes and the file holds {size - self._start}",
                 where=self.path,
-                fix=_AGAIN,
+                fix=DAMAGED,
             )
         # In the order of their bytes, so that reading them in turn reads the disk in turn.
         self.infos = {name: self.infos[name] for _, _, name in spans}
@@ -117,22 +103,22 @@ class SafetensorsFile(TensorFile):
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise InputError(f"the name {name!r} is not text", where=self.path, fix=_AGAIN) from None
+            raise InputError(f"the name {name!r} is not text", where=self.path, fix=DAMAGED) from None
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-            raise InputError("a header entry needs dtype, shape and data_offsets", where=where, fix=_AGAIN)
+            raise InputError("a header entry needs dtype, shape and data_offsets", where=where, fix=DAMAGED)
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
             raise InputError(
                 f"unknown dtype {dtype!r}", where=where, fix="Known here: " + ", ".join(sorted(DTYPE_BYTES))
             )
         if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-            raise InputError("shape or data_offsets is not a list of whole numbers", where=where, fix=_AGAIN)
+            raise InputError("shape or data_offsets is not a list of whole numbers", where=where, fix=DAMAGED)
         info = TensorInfo(tuple(shape), dtype)
         if offsets[1] - offsets[0] != info.nbytes:
             raise InputError(
                 f"{list(shape)} of {dtype} takes {info.nbytes} bytes, data_offsets say {offsets[1] - offsets[0]}",
                 where=where,
-                fix=_AGAIN,
+                fix=DAMAGED,
             )
         self.infos[name] = info
         return offsets[0], offsets[1]
@@ -141,7 +127,7 @@ class SafetensorsFile(TensorFile):
         if self._map is None:
             with open(self.path, "rb") as file:
                 if os.fstat(file.fileno()).st_size < max(self._offsets.values(), default=0):
-                    raise InputError("the file became shorter while it was in use", where=self.path, fix=_AGAIN)
+                    raise InputError("the file became shorter while it was in use", where=self.path, fix=DAMAGED)
                 # ACCESS_COPY: pages come from the page cache, and torch gets the writable buffer it insists on.
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         return self._map
@@ -159,11 +145,7 @@ class SafetensorsFile(TensorFile):
         return flat.reshape(info.shape)
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows `start` to `stop` of the tensor as a matrix, copied into memory of their own.
-
-        Streaming with plain reads keeps resident memory at the rows in work, and meets a file that was cut short
-        with an error where a mapping meets it with a signal.
-        """
+        """Rows `start` to `stop` of the tensor as a matrix, copied into memory of their own."""
         import torch
 
         info = self.infos[name]
@@ -178,7 +160,7 @@ class SafetensorsFile(TensorFile):
         info = self.infos[name]
         row_bytes = info.matrix[1] * DTYPE_BYTES[info.dtype]
         assert len(into) == (stop - start) * row_bytes
-        self._fill(into, self._offsets[name] + start * row_bytes)
+        self._bytes.fill(into, self._offsets[name] + start * row_bytes)
 
     def read_entries(self, name: str, start: int, stop: int) -> torch.Tensor:
         """A run of the tensor's entries in row-major order, `(stop - start,)`, copied into memory of their own."""
@@ -187,24 +169,8 @@ class SafetensorsFile(TensorFile):
         info = self.infos[name]
         assert 0 <= start <= stop <= info.numel
         run = torch.empty(stop - start, dtype=torch_dtype(info.dtype))
-        self._fill(tensor_bytes(run), self._offsets[name] + start * DTYPE_BYTES[info.dtype])
+        self._bytes.fill(tensor_bytes(run), self._offsets[name] + start * DTYPE_BYTES[info.dtype])
         return run
-
-    def _fill(self, into: memoryview, offset: int) -> None:
-        while into:
-            count = os.preadv(self._descriptor(), [into], offset)
-            if not count:
-                raise InputError("the file became shorter while it was in use", where=self.path, fix=_AGAIN)
-            into, offset = into[count:], offset + count
-
-    def _descriptor(self) -> int:
-        if self._handle is None:
-            with self._lock:
-                if self._handle is None:
-                    self._handle = os.open(self.path, os.O_RDONLY)
-                    # Closed with the object, so that a search over hundreds of candidates does not run out of files.
-                    weakref.finalize(self, os.close, self._handle)
-        return self._handle
 
     def view_bytes(self, name: str) -> memoryview:
         """The tensor's bytes as stored, without a copy."""

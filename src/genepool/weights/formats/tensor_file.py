@@ -30,6 +30,7 @@ class TensorFile(ABC):
         adapter_file: the weights of a PEFT adapter; empty where PEFT writes no such file.
         hub_files: patterns of what is fetched of a model on the hub; empty for a format that is fetched by name alone.
         no_models: names that carry its suffix in a model folder and are no model.
+        self_contained: whether config and tokenizer are in the file, so that what lies beside it does not count.
         runs_code: whether opening a stranger's file could run code, so that the user must ask for it.
 
         path: the file.
@@ -50,6 +51,7 @@ class TensorFile(ABC):
     adapter_file: ClassVar[str] = ""
     hub_files: ClassVar[tuple[str, ...]] = ()
     no_models: ClassVar[frozenset[str]] = frozenset()
+    self_contained: ClassVar[bool] = False
     runs_code: ClassVar[bool] = False
 
     path: Path
@@ -80,6 +82,14 @@ class TensorFile(ABC):
     def view_bytes(self, name: str) -> memoryview:
         """The tensor's bytes in row-major order: what is hashed and compared."""
         return tensor_bytes(self.read(name))
+
+    def companions(self) -> dict[str, str]:
+        """The files of a model folder that a self-contained file stands for, name -> text.
+
+        Raises:
+            InputError: what the file carries makes no sense.
+        """
+        return {}
 
     @classmethod
     def may_be_model(cls, name: str) -> bool:

@@ -1,0 +1,58 @@
+"""`genepool export`: a model or an adapter as one file for llama.cpp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genepool.cli import options
+
+PANEL = options.Panel.models
+
+
+def export(
+    model: options.ModelArgument,
+    out: Annotated[Path, typer.Argument(help="The file, ending in .gguf.")],
+    stored_type: Annotated[
+        str, typer.Option("--type", help="How matrices are stored: f32, f16, bf16 or q8_0. Vectors and norms are f32.")
+    ] = "f16",
+    base: Annotated[
+        str | None,
+        typer.Option(help="Base of an adapter or skill. MODEL is then written as a LoRA adapter of llama.cpp's."),
+    ] = None,
+    allow_pickle: options.AllowPickleOption = False,
+    overwrite: options.OverwriteOption = False,
+    json_output: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Write a model as a GGUF file, which llama.cpp and what is built on it run.
+
+    [bold]Examples[/bold]
+
+        genepool export merged/ merged.gguf --type q8_0
+
+        genepool export base+skill.safetensors skilled.gguf
+
+        genepool export adapter/ adapter.gguf --base base
+    """
+    options.begin(quiet)
+    from genepool.weights import open_weights
+    from genepool.weights.gguf.adapter_exporting import export_adapter
+    from genepool.weights.gguf.exporting import export_model
+    from genepool.weights.gguf.writing import check_target
+    from genepool.weights.opening import open_change
+
+    check_target(out, stored_type, overwrite=overwrite)
+    if base is None:
+        weights = open_weights(model, allow_pickle=allow_pickle)
+        written = export_model(weights, out, stored_type, overwrite=overwrite)
+    else:
+        opened = open_weights(base, allow_pickle=allow_pickle)
+        change = open_change(model, opened, allow_pickle=allow_pickle)
+        written = export_adapter(change, opened, out, stored_type, overwrite=overwrite)
+    if json_output:
+        options.print_json(written.to_dict())
+        return
+    print(f"{written.path}: {written.kind}, {written.tensors:,} tensors, {options.size_text(written.nbytes)}")
