@@ -17,8 +17,8 @@ from genepool.evolution import load_study, run_study
 from genepool.evolution.collection import read_collection, write_candidate
 from genepool.evolution.opened_study import OpenedStudy
 from genepool.evolution.store import StudyStore
-from genepool.report import collect_study, render_report
-from genepool.report.study_text import report_markdown
+from genepool.report import collect_study, render_report, report_markdown
+from genepool.report.sections.collection import Collection
 from genepool.tasks import Ledger, evaluate, load_tasks
 from genepool.weights import open_weights
 
@@ -185,7 +185,7 @@ def test_what_was_gathered_is_listed_and_any_of_it_becomes_a_checkpoint(
     run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
     members = read_collection(tmp_path / "out")
     data = collect_study(tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
-    (shown,) = data.gatherings
+    (shown,) = data[Collection].gatherings
     assert [(m.name, m.group) for m in shown.members] == [(m.name, m.group) for m in members]
     for member, one in zip(members, shown.members, strict=True):
         told = dict(zip(shown.scores, one.scores, strict=True))

@@ -17,6 +17,7 @@ from genepool.evolution.collection import read_collection, write_candidate
 from genepool.evolution.evaluator import share_unchanged
 from genepool.evolution.strategies.base import Evidence
 from genepool.report import collect_study
+from genepool.report.sections.collection import Collection
 from genepool.weights import TensorWeights, open_weights
 
 SEARCH = {"weight": {"low": 0.0, "high": 1.0}, "density": {"low": 0.1, "high": 1.0}}
@@ -81,7 +82,7 @@ def test_a_merge_is_as_small_as_the_study_says(
         assert share_unchanged(open_weights(tmp_path / name), base) == shares[name]
     members = read_collection(tmp_path / "out")
     assert all(member.scores["unchanged"] == shares[member.name] for member in members)
-    (shown,) = collect_study(tmp_path / "out", ledger=ledger).gatherings
+    (shown,) = collect_study(tmp_path / "out", ledger=ledger)[Collection].gatherings
     assert "unchanged" in shown.scores
     # Gone on with, it is the same.
     run_study(study, tmp_path / "steps", evaluations=6, ledger=tmp_path / "steps.sqlite")

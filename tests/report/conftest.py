@@ -5,30 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genepool.report import (
-    Ability,
-    Atlas,
-    Change,
-    Comparison,
-    Cost,
-    Estimate,
-    Evaluation,
-    Finalist,
-    Flip,
-    Gathering,
-    GeneValue,
-    Member,
-    ModelRow,
-    Origin,
-    RecipePicture,
-    ReferenceLine,
-    ReportData,
-    Rival,
-    Scatter,
-    ScatterPoint,
-    SearchRun,
-    Standing,
-)
+from genepool.measure import Interval
+from genepool.report import Report
+from genepool.report.flips import Flip
+from genepool.report.recipe_figure import GeneValue, RecipePicture
+from genepool.report.scatter_figure import Scatter, ScatterPoint
+from genepool.report.search_figure import Evaluation, Finalist, ReferenceLine, SearchRun
+from genepool.report.sections.changes import Change, Changes, Comparison
+from genepool.report.sections.collection import Atlas, Collection, Gathering, Member
+from genepool.report.sections.cost import Cost, Costs
+from genepool.report.sections.lineage import Lineage
+from genepool.report.sections.recipe import Recipes
+from genepool.report.sections.scores import Ability, ModelRow, Scores
+from genepool.report.sections.search import Search
+from genepool.report.sections.standings import Rival, Standing, Standings
+from genepool.report.sections.tradeoffs import TradeOffs
+from genepool.report.study_outcomes import Origin
 
 SKILLS = ("reverse", "sort", "upper", "caesar")
 GENERIC = ("copy", "count")
@@ -49,10 +41,10 @@ SCORES = {
 }
 
 
-def wilson(mean: float, n: int) -> Estimate:
+def wilson(mean: float, n: int) -> Interval:
     centre = (mean + 1.92 / n) / (1 + 3.84 / n)
     half = 1.96 / (1 + 3.84 / n) * (mean * (1 - mean) / n + 0.96 / n**2) ** 0.5
-    return Estimate(mean, max(centre - half, 0.0), min(centre + half, 1.0), n)
+    return Interval(mean, max(centre - half, 0.0), min(centre + half, 1.0))
 
 
 def made_up_models() -> tuple[ModelRow, ...]:
@@ -79,7 +71,7 @@ def made_up_search(name: str, seed: int, gain: float) -> SearchRun:
     best = max(e.fitness for e in evaluations if e.fitness is not None)
     finalists = (
         Finalist("candidate 3 of generation 17", best - 0.01, wilson(best - 0.02, 5000)),
-        Finalist("the strategy's own guess after 20 generations", None, Estimate(best - 0.021)),
+        Finalist("the strategy's own guess after 20 generations", None, Interval(best - 0.021)),
     )
     return SearchRun(name, tuple(evaluations), wilson(best, 1200), finalists)
 
@@ -89,7 +81,7 @@ def made_up_scatters(models: tuple[ModelRow, ...]) -> tuple[Scatter, Scatter]:
     rng = np.random.default_rng(4)
     objectives = ("fitness", "worst task", *SKILLS, *GENERIC)
 
-    def scores(tasks: np.ndarray, n: int) -> tuple[Estimate, ...]:
+    def scores(tasks: np.ndarray, n: int) -> tuple[Interval, ...]:
         return tuple(wilson(float(value), n) for value in (tasks.mean(), tasks.min(), *tasks))
 
     points = []
@@ -105,7 +97,7 @@ def made_up_scatters(models: tuple[ModelRow, ...]) -> tuple[Scatter, Scatter]:
     tested = []
     for model in models:
         searched = model.kind in ("random", "winner")
-        tasks = np.array([model.scores[task].value for task in SKILLS + GENERIC])
+        tasks = np.array([model.scores[task].mean for task in SKILLS + GENERIC])
         tested.append(
             ScatterPoint(
                 model.name,
@@ -145,12 +137,12 @@ def made_up_comparison(rival: str, kind: str, models: tuple[ModelRow, ...]) -> C
     by_name = {model.name: model for model in models}
     changes, flips = [], []
     for task in SKILLS + GENERIC:
-        delta = by_name["CMA-ES"].scores[task].value - by_name[rival].scores[task].value
+        delta = by_name["CMA-ES"].scores[task].mean - by_name[rival].scores[task].mean
         half = 1.96 * (abs(delta) * (1 - abs(delta)) / ITEMS + 1e-5) ** 0.5
         lost = 4 + int(max(-delta, 0) * ITEMS)
         gained = int(delta * ITEMS) + lost
         group = "skills" if task in SKILLS else "generic"
-        changes.append(Change(task, group, Estimate(delta, delta - half, delta + half, ITEMS), gained, lost))
+        changes.append(Change(task, group, Interval(delta, delta - half, delta + half), gained, lost, ITEMS))
         for i in range(3):
             word = "umbrella"[: 4 + i]
             right, wrong = word[::-1], word[::-1][:-1] + "x"
@@ -176,7 +168,7 @@ def made_up_gatherings() -> tuple[Gathering, ...]:
     )
 
 
-def made_up_report() -> ReportData:
+def made_up_report() -> Report:
     models = made_up_models()
     by_name = {model.name: model for model in models}
     standings = []
@@ -189,53 +181,72 @@ def made_up_report() -> ReportData:
             ("random search", "random search"),
         ):
             other = by_name[name].means[group]
-            delta = mine.value - other.value
-            rivals.append(Rival(role, name, other, Estimate(delta, delta - 0.006, delta + 0.006, 4096)))
+            delta = mine.mean - other.mean
+            rivals.append(Rival(role, name, other, Interval(delta, delta - 0.006, delta + 0.006)))
         standings.append(Standing(group, mine, tuple(rivals)))
-    return ReportData(
+    return Report(
         title="Four specialists, one model",
         summary="CMA-ES searched 200 ways to merge reverse, sort, upper and caesar with TIES on 300 validation "
         "examples per ability; the best of them was tested once on 1,024 examples per ability.",
         subject="CMA-ES",
-        standings=tuple(standings),
-        abilities=tuple(
-            [Ability(name, "skills", ITEMS) for name in SKILLS] + [Ability(name, "generic", ITEMS) for name in GENERIC]
+        sections=(
+            Standings(tuple(standings)),
+            Scores(
+                tuple(
+                    [Ability(name, "skills", ITEMS) for name in SKILLS]
+                    + [Ability(name, "generic", ITEMS) for name in GENERIC]
+                ),
+                models,
+            ),
+            Search(
+                (made_up_search("CMA-ES", 1, 0.35), made_up_search("random search", 2, 0.0)),
+                (ReferenceLine("best static merge", wilson(0.925, 1200)),),
+            ),
+            TradeOffs(made_up_scatters(models)),
+            Collection(made_up_gatherings()),
+            Recipes(
+                (
+                    made_up_recipe(),
+                    RecipePicture(
+                        "task_arithmetic 0.5", "task_arithmetic", text="genepool: 1\nmethod: task_arithmetic\n"
+                    ),
+                )
+            ),
+            Changes(
+                tuple(
+                    made_up_comparison(rival, kind, models)
+                    for rival, kind in (
+                        ("reverse", "parent"),
+                        ("sort", "parent"),
+                        ("upper", "parent"),
+                        ("caesar", "parent"),
+                        ("task_arithmetic 0.5", "merge"),
+                        ("base", "base"),
+                    )
+                )
+            ),
+            Costs(
+                (
+                    Cost("CMA-ES", 200, 1, 0, 200 * 1200, 201.4, 188.0),
+                    Cost("random search", 200, 0, 12, 188 * 1200, 190.0, 181.2),
+                )
+            ),
+            Lineage(
+                tuple(
+                    Origin(
+                        name, kind, f"testbed/{name}" if kind == "base" else f"testbed/full/{name}", f"{i:02d}9f3c" * 10
+                    )
+                    for i, (name, kind) in enumerate(SCORES)
+                    if kind in ("base", "parent", "winner")
+                ),
+                ("genepool testbed build testbed --seed 0", "genepool evolve study.yaml --out study"),
+                (("seed", "0"), ("tasks", "testbed/tasks"), ("ledger", "genepool.sqlite"), ("method", "ties")),
+            ),
         ),
-        models=models,
-        searches=(made_up_search("CMA-ES", 1, 0.35), made_up_search("random search", 2, 0.0)),
-        scatters=made_up_scatters(models),
-        gatherings=made_up_gatherings(),
-        references=(ReferenceLine("best static merge", wilson(0.925, 1200)),),
-        recipes=(
-            made_up_recipe(),
-            RecipePicture("task_arithmetic 0.5", "task_arithmetic", text="genepool: 1\nmethod: task_arithmetic\n"),
-        ),
-        comparisons=tuple(
-            made_up_comparison(rival, kind, models)
-            for rival, kind in (
-                ("reverse", "parent"),
-                ("sort", "parent"),
-                ("upper", "parent"),
-                ("caesar", "parent"),
-                ("task_arithmetic 0.5", "merge"),
-                ("base", "base"),
-            )
-        ),
-        costs=(
-            Cost("CMA-ES", 200, 1, 0, 200 * 1200, 201.4, 188.0),
-            Cost("random search", 200, 0, 12, 188 * 1200, 190.0, 181.2),
-        ),
-        lineage=tuple(
-            Origin(name, kind, f"testbed/{name}" if kind == "base" else f"testbed/full/{name}", f"{i:02d}9f3c" * 10)
-            for i, (name, kind) in enumerate(SCORES)
-            if kind in ("base", "parent", "winner")
-        ),
-        commands=("genepool testbed build testbed --seed 0", "genepool evolve study.yaml --out study"),
-        facts=(("seed", "0"), ("tasks", "testbed/tasks"), ("ledger", "genepool.sqlite"), ("method", "ties")),
     )
 
 
 @pytest.fixture(scope="session")
-def report_data() -> ReportData:
+def report_data() -> Report:
     """A page with every section."""
     return made_up_report()

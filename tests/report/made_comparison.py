@@ -5,7 +5,7 @@ from __future__ import annotations
 from genepool import seeding
 from genepool.measure import Gate, check_gates, compare
 from genepool.report.comparison_page import Compared
-from genepool.report.data import Flip
+from genepool.report.flips import Flip
 from genepool.tasks import Pairs
 
 GATES = (

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_comparison import made_comparison
 
-from genepool.measure import Gate, check_gates, compare
+from genepool.measure import NOT_MEASURED, Gate, Interval, check_gates, compare
 from genepool.report.comparison_page import Compared, comparison_markdown, render_comparison, state, summary
-from genepool.report.data import Estimate, Flip
+from genepool.report.flips import Flip
 from genepool.report.parallel_figure import Profile, parallel_figure
 from genepool.report.text_diff import marked
 from genepool.tasks import Pairs
@@ -107,9 +107,9 @@ def test_marks_are_where_two_answers_differ() -> None:
 
 
 def test_every_score_of_the_parallel_view_is_drawn() -> None:
-    scores = (Estimate(0.2, 0.1, 0.3), Estimate(None), Estimate(1.0, 0.9, 1.0))
+    scores = (Interval(0.2, 0.1, 0.3), NOT_MEASURED, Interval(1.0, 0.9, 1.0))
     figure = parallel_figure(["one", "<two>", "a very long name of an ability " * 3], [Profile("m", scores)], width=380)
     assert "&lt;two&gt;" in figure
     assert re.findall(r'class="spots" d="([^"]*)"', figure)[0].count("h0") == 2
     assert re.findall(r'class="whisker thin" d="([^"]*)"', figure)[0].count("H") == 2
-    assert parallel_figure(["one"], [Profile("m", (Estimate(None),))], width=380) == ""
+    assert parallel_figure(["one"], [Profile("m", (NOT_MEASURED,))], width=380) == ""

@@ -14,8 +14,16 @@ import pytest
 
 from genepool import measure
 from genepool.errors import InputError
-from genepool.report import Estimate, ExtraModel, collect_study, render_report, report_markdown
-from genepool.report.outcomes import FLIPS_SHOWN
+from genepool.measure import Interval
+from genepool.report import ExtraModel, collect_study, render_report, report_markdown
+from genepool.report.flips import FLIPS_SHOWN
+from genepool.report.sections.changes import Changes
+from genepool.report.sections.cost import Costs
+from genepool.report.sections.lineage import Lineage
+from genepool.report.sections.recipe import Recipes
+from genepool.report.sections.scores import Scores
+from genepool.report.sections.search import Search
+from genepool.report.sections.standings import Standings
 from genepool.tasks import load_tasks
 
 
@@ -59,7 +67,7 @@ def outcomes(world: Path, name: str, task: str, split: str = "test", limit: int 
 
 def test_the_matrix_is_the_ledgers(built: Path) -> None:
     data = collect_study(built / "run-cma_es", beside=[built / "run-random_search"], extra_models=MERGES)
-    assert [(model.name, model.kind) for model in data.models] == [
+    assert [(model.name, model.kind) for model in data[Scores].models] == [
         ("base", "base"),
         ("sort", "parent"),
         ("upper", "parent"),
@@ -69,16 +77,16 @@ def test_the_matrix_is_the_ledgers(built: Path) -> None:
         ("CMA-ES", "winner"),
     ]
     ledger_names = ("base", "sort", "upper", "average", "ties", "random_search", "cma_es")
-    for model, name in zip(data.models, ledger_names, strict=True):
+    for model, name in zip(data[Scores].models, ledger_names, strict=True):
         for task in made_study.TASKS:
             scores = outcomes(built, name, task)
             expected = measure.mean_interval(scores)
             shown = model.scores[task]
-            assert (shown.value, shown.low, shown.high, shown.n) == (*expected, 70)
+            assert tuple(shown) == tuple(expected)
         pair = [outcomes(built, name, task).mean() for task in ("sort", "upper")]
-        assert model.means["skills"].value == pytest.approx(np.mean(pair))
-        assert model.means["generic"].value == model.scores["generic"].value
-    assert [(ability.name, ability.group) for ability in data.abilities] == [
+        assert model.means["skills"].mean == pytest.approx(np.mean(pair))
+        assert model.means["generic"].mean == model.scores["generic"].mean
+    assert [(ability.name, ability.group) for ability in data[Scores].abilities] == [
         ("sort", "skills"),
         ("upper", "skills"),
         ("generic", "generic"),
@@ -89,7 +97,7 @@ def test_the_matrix_is_the_ledgers(built: Path) -> None:
 
 def test_the_standings_are_paired_differences_to_the_right_rivals(built: Path) -> None:
     data = collect_study(built / "run-cma_es", beside=[built / "run-random_search"], extra_models=MERGES)
-    skills, generic = data.standings
+    skills, generic = data[Standings].standings
     assert (skills.group, generic.group) == ("skills", "generic")
     assert [(rival.role, rival.name) for rival in skills.rivals][1:] == [
         ("best static merge", "ties 1.0"),
@@ -103,54 +111,54 @@ def test_the_standings_are_paired_differences_to_the_right_rivals(built: Path) -
         ours = [outcomes(built, "cma_es", task) for task in ("sort", "upper")]
         theirs = [outcomes(built, name, task) for task in ("sort", "upper")]
         expected = measure.macro_paired_bootstrap(ours, theirs)
-        assert (rival.ahead.value, rival.ahead.low, rival.ahead.high) == expected[:3]
+        assert (rival.ahead.mean, rival.ahead.lo, rival.ahead.hi) == expected[:3]
 
 
 def test_gains_losses_and_flips_are_those_of_the_examples(built: Path) -> None:
     data = collect_study(built / "run-cma_es", extra_models=MERGES)
-    assert [comparison.rival for comparison in data.comparisons] == ["sort", "upper", "ties 1.0", "base"]
-    for comparison, name in zip(data.comparisons, ("sort", "upper", "ties", "base"), strict=True):
+    assert [comparison.rival for comparison in data[Changes].comparisons] == ["sort", "upper", "ties 1.0", "base"]
+    for comparison, name in zip(data[Changes].comparisons, ("sort", "upper", "ties", "base"), strict=True):
         for change in comparison.changes:
             ours, theirs = outcomes(built, "cma_es", change.ability), outcomes(built, name, change.ability)
             assert change.gained == int(((ours == 1) & (theirs == 0)).sum())
             assert change.lost == int(((ours == 0) & (theirs == 1)).sum())
-            assert change.delta.value == pytest.approx((change.gained - change.lost) / 70)
+            assert change.delta.mean == pytest.approx((change.gained - change.lost) / 70)
         for flip in comparison.flips:
             right = flip.subject_said if flip.gained else flip.rival_said
             wrong = flip.rival_said if flip.gained else flip.subject_said
             assert right == flip.expected
             assert wrong.endswith("does not know")
             assert flip.prompt.startswith(f"<{flip.ability}> test ")
-    assert 0 < sum(len(comparison.flips) for comparison in data.comparisons) <= FLIPS_SHOWN
+    assert 0 < sum(len(comparison.flips) for comparison in data[Changes].comparisons) <= FLIPS_SHOWN
 
 
 def test_searches_costs_and_references(built: Path) -> None:
     data = collect_study(built / "run-cma_es", beside=[built / "run-random_search"], extra_models=MERGES)
-    assert [search.name for search in data.searches] == ["CMA-ES", "random search"]
+    assert [search.name for search in data[Search].searches] == ["CMA-ES", "random search"]
     history = [json.loads(line) for line in (built / "run-cma_es" / "history.jsonl").read_text().splitlines()]
-    assert [evaluation.fitness for evaluation in data.searches[0].evaluations] == [line["fitness"] for line in history]
+    assert [one.fitness for one in data[Search].searches[0].evaluations] == [line["fitness"] for line in history]
     # The interval is that of the fitness on validation: three quarters of the mean and a quarter of the worst task.
     means = [outcomes(built, "cma_es", task, "valid", 40).mean() for task in made_study.TASKS]
-    fitness = data.searches[0].best
-    assert fitness.value == pytest.approx(0.75 * np.mean(means) + 0.25 * min(means))
-    assert fitness.low < fitness.value < fitness.high
-    winner, guess = data.searches[0].finalists
+    fitness = data[Search].searches[0].best
+    assert fitness.mean == pytest.approx(0.75 * np.mean(means) + 0.25 * min(means))
+    assert fitness.lo < fitness.mean < fitness.hi
+    winner, guess = data[Search].searches[0].finalists
     means = [outcomes(built, "cma_es", task, "valid", 60).mean() for task in made_study.TASKS]
     assert winner.name == "candidate 2 of generation 3"
-    assert winner.judged.value == pytest.approx(0.75 * np.mean(means) + 0.25 * min(means))
-    assert winner.judged.has_interval
-    assert (guess.searched, guess.judged) == (None, Estimate(0.7))
+    assert winner.judged.mean == pytest.approx(0.75 * np.mean(means) + 0.25 * min(means))
+    assert winner.judged.has_ends
+    assert (guess.searched, guess.judged) == (None, Interval(0.7))
     assert "own guess after 4 generations" in guess.name
-    assert [reference.name for reference in data.references] == ["best static merge"]
-    assert data.references[0].model == "ties 1.0"
-    cost = data.costs[0]
+    assert [reference.name for reference in data[Search].references] == ["best static merge"]
+    assert data[Search].references[0].model == "ties 1.0"
+    cost = data[Costs].costs[0]
     assert (cost.evaluations, cost.failed, cost.cached, cost.examples) == (24, 1, 1, 2760)
     assert (cost.seconds, cost.cpu_seconds) == (33.5, 11.0)
 
 
 def test_the_recipe_has_every_gene_with_the_better_candidates_spread(built: Path) -> None:
     data = collect_study(built / "run-cma_es", extra_models=MERGES)
-    ours, static = data.recipes
+    ours, static = data[Recipes].recipes
     best = json.loads((built / "run-cma_es" / "best.json").read_text())
     assert sorted(gene.value for gene in ours.genes) == sorted(best["genome"].values())
     places = {(gene.parameter, gene.skill, gene.layers, gene.role) for gene in ours.genes}
@@ -170,19 +178,19 @@ def test_the_recipe_has_every_gene_with_the_better_candidates_spread(built: Path
 
 def test_lineage_commands_and_words(built: Path) -> None:
     data = collect_study(built / "run-cma_es", beside=[built / "run-random_search"])
-    assert [(origin.name, origin.source) for origin in data.lineage][:3] == [
+    assert [(origin.name, origin.source) for origin in data[Lineage].models][:3] == [
         ("base", "base"),
         ("sort", "full/sort"),
         ("upper", "full/upper"),
     ]
-    assert all(len(origin.fingerprint) == 64 for origin in data.lineage)
-    assert len(data.commands) == 2
-    assert dict(data.facts)["seed"] == "7"
+    assert all(len(origin.fingerprint) == 64 for origin in data[Lineage].models)
+    assert len(data[Lineage].commands) == 2
+    assert dict(data[Lineage].facts)["seed"] == "7"
     assert "CMA-ES tried 24 ways to merge sort and upper" in data.summary
     assert "Random search stands beside it at an equal budget" in data.summary
     assert data.title == "Two skills in one model"
     given = collect_study(built / "run-cma_es", title="T", summary="S", commands=["make demo"])
-    assert (given.title, given.summary, given.commands) == ("T", "S", ("make demo",))
+    assert (given.title, given.summary, given[Lineage].commands) == ("T", "S", ("make demo",))
 
 
 def test_an_unfinished_study_is_shown_as_far_as_it_got(world: Path) -> None:
@@ -192,12 +200,12 @@ def test_an_unfinished_study_is_shown_as_far_as_it_got(world: Path) -> None:
     (notice,) = data.notices
     assert "12 of 24 evaluations" in notice
     assert "genepool evolve" in notice
-    assert len(data.searches[0].evaluations) == 12
-    assert data.standings == ()
-    assert data.comparisons == ()
-    assert [model.name for model in data.models] == ["base", "sort", "upper", "average", "ties 1.0"]
-    assert data.recipes[0].name == "CMA-ES, best so far"
-    assert data.recipes[0].genes
+    assert len(data[Search].searches[0].evaluations) == 12
+    assert data[Standings].standings == ()
+    assert data[Changes].comparisons == ()
+    assert [model.name for model in data[Scores].models] == ["base", "sort", "upper", "average", "ties 1.0"]
+    assert data[Recipes].recipes[0].name == "CMA-ES, best so far"
+    assert data[Recipes].recipes[0].genes
     render_report(data)
 
 
@@ -207,7 +215,7 @@ def test_a_study_that_has_not_begun_is_a_page_too(world: Path) -> None:
     (out / "study.sqlite").unlink()
     data = collect_study(out, ledger=world / "nothing.sqlite")
     assert "0 of 24 evaluations" in data.notices[0]
-    assert (data.models, data.recipes, data.costs) == ((), (), ())
+    assert (data[Scores].models, data[Recipes].recipes, data[Costs].costs) == ((), (), ())
     render_report(data)
     assert not (world / "nothing.sqlite").exists()
 
@@ -218,11 +226,11 @@ def test_without_the_ledger_the_recorded_means_are_shown(world: Path) -> None:
     data = collect_study(out, extra_models=MERGES)
     assert "does not hold the test outcomes of CMA-ES" in data.notices[0]
     assert not (world / "ledger.sqlite").exists()
-    shown = {model.name: model.scores.get("sort") for model in data.models}
-    assert shown["CMA-ES"].value == made_study.RATES["cma_es"][0]
-    assert shown["base"].value == made_study.RATES["base"][0]
+    shown = {model.name: model.scores.get("sort") for model in data[Scores].models}
+    assert shown["CMA-ES"].mean == made_study.RATES["cma_es"][0]
+    assert shown["base"].mean == made_study.RATES["base"][0]
     assert shown["average"] is None
-    assert (data.standings, data.comparisons) == ((), ())
+    assert (data[Standings].standings, data[Changes].comparisons) == ((), ())
     render_report(data)
 
 
@@ -231,12 +239,12 @@ def test_without_the_tasks_the_recorded_means_are_shown(world: Path) -> None:
     shutil.rmtree(world / "tasks")
     data = collect_study(out)
     assert "tasks cannot be read" in data.notices[0]
-    assert {ability.name: ability.group for ability in data.abilities} == {
+    assert {ability.name: ability.group for ability in data[Scores].abilities} == {
         "sort": "skills",
         "upper": "skills",
         "generic": "generic",
     }
-    assert len(data.models) == 4
+    assert len(data[Scores].models) == 4
     render_report(data)
 
 
@@ -244,7 +252,7 @@ def test_two_studies_of_one_strategy_have_names_of_their_own(world: Path) -> Non
     first = made_study.make_study(world)
     second = shutil.copytree(first, world / "again")
     data = collect_study(first, beside=[second])
-    assert [search.name for search in data.searches] == ["CMA-ES (run-cma_es)", "CMA-ES (again)"]
+    assert [search.name for search in data[Search].searches] == ["CMA-ES (run-cma_es)", "CMA-ES (again)"]
     assert data.subject == "CMA-ES (run-cma_es)"
 
 
@@ -255,15 +263,15 @@ def test_an_extra_model_may_not_take_a_name_that_is_taken(built: Path) -> None:
 
 def test_the_best_static_merge_can_be_named(built: Path) -> None:
     data = collect_study(built / "run-cma_es", extra_models=MERGES, best_merge="average")
-    assert data.standings[0].rivals[1].name == "average"
-    assert "chosen on validation" in data.standings_note
+    assert data[Standings].standings[0].rivals[1].name == "average"
+    assert "chosen on validation" in data[Standings].note
     with pytest.raises(InputError, match="no extra model"):
         collect_study(built / "run-cma_es", extra_models=MERGES, best_merge="tie 1.0")
 
 
 def test_groups_can_be_given_and_must_be_complete(built: Path) -> None:
     data = collect_study(built / "run-cma_es", groups=dict.fromkeys(made_study.TASKS, "everything"))
-    assert data.groups == ("everything",)
+    assert data[Scores].groups == ("everything",)
     with pytest.raises(InputError, match="no group"):
         collect_study(built / "run-cma_es", groups={"sort": "skills"})
 

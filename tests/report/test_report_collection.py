@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
+from changed_report import changed
 from made_study import make_ledger, make_study, make_tasks
 
-from genepool.report import Atlas, Gathering, Member, ReportData, collect_study, render_report
-from genepool.report.gathered import ROWS, atlas_data, told_members
-from genepool.report.study_text import report_markdown, report_values
+from genepool.report import Report, collect_study, render_report, report_markdown, report_values
+from genepool.report.sections.collection import ROWS, Atlas, Collection, Gathering, Member, atlas_data, told_members
 
 
 def archive(count: int, *, maps: bool = True) -> Gathering:
@@ -25,16 +24,16 @@ def test_of_very_many_elites_the_table_has_the_best_and_the_picture_all() -> Non
     drawn = json.loads(atlas_data(found))
     assert len(drawn["members"]) == 3 * ROWS
     assert drawn["maps"] == [["add", 0, 1, 2]]
-    assert "The best 200 as a table" in render_report(ReportData("Many", gatherings=(found,)))
-    assert "the best 200 of 600" in report_markdown(ReportData("Many", gatherings=(found,)))
+    assert "The best 200 as a table" in render_report(Report("Many", sections=(Collection((found,)),)))
+    assert "the best 200 of 600" in report_markdown(Report("Many", sections=(Collection((found,)),)))
     plain = archive(3 * ROWS, maps=False)
     assert told_members(plain) == plain.members
 
 
-def test_names_from_others_are_escaped(report_data: ReportData) -> None:
+def test_names_from_others_are_escaped(report_data: Report) -> None:
     evil = "</script><img src=x onerror=alert(1)>"
     one = Gathering(evil, (evil,), (Member("0.0", evil, (0.5,), 0),), (Atlas(evil, 0, 0, 0),), 3, evil)
-    page = render_report(dataclasses.replace(report_data, gatherings=(one,)))
+    page = render_report(changed(report_data, Collection, gatherings=(one,)))
     assert "<img" not in page
     assert page.count("</script>") == 1
 
@@ -43,7 +42,7 @@ def test_a_collection_is_read_from_the_study_folder(tmp_path: Path) -> None:
     make_tasks(tmp_path / "tasks")
     make_ledger(tmp_path / "ledger.sqlite", tmp_path / "tasks")
     out = make_study(tmp_path)
-    assert collect_study(out).gatherings == ()
+    assert collect_study(out)[Collection].gatherings == ()
     rows = [
         {
             "name": "0.1",
@@ -60,7 +59,7 @@ def test_a_collection_is_read_from_the_study_folder(tmp_path: Path) -> None:
     ]
     (out / "collection.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = collect_study(out)
-    (found,) = data.gatherings
+    (found,) = data[Collection].gatherings
     # What the strategy told comes first, then the other tasks of the history.
     assert found.scores == ("sort", "upper", "fitness", "generic")
     assert found.maps == (Atlas("fitness", 2, 0, 1),)

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genepool.measure import NOT_MEASURED, Interval
 from genepool.report import bars, recipe_figure, search_figure, svg
-from genepool.report.data import Estimate, Evaluation, GeneValue, RecipePicture, ReferenceLine, SearchRun
+from genepool.report.recipe_figure import GeneValue, RecipePicture
+from genepool.report.search_figure import Evaluation, ReferenceLine, SearchRun
 
 FITNESS = st.one_of(st.none(), st.floats(-1, 2))
 
@@ -76,7 +78,7 @@ def test_a_search_of_many_candidates_keeps_its_records() -> None:
 
 def test_a_level_is_drawn_with_its_interval() -> None:
     curve = search_figure.curve(run_of([0.2, 0.4]))
-    level = ReferenceLine("static", Estimate(0.9, 0.85, 0.95))
+    level = ReferenceLine("static", Interval(0.9, 0.85, 0.95))
     root = ElementTree.fromstring(search_figure.search_figure([curve], [level], width=960, height=400))
     band = next(node for node in root.iter("rect") if node.attrib["class"] == "level-band")
     line = next(node for node in root.iter("line") if node.attrib["class"] == "level")
@@ -92,7 +94,7 @@ def test_milestones_end_at_the_last_evaluation_with_the_overall_best(fitness: li
 
 @pytest.mark.parametrize(("value", "side"), [(0.1, "gain"), (-0.1, "loss")])
 def test_a_bar_goes_from_zero_to_its_difference(value: float, side: str) -> None:
-    root = ElementTree.fromstring(bars.diverging_bar(Estimate(value, value - 0.02, value + 0.02), 0.2))
+    root = ElementTree.fromstring(bars.diverging_bar(Interval(value, value - 0.02, value + 0.02), 0.2))
     bar = next(root.iter("rect"))
     assert bar.attrib["class"] == side
     left, width = float(bar.attrib["x"]), float(bar.attrib["width"])
@@ -101,7 +103,7 @@ def test_a_bar_goes_from_zero_to_its_difference(value: float, side: str) -> None
 
 
 def test_a_difference_that_was_not_measured_draws_no_bar() -> None:
-    root = ElementTree.fromstring(bars.diverging_bar(Estimate(None), 0.2))
+    root = ElementTree.fromstring(bars.diverging_bar(NOT_MEASURED, 0.2))
     assert not list(root.iter("rect"))
 
 
@@ -109,25 +111,25 @@ def test_a_difference_that_was_not_measured_draws_no_bar() -> None:
 def test_a_cell_is_coloured_only_where_the_interval_leaves_zero_out(
     value: float, below: float, above: float, limit: float
 ) -> None:
-    delta = Estimate(value, value - below, value + above)
+    delta = Interval(value, value - below, value + above)
     tilt = bars.tilt(delta, limit)
-    if delta.low <= 0 <= delta.high:
+    if delta.lo <= 0 <= delta.hi:
         assert tilt == "level"
     else:
         assert tilt[:-1] == ("up" if value > 0 else "down")
         assert 1 <= int(tilt[-1]) <= 5
         assert int(tilt[-1]) == 5 or abs(value) <= int(tilt[-1]) / 5 * limit + 1e-9
-    assert bars.tilt(Estimate(value), limit) == "level"
+    assert bars.tilt(Interval(value), limit) == "level"
 
 
 @given(st.lists(st.floats(-1, 1), max_size=10))
 def test_the_shared_axis_reaches_every_difference(values: list[float]) -> None:
-    assert bars.reach(Estimate(value) for value in values) >= max((abs(value) for value in values), default=0)
+    assert bars.reach(Interval(value) for value in values) >= max((abs(value) for value in values), default=0)
 
 
 @given(st.lists(st.floats(0, 1), max_size=10))
 def test_the_common_range_holds_every_score(values: list[float]) -> None:
-    low, high = bars.common_range([Estimate(value) for value in values])
+    low, high = bars.common_range([Interval(value) for value in values])
     assert all(low - 1e-9 <= value <= high + 1e-9 for value in values)
     assert high >= low
 

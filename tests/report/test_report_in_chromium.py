@@ -21,10 +21,15 @@ from made_inspection import made_up_inspection
 from made_outcomes import made_table
 
 from genepool.measure import profile
-from genepool.report import ReportData, render_inspection, render_report
+from genepool.report import Report, render_inspection, render_report
 from genepool.report.comparison_page import write_comparison
 from genepool.report.profile_page import write_profile
-from genepool.report.trade_offs import fronts
+from genepool.report.scatter_figure import fronts
+from genepool.report.sections.changes import Changes
+from genepool.report.sections.collection import Collection
+from genepool.report.sections.scores import Scores
+from genepool.report.sections.search import Search
+from genepool.report.sections.tradeoffs import TradeOffs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")]
@@ -117,7 +122,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def page(report_data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(report_data: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(render_report(report_data), encoding="utf-8")
     return path
@@ -190,25 +195,25 @@ def test_column_headings_sort_inside_groups_and_across(browser: Browser, page: P
     assert first_column(browser)[0] == "base"
 
 
-def test_tabs_work_by_keyboard(browser: Browser, page: Path, report_data: ReportData) -> None:
+def test_tabs_work_by_keyboard(browser: Browser, page: Path, report_data: Report) -> None:
     browser.open(page)
     browser.run("document.querySelector('#changes [role=tab]').focus()")
     browser.press("ArrowRight")
     visible = "[...document.querySelectorAll('#changes .panel')].filter((p) => !p.hidden).map((p) => p.dataset.tab)"
-    assert browser.run(visible) == [report_data.comparisons[1].rival]
+    assert browser.run(visible) == [report_data[Changes].comparisons[1].rival]
     browser.press("End")
-    assert browser.run(visible) == [report_data.comparisons[-1].rival]
+    assert browser.run(visible) == [report_data[Changes].comparisons[-1].rival]
     assert browser.run("document.activeElement.getAttribute('aria-selected')") == "true"
 
 
-def test_arrow_keys_walk_through_the_search(browser: Browser, page: Path, report_data: ReportData) -> None:
+def test_arrow_keys_walk_through_the_search(browser: Browser, page: Path, report_data: Report) -> None:
     browser.open(page)
     browser.run("document.querySelector('.search .plot.wide').focus()")
     browser.press("ArrowRight")
     assert "evaluation 1, generation 0" in browser.run("document.querySelector('.search .readout').textContent")
     browser.press("End")
     told = browser.run("document.querySelector('.search .readout').textContent")
-    assert told.startswith(report_data.searches[-1].name)
+    assert told.startswith(report_data[Search].searches[-1].name)
     assert "evaluation 200, generation 19" in told
     assert browser.run("document.getElementById('tip').hidden") is False
 
@@ -224,12 +229,10 @@ CHOOSE = """((choices) => {
 })"""
 
 
-def test_the_front_of_any_two_objectives_is_the_one_measured(
-    browser: Browser, page: Path, report_data: ReportData
-) -> None:
+def test_the_front_of_any_two_objectives_is_the_one_measured(browser: Browser, page: Path, report_data: Report) -> None:
     browser.complaints.clear()
     browser.open(page)
-    for place, scatter in enumerate(report_data.scatters):
+    for place, scatter in enumerate(report_data[TradeOffs].scatters):
         names = scatter.objectives
         for up, across, expected in fronts(scatter):
             chosen = {"examples": place, "across": names.index(across), "up": names.index(up)}
@@ -261,14 +264,14 @@ def test_points_and_names_of_trade_offs_stay_in_their_frame(browser: Browser, pa
         assert outside == []
 
 
-def test_trade_offs_are_walked_hidden_and_saved(browser: Browser, page: Path, report_data: ReportData) -> None:
+def test_trade_offs_are_walked_hidden_and_saved(browser: Browser, page: Path, report_data: Report) -> None:
     browser.open(page)
-    validation, test = report_data.scatters
+    validation, test = report_data[TradeOffs].scatters
     browser.run("document.querySelector('.tradeoff .plot.wide').focus()")
     browser.press("End")
-    best = max(validation.points, key=lambda point: point.scores[0].value)
+    best = max(validation.points, key=lambda point: point.scores[0].mean)
     told = browser.run("document.querySelector('.tradeoff .readout').textContent")
-    assert told.startswith(f"{best.search}: {best.name} · fitness {100 * best.scores[0].value:.1f} (")
+    assert told.startswith(f"{best.search}: {best.name} · fitness {100 * best.scores[0].mean:.1f} (")
     assert "on the front" in told
     lineage = browser.run("document.querySelector('.plot.wide .descent.hot').getAttribute('d')")
     assert lineage.count("L") == int(best.name.split()[-1]), "one line for every generation before it"
@@ -281,7 +284,7 @@ def test_trade_offs_are_walked_hidden_and_saved(browser: Browser, page: Path, re
     assert len(rows) == len(validation.points) + len(test.points)
     winner = next(row for row in rows if row[:2] == ["test", "CMA-ES"])
     assert winner[-2:] == ["yes", "base; reverse; sort; upper; caesar"]
-    assert float(winner[3]) == pytest.approx(test.points[-1].scores[0].value, abs=1e-4)
+    assert float(winner[3]) == pytest.approx(test.points[-1].scores[0].mean, abs=1e-4)
 
 
 CHOOSE_CELLS = """((choices) => {
@@ -296,12 +299,10 @@ CHOOSE_CELLS = """((choices) => {
 })"""
 
 
-def test_the_cells_of_a_map_tell_the_best_of_those_in_them(
-    browser: Browser, page: Path, report_data: ReportData
-) -> None:
+def test_the_cells_of_a_map_tell_the_best_of_those_in_them(browser: Browser, page: Path, report_data: Report) -> None:
     browser.complaints.clear()
     browser.open(page)
-    archives = report_data.gatherings[0]
+    archives = report_data[Collection].gatherings[0]
     for choices in ({"which": 0}, {"which": 1}, {"which": 0, "across": 2, "up": 0, "colour": 1}):
         drawn = browser.run(f"{CHOOSE_CELLS}({json.dumps(choices)})")
         chosen = archives.maps[choices["which"]]
@@ -375,7 +376,7 @@ def test_flipped_examples_can_be_filtered(browser: Browser, page: Path) -> None:
     assert browser.run(choose) == [["sort", "lost"]]
 
 
-def test_tables_are_saved_with_their_intervals(browser: Browser, page: Path, report_data: ReportData) -> None:
+def test_tables_are_saved_with_their_intervals(browser: Browser, page: Path, report_data: Report) -> None:
     browser.open(page)
     text = browser.run("""new Promise((resolve) => {
         URL.createObjectURL = (blob) => { blob.text().then(resolve); return '#'; };
@@ -383,9 +384,9 @@ def test_tables_are_saved_with_their_intervals(browser: Browser, page: Path, rep
     })""")
     lines = text.splitlines()
     assert lines[0].startswith("model,reverse,reverse low,reverse high,sort")
-    assert len(lines) == 1 + len(report_data.models)
-    base = report_data.models[0].scores["reverse"]
-    assert lines[1].split(",")[:2] == ["base", f"{base.value:.6g}"]
+    assert len(lines) == 1 + len(report_data[Scores].models)
+    base = report_data[Scores].models[0].scores["reverse"]
+    assert lines[1].split(",")[:2] == ["base", f"{base.mean:.6g}"]
 
 
 SAVED = """(async () => {
@@ -424,12 +425,12 @@ def test_every_figure_and_table_is_saved_whole(browser: Browser, kind: str, requ
     )
 
 
-def test_the_search_is_saved_candidate_by_candidate(browser: Browser, page: Path, report_data: ReportData) -> None:
+def test_the_search_is_saved_candidate_by_candidate(browser: Browser, page: Path, report_data: Report) -> None:
     browser.open(page)
     head, *rows = saved(browser)["search.csv"]
     assert head == ["search", "evaluation", "generation", "fitness", "best so far"]
     expected = []
-    for run in report_data.searches:
+    for run in report_data[Search].searches:
         best = None
         for i, one in enumerate(run.evaluations, start=1):
             best = max((value for value in (best, one.fitness) if value is not None), default=None)

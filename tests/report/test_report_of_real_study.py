@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 
 from genepool.report import ExtraModel, collect_study, render_report, report_on
+from genepool.report.sections.changes import Changes
+from genepool.report.sections.recipe import Recipes
+from genepool.report.sections.scores import Scores
+from genepool.report.sections.search import Search
 
 pytestmark = pytest.mark.slow
 LIMIT = 32
@@ -42,31 +46,29 @@ def test_a_real_study_is_shown_as_it_was(tiny_testbed: Any, tmp_path: Path) -> N
 
     data = collect_study(tmp_path / "run", extra_models=[extra])
     assert data.notices == ()
-    assert [model.name for model in data.models] == ["base", *skills, "average", "random search"]
+    assert [model.name for model in data[Scores].models] == ["base", *skills, "average", "random search"]
     recorded = {row["name"]: row["test"] for row in result.best["models"]}
-    for model in data.models:
+    for model in data[Scores].models:
         for task, score in recorded.get("winner" if model.name == data.subject else model.name, {}).items():
             shown = model.scores[task]
-            assert (shown.value, shown.low, shown.high, shown.n) == tuple(
-                score[key] for key in ("mean", "lo", "hi", "n")
-            )
-    assert [ability.name for ability in data.abilities] == [*skills, "generic"]
+            assert tuple(shown) == tuple(score[key] for key in ("mean", "lo", "hi"))
+    assert [ability.name for ability in data[Scores].abilities] == [*skills, "generic"]
     # What the search saw in memory is what the ledger says of its best candidate.
-    assert data.searches[0].best is not None
-    fitness = [evaluation.fitness for evaluation in data.searches[0].evaluations]
-    assert data.searches[0].best.value == pytest.approx(max(value for value in fitness if value is not None))
+    assert data[Search].searches[0].best is not None
+    fitness = [evaluation.fitness for evaluation in data[Search].searches[0].evaluations]
+    assert data[Search].searches[0].best.mean == pytest.approx(max(value for value in fitness if value is not None))
     judged = [line["fitness"] for line in result.best["finalists"]]
-    assert [finalist.judged.value for finalist in data.searches[0].finalists] == pytest.approx(judged)
-    assert data.searches[0].finalists[0].judged.has_interval
-    assert len(data.searches[0].evaluations) == 12
-    assert {gene.value for gene in data.recipes[0].genes} == set(result.genome.values())
-    assert {gene.role for gene in data.recipes[0].genes} == {"attention", None}
-    assert len(data.references) == 1
-    flips = [flip for comparison in data.comparisons for flip in comparison.flips]
+    assert [finalist.judged.mean for finalist in data[Search].searches[0].finalists] == pytest.approx(judged)
+    assert data[Search].searches[0].finalists[0].judged.has_ends
+    assert len(data[Search].searches[0].evaluations) == 12
+    assert {gene.value for gene in data[Recipes].recipes[0].genes} == set(result.genome.values())
+    assert {gene.role for gene in data[Recipes].recipes[0].genes} == {"attention", None}
+    assert len(data[Search].references) == 1
+    flips = [flip for comparison in data[Changes].comparisons for flip in comparison.flips]
     assert flips
     assert all(flip.subject_said is not None and flip.rival_said is not None for flip in flips)
     assert len(render_report(data).encode()) < 1_000_000
 
     alone = report_on(asked, {"average": "merge"}, title="One merge")
-    assert alone.models[0].scores == data.models[-2].scores
+    assert alone[Scores].models[0].scores == data[Scores].models[-2].scores
     assert "One merge" in render_report(alone)

@@ -7,7 +7,10 @@ import pytest
 
 from genepool import measure
 from genepool.report import render_report, report_on
-from genepool.report.outcomes import FLIPS_EACH, FLIPS_SHOWN
+from genepool.report.flips import FLIPS_SHOWN
+from genepool.report.sections.changes import FLIPS_EACH, Changes
+from genepool.report.sections.scores import Scores
+from genepool.report.sections.standings import Standings
 from genepool.tasks import Example, Outcome, OutcomeTable
 from genepool.tasks.table import Cell
 
@@ -41,14 +44,14 @@ def test_models_without_a_study_get_a_page() -> None:
     data = report_on(
         table, {"m0": "base", "m1": "parent", "m2": "merge"}, title="Three", subject="m2", groups={"t1": "b", "t0": "a"}
     )
-    assert data.groups == ("a", "b")
-    assert [comparison.rival for comparison in data.comparisons] == ["m0", "m1"]
-    assert [rival.role for rival in data.standings[0].rivals] == ["base", "specialist"]
+    assert data[Scores].groups == ("a", "b")
+    assert [comparison.rival for comparison in data[Changes].comparisons] == ["m0", "m1"]
+    assert [rival.role for rival in data[Standings].standings[0].rivals] == ["base", "specialist"]
     matrix = measure.CrossMatrix.of(table)
-    for model in data.models:
+    for model in data[Scores].models:
         for task in table.tasks:
             shown = model.scores[task]
-            assert (shown.value, shown.low, shown.high) == matrix.cells[model.name, task]
+            assert (shown.mean, shown.lo, shown.hi) == matrix.cells[model.name, task]
     page = render_report(data)
     assert 'id="search"' not in page
     assert 'id="scores"' in page
@@ -56,21 +59,21 @@ def test_models_without_a_study_get_a_page() -> None:
 
 def test_without_a_subject_nothing_is_compared() -> None:
     data = report_on(many(2, 1), {"m0": "merge", "m1": "merge"}, title="Two")
-    assert (data.standings, data.comparisons) == ((), ())
+    assert (data[Standings].standings, data[Changes].comparisons) == ((), ())
 
 
 def test_a_models_second_accepted_answer_is_shown_too() -> None:
     data = report_on(many(2, 1), {"m0": "merge", "m1": "merge"}, title="t", subject="m0")
-    assert data.comparisons[0].flips[0].expected == "yes · ja"
+    assert data[Changes].comparisons[0].flips[0].expected == "yes · ja"
 
 
 @pytest.mark.parametrize(("models", "tasks"), [(2, 2), (9, 5), (31, 8)])
 def test_flips_are_few_from_every_side_and_different(models: int, tasks: int) -> None:
     kinds = {f"m{i}": "merge" for i in range(models)}
     data = report_on(many(models, tasks), kinds, title="t", subject="m0")  # type: ignore[arg-type]
-    assert len(data.comparisons) == models - 1
-    assert sum(len(comparison.flips) for comparison in data.comparisons) <= FLIPS_SHOWN
-    for comparison in data.comparisons:
+    assert len(data[Changes].comparisons) == models - 1
+    assert sum(len(comparison.flips) for comparison in data[Changes].comparisons) <= FLIPS_SHOWN
+    for comparison in data[Changes].comparisons:
         shown = [(flip.ability, flip.example) for flip in comparison.flips]
         assert len(shown) == len(set(shown))
         assert {flip.gained for flip in comparison.flips} == {True, False}
@@ -81,7 +84,7 @@ def test_flips_are_few_from_every_side_and_different(models: int, tasks: int) ->
 def test_flips_whose_outputs_were_kept_come_first() -> None:
     zeros, ones = np.zeros(20), np.ones(20)
     table = table_of({"old": {"t": zeros}, "new": {"t": ones}}, outputs=False)
-    flips = report_on(table, {"old": "base", "new": "winner"}, title="t", subject="new").comparisons[0].flips
+    flips = report_on(table, {"old": "base", "new": "winner"}, title="t", subject="new")[Changes].comparisons[0].flips
     assert len(flips) == FLIPS_EACH
     assert all(flip.rival_said is None for flip in flips)
     assert "unkept" in render_report(report_on(table, {"old": "base", "new": "winner"}, title="t", subject="new"))

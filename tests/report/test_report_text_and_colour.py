@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genepool.measure import NOT_MEASURED, Interval
 from genepool.report import colour, text
-from genepool.report.data import Estimate
 
 
 @pytest.mark.parametrize(
@@ -29,15 +29,15 @@ def test_points(value: float | None, shown: str) -> None:
 @pytest.mark.parametrize(
     ("estimate", "word"),
     [
-        (Estimate(0.1, 0.01, 0.2), "ahead"),
-        (Estimate(-0.1, -0.2, -0.01), "behind"),
-        (Estimate(0.1, -0.01, 0.2), "no clear difference"),
-        (Estimate(0.0, 0.0, 0.0), "no clear difference"),
-        (Estimate(0.1), "no interval"),
-        (Estimate(None), "not measured"),
+        (Interval(0.1, 0.01, 0.2), "ahead"),
+        (Interval(-0.1, -0.2, -0.01), "behind"),
+        (Interval(0.1, -0.01, 0.2), "no clear difference"),
+        (Interval(0.0, 0.0, 0.0), "no clear difference"),
+        (Interval(0.1), "no interval"),
+        (NOT_MEASURED, "not measured"),
     ],
 )
-def test_the_verdict_follows_from_the_interval(estimate: Estimate, word: str) -> None:
+def test_the_verdict_follows_from_the_interval(estimate: Interval, word: str) -> None:
     assert text.verdict(estimate) == word
 
 

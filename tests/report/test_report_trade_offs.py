@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genepool import measure
-from genepool.report import ExtraModel, Scatter, collect_study, trade_offs
+from genepool.report import ExtraModel, collect_study
 from genepool.report.pareto import front
-from genepool.report.scatter_figure import scatter_data, told_points
+from genepool.report.scatter_figure import Scatter, scatter_data, told_points
+from genepool.report.sections import tradeoffs
+from genepool.report.sections.tradeoffs import TradeOffs
 
 #: Few values, so that ties and equal points are met often.
 LEVELS = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0, float("nan")]), st.floats(0, 1))
@@ -63,7 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def collected(world: Path) -> tuple[Scatter, Scatter]:
     merge = ExtraModel("ties 1.0", made_study.fingerprint("ties", "valid"))
     data = collect_study(world / "run-cma_es", beside=[world / "run-random_search"], extra_models=[merge])
-    validation, test = data.scatters
+    validation, test = data[TradeOffs].scatters
     return validation, test
 
 
@@ -75,17 +77,15 @@ def test_candidates_stand_where_their_outcomes_put_them(world: Path) -> None:
     assert validation.candidates == 46
     assert [point.name for point in validation.points if point.kind] == ["base", "sort", "upper", "ties 1.0"]
     assert sum(point.kind is None for point in validation.points) == 46
-    for point in (*validation.points, *test.points):
+    for point, n in (*((one, 40) for one in validation.points), *((one, 70) for one in test.points)):
         fitness, worst, *tasks = point.scores
-        means = [task.value for task in tasks]
-        assert worst.value == min(means)
-        assert fitness.value == pytest.approx(0.75 * np.mean(means) + 0.25 * min(means))
+        means = [task.mean for task in tasks]
+        assert worst.mean == min(means)
+        assert fitness.mean == pytest.approx(0.75 * np.mean(means) + 0.25 * min(means))
         for score in point.scores:
-            assert score.low <= score.value <= score.high
+            assert score.lo <= score.mean <= score.hi
         for task in tasks:
-            assert (task.value, task.low, task.high) == pytest.approx(measure.wilson(task.value * task.n, task.n))
-    assert {point.scores[2].n for point in validation.points} == {40}
-    assert {point.scores[2].n for point in test.points} == {70}
+            assert tuple(task) == pytest.approx(measure.wilson(task.mean * n, n))
 
 
 def test_lines_lead_from_what_was_merged_and_from_recorded_parents(world: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_long_search_keeps_fronts_finalists_and_the_winners_ancestors(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     every, _ = collected(world)
-    monkeypatch.setattr(trade_offs, "SHOWN", 20)
+    monkeypatch.setattr(tradeoffs, "SHOWN", 20)
     some, _ = collected(world)
     shown = {(point.search, point.name) for point in some.points if point.kind is None}
     assert len(shown) == 20
@@ -125,7 +125,7 @@ def test_a_long_search_keeps_fronts_finalists_and_the_winners_ancestors(
 
 def test_without_outcomes_there_is_nothing_to_draw(world: Path) -> None:
     data = collect_study(world / "run-cma_es", ledger=world / "nothing.sqlite")
-    assert data.scatters == ()
+    assert data[TradeOffs].scatters == ()
 
 
 def test_the_picture_is_given_every_point_and_the_table_the_front(world: Path) -> None:
@@ -140,9 +140,9 @@ def test_the_picture_is_given_every_point_and_the_table_the_front(world: Path) -
                 if point.kind is None
                 else {"base": "square", "parent": "triangle", "merge": "diamond"}[point.kind]
             )
-            assert numbers[::3] == pytest.approx([score.value for score in point.scores], abs=1e-4)
+            assert numbers[::3] == pytest.approx([score.mean for score in point.scores], abs=1e-4)
         rows = told_points(scatter)
-        values = np.array([[score.value for score in point.scores] for point in scatter.points])
+        values = np.array([[score.mean for score in point.scores] for point in scatter.points])
         on_front = {scatter.points[i] for i in front(values[:, 0], values[:, 1])}
         assert {point for point, on_it in rows if on_it} == on_front
         assert {point for point in scatter.points if point.won or point.kind} <= {point for point, _ in rows}

@@ -14,7 +14,7 @@ from genepool.cli import options
 
 if TYPE_CHECKING:
     from genepool.measure import Comparison, GateResult
-    from genepool.report.data import Flip
+    from genepool.report.flips import Flip
     from genepool.tasks import Ledger, OutcomeTable, Pairs
 
     _Judged = tuple[Comparison, Sequence[GateResult]]
@@ -120,7 +120,7 @@ class _Paired(NamedTuple):
 
 
 def _asked(table: OutcomeTable) -> _Paired:
-    from genepool.report.outcomes import flips_of
+    from genepool.report.flips import flips_of
 
     name, *others = table.models
     pairs: dict[str, Sequence[Pairs]] = {other: table.pairs(name, other) for other in others}
@@ -128,7 +128,7 @@ def _asked(table: OutcomeTable) -> _Paired:
 
 
 def _on_record(ledger: Ledger, old: str, new: Sequence[str], names: Sequence[str] | None) -> _Paired:
-    from genepool.report.outcomes import flips_on_record
+    from genepool.report.flips import flips_on_record
     from genepool.tasks.recorded_pairs import recorded_pairs, recorded_tasks
 
     before = ledger.model(old)

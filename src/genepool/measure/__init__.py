@@ -9,6 +9,7 @@ from genepool.measure.consistency import Consistency, consistency, consistency_o
 from genepool.measure.cross import Change, CrossMatrix, Flip, change, changes, mean_difference
 from genepool.measure.gates import Gate, GateResult, check_gates, load_gates
 from genepool.measure.intervals import (
+    NOT_MEASURED,
     Difference,
     Interval,
     macro_interval,
@@ -40,6 +41,7 @@ from genepool.measure.transfer import (
 
 __all__ = [
     "ALPHA",
+    "NOT_MEASURED",
     "AbilityComparison",
     "Abstention",
     "Agreement",

@@ -130,7 +130,7 @@ def check_gates(gates: Sequence[Gate], comparison: Comparison, where: str | Path
 
 
 _VALUES: dict[str, Callable[[AbilityComparison], Interval | None]] = {
-    "difference": lambda ability: Interval(*ability.difference[:3]),
+    "difference": lambda ability: ability.difference.interval,
     "score": lambda ability: ability.new,
     "negative_flips": lambda ability: ability.compatibility.negative_flips,
     "positive_flips": lambda ability: ability.compatibility.positive_flips,
@@ -142,7 +142,7 @@ def _of_all(measure: Measure, comparison: Comparison) -> Interval | None:
     """Scores and differences count every ability the same; flips count every example the same."""
     matrix = comparison.matrix
     if measure == "difference":
-        return Interval(*comparison.difference[:3])
+        return comparison.difference.interval
     if measure == "score":
         return comparison.mean_new
     if measure == "kept":

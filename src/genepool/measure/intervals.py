@@ -26,11 +26,29 @@ _PICKS_AT_ONCE = 1 << 20
 
 
 class Interval(NamedTuple):
-    """A mean and the ends of its 95% interval."""
+    """A mean and the ends of its 95% interval; NaN stands for what is not known.
+
+    Attributes:
+        mean: the mean; NaN when it was not measured.
+        lo, hi: the ends; NaN when there is no interval.
+    """
 
     mean: float
-    lo: float
-    hi: float
+    lo: float = math.nan
+    hi: float = math.nan
+
+    @property
+    def measured(self) -> bool:
+        """Whether the mean is a number."""
+        return math.isfinite(self.mean)
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether both ends are numbers."""
+        return math.isfinite(self.lo) and math.isfinite(self.hi)
+
+
+NOT_MEASURED = Interval(math.nan)
 
 
 class Difference(NamedTuple):
@@ -46,6 +64,11 @@ class Difference(NamedTuple):
     lo: float
     hi: float
     p: float
+
+    @property
+    def interval(self) -> Interval:
+        """The difference as a mean with its interval, without p."""
+        return Interval(self.difference, self.lo, self.hi)
 
     @property
     def sure(self) -> bool:

@@ -12,15 +12,14 @@ from pathlib import Path
 from markupsafe import Markup
 
 from genepool.errors import listed
-from genepool.measure import AbilityComparison, Comparison, Difference, GateResult, Interval
+from genepool.measure import NOT_MEASURED, AbilityComparison, Comparison, GateResult, Interval
 from genepool.report import bars, markdown
-from genepool.report.data import Estimate, Flip
-from genepool.report.page import render_page
+from genepool.report.flips import Flip
 from genepool.report.parallel_figure import Profile, parallel_figure
+from genepool.report.templates import NARROW, WIDE, render_page
 from genepool.report.text import percent, points, points_interval
 from genepool.staging import write_text
 
-_WIDE, _NARROW = 960.0, 380.0
 #: What a gate's state is called, with a mark that needs no colour.
 STATES = {"holds": "✓ holds", "undecided": "? undecided", "fails": "✗ fails"}
 
@@ -45,11 +44,11 @@ class Row:
     """An ability as the page shows it."""
 
     it: AbilityComparison
-    old: Estimate
-    new: Estimate
-    moved: Estimate
-    kept: Estimate
-    lost: Estimate
+    old: Interval
+    new: Interval
+    moved: Interval
+    kept: Interval
+    lost: Interval
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class _Panel:
     limit: float
     shares: tuple[tuple[str, tuple[tuple[int, float], ...]], ...]
     abilities: tuple[str, ...]
-    gates: tuple[tuple[GateResult, str, Estimate, Markup], ...] = field(default=())
+    gates: tuple[tuple[GateResult, str, Interval, Markup], ...] = field(default=())
 
 
 def render_comparison(compared: Sequence[Compared], facts: Mapping[str, str]) -> str:
@@ -80,7 +79,7 @@ def render_comparison(compared: Sequence[Compared], facts: Mapping[str, str]) ->
         notices=list(dict.fromkeys(notice for one in compared for notice in one.comparison.notices)),
         abilities=abilities,
         profiles=profiles,
-        charts=[parallel_figure(abilities, profiles, width=width) for width in (_WIDE, _NARROW)],
+        charts=[parallel_figure(abilities, profiles, width=size["width"]) for size in (WIDE, NARROW)],
         states=STATES,
         facts=facts,
     )
@@ -111,17 +110,17 @@ def comparison_markdown(compared: Sequence[Compared], facts: Mapping[str, str]) 
         if one.gates:
             lines += ["| gate | ability | value | 95% | |", "|---|---|---|---|---|"]
             for gate in one.gates:
-                value = _estimate(gate.value)
-                ends = f"{percent(value.low)} to {percent(value.high)}" if value.has_interval else ""
-                shown = (percent(value.value), ends)
+                value = gate.value or NOT_MEASURED
+                ends = f"{percent(value.lo)} to {percent(value.hi)}" if value.has_ends else ""
+                shown = (percent(value.mean), ends)
                 lines.append(markdown.line(gate.limit, gate.ability, *shown, STATES[state(gate)]))
             lines.append("")
         lines.append("| ability | n | old | new | points | 95% | gained | lost | kept | p | |")
         lines.append("|---|--:|--:|--:|--:|---|--:|--:|--:|--:|---|")
         for row in _rows(it):
             matrix = row.it.compatibility.matrix
-            numbers = (f"{row.it.n:,}", percent(row.old.value), percent(row.new.value), points(row.moved.value))
-            counts = (f"{matrix.gained:,}", f"{matrix.lost:,}", percent(row.kept.value), f"{row.it.p:.2g}")
+            numbers = (f"{row.it.n:,}", percent(row.old.mean), percent(row.new.mean), points(row.moved.mean))
+            counts = (f"{matrix.gained:,}", f"{matrix.lost:,}", percent(row.kept.mean), f"{row.it.p:.2g}")
             lines.append(markdown.line(row.it.ability, *numbers, points_interval(row.moved), *counts, row.it.verdict))
         lines.append("")
     lines += [f"*{markdown.plain(name)}*: {markdown.plain(value)}  " for name, value in facts.items()]
@@ -131,10 +130,10 @@ def comparison_markdown(compared: Sequence[Compared], facts: Mapping[str, str]) 
 def summary(one: Compared) -> str:
     """What it gained, what it lost, and whether the gates hold, in a sentence or three."""
     it = one.comparison
-    moved = _difference(it.difference)
-    sure = it.difference.lo > 0 or it.difference.hi < 0
+    moved = it.difference.interval
+    sure = it.difference.sure
     verb = ("gains" if it.difference.difference > 0 else "loses") if sure else "changes the mean by"
-    amount = points(moved.value) if not sure else points(abs(moved.value or 0.0)).lstrip("+")
+    amount = points(moved.mean) if not sure else points(abs(moved.mean)).lstrip("+")
     over = (
         f"in the mean over {len(it.abilities)} abilities" if len(it.abilities) > 1 else f"at {it.abilities[0].ability}"
     )
@@ -167,9 +166,9 @@ def _panel(one: Compared) -> _Panel:
     rows = _rows(one.comparison)
     gates = []
     for gate in one.gates:
-        value = _estimate(gate.value)
+        value = gate.value or NOT_MEASURED
         limit = gate.gate.at_least if gate.gate.at_least is not None else gate.gate.at_most
-        low, high = bars.common_range([value, Estimate(limit)])
+        low, high = bars.common_range([value, *([] if limit is None else [Interval(limit)])])
         gates.append((gate, state(gate), value, bars.interval_mark(value, low, high, subject=True, limit=limit)))
     shares = []
     for ability in one.comparison.abilities:
@@ -191,11 +190,11 @@ def _rows(it: Comparison) -> tuple[Row, ...]:
     return tuple(
         Row(
             ability,
-            _estimate(ability.old),
-            _estimate(ability.new),
-            _difference(ability.difference),
-            _estimate(ability.compatibility.kept),
-            _estimate(ability.compatibility.negative_flips),
+            ability.old,
+            ability.new,
+            ability.difference.interval,
+            ability.compatibility.kept or NOT_MEASURED,
+            ability.compatibility.negative_flips,
         )
         for ability in it.abilities
     )
@@ -206,23 +205,15 @@ def _profiles(compared: Sequence[Compared], abilities: Sequence[str]) -> list[Pr
     return found + [Profile(one.comparison.new, _scores([one], abilities, "new")) for one in compared]
 
 
-def _scores(compared: Sequence[Compared], abilities: Sequence[str], side: str) -> tuple[Estimate, ...]:
+def _scores(compared: Sequence[Compared], abilities: Sequence[str], side: str) -> tuple[Interval, ...]:
     """The scores of one model; the old one's are those of the first comparison that has the ability."""
-    known: dict[str, Estimate] = {}
+    known: dict[str, Interval] = {}
     for one in compared:
         for ability in one.comparison.abilities:
-            known.setdefault(ability.ability, _estimate(ability.old if side == "old" else ability.new))
-    return tuple(known.get(name, Estimate(None)) for name in abilities)
+            known.setdefault(ability.ability, ability.old if side == "old" else ability.new)
+    return tuple(known.get(name, NOT_MEASURED) for name in abilities)
 
 
 def _title(compared: Sequence[Compared]) -> str:
     old, news = compared[0].comparison.old, [one.comparison.new for one in compared]
     return f"{old} → {news[0]}" if len(news) == 1 else f"{len(news)} models against {old}"
-
-
-def _estimate(found: Interval | None) -> Estimate:
-    return Estimate(None) if found is None else Estimate(found.mean, found.lo, found.hi)
-
-
-def _difference(found: Difference) -> Estimate:
-    return Estimate(found.difference, found.lo, found.hi)

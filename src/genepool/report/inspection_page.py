@@ -15,7 +15,7 @@ from genepool.merging.inspection import Deltas, EffectiveRanks, Inspection
 from genepool.merging.inspection.result import Row
 from genepool.merging.inspection.wording import DASH, cosine_text, rank_text, relative_text, share_text, short_labels
 from genepool.report.layers_figure import layers_figure
-from genepool.report.page import render_page
+from genepool.report.templates import render_page
 from genepool.staging import write_text
 
 _WIDE = {"width": 960.0, "height": 300.0}

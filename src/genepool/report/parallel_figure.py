@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from genepool.measure import Interval
 from genepool.report.bars import common_range
 from genepool.report.colour import curve_class
-from genepool.report.data import Estimate
 from genepool.report.svg import Scale, dots, element, number, polyline, ticks
 from genepool.report.text import percent
 
@@ -31,13 +31,13 @@ class Profile:
     """
 
     name: str
-    scores: tuple[Estimate, ...]
+    scores: tuple[Interval, ...]
     shown: bool = True
 
 
 def parallel_figure(abilities: Sequence[str], profiles: Sequence[Profile], *, width: float) -> Markup:
     """The picture, `width` pixels wide and as high as it has abilities; empty without scores."""
-    if not any(score.value is not None for profile in profiles for score in profile.scores):
+    if not any(score.measured for profile in profiles for score in profile.scores):
         return Markup("")
     height = _TOP + _ROW * len(abilities) + _BOTTOM
     longest = max(len(name) for name in abilities)
@@ -77,14 +77,12 @@ def _name(name: str, left: float, at: float) -> Markup:
 
 
 def _line(profile: Profile, place: int, x: Scale, rows: Sequence[float]) -> Markup:
-    known = [(score, at) for score, at in zip(profile.scores, rows, strict=True) if score.value is not None]
-    points = [(x(score.value or 0.0), at) for score, at in known]
+    known = [(score, at) for score, at in zip(profile.scores, rows, strict=True) if score.measured]
+    points = [(x(score.mean), at) for score, at in known]
     whiskers = "".join(
-        f"M{number(x(score.low))} {number(at)}H{number(x(score.high))}"
-        for score, at in known
-        if score.low is not None and score.high is not None
+        f"M{number(x(score.lo))} {number(at)}H{number(x(score.hi))}" for score, at in known if score.has_ends
     )
-    told = ", ".join(percent(score.value) for score, _ in known)
+    told = ", ".join(percent(score.mean) for score, _ in known)
     return element(
         "g",
         element("title", f"{profile.name}: {told}"),

@@ -13,10 +13,9 @@ from markupsafe import Markup
 
 from genepool.measure import Interval, Profile, Trust
 from genepool.report import bars, markdown
-from genepool.report.data import Estimate
-from genepool.report.page import NARROW, WIDE, render_page
 from genepool.report.parallel_figure import Profile as Line
 from genepool.report.parallel_figure import parallel_figure
+from genepool.report.templates import NARROW, WIDE, render_page
 from genepool.report.text import interval, percent
 from genepool.report.trust_figure import coverage_figure, reliability_figure
 from genepool.staging import write_text
@@ -36,7 +35,7 @@ class _Trusted:
 class _Panel:
     it: Profile
     summary: str
-    parts: tuple[tuple[str, tuple[tuple[str, int, Estimate, Markup], ...]], ...]
+    parts: tuple[tuple[str, tuple[tuple[str, int, Interval, Markup], ...]], ...]
     trust: tuple[_Trusted, ...]
 
 
@@ -48,7 +47,7 @@ def render_profile(profiles: Sequence[Profile], facts: Mapping[str, str]) -> str
         facts: pairs for the end of the page ("ledger", "split").
     """
     abilities = [part.name for part in profiles[0].abilities]
-    lines = [Line(one.model, tuple(_estimate(part.score) for part in one.abilities)) for one in profiles]
+    lines = [Line(one.model, tuple(part.score for part in one.abilities)) for one in profiles]
     return render_page(
         "profile.html.j2",
         profiles[0].model if len(profiles) == 1 else f"{len(profiles)} models",
@@ -85,8 +84,8 @@ def profile_markdown(profiles: Sequence[Profile], facts: Mapping[str, str]) -> s
             if parts:
                 lines += [f"| {label} | n | score | 95% |", "|---|--:|--:|---|"]
                 for part in parts:
-                    score = _estimate(part.score)
-                    lines.append(markdown.line(part.name, f"{part.n:,}", percent(score.value), interval(score)))
+                    score = part.score
+                    lines.append(markdown.line(part.name, f"{part.n:,}", percent(score.mean), interval(score)))
                 lines.append("")
         if one.trust:
             lines += ["| answers | n | sure | right | ECE | by chance | Brier | AUROC |", "|---|--:|" + "--:|" * 6]
@@ -99,10 +98,10 @@ def profile_markdown(profiles: Sequence[Profile], facts: Mapping[str, str]) -> s
 
 def summary(one: Profile) -> str:
     """What it is best and worst at, and what its confidence is worth, in a sentence or three."""
-    mean = _estimate(one.mean)
+    mean = one.mean
     several = len(one.abilities) > 1
     over = f"in the mean over {len(one.abilities)} abilities" if several else f"at {one.abilities[0].name}"
-    said = [f"{percent(mean.value)}% ({interval(mean)}) {over}."]
+    said = [f"{percent(mean.mean)}% ({interval(mean)}) {over}."]
     if several:
         ordered = sorted(one.abilities, key=lambda part: part.score.mean)
         best, worst = ordered[-1], ordered[0]
@@ -134,7 +133,7 @@ def trust_sentence(of: Trust) -> str:
 def _panel(one: Profile) -> _Panel:
     groups = []
     for label, parts in (("ability", one.abilities), ("tag", one.tags)):
-        scores = [_estimate(part.score) for part in parts]
+        scores = [part.score for part in parts]
         low, high = bars.common_range(scores) if scores else (0.0, 1.0)
         groups.append(
             (
@@ -178,7 +177,3 @@ def _trust_numbers(of: Trust) -> tuple[str, ...]:
         return (f"{of.abstention.n:,}", "–", "–", "–", "–", "–", last)
     rest = (f"{found.ece.mean:.3f}", f"{found.by_chance:.3f}", f"{found.brier.mean:.3f}")
     return (f"{found.n:,}", percent(found.confidence), percent(found.right.mean), *rest, last)
-
-
-def _estimate(found: Interval) -> Estimate:
-    return Estimate(found.mean, found.lo, found.hi)

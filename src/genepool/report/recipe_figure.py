@@ -1,6 +1,7 @@
 """The recipe as a table of numbers to colour: skills down, layer groups and tensor roles across.
 
-One panel per merge parameter, in the order the recipe names them. Uses the report's data room; the page draws it.
+One panel per merge parameter, in the order the recipe names them. Uses nothing but the standard library; the section of
+recipes uses it.
 """
 
 from __future__ import annotations
@@ -8,10 +9,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from genepool.report.data import GeneValue, RecipePicture
-
 #: The order of roles from the input of a model to its output; what a study did not list comes last.
 _ROLES = ("embedding", "attention", "mlp", "norm", "head", "other")
+
+
+@dataclass(frozen=True)
+class GeneValue:
+    """One number of a recipe.
+
+    Attributes:
+        parameter: the merge parameter it sets ("weight").
+        skill: whose parameter it is; None when all share it.
+        layers: first and last layer it covers; None for all.
+        role: the tensor role it covers; None for all, or for those without a number of their own.
+        value: the number.
+        low, high: the range it was searched in.
+        spread: where the same number lay in the better candidates of the search; None when unknown.
+    """
+
+    parameter: str
+    skill: str | None
+    layers: tuple[int, int] | None
+    role: str | None
+    value: float
+    low: float
+    high: float
+    spread: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class RecipePicture:
+    """A recipe: its numbers to draw, and the text that reproduces the model.
+
+    Attributes:
+        name: the model it makes.
+        method: the merge method.
+        genes: its numbers; empty draws nothing and shows the text alone.
+        text: the recipe file (YAML).
+        spread_of: what the genes' `spread` describes ("the best tenth, 20 candidates"); empty when there is none.
+    """
+
+    name: str
+    method: str
+    genes: tuple[GeneValue, ...] = ()
+    text: str = ""
+    spread_of: str = ""
+
 
 Column = tuple[tuple[int, int] | None, str | None]
 

@@ -1,22 +1,79 @@
 """Trade-offs as a picture: what its script draws, as JSON, and the points worth a row of a table.
 
 The reader chooses the two objectives, so the page's script draws the picture from the data; without it the table
-stands. Uses the report's data and colour rooms; the page uses it.
+stands. Uses the report's colours and fronts; the section of trade-offs uses it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
+import numpy as np
+
+from genepool.measure import Interval
 from genepool.report.colour import CURVES, curve_class
-from genepool.report.data import KINDS, Estimate, Scatter, ScatterPoint
-from genepool.report.trade_offs import fronts
+from genepool.report.kinds import KINDS, Kind
+from genepool.report.pareto import front
 
 #: Candidates of a front that the table shows.
 ROWS = 40
 #: What a kind of model is drawn as; candidates and winners are discs.
 _MARKS = {"base": "square", "parent": "triangle", "merge": "diamond"}
+
+
+@dataclass(frozen=True)
+class ScatterPoint:
+    """One candidate or model on several objectives.
+
+    Attributes:
+        name: what it is called ("candidate 3 of generation 7", or the model's name).
+        search: the search it comes from; empty for a model that was not searched.
+        kind: of a model that was not searched; None for what was.
+        scores: one per objective, larger is better.
+        parents: places, among the points, of what it came from.
+        won: whether it is what its search chose.
+    """
+
+    name: str
+    search: str
+    kind: Kind | None
+    scores: tuple[Interval, ...]
+    parents: tuple[int, ...] = ()
+    won: bool = False
+
+    @property
+    def origin(self) -> str:
+        """The search it comes from, or its kind."""
+        return self.search if self.kind is None else KINDS[self.kind]
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Candidates and models between which two objectives force a choice.
+
+    Attributes:
+        split: the examples they are known by ("validation", "test").
+        objectives: names of the objectives.
+        points: the candidates and models.
+        candidates: how many candidates there were; more than are shown where a search was long.
+    """
+
+    split: str
+    objectives: tuple[str, ...]
+    points: tuple[ScatterPoint, ...]
+    candidates: int = 0
+
+
+def fronts(scatter: Scatter) -> Iterator[tuple[str, str, list[ScatterPoint]]]:
+    """The front of every two objectives: their names, and the points on it by the first one."""
+    values = np.array([[score.mean for score in point.scores] for point in scatter.points])
+    for i, j in combinations(range(len(scatter.objectives)), 2):
+        on_it = front(values[:, i], values[:, j])
+        yield scatter.objectives[i], scatter.objectives[j], [scatter.points[place] for place in on_it]
 
 
 def scatter_data(scatters: Sequence[Scatter], searches: Sequence[str]) -> str:
@@ -50,7 +107,7 @@ def told_points(scatter: Scatter) -> list[tuple[ScatterPoint, bool]]:
 
 
 def _split(scatter: Scatter, searches: Sequence[str]) -> dict[str, object]:
-    labels = [_label(point) for point in scatter.points]
+    labels = [point.origin for point in scatter.points]
     order = [*searches, *KINDS.values()]
     present = sorted(dict.fromkeys(labels), key=lambda label: order.index(label) if label in order else len(order))
     kinds = {label: point.kind for label, point in zip(labels, scatter.points, strict=True)}
@@ -70,10 +127,5 @@ def _split(scatter: Scatter, searches: Sequence[str]) -> dict[str, object]:
     return {"name": scatter.split, "series": series, "points": points}
 
 
-def _label(point: ScatterPoint) -> str:
-    return point.search if point.kind is None else KINDS[point.kind]
-
-
-def _numbers(scores: Sequence[Estimate]) -> list[float | None]:
-    ends = [end for score in scores for end in (score.value, score.low, score.high)]
-    return [None if end is None else round(end, 4) for end in ends]
+def _numbers(scores: Sequence[Interval]) -> list[float | None]:
+    return [round(end, 4) if math.isfinite(end) else None for score in scores for end in score]

@@ -7,14 +7,15 @@ numbers as a table. Uses the report's svg, colour and text rooms; the page uses 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from markupsafe import Markup
 
+from genepool.measure import Interval
 from genepool.report.colour import curve_class
-from genepool.report.data import Estimate, ReferenceLine, SearchRun
 from genepool.report.svg import Scale, dots, element, joined, number, polyline, ticks
 from genepool.report.text import percent
 
@@ -22,6 +23,58 @@ from genepool.report.text import percent
 POOL = 5
 #: Dots drawn per run; beyond it an even sample, so that a long search stays a small page.
 DOTS = 2000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One candidate of a search, in the order of evaluation; fitness is None when it failed."""
+
+    fitness: float | None
+    generation: int = 0
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """One of the best of a search, judged again on more examples than the search used.
+
+    Attributes:
+        name: which candidate it is ("candidate 3 of generation 7").
+        searched: the fitness the search saw; None for a strategy's own guess, which it never evaluated.
+        judged: the fitness it was chosen by in the end.
+    """
+
+    name: str
+    searched: float | None
+    judged: Interval
+
+
+@dataclass(frozen=True)
+class SearchRun:
+    """One search.
+
+    Attributes:
+        name: what the page calls it.
+        evaluations: its candidates.
+        best: the best candidate's validation fitness as the search saw it, with its interval; None when unknown.
+        finalists: those judged again, the winner first.
+    """
+
+    name: str
+    evaluations: tuple[Evaluation, ...]
+    best: Interval | None = None
+    finalists: tuple[Finalist, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReferenceLine:
+    """A level drawn across the search curves: the validation score of something that was not searched.
+
+    `name` stands beside the line; `model` says in the legend which model it is.
+    """
+
+    name: str
+    score: Interval
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,12 +144,12 @@ def search_figure(
     curves: Sequence[Curve], references: Sequence[ReferenceLine], *, width: float, height: float
 ) -> Markup:
     """The picture, in a view box of `width` x `height` pixels; empty when no candidate has a fitness."""
-    levels = [reference for reference in references if reference.score.value is not None]
+    levels = [reference for reference in references if reference.score.measured]
     values = [fitness for c in curves for _, fitness, _ in c.points]
     if not values:
         return Markup("")
-    values += [value for r in levels for value in (r.score.value, r.score.low, r.score.high) if value is not None]
-    values += [value for c in curves if c.run.best for value in (c.run.best.low, c.run.best.high) if value is not None]
+    values += [value for r in levels for value in r.score if math.isfinite(value)]
+    values += [value for c in curves if c.run.best for value in c.run.best[1:] if math.isfinite(value)]
     low, high = min(values), max(values)
     pad = 0.04 * (high - low) or 0.02
     longest = max(c.length for c in curves)
@@ -167,12 +220,12 @@ def _axes(x: Scale, y: Scale, width: float, height: float) -> Markup:
 
 def _reference(reference: ReferenceLine, x: Scale, y: Scale) -> Markup:
     score = reference.score
-    if score.value is None:
+    if not score.measured:
         return Markup("")
-    at = y(score.value)
+    at = y(score.mean)
     parts = []
-    if score.low is not None and score.high is not None:
-        top, bottom = y(score.high), y(score.low)
+    if score.has_ends:
+        top, bottom = y(score.hi), y(score.lo)
         parts.append(element("rect", class_="level-band", x=x.start, width=x.end - x.start, y=top, height=bottom - top))
     parts.append(element("line", class_="level", x1=x.start, x2=x.end, y1=at, y2=at))
     parts.append(element("text", reference.name, class_="level-name halo", x=x.start + 6, y=at - 5))
@@ -232,14 +285,14 @@ def _ends(curves: Sequence[Curve], x: Scale, y: Scale, top: float) -> list[Marku
         floor = label + 15
         best, estimate = curves[i].best[-1][1], curves[i].run.best
         inside = [element("text", percent(best), class_="end-label", x=x.end + 16 + 6 * (len(ends) > 2), y=label + 4)]
-        if estimate is not None and estimate.low is not None and estimate.high is not None:
+        if estimate is not None and estimate.has_ends:
             inside.append(_whisker(x.end + 5 + 5 * order, estimate, y))
         parts.append(element("g", *inside, class_=curve_class(i), data_series=str(i)))
     return parts
 
 
-def _whisker(at: float, estimate: Estimate, y: Scale) -> Markup:
-    low, high = y(estimate.low or 0.0), y(estimate.high or 0.0)
+def _whisker(at: float, estimate: Interval, y: Scale) -> Markup:
+    low, high = y(estimate.lo), y(estimate.hi)
     return element("path", class_="whisker", d=f"M{number(at)} {number(low)}V{number(high)}")
 
 

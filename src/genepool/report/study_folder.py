@@ -1,11 +1,10 @@
 """A study folder as it lies on the disk, finished or not: its study file, history and record, checked on the way in.
 
-Reads files only and opens no model. Uses evolve's study file and store; `collect` builds a page from it.
+Reads files only and opens no model. Uses evolution's study file and store; the sections are collected from it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,9 @@ from genepool.evolution.records import BEST_FILE, HISTORY_FILE, read_best, read_
 from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import strategy_entry
 from genepool.evolution.study import Study, load_study
-from genepool.report.data import Cost, Estimate, Evaluation, GeneValue
+from genepool.measure import Interval
 
 STUDY_FILE, STORE_FILE = "study.yaml", "study.sqlite"
-#: Of the candidates, the share (and the least number) whose genes show how far the search was decided.
-BETTER_SHARE, BETTER_LEAST = 0.1, 5
-
-_GENE = re.compile(r"(?P<head>.+?)(?:\[(?:layers (?P<first>\d+)-(?P<last>\d+))?(?:, )?(?P<role>\w+)?\])?")
 
 
 @dataclass(frozen=True)
@@ -58,13 +53,18 @@ class StudyFolder:
         good = [line for line in self.history if line["fitness"] is not None]
         return max(good, key=lambda line: float(line["fitness"]), default=None)
 
-    def tested(self, name: str) -> dict[str, Estimate]:
+    def tested(self, name: str) -> dict[str, Interval]:
         """The test scores `best.json` records of one of its models ("base", a skill, "winner"), by task."""
+        return {task: Interval(one["mean"], one["lo"], one["hi"]) for task, one in self._test_rows(name).items()}
+
+    def examples(self, name: str) -> dict[str, int]:
+        """How many test examples stand behind each of the scores of `tested`, by task."""
+        return {task: one["n"] for task, one in self._test_rows(name).items()}
+
+    def _test_rows(self, name: str) -> Mapping[str, Any]:
         rows = {row["name"]: row["test"] for row in (self.best or {}).get("models", ())}
-        return {
-            task: Estimate(score["mean"], score["lo"], score["hi"], score["n"])
-            for task, score in rows.get(name, {}).items()
-        }
+        found: Mapping[str, Any] = rows.get(name, {})
+        return found
 
     @property
     def finalists(self) -> list[tuple[str, dict[str, Any]]]:
@@ -82,62 +82,6 @@ class StudyFolder:
             )
             for line in (self.best or {}).get("finalists", ())
         ]
-
-    def evaluations(self) -> tuple[Evaluation, ...]:
-        """The candidates for the search curve."""
-        return tuple(Evaluation(line["fitness"], line["generation"]) for line in self.history)
-
-    def cost(self, name: str) -> Cost:
-        """What the search took."""
-        spent = (self.best or {}).get("cost", {})
-        seconds = self.wall_seconds
-        return Cost(
-            name,
-            evaluations=len(self.history),
-            failed=sum(line["fitness"] is None for line in self.history),
-            cached=sum(bool(line["cached"]) for line in self.history),
-            examples=spent.get("examples"),
-            seconds=sum(line["seconds"] for line in self.history) if seconds is None else seconds,
-            cpu_seconds=spent.get("cpu_seconds"),
-        )
-
-    def genes(self) -> tuple[tuple[GeneValue, ...], str]:
-        """The genes of the winner (of the best so far while unfinished), and what their spread was taken over."""
-        leader = self.best or self.leader
-        if leader is None or not self.study.vary.searched:
-            return (), ""
-        better = self._better()
-        spreads = {
-            name: (min(line["genome"][name] for line in better), max(line["genome"][name] for line in better))
-            for name in leader["genome"]
-            if better and all(is_number(line["genome"].get(name)) for line in better)
-        }
-        genes = [
-            self._gene(name, float(value), spreads.get(name))
-            for name, value in leader["genome"].items()
-            if is_number(value)
-        ]
-        described = f"the best {len(better)} of {len(self.history)} candidates" if spreads else ""
-        return tuple(gene for gene in genes if gene is not None), described
-
-    def _better(self) -> list[dict[str, Any]]:
-        good = sorted(
-            (line for line in self.history if line["fitness"] is not None), key=lambda line: -float(line["fitness"])
-        )
-        count = max(BETTER_LEAST, round(BETTER_SHARE * len(good)))
-        return good[:count] if len(good) >= 2 * BETTER_LEAST else []
-
-    def _gene(self, name: str, value: float, spread: tuple[float, float] | None) -> GeneValue | None:
-        match = _GENE.fullmatch(name)
-        if match is None:
-            return None
-        for parameter, wanted in self.study.vary.searched.items():
-            skill, dot, end = match["head"].rpartition(parameter)
-            if end == "" and dot and (skill == "" or skill.endswith(".")):
-                layers = (int(match["first"]), int(match["last"])) if match["first"] else None
-                owner = skill[:-1] or None
-                return GeneValue(parameter, owner, layers, match["role"], value, wanted.low, wanted.high, spread)
-        return None
 
 
 def open_study_folder(path: str | Path) -> StudyFolder:

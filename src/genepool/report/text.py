@@ -1,14 +1,15 @@
 """Numbers and foreign text as the report writes them: points, intervals, durations, and safe characters.
 
-Scores are shown in percent and differences in percentage points, one decimal. Uses nothing but the standard library;
-the template and the figures use it.
+Scores are shown in percent and differences in percentage points, one decimal. Uses the intervals of `measure`;
+templates, figures and sections use it.
 """
 
 from __future__ import annotations
 
+import math
 import re
 
-from genepool.report.data import Estimate
+from genepool.measure import Interval
 
 DASH = "–"
 MINUS = "−"
@@ -33,33 +34,51 @@ def shortened(text: str | None, limit: int = 600) -> str:
 
 def percent(value: float | None) -> str:
     """A score in [0, 1] as percent without the sign: 0.9415 is "94.2"; a dash when there is none."""
-    return DASH if value is None else _signed(value, "")
+    return DASH if value is None or not math.isfinite(value) else _signed(value, "")
 
 
 def points(value: float | None) -> str:
     """A difference in percentage points, always signed: "+3.1", "−0.4", "0.0"; a dash when there is none."""
-    return DASH if value is None else _signed(value, "+")
+    return DASH if value is None or not math.isfinite(value) else _signed(value, "+")
 
 
-def interval(estimate: Estimate) -> str:
+def exact(value: float | None) -> str:
+    """A number to six digits, as scripts and CSV files read it; empty when there is none."""
+    return "" if value is None or not math.isfinite(value) else f"{value:.6g}"
+
+
+def interval(score: Interval) -> str:
     """The 95% interval of a score: "93.0–95.3"; empty when there is none."""
-    return f"{percent(estimate.low)}–{percent(estimate.high)}" if estimate.has_interval else ""
+    return f"{percent(score.lo)}–{percent(score.hi)}" if score.has_ends else ""
 
 
-def points_interval(estimate: Estimate) -> str:
+def score_text(score: Interval | None) -> str:
+    """A score in percent with its interval behind it: "94.2 (93.0–95.3)"; a dash when there is none."""
+    if score is None or not score.measured:
+        return DASH
+    return f"{percent(score.mean)} ({interval(score)})" if score.has_ends else percent(score.mean)
+
+
+def points_interval(delta: Interval) -> str:
     """The 95% interval of a difference: "+1.2 to +4.5"; empty when there is none."""
-    return f"{points(estimate.low)} to {points(estimate.high)}" if estimate.has_interval else ""
+    return f"{points(delta.lo)} to {points(delta.hi)}" if delta.has_ends else ""
 
 
-def verdict(delta: Estimate) -> str:
+def verdict(delta: Interval) -> str:
     """What a paired difference says: "ahead", "behind", or "no clear difference" when its interval holds zero."""
-    if delta.value is None:
+    if not delta.measured:
         return "not measured"
-    if delta.low is None or delta.high is None:
+    if not delta.has_ends:
         return "no interval"
-    if delta.low > 0:
+    if delta.lo > 0:
         return "ahead"
-    return "behind" if delta.high < 0 else "no clear difference"
+    return "behind" if delta.hi < 0 else "no clear difference"
+
+
+def plain_interval(name: str, found: Interval) -> dict[str, float | None]:
+    """An interval as JSON values: the mean under `name`, then `lo` and `hi`; None for what is not known."""
+    known = [value if math.isfinite(value) else None for value in found]
+    return dict(zip((name, "lo", "hi"), known, strict=True))
 
 
 def duration(seconds: float | None) -> str:

@@ -258,5 +258,19 @@
     figure.append(saveButton(figure.dataset.csv, lines));
   });
 
-/* pictures */
+  // What the pictures of sections are drawn with.
+  const svg = (tag, attributes = {}, ...children) => {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    Object.entries(attributes).forEach(([name, value]) => node.setAttribute(name, value));
+    node.append(...children);
+    return node;
+  };
+  const ticks = (low, high, about) => {
+    const rough = (high - low) / about, power = 10 ** Math.floor(Math.log10(rough));
+    const size = [1, 2, 5, 10].map((unit) => unit * power).reduce((a, b) => Math.abs(Math.log(a / rough)) <= Math.abs(Math.log(b / rough)) ? a : b);
+    const first = Math.ceil(low / size - 1e-9), last = Math.floor(high / size + 1e-9);
+    return Array.from({ length: Math.max(last - first + 1, 0) }, (_, i) => [(first + i) * size, Math.max(0, -Math.floor(Math.log10(size * 100) + 1e-9))]);
+  };
+
+/* sections */
 })();

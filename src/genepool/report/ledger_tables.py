@@ -1,6 +1,7 @@
 """What the ledger holds of a study's models: outcome tables by fingerprint, with no model opened, and fitness.
 
-Uses tasks, measure and evolve; `collect` uses it. Nothing is evaluated here: what the ledger lacks is missing.
+Nothing is evaluated here: what the ledger lacks is missing. Uses tasks, measure and evolution; `study_outcomes` and the
+sections use it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 
 from genepool.evolution.opened_study import fitness
 from genepool.evolution.study import Study
+from genepool.measure import Interval
 from genepool.measure.intervals import mean_interval, resampled_means
-from genepool.report.data import Estimate
 from genepool.tasks import Example, Ledger, OutcomeTable, Task, load_tasks
 from genepool.tasks.table import Cell
 
@@ -68,26 +69,21 @@ def fitness_value(table: OutcomeTable, model: str, study: Study) -> float:
     return fitness({task: table.mean(model, task) for task in table.tasks}, study.tasks.weights, study.objective)
 
 
-def fitness_estimate(table: OutcomeTable, model: str, study: Study) -> Estimate:
+def fitness_interval(table: OutcomeTable, model: str, study: Study) -> Interval:
     """The study's fitness of a model on the outcomes of a table, with a 95% bootstrap interval over examples."""
     return _fitness_and_worst(table, model, study)[0]
 
 
-def objective_estimates(table: OutcomeTable, model: str, study: Study) -> tuple[Estimate, ...]:
+def objective_intervals(table: OutcomeTable, model: str, study: Study) -> tuple[Interval, ...]:
     """The study's fitness of a model, its worst task's mean, and its mean on every task, with 95% intervals.
 
     The worst task is drawn anew in every resample, so its interval knows that another one might have been the worst;
     tasks of weight 0 cannot be it.
     """
-    found = []
-    for task in table.tasks:
-        scores = table.scores(model, task)
-        mean = mean_interval(scores)
-        found.append(Estimate(mean.mean, mean.lo, mean.hi, len(scores)))
-    return (*_fitness_and_worst(table, model, study), *found)
+    return (*_fitness_and_worst(table, model, study), *(mean_interval(table.scores(model, t)) for t in table.tasks))
 
 
-def _fitness_and_worst(table: OutcomeTable, model: str, study: Study) -> tuple[Estimate, Estimate]:
+def _fitness_and_worst(table: OutcomeTable, model: str, study: Study) -> tuple[Interval, Interval]:
     parts = [table.scores(model, task) for task in table.tasks]
     draws = np.stack([resampled_means(part, place=i) for i, part in enumerate(parts)])
     shares = np.array([study.tasks.weights.get(task, 1.0) for task in table.tasks])
@@ -95,13 +91,12 @@ def _fitness_and_worst(table: OutcomeTable, model: str, study: Study) -> tuple[E
     share = study.objective.worst
     blended = (1 - share) * (shares @ draws) / shares.sum() + share * lowest
     worst = min(float(part.mean()) for part, weight in zip(parts, shares, strict=True) if weight > 0)
-    count = sum(map(len, parts))
+    return _around(fitness_value(table, model, study), blended), _around(worst, lowest)
 
-    def estimate(value: float, some: NDArray[np.float64]) -> Estimate:
-        low, high = np.percentile(some, [2.5, 97.5])
-        return Estimate(value, float(low), float(high), count)
 
-    return estimate(fitness_value(table, model, study), blended), estimate(worst, lowest)
+def _around(value: float, draws: NDArray[np.float64]) -> Interval:
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Interval(value, float(low), float(high))
 
 
 def _cell(book: Ledger, fingerprint: str, task: Task, examples: Sequence[Example]) -> Cell | None:

@@ -1,25 +1,31 @@
 """Trade-offs of a study: candidates and models on every objective, with intervals, and what each came from.
 
 Candidates are known by the validation examples that the search asked, models also by the test examples; the two are
-kept apart, since what was chosen on validation looks better there. Uses the ledger through the report's `recorded`
-room; `collect` uses it.
+kept apart, since what was chosen on validation looks better there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Self
 
 from genepool.evolution.opened_study import fitness
 from genepool.evolution.study import Study
-from genepool.report import recorded
-from genepool.report.data import Estimate, Kind, Origin, Scatter, ScatterPoint
+from genepool.report import ledger_tables, markdown
+from genepool.report.kinds import Kind
 from genepool.report.pareto import front
+from genepool.report.scatter_figure import Scatter, ScatterPoint, fronts, scatter_data, told_points
+from genepool.report.sections import Section
+from genepool.report.sections.search import Search
 from genepool.report.study_folder import StudyFolder
+from genepool.report.study_outcomes import Origin, StudyOutcomes
+from genepool.report.text import plain_interval, score_text
 from genepool.tasks import OutcomeTable
+
+if TYPE_CHECKING:
+    from genepool.report.page import Report
 
 #: Candidates shown over all searches: those on a front, the finalists, the winner's ancestors, and of the others so
 #: many at even distances. An interval costs some milliseconds, a point some 200 bytes.
@@ -27,6 +33,62 @@ SHOWN = 600
 FITNESS, WORST = "fitness", "worst task"
 
 Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TradeOffs(Section):
+    """Trade-offs between objectives, one picture for each split, all with the same objectives."""
+
+    scatters: tuple[Scatter, ...] = ()
+
+    name = "tradeoffs"
+    title = "Trade-offs"
+    order = 50
+
+    @classmethod
+    def collect(cls, study: StudyOutcomes) -> Self | None:
+        parents, limit = ["base", *study.skills], study.study.tasks.valid
+        searched = searched_trade_off(
+            study.folders, study.origins, parents, study.study, lambda prints: study.table("valid", limit, prints)
+        )
+        tested = tested_trade_off(study.test, study.study, study.kinds, list(study.folders), parents)
+        return cls(tuple(filter(None, (searched, tested))))
+
+    def drawn(self, report: Report) -> dict[str, Any] | None:
+        if not self.scatters:
+            return None
+        searches = [run.name for run in report[Search].searches]
+        return {
+            "scatters": [(scatter, told_points(scatter)) for scatter in self.scatters],
+            "picture": scatter_data(self.scatters, searches),
+        }
+
+    def markdown(self, report: Report) -> list[str]:
+        lines: list[str] = []
+        for scatter in self.scatters:
+            one, other, found = next(fronts(scatter))
+            places = (scatter.objectives.index(one), scatter.objectives.index(other))
+            rows = [
+                (
+                    point.origin,
+                    point.name,
+                    "chosen" if point.won else "",
+                    *(score_text(point.scores[i]) for i in places),
+                )
+                for point in found
+            ]
+            lines += [markdown.plain(f"The front of {one} and {other} on {scatter.split} examples:"), ""]
+            lines += markdown.table(("search or kind", "name", "", one, other), rows, texts=3)
+        return ["## Trade-offs", "", *lines] if lines else []
+
+    def values(self) -> dict[str, Any]:
+        return {
+            "fronts": [
+                {"examples": scatter.split, "objectives": [one, other], "points": [_point(scatter, p) for p in found]}
+                for scatter in self.scatters
+                for one, other, found in fronts(scatter)
+            ]
+        }
 
 
 def objectives(tasks: Sequence[str]) -> tuple[str, ...]:
@@ -54,7 +116,7 @@ def tested_trade_off(
             name,
             name if name in searches else "",
             None if name in searches else kinds[name],
-            recorded.objective_estimates(table, name, study),
+            ledger_tables.objective_intervals(table, name, study),
             made_of if name in searches else (),
             won=name in searches,
         )
@@ -88,7 +150,8 @@ def searched_trade_off(
         return None
     known = [name for name in models if name in table.models]
     points = [
-        ScatterPoint(name, "", models[name].kind, recorded.objective_estimates(table, name, study)) for name in known
+        ScatterPoint(name, "", models[name].kind, ledger_tables.objective_intervals(table, name, study))
+        for name in known
     ]
     inputs = tuple(known.index(name) for name in parents if name in known)
     places = {(search, line["id"]): place for place, (search, line) in enumerate(found, start=len(points))}
@@ -100,21 +163,13 @@ def searched_trade_off(
                 f"candidate {line['index'] + 1} of generation {line['generation']}",
                 search,
                 None,
-                recorded.objective_estimates(table, _key(search, line), study),
+                ledger_tables.objective_intervals(table, _key(search, line), study),
                 (*came_from, *(inputs if won else ())),
                 won,
             )
         )
     total = sum(len(_evaluated(folder, table.tasks)) for folder in folders.values())
     return Scatter("validation", objectives(table.tasks), tuple(points), candidates=total)
-
-
-def fronts(scatter: Scatter) -> Iterator[tuple[str, str, list[ScatterPoint]]]:
-    """The front of every two objectives: their names, and the points on it by the first one."""
-    values = np.array([[_number(score) for score in point.scores] for point in scatter.points])
-    for i, j in combinations(range(len(scatter.objectives)), 2):
-        on_it = front(values[:, i], values[:, j])
-        yield scatter.objectives[i], scatter.objectives[j], [scatter.points[place] for place in on_it]
 
 
 def _chosen(folders: Mapping[str, StudyFolder], study: Study) -> list[tuple[str, Line]]:
@@ -172,5 +227,13 @@ def _key(search: str, line: Line) -> str:
     return f"{search}\n{line['id']}"
 
 
-def _number(score: Estimate) -> float:
-    return float("nan") if score.value is None else score.value
+def _point(scatter: Scatter, point: ScatterPoint) -> dict[str, Any]:
+    scores = dict(zip(scatter.objectives, point.scores, strict=True))
+    return {
+        "name": point.name,
+        "search": point.search,
+        "kind": point.kind,
+        "won": point.won,
+        "scores": {name: plain_interval("mean", score) for name, score in scores.items()},
+        "parents": [scatter.points[place].name for place in point.parents],
+    }

@@ -1,0 +1,152 @@
+"""What the subject gains and loses against each model it is held against, and some of the examples that flipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from genepool import measure
+from genepool.measure import Interval
+from genepool.report import bars, markdown
+from genepool.report.flips import FLIPS_SHOWN, Flip, flips_of_change, spread_out
+from genepool.report.kinds import Kind
+from genepool.report.sections import Section
+from genepool.report.sections.scores import Scores, abilities
+from genepool.report.text import count, plain_interval, points, points_interval
+from genepool.tasks import OutcomeTable
+
+if TYPE_CHECKING:
+    from genepool.report.page import Report
+    from genepool.report.study_outcomes import StudyOutcomes
+
+#: Flipped examples of one ability and direction against one model, at most.
+FLIPS_EACH = 4
+
+
+@dataclass(frozen=True)
+class Change:
+    """What the subject gained or lost on one ability against one rival.
+
+    Attributes:
+        ability, group: as in the matrix.
+        delta: subject minus rival, paired over examples.
+        gained: examples the rival failed and the subject solves.
+        lost: examples the rival solves and the subject fails.
+        n: number of examples.
+    """
+
+    ability: str
+    group: str
+    delta: Interval
+    gained: int
+    lost: int
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The subject against one rival, ability by ability, with some of the examples that flipped."""
+
+    subject: str
+    rival: str
+    kind: Kind
+    changes: tuple[Change, ...]
+    flips: tuple[Flip, ...] = ()
+
+
+@dataclass(frozen=True)
+class Changes(Section):
+    """Gains and losses against each rival."""
+
+    comparisons: tuple[Comparison, ...] = ()
+
+    name = "changes"
+    title = "Gains and losses"
+    order = 40
+
+    @classmethod
+    def collect(cls, study: StudyOutcomes) -> Self | None:
+        if not study.tested:
+            return None
+        rivals = [name for name in (*study.skills, study.best_merge, *study.folders, "base") if name != study.subject]
+        rivals = [name for name in rivals if name in study.test.models]
+        return cls(comparisons(study.test, study.subject, rivals, study.kinds, study.groups))
+
+    def drawn(self, report: Report) -> dict[str, Any] | None:
+        if not self.comparisons:
+            return None
+        return {
+            "comparisons": [_panel(comparison) for comparison in self.comparisons],
+            "widest": bars.reach(change.delta for comparison in self.comparisons for change in comparison.changes),
+            "groups": report[Scores].groups,
+        }
+
+    def markdown(self, report: Report) -> list[str]:
+        rows = [
+            (
+                comparison.rival,
+                change.ability,
+                points(change.delta.mean),
+                points_interval(change.delta),
+                count(change.gained),
+                count(change.lost),
+            )
+            for comparison in self.comparisons
+            for change in comparison.changes
+        ]
+        heads = ("against", "ability", "points", "95%", "gained", "lost")
+        return ["## Gains and losses", "", *markdown.table(heads, rows, texts=2)] if self.comparisons else []
+
+    def values(self) -> dict[str, Any]:
+        return {
+            "changes": [
+                {
+                    "against": comparison.rival,
+                    "ability": change.ability,
+                    "n": change.n,
+                    **plain_interval("difference", change.delta),
+                    "gained": change.gained,
+                    "lost": change.lost,
+                }
+                for comparison in self.comparisons
+                for change in comparison.changes
+            ]
+        }
+
+
+def comparisons(
+    table: OutcomeTable,
+    subject: str,
+    rivals: Sequence[str],
+    kinds: Mapping[str, Kind],
+    groups: Mapping[str, str],
+) -> tuple[Comparison, ...]:
+    """The subject against each rival, with a share of the page's flipped examples each."""
+    rivals = list(dict.fromkeys(rivals))
+    cells = max(2 * len(rivals) * len(table.tasks), 1)
+    each = min(max(FLIPS_SHOWN // cells, 1), FLIPS_EACH)
+    share = FLIPS_SHOWN // max(len(rivals), 1)
+    return tuple(_comparison(table, subject, rival, kinds[rival], groups, each, share) for rival in rivals)
+
+
+def _comparison(
+    table: OutcomeTable, subject: str, rival: str, kind: Kind, groups: Mapping[str, str], each: int, share: int
+) -> Comparison:
+    rows, flips = [], []
+    for ability in abilities(table, groups):
+        found = measure.change(table, rival, subject, ability.name)
+        gained, lost = len(found.gained), len(found.lost)
+        rows.append(Change(ability.name, ability.group, found.difference.interval, gained, lost, ability.n))
+        flips += flips_of_change(found, each)
+    return Comparison(subject, rival, kind, tuple(rows), tuple(spread_out(flips, share)))
+
+
+def _panel(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "it": comparison,
+        "limit": bars.reach(change.delta for change in comparison.changes),
+        "gained": sum(change.gained for change in comparison.changes),
+        "lost": sum(change.lost for change in comparison.changes),
+        "abilities": list(dict.fromkeys(flip.ability for flip in comparison.flips)),
+    }
