@@ -13,7 +13,8 @@ import torch
 from merging_in_memory import added, drawn, merge
 
 from genepool.errors import InputError
-from genepool.merging import all_methods, load_plugin, registry
+from genepool.merging import all_methods, registry
+from genepool.tasks.plugins import load_plugin
 from genepool.weights import open_weights
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "add-a-method.md").read_text()
@@ -137,7 +138,7 @@ def test_another_version_of_the_file_is_another_result(median: Path) -> None:
     [
         ("import nothing_of_this_name", "own.py:1: cannot be run (ModuleNotFoundError"),
         ("x = 1\nx = = 2", "own.py:2: cannot be run (SyntaxError"),
-        ("x = 1", "own.py: it registers no merge method"),
+        ("x = 1", "own.py: it defines neither a merge method nor a metric"),
         (MEDIAN.replace('"median"', '"ties"'), "own.py: there is already a merge method 'ties'"),
         (MEDIAN.replace('    formula = "th0 + lambda * median_i t_i"\n', ""), "does not say its formula"),
         (MEDIAN.replace("def merge", "def blend"), "cannot be run (TypeError"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from genepool.tasks import metrics
 from genepool.weights.skill_file import SkillFile
 
 Cli = Callable[..., Any]
@@ -34,6 +35,9 @@ def made(tiny_testbed: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / place / "reverse" / f"{name}.jsonl").write_text("\n".join(lines[:count]))
     shutil.copytree(folder / "tasks", folder / "pickles" / "tasks")
     code = "from genepool.tasks import load_tasks\n(reverse,) = load_tasks('tasks')\n"
+    shutil.copytree(folder / "tasks", folder / "judged")
+    (folder / "judged" / "reverse" / "task.yaml").write_text("metric: own_match\n")
+    (folder / "own_match.py").write_text(OWN_METRIC)
     for place in (folder, folder / "pickles"):
         (place / "co.py").write_text(code)
     return folder
@@ -54,6 +58,13 @@ def _told(answer: Any) -> dict[str, Any]:
     return told
 
 
+OWN_METRIC = """
+from genepool.tasks.metrics import metric
+
+@metric("1")
+def own_match(output, example, strip):
+    return float(output.strip() in [answer.strip() for answer in example.answers])
+"""
 LOCALISE = ["skill", "localise", "tuned", "--base", "base"]
 COMPRESS = ["skill", "compress", "tuned", "--base", "base", "--size", "20KB"]
 
@@ -156,6 +167,23 @@ def test_code_is_run_when_that_is_said(cli: Cli, call: list[Any], tmp_path: Path
     assert all(torch.equal(made.whole(name), same.whole(name)) for name in made.names())
 
 
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize(
+    "call", [[*LOCALISE, "--keep", 0.3, "--tasks"], [*COMPRESS, "--calibrate"]], ids=["localise", "compress"]
+)
+def test_a_metric_of_ones_own_is_known_when_its_file_is_named(
+    cli: Cli, call: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_registry", dict(metrics.all_metrics()))
+    refused = cli(*call, "judged", "--out", tmp_path / "a.safetensors", "--quiet")
+    assert (refused.code, "name it with --plugin" in refused.err) == (2, True)
+    own = cli(*call, "judged", "--plugin", "own_match.py", "--out", tmp_path / "own.safetensors", "--quiet")
+    assert own.code == 0, own.err
+    assert cli(*call, "tasks", "--out", tmp_path / "plain.safetensors", "--quiet").code == 0
+    made, same = (SkillFile(tmp_path / f"{name}.safetensors") for name in ("own", "plain"))
+    assert all(torch.equal(made.change(name), same.change(name)) for name in made.names())
+
+
 def test_a_library_is_searched_by_code_and_with_a_pickled_base_when_that_is_said(
     cli: Cli, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +196,12 @@ def test_a_library_is_searched_by_code_and_with_a_pickled_base_when_that_is_said
     refused = cli(*search, "--tasks", "co.py", "--quiet")
     assert (refused.code, "pass --trust-tasks co.py" in refused.err) == (2, True)
     assert _told(cli(*search, "--tasks", "co.py", "--trust-tasks", "co.py", "--json"))["hits"] == told["hits"]
+    with monkeypatch.context() as patched:
+        patched.setattr(metrics, "_registry", dict(metrics.all_metrics()))
+        refused = cli(*search, "--tasks", "judged/reverse", "--quiet")
+        assert (refused.code, "name it with --plugin" in refused.err) == (2, True)
+        own = _told(cli(*search, "--tasks", "judged/reverse", "--plugin", "own_match.py", "--json"))
+        assert own["hits"] == told["hits"]
     monkeypatch.chdir(world / "pickles")
     refused = cli(*search, "--tasks", "tasks/reverse", "--quiet")
     assert (refused.code, "--allow-pickle" in refused.err) == (2, True)

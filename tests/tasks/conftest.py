@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from tiny_models import write_model
 
+from genepool.merging import registry
+from genepool.tasks import metrics
+
 
 @pytest.fixture
 def tiny_model(tmp_path: Path) -> Callable[..., Path]:
@@ -18,3 +21,10 @@ def tiny_model(tmp_path: Path) -> Callable[..., Path]:
         return write_model(tmp_path / name, **changes)
 
     return write
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers as a metric or a merge method is gone after it."""
+    monkeypatch.setattr(metrics, "_registry", dict(metrics.all_metrics()))
+    monkeypatch.setattr(registry, "_registry", dict(registry.all_methods()))

@@ -64,7 +64,7 @@ def test_a_metric_that_contradicts_itself_is_refused(monkeypatch: pytest.MonkeyP
     for wrong in (Metric("mine", "1"), Metric("mine", "1", needs="choices", judge=lambda output, example, strip: 1.0)):
         with pytest.raises(ValueError, match="the metric mine needs"):
             register(wrong)
-    with pytest.raises(ValueError, match="already a metric 'contains'"):
+    with pytest.raises(InputError, match="already a metric 'contains'"):
 
         @metric("1")
         def contains(output: str, example: Example, strip: bool) -> float:

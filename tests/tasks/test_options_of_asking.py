@@ -43,6 +43,14 @@ SAMPLING = [
 # The same tasks, made by code.
 CODED = "from genepool.tasks import load_tasks\nplain, polite = load_tasks('tasks')\n"
 KNOWN = ["--ledger", "known.sqlite", "--json"]
+# What `exact_match` is, by somebody else.
+OWN_METRIC = """
+from genepool.tasks.metrics import metric
+
+@metric("1")
+def own_match(output, example, strip):
+    return float(output.strip() in [answer.strip() for answer in example.answers])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +86,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.unlink()
     shutil.copytree(folder / "tasks", folder / "pickles" / "tasks")
     (folder / "coded.py").write_text(CODED)
+    shutil.copytree(folder / "tasks", folder / "judged")
+    for settings in folder.glob("judged/*/task.yaml"):
+        settings.write_text("metric: own_match\nmax_new_tokens: 2\n")
+    (folder / "own_match.py").write_text(OWN_METRIC)
     return folder
 
 
@@ -175,6 +187,23 @@ def test_code_is_run_when_that_is_said(cli: Cli, call: list[str]) -> None:
     assert "pass --trust-tasks coded.py" in refused.err
     told = _told(cli(*call, "--tasks", "coded.py", "--trust-tasks", "coded.py", *KNOWN))
     assert told == _told(cli(*call, "--tasks", "tasks", *KNOWN))
+
+
+@pytest.mark.usefixtures("world", "own_registry")
+@pytest.mark.parametrize("call", ASKING, ids=" ".join)
+def test_a_metric_of_ones_own_judges_when_its_file_is_named(cli: Cli, call: list[str], tmp_path: Path) -> None:
+    refused = cli(*call, "--tasks", "judged", "--quiet", *KNOWN)
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert "unknown metric 'own_match'" in refused.err
+    assert "name it with --plugin" in refused.err
+    more = ("--limit", 6, "--json", "--ledger")
+    told = cli(*call, "--tasks", "judged", "--plugin", "own_match.py", *more, tmp_path / "own.sqlite")
+    there = cli(*call, "--tasks", "tasks", *more, tmp_path / "theirs.sqlite")
+    if call[1] == "jump":
+        # A jump is told by the likelihoods of answers, which are asked where equality decides.
+        assert (told.code, there.code) == (2, 0), told.err
+    else:
+        assert _told(told) == _told(there)
 
 
 @pytest.mark.usefixtures("world")
@@ -378,6 +407,14 @@ def test_a_soup_draws_by_its_seed_and_computes_where_it_is_said(cli: Cli, drawn:
     assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
     assert "cannot compute on 'abacus'" in refused.err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("world", "own_registry")
+def test_a_soup_is_judged_by_a_metric_of_ones_own(cli: Cli, tmp_path: Path) -> None:
+    refused = cli("soup", "one", "two", "--tasks", "judged", "--out", tmp_path / "new", "--quiet")
+    assert (refused.code, "name it with --plugin" in refused.err) == (2, True)
+    own = _soup(cli, tmp_path, "--tasks", "judged", "--plugin", "own_match.py")
+    assert _steps(own) == _steps(_soup(cli, tmp_path, "--tasks", "tasks"))
 
 
 def test_a_soup_opens_pickles_and_runs_code_when_that_is_said(

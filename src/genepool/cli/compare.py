@@ -47,6 +47,7 @@ def compare(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
+    plugin: options.PluginOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: options.BootstrapSeedOption = 0,
     overwrite: options.OverwriteOption = False,
@@ -74,6 +75,7 @@ def compare(
           - {ability: mean, measure: negative_flips, at_most: 0.05}
     """
     options.begin(quiet)
+    options.load_plugins(plugin)
     asking_only = ("split", "limit", "batch_size", "outputs", "device", "dtype", "allow_pickle")
     options.only_with(context, tasks is not None, "--tasks", *asking_only)
     from genepool import measure

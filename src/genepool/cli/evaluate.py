@@ -29,6 +29,7 @@ def evaluate(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
+    plugin: options.PluginOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: options.DrawingSeedOption = None,
     race: Annotated[
@@ -53,6 +54,7 @@ def evaluate(
         genepool evaluate candidates/* --tasks tasks/ --split valid --race
     """
     options.begin(quiet)
+    options.load_plugins(plugin)
     options.only_with(context, race, "--race", "race_error")
     from genepool import progress
 

@@ -68,7 +68,7 @@ TrustTasksOption = Annotated[
 ]
 PluginOption = Annotated[
     list[Path] | None,
-    typer.Option("--plugin", help="Run this Python file, which adds merge methods; repeatable."),
+    typer.Option("--plugin", help="Run this Python file, which adds merge methods or metrics; repeatable."),
 ]
 
 # What is asked of which models, and how.
@@ -160,10 +160,12 @@ def place(positional: Path | None, out: Path | None, name: str) -> Path:
 
 
 def load_plugins(files: Sequence[Path] | None) -> None:
-    """What `--plugin` means: their methods are there for this command."""
-    from genepool.merging import load_plugin
+    """What `--plugin` means: their methods and metrics are there for this command."""
+    if not files:
+        return
+    from genepool.tasks.plugins import load_plugin
 
-    for file in files or []:
+    for file in files:
         load_plugin(file)
 
 

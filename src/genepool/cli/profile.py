@@ -30,6 +30,7 @@ def profile(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
+    plugin: options.PluginOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: options.BootstrapSeedOption = 0,
     overwrite: options.OverwriteOption = False,
@@ -50,6 +51,7 @@ def profile(
         genepool profile org/model --tasks lm-eval:arc_easy,hellaswag --json
     """
     options.begin(quiet)
+    options.load_plugins(plugin)
     from genepool.errors import InputError
 
     if not 0 < risk < 1:

@@ -26,6 +26,7 @@ def report(
         typer.Option("--ledger", help="Read outcomes from this ledger; by default the one the study recorded."),
     ] = None,
     trust_tasks: options.TrustTasksOption = None,
+    plugin: options.PluginOption = None,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -44,6 +45,7 @@ def report(
     any other file only with --overwrite.
     """
     options.begin(quiet)
+    options.load_plugins(plugin)
     from genepool import progress
 
     page = out if out is not None else study / "report.html"

@@ -28,6 +28,7 @@ def soup(
     dtype: options.DtypeOption = "float32",
     seed: options.DrawingSeedOption = None,
     trust_tasks: options.TrustTasksOption = None,
+    plugin: options.PluginOption = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
@@ -44,6 +45,7 @@ def soup(
         genepool soup run1/ run2/ --base base/ --tasks tasks/ --task reverse --out soup/ --json
     """
     options.begin(quiet)
+    options.load_plugins(plugin)
     from genepool import progress, staging
 
     staging.check_free(out, overwrite=overwrite)

@@ -89,6 +89,7 @@ def train(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
+    plugin: options.PluginOption = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
@@ -110,6 +111,7 @@ def train(
     is a skill: `genepool library add` it, merge it, or ask `BASE+DIR/adapter`.
     """
     options.begin(quiet)
+    options.load_plugins(plugin)
     import genepool
     from genepool import measure
     from genepool.errors import CheckFailed

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.evolution.candidates import Candidate, Verdict
 from genepool.evolution.opened_study import OpenedStudy
-from genepool.evolution.representations import Representation, representation
+from genepool.evolution.representations import Representation
 from genepool.evolution.study import Study
 from genepool.evolution.trust import NOTHING, Trust
 from genepool.threads import torch_threads
@@ -126,7 +126,7 @@ def build_evaluator(
     study: Study,
     where: str,
     ledger: Path,
-    plugin: Path | None = None,
+    plugins: Collection[Path] = (),
     out: Path | None = None,
     resident: Collection[str] | None = None,
     sources: Mapping[str, Weights] | None = None,
@@ -139,7 +139,7 @@ def build_evaluator(
     Args:
         study, where, out: as for `OpenedStudy.open`.
         ledger: where outcomes are kept.
-        plugin: the file of code from outside the package, which another process does not know yet.
+        plugins: files of a method and of metrics, which another process does not know yet.
         resident: as for `OpenedStudy.open`; all when None.
         sources: as for `OpenedStudy.open`.
         book: the ledger, where it is open already.
@@ -147,9 +147,9 @@ def build_evaluator(
         device: torch's name of the device.
     """
     from genepool.tasks import Ledger, open_model
+    from genepool.tasks.plugins import load_missing
 
-    if plugin is not None:
-        representation(study.vary.kind).load_code(study, plugin)
+    load_missing(plugins)
     with torch_threads(study.threads):
         held = ("base", *(skill.name for skill in study.skills)) if resident is None else resident
         opened = OpenedStudy.open(study, where, out=out, resident=held, sources=sources, trust=trust, device=device)

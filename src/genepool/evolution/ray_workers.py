@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -259,7 +259,7 @@ def build_on_ray(
     study: Any,
     where: str,
     ledger: Path,
-    plugin: Path | None,
+    plugins: Collection[Path],
     out: Path,
     resident: Sequence[str],
     trust: Any,
@@ -280,7 +280,7 @@ def build_on_ray(
         sources |= {name: shared_weights(parts, base) for name, parts in home.shared.items() if name != study.base}
     place = out if home.here else Path(tempfile.mkdtemp(prefix="genepool-"))
     book = telling_ledger(home, ledger)
-    evaluator = build_evaluator(study, where, ledger, plugin, place, resident, sources, book, trust, device)
+    evaluator = build_evaluator(study, where, ledger, plugins, place, resident, sources, book, trust, device)
 
     def evaluate(candidate: Candidate) -> Verdict:
         evaluator.representation.tell_ancestors(home.births)

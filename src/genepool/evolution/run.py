@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -106,6 +106,7 @@ def run_study(
     """
     from genepool.evolution.evaluator import build_evaluator
     from genepool.tasks.ledger import Ledger, default_path
+    from genepool.tasks.plugins import plugins_behind
 
     where = where or ("study" if isinstance(study, Study) else str(study))
     study = _changed(study if isinstance(study, Study) else load_study(study), evaluations, seed)
@@ -154,15 +155,15 @@ def run_study(
             with locking.reporting_full_disk(out / BEST_FILE):
                 (out / BEST_FILE).unlink(missing_ok=True)
             staging.write_text(out / STUDY_FILE, _yaml(study))
-            plugin = opened.representation.code_file()
+            plugins = plugins_behind(opened.representation.method(), opened.tasks)
             held = () if memory.base == 0 else ("base", *memory.skills)
             asking: dict[str, Any] = {"trust": trust, "device": device}
-            factory = partial(build_evaluator, study, where, ledger, plugin, out.resolve(), held, **asking)
+            factory = partial(build_evaluator, study, where, ledger, plugins, out.resolve(), held, **asking)
             # Only a process can be ended in the middle of an evaluation.
             alone = count == 1 and study.time_limit is None
             who: Workers
             if str(workers).startswith("ray"):
-                who = _on_ray(opened, str(workers), store, ledger, plugin, out, held, trust)
+                who = _on_ray(opened, str(workers), store, ledger, plugins, out, held, trust)
             elif alone:
                 who = InProcess(factory, store)
             else:
@@ -265,7 +266,7 @@ def _on_ray(
     workers: str,
     store: StudyStore,
     ledger: Path,
-    plugin: Path | None,
+    plugins: Collection[Path],
     out: Path,
     held: Sequence[str],
     trust: Trust,
@@ -289,7 +290,7 @@ def _on_ray(
         study=study,
         where=opened.where,
         ledger=ledger,
-        plugin=plugin,
+        plugins=plugins,
         out=out.resolve(),
         resident=held,
         trust=trust,

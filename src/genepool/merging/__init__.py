@@ -20,7 +20,6 @@ from genepool.merging.method import Method
 from genepool.merging.parameters import REQUIRED, Parameter
 from genepool.merging.plan import Plan
 from genepool.merging.planning import plan_merge
-from genepool.merging.plugins import load_plugin, plugin_of
 from genepool.merging.recipe import ModelEntry, Recipe, Slice, Source
 from genepool.merging.registry import all_methods, find_method, register
 from genepool.merging.run import run_plan
@@ -54,11 +53,9 @@ __all__ = [
     "find_method",
     "greedy_soup",
     "inspect_models",
-    "load_plugin",
     "load_recipe",
     "parse_recipe",
     "plan_merge",
-    "plugin_of",
     "register",
     "run_plan",
     "write_adapter",

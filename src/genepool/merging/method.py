@@ -3,7 +3,7 @@
 A method is a pure function of some rows of one tensor's inputs and its parameters. One that needs to know something of
 the tensor or of the whole vector first (a threshold, an angle) declares a survey: a fixed number of streaming passes
 that each build a small summary. Adding a method is one file in `methods/` with a class that carries `@register`; one of
-a user's own is the same file anywhere else (`genepool.merging.plugins`).
+a user's own is the same file anywhere else (`genepool.plugins`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every merge method by name: the package's own, found by being there, and those of installed packages.
 
-A package offers its methods by the entry point group `genepool.methods`; a lone file comes in by `plugins`.
+A package offers its methods by the entry point group `genepool.methods`; a lone file comes in by `genepool.plugins`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from genepool import progress
 from genepool.errors import InputError, nearest
 from genepool.merging.method import Method
+from genepool.plugins import Door
 
 ENTRY_POINTS = "genepool.methods"
 
@@ -68,3 +69,6 @@ def load_entry_points() -> None:
         except Exception as error:
             owner = point.dist.name if point.dist else point.value
             progress.say(f"warning: merge method '{point.name}' of the package {owner} cannot be loaded: {error}")
+
+
+METHODS = Door("a merge method", "Put @register above the class of a method", all_methods)

@@ -62,7 +62,7 @@ def check_labels(task: Task, examples: Sequence[Example], model: Model) -> None:
     assert metric.judge is not None
     different = {example.answers: example for example in examples}
     for example in list(different.values())[:_HELD_AGAINST]:
-        if any(metric.judge(label, example, task.settings.strip) for label in model.labels):
+        if any(metric.score(label, example, task.settings.strip) for label in model.labels):
             return
     first = examples[0]
     raise _no_label(
@@ -125,7 +125,7 @@ def _labelled(task: Task, example: Example, row: Sequence[float], places: dict[s
     details = {"confidence": math.exp(min(row[best], 0.0))}
     if example.answer in places:
         details = {"logprob": row[places[example.answer]], **details}
-    return Outcome(metric.judge(label, example, task.settings.strip), label, details)
+    return Outcome(metric.score(label, example, task.settings.strip), label, details)
 
 
 # ---------------------------------------------------------------------- texts
@@ -183,7 +183,7 @@ def _write(model: Model, task: Task, examples: Sequence[Example], batch_size: in
     if rest:
         written = model.write([prompts[i] for i in rest], [examples[i].key for i in rest], decoding, batch_size)
         for i, one in zip(rest, written, strict=True):
-            score = metric.judge(one.text, examples[i], ask.strip)
+            score = metric.score(one.text, examples[i], ask.strip)
             sure = {"confidence": math.exp(min(one.logprob, 0.0))} if math.isfinite(one.logprob) else {}
             outcomes[i] = Outcome(score, one.text, {**details.get(i, {}), **sure})
     return [outcomes[i] for i in range(len(examples))]

@@ -80,9 +80,10 @@ class TaskSettings(Strict):
     @field_validator("metric")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in all_metrics():
-            raise ValueError(f"unknown metric '{value}'. {nearest(value, all_metrics())}")
-        return value
+        try:
+            return find_metric(value).name
+        except InputError as error:
+            raise ValueError(f"{error.what}. {error.fix}") from None
 
 
 @dataclass
@@ -125,7 +126,10 @@ class Task:
         parts: dict[str, Any] = self.settings.model_dump(mode="json", exclude={"columns"})
         if parts["input"] == "text":
             del parts["input"]  # what there was before images keeps its digest
-        parts["metric_version"] = find_metric(self.settings.metric).version
+        metric = find_metric(self.settings.metric)
+        parts["metric_version"] = metric.version
+        if metric.plugin is not None:
+            parts["metric_code"] = metric.plugin.code
         if self.settings.few_shot:
             parts["shown"] = [example.key for example in self._pool]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

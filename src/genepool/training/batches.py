@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from genepool.errors import InputError
 from genepool.tasks import DEFAULT_BATCH, Example, Model, Task
 from genepool.tasks.answers import AnswerBatch, Question
+from genepool.tasks.metrics import find_metric
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +82,7 @@ def encode_examples(
     if not examples:
         raise InputError("no examples", where="examples", fix="Give 20 at least")
     task = task or Task("examples", {"all": examples})
-    if task.asker is None and task.settings.metric == "regex":
+    if task.asker is None and not find_metric(task.settings.metric).answers_are_texts:
         raise InputError("its answers are patterns, not texts", where=task.name, fix="Give examples with answers")
     questions = [Question(f"{task.name}:{one.id}", task.prompt_for(one, model), one.answer) for one in examples]
     batches = model.answer_batches(questions, batch_size, closed=closed, packed=packed)

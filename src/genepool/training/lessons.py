@@ -113,7 +113,7 @@ def _split(task: Task) -> Task:
 
 
 def _check_teachable(task: Task) -> None:
-    if task.asker is not None or find_metric(task.settings.metric).name == "regex":
+    if task.asker is not None or not find_metric(task.settings.metric).answers_are_texts:
         raise InputError(
             "has no texts as answers, so no model can be taught by it",
             where=task.name,

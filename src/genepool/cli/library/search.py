@@ -43,6 +43,7 @@ def search(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
+    plugin: options.PluginOption = None,
     allow_pickle: options.AllowPickleOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -61,6 +62,7 @@ def search(
         genepool library search --tasks examples.jsonl --base base/
     """
     options.begin(quiet)
+    options.load_plugins(plugin)
     options.only_with(context, tasks is not None, "--tasks", "base", "cheap", "examples", "device", "dtype")
     from genepool.errors import InputError
     from genepool.skills.library_search import by_likeness, by_task, by_words

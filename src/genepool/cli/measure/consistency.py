@@ -17,6 +17,7 @@ def consistency(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
+    plugin: options.PluginOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: options.BootstrapSeedOption = 0,
     json_output: options.JsonOption = False,
@@ -31,6 +32,7 @@ def consistency(
         genepool measure consistency merged/ --tasks wordings/ --task plain --task polite --task terse
     """
     options.begin(quiet)
+    options.load_plugins(plugin)
     from genepool import measure
 
     table = ask(models, tasks, task, split, ledger, limit, device, dtype, trust_tasks, allow_pickle)

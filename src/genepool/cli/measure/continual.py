@@ -26,6 +26,7 @@ def continual(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
+    plugin: options.PluginOption = None,
     allow_pickle: options.AllowPickleOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -39,6 +40,7 @@ def continual(
         genepool measure continual after-1/ after-2/ --tasks tasks/ --task reverse --task upper --untrained base/
     """
     options.begin(quiet)
+    options.load_plugins(plugin)
     from genepool import measure
     from genepool.errors import InputError
 

@@ -19,6 +19,7 @@ def jump(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
+    plugin: options.PluginOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: options.BootstrapSeedOption = 0,
     json_output: options.JsonOption = False,
@@ -34,6 +35,7 @@ def jump(
         genepool measure jump step-100/ step-200/ step-400/ step-800/ --tasks tasks/ --task reverse
     """
     options.begin(quiet)
+    options.load_plugins(plugin)
     from genepool.measure.prediction import metric_choice
 
     table = ask(models, tasks, task, split, ledger, limit, device, dtype, trust_tasks, allow_pickle)

@@ -24,6 +24,7 @@ def mix(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
+    plugin: options.PluginOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: options.BootstrapSeedOption = 0,
     json_output: options.JsonOption = False,
@@ -41,6 +42,7 @@ def mix(
         genepool measure mix full/* merged/ --tasks mixed-tasks/ --among reverse --among upper --json
     """
     options.begin(quiet)
+    options.load_plugins(plugin)
     from genepool import measure
     from genepool.errors import InputError
 

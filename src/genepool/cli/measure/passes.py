@@ -24,6 +24,7 @@ def passes(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
+    plugin: options.PluginOption = None,
     allow_pickle: options.AllowPickleOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -37,6 +38,7 @@ def passes(
         genepool measure passes base/ --tasks tasks/ --task reverse --draws 500
     """
     options.begin(quiet)
+    options.load_plugins(plugin)
     from genepool import progress
     from genepool.errors import InputError
 

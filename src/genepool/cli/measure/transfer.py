@@ -25,6 +25,7 @@ def transfer(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
+    plugin: options.PluginOption = None,
     allow_pickle: options.AllowPickleOption = False,
     seed: options.BootstrapSeedOption = 0,
     json_output: options.JsonOption = False,
@@ -39,6 +40,7 @@ def transfer(
         genepool measure transfer base/ full/reverse merged/ --tasks tasks/ --trained full/reverse=reverse
     """
     options.begin(quiet)
+    options.load_plugins(plugin)
     from genepool import measure, progress
 
     table = ask([base, *models], tasks, task, split, ledger, limit, device, dtype, trust_tasks, allow_pickle)

@@ -27,6 +27,7 @@ def compress(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
+    plugin: options.PluginOption = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
@@ -41,6 +42,7 @@ def compress(
         genepool skill compress reverse.safetensors --size 9MB --base base/ --calibrate tasks/ --out small.safetensors
     """
     options.begin(quiet)
+    options.load_plugins(plugin)
     options.only_with(context, calibrate is not None, "--calibrate", "limit", "device", "dtype")
     from genepool.errors import InputError
     from genepool.skills import compress as write_packed

@@ -32,6 +32,7 @@ def localise(
     dtype: DtypeOption = None,
     device: options.DeviceOption = "cpu",
     trust_tasks: options.TrustTasksOption = None,
+    plugin: options.PluginOption = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
@@ -46,6 +47,7 @@ def localise(
         genepool skill localise tuned/ --base base/ --tasks tasks/reverse --by graft --out grafted.safetensors
     """
     options.begin(quiet)
+    options.load_plugins(plugin)
     options.only_with(context, by is By.graft, "--by graft", "steps")
     from genepool.errors import InputError
     from genepool.skills import Bench, Graft, TopK, smallest

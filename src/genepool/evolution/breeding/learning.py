@@ -77,7 +77,7 @@ class Learner:
         self._lessons: list[tuple[Task, Sequence[Example], float]] = []
         for task in tasks:
             examples = task.examples("train")
-            if task.asker is not None or task.settings.metric == "regex" or not examples:
+            if task.asker is not None or not find_metric(task.settings.metric).answers_are_texts or not examples:
                 why = (
                     "has no texts as answers, so nobody can be taught by it" if examples else "has nothing to train on"
                 )

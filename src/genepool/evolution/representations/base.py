@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from genepool.evolution.genome import SearchRange
     from genepool.evolution.strategies.base import Proposals
     from genepool.evolution.study import Study
+    from genepool.merging import Method
     from genepool.tasks import Model, Task
     from genepool.weights import Weights
 
@@ -204,10 +205,6 @@ class Representation(ABC, Generic[Proposal, AnyVary]):
             fix="Leave --fork out: what that run found out is in the ledger all the same",
         )
 
-    @classmethod
-    def load_code(cls, study: Study, file: Path) -> None:
-        """Loads the file that `code_file` named, in a process that may not know it yet."""
-
     # -- from proposals to models -------------------------------------------------------------------------------
 
     @abstractmethod
@@ -254,8 +251,8 @@ class Representation(ABC, Generic[Proposal, AnyVary]):
         """Digest of code from outside the package; empty where there is none."""
         return ""
 
-    def code_file(self) -> Path | None:
-        """The file of that code, which another process must load; None where there is none."""
+    def method(self) -> Method | None:
+        """The merge method that makes candidates; None where none does."""
         return None
 
     def ancestors(self, candidate: Candidate) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from genepool.evolution.study import Study
-    from genepool.merging import Plan, Recipe
+    from genepool.merging import Method, Plan, Recipe
     from genepool.weights import Weights
 
 
@@ -105,13 +105,6 @@ class MergeRepresentation(PointRepresentation[AnyMerge]):
         if both:
             raise ValueError(f"'{both[0]}' is both fixed and searched; leave one out")
 
-    @classmethod
-    def load_code(cls, study: Study, file: Path) -> None:
-        from genepool.merging import all_methods, load_plugin
-
-        if _merge(study).method not in all_methods():
-            load_plugin(file)
-
     @property
     def start(self) -> np.ndarray:
         return self.space.start
@@ -169,10 +162,8 @@ class MergeRepresentation(PointRepresentation[AnyMerge]):
     def code(self) -> str:
         return self.plan.method.code or ""
 
-    def code_file(self) -> Path | None:
-        from genepool.merging import plugin_of
-
-        return plugin_of(self.plan.method)
+    def method(self) -> Method:
+        return self.plan.method
 
     def _recipe(self, genome: Mapping[str, float], seed: int) -> Recipe:
         from genepool.merging import parse_recipe

@@ -17,7 +17,7 @@ def _wrong(example: Example) -> tuple[str, str] | None:
     return something_to_find(example)
 
 
-@metric("1", within=True, wrong=_wrong)
+@metric("1", within=True, answers_are_texts=False, wrong=_wrong)
 def regex(output: str, example: Example, strip: bool) -> float:
     """1 when one of the answers, taken as a regular expression, is found in the output."""
     text = output.strip() if strip else output
