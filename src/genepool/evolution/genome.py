@@ -103,6 +103,17 @@ class Gene:
     high: float
     start: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Its name and what the name is made of, as plain data for a study's record."""
+        layers = None if self.layers is None else list(self.layers)
+        return {
+            "name": self.name,
+            "parameter": self.parameter,
+            "skill": self.skill,
+            "layers": layers,
+            "role": self.part,
+        }
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -20,6 +20,7 @@ from genepool.evolution.asynchronous import AskingAhead
 from genepool.evolution.candidates import Candidate, Verdict
 from genepool.evolution.diversity import Diversity
 from genepool.evolution.generation import Generations, OutOfTime, Savings
+from genepool.evolution.records import genes_with_values
 from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies.base import Birth, Breeder, Evidence, Strategy
 from genepool.evolution.study import Stop
@@ -378,7 +379,7 @@ class Search:
 
 def history_lines(store: StudyStore, strategy: str) -> list[dict[str, Any]]:
     """The finished candidates as plain data, one dictionary each."""
-    finished = store.finished()
+    finished, genes = store.finished(), store.get("genes", [])
     names = {candidate.name: candidate.id for candidate, _ in finished}
     return [
         {
@@ -387,6 +388,7 @@ def history_lines(store: StudyStore, strategy: str) -> list[dict[str, Any]]:
             "generation": candidate.generation,
             "index": candidate.index,
             "genome": candidate.genome,
+            **genes_with_values(genes, candidate.genome),
             "fitness": verdict.fitness,
             "valid": dict(verdict.valid),
             "seconds": round(verdict.seconds, 4),

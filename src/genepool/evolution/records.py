@@ -6,13 +6,14 @@ by whoever looks at a finished study: the run itself, `collection`, `--fork` and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from genepool.checked import parsed_json
+from genepool.checked import is_number, parsed_json
 from genepool.errors import InputError
 from genepool.evolution.candidates import HAIR
 from genepool.schema import validate
@@ -67,10 +68,19 @@ class _Vote(_Loose):
     test: dict[str, _Estimate] = {}
 
 
+class _Gene(_Loose):
+    parameter: str
+    skill: str | None
+    layers: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
+    role: str | None
+    value: float
+
+
 class _Best(_Loose):
     strategy: str
     vary: str = ""
     genome: dict[str, Any]
+    genes: list[_Gene] | None = None
     fitness: Share
     fingerprint: str
     valid: dict[str, Share]
@@ -97,6 +107,7 @@ class _Line(_Loose):
     generation: Count
     index: Count
     genome: dict[str, Any]
+    genes: list[_Gene] | None = None
     fitness: Share | None
     valid: dict[str, Share]
     seconds: Amount
@@ -133,6 +144,83 @@ def read_history(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(_text(path, fix).splitlines(), start=1):
             found = _checked(_Line, line, path, f"line {number} is not a candidate", fix)
             yield {**found, "parents": tuple(found.get("parents", ()))}
+
+
+class GenePlace(NamedTuple):
+    """What one number of a genome stands for.
+
+    Attributes:
+        parameter: the merge parameter it sets.
+        skill: the skill it belongs to; None when all share it.
+        layers: first and last layer it covers; None when layers are not split.
+        role: the tensor role it covers; None when roles are not split, or for those the study does not list.
+    """
+
+    parameter: str
+    skill: str | None
+    layers: tuple[int, int] | None
+    role: str | None
+
+
+def genes_with_values(genes: Sequence[Mapping[str, Any]], genome: Mapping[str, Any]) -> dict[str, Any]:
+    """The key `genes` of a record: what each number of a genome stands for, and the number.
+
+    Args:
+        genes: what the numbers stand for, by `name`; empty where a genome is something else than numbers.
+        genome: the numbers by name.
+
+    Returns:
+        `{"genes": [{parameter, skill, layers, role, value}]}`; empty without genes.
+    """
+    told = [
+        {**{key: part for key, part in gene.items() if key != "name"}, "value": genome[gene["name"]]}
+        for gene in genes
+        if gene["name"] in genome
+    ]
+    return {"genes": told} if told else {}
+
+
+def genes_of(record: Mapping[str, Any], parameters: Collection[str]) -> dict[GenePlace, float]:
+    """The numbers of a candidate's genome by what they stand for, in the order of the genome.
+
+    Args:
+        record: a line of `history.jsonl`, or `best.json`.
+        parameters: the parameters that the study searched, for a record that has the names of genes alone, as
+            early studies wrote it.
+    """
+    if record.get("genes") is None:
+        return _genes_by_name(record["genome"], parameters)
+    return {
+        GenePlace(
+            gene["parameter"],
+            gene["skill"],
+            None if gene["layers"] is None else (gene["layers"][0], gene["layers"][1]),
+            gene["role"],
+        ): float(gene["value"])
+        for gene in record["genes"]
+    }
+
+
+# Names of genes in records without `genes`: "reverse.weight[layers 0-1, attention]".
+_NAME = re.compile(r"(?P<head>.+?)(?:\[(?:layers (?P<first>\d+)-(?P<last>\d+))?(?:, )?(?P<role>\w+)?\])?")
+
+
+def _genes_by_name(genome: Mapping[str, Any], parameters: Collection[str]) -> dict[GenePlace, float]:
+    """Genes as far as their names tell what they stand for."""
+    places = {name: _place_by_name(name, parameters) for name, value in genome.items() if is_number(value)}
+    return {place: float(genome[name]) for name, place in places.items() if place is not None}
+
+
+def _place_by_name(name: str, parameters: Collection[str]) -> GenePlace | None:
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    for parameter in parameters:
+        skill, dot, end = match["head"].rpartition(parameter)
+        if end == "" and dot and (skill == "" or skill.endswith(".")):
+            layers = (int(match["first"]), int(match["last"])) if match["first"] else None
+            return GenePlace(parameter, skill[:-1] or None, layers, match["role"])
+    return None
 
 
 def read_members(path: Path) -> Iterator[dict[str, Any]]:

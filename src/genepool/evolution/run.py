@@ -152,6 +152,7 @@ def run_study(
             _check_whole(out, store)
             if fork is not None:
                 store.set("forked_from", str(Path(fork).resolve()))
+            store.set("genes", opened.representation.genes())
             with locking.reporting_full_disk(out / BEST_FILE):
                 (out / BEST_FILE).unlink(missing_ok=True)
             staging.write_text(out / STUDY_FILE, _yaml(study))

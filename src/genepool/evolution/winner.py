@@ -15,7 +15,7 @@ from genepool import progress, staging
 from genepool.evolution.ensemble import tested_together
 from genepool.evolution.loop import Finalist
 from genepool.evolution.opened_study import OpenedStudy
-from genepool.evolution.records import BEST_FILE, WINNER_FOLDER
+from genepool.evolution.records import BEST_FILE, WINNER_FOLDER, genes_with_values
 from genepool.evolution.store import StudyStore
 from genepool.threads import torch_threads
 
@@ -116,6 +116,7 @@ def _record(
         "strategy": opened.study.strategy.name,
         "vary": opened.study.vary.kind,
         "genome": first.candidate.genome,
+        **genes_with_values(store.get("genes", []), first.candidate.genome),
         "fitness": first.judged.fitness,
         "id": first.candidate.id,
         "generation": first.candidate.generation,

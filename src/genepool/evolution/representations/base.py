@@ -245,6 +245,10 @@ class Representation(ABC, Generic[Proposal, AnyVary]):
         """
         return Held()
 
+    def genes(self) -> list[dict[str, Any]]:
+        """What each number of a genome stands for, as `Gene.to_dict` has it; empty where a genome is something else."""
+        return []
+
     # -- what few kinds need ------------------------------------------------------------------------------------
 
     def code(self) -> str:

@@ -112,6 +112,9 @@ class MergeRepresentation(PointRepresentation[AnyMerge]):
     def genome(self, one: np.ndarray, /) -> dict[str, Any]:
         return self.space.genome(one)
 
+    def genes(self) -> list[dict[str, Any]]:
+        return [gene.to_dict() for gene in self.space.genes]
+
     def plan_of(self, candidate: Candidate) -> Plan:
         """The merge of one candidate, from the models already open."""
         from genepool.merging import plan_merge

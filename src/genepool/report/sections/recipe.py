@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
-from genepool.checked import is_number
+from genepool.evolution.records import genes_of
 from genepool.report import markdown
 from genepool.report.bars import gene_bar
 from genepool.report.recipe_figure import GeneValue, RecipePicture, panels, shade
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 #: Of the candidates, the share (and the least number) whose genes show how far the search was decided.
 BETTER_SHARE, BETTER_LEAST = 0.1, 5
-
-_GENE = re.compile(r"(?P<head>.+?)(?:\[(?:layers (?P<first>\d+)-(?P<last>\d+))?(?:, )?(?P<role>\w+)?\])?")
 
 
 @dataclass(frozen=True)
@@ -80,40 +77,27 @@ def _picture(name: str, folder: StudyFolder) -> RecipePicture:
 
 def _genes(folder: StudyFolder) -> tuple[tuple[GeneValue, ...], str]:
     """The genes of the winner (of the best so far while unfinished), and what their spread was taken over."""
-    leader = folder.best or folder.leader
-    if leader is None or not folder.study.vary.searched:
+    leader, search = folder.best or folder.leader, folder.study.vary.searched
+    if leader is None or not search:
         return (), ""
-    better = _better(folder)
+    better = [genes_of(line, search) for line in _better(folder)]
     spreads = {
-        name: (min(line["genome"][name] for line in better), max(line["genome"][name] for line in better))
-        for name in leader["genome"]
-        if better and all(is_number(line["genome"].get(name)) for line in better)
+        place: (min(genes[place] for genes in better), max(genes[place] for genes in better))
+        for place in genes_of(leader, search)
+        if better and all(place in genes for genes in better)
     }
-    genes = [
-        _gene(folder, name, float(value), spreads.get(name))
-        for name, value in leader["genome"].items()
-        if is_number(value)
-    ]
-    described = f"the best {len(better)} of {len(folder.history)} candidates" if spreads else ""
-    return tuple(gene for gene in genes if gene is not None), described
+    genes = tuple(
+        GeneValue(*place, value, search[place.parameter].low, search[place.parameter].high, spreads.get(place))
+        for place, value in genes_of(leader, search).items()
+        if place.parameter in search
+    )
+    return genes, f"the best {len(better)} of {len(folder.history)} candidates" if spreads else ""
 
 
 def _better(folder: StudyFolder) -> list[dict[str, Any]]:
+    """The best of the candidates, where there are enough of them."""
     good = sorted(
         (line for line in folder.history if line["fitness"] is not None), key=lambda line: -float(line["fitness"])
     )
     count = max(BETTER_LEAST, round(BETTER_SHARE * len(good)))
     return good[:count] if len(good) >= 2 * BETTER_LEAST else []
-
-
-def _gene(folder: StudyFolder, name: str, value: float, spread: tuple[float, float] | None) -> GeneValue | None:
-    match = _GENE.fullmatch(name)
-    if match is None:
-        return None
-    for parameter, wanted in folder.study.vary.searched.items():
-        skill, dot, end = match["head"].rpartition(parameter)
-        if end == "" and dot and (skill == "" or skill.endswith(".")):
-            layers = (int(match["first"]), int(match["last"])) if match["first"] else None
-            owner = skill[:-1] or None
-            return GeneValue(parameter, owner, layers, match["role"], value, wanted.low, wanted.high, spread)
-    return None
