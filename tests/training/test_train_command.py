@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from genepool.tasks import metrics
 from genepool.training import run as running
 from genepool.weights import open_weights
 
@@ -342,3 +343,24 @@ def test_packed_examples_see_themselves_alone(train: Callable[..., Any], tmp_pat
         for name in ("apart", "packed")
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4, abs=1e-5)
+
+
+def test_a_metric_of_ones_own_judges_when_its_file_is_named(
+    train: Callable[..., Any], small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_registry", dict(metrics.all_metrics()))
+    code = (
+        "from genepool.tasks.metrics import metric\n@metric('1')\ndef half(output, example, strip):\n    return 0.5\n"
+    )
+    (tmp_path / "half.py").write_text(code)
+    task = shutil.copytree(small_world / "tasks" / "first", tmp_path / "tasks" / "first")
+    (task / "task.yaml").write_text("metric: half\nmax_new_tokens: 4\n")
+    refused = train("run", tasks=[task])
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "unknown metric 'half'" in refused.err
+    assert "name it with --plugin" in refused.err
+    assert not (tmp_path / "run").exists()
+    answer = train("run", "--plugin", tmp_path / "half.py", tasks=[task])
+    assert answer.code == 0, answer.err
+    (target,) = told(tmp_path / "run")["target"]
+    assert (target["before"], target["after"]) == (0.5, 0.5)
