@@ -59,7 +59,6 @@ def check_labels(task: Task, examples: Sequence[Example], model: Model) -> None:
             if missing := [choice for choice in example.choices if choice not in model.labels]:
                 raise _no_label(f"the choice {missing[0]!r} is none of its classes", task, example, model)
         return
-    assert metric.judge is not None
     different = {example.answers: example for example in examples}
     for example in list(different.values())[:_HELD_AGAINST]:
         if any(metric.score(label, example, task.settings.strip) for label in model.labels):
@@ -116,7 +115,6 @@ def _classify(model: Model, task: Task, examples: Sequence[Example], batch_size:
 
 def _labelled(task: Task, example: Example, row: Sequence[float], places: dict[str, int]) -> Outcome:
     metric = find_metric(task.settings.metric)
-    assert metric.judge is not None
     # Weights that overflow give scores that are no numbers: then there is no answer, not the first class.
     if not all(map(math.isfinite, row)):
         return Outcome(0.0)
@@ -157,7 +155,6 @@ def _chosen(example: Example, logprobs: Sequence[float]) -> Outcome:
 def _write(model: Model, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool) -> list[Outcome]:
     ask = task.settings
     metric = find_metric(ask.metric)
-    assert metric.judge is not None
     decoding = Decoding(ask.max_new_tokens, tuple(ask.stop), ask.temperature, ask.top_p, ask.seed)
     prompts = [task.prompt_for(example, model) for example in examples]
     outcomes: dict[int, Outcome] = {}
