@@ -37,6 +37,7 @@ CALLS = [
     "library search --text a --library lib",
     "library search --tasks {world}/tasks/say --base {world}/base --cheap --library lib",
     "library show a --tree --library lib",
+    "export {world}/adapter adapter.gguf --base {world}/base",
     "measure consistency {world}/base --tasks {world}/tasks --limit 3",
     "measure continual {world}/skills/a {world}/skills/b --tasks {world}/tasks --limit 3",
     "measure curve run.csv --horizon 1000",

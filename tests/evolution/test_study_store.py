@@ -144,7 +144,7 @@ def test_files_that_are_no_study(tmp_path: Path) -> None:
 def test_a_study_from_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     with begun(tmp_path) as store:
         store.set("format", 99)
-    with pytest.raises(InputError, match="format 99; this one reads 3"):
+    with pytest.raises(InputError, match="study version 99, this one knows 3"):
         StudyStore(tmp_path / "study.sqlite")
 
 

@@ -181,7 +181,7 @@ def test_a_metric_of_ones_own_is_known_when_its_file_is_named(
     assert own.code == 0, own.err
     assert cli(*call, "tasks", "--out", tmp_path / "plain.safetensors", "--quiet").code == 0
     made, same = (SkillFile(tmp_path / f"{name}.safetensors") for name in ("own", "plain"))
-    assert all(torch.equal(made.change(name), same.change(name)) for name in made.names())
+    assert all(torch.equal(made.whole(name), same.whole(name)) for name in made.names())
 
 
 def test_a_library_is_searched_by_code_and_with_a_pickled_base_when_that_is_said(

@@ -16,11 +16,11 @@ def export(
     model: options.ModelArgument,
     out: Annotated[Path, typer.Argument(help="The file, ending in .gguf.")],
     stored_type: Annotated[
-        str, typer.Option("--type", help="How matrices are stored: f32, f16, bf16 or q8_0. Vectors and norms are f32.")
+        str, typer.Option("--type", help="Store matrices as f32, f16, bf16 or q8_0; vectors and norms stay f32.")
     ] = "f16",
     base: Annotated[
         str | None,
-        typer.Option(help="Base of an adapter or skill. MODEL is then written as a LoRA adapter of llama.cpp's."),
+        typer.Option(help="Write MODEL, an adapter or a skill of this base, as a LoRA adapter of llama.cpp's."),
     ] = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
