@@ -46,8 +46,14 @@ def _unread(line: str, place: Path, *, buffered: bool) -> subprocess.CompletedPr
     return done
 
 
-@pytest.mark.parametrize("line", LISTING)
-@pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    ("line", "buffered"),
+    [
+        pytest.param(line, buffered, marks=[] if line in LISTING[:3] and buffered else [pytest.mark.slow])
+        for line in LISTING
+        for buffered in (True, False)
+    ],
+)
 def test_a_reader_that_leaves_is_no_error(line: str, buffered: bool, place: Path) -> None:
     done = _unread(line, place, buffered=buffered)
     assert (done.returncode, done.stderr) == (0, "")

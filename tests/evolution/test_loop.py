@@ -256,7 +256,10 @@ def check_nothing_lost(folder: Path, reference: Path, *, kills: int, workers: in
     assert sum(begun.values()) - len(begun) <= kills * workers
 
 
-@pytest.mark.parametrize(("workers", "kills"), [(1, 2), pytest.param(2, 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("workers", "kills"),
+    [(1, 1), pytest.param(1, 2, marks=pytest.mark.slow), pytest.param(2, 4, marks=pytest.mark.slow)],
+)
 def test_a_killed_run_goes_on_and_repeats_nothing(tmp_path: Path, workers: int, kills: int) -> None:
     kills = kill_until_done(
         tmp_path / "killed", "cma_es", budget=60, workers=workers, kills=kills, seconds=0.01, group=workers == 2

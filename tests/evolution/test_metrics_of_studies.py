@@ -47,6 +47,7 @@ def judged(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_study_is_judged_by_a_metric_of_ones_own(judged: Path, cli: Cli) -> None:
     plugin = ("--plugin", judged / "share.py")
 
@@ -74,7 +75,7 @@ def test_a_study_is_judged_by_a_metric_of_ones_own(judged: Path, cli: Cli) -> No
     assert (changed.code, "the study changed since this run began" in changed.err) == (2, True)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_metric_that_gives_no_score_ends_the_study_in_a_line(judged: Path, cli: Cli, workers: int) -> None:
     (judged / "share.py").write_text(OWN.replace("return sum", "return 7 + sum"))
     where = ("--out", judged / "out", "--ledger", judged / "ledger.sqlite", "--workers", workers)

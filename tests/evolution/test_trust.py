@@ -45,6 +45,7 @@ def coded(world: Path) -> Path:
     return world
 
 
+@pytest.mark.slow
 def test_a_study_that_names_code_and_pickles(coded: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     study, out, code = coded / "coded.yaml", tmp_path / "run", coded / "tasks.py"
     trusted, pickles = ("--trust-tasks", code), ("--allow-pickle",)

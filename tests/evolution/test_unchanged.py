@@ -63,7 +63,11 @@ def test_columns_are_tasks_or_the_share() -> None:
             {},
             marks=pytest.mark.slow,
         ),
-        ({"name": "nsga2", "options": {"population": 6, "objectives": ["pick", "unchanged"]}}, {"probe": 4}),
+        pytest.param(
+            {"name": "nsga2", "options": {"population": 6, "objectives": ["pick", "unchanged"]}},
+            {"probe": 4},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_merge_is_as_small_as_the_study_says(

@@ -86,7 +86,7 @@ def test_an_adapter_is_one_that_peft_loads(train: Callable[..., Any], small_worl
         assert torch.allclose(merged[name], ours.read(name), atol=1e-6), name
 
 
-@pytest.mark.parametrize("stop", [3, 10, 17, 40])
+@pytest.mark.parametrize("stop", [3, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (10, 17, 40))])
 @pytest.mark.parametrize("form", ["--lora", "--full"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, form: str
