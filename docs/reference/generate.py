@@ -26,6 +26,7 @@ from genepool.measure.gates import Gates
 from genepool.merging import Recipe, all_methods
 from genepool.tasks import TaskSettings
 from genepool.tasks.generated import Template
+from genepool.training import Training, objectives
 
 HERE = Path(__file__).parent
 NOTE = "<!-- Written by docs/reference/generate.py from the code; edit the code and run `make docs`. -->"
@@ -67,10 +68,28 @@ def pages() -> dict[str, str]:
             Gates,
             "",
         ),
+        "training.md": _models_page(
+            "Training files",
+            "What `genepool train` reads. Relative paths are taken from the file's folder; see "
+            "[train-models.md](../how-to/train-models.md).",
+            Training,
+            _training_notes(),
+        ),
         "methods.md": _methods_page(),
         "strategies.md": _strategies_page(),
         "cli.md": _commands_page(),
     }
+
+
+def _training_notes() -> str:
+    """The objectives, found by being there."""
+    rows = [
+        f"| `{name}` | {one.__doc__.splitlines()[0]} | {one.when} | {one.source} |"  # type: ignore[union-attr]
+        for name, one in objectives().items()
+    ]
+    return "\n".join(
+        ["## Objectives", "", "| name | what a step minimises | when | source |", "|---|---|---|---|", *rows, ""]
+    )
 
 
 _RECIPE_NOTES = """\

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Distance(Objective):
-    """The Kullback-Leibler divergence KL(teacher || model), in nats, at each target of the answers."""
+    """The Kullback-Leibler divergence from the prediction of the teacher, in nats, at each target of the answers."""
 
     name = "distance"
     source = "Hinton et al., Distilling the Knowledge in a Neural Network, arXiv:1503.02531, at temperature 1"
