@@ -364,3 +364,64 @@ def test_a_metric_of_ones_own_judges_when_its_file_is_named(
     assert answer.code == 0, answer.err
     (target,) = told(tmp_path / "run")["target"]
     assert (target["before"], target["after"]) == (0.5, 0.5)
+
+
+def test_a_plan_tells_the_memory_first(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
+    told = {}
+    for name, more in {
+        "lora": "lora: {rank: 4}", "larger": "lora: {rank: 8}", "full": "form: full", "half": "dtype: bfloat16",
+        "fewer": "micro_batch: 4", "some": "lora: {targets: [q_proj]}", "again": "activation_checkpoints: true",
+    }.items():  # fmt: skip
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(f"train: 1\nbase: {small_world / 'base'}\ntasks: [{small_world / 'tasks' / 'first'}]\n{more}\n")
+        answer = cli("plan", file, "--json")
+        assert answer.code == 0, answer.err
+        told[name] = json.loads(answer.out)
+    entries = sum(open_weights(small_world / "base").info(name).numel for name in open_weights(small_world / "base"))
+    assert told["full"]["parameters"] == entries
+    assert told["full"]["weights"] == 4 * entries == 2 * told["half"]["weights"]
+    # Seven matrices a layer, of 32 and 48: each gives rank (rows + columns); keys and values have 16 rows.
+    assert told["larger"]["parameters"] == 2 * told["lora"]["parameters"]
+    assert told["some"]["parameters"] == 2 * 8 * (32 + 32)
+    assert told["fewer"]["activations"] < told["lora"]["activations"] > told["again"]["activations"]
+    assert told["lora"]["examples"] == {"train": 48, "valid": 12}
+    shown = cli("plan", tmp_path / "lora.yaml")
+    assert "fits" in shown.out
+    assert "first" in shown.out
+    assert cli("plan", tmp_path / "lora.yaml", "--all").code == 2
+
+
+def test_counted_factors_are_those_that_are_trained(
+    train: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    from safetensors import safe_open
+
+    from genepool.training.memory import plan_memory
+    from genepool.training.opened import Opened
+    from genepool.training.recipe import load_training
+
+    assert train("run", "--lora", 3, "--steps", 1).code == 0
+    plan = plan_memory(Opened.open(load_training(tmp_path / "run" / "training.yaml")))
+    with safe_open(tmp_path / "run" / "adapter" / "adapter_model.safetensors", "pt") as file:
+        trained = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 - no mapping
+    assert plan.parameters == trained
+
+
+def test_the_page_says_first_what_was_gained_and_lost(
+    cli: Callable[..., Any], train: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert train("run", "--steps", 100).code == 0
+    page = (run / "report.html").read_text()
+    title = page[page.index("<h1>") : page.index("</h1>")]
+    assert "first from" in title
+    assert "grade" in title or "none got clearly worse" in title
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    card = (run / "adapter" / "README.md").read_text()
+    assert "| first (taught) |" in card
+    assert cli("report", run, "--out", tmp_path / "page.md", "--json").code == 0
+    assert (tmp_path / "page.md").read_text().startswith("# first from")
+    assert cli("report", run, "--out", tmp_path / "page.md").code == 2
+    assert cli("report", run, "--beside", run).code == 2
+    (run / "train.json").write_text("{}")
+    assert cli("report", run).code == 2

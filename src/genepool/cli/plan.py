@@ -18,7 +18,7 @@ PANEL = options.Panel.models
 
 def plan(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="A recipe file, genepool's own or mergekit's, or a study file.")],
+    recipe: Annotated[Path, typer.Argument(help="A file: a recipe (genepool's or mergekit's), a study or a training.")],
     all_tensors: Annotated[bool, typer.Option("--all", help="Show every tensor, not only the first layer's.")] = False,
     workers: Annotated[int, typer.Option("--workers", help="Plan a study for N processes.", min=1)] = 1,
     trust_tasks: options.TrustTasksOption = None,
@@ -27,7 +27,7 @@ def plan(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Check a recipe or a study, and show what it will read, compute and write. It reads headers only.
+    """Check a recipe, a study or a training, and show what it will read, compute, hold and write.
 
     [bold]Examples[/bold]
 
@@ -36,15 +36,22 @@ def plan(
         genepool plan recipe.yaml --json | jq .peak_bytes
 
         genepool plan study.yaml --workers 2
+
+        genepool plan training.yaml
+
+    Only headers of models are read.
     """
     options.begin(quiet)
     from genepool.merging import load_recipe, plan_merge
     from genepool.merging.nesting import describe
 
     options.load_plugins(plugin)
-    is_study = _is_study(recipe)
+    is_study, is_training = _has_key(recipe, "study"), _has_key(recipe, "train")
     options.only_with(context, is_study, "a study file", "workers")
-    options.only_with(context, not is_study, "a recipe file", "all_tensors")
+    options.only_with(context, not is_study and not is_training, "a recipe file", "all_tensors")
+    if is_training:
+        _plan_training(recipe, json_output, allow_pickle, trust_tasks or ())
+        return
     if is_study:
         _plan_study(recipe, workers, json_output, allow_pickle, trust_tasks or ())
         return
@@ -79,13 +86,38 @@ def plan(
     )
 
 
-def _is_study(path: Path) -> bool:
+def _has_key(path: Path, key: str) -> bool:
     from genepool.schema import read_yaml
 
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         return False
     data = read_yaml(path)
-    return isinstance(data, dict) and "study" in data
+    return isinstance(data, dict) and key in data
+
+
+def _plan_training(path: Path, json_output: bool, allow_pickle: bool, trust_tasks: Sequence[Path]) -> None:
+    from genepool.evolution.memory_plan import free_memory
+    from genepool.training import load_training
+    from genepool.training.memory import plan_memory
+    from genepool.training.opened import Opened
+
+    recipe = load_training(path)
+    opened = Opened.open(recipe, trusted=trust_tasks, allow_pickle=allow_pickle)
+    memory, free = plan_memory(opened), free_memory()
+    examples = {"train": len(opened.lessons.train), "valid": len(opened.lessons.valid)}
+    if json_output:
+        options.print_json({"steps": recipe.steps, "examples": examples, **memory.to_dict(), "free": free})
+        return
+    size = options.size_text
+    others = ", ".join(task.name for task in opened.others) or "none"
+    typer.echo(
+        f"{recipe.form} of {opened.base.name}: {memory.parameters:,} entries are trained in {recipe.steps:,} steps at "
+        f"most, on {examples['train']:,} examples; {examples['valid']:,} validate\n"
+        f"asked before and after: {', '.join(task.name for task in opened.lessons.tasks)}; others: {others}\n"
+        f"memory: {size(memory.total)} of {size(free)} free: {'fits' if memory.total <= free else 'DOES NOT FIT'}; "
+        f"weights {size(memory.weights)}, trained values {size(memory.trained)}, gradient and moments "
+        f"{size(memory.moments)}, activations about {size(memory.activations)}"
+    )
 
 
 def _plan_study(path: Path, workers: int, json_output: bool, allow_pickle: bool, trust_tasks: Sequence[Path]) -> None:

@@ -13,7 +13,8 @@ PANEL = options.Panel.evolution
 
 
 def report(
-    study: Annotated[Path, typer.Argument(help="The folder of a study, as `genepool evolve --out` wrote it.")],
+    context: typer.Context,
+    study: Annotated[Path, typer.Argument(help="The folder of a study or a training: --out of evolve or train.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Write the report to this .html or .md file; by default STUDY/report.html."),
@@ -31,7 +32,7 @@ def report(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Write a study as one HTML page that opens offline, or as Markdown.
+    """Write a study or a training as one HTML page that opens offline, or as Markdown.
 
     [bold]Examples[/bold]
 
@@ -51,6 +52,10 @@ def report(
     page = out if out is not None else study / "report.html"
     overwrite = overwrite or out is None
     options.check_page(page, overwrite)
+    if (study / "train.json").is_file():
+        options.only_with(context, False, "a study", "beside", "trust_tasks")
+        _training(study, page, ledger, overwrite, json_output)
+        return
     with progress.bar("reading the study"):
         from genepool.report import collect_study, write_report
 
@@ -62,5 +67,23 @@ def report(
         from genepool.report import report_values
 
         options.print_json({"report": str(page), "bytes": page.stat().st_size, **report_values(data)})
+    else:
+        typer.echo(str(page))
+
+
+def _training(run: Path, page: Path, ledger: Path | None, overwrite: bool, json_output: bool) -> None:
+    """The page of a training."""
+    from genepool import progress
+    from genepool.report.training_page import write_training
+    from genepool.training import gains_of
+    from genepool.training.folder import read_result
+
+    told = read_result(run)
+    assert told is not None
+    gains = gains_of(run, ledger=ledger)
+    with progress.bar("drawing the page"):
+        write_training(run, told, gains, page, overwrite=overwrite)
+    if json_output:
+        options.print_json({"report": str(page), "bytes": page.stat().st_size, **told})
     else:
         typer.echo(str(page))

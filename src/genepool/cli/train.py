@@ -113,9 +113,11 @@ def train(
     options.begin(quiet)
     options.load_plugins(plugin)
     import genepool
-    from genepool import measure
+    from genepool import measure, progress
     from genepool.errors import CheckFailed
+    from genepool.report.training_page import write_training
     from genepool.training import gains_of
+    from genepool.training.folder import REPORT_FILE
 
     recipe = _recipe(context, tasks)
     gates = measure.load_gates(gate) if gate is not None else []
@@ -129,12 +131,18 @@ def train(
         allow_pickle=allow_pickle,
         overwrite=overwrite,
     )
+    page = out / REPORT_FILE
+    gains = None
+    if gates or not page.is_file():
+        gains = result.gains or gains_of(result.out, ledger=ledger, device=device)
+        with progress.bar("drawing the page"):
+            write_training(result.out, result.told, gains, page)
     if json_output:
-        options.print_json({"out": str(out), "finished_before": result.resumed, **result.told})
+        options.print_json({"out": str(out), "report": str(page), "finished_before": result.resumed, **result.told})
     else:
-        _show(result)
-    if gates:
-        comparison = gains_of(result.out, ledger=ledger, device=device).comparison
+        _show(result, page)
+    if gains is not None and gates:
+        comparison = gains.comparison
         judged = measure.check_gates(gates, comparison, gate or "")
         if failed := [one for one in judged if not one.passed]:
             raise CheckFailed(f"{gate}: {len(failed)} of {len(judged)} gates do not hold")
@@ -163,7 +171,7 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training:
     return validate(Training, plain, "train")
 
 
-def _show(result: TrainingResult) -> None:
+def _show(result: TrainingResult, page: Path) -> None:
     table = options.plain_table("task", ["n", "before", "after", "difference", "95%", "gained", "lost", ""])
     for part in ("target", "others"):
         for row in result.told[part]:
@@ -182,4 +190,4 @@ def _show(result: TrainingResult) -> None:
         if part == "target":
             table.add_section()
     options.console().print(table)
-    options.console().print(f"the result: {result.result}", highlight=False, soft_wrap=True)
+    options.console().print(f"the result: {result.result}\nthe page: {page}", highlight=False, soft_wrap=True)

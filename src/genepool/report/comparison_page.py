@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -69,20 +70,23 @@ def render_comparison(compared: Sequence[Compared], facts: Mapping[str, str]) ->
         compared: the new models, one at least, all against the same old one.
         facts: pairs for the end of the page ("ledger", "split").
     """
+    return render_page("compare.html.j2", _title(compared), **comparison_values(compared, facts))
+
+
+def comparison_values(compared: Sequence[Compared], facts: Mapping[str, str]) -> dict[str, Any]:
+    """What the template of a comparison names, for pages that show one among other things."""
     abilities = list(dict.fromkeys(a.ability for one in compared for a in one.comparison.abilities))
     profiles = _profiles(compared, abilities)
-    return render_page(
-        "compare.html.j2",
-        _title(compared),
-        panels=[_panel(one) for one in compared],
-        old=compared[0].comparison.old,
-        notices=list(dict.fromkeys(notice for one in compared for notice in one.comparison.notices)),
-        abilities=abilities,
-        profiles=profiles,
-        charts=[parallel_figure(abilities, profiles, width=size["width"]) for size in (WIDE, NARROW)],
-        states=STATES,
-        facts=facts,
-    )
+    return {
+        "panels": [_panel(one) for one in compared],
+        "old": compared[0].comparison.old,
+        "notices": list(dict.fromkeys(notice for one in compared for notice in one.comparison.notices)),
+        "abilities": abilities,
+        "profiles": profiles,
+        "charts": [parallel_figure(abilities, profiles, width=size["width"]) for size in (WIDE, NARROW)],
+        "states": STATES,
+        "facts": facts,
+    }
 
 
 def write_comparison(

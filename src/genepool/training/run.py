@@ -18,6 +18,7 @@ from genepool.tasks import open_model
 from genepool.tasks.answering import check_fits
 from genepool.tasks.network import Network
 from genepool.threads import core_count, torch_threads
+from genepool.training.card import card
 from genepool.training.fit import Diverged, Step, fit
 from genepool.training.folder import JOURNAL_FILE, RECIPE_FILE, RESULT_FILE, check_same, forked_state, recipe_text
 from genepool.training.gains import Gains, measure_gains
@@ -211,7 +212,7 @@ class Run:
 
     # ------------------------------------------------------------------ ending
 
-    def finish(self, ledger: str | Path | None) -> dict[str, Any]:
+    def finish(self, ledger: str | Path | None) -> tuple[dict[str, Any], Gains]:
         """Writes the best state as a skill, measures it before and after, and records the end."""
         session, last = self._session, self.states.kept()[-1]
         assert session is not None
@@ -236,9 +237,11 @@ class Run:
             )
         rate = session.optimiser.settings.learning_rate
         told = self._told(result.name, best, last, rate, tuned.fingerprint(), gains)
+        if result.is_dir():
+            staging.write_text(result / "README.md", card(told))
         text = json.dumps(told, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         staging.write_text(self.out / RESULT_FILE, text)
-        return told
+        return told, gains
 
     def _lineage(self, step: int) -> dict[str, Any]:
         return {

@@ -27,11 +27,13 @@ class TrainingResult:
         out: its folder.
         told: what `train.json` says.
         resumed: whether it was finished before this call, and nothing was done.
+        gains: the outcomes behind it, where they were computed by this call.
     """
 
     out: Path
     told: dict[str, Any]
     resumed: bool = False
+    gains: Gains | None = None
 
     @property
     def result(self) -> Path:
@@ -82,8 +84,8 @@ def run_training(
                 progress.say(f"this training is finished: {known['steps']} steps; change the recipe to go elsewhere")
                 return TrainingResult(out, known, resumed=True)
             run.train()
-            told = run.finish(ledger)
-    return TrainingResult(out, told)
+            told, gains = run.finish(ledger)
+    return TrainingResult(out, told, gains=gains)
 
 
 def verify_step(out: str | Path, step: int, *, device: str = "cpu") -> None:

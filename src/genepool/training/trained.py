@@ -6,6 +6,7 @@ The factors are PEFT's own layers, so what is trained is what PEFT loads. Uses t
 from __future__ import annotations
 
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -108,7 +109,10 @@ class Factors(Trained):
             task_type="CAUSAL_LM" if isinstance(model, LanguageModel) else None,
         )
         try:
-            self._adapted: Any = get_peft_model(model.model, config)
+            with warnings.catch_warnings():
+                # PEFT asks transformers by names of which it says that they will go.
+                warnings.simplefilter("ignore", FutureWarning)
+                self._adapted: Any = get_peft_model(model.model, config)
         except ValueError as error:
             raise InputError(
                 f"no factors can be put on its layers ({' '.join(str(error).split())[:160]})",

@@ -1,0 +1,84 @@
+"""The page of a training: what was gained and what was forgotten, the curves, and the examples that flipped.
+
+A comparison of base and result with the curves above it. Uses training and measure; `genepool train` and
+`genepool report` write it.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from genepool.errors import listed
+from genepool.report.comparison_page import Compared, comparison_markdown, comparison_values
+from genepool.report.flips import flips_of
+from genepool.report.templates import NARROW, WIDE, render_page
+from genepool.report.text import percent
+from genepool.report.training_figure import training_figure
+from genepool.staging import write_text
+from genepool.training.folder import JOURNAL_FILE
+from genepool.training.gains import AFTER, BEFORE, Gains
+from genepool.training.journal import Journal
+
+
+def write_training(run: Path, told: dict[str, Any], gains: Gains, path: Path, *, overwrite: bool = True) -> Path:
+    """Writes the page of a finished training, whole or not at all; as Markdown when the name ends in .md.
+
+    Args:
+        run: the folder of the training.
+        told: what its `train.json` says.
+        gains: base and result on the test split of every task.
+        path: the page.
+        overwrite: replace what is there.
+
+    Raises:
+        InputError: something is there and `overwrite` is false, or it cannot be written.
+    """
+    compared = [Compared(gains.comparison, (), flips_of(gains.table, BEFORE, AFTER))]
+    facts = _facts(told)
+    if path.suffix == ".md":
+        text = f"# {headline(told)}\n\n{comparison_markdown(compared, facts)}"
+    else:
+        with Journal(run / JOURNAL_FILE) as journal:
+            steps = [(float(row.step), row.loss) for row in journal.steps()]
+            validations = journal.validations()
+        line = [(float(one.step), one.loss) for one in validations]
+        curves = [training_figure(steps, line, told["best_step"], label="loss", **size) for size in (WIDE, NARROW)]
+        values = comparison_values(compared, facts)
+        title = headline(told)
+        text = render_page("train.html.j2", title, **values, curves=curves, validations=validations)
+    write_text(path, text, overwrite=overwrite)
+    return path
+
+
+def headline(told: dict[str, Any]) -> str:
+    """What was gained and what was forgotten, in one sentence."""
+    gained = [f"{row['task']} from {percent(row['before'])}% to {percent(row['after'])}%" for row in told["target"]]
+    return f"{listed(gained)}; {_kept(told['others'])}"
+
+
+def _kept(others: list[dict[str, Any]]) -> str:
+    """What became of the tasks that were not taught, as a clause."""
+    worse = [row["task"] for row in others if row["verdict"] == "worse"]
+    if not others:
+        return "no other task was asked"
+    if not worse:
+        return f"of {len(others)} other tasks none got clearly worse"
+    rest = len(others) - len(worse)
+    return f"{listed(worse)} got worse" + (f", {rest} other{'s' if rest > 1 else ''} did not" if rest else "")
+
+
+def _facts(told: dict[str, Any]) -> dict[str, str]:
+    early = " (stopped early)" if told["stopped_early"] else ""
+    return {
+        "base": told["base"]["path"],
+        "result": told["result"],
+        "fingerprint": told["fingerprint"],
+        "objective": told["objective"],
+        "steps": f"{told['steps']:,}{early}; the state of step {told['best_step']:,} was written",
+        "learning rate": f"{told['learning_rate']:.3g}",
+        "examples": f"{told['examples']['train']:,} to train on, {told['examples']['valid']:,} to validate on",
+        "seed": str(told["seed"]),
+        "genepool": version("genepool"),
+    }

@@ -1,0 +1,47 @@
+"""The model card of what was trained: what it is, how it was made, what it gained and what was forgotten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def card(told: dict[str, Any]) -> str:
+    """The card of an adapter, as the hub reads it.
+
+    Args:
+        told: what `train.json` says.
+    """
+    base = str(told["base"]["path"])
+    lines = [
+        "---",
+        f"base_model: {Path(base).name}",
+        "library_name: peft",
+        "tags:",
+        "- genepool",
+        "- lora",
+        "---",
+        "",
+        f"# {', '.join(row['task'] for row in told['target'])}",
+        "",
+        f"Trained by genepool from {Path(base).name}: {told['objective']}, {told['steps']:,} steps (the state of step "
+        f"{told['best_step']:,} is this one), learning rate {told['learning_rate']:.3g}, "
+        f"{told['examples']['train']:,} examples, seed {told['seed']}.",
+        "",
+        "| task | n | before | after | difference | 95% | gained | lost | |",
+        "|---|--:|--:|--:|--:|---|--:|--:|---|",
+    ]
+    for taught, rows in ((True, told["target"]), (False, told["others"])):
+        for row in rows:
+            moved = row["difference"]
+            lines.append(
+                f"| {_plain(row['task'])}{' (taught)' if taught else ''} | {row['n']:,} | {row['before']:.3f} "
+                f"| {row['after']:.3f} | {moved['mean']:+.3f} | {moved['lo']:+.3f} to {moved['hi']:+.3f} "
+                f"| {row['gained']:,} | {row['lost']:,} | {row['verdict']} |"
+            )
+    return "\n".join([*lines, ""])
+
+
+def _plain(text: str) -> str:
+    """A name within a table of Markdown."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,102 @@
+"""What a training will hold in memory, told before anything is loaded: counted from headers, not measured.
+
+Weights, gradients and AdamW's moments are exact; activations are an estimate from the shapes of a transformer.
+`genepool plan` prints it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from genepool.threads import core_count
+from genepool.training.opened import Opened
+from genepool.training.recipe import Training
+from genepool.weights import Weights, infer_roles
+
+#: Entries of activations that a layer keeps for the backward pass, per token, in hidden sizes: what enters and leaves
+#: the norms, projections, attention and the residual sums. Of the MLP, in inner sizes: its two inputs and its product.
+_HIDDEN, _INNER = 14, 4
+#: Tokens of an example where its length is not known before a tokenizer is loaded: one in four characters.
+_CHARACTERS = 4
+_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes that a training holds at once.
+
+    Attributes:
+        weights: the base, in what it computes in.
+        trained: float32 values of what is trained, where they are not the weights themselves.
+        moments: AdamW's two, and the gradient.
+        activations: of one micro-batch, an estimate.
+        parameters: how many entries are trained.
+    """
+
+    weights: int
+    trained: int
+    moments: int
+    activations: int
+    parameters: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.trained + self.moments + self.activations
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "total": self.total, "threads": core_count()}
+
+
+def plan_memory(opened: Opened) -> TrainingMemory:
+    """What a training holds at once.
+
+    Args:
+        opened: the training, its base and its tasks.
+    """
+    recipe, base = opened.recipe, opened.base
+    size = _SIZES[recipe.dtype]
+    entries = sum(base.info(name).numel for name in base.names())
+    parameters = entries if recipe.form == "full" else _factors(base, recipe)
+    own = 0 if recipe.form == "full" and size == 4 else 4 * parameters
+    # A gradient in the type of the parameter, which for factors is float32, and two moments in float32.
+    moments = parameters * (8 + (size if recipe.form == "full" else 4))
+    return TrainingMemory(entries * size, own, moments, _activations(opened, size), parameters)
+
+
+def _factors(base: Weights, recipe: Training) -> int:
+    """Entries of the factors on every linear layer, heads and embeddings left out."""
+    roles = infer_roles({name: base.info(name) for name in base.names()})
+    shapes = [
+        base.info(name).matrix
+        for name in base.names()
+        if roles[name].part in ("attention", "mlp") and len(base.info(name).shape) == 2
+    ]
+    wanted = recipe.lora.targets
+    if wanted:
+        shapes = [
+            base.info(name).matrix for name in base.names() if any(f".{target}." in f".{name}" for target in wanted)
+        ]
+    return sum(recipe.lora.rank * (rows + columns) for rows, columns in shapes)
+
+
+def _activations(opened: Opened, size: int) -> int:
+    """Of one micro-batch: layers, or one layer and the borders of all where they are computed again; and the logits."""
+    config = opened.base.config or {}
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    assert isinstance(text, dict)
+
+    def number(*keys: str) -> int:
+        return next((value for key in keys if isinstance(value := text.get(key), int) and value > 0), 0)
+
+    hidden, layers = number("hidden_size", "n_embd", "d_model"), number("num_hidden_layers", "n_layer", "num_layers")
+    inner = number("intermediate_size", "n_inner", "d_ff") or 4 * hidden
+    vocabulary = number("vocab_size")
+    longest = max(len(lesson.example.prompt) + len(lesson.example.answer) for lesson in opened.lessons.train)
+    tokens = (opened.recipe.micro_batch or opened.recipe.batch) * max(1, longest // _CHARACTERS)
+    layer = tokens * (_HIDDEN * hidden + _INNER * inner) * size
+    kept = layer + layers * tokens * hidden * size if opened.recipe.activation_checkpoints else layers * layer
+    # Logits in the type of the model, in float32, and their gradient.
+    return kept + tokens * vocabulary * (size + 8)
