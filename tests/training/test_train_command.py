@@ -425,3 +425,66 @@ def test_the_page_says_first_what_was_gained_and_lost(
     assert cli("report", run, "--beside", run).code == 2
     (run / "train.json").write_text("{}")
     assert cli("report", run).code == 2
+
+
+TEMPLATE = (
+    "{% for m in messages %}{{ '+' if m['role'] == 'user' else '.' }}{{ m['content'] }}{{ eos_token if m['role'] == "
+    "'assistant' else '' }}{% endfor %}{% if add_generation_prompt %}.{% endif %}"
+)
+
+
+def test_of_a_conversation_the_assistants_words_alone_are_learned(
+    cli: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(small_world / "base", tmp_path / "base")
+    (base / "chat_template.jinja").write_text(TEMPLATE)
+    lines = []
+    for one in "abcdefgh":
+        for two in "abcdefgh":
+            talk = [("user", f"{one}"), ("assistant", one), ("user", f"{two}="), ("assistant", two)]
+            lines.append(json.dumps({"messages": [{"role": role, "content": text} for role, text in talk]}))
+    (tmp_path / "talks.jsonl").write_text("\n".join(lines))
+    quick = ("--steps", 120, "--every", 20, "--batch", 16, "--learning-rate", 0.003, "--quiet")
+    answer = cli(
+        "train", tmp_path / "talks.jsonl", "--base", base, "--out", tmp_path / "run", "--full", *quick, "--json"
+    )
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    (target,) = found["target"]
+    assert target["after"] > target["before"] + 0.5
+    # Two turns of the assistant's in every conversation.
+    assert found["examples"]["train"] + 2 * (found["examples"]["valid"] + target["n"]) == 2 * 64
+    assert {row[0] for row in rows(tmp_path / "run", "SELECT count(*) FROM examples GROUP BY step")} == {16}
+
+
+def test_prompt_and_completion_is_prompt_and_answer(
+    train: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    for name, key in {"ours": "answer", "theirs": "completion"}.items():
+        lines = [json.dumps({"prompt": f"x{one}{two}=", key: one}) for one in "abcdefgh" for two in "abcdefgh"]
+        (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+        assert train(name, tasks=[tmp_path / "mine.jsonl"]).code == 0
+    assert result_bytes(tmp_path / "ours") == result_bytes(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"prompt": "a", "answer": "b", "completion": "c"}, "both `answer` and `completion`"),
+        ({"prompt": "a", "messages": []}, "both `messages` and `prompt`"),
+        ({"messages": []}, "end with what the assistant answers"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "end with what the assistant answers"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "end with what the assistant answers"),
+        ({"messages": [{"role": "user"}]}, "a role and a content each"),
+        ({"messages": [{"role": "user", "content": 3}]}, "a role and a content each"),
+        ({"messages": "hello"}, "a role and a content each"),
+    ],
+)
+def test_lines_that_are_no_example_are_named(
+    train: Callable[..., Any], tmp_path: Path, line: dict[str, Any], said: str
+) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "a", "answer": "b"}\n' + json.dumps(line) + "\n")
+    answer = train("run", tasks=[tmp_path / "mine.jsonl"])
+    assert answer.code == 2
+    assert said in answer.err
+    assert "mine.jsonl:2" in answer.err

@@ -10,7 +10,7 @@ from functools import cached_property
 from genepool.tasks.images import ImageFile
 
 # What a line of a file may say of an example.
-EXAMPLE_KEYS = ("id", "prompt", "image", "answer", "choices", "tags")
+EXAMPLE_KEYS = ("id", "prompt", "messages", "image", "answer", "completion", "choices", "tags")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Example:
         tags: what it is about, such as the skills it needs; for looking at parts of a task, and no part of the example
             itself: a model is never shown them.
         image: what the model is shown instead, in a task of images.
+        messages: the conversation up to the answer, as (role, text), where there is one; put through the tokenizer's
+            chat template.
     """
 
     id: str
@@ -33,6 +35,7 @@ class Example:
     choices: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     image: ImageFile | None = None
+    messages: tuple[tuple[str, str], ...] = ()
 
     @property
     def answer(self) -> str:
@@ -42,6 +45,8 @@ class Example:
     @cached_property
     def key(self) -> str:
         """SHA-256, hex, of the content: the same example has the same key whatever its id."""
-        shown = {"image": self.image.digest} if self.image else self.prompt
+        shown: object = {"image": self.image.digest} if self.image else self.prompt
+        if self.messages:
+            shown = {"messages": self.messages}
         text = json.dumps([shown, self.answers, self.choices], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()

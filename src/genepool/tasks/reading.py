@@ -96,6 +96,7 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
             raise InputError(f"unknown key '{key}'", where=where, fix=nearest(str(key), EXAMPLE_KEYS))
     if "image" in data:
         raise InputError("an image in a task that shows text", where=where, fix="Set `input: image` in task.yaml")
+    data, messages = _plain(data, where)
     if not isinstance(data.get("prompt"), str):
         raise InputError("`prompt` must be text", where=where, fix="Add it")
     answer = data.get("answer")
@@ -112,12 +113,48 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
     identity = data.get("id", default_id)
     if not isinstance(identity, str | int):
         raise InputError("`id` must be text", where=where, fix="Give it a short name")
-    example = Example(str(identity), data["prompt"], tuple(answers), choices, tags)
+    example = Example(str(identity), data["prompt"], tuple(answers), choices, tags, messages=messages)
     try:
-        "".join([example.id, example.prompt, *answers, *choices, *tags]).encode()
+        said = [text for _, text in messages]
+        "".join([example.id, example.prompt, *answers, *choices, *tags, *said]).encode()
     except UnicodeEncodeError as error:
         raise InputError(f"holds half a character ({error.reason})", where=where, fix="Write it in UTF-8") from None
     return example
+
+
+def _plain(data: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], tuple[tuple[str, str], ...]]:
+    """A line under the keys `prompt` and `answer`, and the conversation before the answer, where it holds one."""
+    if "completion" in data:
+        if "answer" in data:
+            raise InputError("both `answer` and `completion`", where=where, fix="Leave one of them out")
+        data = {**{key: value for key, value in data.items() if key != "completion"}, "answer": data["completion"]}
+    if "messages" not in data:
+        return data, ()
+    if also := next((key for key in ("prompt", "answer", "choices") if key in data), None):
+        raise InputError(f"both `messages` and `{also}`", where=where, fix="Leave one of them out")
+    said = data["messages"]
+    if not isinstance(said, list) or not all(_is_message(one) for one in said):
+        raise InputError(
+            "`messages` must be a list of a role and a content each",
+            where=where,
+            fix='Write {"role": "user", "content": "..."}',
+        )
+    *before, last = [(one["role"], one["content"]) for one in said] or [("", "")]
+    if last[0] != "assistant" or not before:
+        raise InputError(
+            "a conversation must end with what the assistant answers",
+            where=where,
+            fix='End it with the role "assistant"',
+        )
+    return {**data, "prompt": before[-1][1], "answer": last[1]}, tuple(before)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"role", "content"} and all(map(_is_text, value.values()))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _image_of(data: Any, folder: Path, where: str) -> ImageFile:

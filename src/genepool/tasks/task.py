@@ -190,6 +190,8 @@ class Task:
                 raise InputError("no image", where=f"{self.name}:{example.id}", fix="Give the example one")
             return str(example.image.path)
         ask = self.settings
+        if example.messages:
+            return model.chat_text([{"role": role, "content": text} for role, text in example.messages])
         shown = self.shown_before(example)
         if ask.chat_template:
             messages = [{"role": "system", "content": ask.system}] if ask.system is not None else []

@@ -55,7 +55,7 @@ class Lessons:
         self.valid: list[Lesson] = []
         for task in tasks:
             _check_teachable(task)
-            self.train += [Lesson(task, example) for example in task.examples("train")]
+            self.train += [Lesson(task, turn) for example in task.examples("train") for turn in turns_of(example)]
             held = task.splits.get("valid", ())
             self.valid += [Lesson(task, example) for example in held[:valid]]
 
@@ -76,6 +76,20 @@ class Lessons:
 @lru_cache(maxsize=4)
 def _round(seed: int, number: int, count: int) -> np.ndarray:
     return numpy_generator(seed, "order", number).permutation(count)
+
+
+def turns_of(example: Example) -> list[Example]:
+    """An example as what is learned from it: of a conversation, everything that the assistant says in it.
+
+    Each turn is learned after all that was said before it, so that the loss is on the assistant's words alone.
+    """
+    found: list[Example] = []
+    for place, (role, text) in enumerate(example.messages):
+        if role == "assistant" and place:
+            before = example.messages[:place]
+            turn = replace(example, prompt=before[-1][1], answers=(text,), messages=before)
+            found.append(replace(turn, id=f"{example.id}, turn {len(found) + 1}"))
+    return [*found, example]
 
 
 def load_lessons(path: str) -> Task:
