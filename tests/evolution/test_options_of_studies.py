@@ -130,3 +130,14 @@ def test_a_look_is_taken_once_or_again_and_again(running: Path, cli: Cli, monkey
     watched = cli("top", running, "--every", 2.5)
     assert (watched.code, waits) == (130, [2.5] * 3)
     assert cli("top", running, "--every", 0).code == 2
+
+
+def test_candidates_are_evaluated_in_the_type_that_is_said(world: Path, tmp_path: Path, cli: Cli) -> None:
+    study = study_in(world, "typed", budget={"evaluations": 4})
+    where = ["--out", tmp_path / "run", "--ledger", tmp_path / "ledger.sqlite", "--quiet"]
+    assert cli("evolve", study, *where, "--dtype", "bfloat16").code == 0
+    assert yaml.safe_load((tmp_path / "run" / "study.yaml").read_text())["compute"] == "bfloat16"
+    changed = cli("evolve", study, *where)
+    assert changed.code == 2
+    assert "compute was" in changed.err
+    assert cli("evolve", study, "--out", tmp_path / "other", "--dtype", "int8").code == 2

@@ -396,7 +396,7 @@ def test_every_command_that_asks_a_model_has_both_options() -> None:
             with_dtype.add(name)
 
     walk(typer.main.get_command(build_app()), "")
-    assert with_device - with_dtype <= {"evolve", "merge", "train", "verify-run"}
+    assert with_device - with_dtype <= {"merge", "verify-run"}
     assert len(with_device) >= 17
 
 

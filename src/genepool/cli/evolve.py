@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
     from genepool.evolution.trust import Trust
 
 PANEL = options.Panel.evolution
+
+
+class Compute(StrEnum):
+    """What candidates can be evaluated in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 def evolve(
@@ -41,6 +49,10 @@ def evolve(
         typer.Option("--fork", help="Start from the best of this run, which ran the study before you changed it."),
     ] = None,
     device: options.DeviceOption = "cpu",
+    dtype: Annotated[
+        Compute | None,
+        typer.Option("--dtype", help="Compute in this type, float32 or bfloat16; by default the study's `compute`."),
+    ] = None,
     plugin: options.PluginOption = None,
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
@@ -78,6 +90,8 @@ def evolve(
     options.load_plugins(plugin)
     trust = Trust(allow_pickle, tuple(trust_tasks or ()))
     wanted = with_stops(load_study(study), stop_when or [])
+    if dtype is not None:
+        wanted = wanted.model_copy(update={"compute": dtype.value})
     result = run_study(
         wanted,
         out,

@@ -10,16 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from genepool.checked import differences, is_number, is_whole, kind_of, parsed_json
-from genepool.database import disk_is_full, distrust, foreign_schema, transaction
-from genepool.errors import InputError, refuse_newer
+from genepool.checked import differences, is_number, is_whole
+from genepool.errors import InputError
 from genepool.evolution.candidates import (
     CANDIDATE_COLUMNS,
     VERDICT_COLUMNS,
@@ -28,14 +23,14 @@ from genepool.evolution.candidates import (
     candidate_of,
     verdict_of,
 )
+from genepool.record import Record
 
 if TYPE_CHECKING:
     import numpy as np
 
 FORMAT = 3
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+_SCHEMA = """
 CREATE TABLE IF NOT EXISTS candidates (
     id TEXT PRIMARY KEY, generation INTEGER NOT NULL, idx INTEGER NOT NULL,
     asked BLOB NOT NULL, genome TEXT NOT NULL, seed INTEGER NOT NULL, after INTEGER NOT NULL,
@@ -49,10 +44,10 @@ CREATE TABLE IF NOT EXISTS results (
 CREATE TABLE IF NOT EXISTS told (
     turn INTEGER PRIMARY KEY, generation INTEGER NOT NULL UNIQUE, fitness BLOB NOT NULL, diversity REAL);
 """
-TABLES = {"meta", "candidates", "results", "told"}
+TABLES = frozenset({"meta", "candidates", "results", "told"})
 
 
-class StudyStore:
+class StudyStore(Record):
     """The open study file; safe for one driver and any number of workers.
 
     Args:
@@ -62,47 +57,8 @@ class StudyStore:
         InputError: the file is something else, damaged, or from a newer version.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-        with self._speaking():
-            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-        try:
-            self._check_own()
-            with self._speaking():
-                self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.execute("PRAGMA synchronous=FULL")
-                self._db.executescript(_TABLES)
-            version = self.get("format", FORMAT)
-            refuse_newer("study", version, FORMAT, self.path, "name another --out")
-            if version != FORMAT:
-                raise InputError(
-                    f"written by another version of genepool (format {version}; this one reads {FORMAT})",
-                    where=self.path,
-                    fix="Go on with the version that wrote it, or name another --out",
-                )
-        except BaseException:
-            self._db.close()
-            raise
-
-    def _check_own(self) -> None:
-        """Looked at before anything is changed, so that a database of something else stays as it is."""
-        with self._speaking():
-            distrust(self._db)
-            foreign = foreign_schema(self._db, TABLES)
-        if foreign:
-            raise InputError(f"no record of a study: {foreign}", where=self.path, fix="Name another --out")
-
-    def close(self) -> None:
-        """Closes the file; everything is already on disk."""
-        self._db.close()
-
-    def __enter__(self) -> StudyStore:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    noun, version, schema, tables = "study", FORMAT, _SCHEMA, TABLES
+    kept = ", and finished evaluations stay in the ledger"
 
     # -- what the run is ----------------------------------------------------------------------------------------
 
@@ -135,34 +91,6 @@ class StudyStore:
     def run_id(self) -> str:
         """SHA-256, hex, of the settings: the same study has the same candidates' ids wherever it runs."""
         return hashlib.sha256(json.dumps(self.get("settings", None), sort_keys=True).encode()).hexdigest()
-
-    def get(self, key: str, default: Any) -> Any:
-        """A value of the `meta` table, of the kind of the default unless that is None.
-
-        Raises:
-            InputError: it is of another kind.
-        """
-        with self._speaking():
-            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            return default
-        with self._believing(f"its {key}"):
-            found = parsed_json(row[0])
-            wanted = {} if key == "settings" else default
-            if wanted is not None and kind_of(found) != kind_of(wanted):
-                raise ValueError(f"{kind_of(found)} where {kind_of(wanted)} belongs")
-            return found
-
-    def set(self, key: str, value: Any) -> None:
-        """Writes one value of the `meta` table, durably."""
-        with self._transaction():
-            self._set(key, value)
-
-    def _set(self, key: str, value: Any) -> None:
-        self._db.execute(
-            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            (key, json.dumps(value, sort_keys=True)),
-        )
 
     # -- asked --------------------------------------------------------------------------------------------------
 
@@ -358,47 +286,6 @@ class StudyStore:
             if wrong := [value for value in found if not is_whole(value, 0)]:
                 raise ValueError(f"{wrong[0]!r:.80}")
         return found
-
-    @contextmanager
-    def _believing(self, what: str) -> Iterator[None]:
-        """A value that is not what belongs in its place is a damaged file."""
-        try:
-            yield
-        except ValueError as error:
-            raise InputError(
-                f"{what} is damaged: {error}",
-                where=self.path,
-                fix="Put the record back from a copy, or pass --overwrite to start anew",
-            ) from None
-
-    def _rows(self, query: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._speaking():
-            return self._db.execute(query, arguments).fetchall()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._speaking(), transaction(self._db):
-            yield
-
-    @contextmanager
-    def _speaking(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.ProgrammingError):
-                raise
-            if disk_is_full(self.path, error):
-                raise InputError(
-                    "no space left on the disk for the study",
-                    where=self.path,
-                    fix="Free some space and run again: what was finished is kept",
-                ) from error
-            raise InputError(
-                f"cannot be used as a study file ({error})",
-                where=self.path,
-                fix="Check the disk and the permissions; a damaged study starts anew with --overwrite, and finished "
-                "evaluations stay in the ledger",
-            ) from error
 
 
 def _id(*parts: str | int) -> str:

@@ -7,25 +7,20 @@ kill, or by `genepool verify-run`) is held against what it was. Uses sqlite3; `r
 from __future__ import annotations
 
 import hashlib
-import json
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genepool.checked import is_digest, is_number, is_text, is_whole, parsed_json
-from genepool.database import disk_is_full, distrust, foreign_schema, transaction
+from genepool.checked import is_digest, is_number, is_text, is_whole
 from genepool.errors import InputError
+from genepool.record import Record
 
 if TYPE_CHECKING:
     import torch
 
 FORMAT = 1
-TABLES = {"meta", "steps", "examples", "validations"}
+TABLES = frozenset({"meta", "steps", "examples", "validations"})
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS steps (
     step INTEGER PRIMARY KEY, loss REAL NOT NULL, norm REAL NOT NULL, rate REAL NOT NULL, digest TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS examples (
@@ -84,7 +79,7 @@ def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
     return total.hexdigest()
 
 
-class Journal:
+class Journal(Record):
     """The open record of one training; one writer at a time.
 
     Args:
@@ -94,62 +89,18 @@ class Journal:
         InputError: the file is something else, damaged, or from a newer version.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-        with self._speaking():
-            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-        try:
-            with self._speaking():
-                distrust(self._db)
-                foreign = foreign_schema(self._db, TABLES)
-            if foreign:
-                raise InputError(f"no record of a training: {foreign}", where=self.path, fix="Name another --out")
-            with self._speaking():
-                self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.execute("PRAGMA synchronous=FULL")
-                self._db.executescript(_SCHEMA)
-            if (version := self.get("format", FORMAT)) != FORMAT:
-                raise InputError(
-                    f"its format is {version}, and this version reads {FORMAT}",
-                    where=self.path,
-                    fix="Install the genepool that wrote it, or name another --out",
-                )
-        except BaseException:
-            self._db.close()
-            raise
-
-    def close(self) -> None:
-        """Closes the file; everything is on disk already."""
-        self._db.close()
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    noun, version, schema, tables = "training", FORMAT, _SCHEMA, TABLES
 
     # ------------------------------------------------------------------ what the run is
 
-    def get(self, key: str, default: Any) -> Any:
-        """A value of the `meta` table."""
-        with self._speaking():
-            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            return default
-        with self._believing(f"its {key}"):
-            return parsed_json(row[0])
-
     def begin(self, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Records what this training is; what is on record already is given back instead."""
-        if (known := self.get("settings", None)) is not None:
-            with self._believing("its settings"):
-                if not isinstance(known, dict):
-                    raise ValueError("no mapping")
-                return dict(known)
-        with self._transaction():
-            for key, value in (("format", FORMAT), ("settings", settings)):
-                self._db.execute("INSERT INTO meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
-        return None
+        known: dict[str, Any] | None = self.get("settings", None)
+        if known is None:
+            with self._transaction():
+                self._set("format", FORMAT)
+                self._set("settings", settings)
+        return known
 
     # ------------------------------------------------------------------ steps
 
@@ -227,45 +178,3 @@ class Journal:
                     raise ValueError(f"{step!r:.40}")
                 found.append(Validation(step, loss, score))
         return found
-
-    # ------------------------------------------------------------------ plumbing
-
-    def _rows(self, query: str, arguments: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        with self._speaking():
-            return self._db.execute(query, arguments).fetchall()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._speaking(), transaction(self._db):
-            yield
-
-    @contextmanager
-    def _believing(self, what: str) -> Iterator[None]:
-        """A value that does not belong in its place is a damaged file."""
-        try:
-            yield
-        except ValueError as error:
-            raise InputError(
-                f"{what} is damaged: {error}",
-                where=self.path,
-                fix="Put the file back from a copy, or begin anew with --overwrite",
-            ) from None
-
-    @contextmanager
-    def _speaking(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.ProgrammingError):
-                raise
-            if disk_is_full(self.path, error):
-                raise InputError(
-                    "no space left on the disk for the record of the training",
-                    where=self.path,
-                    fix="Free some space and run again: what was kept is not lost",
-                ) from error
-            raise InputError(
-                f"cannot be used as the record of a training ({error})",
-                where=self.path,
-                fix="Check the disk and the permissions, or begin anew with --overwrite",
-            ) from error
