@@ -133,7 +133,7 @@ def test_a_look_is_taken_once_or_again_and_again(running: Path, cli: Cli, monkey
 
 
 def test_candidates_are_evaluated_in_the_type_that_is_said(world: Path, tmp_path: Path, cli: Cli) -> None:
-    study = study_in(world, "typed", budget={"evaluations": 4})
+    study = study_in(world, "typed")
     where = ["--out", tmp_path / "run", "--ledger", tmp_path / "ledger.sqlite", "--quiet"]
     assert cli("evolve", study, *where, "--dtype", "bfloat16").code == 0
     assert yaml.safe_load((tmp_path / "run" / "study.yaml").read_text())["compute"] == "bfloat16"
