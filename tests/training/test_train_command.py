@@ -95,8 +95,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     assert train("whole", *options).code == 0
     after = running.Run._after
 
-    def stopping(self: Any, step: Any, session: Any) -> bool:
-        ended = after(self, step, session)
+    def stopping(self: Any, step: Any, *more: Any) -> bool:
+        ended = after(self, step, *more)
         if step.number == stop:
             raise KeyboardInterrupt
         return ended
@@ -107,6 +107,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     assert not (tmp_path / "stopped" / "train.json").exists()
     assert train("stopped", *options).code == 0
     assert result_bytes(tmp_path / "stopped") == result_bytes(tmp_path / "whole")
+    assert (tmp_path / "stopped" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     for table in ("steps", "examples", "validations"):
         query = f"SELECT * FROM {table} ORDER BY 1, 2"
         assert rows(tmp_path / "stopped", query) == rows(tmp_path / "whole", query)
@@ -125,6 +126,9 @@ def test_the_record_has_every_example_of_every_step(train: Callable[..., Any], t
     counts = rows(tmp_path / "run", "SELECT step, count(*), sum(kept) FROM examples GROUP BY step")
     assert counts == [(step, 16, 16) for step in range(1, 13)]
     assert [row[0] for row in rows(tmp_path / "run", "SELECT step FROM validations ORDER BY step")] == [0, 5, 10, 12]
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics if "loss" in line] == list(range(1, 13))
+    assert [line["step"] for line in metrics if "valid_loss" in line] == [0, 5, 10, 12]
     # Rounds are shuffled: three steps of 16 see each of 48 examples once.
     seen = rows(tmp_path / "run", "SELECT example FROM examples WHERE step <= 3")
     assert len(set(seen)) == 48

@@ -2,6 +2,7 @@
 
 DIR/training.yaml     the recipe, with paths that can be found from anywhere
 DIR/run.sqlite        every step, example and validation (`journal`)
+DIR/metrics.jsonl     steps and validations for other tools (`metrics_log`); DIR/events/ where TensorBoard is installed
 DIR/states/           what is needed to go on (`states`): after the latest validation and after the best one
 DIR/adapter/, DIR/skill.safetensors      the result
 DIR/train.json        what was gained and what was forgotten (`gains`); written last
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     import torch
 
 RECIPE_FILE, JOURNAL_FILE, RESULT_FILE, REPORT_FILE = "training.yaml", "run.sqlite", "train.json", "report.html"
-_PARTS = ("adapter", "skill.safetensors", "states", RESULT_FILE, JOURNAL_FILE, RECIPE_FILE, REPORT_FILE)
+_RESULTS = ("adapter", "skill.safetensors", "states", "metrics.jsonl", "events")
+_PARTS = (*_RESULTS, RESULT_FILE, JOURNAL_FILE, RECIPE_FILE, REPORT_FILE)
 
 
 def recipe_text(recipe: Training) -> str:

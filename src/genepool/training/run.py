@@ -23,6 +23,7 @@ from genepool.training.fit import Diverged, Step, fit
 from genepool.training.folder import JOURNAL_FILE, RECIPE_FILE, RESULT_FILE, check_same, forked_state, recipe_text
 from genepool.training.gains import Gains, measure_gains
 from genepool.training.journal import Journal, StepRow, Validation, digest_of
+from genepool.training.metrics_log import MetricsLog
 from genepool.training.opened import Opened
 from genepool.training.session import Session
 from genepool.training.states import States
@@ -122,12 +123,13 @@ class Run:
                 ) from None
 
     def _take(self, session: Session, start: int) -> None:
-        with progress.bar("training", self.recipe.steps, "steps") as bar:
+        log = MetricsLog(self.out, self.journal, start)
+        with log, progress.bar("training", self.recipe.steps, "steps") as bar:
             bar.advance(start)
 
             def after(step: Step) -> bool:
                 bar.advance()
-                stopped = self._after(step, session)
+                stopped = self._after(step, session, log)
                 bar.note(self._said(step, session))
                 return stopped
 
@@ -142,24 +144,30 @@ class Run:
             self._validate(0, session)
             return 0
         self.states.restore(kept[-1], session.optimiser)
+        # A kill may have come between a new state and the removal of those before it.
+        self.states.forget_all_but({0, kept[-1], self._best(kept[-1])})
         if kept[-1]:
             progress.say(f"going on after step {kept[-1]} of {self.recipe.steps}")
         return kept[-1]
 
-    def _after(self, step: Step, session: Session) -> bool:
+    def _after(self, step: Step, session: Session, log: MetricsLog) -> bool:
         digest = digest_of(session.optimiser.trained())
-        self.journal.took(StepRow(step.number, step.loss, step.norm, step.rate, digest), session.rows)
-        last = step.number == self.recipe.steps
-        if step.number % self.recipe.every == 0 or last:
-            self._validate(step.number, session)
+        row = StepRow(step.number, step.loss, step.norm, step.rate, digest)
+        self.journal.took(row, session.rows)
+        log.step(row)
+        if step.number % self.recipe.every == 0 or step.number == self.recipe.steps:
+            if (found := self._validate(step.number, session)) is not None:
+                log.validation(found)
             self.states.keep(step.number, session.optimiser)
             self.states.forget_all_but({0, step.number, self._best(step.number)})
         return self._stopped(step.number)
 
-    def _validate(self, step: int, session: Session) -> None:
-        found = session.validate()
-        if found is not None:
-            self.journal.validated(Validation(step, *found))
+    def _validate(self, step: int, session: Session) -> Validation | None:
+        if (scores := session.validate()) is None:
+            return None
+        found = Validation(step, *scores)
+        self.journal.validated(found)
+        return found
 
     def _said(self, step: Step, session: Session) -> str:
         seen = self._validations(step.number)
