@@ -315,7 +315,7 @@ def test_the_other_options_are_heard(cli: Callable[..., Any], small_world: Path,
     assert steps == [(step, 8) for step in range(1, 5)]
     config = json.loads((out / "adapter" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (3, 32)
-    assert cli("verify-run", out, "--step", 3, "--device", "cpu", "--json", "--quiet").code == 0
+    assert cli("verify-run", out, "--step", 3, "--device", "cpu", "--allow-pickle", "--json", "--quiet").code == 0
     again = cli("train", task, "--base", base, "--out", tmp_path / "full", "--full", "--steps", 1, "--quiet",
                 "--gate", tmp_path / "none.yaml")  # fmt: skip
     assert again.code == 2
@@ -492,3 +492,109 @@ def test_lines_that_are_no_example_are_named(
     assert answer.code == 2
     assert said in answer.err
     assert "mine.jsonl:2" in answer.err
+
+
+def test_packed_examples_share_rows(small_world: Path) -> None:
+    from genepool.tasks import Example, load_tasks, open_model
+    from genepool.training import encode_examples
+
+    model = open_model(small_world / "base").load()
+    (task,) = load_tasks(small_world / "tasks" / "first")
+    examples: list[Example] = list(task.examples("train"))
+    (batch,) = encode_examples(model, examples, task, packed=True).batches
+    assert "position_ids" in batch.inputs
+    rows_used, width = batch.inputs["input_ids"].shape
+    assert rows_used < len(examples) / 4
+    assert width <= model.context  # type: ignore[attr-defined]
+    assert sorted(batch.numbers) == list(range(len(examples)))
+
+
+def test_a_model_that_cannot_tell_packed_examples_apart_is_refused(
+    cli: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(small_world / "base")
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, state_size=4, eos_token_id=2, pad_token_id=0
+    )
+    transformers.MambaForCausalLM(config).save_pretrained(tmp_path / "recurrent")
+    tokenizer.save_pretrained(tmp_path / "recurrent")
+    line = ["train", small_world / "tasks" / "first", "--base", tmp_path / "recurrent", "--out", tmp_path / "run"]
+    refused = cli(*line, "--steps", 2, "--pack", "--quiet")
+    assert refused.code == 2
+    assert "does not tell packed examples apart" in refused.err
+
+
+def test_a_state_that_is_not_the_one_on_record_is_refused(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    after = running.Run._after
+
+    def stopping(self: Any, step: Any, *more: Any) -> bool:
+        ended = after(self, step, *more)
+        if step.number == 12:
+            raise KeyboardInterrupt
+        return ended
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.Run, "_after", stopping)
+        assert train("run").code == 130
+    (file,) = (tmp_path / "run" / "states").rglob("*.safetensors")
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.startswith("value:") and "lora_B" in name)
+    tensors[name] = tensors[name] + 0.1
+    save_file(tensors, file)
+    answer = train("run")
+    assert answer.code == 2
+    assert "is not the one on record" in answer.err
+
+
+def test_a_fork_is_gone_on_with_when_the_other_folder_is_gone(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train("first", "--steps", 60).code == 0
+    assert train("whole", "--fork", tmp_path / "first", "--learning-rate", 0.001).code == 0
+
+    def dying(self: Any, session: Any) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.Run, "_resume", dying)
+        assert train("fork", "--fork", tmp_path / "first", "--learning-rate", 0.001).code == 130
+    shutil.rmtree(tmp_path / "first")
+    assert train("fork", "--learning-rate", 0.001).code == 0
+    assert result_bytes(tmp_path / "fork") == result_bytes(tmp_path / "whole")
+    assert told(tmp_path / "fork")["validations"] == told(tmp_path / "whole")["validations"]
+    for other in (["--lora", 4], ["--full"]):
+        refused = train("other", "--fork", tmp_path / "whole", *other)
+        assert refused.code == 2
+        assert "another part of a model" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("result", "/etc"), ("steps", "many"), ("target", [{}]), ("base", 3), ("learning_rate", None)]
+)
+def test_a_result_that_was_tampered_with_is_named(
+    train: Callable[..., Any], cli: Callable[..., Any], tmp_path: Path, key: str, value: Any
+) -> None:
+    assert train("run", "--steps", 1).code == 0
+    file = tmp_path / "run" / "train.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    for answer in (train("run", "--steps", 1), cli("report", tmp_path / "run")):
+        assert answer.code == 2
+        assert f"train.json:{key}" in answer.err
+
+
+def test_overwriting_clears_a_training_and_nothing_else(train: Callable[..., Any], tmp_path: Path) -> None:
+    other = tmp_path / "mine"
+    (other / "states").mkdir(parents=True)
+    (other / "states" / "mine.txt").write_text("precious")
+    train("mine", "--steps", 1, "--overwrite")
+    assert (other / "states" / "mine.txt").read_text() == "precious"
+    assert train("run", "--steps", 2).code == 0
+    assert train("run", "--steps", 1, "--overwrite").code == 0
+    assert told(tmp_path / "run")["steps"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -53,8 +54,8 @@ def report(
     overwrite = overwrite or out is None
     options.check_page(page, overwrite)
     if (study / "train.json").is_file():
-        options.only_with(context, False, "a study", "beside", "trust_tasks")
-        _training(study, page, ledger, overwrite, json_output)
+        options.only_with(context, False, "a study", "beside")
+        _training(study, page, ledger, trust_tasks or (), overwrite, json_output)
         return
     with progress.bar("reading the study"):
         from genepool.report import collect_study, write_report
@@ -71,7 +72,9 @@ def report(
         typer.echo(str(page))
 
 
-def _training(run: Path, page: Path, ledger: Path | None, overwrite: bool, json_output: bool) -> None:
+def _training(
+    run: Path, page: Path, ledger: Path | None, trusted: Sequence[Path], overwrite: bool, json_output: bool
+) -> None:
     """The page of a training."""
     from genepool import progress
     from genepool.report.training_page import write_training
@@ -80,7 +83,7 @@ def _training(run: Path, page: Path, ledger: Path | None, overwrite: bool, json_
 
     told = read_result(run)
     assert told is not None
-    gains = gains_of(run, ledger=ledger)
+    gains = gains_of(run, ledger=ledger, trusted=trusted)
     with progress.bar("drawing the page"):
         write_training(run, told, gains, page, overwrite=overwrite)
     if json_output:

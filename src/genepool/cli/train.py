@@ -134,7 +134,9 @@ def train(
     page = out / REPORT_FILE
     gains = None
     if gates or not page.is_file():
-        gains = result.gains or gains_of(result.out, ledger=ledger, device=device)
+        gains = result.gains or gains_of(
+            result.out, ledger=ledger, device=device, trusted=trust_tasks or (), allow_pickle=allow_pickle
+        )
         with progress.bar("drawing the page"):
             write_training(result.out, result.told, gains, page)
     if json_output:

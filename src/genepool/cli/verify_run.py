@@ -16,6 +16,7 @@ def verify_run(
     run: Annotated[Path, typer.Argument(help="The folder of a training.")],
     step: Annotated[int, typer.Option("--step", min=1, metavar="N", help="Take step N again, counted from 1.")],
     device: options.DeviceOption = "cpu",
+    allow_pickle: options.AllowPickleOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -30,7 +31,7 @@ def verify_run(
     options.begin(quiet)
     from genepool.training import verify_step
 
-    verify_step(run, step, device=device)
+    verify_step(run, step, device=device, allow_pickle=allow_pickle)
     if json_output:
         options.print_json({"run": str(run), "step": step, "same": True})
     else:

@@ -123,6 +123,15 @@ class Network(Model):
         return self._weights
 
 
+def behind_the_body(model: Any) -> list[str]:
+    """The modules of transformers' network that stand behind its body and have parameters, by name."""
+    return [
+        name
+        for name, module in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in module.parameters())
+    ]
+
+
 def own_tensors(model: Any) -> dict[str, torch.Tensor]:
     """A network's own tensors by name, each storage once."""
     targets: dict[str, torch.Tensor] = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 
 def card(told: dict[str, Any]) -> str:
     """The card of an adapter, as the hub reads it.
@@ -13,18 +15,14 @@ def card(told: dict[str, Any]) -> str:
         told: what `train.json` says.
     """
     base = str(told["base"]["path"])
+    name = Path(base).name if Path(base).exists() else base
+    front = yaml.safe_dump({"base_model": name, "library_name": "peft", "tags": ["genepool", "lora"]}, sort_keys=False)
     lines = [
-        "---",
-        f"base_model: {Path(base).name}",
-        "library_name: peft",
-        "tags:",
-        "- genepool",
-        "- lora",
-        "---",
+        f"---\n{front}---",
         "",
-        f"# {', '.join(row['task'] for row in told['target'])}",
+        f"# {', '.join(_plain(row['task']) for row in told['target'])}",
         "",
-        f"Trained by genepool from {Path(base).name}: {told['objective']}, {told['steps']:,} steps (the state of step "
+        f"Trained by genepool from {_plain(name)}: {told['objective']}, {told['steps']:,} steps (the state of step "
         f"{told['best_step']:,} is this one), learning rate {told['learning_rate']:.3g}, "
         f"{told['examples']['train']:,} examples, seed {told['seed']}.",
         "",

@@ -43,11 +43,11 @@ class Diverged(Exception):
 
     Attributes:
         step: the number the step would have had, counted from 1.
-        what: "loss" or "gradient".
+        what: "loss", "gradient" or "validation loss after".
     """
 
     def __init__(self, step: int, what: str) -> None:
-        super().__init__(f"the {what} of step {step} is not a finite number")
+        super().__init__(f"the {what} {'step' if what.endswith('after') else 'of step'} {step} is not a finite number")
         self.step, self.what = step, what
 
 

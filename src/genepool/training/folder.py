@@ -3,7 +3,7 @@
 DIR/training.yaml     the recipe, with paths that can be found from anywhere
 DIR/run.sqlite        every step, example and validation (`journal`)
 DIR/metrics.jsonl     steps and validations for other tools (`metrics_log`); DIR/events/ where TensorBoard is installed
-DIR/states/           what is needed to go on (`states`): after the latest validation and after the best one
+DIR/states/           what is needed to go on (`states`): after the latest validation and the best one; a fork's start
 DIR/adapter/, DIR/skill.safetensors      the result
 DIR/train.json        what was gained and what was forgotten (`gains`); written last
 """
@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from genepool.checked import differences, parsed_json
+from genepool.checked import differences, is_number, is_text, is_whole, parsed_json
 from genepool.errors import InputError
-from genepool.training.recipe import Training
+from genepool.training.recipe import Training, load_training
 from genepool.training.states import States
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 RECIPE_FILE, JOURNAL_FILE, RESULT_FILE, REPORT_FILE = "training.yaml", "run.sqlite", "train.json", "report.html"
 _RESULTS = ("adapter", "skill.safetensors", "states", "metrics.jsonl", "events")
-_PARTS = (*_RESULTS, RESULT_FILE, JOURNAL_FILE, RECIPE_FILE, REPORT_FILE)
+# What says that a training is finished goes first.
+_PARTS = (RESULT_FILE, *_RESULTS, REPORT_FILE, RECIPE_FILE, JOURNAL_FILE)
 
 
 def recipe_text(recipe: Training) -> str:
@@ -62,22 +63,32 @@ def check_same(known: Mapping[str, Any], settings: Mapping[str, Any], where: Pat
         )
 
 
-def forked_state(folder: Path) -> dict[str, torch.Tensor]:
-    """The best state of a finished training, or the latest of one that is not.
+def forked_state(folder: Path, recipe: Training) -> dict[str, torch.Tensor]:
+    """What the best state of a finished training trained, or the latest of one that is not.
+
+    Args:
+        folder: of that training.
+        recipe: of the one that begins with it.
 
     Raises:
-        InputError: no training is there, or it has kept no state yet.
+        InputError: no training is there, it has kept no state yet, or it trained another part of a model.
     """
     states = States(folder)
     if not (kept := states.kept()):
         raise InputError("no training with a state is here", where=folder, fix="Name the --out of a `genepool train`")
     told = read_result(folder)
     best = kept[-1] if told is None else told.get("best_step")
-    return states.load(best if best in kept else kept[-1])
+    before = load_training(folder / RECIPE_FILE)
+    if (before.form, before.lora) != (recipe.form, recipe.lora):
+        raise InputError("it trained another part of a model", where=folder, fix="Give the same --lora RANK or --full")
+    state = states.load(best if best in kept else kept[-1])
+    return {name: tensor for name, tensor in state.items() if name.startswith("value:")}
 
 
 def clear(out: Path) -> None:
-    """Removes what a training leaves in its folder, and nothing else."""
+    """Removes what a training left in its folder, and nothing else; a folder without a training stays as it is."""
+    if not (out / JOURNAL_FILE).is_file():
+        return
     for name in (*_PARTS, f"{JOURNAL_FILE}-wal", f"{JOURNAL_FILE}-shm"):
         path = out / name
         if path.is_dir() and not path.is_symlink():
@@ -101,4 +112,41 @@ def read_result(out: Path) -> dict[str, Any] | None:
         raise InputError(f"cannot be read ({error})", where=path, fix="Remove it: the run then ends anew") from None
     if not isinstance(told, dict) or told.get("schema") != 1:
         raise InputError("not of a training this version reads", where=path, fix="Install the genepool that wrote it")
+    if wrong := next((key for key, fits in _KEYS.items() if not fits(told.get(key))), None):
+        raise InputError("is damaged", where=f"{path}:{wrong}", fix="Remove it: the run then ends anew")
+    if not (out / told["result"]).exists():
+        raise InputError("its result is gone", where=out / told["result"], fix=f"Remove {path}: the run then ends anew")
     return told
+
+
+def _is_row(value: object) -> bool:
+    """Whether it is what `train.json` says of one task."""
+    if not isinstance(value, dict) or not isinstance(value.get("difference"), dict):
+        return False
+    numbers = [
+        *(value.get(key) for key in ("before", "after", "p")),
+        *map(value["difference"].get, ("mean", "lo", "hi")),
+    ]
+    counts = [value.get(key) for key in ("n", "gained", "lost")]
+    return all(map(is_number, numbers)) and all(map(is_whole, counts)) and is_text(value.get("task"))
+
+
+def _are_rows(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_row, value))
+
+
+# What the rest of the house reads of `train.json`.
+_KEYS: dict[str, Callable[[Any], bool]] = {
+    "result": lambda value: value in ("adapter", "skill.safetensors"),
+    "base": lambda value: isinstance(value, dict) and is_text(value.get("path")),
+    "fingerprint": is_text,
+    "objective": is_text,
+    "steps": is_whole,
+    "best_step": is_whole,
+    "stopped_early": lambda value: isinstance(value, bool),
+    "learning_rate": is_number,
+    "seed": is_whole,
+    "examples": lambda value: isinstance(value, dict) and all(is_whole(value.get(key)) for key in ("train", "valid")),
+    "target": _are_rows,
+    "others": _are_rows,
+}

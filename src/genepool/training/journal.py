@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from genepool.checked import is_digest, is_number, is_text, is_whole
+from genepool.checked import is_digest, is_number, is_whole
 from genepool.errors import InputError
 from genepool.record import Record
 
@@ -149,24 +149,14 @@ class Journal(Record):
                 found.append(StepRow(step, loss, norm, rate, digest))
         return found
 
-    def examples(self, number: int) -> list[ExampleRow]:
-        """The examples of a step, in their order."""
-        found = []
-        query = "SELECT task, example, loss, kept FROM examples WHERE step = ? ORDER BY place"
-        for task, example, loss, kept in self._rows(query, (number,)):
-            with self._believing(f"an example of step {number}"):
-                if not (is_text(task) and is_text(example) and is_number(loss) and kept in (0, 1)):
-                    raise ValueError(f"{example!r:.40}")
-                found.append(ExampleRow(task, example, loss, bool(kept)))
-        return found
-
     # ------------------------------------------------------------------ validations
 
     def validated(self, found: Validation) -> None:
         """Makes a validation durable; the first one of a step stands."""
         with self._transaction():
             self._db.execute(
-                "INSERT OR IGNORE INTO validations VALUES (?, ?, ?)", (found.step, found.loss, found.score)
+                "INSERT INTO validations VALUES (?, ?, ?) ON CONFLICT (step) DO NOTHING",
+                (found.step, found.loss, found.score),
             )
 
     def validations(self) -> list[Validation]:

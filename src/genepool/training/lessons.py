@@ -7,6 +7,7 @@ tested was never trained on, whatever the order of the lines. Uses tasks.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -67,7 +68,7 @@ class Lessons:
 
     def digest(self) -> str:
         """SHA-256, hex, of everything that decides what is learned from: tasks, examples and their order."""
-        total = hashlib.sha256(str(derive(self._seed, "order")).encode())
+        total = hashlib.sha256(f"{derive(self._seed, 'order')}\x1f{len(self.train)}".encode())
         for lesson in (*self.train, *self.valid):
             total.update(f"\x1f{lesson.task.asking}\x1f{lesson.example.key}".encode())
         return total.hexdigest()
@@ -110,7 +111,7 @@ def _split(task: Task) -> Task:
     splits: dict[str, list[Example]] = {"train": [], "valid": [], "test": []}
     # The same content twice must not be trained on and tested.
     for example in {example.key: example for example in task.examples("all")}.values():
-        tenth = int(example.key[:8], 16) % 10
+        tenth = _digest_of_shown(example) % 10
         splits[_TENTHS[tenth] if tenth < len(_TENTHS) else "train"].append(example)
     empty = next((name for name, examples in splits.items() if not examples), None)
     if empty is not None:
@@ -124,6 +125,13 @@ def _split(task: Task) -> Task:
         f"validation and {len(splits['test']):,} for the test before and after"
     )
     return replace(task, splits=splits)
+
+
+def _digest_of_shown(example: Example) -> int:
+    """Of what a model is shown alone: a prompt with another answer must not be trained on and tested."""
+    image = example.image.digest if example.image is not None else ""
+    text = json.dumps([image, [list(one) for one in example.messages] or example.prompt], ensure_ascii=False)
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
 
 
 def _check_teachable(task: Task) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from genepool.threads import core_count
 from genepool.training.opened import Opened
 from genepool.training.recipe import Training
 from genepool.weights import Weights, infer_roles
@@ -27,7 +26,7 @@ class TrainingMemory:
     """Bytes that a training holds at once.
 
     Attributes:
-        weights: the base, in what it computes in.
+        weights: the base, in what it computes in; a teacher is taken to be as large.
         trained: float32 values of what is trained, where they are not the weights themselves.
         moments: AdamW's two, and the gradient.
         activations: of one micro-batch, an estimate.
@@ -47,7 +46,7 @@ class TrainingMemory:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {**asdict(self), "total": self.total, "threads": core_count()}
+        return {**asdict(self), "total": self.total}
 
 
 def plan_memory(opened: Opened) -> TrainingMemory:
@@ -61,9 +60,10 @@ def plan_memory(opened: Opened) -> TrainingMemory:
     entries = sum(base.info(name).numel for name in base.names())
     parameters = entries if recipe.form == "full" else _factors(base, recipe)
     own = 0 if recipe.form == "full" and size == 4 else 4 * parameters
-    # A gradient in the type of the parameter, which for factors is float32, and two moments in float32.
-    moments = parameters * (8 + (size if recipe.form == "full" else 4))
-    return TrainingMemory(entries * size, own, moments, _activations(opened, size), parameters)
+    # The gradient and two moments, in float32 whatever the model computes in.
+    moments = 12 * parameters
+    weights = entries * size * (1 if recipe.teacher is None else 2)
+    return TrainingMemory(weights, own, moments, _activations(opened, size), parameters)
 
 
 def _factors(base: Weights, recipe: Training) -> int:

@@ -69,7 +69,7 @@ def _line(row: StepRow | Validation) -> str:
         told: dict[str, Any] = {"step": row.step, "valid_loss": row.loss, "valid_exact": row.score}
     else:
         told = {"step": row.step, "loss": row.loss, "gradient_norm": row.norm, "learning_rate": row.rate}
-    return json.dumps(told) + "\n"
+    return json.dumps(told, allow_nan=False) + "\n"
 
 
 def _writer(folder: Path, start: int) -> Any:

@@ -31,7 +31,14 @@ class Opened:
     allow_pickle: bool = False
 
     @classmethod
-    def open(cls, recipe: Training, *, trusted: Collection[str | Path] = (), allow_pickle: bool = False) -> Opened:
+    def open(
+        cls,
+        recipe: Training,
+        *,
+        others: bool = True,
+        trusted: Collection[str | Path] = (),
+        allow_pickle: bool = False,
+    ) -> Opened:
         """Opens and checks everything a recipe names.
 
         Raises:
@@ -40,7 +47,8 @@ class Opened:
         base = open_weights(recipe.base, allow_pickle=allow_pickle)
         tasks = [load_lessons(path) for path in recipe.tasks]
         lessons = Lessons(tasks, seed=recipe.seed, valid=recipe.valid)
-        return cls(recipe, base, lessons, _others(recipe, tasks, trusted), allow_pickle)
+        kept = _others(recipe, tasks, trusted) if others else ()
+        return cls(recipe, base, lessons, kept, allow_pickle)
 
     def settings(self, threads: int) -> dict[str, Any]:
         """Everything that decides the bits of the result, as plain data."""
@@ -52,7 +60,7 @@ class Opened:
             "tasks": [task.name for task in self.lessons.tasks],
             "lessons": self.lessons.digest(),
             "threads": threads,
-            **({} if teacher is None else {"teacher": open_model(teacher).fingerprint}),
+            **({} if teacher is None else {"teacher": open_model(teacher, allow_pickle=self.allow_pickle).fingerprint}),
         }
 
 

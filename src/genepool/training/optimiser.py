@@ -23,7 +23,7 @@ class Optimisation:
         learning_rate: the largest, reached after the warm-up.
         warmup: steps over which it rises linearly from 0.
         shape: how it falls afterwards.
-        floor: the share of the learning rate that it falls to at the last step.
+        floor: the share of the learning rate that it would have fallen to one step after the last.
         betas: AdamW's decay of both moments.
         weight_decay: AdamW's, decoupled.
         clip: the largest norm of the gradient of all parameters together; 0 does not clip.
@@ -89,7 +89,10 @@ class Optimiser:
 
         for name, master in self._masters.items():
             parameter = self._parameters[name]
-            if master is not parameter and parameter.grad is not None:
+            if parameter.grad is None:
+                # All parameters count their steps together, so that a state needs one number.
+                master.grad = torch.zeros_like(master)
+            elif master is not parameter:
                 master.grad, parameter.grad = parameter.grad.float(), None
         limit = self.settings.clip or math.inf
         return float(torch.nn.utils.clip_grad_norm_(self._masters.values(), limit))

@@ -7,6 +7,7 @@ state kept. What is written at the end is the state of the lowest validation los
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -61,21 +62,27 @@ class Run:
             InputError: it changed; what differs is named.
         """
         settings = self._settings()
+        if self._fork is not None and self.journal.get("settings", None) is None:
+            # On the disk before the record says so: a run that is gone on with no longer needs the other folder.
+            self.states.put(0, self._forked)
         known = self.journal.begin(settings)
         if known is not None:
             check_same(known, settings, self.out / JOURNAL_FILE)
-        if not (self.out / RECIPE_FILE).is_file():
-            staging.write_text(self.out / RECIPE_FILE, recipe_text(self.recipe))
+        text, file = recipe_text(self.recipe), self.out / RECIPE_FILE
+        # A base or a task that was moved is found where it is now.
+        if not file.is_file() or file.read_text(encoding="utf-8", errors="replace") != text:
+            staging.write_text(file, text)
 
     def _settings(self) -> dict[str, Any]:
         known = self.journal.get("settings", None) or {}
         self.threads = self.recipe.threads or known.get("threads") or sensible_threads(self.opened.base)
         settings = {**self.opened.settings(self.threads), "device": self._device}
-        if self._fork is not None:
-            settings["fork"] = digest_of(forked_state(self._fork))
-        elif "fork" in known:
+        if "fork" in known:
             # A fork that was stopped goes on as one, whether or not it is said again.
             settings["fork"] = known["fork"]
+        elif self._fork is not None:
+            self._forked = forked_state(self._fork, self.recipe)
+            settings["fork"] = digest_of(self._forked)
         return settings
 
     def session(self) -> Session:
@@ -83,7 +90,7 @@ class Run:
         recipe = self.recipe
         with progress.bar(f"loading {self.opened.base.name}"):
             model = self._loaded(self.opened.base)
-            teacher = None if recipe.teacher is None else self._loaded(open_weights(recipe.teacher))
+            teacher = None if recipe.teacher is None else self._teacher(recipe.teacher, model)
         return Session(recipe, model, self.opened.base, self.opened.lessons, teacher)
 
     def _loaded(self, weights: Weights) -> Network:
@@ -97,24 +104,34 @@ class Run:
             )
         return model
 
+    def _teacher(self, name: str, model: Network) -> Network:
+        """The teacher, which must choose from what the model chooses from."""
+        teacher = self._loaded(open_weights(name, allow_pickle=self.opened.allow_pickle))
+        if type(teacher) is not type(model) or choices_of(teacher) != choices_of(model):
+            raise InputError(
+                f"it does not choose from the same {'classes' if model.heads() else 'tokens'} as {model.title}",
+                where=teacher.title,
+                fix="Name a teacher with the same tokenizer or labels",
+            )
+        return teacher
+
     # ------------------------------------------------------------------ training
 
     def train(self) -> None:
         """Takes the steps that are missing.
 
         Raises:
-            InputError: the loss is no number any more; the state before it is kept.
+            InputError: the loss is no number any more; the last state before it is kept.
         """
         with torch_threads(self.threads):
             self._session = session = self.session()
-            start = self._resume(session)
-            if self._stopped(start):
-                return
             try:
-                self._take(session, start)
+                start = self._resume(session)
+                if not self._stopped(start):
+                    self._take(session, start)
             except Diverged as error:
                 kept = self.states.kept()
-                last = f"the state after step {kept[-1]} is kept" if kept else "no state was kept yet"
+                last = f"the state of step {kept[-1]} is kept" if kept else "no state was kept yet"
                 raise InputError(
                     f"{error}, so the training ends; {last}",
                     where=self.out,
@@ -137,18 +154,25 @@ class Run:
 
     def _resume(self, session: Session) -> int:
         """Puts the latest state back; the number of steps it had."""
-        if not (kept := self.states.kept()):
-            if self._fork is not None:
-                session.optimiser.restore(forked_state(self._fork), 0)
-                self.states.keep(0, session.optimiser)
-            self._validate(0, session)
-            return 0
-        self.states.restore(kept[-1], session.optimiser)
+        # A state is of use only while the best one up to it is kept too.
+        usable = [step for step in self.states.kept() if not step or self._best(step) in self.states.kept()]
+        start = usable[-1] if usable else 0
+        if usable:
+            self._restore(start, session)
         # A kill may have come between a new state and the removal of those before it.
-        self.states.forget_all_but({0, kept[-1], self._best(kept[-1])})
-        if kept[-1]:
-            progress.say(f"going on after step {kept[-1]} of {self.recipe.steps}")
-        return kept[-1]
+        self.states.forget_all_but({0, start, self._best(start)})
+        if not any(one.step == 0 for one in self.journal.validations()):
+            self._validate(0, session)
+        if start:
+            progress.say(f"going on after step {start} of {self.recipe.steps}")
+        return start
+
+    def _restore(self, step: int, session: Session) -> None:
+        """Puts back the state of a step, which must be the one on record."""
+        self.states.restore(step, session.optimiser)
+        row = self.journal.step(step)
+        if step and (row is None or row.digest != digest_of(session.optimiser.trained())):
+            raise self.states.damaged(step, "it is not the one on record")
 
     def _after(self, step: Step, session: Session, log: MetricsLog) -> bool:
         digest = digest_of(session.optimiser.trained())
@@ -166,6 +190,8 @@ class Run:
         if (scores := session.validate()) is None:
             return None
         found = Validation(step, *scores)
+        if not math.isfinite(found.loss):
+            raise Diverged(step, "validation loss after")
         self.journal.validated(found)
         return found
 
@@ -200,7 +226,7 @@ class Run:
         session = self.session()
         before = [kept for kept in self.states.kept() if kept < step]
         if before:
-            self.states.restore(before[-1], session.optimiser)
+            self._restore(before[-1], session)
         start = before[-1] if before else 0
 
         def compare(taken: Step) -> bool:
@@ -211,7 +237,10 @@ class Run:
             return taken.number == step
 
         with progress.bar("taking steps again", step - start, "steps") as bar:
-            fit(session.optimiser, session.gradients, compare, start=start)
+            try:
+                fit(session.optimiser, session.gradients, compare, start=start)
+            except Diverged as error:
+                raise CheckFailed(f"{self.out}: {error}, which it was") from None
 
     def check(self) -> None:
         """Checks that base, lessons and settings are those on record; writes nothing."""
@@ -225,13 +254,15 @@ class Run:
         session, last = self._session, self.states.kept()[-1]
         assert session is not None
         best = self._best(last)
-        session.optimiser.restore(self.states.load(best), 0)
+        self._restore(best, session)
         result = self.out / session.trained.place
         base = self.opened.base
         session.trained.write(result, session.optimiser.trained(), base, self._lineage(best))
         tuned = open_weights(str(result), base=base)
         # The model that was trained is as large as each of the two that are asked now.
+        rate = session.optimiser.settings.learning_rate
         self._session = None
+        del session
         with torch_threads(self.threads):
             gains = measure_gains(
                 base,
@@ -243,7 +274,6 @@ class Run:
                 device=self._device,
                 dtype=self.recipe.dtype,
             )
-        rate = session.optimiser.settings.learning_rate
         told = self._told(result.name, best, last, rate, tuned.fingerprint(), gains)
         if result.is_dir():
             staging.write_text(result / "README.md", card(told))
@@ -281,6 +311,12 @@ class Run:
             "validations": [asdict(one) for one in self.journal.validations()],
             **gains.to_dict(),
         }
+
+
+def choices_of(model: Network) -> object:
+    """What the targets of a model mean: its labels, or the numbers of its tokens."""
+    tokenizer = getattr(model, "tokenizer", None)
+    return model.labels if "classes" in model.can else tokenizer.get_vocab() if tokenizer is not None else None
 
 
 def sensible_threads(base: Weights) -> int:

@@ -11,7 +11,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from genepool import progress
+from genepool.errors import InputError
+from genepool.tasks import LanguageModel
 from genepool.tasks.metrics import find_metric
 from genepool.training.batches import answer_likelihoods, encode_examples
 from genepool.training.fit import drawing
@@ -27,6 +31,10 @@ if TYPE_CHECKING:
     from genepool.tasks.network import Network
     from genepool.training.recipe import Training
     from genepool.weights import Weights
+
+
+# Examples on which packing is tried; how near likelihoods must be, in float32 and in types of two bytes.
+_TRIED, _ALIKE, _ALIKE_IN_TWO_BYTES = 8, 1e-4, 0.05
 
 
 class Session:
@@ -56,6 +64,8 @@ class Session:
     ) -> None:
         self._recipe, self.model, self._lessons, self._teacher = recipe, model, lessons, teacher
         self._objective = find_objective(recipe.objective)
+        if recipe.pack:
+            check_packing(model, lessons.train[:_TRIED])
         self.trained = trained_part(model, base, recipe)
         settings = Optimisation(
             recipe.steps,
@@ -71,7 +81,7 @@ class Session:
         self._checked = self._encoded(lessons.valid)
         self._seconds, self._seen = 0.0, 0
         if recipe.activation_checkpoints:
-            model.model.gradient_checkpointing_enable({"use_reentrant": False})
+            _checkpoint_activations(model)
 
     @property
     def speed(self) -> float:
@@ -92,7 +102,7 @@ class Session:
         tokens = sum(len(batch.targets) for batch, _ in encoded)
         rows: dict[int, ExampleRow] = {}
         total = 0.0
-        self.model.model.train()
+        self._begin_step()
         with torch.enable_grad(), drawing(self._recipe.seed, step, "dropout"):
             for batch, places in encoded:
                 losses = self._objective.losses(self.model, batch, self._teacher)
@@ -106,6 +116,15 @@ class Session:
         self.rows = [rows[place] for place in range(len(lessons))]
         self._seconds, self._seen = self._seconds + time.monotonic() - began, self._seen + len(lessons)
         return total
+
+    def _begin_step(self) -> None:
+        """Dropout is on; running statistics stay the base's, since they are no part of what is trained."""
+        import torch
+
+        self.model.model.train()
+        for module in self.model.model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
     def validate(self) -> tuple[float, float] | None:
         """The mean loss over the tokens of the validation answers, and the share of whole answers that are likeliest.
@@ -140,9 +159,8 @@ class Session:
             places = list(group)
             task = lessons[places[0]].task
             size = self._recipe.micro_batch or self._recipe.batch
-            encoded = encode_examples(
-                self.model, [lessons[p].example for p in places], task, size, closed=_closed(task)
-            )
+            examples, pack = [lessons[place].example for place in places], self._recipe.pack
+            encoded = encode_examples(self.model, examples, task, size, closed=_closed(task), packed=pack)
             found += [(batch, [places[number] for number in batch.numbers]) for batch in encoded.batches]
         return found
 
@@ -150,3 +168,44 @@ class Session:
 def _closed(task: Task) -> bool:
     """Whether the end belongs to an answer: a choice is judged by its text alone, what is written must also end."""
     return find_metric(task.settings.metric).needs == "text"
+
+
+def check_packing(model: Network, lessons: Sequence[Lesson]) -> None:
+    """Refuses to pack for a model that does not tell packed examples apart: it is tried on a few.
+
+    Raises:
+        InputError: the likelihoods of the answers are other ones when the examples share a row.
+    """
+    import torch
+
+    refused = InputError(
+        f"{type(model).kind} of this architecture does not tell packed examples apart",
+        where=model.title,
+        fix="Leave --pack (`pack`) out",
+    )
+    if not isinstance(model, LanguageModel):
+        raise refused
+    task = lessons[0].task
+    examples = [lesson.example for lesson in lessons if lesson.task is task]
+    found = []
+    with torch.inference_mode():
+        for packed in (False, True):
+            means: dict[int, float] = {}
+            for batch in encode_examples(model, examples, task, packed=packed).batches:
+                means |= zip(batch.numbers, batch.means(answer_likelihoods(model, batch)[0]).tolist(), strict=True)
+            found.append([means[number] for number in range(len(examples))])
+    exact = next(model.model.parameters()).dtype in (torch.float32, torch.float64)
+    near = _ALIKE if exact else _ALIKE_IN_TWO_BYTES
+    if not np.allclose(found[0], found[1], rtol=near, atol=near):
+        raise refused
+
+
+def _checkpoint_activations(model: Network) -> None:
+    try:
+        model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    except (AttributeError, ValueError) as error:
+        raise InputError(
+            f"its activations cannot be computed again ({' '.join(str(error).split())[:120]})",
+            where=model.title,
+            fix="Leave --activation-checkpoints out, and set --micro-batch",
+        ) from None

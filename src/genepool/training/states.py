@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,13 +39,17 @@ class States:
 
     def keep(self, step: int, optimiser: Optimiser) -> None:
         """Writes the state after a step; one that is there already stays."""
+        self.put(step, optimiser.state())
+
+    def put(self, step: int, state: Mapping[str, torch.Tensor]) -> None:
+        """Writes the tensors of a state, by the names that `Optimiser.state` gives them."""
         from safetensors.torch import save_file
 
         target = self._place(step)
         if target.is_dir():
             return
         self.folder.mkdir(exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in optimiser.state().items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         with staged_folder(target) as unfinished:
             save_file(tensors, unfinished / FILE)
 
@@ -62,7 +66,7 @@ class States:
         try:
             return dict(load_file(path))
         except (OSError, SafetensorError) as error:
-            raise self._damaged(path, str(error)) from None
+            raise self.damaged(step, str(error)) from None
 
     def restore(self, step: int, optimiser: Optimiser) -> None:
         """Puts a state back.
@@ -73,7 +77,7 @@ class States:
         try:
             optimiser.restore(self.load(step), step)
         except (KeyError, ValueError) as error:
-            raise self._damaged(self._place(step) / FILE, str(error)) from None
+            raise self.damaged(step, str(error)) from None
 
     def forget_all_but(self, steps: Collection[int]) -> None:
         """Removes the states of other steps."""
@@ -83,8 +87,9 @@ class States:
     def _place(self, step: int) -> Path:
         return self.folder / f"{step:07d}"
 
-    @staticmethod
-    def _damaged(path: Path, why: str) -> InputError:
+    def damaged(self, step: int, why: str) -> InputError:
+        """The error of a state that cannot be used."""
+        path = self._place(step) / FILE
         return InputError(
             f"the state cannot be used ({' '.join(why.split())[:160]})",
             where=path,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from genepool import locking, progress, staging
+from genepool.checked import is_whole
 from genepool.errors import InputError
 from genepool.threads import torch_threads
 from genepool.training.folder import JOURNAL_FILE, RECIPE_FILE, clear, read_result
@@ -88,7 +89,7 @@ def run_training(
     return TrainingResult(out, told, gains=gains)
 
 
-def verify_step(out: str | Path, step: int, *, device: str = "cpu") -> None:
+def verify_step(out: str | Path, step: int, *, device: str = "cpu", allow_pickle: bool = False) -> None:
     """Takes a recorded step again, from the nearest state that is kept before it, and compares every bit.
 
     Raises:
@@ -98,7 +99,7 @@ def verify_step(out: str | Path, step: int, *, device: str = "cpu") -> None:
     out = Path(out)
     if not (out / JOURNAL_FILE).is_file():
         raise InputError("no training is here", where=out, fix="Name the --out of a `genepool train`")
-    opened = Opened.open(load_training(out / RECIPE_FILE))
+    opened = Opened.open(load_training(out / RECIPE_FILE), others=False, allow_pickle=allow_pickle)
     with Journal(out / JOURNAL_FILE) as journal:
         steps = journal.steps()
         if not any(row.step == step for row in steps):
@@ -113,23 +114,37 @@ def verify_step(out: str | Path, step: int, *, device: str = "cpu") -> None:
             run.replay(step)
 
 
-def gains_of(out: Path, *, ledger: str | Path | None = None, device: str = "cpu") -> Gains:
+def gains_of(
+    out: Path,
+    *,
+    ledger: str | Path | None = None,
+    device: str = "cpu",
+    trusted: Collection[str | Path] = (),
+    allow_pickle: bool = False,
+) -> Gains:
     """Before and after of a finished training, out of the ledger; what that lost is asked again.
+
+    Args:
+        out: its folder.
+        ledger, device, trusted, allow_pickle: as for `run_training`.
 
     Raises:
         InputError: the training is not finished, or what it names is gone.
     """
-    if (told := read_result(out)) is None:
+    if (told := read_result(out)) is None or not (out / JOURNAL_FILE).is_file():
         raise InputError("no finished training is here", where=out, fix="Name the --out of a `genepool train`")
-    opened = Opened.open(load_training(out / RECIPE_FILE))
+    opened = Opened.open(load_training(out / RECIPE_FILE), trusted=trusted, allow_pickle=allow_pickle)
     tuned = open_weights(str(out / str(told["result"])), base=opened.base)
-    return measure_gains(
-        opened.base,
-        tuned,
-        opened.lessons.tasks,
-        opened.others,
-        ledger=ledger,
-        limit=opened.recipe.test,
-        device=device,
-        dtype=opened.recipe.dtype,
-    )
+    with Journal(out / JOURNAL_FILE) as journal:
+        threads = journal.get("settings", {}).get("threads")
+    with torch_threads(threads if is_whole(threads, 1) else None):
+        return measure_gains(
+            opened.base,
+            tuned,
+            opened.lessons.tasks,
+            opened.others,
+            ledger=ledger,
+            limit=opened.recipe.test,
+            device=device,
+            dtype=opened.recipe.dtype,
+        )

@@ -6,6 +6,7 @@ The factors are PEFT's own layers, so what is trained is what PEFT loads. Uses t
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import torch
 
     from genepool.tasks.network import Network
+
+# A factor of a linear layer, by PEFT's name.
+_FACTOR = re.compile(r"\.lora_[AB]\.")
 
 #: The full learning rate at a hidden size of 2000, its exponent, and how much larger that of factors is.
 _RATE, _WIDTH, _EXPONENT, _LORA = 5e-5, 2000, 0.781, 10
@@ -113,13 +117,19 @@ class Factors(Trained):
                 # PEFT asks transformers by names of which it says that they will go.
                 warnings.simplefilter("ignore", FutureWarning)
                 self._adapted: Any = get_peft_model(model.model, config)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(
                 f"no factors can be put on its layers ({' '.join(str(error).split())[:160]})",
                 where=f"{model.title}:lora.targets",
                 fix="Name linear layers of the model, or leave targets out",
             ) from None
         self._parameters = {n: p for n, p in self._adapted.named_parameters() if p.requires_grad}
+        if other := next((n for n in self._parameters if "lora_" in n and not _FACTOR.search(n)), None):
+            raise InputError(
+                f"`lora.targets` names layers that are not linear ({other.split('.lora_')[0].rpartition('.')[2]})",
+                where=model.title,
+                fix="Name linear layers, or leave targets out",
+            )
         _start(self._parameters, seed)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -132,8 +142,11 @@ class Factors(Trained):
         base: Weights,
         lineage: Mapping[str, Any],
     ) -> None:
-        path = base.name if base.folder is None else str(base.folder.resolve())
-        self._adapted.peft_config["default"].base_model_name_or_path = path
+        name = str(lineage["base"]["name"])
+        # PEFT resolves a relative path from wherever its reader runs.
+        self._adapted.peft_config["default"].base_model_name_or_path = (
+            str(Path(name).resolve()) if Path(name).exists() else name
+        )
         with staged_folder(out, overwrite=True) as unfinished:
             self._adapted.save_pretrained(str(unfinished), save_embedding_layers=False)
             text = json.dumps({"genepool": 1, "lineage": dict(lineage)}, indent=2, ensure_ascii=False)
@@ -207,7 +220,11 @@ class Whole(Trained):
         base: Weights,
         lineage: Mapping[str, Any],
     ) -> None:
-        tuned = TensorWeights(tensors, out.stem, folder=base.folder, config=base.config, aliases=base.aliases())
+        # What no step moves, such as running statistics, is the base's.
+        kept = {name: base.read(name) for name in base.names() if name not in tensors}
+        tuned = TensorWeights(
+            {**kept, **tensors}, out.stem, folder=base.folder, config=base.config, aliases=base.aliases()
+        )
         words = {"description": f"trained: {dict(lineage)}"}
         store(ModelDifference(tuned, base), out, Form("dense"), "extract", words=words, overwrite=True)
 

@@ -16,7 +16,7 @@ from genepool.tasks.classes import class_labels
 from genepool.tasks.decoding import DEFAULT_BATCH
 from genepool.tasks.images import open_image
 from genepool.tasks.models import Ability, Input, model_kind
-from genepool.tasks.network import Network, own_tensors
+from genepool.tasks.network import Network, behind_the_body, own_tensors
 from genepool.tasks.pretrained import build_network, model_folder, short
 from genepool.weights import Weights
 
@@ -72,7 +72,7 @@ class ImageClassifier(Network):
 
     def heads(self) -> list[str]:
         """All that stands behind the network's body."""
-        return [name for name, _ in self.model.named_children() if name != self.model.base_model_prefix]
+        return behind_the_body(self.model)
 
     def class_scores(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
         """See `Model.class_scores`."""

@@ -14,7 +14,7 @@ from genepool.tasks.answers import AnswerBatch, Question, class_batch
 from genepool.tasks.classes import class_labels
 from genepool.tasks.decoding import DEFAULT_BATCH, batches, check_length
 from genepool.tasks.models import Ability, model_kind
-from genepool.tasks.network import own_tensors
+from genepool.tasks.network import behind_the_body, own_tensors
 from genepool.tasks.pretrained import build_network, load_tokenizer
 from genepool.tasks.tokenized import TokenizedNetwork, padded
 from genepool.weights import Weights
@@ -59,7 +59,7 @@ class SequenceClassifier(TokenizedNetwork):
 
     def heads(self) -> list[str]:
         """All that stands behind the network's body."""
-        return [name for name, _ in self.model.named_children() if name != self.model.base_model_prefix]
+        return behind_the_body(self.model)
 
     def class_scores(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
         """See `Model.class_scores`."""

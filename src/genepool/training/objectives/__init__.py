@@ -1,7 +1,7 @@
 """What a training step minimises: one file of this folder each, found by being there.
 
-An objective turns a model and a batch into one loss per example. It knows nothing of parameters, steps or files; the
-loop (`genepool.training.fit`) adds the losses up.
+An objective turns a model and a batch into one loss per target: a token of an answer, or a class. It knows nothing of
+parameters, steps or files; the loop (`genepool.training.fit`) adds the losses up.
 """
 
 from __future__ import annotations
