@@ -598,3 +598,137 @@ def test_overwriting_clears_a_training_and_nothing_else(train: Callable[..., Any
     assert train("run", "--steps", 2).code == 0
     assert train("run", "--steps", 1, "--overwrite").code == 0
     assert told(tmp_path / "run")["steps"] == 1
+
+
+def test_what_is_asked_in_the_end_may_change(train: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
+    assert train("run", "--steps", 2, "--test", 5).code == 0
+    steps = rows(tmp_path / "run", "SELECT * FROM steps")
+    assert train("run", "--steps", 2, "--test", 7).code == 0
+    assert [row["n"] for row in (*told(tmp_path / "run")["target"], *told(tmp_path / "run")["others"])] == [7, 7]
+    assert ">7<" in (tmp_path / "run" / "report.html").read_text()
+    assert train("run", "--steps", 2, "--test", 7, "--others", small_world / "tasks" / "first").code == 0
+    assert told(tmp_path / "run")["others"] == []
+    assert rows(tmp_path / "run", "SELECT * FROM steps") == steps
+
+
+def test_a_start_that_failed_is_mended_without_overwriting(
+    train: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    lines = [json.dumps({"prompt": f"x{one}{two}=", "answer": one}) for one in "abcdefgh" for two in "abcdefgh"]
+    file = tmp_path / "mine.jsonl"
+    # Whichever of the splits an example falls into, one of these is for training.
+    lines += [json.dumps({"prompt": f"{position}", "answer": "a" * 60}) for position in range(64)]
+    file.write_text("\n".join(lines))
+    assert train("run", "--steps", 2, tasks=[file]).code == 2
+    file.write_text("\n".join(lines[:64]))
+    answer = train("run", "--steps", 2, tasks=[file])
+    assert answer.code == 0, answer.err
+    assert train("whole", "--steps", 2, tasks=[file]).code == 0
+    assert result_bytes(tmp_path / "run") == result_bytes(tmp_path / "whole")
+
+
+def test_an_unfinished_training_has_no_report_and_a_base_is_no_place_for_one(
+    cli: Callable[..., Any], train: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    assert train("run", "--steps", 1).code == 0
+    (tmp_path / "run" / "train.json").unlink()
+    answer = cli("report", tmp_path / "run")
+    assert answer.code == 2
+    assert "not finished" in answer.err
+    base = shutil.copytree(small_world / "base", tmp_path / "base")
+    answer = cli("train", small_world / "tasks" / "first", "--base", base, "--out", base, "--steps", 1, "--overwrite")
+    assert answer.code == 2
+    assert "base's own folder" in answer.err
+    file = tmp_path / "run" / "training.yaml"
+    answer = cli("train", file, "--out", tmp_path / "other", "--steps", 3)
+    assert answer.code == 2
+    assert "Set `steps` in" in answer.err
+
+
+def test_a_conversation_without_a_chat_template_says_what_helps(train: Callable[..., Any], tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    lines = [json.dumps({"id": str(n), "messages": [{**talk[0], "content": f"{n}"}, talk[1]]}) for n in range(64)]
+    (tmp_path / "talks.jsonl").write_text("\n".join(lines))
+    answer = train("run", "--steps", 1, tasks=[tmp_path / "talks.jsonl"])
+    assert answer.code == 2
+    assert "Name a model with a chat template" in answer.err
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "resnet"])
+def test_other_kinds_of_models_learn_and_go_on_to_the_same_bits(
+    kind: str, cli: Callable[..., Any], small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    if kind == "resnet":
+        pytest.importorskip("PIL")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(small_world / "base")
+    torch.manual_seed(0)
+    small = {"vocab_size": len(tokenizer), "pad_token_id": 0}
+    letters = dict(enumerate("abcdefgh"))
+    folder = tmp_path / kind
+    if kind == "bert":
+        config: Any = transformers.BertConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, id2label=letters,
+            label2id={label: n for n, label in letters.items()}, **small,
+        )  # fmt: skip
+        transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    elif kind == "t5":
+        config = transformers.T5Config(
+            d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2, decoder_start_token_id=0, eos_token_id=2, **small
+        )
+        transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
+    else:
+        _images(tmp_path)
+        config = transformers.ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", id2label={0: "dark", 1: "light"},
+            label2id={"dark": 0, "light": 1},
+        )  # fmt: skip
+        transformers.ResNetForImageClassification(config).save_pretrained(folder)
+        transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    if kind != "resnet":
+        tokenizer.save_pretrained(folder)
+    task = tmp_path / "shades" if kind == "resnet" else small_world / "tasks" / "first"
+    form = ["--full"] if kind == "resnet" else ["--lora", "4"]
+    options = ["--steps", "60", "--every", "20", "--batch", "16", "--learning-rate", "0.01", "--quiet"]
+
+    def run(name: str) -> Any:
+        return cli("train", task, "--base", folder, "--out", tmp_path / name, *form, *options)
+
+    answer = run("whole")
+    assert answer.code == 0, answer.err
+    found = told(tmp_path / "whole")
+    assert found["validations"][-1]["loss"] < found["validations"][0]["loss"]
+    asked = f"{folder}+{tmp_path / 'whole' / found['result']}"
+    again = json.loads(cli("evaluate", asked, "--tasks", task, "--json").out)["results"][0]
+    assert again["mean"] == pytest.approx(found["target"][0]["after"])
+    after = running.Run._after
+
+    def stopping(self: Any, step: Any, *more: Any) -> bool:
+        ended = after(self, step, *more)
+        if step.number == 25:
+            raise KeyboardInterrupt
+        return ended
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.Run, "_after", stopping)
+        assert run("stopped").code == 130
+    assert run("stopped").code == 0
+    assert result_bytes(tmp_path / "stopped") == result_bytes(tmp_path / "whole")
+
+
+def _images(folder: Path) -> None:
+    """A task of light and dark images."""
+    from PIL import Image
+
+    for split, count in {"train": 32, "valid": 8, "test": 8}.items():
+        place = folder / "shades"
+        place.mkdir(exist_ok=True)
+        lines = []
+        for number in range(count):
+            light = number % 2
+            name = f"{split}{number}.png"
+            Image.new("RGB", (16, 16), (200 + number if light else 20 + number,) * 3).save(place / name)
+            lines.append(json.dumps({"id": name, "image": name, "answer": "light" if light else "dark"}))
+        (place / f"{split}.jsonl").write_text("\n".join(lines))
+    (folder / "shades" / "task.yaml").write_text("input: image\nmetric: exact_match\n")

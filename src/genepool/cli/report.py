@@ -57,6 +57,10 @@ def report(
         options.only_with(context, False, "a study", "beside")
         _training(study, page, ledger, trust_tasks or (), overwrite, json_output)
         return
+    if (study / "run.sqlite").is_file() and not (study / "study.yaml").is_file():
+        from genepool.errors import InputError
+
+        raise InputError("this training is not finished", where=study, fix="Run the same `genepool train` again")
     with progress.bar("reading the study"):
         from genepool.report import collect_study, write_report
 

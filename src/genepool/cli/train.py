@@ -158,7 +158,7 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training:
 
     first = Path(tasks[0])
     if len(tasks) == 1 and (is_training(first) or first.suffix in (".yaml", ".yml")):
-        options.only_with(context, False, "task folders instead of a training file", *_OF_A_RECIPE)
+        _said_in_the_file(context, first)
         return load_training(first)
     given = context.params
     if given["base"] is None:
@@ -171,6 +171,17 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training:
     skipped = {"base", "lora", "full"}
     plain |= {key: given[key] for key in _OF_A_RECIPE if key not in skipped and given[key] is not None}
     return validate(Training, plain, "train")
+
+
+def _said_in_the_file(context: typer.Context, file: Path) -> None:
+    """Refuses options beside a training file that says the same itself."""
+    from genepool.errors import InputError
+
+    for name in _OF_A_RECIPE:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            raise InputError("the training file says this itself", where=option, fix=f"Set `{name}` in {file}")
 
 
 def _show(result: TrainingResult, page: Path) -> None:

@@ -157,6 +157,16 @@ class Task:
         )
         return [pool[int(i)] for i in drawn]
 
+    def _conversation(self, example: Example, model: Model) -> str:
+        try:
+            return model.chat_text([{"role": role, "content": text} for role, text in example.messages])
+        except InputError as error:
+            raise InputError(
+                f"a conversation that {model.kind} cannot be asked ({error.what})",
+                where=f"{self.name}:{example.id}",
+                fix="Name a model with a chat template, or write `prompt` and `answer` instead of `messages`",
+            ) from None
+
     def check_reader(self, kind: type[Model], name: str) -> None:
         """Refuses a model that reads something else than the task shows.
 
@@ -191,7 +201,7 @@ class Task:
             return str(example.image.path)
         ask = self.settings
         if example.messages:
-            return model.chat_text([{"role": role, "content": text} for role, text in example.messages])
+            return self._conversation(example, model)
         shown = self.shown_before(example)
         if ask.chat_template:
             messages = [{"role": "system", "content": ask.system}] if ask.system is not None else []

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from genepool.checked import differences, is_number, is_text, is_whole, parsed_json
+from genepool.checked import differences, is_digest, is_number, is_text, is_whole, parsed_json
 from genepool.errors import InputError
 from genepool.training.recipe import Training, load_training
 from genepool.training.states import States
@@ -146,6 +146,7 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
     "stopped_early": lambda value: isinstance(value, bool),
     "learning_rate": is_number,
     "seed": is_whole,
+    "asked": is_digest,
     "examples": lambda value: isinstance(value, dict) and all(is_whole(value.get(key)) for key in ("train", "valid")),
     "target": _are_rows,
     "others": _are_rows,

@@ -96,6 +96,11 @@ class Journal(Record):
     def begin(self, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Records what this training is; what is on record already is given back instead."""
         known: dict[str, Any] | None = self.get("settings", None)
+        if known is not None and known != settings and not self.steps():
+            # It ended before its first step, by something that was wrong and has been mended since.
+            with self._transaction():
+                self._db.execute("DELETE FROM validations")
+            known = None
         if known is None:
             with self._transaction():
                 self._set("format", FORMAT)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genepool import progress
+from genepool.errors import InputError
 from genepool.tasks import Task, load_tasks, open_model
+from genepool.tasks.answering import check_fits
 from genepool.training.lessons import Lessons, load_lessons
 from genepool.training.recipe import Training
 from genepool.weights import Weights, open_weights
@@ -47,8 +51,18 @@ class Opened:
         base = open_weights(recipe.base, allow_pickle=allow_pickle)
         tasks = [load_lessons(path) for path in recipe.tasks]
         lessons = Lessons(tasks, seed=recipe.seed, valid=recipe.valid)
-        kept = _others(recipe, tasks, trusted) if others else ()
+        kept = _others(recipe, tasks, base, trusted) if others else ()
+        for task in tasks:
+            _check_askable(task, base)
         return cls(recipe, base, lessons, kept, allow_pickle)
+
+    def asked(self) -> str:
+        """SHA-256, hex, of what base and result are asked in the end: it may change after the training."""
+        total = hashlib.sha256()
+        for task in (*self.lessons.tasks, *self.others):
+            keys = [example.key for example in task.examples("test")[: self.recipe.test]]
+            total.update("\x1f".join([task.name, task.asking, *keys, ""]).encode())
+        return total.hexdigest()
 
     def settings(self, threads: int) -> dict[str, Any]:
         """Everything that decides the bits of the result, as plain data."""
@@ -64,14 +78,45 @@ class Opened:
         }
 
 
-def _others(recipe: Training, tasks: list[Task], trusted: Collection[str | Path]) -> tuple[Task, ...]:
+def _others(
+    recipe: Training, tasks: Sequence[Task], base: Weights, trusted: Collection[str | Path]
+) -> tuple[Task, ...]:
     """The tasks that must not be forgotten: those that were named, or the folders beside the first task's."""
-    first = Path(recipe.tasks[0])
+    taught = {task.name for task in tasks}
     if recipe.others is not None:
-        found = load_tasks(recipe.others, trusted=trusted)
-    elif first.is_dir():
-        beside = sorted(path for path in first.resolve().parent.iterdir() if path.is_dir())
-        found = [task for path in beside if any(path.glob("test.*")) for task in load_tasks(path)]
-    else:
-        found = []
-    return tuple(task for task in found if task.name not in {one.name for one in tasks})
+        found = [task for task in load_tasks(recipe.others, trusted=trusted) if task.name not in taught]
+        for task in found:
+            _check_askable(task, base)
+        return tuple(found)
+    first = Path(recipe.tasks[0])
+    beside = sorted(path for path in first.resolve().parent.iterdir() if path.is_dir()) if first.is_dir() else []
+    kept = []
+    for path in beside:
+        if path.name not in taught and any(path.glob("test.*")):
+            try:
+                (task,) = load_tasks(path)
+                _check_askable(task, base)
+                kept.append(task)
+            except InputError as error:
+                # Nobody named it.
+                progress.say(f"{path.name} is not asked for what is forgotten: {error.what}")
+    return tuple(kept)
+
+
+def _check_askable(task: Task, base: Weights) -> None:
+    """Refuses a task that the base cannot be asked: found before the training, not after it.
+
+    Raises:
+        InputError: it reads something else, or none of the answers is one of its classes.
+    """
+    kind = open_model(base).kind
+    check_fits(task, kind, base.name)
+    labels = set(((base.config or {}).get("id2label") or {}).values())
+    if "classes" in kind.can and labels and task.asker is None:
+        answers = {answer for example in task.examples("test") for answer in example.answers}
+        if not answers & labels:
+            raise InputError(
+                f"none of the answers of the task '{task.name}' is one of its classes",
+                where=base.name,
+                fix="Name other tasks with --others",
+            )

@@ -21,7 +21,15 @@ from genepool.tasks.network import Network
 from genepool.threads import core_count, torch_threads
 from genepool.training.card import card
 from genepool.training.fit import Diverged, Step, fit
-from genepool.training.folder import JOURNAL_FILE, RECIPE_FILE, RESULT_FILE, check_same, forked_state, recipe_text
+from genepool.training.folder import (
+    JOURNAL_FILE,
+    RECIPE_FILE,
+    REPORT_FILE,
+    RESULT_FILE,
+    check_same,
+    forked_state,
+    recipe_text,
+)
 from genepool.training.gains import Gains, measure_gains
 from genepool.training.journal import Journal, StepRow, Validation, digest_of
 from genepool.training.metrics_log import MetricsLog
@@ -62,10 +70,12 @@ class Run:
             InputError: it changed; what differs is named.
         """
         settings = self._settings()
-        if self._fork is not None and self.journal.get("settings", None) is None:
+        if not self.journal.steps() and self.journal.get("settings", settings) != settings:
+            self.states.forget_all_but(())
+        if self._fork is not None and not self.states.kept() and not self.journal.steps():
             # On the disk before the record says so: a run that is gone on with no longer needs the other folder.
             self.states.put(0, self._forked)
-        known = self.journal.begin(settings)
+        known = self.journal.begin(json.loads(json.dumps(settings)))
         if known is not None:
             check_same(known, settings, self.out / JOURNAL_FILE)
         text, file = recipe_text(self.recipe), self.out / RECIPE_FILE
@@ -77,7 +87,7 @@ class Run:
         known = self.journal.get("settings", None) or {}
         self.threads = self.recipe.threads or known.get("threads") or sensible_threads(self.opened.base)
         settings = {**self.opened.settings(self.threads), "device": self._device}
-        if "fork" in known:
+        if "fork" in known and (self._fork is None or self.journal.steps() or self.states.kept()):
             # A fork that was stopped goes on as one, whether or not it is said again.
             settings["fork"] = known["fork"]
         elif self._fork is not None:
@@ -263,9 +273,24 @@ class Run:
         rate = session.optimiser.settings.learning_rate
         self._session = None
         del session
+        gains = self._measure(tuned, ledger)
+        told = self._told(result.name, best, last, rate, tuned.fingerprint(), gains)
+        self._write_told(told)
+        return told, gains
+
+    def measure_again(self, told: dict[str, Any], ledger: str | Path | None) -> tuple[dict[str, Any], Gains]:
+        """Asks base and result of a finished training what is to be asked now, and records that instead."""
+        tuned = open_weights(str(self.out / told["result"]), base=self.opened.base)
+        gains = self._measure(tuned, ledger)
+        told = {**told, "asked": self.opened.asked(), **gains.to_dict()}
+        self._write_told(told)
+        (self.out / REPORT_FILE).unlink(missing_ok=True)
+        return told, gains
+
+    def _measure(self, tuned: Weights, ledger: str | Path | None) -> Gains:
         with torch_threads(self.threads):
-            gains = measure_gains(
-                base,
+            return measure_gains(
+                self.opened.base,
                 tuned,
                 self.opened.lessons.tasks,
                 self.opened.others,
@@ -274,12 +299,12 @@ class Run:
                 device=self._device,
                 dtype=self.recipe.dtype,
             )
-        told = self._told(result.name, best, last, rate, tuned.fingerprint(), gains)
-        if result.is_dir():
+
+    def _write_told(self, told: dict[str, Any]) -> None:
+        if (result := self.out / told["result"]).is_dir():
             staging.write_text(result / "README.md", card(told))
         text = json.dumps(told, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         staging.write_text(self.out / RESULT_FILE, text)
-        return told, gains
 
     def _lineage(self, step: int) -> dict[str, Any]:
         return {
@@ -307,6 +332,7 @@ class Run:
             "stopped_early": last < recipe.steps,
             "learning_rate": rate,
             "seed": recipe.seed,
+            "asked": self.opened.asked(),
             "examples": {"train": len(lessons.train), "valid": len(lessons.valid)},
             "validations": [asdict(one) for one in self.journal.validations()],
             **gains.to_dict(),

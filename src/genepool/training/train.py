@@ -72,6 +72,8 @@ def run_training(
     out = Path(out)
     with progress.bar("opening the base and the tasks"):
         opened = Opened.open(recipe, trusted=trusted, allow_pickle=allow_pickle)
+    if opened.base.folder is not None and out.resolve() == opened.base.folder.resolve():
+        raise InputError("the output is the base's own folder", where=out, fix="Name another --out")
     if not (out / JOURNAL_FILE).is_file():
         staging.check_free(out, overwrite=overwrite, replaced=False)
     with locking.locked(out), locking.reporting_full_disk(out):
@@ -83,7 +85,10 @@ def run_training(
             run.begin()
             if (known := read_result(out)) is not None:
                 progress.say(f"this training is finished: {known['steps']} steps; change the recipe to go elsewhere")
-                return TrainingResult(out, known, resumed=True)
+                if known["asked"] == opened.asked():
+                    return TrainingResult(out, known, resumed=True)
+                known, gains = run.measure_again(known, ledger)
+                return TrainingResult(out, known, resumed=True, gains=gains)
             run.train()
             told, gains = run.finish(ledger)
     return TrainingResult(out, told, gains=gains)
