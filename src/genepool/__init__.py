@@ -116,7 +116,7 @@ def train(
 
     Args:
         training: a training, or the path of a training file.
-        out: its folder: `adapter/` or `skill.safetensors`, `train.json`, `run.sqlite`.
+        out: its folder: `adapter/` or `skill.safetensors`, `train.json`, `report.html`, `run.sqlite`.
         ledger: where outcomes before and after are kept; `$GENEPOOL_LEDGER`, else `genepool.sqlite` here.
         device: torch's name of the device.
         fork: folder of another training of the same form: begin with what that one had learned.
@@ -128,7 +128,15 @@ def train(
         genepool.errors.InputError: something the training names is wrong, it changed since it began, or its loss is
             no number any more.
     """
+    from genepool import progress
+    from genepool.report.training_page import write_training
     from genepool.training import load_training, run_training
+    from genepool.training.folder import REPORT_FILE
+
+    def draw(result: TrainingResult) -> None:
+        assert result.gains is not None
+        with progress.bar("drawing the page"):
+            write_training(result.out, result.told, result.gains, result.out / REPORT_FILE)
 
     return run_training(
         load_training(Path(training)) if isinstance(training, str | Path) else training,
@@ -139,6 +147,7 @@ def train(
         trusted=trusted,
         allow_pickle=allow_pickle,
         overwrite=overwrite,
+        draw=draw,
     )
 
 

@@ -113,9 +113,8 @@ def train(
     options.begin(quiet)
     options.load_plugins(plugin)
     import genepool
-    from genepool import measure, progress
+    from genepool import measure
     from genepool.errors import CheckFailed
-    from genepool.report.training_page import write_training
     from genepool.training import gains_of
     from genepool.training.folder import REPORT_FILE
 
@@ -132,18 +131,14 @@ def train(
         overwrite=overwrite,
     )
     page = out / REPORT_FILE
-    gains = None
-    if gates or not page.is_file():
-        gains = result.gains or gains_of(
-            result.out, ledger=ledger, device=device, trusted=trust_tasks or (), allow_pickle=allow_pickle
-        )
-        with progress.bar("drawing the page"):
-            write_training(result.out, result.told, gains, page)
     if json_output:
         options.print_json({"out": str(out), "report": str(page), "finished_before": result.resumed, **result.told})
     else:
         _show(result, page)
-    if gains is not None and gates:
+    if gates:
+        gains = result.gains or gains_of(
+            result.out, ledger=ledger, device=device, trusted=trust_tasks or (), allow_pickle=allow_pickle
+        )
         comparison = gains.comparison
         judged = measure.check_gates(gates, comparison, gate or "")
         if failed := [one for one in judged if not one.passed]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from genepool import locking, progress, staging
 from genepool.checked import is_whole
 from genepool.errors import InputError
 from genepool.threads import torch_threads
-from genepool.training.folder import JOURNAL_FILE, RECIPE_FILE, clear, read_result
+from genepool.training.folder import JOURNAL_FILE, RECIPE_FILE, REPORT_FILE, clear, read_result
 from genepool.training.gains import Gains, measure_gains
 from genepool.training.journal import Journal
 from genepool.training.opened import Opened
@@ -52,6 +52,7 @@ def run_training(
     trusted: Collection[str | Path] = (),
     allow_pickle: bool = False,
     overwrite: bool = False,
+    draw: Callable[[TrainingResult], object] | None = None,
 ) -> TrainingResult:
     """Trains, or goes on with a training that was stopped; then says what was gained and what was forgotten.
 
@@ -64,6 +65,7 @@ def run_training(
         trusted: files of tasks that may run code.
         allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
         overwrite: begin anew, removing what an earlier training left in `out`.
+        draw: draws the page, while nobody else may write to `out`; pages stand in a later room.
 
     Raises:
         InputError: something the recipe names is wrong, the training changed since it began, or the loss is no number.
@@ -85,13 +87,17 @@ def run_training(
             run.begin()
             if (known := read_result(out)) is not None:
                 progress.say(f"this training is finished: {known['steps']} steps; change the recipe to go elsewhere")
-                if known["asked"] == opened.asked():
+                if known["asked"] == opened.asked() and (draw is None or (out / REPORT_FILE).is_file()):
                     return TrainingResult(out, known, resumed=True)
                 known, gains = run.measure_again(known, ledger)
-                return TrainingResult(out, known, resumed=True, gains=gains)
-            run.train()
-            told, gains = run.finish(ledger)
-    return TrainingResult(out, told, gains=gains)
+                result = TrainingResult(out, known, resumed=True, gains=gains)
+            else:
+                run.train()
+                told, gains = run.finish(ledger)
+                result = TrainingResult(out, told, gains=gains)
+            if draw is not None:
+                draw(result)
+    return result
 
 
 def verify_step(out: str | Path, step: int, *, device: str = "cpu", allow_pickle: bool = False) -> None:

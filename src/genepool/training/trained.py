@@ -149,10 +149,18 @@ class Factors(Trained):
         )
         with staged_folder(out, overwrite=True) as unfinished:
             self._adapted.save_pretrained(str(unfinished), save_embedding_layers=False)
+            _in_order(unfinished / "adapter_config.json")
             text = json.dumps({"genepool": 1, "lineage": dict(lineage)}, indent=2, ensure_ascii=False)
             (unfinished / "genepool.json").write_text(text + "\n", encoding="utf-8")
             # PEFT's card is a form with nothing filled in.
             (unfinished / "README.md").unlink(missing_ok=True)
+
+
+def _in_order(file: Path) -> None:
+    """PEFT writes sets of names in an order that changes from process to process."""
+    told = json.loads(file.read_text(encoding="utf-8"))
+    told = {key: sorted(value) if isinstance(value, list) else value for key, value in told.items()}
+    file.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _start(parameters: Mapping[str, torch.nn.Parameter], seed: int) -> None:
