@@ -44,7 +44,9 @@ class Training(Strict):
         default="lora", description="lora: factors, which become an adapter; full: every tensor, which becomes a skill."
     )
     lora: Lora = Field(default=Lora(), description="The factors.")
-    objective: str = Field(default="likelihood", description="What a step minimises; a file of training/objectives.")
+    objective: str = Field(
+        default="likelihood", description="What a step minimises; the table below lists the objectives."
+    )
     teacher: str | None = Field(default=None, description="The model whose predictions the objective compares with.")
     steps: int = Field(default=200, ge=1, le=10**7, description="Optimiser steps, at most.")
     batch: int = Field(default=32, ge=1, le=10**6, description="Examples in a step.")

@@ -16,7 +16,6 @@ from typing import Any
 from genepool import progress, staging
 from genepool.errors import CheckFailed, InputError
 from genepool.tasks import open_model
-from genepool.tasks.answering import check_fits
 from genepool.tasks.network import Network
 from genepool.threads import core_count, torch_threads
 from genepool.training.card import card
@@ -105,8 +104,6 @@ class Run:
 
     def _loaded(self, weights: Weights) -> Network:
         source = open_model(weights)
-        for task in self.opened.lessons.tasks:
-            check_fits(task, source.kind, weights.name)
         model = source.load(self._device, self.recipe.dtype)
         if not isinstance(model, Network):
             raise InputError(
