@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.append(str(Path(__file__).parent.parent / "tasks"))
 
 from tiny_models import write_model
+from training_runs import QUICK
 
 LETTERS = "abcdefgh"
 COUNTS = {"train": 48, "valid": 12, "test": 16}
@@ -51,3 +54,14 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_task(world / "tasks", "first", {letter: letter for letter in LETTERS})
     write_task(world / "tasks", "grade", {letter: str(at) for at, letter in enumerate(LETTERS)})
     return world
+
+
+@pytest.fixture
+def train(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> Callable[..., Any]:
+    """`train("run", *options)`: teaches the task `first` to the base."""
+
+    def call(out: str, *options: Any, tasks: Any = None) -> Any:
+        named = [small_world / "tasks" / "first"] if tasks is None else tasks
+        return cli("train", *named, "--base", small_world / "base", "--out", tmp_path / out, *QUICK, *options)
+
+    return call
