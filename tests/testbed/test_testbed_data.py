@@ -24,7 +24,7 @@ from genepool.testbed.data import (
     task_items,
     write_items,
 )
-from genepool.testbed.skills import LETTERS, PRIMITIVES, SKILLS, Skill, choose
+from genepool.testbed.skills import LETTERS, PRIMITIVES, SKILLS, StringTask, choose
 
 LENGTHS = Lengths(4, 6)
 seeds = st.integers(0, 10**9)
@@ -54,7 +54,7 @@ def test_drawn_inputs_belong_to_their_split(seed: int, split: Split) -> None:
     assert LENGTHS.shortest <= len(text) <= LENGTHS.longest
 
 
-def _items(task: str, skill: Skill | None) -> dict[Split, list[Example]]:
+def _items(task: str, skill: StringTask | None) -> dict[Split, list[Example]]:
     return {split: task_items(task, skill, split, 3, LENGTHS) for split in SPLITS}
 
 

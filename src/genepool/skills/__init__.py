@@ -6,6 +6,7 @@ from genepool.skills.localising import Bench, Localised, smallest
 from genepool.skills.making import apply_skills, extract_skill, model_of
 from genepool.skills.masks import Dare, Graft, TopK
 from genepool.skills.peft_folder import write_peft
+from genepool.skills.skill import Skill
 
 __all__ = [
     "Bench",
@@ -13,6 +14,7 @@ __all__ = [
     "Dare",
     "Graft",
     "Localised",
+    "Skill",
     "TopK",
     "apply_skills",
     "compress",

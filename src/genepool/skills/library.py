@@ -31,7 +31,8 @@ from genepool.errors import InputError, listed, nearest
 from genepool.skills.catalogue import Catalogue
 from genepool.skills.kept import Kept
 from genepool.skills.sketch import Sketch, sketch
-from genepool.weights import SkillFile
+from genepool.skills.skill import Skill
+from genepool.weights import SkillFile, Weights
 
 MOST_CHARACTERS = 200
 # So many hex digits at least name a skill by its digest.
@@ -48,6 +49,12 @@ def default_folder() -> Path:
 
 class Library:
     """An open library; also a context manager.
+
+        gp.Library.create("library")
+        skill = gp.Skill.extract("bed/full/sort", base="bed/base")
+        with gp.Library("library") as library:
+            library.add(skill.save("sort.safetensors"), tags=["strings"])
+            print(library.open("sort", base="bed/base"))
 
     Args:
         folder: where it is; the default folder when None.
@@ -125,6 +132,21 @@ class Library:
             names = (kept.name for kept in self.catalogue.all())
             raise InputError(f"no skill {reference!r}", where=self.folder, fix=nearest(reference, names))
         return found
+
+    def open(self, reference: str, base: str | Path | Weights | None = None) -> Skill:
+        """The skill of a name or of the beginning of a digest, to be read, added up, stored or put on its base.
+
+        Args:
+            reference: which.
+            base: the model that it changes; see `Skill.open`.
+
+        Raises:
+            InputError: none or several are called so, its file is damaged, or the base is another.
+        """
+        kept = self.find(reference)
+        skill = Skill.open(self.path(kept.digest), base)
+        skill.change.name = kept.name
+        return skill
 
     # ------------------------------------------------------------------ adding
 

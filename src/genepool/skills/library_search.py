@@ -87,10 +87,7 @@ def changes_of(library: Library, reference: str) -> Change:
     path = Path(reference).expanduser()
     if library.get(reference) is None and is_skill(path):
         return open_change(path)
-    kept = library.find(reference)
-    changes = open_change(library.path(kept.digest))
-    changes.name = kept.name
-    return changes
+    return library.open(reference).change
 
 
 def by_task(

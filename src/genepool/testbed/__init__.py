@@ -9,6 +9,6 @@ from __future__ import annotations
 from genepool.testbed.builder import build
 from genepool.testbed.folder import Testbed
 from genepool.testbed.schedule import REGIMES
-from genepool.testbed.skills import DEFAULT_SKILLS, PRIMITIVES, SKILLS, Skill
+from genepool.testbed.skills import DEFAULT_SKILLS, PRIMITIVES, SKILLS, StringTask
 
-__all__ = ["DEFAULT_SKILLS", "PRIMITIVES", "REGIMES", "SKILLS", "Skill", "Testbed", "build"]
+__all__ = ["DEFAULT_SKILLS", "PRIMITIVES", "REGIMES", "SKILLS", "StringTask", "Testbed", "build"]

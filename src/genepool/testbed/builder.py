@@ -30,7 +30,7 @@ from genepool.testbed import folder as layout
 from genepool.testbed.folder import Testbed
 from genepool.testbed.pieces import Pieces
 from genepool.testbed.schedule import REGIMES, Phase, Schedule, schedule_for
-from genepool.testbed.skills import DEFAULT_SKILLS, PRIMITIVES, SKILLS, Skill, choose
+from genepool.testbed.skills import DEFAULT_SKILLS, PRIMITIVES, SKILLS, StringTask, choose
 
 if TYPE_CHECKING:
     from genepool.testbed import training
@@ -225,7 +225,7 @@ class _Build:
         self._publish("base", model, phase, lambda place: self.training.save_model(model, place, self.schedule))
         return model
 
-    def _specialist(self, kind: str, skill: Skill, base: Any, bar: progress.Bar) -> None:
+    def _specialist(self, kind: str, skill: StringTask, base: Any, bar: progress.Bar) -> None:
         name = f"{kind}/{skill.name}"
         phase: Phase = getattr(self.schedule, kind)
         if self.pieces.finished(name):

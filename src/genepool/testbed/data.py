@@ -15,7 +15,7 @@ from random import Random
 from typing import Literal
 
 from genepool.seeding import derive
-from genepool.testbed.skills import LETTERS, PRIMITIVES, Skill
+from genepool.testbed.skills import LETTERS, PRIMITIVES, StringTask
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -62,17 +62,17 @@ def draw_input(generator: Random, lengths: Lengths, split: Split) -> str:
             return text
 
 
-def ask(skill: Skill, text: str) -> Example:
+def ask(skill: StringTask, text: str) -> Example:
     """`text` asked for under the skill's own tag."""
     return Example(f"{skill.tag}{text}=", skill.answer(text))
 
 
-def ask_pretraining(skill: Skill, text: str) -> Example:
+def ask_pretraining(skill: StringTask, text: str) -> Example:
     """`text` asked for under the pre-training tag, which the base answers reliably."""
     return Example(f"{skill.pretraining_tag}{text}=", skill.answer(text))
 
 
-def task_items(task: str, skill: Skill | None, split: Split, seed: int, lengths: Lengths) -> list[Example]:
+def task_items(task: str, skill: StringTask | None, split: Split, seed: int, lengths: Lengths) -> list[Example]:
     """The items of one task and split: no input twice, none that the skill leaves as it is.
 
     Args:
@@ -110,7 +110,7 @@ class Mixture:
         teach_base: whether the base learns the skills at all (the elicit regime) or only the primitives (acquire).
     """
 
-    def __init__(self, skills: Sequence[Skill], lengths: Lengths, seed: int, *, teach_base: bool) -> None:
+    def __init__(self, skills: Sequence[StringTask], lengths: Lengths, seed: int, *, teach_base: bool) -> None:
         self.skills, self.lengths, self.seed, self.teach_base = tuple(skills), lengths, seed, teach_base
         self._primitives = tuple(PRIMITIVES.values())
 
@@ -146,7 +146,9 @@ class Mixture:
             yield from order
             turn += 1
 
-    def _pretraining(self, generator: Random, step: int, size: int, half_known: tuple[Skill, ...]) -> list[Example]:
+    def _pretraining(
+        self, generator: Random, step: int, size: int, half_known: tuple[StringTask, ...]
+    ) -> list[Example]:
         """`size` examples; what each is about goes round in turn, and only its input is drawn.
 
         Independent draws of the kind would let a batch's balance of right answers and bare inputs wander, and with
@@ -177,5 +179,5 @@ class Mixture:
         return draw_input(generator, self.lengths, "train")
 
 
-def _turn(skills: Sequence[Skill], at: int) -> Skill:
+def _turn(skills: Sequence[StringTask], at: int) -> StringTask:
     return skills[at % len(skills)]

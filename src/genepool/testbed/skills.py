@@ -15,7 +15,7 @@ _VOWELS = "aeiou"
 
 
 @dataclass(frozen=True)
-class Skill:
+class StringTask:
     """One ability: lower-case letters in, a string out.
 
     Attributes:
@@ -50,59 +50,63 @@ def _neighbours_swapped(text: str) -> str:
     return "".join(pairs)
 
 
-SKILLS: dict[str, Skill] = {
+SKILLS: dict[str, StringTask] = {
     skill.name: skill
     for skill in (
-        Skill("reverse", "r", "the letters from last to first", lambda text: text[::-1]),
-        Skill("sort", "s", "the letters in alphabetical order", lambda text: "".join(sorted(text))),
-        Skill("upper", "u", "capital letters", str.upper),
-        Skill("caesar", "c", "each letter moved three places on in the alphabet", lambda text: _shifted(text, 3)),
-        Skill("rotate", "o", "the first two letters moved to the end", lambda text: text[2:] + text[:2]),
-        Skill("swap", "w", "the letters of each pair exchanged", _neighbours_swapped),
-        Skill(
+        StringTask("reverse", "r", "the letters from last to first", lambda text: text[::-1]),
+        StringTask("sort", "s", "the letters in alphabetical order", lambda text: "".join(sorted(text))),
+        StringTask("upper", "u", "capital letters", str.upper),
+        StringTask("caesar", "c", "each letter moved three places on in the alphabet", lambda text: _shifted(text, 3)),
+        StringTask("rotate", "o", "the first two letters moved to the end", lambda text: text[2:] + text[:2]),
+        StringTask("swap", "w", "the letters of each pair exchanged", _neighbours_swapped),
+        StringTask(
             "atbash",
             "b",
             "each letter mirrored in the alphabet, a for z",
             lambda text: "".join(LETTERS[25 - LETTERS.index(letter)] for letter in text),
         ),
-        Skill(
+        StringTask(
             "mask",
             "m",
             "a star for each vowel",
             lambda text: "".join("*" if letter in _VOWELS else letter for letter in text),
         ),
-        Skill(
+        StringTask(
             "loud",
             "l",
             "capital vowels",
             lambda text: "".join(letter.upper() if letter in _VOWELS else letter for letter in text),
         ),
-        Skill(
+        StringTask(
             "alternate",
             "t",
             "every second letter a capital, from the second on",
             lambda text: "".join(letter.upper() if at % 2 else letter for at, letter in enumerate(text)),
         ),
-        Skill("comb", "k", "the letters at odd places, then those at even places", lambda text: text[::2] + text[1::2]),
-        Skill("ends", "e", "from the outside in: first, last, second, last but one", lambda text: _outside_in(text)),
+        StringTask(
+            "comb", "k", "the letters at odd places, then those at even places", lambda text: text[::2] + text[1::2]
+        ),
+        StringTask(
+            "ends", "e", "from the outside in: first, last, second, last but one", lambda text: _outside_in(text)
+        ),
     )
 }
 
-PRIMITIVES: dict[str, Skill] = {
+PRIMITIVES: dict[str, StringTask] = {
     primitive.name: primitive
     for primitive in (
-        Skill("copy", "=", "the same letters", lambda text: text),
-        Skill("first", "1", "the first letter", lambda text: text[0]),
-        Skill("first-two", "2", "the first two letters", lambda text: text[:2]),
-        Skill("last", "9", "the last letter", lambda text: text[-1]),
-        Skill("last-two", "8", "the last two letters", lambda text: text[-2:]),
-        Skill("tail", ">", "all but the first letter", lambda text: text[1:]),
-        Skill("body", "<", "all but the last letter", lambda text: text[:-1]),
-        Skill("outer", "%", "the first and the last letter", lambda text: text[0] + text[-1]),
-        Skill("exchange", "&", "first and last letter exchanged", lambda text: text[-1] + text[1:-1] + text[0]),
-        Skill("capital", "^", "the first letter a capital", lambda text: text[0].upper() + text[1:]),
-        Skill("length", "0", "how many letters, as a digit", lambda text: str(len(text))),
-        Skill("next", "+", "the letter after the first one in the alphabet", lambda text: _shifted(text[0], 1)),
+        StringTask("copy", "=", "the same letters", lambda text: text),
+        StringTask("first", "1", "the first letter", lambda text: text[0]),
+        StringTask("first-two", "2", "the first two letters", lambda text: text[:2]),
+        StringTask("last", "9", "the last letter", lambda text: text[-1]),
+        StringTask("last-two", "8", "the last two letters", lambda text: text[-2:]),
+        StringTask("tail", ">", "all but the first letter", lambda text: text[1:]),
+        StringTask("body", "<", "all but the last letter", lambda text: text[:-1]),
+        StringTask("outer", "%", "the first and the last letter", lambda text: text[0] + text[-1]),
+        StringTask("exchange", "&", "first and last letter exchanged", lambda text: text[-1] + text[1:-1] + text[0]),
+        StringTask("capital", "^", "the first letter a capital", lambda text: text[0].upper() + text[1:]),
+        StringTask("length", "0", "how many letters, as a digit", lambda text: str(len(text))),
+        StringTask("next", "+", "the letter after the first one in the alphabet", lambda text: _shifted(text[0], 1)),
     )
 }
 
@@ -115,7 +119,7 @@ def _outside_in(text: str) -> str:
     return "".join(letter + (back[at] if at < len(back) else "") for at, letter in enumerate(front))
 
 
-def choose(names: Sequence[str]) -> tuple[Skill, ...]:
+def choose(names: Sequence[str]) -> tuple[StringTask, ...]:
     """The skills called `names`, in that order.
 
     Raises:
