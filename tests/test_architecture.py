@@ -63,6 +63,16 @@ def test_help_needs_neither_torch_nor_transformers(arguments: list[str]) -> None
     assert "Usage" in done.stdout
 
 
+def test_a_class_name_has_one_meaning() -> None:
+    """Private classes and pydantic sections of files count too: whoever searches for a name finds one thing."""
+    places: dict[str, list[str]] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{path.relative_to(SOURCE)}:{node.lineno}")
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
 def test_no_module_outgrows_its_room() -> None:
     long = {path.name: n for path in SOURCE.rglob("*.py") if (n := len(path.read_text().splitlines())) > 450}
     assert not long

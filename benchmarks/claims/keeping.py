@@ -15,7 +15,7 @@ from benchmarks.claims.worlds import Scores, World
 from genepool.merging import plan_merge
 from genepool.tasks.models.digits import DigitsModel
 from genepool.testbed.digits.builder import train
-from genepool.testbed.digits.images import Lessons
+from genepool.testbed.digits.images import TrainingImages
 from genepool.testbed.digits.rearranging import choose
 from genepool.testbed.schedule import Phase
 from genepool.threads import torch_threads
@@ -55,7 +55,7 @@ def _trained(world: World, skill: str, selekt: bool) -> Weights:
         if selekt and steps % STEPS_BETWEEN_SAVES == 0:
             model.assign(_cut_back(world, model.model))
 
-    batches = Lessons(choose(world.skills), world.seed).specialist_batches(skill, PHASE.replay)
+    batches = TrainingImages(choose(world.skills), world.seed).specialist_batches(skill, PHASE.replay)
     with torch_threads(1):
         train(model.model, batches, PHASE, after_step)
     return TensorWeights(_copy(model.model), "trained", config=base.config)

@@ -189,12 +189,12 @@ def _tuned(place: World, evaluations: int) -> Result:
 
     Eight settings of AdamW; which, is chosen on the validation examples that the search leaves.
     """
-    from genepool.evolution.breeding import AdapterStock, Learner
+    from genepool.evolution.breeding import FounderAdapters, Learner
     from genepool.evolution.breeding.lessons import Learning
 
     base = open_weights(str(place.bed.base))
     founders = {"average": open_weights(_adapter(place), base=base)}
-    stock = AdapterStock(base, founders)
+    stock = FounderAdapters(base, founders)
     tasks = [_with(task, "train", task.examples("valid")[:EXAMPLES]) for task in _tasks(place)]
     start = {name: stock.founder("average", name) for name in stock.infos}
     models, began = {}, time.perf_counter()

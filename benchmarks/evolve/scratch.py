@@ -44,12 +44,12 @@ def m2n2(digits: Digits, seed: int, evaluations: int, **options: float) -> Itera
     """Yields (evaluations, accuracy on test of the best of the archive) at every stop."""
     import torch
 
-    from genepool.evolution.breeding import Family, ModelStock
+    from genepool.evolution.breeding import Family, FounderModels
     from genepool.evolution.strategies import make_breeder
     from genepool.evolution.strategies.base import Birth, Evidence
     from genepool.weights import TensorWeights
 
-    stock = ModelStock(TensorWeights({name: torch.zeros(shape) for name, shape in SHAPES.items()}, "zero"), {})
+    stock = FounderModels(TensorWeights({name: torch.zeros(shape) for name, shape in SHAPES.items()}, "zero"), {})
     births: dict[str, Birth] = {}
     family = Family(stock, births.__getitem__)
     breeder = make_breeder("m2n2", [], ["digits"], seed=seed, options={"from_scratch": 2, **options})

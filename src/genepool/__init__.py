@@ -253,9 +253,9 @@ def evolve(
         KeyboardInterrupt: Ctrl-C; the same call goes on.
     """
     from genepool.evolution import run_study
-    from genepool.evolution.trust import Trust
+    from genepool.evolution.trust import Permissions
 
-    trust = Trust(allow_pickle, tuple(trusted))
+    trust = Permissions(allow_pickle, tuple(trusted))
     return run_study(
         study, out, evaluations=evaluations, seed=seed, workers=workers, ledger=ledger, overwrite=overwrite, fork=fork,
         device=device, trust=trust,

@@ -23,7 +23,7 @@ from genepool.evolution.candidates import Candidate, Verdict
 from genepool.evolution.loop import Finalist, Search
 from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import make_strategy
-from genepool.evolution.study import Budget
+from genepool.evolution.study import SearchBudget
 from genepool.evolution.workers import Evaluate, InProcess, ProcessPool, Workers
 
 if os.environ.get("FAKE_CTRL_C") and multiprocessing.current_process().name == "genepool-worker":
@@ -127,7 +127,7 @@ def misbuilt() -> Evaluate:
 
 
 def sitting(
-    folder: Path, strategy: str, budget: Budget, workers: Workers, store: StudyStore, finalists: int = 0
+    folder: Path, strategy: str, budget: SearchBudget, workers: Workers, store: StudyStore, finalists: int = 0
 ) -> list[Finalist]:
     """One sitting of a run, from whatever is on record."""
     d = 4
@@ -159,7 +159,7 @@ def main(folder: Path, strategy: str, budget: int, count: int, seconds: float) -
         workers: Workers = (
             InProcess(factory, store) if count == 1 else ProcessPool(factory, folder / "study.sqlite", count)
         )
-        final = sitting(folder, strategy, Budget(evaluations=budget), workers, store, finalists=3)
+        final = sitting(folder, strategy, SearchBudget(evaluations=budget), workers, store, finalists=3)
     staging.write_text(
         folder / "finalists.json", json.dumps([[f.candidate.id, f.candidate.genome, f.judged.fitness] for f in final])
     )

@@ -22,7 +22,7 @@ from genepool.evolution.candidates import Candidate, Verdict
 from genepool.evolution.loop import Search
 from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import make_breeder, make_strategy, strategies
-from genepool.evolution.study import Budget, Study
+from genepool.evolution.study import SearchBudget, Study
 from genepool.evolution.workers import ProcessPool, Workers
 
 STEADY = [name for name, entry in strategies().items() if entry.build.steady and entry.proposals == "points"]
@@ -78,7 +78,7 @@ def sitting(folder: Path, strategy: str, budget: int, workers: Disordered, store
         strategy,
         fakes.Line(3),
         workers,
-        budget=Budget(evaluations=budget),
+        budget=SearchBudget(evaluations=budget),
         seed=0,
         history=folder / "history.jsonl",
         steady=True,
@@ -137,7 +137,7 @@ def test_one_worker_does_what_a_generational_run_of_single_children_does(tmp_pat
                 "map_elites",
                 fakes.Line(3),
                 Disordered(store, 1, 0),
-                budget=Budget(evaluations=30),
+                budget=SearchBudget(evaluations=30),
                 seed=0,
                 history=folder / "history.jsonl",
                 steady=steady,
@@ -157,7 +157,7 @@ def test_processes_take_what_is_asked_ahead(tmp_path: Path) -> None:
             "random_search",
             fakes.Line(3),
             ProcessPool(partial(fakes.logged, tmp_path, 0.0), store.path, 2),
-            budget=Budget(evaluations=24),
+            budget=SearchBudget(evaluations=24),
             seed=0,
             history=tmp_path / "history.jsonl",
             steady=True,
@@ -235,7 +235,7 @@ def test_a_search_takes_no_strategy_that_was_asked_before(tmp_path: Path) -> Non
             "random_search",
             fakes.Line(3),
             Disordered(store, 1, 0),
-            budget=Budget(evaluations=9),
+            budget=SearchBudget(evaluations=9),
             seed=0,
             history=tmp_path / "history.jsonl",
         )

@@ -16,7 +16,7 @@ from genepool.evolution.loop import Search
 from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import make_breeder, make_strategy, strategies
 from genepool.evolution.strategies.base import AskTell, Birth, Breeder, Evidence
-from genepool.evolution.study import Budget
+from genepool.evolution.study import SearchBudget
 from genepool.evolution.workers import InProcess
 
 TASKS = ("add", "sort")
@@ -114,7 +114,7 @@ def test_a_generation_of_which_nobody_is_left_is_one_like_others(
                 name,
                 Plain(),
                 InProcess(lambda: evaluate, store),
-                budget=Budget(evaluations=budget),
+                budget=SearchBudget(evaluations=budget),
                 seed=0,
                 history=tmp_path / "history.jsonl",
             )

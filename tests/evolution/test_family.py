@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from genepool.errors import InputError
-from genepool.evolution.breeding import AdapterStock, Family, ModelStock, Stock
+from genepool.evolution.breeding import Family, FounderAdapters, FounderModels, Founders
 from genepool.evolution.breeding.operators import operator
 from genepool.evolution.strategies.base import Birth
 from genepool.seeding import torch_generator
@@ -29,8 +29,8 @@ def model(
     return TensorWeights({**tensors, "step": torch.tensor([3])}, name)
 
 
-def stock(dtype: torch.dtype = torch.float32) -> ModelStock:
-    return ModelStock(model(0, "base", dtype), {"ann": model(1, "ann", dtype), "bob": model(2, "bob", dtype)})
+def stock(dtype: torch.dtype = torch.float32) -> FounderModels:
+    return FounderModels(model(0, "base", dtype), {"ann": model(1, "ann", dtype), "bob": model(2, "bob", dtype)})
 
 
 def flat(weights: Weights) -> torch.Tensor:
@@ -59,7 +59,7 @@ def test_a_copy_is_the_founder_under_its_own_fingerprint() -> None:
 def test_a_mutation_moves_the_share_of_weights_it_should() -> None:
     shapes = {"w": (400, 100)}
     founders = {"ann": model(1, "ann", shapes=shapes)}
-    family = Family(ModelStock(model(0, "base", shapes=shapes), founders), {}.__getitem__)
+    family = Family(FounderModels(model(0, "base", shapes=shapes), founders), {}.__getitem__)
     child = family.child("0.0", Birth("mutate", ("ann",), {"rate": 0.1, "sigma": 0.01}, 5))
     moved = child.read("w") - founders["ann"].read("w")
     changed = moved[moved != 0]
@@ -102,7 +102,7 @@ def test_a_stretch_adds_the_experts_singular_directions() -> None:
 
 def test_random_models_have_the_scale_asked_for() -> None:
     shapes = {"w": (300, 100)}
-    family = Family(ModelStock(model(0, "base", shapes=shapes), {}), {}.__getitem__)
+    family = Family(FounderModels(model(0, "base", shapes=shapes), {}), {}.__getitem__)
     drawn = family.child("0.0", Birth("random", (), {"sigma": 0.01}, 3)).read("w")
     assert drawn.std().item() == pytest.approx(0.01, rel=0.03)
 
@@ -189,7 +189,7 @@ def test_unknown_operators_and_parents_are_named() -> None:
 )
 def test_parents_of_different_bases_are_refused(shapes: dict[str, tuple[int, ...]], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        ModelStock(model(0, "base"), {"ann": model(1, "ann"), "bob": model(2, "bob", shapes=shapes)})
+        FounderModels(model(0, "base"), {"ann": model(1, "ann"), "bob": model(2, "bob", shapes=shapes)})
 
 
 # ---------------------------------------------------------------------- adapters
@@ -216,7 +216,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> tuple[Weights, dict[st
 def test_adapters_breed_as_factors(adapters: tuple[Weights, dict[str, Weights]]) -> None:
     base, all_of = adapters
     founders = {name: all_of[name] for name in "pq"}
-    held = AdapterStock(base, founders)
+    held = FounderAdapters(base, founders)
     assert held.nbytes < sum(base.info(name).nbytes for name in base.names())
     family = Family(held, {}.__getitem__)
     whole = family.child("0.0", Birth("mix", ("p", "q"), {"weights": [1.0, 0.0]}))
@@ -235,13 +235,13 @@ def test_adapters_fit_together_where_ranks_and_tensors_are_the_same(
     adapters: tuple[Weights, dict[str, Weights]],
 ) -> None:
     base, founders = adapters
-    assert AdapterStock.fits(base, {name: founders[name] for name in "pq"})
-    assert not AdapterStock.fits(base, founders)
-    assert not AdapterStock.fits(base, {"p": founders["p"], "base": base})
+    assert FounderAdapters.fits(base, {name: founders[name] for name in "pq"})
+    assert not FounderAdapters.fits(base, founders)
+    assert not FounderAdapters.fits(base, {"p": founders["p"], "base": base})
 
 
-def held_as(form: str, base: Weights, founders: dict[str, Weights]) -> Stock:
-    return ModelStock(base, founders) if form == "models" else AdapterStock(base, founders)
+def held_as(form: str, base: Weights, founders: dict[str, Weights]) -> Founders:
+    return FounderModels(base, founders) if form == "models" else FounderAdapters(base, founders)
 
 
 @pytest.mark.parametrize("form", ["models", "adapters"])
@@ -291,7 +291,7 @@ def test_parents_are_not_pushed_out_of_the_only_place_they_are_in() -> None:
 
 
 def test_a_base_alone_can_be_bred_from_all_its_float_tensors() -> None:
-    alone = ModelStock(model(0, "base"), {"base": model(0, "base")})
+    alone = FounderModels(model(0, "base"), {"base": model(0, "base")})
     assert set(alone.infos) == set(SHAPES)
     child = Family(alone, {}.__getitem__).child("0.0", Birth("mutate", ("base",), {"rate": 1.0, "sigma": 0.1}, 1))
     assert all(not torch.equal(child.read(name), model(0, "base").read(name)) for name in SHAPES)
@@ -305,7 +305,7 @@ def test_small_steps_add_up_where_children_are_held_in_float32() -> None:
         births = {"0.0": Birth("copy", ("base",))}
         for i in range(1, 101):
             births[f"{i}.0"] = Birth("climb", (f"{i - 1}.0",), {"steps": [1e-4], "seeds": [7]})
-        family = Family(ModelStock(base, {"base": base}, held=held), births.__getitem__)
+        family = Family(FounderModels(base, {"base": base}, held=held), births.__getitem__)
         child = family.child("100.0", births["100.0"])
         assert child.read("a.weight").dtype == torch.bfloat16
         away[held] = flat(child) - flat(base)

@@ -12,7 +12,7 @@ from test_bred_runs import best, bred_study, history
 
 from genepool.errors import InputError
 from genepool.evolution import run_study
-from genepool.evolution.breeding import AdapterStock, Family, Learner, ModelStock, Stock
+from genepool.evolution.breeding import Family, FounderAdapters, FounderModels, Founders, Learner
 from genepool.evolution.breeding.lessons import Learning
 from genepool.evolution.strategies.base import Birth
 from genepool.evolution.study import Study
@@ -44,14 +44,14 @@ def adapters(world: Path) -> Path:
     return world / "adapters"
 
 
-def stock_of(world: Path, form: str) -> Stock:
+def stock_of(world: Path, form: str) -> Founders:
     base = open_weights(str(world / "base"))
     place = "skills" if form == "models" else "adapters"
     founders = {name: open_weights(str(world / place / name), base=base) for name in "ab"}
-    return ModelStock(base, founders) if form == "models" else AdapterStock(base, founders)
+    return FounderModels(base, founders) if form == "models" else FounderAdapters(base, founders)
 
 
-def learner_of(world: Path, stock: Stock, **settings: Any) -> Learner:
+def learner_of(world: Path, stock: Founders, **settings: Any) -> Learner:
     wanted = Learning(**{"steps": 12, "rate": 3e-3, **settings})
     return Learner(stock, load_tasks(world / "tasks"), {}, wanted, seed=1, threads=1, compute="float32")
 
@@ -69,7 +69,7 @@ def loss_of(weights: Weights, tasks: list[Task], split: str = "train") -> float:
 @pytest.mark.parametrize("form", ["models", "adapters"])
 def test_what_is_taught_is_learned_the_same_each_time(world: Path, adapters: Path, form: str) -> None:
     stock = stock_of(world, form)
-    assert type(stock).__name__ == {"models": "ModelStock", "adapters": "AdapterStock"}[form]
+    assert type(stock).__name__ == {"models": "FounderModels", "adapters": "FounderAdapters"}[form]
     born = Family(stock, {}.__getitem__)
     plain = born.child("1.0", MIX)
     tensors = born._tensors("1.0", MIX)

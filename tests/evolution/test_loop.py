@@ -19,7 +19,7 @@ import pytest
 from genepool.errors import InputError
 from genepool.evolution.loop import Finalist
 from genepool.evolution.store import StudyStore
-from genepool.evolution.study import Budget
+from genepool.evolution.study import SearchBudget
 from genepool.evolution.workers import Factory, InProcess, ProcessPool
 
 SCRIPT = Path(fakes.__file__)
@@ -36,7 +36,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     with StudyStore(folder / "study.sqlite") as store:
         who = InProcess(factory, store) if workers == 1 else ProcessPool(factory, store.path, workers)
-        return fakes.sitting(folder, strategy, Budget(evaluations=budget), who, store, finalists)
+        return fakes.sitting(folder, strategy, SearchBudget(evaluations=budget), who, store, finalists)
 
 
 def same(ours: list[Finalist], theirs: list[Finalist]) -> bool:
@@ -66,7 +66,7 @@ def test_minutes_end_a_run_and_the_rest_is_still_there_to_do(tmp_path: Path) -> 
     folder = tmp_path
     ticks = iter(range(0, 10**6, 10))
 
-    def clocked(budget: Budget) -> fakes.Search:
+    def clocked(budget: SearchBudget) -> fakes.Search:
         with StudyStore(folder / "study.sqlite") as store:
             store.begin({}, {})
             search = fakes.Search(
@@ -83,12 +83,12 @@ def test_minutes_end_a_run_and_the_rest_is_still_there_to_do(tmp_path: Path) -> 
             search.run()
             return search
 
-    assert clocked(Budget(minutes=5)).out_of_time
+    assert clocked(SearchBudget(minutes=5)).out_of_time
     first = fakes.history(folder)
     assert 0 < len(first) < 40
-    assert clocked(Budget(minutes=5)).out_of_time
+    assert clocked(SearchBudget(minutes=5)).out_of_time
     assert fakes.history(folder) == first
-    assert not clocked(Budget(evaluations=40)).out_of_time
+    assert not clocked(SearchBudget(evaluations=40)).out_of_time
     again = fakes.history(folder)
     assert len(again) == 40
     assert again[: len(first)] == first

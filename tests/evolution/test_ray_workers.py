@@ -20,7 +20,7 @@ from genepool.evolution import run_study
 from genepool.evolution.candidates import Verdict
 from genepool.evolution.ray_workers import Home, RayPool, connect
 from genepool.evolution.store import StudyStore
-from genepool.evolution.study import Budget
+from genepool.evolution.study import SearchBudget
 from genepool.evolution.workers import Evaluate, InProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
@@ -82,7 +82,7 @@ def run(folder: Path, factory: Any, **settings: Any) -> list[dict[str, Any]]:
     count = connect("ray:2", 1)
     with StudyStore(folder / "study.sqlite") as store:
         pool = RayPool(factory, store.path, count, **settings)
-        fakes.sitting(folder, "cma_es", Budget(evaluations=24), pool, store)
+        fakes.sitting(folder, "cma_es", SearchBudget(evaluations=24), pool, store)
     return fakes.history(folder)
 
 
@@ -90,7 +90,7 @@ def run(folder: Path, factory: Any, **settings: Any) -> list[dict[str, Any]]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("alone")
     with StudyStore(folder / "study.sqlite") as store:
-        fakes.sitting(folder, "cma_es", Budget(evaluations=24), InProcess(fakes.sphere, store), store)
+        fakes.sitting(folder, "cma_es", SearchBudget(evaluations=24), InProcess(fakes.sphere, store), store)
     return fakes.history(folder)
 
 

@@ -12,7 +12,7 @@ from genepool.evolution.generation import Savings
 from genepool.evolution.loop import Search
 from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import make_strategy
-from genepool.evolution.study import Budget, Screening, Study
+from genepool.evolution.study import Screening, SearchBudget, Study
 from genepool.evolution.surrogate import Surrogate
 from genepool.evolution.workers import InProcess
 
@@ -81,7 +81,7 @@ def search(folder: Path, screen: Screening | None, budgets: tuple[int, ...]) -> 
                 "cma_es",
                 fakes.Line(3),
                 InProcess(fakes.sphere, store),
-                budget=Budget(evaluations=budget),
+                budget=SearchBudget(evaluations=budget),
                 seed=0,
                 history=folder / "history.jsonl",
                 savings=Savings(examples=1, screen=screen),

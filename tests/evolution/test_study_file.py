@@ -10,7 +10,7 @@ import yaml
 
 from genepool.errors import InputError
 from genepool.evolution.opened_study import fitness
-from genepool.evolution.study import Objective, Study, load_study, resolve_model
+from genepool.evolution.study import FitnessSettings, Study, load_study, resolve_model
 from genepool.schema import validate
 
 SMALLEST: dict[str, Any] = {
@@ -110,11 +110,11 @@ def test_files_that_are_no_study(tmp_path: Path) -> None:
 
 def test_the_fitness_weighs_tasks_and_can_care_for_the_worst() -> None:
     valid = {"a": 1.0, "b": 0.5, "c": 0.0}
-    assert fitness(valid, {}, Objective()) == pytest.approx(0.5)
-    assert fitness(valid, {"a": 2, "c": 0}, Objective()) == pytest.approx(2.5 / 3)
-    assert fitness(valid, {}, Objective(worst=0.5)) == pytest.approx(0.25)
+    assert fitness(valid, {}, FitnessSettings()) == pytest.approx(0.5)
+    assert fitness(valid, {"a": 2, "c": 0}, FitnessSettings()) == pytest.approx(2.5 / 3)
+    assert fitness(valid, {}, FitnessSettings(worst=0.5)) == pytest.approx(0.25)
     # A task without weight is shown but decides nothing.
-    assert fitness(valid, {"c": 0}, Objective(worst=1.0)) == pytest.approx(0.5)
+    assert fitness(valid, {"c": 0}, FitnessSettings(worst=1.0)) == pytest.approx(0.5)
 
 
 def test_a_study_made_in_python_is_the_study_of_the_file(tmp_path: Path) -> None:

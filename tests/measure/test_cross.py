@@ -6,7 +6,7 @@ import pytest
 
 from genepool.measure import CrossMatrix, change, changes, mean_difference, wilson
 from genepool.tasks import Example, Outcome, OutcomeTable
-from genepool.tasks.table import Cell
+from genepool.tasks.table import TaskOutcomes
 
 EXAMPLES = {
     "add": [Example(str(i), f"{i}+1=", (str(i + 1),)) for i in range(4)],
@@ -23,7 +23,7 @@ SCORES = {
 @pytest.fixture
 def table() -> OutcomeTable:
     cells = {
-        place: Cell(tuple(Outcome(float(s), f"{place[0]} says {i}") for i, s in enumerate(row)), 0)
+        place: TaskOutcomes(tuple(Outcome(float(s), f"{place[0]} says {i}") for i, s in enumerate(row)), 0)
         for place, row in SCORES.items()
     }
     return OutcomeTable(cells, EXAMPLES, {"old": "f1", "new": "f2"}, "test")

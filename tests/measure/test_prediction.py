@@ -25,7 +25,7 @@ from genepool.measure.prediction import (
 from genepool.tasks import LanguageModel, Ledger, OutcomeTable, Task, evaluate, load_tasks
 from genepool.tasks.example import Example
 from genepool.tasks.ledger import Outcome
-from genepool.tasks.table import Cell
+from genepool.tasks.table import TaskOutcomes
 from genepool.weights import open_weights
 
 # ---------------------------------------------------------------------- PassUntil
@@ -199,7 +199,7 @@ def made_table(rates: Sequence[float], *, length: int, together: bool, count: in
             detail = {"token_accuracy": float(right.mean()), "tokens": float(length)}
             detail["logprob"] = length * math.log(max(rate, 0.01))
             outcomes.append(Outcome(float(right.all()), None, detail))
-        cells[f"m{place}", "t"] = Cell(tuple(outcomes), 0)
+        cells[f"m{place}", "t"] = TaskOutcomes(tuple(outcomes), 0)
     return OutcomeTable(cells, {"t": examples}, {f"m{i}": str(i) for i in range(len(rates))}, "test")
 
 
@@ -227,7 +227,7 @@ def test_no_jump_and_no_details() -> None:
     with pytest.raises(InputError, match="2 models"):
         metric_choice(made_table([0.1, 0.9], length=3, together=True), "t")
     bare = OutcomeTable(
-        {(m, "t"): Cell((Outcome(1.0),), 0) for m in "abc"},
+        {(m, "t"): TaskOutcomes((Outcome(1.0),), 0) for m in "abc"},
         {"t": [Example("e1", "p", ("x",))]},
         dict.fromkeys("abc", "f"),
         "test",

@@ -24,7 +24,7 @@ from genepool.measure.transfer import (
     transfer_matrix,
 )
 from genepool.tasks import Example, Outcome, OutcomeTable
-from genepool.tasks.table import Cell
+from genepool.tasks.table import TaskOutcomes
 
 SCORES = {
     "base": {"add": [0, 0, 1, 1], "copy": [1, 0]},
@@ -40,7 +40,7 @@ def table() -> OutcomeTable:
     examples = {"add": [Example(str(i), f"{i}+1=", ("1",)) for i in range(4)]}
     examples["copy"] = [Example(str(i), f"{i}:", ("1",)) for i in range(2)]
     cells = {
-        (model, task): Cell(tuple(Outcome(float(score), None) for score in scores), 0)
+        (model, task): TaskOutcomes(tuple(Outcome(float(score), None) for score in scores), 0)
         for model, row in SCORES.items()
         for task, scores in row.items()
     }

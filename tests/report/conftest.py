@@ -7,17 +7,17 @@ import pytest
 
 from genepool.measure import Interval
 from genepool.report import Report
-from genepool.report.flips import Flip
+from genepool.report.flips import ShownFlip
 from genepool.report.recipe_figure import GeneValue, RecipePicture
 from genepool.report.scatter_figure import Scatter, ScatterPoint
-from genepool.report.search_figure import Evaluation, Finalist, ReferenceLine, SearchRun
-from genepool.report.sections.changes import Change, Changes, Comparison
-from genepool.report.sections.collection import Atlas, Collection, Gathering, Member
+from genepool.report.search_figure import Evaluation, FinalistPoint, ReferenceLine, SearchRun
+from genepool.report.sections.changes import Changes, RivalComparison, TaskChange
+from genepool.report.sections.collection import Atlas, Collection, CollectionMember, Gathering
 from genepool.report.sections.cost import Cost, Costs
 from genepool.report.sections.lineage import Lineage
 from genepool.report.sections.recipe import Recipes
-from genepool.report.sections.scores import Ability, ModelRow, Scores
-from genepool.report.sections.search import Search
+from genepool.report.sections.scores import ModelRow, ScoredTask, Scores
+from genepool.report.sections.search import SearchCurves
 from genepool.report.sections.standings import Rival, Standing, Standings
 from genepool.report.sections.tradeoffs import TradeOffs
 from genepool.report.study_outcomes import Origin
@@ -70,8 +70,8 @@ def made_up_search(name: str, seed: int, gain: float) -> SearchRun:
     evaluations[17] = Evaluation(None, 1)
     best = max(e.fitness for e in evaluations if e.fitness is not None)
     finalists = (
-        Finalist("candidate 3 of generation 17", best - 0.01, wilson(best - 0.02, 5000)),
-        Finalist("the strategy's own guess after 20 generations", None, Interval(best - 0.021)),
+        FinalistPoint("candidate 3 of generation 17", best - 0.01, wilson(best - 0.02, 5000)),
+        FinalistPoint("the strategy's own guess after 20 generations", None, Interval(best - 0.021)),
     )
     return SearchRun(name, tuple(evaluations), wilson(best, 1200), finalists)
 
@@ -133,7 +133,7 @@ def made_up_recipe() -> RecipePicture:
     return RecipePicture("CMA-ES", "ties", tuple(genes), text, "the best tenth, 20 candidates")
 
 
-def made_up_comparison(rival: str, kind: str, models: tuple[ModelRow, ...]) -> Comparison:
+def made_up_comparison(rival: str, kind: str, models: tuple[ModelRow, ...]) -> RivalComparison:
     by_name = {model.name: model for model in models}
     changes, flips = [], []
     for task in SKILLS + GENERIC:
@@ -142,13 +142,13 @@ def made_up_comparison(rival: str, kind: str, models: tuple[ModelRow, ...]) -> C
         lost = 4 + int(max(-delta, 0) * ITEMS)
         gained = int(delta * ITEMS) + lost
         group = "skills" if task in SKILLS else "generic"
-        changes.append(Change(task, group, Interval(delta, delta - half, delta + half), gained, lost, ITEMS))
+        changes.append(TaskChange(task, group, Interval(delta, delta - half, delta + half), gained, lost, ITEMS))
         for i in range(3):
             word = "umbrella"[: 4 + i]
             right, wrong = word[::-1], word[::-1][:-1] + "x"
-            flips.append(Flip(task, f"{task}-test-{i:04d}", f"<{task}> {word} = ", right, wrong, right, True))
-        flips.append(Flip(task, f"{task}-test-0100", f"<{task}> pear = ", "raep", "raep", "", False))
-    return Comparison("CMA-ES", rival, kind, tuple(changes), tuple(flips))
+            flips.append(ShownFlip(task, f"{task}-test-{i:04d}", f"<{task}> {word} = ", right, wrong, right, True))
+        flips.append(ShownFlip(task, f"{task}-test-0100", f"<{task}> pear = ", "raep", "raep", "", False))
+    return RivalComparison("CMA-ES", rival, kind, tuple(changes), tuple(flips))
 
 
 def made_up_gatherings() -> tuple[Gathering, ...]:
@@ -156,12 +156,12 @@ def made_up_gatherings() -> tuple[Gathering, ...]:
     drawn = np.random.default_rng(9)
     scores = ("sort", "reverse", "upper", "worth")
     elites = tuple(
-        Member(f"{i}.{atlas}", scores[atlas], (*(round(float(x), 3) for x in drawn.random(3)), None), atlas)
+        CollectionMember(f"{i}.{atlas}", scores[atlas], (*(round(float(x), 3) for x in drawn.random(3)), None), atlas)
         for atlas in (0, 1)
         for i in range(40)
     )
     maps = (Atlas("sort", 0, 1, 2), Atlas("reverse", 1, 0, 2))
-    front = tuple(Member(f"3.{i}", "front" if i else "knee", (0.5 + i / 10, 0.9 - i / 10)) for i in range(3))
+    front = tuple(CollectionMember(f"3.{i}", "front" if i else "knee", (0.5 + i / 10, 0.9 - i / 10)) for i in range(3))
     return (
         Gathering("CycleQD", scores, elites, maps, 5, "genepool collection run --write"),
         Gathering("NSGA-II", ("sort", "upper"), front, command="genepool collection other --write"),
@@ -193,12 +193,12 @@ def made_up_report() -> Report:
             Standings(tuple(standings)),
             Scores(
                 tuple(
-                    [Ability(name, "skills", ITEMS) for name in SKILLS]
-                    + [Ability(name, "generic", ITEMS) for name in GENERIC]
+                    [ScoredTask(name, "skills", ITEMS) for name in SKILLS]
+                    + [ScoredTask(name, "generic", ITEMS) for name in GENERIC]
                 ),
                 models,
             ),
-            Search(
+            SearchCurves(
                 (made_up_search("CMA-ES", 1, 0.35), made_up_search("random search", 2, 0.0)),
                 (ReferenceLine("best static merge", wilson(0.925, 1200)),),
             ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from genepool import seeding
 from genepool.measure import Gate, check_gates, compare
 from genepool.report.comparison_page import Compared
-from genepool.report.flips import Flip
+from genepool.report.flips import ShownFlip
 from genepool.tasks import Pairs
 
 GATES = (
@@ -25,7 +25,7 @@ def made_comparison(new: str = "models/new", abilities: int = 4) -> Compared:
         old, late = ((generator.random(200) < rate).astype(float) for rate in rates)
         pairs.append(Pairs(f"ability{place + 1}", old, late, generator.random(200) < 0.5))
         flips += [
-            Flip(f"ability{place + 1}", f"example {i}", f"Say {i}.", f"{i}", f"{i} or so", f"{i}", i % 2 == 0)
+            ShownFlip(f"ability{place + 1}", f"example {i}", f"Say {i}.", f"{i}", f"{i} or so", f"{i}", i % 2 == 0)
             for i in range(3)
         ]
     comparison = compare("models/old", new, pairs)

@@ -7,7 +7,7 @@ import numpy as np
 from genepool.tasks import OutcomeTable
 from genepool.tasks.example import Example
 from genepool.tasks.ledger import Outcome
-from genepool.tasks.table import Cell
+from genepool.tasks.table import TaskOutcomes
 
 
 def made_table(name: str = "m", *, sure: bool = True, count: int = 40) -> OutcomeTable:
@@ -22,5 +22,5 @@ def made_table(name: str = "m", *, sure: bool = True, count: int = 40) -> Outcom
         for _ in range(count):
             confidence = float(draw.uniform(0.5, 1))
             outcomes.append(Outcome(float(draw.random() < rate), "x", {"confidence": confidence} if sure else {}))
-        cells[name, task] = Cell(tuple(outcomes), 0)
+        cells[name, task] = TaskOutcomes(tuple(outcomes), 0)
     return OutcomeTable(cells, examples, {name: "f" * 64}, "test")

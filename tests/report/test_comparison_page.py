@@ -12,8 +12,8 @@ from made_comparison import made_comparison
 
 from genepool.measure import NOT_MEASURED, Gate, Interval, check_gates, compare
 from genepool.report.comparison_page import Compared, comparison_markdown, render_comparison, state, summary
-from genepool.report.flips import Flip
-from genepool.report.parallel_figure import Profile, parallel_figure
+from genepool.report.flips import ShownFlip
+from genepool.report.parallel_figure import ModelLine, parallel_figure
 from genepool.report.text_diff import marked
 from genepool.tasks import Pairs
 
@@ -73,8 +73,8 @@ def test_one_ability_all_right_all_wrong_and_many_models() -> None:
 
 def test_texts_of_models_and_people_stay_texts() -> None:
     flips = (
-        Flip(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, "x" * 100_000, True),
-        Flip("t", "2", "", "", None, "", False),
+        ShownFlip(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, "x" * 100_000, True),
+        ShownFlip("t", "2", "", "", None, "", False),
     )
     comparison = compare(HOSTILE, "b|c", [Pairs(HOSTILE, np.zeros(5), np.ones(5))])
     compared = Compared(comparison, tuple(check_gates([Gate(at_least=0)], comparison)), flips)
@@ -108,8 +108,10 @@ def test_marks_are_where_two_answers_differ() -> None:
 
 def test_every_score_of_the_parallel_view_is_drawn() -> None:
     scores = (Interval(0.2, 0.1, 0.3), NOT_MEASURED, Interval(1.0, 0.9, 1.0))
-    figure = parallel_figure(["one", "<two>", "a very long name of an ability " * 3], [Profile("m", scores)], width=380)
+    figure = parallel_figure(
+        ["one", "<two>", "a very long name of an ability " * 3], [ModelLine("m", scores)], width=380
+    )
     assert "&lt;two&gt;" in figure
     assert re.findall(r'class="spots" d="([^"]*)"', figure)[0].count("h0") == 2
     assert re.findall(r'class="whisker thin" d="([^"]*)"', figure)[0].count("H") == 2
-    assert parallel_figure(["one"], [Profile("m", (NOT_MEASURED,))], width=380) == ""
+    assert parallel_figure(["one"], [ModelLine("m", (NOT_MEASURED,))], width=380) == ""

@@ -15,7 +15,7 @@ from genepool.report.sections.changes import Changes
 from genepool.report.sections.collection import Collection
 from genepool.report.sections.cost import Costs
 from genepool.report.sections.scores import Scores
-from genepool.report.sections.search import Search
+from genepool.report.sections.search import SearchCurves
 from genepool.report.sections.standings import Standings
 from genepool.report.sections.tradeoffs import TradeOffs
 
@@ -52,7 +52,7 @@ def test_markdown_has_the_pages_numbers(report_data: Report) -> None:
         assert row[0] == markdown.plain(rival)
         assert float(row[2].replace("−", "-")) == pytest.approx(100 * change.delta.mean, abs=0.051)
         assert (int(row[4].replace(",", "")), int(row[5].replace(",", ""))) == (change.gained, change.lost)
-    assert [row[4] for row in finalists[1:]] == ["won", ""] * len(report_data[Search].searches)
+    assert [row[4] for row in finalists[1:]] == ["won", ""] * len(report_data[SearchCurves].searches)
     assert len(costs) == 1 + len(report_data[Costs].costs)
 
 

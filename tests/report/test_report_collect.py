@@ -22,7 +22,7 @@ from genepool.report.sections.cost import Costs
 from genepool.report.sections.lineage import Lineage
 from genepool.report.sections.recipe import Recipes
 from genepool.report.sections.scores import Scores
-from genepool.report.sections.search import Search
+from genepool.report.sections.search import SearchCurves
 from genepool.report.sections.standings import Standings
 from genepool.tasks import load_tasks
 
@@ -134,23 +134,23 @@ def test_gains_losses_and_flips_are_those_of_the_examples(built: Path) -> None:
 
 def test_searches_costs_and_references(built: Path) -> None:
     data = collect_study(built / "run-cma_es", beside=[built / "run-random_search"], extra_models=MERGES)
-    assert [search.name for search in data[Search].searches] == ["CMA-ES", "random search"]
+    assert [search.name for search in data[SearchCurves].searches] == ["CMA-ES", "random search"]
     history = [json.loads(line) for line in (built / "run-cma_es" / "history.jsonl").read_text().splitlines()]
-    assert [one.fitness for one in data[Search].searches[0].evaluations] == [line["fitness"] for line in history]
+    assert [one.fitness for one in data[SearchCurves].searches[0].evaluations] == [line["fitness"] for line in history]
     # The interval is that of the fitness on validation: three quarters of the mean and a quarter of the worst task.
     means = [outcomes(built, "cma_es", task, "valid", 40).mean() for task in made_study.TASKS]
-    fitness = data[Search].searches[0].best
+    fitness = data[SearchCurves].searches[0].best
     assert fitness.mean == pytest.approx(0.75 * np.mean(means) + 0.25 * min(means))
     assert fitness.lo < fitness.mean < fitness.hi
-    winner, guess = data[Search].searches[0].finalists
+    winner, guess = data[SearchCurves].searches[0].finalists
     means = [outcomes(built, "cma_es", task, "valid", 60).mean() for task in made_study.TASKS]
     assert winner.name == "candidate 2 of generation 3"
     assert winner.judged.mean == pytest.approx(0.75 * np.mean(means) + 0.25 * min(means))
     assert winner.judged.has_ends
     assert (guess.searched, guess.judged) == (None, Interval(0.7))
     assert "own guess after 4 generations" in guess.name
-    assert [reference.name for reference in data[Search].references] == ["best static merge"]
-    assert data[Search].references[0].model == "ties 1.0"
+    assert [reference.name for reference in data[SearchCurves].references] == ["best static merge"]
+    assert data[SearchCurves].references[0].model == "ties 1.0"
     cost = data[Costs].costs[0]
     assert (cost.evaluations, cost.failed, cost.cached, cost.examples) == (24, 1, 1, 2760)
     assert (cost.seconds, cost.cpu_seconds) == (33.5, 11.0)
@@ -200,7 +200,7 @@ def test_an_unfinished_study_is_shown_as_far_as_it_got(world: Path) -> None:
     (notice,) = data.notices
     assert "12 of 24 evaluations" in notice
     assert "genepool evolve" in notice
-    assert len(data[Search].searches[0].evaluations) == 12
+    assert len(data[SearchCurves].searches[0].evaluations) == 12
     assert data[Standings].standings == ()
     assert data[Changes].comparisons == ()
     assert [model.name for model in data[Scores].models] == ["base", "sort", "upper", "average", "ties 1.0"]
@@ -252,7 +252,7 @@ def test_two_studies_of_one_strategy_have_names_of_their_own(world: Path) -> Non
     first = made_study.make_study(world)
     second = shutil.copytree(first, world / "again")
     data = collect_study(first, beside=[second])
-    assert [search.name for search in data[Search].searches] == ["CMA-ES (run-cma_es)", "CMA-ES (again)"]
+    assert [search.name for search in data[SearchCurves].searches] == ["CMA-ES (run-cma_es)", "CMA-ES (again)"]
     assert data.subject == "CMA-ES (run-cma_es)"
 
 

@@ -9,11 +9,21 @@ from changed_report import changed
 from made_study import make_ledger, make_study, make_tasks
 
 from genepool.report import Report, collect_study, render_report, report_markdown, report_values
-from genepool.report.sections.collection import ROWS, Atlas, Collection, Gathering, Member, atlas_data, told_members
+from genepool.report.sections.collection import (
+    ROWS,
+    Atlas,
+    Collection,
+    CollectionMember,
+    Gathering,
+    atlas_data,
+    told_members,
+)
 
 
 def archive(count: int, *, maps: bool = True) -> Gathering:
-    members = tuple(Member(f"{i}.0", "cell", (i / count, 0.5, 0.5), 0 if maps else None) for i in range(count))
+    members = tuple(
+        CollectionMember(f"{i}.0", "cell", (i / count, 0.5, 0.5), 0 if maps else None) for i in range(count)
+    )
     return Gathering("CycleQD", ("add", "sort", "say"), members, (Atlas("add", 0, 1, 2),) if maps else (), 15, "x")
 
 
@@ -32,7 +42,7 @@ def test_of_very_many_elites_the_table_has_the_best_and_the_picture_all() -> Non
 
 def test_names_from_others_are_escaped(report_data: Report) -> None:
     evil = "</script><img src=x onerror=alert(1)>"
-    one = Gathering(evil, (evil,), (Member("0.0", evil, (0.5,), 0),), (Atlas(evil, 0, 0, 0),), 3, evil)
+    one = Gathering(evil, (evil,), (CollectionMember("0.0", evil, (0.5,), 0),), (Atlas(evil, 0, 0, 0),), 3, evil)
     page = render_report(changed(report_data, Collection, gatherings=(one,)))
     assert "<img" not in page
     assert page.count("</script>") == 1

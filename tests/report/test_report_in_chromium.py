@@ -28,7 +28,7 @@ from genepool.report.scatter_figure import fronts
 from genepool.report.sections.changes import Changes
 from genepool.report.sections.collection import Collection
 from genepool.report.sections.scores import Scores
-from genepool.report.sections.search import Search
+from genepool.report.sections.search import SearchCurves
 from genepool.report.sections.tradeoffs import TradeOffs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -213,7 +213,7 @@ def test_arrow_keys_walk_through_the_search(browser: Browser, page: Path, report
     assert "evaluation 1, generation 0" in browser.run("document.querySelector('.search .readout').textContent")
     browser.press("End")
     told = browser.run("document.querySelector('.search .readout').textContent")
-    assert told.startswith(report_data[Search].searches[-1].name)
+    assert told.startswith(report_data[SearchCurves].searches[-1].name)
     assert "evaluation 200, generation 19" in told
     assert browser.run("document.getElementById('tip').hidden") is False
 
@@ -430,7 +430,7 @@ def test_the_search_is_saved_candidate_by_candidate(browser: Browser, page: Path
     head, *rows = saved(browser)["search.csv"]
     assert head == ["search", "evaluation", "generation", "fitness", "best so far"]
     expected = []
-    for run in report_data[Search].searches:
+    for run in report_data[SearchCurves].searches:
         best = None
         for i, one in enumerate(run.evaluations, start=1):
             best = max((value for value in (best, one.fitness) if value is not None), default=None)

@@ -11,7 +11,7 @@ from genepool.report import ExtraModel, collect_study, render_report, report_on
 from genepool.report.sections.changes import Changes
 from genepool.report.sections.recipe import Recipes
 from genepool.report.sections.scores import Scores
-from genepool.report.sections.search import Search
+from genepool.report.sections.search import SearchCurves
 
 pytestmark = pytest.mark.slow
 LIMIT = 32
@@ -54,16 +54,18 @@ def test_a_real_study_is_shown_as_it_was(tiny_testbed: Any, tmp_path: Path) -> N
             assert tuple(shown) == tuple(score[key] for key in ("mean", "lo", "hi"))
     assert [ability.name for ability in data[Scores].abilities] == [*skills, "generic"]
     # What the search saw in memory is what the ledger says of its best candidate.
-    assert data[Search].searches[0].best is not None
-    fitness = [evaluation.fitness for evaluation in data[Search].searches[0].evaluations]
-    assert data[Search].searches[0].best.mean == pytest.approx(max(value for value in fitness if value is not None))
+    assert data[SearchCurves].searches[0].best is not None
+    fitness = [evaluation.fitness for evaluation in data[SearchCurves].searches[0].evaluations]
+    assert data[SearchCurves].searches[0].best.mean == pytest.approx(
+        max(value for value in fitness if value is not None)
+    )
     judged = [line["fitness"] for line in result.best["finalists"]]
-    assert [finalist.judged.mean for finalist in data[Search].searches[0].finalists] == pytest.approx(judged)
-    assert data[Search].searches[0].finalists[0].judged.has_ends
-    assert len(data[Search].searches[0].evaluations) == 12
+    assert [finalist.judged.mean for finalist in data[SearchCurves].searches[0].finalists] == pytest.approx(judged)
+    assert data[SearchCurves].searches[0].finalists[0].judged.has_ends
+    assert len(data[SearchCurves].searches[0].evaluations) == 12
     assert {gene.value for gene in data[Recipes].recipes[0].genes} == set(result.genome.values())
     assert {gene.role for gene in data[Recipes].recipes[0].genes} == {"attention", None}
-    assert len(data[Search].references) == 1
+    assert len(data[SearchCurves].references) == 1
     flips = [flip for comparison in data[Changes].comparisons for flip in comparison.flips]
     assert flips
     assert all(flip.subject_said is not None and flip.rival_said is not None for flip in flips)

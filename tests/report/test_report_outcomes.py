@@ -12,7 +12,7 @@ from genepool.report.sections.changes import FLIPS_EACH, Changes
 from genepool.report.sections.scores import Scores
 from genepool.report.sections.standings import Standings
 from genepool.tasks import Example, Outcome, OutcomeTable
-from genepool.tasks.table import Cell
+from genepool.tasks.table import TaskOutcomes
 
 
 def table_of(scores: dict[str, dict[str, np.ndarray]], *, outputs: bool = True) -> OutcomeTable:
@@ -23,7 +23,7 @@ def table_of(scores: dict[str, dict[str, np.ndarray]], *, outputs: bool = True) 
         for task, values in tasks.items()
     }
     cells = {
-        (model, task): Cell(
+        (model, task): TaskOutcomes(
             tuple(Outcome(float(value), f"{value}" if outputs or value > 0.5 else None) for value in values), 0
         )
         for model, row in scores.items()

@@ -14,19 +14,19 @@ from changed_report import changed
 
 from genepool.measure import NOT_MEASURED, Interval
 from genepool.report import Report, render_report
-from genepool.report.flips import Flip
+from genepool.report.flips import ShownFlip
 from genepool.report.recipe_figure import GeneValue, RecipePicture
 from genepool.report.scatter_figure import Scatter, ScatterPoint
 from genepool.report.search_figure import Evaluation, SearchRun
 from genepool.report.sections import Section, all_sections
 from genepool.report.sections.abilities import model_profiles
-from genepool.report.sections.changes import Changes, Comparison
+from genepool.report.sections.changes import Changes, RivalComparison
 from genepool.report.sections.collection import Collection
 from genepool.report.sections.cost import Costs
 from genepool.report.sections.lineage import Lineage
 from genepool.report.sections.recipe import Recipes
-from genepool.report.sections.scores import Ability, ModelRow, Scores
-from genepool.report.sections.search import Search
+from genepool.report.sections.scores import ModelRow, ScoredTask, Scores
+from genepool.report.sections.search import SearchCurves
 from genepool.report.sections.standings import Standings
 from genepool.report.sections.tradeoffs import SHOWN, TradeOffs
 
@@ -74,13 +74,13 @@ class Page(HTMLParser):
 SECTIONS = {
     (Scores, "models"): "scores",
     (Changes, "comparisons"): "changes",
-    (Search, "searches"): "search",
+    (SearchCurves, "searches"): "search",
     (Recipes, "recipes"): "recipe",
     (Costs, "costs"): "cost",
     (TradeOffs, "scatters"): "tradeoffs",
     (Collection, "gatherings"): "collection",
 }
-NOT_NEEDED = [(Standings, "standings"), (Search, "references"), (Lineage, "facts"), (Scores, "abilities")]
+NOT_NEEDED = [(Standings, "standings"), (SearchCurves, "references"), (Lineage, "facts"), (Scores, "abilities")]
 
 
 def test_a_full_page_has_every_section(report_data: Report) -> None:
@@ -159,11 +159,11 @@ def test_the_best_of_every_column_is_marked_and_only_it(report_data: Report) -> 
 
 def test_nothing_is_marked_where_all_are_equal() -> None:
     models = tuple(ModelRow(name, "merge", {"sort": Interval(0.0)}) for name in ("a", "b"))
-    assert "<u>" not in render_report(Report(title="t", sections=(Scores((Ability("sort"),), models),)))
+    assert "<u>" not in render_report(Report(title="t", sections=(Scores((ScoredTask("sort"),), models),)))
 
 
 def test_missing_and_nan_scores_are_a_dash(report_data: Report) -> None:
-    abilities = (Ability("sort"), Ability("upper"), Ability("caesar"))
+    abilities = (ScoredTask("sort"), ScoredTask("upper"), ScoredTask("caesar"))
     scores = {"sort": NOT_MEASURED, "upper": Interval(float("nan"), float("nan"), 0.5)}
     html = render_report(Report(title="t", sections=(Scores(abilities, (ModelRow("m", "merge", scores),)),)))
     table = re.search(r'<table class="matrix".*?</table>', html, re.DOTALL)
@@ -174,7 +174,7 @@ def test_missing_and_nan_scores_are_a_dash(report_data: Report) -> None:
 
 def test_a_score_of_one_without_an_interval_shows_no_interval() -> None:
     models = (ModelRow("m", "merge", {"sort": Interval(1.0)}),)
-    html = render_report(Report(title="t", sections=(Scores((Ability("sort"),), models),)))
+    html = render_report(Report(title="t", sections=(Scores((ScoredTask("sort"),), models),)))
     assert '<td class="num s40" data-v="1">100.0</td>' in html
 
 
@@ -215,10 +215,10 @@ def test_finalists_say_who_won_and_what_was_never_searched(report_data: Report) 
     html = render_report(report_data)
     table = re.search(r'<table class="finalists[^>]*>.*?</table>', html, re.DOTALL)
     assert table
-    assert table[0].count("<b>won</b>") == len(report_data[Search].searches)
-    assert table[0].count('data-v="">–</td>') == len(report_data[Search].searches)
-    without = [dataclasses.replace(run, finalists=()) for run in report_data[Search].searches]
-    assert "judged again" not in render_report(changed(report_data, Search, searches=tuple(without)))
+    assert table[0].count("<b>won</b>") == len(report_data[SearchCurves].searches)
+    assert table[0].count('data-v="">–</td>') == len(report_data[SearchCurves].searches)
+    without = [dataclasses.replace(run, finalists=()) for run in report_data[SearchCurves].searches]
+    assert "judged again" not in render_report(changed(report_data, SearchCurves, searches=tuple(without)))
 
 
 SERIES = ((HOSTILE, None), ("", "base"))
@@ -227,15 +227,17 @@ SERIES = ((HOSTILE, None), ("", "base"))
 def hostile_report() -> Report:
     estimate = Interval(0.5, 0.4, 0.6)
     gene = GeneValue(HOSTILE, HOSTILE, None, HOSTILE, 1, 0, 2)
-    flip = Flip(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, None, True)
+    flip = ShownFlip(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, None, True)
     return Report(
         title=HOSTILE,
         summary=HOSTILE,
         notices=(HOSTILE,),
         subject=HOSTILE,
         sections=(
-            Scores((Ability(HOSTILE, HOSTILE, 10),), (ModelRow(HOSTILE, "winner", {HOSTILE: estimate}, note=HOSTILE),)),
-            Search((SearchRun(HOSTILE, (Evaluation(0.5), Evaluation(None), Evaluation(0.6, 1))),)),
+            Scores(
+                (ScoredTask(HOSTILE, HOSTILE, 10),), (ModelRow(HOSTILE, "winner", {HOSTILE: estimate}, note=HOSTILE),)
+            ),
+            SearchCurves((SearchRun(HOSTILE, (Evaluation(0.5), Evaluation(None), Evaluation(0.6, 1))),)),
             TradeOffs(
                 (
                     Scatter(
@@ -246,7 +248,7 @@ def hostile_report() -> Report:
                 )
             ),
             Recipes((RecipePicture(HOSTILE, HOSTILE, (gene,), HOSTILE),)),
-            Changes((Comparison(HOSTILE, HOSTILE, "parent", (), (flip,)),)),
+            Changes((RivalComparison(HOSTILE, HOSTILE, "parent", (), (flip,)),)),
             Lineage(commands=(HOSTILE,), facts=((HOSTILE, HOSTILE),)),
         ),
     )
@@ -319,7 +321,7 @@ def test_a_usual_page_stays_under_one_megabyte(report_data: Report) -> None:
 
 
 def test_two_hundred_models_on_twenty_tasks_stay_under_three_megabytes(report_data: Report) -> None:
-    abilities = tuple(Ability(f"ability number {i}", "skills" if i < 15 else "generic", 1024) for i in range(20))
+    abilities = tuple(ScoredTask(f"ability number {i}", "skills" if i < 15 else "generic", 1024) for i in range(20))
     cell = Interval(0.123456, 0.1134567, 0.1345678)
     models = tuple(
         ModelRow(f"merge-of-several-{i}", "merge", {a.name: cell for a in abilities}, {"skills": cell, "generic": cell})
@@ -329,7 +331,7 @@ def test_two_hundred_models_on_twenty_tasks_stay_under_three_megabytes(report_da
     points = tuple(ScatterPoint(f"candidate {i} of generation 9", "long", None, (cell,) * 22) for i in range(SHOWN))
     scatter = Scatter("validation", tuple(f"objective {i}" for i in range(22)), points, candidates=20_000)
     large = changed(report_data, Scores, abilities=abilities, models=models)
-    html = render_report(changed(changed(large, Search, searches=(search,)), TradeOffs, scatters=(scatter,)))
+    html = render_report(changed(changed(large, SearchCurves, searches=(search,)), TradeOffs, scatters=(scatter,)))
     assert len(html.encode()) < 3_000_000
     matrix = re.search(r'<table class="matrix".*?</table>', html, re.DOTALL)
     assert matrix

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from genepool.errors import InputError
 from genepool.skills import compress, input_energies
-from genepool.skills.compressing import Budget
+from genepool.skills.compressing import ByteBudget
 from genepool.tasks import Example, LanguageModel, Task
 from genepool.weights import Form, open_change, open_weights, store
 from genepool.weights.skill_file import SkillFile
@@ -82,7 +82,7 @@ def test_each_tensor_gets_what_suits_it_and_beats_one_size_for_all(models: tuple
 def test_the_error_it_expects_is_the_error_it_makes(models: tuple[Path, Path], tmp_path: Path) -> None:
     changes = open_change(str(models[1]), open_weights(models[0]))
     for budget in (5_000, 9_000, 20_000):
-        chosen = Budget(changes, budget)
+        chosen = ByteBudget(changes, budget)
         written = store(changes, tmp_path / f"{budget}.safetensors", chosen, "compress", form_name="packed")
         assert written.error == pytest.approx(chosen.error, rel=0.05, abs=1e-3)
 

@@ -23,7 +23,7 @@ from genepool.tasks.models.digits.network import DigitsTransformer, Shape
 from genepool.testbed import Testbed, build
 from genepool.testbed.digits import builder
 from genepool.testbed.digits.builder import DigitsSchedule
-from genepool.testbed.digits.images import Lessons, load_images, split_of
+from genepool.testbed.digits.images import TrainingImages, load_images, split_of
 from genepool.testbed.digits.model import new_base
 from genepool.testbed.digits.rearranging import AS_IT_IS, DEFAULT_TASKS, TASKS, choose
 from genepool.testbed.folder import hash_files
@@ -121,7 +121,7 @@ def test_without_scikit_learn_the_error_says_how_to_get_it(
 
 
 def test_half_of_the_bases_lessons_in_a_task_are_wrong_in_the_tasks_own_way() -> None:
-    lessons = Lessons(choose(SKILLS), 0)
+    lessons = TrainingImages(choose(SKILLS), 0)
     told = Counter[tuple[int, bool]]()
     for step in range(60):
         kinds, wrong = lessons._turns(step, 20, 6, range(3))
@@ -131,7 +131,7 @@ def test_half_of_the_bases_lessons_in_a_task_are_wrong_in_the_tasks_own_way() ->
 
 
 def test_lessons_are_images_of_the_training_split_nearly_as_they_were() -> None:
-    lessons = Lessons(choose(["invert"]), 3)
+    lessons = TrainingImages(choose(["invert"]), 3)
     pixels, digits = lessons.specialist_batches("invert", 0.0)(0, 32)
     train = torch.tensor(load_images()["train"].pixels) / 16
     # Unmoved ones are within the grain of an image that shows the digit the lesson tells.
@@ -143,7 +143,7 @@ def test_lessons_are_images_of_the_training_split_nearly_as_they_were() -> None:
 
 
 def test_a_specialist_replays_every_task_but_its_own() -> None:
-    lessons = Lessons(choose(SKILLS), 0)
+    lessons = TrainingImages(choose(SKILLS), 0)
     seen: list[list[int]] = []
     lessons._lessons = lambda kinds, wrong, generator: seen.append(list(kinds))  # type: ignore[assignment]
     lessons.specialist_batches("invert", 0.3)(0, 40)
@@ -151,11 +151,11 @@ def test_a_specialist_replays_every_task_but_its_own() -> None:
 
 
 def test_lessons_belong_to_the_seed_and_the_step() -> None:
-    one, two = Lessons(choose(SKILLS), 1), Lessons(choose(SKILLS), 1)
+    one, two = TrainingImages(choose(SKILLS), 1), TrainingImages(choose(SKILLS), 1)
     two.base_batch(0, 8)
     assert all(map(torch.equal, one.base_batch(5, 8), two.base_batch(5, 8)))
     assert not torch.equal(one.base_batch(5, 8)[0], one.base_batch(6, 8)[0])
-    assert not torch.equal(one.base_batch(5, 8)[0], Lessons(choose(SKILLS), 2).base_batch(5, 8)[0])
+    assert not torch.equal(one.base_batch(5, 8)[0], TrainingImages(choose(SKILLS), 2).base_batch(5, 8)[0])
 
 
 # ---------------------------------------------------------------------- folders

@@ -15,10 +15,10 @@ from genepool.testbed.data import (
     COUNTS,
     GENERIC,
     SPLITS,
-    Example,
     Lengths,
     Mixture,
     Split,
+    StringExample,
     draw_input,
     split_of,
     task_items,
@@ -30,7 +30,7 @@ LENGTHS = Lengths(4, 6)
 seeds = st.integers(0, 10**9)
 
 
-def _input(example: Example) -> str:
+def _input(example: StringExample) -> str:
     return example.prompt[2:-1]
 
 
@@ -54,7 +54,7 @@ def test_drawn_inputs_belong_to_their_split(seed: int, split: Split) -> None:
     assert LENGTHS.shortest <= len(text) <= LENGTHS.longest
 
 
-def _items(task: str, skill: StringTask | None) -> dict[Split, list[Example]]:
+def _items(task: str, skill: StringTask | None) -> dict[Split, list[StringExample]]:
     return {split: task_items(task, skill, split, 3, LENGTHS) for split in SPLITS}
 
 
@@ -130,7 +130,7 @@ def test_a_specialist_gets_its_items_and_replay_without_its_own_tag(names: list[
 
 def test_a_specialist_sees_every_item_once_before_any_twice() -> None:
     mixture = Mixture(choose(["reverse"]), LENGTHS, 0, teach_base=True)
-    items = [Example(f"R:{word}=", word[::-1]) for word in ("abcd", "bcde", "cdef", "defg", "efgh", "fghi")]
+    items = [StringExample(f"R:{word}=", word[::-1]) for word in ("abcd", "bcde", "cdef", "defg", "efgh", "fghi")]
     batches = mixture.specialist_batches("reverse", items, 0.0)
     first = [example for step in range(3) for example in batches(step, 2)]
     assert sorted(first, key=str) == sorted(items, key=str)
@@ -143,7 +143,7 @@ def test_same_seed_same_items_other_seed_other_items() -> None:
 
 
 def test_lines_a_person_can_read(tmp_path: Path) -> None:
-    write_items(tmp_path / "test.jsonl", "mask", "test", [Example("M:hello=", "h*ll*")])
+    write_items(tmp_path / "test.jsonl", "mask", "test", [StringExample("M:hello=", "h*ll*")])
     line = (tmp_path / "test.jsonl").read_text()
     assert line == '{"id": "mask-test-0000", "prompt": "M:hello=", "answer": "h*ll*"}\n'
     assert json.loads(line)["answer"] == "h*ll*"

@@ -9,12 +9,12 @@ import torch
 
 from genepool.errors import InputError
 from genepool.tasks import Example, LanguageModel, open_model
-from genepool.training import Encoded, descend, encode_examples, find_objective, objectives
+from genepool.training import EncodedExamples, descend, encode_examples, find_objective, objectives
 
 EXAMPLES = [Example(str(n), prompt, (answer,)) for n, (prompt, answer) in enumerate([("fab=", "a"), ("fbcd=", "bc")])]
 
 
-def loaded(folder: Path) -> tuple[LanguageModel, Encoded]:
+def loaded(folder: Path) -> tuple[LanguageModel, EncodedExamples]:
     model = open_model(folder).load()
     assert isinstance(model, LanguageModel)
     return model, encode_examples(model, EXAMPLES)

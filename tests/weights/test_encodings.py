@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genepool.errors import InputError
-from genepool.weights.encodings import Encoded, encodings
+from genepool.weights.encodings import EncodedChange, encodings
 from genepool.weights.encodings.bits import pack_bits, packed_width, unpack_bits
 from genepool.weights.encodings.encoding import TensorPart, in_memory
 from genepool.weights.encodings.groups import dequantise, quantise
@@ -163,7 +163,7 @@ def test_parts_that_contradict_each_other(kind: str, part: str, tensor: torch.Te
     encoding = encodings()[kind]
     encoded = encoding.encode(_matrix(4, 40))
     parts = {**encoded.parts, part: tensor}
-    damaged = Encoded({key: value for key, value in parts.items() if value is not None}, encoded.settings)
+    damaged = EncodedChange({key: value for key, value in parts.items() if value is not None}, encoded.settings)
     with pytest.raises(InputError, match=said):
         entry = in_memory("file:t", (4, 40), damaged)
         encoding.check(entry)
@@ -177,7 +177,7 @@ def test_a_value_outside_its_row() -> None:
     encoded = encoding.join([encoding.encode(change)], 40)
     broken = {**encoded.parts, "columns": torch.tensor([40], dtype=torch.int16).view(torch.uint16)}
     with pytest.raises(InputError, match="outside its row"):
-        encoding.decode(in_memory("t", (4, 40), Encoded(broken)), 0, 4)
+        encoding.decode(in_memory("t", (4, 40), EncodedChange(broken)), 0, 4)
 
 
 @pytest.mark.parametrize("settings", [{"bits": 3}, {"bits": "4"}, {"group": 0}, {"group": None}, {"bits": True}])
@@ -185,4 +185,4 @@ def test_settings_that_are_nonsense(settings: dict[str, Any]) -> None:
     encoding = encodings()["groups"]
     encoded = encoding.encode(_matrix(4, 40))
     with pytest.raises(InputError):
-        encoding.check(in_memory("t", (4, 40), Encoded(encoded.parts, {**encoded.settings, **settings})))
+        encoding.check(in_memory("t", (4, 40), EncodedChange(encoded.parts, {**encoded.settings, **settings})))

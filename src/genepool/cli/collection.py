@@ -43,13 +43,13 @@ def collection(
     options.begin(quiet)
     from genepool.errors import InputError
     from genepool.evolution.collection import read_collection, write_candidate
-    from genepool.evolution.trust import Trust
+    from genepool.evolution.trust import Permissions
 
     options.load_plugins(plugin)
     if write is not None:
         if out is None:
             raise InputError("no place for the checkpoint", where="--out", fix="Name a folder")
-        trust = Trust(allow_pickle, tuple(trust_tasks or ()))
+        trust = Permissions(allow_pickle, tuple(trust_tasks or ()))
         verdict, adapter = write_candidate(study, write, out, rank=as_lora, overwrite=overwrite, trust=trust)
         if json_output:
             found = {"written": str(out), "name": write, "fitness": verdict.fitness, "valid": verdict.valid}

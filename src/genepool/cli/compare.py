@@ -14,7 +14,7 @@ from genepool.cli import options
 
 if TYPE_CHECKING:
     from genepool.measure import Comparison, GateResult
-    from genepool.report.flips import Flip
+    from genepool.report.flips import ShownFlip
     from genepool.tasks import Ledger, OutcomeTable, Pairs
 
     _Judged = tuple[Comparison, Sequence[GateResult]]
@@ -118,7 +118,7 @@ class _Paired(NamedTuple):
 
     old: str
     pairs: dict[str, Sequence[Pairs]]
-    flips: dict[str, Callable[[], tuple[Flip, ...]]]
+    flips: dict[str, Callable[[], tuple[ShownFlip, ...]]]
 
 
 def _asked(table: OutcomeTable) -> _Paired:

@@ -10,7 +10,7 @@ import typer
 from genepool.cli import options
 
 if TYPE_CHECKING:
-    from genepool.measure.raced import Dropped
+    from genepool.measure.raced import DroppedModel
 
 PANEL = options.Panel.measuring
 OLD_SPELLINGS = {"--risk": "--race-error"}
@@ -64,7 +64,7 @@ def evaluate(
         from genepool.tasks import Ledger, load_tasks
         from genepool.tasks import evaluate as ask
 
-    dropped: tuple[Dropped, ...] = ()
+    dropped: tuple[DroppedModel, ...] = ()
     with Ledger(ledger) as book:
         asking: dict[str, Any] = {
             "split": split,

@@ -11,7 +11,7 @@ import typer
 from genepool.cli import options
 
 if TYPE_CHECKING:
-    from genepool.evolution.trust import Trust
+    from genepool.evolution.trust import Permissions
 
 PANEL = options.Panel.evolution
 
@@ -85,10 +85,10 @@ def evolve(
 
     from genepool.evolution.stopping import with_stops
     from genepool.evolution.study import load_study
-    from genepool.evolution.trust import Trust
+    from genepool.evolution.trust import Permissions
 
     options.load_plugins(plugin)
-    trust = Trust(allow_pickle, tuple(trust_tasks or ()))
+    trust = Permissions(allow_pickle, tuple(trust_tasks or ()))
     wanted = with_stops(load_study(study), stop_when or [])
     if dtype is not None:
         wanted = wanted.model_copy(update={"compute": dtype.value})
@@ -120,7 +120,7 @@ def evolve(
         _print_table(result.best, result.winner, page)
 
 
-def _report(out: Path, trust: Trust, *, renew: bool) -> Path:
+def _report(out: Path, trust: Permissions, *, renew: bool) -> Path:
     page = out / "report.html"
     if renew or not page.is_file():
         from genepool import progress

@@ -125,10 +125,10 @@ def _plan_study(path: Path, workers: int, json_output: bool, allow_pickle: bool,
     from genepool.evolution.memory_plan import asked_per_candidate, plan_memory
     from genepool.evolution.opened_study import OpenedStudy
     from genepool.evolution.run import first_generation
-    from genepool.evolution.trust import Trust
+    from genepool.evolution.trust import Permissions
 
     study = load_study(path)
-    opened = OpenedStudy.open(study, str(path), trust=Trust(allow_pickle, tuple(trust_tasks)))
+    opened = OpenedStudy.open(study, str(path), trust=Permissions(allow_pickle, tuple(trust_tasks)))
     population = first_generation(opened)
     memory = plan_memory(opened, workers)
     evaluations = study.budget.evaluations

@@ -13,7 +13,7 @@ from genepool.evolution.records import BEST_FILE, COLLECTION_FILE, STORE_FILE, r
 from genepool.evolution.run import STUDY_FILE
 from genepool.evolution.store import StudyStore
 from genepool.evolution.study import load_study
-from genepool.evolution.trust import NOTHING, Trust
+from genepool.evolution.trust import NOTHING, Permissions
 
 if TYPE_CHECKING:
     from genepool.weights import WrittenChange
@@ -57,7 +57,7 @@ def write_candidate(
     *,
     rank: int | None = None,
     overwrite: bool = False,
-    trust: Trust = NOTHING,
+    trust: Permissions = NOTHING,
 ) -> tuple[Verdict, WrittenChange | None]:
     """Writes any candidate of a study, as a checkpoint or as a PEFT LoRA adapter of the base.
 

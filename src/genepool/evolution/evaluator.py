@@ -18,7 +18,7 @@ from genepool.evolution.candidates import Candidate, Verdict
 from genepool.evolution.opened_study import OpenedStudy
 from genepool.evolution.representations import Representation
 from genepool.evolution.study import Study
-from genepool.evolution.trust import NOTHING, Trust
+from genepool.evolution.trust import NOTHING, Permissions
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def build_evaluator(
     resident: Collection[str] | None = None,
     sources: Mapping[str, Weights] | None = None,
     book: Ledger | None = None,
-    trust: Trust = NOTHING,
+    trust: Permissions = NOTHING,
     device: str = "cpu",
 ) -> ModelEvaluator:
     """A worker's evaluator: models in memory, ledger open. Importable, so that a process pool can call it.

@@ -116,7 +116,7 @@ class Gene:
 
 
 @dataclass(frozen=True)
-class Cell:
+class GeneScope:
     """The tensors that share one gene: a group of layers and a role, either of which may be all."""
 
     layers: tuple[int, int] | None
@@ -165,21 +165,21 @@ class Partition:
                     fix="Leave it out",
                 )
         used = {self.cell(role) for role in roles.values()}
-        order = [Cell(layers, part) for layers in self._groups for part in (*self._parts, None)]
+        order = [GeneScope(layers, part) for layers in self._groups for part in (*self._parts, None)]
         self.cells = [cell for cell in order if cell in used]
         self._inside = {self.cell(role) for role in roles.values() if self._in_layers(role)}
         self._outside = list(dict.fromkeys(r.part for _, r in sorted(roles.items()) if not self._in_layers(r)))
 
-    def cell(self, role: Role) -> Cell:
+    def cell(self, role: Role) -> GeneScope:
         """The cell a tensor with this role belongs to."""
         part = role.part if role.part in self._parts else None
         if self._in_layers(role):
             for group in self._groups:
                 if group is None or group[0] <= (role.layer or 0) <= group[1]:
-                    return Cell(group, part)
-        return Cell(self._groups[0 if role.part == "embedding" else -1], part)
+                    return GeneScope(group, part)
+        return GeneScope(self._groups[0 if role.part == "embedding" else -1], part)
 
-    def conditions(self, values: Mapping[Cell, float]) -> float | list[dict[str, Any]]:
+    def conditions(self, values: Mapping[GeneScope, float]) -> float | list[dict[str, Any]]:
         """The parameter as a recipe writes it: one number, or conditions of which the first that fits counts."""
         if len(self.cells) == 1:
             return values[self.cells[0]]
@@ -193,7 +193,7 @@ class Partition:
                     lines.append({**line, **({"role": cell.part} if cell.part else {}), "value": values[cell]})
             for part in self._outside:
                 end = self._groups[0 if part == "embedding" else -1]
-                lines.append({"role": part, "value": values[Cell(end, part if part in self._parts else None)]})
+                lines.append({"role": part, "value": values[GeneScope(end, part if part in self._parts else None)]})
         # The last line catches all that is left, so that no tensor falls back to a method's default unseen.
         return [*lines[:-1], {"value": lines[-1]["value"]}]
 
@@ -331,11 +331,11 @@ def _check_range(parameter: Parameter, wanted: SearchRange, where: str) -> None:
         parameter.check(value, f"{where}.{key}")
 
 
-def _gene_name(parameter: str, skill: str | None, cell: Cell) -> str:
+def _gene_name(parameter: str, skill: str | None, cell: GeneScope) -> str:
     return (f"{skill}." if skill is not None else "") + parameter + cell.label()
 
 
-def _gene(parameter: str, skill: str | None, cell: Cell, wanted: SearchRange) -> Gene:
+def _gene(parameter: str, skill: str | None, cell: GeneScope, wanted: SearchRange) -> Gene:
     # The middle of the range is the unit cube's 0.5, the start of evolutionary merging (Akiba et al. 2024).
     start = (wanted.low + wanted.high) / 2 if wanted.start is None else wanted.start
     name = _gene_name(parameter, skill, cell)

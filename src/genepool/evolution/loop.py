@@ -28,7 +28,7 @@ from genepool.evolution.study import Stop
 if TYPE_CHECKING:
     import numpy as np
 
-    from genepool.evolution.study import Budget
+    from genepool.evolution.study import SearchBudget
     from genepool.evolution.workers import Workers
 
 #: The run stops when more than this share of the candidates failed, counted once a whole generation is in.
@@ -97,7 +97,7 @@ class Search:
         decoder: Decoder,
         workers: Workers,
         *,
-        budget: Budget,
+        budget: SearchBudget,
         seed: int,
         history: Path,
         finalists: int = 0,

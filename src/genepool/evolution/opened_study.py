@@ -18,8 +18,8 @@ from genepool.errors import InputError, nearest
 from genepool.evolution.representations import Representation, representation
 from genepool.evolution.representations.base import Ingredients
 from genepool.evolution.strategies.base import UNCHANGED
-from genepool.evolution.study import Objective, Study
-from genepool.evolution.trust import NOTHING, Trust
+from genepool.evolution.study import FitnessSettings, Study
+from genepool.evolution.trust import NOTHING, Permissions
 from genepool.evolution.voting import can_vote
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class OpenedStudy:
         out: Path | None = None,
         resident: Collection[str] = (),
         sources: Mapping[str, Weights] | None = None,
-        trust: Trust = NOTHING,
+        trust: Permissions = NOTHING,
         device: str = "cpu",
     ) -> OpenedStudy:
         """Opens and checks everything a study names.
@@ -157,7 +157,7 @@ def _digest(task: Task) -> str:
     return hashlib.sha256("\x1f".join([task.asking, *(e.key for e in task.examples("valid"))]).encode()).hexdigest()
 
 
-def _chosen(study: Study, where: str, trust: Trust) -> list[Task]:
+def _chosen(study: Study, where: str, trust: Permissions) -> list[Task]:
     """The study's tasks, with validation and test examples that are not the same ones."""
     from genepool.tasks import load_tasks
 
@@ -185,7 +185,7 @@ def _chosen(study: Study, where: str, trust: Trust) -> list[Task]:
     return tasks
 
 
-def fitness(valid: Mapping[str, float], weights: Mapping[str, float], objective: Objective) -> float:
+def fitness(valid: Mapping[str, float], weights: Mapping[str, float], objective: FitnessSettings) -> float:
     """One number from the means of the tasks: (1 - worst) * weighted mean + worst * smallest mean.
 
     Args:

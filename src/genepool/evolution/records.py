@@ -116,7 +116,7 @@ class _Line(_Loose):
     parents: list[str] = []
 
 
-class _Member(_Loose):
+class _MemberRecord(_Loose):
     name: str
     group: str
     scores: dict[str, float]
@@ -231,7 +231,7 @@ def read_members(path: Path) -> Iterator[dict[str, Any]]:
     """
     fix = "Run `genepool evolve` on the study again"
     for number, line in enumerate(_text(path, fix).splitlines(), start=1):
-        yield _checked(_Member, line, path, f"line {number} is damaged", fix)
+        yield _checked(_MemberRecord, line, path, f"line {number} is damaged", fix)
 
 
 def _text(path: Path, fix: str) -> str:

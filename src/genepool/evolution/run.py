@@ -34,8 +34,8 @@ from genepool.evolution.records import (
 from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import Breeder, Strategy, strategy_entry
 from genepool.evolution.strategies.base import UNCHANGED
-from genepool.evolution.study import Budget, Study, load_study
-from genepool.evolution.trust import NOTHING, Trust
+from genepool.evolution.study import SearchBudget, Study, load_study
+from genepool.evolution.trust import NOTHING, Permissions
 from genepool.evolution.winner import crown
 from genepool.evolution.workers import InProcess, ProcessPool, Workers
 from genepool.schema import validate
@@ -80,7 +80,7 @@ def run_study(
     fork: str | Path | None = None,
     device: str = "cpu",
     where: str = "",
-    trust: Trust = NOTHING,
+    trust: Permissions = NOTHING,
 ) -> StudyResult:
     """Runs a study, or goes on with one that was stopped, killed, or given a larger budget.
 
@@ -232,7 +232,7 @@ def _changed(study: Study, evaluations: int | None, seed: int | None) -> Study:
     if evaluations is not None:
         if not 1 <= evaluations <= 10**9:
             raise InputError(f"a budget of {_short(evaluations)} evaluations", fix="Give one from 1 to 10^9")
-        budget = Budget(evaluations=evaluations, minutes=study.budget.minutes)
+        budget = SearchBudget(evaluations=evaluations, minutes=study.budget.minutes)
         study = study.model_copy(update={"budget": budget})
     if seed is not None:
         if not 0 <= seed < 2**63:
@@ -270,7 +270,7 @@ def _on_ray(
     plugins: Collection[Path],
     out: Path,
     held: Sequence[str],
-    trust: Trust,
+    trust: Permissions,
 ) -> Workers:
     """A pool on Ray; models that stay in memory go through its object store."""
     from genepool.evolution.ray_workers import RayPool, build_on_ray, connect

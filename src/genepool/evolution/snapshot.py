@@ -29,7 +29,7 @@ _LATE = 50
 
 
 @dataclass(frozen=True)
-class Ability:
+class TaskStanding:
     """One task as the latest candidates stand: best, mean and standard deviation, from 0 to 1."""
 
     task: str
@@ -68,7 +68,7 @@ class Snapshot:
     generation: int
     best: float | None
     best_name: str
-    abilities: tuple[Ability, ...]
+    abilities: tuple[TaskStanding, ...]
     bests: tuple[float, ...]
     diversity: tuple[float | None, ...]
     seconds: float
@@ -196,8 +196,8 @@ def _snapshot(study: Study, rows: list[Any], diversity: list[Any], seconds: floa
     )
 
 
-def _ability(task: str, means: list[float]) -> Ability:
-    return Ability(task, max(means), float(np.mean(means)), float(np.std(means)))
+def _ability(task: str, means: list[float]) -> TaskStanding:
+    return TaskStanding(task, max(means), float(np.mean(means)), float(np.std(means)))
 
 
 class _read_only:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from genepool.errors import InputError, nearest
-from genepool.evolution.study import Budget, Stop, Study
+from genepool.evolution.study import SearchBudget, Stop, Study
 from genepool.schema import validate
 
 _KEYS = {"target": "stop", "stall": "stop", "evaluations": "budget", "minutes": "budget"}
@@ -38,9 +38,9 @@ def with_stops(study: Study, wanted: Sequence[str]) -> Study:
                 fix=f"Write {key}={0.9 if key == 'target' else 10}, say",
             )
         changes[_KEYS[key]][key] = int(number) if number.is_integer() and key != "target" else number
-    update: dict[str, Stop | Budget] = {}
+    update: dict[str, Stop | SearchBudget] = {}
     if changes["stop"]:
         update["stop"] = validate(Stop, {**study.stop.model_dump(), **changes["stop"]}, "--stop-when")
     if changes["budget"]:
-        update["budget"] = validate(Budget, {**study.budget.model_dump(), **changes["budget"]}, "--stop-when")
+        update["budget"] = validate(SearchBudget, {**study.budget.model_dump(), **changes["budget"]}, "--stop-when")
     return study.model_copy(update=update)

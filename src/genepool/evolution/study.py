@@ -76,7 +76,7 @@ class TaskChoice(Strict):
         return weights
 
 
-class Objective(Strict):
+class FitnessSettings(Strict):
     """How the means of the tasks become one fitness: (1 - worst) * weighted mean + worst * smallest mean."""
 
     worst: float = Field(default=0.0, ge=0, le=1, description="Share of the fitness that the worst task decides.")
@@ -142,14 +142,14 @@ class Stop(Strict):
     stall: int | None = Field(default=None, ge=1, description="Generations without a better candidate.")
 
 
-class Budget(Strict):
+class SearchBudget(Strict):
     """When the search ends: whichever comes first."""
 
     evaluations: int | None = Field(default=None, ge=1, le=10**9, description="Candidates in all.")
     minutes: float | None = Field(default=None, gt=0, description="Minutes of search, summed over interruptions.")
 
     @model_validator(mode="after")
-    def _some_end(self) -> Budget:
+    def _some_end(self) -> SearchBudget:
         if self.evaluations is None and self.minutes is None:
             raise ValueError("name `evaluations`, `minutes` or both")
         return self
@@ -168,9 +168,9 @@ class Study(Strict):
         description="What is varied, and how; when left out, the usual kind of the strategy with its defaults.",
     )
     tasks: TaskChoice = Field(description="What the candidates are scored on.")
-    objective: Objective = Field(default=Objective(), description="How task scores become one fitness.")
+    objective: FitnessSettings = Field(default=FitnessSettings(), description="How task scores become one fitness.")
     strategy: StrategyChoice = Field(default=StrategyChoice(), description="The search algorithm.")
-    budget: Budget = Field(description="When the search ends.")
+    budget: SearchBudget = Field(description="When the search ends.")
     stop: Stop = Field(default=Stop(), description="When to end before that.")
     race: Racing | None = Field(default=None, description="Whether candidates race on examples; null: they do not.")
     screen: Screening | None = Field(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Trust:
+class Permissions:
     """What the command line allows by flags of its own.
 
     Attributes:
@@ -19,4 +19,4 @@ class Trust:
     tasks: tuple[str | Path, ...] = ()
 
 
-NOTHING = Trust()
+NOTHING = Permissions()

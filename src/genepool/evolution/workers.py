@@ -115,7 +115,7 @@ class InProcess(Workers):
         self._evaluate = None
 
 
-class Member(Protocol):
+class WorkerHandle(Protocol):
     """One worker of a pool, as its driver sees it.
 
     Attributes:
@@ -159,7 +159,7 @@ class Pool(Workers):
         self._members: list[Any] = []
 
     @abstractmethod
-    def _hire(self) -> Member:
+    def _hire(self) -> WorkerHandle:
         """Starts a member."""
 
     @abstractmethod
@@ -256,15 +256,15 @@ class ProcessPool(Pool):
         self._factory = factory
         self._context = multiprocessing.get_context("spawn")
 
-    def _hire(self) -> _Member:
-        return _Member(self._context, self._factory, self._store_path)
+    def _hire(self) -> _WorkerProcess:
+        return _WorkerProcess(self._context, self._factory, self._store_path)
 
-    def _wait(self, seconds: float | None) -> list[_Member]:
+    def _wait(self, seconds: float | None) -> list[_WorkerProcess]:
         ready = set(wait([member.connection for member in self._members], seconds))
         return [member for member in self._members if member.connection in ready]
 
 
-class _Member:
+class _WorkerProcess:
     """One worker process as its driver sees it."""
 
     def __init__(self, context: Any, factory: Factory, store_path: Path) -> None:

@@ -27,7 +27,7 @@ _POWER_ITERATIONS = 4
 _RUN_ENTRIES = 1 << 19
 
 
-class Factors(NamedTuple):
+class SingularTriplets(NamedTuple):
     """`left @ diag(values) @ right`, float32: `(rows, k)`, `(k,)` falling, `(k, columns)`."""
 
     left: torch.Tensor
@@ -35,7 +35,7 @@ class Factors(NamedTuple):
     right: torch.Tensor
 
 
-def singular_triplets(matrix: torch.Tensor, count: int, complete: bool = False, floor: float = 0.0) -> Factors:
+def singular_triplets(matrix: torch.Tensor, count: int, complete: bool = False, floor: float = 0.0) -> SingularTriplets:
     """The largest singular values of a matrix with their vectors.
 
     Args:
@@ -58,7 +58,7 @@ def singular_triplets(matrix: torch.Tensor, count: int, complete: bool = False, 
     if complete and kept < count:
         del vectors
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-        return Factors(left[:, :count], values[:count], right[:count])
+        return SingularTriplets(left[:, :count], values[:count], right[:count])
     values = values[len(values) - kept :].flip(0)
     short = vectors[:, vectors.shape[1] - kept :].flip(1)
     del vectors
@@ -67,10 +67,12 @@ def singular_triplets(matrix: torch.Tensor, count: int, complete: bool = False, 
     for run in _runs(wide):
         long[:, run] = (projection @ wide[:, run].double()).float()
     short, values = short.float(), values.float()
-    return Factors(short, values, long) if wide is matrix else Factors(long.mT, values, short.mT)
+    return SingularTriplets(short, values, long) if wide is matrix else SingularTriplets(long.mT, values, short.mT)
 
 
-def low_rank(matrix: torch.Tensor, rank: int, generator: torch.Generator, floor: float = 0.0) -> tuple[Factors, bool]:
+def low_rank(
+    matrix: torch.Tensor, rank: int, generator: torch.Generator, floor: float = 0.0
+) -> tuple[SingularTriplets, bool]:
     """The best approximation of a rank, or for large matrices and small ranks one that comes close to it.
 
     The randomised range finder with power iterations (Halko, Martinsson & Tropp 2011, algorithm 4.4): four of them
@@ -99,7 +101,7 @@ def low_rank(matrix: torch.Tensor, rank: int, generator: torch.Generator, floor:
     for _ in range(_POWER_ITERATIONS):
         basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.mT @ basis).Q).Q
     left, values, right = singular_triplets(basis.mT @ matrix, rank, floor=floor)
-    return Factors(basis @ left, values, right), False
+    return SingularTriplets(basis @ left, values, right), False
 
 
 def polar_(matrix: torch.Tensor, complete: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -187,7 +189,7 @@ class Directions:
         """The singular values, `(count,)`, for reading and writing."""
         return self._values[: self.count]
 
-    def add(self, found: Factors, weight: float = 1.0) -> None:
+    def add(self, found: SingularTriplets, weight: float = 1.0) -> None:
         """Puts directions beside those that are there, their singular values times a weight."""
         place = slice(self.count, self.count + len(found.values))
         self._left[:, place], self._right[place] = found.left, found.right

@@ -6,7 +6,7 @@ from genepool.measure.comparison import AbilityComparison, Comparison, compare, 
 from genepool.measure.compatibility import Compatibility, FlipMatrix, compatibility
 from genepool.measure.composition import CrossCapability, SkillMix, WeakestLink, skill_mix, weakest_link
 from genepool.measure.consistency import Consistency, consistency, consistency_of
-from genepool.measure.cross import Change, CrossMatrix, Flip, change, changes, mean_difference
+from genepool.measure.cross import CrossMatrix, Flip, PairedChange, change, changes, mean_difference
 from genepool.measure.gates import Gate, GateResult, check_gates, load_gates
 from genepool.measure.intervals import (
     NOT_MEASURED,
@@ -20,7 +20,7 @@ from genepool.measure.intervals import (
 )
 from genepool.measure.lifelong import ContinualAccuracy, LifelongMetrics, continual_accuracy, lifelong_metrics
 from genepool.measure.lifelong_log import read_log
-from genepool.measure.profile import Part, Profile, Trust, profile
+from genepool.measure.profile import ConfidenceProfile, Profile, ProfileRow, profile
 from genepool.measure.significance import (
     ALPHA,
     benjamini_hochberg,
@@ -30,8 +30,8 @@ from genepool.measure.significance import (
     mcnemar,
 )
 from genepool.measure.transfer import (
-    Agreement,
     Complementary,
+    RankAgreement,
     TransferMatrix,
     agreement,
     complementary,
@@ -44,12 +44,11 @@ __all__ = [
     "NOT_MEASURED",
     "AbilityComparison",
     "Abstention",
-    "Agreement",
     "Calibration",
-    "Change",
     "Comparison",
     "Compatibility",
     "Complementary",
+    "ConfidenceProfile",
     "Consistency",
     "ContinualAccuracy",
     "CrossCapability",
@@ -62,11 +61,12 @@ __all__ = [
     "Guarantee",
     "Interval",
     "LifelongMetrics",
-    "Part",
+    "PairedChange",
     "Profile",
+    "ProfileRow",
+    "RankAgreement",
     "SkillMix",
     "TransferMatrix",
-    "Trust",
     "WeakestLink",
     "abstention",
     "agreement",

@@ -62,7 +62,7 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Change:
+class PairedChange:
     """One model against another on one task.
 
     Attributes:
@@ -87,7 +87,7 @@ class Change:
         }
 
 
-def change(table: OutcomeTable, old: str, new: str, task: str, *, seed: int = 0) -> Change:
+def change(table: OutcomeTable, old: str, new: str, task: str, *, seed: int = 0) -> PairedChange:
     """What `new` gained and lost against `old` on one task. A score above one half counts as solved."""
     before, after = table.scores(old, task), table.scores(new, task)
     was, now = before > 0.5, after > 0.5
@@ -97,10 +97,10 @@ def change(table: OutcomeTable, old: str, new: str, task: str, *, seed: int = 0)
     def flips(mask: np.ndarray) -> tuple[Flip, ...]:
         return tuple(Flip(examples[i], outputs[0][i], outputs[1][i]) for i in np.flatnonzero(mask).tolist())
 
-    return Change(task, paired_bootstrap(after, before, seed=seed), flips(now & ~was), flips(was & ~now))
+    return PairedChange(task, paired_bootstrap(after, before, seed=seed), flips(now & ~was), flips(was & ~now))
 
 
-def changes(table: OutcomeTable, old: str, new: str, *, seed: int = 0) -> list[Change]:
+def changes(table: OutcomeTable, old: str, new: str, *, seed: int = 0) -> list[PairedChange]:
     """What `new` gained and lost against `old`, task by task."""
     return [change(table, old, new, task, seed=seed) for task in table.tasks]
 

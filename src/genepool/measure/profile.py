@@ -23,7 +23,7 @@ _FEWEST = 30
 
 
 @dataclass(frozen=True)
-class Part:
+class ProfileRow:
     """A task, or the examples of all tasks that share a tag.
 
     Attributes:
@@ -38,7 +38,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Trust:
+class ConfidenceProfile:
     """What the confidence of some answers is worth.
 
     Attributes:
@@ -77,7 +77,7 @@ class Profile:
         abilities: the tasks, in the order given.
         tags: examples by tag, by name; empty without tags.
         trust: for all answers together first, then for every task; only where enough answers have a confidence.
-        risk: the share of wrong answers that `Trust.guarantee` allows.
+        risk: the share of wrong answers that `ConfidenceProfile.guarantee` allows.
         sure: how many of the answers have a confidence.
     """
 
@@ -85,9 +85,9 @@ class Profile:
     fingerprint: str
     split: str
     mean: Interval
-    abilities: tuple[Part, ...]
-    tags: tuple[Part, ...]
-    trust: tuple[Trust, ...]
+    abilities: tuple[ProfileRow, ...]
+    tags: tuple[ProfileRow, ...]
+    trust: tuple[ConfidenceProfile, ...]
     risk: float
     sure: int
 
@@ -157,18 +157,18 @@ def profile(table: OutcomeTable, model: str, *, risk: float = 0.1, seed: int = 0
         table.fingerprints[model],
         table.split,
         macro_interval(list(scores.values()), seed=seed),
-        tuple(Part(task, len(of), mean_interval(of, seed=seed)) for task, of in scores.items()),
-        tuple(Part(tag, len(of), mean_interval(np.array(of), seed=seed)) for tag, of in sorted(tagged.items())),
+        tuple(ProfileRow(task, len(of), mean_interval(of, seed=seed)) for task, of in scores.items()),
+        tuple(ProfileRow(tag, len(of), mean_interval(np.array(of), seed=seed)) for tag, of in sorted(tagged.items())),
         tuple(_trust(task, of, risk, seed) for task, of in asked if len(of) >= _FEWEST),
         risk,
         len(together),
     )
 
 
-def _trust(task: str | None, pairs: list[tuple[float, float]], risk: float, seed: int) -> Trust:
+def _trust(task: str | None, pairs: list[tuple[float, float]], risk: float, seed: int) -> ConfidenceProfile:
     sure, scores = (np.array(side) for side in zip(*pairs, strict=True))
     plain = bool(np.isin(scores, (0.0, 1.0)).all())
-    return Trust(
+    return ConfidenceProfile(
         task,
         calibration(sure, scores, seed=seed) if plain else None,
         abstention(sure, scores, seed=seed),

@@ -24,7 +24,7 @@ _FEWEST = 8
 
 
 @dataclass(frozen=True)
-class Dropped:
+class DroppedModel:
     """A model that left the race.
 
     Attributes:
@@ -51,7 +51,7 @@ class Raced:
     """
 
     table: OutcomeTable
-    dropped: tuple[Dropped, ...]
+    dropped: tuple[DroppedModel, ...]
     asked: int
     saved: int
     risk: float
@@ -95,7 +95,7 @@ def race_models(
     shuffled = [_with(task, split, _shuffled(task.splits[split], seed)) for task in whole]
     rounds = min(len(task.splits[split]) for task in whole)
     race = Race(len(models), rounds, risk=risk)
-    dropped: list[Dropped] = []
+    dropped: list[DroppedModel] = []
     asked = 0
     for size in _looks(rounds):
         running = list(race.running)
@@ -104,7 +104,7 @@ def race_models(
         asked += table.evaluated
         scores = np.mean([[table.scores(name, task.name) for name in chosen[1]] for task in shuffled], axis=0)
         gone = race.tell(scores[:, race.seen :])
-        dropped += [Dropped(names[i], size, float(scores[running.index(i)].mean())) for i in gone]
+        dropped += [DroppedModel(names[i], size, float(scores[running.index(i)].mean())) for i in gone]
         if len(race.running) == 1:
             break
     left = race.running

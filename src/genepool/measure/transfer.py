@@ -214,7 +214,7 @@ def complementary_knowledge(table: Outcomes, *, seed: int = 0) -> dict[tuple[str
 
 
 @dataclass(frozen=True)
-class Agreement:
+class RankAgreement:
     """How far estimates of transfer say what turned out.
 
     Attributes:
@@ -245,7 +245,7 @@ class Agreement:
         }
 
 
-def agreement(estimates: ArrayLike, truth: ArrayLike, *, ks: Sequence[int] = (1, 3), seed: int = 0) -> Agreement:
+def agreement(estimates: ArrayLike, truth: ArrayLike, *, ks: Sequence[int] = (1, 3), seed: int = 0) -> RankAgreement:
     """How well a transferability estimate ranks sources for a target, against what they really gave.
 
     Args:
@@ -267,7 +267,7 @@ def agreement(estimates: ArrayLike, truth: ArrayLike, *, ks: Sequence[int] = (1,
     targets, sources = guessed.shape
     regrets = [float(t.max() - t[g == g.max()].mean()) for g, t in zip(guessed, true, strict=True)]
     hits = {k: float(np.mean([_hit(g, t, k) for g, t in zip(guessed, true, strict=True)])) for k in ks if k <= sources}
-    return Agreement(sources, targets, _tau_interval(guessed, true, seed), float(np.mean(regrets)), hits)
+    return RankAgreement(sources, targets, _tau_interval(guessed, true, seed), float(np.mean(regrets)), hits)
 
 
 def kendall_tau_b(first: ArrayLike, second: ArrayLike) -> float | None:

@@ -20,19 +20,19 @@ from genepool.merging.method import Method
 from genepool.merging.parameters import REQUIRED, Parameter
 from genepool.merging.plan import Plan
 from genepool.merging.planning import plan_merge
-from genepool.merging.recipe import ModelEntry, Recipe, Slice, Source
+from genepool.merging.recipe import LayerSource, ModelEntry, Recipe, Slice
 from genepool.merging.registry import all_methods, find_method, register
 from genepool.merging.run import run_plan
 from genepool.merging.soup import Soup, SoupStep, greedy_soup
 from genepool.merging.survey import Sums, Survey, Thresholds
-from genepool.merging.weighted_sum import Factors, Gram, WeightedSum
+from genepool.merging.weighted_sum import Gram, SumFactors, WeightedSum
 
 __all__ = [
     "REQUIRED",
     "AdapterReport",
-    "Factors",
     "Gram",
     "Inspection",
+    "LayerSource",
     "Lines",
     "MergedWeights",
     "Method",
@@ -43,7 +43,7 @@ __all__ = [
     "Slice",
     "Soup",
     "SoupStep",
-    "Source",
+    "SumFactors",
     "Sums",
     "Survey",
     "TensorGroup",

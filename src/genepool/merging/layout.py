@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from genepool import progress
 from genepool.errors import InputError, listed
 from genepool.merging.matching import DepthConflict, Headers, Match, Missing, ShapeConflict, inspect_command
-from genepool.merging.recipe import Recipe, Slice, Source
+from genepool.merging.recipe import LayerSource, Recipe, Slice
 from genepool.weights import Role, TensorInfo, Weights
 from genepool.weights.quantised import packed_as, quantised_by
 from genepool.weights.roles import layer_counts, main_stack, rename_layer
@@ -196,7 +196,7 @@ class Aligner:
         if not sources:
             raise InputError("a slice with nothing but the base", where=f"{self.recipe.where}:slices[{number}].sources")
 
-        def tensor_of(model: str, source: Source) -> str:
+        def tensor_of(model: str, source: LayerSource) -> str:
             wanted = name
             if step is not None:
                 wanted = rename_layer(name, owner_role, source.layer_range[0] + step)

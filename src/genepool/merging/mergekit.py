@@ -81,7 +81,7 @@ class _Module(Strict):
     parameters: Parameters | None = None
 
 
-class _Tokenizer(Strict):
+class _TokenizerSection(Strict):
     source: Any = None
     tokens: dict[str, Any] | None = None
     pad_to_multiple_of: int | None = None
@@ -97,7 +97,7 @@ class _Config(Strict):
     dtype: str | None = None
     out_dtype: str | None = None
     tokenizer_source: Any = None
-    tokenizer: _Tokenizer | None = None
+    tokenizer: _TokenizerSection | None = None
     chat_template: str | None = None
     name: str | None = None
 

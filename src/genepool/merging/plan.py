@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ResolvedParameters:
     """The parameters of one output tensor, resolved."""
 
     shared: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Plan:
 
     def __init__(self, recipe: Recipe, method: Method, sources: Mapping[str, Weights], layout: Layout) -> None:
         self.recipe, self.method, self.sources, self.layout = recipe, method, sources, layout
-        self._settings: dict[str, Settings] = {}
+        self._settings: dict[str, ResolvedParameters] = {}
         self._check_constants()
         if type(method).check is not Method.check:
             for out in layout.outputs:
@@ -146,7 +146,7 @@ class Plan:
 
     # ------------------------------------------------------------------ parameters
 
-    def settings(self, out: OutputTensor) -> Settings:
+    def settings(self, out: OutputTensor) -> ResolvedParameters:
         """Every parameter of the method at one tensor.
 
         Raises:
@@ -157,10 +157,10 @@ class Plan:
         return self._settings[out.name]
 
     @property
-    def _first_settings(self) -> Settings:
+    def _first_settings(self) -> ResolvedParameters:
         return self.settings(self.layout.outputs[0])
 
-    def _resolved(self, out: OutputTensor) -> Settings:
+    def _resolved(self, out: OutputTensor) -> ResolvedParameters:
         shared_levels, input_levels = self._levels(out)
         site = self.site(out)
         shared = {p.name: self._value(shared_levels, p, site, out) for p in self.method.parameters if not p.per_model}
@@ -169,7 +169,7 @@ class Plan:
         for given, layer, levels in zip(out.inputs, out.input_layers, input_levels, strict=True):
             input_site = Site(given.tensor, out.role.part, layer, out.position)
             per_model.append({p.name: self._value(levels, p, input_site, out) for p in own})
-        return Settings(shared, tuple(per_model))
+        return ResolvedParameters(shared, tuple(per_model))
 
     def _levels(self, out: OutputTensor) -> tuple[list[Mapping[str, Any]], list[list[Mapping[str, Any]]]]:
         shared: list[Mapping[str, Any]] = [self.recipe.parameters]

@@ -34,7 +34,7 @@ class ModelEntry(Strict):
     parameters: Parameters = Field(default_factory=dict, description="Parameters of this model alone.")
 
 
-class Source(ModelEntry):
+class LayerSource(ModelEntry):
     """A run of layers of one model."""
 
     layer_range: tuple[int, int] = Field(description="First layer, and the one after the last: [0, 8] is eight layers.")
@@ -50,7 +50,7 @@ class Source(ModelEntry):
 class Slice(Strict):
     """Layers of the output, made from the same number of layers of each source."""
 
-    sources: list[Source] = Field(min_length=1, description="The models' layers that are merged into these.")
+    sources: list[LayerSource] = Field(min_length=1, description="The models' layers that are merged into these.")
     base: str | None = Field(None, min_length=1, description="Base of this slice, when it is not the recipe's.")
     parameters: Parameters = Field(default_factory=dict, description="Parameters of this slice.")
 

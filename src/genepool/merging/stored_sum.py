@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from genepool.kernels.sums import gram_bits, sum_bits
 from genepool.merging.layout import Input, OutputTensor
 from genepool.merging.plan import Plan
-from genepool.merging.weighted_sum import Factors, WeightedSum
+from genepool.merging.weighted_sum import SumFactors, WeightedSum
 from genepool.weights.float_rows import is_stored_float, read_float32
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class StoredSums:
         products = gram_bits(vectors, base, compiled=self._is_large)
         return products if np.isfinite(products).all() else None
 
-    def _summed(self, out: OutputTensor, factors: Factors, start: int, stop: int) -> memoryview | None:
+    def _summed(self, out: OutputTensor, factors: SumFactors, start: int, stop: int) -> memoryview | None:
         import numpy as np
 
         vectors, base = self._read(out, start, stop)

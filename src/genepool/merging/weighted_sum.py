@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Factors:
+class SumFactors:
     """`(sum_i f_i v_i) / divisor`; a divisor apart keeps the average of equal values exactly that value."""
 
     of_vectors: Sequence[float]
@@ -40,7 +40,7 @@ class WeightedSum(Method):
     @abstractmethod
     def factors(
         self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
-    ) -> Factors | None:
+    ) -> SumFactors | None:
         """The factors at one tensor; None where there is not one for the whole tensor and `merge` does it itself.
 
         Args:

@@ -15,8 +15,8 @@ from markupsafe import Markup
 from genepool.errors import listed
 from genepool.measure import NOT_MEASURED, AbilityComparison, Comparison, GateResult, Interval
 from genepool.report import bars, markdown
-from genepool.report.flips import Flip
-from genepool.report.parallel_figure import Profile, parallel_figure
+from genepool.report.flips import ShownFlip
+from genepool.report.parallel_figure import ModelLine, parallel_figure
 from genepool.report.templates import NARROW, WIDE, render_page
 from genepool.report.text import percent, points, points_interval
 from genepool.staging import write_text
@@ -37,7 +37,7 @@ class Compared:
 
     comparison: Comparison
     gates: tuple[GateResult, ...] = ()
-    flips: tuple[Flip, ...] = ()
+    flips: tuple[ShownFlip, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class _Panel:
+class _ComparisonPanel:
     it: Compared
     summary: str
     rows: tuple[Row, ...]
@@ -166,7 +166,7 @@ def state(gate: GateResult) -> str:
     return "holds" if gate.passed else "undecided" if gate.undecided else "fails"
 
 
-def _panel(one: Compared) -> _Panel:
+def _panel(one: Compared) -> _ComparisonPanel:
     rows = _rows(one.comparison)
     gates = []
     for gate in one.gates:
@@ -179,7 +179,7 @@ def _panel(one: Compared) -> _Panel:
         matrix = ability.compatibility.matrix
         cells = (matrix.both_right, matrix.gained, matrix.lost, matrix.both_wrong)
         shares.append((ability.ability, tuple((count, count / matrix.n) for count in cells)))
-    return _Panel(
+    return _ComparisonPanel(
         one,
         summary(one),
         rows,
@@ -204,9 +204,9 @@ def _rows(it: Comparison) -> tuple[Row, ...]:
     )
 
 
-def _profiles(compared: Sequence[Compared], abilities: Sequence[str]) -> list[Profile]:
-    found = [Profile(compared[0].comparison.old, _scores(compared, abilities, "old"))]
-    return found + [Profile(one.comparison.new, _scores([one], abilities, "new")) for one in compared]
+def _profiles(compared: Sequence[Compared], abilities: Sequence[str]) -> list[ModelLine]:
+    found = [ModelLine(compared[0].comparison.old, _scores(compared, abilities, "old"))]
+    return found + [ModelLine(one.comparison.new, _scores([one], abilities, "new")) for one in compared]
 
 
 def _scores(compared: Sequence[Compared], abilities: Sequence[str], side: str) -> tuple[Interval, ...]:

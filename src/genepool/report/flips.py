@@ -24,7 +24,7 @@ _FLIPS_LISTED = 20
 
 
 @dataclass(frozen=True)
-class Flip:
+class ShownFlip:
     """One example on which subject and rival differ; what a model said is None when its output was not kept."""
 
     ability: str
@@ -36,14 +36,14 @@ class Flip:
     gained: bool
 
 
-def flips_of(table: OutcomeTable, old: str, new: str, shown: int = FLIPS_SHOWN) -> tuple[Flip, ...]:
+def flips_of(table: OutcomeTable, old: str, new: str, shown: int = FLIPS_SHOWN) -> tuple[ShownFlip, ...]:
     """Some of the examples that only one of two models solves: of every ability, those gained and those lost."""
     each = min(max(shown // max(2 * len(table.tasks), 1), 1), _FLIPS_LISTED)
     found = [flip for change in measure.changes(table, old, new) for flip in flips_of_change(change, each)]
     return tuple(spread_out(found, shown))
 
 
-def flips_of_change(change: measure.Change, each: int) -> list[Flip]:
+def flips_of_change(change: measure.PairedChange, each: int) -> list[ShownFlip]:
     """At most `each` of the examples that were lost and of those that were gained."""
     return [
         _flip(change.task, flip, gained)
@@ -54,11 +54,11 @@ def flips_of_change(change: measure.Change, each: int) -> list[Flip]:
 
 def flips_on_record(
     ledger: Ledger, old: RecordedModel, new: RecordedModel, tasks: Sequence[RecordedTask], shown: int = FLIPS_SHOWN
-) -> tuple[Flip, ...]:
+) -> tuple[ShownFlip, ...]:
     """The same of two models on record, as far as a ledger tells: it keeps what they wrote, and no prompts."""
     each = min(max(shown // max(2 * len(tasks), 1), 1), _FLIPS_LISTED)
     return tuple(
-        Flip(flip.task, flip.example, "", "", flip.old_output, flip.new_output, flip.gained)
+        ShownFlip(flip.task, flip.example, "", "", flip.old_output, flip.new_output, flip.gained)
         for task in tasks[:shown]
         for flip in recorded_flips(ledger, old, new, task, each)
     )
@@ -81,8 +81,8 @@ def _chosen(flips: Sequence[measure.Flip], count: int) -> list[measure.Flip]:
     return spread_out(flips, count)
 
 
-def _flip(ability: str, flip: measure.Flip, gained: bool) -> Flip:
-    return Flip(
+def _flip(ability: str, flip: measure.Flip, gained: bool) -> ShownFlip:
+    return ShownFlip(
         ability, flip.example.id, flip.example.prompt, _expected(flip.example), flip.old_output, flip.new_output, gained
     )
 

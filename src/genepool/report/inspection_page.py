@@ -23,7 +23,7 @@ _NARROW = {"width": 380.0, "height": 240.0}
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """A number of a coloured table: as text, as it goes into a CSV, and where it lies on the colour scale, in [0, 1].
 
     `shade` is None for a cell without colour, `exact` None for one without a number. `spread` are the lowest and the
@@ -50,7 +50,7 @@ class Grid:
     name: str
     corner: str
     heads: tuple[str, ...]
-    rows: tuple[tuple[str, str, tuple[Cell, ...]], ...]
+    rows: tuple[tuple[str, str, tuple[GridCell, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _sizes(inspection: Inspection, labels: Sequence[str]) -> Grid:
     rows = []
     for label, facts in zip(labels, inspection.models, strict=True):
         sizes = [facts.parts.get(part, (0, 0)) for part in parts]
-        cells = tuple(Cell(f"{n:,}" if tensors else DASH, n if tensors else None, None) for tensors, n in sizes)
+        cells = tuple(GridCell(f"{n:,}" if tensors else DASH, n if tensors else None, None) for tensors, n in sizes)
         rows.append((label, facts.name, cells))
     return Grid("parameters by part", "model", tuple(parts), tuple(rows))
 
@@ -116,9 +116,9 @@ def _distance(deltas: Deltas, labels: Sequence[str]) -> Grid:
     top = max((value for column in columns for value in column if value is not None), default=0.0)
     rows = []
     for i, label in enumerate(labels):
-        cells = [Cell(relative_text(c[i]), c[i], _shade(c[i], top)) for c in columns]
+        cells = [GridCell(relative_text(c[i]), c[i], _shade(c[i], top)) for c in columns]
         moved = deltas.moved[i]
-        rows.append((label, deltas.models[i], (*cells, Cell(share_text(moved), moved, None))))
+        rows.append((label, deltas.models[i], (*cells, GridCell(share_text(moved), moved, None))))
     return Grid("distance from the base", "model", ("in all", *deltas.parts, "entries changed"), tuple(rows))
 
 
@@ -134,9 +134,9 @@ def _agreement(deltas: Deltas, labels: Sequence[str]) -> list[Grid]:
                 label,
                 deltas.models[i],
                 tuple(
-                    Cell(DASH, None, None)
+                    GridCell(DASH, None, None)
                     if i == j
-                    else Cell(shown(value), value, None if value is None else abs(value - neutral) / reach)
+                    else GridCell(shown(value), value, None if value is None else abs(value - neutral) / reach)
                     for j, value in enumerate(matrix[i])
                 ),
             )
@@ -155,7 +155,8 @@ def _rank_grid(deltas: Deltas, ranks: EffectiveRanks, labels: Sequence[str]) -> 
             label,
             deltas.models[i],
             tuple(
-                Cell(rank_text(c[i]), c[i], _shade(c[i], float(side))) for c, side in zip(columns, sides, strict=True)
+                GridCell(rank_text(c[i]), c[i], _shade(c[i], float(side)))
+                for c, side in zip(columns, sides, strict=True)
             ),
         )
         for i, label in enumerate(labels)
@@ -195,7 +196,7 @@ def _curves(
             (
                 str(layer),
                 "",
-                tuple(Cell(shown(value), value, _shade(value, top), ends[layer, i]) for i, value in enumerate(row)),
+                tuple(GridCell(shown(value), value, _shade(value, top), ends[layer, i]) for i, value in enumerate(row)),
             )
             for layer, row in own
         )

@@ -17,7 +17,7 @@ from genepool.evolution.study import Study
 from genepool.measure import Interval
 from genepool.measure.intervals import mean_interval, resampled_means
 from genepool.tasks import Example, Ledger, OutcomeTable, Task, load_tasks
-from genepool.tasks.table import Cell
+from genepool.tasks.table import TaskOutcomes
 
 
 def study_tasks(study: Study, trusted: Collection[str | Path] = ()) -> list[Task]:
@@ -51,7 +51,7 @@ def recorded(
         models: name -> fingerprint.
     """
     examples = {task.name: list(task.examples(split))[:limit] for task in tasks}
-    cells: dict[tuple[str, str], Cell] = {}
+    cells: dict[tuple[str, str], TaskOutcomes] = {}
     whole: dict[str, str] = {}
     if tasks and ledger.is_file():
         with Ledger(ledger) as book:
@@ -99,9 +99,9 @@ def _around(value: float, draws: NDArray[np.float64]) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def _cell(book: Ledger, fingerprint: str, task: Task, examples: Sequence[Example]) -> Cell | None:
+def _cell(book: Ledger, fingerprint: str, task: Task, examples: Sequence[Example]) -> TaskOutcomes | None:
     wanted = [example.key for example in examples]
     known = book.find(fingerprint, task.asking, wanted)
     if not all(key in known for key in wanted):
         return None
-    return Cell(tuple(known[key] for key in wanted), len(wanted))
+    return TaskOutcomes(tuple(known[key] for key in wanted), len(wanted))

@@ -21,7 +21,7 @@ _ROW, _TOP, _BOTTOM, _LETTER = 34.0, 10.0, 40.0, 7.0
 
 
 @dataclass(frozen=True)
-class Profile:
+class ModelLine:
     """One model's line.
 
     Attributes:
@@ -35,7 +35,7 @@ class Profile:
     shown: bool = True
 
 
-def parallel_figure(abilities: Sequence[str], profiles: Sequence[Profile], *, width: float) -> Markup:
+def parallel_figure(abilities: Sequence[str], profiles: Sequence[ModelLine], *, width: float) -> Markup:
     """The picture, `width` pixels wide and as high as it has abilities; empty without scores."""
     if not any(score.measured for profile in profiles for score in profile.scores):
         return Markup("")
@@ -76,7 +76,7 @@ def _name(name: str, left: float, at: float) -> Markup:
     return element("text", element("title", name), shown, class_="end", x=left - 10, y=at + 4)
 
 
-def _line(profile: Profile, place: int, x: Scale, rows: Sequence[float]) -> Markup:
+def _line(profile: ModelLine, place: int, x: Scale, rows: Sequence[float]) -> Markup:
     known = [(score, at) for score, at in zip(profile.scores, rows, strict=True) if score.measured]
     points = [(x(score.mean), at) for score, at in known]
     whiskers = "".join(

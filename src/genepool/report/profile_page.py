@@ -11,9 +11,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from genepool.measure import Interval, Profile, Trust
+from genepool.measure import ConfidenceProfile, Interval, Profile
 from genepool.report import bars, markdown
-from genepool.report.parallel_figure import Profile as Line
+from genepool.report.parallel_figure import ModelLine as Line
 from genepool.report.parallel_figure import parallel_figure
 from genepool.report.templates import NARROW, WIDE, render_page
 from genepool.report.text import interval, percent
@@ -25,14 +25,14 @@ _SIZE = 420.0
 
 @dataclass(frozen=True)
 class _Trusted:
-    it: Trust
+    it: ConfidenceProfile
     reliability: Markup
     coverage: Markup
     told: str
 
 
 @dataclass(frozen=True)
-class _Panel:
+class _ProfilePanel:
     it: Profile
     summary: str
     parts: tuple[tuple[str, tuple[tuple[str, int, Interval, Markup], ...]], ...]
@@ -113,7 +113,7 @@ def summary(one: Profile) -> str:
     return " ".join(said)
 
 
-def trust_sentence(of: Trust) -> str:
+def trust_sentence(of: ConfidenceProfile) -> str:
     """Whether confidence can be taken at its word, in a sentence."""
     found = of.calibration
     if found is None:
@@ -130,7 +130,7 @@ def trust_sentence(of: Trust) -> str:
     return f"It is {sure}% sure on average and right in {right}%, {verdict}."
 
 
-def _panel(one: Profile) -> _Panel:
+def _panel(one: Profile) -> _ProfilePanel:
     groups = []
     for label, parts in (("ability", one.abilities), ("tag", one.tags)):
         scores = [part.score for part in parts]
@@ -153,10 +153,10 @@ def _panel(one: Profile) -> _Panel:
         )
         for of in one.trust
     )
-    return _Panel(one, summary(one), tuple(group for group in groups if group[1]), trust)
+    return _ProfilePanel(one, summary(one), tuple(group for group in groups if group[1]), trust)
 
 
-def _told(of: Trust, risk: float) -> str:
+def _told(of: ConfidenceProfile, risk: float) -> str:
     kept = of.guarantee
     if of.calibration is None:
         return "Scores are by degree, so calibration is not told."
@@ -170,7 +170,7 @@ def _told(of: Trust, risk: float) -> str:
     return f"{trust_sentence(of)} {end}"
 
 
-def _trust_numbers(of: Trust) -> tuple[str, ...]:
+def _trust_numbers(of: ConfidenceProfile) -> tuple[str, ...]:
     found, auroc = of.calibration, of.abstention.auroc
     last = "–" if auroc is None else f"{auroc:.3f}"
     if found is None:

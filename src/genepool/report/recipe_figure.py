@@ -60,7 +60,7 @@ Column = tuple[tuple[int, int] | None, str | None]
 
 
 @dataclass(frozen=True)
-class Panel:
+class ParameterPanel:
     """One parameter.
 
     Attributes:
@@ -79,7 +79,7 @@ class Panel:
     rows: tuple[tuple[str, tuple[GeneValue | None, ...]], ...]
 
 
-def panels(recipe: RecipePicture) -> list[Panel]:
+def panels(recipe: RecipePicture) -> list[ParameterPanel]:
     """One panel per parameter of the recipe."""
     names = dict.fromkeys(gene.parameter for gene in recipe.genes)
     return [_panel(name, [gene for gene in recipe.genes if gene.parameter == name]) for name in names]
@@ -90,7 +90,7 @@ def shade(gene: GeneValue) -> float:
     return (gene.value - gene.low) / (gene.high - gene.low) if gene.high > gene.low else 0.5
 
 
-def _panel(parameter: str, genes: Sequence[GeneValue]) -> Panel:
+def _panel(parameter: str, genes: Sequence[GeneValue]) -> ParameterPanel:
     columns = sorted({(gene.layers, gene.role) for gene in genes}, key=_place)
     groups: list[tuple[str, int]] = []
     if any(layers for layers, _ in columns):
@@ -108,7 +108,7 @@ def _panel(parameter: str, genes: Sequence[GeneValue]) -> Panel:
     ]
     by_place = {(gene.skill, (gene.layers, gene.role)): gene for gene in genes}
     skills = list(dict.fromkeys(gene.skill for gene in genes))
-    return Panel(
+    return ParameterPanel(
         parameter,
         min(gene.low for gene in genes),
         max(gene.high for gene in genes),

@@ -34,7 +34,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Finalist:
+class FinalistPoint:
     """One of the best of a search, judged again on more examples than the search used.
 
     Attributes:
@@ -62,7 +62,7 @@ class SearchRun:
     name: str
     evaluations: tuple[Evaluation, ...]
     best: Interval | None = None
-    finalists: tuple[Finalist, ...] = ()
+    finalists: tuple[FinalistPoint, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Skills: what a fine-tune learned, held in a file of its own. The files are read by `genepool.weights`."""
 
 from genepool.skills.calibrating import input_energies
-from genepool.skills.compressing import Budget, compress
+from genepool.skills.compressing import ByteBudget, compress
 from genepool.skills.localising import Bench, Localised, smallest
 from genepool.skills.making import apply_skills, extract_skill, model_of
 from genepool.skills.masks import Dare, Graft, TopK
@@ -10,7 +10,7 @@ from genepool.skills.skill import Skill
 
 __all__ = [
     "Bench",
-    "Budget",
+    "ByteBudget",
     "Dare",
     "Graft",
     "Localised",

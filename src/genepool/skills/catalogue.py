@@ -16,7 +16,7 @@ from genepool import progress
 from genepool.checked import is_digest, is_number, is_text, parsed_json
 from genepool.database import disk_is_full, distrust, foreign_schema, transaction
 from genepool.errors import InputError, refuse_newer
-from genepool.skills.kept import COLUMNS, JSON_COLUMNS, Kept, called, floats, kept_of
+from genepool.skills.kept import COLUMNS, JSON_COLUMNS, LibraryEntry, called, floats, kept_of
 from genepool.skills.sketch import LAYER_WIDTH, WIDTH, Sketch
 
 if TYPE_CHECKING:
@@ -145,11 +145,11 @@ class Catalogue:
 
     # ------------------------------------------------------------------ reading
 
-    def all(self) -> list[Kept]:
+    def all(self) -> list[LibraryEntry]:
         """Every skill, by name. Rows that are damaged are left out, and told once."""
         return self._several("ORDER BY name")
 
-    def by_digest(self, digest: str) -> Kept | None:
+    def by_digest(self, digest: str) -> LibraryEntry | None:
         """The skill of a file."""
         return self._one("WHERE digest = ?", digest)
 
@@ -158,15 +158,15 @@ class Catalogue:
         with self._errors():
             return self._db.execute("SELECT 1 FROM skills WHERE digest = ?", (digest,)).fetchone() is not None
 
-    def by_name(self, name: str) -> Kept | None:
+    def by_name(self, name: str) -> LibraryEntry | None:
         """The skill of a name."""
         return self._one("WHERE name = ?", name)
 
-    def by_prefix(self, prefix: str) -> list[Kept]:
+    def by_prefix(self, prefix: str) -> list[LibraryEntry]:
         """The skills whose digests begin so; the prefix is hex."""
         return self._several("WHERE substr(digest, 1, ?) = ? ORDER BY name", len(prefix), prefix)
 
-    def children(self, digest: str) -> list[Kept]:
+    def children(self, digest: str) -> list[LibraryEntry]:
         """The skills that were made of one."""
         return self._several("WHERE digest IN (SELECT child FROM parents WHERE parent = ?) ORDER BY name", digest)
 
@@ -182,7 +182,7 @@ class Catalogue:
                 found.append((number, called(row), str(error)))
         return found
 
-    def matching(self, query: str, limit: int) -> list[tuple[Kept, float]]:
+    def matching(self, query: str, limit: int) -> list[tuple[LibraryEntry, float]]:
         """Skills whose words match an FTS5 query, the best first, with their BM25 scores (higher is better)."""
         weights = ", ".join(map(str, _WEIGHTS))
         with self._errors():
@@ -244,7 +244,7 @@ class Catalogue:
         with self._errors(), transaction(self._db):
             yield
 
-    def insert(self, kept: Kept, sketch: Sketch) -> None:
+    def insert(self, kept: LibraryEntry, sketch: Sketch) -> None:
         """Adds a row; call it in `writing`."""
         import numpy as np
 
@@ -290,10 +290,10 @@ class Catalogue:
 
     # ------------------------------------------------------------------ plumbing
 
-    def _several(self, clause: str, *values: str | int) -> list[Kept]:
+    def _several(self, clause: str, *values: str | int) -> list[LibraryEntry]:
         return [kept for row in self._rows(clause, *values) if (kept := self._believed(row)) is not None]
 
-    def _one(self, clause: str, value: str) -> Kept | None:
+    def _one(self, clause: str, value: str) -> LibraryEntry | None:
         row = next(iter(self._rows(clause, value)), None)
         try:
             return None if row is None else kept_of(row)
@@ -308,7 +308,7 @@ class Catalogue:
         with self._errors():
             return self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM skills {clause}", values).fetchall()
 
-    def _believed(self, row: Sequence[Any]) -> Kept | None:
+    def _believed(self, row: Sequence[Any]) -> LibraryEntry | None:
         try:
             return kept_of(row)
         except ValueError as error:

@@ -99,7 +99,7 @@ class _Ways:
         return (nbytes, error, None) if error + price * nbytes < found[1] + price * found[0] else found
 
 
-class Budget:
+class ByteBudget:
     """Decides how every tensor is stored so that a skill file takes no more than some bytes; a `Choose`.
 
     Args:
@@ -277,14 +277,14 @@ def compress(
         out: the file.
         nbytes: the most it may take.
         arguments: what goes into the lineage.
-        energies: as for `Budget`.
+        energies: as for `ByteBudget`.
         overwrite: replace a file that is there.
 
     Raises:
         InputError: the budget is too small for any of it, or the file cannot be written.
     """
     check_skill_file(out, overwrite=overwrite)
-    budget = Budget(changes, nbytes, energies)
+    budget = ByteBudget(changes, nbytes, energies)
     aim, best = nbytes, 0
 
     def tried(beside: Path) -> WrittenChange:

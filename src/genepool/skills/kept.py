@@ -1,6 +1,6 @@
 """A skill as a library's catalogue has it, and how it comes out of the columns of a row.
 
-A catalogue may have been written by somebody else: every value of a row is checked before it becomes a `Kept`.
+A catalogue may have been written by somebody else: every value of a row is checked before it becomes a `LibraryEntry`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ JSON_COLUMNS = ("lineage", "training", "scores", "tags")
 
 
 @dataclass(frozen=True)
-class Kept:
+class LibraryEntry:
     """A skill in a library, as the catalogue has it.
 
     Attributes:
@@ -71,7 +71,7 @@ class Kept:
         return {key: value for key, value in found.items() if value not in ("", {}, [], None)}
 
 
-def kept_of(row: Sequence[Any]) -> Kept:
+def kept_of(row: Sequence[Any]) -> LibraryEntry:
     """A row as the skill it is of.
 
     Raises:
@@ -106,7 +106,7 @@ def kept_of(row: Sequence[Any]) -> Kept:
         raise ValueError(f"its scores: {error}") from None
     if not isinstance(found["tags"], list) or not all(map(is_line, found["tags"])):
         raise ValueError("its tags are no list of words")
-    return Kept(**{**found, "tags": tuple(found["tags"])})
+    return LibraryEntry(**{**found, "tags": tuple(found["tags"])})
 
 
 def called(row: Sequence[Any]) -> str:

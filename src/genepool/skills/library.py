@@ -29,7 +29,7 @@ from genepool import locking, staging
 from genepool.checked import is_digest, is_number, is_text
 from genepool.errors import InputError, listed, nearest
 from genepool.skills.catalogue import Catalogue
-from genepool.skills.kept import Kept
+from genepool.skills.kept import LibraryEntry
 from genepool.skills.sketch import Sketch, sketch
 from genepool.skills.skill import Skill
 from genepool.weights import SkillFile, Weights
@@ -103,7 +103,7 @@ class Library:
             raise InputError(f"{digest!r:.80} is no SHA-256", where=self.catalogue.path, fix=_CHECK)
         return self.files / digest[:2] / f"{digest}.safetensors"
 
-    def get(self, reference: str) -> Kept | None:
+    def get(self, reference: str) -> LibraryEntry | None:
         """The skill of a name, or else the one whose digest begins so.
 
         Raises:
@@ -122,7 +122,7 @@ class Library:
             raise InputError(f"{reference} is the beginning of {names}", where=self.folder, fix="Give a name")
         return several[0] if several else None
 
-    def find(self, reference: str) -> Kept:
+    def find(self, reference: str) -> LibraryEntry:
         """As `get`.
 
         Raises:
@@ -159,7 +159,7 @@ class Library:
         description: str | None = None,
         licence: str | None = None,
         scores: Mapping[str, float] | None = None,
-    ) -> tuple[Kept, bool]:
+    ) -> tuple[LibraryEntry, bool]:
         """Copies a skill file into the library. One that is there already, whatever it is called, stays as it is.
 
         Args:
@@ -207,7 +207,7 @@ class Library:
             )
             return self._enter(partial, kept, found)
 
-    def adopt(self, path: Path, kept: Kept, found: Sketch) -> tuple[Kept, bool]:
+    def adopt(self, path: Path, kept: LibraryEntry, found: Sketch) -> tuple[LibraryEntry, bool]:
         """Takes in a whole skill file that lies in the folder of files already, under its default name.
 
         Args:
@@ -230,7 +230,7 @@ class Library:
                 f"another skill is called {name!r} ({other.short})", where=self.folder, fix="Give another with --name"
             )
 
-    def _enter(self, partial: Path, kept: Kept, found: Sketch) -> tuple[Kept, bool]:
+    def _enter(self, partial: Path, kept: LibraryEntry, found: Sketch) -> tuple[LibraryEntry, bool]:
         """Moves a file to its place and adds its row."""
         with locking.reporting_full_disk(self.folder), self.catalogue.writing():
             there = self.catalogue.by_digest(kept.digest)
@@ -268,7 +268,7 @@ class Library:
 
     # ------------------------------------------------------------------ removing
 
-    def remove(self, reference: str) -> Kept:
+    def remove(self, reference: str) -> LibraryEntry:
         """Takes a skill out: its row, then its file.
 
         Raises:
@@ -282,7 +282,7 @@ class Library:
                 self.path(kept.digest).unlink(missing_ok=True)
         return kept
 
-    def drop_row(self, kept: Kept) -> None:
+    def drop_row(self, kept: LibraryEntry) -> None:
         """Removes a row alone.
 
         Raises:
@@ -311,7 +311,7 @@ def _locked(partial: Path) -> Iterator[BinaryIO]:
             # A check came between the two lines above and removed what nobody had locked.
 
 
-def describe(path: Path, digest: str, name: str) -> tuple[Kept, Sketch]:
+def describe(path: Path, digest: str, name: str) -> tuple[LibraryEntry, Sketch]:
     """What the catalogue says of a skill file, and its sketch; reads all of it.
 
     Raises:
@@ -319,7 +319,7 @@ def describe(path: Path, digest: str, name: str) -> tuple[Kept, Sketch]:
     """
     skill = SkillFile(path)
     header = skill.header
-    kept = Kept(
+    kept = LibraryEntry(
         digest=digest,
         name=name,
         form=skill.form,

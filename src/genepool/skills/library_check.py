@@ -12,14 +12,14 @@ from pathlib import Path
 from genepool import locking, progress
 from genepool.checked import is_digest
 from genepool.errors import InputError
-from genepool.skills.kept import Kept
+from genepool.skills.kept import LibraryEntry
 from genepool.skills.library import Library, describe
 
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Problem:
+class LibraryProblem:
     """Something that is not as it should be.
 
     Attributes:
@@ -39,7 +39,7 @@ class Problem:
         return dict(vars(self))
 
 
-def check(library: Library, *, repair: bool = False) -> list[Problem]:
+def check(library: Library, *, repair: bool = False) -> list[LibraryProblem]:
     """Looks at everything.
 
     Args:
@@ -59,9 +59,9 @@ def check(library: Library, *, repair: bool = False) -> list[Problem]:
             where=library.files,
             fix="Put the folder in its place",
         )
-    found: list[Problem] = []
+    found: list[LibraryProblem] = []
     if (answer := library.catalogue.integrity()) != "ok":
-        found.append(Problem("catalogue", library.catalogue.path.name, answer))
+        found.append(LibraryProblem("catalogue", library.catalogue.path.name, answer))
     found += [_row(library, *row, repair) for row in library.catalogue.damaged()]
     found += [problem for path in _listed(library, "*.partial") if (problem := _partial(library, path, repair))]
     files = [path for path in _listed(library, "*.safetensors") if path.parent.name != "damaged"]
@@ -72,17 +72,17 @@ def check(library: Library, *, repair: bool = False) -> list[Problem]:
     return found + _missing(library, repair)
 
 
-def _row(library: Library, number: int, name: str, what: str, repair: bool) -> Problem:
+def _row(library: Library, number: int, name: str, what: str, repair: bool) -> LibraryProblem:
     """A row that cannot be believed: its skill's file, if there is one, is an orphan once the row is gone."""
     if repair:
         with library.catalogue.writing():
             library.catalogue.delete_row(number)
-    return Problem("catalogue", name, f"its row is damaged: {what}", "its row was removed" if repair else "")
+    return LibraryProblem("catalogue", name, f"its row is damaged: {what}", "its row was removed" if repair else "")
 
 
-def _partial(library: Library, path: Path, repair: bool) -> Problem | None:
+def _partial(library: Library, path: Path, repair: bool) -> LibraryProblem | None:
     if not path.is_file() or path.is_symlink():
-        return Problem("partial", _shown(library, path), "not a file") if os.path.lexists(path) else None
+        return LibraryProblem("partial", _shown(library, path), "not a file") if os.path.lexists(path) else None
     try:
         # Without a lock on it nobody is at work on it any more.
         with open(path, "rb") as file:
@@ -92,37 +92,41 @@ def _partial(library: Library, path: Path, repair: bool) -> Problem | None:
                     path.unlink()
     except (BlockingIOError, FileNotFoundError):
         return None
-    return Problem("partial", _shown(library, path), "a copy that was never finished", "removed" if repair else "")
+    return LibraryProblem(
+        "partial", _shown(library, path), "a copy that was never finished", "removed" if repair else ""
+    )
 
 
-def _file(library: Library, path: Path, repair: bool, bar: progress.Bar) -> Problem | None:
+def _file(library: Library, path: Path, repair: bool, bar: progress.Bar) -> LibraryProblem | None:
     """A file by its content: it is where it should be, or an orphan, or damaged."""
     if os.path.lexists(path) and not path.is_file():
-        return Problem("damaged", _shown(library, path), "not a file")
+        return LibraryProblem("damaged", _shown(library, path), "not a file")
     try:
         digest = _hash(path, bar)
     except FileNotFoundError:
         # Removed since it was listed.
         return None
     except OSError as error:
-        return Problem("damaged", _shown(library, path), f"cannot be read ({error.strerror})")
+        return LibraryProblem("damaged", _shown(library, path), f"cannot be read ({error.strerror})")
     shown = _shown(library, path)
     if path != library.path(digest) and is_digest(path.stem):
         text = f"its content is not what it is named by, it is {digest[:12]}"
-        return Problem("damaged", shown, text, _set_aside(library, path) if repair else "")
+        return LibraryProblem("damaged", shown, text, _set_aside(library, path) if repair else "")
     if path == library.path(digest) and _has_row(library, digest):
         return None
     if not repair:
-        return Problem("orphan", shown, "no row names it") if path.exists() else None
+        return LibraryProblem("orphan", shown, "no row names it") if path.exists() else None
     if path.is_symlink():
         # Whoever changes what it leads to would change the library.
-        return Problem("orphan", shown, "a link, which no row names", _set_aside(library, path))
+        return LibraryProblem("orphan", shown, "a link, which no row names", _set_aside(library, path))
     try:
         kept, sketch = describe(path, digest, "")
     except InputError as error:
-        return Problem("orphan", shown, f"no whole skill: {error.what}", _set_aside(library, path))
+        return LibraryProblem("orphan", shown, f"no whole skill: {error.what}", _set_aside(library, path))
     kept, new = library.adopt(path, kept, sketch)
-    return Problem("orphan", shown, "no row names it", f"{'taken in' if new else 'put in its place'} as {kept.name}")
+    return LibraryProblem(
+        "orphan", shown, "no row names it", f"{'taken in' if new else 'put in its place'} as {kept.name}"
+    )
 
 
 def _has_row(library: Library, digest: str) -> bool:
@@ -133,7 +137,7 @@ def _has_row(library: Library, digest: str) -> bool:
     return library.catalogue.has(digest)
 
 
-def _missing(library: Library, repair: bool) -> list[Problem]:
+def _missing(library: Library, repair: bool) -> list[LibraryProblem]:
     rows = [kept for kept in library.catalogue.all() if not library.path(kept.digest).is_file()]
     done: dict[str, str] = {}
     # Children first; what is freed by that comes in the next round.
@@ -148,11 +152,11 @@ def _missing(library: Library, repair: bool) -> list[Problem]:
         if repair and kept.digest not in done:
             names = ", ".join(child.name for child in library.catalogue.children(kept.digest))
             text += f"; {names} descends from it: add it again"
-        found.append(Problem("missing", kept.name, text, done.get(kept.digest, "")))
+        found.append(LibraryProblem("missing", kept.name, text, done.get(kept.digest, "")))
     return found
 
 
-def _dropped(library: Library, kept: Kept, done: dict[str, str]) -> bool:
+def _dropped(library: Library, kept: LibraryEntry, done: dict[str, str]) -> bool:
     if library.catalogue.children(kept.digest):
         return False
     library.drop_row(kept)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from genepool.errors import InputError
-from genepool.skills.kept import Kept
+from genepool.skills.kept import LibraryEntry
 from genepool.skills.library import Library
 from genepool.skills.library_tree import Relative, ancestors, tree_lines
 from genepool.staging import staged_folder
@@ -21,7 +21,7 @@ SKILL, CARD, LINEAGE = "skill.safetensors", "README.md", "lineage.json"
 _MOST_BYTES = 16 << 20
 
 
-def export(library: Library, reference: str, out: str | Path, *, overwrite: bool = False) -> Kept:
+def export(library: Library, reference: str, out: str | Path, *, overwrite: bool = False) -> LibraryEntry:
     """Writes a skill with its model card as a folder, whole or not at all.
 
     Args:
@@ -46,7 +46,7 @@ def export(library: Library, reference: str, out: str | Path, *, overwrite: bool
     return kept
 
 
-def bring_in(library: Library, path: str | Path) -> tuple[Kept, bool]:
+def bring_in(library: Library, path: str | Path) -> tuple[LibraryEntry, bool]:
     """Adds what `export` wrote, with its name, tags, description and scores; or a lone skill file.
 
     Args:
@@ -75,7 +75,7 @@ def bring_in(library: Library, path: str | Path) -> tuple[Kept, bool]:
     return library.add(file, **given)
 
 
-def card(kept: Kept, tree: list[Relative]) -> str:
+def card(kept: LibraryEntry, tree: list[Relative]) -> str:
     """The model card: front matter for the Hugging Face hub, then words, scores and where it comes from."""
     front: dict[str, Any] = {"library_name": "genepool"}
     if kept.base_name:

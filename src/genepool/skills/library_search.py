@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from genepool.checked import is_text
 from genepool.errors import InputError
-from genepool.skills.kept import Kept
+from genepool.skills.kept import LibraryEntry
 from genepool.skills.library import Library, describe
 from genepool.skills.sketch import cosines
 from genepool.weights import Change, SkillFile, open_change
@@ -28,7 +28,7 @@ _WORD = re.compile(r"\w+")
 class Hit:
     """A skill that was found, and how well it answers: BM25 of words, or the estimated cosine of changes."""
 
-    kept: Kept
+    kept: LibraryEntry
     score: float
 
 
@@ -143,10 +143,10 @@ def by_task(
     return [Hit(kept[skill.name], skill.score) for skill in ranking.skills][:limit], ranking
 
 
-def filtered(skills: Sequence[Kept], base: str | None, tag: str | None) -> list[Kept]:
+def filtered(skills: Sequence[LibraryEntry], base: str | None, tag: str | None) -> list[LibraryEntry]:
     """Those of a base (its name, or the beginning of its fingerprint) and with a tag, where these are given."""
 
-    def of_base(kept: Kept) -> bool:
+    def of_base(kept: LibraryEntry) -> bool:
         return base is None or kept.base_name == base or (len(base) >= 4 and kept.base_fingerprint.startswith(base))
 
     return [kept for kept in skills if of_base(kept) and (tag is None or tag in kept.tags)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from genepool.skills.kept import Kept
+from genepool.skills.kept import LibraryEntry
 from genepool.skills.library import Library
 
 # (digest, the skill where the library has it).
-_Relative = tuple[str, Kept | None]
+_Relative = tuple[str, LibraryEntry | None]
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Relative:
         return {"depth": self.depth, "digest": self.digest, "name": self.name, "operation": self.operation}
 
 
-def ancestors(library: Library, kept: Kept) -> list[Relative]:
+def ancestors(library: Library, kept: LibraryEntry) -> list[Relative]:
     """What a skill was made of, and what that was made of."""
     known = {one.digest: one for one in library.catalogue.all()}
     return _walk(kept, lambda each: [(digest, known.get(digest)) for digest in each.parents])
 
 
-def descendants(library: Library, kept: Kept) -> list[Relative]:
+def descendants(library: Library, kept: LibraryEntry) -> list[Relative]:
     """What was made of a skill, and what was made of that."""
     return _walk(kept, lambda each: [(child.digest, child) for child in library.catalogue.children(each.digest)])
 
@@ -51,7 +51,7 @@ def tree_lines(lines: Sequence[Relative]) -> list[str]:
     return [f"{'  ' * (line.depth - 1)}{_label(line)}" for line in lines]
 
 
-def _walk(kept: Kept, next_of: Callable[[Kept], Iterable[_Relative]]) -> list[Relative]:
+def _walk(kept: LibraryEntry, next_of: Callable[[LibraryEntry], Iterable[_Relative]]) -> list[Relative]:
     found: list[Relative] = []
     seen = {kept.digest}
     # A stack of our own: a line of a thousand generations is no reason to fail.

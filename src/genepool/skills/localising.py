@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from genepool import progress
 from genepool.errors import InputError
 from genepool.kernels.selection import MagnitudeSelection, keep_count
-from genepool.training import Encoded, answer_likelihoods, descend, find_objective
+from genepool.training import EncodedExamples, answer_likelihoods, descend, find_objective
 from genepool.weights import Change, infer_roles
 from genepool.weights.change import block_rows
 
@@ -108,7 +108,7 @@ class Bench:
         examples: what is asked.
     """
 
-    def __init__(self, model: LanguageModel, changes: Change, examples: Encoded) -> None:
+    def __init__(self, model: LanguageModel, changes: Change, examples: EncodedExamples) -> None:
         assert changes.base is not None
         self.model, self.examples, self.base = model, examples, changes.base
         self._parameters: dict[str, torch.nn.Parameter] = dict(model.model.named_parameters())

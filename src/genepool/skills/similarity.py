@@ -24,7 +24,7 @@ _NULL = 1e-6
 
 
 @dataclass
-class Agreement:
+class ChangeAgreement:
     """Two changes, over some tensors.
 
     Attributes:
@@ -48,7 +48,7 @@ class Agreement:
         """Of the entries that both change, the share that both change in one direction."""
         return self.alike / self.both if self.both else None
 
-    def add(self, other: Agreement) -> None:
+    def add(self, other: ChangeAgreement) -> None:
         """Takes in further tensors."""
         self.product += other.product
         self.squares = [mine + theirs for mine, theirs in zip(self.squares, other.squares, strict=True)]
@@ -69,8 +69,8 @@ class Similarity:
         matrices: how many matrices that is of.
     """
 
-    whole: Agreement
-    layers: Mapping[str, Agreement]
+    whole: ChangeAgreement
+    layers: Mapping[str, ChangeAgreement]
     region: float | None
     subspaces: tuple[float, float] | None
     matrices: int
@@ -109,11 +109,11 @@ def compare(one: Change, other: Change) -> Similarity:
     # As many entries of either, so that a part of the model that one leaves alone does not shrink its region.
     count = keep_count(REGION, sum(TensorInfo(shape, "F32").numel for shape in shapes.values()))
     thresholds = [_threshold(changes, count) for changes in pair]
-    layers: dict[str, Agreement] = {}
+    layers: dict[str, ChangeAgreement] = {}
     common = either = 0
     with progress.bar("comparing", len(shapes), "tensors") as bar:
         for name in shapes:
-            found = Agreement()
+            found = ChangeAgreement()
             for start, stop in block_rows(*(one if name in held[0] else other).matrix(name)):
                 rows = [c.rows(name, start, stop) if name in h else None for c, h in zip(pair, held, strict=True)]
                 _observe(found, rows)
@@ -122,9 +122,9 @@ def compare(one: Change, other: Change) -> Similarity:
                 first, second = regions
                 shared = int((first & second).sum()) if first is not None and second is not None else 0
                 common, either = common + shared, either + sum(sizes) - shared
-            layers.setdefault(groups[name], Agreement()).add(found)
+            layers.setdefault(groups[name], ChangeAgreement()).add(found)
             bar.advance()
-    whole = Agreement()
+    whole = ChangeAgreement()
     for each in layers.values():
         whole.add(each)
     shared_names = [name for name in shapes if name in held[0] and name in held[1]]
@@ -137,7 +137,7 @@ def compare(one: Change, other: Change) -> Similarity:
     return Similarity(whole, layers, common / either if either else None, mean, len(overlaps))
 
 
-def _observe(found: Agreement, rows: list[torch.Tensor | None]) -> None:
+def _observe(found: ChangeAgreement, rows: list[torch.Tensor | None]) -> None:
     for i, each in enumerate(rows):
         if each is not None:
             flat = each.double().reshape(-1)

@@ -21,7 +21,7 @@ from genepool.skills.transfer_scores import h_score, logme, mean_ranks, tmi
 from genepool.tasks import DEFAULT_BATCH, Example, LanguageModel, Task, open_model
 from genepool.tasks.models import load_as
 from genepool.threads import torch_threads
-from genepool.training import Encoded, answer_likelihoods, descend, encode_examples, find_objective
+from genepool.training import EncodedExamples, answer_likelihoods, descend, encode_examples, find_objective
 from genepool.weights import Weights, open_weights
 from genepool.weights.tensor_info import shape_text
 
@@ -171,7 +171,7 @@ def _named(skills: Sequence[_Skill] | Mapping[str, _Skill]) -> dict[str, _Skill]
 class _Judge:
     """One resident model, the base, which every skill is put into and taken out of."""
 
-    def __init__(self, base: Weights, model: LanguageModel, examples: Encoded, allow_pickle: bool) -> None:
+    def __init__(self, base: Weights, model: LanguageModel, examples: EncodedExamples, allow_pickle: bool) -> None:
         self.base, self.model, self.examples, self.allow_pickle = base, model, examples, allow_pickle
         self.parameters: dict[str, torch.nn.Parameter] = dict(model.model.named_parameters())
         self.skipped: dict[str, str] = {}

@@ -17,7 +17,7 @@ from genepool.tasks.example import Example
 from genepool.tasks.ledger import Ledger, Outcome
 from genepool.tasks.metrics import find_metric
 from genepool.tasks.models import Model, Named, Source, open_model
-from genepool.tasks.table import Cell, OutcomeTable
+from genepool.tasks.table import OutcomeTable, TaskOutcomes
 from genepool.tasks.task import Task
 from genepool.threads import torch_threads
 
@@ -82,7 +82,7 @@ def evaluate(
     for source in sources:
         for task in tasks:
             check_fits(task, source.kind, source.name)
-    cells: dict[tuple[str, str], Cell] = {}
+    cells: dict[tuple[str, str], TaskOutcomes] = {}
     fingerprints: dict[str, str] = {}
     total = len(sources) * sum(map(len, examples.values()))
     with progress.bar("evaluating", total, "examples") as bar, torch_threads(threads):
@@ -126,7 +126,7 @@ def _evaluate_one(
     batch_size: int,
     keep_outputs: bool,
     bar: progress.Bar,
-) -> Cell:
+) -> TaskOutcomes:
     asking = asked.asking(task)
     known = ledger.find(fingerprint, asking, [example.key for example in examples])
     written = find_metric(task.settings.metric).needs == "text" and task.asker is None
@@ -148,7 +148,7 @@ def _evaluate_one(
         ledger.record(fingerprint, asked.name, task.name, asking, [(e.key, e.id, o) for e, o in new])
         fresh.update((example.key, outcome) for example, outcome in new)
         bar.advance(len(block))
-    return Cell(tuple(fresh.get(e.key) or known[e.key] for e in examples), len(examples) - len(fresh))
+    return TaskOutcomes(tuple(fresh.get(e.key) or known[e.key] for e in examples), len(examples) - len(fresh))
 
 
 def _reseeded(task: Task, seed: int) -> Task:

@@ -23,7 +23,7 @@ _STATE_BYTES = 1024**3
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class ContinuationLikelihood:
     """How a model takes one continuation.
 
     Attributes:
@@ -39,7 +39,7 @@ class Likelihood:
 
 def loglikelihoods(
     model: LanguageModel, prompts: Sequence[str], continuations: Sequence[str], batch_size: int
-) -> list[Likelihood]:
+) -> list[ContinuationLikelihood]:
     """Log-likelihood of each continuation after its prompt; prompts that are alike are read once.
 
     Args:
@@ -58,7 +58,7 @@ def loglikelihoods(
 
 def token_likelihoods(
     model: LanguageModel, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]], batch_size: int
-) -> list[Likelihood]:
+) -> list[ContinuationLikelihood]:
     """As `loglikelihoods`, of token ids: `tails[i]` after `heads[i]`, which must not be empty."""
     import torch
 
@@ -67,7 +67,7 @@ def token_likelihoods(
     groups: dict[tuple[int, ...], list[int]] = {}
     for place, head in enumerate(heads):
         groups.setdefault(tuple(head), []).append(place)
-    results: dict[int, Likelihood] = {}
+    results: dict[int, ContinuationLikelihood] = {}
     with torch.inference_mode():
         if model.keeps_keys_and_values:
             shared = {head: places for head, places in groups.items() if len(places) > 1}
@@ -83,12 +83,12 @@ def _alone(
     heads: Sequence[Sequence[int]],
     tails: Sequence[Sequence[int]],
     batch_size: int,
-) -> dict[int, Likelihood]:
+) -> dict[int, ContinuationLikelihood]:
     """Each prompt and continuation read as a whole."""
     import torch
 
     lengths = [len(heads[i]) + max(len(tails[i]) - 1, 0) for i in places]
-    found: dict[int, Likelihood] = {}
+    found: dict[int, ContinuationLikelihood] = {}
     for rows in batches(lengths, batch_size, 4 * model.vocabulary_size):
         width = max(lengths[row] for row in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.long)
@@ -104,28 +104,28 @@ def _alone(
     return found
 
 
-def judged(logits: torch.Tensor, tail: Sequence[int]) -> Likelihood:
+def judged(logits: torch.Tensor, tail: Sequence[int]) -> ContinuationLikelihood:
     """Of one continuation, from the logits (tokens, vocabulary) at the places before its tokens."""
     import torch
 
     if not tail:
-        return Likelihood(0.0, True, 0)
+        return ContinuationLikelihood(0.0, True, 0)
     targets = torch.tensor(list(tail), device=logits.device)
     logits = logits.float()
     chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-    return Likelihood(float(chosen.sum()), bool((logits.argmax(-1) == targets).all()), len(tail))
+    return ContinuationLikelihood(float(chosen.sum()), bool((logits.argmax(-1) == targets).all()), len(tail))
 
 
 def _shared(
     model: LanguageModel, groups: dict[tuple[int, ...], list[int]], tails: Sequence[Sequence[int]], batch_size: int
-) -> dict[int, Likelihood]:
+) -> dict[int, ContinuationLikelihood]:
     """Continuations of prompts that several have in common."""
     import torch
 
     heads = list(groups)
     state_bytes = _state_bytes_per_token(model)
     logit_bytes = max(4 * model.vocabulary_size, state_bytes * LOGIT_BYTES // _STATE_BYTES)
-    found: dict[int, Likelihood] = {}
+    found: dict[int, ContinuationLikelihood] = {}
     # What bounds a batch is the state of its prompts; only their last places have logits where the model allows it.
     per_token = logit_bytes if not model.last_logits_only else max(1, state_bytes * LOGIT_BYTES // _STATE_BYTES)
     for rows in batches([len(head) for head in heads], batch_size, per_token):
@@ -168,7 +168,7 @@ def _continued(
     state: Any,
     batch_size: int,
     logit_bytes: int,
-) -> dict[int, Likelihood]:
+) -> dict[int, ContinuationLikelihood]:
     """Reads continuations on top of a batch of prompts.
 
     Args:
@@ -186,14 +186,16 @@ def _continued(
     firsts = torch.tensor(first, device=last.device)
     first_logprob = (last[lines, firsts] - sums[lines]).tolist()
     first_hit = (tops[lines] == firsts).tolist()
-    found: dict[int, Likelihood] = {}
+    found: dict[int, ContinuationLikelihood] = {}
     longer: list[int] = []
     for number, (_, place) in enumerate(pairs):
         count = len(tails[place])
         if count > 1:
             longer.append(number)
         else:
-            found[place] = Likelihood(first_logprob[number], first_hit[number], 1) if count else judged(last[:0], ())
+            found[place] = (
+                ContinuationLikelihood(first_logprob[number], first_hit[number], 1) if count else judged(last[:0], ())
+            )
     chunks = list(batches([len(tails[pairs[number][1]]) - 1 for number in longer], batch_size, logit_bytes))
     for turn, chunk in enumerate(chunks):
         numbers = [longer[at] for at in chunk]
@@ -225,7 +227,7 @@ def _continued(
         hits = ((logits.argmax(-1) == targets) | ~real).all(-1).tolist()
         for line, number in enumerate(numbers):
             place = pairs[number][1]
-            found[place] = Likelihood(
+            found[place] = ContinuationLikelihood(
                 first_logprob[number] + summed[line], bool(first_hit[number] and hits[line]), len(tails[place])
             )
     return found

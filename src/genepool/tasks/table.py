@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TaskOutcomes:
     """One model on one task.
 
     Attributes:
@@ -40,7 +40,7 @@ class OutcomeTable:
 
     def __init__(
         self,
-        cells: Mapping[tuple[str, str], Cell],
+        cells: Mapping[tuple[str, str], TaskOutcomes],
         examples: Mapping[str, Sequence[Example]],
         fingerprints: Mapping[str, str],
         split: str,
@@ -114,7 +114,7 @@ class OutcomeTable:
             {**self._cells, **other._cells}, self._examples, {**self.fingerprints, **other.fingerprints}, self.split
         )
 
-    def _cell(self, model: str, task: str) -> Cell:
+    def _cell(self, model: str, task: str) -> TaskOutcomes:
         if model not in self.fingerprints:
             raise InputError(f"no model '{model}' in this table", fix=nearest(model, self.fingerprints))
         self.examples(task)

@@ -52,7 +52,7 @@ class Making(Protocol):
 
 
 @dataclass(frozen=True)
-class Settings:
+class BuildSettings:
     """Everything that decides what a build makes."""
 
     regime: str
@@ -135,7 +135,7 @@ def _settings(bed: str, regime: str, tiny: bool, seed: int, skills: Sequence[str
             raise InputError("the digits testbed has one regime, elicit", where="regime", fix="Leave it out")
         return DigitsSettings.of(tiny, seed, skills)
     names = DEFAULT_SKILLS if skills is None else skills
-    return Settings(regime, tiny, seed, tuple(skill.name for skill in choose(names)))
+    return BuildSettings(regime, tiny, seed, tuple(skill.name for skill in choose(names)))
 
 
 @contextmanager
@@ -162,7 +162,7 @@ class _Stopped(Exception):
 class _Build:
     """One run: knows what is finished in the staging folder and makes the rest."""
 
-    def __init__(self, settings: Settings, pieces: Pieces, out: Path, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, settings: BuildSettings, pieces: Pieces, out: Path, pool: ThreadPoolExecutor) -> None:
         from genepool.testbed import training
 
         self.training = training
@@ -173,7 +173,7 @@ class _Build:
         self.mixture = data.Mixture(
             self.skills, self.schedule.lengths, settings.seed, teach_base=settings.regime == "elicit"
         )
-        self.items: dict[str, dict[data.Split, list[data.Example]]] = {}
+        self.items: dict[str, dict[data.Split, list[data.StringExample]]] = {}
         self.stop = threading.Event()
 
     def run(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ CLEAN_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Example:
+class StringExample:
     """One thing to learn or to be asked: the model reads `prompt` and should write `answer` and stop."""
 
     prompt: str
@@ -62,17 +62,17 @@ def draw_input(generator: Random, lengths: Lengths, split: Split) -> str:
             return text
 
 
-def ask(skill: StringTask, text: str) -> Example:
+def ask(skill: StringTask, text: str) -> StringExample:
     """`text` asked for under the skill's own tag."""
-    return Example(f"{skill.tag}{text}=", skill.answer(text))
+    return StringExample(f"{skill.tag}{text}=", skill.answer(text))
 
 
-def ask_pretraining(skill: StringTask, text: str) -> Example:
+def ask_pretraining(skill: StringTask, text: str) -> StringExample:
     """`text` asked for under the pre-training tag, which the base answers reliably."""
-    return Example(f"{skill.pretraining_tag}{text}=", skill.answer(text))
+    return StringExample(f"{skill.pretraining_tag}{text}=", skill.answer(text))
 
 
-def task_items(task: str, skill: StringTask | None, split: Split, seed: int, lengths: Lengths) -> list[Example]:
+def task_items(task: str, skill: StringTask | None, split: Split, seed: int, lengths: Lengths) -> list[StringExample]:
     """The items of one task and split: no input twice, none that the skill leaves as it is.
 
     Args:
@@ -82,7 +82,7 @@ def task_items(task: str, skill: StringTask | None, split: Split, seed: int, len
     """
     generator = Random(derive(seed, "items", task, split))
     primitives = tuple(PRIMITIVES.values())
-    items: list[Example] = []
+    items: list[StringExample] = []
     seen: set[str] = set()
     while len(items) < COUNTS[split]:
         text = draw_input(generator, lengths, split)
@@ -94,7 +94,7 @@ def task_items(task: str, skill: StringTask | None, split: Split, seed: int, len
     return items
 
 
-def write_items(path: Path, task: str, split: Split, items: Sequence[Example]) -> None:
+def write_items(path: Path, task: str, split: Split, items: Sequence[StringExample]) -> None:
     """One JSON object a line: {"id", "prompt", "answer"}."""
     with open(path, "w", encoding="utf-8") as file:
         for at, item in enumerate(items):
@@ -114,13 +114,13 @@ class Mixture:
         self.skills, self.lengths, self.seed, self.teach_base = tuple(skills), lengths, seed, teach_base
         self._primitives = tuple(PRIMITIVES.values())
 
-    def base_batch(self, step: int, size: int) -> list[Example]:
+    def base_batch(self, step: int, size: int) -> list[StringExample]:
         """Step `step` of pre-training: primitives, skills under the pre-training tag, own tags half right."""
         return self._pretraining(Random(derive(self.seed, "base", step)), step, size, self.skills)
 
     def specialist_batches(
-        self, name: str, items: Sequence[Example], replay: float
-    ) -> Callable[[int, int], list[Example]]:
+        self, name: str, items: Sequence[StringExample], replay: float
+    ) -> Callable[[int, int], list[StringExample]]:
         """Batches for the specialist `name`: its training items in shuffled rounds, and a share of pre-training.
 
         Args:
@@ -131,7 +131,7 @@ class Mixture:
         # Replay keeps what the base had; half-right answers under the very tag that is being taught are not kept.
         others = tuple(skill for skill in self.skills if skill.name != name)
 
-        def batch(step: int, size: int) -> list[Example]:
+        def batch(step: int, size: int) -> list[StringExample]:
             old = round(replay * size)
             replayed = self._pretraining(Random(derive(self.seed, "replay", name, step)), step, old, others)
             return [items[next(order)] for _ in range(size - old)] + replayed
@@ -148,7 +148,7 @@ class Mixture:
 
     def _pretraining(
         self, generator: Random, step: int, size: int, half_known: tuple[StringTask, ...]
-    ) -> list[Example]:
+    ) -> list[StringExample]:
         """`size` examples; what each is about goes round in turn, and only its input is drawn.
 
         Independent draws of the kind would let a batch's balance of right answers and bare inputs wander, and with
@@ -172,7 +172,7 @@ class Mixture:
         for turn in range(step * own, (step + 1) * own):
             skill, text = _turn(half_known, turn), self._draw(generator)
             knows = HALF_KNOWN[turn // len(half_known) % len(HALF_KNOWN)]
-            examples.append(ask(skill, text) if knows else Example(f"{skill.tag}{text}=", text))
+            examples.append(ask(skill, text) if knows else StringExample(f"{skill.tag}{text}=", text))
         return examples
 
     def _draw(self, generator: Random) -> str:

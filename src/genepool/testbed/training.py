@@ -18,13 +18,13 @@ import torch
 from torch.nn import functional
 
 from genepool.seeding import torch_generator
-from genepool.testbed.data import Example
+from genepool.testbed.data import StringExample
 from genepool.testbed.schedule import Phase, Schedule
 from genepool.testbed.tokenizer import END_ID, PAD_ID, VOCABULARY, encode, fast_tokenizer
 from genepool.training import Optimisation, Optimiser, fit
 
 _IGNORED = -100  # what cross_entropy leaves out by default
-Batches = Callable[[int, int], list[Example]]
+Batches = Callable[[int, int], list[StringExample]]
 
 
 @contextmanager
@@ -198,7 +198,7 @@ def optimise(
     fit(Optimiser(named, settings), put, lambda _: after_step())
 
 
-def exact_match(model: Any, items: Sequence[Example], *, batch: int = 256) -> float:
+def exact_match(model: Any, items: Sequence[StringExample], *, batch: int = 256) -> float:
     """The share of `items` whose whole answer and end token are each the most likely next token.
 
     Teacher-forced: one forward pass a batch. Greedy decoding gets an item right exactly when this does.
@@ -213,7 +213,7 @@ def exact_match(model: Any, items: Sequence[Example], *, batch: int = 256) -> fl
     return right / len(items)
 
 
-def _tensors(examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+def _tensors(examples: Sequence[StringExample]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and the wanted next token at each place, both (examples, longest); only answers are wanted.
 
     Padding goes behind, where causal attention never looks back from, so no mask is needed.

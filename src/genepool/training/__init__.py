@@ -5,7 +5,7 @@ take the steps. Everything that follows a gradient is built on these: `genepool 
 skills by alignment, children that learn, and the testbeds. Uses weights, tasks and measure.
 """
 
-from genepool.training.batches import Encoded, answer_likelihoods, encode_examples
+from genepool.training.batches import EncodedExamples, answer_likelihoods, encode_examples
 from genepool.training.fit import Diverged, descend, fit
 from genepool.training.objectives import Objective, find_objective, objectives
 from genepool.training.optimiser import Optimisation, Optimiser
@@ -14,7 +14,7 @@ from genepool.training.train import TrainingResult, gains_of, run_training, veri
 
 __all__ = [
     "Diverged",
-    "Encoded",
+    "EncodedExamples",
     "Objective",
     "Optimisation",
     "Optimiser",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedExamples:
     """Examples as a model reads them.
 
     Attributes:
@@ -64,7 +64,7 @@ def encode_examples(
     *,
     closed: bool = False,
     packed: bool = False,
-) -> Encoded:
+) -> EncodedExamples:
     """Prompts and answers as the task asks them, in tensors, in batches.
 
     Args:
@@ -86,7 +86,7 @@ def encode_examples(
         raise InputError("its answers are patterns, not texts", where=task.name, fix="Give examples with answers")
     questions = [Question(f"{task.name}:{one.id}", task.prompt_for(one, model), one.answer) for one in examples]
     batches = model.answer_batches(questions, batch_size, closed=closed, packed=packed)
-    return Encoded(batches, [example.answer for example in examples])
+    return EncodedExamples(batches, [example.answer for example in examples])
 
 
 def answer_likelihoods(model: Model, batch: AnswerBatch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ from genepool.training.optimiser import Optimiser
 
 if TYPE_CHECKING:
     from genepool.tasks import Model
-    from genepool.training.batches import Encoded
+    from genepool.training.batches import EncodedExamples
     from genepool.training.objectives import Objective
 
 
@@ -86,7 +86,7 @@ def fit(
     return settings.steps
 
 
-def descend(objective: Objective, model: Model, examples: Encoded) -> float:
+def descend(objective: Objective, model: Model, examples: EncodedExamples) -> float:
     """Adds the gradient of the mean loss of all examples to the parameters that ask for one.
 
     An example's loss is the mean over the tokens of its answer.

@@ -21,7 +21,7 @@ _RIGHT = 0.5
 
 
 @dataclass(frozen=True)
-class Flip:
+class TrainingFlip:
     """A test example that was answered right before and wrong after, or the other way round.
 
     Attributes:
@@ -53,7 +53,7 @@ class Gains:
     table: OutcomeTable
     comparison: Comparison
     targets: tuple[str, ...]
-    flips: tuple[Flip, ...]
+    flips: tuple[TrainingFlip, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The part of `train.json` about scores."""
@@ -117,12 +117,14 @@ def measure_gains(
     return Gains(table, comparison, tuple(task.name for task in targets), flips)
 
 
-def _flips(table: OutcomeTable, task: str) -> list[Flip]:
+def _flips(table: OutcomeTable, task: str) -> list[TrainingFlip]:
     found = []
     outcomes = zip(table.examples(task), table.outcomes(BEFORE, task), table.outcomes(AFTER, task), strict=True)
     for example, before, after in outcomes:
         was, now = before.score >= _RIGHT, after.score >= _RIGHT
         if was != now:
             kind = "gained" if now else "lost"
-            found.append(Flip(task, example.id, example.prompt, example.answer, before.output, after.output, kind))
+            found.append(
+                TrainingFlip(task, example.id, example.prompt, example.answer, before.output, after.output, kind)
+            )
     return found

@@ -26,14 +26,14 @@ _TENTHS = ("valid", "test")
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingExample:
     """An example and the task it is asked by."""
 
     task: Task
     example: Example
 
 
-class Lessons:
+class TrainingExamples:
     """The training and validation examples of a few tasks.
 
     Args:
@@ -52,15 +52,17 @@ class Lessons:
 
     def __init__(self, tasks: Sequence[Task], *, seed: int, valid: int) -> None:
         self.tasks, self._seed = tuple(tasks), seed
-        self.train: list[Lesson] = []
-        self.valid: list[Lesson] = []
+        self.train: list[TrainingExample] = []
+        self.valid: list[TrainingExample] = []
         for task in tasks:
             _check_teachable(task)
-            self.train += [Lesson(task, turn) for example in task.examples("train") for turn in turns_of(example)]
+            self.train += [
+                TrainingExample(task, turn) for example in task.examples("train") for turn in turns_of(example)
+            ]
             held = task.splits.get("valid", ())
-            self.valid += [Lesson(task, example) for example in held[:valid]]
+            self.valid += [TrainingExample(task, example) for example in held[:valid]]
 
-    def at(self, step: int, size: int) -> list[Lesson]:
+    def at(self, step: int, size: int) -> list[TrainingExample]:
         """The lessons of one step, counted from 0: the next `size` of an endless row of shuffled rounds."""
         count = len(self.train)
         places = range(step * size, (step + 1) * size)

@@ -12,7 +12,7 @@ from genepool import progress
 from genepool.errors import InputError
 from genepool.tasks import Task, load_tasks, open_model
 from genepool.tasks.answering import check_fits
-from genepool.training.lessons import Lessons, load_lessons
+from genepool.training.lessons import TrainingExamples, load_lessons
 from genepool.training.recipe import Training
 from genepool.weights import Weights, open_weights
 
@@ -30,7 +30,7 @@ class Opened:
 
     recipe: Training
     base: Weights
-    lessons: Lessons
+    lessons: TrainingExamples
     others: tuple[Task, ...]
     allow_pickle: bool = False
 
@@ -50,7 +50,7 @@ class Opened:
         """
         base = open_weights(recipe.base, allow_pickle=allow_pickle)
         tasks = [load_lessons(path) for path in recipe.tasks]
-        lessons = Lessons(tasks, seed=recipe.seed, valid=recipe.valid)
+        lessons = TrainingExamples(tasks, seed=recipe.seed, valid=recipe.valid)
         kept = _others(recipe, tasks, base, trusted) if others else ()
         for task in tasks:
             _check_askable(task, base)

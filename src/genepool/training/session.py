@@ -20,7 +20,7 @@ from genepool.tasks.metrics import find_metric
 from genepool.training.batches import answer_likelihoods, encode_examples
 from genepool.training.fit import drawing
 from genepool.training.journal import ExampleRow
-from genepool.training.lessons import Lesson, Lessons
+from genepool.training.lessons import TrainingExample, TrainingExamples
 from genepool.training.objectives import find_objective
 from genepool.training.optimiser import Optimisation, Optimiser
 from genepool.training.trained import trained_part
@@ -59,7 +59,7 @@ class Session:
         recipe: Training,
         model: Network,
         base: Weights,
-        lessons: Lessons,
+        lessons: TrainingExamples,
         teacher: Model | None = None,
     ) -> None:
         self._recipe, self.model, self._lessons, self._teacher = recipe, model, lessons, teacher
@@ -144,14 +144,14 @@ class Session:
                 right, count = right + int((hits == 1).sum()), count + len(places)
         return loss / tokens, right / count
 
-    def _check(self, lessons: Sequence[Lesson]) -> None:
+    def _check(self, lessons: Sequence[TrainingExample]) -> None:
         """Every training example is read once before the first step: none ends a training that has run for hours."""
         with progress.bar("reading the training examples", len(lessons), "examples") as bar:
             for lesson in lessons:
                 encode_examples(self.model, [lesson.example], lesson.task, 1, closed=_closed(lesson.task))
                 bar.advance()
 
-    def _encoded(self, lessons: Sequence[Lesson]) -> list[tuple[AnswerBatch, list[int]]]:
+    def _encoded(self, lessons: Sequence[TrainingExample]) -> list[tuple[AnswerBatch, list[int]]]:
         """Lessons as batches, each with the places of its rows among the lessons."""
         found = []
         order = sorted(range(len(lessons)), key=lambda place: lessons[place].task.name)
@@ -170,7 +170,7 @@ def _closed(task: Task) -> bool:
     return find_metric(task.settings.metric).needs == "text"
 
 
-def check_packing(model: Network, lessons: Sequence[Lesson]) -> None:
+def check_packing(model: Network, lessons: Sequence[TrainingExample]) -> None:
     """Refuses to pack for a model that does not tell packed examples apart: it is tried on a few.
 
     Raises:

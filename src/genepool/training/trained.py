@@ -81,7 +81,7 @@ class Trained(ABC):
         return float(self.boost * _RATE * (_WIDTH / width) ** _EXPONENT)
 
 
-class Factors(Trained):
+class LoraFactors(Trained):
     """LoRA: a product of two factors beside every linear layer; the base stays as it is.
 
     Args:
@@ -248,4 +248,4 @@ def trained_part(model: Network, weights: Weights, recipe: Training) -> Trained:
     Raises:
         InputError: the model has no such part.
     """
-    return Factors(model, recipe.lora, recipe.seed) if recipe.form == "lora" else Whole(model, weights)
+    return LoraFactors(model, recipe.lora, recipe.seed) if recipe.form == "lora" else Whole(model, weights)

@@ -21,7 +21,7 @@ from genepool.staging import check_file
 from genepool.threads import core_count, torch_threads
 from genepool.weights.appending import AppendingWriter, appending
 from genepool.weights.change import Change, block_rows
-from genepool.weights.encodings import Encoded, Encoding, Entry, encodings
+from genepool.weights.encodings import EncodedChange, Encoding, Entry, encodings
 from genepool.weights.header import Header
 from genepool.weights.skill_file import SAMPLE, part_name, sample
 from genepool.weights.tensor_info import TensorInfo
@@ -51,7 +51,7 @@ class Choice:
 
     kind: str | None
     settings: Mapping[str, Any]
-    encoded: Encoded | None = None
+    encoded: EncodedChange | None = None
 
     @property
     def keeps(self) -> bool:
@@ -271,7 +271,7 @@ class _Work:
             lost += self._lost(encoding, encoded, rows)
         return _Done(self._settings(shape, encoding, settings), size, lost)
 
-    def _joined(self, name: str, encoding: Encoding, choice: Choice) -> tuple[Encoded, float, float]:
+    def _joined(self, name: str, encoding: Encoding, choice: Choice) -> tuple[EncodedChange, float, float]:
         """Encodes block by block and puts the parts below each other."""
         blocks = []
         size = lost = 0.0
@@ -283,7 +283,7 @@ class _Work:
             lost += self._lost(encoding, blocks[-1], change)
         return encoding.join(blocks, columns), size, lost
 
-    def _lost(self, encoding: Encoding, encoded: Encoded, rows: torch.Tensor) -> float:
+    def _lost(self, encoding: Encoding, encoded: EncodedChange, rows: torch.Tensor) -> float:
         if encoding.kind == "dense" and encoded.parts[""].dtype == rows.dtype:
             return 0.0
         return _square(encoding.restore(encoded, tuple(rows.shape)).sub_(rows))

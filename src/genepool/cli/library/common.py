@@ -11,7 +11,7 @@ import typer
 from genepool.cli import options
 
 if TYPE_CHECKING:
-    from genepool.skills.kept import Kept
+    from genepool.skills.kept import LibraryEntry
     from genepool.skills.library import Library
 
 
@@ -33,7 +33,7 @@ def say(line: str) -> None:
     options.console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_skills(skills: Sequence[Kept], extra: tuple[str, Sequence[str]] | None = None) -> None:
+def print_skills(skills: Sequence[LibraryEntry], extra: tuple[str, Sequence[str]] | None = None) -> None:
     from rich.text import Text
 
     heads = ([extra[0]] if extra else []) + ["digest", "form", "base", "size", "tags", "scores"]
@@ -53,7 +53,7 @@ def print_skills(skills: Sequence[Kept], extra: tuple[str, Sequence[str]] | None
     options.console().print(table)
 
 
-def say_added(library: Library, kept: Kept, added: bool, json_output: bool) -> None:
+def say_added(library: Library, kept: LibraryEntry, added: bool, json_output: bool) -> None:
     if json_output:
         options.print_json({"library": str(library.folder), "added": added, "skill": kept.as_dict()})
     elif added:

@@ -12,7 +12,7 @@ from genepool.cli import options
 from genepool.cli.library.common import LibraryOption, open_library
 
 if TYPE_CHECKING:
-    from genepool.skills.kept import Kept
+    from genepool.skills.kept import LibraryEntry
 
 
 class ColouredBy(StrEnum):
@@ -59,10 +59,10 @@ def map(
         print(f"{out}: {len(skills):,} skills")
 
 
-def _group(kept: Kept, by: ColouredBy) -> str:
+def _group(kept: LibraryEntry, by: ColouredBy) -> str:
     return (kept.base_name or kept.base_fingerprint[:12]) if by is ColouredBy.base else next(iter(kept.tags), "")
 
 
-def _note(kept: Kept) -> str:
+def _note(kept: LibraryEntry) -> str:
     parts = [kept.description, f"{kept.form}, {options.size_text(kept.bytes)}, {kept.base_name}", ", ".join(kept.tags)]
     return "\n".join(filter(None, parts))

@@ -2,6 +2,6 @@
 
 from genepool.evolution.breeding.family import Family
 from genepool.evolution.breeding.learning import Learner
-from genepool.evolution.breeding.stock import AdapterStock, FounderError, ModelStock, Stock
+from genepool.evolution.breeding.stock import FounderAdapters, FounderError, FounderModels, Founders
 
-__all__ = ["AdapterStock", "Family", "FounderError", "Learner", "ModelStock", "Stock"]
+__all__ = ["Family", "FounderAdapters", "FounderError", "FounderModels", "Founders", "Learner"]

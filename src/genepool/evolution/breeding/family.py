@@ -19,7 +19,7 @@ from genepool import locking
 from genepool.errors import InputError
 from genepool.evolution.breeding.learning import Learner
 from genepool.evolution.breeding.operators import operator
-from genepool.evolution.breeding.stock import Stock
+from genepool.evolution.breeding.stock import Founders
 from genepool.evolution.strategies.base import Birth
 from genepool.weights import Weights
 from genepool.weights.tensor_info import torch_dtype
@@ -49,7 +49,7 @@ class Family:
 
     def __init__(
         self,
-        stock: Stock,
+        stock: Founders,
         births: Callable[[str], Birth],
         folder: Path | None = None,
         *,
@@ -227,7 +227,7 @@ class Family:
 class _Founder(Mapping[str, "torch.Tensor"]):
     """A founder's tensors, read when they are asked for."""
 
-    def __init__(self, stock: Stock, name: str) -> None:
+    def __init__(self, stock: Founders, name: str) -> None:
         self._stock, self.name = stock, name
 
     def __getitem__(self, tensor: str) -> torch.Tensor:

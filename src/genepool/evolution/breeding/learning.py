@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
-from genepool.evolution.breeding.stock import Stock
+from genepool.evolution.breeding.stock import Founders
 from genepool.seeding import numpy_generator
 from genepool.tasks import Example, LanguageModel, Model, Task, open_model
 from genepool.tasks.answers import AnswerBatch
@@ -59,7 +59,7 @@ class Learner:
 
     def __init__(
         self,
-        stock: Stock,
+        stock: Founders,
         tasks: Sequence[Task],
         weights: Mapping[str, float],
         settings: Learning,

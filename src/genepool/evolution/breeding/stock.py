@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
-from genepool.kernels.spectral import Factors, singular_triplets
+from genepool.kernels.spectral import SingularTriplets, singular_triplets
 from genepool.weights import BaseWithChange, Change, TensorInfo, Weights
 from genepool.weights.encodings.low_rank import Product
 from genepool.weights.peft.adapter import LoraAdapter
@@ -33,7 +33,7 @@ class FounderError(InputError):
 SPECTRA = 1 << 30
 
 
-class Stock(ABC):
+class Founders(ABC):
     """The founders of a population in one form.
 
     Args:
@@ -49,7 +49,7 @@ class Stock(ABC):
 
     def __init__(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None) -> None:
         self.base, self.founders, self.dtype = base, dict(founders), dtype
-        self._spectra: dict[tuple[str, str], Factors] = {}
+        self._spectra: dict[tuple[str, str], SingularTriplets] = {}
         self._remembered = 0
 
     @property
@@ -94,7 +94,7 @@ class Stock(ABC):
     def pull_back(self, target: str, gradient: torch.Tensor, tensors: Tensors) -> dict[str, torch.Tensor]:
         """Gradients of a child's tensors from the gradient of the model's tensor that is made of them."""
 
-    def spectrum(self, founder: str, tensor: str) -> Factors:
+    def spectrum(self, founder: str, tensor: str) -> SingularTriplets:
         """Singular vectors and values of a founder's change of a matrix."""
         known = self._spectra.get((founder, tensor))
         if known is None:
@@ -116,13 +116,13 @@ class Stock(ABC):
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
-class ModelStock(Stock):
+class FounderModels(Founders):
     """Whole models: the float tensors that some founder moves; all others are the base's.
 
     Where no founder moves anything (there is none, or the base is the only one), all float tensors.
 
     Args:
-        base, founders, dtype: as for `Stock`.
+        base, founders, dtype: as for `Founders`.
         held: safetensors name of the type that children are held in; as models are when None.
     """
 
@@ -164,7 +164,7 @@ class ModelStock(Stock):
         return {target: gradient}
 
 
-class AdapterStock(Stock):
+class FounderAdapters(Founders):
     """LoRA adapters of one base that hold the same: their factors, scales multiplied into B, and what is no product
     (trained norms and biases, DoRA) as whole changes.
     """

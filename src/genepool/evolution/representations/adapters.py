@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
-from genepool.evolution.breeding import AdapterStock
+from genepool.evolution.breeding import FounderAdapters
 from genepool.evolution.representations import register
 from genepool.evolution.representations.births import BirthOptions, BirthRepresentation
 
@@ -27,8 +27,8 @@ class Adapters(BirthRepresentation[AdaptersOptions]):
 
     def stock(
         self, base: Weights, founders: Mapping[str, Weights], dtype: str | None, held: str | None
-    ) -> AdapterStock:
-        if not AdapterStock.fits(base, founders):
+    ) -> FounderAdapters:
+        if not FounderAdapters.fits(base, founders):
             older = self.options.older
             raise InputError(
                 "not all skills are LoRA adapters of the same ranks on the same tensors",
@@ -36,4 +36,4 @@ class Adapters(BirthRepresentation[AdaptersOptions]):
                 fix=f"Say `{'form: models' if older else 'kind: whole_models'}`, which takes any",
             )
         # Factors are always held in float32.
-        return AdapterStock(base, founders, dtype)
+        return FounderAdapters(base, founders, dtype)

@@ -16,7 +16,7 @@ from pydantic import Field, PrivateAttr
 
 from genepool.errors import InputError
 from genepool.evolution.strategies import Breeder, Strategy, make_strategy
-from genepool.evolution.trust import NOTHING, Trust
+from genepool.evolution.trust import NOTHING, Permissions
 from genepool.schema import Strict
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Ingredients:
     out: Path | None = None
     resident: Collection[str] = ()
     in_memory: bool = False
-    trust: Trust = NOTHING
+    trust: Permissions = NOTHING
     device: str = "cpu"
 
 

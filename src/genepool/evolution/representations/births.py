@@ -17,7 +17,7 @@ from pydantic import Field
 
 from genepool.errors import InputError
 from genepool.evolution import older_keys
-from genepool.evolution.breeding import Family, Learner, Stock
+from genepool.evolution.breeding import Family, Founders, Learner
 from genepool.evolution.breeding.family import MEMORY
 from genepool.evolution.breeding.lessons import Learning
 from genepool.evolution.breeding.stock import SPECTRA
@@ -73,11 +73,11 @@ class BirthRepresentation(Representation[Birth, AnyBirths]):
         self.family = Family(self._stock, self._birth, folder, learner=self._learner())
 
     @abstractmethod
-    def stock(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None, held: str | None) -> Stock:
+    def stock(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None, held: str | None) -> Founders:
         """The founders as the population holds them.
 
         Args:
-            base, founders, dtype: as for `Stock`.
+            base, founders, dtype: as for `Founders`.
             held: safetensors name of the type that children are held in; as models are when None.
         """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from genepool.evolution.breeding import AdapterStock, ModelStock, Stock
+from genepool.evolution.breeding import FounderAdapters, FounderModels, Founders
 from genepool.evolution.representations import register
 from genepool.evolution.representations.births import BirthOptions, BirthRepresentation
 
@@ -27,6 +27,6 @@ class ModelsOrAdaptersOptions(BirthOptions):
 class ModelsOrAdapters(BirthRepresentation[ModelsOrAdaptersOptions]):
     """Adapters take the least memory, so they are bred as such wherever that is possible."""
 
-    def stock(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None, held: str | None) -> Stock:
-        fits = AdapterStock.fits(base, founders)
-        return AdapterStock(base, founders, dtype) if fits else ModelStock(base, founders, dtype, held)
+    def stock(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None, held: str | None) -> Founders:
+        fits = FounderAdapters.fits(base, founders)
+        return FounderAdapters(base, founders, dtype) if fits else FounderModels(base, founders, dtype, held)

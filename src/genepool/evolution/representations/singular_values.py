@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from genepool.errors import InputError
 from genepool.evolution import older_keys
-from genepool.evolution.breeding import AdapterStock
+from genepool.evolution.breeding import FounderAdapters
 from genepool.evolution.candidates import Candidate
 from genepool.evolution.representations import register
 from genepool.evolution.representations.base import Ingredients, PointRepresentation, Vary
@@ -66,14 +66,14 @@ class SingularValues(PointRepresentation[SingularValuesOptions]):
         super().__init__(found)
         (skill,) = found.study.skills
         base, adapter, dtype = found.base, found.skills[skill.model], found.study.dtype
-        if not AdapterStock.fits(base, {skill.name: adapter}):
+        if not FounderAdapters.fits(base, {skill.name: adapter}):
             raise InputError(
                 "not a LoRA adapter, so it has no factors whose singular values could be searched",
                 where=f"{found.where}:skills",
                 fix="Name a PEFT LoRA adapter as `base+adapter`, or make one with `genepool skill convert --to peft`",
             )
         self._name = skill.name
-        self._stock = AdapterStock(base, {skill.name: adapter}, None if dtype is None else dtype_code(dtype))
+        self._stock = FounderAdapters(base, {skill.name: adapter}, None if dtype is None else dtype_code(dtype))
         self._count: dict[str, int] = {}
         for tensor in self._stock.infos:
             if tensor.endswith(":W"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from genepool.evolution.breeding import ModelStock
+from genepool.evolution.breeding import FounderModels
 from genepool.evolution.representations import register
 from genepool.evolution.representations.births import BirthOptions, BirthRepresentation
 
@@ -24,5 +24,7 @@ class WholeModelsOptions(BirthOptions):
 class WholeModels(BirthRepresentation[WholeModelsOptions]):
     """A mix of children is the mix of their weights, also where the skills are adapters."""
 
-    def stock(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None, held: str | None) -> ModelStock:
-        return ModelStock(base, founders, dtype, held)
+    def stock(
+        self, base: Weights, founders: Mapping[str, Weights], dtype: str | None, held: str | None
+    ) -> FounderModels:
+        return FounderModels(base, founders, dtype, held)

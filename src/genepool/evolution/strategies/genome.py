@@ -35,7 +35,7 @@ class GenomeOptions(StrategyOptions):
 
 
 @dataclass(frozen=True)
-class Member:
+class Individual:
     """One individual: what it is called and what it was worth."""
 
     name: str
@@ -52,7 +52,7 @@ class Genetic(Breeder[AnyGenome]):
 
     def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: AnyGenome) -> None:
         super().__init__(founders, tasks, seed, options)
-        self._members: list[Member] = []
+        self._members: list[Individual] = []
 
     def living(self) -> frozenset[str]:
         return frozenset(member.name for member in self._members)
@@ -78,7 +78,7 @@ class Genetic(Breeder[AnyGenome]):
             births.append(Birth("mix", drawn[number], {"weights": [share, 1 - share]}))
         return births
 
-    def _offspring(self, generator: np.random.Generator, members: Sequence[Member]) -> list[Birth]:
+    def _offspring(self, generator: np.random.Generator, members: Sequence[Individual]) -> list[Birth]:
         """Children of pairs and mutated copies; one at least."""
         options = self.options
         fitness = [member.fitness for member in members]
@@ -105,7 +105,7 @@ class Genetic(Breeder[AnyGenome]):
         self, names: Sequence[str], births: Sequence[Birth], fitness: np.ndarray, evidence: Evidence | None
     ) -> None:
         options = self.options
-        everyone = self._members + [Member(names[i], float(fitness[i])) for i in succeeded(len(names), evidence)]
+        everyone = self._members + [Individual(names[i], float(fitness[i])) for i in succeeded(len(names), evidence)]
         if not everyone:
             return
         generator = numpy_generator(self.seed, "genome", "selection", self.generation)

@@ -14,7 +14,7 @@ from pydantic import Field
 from genepool.evolution.selection import survivors
 from genepool.evolution.strategies import Count, Evidence, register
 from genepool.evolution.strategies.base import Birth, succeeded
-from genepool.evolution.strategies.genome import Genetic, GenomeOptions, Member
+from genepool.evolution.strategies.genome import Genetic, GenomeOptions, Individual
 from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class GenomePlusOptions(GenomeOptions):
 
 
 @dataclass(frozen=True)
-class Particle(Member):
+class Particle(Individual):
     """An individual that moves.
 
     Attributes:
@@ -42,7 +42,7 @@ class Particle(Member):
         velocity: (to, from, scale): it goes the way from one model to the other, divided by `scale`.
     """
 
-    own_best: Member
+    own_best: Individual
     velocity: tuple[str, str, float]
 
 
@@ -62,8 +62,8 @@ class GenomePlus(Genetic[GenomePlusOptions]):
     def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: GenomePlusOptions) -> None:
         super().__init__(founders, tasks, seed, options)
         self._swarm: list[Particle] = []
-        self._best: Member | None = None
-        self._worst: Member | None = None
+        self._best: Individual | None = None
+        self._worst: Individual | None = None
         self._moves = 0
 
     def living(self) -> frozenset[str]:
@@ -111,7 +111,7 @@ class GenomePlus(Genetic[GenomePlusOptions]):
         options = self.options
         moving = bool(self._swarm) and bool(self.generation % 2)
         places = [int(i) for i in succeeded(len(names), evidence)]
-        born = [Member(names[i], float(fitness[i])) for i in places]
+        born = [Individual(names[i], float(fitness[i])) for i in places]
         if not born:
             self._moves += moving
             return
@@ -125,7 +125,7 @@ class GenomePlus(Genetic[GenomePlusOptions]):
                 self._swarm[place] = _arrived(self._swarm[place], member, step)
             return
         generator = numpy_generator(self.seed, "genome_plus", "velocity", self.generation)
-        everyone: list[Member] = [*self._swarm, *born]
+        everyone: list[Individual] = [*self._swarm, *born]
         for member in born:
             other = everyone[int(generator.integers(len(everyone)))]
             self._swarm.append(Particle(member.name, member.fitness, member, (other.name, member.name, 1.0)))
@@ -140,6 +140,6 @@ class GenomePlus(Genetic[GenomePlusOptions]):
             self._swarm = [self._swarm[i] for i in kept]
 
 
-def _arrived(one: Particle, member: Member, step: float) -> Particle:
+def _arrived(one: Particle, member: Individual, step: float) -> Particle:
     best = member if member.fitness > one.own_best.fitness else one.own_best
     return replace(one, name=member.name, fitness=member.fitness, own_best=best, velocity=(member.name, one.name, step))

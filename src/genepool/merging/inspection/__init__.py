@@ -5,22 +5,22 @@ inspect_models(["base", "tuned"])            an `Inspection`: facts, problems, n
 
 from genepool.merging.inspection.inspecting import inspect_models
 from genepool.merging.inspection.result import (
-    Cell,
     Deltas,
     EffectiveRanks,
     Inspection,
+    LayerPart,
     MatrixRank,
+    MergeProblem,
     ModelFacts,
-    Problem,
 )
 
 __all__ = [
-    "Cell",
     "Deltas",
     "EffectiveRanks",
     "Inspection",
+    "LayerPart",
     "MatrixRank",
+    "MergeProblem",
     "ModelFacts",
-    "Problem",
     "inspect_models",
 ]

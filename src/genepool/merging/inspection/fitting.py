@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from genepool.errors import InputError, listed
 from genepool.merging.compatibility import choose_probe, is_unrelated, origin_cosine
-from genepool.merging.inspection.result import Deltas, ModelFacts, Problem
+from genepool.merging.inspection.result import Deltas, MergeProblem, ModelFacts
 from genepool.merging.matching import Fit
 from genepool.merging.vocabulary import vocabulary_conflicts
 from genepool.weights import Weights
@@ -20,7 +20,7 @@ _SHOWN = 4
 
 def find_problems(
     facts: Sequence[ModelFacts], fit: Fit, sources: Mapping[str, Weights], base: str | None
-) -> list[Problem]:
+) -> list[MergeProblem]:
     """Everything that keeps the models from being merged; for a single model, what keeps it from any merge.
 
     Args:
@@ -38,10 +38,10 @@ def find_problems(
     ]
     for model in facts:
         if model.quantised:
-            found.append(Problem("quantised", (model.name,), f"{model.name} is quantised ({model.quantised})"))
+            found.append(MergeProblem("quantised", (model.name,), f"{model.name} is quantised ({model.quantised})"))
         if model.non_finite:
             names = listed(model.non_finite, _SHOWN)
-            found.append(Problem("non-finite", (model.name,), f"{model.name} holds NaN or infinity in {names}"))
+            found.append(MergeProblem("non-finite", (model.name,), f"{model.name} holds NaN or infinity in {names}"))
     return found
 
 
@@ -81,14 +81,14 @@ def _consequence(what: str, facts: Sequence[ModelFacts]) -> str:
     return ""
 
 
-def _depths(fit: Fit) -> Iterator[Problem]:
+def _depths(fit: Fit) -> Iterator[MergeProblem]:
     for conflict in fit.depths:
         by_model = {model: f"{count} layers" for model, count in conflict.counts.items()}
         where = f" in {conflict.stack}" if conflict.stack else ""
-        yield Problem("depth", tuple(conflict.counts), f"depths differ{where}: {_grouped(by_model)}")
+        yield MergeProblem("depth", tuple(conflict.counts), f"depths differ{where}: {_grouped(by_model)}")
 
 
-def _missing(fit: Fit) -> Iterator[Problem]:
+def _missing(fit: Fit) -> Iterator[MergeProblem]:
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for entry in fit.missing:
         groups.setdefault((entry.owner, entry.absent), []).append(entry.name)
@@ -98,10 +98,10 @@ def _missing(fit: Fit) -> Iterator[Problem]:
         text = f"{listed(absent)} {lacking} {counted} {listed(names, _SHOWN)} of {owner}"
         if len(names) > 1:
             text = f"{listed(absent)} {lacking} {counted} of {owner}: {listed(names, _SHOWN)}"
-        yield Problem("missing", (owner, *absent), text)
+        yield MergeProblem("missing", (owner, *absent), text)
 
 
-def _shapes(fit: Fit) -> Iterator[Problem]:
+def _shapes(fit: Fit) -> Iterator[MergeProblem]:
     groups: dict[tuple[str, bool, tuple[str, ...]], list[str]] = {}
     for entry in fit.shapes:
         by_model = {model: shape_text(shape) for model, shape in entry.shapes.items()}
@@ -109,7 +109,7 @@ def _shapes(fit: Fit) -> Iterator[Problem]:
         groups.setdefault(key, []).append(f"{entry.name} is {_grouped(by_model)}")
     for (owner, vocabulary, differing), found in groups.items():
         what = "vocabularies differ in size" if vocabulary else "shapes differ"
-        yield Problem(
+        yield MergeProblem(
             "vocabulary" if vocabulary else "shape",
             (owner, *differing),
             f"{what}: {'; '.join(found[: _SHOWN - 1])}{_more(found)}",
@@ -120,16 +120,16 @@ def _more(found: Sequence[str]) -> str:
     return f"; and {len(found) - _SHOWN + 1:,} more tensors" if len(found) >= _SHOWN else ""
 
 
-def _vocabularies(sources: Mapping[str, Weights]) -> Iterator[Problem]:
+def _vocabularies(sources: Mapping[str, Weights]) -> Iterator[MergeProblem]:
     try:
         for conflict in vocabulary_conflicts(sources):
             counted = f" ({conflict.count:,} tokens in all)" if conflict.count > 1 else ""
-            yield Problem("vocabulary", (conflict.first, conflict.other), f"{conflict}{counted}")
+            yield MergeProblem("vocabulary", (conflict.first, conflict.other), f"{conflict}{counted}")
     except InputError as error:
-        yield Problem("tokenizer", (), f"{error.where}: {error.what}")
+        yield MergeProblem("tokenizer", (), f"{error.where}: {error.what}")
 
 
-def _origins(fit: Fit, sources: Mapping[str, Weights], base: str) -> Iterator[Problem]:
+def _origins(fit: Fit, sources: Mapping[str, Weights], base: str) -> Iterator[MergeProblem]:
     floats = [
         match
         for match in fit.matches
@@ -143,7 +143,7 @@ def _origins(fit: Fit, sources: Mapping[str, Weights], base: str) -> Iterator[Pr
         cosine = origin_cosine(sources[base], tensors[base], weights, tensors[name]) if name != base else None
         if is_unrelated(cosine):
             text = f"{name} was not fine-tuned from {base} (cosine {cosine:.2f} in {tensors[name]})"
-            yield Problem("origin", (base, name), text)
+            yield MergeProblem("origin", (base, name), text)
 
 
 def _grouped(by_model: Mapping[str, str]) -> str:

@@ -53,7 +53,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class MergeProblem:
     """Something that keeps the models from being merged: what kind, which models, and a clause that says it."""
 
     kind: Kind
@@ -62,7 +62,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class LayerPart:
     """The changes of one part of one layer.
 
     Attributes:
@@ -97,7 +97,7 @@ class Deltas:
 
     base: str
     models: tuple[str, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[LayerPart, ...]
     moved: tuple[float, ...]
     cosine: tuple[Row, ...]
     sign_conflict: tuple[Row, ...]
@@ -189,7 +189,7 @@ class Inspection:
 
     models: tuple[ModelFacts, ...]
     base: str | None
-    problems: tuple[Problem, ...]
+    problems: tuple[MergeProblem, ...]
     notes: tuple[str, ...]
     fit: Fit
     deltas: Deltas | None

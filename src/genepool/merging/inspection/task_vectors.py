@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from genepool.merging.inspection.changes import ReadRows, read_change, row_blocks
-from genepool.merging.inspection.result import Cell, Deltas, Row
+from genepool.merging.inspection.result import Deltas, LayerPart, Row
 from genepool.merging.matching import Match
 from genepool.weights import Weights
 from genepool.weights.roles import Part
@@ -157,7 +157,7 @@ def _compared(base: str, models: Sequence[str], cells: Mapping[_Place, _Sums]) -
         base,
         tuple(models),
         tuple(
-            Cell(
+            LayerPart(
                 stack,
                 layer,
                 part,

@@ -7,7 +7,7 @@ from typing import Any
 
 from genepool.merging.parameters import REQUIRED, Parameter, Site
 from genepool.merging.registry import register
-from genepool.merging.weighted_sum import Factors, WeightedSum
+from genepool.merging.weighted_sum import SumFactors, WeightedSum
 
 
 def ema_factors(decay: float, count: int) -> list[float]:
@@ -35,5 +35,5 @@ class Ema(WeightedSum):
 
     def factors(
         self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
-    ) -> Factors:
-        return Factors(ema_factors(shared["decay"], len(per_model) + has_base))
+    ) -> SumFactors:
+        return SumFactors(ema_factors(shared["decay"], len(per_model) + has_base))

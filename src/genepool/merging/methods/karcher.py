@@ -13,7 +13,7 @@ from genepool.merging.methods.slerp import ANGLE_SCOPE
 from genepool.merging.parameters import Parameter, Site
 from genepool.merging.registry import register
 from genepool.merging.survey import Survey
-from genepool.merging.weighted_sum import Factors, Gram, WeightedSum
+from genepool.merging.weighted_sum import Gram, SumFactors, WeightedSum
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,5 +105,5 @@ class Karcher(WeightedSum):
         per_model: Sequence[Mapping[str, Any]],
         survey: KarcherMean,
         has_base: bool,
-    ) -> Factors:
-        return Factors(survey.factors)
+    ) -> SumFactors:
+        return SumFactors(survey.factors)

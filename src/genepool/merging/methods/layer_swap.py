@@ -8,7 +8,7 @@ from typing import Any
 from genepool.errors import InputError
 from genepool.merging.parameters import Parameter, Site
 from genepool.merging.registry import register
-from genepool.merging.weighted_sum import Factors, WeightedSum
+from genepool.merging.weighted_sum import SumFactors, WeightedSum
 
 _COUNT = "A whole number counts them; a number below 1 is a share of the depth, rounded."
 
@@ -40,9 +40,9 @@ class LayerSwap(WeightedSum):
 
     def factors(
         self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
-    ) -> Factors:
+    ) -> SumFactors:
         second = share_of_second(site, **shared)
-        return Factors([1 - second, second])
+        return SumFactors([1 - second, second])
 
 
 def share_of_second(site: Site, bottom: float, top: float, transition: float, transition_weight: float) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from genepool.errors import InputError
 from genepool.merging.parameters import Parameter, Site
 from genepool.merging.registry import register
-from genepool.merging.weighted_sum import Factors, WeightedSum
+from genepool.merging.weighted_sum import SumFactors, WeightedSum
 
 
 @register
@@ -31,10 +31,10 @@ class Linear(WeightedSum):
 
     def factors(
         self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
-    ) -> Factors:
+    ) -> SumFactors:
         weights = [own["weight"] for own in per_model]
         if not shared["normalize"]:
-            return Factors(weights)
+            return SumFactors(weights)
         if sum(weights) == 0:
             raise InputError("the weights add up to zero", where=site.name, fix="Change them, or set normalize: false")
-        return Factors(weights, sum(weights))
+        return SumFactors(weights, sum(weights))

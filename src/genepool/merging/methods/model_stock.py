@@ -9,7 +9,7 @@ from genepool.merging.group import TensorGroup
 from genepool.merging.parameters import Parameter, Site
 from genepool.merging.registry import register
 from genepool.merging.survey import Survey
-from genepool.merging.weighted_sum import Factors, Gram, WeightedSum
+from genepool.merging.weighted_sum import Gram, SumFactors, WeightedSum
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,11 +59,11 @@ class ModelStock(WeightedSum):
 
     def factors(
         self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
-    ) -> Factors | None:
+    ) -> SumFactors | None:
         if survey is None:
             return None
         ratio = float(interpolation_ratio(survey.total, shared["clamp"]))
-        return Factors([ratio] * len(per_model), len(per_model))
+        return SumFactors([ratio] * len(per_model), len(per_model))
 
     def merge(self, group: TensorGroup, survey: Gram | None) -> torch.Tensor:
         import torch

@@ -10,7 +10,7 @@ from genepool.merging.methods.slerp import ANGLE_SCOPE
 from genepool.merging.parameters import Parameter, Site
 from genepool.merging.registry import register
 from genepool.merging.survey import Survey
-from genepool.merging.weighted_sum import Factors, Gram, WeightedSum
+from genepool.merging.weighted_sum import Gram, SumFactors, WeightedSum
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ class MultiSlerp(WeightedSum):
 
     def factors(
         self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
-    ) -> Factors:
+    ) -> SumFactors:
         weights = [own["weight"] for own in per_model]
         if shared["normalize_weights"]:
             total = sum(weights)
@@ -71,4 +71,4 @@ class MultiSlerp(WeightedSum):
                     "the weights add up to zero", where=site.name, fix="Change them, or set normalize_weights: false"
                 )
             weights = [weight / total for weight in weights]
-        return Factors(mean_direction_factors(survey.total, weights, shared["eps"]))
+        return SumFactors(mean_direction_factors(survey.total, weights, shared["eps"]))

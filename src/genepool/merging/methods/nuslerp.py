@@ -10,7 +10,7 @@ from genepool.merging.methods.slerp import arc_factors
 from genepool.merging.parameters import Parameter, Site
 from genepool.merging.registry import register
 from genepool.merging.survey import Sums, Survey
-from genepool.merging.weighted_sum import Factors, Gram, WeightedSum
+from genepool.merging.weighted_sum import Gram, SumFactors, WeightedSum
 
 if TYPE_CHECKING:
     import torch
@@ -52,10 +52,10 @@ class NuSlerp(WeightedSum):
 
     def factors(
         self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
-    ) -> Factors | None:
+    ) -> SumFactors | None:
         if not isinstance(survey, Gram):
             return None
-        return Factors(arc_factors(survey.total, _share(per_model), _PARALLEL).tolist())
+        return SumFactors(arc_factors(survey.total, _share(per_model), _PARALLEL).tolist())
 
     def merge(self, group: TensorGroup, survey: Gram | Sums | None) -> torch.Tensor:
         import torch

@@ -7,7 +7,7 @@ from typing import Any
 
 from genepool.merging.parameters import Parameter, Site
 from genepool.merging.registry import register
-from genepool.merging.weighted_sum import Factors, WeightedSum
+from genepool.merging.weighted_sum import SumFactors, WeightedSum
 
 
 @register
@@ -27,5 +27,5 @@ class Passthrough(WeightedSum):
 
     def factors(
         self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
-    ) -> Factors:
-        return Factors([per_model[0]["scale"]])
+    ) -> SumFactors:
+        return SumFactors([per_model[0]["scale"]])

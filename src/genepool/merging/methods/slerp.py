@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from genepool.merging.parameters import REQUIRED, Parameter, Site
 from genepool.merging.registry import register
 from genepool.merging.survey import Survey
-from genepool.merging.weighted_sum import Factors, Gram, WeightedSum
+from genepool.merging.weighted_sum import Gram, SumFactors, WeightedSum
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,5 +70,5 @@ class Slerp(WeightedSum):
 
     def factors(
         self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
-    ) -> Factors:
-        return Factors(arc_factors(survey.total, shared["t"]).tolist())
+    ) -> SumFactors:
+        return SumFactors(arc_factors(survey.total, shared["t"]).tolist())

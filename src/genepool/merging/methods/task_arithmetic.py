@@ -7,7 +7,7 @@ from typing import Any
 
 from genepool.merging.parameters import Parameter, Site
 from genepool.merging.registry import register
-from genepool.merging.weighted_sum import Factors, WeightedSum
+from genepool.merging.weighted_sum import SumFactors, WeightedSum
 
 WEIGHT = Parameter("weight", 1.0, "Factor of this model's task vector; negative to unlearn.", per_model=True)
 NORMALIZE = Parameter("normalize", False, "Divide the sum by the sum of the weights.", kind=bool)
@@ -31,8 +31,8 @@ class TaskArithmetic(WeightedSum):
 
     def factors(
         self, site: Site, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], survey: Any, has_base: bool
-    ) -> Factors:
+    ) -> SumFactors:
         weights = [own["weight"] for own in per_model]
         # Weights that cancel are left as they are: there is no sum to divide by.
         divided = shared["normalize"] and abs(sum(weights)) > 1e-8
-        return Factors([shared["lambda"] * weight for weight in weights], sum(weights) if divided else 1.0)
+        return SumFactors([shared["lambda"] * weight for weight in weights], sum(weights) if divided else 1.0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from genepool.measure import NOT_MEASURED
 from genepool.report import colour
-from genepool.report.parallel_figure import Profile, parallel_figure
+from genepool.report.parallel_figure import ModelLine, parallel_figure
 from genepool.report.sections import Section
 from genepool.report.sections.scores import Scores
 from genepool.report.sections.standings import Standings
@@ -40,7 +40,7 @@ class Abilities(Section):
         return {"profiles": profiles, "charts": charts} if charts[0] else None
 
 
-def model_profiles(report: Report) -> list[Profile]:
+def model_profiles(report: Report) -> list[ModelLine]:
     """The models' scores over the abilities, the subject and what it is held against first, which are shown at once.
 
     Of very many models the first PROFILES are drawn; the matrix has all of them.
@@ -54,7 +54,7 @@ def model_profiles(report: Report) -> list[Profile]:
     ordered = sorted(scores.models, key=lambda m: first.index(m.name) if m.name in first else len(first))
     own = [tuple(m.scores.get(ability.name) or NOT_MEASURED for ability in scores.abilities) for m in ordered]
     return [
-        Profile(model.name, found, model.name in first or (not report.subject and place < len(colour.CURVES)))
+        ModelLine(model.name, found, model.name in first or (not report.subject and place < len(colour.CURVES)))
         for place, (model, found) in enumerate(zip(ordered[:PROFILES], own, strict=False))
         if any(one.measured for one in found)
     ]

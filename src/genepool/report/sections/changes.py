@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from genepool import measure
 from genepool.measure import Interval
 from genepool.report import bars, markdown
-from genepool.report.flips import FLIPS_SHOWN, Flip, flips_of_change, spread_out
+from genepool.report.flips import FLIPS_SHOWN, ShownFlip, flips_of_change, spread_out
 from genepool.report.kinds import Kind
 from genepool.report.sections import Section
 from genepool.report.sections.scores import Scores, abilities
@@ -25,7 +25,7 @@ FLIPS_EACH = 4
 
 
 @dataclass(frozen=True)
-class Change:
+class TaskChange:
     """What the subject gained or lost on one ability against one rival.
 
     Attributes:
@@ -45,21 +45,21 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RivalComparison:
     """The subject against one rival, ability by ability, with some of the examples that flipped."""
 
     subject: str
     rival: str
     kind: Kind
-    changes: tuple[Change, ...]
-    flips: tuple[Flip, ...] = ()
+    changes: tuple[TaskChange, ...]
+    flips: tuple[ShownFlip, ...] = ()
 
 
 @dataclass(frozen=True)
 class Changes(Section):
     """Gains and losses against each rival."""
 
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[RivalComparison, ...] = ()
 
     name = "changes"
     title = "Gains and losses"
@@ -121,7 +121,7 @@ def comparisons(
     rivals: Sequence[str],
     kinds: Mapping[str, Kind],
     groups: Mapping[str, str],
-) -> tuple[Comparison, ...]:
+) -> tuple[RivalComparison, ...]:
     """The subject against each rival, with a share of the page's flipped examples each."""
     rivals = list(dict.fromkeys(rivals))
     cells = max(2 * len(rivals) * len(table.tasks), 1)
@@ -132,17 +132,17 @@ def comparisons(
 
 def _comparison(
     table: OutcomeTable, subject: str, rival: str, kind: Kind, groups: Mapping[str, str], each: int, share: int
-) -> Comparison:
+) -> RivalComparison:
     rows, flips = [], []
     for ability in abilities(table, groups):
         found = measure.change(table, rival, subject, ability.name)
         gained, lost = len(found.gained), len(found.lost)
-        rows.append(Change(ability.name, ability.group, found.difference.interval, gained, lost, ability.n))
+        rows.append(TaskChange(ability.name, ability.group, found.difference.interval, gained, lost, ability.n))
         flips += flips_of_change(found, each)
-    return Comparison(subject, rival, kind, tuple(rows), tuple(spread_out(flips, share)))
+    return RivalComparison(subject, rival, kind, tuple(rows), tuple(spread_out(flips, share)))
 
 
-def _panel(comparison: Comparison) -> dict[str, Any]:
+def _panel(comparison: RivalComparison) -> dict[str, Any]:
     return {
         "it": comparison,
         "limit": bars.reach(change.delta for change in comparison.changes),

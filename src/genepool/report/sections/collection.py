@@ -30,7 +30,7 @@ _BINS = 10
 
 
 @dataclass(frozen=True)
-class Member:
+class CollectionMember:
     """A candidate that a search kept beyond its winner.
 
     Attributes:
@@ -71,7 +71,7 @@ class Gathering:
 
     search: str
     scores: tuple[str, ...]
-    members: tuple[Member, ...]
+    members: tuple[CollectionMember, ...]
     maps: tuple[Atlas, ...] = ()
     bins: int = 10
     command: str = ""
@@ -141,7 +141,7 @@ def gathering(name: str, folder: StudyFolder) -> Gathering | None:
             maps[row.quality] = Atlas(row.quality, quality, across, quality if len(sides) == 1 else up)
     places = list(maps)
     members = tuple(
-        Member(
+        CollectionMember(
             row.name,
             row.group,
             tuple(one.get(key) for key in named),
@@ -170,12 +170,12 @@ def atlas_data(found: Gathering) -> str:
     return json.dumps(told, separators=(",", ":"), ensure_ascii=False)
 
 
-def told_members(found: Gathering) -> Sequence[Member]:
+def told_members(found: Gathering) -> Sequence[CollectionMember]:
     """The members worth a row of a table: all, or, where a picture has all of them, the best of very many."""
     if len(found.members) <= ROWS or not found.maps:
         return found.members
 
-    def worth(member: Member) -> float:
+    def worth(member: CollectionMember) -> float:
         quality = member.scores[found.maps[member.atlas or 0].quality]
         return -1.0 if quality is None else quality
 

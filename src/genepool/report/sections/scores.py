@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ability:
+class ScoredTask:
     """One column of the matrix: a task, and the group whose mean it enters ("skills", "generic")."""
 
     name: str
@@ -70,7 +70,7 @@ class Column:
 class Scores(Section):
     """Columns and rows of the cross matrix."""
 
-    abilities: tuple[Ability, ...] = ()
+    abilities: tuple[ScoredTask, ...] = ()
     models: tuple[ModelRow, ...] = ()
 
     name = "scores"
@@ -124,9 +124,9 @@ class Scores(Section):
         return {"models": [model.name for model in self.models], "scores": scores}
 
 
-def abilities(table: OutcomeTable, groups: Mapping[str, str]) -> tuple[Ability, ...]:
+def abilities(table: OutcomeTable, groups: Mapping[str, str]) -> tuple[ScoredTask, ...]:
     """The columns: every task with its group and number of examples, groups together."""
-    found = [Ability(task, groups[task], len(table.examples(task))) for task in table.tasks]
+    found = [ScoredTask(task, groups[task], len(table.examples(task))) for task in table.tasks]
     order = list(dict.fromkeys(ability.group for ability in found))
     return tuple(sorted(found, key=lambda ability: order.index(ability.group)))
 
@@ -137,10 +137,10 @@ def model_row(table: OutcomeTable, model: str, kind: Kind, groups: Mapping[str, 
     return ModelRow(model, kind, scores, group_means(table, model, groups), note)
 
 
-def _abilities(study: StudyOutcomes) -> tuple[Ability, ...]:
+def _abilities(study: StudyOutcomes) -> tuple[ScoredTask, ...]:
     if study.test.models:
         return abilities(study.test, study.groups)
-    found = [Ability(name, study.groups[name], n) for name, n in study.folder.examples("winner").items()]
+    found = [ScoredTask(name, study.groups[name], n) for name, n in study.folder.examples("winner").items()]
     return tuple(sorted(found, key=lambda ability: list(study.groups.values()).index(ability.group)))
 
 
@@ -160,7 +160,7 @@ def _rows(study: StudyOutcomes) -> list[ModelRow]:
     return rows
 
 
-def _columns(abilities: Sequence[Ability], models: Sequence[ModelRow]) -> list[Column]:
+def _columns(abilities: Sequence[ScoredTask], models: Sequence[ModelRow]) -> list[Column]:
     """The abilities group by group, each group with more than one followed by its mean, where one is known."""
     columns: list[Column] = []
     for group in dict.fromkeys(ability.group for ability in abilities):

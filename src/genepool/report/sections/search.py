@@ -9,7 +9,7 @@ from genepool.measure import Interval
 from genepool.report import ledger_tables, markdown
 from genepool.report.search_figure import (
     Evaluation,
-    Finalist,
+    FinalistPoint,
     ReferenceLine,
     SearchRun,
     curve,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Search(Section):
+class SearchCurves(Section):
     """Search curves, and levels drawn across them."""
 
     searches: tuple[SearchRun, ...] = ()
@@ -88,12 +88,12 @@ def _evaluations(folder: StudyFolder) -> tuple[Evaluation, ...]:
     return tuple(Evaluation(line["fitness"], line["generation"]) for line in folder.history)
 
 
-def _finalists(study: StudyOutcomes, folder: StudyFolder) -> tuple[Finalist, ...]:
+def _finalists(study: StudyOutcomes, folder: StudyFolder) -> tuple[FinalistPoint, ...]:
     told = folder.finalists
     prints = {name: line["fingerprint"] for name, line in told if line["fingerprint"]}
     whole = study.table("valid", None, prints)
     return tuple(
-        Finalist(
+        FinalistPoint(
             name,
             line["searched"],
             ledger_tables.fitness_interval(whole, name, study.study)

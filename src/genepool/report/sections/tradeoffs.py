@@ -18,7 +18,7 @@ from genepool.report.kinds import Kind
 from genepool.report.pareto import front
 from genepool.report.scatter_figure import Scatter, ScatterPoint, fronts, scatter_data, told_points
 from genepool.report.sections import Section
-from genepool.report.sections.search import Search
+from genepool.report.sections.search import SearchCurves
 from genepool.report.study_folder import StudyFolder
 from genepool.report.study_outcomes import Origin, StudyOutcomes
 from genepool.report.text import plain_interval, score_text
@@ -57,7 +57,7 @@ class TradeOffs(Section):
     def drawn(self, report: Report) -> dict[str, Any] | None:
         if not self.scatters:
             return None
-        searches = [run.name for run in report[Search].searches]
+        searches = [run.name for run in report[SearchCurves].searches]
         return {
             "scatters": [(scatter, told_points(scatter)) for scatter in self.scatters],
             "picture": scatter_data(self.scatters, searches),

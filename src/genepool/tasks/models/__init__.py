@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from genepool.tasks.answers import AnswerBatch, Question
     from genepool.tasks.decoding import Forced, Written
-    from genepool.tasks.likelihoods import Likelihood
+    from genepool.tasks.likelihoods import ContinuationLikelihood
 
 # What a kind of model can be asked for; each stands for the methods of `Model` under its heading.
-Ability = Literal["text", "likelihoods", "classes", "hidden states"]
+Capability = Literal["text", "likelihoods", "classes", "hidden states"]
 # What a model reads, and what a task's prompts are.
 Input = Literal["text", "image"]
 
@@ -44,7 +44,7 @@ class Model(ABC):
     """
 
     kind: ClassVar[str]
-    can: ClassVar[frozenset[Ability]]
+    can: ClassVar[frozenset[Capability]]
     reads: ClassVar[Input] = "text"
 
     @classmethod
@@ -157,7 +157,7 @@ class Model(ABC):
 
     def loglikelihoods(
         self, prompts: Sequence[str], continuations: Sequence[str], batch_size: int = DEFAULT_BATCH
-    ) -> list[Likelihood]:
+    ) -> list[ContinuationLikelihood]:
         """Log-likelihood of each continuation after its prompt, natural logarithm, summed over its tokens.
 
         Raises:

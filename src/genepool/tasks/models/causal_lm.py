@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from genepool.devices import check_device, check_dtype
 from genepool.tasks.answers import AnswerBatch, Question, text_batches
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written, forced_answers, generate
-from genepool.tasks.likelihoods import Likelihood, loglikelihoods
-from genepool.tasks.models import Ability, last_kind
+from genepool.tasks.likelihoods import ContinuationLikelihood, loglikelihoods
+from genepool.tasks.models import Capability, last_kind
 from genepool.tasks.network import own_tensors
 from genepool.tasks.pretrained import build_network, load_tokenizer, model_folder, use_generation_config
 from genepool.tasks.tokenized import WritingNetwork
@@ -29,7 +29,7 @@ class LanguageModel(WritingNetwork):
     """A causal language model and its tokenizer, ready to be asked."""
 
     kind = "a causal language model"
-    can: ClassVar[frozenset[Ability]] = frozenset({"text", "likelihoods", "hidden states"})
+    can: ClassVar[frozenset[Capability]] = frozenset({"text", "likelihoods", "hidden states"})
 
     @classmethod
     def holds(cls, config: Mapping[str, Any]) -> bool:
@@ -83,7 +83,7 @@ class LanguageModel(WritingNetwork):
 
     def loglikelihoods(
         self, prompts: Sequence[str], continuations: Sequence[str], batch_size: int = DEFAULT_BATCH
-    ) -> list[Likelihood]:
+    ) -> list[ContinuationLikelihood]:
         """See `Model.loglikelihoods`; prompts that are alike are read once."""
         return loglikelihoods(self, prompts, continuations, batch_size)
 

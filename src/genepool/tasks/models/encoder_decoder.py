@@ -14,8 +14,8 @@ from genepool.devices import check_device, check_dtype
 from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch, Question, with_end
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written, batches, check_length, forced, write_rows
-from genepool.tasks.likelihoods import Likelihood, judged
-from genepool.tasks.models import Ability, model_kind
+from genepool.tasks.likelihoods import ContinuationLikelihood, judged
+from genepool.tasks.models import Capability, model_kind
 from genepool.tasks.network import own_tensors
 from genepool.tasks.pretrained import build_network, load_tokenizer, model_folder, use_generation_config
 from genepool.tasks.tokenized import WritingNetwork, padded
@@ -30,7 +30,7 @@ class EncoderDecoder(WritingNetwork):
     """An encoder-decoder language model and its tokenizer, ready to be asked."""
 
     kind = "an encoder-decoder language model"
-    can: ClassVar[frozenset[Ability]] = frozenset({"text", "likelihoods", "hidden states"})
+    can: ClassVar[frozenset[Capability]] = frozenset({"text", "likelihoods", "hidden states"})
 
     @classmethod
     def holds(cls, config: Mapping[str, Any]) -> bool:
@@ -84,7 +84,7 @@ class EncoderDecoder(WritingNetwork):
 
     def loglikelihoods(
         self, prompts: Sequence[str], continuations: Sequence[str], batch_size: int = DEFAULT_BATCH
-    ) -> list[Likelihood]:
+    ) -> list[ContinuationLikelihood]:
         """See `Model.loglikelihoods`: of each text as what the decoder writes, its end not counted."""
         tails = [self.encode_target(text) for text in continuations]
         found = {

@@ -15,7 +15,7 @@ from genepool.tasks.answers import AnswerBatch, Question, class_batch
 from genepool.tasks.classes import class_labels
 from genepool.tasks.decoding import DEFAULT_BATCH
 from genepool.tasks.images import open_image
-from genepool.tasks.models import Ability, Input, model_kind
+from genepool.tasks.models import Capability, Input, model_kind
 from genepool.tasks.network import Network, behind_the_body, own_tensors
 from genepool.tasks.pretrained import build_network, model_folder, short
 from genepool.weights import Weights
@@ -37,7 +37,7 @@ class ImageClassifier(Network):
     """
 
     kind = "an image classifier"
-    can: ClassVar[frozenset[Ability]] = frozenset({"classes", "hidden states"})
+    can: ClassVar[frozenset[Capability]] = frozenset({"classes", "hidden states"})
     reads: ClassVar[Input] = "image"
 
     def __init__(self, weights: Weights, model: Any, processor: Any) -> None:

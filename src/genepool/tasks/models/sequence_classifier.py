@@ -13,7 +13,7 @@ from genepool.devices import check_device, check_dtype
 from genepool.tasks.answers import AnswerBatch, Question, class_batch
 from genepool.tasks.classes import class_labels
 from genepool.tasks.decoding import DEFAULT_BATCH, batches, check_length
-from genepool.tasks.models import Ability, model_kind
+from genepool.tasks.models import Capability, model_kind
 from genepool.tasks.network import behind_the_body, own_tensors
 from genepool.tasks.pretrained import build_network, load_tokenizer
 from genepool.tasks.tokenized import TokenizedNetwork, padded
@@ -28,7 +28,7 @@ class SequenceClassifier(TokenizedNetwork):
     """A text classifier and its tokenizer, ready to be asked."""
 
     kind = "a text classifier"
-    can: ClassVar[frozenset[Ability]] = frozenset({"classes", "hidden states"})
+    can: ClassVar[frozenset[Capability]] = frozenset({"classes", "hidden states"})
 
     def __init__(self, weights: Weights, model: Any, tokenizer: Any) -> None:
         super().__init__(weights, model, tokenizer)

@@ -89,19 +89,19 @@ class DigitsSettings:
             from genepool.testbed import training  # noqa: F401  (these are the seconds the bar is for)
         # Constructors draw from torch's global generator; the caller gets it back as it was.
         with torch_threads(1), torch.random.fork_rng(devices=[]):
-            return _Build(self, pieces).run()
+            return _DigitsBuild(self, pieces).run()
 
 
-class _Build:
+class _DigitsBuild:
     """One run: knows what is finished and makes the rest."""
 
     def __init__(self, settings: DigitsSettings, pieces: Pieces) -> None:
-        from genepool.testbed.digits.images import Lessons, load_images
+        from genepool.testbed.digits.images import TrainingImages, load_images
 
         self.settings, self.pieces, self.schedule = settings, pieces, settings.schedule
         self.tasks = tuple(TASKS[name] for name in settings.skills)
         self.images: dict[Split, Images] = load_images()
-        self.lessons = Lessons(self.tasks, settings.seed)
+        self.lessons = TrainingImages(self.tasks, settings.seed)
 
     def run(self) -> dict[str, Any]:
         """Makes all pieces and returns the manifest."""

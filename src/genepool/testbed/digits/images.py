@@ -87,7 +87,7 @@ def write_items(path: Path, task: Rearrangement, split: Split, images: Images) -
 Batches = Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]
 
 
-class Lessons:
+class TrainingImages:
     """What models are trained on: images of the training split, nudged, grained and rearranged.
 
     Half of the base's lessons in each task are right, the other half consistently wrong by the task's own misreading:

@@ -10,9 +10,9 @@ import importlib
 import pkgutil
 from functools import cache
 
-from genepool.weights.encodings.encoding import Encoded, Encoding, Entry
+from genepool.weights.encodings.encoding import EncodedChange, Encoding, Entry
 
-__all__ = ["Encoded", "Encoding", "Entry", "encodings"]
+__all__ = ["EncodedChange", "Encoding", "Entry", "encodings"]
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from genepool.weights.encodings.encoding import Encoded, Encoding, Entry
+from genepool.weights.encodings.encoding import EncodedChange, Encoding, Entry
 from genepool.weights.tensor_info import TensorInfo, torch_dtype
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ class Dense(Encoding):
     kind = "dense"
     form = "dense"
 
-    def encode(self, change: torch.Tensor, *, dtype: str = "F32", **_: Any) -> Encoded:
-        return Encoded({"": change.to(torch_dtype(dtype))})
+    def encode(self, change: torch.Tensor, *, dtype: str = "F32", **_: Any) -> EncodedChange:
+        return EncodedChange({"": change.to(torch_dtype(dtype))})
 
     def rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         import torch

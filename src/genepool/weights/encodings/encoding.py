@@ -21,7 +21,7 @@ FACTOR = "factor"
 SkillForm = Literal["dense", "sparse", "low-rank", "packed"]
 
 
-class Part(Protocol):
+class EncodedPart(Protocol):
     """One stored tensor of an encoded change."""
 
     @property
@@ -75,7 +75,7 @@ class Entry:
     name: str
     shape: tuple[int, ...]
     settings: Mapping[str, Any]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, EncodedPart]
     recent: Recent | None = None
 
     @property
@@ -128,7 +128,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedChange:
     """A change as an encoding stores it: tensors by name of part ("" stands for the tensor itself), and settings."""
 
     parts: Mapping[str, torch.Tensor]
@@ -154,7 +154,7 @@ class Encoding(ABC):
     by_rows: ClassVar[bool] = True
 
     @abstractmethod
-    def encode(self, change: torch.Tensor, **settings: Any) -> Encoded:
+    def encode(self, change: torch.Tensor, **settings: Any) -> EncodedChange:
         """Stores a change.
 
         Args:
@@ -162,7 +162,7 @@ class Encoding(ABC):
             settings: the encoding's own, each with a default.
         """
 
-    def join(self, blocks: Sequence[Encoded], columns: int) -> Encoded:
+    def join(self, blocks: Sequence[EncodedChange], columns: int) -> EncodedChange:
         """Puts encoded blocks of rows below each other.
 
         Args:
@@ -172,14 +172,14 @@ class Encoding(ABC):
         import torch
 
         parts = {part: torch.cat([block.parts[part] for block in blocks]) for part in blocks[0].parts}
-        return Encoded(parts, blocks[0].settings)
+        return EncodedChange(parts, blocks[0].settings)
 
     def decode(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         """Rows of the change, `(stop - start, columns)` float32; the caller may write into them."""
         rows, factor = self.rows(entry, start, stop), entry.settings.get(FACTOR, 1.0)
         return rows if factor == 1 else rows.mul_(factor)
 
-    def restore(self, encoded: Encoded, shape: tuple[int, ...]) -> torch.Tensor:
+    def restore(self, encoded: EncodedChange, shape: tuple[int, ...]) -> torch.Tensor:
         """What comes back of a change that was encoded, `(rows, columns)` float32; the caller may write into it."""
         entry = in_memory("", shape, encoded)
         return self.decode(entry, 0, entry.matrix[0])
@@ -231,7 +231,7 @@ class TensorPart:
         return self.tensor.reshape(-1)[start:stop]
 
 
-def in_memory(name: str, shape: tuple[int, ...], encoded: Encoded) -> Entry:
+def in_memory(name: str, shape: tuple[int, ...], encoded: EncodedChange) -> Entry:
     """An entry that reads what has just been encoded."""
     parts = {part: TensorPart(tensor) for part, tensor in encoded.parts.items()}
     return Entry(name, shape, encoded.settings, parts)

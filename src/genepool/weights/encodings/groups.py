@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from genepool.weights.encodings.bits import WIDTHS, packed_width
-from genepool.weights.encodings.encoding import Encoded, Encoding, Entry
+from genepool.weights.encodings.encoding import EncodedChange, Encoding, Entry
 from genepool.weights.tensor_info import TensorInfo
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ class Groups(Encoding):
     kind = "groups"
     form = "packed"
 
-    def encode(self, change: torch.Tensor, *, bits: int = 4, group: int = GROUP, **_: Any) -> Encoded:
+    def encode(self, change: torch.Tensor, *, bits: int = 4, group: int = GROUP, **_: Any) -> EncodedChange:
         codes, scales = quantise(change, bits, group)
-        return Encoded({"codes": codes, "scales": scales}, {"bits": bits, "group": group})
+        return EncodedChange({"codes": codes, "scales": scales}, {"bits": bits, "group": group})
 
     def rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         codes, scales = entry.parts["codes"].rows(start, stop), entry.parts["scales"].rows(start, stop)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from genepool.weights.encodings.encoding import FACTOR, Encoded, Encoding, Entry, in_memory
+from genepool.weights.encodings.encoding import FACTOR, EncodedChange, Encoding, Entry, in_memory
 from genepool.weights.tensor_info import torch_dtype
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class LowRank(Encoding):
     form = "low-rank"
     by_rows = False
 
-    def encode(self, change: torch.Tensor, *, rank: int = 16, dtype: str = "F32", **_: Any) -> Encoded:
+    def encode(self, change: torch.Tensor, *, rank: int = 16, dtype: str = "F32", **_: Any) -> EncodedChange:
         """The best approximation of a rank, or for large matrices one within a fraction of a percent of it."""
         import torch
 
@@ -38,9 +38,9 @@ class LowRank(Encoding):
         root = values.sqrt()
         return self.of_factors((left * root).to(torch_dtype(dtype)), (root[:, None] * right).to(torch_dtype(dtype)))
 
-    def of_factors(self, left: torch.Tensor, right: torch.Tensor, factor: float = 1.0) -> Encoded:
+    def of_factors(self, left: torch.Tensor, right: torch.Tensor, factor: float = 1.0) -> EncodedChange:
         """What an adapter holds: `(rows, rank)` and `(rank, columns)` in one float type."""
-        return Encoded({"left": left.contiguous(), "right": right.contiguous()}, {FACTOR: factor})
+        return EncodedChange({"left": left.contiguous(), "right": right.contiguous()}, {FACTOR: factor})
 
     def hold(self, name: str, shape: tuple[int, ...], product: Product) -> tuple[Encoding, Entry]:
         """A tensor's change that is held as a product, as one that is stored so."""

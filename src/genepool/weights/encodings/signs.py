@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from genepool.weights.encodings.bits import pack_bits, unpack_bits
-from genepool.weights.encodings.encoding import Encoded, Encoding, Entry
+from genepool.weights.encodings.encoding import EncodedChange, Encoding, Entry
 from genepool.weights.tensor_info import TensorInfo
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ class Signs(Encoding):
     kind = "signs"
     form = "packed"
 
-    def encode(self, change: torch.Tensor, **_: Any) -> Encoded:
-        return Encoded({"bits": pack_bits(change >= 0), "scales": change.abs().mean(1)})
+    def encode(self, change: torch.Tensor, **_: Any) -> EncodedChange:
+        return EncodedChange({"bits": pack_bits(change >= 0), "scales": change.abs().mean(1)})
 
     def rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         import torch

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool.weights.encodings.bits import WIDTHS, packed_width
-from genepool.weights.encodings.encoding import Encoded, Encoding, Entry
+from genepool.weights.encodings.encoding import EncodedChange, Encoding, Entry
 from genepool.weights.encodings.groups import GROUP, dequantise, quantise
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Singular(Encoding):
         bands: Sequence[tuple[int, int]] = ((4, 8), (12, 4)),
         group: int = GROUP,
         **_: Any,
-    ) -> Encoded:
+    ) -> EncodedChange:
         """As `Encoding.encode`; `bands` are (how many directions, bits) from the strongest on."""
         import torch
 
@@ -47,7 +47,7 @@ class Singular(Encoding):
 
     def of_vectors(
         self, left: torch.Tensor, right: torch.Tensor, bands: Sequence[tuple[int, int]], group: int = GROUP
-    ) -> Encoded:
+    ) -> EncodedChange:
         """Stores vectors, `(rank, rows)` and `(rank, columns)` float32 from the strongest on; those beyond the bands
         are left out."""
         import torch
@@ -69,7 +69,7 @@ class Singular(Encoding):
                     runs["codes"].append(codes.flatten())
                     runs["scales"].append(scales.flatten())
         parts = {part: torch.cat(found) for part, found in runs.items() if found}
-        return Encoded(parts, {"bands": used, "group": group})
+        return EncodedChange(parts, {"bands": used, "group": group})
 
     def rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         left = entry.kept("left", lambda: self._vectors(entry, 0))

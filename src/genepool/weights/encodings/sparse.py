@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool.weights.encodings.bits import pack_bits, unpack_bits
-from genepool.weights.encodings.encoding import Encoded, Encoding, Entry
+from genepool.weights.encodings.encoding import EncodedChange, Encoding, Entry
 from genepool.weights.tensor_info import torch_dtype
 
 if TYPE_CHECKING:
@@ -19,27 +19,29 @@ class Sparse(Encoding):
     kind = "sparse"
     form = "sparse"
 
-    def encode(self, change: torch.Tensor, *, dtype: str = "BF16", least: float = 0.0, **_: Any) -> Encoded:
+    def encode(self, change: torch.Tensor, *, dtype: str = "BF16", least: float = 0.0, **_: Any) -> EncodedChange:
         """As `Encoding.encode`; entries of magnitudes below `least` are left out."""
         import torch
 
         mask = (change != 0) & (change.abs() >= least)
         counts = mask.sum(1, dtype=torch.int32)
-        return Encoded({"counts": counts, "values": change[mask].to(torch_dtype(dtype)), "bitmap": pack_bits(mask)})
+        return EncodedChange(
+            {"counts": counts, "values": change[mask].to(torch_dtype(dtype)), "bitmap": pack_bits(mask)}
+        )
 
-    def join(self, blocks: Sequence[Encoded], columns: int) -> Encoded:
+    def join(self, blocks: Sequence[EncodedChange], columns: int) -> EncodedChange:
         import torch
 
         parts = dict(super().join(blocks, columns).parts)
         width = 2 if columns <= 1 << 16 else 4
         if len(parts["values"]) * width >= parts["bitmap"].numel():
-            return Encoded(parts)
+            return EncodedChange(parts)
         found = [unpack_bits(block.parts["bitmap"], columns).nonzero()[:, 1].to(torch.int32) for block in blocks]
         places = torch.cat(found)
         # torch computes little with unsigned types; the bytes are what counts.
         parts["columns"] = places.to(torch.int16).view(torch.uint16) if width == 2 else places
         del parts["bitmap"]
-        return Encoded(parts)
+        return EncodedChange(parts)
 
     def rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         import torch

@@ -21,7 +21,7 @@ from genepool.weights.gguf.architectures import (
     from_pairs,
 )
 from genepool.weights.gguf.ggml_types import F32, Q8_0, STORED_AS, q8_values, row_bytes
-from genepool.weights.gguf.header import MAGIC, TITLE, Header, StoredTensor, read_header
+from genepool.weights.gguf.header import MAGIC, TITLE, GgufHeader, StoredTensor, read_header
 from genepool.weights.gguf.settings import config_of
 from genepool.weights.gguf.tokenizer_reading import tokenizer_files
 from genepool.weights.tensor_info import TensorInfo, tensor_bytes, torch_dtype
@@ -135,7 +135,7 @@ class GgufFile(TensorFile):
         return list(data.cast("f"))
 
 
-def _check_kind(header: Header) -> None:
+def _check_kind(header: GgufHeader) -> None:
     kind = header.text("general.type", "model")
     if kind != "model":
         raise InputError(
@@ -151,7 +151,7 @@ def _check_kind(header: Header) -> None:
         )
 
 
-def _name_of(architecture: Architecture, tensor: StoredTensor, header: Header) -> str:
+def _name_of(architecture: Architecture, tensor: StoredTensor, header: GgufHeader) -> str:
     name = architecture.name_of(tensor.name)
     if name is None:
         raise InputError(

@@ -10,7 +10,7 @@ from genepool.errors import InputError, listed
 from genepool.weights.gguf import writing
 from genepool.weights.gguf.architectures import ROPE_FACTORS, Architecture, architecture_for, to_pairs
 from genepool.weights.gguf.ggml_types import F32
-from genepool.weights.gguf.settings import Settings
+from genepool.weights.gguf.settings import GgufSettings
 from genepool.weights.gguf.tokenizer_writing import tokenizer_values
 from genepool.weights.quantised import quantised_by
 from genepool.weights.source import Weights
@@ -50,7 +50,7 @@ def export_model(weights: Weights, out: Path, wanted: str, *, overwrite: bool = 
     return writing.write(out, architecture.name, values, tensors, wanted, overwrite=overwrite)
 
 
-def settings_of(weights: Weights) -> tuple[Architecture, Settings]:
+def settings_of(weights: Weights) -> tuple[Architecture, GgufSettings]:
     """What a model is written as, and with which hyperparameters.
 
     Raises:
@@ -63,11 +63,11 @@ def settings_of(weights: Weights) -> tuple[Architecture, Settings]:
     named = weights.config.get("architectures")
     first = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
     architecture = architecture_for(first, f"{weights.name}:architectures")
-    return architecture, Settings(weights.config, architecture, weights.name)
+    return architecture, GgufSettings(weights.config, architecture, weights.name)
 
 
 def _tensors(
-    weights: Weights, architecture: Architecture, settings: Settings, wanted: str
+    weights: Weights, architecture: Architecture, settings: GgufSettings, wanted: str
 ) -> Iterator[writing.Planned]:
     tied = bool((weights.config or {}).get("tie_word_embeddings"))
     names = [name for name in weights.names() if not name.endswith(_COMPUTED)]
@@ -100,7 +100,7 @@ def _place(architecture: Architecture, name: str, weights: Weights) -> str:
 
 
 def _check_complete(
-    stored: Mapping[str, str], architecture: Architecture, settings: Settings, tied: bool, model: str
+    stored: Mapping[str, str], architecture: Architecture, settings: GgufSettings, tied: bool, model: str
 ) -> None:
     layers = int(settings.values["block_count"])
     expected = {"token_embd.weight", "output_norm.weight", *(() if tied else ("output.weight",))}
@@ -126,7 +126,7 @@ def _reader(weights: Weights, name: str, heads: int) -> tuple[Callable[[int, int
     return lambda start, stop: to_pairs(weights.read_rows(name, start, stop), (stop - start) // size), size
 
 
-def _factors(settings: Settings) -> writing.Planned:
+def _factors(settings: GgufSettings) -> writing.Planned:
     def rows(_start: int, _stop: int) -> torch.Tensor:
         import torch
 

@@ -58,7 +58,7 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
-class Header:
+class GgufHeader:
     """A header, checked.
 
     Attributes:
@@ -137,7 +137,7 @@ class Header:
         return value
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> GgufHeader:
     """The header of a GGUF file.
 
     Raises:
@@ -158,7 +158,7 @@ class _Parser:
         self.entries_left = _MAX_ENTRIES
         self.key = ""
 
-    def header(self) -> Header:
+    def header(self) -> GgufHeader:
         if self._take(min(4, self.size)) != MAGIC:
             raise InputError("does not begin as a GGUF file does", where=self.path, fix="Name a GGUF file")
         self._check_version(self._number("I"))
@@ -172,7 +172,7 @@ class _Parser:
         alignment = self._alignment(values)
         found = [self._tensor() for _ in range(tensor_count)]
         start = _aligned(self.file.tell(), alignment)
-        return Header(self.path, values, self._placed(found, start, alignment))
+        return GgufHeader(self.path, values, self._placed(found, start, alignment))
 
     def _check_version(self, version: int) -> None:
         if version & 0xFFFF == 0:

@@ -12,7 +12,7 @@ from typing import Any
 
 from genepool.errors import InputError
 from genepool.weights.gguf.architectures import Architecture
-from genepool.weights.gguf.header import Header
+from genepool.weights.gguf.header import GgufHeader
 
 # The scaling of Llama 3.1 as its authors published it; a file says nothing of it but the factors it leads to.
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -20,7 +20,7 @@ _LEFT_TO_LLAMA_CPP = "Keep the model in Hugging Face's layout"
 
 
 def config_of(
-    header: Header, architecture: Architecture, names: Sequence[str], factors: Sequence[float]
+    header: GgufHeader, architecture: Architecture, names: Sequence[str], factors: Sequence[float]
 ) -> dict[str, Any]:
     """config.json of the model in a file.
 
@@ -74,7 +74,7 @@ def config_of(
     return config
 
 
-def token_id(header: Header, key: str, count: int) -> int | None:
+def token_id(header: GgufHeader, key: str, count: int) -> int | None:
     """The number of a special token; None when the file names none.
 
     Raises:
@@ -87,7 +87,7 @@ def token_id(header: Header, key: str, count: int) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _rope_of(header: Header, prefix: str, head_dim: int, factors: Sequence[float]) -> dict[str, Any]:
+def _rope_of(header: GgufHeader, prefix: str, head_dim: int, factors: Sequence[float]) -> dict[str, Any]:
     theta = header.real(f"{prefix}.rope.freq_base", 10000.0)
     kind = header.text(f"{prefix}.rope.scaling.type", "none")
     if factors:
@@ -116,7 +116,7 @@ def _rope_of(header: Header, prefix: str, head_dim: int, factors: Sequence[float
 _YARN = {"attention_factor": "yarn_attn_factor", "beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
 
 
-def _llama3_of(header: Header, head_dim: int, theta: float, factors: Sequence[float]) -> dict[str, Any]:
+def _llama3_of(header: GgufHeader, head_dim: int, theta: float, factors: Sequence[float]) -> dict[str, Any]:
     found = {"rope_type": "llama3", "factor": max(factors), **_LLAMA3}
     expected = llama3_factors(found, theta, head_dim) if all(0 < one < 1e6 for one in factors) else []
     if len(factors) != len(expected) or any(
@@ -147,7 +147,7 @@ def llama3_factors(rope: Mapping[str, Any], theta: float, head_dim: int) -> list
     return found
 
 
-class Settings:
+class GgufSettings:
     """What config.json says, checked against what llama.cpp can do.
 
     Args:

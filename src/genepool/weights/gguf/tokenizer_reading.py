@@ -11,7 +11,7 @@ from typing import Any
 
 from genepool.errors import InputError
 from genepool.weights.file_bytes import DAMAGED
-from genepool.weights.gguf.header import Header
+from genepool.weights.gguf.header import GgufHeader
 from genepool.weights.gguf.settings import token_id
 from genepool.weights.gguf.vocabularies import (
     BYTE,
@@ -33,7 +33,7 @@ _LONGEST = 256
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 
-def tokenizer_files(header: Header) -> dict[str, str]:
+def tokenizer_files(header: GgufHeader) -> dict[str, str]:
     """tokenizer.json and tokenizer_config.json; empty when the file holds no tokenizer.
 
     Raises:
@@ -58,7 +58,7 @@ def tokenizer_files(header: Header) -> dict[str, str]:
 class _Vocabulary:
     """The tokens of a file, checked, and what is made of them."""
 
-    def __init__(self, header: Header, kind: str) -> None:
+    def __init__(self, header: GgufHeader, kind: str) -> None:
         self.header, self.kind = header, kind
         self.tokens: list[str] = header.entries(f"{_KEY}tokens", str)
         if not self.tokens:

@@ -57,7 +57,7 @@ def tokenizer_values(folder: Path, rows: int, chat_template: str | None = None) 
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"no usable tokenizer ({reason})", where=folder, fix="Copy the base's") from None
-    found = _Tokenizer(loaded, parts, folder, rows)
+    found = _TokenizerFiles(loaded, parts, folder, rows)
     values = found.byte_level() if found.is_byte_level() else found.sentencepiece()
     values |= found.special()
     template = chat_template if chat_template is not None else getattr(loaded, "chat_template", None)
@@ -66,7 +66,7 @@ def tokenizer_values(folder: Path, rows: int, chat_template: str | None = None) 
     return {**values, "tokenizer.chat_template": template} if template else values
 
 
-class _Tokenizer:
+class _TokenizerFiles:
     """A tokenizer as tokenizer.json has it, and as transformers holds it.
 
     Args:

@@ -18,10 +18,10 @@ from genepool.evolution.strategies.base import Birth
 if TYPE_CHECKING:
     import torch
 
-    from genepool.evolution.breeding.stock import Stock
+    from genepool.evolution.breeding.stock import Founders
 
     Parents = Sequence[Mapping[str, torch.Tensor]]
-    Operator = Callable[[Stock, Parents, Birth], Iterator[tuple[str, torch.Tensor]]]
+    Operator = Callable[[Founders, Parents, Birth], Iterator[tuple[str, torch.Tensor]]]
 
 _registry: dict[str, Operator] = {}
 

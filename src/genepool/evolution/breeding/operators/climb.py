@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     import torch
 
     from genepool.evolution.breeding.operators import Parents
-    from genepool.evolution.breeding.stock import Stock
+    from genepool.evolution.breeding.stock import Founders
 
 
 @register("climb")
-def climb(stock: Stock, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+def climb(stock: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
     """`parent + sum steps[i] * noise(seeds[i])`, the noise being what `mutate` draws from that seed at rate 1."""
     import torch
 

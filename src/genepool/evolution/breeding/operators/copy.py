@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     import torch
 
     from genepool.evolution.breeding.operators import Parents
-    from genepool.evolution.breeding.stock import Stock
+    from genepool.evolution.breeding.stock import Founders
 
 
 @register("copy")
-def copy(stock: Stock, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+def copy(stock: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
     """The one parent."""
     (parent,) = parents
     for name in stock.infos:

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     import torch
 
     from genepool.evolution.breeding.operators import Parents
-    from genepool.evolution.breeding.stock import Stock
+    from genepool.evolution.breeding.stock import Founders
 
 
 @register("mutate")
-def mutate(stock: Stock, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+def mutate(stock: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
     """N(0, `sigma`) added to each weight with probability `rate`."""
     import torch
 

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     import torch
 
     from genepool.evolution.breeding.operators import Parents
-    from genepool.evolution.breeding.stock import Stock
+    from genepool.evolution.breeding.stock import Founders
 
 
 @register("random")
-def random(stock: Stock, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+def random(stock: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
     """Every weight from N(0, `sigma`)."""
     import torch
 

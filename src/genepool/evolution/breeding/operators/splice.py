@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     import torch
 
     from genepool.evolution.breeding.operators import Parents
-    from genepool.evolution.breeding.stock import Stock
+    from genepool.evolution.breeding.stock import Founders
 
 # Below this sine the vectors are as good as parallel and SLERP is a straight line.
 _PARALLEL = 1e-6
 
 
 @register("splice")
-def splice(stock: Stock, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+def splice(stock: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
     """SLERP(`weight`) in the first `split` share of the flat vector, SLERP(1 - `weight`) in the rest, then noise.
 
     The angle is that between the whole flat vectors, as published; `weight` is the second parent's share.
@@ -45,7 +45,7 @@ def splice(stock: Stock, parents: Parents, birth: Birth) -> Iterator[tuple[str, 
         yield name, made.reshape(info.shape)
 
 
-def _angle(stock: Stock, parents: Parents) -> float:
+def _angle(stock: Founders, parents: Parents) -> float:
     import torch
 
     dots = [0.0, 0.0, 0.0]

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import torch
 
     from genepool.evolution.breeding.operators import Parents
-    from genepool.evolution.breeding.stock import Stock
+    from genepool.evolution.breeding.stock import Founders
 
 
 @register("stretch")
-def stretch(stock: Stock, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+def stretch(stock: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
     """`sum weights[i] * parents[i] + U diag(r s) V^T` for every matrix.
 
     U diag(s) V^T is the change of the founder `expert`, r uniform on [0, `rate`) for each direction. Vectors (norms,

@@ -12,7 +12,7 @@ from genepool.devices import check_device, check_dtype
 from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch, Question, class_batch
 from genepool.tasks.decoding import DEFAULT_BATCH
-from genepool.tasks.models import Ability, model_kind
+from genepool.tasks.models import Capability, model_kind
 from genepool.tasks.network import Network
 from genepool.weights import Weights
 
@@ -32,7 +32,7 @@ class DigitsModel(Network):
     """A digits model in memory, ready to be asked."""
 
     kind = "a model of the digits testbed"
-    can: ClassVar[frozenset[Ability]] = frozenset({"classes", "hidden states"})
+    can: ClassVar[frozenset[Capability]] = frozenset({"classes", "hidden states"})
 
     def __init__(self, weights: Weights, model: Any) -> None:
         super().__init__(weights, model)

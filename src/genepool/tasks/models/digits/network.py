@@ -100,7 +100,7 @@ class Mlp(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention and MLP, each normed before and added after."""
 
     def __init__(self, shape: Shape) -> None:
@@ -125,7 +125,7 @@ class DigitsTransformer(nn.Module):
         self.patch_embed = nn.Linear(PATCH * PATCH, shape.hidden)
         self.position_embed = nn.Parameter(torch.zeros(1 + _PATCHES, shape.hidden))
         self.class_token = nn.Parameter(torch.zeros(shape.hidden))
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(TransformerBlock(shape) for _ in range(shape.layers))
         self.norm = nn.LayerNorm(shape.hidden)
         self.head = nn.Linear(shape.hidden, CLASSES)
 
