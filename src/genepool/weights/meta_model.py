@@ -7,6 +7,7 @@ and is what everything else uses; this module imports torch and transformers.
 from __future__ import annotations
 
 import ctypes
+import inspect
 import re
 import threading
 import time
@@ -122,8 +123,8 @@ def _build(config: Mapping[str, Any], architecture: str) -> Any:
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
         raise _Unknown(f"transformers knows no model_type {kind!r}")
-    cls: Any = getattr(transformers, architecture, None) if architecture.isidentifier() else None
-    if not isinstance(cls, type):
+    cls: Any = getattr(transformers, architecture, None)
+    if not architecture.isidentifier() or not inspect.isclass(cls):
         raise _Unknown(f"transformers has no class {architecture!r}")
     if not issubclass(cls, transformers.PreTrainedModel):
         # A stand-in for a class that needs a library that is not there says so itself.
