@@ -124,6 +124,13 @@ def test_what_names_no_architecture_is_unknown_with_the_reason(changed: dict[str
     assert why in why_unknown({**LLAMA, **changed})
 
 
+def test_the_class_s_own_model_is_to_be_had_without_memory_for_its_weights() -> None:
+    model = meta_model.model_of(LLAMA)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert meta_model.model_of(dict(LLAMA)) is model
+    assert meta_model.model_of({**LLAMA, "model_type": "mine"}) is None
+
+
 def test_no_config_is_no_architecture() -> None:
     assert architecture_of(None) is None
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import json
 import re
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -52,6 +54,24 @@ class _Unknown(Exception):
 
 class _TooLarge(Exception):
     """The model has more parts, or takes longer, than anyone's."""
+
+
+def model_of(config: Mapping[str, Any] | None) -> Any:
+    """transformers' model of a config on the meta device; None where there is none (see `architecture.why_unknown`).
+
+    One object for all who ask: never change it, and copy what its methods give.
+    """
+    return _model_of(json.dumps(dict(config or {}), sort_keys=True, default=str))
+
+
+@lru_cache(maxsize=16)
+def _model_of(text: str) -> Any:
+    config = json.loads(text)
+    named = config.get("architectures")
+    try:
+        return _build(config, str(named[0])) if isinstance(named, list) and named else None
+    except _Unknown:
+        return None
 
 
 def describe(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
@@ -123,9 +143,10 @@ def _build(config: Mapping[str, Any], architecture: str) -> Any:
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
         raise _Unknown(f"transformers knows no model_type {kind!r}")
-    cls: Any = getattr(transformers, architecture, None)
-    if not architecture.isidentifier() or not inspect.isclass(cls):
+    found = getattr(transformers, architecture, None) if architecture.isidentifier() else None
+    if not inspect.isclass(found):
         raise _Unknown(f"transformers has no class {architecture!r}")
+    cls: Any = found
     if not issubclass(cls, transformers.PreTrainedModel):
         # A stand-in for a class that needs a library that is not there says so itself.
         raise _Unknown(f"{architecture} is no model that can be built here", passing=True)
