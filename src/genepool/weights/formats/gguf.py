@@ -15,7 +15,7 @@ from genepool.weights.file_bytes import FileBytes
 from genepool.weights.formats.tensor_file import TensorFile
 from genepool.weights.gguf.architectures import (
     ROPE_FACTORS,
-    Architecture,
+    GgufArchitecture,
     architecture_named,
     covering_heads,
     from_pairs,
@@ -151,7 +151,7 @@ def _check_kind(header: GgufHeader) -> None:
         )
 
 
-def _name_of(architecture: Architecture, tensor: StoredTensor, header: GgufHeader) -> str:
+def _name_of(architecture: GgufArchitecture, tensor: StoredTensor, header: GgufHeader) -> str:
     name = architecture.name_of(tensor.name)
     if name is None:
         raise InputError(

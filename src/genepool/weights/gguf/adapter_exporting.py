@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from genepool.errors import InputError
 from genepool.weights.change import Change
 from genepool.weights.gguf import writing
-from genepool.weights.gguf.architectures import Architecture, to_pairs
+from genepool.weights.gguf.architectures import GgufArchitecture, to_pairs
 from genepool.weights.gguf.exporting import settings_of
 from genepool.weights.gguf.settings import GgufSettings
 from genepool.weights.source import Weights
@@ -59,7 +59,7 @@ def export_adapter(
     return writing.write(out, architecture.name, values, tensors, wanted, overwrite=overwrite)
 
 
-def _pair(change: Change, name: str, base: Weights, architecture: Architecture, settings: GgufSettings) -> _Pair:
+def _pair(change: Change, name: str, base: Weights, architecture: GgufArchitecture, settings: GgufSettings) -> _Pair:
     where = f"{change.name}:{name}"
     stored = base.aliases().get(name, name)
     place = architecture.stored_name(stored)

@@ -37,7 +37,7 @@ ROPE_FACTORS = "rope_freqs.weight"
 
 
 @dataclass(frozen=True)
-class Architecture:
+class GgufArchitecture:
     """One architecture.
 
     Attributes:
@@ -88,15 +88,17 @@ class Architecture:
 
 _FEED_FORWARD = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
 ARCHITECTURES = (
-    Architecture("llama", "llama", "LlamaForCausalLM", _INSIDE, _QKV | {"attn_output"} | _FEED_FORWARD, permutes=True),
-    Architecture("qwen2", "qwen2", "Qwen2ForCausalLM", _INSIDE, _QKV),
-    Architecture("qwen3", "qwen3", "Qwen3ForCausalLM", {**_INSIDE, **_QWEN3_NORMS}, frozenset()),
+    GgufArchitecture(
+        "llama", "llama", "LlamaForCausalLM", _INSIDE, _QKV | {"attn_output"} | _FEED_FORWARD, permutes=True
+    ),
+    GgufArchitecture("qwen2", "qwen2", "Qwen2ForCausalLM", _INSIDE, _QKV),
+    GgufArchitecture("qwen3", "qwen3", "Qwen3ForCausalLM", {**_INSIDE, **_QWEN3_NORMS}, frozenset()),
 )
 # Models of other classes that llama.cpp's converter writes as one of these.
 _SAME = {"MistralForCausalLM": "llama"}
 
 
-def architecture_named(name: str, where: str) -> Architecture:
+def architecture_named(name: str, where: str) -> GgufArchitecture:
     """The architecture of a GGUF file.
 
     Raises:
@@ -112,7 +114,7 @@ def architecture_named(name: str, where: str) -> Architecture:
     return known[name]
 
 
-def architecture_for(model_class: str, where: str) -> Architecture:
+def architecture_for(model_class: str, where: str) -> GgufArchitecture:
     """The architecture a model of transformers is written as.
 
     Raises:

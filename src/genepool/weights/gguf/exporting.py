@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError, listed
 from genepool.weights.gguf import writing
-from genepool.weights.gguf.architectures import ROPE_FACTORS, Architecture, architecture_for, to_pairs
+from genepool.weights.gguf.architectures import ROPE_FACTORS, GgufArchitecture, architecture_for, to_pairs
 from genepool.weights.gguf.ggml_types import F32
 from genepool.weights.gguf.settings import GgufSettings
 from genepool.weights.gguf.tokenizer_writing import tokenizer_values
@@ -50,7 +50,7 @@ def export_model(weights: Weights, out: Path, wanted: str, *, overwrite: bool = 
     return writing.write(out, architecture.name, values, tensors, wanted, overwrite=overwrite)
 
 
-def settings_of(weights: Weights) -> tuple[Architecture, GgufSettings]:
+def settings_of(weights: Weights) -> tuple[GgufArchitecture, GgufSettings]:
     """What a model is written as, and with which hyperparameters.
 
     Raises:
@@ -67,7 +67,7 @@ def settings_of(weights: Weights) -> tuple[Architecture, GgufSettings]:
 
 
 def _tensors(
-    weights: Weights, architecture: Architecture, settings: GgufSettings, wanted: str
+    weights: Weights, architecture: GgufArchitecture, settings: GgufSettings, wanted: str
 ) -> Iterator[writing.Planned]:
     tied = bool((weights.config or {}).get("tie_word_embeddings"))
     names = [name for name in weights.names() if not name.endswith(_COMPUTED)]
@@ -83,7 +83,7 @@ def _tensors(
         yield writing.Planned(place, f"{weights.name}:{name}", info.shape, kind, rows, step)
 
 
-def _place(architecture: Architecture, name: str, weights: Weights) -> str:
+def _place(architecture: GgufArchitecture, name: str, weights: Weights) -> str:
     place = architecture.stored_name(name)
     if place is None:
         raise InputError(
@@ -100,7 +100,7 @@ def _place(architecture: Architecture, name: str, weights: Weights) -> str:
 
 
 def _check_complete(
-    stored: Mapping[str, str], architecture: Architecture, settings: GgufSettings, tied: bool, model: str
+    stored: Mapping[str, str], architecture: GgufArchitecture, settings: GgufSettings, tied: bool, model: str
 ) -> None:
     layers = int(settings.values["block_count"])
     expected = {"token_embd.weight", "output_norm.weight", *(() if tied else ("output.weight",))}

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genepool.errors import InputError
-from genepool.weights.gguf.architectures import Architecture
+from genepool.weights.gguf.architectures import GgufArchitecture
 from genepool.weights.gguf.header import GgufHeader
 
 # The scaling of Llama 3.1 as its authors published it; a file says nothing of it but the factors it leads to.
@@ -20,7 +20,7 @@ _LEFT_TO_LLAMA_CPP = "Keep the model in Hugging Face's layout"
 
 
 def config_of(
-    header: GgufHeader, architecture: Architecture, names: Sequence[str], factors: Sequence[float]
+    header: GgufHeader, architecture: GgufArchitecture, names: Sequence[str], factors: Sequence[float]
 ) -> dict[str, Any]:
     """config.json of the model in a file.
 
@@ -163,7 +163,7 @@ class GgufSettings:
         InputError: llama.cpp has no form for something it says.
     """
 
-    def __init__(self, config: Mapping[str, Any], architecture: Architecture, where: str) -> None:
+    def __init__(self, config: Mapping[str, Any], architecture: GgufArchitecture, where: str) -> None:
         self.config, self.where = config, where
         self.factors: list[float] = []
         self._refuse("hidden_act", "silu")
