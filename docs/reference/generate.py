@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from python_pages import python_pages
 
 from genepool.cli.main import build_app
 from genepool.cli.options import Panel
@@ -78,6 +79,7 @@ def pages() -> dict[str, str]:
         "methods.md": _methods_page(),
         "strategies.md": _strategies_page(),
         "cli.md": _commands_page(),
+        **python_pages(NOTE),
     }
 
 
@@ -168,7 +170,7 @@ def _models_page(title: str, intro: str, model: type[BaseModel], notes: str) -> 
             continue
         seen.append(current)
         inner = [kind for field in current.model_fields.values() for kind in _models_in(field.annotation)]
-        parts += _table(current, "Top level" if current is model else current.__name__)
+        parts += _table(current, current.__name__)
         if current is Vary:
             for kind, representation in representations().items():
                 parts += _table(representation.Options, f"vary: {kind}", _searched_by(kind), leave_out=("kind",))
@@ -366,5 +368,6 @@ def _value(parameter: Any) -> str:
 
 if __name__ == "__main__":
     for name, text in pages().items():
+        (HERE / name).parent.mkdir(exist_ok=True)
         (HERE / name).write_text(text)
         print(f"wrote {HERE / name}")
