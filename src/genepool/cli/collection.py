@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 PANEL = options.Panel.evolution
 
@@ -68,13 +68,10 @@ def collection(
     if json_output:
         options.print_json({"members": [asdict(row) for row in rows]})
         return
-    from rich.console import Console
-    from rich.table import Table
-
     names = list(dict.fromkeys(name for row in rows for name in row.scores))
-    table = Table("candidate", "in", *names)
+    table = tables.Grid("candidate", ["in", *names])
     for row in rows:
         table.add_row(row.name, row.group, *(f"{row.scores[n]:.3f}" if n in row.scores else "" for n in names))
-    Console().print(table)
+    tables.show(table)
     if not rows:
         typer.echo("this strategy gathers nothing beyond its winner")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 if TYPE_CHECKING:
     from genepool.measure import Comparison, GateResult
@@ -181,7 +181,7 @@ def _check(gate: Path | None, results: Sequence[GateResult]) -> None:
 
 
 def _show(comparison: Comparison, results: Sequence[GateResult]) -> None:
-    table = options.plain_table("ability", ["n", "old", "new", "difference", "95%", "gained", "lost", "kept", "p", ""])
+    table = tables.Grid("ability", ["n", "old", "new", "difference", "95%", "gained", "lost", "kept", "p", ""])
     for ability in comparison.abilities:
         matrix, kept = ability.compatibility.matrix, ability.compatibility.kept
         table.add_row(
@@ -210,12 +210,12 @@ def _show(comparison: Comparison, results: Sequence[GateResult]) -> None:
         f"{comparison.matrix.lost:,}",
     )
     table.title = f"{comparison.old} → {comparison.new}"
-    options.console().print(table)
+    tables.show(table)
     if results:
-        gates = options.plain_table("gate", ["ability", "value", "95%", ""])
+        gates = tables.Grid("gate", ["ability", "value", "95%", ""])
         for result in results:
             value = result.value
             word = "holds" if result.passed else "undecided" if result.undecided else "FAILS"
             shown = ("", "") if value is None else (f"{value.mean:+.3f}", f"{value.lo:+.3f} {value.hi:+.3f}")
             gates.add_row(result.limit, result.ability, *shown, word)
-        options.console().print(gates)
+        tables.show(gates)

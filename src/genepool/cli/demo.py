@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 PANEL = options.Panel.start
 
@@ -70,7 +70,7 @@ def demo(
             }
         )
         return
-    options.print_means(table, skills, GENERIC)
+    tables.print_means(table, skills, GENERIC)
     for what, row in ahead.items():
         parts = [
             f"{key} {100 * d.difference:+.1f} points [{100 * d.lo:+.1f}, {100 * d.hi:+.1f}]" for key, d in row.items()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 if TYPE_CHECKING:
     from genepool.measure.raced import DroppedModel
@@ -102,7 +102,7 @@ def evaluate(
         told = {"dropped": [asdict(one) for one in dropped], "saved": raced.saved} if race else {}
         options.print_json({"results": results, "evaluated": evaluated, **told})
         return
-    options.print_matrix(matrix, f"{split} split, mean and 95% interval")
+    tables.print_matrix(matrix, f"{split} split, mean and 95% interval")
     for one in dropped:
         progress.say(
             f"{one.name} dropped out after {one.examples} examples of each task, with a mean of {one.mean:.3f}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 if TYPE_CHECKING:
     from genepool.evolution.trust import Permissions
@@ -135,20 +135,17 @@ def _report(out: Path, trust: Permissions, *, renew: bool) -> Path:
 
 
 def _print_table(best: dict[str, Any], winner: Path, page: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     tasks = list(best["test"])
-    table = Table("test split", *tasks)
+    table = tables.Grid("test split", tasks)
     for row in best["models"]:
-        cells = [f"{s['mean']:.3f} [{s['lo']:.3f}, {s['hi']:.3f}]" for s in (row["test"][task] for task in tasks)]
+        cells = [f"{s['mean']:.3f}\n{s['lo']:.2f} {s['hi']:.2f}" for s in (row["test"][task] for task in tasks)]
         table.add_row(row["name"], *cells)
     if "ensemble" in best:
         vote = best["ensemble"]["test"]
-        cells = [f"{s['mean']:.3f} [{s['lo']:.3f}, {s['hi']:.3f}]" if s else "-" for s in (vote.get(t) for t in tasks)]
+        cells = [f"{s['mean']:.3f}\n{s['lo']:.2f} {s['hi']:.2f}" if s else "-" for s in (vote.get(t) for t in tasks)]
         table.add_row(f"the best {len(best['ensemble']['members'])}, by vote", *cells)
-    console = Console()
-    console.print(table)
+    tables.show(table)
+    console = tables.console()
     curse = best.get("curse", {})
     if "searched" in curse:
         fresh = f", {curse['fresh']:.4f} on validation examples the search did not use" if "fresh" in curse else ""

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from genepool.merging import Inspection
     from genepool.merging.inspection import Deltas, EffectiveRanks
     from genepool.merging.inspection.result import Row
@@ -89,7 +87,7 @@ def _print(found: Inspection) -> None:
 
     labels = short_labels([facts.name for facts in found.models])
     _show("", _models(found, labels))
-    console = options.console()
+    console = tables.console()
     for kind, texts in (("problem", [problem.text for problem in found.problems]), ("note", found.notes)):
         for text in texts:
             console.print(f"{kind}: {text}", markup=False, highlight=False, soft_wrap=True)
@@ -113,16 +111,16 @@ def _print(found: Inspection) -> None:
         )
 
 
-def _show(title: str, table: Table) -> None:
-    console = options.console()
+def _show(title: str, table: tables.Grid) -> None:
+    console = tables.console()
     if title:
         console.print(f"\n{title}", markup=False, highlight=False)
     console.print(table)
 
 
-def _models(found: Inspection, labels: Sequence[str]) -> Table:
+def _models(found: Inspection, labels: Sequence[str]) -> tables.Grid:
     """One model per column: there are more facts than models."""
-    table = options.plain_table("", labels)
+    table = tables.Grid("", labels)
     models = found.models
     table.add_row("architecture", *(facts.architecture or "–" for facts in models))
     table.add_row("layers", *(" + ".join(map(str, facts.layers.values())) or "–" for facts in models))
@@ -137,10 +135,10 @@ def _models(found: Inspection, labels: Sequence[str]) -> Table:
     return table
 
 
-def _distance(deltas: Deltas, ranks: EffectiveRanks | None, labels: Sequence[str]) -> Table:
+def _distance(deltas: Deltas, ranks: EffectiveRanks | None, labels: Sequence[str]) -> tables.Grid:
     from genepool.merging.inspection.wording import rank_text, relative_text, share_text
 
-    table = options.plain_table("", labels)
+    table = tables.Grid("", labels)
     table.add_row("relative norm, in all", *map(relative_text, deltas.relative()))
     for part in deltas.parts:
         table.add_row(f"  {part}", *map(relative_text, deltas.relative(part=part)))
@@ -152,11 +150,11 @@ def _distance(deltas: Deltas, ranks: EffectiveRanks | None, labels: Sequence[str
     return table
 
 
-def _layers(deltas: Deltas, ranks: EffectiveRanks | None, labels: Sequence[str]) -> Table:
+def _layers(deltas: Deltas, ranks: EffectiveRanks | None, labels: Sequence[str]) -> tables.Grid:
     from genepool.merging.inspection.wording import rank_text, relative_text
 
     several = len({stack for stack, _ in deltas.layers}) > 1
-    table = options.plain_table("layer", labels)
+    table = tables.Grid("layer", labels)
     for stack, layer in deltas.layers:
         cells = [relative_text(value) for value in deltas.relative(layer=(stack, layer))]
         if ranks is not None and (row := ranks.mean(layer=(stack, layer))):
@@ -165,8 +163,8 @@ def _layers(deltas: Deltas, ranks: EffectiveRanks | None, labels: Sequence[str])
     return table
 
 
-def _square(labels: Sequence[str], matrix: Sequence[Row], shown: Callable[[float | None], str]) -> Table:
-    table = options.plain_table("", labels)
+def _square(labels: Sequence[str], matrix: Sequence[Row], shown: Callable[[float | None], str]) -> tables.Grid:
+    table = tables.Grid("", labels)
     for i, row in enumerate(matrix):
         table.add_row(labels[i], *("" if i == j else shown(value) for j, value in enumerate(row)))
     return table

@@ -2,8 +2,8 @@
 
 A command is a file in this folder, or in its group's, with a function of the file's name; a group is a folder whose
 docstring is its help. Both are found by being there. A trailing underscore, for words of Python's own, is not typed. A
-command may import typer, `options` and its group's `common` at the top and everything heavy inside its function, so
-that `genepool --help` needs neither torch nor transformers. `PANEL` says where in that help it stands, and
+command may import typer, `options`, `tables` and its group's `common` at the top and everything heavy inside its
+function, so that `genepool --help` needs neither torch nor transformers. `PANEL` says where in that help it stands, and
 `OLD_SPELLINGS` which options it once called otherwise.
 """
 
@@ -33,7 +33,7 @@ from genepool.errors import GenepoolError
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
-_NOT_COMMANDS = {"main", "options", "common"}
+_NOT_COMMANDS = {"main", "options", "tables", "common"}
 _HELP = """\
 New here? `genepool demo demo/` shows everything in minutes; `genepool inspect BASE TUNED ...` looks at your own models.
 

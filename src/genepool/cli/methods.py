@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 PANEL = options.Panel.models
 
@@ -35,23 +35,22 @@ def methods(
     if json_output:
         options.print_json({"methods": [method.as_json() for method in chosen]})
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
+    console = tables.console()
     if name is None:
-        table = Table("method", "when to use it", "needs", "source")
+        heads = ("when to use it", "needs", "source")
+        table = tables.Grid("method", heads, prose=heads)
         for method in chosen:
             table.add_row(method.name, method.when, method.needs(), method.source)
-        console.print(table)
+        tables.show(table)
         return
     method = chosen[0]
     console.print(
         f"[bold]{method.name}[/bold]  {method.source}\n{method.when}\n\n    {method.formula}\n", highlight=False
     )
-    table = Table("parameter", "default", "for", "what it does", "source of the default")
+    columns = ("default", "for", "what it does", "source of the default")
+    table = tables.Grid("parameter", columns, prose=columns)
     for parameter in method.as_json()["parameters"]:
         default = "required" if parameter["required"] else str(parameter["default"])
         scope = "each model" if parameter["per_model"] else "the merge"
         table.add_row(parameter["name"], default, scope, parameter["doc"], parameter["source"])
-    console.print(table)
+    tables.show(table)

@@ -7,16 +7,9 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from genepool.measure import CrossMatrix
-    from genepool.tasks import OutcomeTable
 
 
 class Panel(StrEnum):
@@ -214,56 +207,3 @@ def size_text(size: float) -> str:
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size:.0f} bytes"
-
-
-def print_matrix(matrix: CrossMatrix, title: str) -> None:
-    """A cross matrix as a table on stdout: models down, tasks across, the mean over tasks last."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, box=box.SIMPLE_HEAD)
-    table.add_column("model", overflow="fold")
-    for name in (*matrix.tasks, "mean"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for model in matrix.models:
-        cells = [*(matrix.cells[model, name] for name in matrix.tasks), matrix.means[model]]
-        table.add_row(model, *(f"{cell.mean:.3f}\n{cell.lo:.2f} {cell.hi:.2f}" for cell in cells))
-    console().print(table)
-
-
-def print_means(table: OutcomeTable, skills: Sequence[str], generic: str) -> None:
-    """Every model's score per ability and, with intervals, the mean of its skills and its generic score."""
-    from rich import box
-    from rich.table import Table
-
-    from genepool.measure import macro_interval, mean_interval
-
-    shown = Table(title="test split, means with the half width of their 95% intervals", box=box.SIMPLE_HEAD)
-    shown.add_column("model", no_wrap=True)
-    for name in (*skills, "mean of skills", generic):
-        shown.add_column(name, justify="right", no_wrap=True)
-    for model in table.models:
-        mean = macro_interval([table.scores(model, skill) for skill in skills])
-        last = mean_interval(table.scores(model, generic))
-        cells = [f"{table.mean(model, skill):.3f}" for skill in skills]
-        shown.add_row(model, *cells, *(f"{i.mean:.3f} ±{(i.hi - i.lo) / 2:.3f}" for i in (mean, last)))
-    console().print(shown)
-
-
-def console() -> Console:
-    """stdout; wide enough for a table where there is no terminal to ask."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 140)
-
-
-def plain_table(corner: str, heads: Sequence[str]) -> Table:
-    """An empty table with names down the left and numbers, set right, in the columns."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(corner, overflow="fold")
-    for head in heads:
-        table.add_column(head, justify="right", overflow="fold")
-    return table

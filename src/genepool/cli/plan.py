@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,11 +59,9 @@ def plan(
     if json_output:
         options.print_json(shown)
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table("tensor", "part", "shape", "stored", "inputs", "parameters", title=f"{recipe}: {shown['method']}")
+    console = tables.console()
+    heads = ("part", "shape", "stored", "inputs", "parameters")
+    table = tables.Grid("tensor", heads, title=f"{recipe}: {shown['method']}", prose=("parameters",))
     steps = shown["steps"]
     chosen = steps if all_tensors else [step for step in steps if step["layer"] in (None, 0)]
     for step in chosen:
@@ -75,7 +73,7 @@ def plan(
         values = [f"{key} {', '.join(map(_text, row))}" for key, row in own.items()] + values
         inputs = f"{len(step['inputs'])}{' + base' if step['base'] else ''}"
         table.add_row(step["tensor"], step["part"], str(step["shape"]), step["dtype"], inputs, "; ".join(values))
-    console.print(table)
+    tables.show(table)
     if len(chosen) < len(steps):
         console.print(f"and the same for {len(steps) - len(chosen)} tensors of further layers (--all shows them)")
     _print_inner(console, shown, "")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 from genepool.cli.common import ask
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def profile(
 def _show(one: Profile) -> None:
     from genepool.report.profile_page import summary
 
-    shown = options.plain_table("ability", ["n", "score", "95%"])
+    shown = tables.Grid("ability", ["n", "score", "95%"])
     for part in one.abilities:
         shown.add_row(part.name, f"{part.n:,}", f"{part.score.mean:.3f}", f"{part.score.lo:.3f} {part.score.hi:.3f}")
     if one.tags:
@@ -94,10 +94,10 @@ def _show(one: Profile) -> None:
     shown.add_section()
     shown.add_row("mean", f"{one.n:,}", f"{one.mean.mean:.3f}", f"{one.mean.lo:.3f} {one.mean.hi:.3f}")
     shown.title = one.model
-    options.console().print(shown)
+    tables.show(shown)
     if one.trust:
         heads = ["n", "sure", "right", "ECE", "by chance", "Brier", "AUROC", "answer from", "answers"]
-        trust = options.plain_table("confidence", heads)
+        trust = tables.Grid("confidence", heads)
         for of in one.trust:
             found, kept, auroc = of.calibration, of.guarantee, of.abstention.auroc
             numbers = ["–"] * 5
@@ -107,6 +107,6 @@ def _show(one: Profile) -> None:
             last = "–" if auroc is None else f"{auroc:.3f}"
             vouched = ("–", "–") if kept is None else (f"{kept.threshold:.3f}", f"{kept.coverage:.0%}")
             trust.add_row(of.task or "all answers", f"{of.abstention.n:,}", *numbers, last, *vouched)
-        trust.caption = f"answer from: the confidence from which on wrong answers stay under {one.risk:.0%}"
-        options.console().print(trust)
+        trust.note = f"answer from: the confidence from which on wrong answers stay under {one.risk:.0%}"
+        tables.show(trust)
     typer.echo(summary(one))

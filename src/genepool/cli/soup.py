@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 if TYPE_CHECKING:
     from genepool.weights import Weights
@@ -86,11 +86,9 @@ def soup(
         answer = {"out": str(out), "models": kept, "split": split, "score": found.score, "steps": steps}
         options.print_json({**answer, "evaluated": evaluated})
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table("model", "alone", "soup with it", "kept", title=f"greedy soup, mean over tasks, {split} split")
+    title = f"greedy soup, mean over tasks, {split} split"
+    shown = tables.Grid("model", ["alone", "soup with it", "kept"], title=title)
     for step in found.steps:
         shown.add_row(step.model, f"{step.alone:.3f}", f"{step.together:.3f}", "yes" if step.kept else "no")
-    Console().print(shown)
+    tables.show(shown)
     print(f"{out}: the average of {len(kept)} of {len(found.steps)} models")

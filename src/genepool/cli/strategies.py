@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 PANEL = options.Panel.evolution
 
@@ -35,23 +35,21 @@ def strategies(
     if json_output:
         options.print_json({"strategies": [describe(entry) for entry in chosen]})
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
+    console = tables.console()
     if name is None:
-        table = Table("strategy", "varies", "when to use it", "source")
+        heads = ("varies", "when to use it", "source")
+        table = tables.Grid("strategy", heads, prose=heads)
         for entry in chosen:
             table.add_row(entry.name, kind_for(entry), entry.when, entry.source)
-        console.print(table)
+        tables.show(table)
         return
     entry = chosen[0]
-    console.print(f"[bold]{entry.name}[/bold]  {entry.source}\n{entry.when}\n", highlight=False)
+    console.print(f"[bold]{entry.name}[/bold]  {entry.source}\n{entry.when}\n")
     others = [kind for kind in kinds_for(entry) if kind != kind_for(entry)]
-    console.print(f"Varies {kind_for(entry)} unless `vary` says one of: {', '.join(others)}\n", highlight=False)
+    console.print(f"Varies {kind_for(entry)} unless `vary` says one of: {', '.join(others)}\n")
     if entry.build.steady:
-        console.print("Can be `steady`: asked for new candidates while others are being evaluated.\n", highlight=False)
-    table = Table("option", "type", "default", "what it does")
+        console.print("Can be `steady`: asked for new candidates while others are being evaluated.\n")
+    table = tables.Grid("option", ["type", "default", "what it does"], prose=("type", "default", "what it does"))
     for parameter in entry.parameters():
         table.add_row(parameter["name"], parameter["type"], str(parameter["default"]), parameter["description"])
-    console.print(table)
+    tables.show(table)

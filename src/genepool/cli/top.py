@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -41,13 +41,13 @@ def top(
         options.print_json(look(study).to_dict())
         return
     if once or not sys.stdout.isatty():
-        options.console().print(picture(look(study)))
+        tables.console().print(picture(look(study)))
         return
     import time
 
     from rich.live import Live
 
-    with Live(picture(look(study)), console=options.console(), auto_refresh=False) as live:
+    with Live(picture(look(study)), console=tables.console(), auto_refresh=False) as live:
         while True:
             seen = look(study)
             live.update(picture(seen), refresh=True)
@@ -76,7 +76,7 @@ def picture(seen: Snapshot) -> Group:
         lines.append(f"disagreement between candidates {known[-1]:.1%}   {sparkline(known)}")
     if seen.pace is not None:
         lines.append(f"{seen.pace:.2g} candidates a second by each worker{_left(seen)}")
-    table = options.plain_table("latest generation", ["best", "mean", "spread"])
+    table = tables.Grid("latest generation", ["best", "mean", "spread"])
     for ability in seen.abilities:
         table.add_row(ability.task, *(f"{value:.3f}" for value in (ability.best, ability.mean, ability.spread)))
     return Group(*(Text(line) for line in lines), *([table] if seen.abilities else []))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 if TYPE_CHECKING:
     from genepool.training import Training, TrainingResult
@@ -180,7 +180,7 @@ def _said_in_the_file(context: typer.Context, file: Path) -> None:
 
 
 def _show(result: TrainingResult, page: Path) -> None:
-    table = options.plain_table("task", ["n", "before", "after", "difference", "95%", "gained", "lost", ""])
+    table = tables.Grid("task", ["n", "before", "after", "difference", "95%", "gained", "lost", ""])
     for part in ("target", "others"):
         for row in result.told[part]:
             difference = row["difference"]
@@ -197,5 +197,5 @@ def _show(result: TrainingResult, page: Path) -> None:
             )
         if part == "target":
             table.add_section()
-    options.console().print(table)
-    options.console().print(f"the result: {result.result}\nthe page: {page}", highlight=False, soft_wrap=True)
+    tables.show(table)
+    tables.console().print(f"the result: {result.result}\nthe page: {page}", highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 if TYPE_CHECKING:
     from genepool.skills.kept import LibraryEntry
@@ -30,14 +30,12 @@ def open_library(library: Path | None) -> Library:
 
 
 def say(line: str) -> None:
-    options.console().print(line, markup=False, highlight=False, soft_wrap=True)
+    tables.console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_skills(skills: Sequence[LibraryEntry], extra: tuple[str, Sequence[str]] | None = None) -> None:
-    from rich.text import Text
-
     heads = ([extra[0]] if extra else []) + ["digest", "form", "base", "size", "tags", "scores"]
-    table = options.plain_table("skill", heads)
+    table = tables.Grid("skill", heads, prose=("base", "tags", "scores"))
     for i, kept in enumerate(skills):
         cells = [
             *([extra[1][i]] if extra else []),
@@ -48,9 +46,8 @@ def print_skills(skills: Sequence[LibraryEntry], extra: tuple[str, Sequence[str]
             ", ".join(kept.tags),
             ", ".join(f"{task} {score:.3g}" for task, score in kept.scores.items()),
         ]
-        # As text: what stands in square brackets is no markup here.
-        table.add_row(Text(kept.name), *(Text(cell) for cell in cells))
-    options.console().print(table)
+        table.add_row(kept.name, *cells)
+    tables.show(table)
 
 
 def say_added(library: Library, kept: LibraryEntry, added: bool, json_output: bool) -> None:

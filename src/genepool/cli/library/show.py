@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 from genepool.cli.library.common import LibraryOption, SkillArgument, open_library, say
 
 if TYPE_CHECKING:
@@ -67,13 +67,11 @@ def show(
 
 
 def _print_facts(answer: dict[str, Any], name: str) -> None:
-    from rich.text import Text
-
-    table = options.plain_table("", [name.replace("[", "\\[")])
+    table = tables.Grid("", [name], prose=[name])
     for key, value in answer.items():
         if key != "name":
-            table.add_row(key.replace("_", " "), Text(_fact(key, value)))
-    options.console().print(table)
+            table.add_row(key.replace("_", " "), _fact(key, value))
+    tables.show(table)
 
 
 def _fact(key: str, value: Any) -> str:
@@ -95,12 +93,12 @@ def _print_similarity(found: Similarity, name: str, other: str) -> None:
     def number(value: float | None) -> str:
         return "–" if value is None else f"{value:.3f}"
 
-    table = options.plain_table("", ["cosine", "sign agreement"])
+    table = tables.Grid("", ["cosine", "sign agreement"])
     table.add_row("whole", number(found.whole.cosine), number(found.whole.signs))
     for layer, each in found.layers.items():
         table.add_row(f"  {layer}", number(each.cosine), number(each.signs))
     say(f"{name} and {other}")
-    options.console().print(table)
+    tables.show(table)
     say(f"overlap of the 1% largest changes (Jaccard): {number(found.region)}")
     if found.subspaces:
         left, right = number(found.subspaces[0]), number(found.subspaces[1])

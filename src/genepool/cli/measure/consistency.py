@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genepool.cli import options
+from genepool.cli import options, tables
 from genepool.cli.common import ask
 from genepool.cli.measure import common
 
@@ -41,10 +41,10 @@ def consistency(
         options.print_json({"models": [{"model": model, **one.as_json()} for model, one in found.items()]})
         return
     heads = [*table.tasks, "spread", "right in all", "in any", "alike", "agreement", "kappa"]
-    shown = options.plain_table("model", heads)
+    shown = tables.Grid("model", heads)
     for model, one in found.items():
         means = map(common.interval, one.right)
         rest = map(common.interval, (one.robust, one.any, one.alike, one.agreement))
         kappa = "–" if one.kappa is None else f"{one.kappa:.3f}"
         shown.add_row(model, *means, common.difference(one.spread), *rest, kappa)
-    options.console().print(shown)
+    tables.show(shown)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 from genepool.cli.common import ask
 from genepool.cli.measure import common
 
@@ -61,7 +61,7 @@ def continual(
         matrix = {"models": table.models[: len(stages)], "tasks": table.tasks, "matrix": rows[: len(stages)]}
         options.print_json({**matrix, "untrained": before, **found.as_json()})
         return
-    shown = options.plain_table("after", table.tasks)
+    shown = tables.Grid("after", table.tasks)
     for model, row in zip(table.models, rows, strict=True):
         shown.add_row(model, *(f"{score:.3f}" for score in row))
     shown.add_section()
@@ -71,7 +71,7 @@ def continual(
         ("forgetting", found.forgettings),
     ):
         shown.add_row(label, *map(common.number, values))
-    options.console().print(shown)
+    tables.show(shown)
     typer.echo(
         f"average {found.average:.3f} · backward transfer {common.number(found.backward_transfer)} · forward transfer "
         f"{common.number(found.forward_transfer)} · forgetting {common.number(found.forgetting)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 from genepool.cli.common import ask
 from genepool.cli.measure import common
 
@@ -44,12 +44,12 @@ def jump(
         options.print_json({"tasks": [one.as_json() for one in found]})
         return
     for one in found:
-        shown = options.plain_table("metric", [*one.models, "share at the jump"])
+        shown = tables.Grid("metric", [*one.models, "share at the jump"])
         for metric in one.curves:
             share = "–" if metric.share is None else f"{metric.share:.0%}"
             shown.add_row(metric.metric, *map(common.interval, metric.values), share)
         shown.title = one.task
-        options.console().print(shown)
+        tables.show(shown)
         gap = one.sharper
         typer.echo(
             f"{one.task}: between {one.jump[0]} and {one.jump[1]}; exact match has {gap.mean:+.0%} more of its way "

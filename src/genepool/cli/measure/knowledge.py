@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genepool.cli import options
+from genepool.cli import options, tables
 from genepool.cli.common import ask
 from genepool.cli.measure import common
 
@@ -47,11 +47,11 @@ def knowledge(
         options.print_json({"pairs": pairs})
         return
     for name in table.tasks:
-        shown = options.plain_table("student, teacher", ["student", "teacher", "only teacher", "only student", "gain"])
+        shown = tables.Grid("student, teacher", ["student", "teacher", "only teacher", "only student", "gain"])
         for (student, teacher, of), both in found.items():
             # A pair's other order says the same with the sides exchanged.
             if of == name and table.models.index(student) < table.models.index(teacher):
                 cells = [common.interval(one) for one in (both.student, both.teacher, both.rho_pos, both.rho_neg)]
                 shown.add_row(f"{student}\n{teacher}", *cells, common.difference(both.gain))
         shown.title = name
-        options.console().print(shown)
+        tables.show(shown)

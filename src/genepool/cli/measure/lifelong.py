@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 from genepool.cli.measure import common
 
 
@@ -48,7 +48,7 @@ def lifelong(
         options.print_json(found.as_json())
         return
     heads = ["last evaluation", "maintenance", "relative", "efficiency", "recovery"]
-    shown = options.plain_table("task", heads)
+    shown = tables.Grid("task", heads)
     for one in found.tasks:
         last = f"{one.evaluated[-1]:.3f}" if one.evaluated else "–"
         rest = [common.number(value) for value in (one.maintenance, one.relative, one.efficiency, one.recovery)]
@@ -57,10 +57,10 @@ def lifelong(
     means = (found.maintenance, found.relative, found.efficiency, found.recovery)
     terminal = "–" if found.terminal is None else f"{found.terminal:.3f}"
     shown.add_row("mean", terminal, *map(common.number, means))
-    options.console().print(shown)
+    tables.show(shown)
     if found.transfers:
-        moved = options.plain_table("trained → evaluated", ["direction", "ratio", "contrast"])
+        moved = tables.Grid("trained → evaluated", ["direction", "ratio", "contrast"])
         for pair in found.transfers:
             first = (pair.ratios[0], pair.contrasts[0])
             moved.add_row(f"{pair.trained} → {pair.on}", pair.direction, *map(common.number, first))
-        options.console().print(moved)
+        tables.show(moved)

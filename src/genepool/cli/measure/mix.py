@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 from genepool.cli.common import ask
 from genepool.cli.measure import common
 
@@ -68,7 +68,7 @@ def mix(
         options.print_json({"models": told, "weakest_link": None if link is None else link.as_json()})
         return
     for model, found in mixes.items():
-        shown = options.plain_table("skills", ["k", "n", "success", "product", "difference"])
+        shown = tables.Grid("skills", ["k", "n", "success", "product", "difference"])
         for skill, alone in found.singles.items():
             shown.add_row(skill, "1", "", common.interval(alone), "", "")
         shown.add_section()
@@ -78,7 +78,7 @@ def mix(
             success, moved = common.interval(mixed.success), common.difference(mixed.difference)
             shown.add_row(label, str(mixed.k), f"{mixed.n:,}", success, expected, moved)
         shown.title = model
-        options.console().print(shown)
+        tables.show(shown)
     if link is not None:
         share = "none can be told" if link.weaker is None else f"{link.weaker.mean:.0%} are nearer the weaker skill"
         typer.echo(

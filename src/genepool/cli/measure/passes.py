@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 
 def passes(
@@ -70,11 +70,11 @@ def passes(
         ]
         options.print_json({"model": model, "fingerprint": loaded.fingerprint, "tasks": rows})
         return
-    shown = options.plain_table("task", ["n", "mean rate", "lowest", "highest", "never passed", "answers"])
+    shown = tables.Grid("task", ["n", "mean rate", "lowest", "highest", "never passed", "answers"])
     for name, rates in told:
         values = [rate.rate for rate in rates.values()]
         never = sum(rate.passes == 0 for rate in rates.values())
         answers = sum(rate.draws for rate in rates.values())
         numbers = (f"{np.mean(values):.4f}", f"{min(values):.4f}", f"{max(values):.4f}")
         shown.add_row(name, f"{len(values):,}", *numbers, f"{never:,}", f"{answers:,}")
-    options.console().print(shown)
+    tables.show(shown)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 from genepool.cli.common import ask
 from genepool.cli.measure import common
 
@@ -49,7 +49,7 @@ def transfer(
     if json_output:
         options.print_json(matrix.as_json())
         return
-    shown = options.plain_table("model", [*matrix.tasks, "elsewhere"])
+    shown = tables.Grid("model", [*matrix.tasks, "elsewhere"])
     for model in matrix.models:
         cells = []
         for name in matrix.tasks:
@@ -58,6 +58,6 @@ def transfer(
             cells.append(common.difference(matrix.cells[model, name]).replace("\n", f"{mark}{own_task}\n", 1))
         shown.add_row(model, *cells, common.difference(matrix.elsewhere.get(model)))
     shown.title = f"difference from {matrix.base}"
-    options.console().print(shown)
+    tables.show(shown)
     marks = f"* surely different, all {len(matrix.cells)} tests together (Holm)"
     progress.say(marks + ("; ° the task it was trained on, not counted elsewhere" if own else ""))

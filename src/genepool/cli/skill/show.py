@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 
 def show(
@@ -41,8 +41,8 @@ def show(
     if json_output:
         options.print_json(answer)
         return
-    table = options.plain_table("", [skill])
+    table = tables.Grid("", [skill], prose=[skill])
     for key, value in answer.items():
         text = options.size_text(value) if key == "bytes" else str(value)
         table.add_row(key.replace("_", " "), text) if key != "file" else None
-    options.console().print(table)
+    tables.show(table)
