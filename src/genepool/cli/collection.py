@@ -69,7 +69,7 @@ def collection(
         options.print_json({"members": [asdict(row) for row in rows]})
         return
     names = list(dict.fromkeys(name for row in rows for name in row.scores))
-    table = tables.Grid("candidate", ["in", *names])
+    table = tables.TextTable("candidate", ["in", *names])
     for row in rows:
         table.add_row(row.name, row.group, *(f"{row.scores[n]:.3f}" if n in row.scores else "" for n in names))
     tables.show(table)

@@ -181,7 +181,7 @@ def _check(gate: Path | None, results: Sequence[GateResult]) -> None:
 
 
 def _show(comparison: Comparison, results: Sequence[GateResult]) -> None:
-    table = tables.Grid("ability", ["n", "old", "new", "difference", "95%", "gained", "lost", "kept", "p", ""])
+    table = tables.TextTable("ability", ["n", "old", "new", "difference", "95%", "gained", "lost", "kept", "p", ""])
     for ability in comparison.abilities:
         matrix, kept = ability.compatibility.matrix, ability.compatibility.kept
         table.add_row(
@@ -212,7 +212,7 @@ def _show(comparison: Comparison, results: Sequence[GateResult]) -> None:
     table.title = f"{comparison.old} → {comparison.new}"
     tables.show(table)
     if results:
-        gates = tables.Grid("gate", ["ability", "value", "95%", ""])
+        gates = tables.TextTable("gate", ["ability", "value", "95%", ""])
         for result in results:
             value = result.value
             word = "holds" if result.passed else "undecided" if result.undecided else "FAILS"

@@ -136,7 +136,7 @@ def _report(out: Path, trust: Permissions, *, renew: bool) -> Path:
 
 def _print_table(best: dict[str, Any], winner: Path, page: Path) -> None:
     tasks = list(best["test"])
-    table = tables.Grid("test split", tasks)
+    table = tables.TextTable("test split", tasks)
     for row in best["models"]:
         cells = [f"{s['mean']:.3f}\n{s['lo']:.2f} {s['hi']:.2f}" for s in (row["test"][task] for task in tasks)]
         table.add_row(row["name"], *cells)

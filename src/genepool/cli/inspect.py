@@ -111,16 +111,16 @@ def _print(found: Inspection) -> None:
         )
 
 
-def _show(title: str, table: tables.Grid) -> None:
+def _show(title: str, table: tables.TextTable) -> None:
     console = tables.console()
     if title:
         console.print(f"\n{title}", markup=False, highlight=False)
     console.print(table)
 
 
-def _models(found: Inspection, labels: Sequence[str]) -> tables.Grid:
+def _models(found: Inspection, labels: Sequence[str]) -> tables.TextTable:
     """One model per column: there are more facts than models."""
-    table = tables.Grid("", labels)
+    table = tables.TextTable("", labels)
     models = found.models
     table.add_row("architecture", *(facts.architecture or "–" for facts in models))
     table.add_row("layers", *(" + ".join(map(str, facts.layers.values())) or "–" for facts in models))
@@ -135,10 +135,10 @@ def _models(found: Inspection, labels: Sequence[str]) -> tables.Grid:
     return table
 
 
-def _distance(deltas: Deltas, ranks: EffectiveRanks | None, labels: Sequence[str]) -> tables.Grid:
+def _distance(deltas: Deltas, ranks: EffectiveRanks | None, labels: Sequence[str]) -> tables.TextTable:
     from genepool.merging.inspection.wording import rank_text, relative_text, share_text
 
-    table = tables.Grid("", labels)
+    table = tables.TextTable("", labels)
     table.add_row("relative norm, in all", *map(relative_text, deltas.relative()))
     for part in deltas.parts:
         table.add_row(f"  {part}", *map(relative_text, deltas.relative(part=part)))
@@ -150,11 +150,11 @@ def _distance(deltas: Deltas, ranks: EffectiveRanks | None, labels: Sequence[str
     return table
 
 
-def _layers(deltas: Deltas, ranks: EffectiveRanks | None, labels: Sequence[str]) -> tables.Grid:
+def _layers(deltas: Deltas, ranks: EffectiveRanks | None, labels: Sequence[str]) -> tables.TextTable:
     from genepool.merging.inspection.wording import rank_text, relative_text
 
     several = len({stack for stack, _ in deltas.layers}) > 1
-    table = tables.Grid("layer", labels)
+    table = tables.TextTable("layer", labels)
     for stack, layer in deltas.layers:
         cells = [relative_text(value) for value in deltas.relative(layer=(stack, layer))]
         if ranks is not None and (row := ranks.mean(layer=(stack, layer))):
@@ -163,8 +163,8 @@ def _layers(deltas: Deltas, ranks: EffectiveRanks | None, labels: Sequence[str])
     return table
 
 
-def _square(labels: Sequence[str], matrix: Sequence[Row], shown: Callable[[float | None], str]) -> tables.Grid:
-    table = tables.Grid("", labels)
+def _square(labels: Sequence[str], matrix: Sequence[Row], shown: Callable[[float | None], str]) -> tables.TextTable:
+    table = tables.TextTable("", labels)
     for i, row in enumerate(matrix):
         table.add_row(labels[i], *("" if i == j else shown(value) for j, value in enumerate(row)))
     return table

@@ -38,7 +38,7 @@ def methods(
     console = tables.console()
     if name is None:
         heads = ("when to use it", "needs", "source")
-        table = tables.Grid("method", heads, prose=heads)
+        table = tables.TextTable("method", heads, prose=heads)
         for method in chosen:
             table.add_row(method.name, method.when, method.needs(), method.source)
         tables.show(table)
@@ -48,7 +48,7 @@ def methods(
         f"[bold]{method.name}[/bold]  {method.source}\n{method.when}\n\n    {method.formula}\n", highlight=False
     )
     columns = ("default", "for", "what it does", "source of the default")
-    table = tables.Grid("parameter", columns, prose=columns)
+    table = tables.TextTable("parameter", columns, prose=columns)
     for parameter in method.as_json()["parameters"]:
         default = "required" if parameter["required"] else str(parameter["default"])
         scope = "each model" if parameter["per_model"] else "the merge"

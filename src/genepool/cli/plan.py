@@ -61,7 +61,7 @@ def plan(
         return
     console = tables.console()
     heads = ("part", "shape", "stored", "inputs", "parameters")
-    table = tables.Grid("tensor", heads, title=f"{recipe}: {shown['method']}", prose=("parameters",))
+    table = tables.TextTable("tensor", heads, title=f"{recipe}: {shown['method']}", prose=("parameters",))
     steps = shown["steps"]
     chosen = steps if all_tensors else [step for step in steps if step["layer"] in (None, 0)]
     for step in chosen:

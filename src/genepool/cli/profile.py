@@ -83,7 +83,7 @@ def profile(
 def _show(one: Profile) -> None:
     from genepool.report.profile_page import summary
 
-    shown = tables.Grid("ability", ["n", "score", "95%"])
+    shown = tables.TextTable("ability", ["n", "score", "95%"])
     for part in one.abilities:
         shown.add_row(part.name, f"{part.n:,}", f"{part.score.mean:.3f}", f"{part.score.lo:.3f} {part.score.hi:.3f}")
     if one.tags:
@@ -97,7 +97,7 @@ def _show(one: Profile) -> None:
     tables.show(shown)
     if one.trust:
         heads = ["n", "sure", "right", "ECE", "by chance", "Brier", "AUROC", "answer from", "answers"]
-        trust = tables.Grid("confidence", heads)
+        trust = tables.TextTable("confidence", heads)
         for of in one.trust:
             found, kept, auroc = of.calibration, of.guarantee, of.abstention.auroc
             numbers = ["–"] * 5

@@ -87,7 +87,7 @@ def soup(
         options.print_json({**answer, "evaluated": evaluated})
         return
     title = f"greedy soup, mean over tasks, {split} split"
-    shown = tables.Grid("model", ["alone", "soup with it", "kept"], title=title)
+    shown = tables.TextTable("model", ["alone", "soup with it", "kept"], title=title)
     for step in found.steps:
         shown.add_row(step.model, f"{step.alone:.3f}", f"{step.together:.3f}", "yes" if step.kept else "no")
     tables.show(shown)

@@ -38,7 +38,7 @@ def strategies(
     console = tables.console()
     if name is None:
         heads = ("varies", "when to use it", "source")
-        table = tables.Grid("strategy", heads, prose=heads)
+        table = tables.TextTable("strategy", heads, prose=heads)
         for entry in chosen:
             table.add_row(entry.name, kind_for(entry), entry.when, entry.source)
         tables.show(table)
@@ -49,7 +49,7 @@ def strategies(
     console.print(f"Varies {kind_for(entry)} unless `vary` says one of: {', '.join(others)}\n")
     if entry.build.steady:
         console.print("Can be `steady`: asked for new candidates while others are being evaluated.\n")
-    table = tables.Grid("option", ["type", "default", "what it does"], prose=("type", "default", "what it does"))
+    table = tables.TextTable("option", ["type", "default", "what it does"], prose=("type", "default", "what it does"))
     for parameter in entry.parameters():
         table.add_row(parameter["name"], parameter["type"], str(parameter["default"]), parameter["description"])
     tables.show(table)

@@ -28,7 +28,7 @@ _PROSE = 14
 _WORD = 12
 
 
-class Grid:
+class TextTable:
     """A table: names down the left, and columns of numbers or of running text.
 
     Where the terminal is too narrow for all columns, further tables with the same first column show the others.
@@ -141,14 +141,14 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _WIDTH, highlight=False)
 
 
-def show(grid: Grid) -> None:
+def show(grid: TextTable) -> None:
     """Prints a table on stdout."""
     console().print(grid)
 
 
 def print_matrix(matrix: CrossMatrix, title: str) -> None:
     """A cross matrix as a table on stdout: models down, tasks across, the mean over tasks last."""
-    grid = Grid("model", [*matrix.tasks, "mean"], title=title)
+    grid = TextTable("model", [*matrix.tasks, "mean"], title=title)
     for model in matrix.models:
         cells = [*(matrix.cells[model, name] for name in matrix.tasks), matrix.means[model]]
         grid.add_row(model, *(f"{cell.mean:.3f}\n{cell.lo:.2f} {cell.hi:.2f}" for cell in cells))
@@ -160,7 +160,7 @@ def print_means(table: OutcomeTable, skills: Sequence[str], generic: str) -> Non
     from genepool.measure import macro_interval, mean_interval
 
     heads = [*skills, "mean of skills", generic]
-    grid = Grid("model", heads, title="test split, means with the half width of their 95% intervals")
+    grid = TextTable("model", heads, title="test split, means with the half width of their 95% intervals")
     for model in table.models:
         mean = macro_interval([table.scores(model, skill) for skill in skills])
         last = mean_interval(table.scores(model, generic))

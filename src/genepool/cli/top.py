@@ -76,7 +76,7 @@ def picture(seen: Snapshot) -> Group:
         lines.append(f"disagreement between candidates {known[-1]:.1%}   {sparkline(known)}")
     if seen.pace is not None:
         lines.append(f"{seen.pace:.2g} candidates a second by each worker{_left(seen)}")
-    table = tables.Grid("latest generation", ["best", "mean", "spread"])
+    table = tables.TextTable("latest generation", ["best", "mean", "spread"])
     for ability in seen.abilities:
         table.add_row(ability.task, *(f"{value:.3f}" for value in (ability.best, ability.mean, ability.spread)))
     return Group(*(Text(line) for line in lines), *([table] if seen.abilities else []))

@@ -180,7 +180,7 @@ def _said_in_the_file(context: typer.Context, file: Path) -> None:
 
 
 def _show(result: TrainingResult, page: Path) -> None:
-    table = tables.Grid("task", ["n", "before", "after", "difference", "95%", "gained", "lost", ""])
+    table = tables.TextTable("task", ["n", "before", "after", "difference", "95%", "gained", "lost", ""])
     for part in ("target", "others"):
         for row in result.told[part]:
             difference = row["difference"]

@@ -35,7 +35,7 @@ def say(line: str) -> None:
 
 def print_skills(skills: Sequence[LibraryEntry], extra: tuple[str, Sequence[str]] | None = None) -> None:
     heads = ([extra[0]] if extra else []) + ["digest", "form", "base", "size", "tags", "scores"]
-    table = tables.Grid("skill", heads, prose=("base", "tags", "scores"))
+    table = tables.TextTable("skill", heads, prose=("base", "tags", "scores"))
     for i, kept in enumerate(skills):
         cells = [
             *([extra[1][i]] if extra else []),

@@ -67,7 +67,7 @@ def show(
 
 
 def _print_facts(answer: dict[str, Any], name: str) -> None:
-    table = tables.Grid("", [name], prose=[name])
+    table = tables.TextTable("", [name], prose=[name])
     for key, value in answer.items():
         if key != "name":
             table.add_row(key.replace("_", " "), _fact(key, value))
@@ -93,7 +93,7 @@ def _print_similarity(found: Similarity, name: str, other: str) -> None:
     def number(value: float | None) -> str:
         return "–" if value is None else f"{value:.3f}"
 
-    table = tables.Grid("", ["cosine", "sign agreement"])
+    table = tables.TextTable("", ["cosine", "sign agreement"])
     table.add_row("whole", number(found.whole.cosine), number(found.whole.signs))
     for layer, each in found.layers.items():
         table.add_row(f"  {layer}", number(each.cosine), number(each.signs))

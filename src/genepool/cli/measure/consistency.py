@@ -41,7 +41,7 @@ def consistency(
         options.print_json({"models": [{"model": model, **one.as_json()} for model, one in found.items()]})
         return
     heads = [*table.tasks, "spread", "right in all", "in any", "alike", "agreement", "kappa"]
-    shown = tables.Grid("model", heads)
+    shown = tables.TextTable("model", heads)
     for model, one in found.items():
         means = map(common.interval, one.right)
         rest = map(common.interval, (one.robust, one.any, one.alike, one.agreement))

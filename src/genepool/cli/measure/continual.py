@@ -61,7 +61,7 @@ def continual(
         matrix = {"models": table.models[: len(stages)], "tasks": table.tasks, "matrix": rows[: len(stages)]}
         options.print_json({**matrix, "untrained": before, **found.as_json()})
         return
-    shown = tables.Grid("after", table.tasks)
+    shown = tables.TextTable("after", table.tasks)
     for model, row in zip(table.models, rows, strict=True):
         shown.add_row(model, *(f"{score:.3f}" for score in row))
     shown.add_section()

@@ -44,7 +44,7 @@ def jump(
         options.print_json({"tasks": [one.as_json() for one in found]})
         return
     for one in found:
-        shown = tables.Grid("metric", [*one.models, "share at the jump"])
+        shown = tables.TextTable("metric", [*one.models, "share at the jump"])
         for metric in one.curves:
             share = "–" if metric.share is None else f"{metric.share:.0%}"
             shown.add_row(metric.metric, *map(common.interval, metric.values), share)

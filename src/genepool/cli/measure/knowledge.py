@@ -47,7 +47,7 @@ def knowledge(
         options.print_json({"pairs": pairs})
         return
     for name in table.tasks:
-        shown = tables.Grid("student, teacher", ["student", "teacher", "only teacher", "only student", "gain"])
+        shown = tables.TextTable("student, teacher", ["student", "teacher", "only teacher", "only student", "gain"])
         for (student, teacher, of), both in found.items():
             # A pair's other order says the same with the sides exchanged.
             if of == name and table.models.index(student) < table.models.index(teacher):

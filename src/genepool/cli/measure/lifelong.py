@@ -48,7 +48,7 @@ def lifelong(
         options.print_json(found.as_json())
         return
     heads = ["last evaluation", "maintenance", "relative", "efficiency", "recovery"]
-    shown = tables.Grid("task", heads)
+    shown = tables.TextTable("task", heads)
     for one in found.tasks:
         last = f"{one.evaluated[-1]:.3f}" if one.evaluated else "–"
         rest = [common.number(value) for value in (one.maintenance, one.relative, one.efficiency, one.recovery)]
@@ -59,7 +59,7 @@ def lifelong(
     shown.add_row("mean", terminal, *map(common.number, means))
     tables.show(shown)
     if found.transfers:
-        moved = tables.Grid("trained → evaluated", ["direction", "ratio", "contrast"])
+        moved = tables.TextTable("trained → evaluated", ["direction", "ratio", "contrast"])
         for pair in found.transfers:
             first = (pair.ratios[0], pair.contrasts[0])
             moved.add_row(f"{pair.trained} → {pair.on}", pair.direction, *map(common.number, first))

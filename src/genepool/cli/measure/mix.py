@@ -68,7 +68,7 @@ def mix(
         options.print_json({"models": told, "weakest_link": None if link is None else link.as_json()})
         return
     for model, found in mixes.items():
-        shown = tables.Grid("skills", ["k", "n", "success", "product", "difference"])
+        shown = tables.TextTable("skills", ["k", "n", "success", "product", "difference"])
         for skill, alone in found.singles.items():
             shown.add_row(skill, "1", "", common.interval(alone), "", "")
         shown.add_section()

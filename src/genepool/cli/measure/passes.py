@@ -70,7 +70,7 @@ def passes(
         ]
         options.print_json({"model": model, "fingerprint": loaded.fingerprint, "tasks": rows})
         return
-    shown = tables.Grid("task", ["n", "mean rate", "lowest", "highest", "never passed", "answers"])
+    shown = tables.TextTable("task", ["n", "mean rate", "lowest", "highest", "never passed", "answers"])
     for name, rates in told:
         values = [rate.rate for rate in rates.values()]
         never = sum(rate.passes == 0 for rate in rates.values())

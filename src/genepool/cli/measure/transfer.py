@@ -49,7 +49,7 @@ def transfer(
     if json_output:
         options.print_json(matrix.as_json())
         return
-    shown = tables.Grid("model", [*matrix.tasks, "elsewhere"])
+    shown = tables.TextTable("model", [*matrix.tasks, "elsewhere"])
     for model in matrix.models:
         cells = []
         for name in matrix.tasks:

@@ -41,7 +41,7 @@ def show(
     if json_output:
         options.print_json(answer)
         return
-    table = tables.Grid("", [skill], prose=[skill])
+    table = tables.TextTable("", [skill], prose=[skill])
     for key, value in answer.items():
         text = options.size_text(value) if key == "bytes" else str(value)
         table.add_row(key.replace("_", " "), text) if key != "file" else None
