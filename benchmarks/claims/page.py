@@ -62,7 +62,7 @@ class Row:
         parts += [f"{name}: {figures[name].text()}" for name in sizes]
         return "; ".join(parts)
 
-    def as_json(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """The raw figures."""
         return {
             "claim": self.claim.name,
@@ -70,7 +70,7 @@ class Row:
             "verdict": self.verdict,
             "figures": {name: vars(figure) for name, figure in self.figures.items()},
             "seeds": [
-                {"contrasts": {n: c.as_json() for n, c in m.contrasts.items()}, "chosen": m.chosen}
+                {"contrasts": {n: c.to_dict() for n, c in m.contrasts.items()}, "chosen": m.chosen}
                 for m in self.measured
             ],
         }
@@ -79,7 +79,7 @@ class Row:
 def write(rows: Sequence[Row], seeds: int, unavailable: Mapping[str, Sequence[str]], folder: Path = DOCS) -> None:
     """Writes the page and the figures beside it."""
     write_text(folder / "claims.md", page(rows, seeds, unavailable))
-    raw = {"schema": 1, "seeds": seeds, "rows": [row.as_json() for row in rows]}
+    raw = {"schema": 1, "seeds": seeds, "rows": [row.to_dict() for row in rows]}
     write_text(folder / "claims.json", json.dumps(raw, separators=(",", ":"), default=float) + "\n")
 
 

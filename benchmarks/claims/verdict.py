@@ -52,13 +52,13 @@ class Contrast:
         """First minus second."""
         return self.first - self.second
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {"first": self.first, "second": self.second, "changes": [list(change) for change in self.changes]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Contrast:
-        """From `as_json`."""
+        """From `to_dict`."""
         return cls(data["first"], data["second"], tuple(tuple(change) for change in data["changes"]))
 
 

@@ -190,21 +190,20 @@ def _tuned(place: World, evaluations: int) -> Result:
     Eight settings of AdamW; which, is chosen on the validation examples that the search leaves.
     """
     from genepool.evolution.breeding import FounderAdapters, Learner
-    from genepool.evolution.breeding.lessons import Learning
+    from genepool.evolution.breeding.learning_settings import Learning
 
     base = open_weights(str(place.bed.base))
-    founders = {"average": open_weights(_adapter(place), base=base)}
-    stock = FounderAdapters(base, founders)
+    founders = FounderAdapters(base, {"average": open_weights(_adapter(place), base=base)})
     tasks = [_with(task, "train", task.examples("valid")[:EXAMPLES]) for task in _tasks(place)]
-    start = {name: stock.founder("average", name) for name in stock.infos}
+    start = {name: founders.founder("average", name) for name in founders.infos}
     models, began = {}, time.perf_counter()
     for rate in (1e-4, 3e-4, 1e-3, 3e-3):
         for steps in (50, 200):
             settings = Learning(steps=steps, batch=64, rate=rate)
-            learner = Learner(stock, tasks, {}, settings, seed=place.seed, threads=1, compute="float32")
+            learner = Learner(founders, tasks, {}, settings, seed=place.seed, threads=1, compute="float32")
             name = f"tuned-{steps}-{rate}"
-            models[name] = stock.express(
-                learner.teach("average", start), name, f"{learner.digest()} {stock.fingerprint()}"
+            models[name] = founders.express(
+                learner.teach("average", start), name, f"{learner.digest()} {founders.fingerprint()}"
             )
     return _chosen(place, models, time.perf_counter() - began, held_out=True)
 

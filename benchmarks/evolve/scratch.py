@@ -44,14 +44,14 @@ def m2n2(digits: Digits, seed: int, evaluations: int, **options: float) -> Itera
     """Yields (evaluations, accuracy on test of the best of the archive) at every stop."""
     import torch
 
-    from genepool.evolution.breeding import Family, FounderModels
+    from genepool.evolution.breeding import FounderModels, Offspring
     from genepool.evolution.strategies import make_breeder
     from genepool.evolution.strategies.base import Birth, Evidence
     from genepool.weights import TensorWeights
 
-    stock = FounderModels(TensorWeights({name: torch.zeros(shape) for name, shape in SHAPES.items()}, "zero"), {})
+    founders = FounderModels(TensorWeights({name: torch.zeros(shape) for name, shape in SHAPES.items()}, "zero"), {})
     births: dict[str, Birth] = {}
-    family = Family(stock, births.__getitem__)
+    offspring = Offspring(founders, births.__getitem__)
     breeder = make_breeder("m2n2", [], ["digits"], seed=seed, options={"from_scratch": 2, **options})
     known: dict[str, tuple[float, dict[str, Numbers]]] = {}
     done, stops = 0, [round(share * evaluations) for share in STOPS]
@@ -61,7 +61,7 @@ def m2n2(digits: Digits, seed: int, evaluations: int, **options: float) -> Itera
         for i, birth in enumerate(asked):
             name = f"{breeder.generation}.{i}"
             births[name] = birth
-            child = family.child(name, birth)
+            child = offspring.child(name, birth)
             weights = {tensor: child.read(tensor).numpy() for tensor in SHAPES}
             rows.append(digits.right(weights, digits.train))
             known[name] = (float(rows[-1].mean()), weights)
@@ -69,7 +69,7 @@ def m2n2(digits: Digits, seed: int, evaluations: int, **options: float) -> Itera
         scores = np.array(rows)
         breeder.tell(asked, scores.mean(1), Evidence(("digits",), scores.mean(1, keepdims=True), scores))
         living = breeder.living()
-        family.keep_only(living)
+        offspring.keep_only(living)
         known = {name: one for name, one in known.items() if name in living}
         while stops and done >= stops[0]:
             best = max(known.values(), key=lambda one: one[0])[1]

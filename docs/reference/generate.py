@@ -238,7 +238,7 @@ def _methods_page() -> str:
         "in mergekit's format get mergekit's. `genepool methods NAME` prints the same.", "",
     ]  # fmt: skip
     for method in all_methods().values():
-        shown = method.as_json()
+        shown = method.to_dict()
         doc = " ".join((type(method).__doc__ or "").split())
         parts += [f"## {method.name}", "", doc, "", f"    {method.formula}", "", f"*When:* {method.when}", ""]
         passes = f"{shown['passes']} pass{'es' if shown['passes'] > 1 else ''}"

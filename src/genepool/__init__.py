@@ -253,7 +253,7 @@ def evolve(
         KeyboardInterrupt: Ctrl-C; the same call goes on.
     """
     from genepool.evolution import run_study
-    from genepool.evolution.trust import Permissions
+    from genepool.evolution.permissions import Permissions
 
     trust = Permissions(allow_pickle, tuple(trusted))
     return run_study(

@@ -69,5 +69,5 @@ def test_diversity_has_a_figure_that_only_seeds_widen(asked: list[str]) -> None:
     figure = row.figures["disagreement"]
     assert (figure.first, figure.second, figure.lo, figure.hi) == pytest.approx((0.3, 0.0, 0.3, 0.3))
     assert "disagreement of the last candidates +0.300" in row.remark()
-    read = Measurement({n: type(c).from_json(c.as_json()) for n, c in row.measured[0].contrasts.items()})
+    read = Measurement({n: type(c).from_json(c.to_dict()) for n, c in row.measured[0].contrasts.items()})
     assert read.contrasts == row.measured[0].contrasts

@@ -44,7 +44,7 @@ def test_a_contrast_is_the_difference_of_the_means_of_the_tasks(tasks: list[list
     assert [sum(change) for change in told] == [len(task) for task in tasks]
     shares = [(won - lost) / (lost + same + won) for lost, same, won in told]
     assert np.mean(shares) == pytest.approx(contrast.difference)
-    assert Contrast.from_json(json.loads(json.dumps(contrast.as_json()))) == contrast
+    assert Contrast.from_json(json.loads(json.dumps(contrast.to_dict()))) == contrast
 
 
 def test_unpaired_scores_are_refused() -> None:

@@ -38,7 +38,7 @@ def test_transfer(cli: Callable[..., Any], tiny_testbed: Any, asked: list[Any], 
     table = outcomes(tiny_testbed, models, tmp_path)
     assert table.evaluated == 0
     expected = measure.transfer_matrix(table, table.models[0], dict(one.rsplit("=", 1) for one in own))
-    assert found == {"schema": 1, **json.loads(json.dumps(expected.as_json()))}
+    assert found == {"schema": 1, **json.loads(json.dumps(expected.to_dict()))}
     assert found["rows"][0]["trained"] == "reverse"
     shown = cli("measure", "transfer", *models, *asked, *trained)
     assert "° the task it was trained on" in shown.err
@@ -144,7 +144,7 @@ def test_profile(cli: Callable[..., Any], tiny_testbed: Any, asked: list[Any], t
     assert answer.code == 0, answer.err
     (found,) = json.loads(answer.out)["profiles"]
     table = outcomes(tiny_testbed, [model], tmp_path)
-    assert found == json.loads(json.dumps(measure.profile(table, table.models[0]).as_json()))
+    assert found == json.loads(json.dumps(measure.profile(table, table.models[0]).to_dict()))
     assert found["trust"][0]["calibration"]["n"] == 40
     assert page.read_text().startswith("<!doctype html>")
     assert "| reverse | 20 |" in card.read_text()

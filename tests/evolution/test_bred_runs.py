@@ -220,18 +220,18 @@ def test_objectives_that_are_no_tasks_are_refused_at_once(world: Path, tmp_path:
 
 
 def test_going_on_makes_no_child_again(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from genepool.evolution.breeding import Family
+    from genepool.evolution.breeding import Offspring
 
     study = bred_study(world, "again", {"name": "m2n2", "options": {"population": 4}}, finalists=1)
     run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
     made: list[str] = []
-    whole = Family._make
+    whole = Offspring._make
 
-    def counted(family: Family, birth: Any) -> Any:
+    def counted(offspring: Offspring, birth: Any) -> Any:
         made.append(birth.op)
-        return whole(family, birth)
+        return whole(offspring, birth)
 
-    monkeypatch.setattr(Family, "_make", counted)
+    monkeypatch.setattr(Offspring, "_make", counted)
     run_study(study, tmp_path / "out", evaluations=18, ledger=tmp_path / "ledger.sqlite")
     # Four children more; a founder that has to be there as a parent is copied once.
     assert made.count("splice") <= 5

@@ -12,8 +12,8 @@ from test_bred_runs import best, bred_study, history
 
 from genepool.errors import InputError
 from genepool.evolution import run_study
-from genepool.evolution.breeding import Family, FounderAdapters, FounderModels, Founders, Learner
-from genepool.evolution.breeding.lessons import Learning
+from genepool.evolution.breeding import FounderAdapters, FounderModels, Founders, Learner, Offspring
+from genepool.evolution.breeding.learning_settings import Learning
 from genepool.evolution.strategies.base import Birth
 from genepool.evolution.study import Study
 from genepool.tasks import LanguageModel, Task, load_tasks
@@ -44,16 +44,16 @@ def adapters(world: Path) -> Path:
     return world / "adapters"
 
 
-def stock_of(world: Path, form: str) -> Founders:
+def founders_of(world: Path, form: str) -> Founders:
     base = open_weights(str(world / "base"))
     place = "skills" if form == "models" else "adapters"
     founders = {name: open_weights(str(world / place / name), base=base) for name in "ab"}
     return FounderModels(base, founders) if form == "models" else FounderAdapters(base, founders)
 
 
-def learner_of(world: Path, stock: Founders, **settings: Any) -> Learner:
+def learner_of(world: Path, founders: Founders, **settings: Any) -> Learner:
     wanted = Learning(**{"steps": 12, "rate": 3e-3, **settings})
-    return Learner(stock, load_tasks(world / "tasks"), {}, wanted, seed=1, threads=1, compute="float32")
+    return Learner(founders, load_tasks(world / "tasks"), {}, wanted, seed=1, threads=1, compute="float32")
 
 
 def loss_of(weights: Weights, tasks: list[Task], split: str = "train") -> float:
@@ -68,41 +68,41 @@ def loss_of(weights: Weights, tasks: list[Task], split: str = "train") -> float:
 
 @pytest.mark.parametrize("form", ["models", "adapters"])
 def test_what_is_taught_is_learned_the_same_each_time(world: Path, adapters: Path, form: str) -> None:
-    stock = stock_of(world, form)
-    assert type(stock).__name__ == {"models": "FounderModels", "adapters": "FounderAdapters"}[form]
-    born = Family(stock, {}.__getitem__)
+    founders = founders_of(world, form)
+    assert type(founders).__name__ == {"models": "FounderModels", "adapters": "FounderAdapters"}[form]
+    born = Offspring(founders, {}.__getitem__)
     plain = born.child("1.0", MIX)
     tensors = born._tensors("1.0", MIX)
     before = {key: value.clone() for key, value in tensors.items()}
-    learner = learner_of(world, stock)
+    learner = learner_of(world, founders)
     first, again, other = (learner.teach(name, tensors) for name in ("1.0", "1.0", "1.1"))
     assert all(torch.equal(tensors[key], before[key]) for key in before)
     assert all(torch.equal(first[key], again[key]) for key in before)
     assert any(not torch.equal(first[key], other[key]) for key in before)
     assert all(not torch.equal(first[key], before[key]) for key in before if "embed" not in key)
     tasks = load_tasks(world / "tasks")
-    assert loss_of(stock.express(first, "x", "x"), tasks) < loss_of(plain, tasks) - 0.1
+    assert loss_of(founders.express(first, "x", "x"), tasks) < loss_of(plain, tasks) - 0.1
 
 
 def test_gradients_of_factors_are_autograds(world: Path, adapters: Path) -> None:
-    stock = stock_of(world, "adapters")
-    target = next(name for name in stock.moving() if f"{name}:A" in stock.infos)
-    left = stock.founder("a", f"{target}:B").requires_grad_()
-    right = stock.founder("a", f"{target}:A").requires_grad_()
+    founders = founders_of(world, "adapters")
+    target = next(name for name in founders.moving() if f"{name}:A" in founders.infos)
+    left = founders.founder("a", f"{target}:B").requires_grad_()
+    right = founders.founder("a", f"{target}:A").requires_grad_()
     slope = torch.randn(left.shape[0], right.shape[1], generator=torch.Generator().manual_seed(0))
     (left @ right).mul(slope).sum().backward()
-    found = stock.pull_back(target, slope, {f"{target}:B": left, f"{target}:A": right})
+    found = founders.pull_back(target, slope, {f"{target}:B": left, f"{target}:A": right})
     assert torch.allclose(found[f"{target}:B"], left.grad, atol=1e-6)
     assert torch.allclose(found[f"{target}:A"], right.grad, atol=1e-6)
 
 
 def test_one_step_of_descent_is_adamws_on_the_whole_models_gradient(world: Path) -> None:
     """With one step AdamW moves every entry by the rate against the sign of its gradient."""
-    stock = stock_of(world, "models")
-    tensors = Family(stock, {}.__getitem__)._tensors("1.0", MIX)
-    learner = learner_of(world, stock, steps=1, rate=1e-3, batch=4)
+    founders = founders_of(world, "models")
+    tensors = Offspring(founders, {}.__getitem__)._tensors("1.0", MIX)
+    learner = learner_of(world, founders, steps=1, rate=1e-3, batch=4)
     taught = learner.teach("1.0", tensors)
-    model = LanguageModel.load(stock.express(tensors, "x", "x"))
+    model = LanguageModel.load(founders.express(tensors, "x", "x"))
     for parameter in model.model.parameters():
         parameter.requires_grad_(True)
     # Two training examples a task, so that a step sees them all.
@@ -126,19 +126,19 @@ def test_lamarcks_children_inherit_what_was_learned_and_baldwins_do_not(world: P
     grandchild = Birth("mix", ("1.0",), {"weights": [1.0]})
     found: dict[str, dict[str, torch.Tensor]] = {}
     for name, inherit in (("lamarck", True), ("baldwin", False)):
-        stock = stock_of(world, "models")
-        family = Family(stock, births.__getitem__, learner=learner_of(world, stock, inherit=inherit))
-        judged = family.child("1.0", MIX)
-        unborn = family._make(grandchild)
+        founders = founders_of(world, "models")
+        offspring = Offspring(founders, births.__getitem__, learner=learner_of(world, founders, inherit=inherit))
+        judged = offspring.child("1.0", MIX)
+        unborn = offspring._make(grandchild)
         found[name] = unborn
-        key = next(iter(stock.infos))
+        key = next(iter(founders.infos))
         assert torch.equal(judged.read(key), unborn[key]) == inherit
-    stock = stock_of(world, "models")
-    plain = Family(stock, births.__getitem__)._tensors("1.0", MIX)
+    founders = founders_of(world, "models")
+    plain = Offspring(founders, births.__getitem__)._tensors("1.0", MIX)
     assert all(torch.equal(found["baldwin"][key], plain[key]) for key in plain)
     prints = {
-        Family(stock, births.__getitem__, learner=one).child("1.0", MIX).fingerprint()
-        for one in (None, learner_of(world, stock), learner_of(world, stock, inherit=False))
+        Offspring(founders, births.__getitem__, learner=one).child("1.0", MIX).fingerprint()
+        for one in (None, learner_of(world, founders), learner_of(world, founders, inherit=False))
     }
     assert len(prints) == 3
 
@@ -159,12 +159,12 @@ def test_a_study_that_learns_ends_the_same_when_robbed_of_its_children(
 
 
 def test_what_cannot_be_taught_is_refused(world: Path, tmp_path: Path) -> None:
-    stock = stock_of(world, "models")
+    founders = founders_of(world, "models")
     tasks = load_tasks(world / "tasks")
     for task in tasks:
         with pytest.raises(InputError, match=f"'{task.name}' has nothing to train on"):
             Learner(
-                stock,
+                founders,
                 [Task(task.name, {"train": [], "valid": task.examples("valid")}, task.settings)],
                 {},
                 Learning(),
@@ -179,9 +179,9 @@ def test_what_cannot_be_taught_is_refused(world: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inherit", [True, False])
 def test_children_of_equal_births_learn_alike_and_are_one_model(world: Path, inherit: bool) -> None:
-    stock = stock_of(world, "models")
-    family = Family(stock, {}.__getitem__, learner=learner_of(world, stock, inherit=inherit))
+    founders = founders_of(world, "models")
+    offspring = Offspring(founders, {}.__getitem__, learner=learner_of(world, founders, inherit=inherit))
     other = Birth(MIX.op, MIX.parents, {"weights": [0.25, 0.75]})
-    first, twin, third = family.child("1.0", MIX), family.child("4.2", MIX), family.child("1.1", other)
+    first, twin, third = offspring.child("1.0", MIX), offspring.child("4.2", MIX), offspring.child("1.1", other)
     assert first.fingerprint() == twin.fingerprint() != third.fingerprint()
-    assert all(torch.equal(first.read(key), twin.read(key)) for key in stock.infos)
+    assert all(torch.equal(first.read(key), twin.read(key)) for key in founders.infos)

@@ -16,7 +16,7 @@ import yaml
 
 from genepool.errors import InputError
 from genepool.evolution import run_study
-from genepool.evolution.breeding.family import Family
+from genepool.evolution.breeding.offspring import Offspring
 from genepool.evolution.strategies.base import Birth
 
 Cli = Callable[..., Any]
@@ -172,12 +172,12 @@ def test_what_is_no_birth(genome: dict[str, Any]) -> None:
 
 
 def test_no_name_of_a_child_leads_out_of_the_population(tmp_path: Path) -> None:
-    family = Family.__new__(Family)
-    family._folder = tmp_path
+    offspring = Offspring.__new__(Offspring)
+    offspring._folder = tmp_path
     for name in ("../precious", "/etc/passwd", "a/b", ".hidden", "..", "", "a\n"):
         with pytest.raises(InputError, match="no child is called"):
-            family._path(name)
-    assert family._path("0.1") == tmp_path / "0.1.safetensors"
+            offspring._path(name)
+    assert offspring._path("0.1") == tmp_path / "0.1.safetensors"
 
 
 def test_no_link_in_the_folder_is_written_through(out: Path, world: Path, tmp_path: Path, cli: Cli) -> None:

@@ -90,7 +90,7 @@ def test_one_example_and_scores_that_are_none() -> None:
     found = compare("a", "b", [pairs("t", [(0.0, 1.0)])])
     assert found.abilities[0].verdict == "no clear difference"
     assert "Fewer than 30 examples of t" in found.notices[0]
-    assert found.as_json()["abilities"][0]["detectable"] is None
+    assert found.to_dict()["abilities"][0]["detectable"] is None
     with pytest.raises(InputError, match="not a number"):
         compare("a", "b", [pairs("t", [(0.0, float("nan"))])])
 

@@ -64,7 +64,7 @@ def test_every_row_counts_once_and_the_order_of_abilities_is_no_matter(drawn: li
     # Turned upside down, the weaker ability is the stronger.
     turned = weakest_link([CrossCapability(-row.first, -row.second, -row.both) for row in drawn])
     assert (turned.below, turned.nearer_weaker, turned.p) == (found.above, found.nearer_stronger, found.p)
-    json.dumps(found.as_json(), allow_nan=False)
+    json.dumps(found.to_dict(), allow_nan=False)
 
 
 def test_the_papers_counts_are_no_chance() -> None:
@@ -137,7 +137,7 @@ def test_mixes_hold_what_they_say(drawn: list[tuple[tuple[str, ...], float]]) ->
         assert (mixed.ratio is None) == (not mixed.expected)
         assert mixed.ratio is None or 0 <= mixed.ratio.lo <= mixed.ratio.hi
     assert sum(mixed.n for mixed in found.by_k) == sum(mixed.n for mixed in found.combinations)
-    json.dumps(found.as_json(), allow_nan=False)
+    json.dumps(found.to_dict(), allow_nan=False)
     # Neither the order of skills within an example nor other tags matter.
     shuffled = [("topic", *reversed(skills)) for skills in tags]
     assert skill_mix(shuffled, scores, among={"a", "b", "c"}) == found
@@ -158,7 +158,7 @@ def test_an_impossible_skill_gives_a_difference_and_no_ratio() -> None:
     rare = skill_mix(*mix(("a", 1, 10), ("b", 10, 10), ("ab", 5, 10))).by_k[0]
     assert rare.ratio is not None
     assert rare.ratio.hi == math.inf
-    assert rare.as_json()["ratio"]["hi"] is None
+    assert rare.to_dict()["ratio"]["hi"] is None
 
 
 def test_the_bootstrap_of_a_mix_is_as_wide_as_its_three_doubts_together() -> None:
@@ -217,7 +217,7 @@ def test_points_by_hand() -> None:
     assert found.all_skills == wilson(2, 6)
     # 1, then 0 twice for want of a point, then a half, then 0 twice.
     assert found.skill_fraction == mean_interval(np.array([1, 0, 0, 0.5, 0, 0]))
-    assert found.as_json()["full_marks"]["mean"] == pytest.approx(1 / 6)
+    assert found.to_dict()["full_marks"]["mean"] == pytest.approx(1 / 6)
 
 
 @given(st.integers(1, 4), st.integers(1, 12), st.randoms(use_true_random=False))

@@ -43,7 +43,7 @@ def test_turned_around_gains_are_losses(table: OutcomeTable) -> None:
     for there, back in zip(changes(table, "old", "new"), changes(table, "new", "old"), strict=True):
         assert [flip.example for flip in there.gained] == [flip.example for flip in back.lost]
         assert there.difference.difference == -back.difference.difference
-        assert there.as_json()["gained"] == back.as_json()["lost"]
+        assert there.to_dict()["gained"] == back.to_dict()["lost"]
 
 
 def test_gains_less_losses_is_the_difference_of_right_answers(table: OutcomeTable) -> None:

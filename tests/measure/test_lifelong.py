@@ -50,7 +50,7 @@ def test_an_accuracy_matrix_by_hand() -> None:
     # Best before the last stage, from the stage that taught it: 0.9 and 0.8.
     assert found.forgettings == pytest.approx((0.3, -0.05, None))
     assert found.forgetting == pytest.approx(0.125)
-    assert json.loads(json.dumps(found.as_json()))["forgettings"][2] is None
+    assert json.loads(json.dumps(found.to_dict()))["forgettings"][2] is None
 
 
 @given(matrices)
@@ -98,7 +98,7 @@ def test_what_is_none_and_what_is_not(log: list[Block]) -> None:
             assert contrast == pytest.approx((ratio - 1) / (ratio + 1))
     known = [task.evaluated[-1] for task in found.tasks if task.evaluated]
     assert found.terminal == (pytest.approx(np.mean(known)) if known else None)
-    json.dumps(found.as_json(), allow_nan=False)
+    json.dumps(found.to_dict(), allow_nan=False)
 
 
 @given(logs, st.floats(0.5, 4))

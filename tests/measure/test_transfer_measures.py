@@ -67,7 +67,7 @@ def test_the_matrix_holds_every_model_against_the_base(table: OutcomeTable) -> N
     # Four cells were looked at.
     smallest = min(found.cells, key=lambda place: found.cells[place].p)
     assert found.p[smallest] == pytest.approx(min(1, 4 * found.cells[smallest].p))
-    rows = json.loads(json.dumps(found.as_json()))["rows"]
+    rows = json.loads(json.dumps(found.to_dict()))["rows"]
     assert [(row["model"], row["trained"], row["cells"][1]["difference"]) for row in rows] == [
         ("adder", "add", -0.5),
         ("merge", None, 0.5),
@@ -125,7 +125,7 @@ def test_complementary_knowledge_by_hand() -> None:
     assert (found.student, found.teacher) == (wilson(5, 10), wilson(7, 10))
     assert (found.rho_pos, found.rho_neg, found.union) == (wilson(4, 10), wilson(2, 10), wilson(9, 10))
     assert found.gain.difference == pytest.approx(0.2)
-    assert found.as_json()["rho_pos"]["mean"] == 0.4
+    assert found.to_dict()["rho_pos"]["mean"] == 0.4
 
 
 @given(pairs_of_scores)
@@ -209,7 +209,7 @@ def test_several_targets_are_averaged_and_resampled() -> None:
     assert found.tau.lo == pytest.approx(-1)
     assert found.regret == pytest.approx((0 + 0.2 + 0.2 + 0) / 4)
     assert found.hits == pytest.approx({1: (1 + 0 + 1 / 3 + 1) / 4, 2: (1 + 0 + 2 / 3 + 1) / 4})
-    assert json.loads(json.dumps(found.as_json()))["hits"]["2"] == pytest.approx(2 / 3)
+    assert json.loads(json.dumps(found.to_dict()))["hits"]["2"] == pytest.approx(2 / 3)
 
 
 def test_a_perfect_estimate_is_surely_one() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from genepool.merging import Recipe, plan_merge
-from genepool.weights.overlay import TensorWeights
+from genepool.weights.in_memory import TensorWeights
 
 TENSORS = ("layers.0.mlp.up_proj.weight", "layers.1.mlp.up_proj.weight", "layers.2.mlp.up_proj.weight", "norm.weight")
 

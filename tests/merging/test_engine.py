@@ -14,7 +14,7 @@ from merging_in_memory import TENSORS, added, drawn, merge
 from genepool.errors import InputError
 from genepool.kernels.memory import MemoryGate
 from genepool.merging import REQUIRED, Recipe, all_methods, engine, plan_merge
-from genepool.weights.overlay import TensorWeights, load_resident, stack_changes, stacked_changes
+from genepool.weights.in_memory import TensorWeights, load_resident, stack_changes, stacked_changes
 
 
 def _setting(method: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def test_encoders_decoders_pictures_and_experts_go_through() -> None:
     assert names["encoder.block.2.layer.2.experts.gate_up_proj[3]"] == 6
     assert "empty" not in names
     assert any(note.startswith("stored types differ") and note.endswith("the widest, F32") for note in found.notes)
-    json.dumps(found.as_dict(), allow_nan=False)
+    json.dumps(found.to_dict(), allow_nan=False)
 
 
 # ------------------------------------------------------------------ what does not fit

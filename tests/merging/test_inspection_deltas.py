@@ -152,7 +152,7 @@ def test_a_model_that_did_not_move_has_no_direction() -> None:
     assert found.ranks is not None
     assert found.ranks.mean(part="mlp")[0] is None
     assert "still does not differ from base where the two line up" in found.notes
-    json.dumps(found.as_dict(), allow_nan=False)
+    json.dumps(found.to_dict(), allow_nan=False)
 
 
 # ------------------------------------------------------------------ effective rank

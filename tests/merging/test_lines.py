@@ -12,7 +12,7 @@ from merging_in_memory import TENSORS, added, assert_equal, drawn
 
 from genepool.errors import InputError
 from genepool.merging import Recipe, engine, parse_recipe, plan_merge
-from genepool.weights.overlay import TensorWeights
+from genepool.weights.in_memory import TensorWeights
 
 seeds = st.integers(0, 10_000)
 METHODS = ["task_arithmetic", "ties", "model_stock", "nuslerp", "slerp"]

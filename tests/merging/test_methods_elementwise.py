@@ -105,7 +105,7 @@ def test_blocks_of_any_size_give_the_same(method: str, scope: str | None, monkey
 @methods
 def test_rows_can_be_read_by_themselves(method: str) -> None:
     from genepool.merging import Recipe, plan_merge
-    from genepool.weights.overlay import TensorWeights
+    from genepool.weights.in_memory import TensorWeights
 
     count = 1 if method in ONE_MODEL else 2
     sources = {name: TensorWeights(drawn(i), name) for i, name in enumerate(["base", "m1", "m2"][: count + 1])}

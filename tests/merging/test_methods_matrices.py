@@ -14,7 +14,7 @@ from genepool.errors import InputError
 from genepool.kernels import spectral
 from genepool.merging import Recipe, engine, plan_merge
 from genepool.merging.methods.iso_cts import shares
-from genepool.weights.overlay import TensorWeights
+from genepool.weights.in_memory import TensorWeights
 
 METHODS = ["tsv_m", "iso_c", "iso_cts", "wudi"]
 UP = "layers.0.mlp.up_proj.weight"

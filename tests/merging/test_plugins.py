@@ -119,7 +119,7 @@ def test_a_plan_knows_the_methods_of_the_plugins_that_are_named(
 
 def test_another_version_of_the_file_is_another_result(median: Path) -> None:
     from genepool.merging import Recipe, plan_merge
-    from genepool.weights.overlay import TensorWeights
+    from genepool.weights.in_memory import TensorWeights
 
     sources = {"base": TensorWeights(drawn(0), "base"), "m": TensorWeights(drawn(1), "m")}
 

@@ -11,7 +11,7 @@ from merging_in_memory import one
 from genepool.errors import InputError
 from genepool.merging import Soup, greedy_soup
 from genepool.weights import Weights
-from genepool.weights.overlay import TensorWeights
+from genepool.weights.in_memory import TensorWeights
 
 points = st.lists(st.tuples(*[st.integers(-8, 8)] * 3), min_size=1, max_size=6)
 

@@ -19,7 +19,6 @@ from genepool.report.recipe_figure import GeneValue, RecipePicture
 from genepool.report.scatter_figure import Scatter, ScatterPoint
 from genepool.report.search_figure import Evaluation, SearchRun
 from genepool.report.sections import Section, all_sections
-from genepool.report.sections.abilities import model_profiles
 from genepool.report.sections.changes import Changes, RivalComparison
 from genepool.report.sections.collection import Collection
 from genepool.report.sections.cost import Costs
@@ -28,6 +27,7 @@ from genepool.report.sections.recipe import Recipes
 from genepool.report.sections.scores import ModelRow, ScoredTask, Scores
 from genepool.report.sections.search import SearchCurves
 from genepool.report.sections.standings import Standings
+from genepool.report.sections.tasks import model_profiles
 from genepool.report.sections.tradeoffs import SHOWN, TradeOffs
 
 VOID = {"meta", "br", "wbr", "input", "link", "hr", "img"}

@@ -51,7 +51,7 @@ def test_the_tasks_own_specialists_come_first(
     assert len(ranking.skills) == 8
     assert not ranking.skipped
     assert ranking.examples == 40
-    assert json.loads(json.dumps(ranking.as_json()))["base"]["likelihood"] == ranking.base["likelihood"]
+    assert json.loads(json.dumps(ranking.to_dict()))["base"]["likelihood"] == ranking.base["likelihood"]
 
 
 def test_likelihood_is_that_of_the_model_itself_asked_as_the_task_asks(
@@ -172,7 +172,7 @@ def test_a_skill_that_overflows_comes_last(tiny_testbed: Any, tasks: dict[str, T
     given = {"broken": broken, "good": skills["lora/upper"]}
     ranking = rank_skills(base, given, tasks["upper"].examples("train")[:20], components=COMPONENTS)
     assert [skill.name for skill in ranking.skills] == ["good", "broken"]
-    assert ranking.as_json()["skills"][1]["parts"]["likelihood"] is None
+    assert ranking.to_dict()["skills"][1]["parts"]["likelihood"] is None
 
 
 def test_features_are_left_out_where_no_classes_are(tiny_testbed: Any, skills: dict[str, Path]) -> None:

@@ -277,11 +277,11 @@ def test_counted_factors_are_those_that_are_trained(
     from safetensors import safe_open
 
     from genepool.training.memory import plan_memory
-    from genepool.training.opened import Opened
+    from genepool.training.opened_training import OpenedTraining
     from genepool.training.recipe import load_training
 
     assert train("run", "--lora", 3, "--steps", 1).code == 0
-    plan = plan_memory(Opened.open(load_training(tmp_path / "run" / "training.yaml")))
+    plan = plan_memory(OpenedTraining.open(load_training(tmp_path / "run" / "training.yaml")))
     with safe_open(tmp_path / "run" / "adapter" / "adapter_model.safetensors", "pt") as file:
         trained = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 - no mapping
     assert plan.parameters == trained

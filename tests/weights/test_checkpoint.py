@@ -11,7 +11,7 @@ import torch
 
 from genepool.errors import InputError
 from genepool.weights import open_weights, write_checkpoint
-from genepool.weights.overlay import TensorWeights
+from genepool.weights.in_memory import TensorWeights
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 

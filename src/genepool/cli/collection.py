@@ -43,7 +43,7 @@ def collection(
     options.begin(quiet)
     from genepool.errors import InputError
     from genepool.evolution.collection import read_collection, write_candidate
-    from genepool.evolution.trust import Permissions
+    from genepool.evolution.permissions import Permissions
 
     options.load_plugins(plugin)
     if write is not None:

@@ -158,7 +158,7 @@ def _tell(judged: Sequence[_Judged], pages: Sequence[Path], json_output: bool) -
     from genepool import progress
 
     if json_output:
-        told = [{**one.as_json(), "gates": [result.as_json() for result in results]} for one, results in judged]
+        told = [{**one.to_dict(), "gates": [result.to_dict() for result in results]} for one, results in judged]
         passed = all(result.passed for _, results in judged for result in results)
         options.print_json({"comparisons": told, "passed": passed, "pages": [str(path) for path in pages]})
     else:

@@ -10,7 +10,7 @@ import typer
 from genepool.cli import options, tables
 
 if TYPE_CHECKING:
-    from genepool.measure.raced import DroppedModel
+    from genepool.measure.racing import DroppedModel
 
 PANEL = options.Panel.measuring
 OLD_SPELLINGS = {"--risk": "--race-error"}
@@ -60,7 +60,7 @@ def evaluate(
 
     with progress.bar("loading torch"):
         from genepool import measure
-        from genepool.measure.raced import race_models
+        from genepool.measure.racing import race_models
         from genepool.tasks import Ledger, load_tasks
         from genepool.tasks import evaluate as ask
 

@@ -11,7 +11,7 @@ import typer
 from genepool.cli import options, tables
 
 if TYPE_CHECKING:
-    from genepool.evolution.trust import Permissions
+    from genepool.evolution.permissions import Permissions
 
 PANEL = options.Panel.evolution
 
@@ -83,9 +83,9 @@ def evolve(
     with progress.bar("loading torch"):
         from genepool.evolution import run_study
 
+    from genepool.evolution.permissions import Permissions
     from genepool.evolution.stopping import with_stops
     from genepool.evolution.study import load_study
-    from genepool.evolution.trust import Permissions
 
     options.load_plugins(plugin)
     trust = Permissions(allow_pickle, tuple(trust_tasks or ()))

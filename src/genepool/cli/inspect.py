@@ -71,7 +71,7 @@ def inspect(
 
         write_inspection(found, out, overwrite=overwrite)
     if json_output:
-        options.print_json({"page": str(out) if out else None, **found.as_dict()})
+        options.print_json({"page": str(out) if out else None, **found.to_dict()})
     else:
         _print(found)
         if out is not None:

@@ -33,7 +33,7 @@ def methods(
     options.load_plugins(plugin)
     chosen = [find_method(name)] if name else list(all_methods().values())
     if json_output:
-        options.print_json({"methods": [method.as_json() for method in chosen]})
+        options.print_json({"methods": [method.to_dict() for method in chosen]})
         return
     console = tables.console()
     if name is None:
@@ -49,7 +49,7 @@ def methods(
     )
     columns = ("default", "for", "what it does", "source of the default")
     table = tables.TextTable("parameter", columns, prose=columns)
-    for parameter in method.as_json()["parameters"]:
+    for parameter in method.to_dict()["parameters"]:
         default = "required" if parameter["required"] else str(parameter["default"])
         scope = "each model" if parameter["per_model"] else "the merge"
         table.add_row(parameter["name"], default, scope, parameter["doc"], parameter["source"])

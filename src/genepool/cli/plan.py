@@ -97,10 +97,10 @@ def _plan_training(path: Path, json_output: bool, allow_pickle: bool, trust_task
     from genepool.evolution.memory_plan import free_memory
     from genepool.training import load_training
     from genepool.training.memory import plan_memory
-    from genepool.training.opened import Opened
+    from genepool.training.opened_training import OpenedTraining
 
     recipe = load_training(path)
-    opened = Opened.open(recipe, trusted=trust_tasks, allow_pickle=allow_pickle)
+    opened = OpenedTraining.open(recipe, trusted=trust_tasks, allow_pickle=allow_pickle)
     memory, free = plan_memory(opened), free_memory()
     examples = {"train": len(opened.lessons.train), "valid": len(opened.lessons.valid)}
     if json_output:
@@ -122,8 +122,8 @@ def _plan_study(path: Path, workers: int, json_output: bool, allow_pickle: bool,
     from genepool.evolution import load_study
     from genepool.evolution.memory_plan import asked_per_candidate, plan_memory
     from genepool.evolution.opened_study import OpenedStudy
+    from genepool.evolution.permissions import Permissions
     from genepool.evolution.run import first_generation
-    from genepool.evolution.trust import Permissions
 
     study = load_study(path)
     opened = OpenedStudy.open(study, str(path), trust=Permissions(allow_pickle, tuple(trust_tasks)))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from genepool.errors import InputError
 from genepool.evolution.candidates import Candidate, Verdict
 from genepool.evolution.opened_study import OpenedStudy
+from genepool.evolution.permissions import NOTHING, Permissions
 from genepool.evolution.records import BEST_FILE, COLLECTION_FILE, STORE_FILE, read_best, read_members
 from genepool.evolution.run import STUDY_FILE
 from genepool.evolution.store import StudyStore
 from genepool.evolution.study import load_study
-from genepool.evolution.trust import NOTHING, Permissions
 
 if TYPE_CHECKING:
     from genepool.weights import WrittenChange

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.evolution.candidates import Candidate, Verdict
 from genepool.evolution.opened_study import OpenedStudy
+from genepool.evolution.permissions import NOTHING, Permissions
 from genepool.evolution.representations import Representation
 from genepool.evolution.study import Study
-from genepool.evolution.trust import NOTHING, Permissions
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:

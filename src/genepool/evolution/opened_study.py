@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError, nearest
+from genepool.evolution.permissions import NOTHING, Permissions
 from genepool.evolution.representations import Representation, representation
 from genepool.evolution.representations.base import Ingredients
 from genepool.evolution.strategies.base import UNCHANGED
 from genepool.evolution.study import FitnessSettings, Study
-from genepool.evolution.trust import NOTHING, Permissions
 from genepool.evolution.voting import can_vote
 
 if TYPE_CHECKING:

@@ -271,7 +271,7 @@ def build_on_ray(
     which every node must have at the same place.
     """
     from genepool.evolution.evaluator import build_evaluator
-    from genepool.weights.shared import shared_weights
+    from genepool.weights.shared_memory import shared_weights
 
     sources = None
     if home.shared is not None:

@@ -22,6 +22,7 @@ from genepool.evolution.generation import Savings, looks
 from genepool.evolution.loop import Search
 from genepool.evolution.memory_plan import plan_memory
 from genepool.evolution.opened_study import OpenedStudy
+from genepool.evolution.permissions import NOTHING, Permissions
 from genepool.evolution.records import (
     BEST_FILE,
     COLLECTION_FILE,
@@ -35,7 +36,6 @@ from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import Breeder, Strategy, strategy_entry
 from genepool.evolution.strategies.base import UNCHANGED
 from genepool.evolution.study import SearchBudget, Study, load_study
-from genepool.evolution.trust import NOTHING, Permissions
 from genepool.evolution.winner import crown
 from genepool.evolution.workers import InProcess, ProcessPool, Workers
 from genepool.schema import validate
@@ -274,7 +274,7 @@ def _on_ray(
 ) -> Workers:
     """A pool on Ray; models that stay in memory go through its object store."""
     from genepool.evolution.ray_workers import RayPool, build_on_ray, connect
-    from genepool.weights.shared import share
+    from genepool.weights.shared_memory import share
 
     study = opened.study
     count = connect(workers, study.threads)

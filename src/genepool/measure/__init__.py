@@ -6,7 +6,7 @@ from genepool.measure.comparison import AbilityComparison, Comparison, compare, 
 from genepool.measure.compatibility import Compatibility, FlipMatrix, compatibility
 from genepool.measure.composition import CrossCapability, SkillMix, WeakestLink, skill_mix, weakest_link
 from genepool.measure.consistency import Consistency, consistency, consistency_of
-from genepool.measure.cross import CrossMatrix, Flip, PairedChange, change, changes, mean_difference
+from genepool.measure.cross_matrix import CrossMatrix, Flip, PairedChange, change, changes, mean_difference
 from genepool.measure.gates import Gate, GateResult, check_gates, load_gates
 from genepool.measure.intervals import (
     NOT_MEASURED,

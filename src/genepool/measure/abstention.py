@@ -59,7 +59,7 @@ class Abstention:
     auroc: float | None
     at: tuple[AtCoverage, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data, without the curve."""
         found = asdict(self)
         del found["curve"]

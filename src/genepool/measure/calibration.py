@@ -77,7 +77,7 @@ class Calibration:
     log_loss: float
     temperature: float
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         found = asdict(self)
         for name in ("right", "ece", "brier"):

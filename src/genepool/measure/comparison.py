@@ -67,7 +67,7 @@ class AbilityComparison:
             return "no clear difference"
         return "better" if self.difference.difference > 0 else "worse"
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
             "ability": self.ability,
@@ -78,7 +78,7 @@ class AbilityComparison:
             "mcnemar": self.mcnemar,
             "p_adjusted": self.p,
             "verdict": self.verdict,
-            "compatibility": self.compatibility.as_json(),
+            "compatibility": self.compatibility.to_dict(),
             "detectable": self.detectable if math.isfinite(self.detectable) else None,
             "only_old": self.only_old,
             "only_new": self.only_new,
@@ -119,7 +119,7 @@ class Comparison:
             found.append(f"Fewer than 30 examples of {listed(blind)}: only a very large difference would show.")
         return found
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
             "old": self.old,
@@ -130,7 +130,7 @@ class Comparison:
                 "difference": self.difference._asdict(),
             },
             "flips": {name: getattr(self.matrix, name) for name in self.matrix.__dataclass_fields__},
-            "abilities": [ability.as_json() for ability in self.abilities],
+            "abilities": [ability.to_dict() for ability in self.abilities],
             "notices": self.notices,
         }
 

@@ -77,7 +77,7 @@ class Compatibility:
     regression: float | None
     gain: float | None
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data, intervals as {mean, lo, hi}."""
 
         def plain(value: Any) -> Any:

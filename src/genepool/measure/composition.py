@@ -100,7 +100,7 @@ class WeakestLink:
     median: float | None
     p: float
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {**asdict(self), "weaker": None if self.weaker is None else self.weaker._asdict()}
 
@@ -161,7 +161,7 @@ class Mixed:
     difference: Difference | None
     ratio: Interval | None
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data; null for an infinite end."""
         ratio = None if self.ratio is None else self.ratio._asdict()
         return {
@@ -189,12 +189,12 @@ class SkillMix:
     by_k: tuple[Mixed, ...]
     combinations: tuple[Mixed, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
             "singles": {skill: interval._asdict() for skill, interval in self.singles.items()},
-            "by_k": [mixed.as_json() for mixed in self.by_k],
-            "combinations": [mixed.as_json() for mixed in self.combinations],
+            "by_k": [mixed.to_dict() for mixed in self.by_k],
+            "combinations": [mixed.to_dict() for mixed in self.combinations],
         }
 
 
@@ -342,7 +342,7 @@ class PointScores:
     all_skills: Interval
     skill_fraction: Interval
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         scores = {name: getattr(self, name)._asdict() for name in ("full_marks", "all_skills", "skill_fraction")}
         return {"k": self.k, "n": self.n, **scores}

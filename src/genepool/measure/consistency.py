@@ -47,7 +47,7 @@ class Consistency:
     agreement: Interval | None
     kappa: float | None
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         found = asdict(self)
         for name in ("spread", "robust", "any", "alike", "agreement"):

@@ -80,7 +80,7 @@ class GateResult:
         words = f"at least {gate.at_least:g}" if gate.at_least is not None else f"at most {gate.at_most:g}"
         return f"{gate.measure} {words} ({gate.judged_by})"
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
             **self.gate.model_dump(),

@@ -55,7 +55,7 @@ class ContinualAccuracy:
     forward_transfers: tuple[float | None, ...]
     forgettings: tuple[float | None, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
 
@@ -178,7 +178,7 @@ class LifelongMetrics:
     efficiency: float | None
     recovery: float | None
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
 

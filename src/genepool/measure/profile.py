@@ -53,13 +53,13 @@ class ConfidenceProfile:
     abstention: Abstention
     guarantee: Guarantee | None
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         kept = self.guarantee
         return {
             "task": self.task,
-            "calibration": None if self.calibration is None else self.calibration.as_json(),
-            "abstention": self.abstention.as_json(),
+            "calibration": None if self.calibration is None else self.calibration.to_dict(),
+            "abstention": self.abstention.to_dict(),
             "guarantee": None
             if kept is None
             else {"threshold": kept.threshold, "coverage": kept.coverage, "risk": kept.risk},
@@ -108,7 +108,7 @@ class Profile:
             found.append(f"{what} of {self.n:,} answers have a confidence, and only those say how far to trust it.")
         return found
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
             "model": self.model,
@@ -119,7 +119,7 @@ class Profile:
             "abilities": [{"ability": one.name, "n": one.n, **one.score._asdict()} for one in self.abilities],
             "tags": [{"tag": one.name, "n": one.n, **one.score._asdict()} for one in self.tags],
             "risk": self.risk,
-            "trust": [one.as_json() for one in self.trust],
+            "trust": [one.to_dict() for one in self.trust],
             "notices": self.notices,
         }
 

@@ -1,4 +1,4 @@
-"""Racing: many candidates answer the same examples in the same order, and those that are surely behind answer no more.
+"""Racing: many candidates answer the same examples in the same order; a test drops those that cannot be the best.
 
 What is guarded is the candidate that would be best on all examples: it drops out with probability `risk` at most,
 however often the race is looked at. For two candidates let D be the differences of their scores, drawn from N examples
@@ -8,20 +8,29 @@ of at least m = -(sum of those seen) / (N - seen), so a stake that pays 1 - f (D
 several sizes f are placed side by side. After Waudby-Smith & Ramdas 2024, "Estimating means of bounded random variables
 by betting", section 5 (sampling without replacement).
 
-Pure: told scores, it says who goes on. Searches and `genepool evaluate --race` use it.
+`Race` is given scores and says which candidates go on; searches use it. `race_models` evaluates models with it, through
+`tasks.evaluate` and the ledger, so that no answer is computed twice; `genepool evaluate --race` uses that.
 """
 
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genepool.errors import InputError
+from genepool.tasks import Example, Ledger, OutcomeTable, Task, evaluate, open_model, unique_names
+from genepool.tasks.models import Named
 
 RISK = 0.05
+# Looks at the scores, each at twice as many examples as the one before: a model is loaded anew for every one.
+LOOKS = 6
+_FEWEST = 8
 # Bets of these sizes: small ones find small differences late, large ones large differences at once.
 _STAKES = np.array([0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9])
 
@@ -106,3 +115,110 @@ def race_order(keys: Sequence[str], seed: int = 0) -> list[int]:
 
     drawn = {key: seeding.derive(seed, "race", key) for key in keys}
     return sorted(range(len(keys)), key=lambda i: (drawn[keys[i]], i))
+
+
+@dataclass(frozen=True)
+class DroppedModel:
+    """A model that left the race.
+
+    Attributes:
+        name: what it was called.
+        examples: how many of each task it answered.
+        mean: its mean over the tasks on these, each task counting the same.
+    """
+
+    name: str
+    examples: int
+    mean: float
+
+
+@dataclass(frozen=True)
+class RaceResult:
+    """How a race went.
+
+    Attributes:
+        table: those that stayed, on every example.
+        dropped: those that left, the first first.
+        asked: examples computed now.
+        saved: examples that the race spared.
+        risk: how likely, at most, the best is among those that left.
+    """
+
+    table: OutcomeTable
+    dropped: tuple[DroppedModel, ...]
+    asked: int
+    saved: int
+    risk: float
+
+
+def race_models(
+    models: Sequence[Named],
+    tasks: Sequence[Task],
+    *,
+    split: str = "test",
+    ledger: Ledger,
+    limit: int | None = None,
+    risk: float = RISK,
+    seed: int = 0,
+    allow_pickle: bool = False,
+    **asking: Any,
+) -> RaceResult:
+    """Races models over the examples of tasks, in an order shuffled by the seed.
+
+    A round of the race is one example of every task. Where tasks differ in size, the examples that larger ones have
+    left when the smallest is through do not race; those who stayed answer them too.
+
+    Args:
+        models: what to ask.
+        tasks: what to ask them; each counts the same.
+        split: which examples.
+        ledger: where outcomes come from and go to.
+        limit: only the first so many examples of each task.
+        risk: the probability at most with which the best over all rounds drops out.
+        seed: of the order.
+        allow_pickle, asking: further arguments of `evaluate`.
+
+    Raises:
+        InputError: there is nothing to race, or a model or task cannot be used.
+    """
+    if not models or not tasks:
+        raise InputError("nothing to race", fix="Name models and tasks")
+    opened = [open_model(model, allow_pickle=allow_pickle) for model in models]
+    names = unique_names([source.name for source in opened])
+    whole = [_with(task, split, list(task.examples(split))[:limit]) for task in tasks]
+    shuffled = [_with(task, split, _shuffled(task.splits[split], seed)) for task in whole]
+    rounds = min(len(task.splits[split]) for task in whole)
+    race = Race(len(models), rounds, risk=risk)
+    dropped: list[DroppedModel] = []
+    asked = 0
+    for size in _looks(rounds):
+        running = list(race.running)
+        chosen = [opened[i] for i in running], [names[i] for i in running]
+        table = evaluate(chosen[0], shuffled, split=split, ledger=ledger, limit=size, names=chosen[1], **asking)
+        asked += table.evaluated
+        scores = np.mean([[table.scores(name, task.name) for name in chosen[1]] for task in shuffled], axis=0)
+        gone = race.tell(scores[:, race.seen :])
+        dropped += [DroppedModel(names[i], size, float(scores[running.index(i)].mean())) for i in gone]
+        if len(race.running) == 1:
+            break
+    left = race.running
+    table = evaluate(
+        [opened[i] for i in left], whole, split=split, ledger=ledger, names=[names[i] for i in left], **asking
+    )
+    every = sum(len(task.splits[split]) for task in whole)
+    spared = sum(every - one.examples * len(whole) for one in dropped)
+    return RaceResult(table, tuple(dropped), asked + table.evaluated, spared, risk)
+
+
+def _looks(rounds: int) -> list[int]:
+    sizes = {max(min(_FEWEST, rounds), rounds >> shift) for shift in range(LOOKS)}
+    return sorted(sizes)
+
+
+def _with(task: Task, split: str, examples: Sequence[Example]) -> Task:
+    """The same task with other examples in one split; it still shows those of the training split."""
+    return replace(task, splits=ChainMap({split: examples}, dict(task.splits)))
+
+
+def _shuffled(examples: Sequence[Example], seed: int) -> list[Example]:
+    return [examples[i] for i in race_order([example.key for example in examples], seed)]

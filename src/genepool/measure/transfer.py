@@ -75,7 +75,7 @@ class TransferMatrix:
     p: Mapping[tuple[str, str], float]
     elsewhere: Mapping[str, Difference]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data, a row of cells for each model."""
         rows = []
         for model in self.models:
@@ -163,7 +163,7 @@ class Complementary:
         """The same with the roles of the two exchanged."""
         return Complementary(self.teacher, self.student, self.rho_neg, self.rho_pos, self.union, self.gain)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data, intervals as {mean, lo, hi}."""
         return {name: getattr(self, name)._asdict() for name in self.__dataclass_fields__}
 
@@ -234,7 +234,7 @@ class RankAgreement:
     regret: float
     hits: Mapping[int, float] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
             "sources": self.sources,

@@ -13,7 +13,7 @@ from genepool.merging.adapter_report import AdapterReport
 from genepool.merging.as_lora import write_adapter
 from genepool.merging.group import TensorGroup
 from genepool.merging.inspection import Inspection, inspect_models
-from genepool.merging.lines import Lines
+from genepool.merging.lines_scaling import Lines
 from genepool.merging.loading import load_recipe, parse_recipe
 from genepool.merging.merged_weights import MergedWeights
 from genepool.merging.method import Method

@@ -49,9 +49,9 @@ class AdapterReport:
         """Their part of the squared norm of the change."""
         return sum(tensor.change for tensor in self.left_out) / self.change
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The object `adapter` of `genepool.json`."""
-        return {**self.summary(), "tensors": [tensor.as_json(self.change) for tensor in self.tensors]}
+        return {**self.summary(), "tensors": [tensor.to_dict(self.change) for tensor in self.tensors]}
 
     def summary(self) -> dict[str, Any]:
         """The same without the list of tensors."""
@@ -74,7 +74,7 @@ def report_files(plan: Plan, report: AdapterReport) -> dict[str, str]:
     if report.left_out:
         lines += ["", f"Left at the base, {_percent(report.left_out_share)} of the change:", ""]
         lines += [f"- `{held.name}`: {held.form.reason}" for held in report.left_out]
-    return card.extra_files(plan, sections={"Adapter": "\n".join(lines)}, adapter=report.as_json())
+    return card.extra_files(plan, sections={"Adapter": "\n".join(lines)}, adapter=report.to_dict())
 
 
 def remark(report: AdapterReport, asked: int) -> None:

@@ -18,14 +18,14 @@ from genepool.errors import InputError
 from genepool.kernels.reading import is_finite, subtract
 from genepool.merging.group import TensorGroup
 from genepool.merging.layout import Input, OutputTensor
-from genepool.merging.lines import LinesScale, changed_norm, summed_norm
+from genepool.merging.lines_scaling import LinesScale, changed_norm, summed_norm
 from genepool.merging.method import Grain
 from genepool.merging.stored_sum import StoredSums
 from genepool.merging.survey import Survey
 from genepool.merging.weighted_sum import Gram
 from genepool.threads import core_count, in_order, torch_threads
 from genepool.weights.change import BLOCK_ENTRIES
-from genepool.weights.overlay import stacked_changes
+from genepool.weights.in_memory import stacked_changes
 from genepool.weights.tensor_info import shape_text, tensor_bytes, torch_dtype
 
 if TYPE_CHECKING:

@@ -129,7 +129,7 @@ class Method(ABC):
         models = f"{count} model{'' if count == '1' else 's'}"
         return models + _BASE_IN_WORDS[self.base]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What `genepool methods --json` prints of it."""
         defaults = {p.name: p.default for p in self.parameters if not p.per_model}
         own = {p.name: p.default for p in self.parameters if p.per_model}
@@ -141,7 +141,7 @@ class Method(ABC):
             "formula": self.formula,
             "needs": {"inputs": self.inputs, "base": self.base, "models": list(self.models)},
             "passes": 1 + (survey.passes if survey else 0),
-            "parameters": [parameter.as_json() for parameter in self.parameters],
+            "parameters": [parameter.to_dict() for parameter in self.parameters],
         }
 
     @property

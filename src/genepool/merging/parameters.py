@@ -73,7 +73,7 @@ class Parameter:
             return int(number)
         return number
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What `genepool methods --json` prints of it."""
         limits = [None if math.isinf(x) else x for x in (self.low, self.high)]
         return {

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from genepool.errors import InputError, nearest
-from genepool.merging.lines import Lines
+from genepool.merging.lines_scaling import Lines
 from genepool.merging.method import Method
 from genepool.merging.parameters import check_value
 from genepool.merging.registry import find_method

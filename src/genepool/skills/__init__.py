@@ -1,9 +1,9 @@
 """Skills: what a fine-tune learned, held in a file of its own. The files are read by `genepool.weights`."""
 
-from genepool.skills.calibrating import input_energies
+from genepool.skills.activation_energy import input_energies
 from genepool.skills.compressing import ByteBudget, compress
+from genepool.skills.create import apply_skills, extract_skill, model_of
 from genepool.skills.localising import Bench, Localised, smallest
-from genepool.skills.making import apply_skills, extract_skill, model_of
 from genepool.skills.masks import Dare, Graft, TopK
 from genepool.skills.peft_folder import write_peft
 from genepool.skills.skill import Skill

@@ -16,7 +16,7 @@ from genepool import progress
 from genepool.checked import is_digest, is_number, is_text, parsed_json
 from genepool.database import disk_is_full, distrust, foreign_schema, transaction
 from genepool.errors import InputError, refuse_newer
-from genepool.skills.kept import COLUMNS, JSON_COLUMNS, LibraryEntry, called, floats, kept_of
+from genepool.skills.library_entry import COLUMNS, JSON_COLUMNS, LibraryEntry, called, floats, kept_of
 from genepool.skills.sketch import LAYER_WIDTH, WIDTH, Sketch
 
 if TYPE_CHECKING:

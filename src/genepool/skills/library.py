@@ -29,7 +29,7 @@ from genepool import locking, staging
 from genepool.checked import is_digest, is_number, is_text
 from genepool.errors import InputError, listed, nearest
 from genepool.skills.catalogue import Catalogue
-from genepool.skills.kept import LibraryEntry
+from genepool.skills.library_entry import LibraryEntry
 from genepool.skills.sketch import Sketch, sketch
 from genepool.skills.skill import Skill
 from genepool.weights import SkillFile, Weights

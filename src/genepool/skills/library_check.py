@@ -12,8 +12,8 @@ from pathlib import Path
 from genepool import locking, progress
 from genepool.checked import is_digest
 from genepool.errors import InputError
-from genepool.skills.kept import LibraryEntry
 from genepool.skills.library import Library, describe
+from genepool.skills.library_entry import LibraryEntry
 
 _CHUNK = 1 << 20
 
@@ -34,7 +34,7 @@ class LibraryProblem:
     text: str
     repaired: str = ""
 
-    def as_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str]:
         """Plain data."""
         return dict(vars(self))
 

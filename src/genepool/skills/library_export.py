@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from genepool.errors import InputError
-from genepool.skills.kept import LibraryEntry
 from genepool.skills.library import Library
+from genepool.skills.library_entry import LibraryEntry
 from genepool.skills.library_tree import Relative, ancestors, tree_lines
 from genepool.staging import staged_folder
 from genepool.weights.skill_file import SkillFile
@@ -38,7 +38,7 @@ def export(library: Library, reference: str, out: str | Path, *, overwrite: bool
     if SkillFile(path).digest() != kept.digest:
         raise InputError("its file is damaged", where=path, fix="Look at it with genepool library check")
     tree = ancestors(library, kept)
-    said = {"schema": 1, **kept.as_dict(), "ancestors": [line.as_dict() for line in tree]}
+    said = {"schema": 1, **kept.to_dict(), "ancestors": [line.to_dict() for line in tree]}
     with staged_folder(Path(out), overwrite=overwrite) as folder:
         shutil.copyfile(path, folder / SKILL)
         (folder / CARD).write_text(card(kept, tree), encoding="utf-8")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from genepool.checked import is_text
 from genepool.errors import InputError
-from genepool.skills.kept import LibraryEntry
 from genepool.skills.library import Library, describe
+from genepool.skills.library_entry import LibraryEntry
 from genepool.skills.sketch import cosines
 from genepool.weights import Change, SkillFile, open_change
 from genepool.weights.skill_file import is_skill

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from genepool.skills.kept import LibraryEntry
 from genepool.skills.library import Library
+from genepool.skills.library_entry import LibraryEntry
 
 # (digest, the skill where the library has it).
 _Relative = tuple[str, LibraryEntry | None]
@@ -30,7 +30,7 @@ class Relative:
     operation: str
     again: bool
 
-    def as_dict(self) -> dict[str, str | int]:
+    def to_dict(self) -> dict[str, str | int]:
         """Plain data."""
         return {"depth": self.depth, "digest": self.digest, "name": self.name, "operation": self.operation}
 

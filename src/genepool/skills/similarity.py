@@ -75,7 +75,7 @@ class Similarity:
     subspaces: tuple[float, float] | None
     matrices: int
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
             "cosine": self.whole.cosine,

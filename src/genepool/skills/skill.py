@@ -15,7 +15,7 @@ from genepool.errors import InputError
 from genepool.skills.masks import Dare, TopK
 from genepool.skills.peft_folder import write_peft
 from genepool.weights import Change, Form, ModelDifference, Scaled, Sum, Weights, open_change, open_weights, store
-from genepool.weights.storing import stored_form
+from genepool.weights.store import stored_form
 from genepool.weights.tensor_info import dtype_code
 
 if TYPE_CHECKING:

@@ -83,7 +83,7 @@ class Ranking:
     examples: int
     classes: str
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What `--json` prints; null where a value is not a number."""
         return {
             "skills": [{"name": s.name, "score": s.score, "parts": _numbers(s.parts)} for s in self.skills],

@@ -19,7 +19,7 @@ from genepool.tasks.generated import Template, template_task
 from genepool.tasks.harness_tasks import PREFIX, tasks_named
 from genepool.tasks.reading import ENDINGS, read_examples
 from genepool.tasks.task import Task, TaskSettings
-from genepool.tasks.trusting import check_trusted
+from genepool.tasks.trust import check_trusted
 
 SETTINGS_FILE, TEMPLATE_FILE = "task.yaml", "template.yaml"
 _SPLITS = ("train", "valid", "test")

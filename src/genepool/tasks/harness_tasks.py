@@ -20,7 +20,7 @@ from genepool.errors import InputError, nearest
 from genepool.tasks.example import Example
 from genepool.tasks.ledger import Outcome
 from genepool.tasks.task import Task
-from genepool.tasks.trusting import check_trusted
+from genepool.tasks.trust import check_trusted
 
 if TYPE_CHECKING:
     from genepool.tasks.models import Model

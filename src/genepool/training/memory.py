@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from genepool.training.opened import Opened
+from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training
 from genepool.weights import Weights, infer_roles
 
@@ -49,7 +49,7 @@ class TrainingMemory:
         return {**asdict(self), "total": self.total}
 
 
-def plan_memory(opened: Opened) -> TrainingMemory:
+def plan_memory(opened: OpenedTraining) -> TrainingMemory:
     """What a training holds at once.
 
     Args:
@@ -82,7 +82,7 @@ def _factors(base: Weights, recipe: Training) -> int:
     return sum(recipe.lora.rank * (rows + columns) for rows, columns in shapes)
 
 
-def _activations(opened: Opened, size: int) -> int:
+def _activations(opened: OpenedTraining, size: int) -> int:
     """Of one micro-batch: layers, or one layer and the borders of all where they are computed again; and the logits."""
     config = opened.base.config or {}
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config

@@ -32,7 +32,7 @@ from genepool.training.folder import (
 from genepool.training.gains import Gains, measure_gains
 from genepool.training.journal import Journal, StepRow, Validation, digest_of
 from genepool.training.metrics_log import MetricsLog
-from genepool.training.opened import Opened
+from genepool.training.opened_training import OpenedTraining
 from genepool.training.session import Session
 from genepool.training.states import States
 from genepool.weights import Weights, open_weights
@@ -53,7 +53,7 @@ class Run:
     """
 
     def __init__(
-        self, opened: Opened, out: Path, journal: Journal, *, device: str = "cpu", fork: Path | None = None
+        self, opened: OpenedTraining, out: Path, journal: Journal, *, device: str = "cpu", fork: Path | None = None
     ) -> None:
         self.opened, self.recipe, self.out, self.journal = opened, opened.recipe, out, journal
         self._device, self._fork = device, fork

@@ -18,9 +18,9 @@ from genepool.errors import InputError
 from genepool.tasks import LanguageModel
 from genepool.tasks.metrics import find_metric
 from genepool.training.batches import answer_likelihoods, encode_examples
+from genepool.training.examples import TrainingExample, TrainingExamples
 from genepool.training.fit import drawing
 from genepool.training.journal import ExampleRow
-from genepool.training.lessons import TrainingExample, TrainingExamples
 from genepool.training.objectives import find_objective
 from genepool.training.optimiser import Optimisation, Optimiser
 from genepool.training.trained import trained_part

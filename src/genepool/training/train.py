@@ -14,7 +14,7 @@ from genepool.threads import torch_threads
 from genepool.training.folder import JOURNAL_FILE, RECIPE_FILE, REPORT_FILE, clear, read_result
 from genepool.training.gains import Gains, measure_gains
 from genepool.training.journal import Journal
-from genepool.training.opened import Opened
+from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training, load_training
 from genepool.training.run import Run
 from genepool.weights import open_weights
@@ -73,7 +73,7 @@ def run_training(
     """
     out = Path(out)
     with progress.bar("opening the base and the tasks"):
-        opened = Opened.open(recipe, trusted=trusted, allow_pickle=allow_pickle)
+        opened = OpenedTraining.open(recipe, trusted=trusted, allow_pickle=allow_pickle)
     if opened.base.folder is not None and out.resolve() == opened.base.folder.resolve():
         raise InputError("the output is the base's own folder", where=out, fix="Name another --out")
     if not (out / JOURNAL_FILE).is_file():
@@ -110,7 +110,7 @@ def verify_step(out: str | Path, step: int, *, device: str = "cpu", allow_pickle
     out = Path(out)
     if not (out / JOURNAL_FILE).is_file():
         raise InputError("no training is here", where=out, fix="Name the --out of a `genepool train`")
-    opened = Opened.open(load_training(out / RECIPE_FILE), others=False, allow_pickle=allow_pickle)
+    opened = OpenedTraining.open(load_training(out / RECIPE_FILE), others=False, allow_pickle=allow_pickle)
     with Journal(out / JOURNAL_FILE) as journal:
         steps = journal.steps()
         if not any(row.step == step for row in steps):
@@ -144,7 +144,7 @@ def gains_of(
     """
     if (told := read_result(out)) is None or not (out / JOURNAL_FILE).is_file():
         raise InputError("no finished training is here", where=out, fix="Name the --out of a `genepool train`")
-    opened = Opened.open(load_training(out / RECIPE_FILE), trusted=trusted, allow_pickle=allow_pickle)
+    opened = OpenedTraining.open(load_training(out / RECIPE_FILE), trusted=trusted, allow_pickle=allow_pickle)
     tuned = open_weights(str(out / str(told["result"])), base=opened.base)
     with Journal(out / JOURNAL_FILE) as journal:
         threads = journal.get("settings", {}).get("threads")

@@ -8,17 +8,17 @@ from genepool.weights.change import BaseWithChange, Change
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.derived_changes import Derived, Scaled, Sum
 from genepool.weights.header import Header
+from genepool.weights.in_memory import TensorWeights, load_resident, stack_changes, stacked_changes
 from genepool.weights.model_difference import ModelDifference
 from genepool.weights.opening import open_change, open_weights
-from genepool.weights.overlay import TensorWeights, load_resident, stack_changes, stacked_changes
 from genepool.weights.padding import PaddedVocabulary, vocabulary_rows
 from genepool.weights.roles import PARTS, Role, infer_roles
 from genepool.weights.skill_file import SkillFile
 from genepool.weights.skill_forms import Form
 from genepool.weights.skill_writer import WrittenChange, write_skill
-from genepool.weights.source import Weights
-from genepool.weights.storing import store
+from genepool.weights.store import store
 from genepool.weights.tensor_info import TensorInfo
+from genepool.weights.weights import Weights
 from genepool.weights.writer import write_checkpoint
 
 __all__ = [

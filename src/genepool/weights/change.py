@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from genepool.weights.encodings import Encoding, Entry
 from genepool.weights.encodings.low_rank import LowRank, Product
 from genepool.weights.header import Header
-from genepool.weights.source import Weights
 from genepool.weights.tensor_info import TensorInfo, torch_dtype
+from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
     import torch

@@ -19,8 +19,8 @@ from genepool.weights.companions import companion_folder
 from genepool.weights.formats import NEED_ASKING, TensorFile, format_of, formats, open_file, usable_formats
 from genepool.weights.formats.safetensors import INDEX_FILE, MODEL_FILE
 from genepool.weights.roles import infer_roles
-from genepool.weights.source import Weights, entry_digest
 from genepool.weights.tensor_info import TensorInfo
+from genepool.weights.weights import Weights, entry_digest
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from genepool.weights.source import Weights
+from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from genepool.errors import InputError
 from genepool.kernels.reading import subtract
 from genepool.weights.change import Change, block_rows
-from genepool.weights.source import Weights
 from genepool.weights.tensor_info import shape_text
+from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
     import torch

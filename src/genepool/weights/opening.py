@@ -20,7 +20,7 @@ from genepool.weights.model_difference import ModelDifference
 from genepool.weights.peft.adapter import LoraAdapter
 from genepool.weights.peft.folder import CONFIG_FILE
 from genepool.weights.skill_file import SkillFile, is_skill
-from genepool.weights.source import Weights
+from genepool.weights.weights import Weights
 
 Known = Callable[[str], Weights | None]
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool.weights.roles import infer_roles
-from genepool.weights.source import Weights
 from genepool.weights.tensor_info import TensorInfo
+from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
     import torch

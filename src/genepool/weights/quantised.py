@@ -6,7 +6,7 @@ and by its inspection, which says so.
 
 from __future__ import annotations
 
-from genepool.weights.source import Weights
+from genepool.weights.weights import Weights
 
 # What GPTQ, AWQ, compressed-tensors and bitsandbytes call their packed integers.
 _PACKED = (".qweight", ".weight_packed", ".weight.quant_map", ".weight.nested_absmax", ".weight.absmax", ".SCB")

@@ -42,8 +42,8 @@ from genepool.weights.header import (
     VERSION,
     Header,
 )
-from genepool.weights.source import Weights
 from genepool.weights.tensor_info import TensorInfo, shape_text
+from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
     import torch

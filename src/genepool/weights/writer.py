@@ -18,7 +18,6 @@ from genepool import progress, staging
 from genepool.errors import InputError
 from genepool.weights.checkpoint import read_json
 from genepool.weights.formats.safetensors import INDEX_FILE, MODEL_FILE
-from genepool.weights.source import Weights
 from genepool.weights.tensor_info import (
     DTYPE_BYTES,
     DTYPE_NAMES,
@@ -28,6 +27,7 @@ from genepool.weights.tensor_info import (
     tensor_bytes,
     torch_dtype,
 )
+from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
     import torch

@@ -32,7 +32,7 @@ def check(
         found = check_library(opened, repair=repair)
         left = [problem for problem in found if not problem.repaired]
         if json_output:
-            options.print_json({"library": str(opened.folder), "problems": [problem.as_dict() for problem in found]})
+            options.print_json({"library": str(opened.folder), "problems": [problem.to_dict() for problem in found]})
         else:
             for problem in found:
                 say(f"{problem.where}: {problem.text}" + (f": {problem.repaired}" if problem.repaired else ""))

@@ -11,8 +11,8 @@ import typer
 from genepool.cli import options, tables
 
 if TYPE_CHECKING:
-    from genepool.skills.kept import LibraryEntry
     from genepool.skills.library import Library
+    from genepool.skills.library_entry import LibraryEntry
 
 
 LibraryOption = Annotated[
@@ -52,7 +52,7 @@ def print_skills(skills: Sequence[LibraryEntry], extra: tuple[str, Sequence[str]
 
 def say_added(library: Library, kept: LibraryEntry, added: bool, json_output: bool) -> None:
     if json_output:
-        options.print_json({"library": str(library.folder), "added": added, "skill": kept.as_dict()})
+        options.print_json({"library": str(library.folder), "added": added, "skill": kept.to_dict()})
     elif added:
         say(f"{kept.name}: added ({kept.short}, {kept.form}, {options.size_text(kept.bytes)})")
     else:

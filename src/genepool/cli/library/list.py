@@ -31,7 +31,7 @@ def list(
     with open_library(library) as opened:
         skills = filtered(opened.catalogue.all(), base, tag)
         if json_output:
-            options.print_json({"library": str(opened.folder), "skills": [kept.as_dict() for kept in skills]})
+            options.print_json({"library": str(opened.folder), "skills": [kept.to_dict() for kept in skills]})
         elif not skills:
             print(f"{opened.folder}: no skill{' like that' if base or tag else ''}")
         else:

@@ -12,7 +12,7 @@ from genepool.cli import options
 from genepool.cli.library.common import LibraryOption, open_library
 
 if TYPE_CHECKING:
-    from genepool.skills.kept import LibraryEntry
+    from genepool.skills.library_entry import LibraryEntry
 
 
 class ColouredBy(StrEnum):

@@ -93,7 +93,7 @@ def search(
     with open_library(library) as opened:
         ranked = {"--text": by_words, "--like": by_likeness}[option](opened, str(wanted), hits)
         if json_output:
-            told = [{"score": hit.score, **hit.kept.as_dict()} for hit in ranked]
+            told = [{"score": hit.score, **hit.kept.to_dict()} for hit in ranked]
             options.print_json({"library": str(opened.folder), "by": option[2:], "hits": told})
         elif not ranked:
             print(f"{opened.folder}: nothing found")
@@ -105,9 +105,9 @@ def search(
 
 def _say_ranking(library: Library, hits: Sequence[Hit], ranking: Ranking, json_output: bool) -> None:
     if json_output:
-        found = [{"score": hit.score, **hit.kept.as_dict()} for hit in hits]
-        told = {key: value for key, value in ranking.as_json().items() if key != "skills"}
-        parts = {skill["name"]: skill["parts"] for skill in ranking.as_json()["skills"]}
+        found = [{"score": hit.score, **hit.kept.to_dict()} for hit in hits]
+        told = {key: value for key, value in ranking.to_dict().items() if key != "skills"}
+        parts = {skill["name"]: skill["parts"] for skill in ranking.to_dict()["skills"]}
         hits_with_parts = [{**hit, "parts": parts[hit["name"]]} for hit in found]
         options.print_json({"library": str(library.folder), "by": "task", "hits": hits_with_parts, **told})
         return

@@ -43,7 +43,7 @@ def show(
 
     with open_library(library) as opened:
         kept = opened.find(skill)
-        answer: dict[str, Any] = {**kept.as_dict(), "file": str(opened.path(kept.digest))}
+        answer: dict[str, Any] = {**kept.to_dict(), "file": str(opened.path(kept.digest))}
         up, down = (ancestors(opened, kept), descendants(opened, kept)) if tree else ([], [])
         found = None
         if against is not None:
@@ -52,9 +52,9 @@ def show(
             found = compare(changes_of(opened, skill), changes_of(opened, against))
         if json_output:
             if tree:
-                answer |= {"ancestors": [r.as_dict() for r in up], "descendants": [r.as_dict() for r in down]}
+                answer |= {"ancestors": [r.to_dict() for r in up], "descendants": [r.to_dict() for r in down]}
             if found is not None:
-                answer["against"] = {"skill": against, **found.as_dict()}
+                answer["against"] = {"skill": against, **found.to_dict()}
             options.print_json(answer)
             return
         if found is not None:

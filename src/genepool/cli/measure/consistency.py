@@ -38,7 +38,7 @@ def consistency(
     table = ask(models, tasks, task, split, ledger, limit, device, dtype, trust_tasks, allow_pickle)
     found = {model: measure.consistency_of(table, model, seed=seed) for model in table.models}
     if json_output:
-        options.print_json({"models": [{"model": model, **one.as_json()} for model, one in found.items()]})
+        options.print_json({"models": [{"model": model, **one.to_dict()} for model, one in found.items()]})
         return
     heads = [*table.tasks, "spread", "right in all", "in any", "alike", "agreement", "kappa"]
     shown = tables.TextTable("model", heads)

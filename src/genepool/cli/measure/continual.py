@@ -59,7 +59,7 @@ def continual(
     found = measure.continual_accuracy(rows[: len(stages)], before)
     if json_output:
         matrix = {"models": table.models[: len(stages)], "tasks": table.tasks, "matrix": rows[: len(stages)]}
-        options.print_json({**matrix, "untrained": before, **found.as_json()})
+        options.print_json({**matrix, "untrained": before, **found.to_dict()})
         return
     shown = tables.TextTable("after", table.tasks)
     for model, row in zip(table.models, rows, strict=True):

@@ -63,8 +63,8 @@ def curve(
     advice = None if horizon is None else fitted.advice(max(sizes), horizon, threshold)
     if json_output:
         shown = [{spent: where, **found._asdict()} for where, found in told.items()]
-        stopping = None if advice is None else advice.as_json()
-        options.print_json({"curve": fitted.as_json(), "predictions": shown, "advice": stopping})
+        stopping = None if advice is None else advice.to_dict()
+        options.print_json({"curve": fitted.to_dict(), "predictions": shown, "advice": stopping})
         return
     shift = f" + {fitted.c:.4g}" if fitted.c else ""
     typer.echo(f"error({spent}) = {fitted.a:.4g} + {fitted.b:.4g} ({spent}{shift})^{fitted.g:.3g}")

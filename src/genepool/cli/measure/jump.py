@@ -41,7 +41,7 @@ def jump(
     table = ask(models, tasks, task, split, ledger, limit, device, dtype, trust_tasks, allow_pickle)
     found = [metric_choice(table, name, seed=seed) for name in table.tasks]
     if json_output:
-        options.print_json({"tasks": [one.as_json() for one in found]})
+        options.print_json({"tasks": [one.to_dict() for one in found]})
         return
     for one in found:
         shown = tables.TextTable("metric", [*one.models, "share at the jump"])

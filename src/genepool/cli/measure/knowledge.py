@@ -41,7 +41,7 @@ def knowledge(
     found = measure.complementary_knowledge(table, seed=seed)
     if json_output:
         pairs = [
-            {"student": student, "teacher": teacher, "task": name, **both.as_json()}
+            {"student": student, "teacher": teacher, "task": name, **both.to_dict()}
             for (student, teacher, name), both in found.items()
         ]
         options.print_json({"pairs": pairs})

@@ -45,7 +45,7 @@ def lifelong(
     }
     found = measure.lifelong_metrics(measure.read_log(log, measure_column), experts)
     if json_output:
-        options.print_json(found.as_json())
+        options.print_json(found.to_dict())
         return
     heads = ["last evaluation", "maintenance", "relative", "efficiency", "recovery"]
     shown = tables.TextTable("task", heads)

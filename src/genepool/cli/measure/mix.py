@@ -64,8 +64,8 @@ def mix(
     ]
     link = measure.weakest_link(rows) if rows else None
     if json_output:
-        told = [{"model": model, **found.as_json()} for model, found in mixes.items()]
-        options.print_json({"models": told, "weakest_link": None if link is None else link.as_json()})
+        told = [{"model": model, **found.to_dict()} for model, found in mixes.items()]
+        options.print_json({"models": told, "weakest_link": None if link is None else link.to_dict()})
         return
     for model, found in mixes.items():
         shown = tables.TextTable("skills", ["k", "n", "success", "product", "difference"])

@@ -65,7 +65,7 @@ def passes(
             told.append((one.name, rates))
     if json_output:
         rows = [
-            {"task": name, "examples": [{"id": which, **rate.as_json()} for which, rate in rates.items()]}
+            {"task": name, "examples": [{"id": which, **rate.to_dict()} for which, rate in rates.items()]}
             for name, rates in told
         ]
         options.print_json({"model": model, "fingerprint": loaded.fingerprint, "tasks": rows})

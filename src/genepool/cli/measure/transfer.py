@@ -47,7 +47,7 @@ def transfer(
     own = common.pairs_of(trained, "--trained")
     matrix = measure.transfer_matrix(table, table.models[0], own, seed=seed)
     if json_output:
-        options.print_json(matrix.as_json())
+        options.print_json(matrix.to_dict())
         return
     shown = tables.TextTable("model", [*matrix.tasks, "elsewhere"])
     for model in matrix.models:

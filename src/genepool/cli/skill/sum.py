@@ -35,7 +35,7 @@ def sum(
     """
     options.begin(quiet)
     from genepool.weights import Sum, open_change, open_weights
-    from genepool.weights.storing import stored_form
+    from genepool.weights.store import stored_form
 
     opened = open_weights(base, allow_pickle=allow_pickle) if base else None
     total = Sum([open_change(skill, opened, allow_pickle=allow_pickle) for skill in skills])

@@ -2,7 +2,7 @@
 
 What is trained is what is bred: whole tensors, or the factors of adapters. Learning belongs to a child's birth and the
 study's seed, so a child that is made again has learned the same, and children of equal births are one model. Uses the
-stock and a model in memory.
+founders and a model in memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
-from genepool.evolution.breeding.stock import Founders
+from genepool.evolution.breeding.founders import Founders
 from genepool.seeding import numpy_generator
 from genepool.tasks import Example, LanguageModel, Model, Task, open_model
 from genepool.tasks.answers import AnswerBatch
@@ -26,7 +26,7 @@ from genepool.training import Diverged, Optimisation, Optimiser, encode_examples
 if TYPE_CHECKING:
     import torch
 
-    from genepool.evolution.breeding.lessons import Learning
+    from genepool.evolution.breeding.learning_settings import Learning
     from genepool.training.fit import Step
 
     Tensors = Mapping[str, torch.Tensor]
@@ -39,7 +39,7 @@ class Learner:
     """Trains children by AdamW, without dropout or weight decay, gradients clipped to norm 1.
 
     Args:
-        stock: the founders, whose tensors are trained.
+        founders: the founders, whose tensors are trained.
         tasks: the study's, with training examples.
         weights: of the tasks; 1 where none is given.
         settings: how long and how fast.
@@ -59,7 +59,7 @@ class Learner:
 
     def __init__(
         self,
-        stock: Founders,
+        founders: Founders,
         tasks: Sequence[Task],
         weights: Mapping[str, float],
         settings: Learning,
@@ -69,10 +69,10 @@ class Learner:
         compute: str,
         device: str = "cpu",
     ) -> None:
-        self._stock, self._settings, self._seed, self._threads = stock, settings, seed, threads
+        self._founders, self._settings, self._seed, self._threads = founders, settings, seed, threads
         self._compute, self._device, self.inherit = compute, device, settings.inherit
         self.model: LanguageModel | None = None
-        check_kind(LanguageModel, open_model(stock.base), _NEEDS)
+        check_kind(LanguageModel, open_model(founders.base), _NEEDS)
         self._objective = find_objective("likelihood")
         self._lessons: list[tuple[Task, Sequence[Example], float]] = []
         for task in tasks:
@@ -109,15 +109,15 @@ class Learner:
 
         if self.model is None:
             # Any founder has the architecture; without one everything began at random, in the base's.
-            like = next(iter(self._stock.founders.values()), self._stock.base)
+            like = next(iter(self._founders.models.values()), self._founders.base)
             self.model = load_as(LanguageModel, open_model(like), _NEEDS, device=self._device, dtype=self._compute)
         # Learned in float32 whatever children are stored as: small steps would be lost in bfloat16.
         latent = {key: torch.nn.Parameter(value.to(torch.float32, copy=True)) for key, value in tensors.items()}
         wanted = Optimisation(self._settings.steps, self._settings.rate, shape="constant", fused=False)
         with torch_threads(self._threads):
-            self.model.assign(self._stock.express(latent, birth, birth))
+            self.model.assign(self._founders.express(latent, birth, birth))
             with ExitStack() as stack:
-                parameters = stack.enter_context(self.model.changing(self._stock.moving()))
+                parameters = stack.enter_context(self.model.changing(self._founders.moving()))
                 stack.enter_context(torch.enable_grad())
                 for key, parameter in parameters.items():
                     hand_on = partial(self._hand_on, key, latent)
@@ -135,7 +135,7 @@ class Learner:
 
                 def express(_: Step) -> None:
                     with torch.no_grad():
-                        child = self._stock.express(latent, birth, birth)
+                        child = self._founders.express(latent, birth, birth)
                         for key, parameter in parameters.items():
                             parameter.copy_(child.read(key))
 
@@ -149,7 +149,7 @@ class Learner:
 
     def _hand_on(self, key: str, latent: Mapping[str, torch.nn.Parameter], parameter: Any) -> None:
         """Turns a weight's gradient into those of the tensors it is made of, and lets go of it at once."""
-        for name, gradient in self._stock.pull_back(key, parameter.grad.float().cpu(), latent).items():
+        for name, gradient in self._founders.pull_back(key, parameter.grad.float().cpu(), latent).items():
             known = latent[name].grad
             latent[name].grad = gradient if known is None else known + gradient
         parameter.grad = None

@@ -25,7 +25,7 @@ class AdaptersOptions(BirthOptions):
 class Adapters(BirthRepresentation[AdaptersOptions]):
     """A child is as small as one of the skills; a mix of factors keeps the rank, but is not the mix of the changes."""
 
-    def stock(
+    def hold_founders(
         self, base: Weights, founders: Mapping[str, Weights], dtype: str | None, held: str | None
     ) -> FounderAdapters:
         if not FounderAdapters.fits(base, founders):

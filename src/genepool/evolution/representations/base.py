@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, get_arg
 from pydantic import Field, PrivateAttr
 
 from genepool.errors import InputError
+from genepool.evolution.permissions import NOTHING, Permissions
 from genepool.evolution.strategies import Breeder, Strategy, make_strategy
-from genepool.evolution.trust import NOTHING, Permissions
 from genepool.schema import Strict
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from pydantic import Field
 
 from genepool.errors import InputError
 from genepool.evolution import older_keys
-from genepool.evolution.breeding import Family, Founders, Learner
-from genepool.evolution.breeding.family import MEMORY
-from genepool.evolution.breeding.lessons import Learning
-from genepool.evolution.breeding.stock import SPECTRA
+from genepool.evolution.breeding import Founders, Learner, Offspring
+from genepool.evolution.breeding.founders import SPECTRA
+from genepool.evolution.breeding.learning_settings import Learning
+from genepool.evolution.breeding.offspring import MEMORY
 from genepool.evolution.candidates import Candidate
 from genepool.evolution.records import POPULATION_FOLDER, STORE_FILE, WINNER_FOLDER
 from genepool.evolution.representations.base import FinishedRun, Held, Ingredients, Representation, Vary
@@ -68,12 +68,14 @@ class BirthRepresentation(Representation[Birth, AnyBirths]):
         # What small steps add up to must not be rounded away in between.
         fine = self._learn is not None and self._learn.inherit
         held = "F32" if fine else getattr(strategy_entry(study.strategy.name).build, "held", None)
-        self._stock = self.stock(found.base, self._founders(), dtype, held)
+        self._founders = self.hold_founders(found.base, self._open_founders(), dtype, held)
         folder = None if found.out is None else found.out / POPULATION_FOLDER
-        self.family = Family(self._stock, self._birth, folder, learner=self._learner())
+        self.offspring = Offspring(self._founders, self._birth, folder, learner=self._learner())
 
     @abstractmethod
-    def stock(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None, held: str | None) -> Founders:
+    def hold_founders(
+        self, base: Weights, founders: Mapping[str, Weights], dtype: str | None, held: str | None
+    ) -> Founders:
         """The founders as the population holds them.
 
         Args:
@@ -98,12 +100,12 @@ class BirthRepresentation(Representation[Birth, AnyBirths]):
     @property
     def child_bytes(self) -> int:
         """Bytes of one child, in memory and on the disk."""
-        return self._stock.nbytes
+        return self._founders.nbytes
 
     @property
     def child_numbers(self) -> int:
         """Entries of one child."""
-        return sum(info.numel for info in self._stock.infos.values())
+        return sum(info.numel for info in self._founders.infos.values())
 
     def begin(self) -> Breeder[Any]:
         study = self.study
@@ -122,10 +124,10 @@ class BirthRepresentation(Representation[Birth, AnyBirths]):
     def source(self, candidate: Candidate) -> Weights:
         # A guess has a name that no birth can refer to, and may differ from one end of the search to the next.
         name = candidate.name if candidate.index >= 0 else f"guess-{candidate.id[:12]}"
-        return self.family.child(name, Birth.from_genome(candidate.genome))
+        return self.offspring.child(name, Birth.from_genome(candidate.genome))
 
     def template(self) -> Weights:
-        return next(iter(self._stock.founders.values()), self._stock.base)
+        return next(iter(self._founders.models.values()), self._founders.base)
 
     def write(self, candidate: Candidate, folder: Path, sections: Mapping[str, str]) -> None:
         from genepool.weights.writer import write_checkpoint
@@ -135,7 +137,7 @@ class BirthRepresentation(Representation[Birth, AnyBirths]):
         write_checkpoint(self.source(candidate), folder, overwrite=True, extra_files=files)
 
     def card(self, candidate: Candidate, sections: Mapping[str, str]) -> str:
-        base = self._stock.base
+        base = self._founders.base
         front = [f"base_model: {base.folder.name}"] if base.folder is not None else []
         lines = [
             "---",
@@ -148,7 +150,7 @@ class BirthRepresentation(Representation[Birth, AnyBirths]):
             "",
             "# Bred model",
         ]
-        ancestors = ", ".join(self._stock.founders)
+        ancestors = ", ".join(self._founders.models)
         lines += ["", f"Bred by genepool from {ancestors}; `pedigree.json` holds every birth on the way.", ""]
         for title, text in sections.items():
             lines += [f"## {title}", "", text, ""]
@@ -174,7 +176,7 @@ class BirthRepresentation(Representation[Birth, AnyBirths]):
         waiting = list(candidate.genome["parents"])
         while waiting:
             name = waiting.pop()
-            if name not in births and name not in self._stock.founders:
+            if name not in births and name not in self._founders.models:
                 births[name] = self._birth(name).to_genome()
                 waiting += births[name]["parents"]
         return dict(sorted(births.items(), key=lambda pair: _age(pair[0])))
@@ -184,13 +186,13 @@ class BirthRepresentation(Representation[Birth, AnyBirths]):
 
     def lend(self, model: Model) -> None:
         # One model is enough: a child is put into it to learn, and again to be judged.
-        if self.family.learner is not None:
-            self.family.learner.use(model)
+        if self.offspring.learner is not None:
+            self.offspring.learner.use(model)
 
     def keep_only(self, names: Collection[str], writing: bool) -> None:
-        self.family.keep_only(names, writing=writing)
+        self.offspring.keep_only(names, writing=writing)
 
-    def _founders(self) -> dict[str, Weights]:
+    def _open_founders(self) -> dict[str, Weights]:
         """Founders by name; a name that reads like a child's is refused."""
         for skill in self.study.skills:
             if re.fullmatch(r"-?\d+\.-?\d+", skill.name):
@@ -204,7 +206,7 @@ class BirthRepresentation(Representation[Birth, AnyBirths]):
         if self._learn is None:
             return None
         return Learner(
-            self._stock,
+            self._founders,
             self._found.tasks,
             study.tasks.weights,
             self._learn,

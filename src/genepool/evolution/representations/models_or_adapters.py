@@ -27,6 +27,8 @@ class ModelsOrAdaptersOptions(BirthOptions):
 class ModelsOrAdapters(BirthRepresentation[ModelsOrAdaptersOptions]):
     """Adapters take the least memory, so they are bred as such wherever that is possible."""
 
-    def stock(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None, held: str | None) -> Founders:
+    def hold_founders(
+        self, base: Weights, founders: Mapping[str, Weights], dtype: str | None, held: str | None
+    ) -> Founders:
         fits = FounderAdapters.fits(base, founders)
         return FounderAdapters(base, founders, dtype) if fits else FounderModels(base, founders, dtype, held)

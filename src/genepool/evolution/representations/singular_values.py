@@ -1,6 +1,6 @@
 """The singular values of one adapter (ESSA): directions stay, how much of each is searched.
 
-Uses the stock of adapters. Evaluating a candidate takes forward passes only.
+Uses the founders of adapters. Evaluating a candidate takes forward passes only.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ class SingularValues(PointRepresentation[SingularValuesOptions]):
                 fix="Name a PEFT LoRA adapter as `base+adapter`, or make one with `genepool skill convert --to peft`",
             )
         self._name = skill.name
-        self._stock = FounderAdapters(base, {skill.name: adapter}, None if dtype is None else dtype_code(dtype))
+        self._founders = FounderAdapters(base, {skill.name: adapter}, None if dtype is None else dtype_code(dtype))
         self._count: dict[str, int] = {}
-        for tensor in self._stock.infos:
+        for tensor in self._founders.infos:
             if tensor.endswith(":W"):
                 continue
-            values, largest = len(self._stock.spectrum(skill.name, tensor).values), self.options.largest
+            values, largest = len(self._founders.spectrum(skill.name, tensor).values), self.options.largest
             self._count[tensor] = values if largest is None else min(values, largest)
         self.names = tuple(f"{tensor}[{i}]" for tensor, count in self._count.items() for i in range(count))
         if not self.names:
@@ -101,12 +101,12 @@ class SingularValues(PointRepresentation[SingularValuesOptions]):
 
     def source(self, candidate: Candidate) -> Weights:
         tensors = self._tensors(candidate.genome)
-        parts = [self._stock.fingerprint(), json.dumps(candidate.genome, sort_keys=True)]
+        parts = [self._founders.fingerprint(), json.dumps(candidate.genome, sort_keys=True)]
         digest = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
-        return self._stock.express(tensors, candidate.name, digest)
+        return self._founders.express(tensors, candidate.name, digest)
 
     def template(self) -> Weights:
-        return self._stock.founders[self._name]
+        return self._founders.models[self._name]
 
     def write(self, candidate: Candidate, folder: Path, sections: Mapping[str, str]) -> None:
         from genepool.weights.writer import write_checkpoint
@@ -127,12 +127,12 @@ class SingularValues(PointRepresentation[SingularValuesOptions]):
         import torch
 
         made = {}
-        for tensor in self._stock.infos:
+        for tensor in self._founders.infos:
             count = self._count.get(tensor)
             if count is None:
-                made[tensor] = self._stock.founder(self._name, tensor)
+                made[tensor] = self._founders.founder(self._name, tensor)
                 continue
-            left, values, right = self._stock.spectrum(self._name, tensor)
+            left, values, right = self._founders.spectrum(self._name, tensor)
             factors = torch.ones_like(values)
             factors[:count] = torch.tensor([genome[f"{tensor}[{i}]"] for i in range(count)])
             made[tensor] = (left * (values * factors)) @ right

@@ -24,7 +24,7 @@ class WholeModelsOptions(BirthOptions):
 class WholeModels(BirthRepresentation[WholeModelsOptions]):
     """A mix of children is the mix of their weights, also where the skills are adapters."""
 
-    def stock(
+    def hold_founders(
         self, base: Weights, founders: Mapping[str, Weights], dtype: str | None, held: str | None
     ) -> FounderModels:
         return FounderModels(base, founders, dtype, held)

@@ -44,7 +44,7 @@ class StopAdvice:
     now: float
     horizon: float
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {**asdict(self), "gain": self.gain._asdict()}
 
@@ -89,7 +89,7 @@ class LearningCurve:
         gain = self.gain(now, horizon)
         return StopAdvice(gain.hi < threshold, gain, threshold, now, horizon)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         names = ("kind", "a", "b", "c", "g", "residual", "points")
         return {name: getattr(self, name) for name in names}

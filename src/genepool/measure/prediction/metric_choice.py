@@ -63,7 +63,7 @@ class MetricChoice:
     sharper: Interval
     verdict: Verdict
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         found = asdict(self)
         found["sharper"] = self.sharper._asdict()

@@ -45,7 +45,7 @@ class PassRate:
     rate: float
     interval: Interval
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         ends = {"lo": self.interval.lo, "hi": self.interval.hi}
         return {"passes": self.passes, "draws": self.draws, "censored": self.censored, "rate": self.rate, **ends}
@@ -214,7 +214,7 @@ class TaskScaling:
         # exp(-exp(y)) falls in y, so the upper end of the line is the lower end of the rate.
         return Interval(self(size), math.exp(-math.exp(centre + half)), math.exp(-math.exp(centre - half)))
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         points = [{"size": size, "rate": rate} for size, rate in zip(self.sizes, self.rates, strict=True)]
         return {"a": self.a, "c": self.c, "residual": self.residual, "points": points}

@@ -3,7 +3,7 @@
 inspect_models(["base", "tuned"])            an `Inspection`: facts, problems, norms, cosines, sign conflicts, ranks
 """
 
-from genepool.merging.inspection.inspecting import inspect_models
+from genepool.merging.inspection.inspect import inspect_models
 from genepool.merging.inspection.result import (
     Deltas,
     EffectiveRanks,

@@ -1,6 +1,6 @@
 """What an inspection found, as plain data: the facts of every model, what does not fit, and how the changes compare.
 
-Sums are kept per layer and part, and every share is computed from them; `Inspection.as_dict` is the answer of
+Sums are kept per layer and part, and every share is computed from them; `Inspection.to_dict` is the answer of
 `genepool inspect --json`. The page and the tables read from here.
 """
 
@@ -200,7 +200,7 @@ class Inspection:
         """Whether nothing keeps the models from being merged."""
         return not self.problems
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; matrices and rows are in the order of `deltas.models`."""
         return {
             "base": self.base,

@@ -16,7 +16,7 @@ from genepool.weights.gguf import writing
 from genepool.weights.gguf.architectures import GgufArchitecture, to_pairs
 from genepool.weights.gguf.exporting import settings_of
 from genepool.weights.gguf.settings import GgufSettings
-from genepool.weights.source import Weights
+from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from genepool.weights.gguf.ggml_types import F32
 from genepool.weights.gguf.settings import GgufSettings
 from genepool.weights.gguf.tokenizer_writing import tokenizer_values
 from genepool.weights.quantised import quantised_by
-from genepool.weights.source import Weights
+from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
     import torch

@@ -20,8 +20,8 @@ from genepool.weights.checkpoint import read_json
 from genepool.weights.encodings.low_rank import Product
 from genepool.weights.formats import open_adapter
 from genepool.weights.peft.folder import CONFIG_FILE, PREFIX
-from genepool.weights.source import Weights
 from genepool.weights.tensor_info import shape_text
+from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
     import torch

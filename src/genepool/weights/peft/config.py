@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from genepool.weights.source import Weights
+from genepool.weights.weights import Weights
 
 
 def adapter_config(

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from genepool.weights.roles import Role, infer_roles
-from genepool.weights.source import Weights
 from genepool.weights.tensor_info import TensorInfo
+from genepool.weights.weights import Weights
 
 # linear, transposed, embedding: a product of two factors, for weights stored (out, in), (in, out), (tokens, width).
 # whole: with the rest of its module, as one of `modules_to_save`. bias: as one of the biases of the base. none: not.

@@ -71,7 +71,7 @@ class HeldTensor:
         alpha = self.scale * self.rank
         return int(alpha) if alpha == int(alpha) else alpha
 
-    def as_json(self, total: float) -> dict[str, Any]:
+    def to_dict(self, total: float) -> dict[str, Any]:
         """For `genepool.json`; `share` is its part of the squared norm of the whole change."""
         return {
             "tensor": self.name,

@@ -18,7 +18,7 @@ from genepool.evolution.strategies.base import Birth
 if TYPE_CHECKING:
     import torch
 
-    from genepool.evolution.breeding.stock import Founders
+    from genepool.evolution.breeding.founders import Founders
 
     Parents = Sequence[Mapping[str, torch.Tensor]]
     Operator = Callable[[Founders, Parents, Birth], Iterator[tuple[str, torch.Tensor]]]

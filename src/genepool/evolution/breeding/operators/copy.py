@@ -11,13 +11,13 @@ from genepool.evolution.strategies.base import Birth
 if TYPE_CHECKING:
     import torch
 
+    from genepool.evolution.breeding.founders import Founders
     from genepool.evolution.breeding.operators import Parents
-    from genepool.evolution.breeding.stock import Founders
 
 
 @register("copy")
-def copy(stock: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+def copy(founders: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
     """The one parent."""
     (parent,) = parents
-    for name in stock.infos:
+    for name in founders.infos:
         yield name, parent[name]

@@ -11,17 +11,17 @@ from genepool.evolution.strategies.base import Birth
 if TYPE_CHECKING:
     import torch
 
+    from genepool.evolution.breeding.founders import Founders
     from genepool.evolution.breeding.operators import Parents
-    from genepool.evolution.breeding.stock import Founders
 
 
 @register("mix")
-def mix(stock: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+def mix(founders: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
     """`sum weights[i] * parents[i]`. Weights that sum to 1 keep the base out of it.
 
     Of adapters, factor by factor, as GENOME's authors do: the rank stays, and the product is not the sum of products.
     """
-    for name in stock.infos:
+    for name in founders.infos:
         yield name, weighted(name, parents, birth.parameters["weights"])
 
 

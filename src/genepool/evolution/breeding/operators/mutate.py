@@ -12,18 +12,18 @@ from genepool.seeding import torch_generator
 if TYPE_CHECKING:
     import torch
 
+    from genepool.evolution.breeding.founders import Founders
     from genepool.evolution.breeding.operators import Parents
-    from genepool.evolution.breeding.stock import Founders
 
 
 @register("mutate")
-def mutate(stock: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+def mutate(founders: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
     """N(0, `sigma`) added to each weight with probability `rate`."""
     import torch
 
     (parent,) = parents
     rate, sigma = birth.parameters["rate"], birth.parameters["sigma"]
-    for name, info in stock.infos.items():
+    for name, info in founders.infos.items():
         generator = torch_generator(birth.seed, name)
         noise = torch.randn(info.shape, generator=generator) * sigma
         if rate < 1:

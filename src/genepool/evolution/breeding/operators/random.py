@@ -12,14 +12,14 @@ from genepool.seeding import torch_generator
 if TYPE_CHECKING:
     import torch
 
+    from genepool.evolution.breeding.founders import Founders
     from genepool.evolution.breeding.operators import Parents
-    from genepool.evolution.breeding.stock import Founders
 
 
 @register("random")
-def random(stock: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+def random(founders: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
     """Every weight from N(0, `sigma`)."""
     import torch
 
-    for name, info in stock.infos.items():
+    for name, info in founders.infos.items():
         yield name, torch.randn(info.shape, generator=torch_generator(birth.seed, name)) * birth.parameters["sigma"]

@@ -13,15 +13,15 @@ from genepool.seeding import torch_generator
 if TYPE_CHECKING:
     import torch
 
+    from genepool.evolution.breeding.founders import Founders
     from genepool.evolution.breeding.operators import Parents
-    from genepool.evolution.breeding.stock import Founders
 
 # Below this sine the vectors are as good as parallel and SLERP is a straight line.
 _PARALLEL = 1e-6
 
 
 @register("splice")
-def splice(stock: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+def splice(founders: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
     """SLERP(`weight`) in the first `split` share of the flat vector, SLERP(1 - `weight`) in the rest, then noise.
 
     The angle is that between the whole flat vectors, as published; `weight` is the second parent's share.
@@ -30,10 +30,10 @@ def splice(stock: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[st
 
     first, second = parents
     weight, sigma = birth.parameters["weight"], birth.parameters.get("sigma", 0.0)
-    angle = _angle(stock, parents)
+    angle = _angle(founders, parents)
     before, after = _shares(weight, angle), _shares(1 - weight, angle)
-    left = math.floor(birth.parameters["split"] * sum(info.numel for info in stock.infos.values()))
-    for name, info in stock.infos.items():
+    left = math.floor(birth.parameters["split"] * sum(info.numel for info in founders.infos.values()))
+    for name, info in founders.infos.items():
         a, b = first[name].to(torch.float32).reshape(-1), second[name].to(torch.float32).reshape(-1)
         here = min(max(left, 0), info.numel)
         made = torch.empty_like(a)
@@ -45,11 +45,11 @@ def splice(stock: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[st
         yield name, made.reshape(info.shape)
 
 
-def _angle(stock: Founders, parents: Parents) -> float:
+def _angle(founders: Founders, parents: Parents) -> float:
     import torch
 
     dots = [0.0, 0.0, 0.0]
-    for name in stock.infos:
+    for name in founders.infos:
         a, b = (parent[name].to(torch.float64).reshape(-1) for parent in parents)
         for i, (x, y) in enumerate(((a, b), (a, a), (b, b))):
             dots[i] += float(x @ y)

@@ -13,12 +13,12 @@ from genepool.seeding import torch_generator
 if TYPE_CHECKING:
     import torch
 
+    from genepool.evolution.breeding.founders import Founders
     from genepool.evolution.breeding.operators import Parents
-    from genepool.evolution.breeding.stock import Founders
 
 
 @register("stretch")
-def stretch(stock: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+def stretch(founders: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
     """`sum weights[i] * parents[i] + U diag(r s) V^T` for every matrix.
 
     U diag(s) V^T is the change of the founder `expert`, r uniform on [0, `rate`) for each direction. Vectors (norms,
@@ -26,10 +26,10 @@ def stretch(stock: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[s
     """
     import torch
 
-    for name, info in stock.infos.items():
+    for name, info in founders.infos.items():
         made = weighted(name, parents, birth.parameters["weights"])
         if len(info.shape) >= 2:
-            left, values, right = stock.spectrum(birth.parameters["expert"], name)
+            left, values, right = founders.spectrum(birth.parameters["expert"], name)
             draws = torch.rand(min(info.matrix), generator=torch_generator(birth.seed, name))[: len(values)]
             made += ((left * (values * draws * birth.parameters["rate"])) @ right).reshape(info.shape)
         yield name, made

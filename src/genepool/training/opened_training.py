@@ -12,13 +12,13 @@ from genepool import progress
 from genepool.errors import InputError
 from genepool.tasks import Task, load_tasks, open_model
 from genepool.tasks.answering import check_fits
-from genepool.training.lessons import TrainingExamples, load_lessons
+from genepool.training.examples import TrainingExamples, load_training_task
 from genepool.training.recipe import Training
 from genepool.weights import Weights, open_weights
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedTraining:
     """A recipe with its base (headers read) and its tasks.
 
     Attributes:
@@ -42,14 +42,14 @@ class Opened:
         others: bool = True,
         trusted: Collection[str | Path] = (),
         allow_pickle: bool = False,
-    ) -> Opened:
+    ) -> OpenedTraining:
         """Opens and checks everything a recipe names.
 
         Raises:
             InputError: a model or a task is wrong, or nothing can be learned from them.
         """
         base = open_weights(recipe.base, allow_pickle=allow_pickle)
-        tasks = [load_lessons(path) for path in recipe.tasks]
+        tasks = [load_training_task(path) for path in recipe.tasks]
         lessons = TrainingExamples(tasks, seed=recipe.seed, valid=recipe.valid)
         kept = _others(recipe, tasks, base, trusted) if others else ()
         for task in tasks:

@@ -65,7 +65,7 @@ class LibraryEntry:
         found = self.lineage.get("parents")
         return tuple(dict.fromkeys(filter(is_digest, found))) if isinstance(found, list) else ()
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data, without what is empty."""
         found = {**vars(self), "tags": list(self.tags)}
         return {key: value for key, value in found.items() if value not in ("", {}, [], None)}

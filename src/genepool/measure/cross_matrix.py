@@ -77,7 +77,7 @@ class PairedChange:
     gained: tuple[Flip, ...]
     lost: tuple[Flip, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The numbers, without the examples."""
         return {
             "task": self.task,

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from genepool import locking
 from genepool.errors import InputError
+from genepool.evolution.breeding.founders import Founders
 from genepool.evolution.breeding.learning import Learner
 from genepool.evolution.breeding.operators import operator
-from genepool.evolution.breeding.stock import Founders
 from genepool.evolution.strategies.base import Birth
 from genepool.weights import Weights
 from genepool.weights.tensor_info import torch_dtype
@@ -35,11 +35,11 @@ MEMORY = 2 << 30
 _GROWN = "-grown"
 
 
-class Family:
+class Offspring:
     """Founders and their descendants.
 
     Args:
-        stock: the founders.
+        founders: the founders.
         births: the birth of a child by its name; raises `KeyError` for a name that nobody has.
         folder: where children are kept between workers and sittings; None keeps them in memory alone.
         memory: bytes of children kept in memory where a folder has them too.
@@ -49,33 +49,33 @@ class Family:
 
     def __init__(
         self,
-        stock: Founders,
+        founders: Founders,
         births: Callable[[str], Birth],
         folder: Path | None = None,
         *,
         memory: int = MEMORY,
         learner: Learner | None = None,
     ) -> None:
-        self.stock, self._births, self._folder, self._memory = stock, births, folder, memory
+        self.founders, self._births, self._folder, self._memory = founders, births, folder, memory
         self.learner = learner
         self._held: OrderedDict[str, Tensors] = OrderedDict()
         self._fingerprints: dict[str, str] = {}
 
     def child(self, name: str, birth: Birth) -> Weights:
         """The model of a birth; its tensors are kept, so that its own children need not make it again."""
-        if birth.op == "copy" and self.stock.dtype is None:
+        if birth.op == "copy" and self.founders.dtype is None:
             # The founder itself, under its own fingerprint: what is known of it need not be asked again.
             (founder,) = birth.parents
-            for tensor in self.stock.infos:
-                self.stock.founder(founder, tensor)
-            return self.stock.founders[founder]
+            for tensor in self.founders.infos:
+                self.founders.founder(founder, tensor)
+            return self.founders.models[founder]
         tensors = self._tensors(name, birth)
         if self.learner is not None and not self.learner.inherit and birth.op != "copy":
             # Baldwin: what it learned counts for it alone, so it is kept beside what it was born with.
             grown = f"{name}{_GROWN}"
             lessons = self._fingerprint(name, birth)
             tensors = self._find(grown) or self._keep(grown, self.learner.teach(lessons, tensors))
-        return self.stock.express(tensors, name, self._fingerprint(name, birth))
+        return self.founders.express(tensors, name, self._fingerprint(name, birth))
 
     def keep_only(self, names: Collection[str], *, writing: bool = False) -> None:
         """Lets go of all children but these, in memory and on the disk.
@@ -104,7 +104,7 @@ class Family:
             current, its = waiting[-1]
             found = self._find(current)
             if found is None:
-                missing = [p for p in its.parents if p not in self.stock.founders and self._find(p) is None]
+                missing = [p for p in its.parents if p not in self.founders.models and self._find(p) is None]
                 if missing:
                     waiting += [(parent, self._born(parent)) for parent in missing]
                     continue
@@ -121,13 +121,13 @@ class Family:
 
         parents: list[Tensors] = []
         for parent in birth.parents:
-            held = _Founder(self.stock, parent) if parent in self.stock.founders else self._find(parent)
+            held = _Founder(self.founders, parent) if parent in self.founders.models else self._find(parent)
             assert held is not None
             parents.append(held)
         made = {}
         with torch.no_grad():
-            for tensor, value in operator(birth.op)(self.stock, parents, birth):
-                made[tensor] = value.to(torch_dtype(self.stock.infos[tensor].dtype)).contiguous()
+            for tensor, value in operator(birth.op)(self.founders, parents, birth):
+                made[tensor] = value.to(torch_dtype(self.founders.infos[tensor].dtype)).contiguous()
         return made
 
     def _find(self, name: str) -> Tensors | None:
@@ -151,7 +151,9 @@ class Family:
             raise InputError(
                 f"cannot be read ({error})", where=path, fix="Delete it: the child is made again"
             ) from error
-        if {name: tuple(t.shape) for name, t in tensors.items()} != {n: i.shape for n, i in self.stock.infos.items()}:
+        if {name: tuple(t.shape) for name, t in tensors.items()} != {
+            n: i.shape for n, i in self.founders.infos.items()
+        }:
             raise InputError("not a child of this study", where=path, fix="Delete it: the child is made again")
         return tensors
 
@@ -179,7 +181,7 @@ class Family:
     def _hold(self, name: str, tensors: Tensors) -> Tensors:
         self._held[name] = tensors
         # Without a folder it is the only place: parents that push each other out would be made again for ever.
-        while self._folder and len(self._held) > 1 and len(self._held) * self.stock.nbytes > self._memory:
+        while self._folder and len(self._held) > 1 and len(self._held) * self.founders.nbytes > self._memory:
             self._held.popitem(last=False)
         return tensors
 
@@ -204,14 +206,14 @@ class Family:
     @cached_property
     def _root(self) -> str:
         # Hashed when the first child is, not when a study is only planned.
-        parts = [self.stock.fingerprint(), *([] if self.learner is None else [self.learner.digest()])]
+        parts = [self.founders.fingerprint(), *([] if self.learner is None else [self.learner.digest()])]
         return parts[0] if len(parts) == 1 else hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
     def _fingerprint(self, name: str, birth: Birth) -> str:
         waiting = [(name, birth)]
         while waiting:
             current, its = waiting[-1]
-            missing = [p for p in its.parents if p not in self.stock.founders and p not in self._fingerprints]
+            missing = [p for p in its.parents if p not in self.founders.models and p not in self._fingerprints]
             if missing and current not in self._fingerprints:
                 waiting += [(parent, self._born(parent)) for parent in missing]
                 continue
@@ -227,14 +229,14 @@ class Family:
 class _Founder(Mapping[str, "torch.Tensor"]):
     """A founder's tensors, read when they are asked for."""
 
-    def __init__(self, stock: Founders, name: str) -> None:
-        self._stock, self.name = stock, name
+    def __init__(self, founders: Founders, name: str) -> None:
+        self._founders, self.name = founders, name
 
     def __getitem__(self, tensor: str) -> torch.Tensor:
-        return self._stock.founder(self.name, tensor)
+        return self._founders.founder(self.name, tensor)
 
     def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(self._stock.infos)
+        return iter(self._founders.infos)
 
     def __len__(self) -> int:
-        return len(self._stock.infos)
+        return len(self._founders.infos)

@@ -10,7 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from genepool.errors import InputError
 from genepool.kernels.spectral import SingularTriplets, singular_triplets
@@ -46,9 +46,11 @@ class Founders(ABC):
     """
 
     infos: Mapping[str, TensorInfo]
+    # Fingerprints of children begin with this. It never changes, so that outcomes on record stay theirs.
+    _digest_prefix: ClassVar[str]
 
     def __init__(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None) -> None:
-        self.base, self.founders, self.dtype = base, dict(founders), dtype
+        self.base, self.models, self.dtype = base, dict(founders), dtype
         self._spectra: dict[tuple[str, str], SingularTriplets] = {}
         self._remembered = 0
 
@@ -69,7 +71,7 @@ class Founders(ABC):
         if not is_finite(found):
             raise FounderError(
                 "holds NaN or infinity",
-                where=f"{self.founders[name].name}:{tensor}",
+                where=f"{self.models[name].name}:{tensor}",
                 fix="Its training diverged or the file is damaged: leave this model out",
             )
         return found
@@ -88,7 +90,7 @@ class Founders(ABC):
 
     @abstractmethod
     def moving(self) -> tuple[str, ...]:
-        """Names of the model's tensors that are made of the stock's."""
+        """Names of the model's tensors that are made of the population's."""
 
     @abstractmethod
     def pull_back(self, target: str, gradient: torch.Tensor, tensors: Tensors) -> dict[str, torch.Tensor]:
@@ -111,8 +113,8 @@ class Founders(ABC):
 
     def fingerprint(self) -> str:
         """SHA-256, hex, of what the founders are and how they are held."""
-        parts = [type(self).__name__, self.dtype or "", self.base.fingerprint()]
-        parts += [f"{name}={weights.fingerprint()}" for name, weights in self.founders.items()]
+        parts = [self._digest_prefix, self.dtype or "", self.base.fingerprint()]
+        parts += [f"{name}={weights.fingerprint()}" for name, weights in self.models.items()]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
@@ -126,16 +128,18 @@ class FounderModels(Founders):
         held: safetensors name of the type that children are held in; as models are when None.
     """
 
+    _digest_prefix = "ModelStock"
+
     def __init__(
         self, base: Weights, founders: Mapping[str, Weights], dtype: str | None = None, held: str | None = None
     ) -> None:
         super().__init__(base, founders, dtype)
-        for name, weights in self.founders.items():
+        for name, weights in self.models.items():
             check_alike(base, name, weights)
         self._held = held
         wanted = held or dtype
         floats = [name for name in base.names() if base.info(name).is_float]
-        moved = [name for name in floats if any(w.moves(name, base) for w in self.founders.values())]
+        moved = [name for name in floats if any(w.moves(name, base) for w in self.models.values())]
         self.infos = {
             name: base.info(name) if wanted is None else base.info(name).with_dtype(wanted) for name in moved or floats
         }
@@ -147,7 +151,7 @@ class FounderModels(Founders):
     def _founder(self, name: str, tensor: str) -> torch.Tensor:
         import torch
 
-        return self.founders[name].read(tensor).to(torch.float32)
+        return self.models[name].read(tensor).to(torch.float32)
 
     def origin(self, tensor: str) -> torch.Tensor:
         import torch
@@ -169,10 +173,12 @@ class FounderAdapters(Founders):
     (trained norms and biases, DoRA) as whole changes.
     """
 
+    _digest_prefix = "AdapterStock"
+
     def __init__(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None = None) -> None:
         super().__init__(base, founders, dtype)
         self._adapters: dict[str, LoraAdapter] = {}
-        for name, weights in self.founders.items():
+        for name, weights in self.models.items():
             adapter = _adapter(weights)
             assert adapter is not None
             self._adapters[name] = adapter

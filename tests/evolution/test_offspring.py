@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from genepool.errors import InputError
-from genepool.evolution.breeding import Family, FounderAdapters, FounderModels, Founders
+from genepool.evolution.breeding import FounderAdapters, FounderModels, Founders, Offspring
 from genepool.evolution.breeding.operators import operator
 from genepool.evolution.strategies.base import Birth
 from genepool.seeding import torch_generator
@@ -29,7 +29,7 @@ def model(
     return TensorWeights({**tensors, "step": torch.tensor([3])}, name)
 
 
-def stock(dtype: torch.dtype = torch.float32) -> FounderModels:
+def founders(dtype: torch.dtype = torch.float32) -> FounderModels:
     return FounderModels(model(0, "base", dtype), {"ann": model(1, "ann", dtype), "bob": model(2, "bob", dtype)})
 
 
@@ -38,7 +38,7 @@ def flat(weights: Weights) -> torch.Tensor:
 
 
 def born(birth: Birth, dtype: torch.dtype = torch.float32) -> Weights:
-    return Family(stock(dtype), {}.__getitem__).child("0.0", birth)
+    return Offspring(founders(dtype), {}.__getitem__).child("0.0", birth)
 
 
 ANN, BOB, BASE = flat(model(1, "ann")), flat(model(2, "bob")), flat(model(0, "base"))
@@ -59,8 +59,8 @@ def test_a_copy_is_the_founder_under_its_own_fingerprint() -> None:
 def test_a_mutation_moves_the_share_of_weights_it_should() -> None:
     shapes = {"w": (400, 100)}
     founders = {"ann": model(1, "ann", shapes=shapes)}
-    family = Family(FounderModels(model(0, "base", shapes=shapes), founders), {}.__getitem__)
-    child = family.child("0.0", Birth("mutate", ("ann",), {"rate": 0.1, "sigma": 0.01}, 5))
+    offspring = Offspring(FounderModels(model(0, "base", shapes=shapes), founders), {}.__getitem__)
+    child = offspring.child("0.0", Birth("mutate", ("ann",), {"rate": 0.1, "sigma": 0.01}, 5))
     moved = child.read("w") - founders["ann"].read("w")
     changed = moved[moved != 0]
     assert len(changed) / moved.numel() == pytest.approx(0.1, abs=0.01)
@@ -102,8 +102,8 @@ def test_a_stretch_adds_the_experts_singular_directions() -> None:
 
 def test_random_models_have_the_scale_asked_for() -> None:
     shapes = {"w": (300, 100)}
-    family = Family(FounderModels(model(0, "base", shapes=shapes), {}), {}.__getitem__)
-    drawn = family.child("0.0", Birth("random", (), {"sigma": 0.01}, 3)).read("w")
+    offspring = Offspring(FounderModels(model(0, "base", shapes=shapes), {}), {}.__getitem__)
+    drawn = offspring.child("0.0", Birth("random", (), {"sigma": 0.01}, 3)).read("w")
     assert drawn.std().item() == pytest.approx(0.01, rel=0.03)
 
 
@@ -121,14 +121,14 @@ def pedigree(length: int) -> dict[str, Birth]:
 def test_a_child_is_the_same_from_memory_from_the_disk_and_made_again(tmp_path: Path, dtype: torch.dtype) -> None:
     births = pedigree(6)
     last = births["5.0"]
-    raised = Family(stock(dtype), births.__getitem__, tmp_path / "population")
+    raised = Offspring(founders(dtype), births.__getitem__, tmp_path / "population")
     for name, birth in births.items():
         child = raised.child(name, birth)
     found = [
         raised.child("5.0", last),
-        Family(stock(dtype), births.__getitem__, tmp_path / "population").child("5.0", last),
-        Family(stock(dtype), births.__getitem__).child("5.0", last),
-        Family(stock(dtype), births.__getitem__, memory=1).child("5.0", last),
+        Offspring(founders(dtype), births.__getitem__, tmp_path / "population").child("5.0", last),
+        Offspring(founders(dtype), births.__getitem__).child("5.0", last),
+        Offspring(founders(dtype), births.__getitem__, memory=1).child("5.0", last),
     ]
     for one in found:
         assert one.fingerprint() == child.fingerprint()
@@ -138,26 +138,26 @@ def test_a_child_is_the_same_from_memory_from_the_disk_and_made_again(tmp_path: 
 
 def test_lines_longer_than_the_stack_are_made_again(tmp_path: Path) -> None:
     births = pedigree(1500)
-    family = Family(stock(), births.__getitem__)
-    assert family.child("1499.0", births["1499.0"]).fingerprint()
+    offspring = Offspring(founders(), births.__getitem__)
+    assert offspring.child("1499.0", births["1499.0"]).fingerprint()
 
 
 def test_only_the_living_keep_their_files_and_the_dead_come_back_the_same(tmp_path: Path) -> None:
     births = pedigree(4)
-    family = Family(stock(), births.__getitem__, tmp_path / "population")
-    children = {name: family.child(name, birth) for name, birth in births.items()}
-    family.keep_only({"2.0"})
+    offspring = Offspring(founders(), births.__getitem__, tmp_path / "population")
+    children = {name: offspring.child(name, birth) for name, birth in births.items()}
+    offspring.keep_only({"2.0"})
     assert [path.name for path in (tmp_path / "population").iterdir()] == ["2.0.safetensors"]
-    again = Family(stock(), births.__getitem__, tmp_path / "population").child("3.0", births["3.0"])
+    again = Offspring(founders(), births.__getitem__, tmp_path / "population").child("3.0", births["3.0"])
     assert torch.equal(flat(again), flat(children["3.0"]))
 
 
 def test_a_torn_file_says_what_to_do(tmp_path: Path) -> None:
     births = pedigree(2)
-    Family(stock(), births.__getitem__, tmp_path).child("0.0", births["0.0"])
+    Offspring(founders(), births.__getitem__, tmp_path).child("0.0", births["0.0"])
     (tmp_path / "0.0.safetensors").write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"0\.0\.safetensors.*Delete it"):
-        Family(stock(), births.__getitem__, tmp_path).child("1.0", births["1.0"])
+        Offspring(founders(), births.__getitem__, tmp_path).child("1.0", births["1.0"])
 
 
 def test_different_births_have_different_fingerprints() -> None:
@@ -218,9 +218,9 @@ def test_adapters_breed_as_factors(adapters: tuple[Weights, dict[str, Weights]])
     founders = {name: all_of[name] for name in "pq"}
     held = FounderAdapters(base, founders)
     assert held.nbytes < sum(base.info(name).nbytes for name in base.names())
-    family = Family(held, {}.__getitem__)
-    whole = family.child("0.0", Birth("mix", ("p", "q"), {"weights": [1.0, 0.0]}))
-    mixed = family.child("0.1", Birth("mix", ("p", "q"), {"weights": [0.25, 0.75]}))
+    offspring = Offspring(held, {}.__getitem__)
+    whole = offspring.child("0.0", Birth("mix", ("p", "q"), {"weights": [1.0, 0.0]}))
+    mixed = offspring.child("0.1", Birth("mix", ("p", "q"), {"weights": [0.25, 0.75]}))
     for name in base.names():
         assert torch.allclose(whole.read(name), founders["p"].read(name), atol=1e-6)
         factors = [one.change.factors(name) for one in founders.values() if name in one.change.names()]  # type: ignore[attr-defined]
@@ -250,7 +250,7 @@ def test_every_operator_makes_finite_children_of_either_form(
 ) -> None:
     base, all_of = adapters
     held = held_as(form, base, {name: all_of[name] for name in "pq"})
-    family = Family(held, {}.__getitem__)
+    offspring = Offspring(held, {}.__getitem__)
     births: list[Birth] = [
         Birth("copy", ("p",)),
         Birth("random", (), {"sigma": 0.1}, 1),
@@ -261,7 +261,7 @@ def test_every_operator_makes_finite_children_of_either_form(
         Birth("stretch", ("p", "q"), {"weights": [0.5, 0.5], "expert": "p", "rate": 0.1}, 1),
     ]
     check: Callable[[Weights], bool] = lambda w: all(bool(torch.isfinite(w.read(n)).all()) for n in w.names())  # noqa: E731
-    children = [family.child(f"0.{i}", birth) for i, birth in enumerate(births)]
+    children = [offspring.child(f"0.{i}", birth) for i, birth in enumerate(births)]
     assert all(check(child) for child in children)
     prints = [hash(tuple(np.concatenate([c.read(n).numpy().ravel() for n in c.names()]).tolist())) for c in children]
     assert len(set(prints)) == len(prints)
@@ -286,14 +286,14 @@ def test_a_climb_walks_along_the_noise_of_the_mutants(adapters: tuple[Weights, d
 def test_parents_are_not_pushed_out_of_the_only_place_they_are_in() -> None:
     births = {f"0.{i}": Birth("mutate", ("ann",), {"rate": 1.0, "sigma": 0.1}, i) for i in range(3)}
     last = Birth("mix", tuple(births), {"weights": [0.2, 0.3, 0.5]})
-    narrow = Family(stock(), births.__getitem__, memory=1).child("1.0", last)
-    assert torch.equal(flat(narrow), flat(Family(stock(), births.__getitem__).child("1.0", last)))
+    narrow = Offspring(founders(), births.__getitem__, memory=1).child("1.0", last)
+    assert torch.equal(flat(narrow), flat(Offspring(founders(), births.__getitem__).child("1.0", last)))
 
 
 def test_a_base_alone_can_be_bred_from_all_its_float_tensors() -> None:
     alone = FounderModels(model(0, "base"), {"base": model(0, "base")})
     assert set(alone.infos) == set(SHAPES)
-    child = Family(alone, {}.__getitem__).child("0.0", Birth("mutate", ("base",), {"rate": 1.0, "sigma": 0.1}, 1))
+    child = Offspring(alone, {}.__getitem__).child("0.0", Birth("mutate", ("base",), {"rate": 1.0, "sigma": 0.1}, 1))
     assert all(not torch.equal(child.read(name), model(0, "base").read(name)) for name in SHAPES)
 
 
@@ -305,8 +305,8 @@ def test_small_steps_add_up_where_children_are_held_in_float32() -> None:
         births = {"0.0": Birth("copy", ("base",))}
         for i in range(1, 101):
             births[f"{i}.0"] = Birth("climb", (f"{i - 1}.0",), {"steps": [1e-4], "seeds": [7]})
-        family = Family(FounderModels(base, {"base": base}, held=held), births.__getitem__)
-        child = family.child("100.0", births["100.0"])
+        offspring = Offspring(FounderModels(base, {"base": base}, held=held), births.__getitem__)
+        child = offspring.child("100.0", births["100.0"])
         assert child.read("a.weight").dtype == torch.bfloat16
         away[held] = flat(child) - flat(base)
     noise = torch.cat([torch.randn(s, generator=torch_generator(7, n)).reshape(-1) for n, s in SHAPES.items()])
@@ -316,11 +316,11 @@ def test_small_steps_add_up_where_children_are_held_in_float32() -> None:
 
 
 def test_directions_that_do_not_fit_are_computed_again_and_the_others_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    from genepool.evolution.breeding import stock as module
+    from genepool.evolution.breeding import founders as module
 
     first = module.singular_triplets(torch.randn(4, 6), 4)
     monkeypatch.setattr(module, "SPECTRA", sum(part.nbytes for part in first))
-    held, computed = stock(), []
+    held, computed = founders(), []
 
     def counted(matrix: torch.Tensor, count: int) -> object:
         computed.append(matrix.shape)

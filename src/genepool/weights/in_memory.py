@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.weights.change import BaseWithChange, Change
-from genepool.weights.source import Weights
 from genepool.weights.tensor_info import TensorInfo, dtype_code
+from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
     import torch

@@ -95,7 +95,7 @@ def turns_of(example: Example) -> list[Example]:
     return [*found, example]
 
 
-def load_lessons(path: str) -> Task:
+def load_training_task(path: str) -> Task:
     """The task of a folder, or of a lone file, which is split.
 
     Raises:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.weights.change import BaseWithChange
-from genepool.weights.overlay import ResidentChange, TensorWeights
-from genepool.weights.source import Weights
+from genepool.weights.in_memory import ResidentChange, TensorWeights
 from genepool.weights.tensor_info import TensorInfo, dtype_code, torch_dtype
+from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ from genepool import progress
 from genepool.errors import InputError
 from genepool.merging.inspection.effective_rank import find_matrices, measure_ranks, sample_matrices
 from genepool.merging.inspection.facts import describe_model
-from genepool.merging.inspection.fitting import find_notes, find_problems
+from genepool.merging.inspection.problems import find_notes, find_problems
 from genepool.merging.inspection.result import Deltas, EffectiveRanks, Inspection
 from genepool.merging.inspection.task_vectors import compare_task_vectors, is_finite
 from genepool.merging.matching import Fit, Headers
