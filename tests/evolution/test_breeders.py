@@ -111,9 +111,9 @@ def test_chances_are_in_proportion_and_never_negative() -> None:
     assert chances([0, 0]).tolist() == [0.5, 0.5]
 
 
-@given(st.lists(st.floats(0, 1, width=16), min_size=1, max_size=30), st.integers(1, 40), st.integers(1, 5))
+@given(st.lists(st.floats(0, 1, width=16), min_size=1, max_size=30), st.integers(1, 40), st.integers(0, 5))
 def test_the_best_survive_and_nobody_twice(fitness: list[float], count: int, tournament: int) -> None:
-    kept = survivors(np.random.default_rng(0), fitness, count, elite=0.1, tournament=tournament)
+    kept = survivors(np.random.default_rng(0), fitness, count, elites=1, tournament=tournament)
     assert len(kept) == len(set(kept)) == min(count, len(fitness))
     assert fitness[kept[0]] == max(fitness)
     assert [fitness[i] for i in kept] == sorted((fitness[i] for i in kept), reverse=True)
@@ -128,12 +128,12 @@ def test_roulette_draws_those_with_nothing_only_when_others_run_out() -> None:
 # ---------------------------------------------------------------------- GENOME
 
 
-def test_genome_begins_with_halves_of_pairs_and_crosses_by_fitness() -> None:
+def test_genome_begins_with_pairs_at_random_shares_and_crosses_by_fitness() -> None:
     breeder = make_breeder("genome", FOUNDERS, TASKS, seed=0, options={"mutation": 0, "crossover": 1})
     first = breeder.ask()
     assert len(first) == 10
-    # Three skills make three pairs: each once half and half, then again at shares of their own.
-    assert [b.parameters["weights"] == [0.5, 0.5] for b in first] == [True] * 3 + [False] * 7
+    # Three skills make three pairs: each comes once before any comes again, at shares u1 / (u1 + u2).
+    assert len({tuple(b.parameters["weights"]) for b in first}) == 10
     for three in (first[:3], first[3:6], first[6:9]):
         assert {b.parents for b in three} == set(itertools.combinations(FOUNDERS, 2))
     assert all(b.op == "mix" and sum(b.parameters["weights"]) == pytest.approx(1) for b in first)
@@ -145,6 +145,60 @@ def test_genome_begins_with_halves_of_pairs_and_crosses_by_fitness() -> None:
     for child in children:
         a, b = (fitness[int(parent.split(".")[1])] for parent in child.parents)
         assert child.parameters["weights"] == pytest.approx([a / (a + b), b / (a + b)])
+
+
+def test_the_elites_are_a_tenth_of_the_population_rounded_down() -> None:
+    """int(0.1 N), as in the authors' code: one of ten survives whatever the tournaments draw, and none of nine."""
+    for population, first_stays in ((10, True), (9, False)):
+        lost = 0
+        for seed in range(30):
+            options = {"population": population, "tournament": 1, "mutation": 1.0}
+            breeder = make_breeder("genome", FOUNDERS, TASKS, seed=seed, options=options)
+            breeder.tell(breeder.ask(), np.linspace(1, 0.1, population))
+            births = breeder.ask()
+            breeder.tell(births, np.full(len(births), 0.05))
+            lost += "0.0" not in breeder.living()
+        assert (lost == 0) == first_stays
+
+
+def test_genome_plus_draws_its_pulls_once_if_it_is_to() -> None:
+    """The random factors of the first move of every particle differ, but for `one_draw`, as in the authors' code."""
+    for one_draw, kinds in ((True, 1), (False, 4)):
+        options = {"population": 4, "inertia": 0, "one_draw": one_draw}
+        breeder = make_breeder("genome_plus", FOUNDERS, TASKS, seed=1, options=options)
+        breeder.tell(breeder.ask(), np.array([0.1, 0.4, 0.2, 0.3]))
+        moves = breeder.ask()
+        # What the worst pushes with, relative to the best's pull, depends on the draw alone.
+        ratios = {
+            round(weights["0.0"] / weights["0.1"], 9)
+            for move in moves
+            for weights in [dict(zip(move.parents, move.parameters["weights"], strict=True))]
+            if move.parents[0] not in ("0.0", "0.1")
+        }
+        assert len(ratios) == min(kinds, 2)
+
+
+def test_m2n2_without_attraction_may_draw_one_parent_twice() -> None:
+    for attraction, twice in ((False, True), (True, False)):
+        breeder = make_breeder("m2n2", FOUNDERS, ("t",), seed=0, options={"attraction": attraction, "children": 40})
+        first = breeder.ask()
+        scores = np.eye(3)[:, [0, 0, 1, 2]]
+        breeder.tell(first, scores.mean(1), Evidence(("t",), scores.mean(1, keepdims=True), scores))
+        assert any(child.parents[0] == child.parents[1] for child in breeder.ask()) == twice
+
+
+def test_cycleqd_draws_by_the_bins_of_the_other_tasks() -> None:
+    """Elites of equal quality: the odds are those of their bins, each axis stretched from 0.5 to 1.3."""
+    breeder = make_breeder("cycleqd", FOUNDERS, ("b", "a", "c"), seed=0, options={"children": 2000})
+    # The second and the third differ in score on b, but not in its bin: with the scores themselves they would differ.
+    means = np.array([[0.01, 0.5, 0.5], [0.94, 0.5, 0.1], [0.99, 0.5, 0.9]])
+    breeder.tell(breeder.ask(), means.mean(1), Evidence(("b", "a", "c"), means, means))
+    # The first generation of children is of the second task.
+    first = [child.parents[0] for child in breeder.ask()]
+    # Bins of b: 0, 14, 14, so 0.5, 1.3, 1.3; of c: 7, 1, 13, so 0.9, 0.5, 1.3.
+    odds = np.array([0.5 * 0.9, 1.3 * 0.5, 1.3 * 1.3])
+    names = ["0.0", "0.1", "0.2"]
+    assert [first.count(name) / 2000 for name in names] == pytest.approx((odds / odds.sum()).tolist(), abs=0.04)
 
 
 def test_genome_plus_takes_the_published_step() -> None:

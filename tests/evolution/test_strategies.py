@@ -317,3 +317,11 @@ def test_cma_es_guesses_where_its_best_search_ended_not_where_a_restart_began() 
         assert abs(guess - 0.3).max() < 1e-3
         strategy.ask()
         guess = strategy.guess()
+
+
+def test_differential_evolution_keeps_the_parent_where_the_trial_is_only_as_good() -> None:
+    strategy = make_strategy("differential_evolution", np.full(3, 0.5), seed=0, options={"population": 5})
+    first = strategy.ask()
+    strategy.tell(first, np.ones(5))
+    strategy.tell(strategy.ask(), np.ones(5))
+    assert np.array_equal(strategy._members, first)

@@ -71,19 +71,19 @@ def test_what_can_be_detected_and_what_it_takes_are_each_others_inverse(n: int, 
     smallest = detectable_difference(n, disagreement)
     if math.isfinite(smallest):
         assert 0 < smallest <= disagreement
-        assert examples_needed(smallest * (1 + 1e-9), disagreement) <= n
-        assert examples_needed(smallest * 0.999, disagreement) >= n
+        # The power of an exact test is a little jagged in n, and the answer is told to a thousandth.
+        assert examples_needed(smallest, disagreement) <= n
+        assert examples_needed(smallest * 0.98, disagreement) >= 0.96 * n - 1
 
 
-@pytest.mark.parametrize(("n", "disagreement"), [(200, 0.2), (1000, 0.1)])
+@pytest.mark.parametrize(("n", "disagreement"), [(100, 0.2), (30, 0.5), (1000, 0.1)])
 def test_the_detectable_difference_is_found_four_times_in_five(n: int, disagreement: float) -> None:
     d = detectable_difference(n, disagreement)
     generator = seeding.numpy_generator(0, "power", n)
     gained, lost = (disagreement + d) / 2, (disagreement - d) / 2
     drawn = generator.multinomial(n, [gained, lost, 1 - disagreement], size=3000)
-    found = np.mean([mcnemar(int(g), int(w)) < 0.05 for g, w, _ in drawn])
-    # The exact test is a little more cautious than the normal one the formula is made for.
-    assert 0.72 < found < 0.83
+    found = np.mean([mcnemar(int(g), int(w)) <= 0.05 for g, w, _ in drawn])
+    assert found == pytest.approx(0.8, abs=3 * math.sqrt(0.8 * 0.2 / 3000))
 
 
 def test_what_cannot_be_asked() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from genepool.weights.roles import infer_roles, layer_counts, main_stack, rename_layer
+from genepool.weights.roles import by_depth, infer_roles, layer_counts, main_stack, rename_layer
 from genepool.weights.tensor_info import TensorInfo
 
 MATRIX, VECTOR = (8, 8), (8,)
@@ -85,3 +85,13 @@ def test_renaming_changes_the_layer_and_nothing_else() -> None:
     infos = _model("model.layers.#.mlp.experts.1.up_proj.weight", "model.layers.#.mlp.experts.1.down_proj.weight")
     name = "model.layers.1.mlp.experts.1.up_proj.weight"
     assert rename_layer(name, infer_roles(infos)[name], 17) == "model.layers.17.mlp.experts.1.up_proj.weight"
+
+
+def test_depth_goes_from_the_embeddings_through_the_layers_to_the_head() -> None:
+    names = ["lm_head.weight", "model.norm.weight", "model.embed_tokens.weight"]
+    names += [f"model.layers.{i}.{part}.weight" for i in (10, 2, 0, 1) for part in ("mlp.up_proj", "self_attn.q_proj")]
+    found = by_depth(names)
+    assert found[0] == "model.embed_tokens.weight"
+    assert [int(name.split(".")[2]) for name in found[1:9]] == [0, 0, 1, 1, 2, 2, 10, 10]
+    assert found[9:] == ["model.norm.weight", "lm_head.weight"]
+    assert by_depth([f"{name}:A" for name in names]) == [f"{name}:A" for name in found]

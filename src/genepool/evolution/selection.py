@@ -34,22 +34,24 @@ def roulette(generator: np.random.Generator, fitness: Sequence[float] | np.ndarr
 
 
 def survivors(
-    generator: np.random.Generator, fitness: Sequence[float], count: int, *, elite: float, tournament: int
+    generator: np.random.Generator, fitness: Sequence[float], count: int, *, elites: int, tournament: int
 ) -> list[int]:
-    """Who stays: the elite, then winners of tournaments among the rest, nobody twice; places in order of fitness.
+    """The elites, then winners of tournaments among the rest, nobody twice; places in order of fitness.
 
     Args:
         generator: draws the tournaments.
         fitness: of everyone.
-        count: how many stay.
-        elite: share of everyone that stays without a fight, rounded, one at least.
-        tournament: how many fight for each place.
+        count: the number of survivors.
+        elites: the number that survives without a tournament, the fittest.
+        tournament: the number that competes for each place; 0 draws the places by roulette instead.
     """
     order = sorted(range(len(fitness)), key=lambda i: (-fitness[i], i))
     if len(order) <= count:
         return order
-    kept = order[: min(count, max(1, round(elite * len(order))))]
+    kept = order[: min(count, elites)]
     rest = order[len(kept) :]
+    if not tournament:
+        kept += [rest[place] for place in roulette(generator, [fitness[i] for i in rest], count - len(kept))]
     while len(kept) < count:
         # `rest` is in order of fitness, so the first of those drawn wins.
         drawn = generator.choice(len(rest), size=min(tournament, len(rest)), replace=False)

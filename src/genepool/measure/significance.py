@@ -63,10 +63,11 @@ def _back(adjusted: NDArray[np.float64], order: NDArray[np.intp]) -> NDArray[np.
 
 
 def detectable_difference(n: int, disagreement: float, *, alpha: float = ALPHA, power: float = POWER) -> float:
-    """The smallest true difference that a paired comparison of n examples finds with probability `power`.
+    """The smallest true difference that the exact McNemar test finds on n examples with probability `power`.
 
-    For right-or-wrong answers the paired difference has variance psi - d^2, psi being the share of examples on which
-    the models disagree (Connor 1987): d solves d^2 n = (z_alpha sqrt(psi) + z_power sqrt(psi - d^2))^2.
+    The number of examples on which the models disagree is Binomial(n, psi), and given that number the gains are
+    Binomial with share (psi + d) / (2 psi): the power is computed from both, not from a normal approximation, which
+    promises more than the exact test keeps (0.80 where it has 0.77, at 100 examples).
 
     Args:
         n: examples both models answer.
@@ -83,18 +84,20 @@ def detectable_difference(n: int, disagreement: float, *, alpha: float = ALPHA, 
         raise InputError(f"{n} examples", fix="Ask at least one")
     if not 0 <= disagreement <= 1:
         raise InputError(f"a disagreement of {disagreement}", fix="Give a share from 0 to 1")
-    level, reach = _quantile(1 - alpha / 2), _quantile(power)
-    # With d = sqrt(psi) sin(angle) the equation is sqrt(n) sin = level + reach cos: one phase-shifted sine.
-    side = math.hypot(math.sqrt(n), reach)
-    if level >= side:
+    _check_shares(alpha, power)
+    test = _ExactTest(n, disagreement, alpha)
+    if disagreement == 0 or test.power(disagreement) < power:
         return math.inf
-    angle = math.asin(level / side) + math.atan2(reach, math.sqrt(n))
-    found = math.sqrt(disagreement) * math.sin(min(angle, math.pi / 2))
-    return found if 0 < found <= disagreement else math.inf
+    low, high = 0.0, disagreement
+    # The power grows with the difference: halve until both ends agree to a thousandth of the answer.
+    while high - low > 1e-3 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if test.power(middle) >= power else (middle, high)
+    return high
 
 
 def examples_needed(difference: float, disagreement: float, *, alpha: float = ALPHA, power: float = POWER) -> int:
-    """How many examples a paired comparison needs to find a true difference with probability `power`.
+    """How many examples the exact McNemar test needs to find a true difference with probability `power`.
 
     Args:
         difference: of mean scores, not zero.
@@ -107,14 +110,57 @@ def examples_needed(difference: float, disagreement: float, *, alpha: float = AL
             f"a difference of {difference} with a disagreement of {disagreement}",
             fix="The models differ on at least as many examples as the difference of their means says",
         )
-    level, reach = _quantile(1 - alpha / 2), _quantile(power)
-    root = level * math.sqrt(disagreement) + reach * math.sqrt(disagreement - size**2)
-    return math.ceil((root / size) ** 2)
+    _check_shares(alpha, power)
+    fewest, most = 0, 1
+    while _ExactTest(most, disagreement, alpha).power(size) < power:
+        fewest, most = most, 2 * most
+    while most - fewest > 1:
+        middle = (fewest + most) // 2
+        enough = _ExactTest(middle, disagreement, alpha).power(size) >= power
+        fewest, most = (fewest, middle) if enough else (middle, most)
+    return most
 
 
-def _quantile(share: float) -> float:
-    from statistics import NormalDist
+class _ExactTest:
+    """The two-sided exact McNemar test on n examples, as far as its power goes.
 
-    if not 0 < share < 1:
-        raise InputError(f"a probability of {share}", fix="Give one between 0 and 1")
-    return NormalDist().inv_cdf(share)
+    Args:
+        n: examples both models answer.
+        disagreement: the chance that they disagree on one.
+        alpha: level of the test.
+    """
+
+    def __init__(self, n: int, disagreement: float, alpha: float) -> None:
+        from scipy.special import bdtr, bdtrc
+
+        spread = 8 * math.sqrt(n * disagreement * (1 - disagreement)) + 1
+        low, high = max(0, math.floor(n * disagreement - spread)), min(n, math.ceil(n * disagreement + spread))
+        # Numbers of examples on which the models disagree that are at all likely, and their chances.
+        self._flips = np.arange(low, high + 1)
+        self._chances = np.diff(bdtr(np.maximum(np.arange(low - 1, high + 1), 0.0), n, disagreement))
+        if low == 0:
+            self._chances[0] = (1 - disagreement) ** n
+        self._disagreement = disagreement
+        self._tails = bdtr, bdtrc
+        # The most gains with which the test still rejects in favour of the losses, by bisection; -1 for none.
+        below, above = np.full(len(self._flips), -1.0), np.floor(self._flips / 2)
+        while (below < above).any():
+            middle = np.ceil((below + above) / 2)
+            rejects = 2 * bdtr(middle, self._flips, 0.5) <= alpha
+            below, above = np.where(rejects, middle, below), np.where(rejects, above, middle - 1)
+        self._fewer = below
+
+    def power(self, difference: float) -> float:
+        """The chance to reject at a true difference of mean scores."""
+        below, above = self._tails
+        share = min((self._disagreement + difference) / (2 * self._disagreement), 1.0)
+        at_most = np.maximum(self._fewer, 0)
+        lost = below(at_most, self._flips, share)
+        won = above(self._flips - at_most - 1, self._flips, share)
+        return float((self._chances * np.where(self._fewer >= 0, lost + won, 0.0)).sum())
+
+
+def _check_shares(*shares: float) -> None:
+    for share in shares:
+        if not 0 < share < 1:
+            raise InputError(f"a probability of {share}", fix="Give one between 0 and 1")

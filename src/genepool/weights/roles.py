@@ -67,6 +67,26 @@ def layer_counts(roles: Mapping[str, Role]) -> dict[str, int]:
     return counts
 
 
+def by_depth(names: Iterable[str]) -> list[str]:
+    """Names in the order of depth: embeddings, the layers of each stack by their number, what comes after them, heads.
+
+    Args:
+        names: of tensors, or of parts of them ("NAME:A").
+    """
+    given = list(names)
+    roles = infer_roles({name.partition(":")[0]: TensorInfo((1, 1), "F32") for name in given})
+    found = {name: roles[name.partition(":")[0]] for name in given}
+    stacks = list(dict.fromkeys(role.stack for role in found.values()))
+
+    def depth(name: str) -> tuple[int, int, int]:
+        role = found[name]
+        if role.layer is not None:
+            return 1, stacks.index(role.stack), role.layer
+        return {"embedding": 0, "head": 3}.get(role.part, 2), 0, 0
+
+    return sorted(given, key=depth)
+
+
 def main_stack(roles: Mapping[str, Role]) -> str:
     """The stack that `layers` means when a model has several: the one with the most tensors ("" if none)."""
     sizes = Counter(role.stack for role in roles.values() if role.layer is not None)

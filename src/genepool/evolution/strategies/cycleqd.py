@@ -105,8 +105,9 @@ class Cycleqd(Breeder[CycleqdOptions]):
         options = self.options
         elites = self.archives[task].elites()
         odds = _stretched([elite.objective for elite in elites])
-        for measure in zip(*(elite.measures for elite in elites), strict=True):
-            odds = odds * _stretched(measure)
+        # By the bins of the other tasks, as the authors' sampler, not by the scores themselves.
+        for bins in zip(*(self.archives[task].indices(elite.measures) for elite in elites), strict=True):
+            odds = odds * _stretched(bins)
         pair = generator.choice(len(elites), size=min(2, len(elites)), replace=False, p=odds / odds.sum())
         weights = generator.normal(1.0, options.sigma, size=len(pair))
         return Birth(

@@ -81,13 +81,13 @@ class DifferentialEvolution(Strategy[DifferentialEvolutionOptions]):
             self._members, self._fitness = xs.copy(), fitness.copy()
             return
         better = fitness > self._fitness
-        kept = fitness >= self._fitness
         generator = numpy_generator(self.seed, "differential_evolution", "archive", self.generation + 1)
         self._archive += list(self._members[better])
         while len(self._archive) > self.size:
             self._archive.pop(int(generator.integers(len(self._archive))))
-        self._members = np.where(kept[:, None], xs, self._members)
-        self._fitness = np.where(kept, fitness, self._fitness)
+        # A trial that is only as good stays out (JADE, algorithm 1: the parent stays where f(x) <= f(u)).
+        self._members = np.where(better[:, None], xs, self._members)
+        self._fitness = np.where(better, fitness, self._fitness)
         if better.any():
             c, (steps, rates) = self.options.learning, (drawn[better] for drawn in self._drawn)
             # Lehmer's mean, which favours long steps: success alone would favour short ones.

@@ -22,14 +22,24 @@ if TYPE_CHECKING:
 
 
 class GenomeOptions(StrategyOptions):
-    """Options of GENOME; the defaults are the paper's (Zhang et al. 2025), the two rates those of the authors' code."""
+    """Options of GENOME; the defaults are the paper's (Zhang et al. 2025), the rates those of the authors' code."""
 
     population: Count = Field(default=10, ge=2, description="Individuals that survive each generation.")
     crossover: float = Field(default=0.8, ge=0, le=1, description="Chance of each of population/2 pairs to breed.")
-    mutation: float = Field(default=0.3, ge=0, le=1, description="Chance of each individual to leave a mutated copy.")
+    mutation: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Chance of each individual to leave a mutated copy.",
+    )
     mask: float = Field(default=0.1, gt=0, le=1, description="Share of the weights that a mutation moves.")
     sigma: float = Field(default=0.001, ge=0, description="Standard deviation of a mutation.")
-    elite: float = Field(default=0.1, ge=0, le=1, description="Share that survives without a tournament.")
+    elite: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of the population, rounded down, that survives without a tournament.",
+    )
     tournament: Count = Field(default=3, ge=1, description="How many compete for each place.")
     parents_too: bool = Field(default=False, description="Let the skills themselves into the first population.")
 
@@ -70,12 +80,12 @@ class Genetic(Breeder[AnyGenome]):
         births = [Birth("copy", (name,)) for name in self.founders] if options.parents_too else []
         pairs = list(itertools.combinations(self.founders, 2))
         drawn: list[tuple[str, str]] = []
-        # Every pair once, half and half; few skills make few pairs, which come again at shares of their own.
+        # Every pair once before any comes again, at shares u1 / (u1 + u2), as in the authors' code.
         for number in range(max(0, options.population - len(births))):
             if number % len(pairs) == 0:
                 drawn += [pairs[int(i)] for i in generator.permutation(len(pairs))]
-            share = 0.5 if number < len(pairs) else float(generator.random())
-            births.append(Birth("mix", drawn[number], {"weights": [share, 1 - share]}))
+            shares = 1.0 - generator.random(2)
+            births.append(Birth("mix", drawn[number], {"weights": (shares / shares.sum()).tolist()}))
         return births
 
     def _offspring(self, generator: np.random.Generator, members: Sequence[Individual]) -> list[Birth]:
@@ -113,7 +123,7 @@ class Genetic(Breeder[AnyGenome]):
             generator,
             [member.fitness for member in everyone],
             options.population,
-            elite=options.elite,
+            elites=int(options.elite * options.population),
             tournament=options.tournament,
         )
         self._members = [everyone[i] for i in kept]
@@ -123,11 +133,11 @@ class Genetic(Breeder[AnyGenome]):
     "genome",
     title="GENOME",
     source="Zhang et al. 2025, arXiv:2503.01155 (GENOME): population 10, mask 0.1, sigma 0.001, elite 10%, tournaments "
-    "of 3; rates of crossover 0.8 and mutation 0.3 from the authors' code",
+    "of 3; crossover 0.8 and mutation 0.1 from the authors' program and script",
     when="Many adapters or fine-tunes and some hundred evaluations: breeds the weights themselves.",
 )
 class Genome(Genetic[GenomeOptions]):
-    """The first generation merges random pairs of skills half and half, each pair once before any comes again.
+    """The first generation merges pairs of skills at random shares, each pair once before any comes again.
 
     Every later one crosses pairs drawn by roulette, each parent weighted by its fitness, and adds mutated copies;
     elites and winners of tournaments survive.

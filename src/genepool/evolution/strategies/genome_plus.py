@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 class GenomePlusOptions(GenomeOptions):
     """Options of GENOME+; the defaults are the paper's (Zhang et al. 2025), else those of the authors' code."""
 
+    mutation: float = Field(default=0.3, ge=0, le=1, description="Chance of each individual to leave a mutated copy.")
+    tournament: Count = Field(
+        default=0,
+        ge=0,
+        description="How many compete for each place; 0 draws survivors by roulette, as the authors do.",
+    )
     largest: Count = Field(default=20, ge=2, description="Individuals beyond which selection begins.")
+    one_draw: bool = Field(
+        default=False, description="Draw the random factors of the pulls once a run, as the authors' code does."
+    )
     inertia: float = Field(default=0.2, ge=0, description="Pull of the way it was going.")
     own: float = Field(default=0.2, ge=0, description="Pull of the best it has been.")
     best: float = Field(default=0.2, ge=0, description="Pull of the best there has been.")
@@ -87,7 +96,8 @@ class GenomePlus(Genetic[GenomePlusOptions]):
         options = self.options
         assert self._best is not None
         assert self._worst is not None
-        pulls = generator.random(4) * [options.inertia, options.own, options.best, options.worst]
+        draws = numpy_generator(self.seed, "genome_plus", "pulls") if options.one_draw else generator
+        pulls = draws.random(4) * [options.inertia, options.own, options.best, options.worst]
         # Model swarms divide by the sum, so that a step is as long whatever was drawn; all zero means to stay.
         inertia, own, best, worst = pulls / pulls.sum() if pulls.sum() else pulls
         step = options.step * options.decay**self._moves
@@ -134,7 +144,8 @@ class GenomePlus(Genetic[GenomePlusOptions]):
                 generator,
                 [one.fitness for one in self._swarm],
                 options.largest,
-                elite=options.elite,
+                # Of all there are, rounded: GENOME's share is of the population.
+                elites=round(options.elite * len(self._swarm)),
                 tournament=options.tournament,
             )
             self._swarm = [self._swarm[i] for i in kept]

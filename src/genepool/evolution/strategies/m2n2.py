@@ -88,12 +88,14 @@ class M2n2(Breeder[M2n2Options]):
         options = self.options
         shares = self._shares(np.array(self._scores))
         first = int(generator.choice(len(shares), p=chances(shares.sum(1))))
-        worth = np.maximum(0, shares - shares[first]).sum(1) if options.attraction else shares.sum(1)
-        worth[first] = 0
-        odds = chances(worth)
-        if not worth.any():
-            # Nobody has anything to add: whoever is not the first.
-            odds = (np.arange(len(worth)) != first) / max(len(worth) - 1, 1)
+        # Without attraction both are drawn alike, and may be the same.
+        odds = chances(shares.sum(1))
+        if options.attraction:
+            worth = np.maximum(0, shares - shares[first]).sum(1)
+            odds = chances(worth)
+            if not worth.any():
+                # No model adds anything: any but the first.
+                odds = (np.arange(len(worth)) != first) / max(len(worth) - 1, 1)
         second = int(generator.choice(len(odds), p=odds)) if len(odds) > 1 else first
         settings = {
             "split": float(generator.random()) if options.split else 1.0,

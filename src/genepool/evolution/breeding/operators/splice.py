@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from genepool.evolution.breeding.operators import register
 from genepool.evolution.strategies.base import Birth
 from genepool.seeding import torch_generator
+from genepool.weights.roles import by_depth
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,7 @@ _PARALLEL = 1e-6
 def splice(founders: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
     """SLERP(`weight`) in the first `split` share of the flat vector, SLERP(1 - `weight`) in the rest, then noise.
 
+    The flat vector follows the depth of the model: embeddings, layers by their number, what comes after them, heads.
     The angle is that between the whole flat vectors, as published; `weight` is the second parent's share.
     """
     import torch
@@ -33,7 +35,8 @@ def splice(founders: Founders, parents: Parents, birth: Birth) -> Iterator[tuple
     angle = _angle(founders, parents)
     before, after = _shares(weight, angle), _shares(1 - weight, angle)
     left = math.floor(birth.parameters["split"] * sum(info.numel for info in founders.infos.values()))
-    for name, info in founders.infos.items():
+    for name in by_depth(founders.infos):
+        info = founders.infos[name]
         a, b = first[name].to(torch.float32).reshape(-1), second[name].to(torch.float32).reshape(-1)
         here = min(max(left, 0), info.numel)
         made = torch.empty_like(a)
