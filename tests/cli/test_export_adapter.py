@@ -140,4 +140,29 @@ def test_an_adapter_in_gguf_is_no_model(world: Path, tmp_path: Path, cli: Callab
     assert cli("export", world / "plain", out, "--base", world / "base").code == 0
     answer = cli("inspect", out)
     assert answer.code == 2
-    assert "general.type: a file of type 'adapter', expected a model" in answer.err
+    assert "an adapter or skill alone" in answer.err
+
+
+@pytest.mark.parametrize("name", ["plain", "mixed"])
+def test_an_adapter_in_gguf_is_read_back(name: str, world: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    out, base = tmp_path / "out.gguf", world / "base"
+    assert cli("export", world / name, out, "--base", base, "--type", "f32").code == 0
+    theirs, ours = open_weights(f"{base}+{out}"), open_weights(f"{base}+{world / name}")
+    for tensor in ours.names():
+        assert torch.allclose(theirs.read(tensor), ours.read(tensor), atol=1e-6), tensor
+    assert theirs.fingerprint() != ours.fingerprint()
+    back = tmp_path / "back"
+    assert cli("skill", "convert", out, "--base", base, "--to", "peft", "--out", back).code == 0
+    again = open_weights(f"{base}+{back}")
+    for tensor in ours.names():
+        assert torch.allclose(again.read(tensor), ours.read(tensor), atol=1e-5), tensor
+
+
+def test_an_adapter_in_gguf_of_another_base_is_refused(world: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    out = tmp_path / "out.gguf"
+    assert cli("export", world / "plain", out, "--base", world / "base").code == 0
+    other = tiny_model(tmp_path / "other", "llama", byte_level("gpt-2"), hidden_size=32, num_hidden_layers=1)
+    answer = cli("inspect", f"{other}+{out}")
+    assert answer.code == 2
+    assert f"{out}:" in answer.err
+    assert "Name the base it was trained on" in answer.err

@@ -172,7 +172,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda p: build(p, changed(general__architecture=(U32, 1))),
         "got 1, expected text",
     ),
-    "an adapter": (lambda p: build(p, changed(general__type=(STRING, "adapter"))), "a file of type 'adapter'"),
+    "an adapter": (lambda p: build(p, changed(general__type=(STRING, "adapter"))), "an adapter or skill alone"),
     "a part": (lambda p: build(p, changed(split__count=(U32, 3))), "one of the 3 files of a split model"),
     "no layers": (lambda p: build(p, changed(llama__block_count=None)), "llama.block_count: is missing"),
     "0 heads": (lambda p: build(p, changed(llama__attention__head_count=(U32, 0))), "head_count: got 0"),

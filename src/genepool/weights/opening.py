@@ -4,6 +4,7 @@ path/to/model            a Hugging Face folder or one file of weights
 org/name, org/name@rev   a model on the Hugging Face hub (the local cache is asked first); hf://org/name too
 s3://..., https://...    whatever fsspec reads, fetched into the cache
 model+adapter            a PEFT LoRA folder on its base; adapter+model as well
+model+adapter.gguf       a LoRA adapter of llama.cpp on its base
 model+skill.safetensors  a genepool skill on its base
 """
 
@@ -16,6 +17,7 @@ from genepool.errors import InputError
 from genepool.weights import hub, remote
 from genepool.weights.change import BaseWithChange, Change
 from genepool.weights.checkpoint import Checkpoint
+from genepool.weights.gguf.adapter_reading import GgufAdapter, is_gguf_adapter
 from genepool.weights.model_difference import ModelDifference
 from genepool.weights.peft.adapter import LoraAdapter
 from genepool.weights.peft.folder import CONFIG_FILE
@@ -143,6 +145,8 @@ class _Opener:
             return BaseWithChange(weights, SkillFile(path, weights), name)
         if path.is_dir() and (path / CONFIG_FILE).is_file():
             return BaseWithChange(weights, LoraAdapter(path, weights, name, allow_pickle=self.allow_pickle))
+        if is_gguf_adapter(path):
+            return BaseWithChange(weights, GgufAdapter(path, weights, name))
         raise _no_addition(path)
 
     def _existing(self, text: str) -> Path | None:
@@ -189,7 +193,7 @@ class _Opener:
 
 def _is_addition(path: Path) -> bool:
     """Whether a path holds an adapter or a skill and no model of its own."""
-    if is_skill(path):
+    if is_skill(path) or is_gguf_adapter(path):
         return True
     return path.is_dir() and (path / CONFIG_FILE).is_file() and not (path / "config.json").is_file()
 

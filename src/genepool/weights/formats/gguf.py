@@ -20,11 +20,12 @@ from genepool.weights.gguf.architectures import (
     covering_heads,
     from_pairs,
 )
-from genepool.weights.gguf.ggml_types import F32, Q8_0, STORED_AS, q8_values, row_bytes
+from genepool.weights.gguf.ggml_types import F32, Q8_0, STORED_AS, row_bytes
 from genepool.weights.gguf.header import MAGIC, TITLE, GgufHeader, StoredTensor, read_header
 from genepool.weights.gguf.settings import config_of
+from genepool.weights.gguf.stored_rows import stored_rows
 from genepool.weights.gguf.tokenizer_reading import tokenizer_files
-from genepool.weights.tensor_info import TensorInfo, tensor_bytes, torch_dtype
+from genepool.weights.tensor_info import TensorInfo
 
 if TYPE_CHECKING:
     import torch
@@ -104,18 +105,7 @@ class GgufFile(TensorFile):
 
     def _rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows in the file's own order."""
-        import torch
-
-        stored, info = self._stored[name], self.infos[name]
-        columns = info.matrix[1]
-        nbytes = row_bytes(stored.kind, columns)
-        if stored.kind != Q8_0:
-            rows = torch.empty((stop - start, columns), dtype=torch_dtype(info.dtype))
-            self._bytes.fill(tensor_bytes(rows), stored.offset + start * nbytes)
-            return rows
-        data = memoryview(bytearray((stop - start) * nbytes))
-        self._bytes.fill(data, stored.offset + start * nbytes)
-        return torch.from_numpy(q8_values(data)).reshape(stop - start, columns)
+        return stored_rows(self._bytes, self._stored[name], start, stop)
 
     def _info(self, name: str, stored: StoredTensor) -> TensorInfo:
         heads, rows = self._heads[name], stored.shape[0]
@@ -141,7 +131,7 @@ def _check_kind(header: GgufHeader) -> None:
         raise InputError(
             f"a file of type {kind!r}, expected a model",
             where=header.where("general.type"),
-            fix="Name the file of the model itself",
+            fix="Name the file of the model itself, or an adapter as BASE+ADAPTER",
         )
     if (parts := header.values.get("split.count", 1)) not in (0, 1):
         raise InputError(

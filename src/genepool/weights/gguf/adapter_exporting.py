@@ -21,7 +21,7 @@ from genepool.weights.weights import Weights
 if TYPE_CHECKING:
     import torch
 
-_EMBEDDING = "token_embd.weight"
+EMBEDDING = "token_embd.weight"
 
 
 class _Pair(NamedTuple):
@@ -82,7 +82,7 @@ def _tensors(change: Change, pair: _Pair, alpha: float, wanted: str) -> Iterator
     # What one alpha cannot say of this pair goes into its second factor.
     share = pair.alpha / alpha
     # The rows of an embedding are looked up, so its first factor is stored the other way round.
-    turned = pair.place == _EMBEDDING
+    turned = pair.place == EMBEDDING
     shapes = {"lora_a": (columns, rank) if turned else (rank, columns), "lora_b": (rows, rank)}
     for factor, shape in shapes.items():
         name = f"{pair.place}.{factor}"
