@@ -34,7 +34,8 @@ class InputError(GenepoolError):
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
-        line = f"{head}. {self.fix}{'' if self.fix.endswith('?') else '.'}" if self.fix else f"{head}."
+        line = f"{head}. {self.fix}" if self.fix else head
+        line += "" if line.endswith("?") else "."
         return " ".join(line.split())
 
     def __reduce__(self) -> tuple[object, ...]:

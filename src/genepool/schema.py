@@ -105,7 +105,7 @@ def read_documents(path: Path) -> list[Any]:
     """Every document of a YAML file that is not empty.
 
     Raises:
-        InputError: it cannot be read, is not YAML, or is empty.
+        InputError: it cannot be read, is not YAML, is empty, or names a key twice.
     """
     try:
         documents = list(_documents(Path(path).read_text(encoding="utf-8"), path))
@@ -137,6 +137,7 @@ def _documents(text: str, path: Path) -> Iterator[Any]:
             if _expanded(node, {}) > _MOST_VALUES:
                 what = f"holds more than {_MOST_VALUES:,} values once its aliases are written out"
                 raise InputError(what, where=path, fix="Write it shorter")
+            _check_keys(loader, node, path)
             yield loader.construct_document(node)
     finally:
         loader.dispose()
@@ -152,6 +153,32 @@ def _expanded(node: yaml.Node, known: dict[int, float]) -> float:
         parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
         known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
     return known[id(node)]
+
+
+def _check_keys(loader: yaml.SafeLoader, root: yaml.Node, path: Path) -> None:
+    """Refuses a mapping with a key that stands twice: YAML forbids it, and PyYAML would silently take the last."""
+    waiting: list[tuple[yaml.Node, tuple[str, ...]]] = [(root, ())]
+    seen: set[int] = set()
+    while waiting:
+        node, place = waiting.pop()
+        if isinstance(node, yaml.ScalarNode) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(value, (*place, str(number))) for number, value in enumerate(node.value)]
+            continue
+        lines: dict[Any, int] = {}
+        for key, value in node.value:
+            inside = (*place, str(key.value))
+            waiting += [(key, place), (value, inside)]
+            # What `<<` merges in may be said again: that is what it is for.
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            said, line = loader.construct_object(key), key.start_mark.line + 1
+            if said in lines:
+                what = f"the key '{key.value}' stands twice, on lines {lines[said]} and {line}"
+                raise InputError(what, where=f"{path}:{'.'.join(inside)}", fix="Remove one of them")
+            lines[said] = line
 
 
 def _first_problem(model: type[BaseModel], error: ValidationError, where: str | Path) -> InputError:
