@@ -347,7 +347,7 @@ def continuation(model: LanguageModel, prompt: str, answer: str) -> list[int]:
     if whole[: len(own_head)] == own_head:
         return whole[len(own_head) :]
     # The tokenizer joined the end of the prompt with the answer: encode the answer on its own.
-    own: list[int] = list(model.tokenizer(answer, add_special_tokens=False).input_ids)
+    own: list[int] = list(model.tokenizer(answer, add_special_tokens=False, verbose=False).input_ids)
     return own
 
 

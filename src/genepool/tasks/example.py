@@ -27,6 +27,7 @@ class Example:
         image: what the model is shown instead, in a task of images.
         messages: the conversation up to the answer, as (role, text), where there is one; put through the tokenizer's
             chat template.
+        given: how many of the messages are shown and never learned from; what the assistant says after them is.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Example:
     tags: tuple[str, ...] = ()
     image: ImageFile | None = None
     messages: tuple[tuple[str, str], ...] = ()
+    given: int = 0
 
     @property
     def answer(self) -> str:

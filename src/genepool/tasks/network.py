@@ -6,10 +6,12 @@ place. Every kind of model in `models` that has a network in memory builds on th
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from genepool.devices import check_device, check_dtype
 from genepool.errors import InputError
 from genepool.tasks.models import Model
 from genepool.weights import Weights
@@ -35,6 +37,30 @@ class Network(Model):
         self._weights: Weights | None = weights
         self.title = weights.name
         self._targets = own_tensors(model)
+
+    @classmethod
+    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> Self:
+        """See `Model.load`; device and type are checked before anything is read."""
+        import torch
+
+        check_dtype(dtype)
+        check_device(device)
+        model = cls._built(weights, getattr(torch, dtype))
+        return cls(weights, model.to(device), *cls._prepared_by(weights))
+
+    @classmethod
+    @abstractmethod
+    def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
+        """The network of `weights.config` with the tensors of `weights`, on the processor.
+
+        Raises:
+            InputError: its architecture is unknown, or its tensors do not fit.
+        """
+
+    @classmethod
+    def _prepared_by(cls, weights: Weights) -> tuple[Any, ...]:
+        """What else the class is made with: whatever prepares its prompts."""
+        return ()
 
     @property
     def name(self) -> str:
@@ -88,8 +114,11 @@ class Network(Model):
         self._weights = weights
 
     def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
-        """The tensors under the names and in the layout they have in memory, where those on the disk differ."""
-        return {name: weights.read(name) for name in weights.names()}
+        """The tensors under the names and in the layout they have in memory, where those on the disk differ.
+
+        Some architectures name or lay them out otherwise: what builds the network knows how.
+        """
+        return own_tensors(self._built(weights, self.model.dtype))
 
     @contextmanager
     def changing(self, names: Collection[str]) -> Iterator[dict[str, torch.nn.Parameter]]:

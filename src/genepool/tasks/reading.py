@@ -96,7 +96,7 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
             raise InputError(f"unknown key '{key}'", where=where, fix=nearest(str(key), EXAMPLE_KEYS))
     if "image" in data:
         raise InputError("an image in a task that shows text", where=where, fix="Set `input: image` in task.yaml")
-    data, messages = _plain(data, where)
+    data, messages, given = _plain(data, where)
     if not isinstance(data.get("prompt"), str):
         raise InputError("`prompt` must be text", where=where, fix="Add it")
     answer = data.get("answer")
@@ -113,7 +113,7 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
     identity = data.get("id", default_id)
     if not isinstance(identity, str | int):
         raise InputError("`id` must be text", where=where, fix="Give it a short name")
-    example = Example(str(identity), data["prompt"], tuple(answers), choices, tags, messages=messages)
+    example = Example(str(identity), data["prompt"], tuple(answers), choices, tags, messages=messages, given=given)
     try:
         said = [text for _, text in messages]
         "".join([example.id, example.prompt, *answers, *choices, *tags, *said]).encode()
@@ -122,31 +122,65 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
     return example
 
 
-def _plain(data: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], tuple[tuple[str, str], ...]]:
-    """A line under the keys `prompt` and `answer`, and the conversation before the answer, where it holds one."""
+def _plain(data: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], tuple[tuple[str, str], ...], int]:
+    """A line under the keys `prompt` and `answer`, the conversation before the answer where it holds one, and how many
+    of that are shown alone."""
     if "completion" in data:
         if "answer" in data:
             raise InputError("both `answer` and `completion`", where=where, fix="Leave one of them out")
+        if _are_objects(data.get("prompt")) or _are_objects(data["completion"]):
+            return _prompted(data, where)
         data = {**{key: value for key, value in data.items() if key != "completion"}, "answer": data["completion"]}
     if "messages" not in data:
-        return data, ()
+        if _are_objects(data.get("prompt")):
+            raise InputError(
+                "`prompt` is a list of messages",
+                where=where,
+                fix="Write the conversation under `messages`, or its answer as messages under `completion`",
+            )
+        return data, (), 0
     if also := next((key for key in ("prompt", "answer", "choices") if key in data), None):
         raise InputError(f"both `messages` and `{also}`", where=where, fix="Leave one of them out")
-    said = data["messages"]
-    if not isinstance(said, list) or not all(_is_message(one) for one in said):
-        raise InputError(
-            "`messages` must be a list of a role and a content each",
-            where=where,
-            fix='Write {"role": "user", "content": "..."}',
-        )
-    *before, last = [(one["role"], one["content"]) for one in said] or [("", "")]
+    *before, last = _messages(data, "messages", where) or [("", "")]
     if last[0] != "assistant" or not before:
         raise InputError(
             "a conversation must end with what the assistant answers",
             where=where,
             fix='End it with the role "assistant"',
         )
-    return {**data, "prompt": before[-1][1], "answer": last[1]}, tuple(before)
+    return {**data, "prompt": before[-1][1], "answer": last[1]}, tuple(before), 0
+
+
+def _prompted(data: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], tuple[tuple[str, str], ...], int]:
+    """A conversation as TRL writes it: messages that are shown under `prompt`, those that are learned after them."""
+    if "choices" in data:
+        raise InputError("both messages and `choices`", where=where, fix="Leave one of them out")
+    shown, said = _messages(data, "prompt", where), _messages(data, "completion", where)
+    if not shown or not said or said[-1][0] != "assistant":
+        raise InputError(
+            "a `completion` must end with what the assistant answers to a `prompt`",
+            where=where,
+            fix='End it with the role "assistant"',
+        )
+    before = [*shown, *said[:-1]]
+    plain = {key: value for key, value in data.items() if key != "completion"}
+    return {**plain, "prompt": before[-1][1], "answer": said[-1][1]}, tuple(before), len(shown)
+
+
+def _messages(data: Mapping[str, Any], key: str, where: str) -> list[tuple[str, str]]:
+    """(role, text) of every message under a key."""
+    said = data.get(key)
+    if not isinstance(said, list) or not all(map(_is_message, said)):
+        raise InputError(
+            f"`{key}` must be a list of a role and a content each",
+            where=where,
+            fix='Write {"role": "user", "content": "..."}',
+        )
+    return [(one["role"], one["content"]) for one in said]
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(one, Mapping) for one in value)
 
 
 def _is_message(value: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from genepool.errors import InputError
 from genepool.tasks.decoding import DEFAULT_BATCH, batches, check_length
 from genepool.tasks.network import Network
-from genepool.tasks.pretrained import short
+from genepool.tasks.pretrained import load_tokenizer, short
 from genepool.weights import Weights
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ class TokenizedNetwork(Network):
         self._encoded: dict[str, tuple[int, ...]] = {}
         self._decoded: dict[tuple[int, ...], str] = {}
 
+    @classmethod
+    def _prepared_by(cls, weights: Weights) -> tuple[Any, ...]:
+        return (load_tokenizer(weights),)
+
     def encode_whole(self, text: str) -> list[int]:
         """Token ids of a text, with the special tokens the tokenizer adds; none for a text that has none."""
         known = self._encoded.get(text)
@@ -51,7 +55,7 @@ class TokenizedNetwork(Network):
         return self.encode_whole(text)
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = list(self.tokenizer(text).input_ids)
+        ids: list[int] = list(self.tokenizer(text, verbose=False).input_ids)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

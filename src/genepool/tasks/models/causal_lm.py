@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from genepool.devices import check_device, check_dtype
 from genepool.tasks.answers import AnswerBatch, Question, text_batches
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written, forced_answers, generate
 from genepool.tasks.likelihoods import ContinuationLikelihood, loglikelihoods
 from genepool.tasks.models import Capability, last_kind
-from genepool.tasks.network import own_tensors
-from genepool.tasks.pretrained import build_network, load_tokenizer, model_folder, use_generation_config
+from genepool.tasks.pretrained import build_network, model_folder, use_generation_config
 from genepool.tasks.tokenized import WritingNetwork
 from genepool.weights import Weights
 
@@ -37,18 +35,10 @@ class LanguageModel(WritingNetwork):
         return True
 
     @classmethod
-    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> LanguageModel:
-        """See `Model.load`."""
-        import torch
-
-        check_dtype(dtype)
-        check_device(device)
-        model = _built(weights, getattr(torch, dtype))
-        return cls(weights, model.to(device), load_tokenizer(weights))
-
-    def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
-        """Some architectures name or lay out their tensors otherwise in memory than on disk: transformers knows how."""
-        return own_tensors(_built(weights, self.model.dtype))
+    def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
+        model = build_network(weights, kind, "AutoModelForCausalLM", "causal language model")
+        use_generation_config(model, model_folder(weights))
+        return model
 
     # ------------------------------------------------------------------ what it is asked
 
@@ -133,9 +123,3 @@ class LanguageModel(WritingNetwork):
         """The argument that spares the logits of all places but the last; empty where the model has none."""
         known = inspect.signature(self.model.forward).parameters
         return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-
-
-def _built(weights: Weights, kind: torch.dtype) -> Any:
-    model = build_network(weights, kind, "AutoModelForCausalLM", "causal language model")
-    use_generation_config(model, model_folder(weights))
-    return model

@@ -10,14 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from genepool.devices import check_device, check_dtype
 from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch, Question, with_end
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written, batches, check_length, forced, write_rows
 from genepool.tasks.likelihoods import ContinuationLikelihood, judged
 from genepool.tasks.models import Capability, model_kind
-from genepool.tasks.network import own_tensors
-from genepool.tasks.pretrained import build_network, load_tokenizer, model_folder, use_generation_config
+from genepool.tasks.pretrained import build_network, model_folder, use_generation_config
 from genepool.tasks.tokenized import WritingNetwork, padded
 from genepool.weights import Weights
 
@@ -39,17 +37,10 @@ class EncoderDecoder(WritingNetwork):
         return config.get("is_encoder_decoder") is True and "Classification" not in named
 
     @classmethod
-    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> EncoderDecoder:
-        """See `Model.load`."""
-        import torch
-
-        check_dtype(dtype)
-        check_device(device)
-        model = _built(weights, getattr(torch, dtype))
-        return cls(weights, model.to(device), load_tokenizer(weights))
-
-    def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
-        return own_tensors(_built(weights, self.model.dtype))
+    def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
+        model = build_network(weights, kind, "AutoModelForSeq2SeqLM", "encoder-decoder language model")
+        use_generation_config(model, model_folder(weights))
+        return model
 
     # ------------------------------------------------------------------ what it is asked
 
@@ -129,7 +120,7 @@ class EncoderDecoder(WritingNetwork):
         """Token ids of a text that the decoder is to write, without what it begins and ends with."""
         known = self._target_ids.get(text)
         if known is None:
-            ids = list(self.tokenizer(text_target=text).input_ids)
+            ids = list(self.tokenizer(text_target=text, verbose=False).input_ids)
             while ids and ids[-1] in self.end_tokens:
                 ids.pop()
             forced_first = self._begin[1:]
@@ -244,9 +235,3 @@ class EncoderDecoder(WritingNetwork):
             input_ids=ids, attention_mask=mask, output_hidden_states=True
         ).hidden_states
         return states
-
-
-def _built(weights: Weights, kind: torch.dtype) -> Any:
-    model = build_network(weights, kind, "AutoModelForSeq2SeqLM", "encoder-decoder language model")
-    use_generation_config(model, model_folder(weights))
-    return model

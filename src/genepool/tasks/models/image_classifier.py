@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from genepool.devices import check_device, check_dtype
 from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch, Question, class_batch
 from genepool.tasks.classes import class_labels
 from genepool.tasks.decoding import DEFAULT_BATCH
 from genepool.tasks.images import open_image
 from genepool.tasks.models import Capability, Input, model_kind
-from genepool.tasks.network import Network, behind_the_body, own_tensors
+from genepool.tasks.network import Network, behind_the_body
 from genepool.tasks.pretrained import build_network, model_folder, short
 from genepool.weights import Weights
 
@@ -53,17 +52,12 @@ class ImageClassifier(Network):
         return any("ForImageClassification" in str(name) for name in config.get("architectures") or ())
 
     @classmethod
-    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> ImageClassifier:
-        """See `Model.load`."""
-        import torch
+    def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
+        return build_network(weights, kind, "AutoModelForImageClassification", "image classifier", classes=True)
 
-        check_dtype(dtype)
-        check_device(device)
-        model = _built(weights, getattr(torch, dtype))
-        return cls(weights, model.to(device), _load_processor(weights))
-
-    def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
-        return own_tensors(_built(weights, self.model.dtype))
+    @classmethod
+    def _prepared_by(cls, weights: Weights) -> tuple[Any, ...]:
+        return (_load_processor(weights),)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -158,7 +152,3 @@ def _load_processor(weights: Weights) -> Any:
         raise InputError(
             f"no usable image processor ({short(error)})", where=folder, fix="Copy the base's preprocessor_config.json"
         ) from None
-
-
-def _built(weights: Weights, kind: torch.dtype) -> Any:
-    return build_network(weights, kind, "AutoModelForImageClassification", "image classifier", classes=True)

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from genepool.devices import check_device, check_dtype
 from genepool.tasks.answers import AnswerBatch, Question, class_batch
 from genepool.tasks.classes import class_labels
 from genepool.tasks.decoding import DEFAULT_BATCH, batches, check_length
 from genepool.tasks.models import Capability, model_kind
-from genepool.tasks.network import behind_the_body, own_tensors
-from genepool.tasks.pretrained import build_network, load_tokenizer
+from genepool.tasks.network import behind_the_body
+from genepool.tasks.pretrained import build_network
 from genepool.tasks.tokenized import TokenizedNetwork, padded
 from genepool.weights import Weights
 
@@ -40,17 +39,8 @@ class SequenceClassifier(TokenizedNetwork):
         return any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
 
     @classmethod
-    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> SequenceClassifier:
-        """See `Model.load`."""
-        import torch
-
-        check_dtype(dtype)
-        check_device(device)
-        model = _built(weights, getattr(torch, dtype))
-        return cls(weights, model.to(device), load_tokenizer(weights))
-
-    def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
-        return own_tensors(_built(weights, self.model.dtype))
+    def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
+        return build_network(weights, kind, "AutoModelForSequenceClassification", "text classifier", classes=True)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -113,7 +103,3 @@ class SequenceClassifier(TokenizedNetwork):
             if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
                 known = min(known, module.num_embeddings - module.padding_idx - 1)
         return known
-
-
-def _built(weights: Weights, kind: torch.dtype) -> Any:
-    return build_network(weights, kind, "AutoModelForSequenceClassification", "text classifier", classes=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from genepool.devices import check_device, check_dtype
 from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch, Question, class_batch
 from genepool.tasks.decoding import DEFAULT_BATCH
@@ -46,16 +45,20 @@ class DigitsModel(Network):
     @classmethod
     def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> DigitsModel:
         """See `Model.load`."""
-        import torch
-
-        from genepool.tasks.models.digits.network import DigitsTransformer, Shape
-
-        check_dtype(dtype)
-        check_device(device)
-        network = DigitsTransformer(Shape.of(weights.config, weights.name)).eval()
-        result = cls(weights, network.to(device=device, dtype=getattr(torch, dtype)))
+        result = super().load(weights, device=device, dtype=dtype)
         result.assign(weights)
         return result
+
+    @classmethod
+    def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
+        """The network of the config; `load` fills it."""
+        from genepool.tasks.models.digits.network import DigitsTransformer, Shape
+
+        return DigitsTransformer(Shape.of(weights.config, weights.name)).eval().to(dtype=kind)
+
+    def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
+        """Names and layout are the same in memory: what differs is told."""
+        return {name: weights.read(name) for name in weights.names()}
 
     @property
     def labels(self) -> tuple[str, ...]:
