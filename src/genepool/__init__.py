@@ -272,6 +272,7 @@ def train(
     trusted: Sequence[str | Path] = (),
     allow_pickle: bool = False,
     overwrite: bool = False,
+    gate: str | Path | None = None,
 ) -> TrainingResult:
     """Fine-tunes a model, or goes on with a training that was stopped, and measures what it gained and forgot.
 
@@ -286,7 +287,8 @@ def train(
         fork: folder of another training of the same form: begin with what that one had learned.
         trusted: files of tasks that may run code: Python files, and lm-eval's own task files.
         allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
-        overwrite: begin anew, removing what an earlier training left in `out`.
+        overwrite: begin anew, replacing the folder `out` with everything in it.
+        gate: file of gates that the result will be held against; they are only checked to be on what is asked.
 
     Raises:
         genepool.errors.InputError: something the training names is wrong, it changed since it began, or its loss is
@@ -311,6 +313,7 @@ def train(
         trusted=trusted,
         allow_pickle=allow_pickle,
         overwrite=overwrite,
+        gate=gate,
         draw=draw,
     )
 

@@ -53,6 +53,12 @@ def test_paths_are_taken_from_the_files_folder_and_hub_names_are_left_alone(tmp_
     assert [skill.name for skill in study.skills] == ["sort", "reverse", "model@main"]
 
 
+def test_the_result_of_a_training_is_called_as_its_folder(tmp_path: Path) -> None:
+    skills = ["runs/reverse/skill.safetensors", "base+runs/sort/adapter", "base+adapter", "skill.safetensors"]
+    names = [skill.name for skill in load_study(written(tmp_path, skills=skills)).skills]
+    assert names == ["reverse", "sort", "adapter", "skill.safetensors"]
+
+
 def test_a_folder_with_a_plus_or_at_in_its_name_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a+b@c").mkdir()
     assert resolve_model("a+b@c", tmp_path) == str((tmp_path / "a+b@c").resolve())

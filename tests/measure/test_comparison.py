@@ -145,4 +145,4 @@ def test_a_gate_on_an_unknown_ability_names_the_nearest() -> None:
     found = compare("a", "b", [pairs("reverse", [(1.0, 1.0)] * 5)])
     with pytest.raises(InputError) as caught:
         check_gates([Gate(at_least=0), Gate(ability="revers", at_least=0)], found, "g.yaml")
-    assert str(caught.value) == ("g.yaml:gates.1.ability: no ability 'revers' was compared. Did you mean 'reverse'?")
+    assert str(caught.value) == ("g.yaml:gates.1.ability: no ability 'revers' is compared. Did you mean 'reverse'?")

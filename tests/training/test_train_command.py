@@ -121,7 +121,7 @@ BAD: dict[str, tuple[list[Any], str]] = {
     "no objective": (["--objective", "nonsense"], "nonsense"),
     "a teacher for nothing": (["--teacher", "base"], "teacher"),
     "no teacher": (["--objective", "distance"], "teacher"),
-    "a rate of none": (["--learning-rate", -1], "learning_rate"),
+    "a rate of none": (["--learning-rate", -1], "--learning-rate"),
     "no fork": (["--fork", "nowhere"], "nowhere"),
     "no others": (["--others", "nowhere"], "nowhere"),
     "no gate": (["--gate", "nowhere.yaml"], "nowhere.yaml"),
@@ -318,7 +318,7 @@ def test_an_unfinished_training_has_no_report_and_a_base_is_no_place_for_one(
     base = shutil.copytree(small_world / "base", tmp_path / "base")
     answer = cli("train", small_world / "tasks" / "first", "--base", base, "--out", base, "--steps", 1, "--overwrite")
     assert answer.code == 2
-    assert "base's own folder" in answer.err
+    assert "lies in the output folder" in answer.err
     file = tmp_path / "run" / "training.yaml"
     answer = cli("train", file, "--out", tmp_path / "other", "--steps", 3)
     assert answer.code == 2

@@ -156,17 +156,6 @@ def test_a_result_that_was_tampered_with_is_named(
         assert f"train.json:{key}" in answer.err
 
 
-def test_overwriting_clears_a_training_and_nothing_else(train: Callable[..., Any], tmp_path: Path) -> None:
-    other = tmp_path / "mine"
-    (other / "states").mkdir(parents=True)
-    (other / "states" / "mine.txt").write_text("precious")
-    train("mine", "--steps", 1, "--overwrite")
-    assert (other / "states" / "mine.txt").read_text() == "precious"
-    assert train("run", "--steps", 2).code == 0
-    assert train("run", "--steps", 1, "--overwrite").code == 0
-    assert told(tmp_path / "run")["steps"] == 1
-
-
 def test_what_is_asked_in_the_end_may_change(train: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
     assert train("run", "--steps", 2, "--test", 5).code == 0
     steps = rows(tmp_path / "run", "SELECT * FROM steps")

@@ -89,10 +89,12 @@ def compare(
         if tasks is None:
             paired = _on_record(book, old, new, task)
         else:
+            asked = load_tasks(tasks, task, trusted=trust_tasks or ())
+            measure.check_abilities(gates, [one.name for one in asked], gate or "")
             paired = _asked(
                 evaluate(
                     [old, *new],
-                    load_tasks(tasks, task, trusted=trust_tasks or ()),
+                    asked,
                     split=split,
                     ledger=book,
                     limit=limit,

@@ -119,7 +119,6 @@ def train(
     from genepool.training.folder import REPORT_FILE
 
     recipe = _recipe(context, tasks)
-    gates = measure.load_gates(gate) if gate is not None else []
     result = genepool.train(
         recipe,
         out,
@@ -129,18 +128,19 @@ def train(
         trusted=trust_tasks or (),
         allow_pickle=allow_pickle,
         overwrite=overwrite,
+        gate=gate,
     )
     page = out / REPORT_FILE
     if json_output:
         options.print_json({"out": str(out), "report": str(page), "finished_before": result.resumed, **result.told})
     else:
         _show(result, page)
-    if gates:
+    if gate is not None:
         gains = result.gains or gains_of(
             result.out, ledger=ledger, device=device, trusted=trust_tasks or (), allow_pickle=allow_pickle
         )
         comparison = gains.comparison
-        judged = measure.check_gates(gates, comparison, gate or "")
+        judged = measure.check_gates(measure.load_gates(gate), comparison, gate)
         if failed := [one for one in judged if not one.passed]:
             raise CheckFailed(f"{gate}: {len(failed)} of {len(judged)} gates do not hold")
 
@@ -165,7 +165,17 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training:
         plain["lora"] = {"rank": given["lora"]}
     skipped = {"base", "lora", "full"}
     plain |= {key: given[key] for key in _OF_A_RECIPE if key not in skipped and given[key] is not None}
-    return validate(Training, plain, "train")
+    try:
+        return validate(Training, plain, "")
+    except InputError as error:
+        fix = "See `genepool train --help`" if error.fix else ""
+        raise InputError(error.what, where=_option(error.where), fix=fix) from None
+
+
+def _option(key: str) -> str:
+    """The option that says a key of a training: ":learning_rate" is --learning-rate, ":lora.rank" --lora."""
+    name = key.removeprefix(":").partition(".")[0]
+    return f"--{name.replace('_', '-')}" if name in _OF_A_RECIPE else name
 
 
 def _said_in_the_file(context: typer.Context, file: Path) -> None:

@@ -34,7 +34,11 @@ STUDY_VERSION = 1
 class SkillChoice(Strict):
     """One fine-tuned model of the base. A plain string is short for `model`."""
 
-    name: str = Field("", description="Short name for tables and genes; the last part of the path when left out.")
+    name: str = Field(
+        "",
+        description="Short name for tables and genes; when left out the last part of the path, and of the "
+        "result of a training the run's folder.",
+    )
     model: str = Field(description="A checkpoint, `base+adapter`, or any other model string of recipes.")
     parameters: dict[str, Any] = Field(default={}, description="Merge parameters of this model that stay fixed.")
 
@@ -47,7 +51,12 @@ class SkillChoice(Strict):
     def _named(self) -> SkillChoice:
         if self.name:
             return self
-        return self.model_copy(update={"name": re.split(r"[+/\\]", self.model.rstrip("/\\"))[-1]})
+        from genepool.training.folder import RESULTS
+
+        *before, last = re.split(r"[/\\]", self.model.split("+")[-1].rstrip("/\\"))
+        # Every training calls its result so: the run's folder says which it is.
+        told = before and last in RESULTS and before[-1] not in ("", ".", "..")
+        return self.model_copy(update={"name": before[-1] if told else last})
 
 
 class TaskChoice(Strict):

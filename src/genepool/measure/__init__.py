@@ -7,7 +7,7 @@ from genepool.measure.compatibility import Compatibility, FlipMatrix, compatibil
 from genepool.measure.composition import CrossCapability, SkillMix, WeakestLink, skill_mix, weakest_link
 from genepool.measure.consistency import Consistency, consistency, consistency_of
 from genepool.measure.cross_matrix import CrossMatrix, Flip, PairedChange, change, changes, mean_difference
-from genepool.measure.gates import Gate, GateResult, check_gates, load_gates
+from genepool.measure.gates import Gate, GateResult, check_abilities, check_gates, load_gates
 from genepool.measure.intervals import (
     NOT_MEASURED,
     Difference,
@@ -74,6 +74,7 @@ __all__ = [
     "calibration",
     "change",
     "changes",
+    "check_abilities",
     "check_gates",
     "compare",
     "compare_many",

@@ -6,7 +6,7 @@ so that a gate passes only when the examples suffice to say so. Used by `genepoo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +100,26 @@ def load_gates(path: str | Path) -> list[Gate]:
     return validate(Gates, read_yaml(Path(path)), path).gates
 
 
+def check_abilities(gates: Sequence[Gate], abilities: Collection[str], where: str | Path = "gates") -> None:
+    """Refuses gates on what is not compared; can be asked before anything is.
+
+    Args:
+        gates: the limits.
+        abilities: names of the tasks that are compared.
+        where: the file they are from, for messages.
+
+    Raises:
+        InputError: a gate names another ability.
+    """
+    for number, gate in enumerate(gates):
+        if gate.ability not in (MEAN, EACH, *abilities):
+            raise InputError(
+                f"no ability '{gate.ability}' is compared",
+                where=f"{where}:gates.{number}.ability",
+                fix=nearest(gate.ability, [*abilities, EACH, MEAN]),
+            )
+
+
 def check_gates(gates: Sequence[Gate], comparison: Comparison, where: str | Path = "gates") -> list[GateResult]:
     """Every gate on every ability it names.
 
@@ -112,20 +132,15 @@ def check_gates(gates: Sequence[Gate], comparison: Comparison, where: str | Path
         InputError: a gate names an ability that was not compared.
     """
     known = {ability.ability: ability for ability in comparison.abilities}
+    check_abilities(gates, known, where)
     results = []
-    for number, gate in enumerate(gates):
+    for gate in gates:
         if gate.ability == MEAN:
             results.append(_judged(gate, MEAN, _of_all(gate.measure, comparison)))
         elif gate.ability == EACH:
             results += [_judged(gate, name, _VALUES[gate.measure](ability)) for name, ability in known.items()]
-        elif gate.ability in known:
-            results.append(_judged(gate, gate.ability, _VALUES[gate.measure](known[gate.ability])))
         else:
-            raise InputError(
-                f"no ability '{gate.ability}' was compared",
-                where=f"{where}:gates.{number}.ability",
-                fix=nearest(gate.ability, [*known, EACH, MEAN]),
-            )
+            results.append(_judged(gate, gate.ability, _VALUES[gate.measure](known[gate.ability])))
     return results
 
 

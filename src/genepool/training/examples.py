@@ -82,13 +82,13 @@ def _round(seed: int, number: int, count: int) -> np.ndarray:
 
 
 def turns_of(example: Example) -> list[Example]:
-    """An example as what is learned from it: of a conversation, everything that the assistant says in it.
+    """An example as what is learned from it: of a conversation, everything that the assistant says after what is given.
 
     Each turn is learned after all that was said before it, so that the loss is on the assistant's words alone.
     """
     found: list[Example] = []
     for place, (role, text) in enumerate(example.messages):
-        if role == "assistant" and place:
+        if role == "assistant" and place and place >= example.given:
             before = example.messages[:place]
             turn = replace(example, prompt=before[-1][1], answers=(text,), messages=before)
             found.append(replace(turn, id=f"{example.id}, turn {len(found) + 1}"))

@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     import torch
 
 RECIPE_FILE, JOURNAL_FILE, RESULT_FILE, REPORT_FILE = "training.yaml", "run.sqlite", "train.json", "report.html"
-_RESULTS = ("adapter", "skill.safetensors", "states", "metrics.jsonl", "events")
-# What says that a training is finished goes first.
-_PARTS = (RESULT_FILE, *_RESULTS, REPORT_FILE, RECIPE_FILE, JOURNAL_FILE)
+#: What the result of a training can be called.
+RESULTS = ("adapter", "skill.safetensors")
 
 
 def recipe_text(recipe: Training) -> str:
@@ -86,11 +85,15 @@ def forked_state(folder: Path, recipe: Training) -> dict[str, torch.Tensor]:
 
 
 def clear(out: Path) -> None:
-    """Removes what a training left in its folder, and nothing else; a folder without a training stays as it is."""
-    if not (out / JOURNAL_FILE).is_file():
+    """Empties the folder, or removes the link that stands for it.
+
+    What says that a training is finished goes first, what says that one is here last.
+    """
+    if out.is_symlink():
+        out.unlink()
         return
-    for name in (*_PARTS, f"{JOURNAL_FILE}-wal", f"{JOURNAL_FILE}-shm"):
-        path = out / name
+    last = {JOURNAL_FILE: 1, f"{JOURNAL_FILE}-wal": 1, f"{JOURNAL_FILE}-shm": 1, RESULT_FILE: -1}
+    for path in sorted(out.iterdir(), key=lambda path: (last.get(path.name, 0), path.name)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -137,7 +140,7 @@ def _are_rows(value: object) -> bool:
 
 # What the rest of the house reads of `train.json`.
 _KEYS: dict[str, Callable[[Any], bool]] = {
-    "result": lambda value: value in ("adapter", "skill.safetensors"),
+    "result": lambda value: value in RESULTS,
     "base": lambda value: isinstance(value, dict) and is_text(value.get("path")),
     "fingerprint": is_text,
     "objective": is_text,

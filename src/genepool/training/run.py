@@ -59,6 +59,7 @@ class Run:
         self._device, self._fork = device, fork
         self.states = States(out)
         self._session: Session | None = None
+        self._known: list[Validation] | None = None
 
     # ------------------------------------------------------------------ beginning
 
@@ -168,7 +169,7 @@ class Run:
             self._restore(start, session)
         # A kill may have come between a new state and the removal of those before it.
         self.states.forget_all_but({0, start, self._best(start)})
-        if not any(one.step == 0 for one in self.journal.validations()):
+        if not any(one.step == 0 for one in self._recorded()):
             self._validate(0, session)
         if start:
             progress.say(f"going on after step {start} of {self.recipe.steps}")
@@ -200,6 +201,10 @@ class Run:
         if not math.isfinite(found.loss):
             raise Diverged(step, "validation loss after")
         self.journal.validated(found)
+        # The first one of a step stands.
+        known = self._recorded()
+        if not any(one.step == step for one in known):
+            known.append(found)
         return found
 
     def _said(self, step: Step, session: Session) -> str:
@@ -208,7 +213,13 @@ class Run:
         return f"loss {step.loss:.3f}{valid} · {session.speed:.0f} examples/s"
 
     def _validations(self, step: int) -> list[Validation]:
-        return [one for one in self.journal.validations() if one.step <= step]
+        return [one for one in self._recorded() if one.step <= step]
+
+    def _recorded(self) -> list[Validation]:
+        """Every validation on record, in the order of the steps; read once."""
+        if self._known is None:
+            self._known = self.journal.validations()
+        return self._known
 
     def _best(self, step: int) -> int:
         """The step of the lowest validation loss so far; the last one where nothing is validated."""
@@ -331,7 +342,7 @@ class Run:
             "seed": recipe.seed,
             "asked": self.opened.asked(),
             "examples": {"train": len(lessons.train), "valid": len(lessons.valid)},
-            "validations": [asdict(one) for one in self.journal.validations()],
+            "validations": [asdict(one) for one in self._recorded()],
             **gains.to_dict(),
         }
 

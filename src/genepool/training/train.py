@@ -10,6 +10,7 @@ from typing import Any
 from genepool import locking, progress, staging
 from genepool.checked import is_whole
 from genepool.errors import InputError
+from genepool.measure import check_abilities, load_gates
 from genepool.threads import torch_threads
 from genepool.training.folder import JOURNAL_FILE, RECIPE_FILE, REPORT_FILE, clear, read_result
 from genepool.training.gains import Gains, measure_gains
@@ -52,6 +53,7 @@ def run_training(
     trusted: Collection[str | Path] = (),
     allow_pickle: bool = False,
     overwrite: bool = False,
+    gate: str | Path | None = None,
     draw: Callable[[TrainingResult], object] | None = None,
 ) -> TrainingResult:
     """Trains, or goes on with a training that was stopped; then says what was gained and what was forgotten.
@@ -64,7 +66,9 @@ def run_training(
         fork: folder of another training of the same form: begin with what that one had learned.
         trusted: files of tasks that may run code.
         allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
-        overwrite: begin anew, removing what an earlier training left in `out`.
+        overwrite: begin anew, replacing the folder `out` with everything in it.
+        gate: file of the gates that the result will be held against; one on a task that is not asked is refused before
+            anything is trained.
         draw: draws the page, while nobody else may write to `out`; pages stand in a later room.
 
     Raises:
@@ -74,14 +78,13 @@ def run_training(
     out = Path(out)
     with progress.bar("opening the base and the tasks"):
         opened = OpenedTraining.open(recipe, trusted=trusted, allow_pickle=allow_pickle)
-    if opened.base.folder is not None and out.resolve() == opened.base.folder.resolve():
-        raise InputError("the output is the base's own folder", where=out, fix="Name another --out")
-    if not (out / JOURNAL_FILE).is_file():
-        staging.check_free(out, overwrite=overwrite, replaced=False)
+    if gate is not None:
+        check_abilities(load_gates(gate), [task.name for task in (*opened.lessons.tasks, *opened.others)], gate)
+    _check_place(out, opened, fork, overwrite)
     with locking.locked(out), locking.reporting_full_disk(out):
-        out.mkdir(parents=True, exist_ok=True)
-        if overwrite:
+        if overwrite and out.is_dir():
             clear(out)
+        out.mkdir(parents=True, exist_ok=True)
         with Journal(out / JOURNAL_FILE) as journal:
             run = Run(opened, out, journal, device=device, fork=None if fork is None else Path(fork))
             run.begin()
@@ -98,6 +101,22 @@ def run_training(
             if draw is not None:
                 draw(result)
     return result
+
+
+def _check_place(out: Path, opened: OpenedTraining, fork: str | Path | None, overwrite: bool) -> None:
+    """Refuses a folder that holds something else, or what the training is made from.
+
+    Raises:
+        InputError: as `staging.check_free`, or the base, a task or the fork lies in it.
+    """
+    if overwrite or not (out / JOURNAL_FILE).is_file():
+        staging.check_free(out, overwrite=overwrite)
+    recipe = opened.recipe
+    models = [part for name in (recipe.base, recipe.teacher or "") for part in (name, *name.split("+")) if part]
+    needed = [opened.base.folder, *recipe.tasks, recipe.others, *models, fork if overwrite else None]
+    for path in (Path(one) for one in needed if one is not None):
+        if path.exists() and path.resolve().is_relative_to(out.resolve()):
+            raise InputError(f"{path} lies in the output folder", where=out, fix="Name another --out")
 
 
 def verify_step(out: str | Path, step: int, *, device: str = "cpu", allow_pickle: bool = False) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from genepool.checked import printable
 from genepool.errors import InputError
 from genepool.seeding import torch_generator
 from genepool.staging import staged_folder
@@ -233,7 +234,7 @@ class Whole(Trained):
         tuned = TensorWeights(
             {**kept, **tensors}, out.stem, folder=base.folder, config=base.config, aliases=base.aliases()
         )
-        words = {"description": f"trained: {dict(lineage)}"}
+        words = {"name": printable(", ".join(lineage["tasks"])), "training": dict(lineage)}
         store(ModelDifference(tuned, base), out, Form("dense"), "extract", words=words, overwrite=True)
 
 

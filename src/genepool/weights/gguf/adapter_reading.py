@@ -19,8 +19,8 @@ from genepool.weights.gguf.adapter_exporting import EMBEDDING
 from genepool.weights.gguf.architectures import architecture_named, from_pairs
 from genepool.weights.gguf.header import GgufHeader, StoredTensor, read_header
 from genepool.weights.gguf.stored_rows import stored_rows
-from genepool.weights.source import Weights
 from genepool.weights.tensor_info import shape_text
+from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
     import torch
