@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from genepool.report import wording
+from genepool.report.headline import headline, study_headline
 from genepool.report.kinds import KIND_OF_ONE, Kind
 from genepool.report.page import Report
 from genepool.report.sections import all_sections
@@ -63,6 +64,7 @@ def collect_study(
     )
     return Report(
         title or wording.title(found),
+        study_headline(found),
         summary or wording.summary(found),
         tuple(wording.notices(found)),
         found.subject,
@@ -96,8 +98,10 @@ def report_on(
     rows = tuple(model_row(table, model, kinds[model], groups) for model in table.models)
     scores = Scores(abilities(table, groups), rows)
     if not subject:
-        return Report(title, summary, sections=(scores,))
+        return Report(title, summary=summary, sections=(scores,))
     roles = [(KIND_OF_ONE[kinds[rival]], [rival]) for rival in rivals[:3]]
     held = Standings(standings(table, subject, roles, groups))
     moved = Changes(comparisons(table, subject, rivals, kinds, groups))
-    return Report(title, summary, subject=subject, sections=(held, scores, moved))
+    base = next((model for model in table.models if kinds[model] == "base"), "")
+    said = headline(table, subject, rivals[0] if rivals else "", groups, base=base)
+    return Report(title, said, summary, subject=subject, sections=(held, scores, moved))

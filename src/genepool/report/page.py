@@ -24,6 +24,7 @@ class Report:
 
     Attributes:
         title: the heading.
+        headline: one sentence: what was gained and lost; the page opens with it.
         summary: one sentence: what was done.
         notices: what the reader must know first (an unfinished search), one sentence each.
         subject: name of the model the page is about; its row is marked.
@@ -32,6 +33,7 @@ class Report:
     """
 
     title: str
+    headline: str = ""
     summary: str = ""
     notices: tuple[str, ...] = ()
     subject: str = ""
@@ -60,8 +62,8 @@ def render_report(report: Report) -> str:
 def report_markdown(report: Report) -> str:
     """The numbers of the page; sections without data are left out."""
     lines = [f"# {markdown.plain(clean(report.title))}", ""]
-    if report.summary:
-        lines += [markdown.plain(clean(report.summary)), ""]
+    for sentence in filter(None, (report.headline, report.summary)):
+        lines += [markdown.plain(clean(sentence)), ""]
     for notice in report.notices:
         lines += [f"> {markdown.plain(clean(notice))}", ""]
     for kind in all_sections():
@@ -77,6 +79,7 @@ def report_values(report: Report) -> dict[str, Any]:
     found: dict[str, Any] = {
         "finished": report.finished,
         "title": report.title,
+        "headline": report.headline,
         "summary": report.summary,
         "notices": list(report.notices),
         "subject": report.subject,
