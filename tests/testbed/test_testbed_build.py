@@ -21,7 +21,8 @@ import pytest
 
 from genepool.errors import InputError
 from genepool.locking import locked, partial_path
-from genepool.testbed import Testbed, build, builder
+from genepool.testbed import Testbed, build
+from genepool.testbed.beds import text as text_bed
 from genepool.testbed.data import Lengths, split_of
 from genepool.testbed.folder import hash_files
 from genepool.testbed.schedule import Phase, Schedule
@@ -43,7 +44,7 @@ SKILLS = ("reverse", "mask")
 @pytest.fixture
 def minute(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes every build one of the `MINUTE` size."""
-    monkeypatch.setattr(builder, "schedule_for", lambda regime, *, tiny, skills: MINUTE)
+    monkeypatch.setattr(text_bed, "schedule_for", lambda regime, *, tiny, skills: MINUTE)
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -93,7 +94,7 @@ def test_no_input_is_in_two_splits_on_the_disk(minute: None, tmp_path: Path) -> 
 def test_the_same_settings_again_touch_nothing(minute: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = build(tmp_path / "bed", skills=SKILLS)
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
-    monkeypatch.setattr(builder, "_two_workers", lambda: pytest.fail("a cached build must not train"))
+    monkeypatch.setattr(text_bed, "_two_workers", lambda: pytest.fail("a cached build must not train"))
     second = build(tmp_path / "bed", skills=SKILLS)
     assert (first.cached, second.cached) == (False, True)
     assert second.manifest == first.manifest
@@ -211,8 +212,9 @@ _KILLED_BUILD = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from test_testbed_build import MINUTE, SKILLS
-from genepool.testbed import build, builder, training
-builder.schedule_for = lambda regime, *, tiny, skills: MINUTE
+from genepool.testbed import build, training
+from genepool.testbed.beds import text as text_bed
+text_bed.schedule_for = lambda regime, *, tiny, skills: MINUTE
 real, left = training.{function}, [{survives}]
 def dying(*arguments):
     real(*arguments)
@@ -258,7 +260,7 @@ def test_what_a_killed_build_of_other_settings_left_is_not_used(minute: None, tm
 
 
 def _build_minute(folder: Path) -> bool:
-    builder.schedule_for = lambda regime, *, tiny, skills: MINUTE  # type: ignore[assignment]
+    text_bed.schedule_for = lambda regime, *, tiny, skills: MINUTE  # type: ignore[assignment]
     return build(folder, skills=SKILLS).cached
 
 

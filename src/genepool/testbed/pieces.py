@@ -1,6 +1,6 @@
 """The pieces of a build, each published whole with a record that says it is finished: a killed build goes on from them.
 
-Used by the builders of both testbeds; knows nothing of what a piece is.
+Used by the builders of every testbed; knows nothing of what a piece is.
 """
 
 from __future__ import annotations
