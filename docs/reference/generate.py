@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import typer
+from adapter_pages import adapters_page
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from python_pages import python_pages
@@ -78,6 +79,7 @@ def pages() -> dict[str, str]:
         ),
         "methods.md": _methods_page(),
         "strategies.md": _strategies_page(),
+        "adapters.md": adapters_page(NOTE),
         "cli.md": _commands_page(),
         **python_pages(NOTE),
     }

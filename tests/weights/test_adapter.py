@@ -96,14 +96,3 @@ def test_an_adapter_for_another_model_is_refused(base_folder: Path, adapter: Pat
     other = save_model("other", {"model.layers.0.self_attn.q_proj.weight": torch.ones(5, 5)})
     with pytest.raises(InputError, match="made for another model"):
         open_weights(f"{other}+{adapter}")
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [({"peft_type": "IA3"}, "adapters of type IA3"), ({"peft_type": None}, "adapters of type None")],
-)
-def test_other_kinds_of_adapters_are_refused(base_folder: Path, adapter: Path, change: dict, said: str) -> None:
-    settings = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps({**settings, **change}))
-    with pytest.raises(InputError, match=said):
-        open_weights(f"{base_folder}+{adapter}")

@@ -19,7 +19,7 @@ from genepool.weights.change import BaseWithChange, Change
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.gguf.adapter_reading import GgufAdapter, is_gguf_adapter
 from genepool.weights.model_difference import ModelDifference
-from genepool.weights.peft.adapter import LoraAdapter
+from genepool.weights.peft.adapter import PeftAdapter
 from genepool.weights.peft.folder import CONFIG_FILE
 from genepool.weights.skill_file import SkillFile, is_skill
 from genepool.weights.weights import Weights
@@ -144,7 +144,7 @@ class _Opener:
         if is_skill(path):
             return BaseWithChange(weights, SkillFile(path, weights), name)
         if path.is_dir() and (path / CONFIG_FILE).is_file():
-            return BaseWithChange(weights, LoraAdapter(path, weights, name, allow_pickle=self.allow_pickle))
+            return BaseWithChange(weights, PeftAdapter(path, weights, name, allow_pickle=self.allow_pickle))
         if is_gguf_adapter(path):
             return BaseWithChange(weights, GgufAdapter(path, weights, name))
         raise _no_addition(path)

@@ -16,7 +16,7 @@ from genepool.errors import InputError
 from genepool.kernels.spectral import SingularTriplets, singular_triplets
 from genepool.weights import BaseWithChange, Change, TensorInfo, Weights
 from genepool.weights.encodings.low_rank import Product
-from genepool.weights.peft.adapter import LoraAdapter
+from genepool.weights.peft.adapter import PeftAdapter
 from genepool.weights.tensor_info import shape_text, torch_dtype
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class FounderAdapters(Founders):
 
     def __init__(self, base: Weights, founders: Mapping[str, Weights], dtype: str | None = None) -> None:
         super().__init__(base, founders, dtype)
-        self._adapters: dict[str, LoraAdapter] = {}
+        self._adapters: dict[str, PeftAdapter] = {}
         for name, weights in self.models.items():
             adapter = _adapter(weights)
             assert adapter is not None
@@ -220,13 +220,13 @@ class FounderAdapters(Founders):
         return {f"{target}:B": slope @ right.T, f"{target}:A": left.T @ slope}
 
 
-def _adapter(weights: Weights) -> LoraAdapter | None:
+def _adapter(weights: Weights) -> PeftAdapter | None:
     """The adapter of a base with one; None for any other model."""
     change = weights.change if isinstance(weights, BaseWithChange) else None
-    return change if isinstance(change, LoraAdapter) else None
+    return change if isinstance(change, PeftAdapter) else None
 
 
-def _held(adapter: LoraAdapter) -> dict[str, TensorInfo]:
+def _held(adapter: PeftAdapter) -> dict[str, TensorInfo]:
     """What an adapter holds: "tensor:B" and "tensor:A" for a product, "tensor:W" for another change."""
     infos: dict[str, TensorInfo] = {}
     for tensor in adapter.names():

@@ -1,75 +1,78 @@
-"""A PEFT LoRA adapter as a `Change` of its base: `scale * B @ A` where the adapter says.
+"""A PEFT adapter as a `Change` of its base: read tensor by tensor, exactly, in float32.
 
-The product is formed tensor by tensor when it is read, exactly, in float32. Handles rank and alpha patterns, rsLoRA,
-fan-in/fan-out layers, embeddings, DoRA magnitudes, trained biases and `modules_to_save`.
+What a kind of adapter does to a module is in `kinds`, one file each. Here is what all kinds have in common: trained
+biases, modules and rows that are replaced whole, and the layout of the base's weights.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-import re
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.weights import fingerprint_cache
+from genepool.weights.architecture import ModuleKind, architecture_of
 from genepool.weights.change import Change, fingerprint_of
-from genepool.weights.checkpoint import read_json
 from genepool.weights.encodings.low_rank import Product
-from genepool.weights.formats import open_adapter
-from genepool.weights.peft.folder import CONFIG_FILE, PREFIX
-from genepool.weights.tensor_info import shape_text
+from genepool.weights.peft.content import AdapterContent
+from genepool.weights.peft.kinds.trainable_tokens import token_rows
+from genepool.weights.peft.layer import Layer, Layout
+from genepool.weights.peft.targets import parameters_of, targeted_modules
+from genepool.weights.tensor_info import TensorInfo, shape_text
 from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
     import torch
 
-_FACTORS = {
-    "lora_A.weight": "a", "lora_B.weight": "b", "lora_embedding_A": "a", "lora_embedding_B": "b",
-    "lora_magnitude_vector": "magnitude", "lora_magnitude_vector.weight": "magnitude", "lora_B.bias": "bias",
-}  # fmt: skip
+_OTHER_MODEL = "The adapter was made for another model: name the base it was trained on"
 
 
 @dataclass(slots=True)
 class _Held:
-    """What the adapter holds for one tensor of the base: names of factors, or of a replacement."""
+    """What the adapter does to one tensor of the base.
 
-    factors: dict[str, str] = field(default_factory=dict)
+    Attributes:
+        layer, leaf: the module that a kind changes, and which tensor of it this is; None for none.
+        replacement: the file's name of what stands in the tensor's place; empty for none.
+        tokens: the rows that `rows` of the file stand in place of.
+    """
+
+    layer: Layer | None = None
+    leaf: str = ""
     replacement: str = ""
-    embedding: bool = False
+    tokens: list[int] | None = None
+    rows: str = ""
 
 
-class LoraAdapter(Change):
-    """What a PEFT LoRA adapter adds to its base.
+class PeftAdapter(Change):
+    """What a PEFT adapter adds to its base.
 
     Args:
         path: the adapter's folder.
-        base: the model the adapter was trained on.
+        base: the model the adapter was trained on, its tensors named as PEFT found them.
         name: what the user calls it.
         allow_pickle: take `adapter_model.bin` where there is no safetensors file.
 
     Raises:
-        InputError: not a LoRA adapter, a damaged one, or one made for tensors the base does not have.
+        InputError: an adapter that cannot be merged, a damaged one, or one made for tensors the base does not have.
     """
 
-    kind = "lora"
+    kind = "adapter"
     base: Weights
     path: Path
 
     def __init__(self, path: str | Path, base: Weights, name: str | None = None, *, allow_pickle: bool = False) -> None:
         self.path, self.base, self.name = Path(path), base, name or str(path)
-        self._settings = read_json(self.path / CONFIG_FILE)
-        kind = self._settings.get("peft_type")
-        if kind != "LORA":
-            raise InputError(
-                f"adapters of type {kind} are not supported",
-                where=self.path / CONFIG_FILE,
-                fix="Use a LoRA adapter",
-            )
-        self._file = open_adapter(self.path, allow_pickle)
-        self._held = self._collect()
+        self._content = AdapterContent(self.path, allow_pickle)
+        self._file, self.settings, self._kind = self._content.file, self._content.settings, self._content.kind
+        self._held: dict[str, _Held] = {}
+        self._here = threading.local()
+        self._collect()
 
     def names(self) -> tuple[str, ...]:
         return tuple(name for name in self.base.names() if name in self._held)
@@ -78,180 +81,225 @@ class LoraAdapter(Change):
         return self.base.info(name).shape
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        held = self._held[name]
-        if set(held.factors) == {"a", "b"} and not held.replacement:
-            return self._product(held, name, slice(start, stop))
-        # What needs the whole tensor (a norm over it, a replacement) is small or rare.
-        return self._changed(held, name).reshape(self.matrix(name))[start:stop]
+        product = self.factors(name)
+        if product is not None:
+            left, right = product.left[start:stop].float(), product.right.float()
+            return (left @ right).mul_(product.factor)
+        return self._whole(name).reshape(self.matrix(name))[start:stop]
 
     def factors(self, name: str) -> Product | None:
-        """A change that is a product, as it is stored; None for replaced tensors, trained biases and DoRA."""
+        """A change that is a product, as it is stored; None for any other."""
         held = self._held[name]
-        if set(held.factors) != {"a", "b"} or (held.replacement and not self._repeats_base(held, name)):
+        if held.layer is None or held.leaf != "weight" or held.tokens or held.layer.parameter or held.layer.kernel:
             return None
-        a, b = (self._file.read(held.factors[key]) for key in ("a", "b"))
-        left, right = (a.T, b.T) if self._is_transposed(held, name) else (b, a)
-        return Product(left, right, self._scaling(held, name))
+        if held.replacement and not self._repeats_base(held.replacement, name):
+            return None
+        product = self._kind.product(held.layer)
+        if product is None or held.layer.layout == "linear":
+            return product
+        return Product(product.right.T, product.left.T, product.factor)
 
     def identity(self) -> dict[str, Any]:
         fingerprint = fingerprint_of(self.kind, self.base, self.digest())
         return {"models": [{"name": str(self.path), "fingerprint": fingerprint}]}
 
     def digest(self) -> str:
-        return fingerprint_cache.cached([self._file.path, self.path / CONFIG_FILE], self._hash)
+        return fingerprint_cache.cached([self._file.path, self.settings.path], self._hash)
 
-    def _repeats_base(self, held: _Held, name: str) -> bool:
-        """Whether the embedding that was saved beside its factors is the base's own."""
-        own, base = self._file.read(held.replacement), self.base.read(name)
-        return own.dtype == base.dtype and own.equal(base)
+    def working_bytes(self, name: str) -> int:
+        held = self._held[name]
+        whole = held.layer is not None and self._kind.needs_base
+        return (24 if whole else 8) * self.numel(name)
 
     def _hash(self) -> str:
-        total = hashlib.sha256(repr(sorted(self._scaling_settings().items())).encode())
+        total = hashlib.sha256(repr(sorted(self.settings.arithmetic().items())).encode())
         for name in sorted(self._file.infos):
             total.update(f"\x1e{name}\x1f{self._file.infos[name]}\x1f".encode())
             total.update(self._file.view_bytes(name))
         return total.hexdigest()
 
-    def _scaling_settings(self) -> dict[str, Any]:
-        keys = (
-            "r",
-            "lora_alpha",
-            "use_rslora",
-            "use_dora",
-            "rank_pattern",
-            "alpha_pattern",
-            "fan_in_fan_out",
-        )
-        return {key: self._settings.get(key) for key in keys}
+    # ------------------------------------------------------------------ what the file holds
 
-    # ------------------------------------------------------------------ reading PEFT's names
+    def _collect(self) -> None:
+        for target, stored in self._content.replacements.items():
+            self._hold(target, stored).replacement = stored
+        for name, held in self._held.items():
+            self._expect(held.replacement, self._file.infos[held.replacement].shape, self.base.info(name).shape)
+        for layer in self._layers.values():
+            if not layer.has_weight():
+                raise self._missing(layer.tensor("weight"), next(iter(layer.parts.values()), layer.module))
+            self._kind.check(layer)
+            for leaf in self._kind.leaves(layer):
+                self._add(layer, leaf)
+        self._collect_tokens()
 
-    def _collect(self) -> dict[str, _Held]:
-        found: dict[str, _Held] = {}
-        for stored in self._file.infos:
-            module, factor = self._split(stored)
-            if factor in _FACTORS:
-                target = f"{module}.bias" if factor == "lora_B.bias" else f"{module}.weight"
-                held = found.setdefault(self._canonical(target, stored), _Held())
-                held.factors[_FACTORS[factor]] = stored
-                held.embedding |= factor.startswith("lora_embedding")
-            else:
-                target = f"{module}.{factor}" if factor else module
-                found.setdefault(self._canonical(target, stored), _Held()).replacement = stored
-        for name, held in found.items():
-            self._check(name, held)
-        return found
+    def _add(self, layer: Layer, leaf: str) -> None:
+        held = self._hold(layer.tensor(leaf), next(iter(layer.parts.values()), ""))
+        held.layer, held.leaf = layer, leaf
 
-    def _split(self, stored: str) -> tuple[str, str]:
-        name = stored.removeprefix(PREFIX)
-        for factor in sorted(_FACTORS, key=len, reverse=True):
-            if name.endswith("." + factor):
-                return name[: -len(factor) - 1], factor
-        if "lora_" in name or "trainable_tokens" in name:
-            raise InputError(
-                "a kind of adapter tensor genepool does not know",
-                where=f"{self._file.path}:{stored}",
-                fix="Merge the adapter with PEFT first and give the merged checkpoint",
-            )
-        module, _, leaf = name.replace(".modules_to_save.default", "").replace(".modules_to_save", "").rpartition(".")
-        return module.replace(".base_layer", ""), leaf
+    def _collect_tokens(self) -> None:
+        setting = self.settings.get("trainable_token_indices")
+        for module, stored in self._content.tokens.items():
+            name = f"{module}.weight"
+            held = self._hold(name, stored)
+            rows = setting
+            if isinstance(setting, dict):
+                rows = next(
+                    (rows for word, rows in setting.items() if module == word or module.endswith(f".{word}")), None
+                )
+            layer = Layer(module, {}, {}, self._file, self.settings, self.base, "embedding", dict)
+            held.tokens, held.rows = token_rows(layer, rows, "trainable_token_indices"), stored
+            self._expect(stored, self._file.infos[stored].shape, (len(held.tokens), self.base.info(name).shape[1]))
 
-    def _canonical(self, target: str, stored: str) -> str:
+    def _hold(self, target: str, stored: str) -> _Held:
         name = self.base.aliases().get(target, target)
         if name not in self.base:
-            raise InputError(
-                f"changes {target}, which the base {self.base.name} does not have",
-                where=f"{self._file.path}:{stored}",
-                fix="The adapter was made for another model: name the base it was trained on",
-            )
-        return name
+            raise self._missing(target, stored)
+        return self._held.setdefault(name, _Held())
 
-    def _check(self, name: str, held: _Held) -> None:
-        expected = self.base.info(name).shape
-        if held.replacement and (found := self._file.infos[held.replacement].shape) != expected:
-            raise self._wrong_shape(held.replacement, found, name, expected)
-        if not held.factors or set(held.factors) == {"bias"}:
-            return
-        missing = {"a", "b"} - set(held.factors)
-        if missing:
-            raise InputError(
-                f"factor {missing.pop().upper()} of {name} is missing",
-                where=self._file.path,
-                fix="Save it again",
-            )
-        a, b = (self._file.infos[held.factors[key]].shape for key in ("a", "b"))
-        if len(a) != 2 or len(b) != 2:
-            raise InputError(
-                f"factors of {name} are not matrices ({shape_text(a)}, {shape_text(b)})",
-                where=self._file.path,
-                fix="Merge the adapter with PEFT first: only linear and embedding layers are supported",
-            )
-        product = (a[1], b[0]) if self._is_transposed(held, name) else (b[0], a[1])
-        if a[0] != b[1] or product != expected:
-            raise self._wrong_shape(held.factors["b"], product, name, expected)
-
-    def _wrong_shape(self, stored: str, found: tuple[int, ...], name: str, expected: tuple[int, ...]) -> InputError:
+    def _missing(self, target: str, stored: str) -> InputError:
         return InputError(
-            f"has shape {shape_text(found)} where {name} of the base has {shape_text(expected)}",
+            f"changes {target}, which the base {self.base.name} does not have",
             where=f"{self._file.path}:{stored}",
-            fix="The adapter was made for another model: name the base it was trained on",
+            fix=_OTHER_MODEL,
         )
+
+    def _expect(self, stored: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        if found != expected:
+            raise InputError(
+                f"got shape {shape_text(found)}, expected {shape_text(expected)} as in the base",
+                where=f"{self._file.path}:{stored}",
+                fix=_OTHER_MODEL,
+            )
+
+    @cached_property
+    def _layers(self) -> Mapping[str, Layer]:
+        """The adapted modules, in the order of the model where that is known."""
+        content = self._content
+        found: dict[str, dict[str, str]] = {module: dict(parts) for module, parts in content.modules.items()}
+        if self._kind.by_settings:
+            for module in targeted_modules(self.settings, self.base):
+                found.setdefault(module, {})
+        architecture = architecture_of(self.base.config) if self._kind.shared else None
+        if architecture is not None:
+            order = {module: place for place, module in enumerate(architecture.modules)}
+            found = dict(sorted(found.items(), key=lambda one: order.get(one[0], len(order))))
+        layers: dict[str, Layer] = {}
+        start = _Start(self.base, self._content)
+        for module, parts in found.items():
+            layers[module] = self._layer(module, parts, start)
+        for module, wrappers in content.parameters.items():
+            for parameter, held in parameters_of(module, wrappers, self.settings, self.base).items():
+                layers[parameter] = self._layer(module, held, start, parameter)
+        return layers
+
+    def _layer(self, module: str, parts: Mapping[str, str], start: Weights, parameter: str = "") -> Layer:
+        def made(layout: Layout) -> Layer:
+            return Layer(
+                module, parts, self._content.shared, self._file, self.settings, start, layout, self._siblings, parameter
+            )
+
+        layer = made("linear")
+        if parameter or not layer.has_weight():
+            return layer
+        if any("embedding" in part for part in parts) or self._kind.peft_type == "TRAINABLE_TOKENS":
+            return made("embedding")
+        if self._kind.peft_type == "TINYLORA" and self._known_as(module) == "embedding":
+            return made("embedding")
+        return made("transposed") if self._is_transposed(layer) else layer
+
+    def _is_transposed(self, layer: Layer) -> bool:
+        """Whether the base stores the weight of a module as (in, out).
+
+        The setting does not tell it: PEFT turns it on and off with every layer it meets, and saves the last.
+        """
+        if "fan_in_fan_out" not in self._kind.settings or len(layer.shape) != 2:
+            return False
+        said = self.settings.flag("fan_in_fan_out")
+        if not said and not self._base_has_transposed:
+            return False
+        known = self._known_as(layer.module)
+        if known is not None:
+            return known == "transposed"
+        features = self._kind.stored_features(layer)
+        if features is None or layer.shape[0] == layer.shape[1]:
+            return said
+        return features != layer.shape
+
+    def _known_as(self, module: str) -> ModuleKind | None:
+        """What transformers makes of a module; None where it is not known."""
+        architecture = architecture_of(self.base.config)
+        return None if architecture is None else architecture.modules.get(module)
+
+    @cached_property
+    def _base_has_transposed(self) -> bool:
+        """Whether the base has a bias that fits the columns of its module's weight alone."""
+        for name in self.base.names():
+            if name.endswith(".weight") and (bias := f"{name.removesuffix('weight')}bias") in self.base:
+                shape = self.base.info(name).shape
+                if len(shape) == 2 and self.base.info(bias).shape == (shape[1],) != (shape[0],):
+                    return True
+        return False
+
+    def _siblings(self) -> Mapping[str, Layer]:
+        return self._layers
+
+    def _repeats_base(self, stored: str, name: str) -> bool:
+        """Whether an embedding that was saved beside its factors is the base's own."""
+        own, base = self._file.read(stored), self.base.read(name)
+        return own.dtype == base.dtype and own.equal(base)
 
     # ------------------------------------------------------------------ arithmetic
 
-    def _is_transposed(self, held: _Held, name: str) -> bool:
-        """Whether the base stores the tensor as the transpose of B @ A: embeddings, and fan-in/fan-out layers."""
-        if held.embedding or not self._settings.get("fan_in_fan_out"):
-            return held.embedding
-        a, b = (self._file.infos[held.factors[key]].shape for key in ("a", "b"))
-        # PEFT ignores the setting for ordinary linear layers, such as the head beside GPT-2's transposed ones.
-        return (b[0], a[1]) != self.base.info(name).shape or b[0] == a[1]
+    def _whole(self, name: str) -> torch.Tensor:
+        """The change of a tensor that is no product, of the tensor's shape.
 
-    def _scaling(self, held: _Held, name: str) -> float:
-        rank = self._file.infos[held.factors["a"]].shape[0]
-        module = name.rpartition(".")[0]
-        alpha = _by_pattern(self._settings.get("alpha_pattern"), module, self._settings.get("lora_alpha", rank))
-        return float(alpha) / (math.sqrt(rank) if self._settings.get("use_rslora") else rank)
+        Each thread keeps the last one, because a tensor is read block by block by one thread.
+        """
+        kept: tuple[str, torch.Tensor] | None = getattr(self._here, "kept", None)
+        if kept is None or kept[0] != name:
+            self._here.kept = None
+            kept = self._here.kept = (name, self._changed(name))
+        return kept[1]
 
-    def _changed(self, held: _Held, name: str) -> torch.Tensor:
-        """The change of a tensor that is more than a product, of the tensor's shape."""
+    def _changed(self, name: str) -> torch.Tensor:
         import torch
 
-        def factor(key: str) -> torch.Tensor:
-            return self._file.read(held.factors[key]).to(torch.float32)
-
-        base = self.base.read(name).to(torch.float32)
-        # Embedding adapters carry the embedding they were trained on, so both can be there for one tensor.
-        start = self._file.read(held.replacement).to(torch.float32) if held.replacement else base
-        if not held.factors:
-            return start - base
-        if "a" not in held.factors:
-            weight = self._held[name.removesuffix(".bias") + ".weight"]
-            return start - base + self._scaling(weight, name) * factor("bias")
-        product = self._product(held, name, slice(None))
-        if "magnitude" not in held.factors:
-            return start - base + product
-        # DoRA (arXiv:2402.09353, eq. 5): the direction of each output feature is trained apart from its length.
-        side = 0 if self._is_transposed(held, name) else 1
-        direction = start + product
-        length = factor("magnitude").unsqueeze(side) / direction.norm(dim=side, keepdim=True)
-        moved: torch.Tensor = direction * length - base
-        return moved
-
-    def _product(self, held: _Held, name: str, rows: slice) -> torch.Tensor:
-        """Rows of `scale * B @ A` as the base stores them; whole rows only, so the product is never formed in full."""
-        import torch
-
-        a, b = (self._file.read(held.factors[key]).to(torch.float32) for key in ("a", "b"))
-        if self._is_transposed(held, name):
-            a, b = b.T, a.T
-        return self._scaling(held, name) * (b[rows] @ a)
+        held = self._held[name]
+        total: torch.Tensor | None = None
+        if held.replacement:
+            base = self.base.read(name).to(torch.float32)
+            total = self._file.read(held.replacement).to(torch.float32) - base
+        if held.tokens:
+            base = self.base.read(name).to(torch.float32)
+            total = torch.zeros_like(base) if total is None else total
+            total[held.tokens] = self._file.read(held.rows).to(torch.float32) - base[held.tokens]
+        if held.layer is not None:
+            change = self._kind.change(held.layer, held.leaf)
+            whole = held.leaf != "weight" or held.layer.parameter or self._kind.peft_type == "LN_TUNING"
+            change = change if whole else held.layer.as_stored(change)
+            total = change if total is None else total + change
+        assert total is not None
+        return total
 
 
-def _by_pattern(patterns: object, module: str, default: Any) -> Any:
-    """PEFT's rule: the first pattern that matches the end of the module's name, at a dot, wins."""
-    if isinstance(patterns, dict):
-        for pattern, value in patterns.items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return value
-    return default
+class _Start(Weights):
+    """The base as the adapter found it: with the biases and modules that the file holds whole in place of its own."""
+
+    def __init__(self, base: Weights, content: AdapterContent) -> None:
+        self._base, self._content, self.name, self.config = base, content, base.name, base.config
+        aliases = base.aliases()
+        self._replaced = {aliases.get(name, name): stored for name, stored in content.replacements.items()}
+
+    def names(self) -> tuple[str, ...]:
+        return self._base.names()
+
+    def aliases(self) -> Mapping[str, str]:
+        return self._base.aliases()
+
+    def info(self, name: str) -> TensorInfo:
+        return self._base.info(name)
+
+    def read(self, name: str) -> torch.Tensor:
+        stored = self._replaced.get(self._base.aliases().get(name, name))
+        return self._base.read(name) if stored is None else self._content.file.read(stored)
