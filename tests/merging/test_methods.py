@@ -220,6 +220,18 @@ def test_slerp_by_hand() -> None:
     assert merge("slerp", None, [one([1, 0]), one([3, 0])], t=0.5)["norm.weight"].tolist() == [2, 0]
 
 
+@pytest.mark.parametrize("filter_wise", [False, True])
+def test_model_stock_does_not_depend_on_how_far_the_models_moved(filter_wise: bool) -> None:
+    """The ratio is of angles alone: at a ten-thousandth of the distance it is the same, but for mergekit's floor."""
+    far, near = ([one([scale, scale]), one([scale, 0])] for scale in (1.0, 1e-4))
+    options = {"filter_wise": filter_wise}
+    expected = merge("model_stock", one([0, 0]), far, **options)["norm.weight"]
+    found = merge("model_stock", one([0, 0]), near, **options)["norm.weight"]
+    torch.testing.assert_close(found * 1e4, expected)
+    floored = merge("model_stock", one([0, 0]), near, cosine_floor=1e-6, **options)["norm.weight"]
+    assert (floored * 1e4 < 0.1 * expected).any()
+
+
 def test_model_stock_by_hand() -> None:
     # Deltas [1 1] and [1 0]: cos = 1/sqrt 2, r = 2 cos / (1 + cos).
     merged = merge("model_stock", one([0, 0]), [one([1, 1]), one([1, 0])])["norm.weight"]

@@ -234,18 +234,48 @@ def test_della_under_a_recipe_of_mergekits_gives_the_norm_back() -> None:
     assert kept.parameters["normalize"] is True
 
 
+@pytest.mark.parametrize("method", ["breadcrumbs", "breadcrumbs_ties"])
+def test_breadcrumbs_can_trim_row_by_row_as_the_authors_do(method: str) -> None:
+    """Of each row of eight the largest goes, the next two stay; of equal magnitudes the first count as larger."""
+    rows = torch.tensor([[8.0, 7, 6, 5, 4, 3, 2, 1], [1, 1, 1, 1, 1, 1, 1, 1], [0, 0, 0, -9, 0, 4, 0, 5]])
+    merged = merge(
+        method, {"x.weight": torch.zeros(3, 8)}, [{"x.weight": rows}], scope="row", density=0.25, gamma=0.125,
+        **{"lambda": 1.0},
+    )["x.weight"]  # fmt: skip
+    expected = torch.zeros(3, 8)
+    expected[0, 1:3], expected[1, 1:3], expected[2, 5], expected[2, 7] = rows[0, 1:3], rows[1, 1:3], 4, 5
+    assert torch.equal(merged, expected)
+
+
 # ---------------------------------------------------------------------- SCE
 
 
 def test_sce_by_hand() -> None:
-    # The models differ most in the first two entries (by 5 and 4); there the squares are 9 + 1 and 4 + 9.
+    # Three entries vary, by 5, 4 and 1; of these the share .7 is two. There the squares are 9 + 1 and 4 + 9.
     models = [one([3, 1, 5, 1]), one([-2, -3, 5, 2])]
-    merged = merge("sce", one([0, 0, 0, 0]), models, select_topk=0.5)
+    merged = merge("sce", one([0, 0, 0, 0]), models, select_topk=0.7)
     # Plain sums: 1, so the first model's 3 stays alone; -2, so the second's -3 does.
     assert merged["norm.weight"].tolist() == [3, -3, 0, 0]
     everything = merge("sce", one([0, 0, 0, 0]), models, select_topk=1.0)["norm.weight"]
     a, b = 36 / 78, 42 / 78
     torch.testing.assert_close(everything, torch.tensor([3, -3, 5, a + 2 * b]))
+
+
+def test_sce_can_merge_all_by_the_weights_of_the_selected() -> None:
+    """The authors' code: the selected entries decide on the weights, 10 to 13 here, and all entries are merged."""
+    models = [one([3, 1, 5, 1]), one([-2, -3, 5, 2])]
+    merged = merge("sce", one([0, 0, 0, 0]), models, select_topk=0.7, merges="all")["norm.weight"]
+    a, b = 10 / 23, 13 / 23
+    torch.testing.assert_close(merged, torch.tensor([3, -3, 5, a + 2 * b]))
+
+
+def test_sce_weighs_alike_below_a_limit() -> None:
+    models = [one([1e-4, 3e-4]), one([2e-4, 1e-4])]
+    alike = merge("sce", one([0, 0]), models, select_topk=1, alike_below=1e-6)["norm.weight"]
+    torch.testing.assert_close(alike, torch.tensor([1.5e-4, 2e-4]))
+    by_squares = merge("sce", one([0, 0]), models, select_topk=1)["norm.weight"]
+    a, b = 10 / 15, 5 / 15
+    torch.testing.assert_close(by_squares, torch.tensor([1e-4 * a + 2e-4 * b, 3e-4 * a + 1e-4 * b]))
 
 
 @given(seed=seeds)

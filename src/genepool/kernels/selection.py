@@ -40,6 +40,10 @@ class Selection:
         self._low_bits = 16 if signed else 15
         self._counts: torch.Tensor | None = None
 
+    def rank(self, place: int, rank: int) -> None:
+        """Asks for another rank, while the first pass is not finished; the count of entries may decide it."""
+        self._ranks[place] = self._left[place] = rank
+
     def begin(self, number: int) -> torch.Tensor:
         """An empty histogram for pass `number`: `(1, 2^16)`, then one row of lower bits for each rank."""
         import torch

@@ -34,7 +34,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "breadcrumbs_ties": {"density": 1.0, "gamma": 0.01, "lambda": 1.0, "normalize": False, "rescale": "none"},
     "della": {"density": 1.0, "epsilon": 0.15, "lambda": 1.0, "normalize": True, "rescale": "l1"},
     "della_linear": {"density": 1.0, "epsilon": 0.15, "lambda": 1.0, "normalize": False, "rescale": "l1"},
-    "sce": {"select_topk": 1.0},
+    "sce": {"select_topk": 1.0, "alike_below": 1e-6},
     "nearswap": {},
     "arcee_fusion": {},
     "ram": {"epsilon": 1e-5},
@@ -43,7 +43,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "nuslerp": {"nuslerp_flatten": True, "nuslerp_row_wise": False},
     "multislerp": {"normalize_weights": True, "eps": 1e-8},
     "karcher": {"max_iter": 10, "tol": 1e-5},
-    "model_stock": {"filter_wise": False, "clamp": False},
+    "model_stock": {"filter_wise": False, "clamp": False, "cosine_floor": 1e-6},
     "passthrough": {},
 }  # fmt: skip
 # Parameters mergekit knows for some method; ones a method has no use for are accepted there in silence.
@@ -54,6 +54,8 @@ _KNOWN_PARAMETERS = frozenset(
         "normalize_weights",
     }
 )  # fmt: skip
+# Parameters of our methods that mergekit has no key for.
+_OURS_ALONE = frozenset({"scope", "zero_sign", "trim_density", "clamp", "cosine_floor", "alike_below", "merges"})
 _CHAT_TEMPLATES = ("alpaca", "chatml", "exaone", "llama3", "mistral")
 
 Parameters = dict[str, Any]
@@ -191,7 +193,7 @@ class _Reader:
     def __init__(self, method: str, where: str) -> None:
         self.name, self.where = method, where
         self.method = find_method(method)
-        self.known = {p.name for p in self.method.parameters} - {"scope", "zero_sign", "trim_density", "clamp"}
+        self.known = {p.name for p in self.method.parameters} - _OURS_ALONE
 
     def shared_and_own(self, given: Parameters | None, place: str) -> Parameters:
         return {

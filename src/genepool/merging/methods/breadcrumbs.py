@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from genepool.kernels.selection import keep_count
+from genepool.merging.group import TensorGroup
 from genepool.merging.methods.task_arithmetic import NORMALIZE, WEIGHT
 from genepool.merging.methods.ties import GIVE_BACK
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
 from genepool.merging.sparse import SparseSum
+from genepool.merging.survey import Survey
+
+if TYPE_CHECKING:
+    import torch
 
 TRIM = (
     Parameter(
@@ -22,8 +27,9 @@ TRIM = (
         per_model=True, low=0, high=1, source="the authors' code searches 0.001 to 0.01",
     ),
     Parameter(
-        "scope", "tensor", "Trim within each tensor or over the whole vector (model).", kind=str,
-        choices=("tensor", "model"), source="section 3 masks each layer by itself",
+        "scope", "tensor", "Trim within each tensor, within each of its rows, or over the whole vector (model).",
+        kind=str, choices=("tensor", "row", "model"),
+        source="section 3 masks each layer by itself; the authors' code each row",
     ),
     GIVE_BACK,
 )  # fmt: skip
@@ -51,3 +57,21 @@ class Breadcrumbs(SparseSum):
         kept = keep_count(values["density"], numel)
         outliers = min(int(values["gamma"] * numel), numel - kept)
         return None if kept == numel else (outliers + 1, outliers + kept) if kept else (1, 0)
+
+    def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey | None:
+        if shared["scope"] == "row":
+            # The rows of a block say it themselves: nothing is to be found out about the whole.
+            per_model = [{**values, "density": 1.0} for values in per_model]
+        return super().survey(shared, per_model, numel)
+
+    def prepared(self, group: TensorGroup) -> torch.Tensor:
+        deltas = group.deltas
+        if group.shared["scope"] != "row":
+            return deltas
+        for delta, values in zip(deltas, group.per_model, strict=True):
+            if (ranks := self.kept_ranks(values, delta.shape[-1])) is not None:
+                # Of equal magnitudes the first are the larger, so that exactly as many stay as should.
+                order = delta.abs().argsort(dim=-1, descending=True, stable=True)
+                delta.scatter_(-1, order[..., : ranks[0] - 1], 0.0)
+                delta.scatter_(-1, order[..., ranks[1] :], 0.0)
+        return deltas

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     import torch
 
 
-def interpolation_ratio(products: np.ndarray[Any, Any], clamp: bool) -> np.ndarray[Any, Any]:
+def interpolation_ratio(products: np.ndarray[Any, Any], clamp: bool, floor: float = 0.0) -> np.ndarray[Any, Any]:
     """`N cos / (1 + (N-1) cos)` with the mean cosine over all pairs of deltas (eq. 3).
 
     Args:
         products: dot products of the N task vectors, `(..., N, N)`.
         clamp: keep the ratio in [0, 1], between the base and the mean.
+        floor: the smallest product of two norms that a cosine is divided by; where it is 0, so is the cosine.
 
     Returns:
         The ratios, `(...)`. Zero where the formula has no value.
@@ -30,7 +31,8 @@ def interpolation_ratio(products: np.ndarray[Any, Any], clamp: bool) -> np.ndarr
 
     count = products.shape[-1]
     norms = np.sqrt(np.maximum(np.diagonal(products, axis1=-2, axis2=-1), 0))
-    cosines = np.clip(products / np.maximum(norms[..., :, None] * norms[..., None, :], 1e-6), -1, 1)
+    lengths = np.maximum(norms[..., :, None] * norms[..., None, :], floor)
+    cosines = np.clip(np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0), -1, 1)
     cos = (cosines.sum((-2, -1)) - np.diagonal(cosines, axis1=-2, axis2=-1).sum(-1)) / (count * (count - 1))
     divisor = 1 + (count - 1) * cos
     none = np.abs(divisor) < 1e-6
@@ -52,6 +54,13 @@ class ModelStock(WeightedSum):
     parameters = (
         Parameter("filter_wise", False, "Take the angle per output row instead of per tensor.", kind=bool),
         Parameter("clamp", True, "Keep r in [0, 1], so that opposed models never extrapolate.", kind=bool),
+        Parameter(
+            "cosine_floor",
+            0.0,
+            "Smallest product of two norms that a cosine is divided by: shorter changes count as orthogonal.",
+            low=0,
+            source="1e-6 in mergekit",
+        ),
     )
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey | None:
@@ -62,7 +71,7 @@ class ModelStock(WeightedSum):
     ) -> SumFactors | None:
         if survey is None:
             return None
-        ratio = float(interpolation_ratio(survey.total, shared["clamp"]))
+        ratio = float(interpolation_ratio(survey.total, shared["clamp"], shared["cosine_floor"]))
         return SumFactors([ratio] * len(per_model), len(per_model))
 
     def merge(self, group: TensorGroup, survey: Gram | None) -> torch.Tensor:
@@ -73,5 +82,6 @@ class ModelStock(WeightedSum):
         deltas = group.deltas
         by_row = deltas.transpose(0, 1)
         products = (by_row @ by_row.transpose(1, 2)).cpu().numpy()
-        ratio = torch.as_tensor(interpolation_ratio(products, group.shared["clamp"])).unsqueeze(-1)
+        shared = group.shared
+        ratio = torch.as_tensor(interpolation_ratio(products, shared["clamp"], shared["cosine_floor"])).unsqueeze(-1)
         return deltas.mean(0).mul_(ratio.to(deltas)).add_(group.base)

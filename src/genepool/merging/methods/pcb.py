@@ -88,8 +88,8 @@ class PCB(Method):
         ),
         Parameter("lambda", 1.2, "Factor of the merged task vector.", source="the authors' code"),
         Parameter(
-            "clip", 1e-4, "Share of each model's entries clamped at either end of its magnitudes.", low=0, high=0.49,
-            source="the authors' code for language models; 0.01 for vision",
+            "clip", 0.01, "Share of each model's entries clamped at either end of its magnitudes.", low=0, high=0.49,
+            source="the authors' code for language and vision; their short script has 1e-4",
         ),
         Parameter(
             "scope", "model", "Clamp, scale and rank over the whole vector (model) or within each tensor.", kind=str,

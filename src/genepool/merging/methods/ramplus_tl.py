@@ -40,8 +40,11 @@ class RamPlus(Method):
     base = "required"
     parameters = (
         EPSILON,
-        Parameter("r", 0.1, "How strongly the ratio of shared entries amplifies.", low=0, source="the authors' r"),
-        Parameter("alpha", 0.2, "The largest ratio that counts.", low=0, source="the authors' alpha"),
+        Parameter(
+            "r", 0.1, "How strongly the ratio of shared entries amplifies.", low=0,
+            source="mergekit; the authors' README has 0.2, their program 0.05",
+        ),
+        Parameter("alpha", 0.2, "The largest ratio that counts.", low=0, source="mergekit; 1 in the authors' code"),
         Parameter(
             "scope", "tensor", "Count entries within each tensor, or over the whole vector (model) as the paper does.",
             kind=str, choices=("tensor", "model"), source="tl: tensor-local",

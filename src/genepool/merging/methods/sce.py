@@ -6,41 +6,75 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool import kernels
+from genepool.kernels.selection import Selection
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
-from genepool.merging.survey import Chain, Sums, Survey, Thresholds
+from genepool.merging.survey import Chain, Sums, Survey
 
 if TYPE_CHECKING:
     import torch
 
 
-# The smallest positive float32: what never differs between the models is not selected for being among the top.
-_DIFFERS = 2.0**-149
+class VarianceSurvey(Survey):
+    """The smallest selected variance: of the entries that vary at all, the share with the largest, in two passes."""
+
+    passes = Selection.passes
+
+    def __init__(self, share: float) -> None:
+        self._share, self._differing = share, 0
+        # The rank is known when the first pass is over.
+        self._selection = Selection([1])
+
+    @property
+    def threshold(self) -> float:
+        """The smallest selected variance; infinity when nothing is selected."""
+        return self._selection.values[0]
+
+    def begin(self, number: int) -> list[Any]:
+        return [self._selection.begin(number), 0]
+
+    def observe(self, number: int, group: TensorGroup, partial: list[Any]) -> None:
+        import torch
+
+        found = variances(group.deltas)
+        self._selection.observe(number, found, partial[0])
+        if not number:
+            partial[1] += int(torch.count_nonzero(found))
+
+    def fold(self, number: int, partial: list[Any]) -> None:
+        self._selection.fold(partial[0])
+        self._differing += partial[1]
+
+    def finish(self, number: int) -> None:
+        if not number:
+            self._selection.rank(0, int(self._share * self._differing))
+        self._selection.finish(number)
 
 
 class SelectionSurvey(Chain):
     """The smallest selected variance (two passes, none when all is selected), then squares of what is selected."""
 
-    def __init__(self, share: float, numel: int) -> None:
-        # Survey counts by vector, and this one is a single vector made of all models.
-        variance = Thresholds([int(share * numel)], lambda group: variances(group.deltas).unsqueeze(0))
-        self._variance = variance if share < 1 else None
+    def __init__(self, share: float, numel: int, alike_below: float) -> None:
+        self._variance = VarianceSurvey(share) if share < 1 else None
         self._squares = Sums(lambda group: selected(group, self).square_().sum((1, 2)))
+        self._numel, self._alike_below = numel, alike_below
         super().__init__([self._squares] if self._variance is None else [self._variance, self._squares])
 
     @property
     def threshold(self) -> float:
-        """The smallest selected variance; 0 when everything is."""
-        return 0.0 if self._variance is None else max(self._variance.values[0], _DIFFERS)
+        """The smallest selected variance; 0 when everything is selected."""
+        return 0.0 if self._variance is None else self._variance.threshold
 
     @property
     def weights(self) -> list[float]:
-        """Each model's share of the squares."""
+        """Each model's share of the squares; equal shares where their means sum to too little."""
         squares = self._squares.total
         total = float(squares.sum())
-        return [square / total if total > 0 else 0.0 for square in squares.tolist()]
+        if total <= 0 or total / self._numel < self._alike_below:
+            return [1 / len(squares)] * len(squares)
+        return [square / total for square in squares.tolist()]
 
 
 def variances(deltas: torch.Tensor) -> torch.Tensor:
@@ -72,15 +106,24 @@ class Sce(Method):
     base = "required"
     parameters = (
         Parameter(
-            "select_topk", 0.1, "Share of entries selected in each tensor, those that differ most between the models.",
-            low=0, high=1, source="section 4: top 10%",
+            "select_topk", 0.1, "Share selected in each tensor of the entries that vary between the models, those that "
+            "vary most.", low=0, high=1, source="section 4: top 10%",
+        ),
+        Parameter(
+            "merges", "selected", "Merge the selected entries, or all of them with weights told by the selected.",
+            kind=str, choices=("selected", "all"), source="the paper merges the selected, the authors' code all",
+        ),
+        Parameter(
+            "alike_below", 0.0, "Weigh the models alike where their mean squared changes sum to less.", low=0,
+            source="1e-6 in mergekit",
         ),
     )  # fmt: skip
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey:
-        return SelectionSurvey(shared["select_topk"], numel)
+        return SelectionSurvey(shared["select_topk"], numel, shared["alike_below"])
 
     def merge(self, group: TensorGroup, survey: SelectionSurvey) -> torch.Tensor:
         ones = [1.0] * len(group.per_model)
-        merged, _ = kernels.elect(selected(group, survey), survey.weights, votes=ones, normalize=True)
+        vectors = group.deltas if group.shared["merges"] == "all" else selected(group, survey)
+        merged, _ = kernels.elect(vectors, survey.weights, votes=ones, normalize=True)
         return merged.add_(group.base)

@@ -41,7 +41,7 @@ class Wudi(MatrixMethod):
         ),
         Parameter(
             "norm_power", 2, "Power of a task's norm that its interference is divided by.", kind=int, low=0, high=2,
-            source="the paper's equation; the authors' code divides by the norm itself (1)",
+            source="the paper's equation and the authors' code for language; their code for vision has 1",
         ),
         Parameter(
             "embeddings", "base", "Embeddings and head: the base's, as all else outside attention and MLPs, or treated "
