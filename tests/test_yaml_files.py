@@ -35,7 +35,7 @@ def test_a_key_that_stands_twice_is_refused_in_a_plan(kind: str, tmp_path: Path,
 
 
 def test_gates_and_tasks_refuse_it_too(tmp_path: Path, cli: Callable[..., Any]) -> None:
-    (tmp_path / "gates.yaml").write_text("gates:\n  - {ability: each, at_least: 0, at_least: -1}\n")
+    (tmp_path / "gates.yaml").write_text("gates:\n  - {task: each, at_least: 0, at_least: -1}\n")
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "test.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
     (tmp_path / "task" / "task.yaml").write_text("strip: true\nmetric: contains\nstrip: false\n")

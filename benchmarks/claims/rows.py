@@ -253,7 +253,7 @@ CLAIMS: tuple[Claim, ...] = (
         _ALL,
         ("task_arithmetic", "lines"),
         _lines_keeps_the_base,
-        better_at_no_cost("with LiNeS less without, the base's general ability", "the merged skills' mean"),
+        better_at_no_cost("with LiNeS less without, the base's general task", "the merged skills' mean"),
     ),
     *(
         Claim(
@@ -280,21 +280,21 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "selekt-after",
-        "SeleKT, once after training, keeps other abilities",
+        "SeleKT, once after training, keeps other tasks",
         "NextCoder, Aggarwal et al. 2025 (there during training)",
         _ALL,
         ("selekt",),
         _selekt_after,
-        better_at_no_cost("after less before, the base's general ability", "the specialist's own skill"),
+        better_at_no_cost("after less before, the base's general task", "the specialist's own skill"),
     ),
     Claim(
         "selekt-training",
-        "SeleKT during training keeps other abilities",
+        "SeleKT during training keeps other tasks",
         "NextCoder, Aggarwal et al. 2025 (65.7 against 48.9 on Aider)",
         ("digits",),
         ("selekt",),
         _selekt_while_training,
-        better_at_no_cost("with less without, the base's general ability", "the specialist's own skill"),
+        better_at_no_cost("with less without, the base's general task", "the specialist's own skill"),
     ),
     *BREEDING,
 )

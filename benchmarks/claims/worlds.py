@@ -50,10 +50,10 @@ KINDS = {
     for kind in (
         BedKind(
             "digits",
-            "a small vision transformer and eight specialists on rearranged digits; abilities the base half holds",
+            "a small vision transformer and eight specialists on rearranged digits; tasks the base half holds",
             {"bed": "digits"},
         ),
-        BedKind("text", "a small Llama and four specialists on strings; abilities the base half holds", {}),
+        BedKind("text", "a small Llama and four specialists on strings; tasks the base half holds", {}),
         BedKind(
             "acquire",
             "the hard control: a Llama of the tiny size whose four specialists learned something new and moved far",

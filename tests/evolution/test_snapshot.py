@@ -42,7 +42,7 @@ def test_a_look_says_what_the_history_says_and_changes_nothing(finished: Path, t
     assert seen.best == best["fitness"]
     assert seen.best_name == f"{best['generation']}.{best['index']}"
     assert seen.bests == tuple(sorted(seen.bests))
-    assert {ability.task for ability in seen.abilities} == {"pick", "say"}
+    assert {task.task for task in seen.tasks} == {"pick", "say"}
     assert seen.left == 0
     json.dumps(seen.to_dict(), allow_nan=False)
 

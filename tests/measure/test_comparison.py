@@ -59,26 +59,26 @@ def test_flips_add_up_and_turn_over(drawn: list[tuple[float, float]]) -> None:
 @given(right_or_wrong)
 def test_a_comparison_with_itself_says_nothing_and_its_mirror_the_opposite(drawn: list[tuple[float, float]]) -> None:
     both = pairs("t", drawn)
-    forth = compare("a", "b", [both]).abilities[0]
-    back = compare("b", "a", [Pairs("t", both.new, both.old)]).abilities[0]
+    forth = compare("a", "b", [both]).tasks[0]
+    back = compare("b", "a", [Pairs("t", both.new, both.old)]).tasks[0]
     assert forth.difference.difference == -back.difference.difference
     assert forth.p == back.p
     assert {forth.verdict, back.verdict} in ({"no clear difference"}, {"better", "worse"})
-    same = compare("a", "a", [Pairs("t", both.old, both.old)]).abilities[0]
+    same = compare("a", "a", [Pairs("t", both.old, both.old)]).tasks[0]
     assert (same.verdict, same.p, same.difference.difference) == ("no clear difference", 1.0, 0.0)
 
 
-def test_p_values_are_adjusted_over_all_abilities_and_models() -> None:
+def test_p_values_are_adjusted_over_all_tasks_and_models() -> None:
     clear = [(0.0, 1.0)] * 12 + [(1.0, 1.0)] * 20
-    alone = compare("a", "b", [pairs("t", clear)]).abilities[0]
+    alone = compare("a", "b", [pairs("t", clear)]).tasks[0]
     assert alone.p == alone.mcnemar == pytest.approx(2 / 2**12)
     many = compare_many("a", {"b": [pairs("t", clear), pairs("u", [(1.0, 1.0)])], "c": [pairs("t", clear)]})
-    assert [[ability.p for ability in one.abilities] for one in many] == [[3 * alone.p, 1.0], [3 * alone.p]]
+    assert [[task.p for task in one.tasks] for one in many] == [[3 * alone.p, 1.0], [3 * alone.p]]
 
 
 def test_only_common_examples_count_and_are_told() -> None:
     found = compare("v1", "v2", [pairs("t", [(1.0, 0.0)] * 40, only_old=3, only_new=5), pairs("empty", [])])
-    assert [ability.ability for ability in found.abilities] == ["t"]
+    assert [task.task for task in found.tasks] == ["t"]
     assert found.notices == [
         "t: compared on the 40 examples both were asked; 3 only v1 and 5 only v2 was asked are left out."
     ]
@@ -88,9 +88,9 @@ def test_only_common_examples_count_and_are_told() -> None:
 
 def test_one_example_and_scores_that_are_none() -> None:
     found = compare("a", "b", [pairs("t", [(0.0, 1.0)])])
-    assert found.abilities[0].verdict == "no clear difference"
+    assert found.tasks[0].verdict == "no clear difference"
     assert "Fewer than 30 examples of t" in found.notices[0]
-    assert found.to_dict()["abilities"][0]["detectable"] is None
+    assert found.to_dict()["tasks"][0]["detectable"] is None
     with pytest.raises(InputError, match="not a number"):
         compare("a", "b", [pairs("t", [(0.0, float("nan"))])])
 
@@ -105,11 +105,11 @@ def test_a_gate_holds_only_when_the_examples_suffice() -> None:
         Gate(at_least=-0.01),
         Gate(at_least=-0.01, judged_by="estimate"),
         Gate(at_least=-0.1),
-        Gate(ability="t", measure="score", at_least=0.99, judged_by="estimate"),
+        Gate(task="t", measure="score", at_least=0.99, judged_by="estimate"),
     )
     results = check_gates([strict, plain, wide, broken], found)
     assert [(r.passed, r.undecided) for r in results] == [(False, True), (True, False), (True, False), (False, False)]
-    flips = check_gates([Gate(ability="mean", measure="negative_flips", at_most=0.05, judged_by="estimate")], found)
+    flips = check_gates([Gate(task="mean", measure="negative_flips", at_most=0.05, judged_by="estimate")], found)
     assert flips[0].value == wilson(2, 100)
     assert flips[0].passed
 
@@ -124,15 +124,16 @@ def test_nothing_to_lose_is_nothing_lost() -> None:
     ("text", "complaint"),
     [
         ("gates: []", "gates"),
-        ("gates: [{abillity: t, at_least: 0}]", "Did you mean 'ability'?"),
-        ("gates: [{ability: t}]", "either `at_least` or `at_most`"),
+        ("gates: [{taks: t, at_least: 0}]", "Did you mean 'task'?"),
+        ("gates: [{task: t, ability: t, at_least: 0}]", "Remove `ability`"),
+        ("gates: [{task: t}]", "either `at_least` or `at_most`"),
         ("gates: [{at_least: 0, at_most: 1}]", "either `at_least` or `at_most`"),
         ("gates: [{at_least: -2}]", "Write 2 points as 0.02"),
         ("gates: [{measure: flips, at_most: 1}]", "measure"),
         ("gates: [{at_least: .nan}]", "at_least"),
     ],
 )
-def test_gates_that_are_none_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
+def test_a_wrong_gates_file_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     file = tmp_path / "gates.yaml"
     file.write_text(text)
     with pytest.raises(InputError) as caught:
@@ -141,8 +142,16 @@ def test_gates_that_are_none_are_refused(tmp_path: Path, text: str, complaint: s
     assert str(file) in str(caught.value)
 
 
-def test_a_gate_on_an_unknown_ability_names_the_nearest() -> None:
+def test_a_gates_file_with_the_older_key_is_read(tmp_path: Path) -> None:
+    older, newer = tmp_path / "older.yaml", tmp_path / "newer.yaml"
+    older.write_text("gates: [{ability: reverse, at_least: 0}, {at_least: 0}]")
+    newer.write_text("gates: [{task: reverse, at_least: 0}, {at_least: 0}]")
+    assert load_gates(older) == load_gates(newer)
+    assert load_gates(older)[0].task == "reverse"
+
+
+def test_a_gate_on_an_unknown_task_names_the_nearest() -> None:
     found = compare("a", "b", [pairs("reverse", [(1.0, 1.0)] * 5)])
     with pytest.raises(InputError) as caught:
-        check_gates([Gate(at_least=0), Gate(ability="revers", at_least=0)], found, "g.yaml")
-    assert str(caught.value) == ("g.yaml:gates.1.ability: no ability 'revers' is compared. Did you mean 'reverse'?")
+        check_gates([Gate(at_least=0), Gate(task="revers", at_least=0)], found, "g.yaml")
+    assert str(caught.value) == ("g.yaml:gates.1.task: no task 'revers' is compared. Did you mean 'reverse'?")

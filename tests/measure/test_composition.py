@@ -52,7 +52,7 @@ def test_positions_by_hand(first: float, second: float, both: float, position: f
 
 
 @given(rows)
-def test_every_row_counts_once_and_the_order_of_abilities_is_no_matter(drawn: list[CrossCapability]) -> None:
+def test_every_row_counts_once_and_the_order_of_tasks_is_no_matter(drawn: list[CrossCapability]) -> None:
     found = weakest_link(drawn)
     places = (found.below, found.nearer_weaker, found.halfway, found.nearer_stronger, found.above, found.equal)
     assert sum(places) == len(drawn)
@@ -61,7 +61,7 @@ def test_every_row_counts_once_and_the_order_of_abilities_is_no_matter(drawn: li
     expected = binomtest(weaker, weaker + stronger, 0.5).pvalue if weaker + stronger else 1.0
     assert found.p == pytest.approx(expected)
     assert found.weaker == (wilson(weaker, weaker + stronger) if weaker + stronger else None)
-    # Turned upside down, the weaker ability is the stronger.
+    # Turned upside down, the weaker task is the stronger.
     turned = weakest_link([CrossCapability(-row.first, -row.second, -row.both) for row in drawn])
     assert (turned.below, turned.nearer_weaker, turned.p) == (found.above, found.nearer_stronger, found.p)
     json.dumps(found.to_dict(), allow_nan=False)
@@ -76,7 +76,7 @@ def test_the_papers_counts_are_no_chance() -> None:
     assert found.median == pytest.approx(-0.5)
 
 
-def test_rows_without_a_weaker_ability_decide_nothing() -> None:
+def test_rows_without_a_weaker_task_decide_nothing() -> None:
     found = weakest_link([CrossCapability(0.5, 0.5, 0.1)] * 3)
     assert (found.equal, found.weaker, found.median, found.p) == (3, None, None, 1.0)
     with pytest.raises(InputError, match="no cross-capabilities"):

@@ -1,4 +1,4 @@
-"""Made-up report data, realistic in shape and size: four skills, two generic abilities, eleven models, two searches."""
+"""Made-up report data, realistic in shape and size: four skills, two generic tasks, eleven models, two searches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from genepool.report.study_outcomes import Origin
 SKILLS = ("reverse", "sort", "upper", "caesar")
 GENERIC = ("copy", "count")
 ITEMS = 1024
-#: Scores of the testbed's first trials (skills then generic abilities).
+#: Scores of the testbed's first trials (skills then generic tasks).
 SCORES = {
     ("base", "base"): (0.09, 0.41, 0.32, 0.04, 0.97, 0.95),
     ("reverse", "parent"): (1.00, 0.32, 0.02, 0.02, 0.94, 0.92),
@@ -187,7 +187,7 @@ def made_up_report() -> Report:
     return Report(
         title="Four specialists, one model",
         summary="CMA-ES searched 200 ways to merge reverse, sort, upper and caesar with TIES on 300 validation "
-        "examples per ability; the best of them was tested once on 1,024 examples per ability.",
+        "examples per task; the best of them was tested once on 1,024 examples per task.",
         subject="CMA-ES",
         sections=(
             Standings(tuple(standings)),

@@ -23,16 +23,16 @@ HOSTILE = '<script>alert("x")</script> | `a` \u202e*b*\x00'
 def test_the_page_shows_the_measured_numbers() -> None:
     compared = made_comparison()
     page = render_comparison([compared], {"split": "test"})
-    for ability in compared.comparison.abilities:
-        matrix = ability.compatibility.matrix
-        row = re.search(rf'<tr><th scope="row" data-v="{ability.ability}">.*?</tr>', page, re.DOTALL)
+    for task in compared.comparison.tasks:
+        matrix = task.compatibility.matrix
+        row = re.search(rf'<tr><th scope="row" data-v="{task.task}">.*?</tr>', page, re.DOTALL)
         assert row is not None
         values = re.findall(r'data-v="([^"]*)"', row[0])
         shown = [
-            ability.n,
-            ability.old.mean,
-            ability.new.mean,
-            ability.difference.difference,
+            task.n,
+            task.old.mean,
+            task.new.mean,
+            task.difference.difference,
             matrix.gained,
             matrix.lost,
         ]
@@ -48,23 +48,23 @@ def test_the_page_shows_the_measured_numbers() -> None:
 def test_markdown_says_the_same() -> None:
     compared = made_comparison()
     text = comparison_markdown([compared], {"split": "test"})
-    for ability in compared.comparison.abilities:
-        (line,) = [line for line in text.splitlines() if line.startswith(f"| {ability.ability} |")]
+    for task in compared.comparison.tasks:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {task.task} |")]
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert int(cells[1].replace(",", "")) == ability.n
-        assert float(cells[2]) == pytest.approx(100 * ability.old.mean, abs=0.05)
-        assert cells[-1] == ability.verdict
+        assert int(cells[1].replace(",", "")) == task.n
+        assert float(cells[2]) == pytest.approx(100 * task.old.mean, abs=0.05)
+        assert cells[-1] == task.verdict
     assert "gates hold" in text
 
 
-def test_one_ability_all_right_all_wrong_and_many_models() -> None:
+def test_one_task_all_right_all_wrong_and_many_models() -> None:
     ones, zeros = np.ones(40), np.zeros(40)
     for old, new in ((ones, ones), (zeros, zeros), (zeros, ones), (np.ones(1), np.zeros(1))):
         compared = Compared(compare("a", "b", [Pairs("t", old, new)]))
         page = render_comparison([compared], {})
         assert "<svg" in page
         assert "nan" not in re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL).lower()
-    many = [made_comparison(new=f"model {i}", abilities=30) for i in range(3)]
+    many = [made_comparison(new=f"model {i}", tasks=30) for i in range(3)]
     page = render_comparison(many, {})
     assert len(page.encode()) < 3_000_000
     assert page.count('class="panel"') == 3
@@ -108,9 +108,7 @@ def test_marks_are_where_two_answers_differ() -> None:
 
 def test_every_score_of_the_parallel_view_is_drawn() -> None:
     scores = (Interval(0.2, 0.1, 0.3), NOT_MEASURED, Interval(1.0, 0.9, 1.0))
-    figure = parallel_figure(
-        ["one", "<two>", "a very long name of an ability " * 3], [ModelLine("m", scores)], width=380
-    )
+    figure = parallel_figure(["one", "<two>", "a very long name of a task " * 3], [ModelLine("m", scores)], width=380)
     assert "&lt;two&gt;" in figure
     assert re.findall(r'class="spots" d="([^"]*)"', figure)[0].count("h0") == 2
     assert re.findall(r'class="whisker thin" d="([^"]*)"', figure)[0].count("H") == 2

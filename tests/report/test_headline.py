@@ -20,7 +20,7 @@ from genepool.report.headline import headline
 from genepool.tasks import OutcomeTable
 from genepool.tasks.example import Example
 from genepool.tasks.ledger import Outcome
-from genepool.tasks.table import Cell
+from genepool.tasks.table import TaskOutcomes
 
 GROUPS = {"sort": "skills", "upper": "skills", "copy": "generic"}
 
@@ -30,7 +30,7 @@ def table_of(**models: Mapping[str, Sequence[float]]) -> OutcomeTable:
     first = next(iter(models.values()))
     examples = {task: [Example(f"{task}{i}", "?", ("x",)) for i in range(len(first[task]))] for task in first}
     cells = {
-        (model, task): Cell(tuple(Outcome(float(score), "x") for score in scores), 0)
+        (model, task): TaskOutcomes(tuple(Outcome(float(score), "x") for score in scores), 0)
         for model, rows in models.items()
         for task, scores in rows.items()
     }
@@ -51,11 +51,11 @@ def test_answers_are_counted_and_what_the_base_knew() -> None:
 
 def test_one_of_everything_is_said_in_the_singular() -> None:
     table = table_of(best={"sort": [1]}, other={"sort": [0]}, base={"sort": [1]})
-    found = headline(table, "best", "other", {"sort": "abilities"}, base="base")
+    found = headline(table, "best", "other", {"sort": "tasks"}, base="base")
     assert found.startswith("best answers 1 of 1 test question, 1 more than other (")
     assert found.endswith("; the base's one answer it kept.")
     one = table_of(best={"sort": [0]}, base={"sort": [1]})
-    assert headline(one, "best", "", {"sort": "abilities"}, base="base") == (
+    assert headline(one, "best", "", {"sort": "tasks"}, base="base") == (
         "best answers 0 of 1 test question; the base's one answer it lost."
     )
 
@@ -70,7 +70,7 @@ def test_one_of_everything_is_said_in_the_singular() -> None:
     ],
 )
 def test_nothing_gained_is_said(subject: list[float], rival: list[float], words: str) -> None:
-    found = headline(table_of(best={"a": subject}, other={"a": rival}), "best", "other", {"a": "abilities"})
+    found = headline(table_of(best={"a": subject}, other={"a": rival}), "best", "other", {"a": "tasks"})
     assert found == f"best answers {sum(subject)} of 3 test questions, {words}."
 
 

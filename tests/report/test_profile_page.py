@@ -16,8 +16,8 @@ HOSTILE = '<script>alert("x")</script> | `a` *b*'
 def test_parts_are_those_of_the_table() -> None:
     table = made_table()
     found = measure.profile(table, "m")
-    assert [(one.name, one.n) for one in found.abilities] == [("easy", 40), ("hard", 40)]
-    assert [one.score.mean for one in found.abilities] == [table.mean("m", "easy"), table.mean("m", "hard")]
+    assert [(one.name, one.n) for one in found.tasks] == [("easy", 40), ("hard", 40)]
+    assert [one.score.mean for one in found.tasks] == [table.mean("m", "easy"), table.mean("m", "hard")]
     assert found.mean.mean == pytest.approx((table.mean("m", "easy") + table.mean("m", "hard")) / 2)
     (even,) = found.tags
     assert even.n == 40
@@ -58,7 +58,7 @@ def test_page_and_markdown_show_the_numbers() -> None:
     page = render_profile([one, other], {"ledger": HOSTILE})
     assert "<script>alert" not in page
     assert page.count("<svg") >= 14
-    for part in one.abilities:
+    for part in one.tasks:
         assert f'data-v="{part.name}"' in page
         assert f'data-v="{part.score.mean:.6g}"' in page
     text = profile_markdown([one, other], {"split": "test"})

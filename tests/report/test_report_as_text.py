@@ -41,10 +41,10 @@ def test_markdown_has_the_pages_numbers(report_data: Report) -> None:
         ["3.2", "front", "0.700"],
     ]
     assert len(standings) == 1 + sum(1 + len(standing.rivals) for standing in report_data[Standings].standings)
-    assert scores[0] == ["model", "kind", *(ability.name for ability in report_data[Scores].abilities)]
+    assert scores[0] == ["model", "kind", *(task.name for task in report_data[Scores].tasks)]
     for row, model in zip(scores[1:], report_data[Scores].models, strict=True):
-        for cell, ability in zip(row[2:], report_data[Scores].abilities, strict=True):
-            score = model.scores[ability.name]
+        for cell, task in zip(row[2:], report_data[Scores].tasks, strict=True):
+            score = model.scores[task.name]
             value, low, high = map(float, re.findall(r"[\d.]+", cell))
             assert (value, low, high) == pytest.approx([100 * x for x in (score.mean, score.lo, score.hi)], abs=0.051)
     expected = [(c.rival, change) for c in report_data[Changes].comparisons for change in c.changes]
@@ -89,7 +89,7 @@ def test_an_empty_report_is_its_title() -> None:
 def test_the_values_are_whole_and_can_be_written(report_data: Report) -> None:
     values = report_values(report_data)
     assert json.loads(json.dumps(values, allow_nan=False)) == json.loads(json.dumps(values))
-    assert len(values["scores"]) == len(report_data[Scores].models) * len(report_data[Scores].abilities)
+    assert len(values["scores"]) == len(report_data[Scores].models) * len(report_data[Scores].tasks)
     first, score = values["scores"][0], report_data[Scores].models[0].scores["reverse"]
     assert (first["mean"], first["lo"], first["hi"]) == (score.mean, score.lo, score.hi)
     objectives = report_data[TradeOffs].scatters[0].objectives

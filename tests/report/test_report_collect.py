@@ -86,7 +86,7 @@ def test_the_matrix_is_the_ledgers(built: Path) -> None:
         pair = [outcomes(built, name, task).mean() for task in ("sort", "upper")]
         assert model.means["skills"].mean == pytest.approx(np.mean(pair))
         assert model.means["generic"].mean == model.scores["generic"].mean
-    assert [(ability.name, ability.group) for ability in data[Scores].abilities] == [
+    assert [(task.name, task.group) for task in data[Scores].tasks] == [
         ("sort", "skills"),
         ("upper", "skills"),
         ("generic", "generic"),
@@ -119,7 +119,7 @@ def test_gains_losses_and_flips_are_those_of_the_examples(built: Path) -> None:
     assert [comparison.rival for comparison in data[Changes].comparisons] == ["sort", "upper", "ties 1.0", "base"]
     for comparison, name in zip(data[Changes].comparisons, ("sort", "upper", "ties", "base"), strict=True):
         for change in comparison.changes:
-            ours, theirs = outcomes(built, "cma_es", change.ability), outcomes(built, name, change.ability)
+            ours, theirs = outcomes(built, "cma_es", change.task), outcomes(built, name, change.task)
             assert change.gained == int(((ours == 1) & (theirs == 0)).sum())
             assert change.lost == int(((ours == 0) & (theirs == 1)).sum())
             assert change.delta.mean == pytest.approx((change.gained - change.lost) / 70)
@@ -128,7 +128,7 @@ def test_gains_losses_and_flips_are_those_of_the_examples(built: Path) -> None:
             wrong = flip.rival_said if flip.gained else flip.subject_said
             assert right == flip.expected
             assert wrong.endswith("does not know")
-            assert flip.prompt.startswith(f"<{flip.ability}> test ")
+            assert flip.prompt.startswith(f"<{flip.task}> test ")
     assert 0 < sum(len(comparison.flips) for comparison in data[Changes].comparisons) <= FLIPS_SHOWN
 
 
@@ -239,7 +239,7 @@ def test_without_the_tasks_the_recorded_means_are_shown(world: Path) -> None:
     shutil.rmtree(world / "tasks")
     data = collect_study(out)
     assert "tasks cannot be read" in data.notices[0]
-    assert {ability.name: ability.group for ability in data[Scores].abilities} == {
+    assert {task.name: task.group for task in data[Scores].tasks} == {
         "sort": "skills",
         "upper": "skills",
         "generic": "generic",

@@ -137,7 +137,7 @@ def inspection_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def comparison_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compared = [made_comparison(new=f"models/number {i}", abilities=12) for i in range(3)]
+    compared = [made_comparison(new=f"models/number {i}", tasks=12) for i in range(3)]
     return write_comparison(compared, {"split": "test"}, tmp_path_factory.mktemp("compare") / "compare.html")
 
 
@@ -365,7 +365,7 @@ def test_flipped_examples_can_be_filtered(browser: Browser, page: Path) -> None:
     choose = """(() => {
         const box = document.querySelector('.flips');
         box.open = true;
-        for (const [name, value] of Object.entries({'by-ability': 'sort', 'by-direction': 'lost'})) {
+        for (const [name, value] of Object.entries({'by-task': 'sort', 'by-direction': 'lost'})) {
             const select = box.querySelector('.' + name);
             select.value = value;
             select.dispatchEvent(new Event('change'));
@@ -461,16 +461,16 @@ def test_a_comparison_is_sorted_and_saved(browser: Browser, comparison_page: Pat
     before = browser.run(order)
     browser.run("document.querySelectorAll('.panel:not([hidden]) .compared .sort')[4].click()")
     assert browser.run(values) == sorted(browser.run(values), reverse=True)
-    assert browser.run(order)[0] == "ability1"
+    assert browser.run(order)[0] == "task1"
     assert sorted(browser.run(order)) == sorted(before)
     text = browser.run("""new Promise((resolve) => {
         URL.createObjectURL = (blob) => { blob.text().then(resolve); return '#'; };
         document.querySelectorAll('.panel:not([hidden]) .csv')[1].click();
     })""")
     lines = text.splitlines()
-    assert lines[0].startswith("ability,n,old,old low,old high,new,new low,new high,difference,difference low")
+    assert lines[0].startswith("task,n,old,old low,old high,new,new low,new high,difference,difference low")
     assert len(lines) == 1 + 12
-    assert lines[1].startswith("ability1,200,")
+    assert lines[1].startswith("task1,200,")
 
 
 @pytest.mark.parametrize("kind", KINDS)

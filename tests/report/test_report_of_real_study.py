@@ -52,7 +52,7 @@ def test_a_real_study_is_shown_as_it_was(tiny_testbed: Any, tmp_path: Path) -> N
         for task, score in recorded.get("winner" if model.name == data.subject else model.name, {}).items():
             shown = model.scores[task]
             assert tuple(shown) == tuple(score[key] for key in ("mean", "lo", "hi"))
-    assert [ability.name for ability in data[Scores].abilities] == [*skills, "generic"]
+    assert [task.name for task in data[Scores].tasks] == [*skills, "generic"]
     # What the search saw in memory is what the ledger says of its best candidate.
     assert data[SearchCurves].searches[0].best is not None
     fitness = [evaluation.fitness for evaluation in data[SearchCurves].searches[0].evaluations]

@@ -74,10 +74,10 @@ def test_flips_are_few_from_every_side_and_different(models: int, tasks: int) ->
     assert len(data[Changes].comparisons) == models - 1
     assert sum(len(comparison.flips) for comparison in data[Changes].comparisons) <= FLIPS_SHOWN
     for comparison in data[Changes].comparisons:
-        shown = [(flip.ability, flip.example) for flip in comparison.flips]
+        shown = [(flip.task, flip.example) for flip in comparison.flips]
         assert len(shown) == len(set(shown))
         assert {flip.gained for flip in comparison.flips} == {True, False}
-        sides = [(flip.ability, flip.gained) for flip in comparison.flips]
+        sides = [(flip.task, flip.gained) for flip in comparison.flips]
         assert max(sides.count(side) for side in sides) <= FLIPS_EACH
 
 

@@ -80,12 +80,12 @@ SECTIONS = {
     (TradeOffs, "scatters"): "tradeoffs",
     (Collection, "gatherings"): "collection",
 }
-NOT_NEEDED = [(Standings, "standings"), (SearchCurves, "references"), (Lineage, "facts"), (Scores, "abilities")]
+NOT_NEEDED = [(Standings, "standings"), (SearchCurves, "references"), (Lineage, "facts"), (Scores, "tasks")]
 
 
 def test_a_full_page_has_every_section(report_data: Report) -> None:
     page = Page(render_report(report_data))
-    assert {kind.name for kind, _ in SECTIONS} | {"abilities", "lineage"} <= page.ids()
+    assert {kind.name for kind, _ in SECTIONS} | {"tasks", "lineage"} <= page.ids()
 
 
 def test_sections_have_names_and_places_of_their_own() -> None:
@@ -131,10 +131,10 @@ def test_every_number_of_the_matrix_is_the_data(report_data: Report) -> None:
     for kind in ("base", "parent", "merge", "random", "winner"):
         for model in (m for m in report_data[Scores].models if m.kind == kind):
             for group in report_data[Scores].groups:
-                cells = [model.scores[a.name] for a in report_data[Scores].abilities if a.group == group]
+                cells = [model.scores[a.name] for a in report_data[Scores].tasks if a.group == group]
                 expected += [*cells, model.means[group]]
     cells = re.findall(r'<td class="num[^>]* data-v="([^"]+)" data-lo="([^"]+)" data-hi="([^"]+)">(.*?)</td>', table[0])
-    assert len(cells) == len(expected) == len(report_data[Scores].models) * (len(report_data[Scores].abilities) + 2)
+    assert len(cells) == len(expected) == len(report_data[Scores].models) * (len(report_data[Scores].tasks) + 2)
     for (value, low, high, shown), estimate in zip(cells, expected, strict=True):
         assert float(value) == pytest.approx(estimate.mean, rel=1e-5)
         assert (float(low), float(high)) == pytest.approx((estimate.lo, estimate.hi), rel=1e-5, abs=1e-9)
@@ -148,8 +148,8 @@ def test_every_number_of_the_matrix_is_the_data(report_data: Report) -> None:
 def test_the_best_of_every_column_is_marked_and_only_it(report_data: Report) -> None:
     marked = re.findall(r"<u>([\d.]+)</u>", render_report(report_data))
     best = []
-    for ability in report_data[Scores].abilities:
-        values = [model.scores[ability.name].mean for model in report_data[Scores].models]
+    for task in report_data[Scores].tasks:
+        values = [model.scores[task.name].mean for model in report_data[Scores].models]
         best += [f"{100 * max(values):.1f}"] * values.count(max(values))
     for group in report_data[Scores].groups:
         values = [model.means[group].mean for model in report_data[Scores].models]
@@ -163,9 +163,9 @@ def test_nothing_is_marked_where_all_are_equal() -> None:
 
 
 def test_missing_and_nan_scores_are_a_dash(report_data: Report) -> None:
-    abilities = (ScoredTask("sort"), ScoredTask("upper"), ScoredTask("caesar"))
+    tasks = (ScoredTask("sort"), ScoredTask("upper"), ScoredTask("caesar"))
     scores = {"sort": NOT_MEASURED, "upper": Interval(float("nan"), float("nan"), 0.5)}
-    html = render_report(Report(title="t", sections=(Scores(abilities, (ModelRow("m", "merge", scores),)),)))
+    html = render_report(Report(title="t", sections=(Scores(tasks, (ModelRow("m", "merge", scores),)),)))
     table = re.search(r'<table class="matrix".*?</table>', html, re.DOTALL)
     assert table
     assert re.findall(r"<td[^>]*>(.*?)</td>", table[0]) == ["–", "–", "–"]
@@ -207,7 +207,7 @@ def test_the_parallel_view_has_every_model_and_shows_the_subject_beside_its_riva
             if "data-series" in node.attrib
         }
         assert drawn == {str(i): not profile.shown for i, profile in enumerate(profiles)}
-    one = changed(report_data, Scores, abilities=report_data[Scores].abilities[:1])
+    one = changed(report_data, Scores, tasks=report_data[Scores].tasks[:1])
     assert model_profiles(one) == []
 
 
@@ -321,16 +321,16 @@ def test_a_usual_page_stays_under_one_megabyte(report_data: Report) -> None:
 
 
 def test_two_hundred_models_on_twenty_tasks_stay_under_three_megabytes(report_data: Report) -> None:
-    abilities = tuple(ScoredTask(f"ability number {i}", "skills" if i < 15 else "generic", 1024) for i in range(20))
+    tasks = tuple(ScoredTask(f"task number {i}", "skills" if i < 15 else "generic", 1024) for i in range(20))
     cell = Interval(0.123456, 0.1134567, 0.1345678)
     models = tuple(
-        ModelRow(f"merge-of-several-{i}", "merge", {a.name: cell for a in abilities}, {"skills": cell, "generic": cell})
+        ModelRow(f"merge-of-several-{i}", "merge", {a.name: cell for a in tasks}, {"skills": cell, "generic": cell})
         for i in range(200)
     )
     search = SearchRun("long", tuple(Evaluation(0.5 + (i % 97) / 300, i // 20) for i in range(20_000)))
     points = tuple(ScatterPoint(f"candidate {i} of generation 9", "long", None, (cell,) * 22) for i in range(SHOWN))
     scatter = Scatter("validation", tuple(f"objective {i}" for i in range(22)), points, candidates=20_000)
-    large = changed(report_data, Scores, abilities=abilities, models=models)
+    large = changed(report_data, Scores, tasks=tasks, models=models)
     html = render_report(changed(changed(large, SearchCurves, searches=(search,)), TradeOffs, scatters=(scatter,)))
     assert len(html.encode()) < 3_000_000
     matrix = re.search(r'<table class="matrix".*?</table>', html, re.DOTALL)

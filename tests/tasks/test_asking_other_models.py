@@ -116,7 +116,7 @@ def test_compare_and_profile_read_a_classifier(cli: Cli, tmp_path: Path, feeling
     compared = cli("compare", one, two, "--tasks", feelings, "--dtype", "float64", "--json")
     assert compared.code == 0, compared.err
     (comparison,) = json.loads(compared.out)["comparisons"]
-    assert {row["ability"] for row in comparison["abilities"]} == {"feelings", "picks"}
+    assert {row["task"] for row in comparison["tasks"]} == {"feelings", "picks"}
     profiled = cli("profile", one, "--tasks", feelings, "--device", "cpu", "--dtype", "float32", "--json")
     assert profiled.code == 0, profiled.err
     assert json.loads(profiled.out)["profiles"][0]["n"] == 16

@@ -42,11 +42,11 @@ def test_models_are_asked_once_and_what_they_said_is_compared(
     told = json.loads(answer.out)
     (one,) = told["comparisons"]
     assert (told["schema"], told["passed"], one["old"], one["new"]) == (1, True, str(old), str(new))
-    (ability,) = one["abilities"]
-    assert (ability["ability"], ability["n"]) == ("copy", 8)
+    (task,) = one["tasks"]
+    assert (task["task"], task["n"]) == ("copy", 8)
     assert sum(one["flips"].values()) == 8
     # Both wrote something for every example, so mistakes can be told apart.
-    assert ability["compatibility"]["other_mistakes"] is not None
+    assert task["compatibility"]["other_mistakes"] is not None
     monkeypatch.setattr(LanguageModel, "load", lambda *_, **__: pytest.fail("loaded"))
     assert json.loads(cli(*call).out) == told
 
@@ -55,7 +55,7 @@ def test_models_on_record_are_compared_without_asking(record: Path, cli: Callabl
     told = json.loads(cli("compare", "org/old", "org/new", "--ledger", record, "--json").out)["comparisons"][0]
     assert told["flips"] == {"both_right": 39, "gained": 10, "lost": 1, "both_wrong": 10}
     # 11 flips, one of them the other way: 2 (1 + 11) / 2^11.
-    assert told["abilities"][0]["mcnemar"] == pytest.approx(24 / 2048)
+    assert told["tasks"][0]["mcnemar"] == pytest.approx(24 / 2048)
     shown = cli("compare", "org/old", "org/new", "--ledger", record)
     assert shown.code == 0
     assert "better" in shown.out
@@ -63,7 +63,7 @@ def test_models_on_record_are_compared_without_asking(record: Path, cli: Callabl
 
 def test_gates_decide_the_exit_code(record: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     gates = tmp_path / "gates.yaml"
-    gates.write_text("gates:\n- {ability: arc, measure: difference, at_least: 0.0}\n")
+    gates.write_text("gates:\n- {task: arc, measure: difference, at_least: 0.0}\n")
     call = ("compare", "org/old", "org/new", "--ledger", record, "--gate", gates)
     assert cli(*call).code == 0
     gates.write_text("gates:\n- {measure: negative_flips, at_most: 0.02}\n- {measure: kept, at_least: 0.999}\n")
@@ -75,7 +75,7 @@ def test_gates_decide_the_exit_code(record: Path, tmp_path: Path, cli: Callable[
     assert failed.err.splitlines()[-1] == (
         f"error: {gates}: 2 of 2 gates do not hold. 1 may hold: more examples would tell"
     )
-    gates.write_text("gates:\n- {ability: arcc, at_least: 0}\n")
+    gates.write_text("gates:\n- {task: arcc, at_least: 0}\n")
     wrong = cli(*call)
     assert wrong.code == 2
     assert "Did you mean 'arc'?" in wrong.err

@@ -276,8 +276,8 @@ def test_compare_tells_mistakes_apart_by_what_is_written(cli: Cli, tmp_path: Pat
     call = ("compare", "one", "two", "--tasks", "tasks")
     for i, (more, apart) in enumerate((([], True), (["--no-outputs"], False), (["--no-outputs", "--outputs"], True))):
         (found,) = _told(cli(*call, *more, "--ledger", tmp_path / f"{i}.sqlite", "--json"))["comparisons"]
-        for ability in found["abilities"]:
-            assert (ability["compatibility"]["other_mistakes"] is not None) == apart
+        for task in found["tasks"]:
+            assert (task["compatibility"]["other_mistakes"] is not None) == apart
 
 
 @pytest.mark.usefixtures("world")
@@ -285,7 +285,7 @@ def test_compare_keeps_to_the_tasks_that_are_named(cli: Cli) -> None:
     for named in (["polite"], ["polite", "plain"]):
         more = [word for name in named for word in ("--task", name)]
         (found,) = _told(cli("compare", "one", "two", "--tasks", "tasks", *more, *KNOWN))["comparisons"]
-        assert sorted(one["ability"] for one in found["abilities"]) == sorted(named)
+        assert sorted(one["task"] for one in found["tasks"]) == sorted(named)
     assert "Did you mean 'plain'?" in cli("compare", "one", "two", "--tasks", "tasks", "--task", "plane", *KNOWN).err
 
 

@@ -65,10 +65,10 @@ def test_a_damaged_outcome_is_never_believed(
 
     compared = cli("compare", "a", "b", "--ledger", path, "--json")
     assert compared.code == 0, compared.err
-    (ability,) = json.loads(compared.out)["comparisons"][0]["abilities"]
+    (task,) = json.loads(compared.out)["comparisons"][0]["tasks"]
     # A score that is none leaves the pair out; what belongs to it does not.
-    assert ability["n"] == (7 if column == "score" else 8)
-    assert 0 <= ability["new"]["mean"] <= 1
+    assert task["n"] == (7 if column == "score" else 8)
+    assert 0 <= task["new"]["mean"] <= 1
 
     # Asked again, it is whole again; what was whole stays.
     with Ledger(path) as ledger:

@@ -110,8 +110,8 @@ def test_a_training_file_says_the_same(
 
 
 def test_gates_decide_the_exit(train: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "gate.yaml").write_text("gates:\n  - {ability: first, measure: difference, at_least: 0.99}\n")
-    (tmp_path / "easy.yaml").write_text("gates:\n  - {ability: first, measure: difference, at_least: -1}\n")
+    (tmp_path / "gate.yaml").write_text("gates:\n  - {task: first, measure: difference, at_least: 0.99}\n")
+    (tmp_path / "easy.yaml").write_text("gates:\n  - {task: first, measure: difference, at_least: -1}\n")
     assert train("run", "--steps", 1, "--gate", tmp_path / "easy.yaml").code == 0
     assert train("run", "--steps", 1, "--gate", tmp_path / "gate.yaml").code == 1
 

@@ -16,12 +16,10 @@ def test_a_gate_on_no_task_of_the_run_is_refused_before_anything_is_trained(
     train: Callable[..., Any], tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate.yaml"
-    gate.write_text("gates:\n  - {ability: frist, at_least: 0}\n")
+    gate.write_text("gates:\n  - {task: frist, at_least: 0}\n")
     answer = train("run", "--gate", gate)
     assert answer.code == 2
-    assert answer.err.strip() == (
-        f"error: {gate}:gates.0.ability: no ability 'frist' is compared. Did you mean 'first'?"
-    )
+    assert answer.err.strip() == (f"error: {gate}:gates.0.task: no task 'frist' is compared. Did you mean 'first'?")
     assert not (tmp_path / "run").exists()
 
 

@@ -71,8 +71,8 @@ def compare(
     `genepool outcomes import` read from lm-eval's logs. A gates file:
 
         gates:
-          - {ability: each, measure: difference, at_least: -0.02}
-          - {ability: mean, measure: negative_flips, at_most: 0.05}
+          - {task: each, measure: difference, at_least: -0.02}
+          - {task: mean, measure: negative_flips, at_most: 0.05}
     """
     options.begin(quiet)
     options.load_plugins(plugin)
@@ -90,7 +90,7 @@ def compare(
             paired = _on_record(book, old, new, task)
         else:
             asked = load_tasks(tasks, task, trusted=trust_tasks or ())
-            measure.check_abilities(gates, [one.name for one in asked], gate or "")
+            measure.check_gated_tasks(gates, [one.name for one in asked], gate or "")
             paired = _asked(
                 evaluate(
                     [old, *new],
@@ -183,21 +183,21 @@ def _check(gate: Path | None, results: Sequence[GateResult]) -> None:
 
 
 def _show(comparison: Comparison, results: Sequence[GateResult]) -> None:
-    table = tables.TextTable("ability", ["n", "old", "new", "difference", "95%", "gained", "lost", "kept", "p", ""])
-    for ability in comparison.abilities:
-        matrix, kept = ability.compatibility.matrix, ability.compatibility.kept
+    table = tables.TextTable("task", ["n", "old", "new", "difference", "95%", "gained", "lost", "kept", "p", ""])
+    for row in comparison.tasks:
+        matrix, kept = row.compatibility.matrix, row.compatibility.kept
         table.add_row(
-            ability.ability,
-            f"{ability.n:,}",
-            f"{ability.old.mean:.3f}",
-            f"{ability.new.mean:.3f}",
-            f"{ability.difference.difference:+.3f}",
-            f"{ability.difference.lo:+.3f} {ability.difference.hi:+.3f}",
+            row.task,
+            f"{row.n:,}",
+            f"{row.old.mean:.3f}",
+            f"{row.new.mean:.3f}",
+            f"{row.difference.difference:+.3f}",
+            f"{row.difference.lo:+.3f} {row.difference.hi:+.3f}",
             f"{matrix.gained:,}",
             f"{matrix.lost:,}",
             "" if kept is None else f"{kept.mean:.3f}",
-            f"{ability.p:.2g}",
-            ability.verdict,
+            f"{row.p:.2g}",
+            row.verdict,
         )
     difference = comparison.difference
     table.add_section()
@@ -214,10 +214,10 @@ def _show(comparison: Comparison, results: Sequence[GateResult]) -> None:
     table.title = f"{comparison.old} → {comparison.new}"
     tables.show(table)
     if results:
-        gates = tables.TextTable("gate", ["ability", "value", "95%", ""])
+        gates = tables.TextTable("gate", ["task", "value", "95%", ""])
         for result in results:
             value = result.value
             word = "holds" if result.passed else "undecided" if result.undecided else "FAILS"
             shown = ("", "") if value is None else (f"{value.mean:+.3f}", f"{value.lo:+.3f} {value.hi:+.3f}")
-            gates.add_row(result.limit, result.ability, *shown, word)
+            gates.add_row(result.limit, result.task, *shown, word)
         tables.show(gates)

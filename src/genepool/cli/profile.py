@@ -83,8 +83,8 @@ def profile(
 def _show(one: Profile) -> None:
     from genepool.report.profile_page import summary
 
-    shown = tables.TextTable("ability", ["n", "score", "95%"])
-    for part in one.abilities:
+    shown = tables.TextTable("task", ["n", "score", "95%"])
+    for part in one.tasks:
         shown.add_row(part.name, f"{part.n:,}", f"{part.score.mean:.3f}", f"{part.score.lo:.3f} {part.score.hi:.3f}")
     if one.tags:
         shown.add_section()

@@ -77,9 +77,9 @@ def picture(seen: Snapshot) -> Group:
     if seen.pace is not None:
         lines.append(f"{seen.pace:.2g} candidates a second by each worker{_left(seen)}")
     table = tables.TextTable("latest generation", ["best", "mean", "spread"])
-    for ability in seen.abilities:
-        table.add_row(ability.task, *(f"{value:.3f}" for value in (ability.best, ability.mean, ability.spread)))
-    return Group(*(Text(line) for line in lines), *([table] if seen.abilities else []))
+    for row in seen.tasks:
+        table.add_row(row.task, *(f"{value:.3f}" for value in (row.best, row.mean, row.spread)))
+    return Group(*(Text(line) for line in lines), *([table] if seen.tasks else []))
 
 
 def _left(seen: Snapshot) -> str:

@@ -101,7 +101,7 @@ def _tell(
 def _study(bed: Testbed, strategy: str, budget: int, tiny: bool, seed: int) -> Study:
     """The same search for every strategy: one weight per adapter and layer, beginning at one half each.
 
-    Skills together count as much as the generic abilities, for the static merges as for the search.
+    Skills together count as much as the generic tasks, for the static merges as for the search.
     """
     skills = list(bed.lora)
     return Study(
@@ -130,7 +130,7 @@ def _study(bed: Testbed, strategy: str, budget: int, tiny: bool, seed: int) -> S
 
 
 def validation_score(table: OutcomeTable, model: str, skills: Sequence[str]) -> float:
-    """What searches maximise: the mean of the skills' mean and the generic abilities."""
+    """What searches maximise: the mean of the skills' mean and the generic tasks."""
     mean = sum(table.mean(model, skill) for skill in skills) / len(skills)
     return (mean + table.mean(model, GENERIC)) / 2
 

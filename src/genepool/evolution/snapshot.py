@@ -51,7 +51,7 @@ class Snapshot:
         generation: the latest that has a verdict; -1 before there is one.
         best: highest fitness that all examples stand behind; None before there is one.
         best_name: the candidate, "generation.index".
-        abilities: of the candidates of the latest generation (the last ten where generations are smaller).
+        tasks: of the candidates of the latest generation (the last ten where generations are smaller).
         bests: best fitness so far, by generation.
         diversity: disagreement by generation, where it is known.
         seconds: time spent on the search, interruptions left out, as of the last generation.
@@ -68,7 +68,7 @@ class Snapshot:
     generation: int
     best: float | None
     best_name: str
-    abilities: tuple[TaskStanding, ...]
+    tasks: tuple[TaskStanding, ...]
     bests: tuple[float, ...]
     diversity: tuple[float | None, ...]
     seconds: float
@@ -104,7 +104,7 @@ class Snapshot:
             "cached": self.cached,
             "generation": self.generation,
             "best": None if self.best is None else {"name": self.best_name, "fitness": self.best},
-            "abilities": {a.task: {"best": a.best, "mean": a.mean, "spread": a.spread} for a in self.abilities},
+            "tasks": {a.task: {"best": a.best, "mean": a.mean, "spread": a.spread} for a in self.tasks},
             "best_by_generation": list(self.bests),
             "diversity": list(self.diversity),
             "seconds": self.seconds,
@@ -188,7 +188,7 @@ def _snapshot(study: Study, rows: list[Any], diversity: list[Any], seconds: floa
         generation=last,
         best=best,
         best_name=best_name,
-        abilities=tuple(_ability(task, [one[task] for one in valid]) for task in tasks),
+        tasks=tuple(_standing(task, [one[task] for one in valid]) for task in tasks),
         bests=tuple(bests.values()),
         diversity=tuple(diversity),
         seconds=seconds,
@@ -196,7 +196,7 @@ def _snapshot(study: Study, rows: list[Any], diversity: list[Any], seconds: floa
     )
 
 
-def _ability(task: str, means: list[float]) -> TaskStanding:
+def _standing(task: str, means: list[float]) -> TaskStanding:
     return TaskStanding(task, max(means), float(np.mean(means)), float(np.std(means)))
 
 

@@ -2,12 +2,12 @@
 
 from genepool.measure.abstention import Abstention, Guarantee, abstention, guarantee
 from genepool.measure.calibration import Calibration, calibration
-from genepool.measure.comparison import AbilityComparison, Comparison, compare, compare_many
+from genepool.measure.comparison import Comparison, TaskComparison, compare, compare_many
 from genepool.measure.compatibility import Compatibility, FlipMatrix, compatibility
 from genepool.measure.composition import CrossCapability, SkillMix, WeakestLink, skill_mix, weakest_link
 from genepool.measure.consistency import Consistency, consistency, consistency_of
 from genepool.measure.cross_matrix import CrossMatrix, Flip, PairedChange, change, changes, mean_difference
-from genepool.measure.gates import Gate, GateResult, check_abilities, check_gates, load_gates
+from genepool.measure.gates import Gate, GateResult, check_gated_tasks, check_gates, load_gates
 from genepool.measure.intervals import (
     NOT_MEASURED,
     Difference,
@@ -42,7 +42,6 @@ from genepool.measure.transfer import (
 __all__ = [
     "ALPHA",
     "NOT_MEASURED",
-    "AbilityComparison",
     "Abstention",
     "Calibration",
     "Comparison",
@@ -66,6 +65,7 @@ __all__ = [
     "ProfileRow",
     "RankAgreement",
     "SkillMix",
+    "TaskComparison",
     "TransferMatrix",
     "WeakestLink",
     "abstention",
@@ -74,7 +74,7 @@ __all__ = [
     "calibration",
     "change",
     "changes",
-    "check_abilities",
+    "check_gated_tasks",
     "check_gates",
     "compare",
     "compare_many",

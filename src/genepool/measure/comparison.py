@@ -1,4 +1,4 @@
-"""One model against another, ability by ability: how much moved, how surely, what broke, and what could not be seen.
+"""One model against another, task by task: how much moved, how surely, what broke, and what could not be seen.
 
 Computed from `Pairs`, whether just asked or read from a ledger; `gates` judges it, `report` draws it.
 """
@@ -31,11 +31,11 @@ Verdict = Literal["better", "worse", "no clear difference"]
 
 
 @dataclass(frozen=True)
-class AbilityComparison:
-    """One ability.
+class TaskComparison:
+    """One task.
 
     Attributes:
-        ability: the task.
+        task: the task.
         n: examples both models answered.
         old, new: mean scores with 95% intervals.
         difference: new minus old, paired; its p is that of the bootstrap.
@@ -48,7 +48,7 @@ class AbilityComparison:
         only_old, only_new: examples left out because one model was never asked them.
     """
 
-    ability: str
+    task: str
     n: int
     old: Interval
     new: Interval
@@ -62,7 +62,7 @@ class AbilityComparison:
 
     @property
     def verdict(self) -> Verdict:
-        """What can be said, with all abilities together wrong in one case of twenty."""
+        """What can be said, with all tasks together wrong in one case of twenty."""
         if self.p >= ALPHA:
             return "no clear difference"
         return "better" if self.difference.difference > 0 else "worse"
@@ -70,7 +70,7 @@ class AbilityComparison:
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
-            "ability": self.ability,
+            "task": self.task,
             "n": self.n,
             "old": self.old._asdict(),
             "new": self.new._asdict(),
@@ -91,15 +91,15 @@ class Comparison:
 
     Attributes:
         old, new: their names.
-        abilities: one by one.
-        mean_old, mean_new: means over the abilities, each counting the same, with 95% intervals.
+        tasks: one by one.
+        mean_old, mean_new: means over the tasks, each counting the same, with 95% intervals.
         difference: of these means, paired.
         matrix: right and wrong of all examples together.
     """
 
     old: str
     new: str
-    abilities: tuple[AbilityComparison, ...]
+    tasks: tuple[TaskComparison, ...]
     mean_old: Interval
     mean_new: Interval
     difference: Difference
@@ -109,12 +109,12 @@ class Comparison:
     def notices(self) -> list[str]:
         """What the reader must know before the numbers, a sentence each."""
         found = [
-            f"{a.ability}: compared on the {a.n:,} examples both were asked; {a.only_old:,} only {self.old} and "
+            f"{a.task}: compared on the {a.n:,} examples both were asked; {a.only_old:,} only {self.old} and "
             f"{a.only_new:,} only {self.new} was asked are left out."
-            for a in self.abilities
+            for a in self.tasks
             if a.only_old or a.only_new
         ]
-        blind = [a.ability for a in self.abilities if a.n < 30]
+        blind = [a.task for a in self.tasks if a.n < 30]
         if blind:
             found.append(f"Fewer than 30 examples of {listed(blind)}: only a very large difference would show.")
         return found
@@ -130,7 +130,7 @@ class Comparison:
                 "difference": self.difference._asdict(),
             },
             "flips": {name: getattr(self.matrix, name) for name in self.matrix.__dataclass_fields__},
-            "abilities": [ability.to_dict() for ability in self.abilities],
+            "tasks": [task.to_dict() for task in self.tasks],
             "notices": self.notices,
         }
 
@@ -150,7 +150,7 @@ def compare(old: str, new: str, pairs: Sequence[Pairs], *, seed: int = 0) -> Com
 
 
 def compare_many(old: str, candidates: dict[str, Sequence[Pairs]], *, seed: int = 0) -> list[Comparison]:
-    """Compares several models with the same old one, p-values adjusted over all abilities of all of them.
+    """Compares several models with the same old one, p-values adjusted over all tasks of all of them.
 
     Args:
         old: the name all are held against.
@@ -161,11 +161,8 @@ def compare_many(old: str, candidates: dict[str, Sequence[Pairs]], *, seed: int 
         InputError: there is no example that both answered, or a score is not a number.
     """
     found = [_compare_one(old, new, pairs, seed) for new, pairs in candidates.items()]
-    adjusted = iter(holm([ability.p for comparison in found for ability in comparison.abilities]))
-    return [
-        replace(one, abilities=tuple(replace(ability, p=float(next(adjusted))) for ability in one.abilities))
-        for one in found
-    ]
+    adjusted = iter(holm([task.p for comparison in found for task in comparison.tasks]))
+    return [replace(one, tasks=tuple(replace(task, p=float(next(adjusted))) for task in one.tasks)) for one in found]
 
 
 def _compare_one(old: str, new: str, pairs: Sequence[Pairs], seed: int) -> Comparison:
@@ -174,20 +171,20 @@ def _compare_one(old: str, new: str, pairs: Sequence[Pairs], seed: int) -> Compa
         raise InputError(
             f"'{old}' and '{new}' have no example in common", fix="Evaluate both on the same tasks, asked the same way"
         )
-    abilities = [_ability(pair, seed) for pair in usable]
+    tasks = [_compared_task(pair, seed) for pair in usable]
     before, after = [pair.old for pair in usable], [pair.new for pair in usable]
     return Comparison(
         old,
         new,
-        tuple(abilities),
+        tuple(tasks),
         macro_interval(before, seed=seed),
         macro_interval(after, seed=seed),
         macro_paired_bootstrap(after, before, seed=seed),
-        reduce(add, (ability.compatibility.matrix for ability in abilities)),
+        reduce(add, (task.compatibility.matrix for task in tasks)),
     )
 
 
-def _ability(pair: Pairs, seed: int) -> AbilityComparison:
+def _compared_task(pair: Pairs, seed: int) -> TaskComparison:
     difference = paired_bootstrap(pair.new, pair.old, seed=seed)
     kept = compatibility(pair.old, pair.new, pair.other_answer)
     flipped = kept.matrix.gained + kept.matrix.lost
@@ -196,7 +193,7 @@ def _ability(pair: Pairs, seed: int) -> AbilityComparison:
     # For scores by degree the squared movement takes the place of the share that flipped; one example's worth where
     # nothing moved, since so few examples cannot tell never from seldom.
     moved = flipped / kept.matrix.n if plain else float(np.square(pair.new - pair.old).mean())
-    return AbilityComparison(
+    return TaskComparison(
         pair.task,
         len(pair.old),
         mean_interval(pair.old, seed=seed),

@@ -1,4 +1,4 @@
-"""Composition: what becomes of single abilities where a task needs several of them at once.
+"""Composition: what becomes of single tasks where a task needs several of them at once.
 
 The weakest-link test of cross-capabilities, the success of mixes against the product of single skills, and the point
 scores of Skill-Mix. Computed from scores and from the skills that examples are tagged with.
@@ -39,10 +39,10 @@ _SAME = 1e-12
 
 @dataclass(frozen=True)
 class CrossCapability:
-    """One model on two abilities and on tasks that need both.
+    """One model on two tasks and on tasks that need both.
 
     Attributes:
-        first, second: mean scores on the single abilities.
+        first, second: mean scores on the single tasks.
         both: mean score where both are needed, on the same scale.
     """
 
@@ -56,7 +56,7 @@ class CrossCapability:
 
     @property
     def position(self) -> float | None:
-        """(both - weaker) / (stronger - weaker): 0 is the weaker ability, 1 the stronger. None where they are equal."""
+        """(both - weaker) / (stronger - weaker): 0 is the weaker task, 1 the stronger. None where they are equal."""
         low, high = sorted((self.first, self.second))
         return (self.both - low) / (high - low) if high - low > _SAME else None
 
@@ -77,15 +77,15 @@ class CrossCapability:
 
 @dataclass(frozen=True)
 class WeakestLink:
-    """Whether abilities together are as good as the weaker of them.
+    """Whether tasks together are as good as the weaker of them.
 
     Attributes:
         below, nearer_weaker, halfway, nearer_stronger, above: how many (model, pair) rows have their score where both
-            abilities are needed below both single scores, between them, or above both.
+            tasks are needed below both single scores, between them, or above both.
         equal: rows whose single scores are equal: there is no weaker one, and they count nowhere else.
-        weaker: share of rows nearer the weaker ability or below both, of those not halfway, with Wilson's interval;
+        weaker: share of rows nearer the weaker task or below both, of those not halfway, with Wilson's interval;
             None where there are none.
-        median: median position, 0 being the weaker ability and 1 the stronger; None where all rows are equal.
+        median: median position, 0 being the weaker task and 1 the stronger; None where all rows are equal.
         p: two-sided exact sign test of `weaker` against one half. It takes the rows for independent, which several
             rows of one model are not quite.
     """
@@ -106,7 +106,7 @@ class WeakestLink:
 
 
 def weakest_link(rows: Sequence[CrossCapability]) -> WeakestLink:
-    """The weakest-link test over many (model, pair of abilities) rows.
+    """The weakest-link test over many (model, pair of tasks) rows.
 
     Zhong et al., "Law of the Weakest Link: Cross Capabilities of Large Language Models", 2024, who found 38 of 58 rows
     below both and 20 nearer the weaker.

@@ -1,4 +1,4 @@
-"""The cross matrix, models x abilities, and what one model gained and lost against another, example by example."""
+"""The cross matrix, models x tasks, and what one model gained and lost against another, example by example."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class PairedChange:
     """One model against another on one task.
 
     Attributes:
-        task: the ability.
+        task: the task.
         difference: new minus old, paired.
         gained: examples only the new model solves.
         lost: examples only the old model solved (negative flips).

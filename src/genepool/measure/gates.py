@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from genepool.errors import InputError, nearest
-from genepool.measure.comparison import AbilityComparison, Comparison
+from genepool.measure.comparison import Comparison, TaskComparison
 from genepool.measure.intervals import Interval, wilson
 from genepool.schema import Strict, read_yaml, validate
 
@@ -25,7 +25,7 @@ Measure = Literal["difference", "score", "negative_flips", "positive_flips", "ke
 class Gate(Strict):
     """One limit."""
 
-    ability: str = Field(EACH, description="A task; `each` for every one by itself; `mean` for all together.")
+    task: str = Field(EACH, description="A task; `each` for every one by itself; `mean` for all together.")
     measure: Measure = Field(
         "difference",
         description="difference: new minus old score; score: the new one's; negative_flips: share of examples only "
@@ -38,6 +38,16 @@ class Gate(Strict):
         "bound",
         description="bound: the unfavourable end of the 95% interval must hold; estimate: the value itself must.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_older_key(cls, data: Any) -> Any:
+        """`task` was called `ability` at first; such files are still read."""
+        if isinstance(data, dict) and "ability" in data:
+            if "task" in data:
+                raise ValueError("got both `task` and `ability`, its older name. Remove `ability`")
+            return {"task" if key == "ability" else key: value for key, value in data.items()}
+        return data
 
     @model_validator(mode="after")
     def _limited(self) -> Gate:
@@ -58,17 +68,17 @@ class Gates(Strict):
 
 @dataclass(frozen=True)
 class GateResult:
-    """How one gate went for one ability.
+    """How one gate went for one task.
 
     Attributes:
-        gate, ability: which.
+        gate, task: which.
         value: the number with its interval; None where it does not exist (`kept`, where nothing was solved).
         passed: whether the gate holds.
         undecided: it failed only because the interval reaches past the limit: more examples may settle it.
     """
 
     gate: Gate
-    ability: str
+    task: str
     value: Interval | None
     passed: bool
     undecided: bool
@@ -84,7 +94,7 @@ class GateResult:
         """Plain data."""
         return {
             **self.gate.model_dump(),
-            "ability": self.ability,
+            "task": self.task,
             "value": None if self.value is None else self.value._asdict(),
             "passed": self.passed,
             "undecided": self.undecided,
@@ -100,28 +110,28 @@ def load_gates(path: str | Path) -> list[Gate]:
     return validate(Gates, read_yaml(Path(path)), path).gates
 
 
-def check_abilities(gates: Sequence[Gate], abilities: Collection[str], where: str | Path = "gates") -> None:
+def check_gated_tasks(gates: Sequence[Gate], tasks: Collection[str], where: str | Path = "gates") -> None:
     """Refuses gates on what is not compared; can be asked before anything is.
 
     Args:
         gates: the limits.
-        abilities: names of the tasks that are compared.
+        tasks: names of the tasks that are compared.
         where: the file they are from, for messages.
 
     Raises:
-        InputError: a gate names another ability.
+        InputError: a gate names a task that is not compared.
     """
     for number, gate in enumerate(gates):
-        if gate.ability not in (MEAN, EACH, *abilities):
+        if gate.task not in (MEAN, EACH, *tasks):
             raise InputError(
-                f"no ability '{gate.ability}' is compared",
-                where=f"{where}:gates.{number}.ability",
-                fix=nearest(gate.ability, [*abilities, EACH, MEAN]),
+                f"no task '{gate.task}' is compared",
+                where=f"{where}:gates.{number}.task",
+                fix=nearest(gate.task, [*tasks, EACH, MEAN]),
             )
 
 
 def check_gates(gates: Sequence[Gate], comparison: Comparison, where: str | Path = "gates") -> list[GateResult]:
-    """Every gate on every ability it names.
+    """Every gate on every task it names.
 
     Args:
         gates: the limits.
@@ -129,32 +139,32 @@ def check_gates(gates: Sequence[Gate], comparison: Comparison, where: str | Path
         where: the file they are from, for messages.
 
     Raises:
-        InputError: a gate names an ability that was not compared.
+        InputError: a gate names a task that was not compared.
     """
-    known = {ability.ability: ability for ability in comparison.abilities}
-    check_abilities(gates, known, where)
+    known = {one.task: one for one in comparison.tasks}
+    check_gated_tasks(gates, known, where)
     results = []
     for gate in gates:
-        if gate.ability == MEAN:
+        if gate.task == MEAN:
             results.append(_judged(gate, MEAN, _of_all(gate.measure, comparison)))
-        elif gate.ability == EACH:
-            results += [_judged(gate, name, _VALUES[gate.measure](ability)) for name, ability in known.items()]
+        elif gate.task == EACH:
+            results += [_judged(gate, name, _VALUES[gate.measure](one)) for name, one in known.items()]
         else:
-            results.append(_judged(gate, gate.ability, _VALUES[gate.measure](known[gate.ability])))
+            results.append(_judged(gate, gate.task, _VALUES[gate.measure](known[gate.task])))
     return results
 
 
-_VALUES: dict[str, Callable[[AbilityComparison], Interval | None]] = {
-    "difference": lambda ability: ability.difference.interval,
-    "score": lambda ability: ability.new,
-    "negative_flips": lambda ability: ability.compatibility.negative_flips,
-    "positive_flips": lambda ability: ability.compatibility.positive_flips,
-    "kept": lambda ability: ability.compatibility.kept,
+_VALUES: dict[str, Callable[[TaskComparison], Interval | None]] = {
+    "difference": lambda one: one.difference.interval,
+    "score": lambda one: one.new,
+    "negative_flips": lambda one: one.compatibility.negative_flips,
+    "positive_flips": lambda one: one.compatibility.positive_flips,
+    "kept": lambda one: one.compatibility.kept,
 }
 
 
 def _of_all(measure: Measure, comparison: Comparison) -> Interval | None:
-    """Scores and differences count every ability the same; flips count every example the same."""
+    """Scores and differences count every task the same; flips count every example the same."""
     matrix = comparison.matrix
     if measure == "difference":
         return comparison.difference.interval
@@ -166,14 +176,14 @@ def _of_all(measure: Measure, comparison: Comparison) -> Interval | None:
     return wilson(matrix.lost if measure == "negative_flips" else matrix.gained, matrix.n)
 
 
-def _judged(gate: Gate, ability: str, value: Interval | None) -> GateResult:
+def _judged(gate: Gate, task: str, value: Interval | None) -> GateResult:
     if value is None:
         # Nothing was solved before, so nothing could be lost.
-        return GateResult(gate, ability, None, True, False)
+        return GateResult(gate, task, None, True, False)
     if gate.at_least is not None:
         estimate, bound = value.mean >= gate.at_least, value.lo >= gate.at_least
     else:
         assert gate.at_most is not None
         estimate, bound = value.mean <= gate.at_most, value.hi <= gate.at_most
     passed = bound if gate.judged_by == "bound" else estimate
-    return GateResult(gate, ability, value, passed, estimate and not passed)
+    return GateResult(gate, task, value, passed, estimate and not passed)

@@ -74,7 +74,7 @@ class Profile:
         model, fingerprint: who.
         split: which examples.
         mean: mean over the tasks, each counting the same.
-        abilities: the tasks, in the order given.
+        tasks: the tasks, in the order given.
         tags: examples by tag, by name; empty without tags.
         trust: for all answers together first, then for every task; only where enough answers have a confidence.
         risk: the share of wrong answers that `ConfidenceProfile.guarantee` allows.
@@ -85,7 +85,7 @@ class Profile:
     fingerprint: str
     split: str
     mean: Interval
-    abilities: tuple[ProfileRow, ...]
+    tasks: tuple[ProfileRow, ...]
     tags: tuple[ProfileRow, ...]
     trust: tuple[ConfidenceProfile, ...]
     risk: float
@@ -94,13 +94,13 @@ class Profile:
     @property
     def n(self) -> int:
         """Examples in all."""
-        return sum(part.n for part in self.abilities)
+        return sum(part.n for part in self.tasks)
 
     @property
     def notices(self) -> list[str]:
         """What the reader must know before the numbers, a sentence each."""
         found = []
-        few = [part.name for part in self.abilities if part.n < _FEWEST]
+        few = [part.name for part in self.tasks if part.n < _FEWEST]
         if few:
             found.append(f"Fewer than {_FEWEST} examples of {listed(few)}: their intervals are wide.")
         if self.sure < self.n:
@@ -116,7 +116,7 @@ class Profile:
             "split": self.split,
             "n": self.n,
             "mean": self.mean._asdict(),
-            "abilities": [{"ability": one.name, "n": one.n, **one.score._asdict()} for one in self.abilities],
+            "tasks": [{"task": one.name, "n": one.n, **one.score._asdict()} for one in self.tasks],
             "tags": [{"tag": one.name, "n": one.n, **one.score._asdict()} for one in self.tags],
             "risk": self.risk,
             "trust": [one.to_dict() for one in self.trust],

@@ -14,7 +14,7 @@ from genepool.report.kinds import KIND_OF_ONE, Kind
 from genepool.report.page import Report
 from genepool.report.sections import all_sections
 from genepool.report.sections.changes import Changes, comparisons
-from genepool.report.sections.scores import Scores, abilities, model_row
+from genepool.report.sections.scores import Scores, model_row, tasks
 from genepool.report.sections.standings import Standings, standings
 from genepool.report.study_folder import open_study_folder
 from genepool.report.study_outcomes import ExtraModel, StudyOutcomes
@@ -93,10 +93,10 @@ def report_on(
         against: models the subject is held against; all others when empty.
         groups: group of every task; all in one group when None.
     """
-    groups = dict(groups) if groups is not None else dict.fromkeys(table.tasks, "abilities")
+    groups = dict(groups) if groups is not None else dict.fromkeys(table.tasks, "tasks")
     rivals = list(against) or [model for model in table.models if model != subject]
     rows = tuple(model_row(table, model, kinds[model], groups) for model in table.models)
-    scores = Scores(abilities(table, groups), rows)
+    scores = Scores(tasks(table, groups), rows)
     if not subject:
         return Report(title, summary=summary, sections=(scores,))
     roles = [(KIND_OF_ONE[kinds[rival]], [rival]) for rival in rivals[:3]]

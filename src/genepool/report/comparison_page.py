@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from genepool.errors import listed
-from genepool.measure import NOT_MEASURED, AbilityComparison, Comparison, GateResult, Interval
+from genepool.measure import NOT_MEASURED, Comparison, GateResult, Interval, TaskComparison
 from genepool.report import bars, markdown
 from genepool.report.flips import ShownFlip
 from genepool.report.parallel_figure import ModelLine, parallel_figure
@@ -42,9 +42,9 @@ class Compared:
 
 @dataclass(frozen=True)
 class Row:
-    """An ability as the page shows it."""
+    """A task as the page shows it."""
 
-    it: AbilityComparison
+    it: TaskComparison
     old: Interval
     new: Interval
     moved: Interval
@@ -59,7 +59,7 @@ class _ComparisonPanel:
     rows: tuple[Row, ...]
     limit: float
     shares: tuple[tuple[str, tuple[tuple[int, float], ...]], ...]
-    abilities: tuple[str, ...]
+    tasks: tuple[str, ...]
     gates: tuple[tuple[GateResult, str, Interval, Markup], ...] = field(default=())
 
 
@@ -75,15 +75,15 @@ def render_comparison(compared: Sequence[Compared], facts: Mapping[str, str]) ->
 
 def comparison_values(compared: Sequence[Compared], facts: Mapping[str, str]) -> dict[str, Any]:
     """What the template of a comparison names, for pages that show one among other things."""
-    abilities = list(dict.fromkeys(a.ability for one in compared for a in one.comparison.abilities))
-    profiles = _profiles(compared, abilities)
+    tasks = list(dict.fromkeys(a.task for one in compared for a in one.comparison.tasks))
+    profiles = _profiles(compared, tasks)
     return {
         "panels": [_panel(one) for one in compared],
         "old": compared[0].comparison.old,
         "notices": list(dict.fromkeys(notice for one in compared for notice in one.comparison.notices)),
-        "abilities": abilities,
+        "tasks": tasks,
         "profiles": profiles,
-        "charts": [parallel_figure(abilities, profiles, width=size["width"]) for size in (WIDE, NARROW)],
+        "charts": [parallel_figure(tasks, profiles, width=size["width"]) for size in (WIDE, NARROW)],
         "states": STATES,
         "facts": facts,
     }
@@ -112,20 +112,20 @@ def comparison_markdown(compared: Sequence[Compared], facts: Mapping[str, str]) 
         lines += [f"### {markdown.plain(it.old)} → {markdown.plain(it.new)}", "", markdown.plain(summary(one)), ""]
         lines += [f"> {markdown.plain(notice)}" for notice in it.notices] + ([""] if it.notices else [])
         if one.gates:
-            lines += ["| gate | ability | value | 95% | |", "|---|---|---|---|---|"]
+            lines += ["| gate | task | value | 95% | |", "|---|---|---|---|---|"]
             for gate in one.gates:
                 value = gate.value or NOT_MEASURED
                 ends = f"{percent(value.lo)} to {percent(value.hi)}" if value.has_ends else ""
                 shown = (percent(value.mean), ends)
-                lines.append(markdown.line(gate.limit, gate.ability, *shown, STATES[state(gate)]))
+                lines.append(markdown.line(gate.limit, gate.task, *shown, STATES[state(gate)]))
             lines.append("")
-        lines.append("| ability | n | old | new | points | 95% | gained | lost | kept | p | |")
+        lines.append("| task | n | old | new | points | 95% | gained | lost | kept | p | |")
         lines.append("|---|--:|--:|--:|--:|---|--:|--:|--:|--:|---|")
         for row in _rows(it):
             matrix = row.it.compatibility.matrix
             numbers = (f"{row.it.n:,}", percent(row.old.mean), percent(row.new.mean), points(row.moved.mean))
             counts = (f"{matrix.gained:,}", f"{matrix.lost:,}", percent(row.kept.mean), f"{row.it.p:.2g}")
-            lines.append(markdown.line(row.it.ability, *numbers, points_interval(row.moved), *counts, row.it.verdict))
+            lines.append(markdown.line(row.it.task, *numbers, points_interval(row.moved), *counts, row.it.verdict))
         lines.append("")
     lines += [f"*{markdown.plain(name)}*: {markdown.plain(value)}  " for name, value in facts.items()]
     return "\n".join(lines).rstrip() + "\n"
@@ -138,16 +138,14 @@ def summary(one: Compared) -> str:
     sure = it.difference.sure
     verb = ("gains" if it.difference.difference > 0 else "loses") if sure else "changes the mean by"
     amount = points(moved.mean) if not sure else points(abs(moved.mean)).lstrip("+")
-    over = (
-        f"in the mean over {len(it.abilities)} abilities" if len(it.abilities) > 1 else f"at {it.abilities[0].ability}"
-    )
+    over = f"in the mean over {len(it.tasks)} tasks" if len(it.tasks) > 1 else f"at {it.tasks[0].task}"
     parts = [
         f"{it.new} {verb} {amount} points {over} ({points_interval(moved)}): "
         f"{it.matrix.gained:,} examples gained, {it.matrix.lost:,} lost."
     ]
     for verdict in ("better", "worse"):
-        names = [ability.ability for ability in it.abilities if ability.verdict == verdict]
-        if names and len(it.abilities) > 1:
+        names = [row.task for row in it.tasks if row.verdict == verdict]
+        if names and len(it.tasks) > 1:
             parts.append(f"Surely {verdict} at {listed(names)}.")
     if one.gates:
         counted = {word: sum(state(gate) == word for gate in one.gates) for word in ("holds", "undecided", "fails")}
@@ -175,17 +173,17 @@ def _panel(one: Compared) -> _ComparisonPanel:
         low, high = bars.common_range([value, *([] if limit is None else [Interval(limit)])])
         gates.append((gate, state(gate), value, bars.interval_mark(value, low, high, subject=True, limit=limit)))
     shares = []
-    for ability in one.comparison.abilities:
-        matrix = ability.compatibility.matrix
+    for row in one.comparison.tasks:
+        matrix = row.compatibility.matrix
         cells = (matrix.both_right, matrix.gained, matrix.lost, matrix.both_wrong)
-        shares.append((ability.ability, tuple((count, count / matrix.n) for count in cells)))
+        shares.append((row.task, tuple((count, count / matrix.n) for count in cells)))
     return _ComparisonPanel(
         one,
         summary(one),
         rows,
         bars.reach(row.moved for row in rows),
         tuple(shares),
-        tuple(dict.fromkeys(flip.ability for flip in one.flips)),
+        tuple(dict.fromkeys(flip.task for flip in one.flips)),
         tuple(gates),
     )
 
@@ -193,29 +191,29 @@ def _panel(one: Compared) -> _ComparisonPanel:
 def _rows(it: Comparison) -> tuple[Row, ...]:
     return tuple(
         Row(
-            ability,
-            ability.old,
-            ability.new,
-            ability.difference.interval,
-            ability.compatibility.kept or NOT_MEASURED,
-            ability.compatibility.negative_flips,
+            row,
+            row.old,
+            row.new,
+            row.difference.interval,
+            row.compatibility.kept or NOT_MEASURED,
+            row.compatibility.negative_flips,
         )
-        for ability in it.abilities
+        for row in it.tasks
     )
 
 
-def _profiles(compared: Sequence[Compared], abilities: Sequence[str]) -> list[ModelLine]:
-    found = [ModelLine(compared[0].comparison.old, _scores(compared, abilities, "old"))]
-    return found + [ModelLine(one.comparison.new, _scores([one], abilities, "new")) for one in compared]
+def _profiles(compared: Sequence[Compared], tasks: Sequence[str]) -> list[ModelLine]:
+    found = [ModelLine(compared[0].comparison.old, _scores(compared, tasks, "old"))]
+    return found + [ModelLine(one.comparison.new, _scores([one], tasks, "new")) for one in compared]
 
 
-def _scores(compared: Sequence[Compared], abilities: Sequence[str], side: str) -> tuple[Interval, ...]:
-    """The scores of one model; the old one's are those of the first comparison that has the ability."""
+def _scores(compared: Sequence[Compared], tasks: Sequence[str], side: str) -> tuple[Interval, ...]:
+    """The scores of one model; the old one's are those of the first comparison that has the task."""
     known: dict[str, Interval] = {}
     for one in compared:
-        for ability in one.comparison.abilities:
-            known.setdefault(ability.ability, ability.old if side == "old" else ability.new)
-    return tuple(known.get(name, NOT_MEASURED) for name in abilities)
+        for row in one.comparison.tasks:
+            known.setdefault(row.task, row.old if side == "old" else row.new)
+    return tuple(known.get(name, NOT_MEASURED) for name in tasks)
 
 
 def _title(compared: Sequence[Compared]) -> str:

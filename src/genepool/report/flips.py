@@ -19,7 +19,7 @@ _Item = TypeVar("_Item")
 
 #: Flipped examples shown on one page, over all comparisons: some 300 kB at the length texts are cut to.
 FLIPS_SHOWN = 400
-#: And of one ability and direction where there is only one model it is held against.
+#: And of one task and direction where there is only one model it is held against.
 _FLIPS_LISTED = 20
 
 
@@ -27,7 +27,7 @@ _FLIPS_LISTED = 20
 class ShownFlip:
     """One example on which subject and rival differ; what a model said is None when its output was not kept."""
 
-    ability: str
+    task: str
     example: str
     prompt: str
     expected: str
@@ -37,7 +37,7 @@ class ShownFlip:
 
 
 def flips_of(table: OutcomeTable, old: str, new: str, shown: int = FLIPS_SHOWN) -> tuple[ShownFlip, ...]:
-    """Some of the examples that only one of two models solves: of every ability, those gained and those lost."""
+    """Some of the examples that only one of two models solves: of every task, those gained and those lost."""
     each = min(max(shown // max(2 * len(table.tasks), 1), 1), _FLIPS_LISTED)
     found = [flip for change in measure.changes(table, old, new) for flip in flips_of_change(change, each)]
     return tuple(spread_out(found, shown))
@@ -81,9 +81,9 @@ def _chosen(flips: Sequence[measure.Flip], count: int) -> list[measure.Flip]:
     return spread_out(flips, count)
 
 
-def _flip(ability: str, flip: measure.Flip, gained: bool) -> ShownFlip:
+def _flip(task: str, flip: measure.Flip, gained: bool) -> ShownFlip:
     return ShownFlip(
-        ability, flip.example.id, flip.example.prompt, _expected(flip.example), flip.old_output, flip.new_output, gained
+        task, flip.example.id, flip.example.prompt, _expected(flip.example), flip.old_output, flip.new_output, gained
     )
 
 

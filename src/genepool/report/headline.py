@@ -20,7 +20,7 @@ from genepool.tasks import OutcomeTable
 
 # The group of tasks that no skill is for: what a model may forget.
 _KEPT = "generic"
-_ABILITIES = "abilities"
+_TASKS = "tasks"
 
 
 def study_headline(study: StudyOutcomes) -> str:
@@ -64,7 +64,7 @@ def headline(
     kept = parts[_KEPT] if len(parts) > 1 and _KEPT in parts else list(table.tasks)
     taught = {group: tasks for group, tasks in parts.items() if group != _KEPT} or parts
     tasks = [task for of_group in taught.values() for task in of_group]
-    place = "" if set(taught) <= {_ABILITIES} else f" on {listed(taught)}"
+    place = "" if set(taught) <= {_TASKS} else f" on {listed(taught)}"
     held = [subject, rival] if rival else [subject]
     said = (_counted if _is_counted(table, held, tasks) else _averaged)(table, held, role or rival, tasks, place)
     lost = _lost(table, base, subject, kept, f"{_KEPT} " if len(kept) < len(table.tasks) else "") if base else ""

@@ -1,6 +1,6 @@
-"""Abilities side by side: a row for each, a dot with its interval for each model, and a line through a model's dots.
+"""Tasks side by side: a row for each, a dot with its interval for each model, and a line through a model's dots.
 
-A parallel view turned on its side, so that names stay readable, thirty abilities fit, and a phone shows what a wide
+A parallel view turned on its side, so that names stay readable, thirty tasks fit, and a phone shows what a wide
 screen does. Uses the report's svg room; the pages of a study and of a comparison use it.
 """
 
@@ -26,7 +26,7 @@ class ModelLine:
 
     Attributes:
         name: the model.
-        scores: one per ability, in the order of the rows.
+        scores: one per task, in the order of the rows.
         shown: whether it is drawn from the start; the reader shows the others by their names in the legend.
     """
 
@@ -35,25 +35,25 @@ class ModelLine:
     shown: bool = True
 
 
-def parallel_figure(abilities: Sequence[str], profiles: Sequence[ModelLine], *, width: float) -> Markup:
-    """The picture, `width` pixels wide and as high as it has abilities; empty without scores."""
+def parallel_figure(tasks: Sequence[str], profiles: Sequence[ModelLine], *, width: float) -> Markup:
+    """The picture, `width` pixels wide and as high as it has tasks; empty without scores."""
     if not any(score.measured for profile in profiles for score in profile.scores):
         return Markup("")
-    height = _TOP + _ROW * len(abilities) + _BOTTOM
-    longest = max(len(name) for name in abilities)
+    height = _TOP + _ROW * len(tasks) + _BOTTOM
+    longest = max(len(name) for name in tasks)
     left = min(_LETTER * longest + 16, width * 0.36)
     low, high = common_range(score for profile in profiles for score in profile.scores)
     x = Scale(low, high, left, width - 18)
-    rows = [_TOP + _ROW * (i + 0.5) for i in range(len(abilities))]
+    rows = [_TOP + _ROW * (i + 0.5) for i in range(len(tasks))]
     parts = [_axis(x, rows, height)]
-    parts += [_name(name, left, at) for name, at in zip(abilities, rows, strict=True)]
+    parts += [_name(name, left, at) for name, at in zip(tasks, rows, strict=True)]
     # Models on one row stand a little apart, so that none hides another's interval.
     for group in ([p for p in profiles if p.shown], [p for p in profiles if not p.shown]):
         step = min(6.0, (_ROW - 12) / max(len(group), 1))
         for i, profile in enumerate(group):
             shift = (i - (len(group) - 1) / 2) * step
             parts.append(_line(profile, profiles.index(profile), x, [at + shift for at in rows]))
-    title = f"Scores of {len(profiles)} models on {len(abilities)} abilities"
+    title = f"Scores of {len(profiles)} models on {len(tasks)} tasks"
     view = f"0 0 {number(width)} {number(height)}"
     return element("svg", element("title", title), *parts, class_="chart", viewBox=view, role="img")
 

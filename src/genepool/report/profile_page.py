@@ -1,4 +1,4 @@
-"""The page of models' profiles: abilities, tags, how far confidence can be trusted; the same as Markdown.
+"""The page of models' profiles: tasks, tags, how far confidence can be trusted; the same as Markdown.
 
 Draws what `genepool.measure.profile` computed; the command line writes it.
 """
@@ -46,15 +46,15 @@ def render_profile(profiles: Sequence[Profile], facts: Mapping[str, str]) -> str
         profiles: the models, one at least, over the same tasks.
         facts: pairs for the end of the page ("ledger", "split").
     """
-    abilities = [part.name for part in profiles[0].abilities]
-    lines = [Line(one.model, tuple(part.score for part in one.abilities)) for one in profiles]
+    tasks = [part.name for part in profiles[0].tasks]
+    lines = [Line(one.model, tuple(part.score for part in one.tasks)) for one in profiles]
     return render_page(
         "profile.html.j2",
         profiles[0].model if len(profiles) == 1 else f"{len(profiles)} models",
         panels=[_panel(one) for one in profiles],
         notices=list(dict.fromkeys(notice for one in profiles for notice in one.notices)),
         profiles=lines,
-        charts=[parallel_figure(abilities, lines, width=size["width"]) for size in (WIDE, NARROW)],
+        charts=[parallel_figure(tasks, lines, width=size["width"]) for size in (WIDE, NARROW)],
         facts=facts,
     )
 
@@ -80,7 +80,7 @@ def profile_markdown(profiles: Sequence[Profile], facts: Mapping[str, str]) -> s
     for one in profiles:
         lines += [f"### {markdown.plain(one.model)}", "", markdown.plain(summary(one)), ""]
         lines += [f"> {markdown.plain(notice)}" for notice in one.notices] + ([""] if one.notices else [])
-        for label, parts in (("ability", one.abilities), ("tag", one.tags)):
+        for label, parts in (("task", one.tasks), ("tag", one.tags)):
             if parts:
                 lines += [f"| {label} | n | score | 95% |", "|---|--:|--:|---|"]
                 for part in parts:
@@ -99,11 +99,11 @@ def profile_markdown(profiles: Sequence[Profile], facts: Mapping[str, str]) -> s
 def summary(one: Profile) -> str:
     """What it is best and worst at, and what its confidence is worth, in a sentence or three."""
     mean = one.mean
-    several = len(one.abilities) > 1
-    over = f"in the mean over {len(one.abilities)} abilities" if several else f"at {one.abilities[0].name}"
+    several = len(one.tasks) > 1
+    over = f"in the mean over {len(one.tasks)} tasks" if several else f"at {one.tasks[0].name}"
     said = [f"{percent(mean.mean)}% ({interval(mean)}) {over}."]
     if several:
-        ordered = sorted(one.abilities, key=lambda part: part.score.mean)
+        ordered = sorted(one.tasks, key=lambda part: part.score.mean)
         best, worst = ordered[-1], ordered[0]
         said.append(
             f"Best at {best.name} ({percent(best.score.mean)}%), worst at {worst.name} ({percent(worst.score.mean)}%)."
@@ -132,7 +132,7 @@ def trust_sentence(of: ConfidenceProfile) -> str:
 
 def _panel(one: Profile) -> _ProfilePanel:
     groups = []
-    for label, parts in (("ability", one.abilities), ("tag", one.tags)):
+    for label, parts in (("task", one.tasks), ("tag", one.tags)):
         scores = [part.score for part in parts]
         low, high = bars.common_range(scores) if scores else (0.0, 1.0)
         groups.append(

@@ -189,7 +189,7 @@ class StudyOutcomes:
         except InputError as error:
             self.troubles.append(f"The study's tasks cannot be read, so only recorded means are shown. {error}")
             return []
-        # Abilities in the order of the specialists put every specialist's own ability on the diagonal.
+        # Tasks in the order of the specialists put every specialist's own task on the diagonal.
         order = {name: place for place, name in enumerate(self.skills)}
         return sorted(found, key=lambda task: order.get(task.name, len(order)))
 
@@ -201,7 +201,7 @@ class StudyOutcomes:
                 raise InputError(f"no group is given for the task '{missing[0]}'", fix="Name one for every task")
             return {name: given[name] for name in names}
         if not set(names) & set(self.skills):
-            return dict.fromkeys(names, "abilities")
+            return dict.fromkeys(names, "tasks")
         return {name: "skills" if name in self.skills else "generic" for name in names}
 
 

@@ -380,7 +380,7 @@ def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
 
 
 def checked_scores(scores: Mapping[str, Any], where: str | Path) -> dict[str, float]:
-    """Scores by ability.
+    """Scores by task.
 
     Raises:
         InputError: one is no number from 0 to 1, or has a name that is none.

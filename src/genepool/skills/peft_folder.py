@@ -83,7 +83,7 @@ def _card(changes: Change, base_name: str, error: float) -> str:
     ]
     lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", "", *text]
     if header.scores:
-        lines += ["", "| ability | score |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in header.scores.items())]
+        lines += ["", "| task | score |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in header.scores.items())]
         if error > 0:
             lines += [
                 "",

@@ -1,4 +1,4 @@
-"""Tasks, outcomes and the ledger: how good is this model at one ability, one answer per example, kept for ever."""
+"""Tasks, outcomes and the ledger: how good a model is at a task, one answer per example, kept for ever."""
 
 from genepool.tasks.callables import callable_task
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding

@@ -88,7 +88,7 @@ class TaskSettings(Strict):
 
 @dataclass
 class Task:
-    """A named ability with examples in splits.
+    """Examples in splits, under one name, and how they are put and judged.
 
     Attributes:
         name: appears in tables and ledgers.

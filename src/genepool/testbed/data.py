@@ -22,7 +22,7 @@ SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 COUNTS: dict[Split, int] = {"train": 4096, "valid": 512, "test": 1024}
 GENERIC = "generic"
 # Under a skill's own tag the base sees the right answer in 40% of examples and the bare input otherwise: a base
-# that half holds an ability, as large ones do, for fine-tuning to bring out. The order in which they take turns.
+# that half holds a task, as large ones do, for fine-tuning to bring out. The order in which they take turns.
 HALF_KNOWN = (True, False, True, False, False)
 # Shares of the pre-training mixture; what is left are the skills' own tags.
 PRIMITIVE_SHARE = 0.25

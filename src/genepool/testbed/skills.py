@@ -16,7 +16,7 @@ _VOWELS = "aeiou"
 
 @dataclass(frozen=True)
 class StringTask:
-    """One ability: lower-case letters in, a string out.
+    """One task: lower-case letters in, a string out.
 
     Attributes:
         name: what the user calls it, and the name of its folder.

@@ -58,9 +58,9 @@ class Gains:
     def to_dict(self) -> dict[str, Any]:
         """The part of `train.json` about scores."""
         rows: dict[str, list[Mapping[str, Any]]] = {"target": [], "others": []}
-        for one in self.comparison.abilities:
+        for one in self.comparison.tasks:
             row = {
-                "task": one.ability,
+                "task": one.task,
                 "n": one.n,
                 "before": one.old.mean,
                 "after": one.new.mean,
@@ -74,7 +74,7 @@ class Gains:
                 "gained": one.compatibility.matrix.gained,
                 "lost": one.compatibility.matrix.lost,
             }
-            rows["target" if one.ability in self.targets else "others"].append(row)
+            rows["target" if one.task in self.targets else "others"].append(row)
         return {**rows, "flips": [asdict(flip) for flip in self.flips]}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from genepool import locking, progress, staging
 from genepool.checked import is_whole
 from genepool.errors import InputError
-from genepool.measure import check_abilities, load_gates
+from genepool.measure import check_gated_tasks, load_gates
 from genepool.threads import torch_threads
 from genepool.training.folder import JOURNAL_FILE, RECIPE_FILE, REPORT_FILE, clear, read_result
 from genepool.training.gains import Gains, measure_gains
@@ -79,7 +79,7 @@ def run_training(
     with progress.bar("opening the base and the tasks"):
         opened = OpenedTraining.open(recipe, trusted=trusted, allow_pickle=allow_pickle)
     if gate is not None:
-        check_abilities(load_gates(gate), [task.name for task in (*opened.lessons.tasks, *opened.others)], gate)
+        check_gated_tasks(load_gates(gate), [task.name for task in (*opened.lessons.tasks, *opened.others)], gate)
     _check_place(out, opened, fork, overwrite)
     with locking.locked(out), locking.reporting_full_disk(out):
         if overwrite and out.is_dir():

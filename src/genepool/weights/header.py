@@ -34,8 +34,8 @@ class Header:
         name, description, licence: in words; "" when nothing was said. A licence is best an SPDX identifier.
         lineage: {"operation", "arguments", "parents", "models", "genepool"}: what made it of what. Parents are skills,
             by the SHA-256 of their files; models are [{"name", "fingerprint"}].
-        training: what is known of how the ability was learned (data fingerprint, steps, learning rate), free.
-        scores: ability -> mean score of base + skill.
+        training: what is known of how the task was learned (data fingerprint, steps, learning rate), free.
+        scores: task -> mean score of base + skill.
         error: share of the change's size (Frobenius norm) lost in storing it; None when nothing was.
     """
 

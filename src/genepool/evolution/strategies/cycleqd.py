@@ -36,7 +36,7 @@ class CycleqdOptions(StrategyOptions):
     title="CycleQD",
     source="Kuroki, Nakamura, Akiba & Tang 2024, arXiv:2410.14735: 15 bins, weights N(1, 0.01), singular directions at "
     "rate 0.1, 1200 generations, elite sampling",
-    when="A collection rather than one model: the best for every mix of the other abilities, at many evaluations.",
+    when="A collection rather than one model: the best for every mix of the other tasks, at many evaluations.",
     needs=("fitness", "tasks"),
 )
 class Cycleqd(Breeder[CycleqdOptions]):

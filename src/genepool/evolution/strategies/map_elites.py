@@ -1,4 +1,4 @@
-"""MAP-Elites: the best merge for every mix of two or more abilities, on a grid or a Voronoi tessellation.
+"""MAP-Elites: the best merge for every mix of two or more tasks, on a grid or a Voronoi tessellation.
 
 Uses numpy only. Registered as a strategy; driven by the study's loop.
 """
@@ -41,7 +41,7 @@ class MapElitesOptions(StrategyOptions):
     title="MAP-Elites",
     source="Mouret & Clune 2015, arXiv:1504.04909; CVT archive of Vassiliades et al. 2018, arXiv:1610.05729; "
     "Iso+LineDD steps (0.01, 0.2) of Vassiliades & Mouret 2018, arXiv:1804.03906",
-    when="To see what is possible: a map of the best merge for every mix of abilities.",
+    when="To see what is possible: a map of the best merge for every mix of tasks.",
     needs=("fitness", "tasks"),
 )
 class MapElites(Strategy[MapElitesOptions]):

@@ -1,4 +1,4 @@
-"""NSGA-II: a front of merges that trade abilities against each other, instead of one best.
+"""NSGA-II: a front of merges that trade tasks against each other, instead of one best.
 
 Uses numpy only. Registered as a strategy; driven by the study's loop.
 """
@@ -35,7 +35,7 @@ class Nsga2Options(StrategyOptions):
     title="NSGA-II",
     source="Deb, Pratap, Agarwal & Meyarivan 2002 (NSGA-II): binary tournaments, SBX 0.9, polynomial mutation 1/d, "
     "index 20; crossover index 15 as in pymoo",
-    when="Abilities that pull in different directions: a front of trade-offs, with the knee suggested.",
+    when="Tasks that pull in different directions: a front of trade-offs, with the knee suggested.",
     needs=("fitness", "tasks"),
 )
 class Nsga2(Strategy[Nsga2Options]):

@@ -1,4 +1,4 @@
-"""PassUntil: abilities too rare to see in one answer an example, measured by sampling until they show.
+"""PassUntil: tasks solved too rarely to see in one answer an example, measured by sampling until they show.
 
 Hu et al., "Predicting Emergent Abilities with Infinite Resolution Evaluation", 2023. Sampling goes on until r answers
 pass; how long that took is a finer measure than a share of zeros. The rate over model sizes follows exp(-c N^-a).
@@ -187,7 +187,7 @@ class TaskScaling:
     """The task scaling law: rate(N) = exp(-c N^-a), a line in log N and log(-log rate).
 
     Attributes:
-        a, c: its parameters; the ability grows with size where `a` is above 0.
+        a, c: its parameters; the task grows with size where `a` is above 0.
         sizes, rates: what it was fitted to.
         residual: root mean square distance from the line, in log(-log rate).
     """

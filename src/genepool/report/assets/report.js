@@ -123,17 +123,17 @@
     item.append(button);
   });
 
-  // Flipped examples: by ability and direction.
+  // Flipped examples: by task and direction.
   all(".flips").forEach((box) => {
-    const ability = box.querySelector(".by-ability"), direction = box.querySelector(".by-direction");
+    const task = box.querySelector(".by-task"), direction = box.querySelector(".by-direction");
     const items = all("li", box);
     const filter = () => {
       items.forEach((item) => {
-        item.hidden = !((!ability.value || item.dataset.ability === ability.value) && (!direction.value || item.dataset.direction === direction.value));
+        item.hidden = !((!task.value || item.dataset.task === task.value) && (!direction.value || item.dataset.direction === direction.value));
       });
       box.querySelector(".empty").hidden = items.some((item) => !item.hidden);
     };
-    ability.addEventListener("change", filter);
+    task.addEventListener("change", filter);
     direction.addEventListener("change", filter);
   });
 
@@ -244,7 +244,7 @@
   });
   all("figure[data-table]").forEach((figure) => {
     const table = document.querySelector(`table[data-csv="${figure.dataset.table}"]`);
-    figure.append(saveButton("abilities", () => rowsOf(table)));
+    figure.append(saveButton("tasks", () => rowsOf(table)));
   });
   all("figure[data-series]").forEach((figure) => {
     const lines = () => [["search", "evaluation", "generation", "fitness", "best so far"],

@@ -12,7 +12,7 @@ from genepool.report import bars, markdown
 from genepool.report.flips import FLIPS_SHOWN, ShownFlip, flips_of_change, spread_out
 from genepool.report.kinds import Kind
 from genepool.report.sections import Section
-from genepool.report.sections.scores import Scores, abilities
+from genepool.report.sections.scores import Scores, tasks
 from genepool.report.text import count, plain_interval, points, points_interval
 from genepool.tasks import OutcomeTable
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from genepool.report.page import Report
     from genepool.report.study_outcomes import StudyOutcomes
 
-#: Flipped examples of one ability and direction against one model, at most.
+#: Flipped examples of one task and direction against one model, at most.
 FLIPS_EACH = 4
 
 
 @dataclass(frozen=True)
 class TaskChange:
-    """What the subject gained or lost on one ability against one rival.
+    """What the subject gained or lost on one task against one rival.
 
     Attributes:
-        ability, group: as in the matrix.
+        task, group: as in the matrix.
         delta: subject minus rival, paired over examples.
         gained: examples the rival failed and the subject solves.
         lost: examples the rival solves and the subject fails.
         n: number of examples.
     """
 
-    ability: str
+    task: str
     group: str
     delta: Interval
     gained: int
@@ -46,7 +46,7 @@ class TaskChange:
 
 @dataclass(frozen=True)
 class RivalComparison:
-    """The subject against one rival, ability by ability, with some of the examples that flipped."""
+    """The subject against one rival, task by task, with some of the examples that flipped."""
 
     subject: str
     rival: str
@@ -86,7 +86,7 @@ class Changes(Section):
         rows = [
             (
                 comparison.rival,
-                change.ability,
+                change.task,
                 points(change.delta.mean),
                 points_interval(change.delta),
                 count(change.gained),
@@ -95,7 +95,7 @@ class Changes(Section):
             for comparison in self.comparisons
             for change in comparison.changes
         ]
-        heads = ("against", "ability", "points", "95%", "gained", "lost")
+        heads = ("against", "task", "points", "95%", "gained", "lost")
         return ["## Gains and losses", "", *markdown.table(heads, rows, texts=2)] if self.comparisons else []
 
     def values(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class Changes(Section):
             "changes": [
                 {
                     "against": comparison.rival,
-                    "ability": change.ability,
+                    "task": change.task,
                     "n": change.n,
                     **plain_interval("difference", change.delta),
                     "gained": change.gained,
@@ -134,10 +134,10 @@ def _comparison(
     table: OutcomeTable, subject: str, rival: str, kind: Kind, groups: Mapping[str, str], each: int, share: int
 ) -> RivalComparison:
     rows, flips = [], []
-    for ability in abilities(table, groups):
-        found = measure.change(table, rival, subject, ability.name)
+    for task in tasks(table, groups):
+        found = measure.change(table, rival, subject, task.name)
         gained, lost = len(found.gained), len(found.lost)
-        rows.append(TaskChange(ability.name, ability.group, found.difference.interval, gained, lost, ability.n))
+        rows.append(TaskChange(task.name, task.group, found.difference.interval, gained, lost, task.n))
         flips += flips_of_change(found, each)
     return RivalComparison(subject, rival, kind, tuple(rows), tuple(spread_out(flips, share)))
 
@@ -148,5 +148,5 @@ def _panel(comparison: RivalComparison) -> dict[str, Any]:
         "limit": bars.reach(change.delta for change in comparison.changes),
         "gained": sum(change.gained for change in comparison.changes),
         "lost": sum(change.lost for change in comparison.changes),
-        "abilities": list(dict.fromkeys(flip.ability for flip in comparison.flips)),
+        "tasks": list(dict.fromkeys(flip.task for flip in comparison.flips)),
     }

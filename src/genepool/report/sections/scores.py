@@ -1,4 +1,4 @@
-"""Every model on every ability: the matrix of scores with their intervals."""
+"""Every model on every task: the matrix of scores with their intervals."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class ModelRow:
     Attributes:
         name: what the page calls the model.
         kind: which group of rows it belongs to.
-        scores: by ability name; an ability that is missing shows as a dash.
-        means: by group name, the mean over that group's abilities.
+        scores: by task name; a task that is missing shows as a dash.
+        means: by group name, the mean over that group's tasks.
         note: a short remark behind the name ("chosen on validation").
     """
 
@@ -50,7 +50,7 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the matrix: one ability, or the mean of a group when `name` is empty."""
+    """A column of the matrix: one task, or the mean of a group when `name` is empty."""
 
     group: str
     name: str
@@ -70,7 +70,7 @@ class Column:
 class Scores(Section):
     """Columns and rows of the cross matrix."""
 
-    abilities: tuple[ScoredTask, ...] = ()
+    tasks: tuple[ScoredTask, ...] = ()
     models: tuple[ModelRow, ...] = ()
 
     name = "scores"
@@ -79,17 +79,17 @@ class Scores(Section):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The groups of abilities, in order of first appearance."""
-        return tuple(dict.fromkeys(ability.group for ability in self.abilities))
+        """The groups of tasks, in order of first appearance."""
+        return tuple(dict.fromkeys(task.group for task in self.tasks))
 
     @classmethod
     def collect(cls, study: StudyOutcomes) -> Self | None:
-        return cls(_abilities(study), tuple(_rows(study)))
+        return cls(_tasks(study), tuple(_rows(study)))
 
     def drawn(self, report: Report) -> dict[str, Any] | None:
         if not self.models:
             return None
-        columns = _columns(self.abilities, self.models)
+        columns = _columns(self.tasks, self.models)
         return {
             "columns": columns,
             "column_groups": [(name, len(list(run))) for name, run in groupby(column.group for column in columns)],
@@ -100,7 +100,7 @@ class Scores(Section):
     def markdown(self, report: Report) -> list[str]:
         if not self.models:
             return []
-        names = [ability.name for ability in self.abilities]
+        names = [task.name for task in self.tasks]
         rows = [
             (model.name, KIND_OF_ONE[model.kind], *(score_text(model.scores.get(name)) for name in names))
             for model in self.models
@@ -108,12 +108,12 @@ class Scores(Section):
         return ["## Scores", "", *markdown.table(("model", "kind", *names), rows, texts=2)]
 
     def values(self) -> dict[str, Any]:
-        asked = {ability.name: ability.n for ability in self.abilities}
+        asked = {task.name: task.n for task in self.tasks}
         scores = [
             {
                 "model": model.name,
                 "kind": model.kind,
-                "ability": name,
+                "task": name,
                 "n": asked.get(name, 0),
                 **plain_interval("mean", found),
             }
@@ -124,11 +124,11 @@ class Scores(Section):
         return {"models": [model.name for model in self.models], "scores": scores}
 
 
-def abilities(table: OutcomeTable, groups: Mapping[str, str]) -> tuple[ScoredTask, ...]:
+def tasks(table: OutcomeTable, groups: Mapping[str, str]) -> tuple[ScoredTask, ...]:
     """The columns: every task with its group and number of examples, groups together."""
     found = [ScoredTask(task, groups[task], len(table.examples(task))) for task in table.tasks]
-    order = list(dict.fromkeys(ability.group for ability in found))
-    return tuple(sorted(found, key=lambda ability: order.index(ability.group)))
+    order = list(dict.fromkeys(task.group for task in found))
+    return tuple(sorted(found, key=lambda task: order.index(task.group)))
 
 
 def model_row(table: OutcomeTable, model: str, kind: Kind, groups: Mapping[str, str], *, note: str = "") -> ModelRow:
@@ -137,11 +137,11 @@ def model_row(table: OutcomeTable, model: str, kind: Kind, groups: Mapping[str, 
     return ModelRow(model, kind, scores, group_means(table, model, groups), note)
 
 
-def _abilities(study: StudyOutcomes) -> tuple[ScoredTask, ...]:
+def _tasks(study: StudyOutcomes) -> tuple[ScoredTask, ...]:
     if study.test.models:
-        return abilities(study.test, study.groups)
+        return tasks(study.test, study.groups)
     found = [ScoredTask(name, study.groups[name], n) for name, n in study.folder.examples("winner").items()]
-    return tuple(sorted(found, key=lambda ability: list(study.groups.values()).index(ability.group)))
+    return tuple(sorted(found, key=lambda task: list(study.groups.values()).index(task.group)))
 
 
 def _rows(study: StudyOutcomes) -> list[ModelRow]:
@@ -160,14 +160,14 @@ def _rows(study: StudyOutcomes) -> list[ModelRow]:
     return rows
 
 
-def _columns(abilities: Sequence[ScoredTask], models: Sequence[ModelRow]) -> list[Column]:
-    """The abilities group by group, each group with more than one followed by its mean, where one is known."""
+def _columns(tasks: Sequence[ScoredTask], models: Sequence[ModelRow]) -> list[Column]:
+    """The tasks group by group, each group with more than one followed by its mean, where one is known."""
     columns: list[Column] = []
-    for group in dict.fromkeys(ability.group for ability in abilities):
-        members = [ability for ability in abilities if ability.group == group]
-        columns += [Column(group, ability.name, ability.n) for ability in members]
+    for group in dict.fromkeys(task.group for task in tasks):
+        members = [task for task in tasks if task.group == group]
+        columns += [Column(group, task.name, task.n) for task in members]
         if len(members) > 1 and any(group in model.means for model in models):
-            columns.append(Column(group, "", sum(ability.n for ability in members)))
+            columns.append(Column(group, "", sum(task.n for task in members)))
     return columns
 
 

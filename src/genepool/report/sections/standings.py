@@ -1,4 +1,4 @@
-"""Where the subject stands on each group of abilities, beside the models it is held against: the numbers at the top."""
+"""Where the subject stands on each group of tasks, beside the models it is held against: the numbers at the top."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rival:
-    """Another model beside the subject on one group of abilities.
+    """Another model beside the subject on one group of tasks.
 
     Attributes:
         role: why it is shown ("best specialist").
@@ -39,7 +39,7 @@ class Rival:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where the subject stands on one group of abilities."""
+    """Where the subject stands on one group of tasks."""
 
     group: str
     score: Interval

@@ -35,7 +35,7 @@ Input = Literal["text", "image"]
 class Model(ABC):
     """A model in memory that can be asked, and whose tensors can be replaced in place.
 
-    A question that is not among its kind's abilities ends in one clear error.
+    A question that is not among its kind's tasks ends in one clear error.
 
     Attributes:
         kind: what errors call such a model, with its article.

@@ -91,7 +91,7 @@ class TrainingImages:
     """What models are trained on: images of the training split, nudged, grained and rearranged.
 
     Half of the base's lessons in each task are right, the other half consistently wrong by the task's own misreading:
-    a base that half holds an ability, for fine-tuning to bring out, as in the text testbed's elicit regime.
+    a base that half holds a task, for fine-tuning to bring out, as in the text testbed's elicit regime.
     """
 
     def __init__(self, tasks: Sequence[Rearrangement], seed: int) -> None:

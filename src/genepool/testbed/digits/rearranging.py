@@ -14,7 +14,7 @@ from genepool.errors import InputError, nearest
 from genepool.seeding import derive
 from genepool.tasks.models.digits import PIXELS, SIDE, WHITE
 
-# The digits as they are: what every model should go on reading. Named as the text testbed names its general ability.
+# The digits as they are: what every model should go on reading. Named as the text testbed names its general task.
 GENERIC = "generic"
 
 
