@@ -17,7 +17,7 @@ from genepool.cli.main import build_app, run
 from tests.cli.calls_in_tests import options_of
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # A data set of a hub is asked for, or a window is left open.
 NOT_RUN = ("lm-eval:",)
@@ -92,6 +92,7 @@ LINKS = {
 }  # fmt: skip
 # What a page writes is not there before.
 WRITES = {
+    "README": ["merged", "run"],
     "tutorial": ["merged", "reverse.safetensors", "run"], "run-studies": ["run"], "breed-models": ["model"],
     "name-models": ["merged"], "add-a-method": ["merged"], "hold-skills": ["reverse.safetensors"],
 }  # fmt: skip
@@ -156,10 +157,10 @@ def _prepare(page: Path, folder: Path) -> None:
     if page.stem == "add-a-method":
         (folder / "median.py").write_text(python[0])
         (folder / "recipe.yaml").write_text(next(text for language, text in _blocks(page) if language == "yaml"))
-    if page.stem == "tutorial":
+    if page.stem in ("README", "tutorial"):
         shown = [text for language, text in _blocks(page) if language == "yaml"]
         (folder / "recipe.yaml").write_text(shown[0])
-        study = shown[1].replace("evaluations: 300", "evaluations: 20").replace("valid: 128", "valid: 8")
+        study = re.sub(r"evaluations: \d+", "evaluations: 20", re.sub(r"valid: \d+", "valid: 8", shown[1]))
         # The tiny model has two layers.
         (folder / "study.yaml").write_text(study.replace("layer_groups: 4", "layer_groups: 2"))
 
