@@ -250,13 +250,21 @@ def test_tensors_without_elements_and_scalars_go_through_every_method(
     assert int(out["count"]) == 7
 
 
-def test_a_tied_head_that_is_stored_twice_counts_once(
-    merge: Callable[..., Any], models: dict[str, Path], tmp_path: Path
+@pytest.mark.parametrize("twice", [("x", "base"), ("x",), ("x", "y")])
+def test_a_tied_head_that_is_stored_twice_is_merged_once(
+    merge: Callable[..., Any], models: dict[str, Path], tmp_path: Path, twice: tuple[str, ...]
 ) -> None:
-    for folder in (models["x"], models["base"]):
-        _rewrite(folder, lambda t: t.update({"lm_head.weight": t[EMBED].clone()}))
-    assert merge().code == 0
-    assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
+    for name, folder in models.items():
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"]}))
+        if name in twice:
+            _rewrite(folder, lambda t: t.update({"lm_head.weight": t[EMBED].clone()}))
+    assert merge("--verify").code == 0
+    made = load_file(tmp_path / "out" / "model.safetensors")
+    # Stored as the base stores it; the same tensor under either name.
+    assert ("lm_head.weight" in made) == ("base" in twice)
+    assert made.get("lm_head.weight", made[EMBED]).equal(made[EMBED])
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is True
 
 
 class _Counted(TensorWeights):

@@ -104,10 +104,11 @@ def test_the_command_can_be_pasted_where_the_user_stands(tmp_path: Path, monkeyp
 
 def test_a_tied_embedding_stands_for_the_head_of_another() -> None:
     head = torch.ones(6, 4)
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
     sources = {
         "copied": TensorWeights(tensors(), aliases={"lm_head.weight": "model.embed_tokens.weight"}),
         "untied": TensorWeights({**tensors(), "lm_head.weight": head}),
-        "silent": TensorWeights(tensors()),
+        "silent": TensorWeights(tensors(), config=config),
     }
     fit = Headers(sources).fit(list(sources))
     assert not fit.missing
@@ -116,6 +117,14 @@ def test_a_tied_embedding_stands_for_the_head_of_another() -> None:
     assert match.tensors == {
         "copied": "lm_head.weight", "untied": "lm_head.weight", "silent": "model.embed_tokens.weight"
     }  # fmt: skip
+
+
+def test_what_is_tied_is_asked_of_the_class_not_of_names() -> None:
+    head = {"lm_head.weight": torch.ones(6, 4)}
+    untied = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": False}
+    for config in (None, untied, {**untied, "model_type": "mine", "tie_word_embeddings": True}):
+        sources = {"own": TensorWeights({**tensors(), **head}), "none": TensorWeights(tensors(), config=config)}
+        assert [entry.name for entry in Headers(sources).fit(["own", "none"]).missing] == ["lm_head.weight"]
 
 
 def test_buffers_that_every_loader_computes_are_no_loss() -> None:

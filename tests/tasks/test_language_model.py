@@ -76,7 +76,7 @@ def test_a_head_that_merely_equals_the_embedding_is_loaded_as_a_head(tiny_model:
         return {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
 
     equal = open_weights(rewrite(tiny_model("equal"), copy_embedding))
-    assert dict(equal.aliases()) == {"lm_head.weight": "model.embed_tokens.weight"}
+    assert not equal.aliases()
     model = LanguageModel.load(equal)
     assert model.model.lm_head.weight.equal(model.model.model.embed_tokens.weight)
     other = LanguageModel.load(open_weights(tiny_model("other", seed=3)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from genepool.weights import open_weights, write_checkpoint
 from genepool.weights.in_memory import TensorWeights
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+TIED = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
+
+TIED_PRINT = "2381e3cfc641858503cc62621bb356c4039b0cb7160e3f495dce4a9fd828474d"
 
 
 def _tensors(seed: int = 0, rows: int = 5) -> dict[str, torch.Tensor]:
@@ -51,22 +55,49 @@ def test_a_changed_file_is_hashed_again(save_model: Callable[..., Path]) -> None
     assert open_weights(save_model("m", _tensors(1))).fingerprint() != before
 
 
-@pytest.mark.parametrize("said", [True, None])
-def test_a_tied_head_stored_twice_counts_once(save_model: Callable[..., Path], said: bool | None) -> None:
+def test_a_tied_head_stored_twice_counts_once(save_model: Callable[..., Path]) -> None:
     plain = _tensors()
-    config = {} if said is None else {"tie_word_embeddings": said}
-    twice = open_weights(save_model("twice", {**plain, HEAD: plain[EMBED].clone()}, **config))
-    once = open_weights(save_model("once", plain, tie_word_embeddings=True))
+    twice = open_weights(save_model("twice", {HEAD: plain[EMBED].clone(), **plain}, **TIED))
+    once = open_weights(save_model("once", plain, **TIED))
     assert HEAD not in twice.names()
     assert HEAD in twice
+    assert HEAD in twice.stored_names()
     assert torch.equal(twice.read(HEAD), plain[EMBED])
     assert twice.fingerprint() == once.fingerprint()
 
 
-def test_an_untied_head_is_a_tensor_of_its_own(save_model: Callable[..., Path]) -> None:
-    weights = open_weights(save_model("m", {**_tensors(), HEAD: torch.randn(5, 4)}))
+@pytest.mark.parametrize(
+    ("config", "equal"),
+    [
+        # As transformers 5 loads it: two tensors that are both there and differ are two.
+        (TIED, False),
+        ({**TIED, "tie_word_embeddings": False}, True),
+        # Nothing is known of what a loader of such a config ties.
+        ({"tie_word_embeddings": True}, True),
+        ({**TIED, "model_type": "mine"}, True),
+    ],
+)
+def test_a_head_that_no_loader_ties_is_a_tensor_of_its_own(
+    save_model: Callable[..., Path], config: dict[str, Any], equal: bool
+) -> None:
+    plain = _tensors()
+    weights = open_weights(
+        save_model("m", {**plain, HEAD: plain[EMBED].clone() if equal else torch.ones(5, 4)}, **config)
+    )
     assert HEAD in weights.names()
     assert not weights.aliases()
+
+
+def test_fingerprints_of_ordinary_models_stay_what_they_were(save_model: Callable[..., Path]) -> None:
+    """The ledger keeps outcomes by them: these were computed before ties were asked of transformers."""
+    plain = {name: torch.arange(value.numel()).reshape(value.shape) / 8 for name, value in _tensors().items()}
+    head = {HEAD: torch.full((5, 4), 0.5)}
+    prints = [
+        open_weights(save_model("tied", plain, **TIED)).fingerprint(),
+        open_weights(save_model("untied", {**plain, **head}, **{**TIED, "tie_word_embeddings": False})).fingerprint(),
+        open_weights(save_model("plain", plain)).fingerprint(),
+    ]
+    assert prints == [TIED_PRINT, "b70d3ec4eccc531c9190388a7189e57def4b38102da85f14abffdab7b41b86c4", TIED_PRINT]
 
 
 def test_a_single_file_and_paths_with_plus_and_at_are_opened_as_they_are(save_model: Callable[..., Path]) -> None:

@@ -18,6 +18,7 @@ from genepool.merging.engine import Engine
 from genepool.merging.layout import Input
 from genepool.merging.plan import Plan
 from genepool.merging.run import refuse_own_input
+from genepool.merging.untying import untied_names
 from genepool.threads import core_count
 from genepool.weights import Change, Checkpoint, TensorWeights, Weights
 from genepool.weights.peft.writer import AdapterWriter
@@ -158,9 +159,9 @@ def _base(plan: Plan) -> Weights:
     other = [name for name, shape in outputs.items() if name not in base or base.info(name).shape != shape]
     if plan.recipe.slices is not None:
         other += [name for name in base.names() if name not in outputs]
-    if other or plan.layout.untied:
+    if other := other or list(untied_names(base, plan.config, plan.infos)):
         raise InputError(
-            f"the merge differs from its base in more than values: {(other or ['its head is not the embedding'])[0]}",
+            f"the merge differs from its base in more than values: {other[0]}",
             where=where,
             fix="Leave out --as-lora: an adapter changes neither layers nor vocabulary nor what is tied",
         )

@@ -60,13 +60,13 @@ class Layout:
         outputs: the tensors.
         layers: number of layers of the output's main stack; None when the models have none.
         layer_origin: for each output layer, the layer of the first source it came from.
-        untied: whether the output has a head of its own although the base ties it.
+        copies: second names under which the reference stores a tensor all the same -> the output of that tensor.
     """
 
     outputs: list[OutputTensor]
     layers: int | None = None
     layer_origin: list[int] = field(default_factory=list)
-    untied: bool = False
+    copies: dict[str, str] = field(default_factory=dict)
 
 
 class Aligner:
@@ -93,10 +93,10 @@ class Aligner:
         if not outputs:
             raise InputError("the models have no tensors", where=self.recipe.where, fix="Check the model folders")
         self._refuse_quantised(outputs)
-        reference = self._reference()
-        heads = [out for out in outputs if out.role.part == "head"]
-        tied = bool((self.sources[reference].config or {}).get("tie_word_embeddings"))
-        layout = Layout(outputs, untied=tied and bool(heads))
+        reference = self.sources[self._reference()]
+        made, aliases = {out.name for out in outputs}, reference.aliases()
+        copies = {name: aliases[name] for name in reference.stored_names() if name in aliases and name not in made}
+        layout = Layout(outputs, copies={name: first for name, first in copies.items() if first in made})
         if self.recipe.slices is not None:
             layout.layers = sum(
                 part.sources[0].layer_range[1] - part.sources[0].layer_range[0] for part in self.recipe.slices

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genepool.weights import Role, TensorInfo, Weights, infer_roles
+from genepool.weights.architecture import Naming, architecture_of
 from genepool.weights.roles import layer_counts
+from genepool.weights.ties import tied_names
 
-# Buffers that some versions of a model store and others compute; nothing is lost without them.
+# Buffers that some versions of a model store and others compute; nothing is lost without them. A class that is known is
+# asked which stored tensors it has no use for.
 _RECOMPUTED = ("inv_freq", ".attn.bias", ".attn.masked_bias", "position_ids")
 
 
@@ -27,7 +30,7 @@ class Match:
         name: its name in `owner`, the first model that has it.
         owner: that model.
         role: the part it plays there.
-        tensors: model -> its name there; another name only where an embedding also serves as the head.
+        tensors: model -> its name there; another name only where it is tied to that tensor.
     """
 
     name: str
@@ -105,10 +108,8 @@ class Headers:
         self.sources = sources
         self.roles = {model: _roles(weights) for model, weights in sources.items()}
         self._names = {model: {*roles, *sources[model].aliases()} for model, roles in self.roles.items()}
-        self._embeddings = {
-            model: [name for name, role in roles.items() if role.part == "embedding"]
-            for model, roles in self.roles.items()
-        }
+        self._tied: dict[str, dict[str, str]] = {}
+        self._namings: dict[str, Naming | None] = {}
 
     def has(self, model: str, name: str) -> bool:
         """Whether the model has a tensor of this name, tied ones included."""
@@ -126,11 +127,28 @@ class Headers:
         """The tensor of `model` that plays the part of `owner`'s tensor `name`; empty when there is none."""
         if name in self._names[model]:
             return name
-        if self.has(owner, name) and self.role(owner, name).part == "head":
-            # A model without a head uses its embedding as one.
-            shape = self.info(owner, name).shape
-            return next((other for other in self._embeddings[model] if self.info(model, other).shape == shape), "")
-        return ""
+        # A tensor that one model ties to another (a head to the embedding) and the owner has as its own.
+        if model not in self._tied:
+            self._tied[model] = tied_names(self.sources[model])
+        tied = self._tied[model]
+        return next((tied[inside] for inside in self._in_memory(owner, name) if inside in tied), "") if tied else ""
+
+    def _in_memory(self, owner: str, name: str) -> tuple[str, ...]:
+        naming = self._naming(owner)
+        return (name,) if naming is None else naming.in_memory(name)
+
+    def _computed(self, owner: str, name: str) -> bool:
+        """Whether every loader computes a tensor that the owner stores."""
+        naming = self._naming(owner)
+        return any(text in name for text in _RECOMPUTED) if naming is None else not naming.in_memory(name)
+
+    def _naming(self, model: str) -> Naming | None:
+        if model not in self._namings:
+            weights = self.sources[model]
+            architecture = architecture_of(weights.config)
+            stored = {*weights.names(), *weights.aliases()}
+            self._namings[model] = None if architecture is None else architecture.naming(stored)
+        return self._namings[model]
 
     def fit(self, models: Sequence[str]) -> Fit:
         """Lines the models up by the names of their tensors.
@@ -147,8 +165,7 @@ class Headers:
             found = {model: self.find(model, name, owner) for model in models}
             absent = tuple(model for model, tensor in found.items() if not tensor)
             if absent:
-                computed = any(text in name for text in _RECOMPUTED)
-                (recomputed if computed else missing).append(Missing(name, owner, absent))
+                (recomputed if self._computed(owner, name) else missing).append(Missing(name, owner, absent))
                 continue
             sizes = {owner: self.info(owner, name).shape}
             sizes.update((model, self.info(model, tensor).shape) for model, tensor in found.items())

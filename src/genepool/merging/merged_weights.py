@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genepool.merging.engine import Engine
+from genepool.merging.layout import OutputTensor
 from genepool.merging.plan import Plan
 from genepool.weights import TensorInfo, Weights
 
@@ -29,17 +31,26 @@ class MergedWeights(Weights):
     def names(self) -> tuple[str, ...]:
         return tuple(self._outputs)
 
+    def aliases(self) -> Mapping[str, str]:
+        return self.plan.layout.copies
+
+    def stored_names(self) -> tuple[str, ...]:
+        return tuple(self.plan.stored)
+
     def __contains__(self, name: object) -> bool:
-        return name in self._outputs
+        return name in self.plan.stored
 
     def info(self, name: str) -> TensorInfo:
-        return self.plan.infos[name]
+        return self.plan.stored[name]
 
     def read(self, name: str) -> torch.Tensor:
-        return self.engine.tensor(self._outputs[name])
+        return self.engine.tensor(self._output(name))
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        return self.engine.rows(self._outputs[name], start, stop)
+        return self.engine.rows(self._output(name), start, stop)
+
+    def _output(self, name: str) -> OutputTensor:
+        return self._outputs[self.plan.layout.copies.get(name, name)]
 
     def fingerprint(self) -> str:
         return self.plan.fingerprint()

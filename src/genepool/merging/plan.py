@@ -21,6 +21,7 @@ from genepool.merging.method import Method, Scope
 from genepool.merging.parameters import REQUIRED, Parameter, Site, constant_value, resolve
 from genepool.merging.recipe import Recipe
 from genepool.merging.survey import Survey
+from genepool.merging.untying import untied_config, untied_names
 from genepool.weights import TensorInfo, Weights
 from genepool.weights.tensor_info import dtype_code
 from genepool.weights.writer import config_for
@@ -67,6 +68,11 @@ class Plan:
             for out in self.layout.outputs
         }
 
+    @cached_property
+    def stored(self) -> dict[str, TensorInfo]:
+        """What the files will hold: `infos`, and the second names under which the reference stores a tensor."""
+        return self.infos | {name: self.infos[first] for name, first in self.layout.copies.items()}
+
     @property
     def passes(self) -> int:
         """How often the inputs are streamed past in all: surveys, LiNeS' norms, and the merge itself."""
@@ -84,11 +90,10 @@ class Plan:
         if source is None:
             return None
         result = config_for(source, self.infos.values()) or {}
-        if self.layout.untied:
-            result["tie_word_embeddings"] = False
         if self.layout.layers is not None:
             _set_depth(result, self.layout.layers, self.layout.layer_origin)
-        return result
+        untied = untied_names(self.reference, result, self.infos)
+        return untied_config(result, untied, self.stored) if untied else result
 
     @cached_property
     def depth(self) -> int | None:
@@ -125,7 +130,7 @@ class Plan:
             "method": self.method.name,
             "passes": self.passes,
             "bytes_read": per_pass * self.passes,
-            "bytes_written": sum(info.nbytes for info in self.infos.values()),
+            "bytes_written": sum(info.nbytes for info in self.stored.values()),
             "peak_bytes": max((engine.working_bytes(out) for out in self.layout.outputs), default=0),
             "steps": [self._describe_step(out) for out in self.layout.outputs],
         }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from genepool.errors import InputError
+from genepool import progress
+from genepool.errors import InputError, listed
 from genepool.merging.compatibility import check_origin
 from genepool.merging.layout import Aligner
 from genepool.merging.method import Method
@@ -15,6 +16,7 @@ from genepool.merging.plausibility import check_densities, check_gradients, chec
 from genepool.merging.recipe import Recipe, is_recipe_file
 from genepool.merging.vocabulary import check_vocabularies, padded
 from genepool.weights import Weights, open_weights
+from genepool.weights.architecture import why_unknown
 
 
 def plan_merge(
@@ -82,6 +84,7 @@ class _Planner:
             )
         if method.inputs == "deltas":
             check_origin(layout, opened, checked.where)
+        _say_unknown(opened)
         plan = Plan(checked, method, opened, layout)
         if not checked.lenient:
             check_gradients(checked, aligner.roles)
@@ -134,6 +137,16 @@ class _Planner:
             inner.weights.name = inner.name
             self._chain.pop()
         return inner.weights
+
+
+def _say_unknown(sources: Mapping[str, Weights]) -> None:
+    """Says of which models no loader is known, so that nothing but stored tensors can be lined up."""
+    why: dict[str, list[str]] = {}
+    for name, weights in sources.items():
+        if weights.config is not None and (reason := why_unknown(weights.config)):
+            why.setdefault(reason, []).append(name)
+    for reason, names in why.items():
+        progress.say(f"note: {listed(names)}: {reason}; merged tensor by tensor, as stored.")
 
 
 def _without_base_among_models(recipe: Recipe, method: Method) -> Recipe:

@@ -74,7 +74,7 @@ def run_plan(
     with staging.staged_folder(out, overwrite=overwrite, keep=keep) as folder:
         if (folder / _JOURNAL).is_file():
             progress.say(f"going on with the merge that was stopped in {folder}")
-        writer = ShardedWriter(folder, plan.infos, shard_bytes=shard_bytes)
+        writer = ShardedWriter(folder, plan.stored, shard_bytes=shard_bytes)
         journal = _Journal(folder / _JOURNAL, run_key, writer)
         try:
             hashes = _merge_all(plan, writer, journal, threads or min(8, core_count()), device, verify)
@@ -107,7 +107,7 @@ def _merge_all(
     stopped = threading.Event()
 
     def work(out: OutputTensor) -> None:
-        done = out.name in journal.finished
+        done, names = out.name in journal.finished, (out.name, *copies.get(out.name, ()))
         if done and not hashing:
             bar.advance(plan.infos[out.name].nbytes)
             return
@@ -119,12 +119,16 @@ def _merge_all(
                 if hashing:
                     digest.update(rows)
                 if not done:
-                    writer.write_rows(out.name, start, rows)
+                    for name in names:
+                        writer.write_rows(name, start, rows)
                 bar.advance(rows.nbytes)
-        hashes[out.name] = digest.hexdigest()
+        hashes.update(dict.fromkeys(names, digest.hexdigest()))
         if not done:
             journal.add(out.name, plan.infos[out.name].nbytes)
 
+    copies: dict[str, list[str]] = {}
+    for name, first in plan.layout.copies.items():
+        copies.setdefault(first, []).append(name)
     engine = Engine(plan, device)
     engine.prepare(threads)
     memory = MemoryGate(engine.memory_budget())

@@ -6,7 +6,7 @@ transformers builds use this.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,8 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if weights.config is not None:
-            config = type(config).from_dict({**config.to_dict(), **_own_settings(weights.config)})
+            # A merge differs from the folder its config comes from: in depth, in what is tied, in what was chosen.
+            config = type(config).from_dict(dict(weights.config))
         architecture = getattr(transformers, auto)._model_mapping[type(config)]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
@@ -46,11 +47,8 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
             where=folder,
             fix="Copy the base's" if classes else "Name a text generation model in Hugging Face's layout",
         ) from None
-    # A head that merely equals the embedding is a second name to `Weights`, but a tensor of its own to the model.
-    tied = getattr(config.get_text_config(), "tie_word_embeddings", False)
-    names = weights.names() if tied else (*weights.names(), *weights.aliases())
     # Cloned, because transformers may keep the very tensors, and `assign` writes into the model's.
-    tensors = {name: _cast(weights.read(name), kind) for name in names}
+    tensors = {name: _cast(weights.read(name), kind) for name in weights.stored_names()}
     with _silent_transformers():
         try:
             model, report = architecture.from_pretrained(
@@ -167,9 +165,3 @@ def _silent_transformers() -> Iterator[None]:
 
 def _cast(tensor: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
     return tensor.to(kind, copy=True) if tensor.is_floating_point() else tensor.clone()
-
-
-def _own_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a merge changes in a config: the depth and whether the head is tied."""
-    keys = ("num_hidden_layers", "n_layer", "num_layers", "layer_types", "tie_word_embeddings")
-    return {key: config[key] for key in keys if key in config}

@@ -25,7 +25,7 @@ from genepool.weights.tensor_info import DTYPE_BYTES, TensorInfo
 ModuleKind = Literal["linear", "transposed", "conv1d", "conv2d", "conv3d", "embedding", "norm", "other"]
 MODULE_KINDS: tuple[ModuleKind, ...] = get_args(ModuleKind)
 # Part of the entries' names: another form of the answer needs another entry.
-_VERSION = 1
+_VERSION = 2
 # Keys of a config that change neither names nor shapes nor ties.
 _WITHOUT_EFFECT = frozenset({"_name_or_path", "transformers_version", "torch_dtype", "dtype", "auto_map"})
 _Plain = dict[str, Any]
@@ -104,7 +104,8 @@ class Architecture:
             stored only if they are equal.
         modules: every module by name -> its kind; the model itself, "", included.
         input_embeddings, output_embeddings: modules that read and write tokens; empty where there is none.
-        config: the settings it was built of.
+        settings: the config as it is read, with every default filled in and older keys in their newer form.
+        config: the config it was built of.
     """
 
     name: str
@@ -115,14 +116,20 @@ class Architecture:
     modules: Mapping[str, ModuleKind]
     input_embeddings: str
     output_embeddings: str
+    settings: Mapping[str, Any]
     config: Mapping[str, Any]
 
     @cached_property
-    def _groups(self) -> dict[str, tuple[str, ...]]:
+    def tied_groups(self) -> tuple[tuple[str, ...], ...]:
+        """The names in memory of each tied tensor, the one that the others are tied to first."""
         members: dict[str, list[str]] = {}
         for name, source in self.ties.items():
             members.setdefault(source, [source]).append(name)
-        return {name: tuple(group) for group in members.values() for name in group}
+        return tuple(map(tuple, members.values()))
+
+    @cached_property
+    def _groups(self) -> dict[str, tuple[str, ...]]:
+        return {name: group for group in self.tied_groups for name in group}
 
     def tied_with(self, name: str) -> tuple[str, ...]:
         """All names in memory of one tied tensor, the one that the others are tied to first; `(name,)` if it is not."""
@@ -221,6 +228,7 @@ def _architecture(data: _Plain, config: _Plain) -> Architecture | str:
         kinds,
         _text(data["input_embeddings"]),
         _text(data["output_embeddings"]),
+        dict(data["settings"]),
         config,
     )
 

@@ -158,6 +158,9 @@ class BaseWithChange(Weights):
     def aliases(self) -> Mapping[str, str]:
         return self._aliases
 
+    def stored_names(self) -> tuple[str, ...]:
+        return self._like.stored_names()
+
     def info(self, name: str) -> TensorInfo:
         info = self._like.info(name)
         return info if self._dtype is None or not info.is_float else info.with_dtype(self._dtype)

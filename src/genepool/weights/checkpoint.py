@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ from genepool.weights import fingerprint_cache
 from genepool.weights.companions import companion_folder
 from genepool.weights.formats import NEED_ASKING, TensorFile, format_of, formats, open_file, usable_formats
 from genepool.weights.formats.safetensors import INDEX_FILE, MODEL_FILE
-from genepool.weights.roles import infer_roles
 from genepool.weights.tensor_info import TensorInfo
+from genepool.weights.ties import stored_twice
 from genepool.weights.weights import Weights, entry_digest
 
 if TYPE_CHECKING:
@@ -58,8 +58,6 @@ class Checkpoint(Weights):
                         fix="The folder holds shards of two saves: remove the files the index does not name",
                     )
                 self._where[tensor] = file
-        self._aliases = self._find_tied()
-        self._names = tuple(tensor for tensor in self._where if tensor not in self._aliases)
 
     def _find_folder(self) -> Path:
         """Where config and tokenizer are found."""
@@ -69,6 +67,11 @@ class Checkpoint(Weights):
 
     def names(self) -> tuple[str, ...]:
         return self._names
+
+    def stored_names(self) -> tuple[str, ...]:
+        # Views of one storage take no room of their own, and the loader makes those that it ties.
+        views = {name for file in self.files for pair in file.shared.items() for name in pair}
+        return tuple(name for name in self._where if not (name in views and name in self._tied))
 
     def aliases(self) -> Mapping[str, str]:
         return self._aliases
@@ -110,39 +113,21 @@ class Checkpoint(Weights):
                 bar.advance(len(data))
         return total.hexdigest()
 
-    def _find_tied(self) -> dict[str, str]:
-        """Heads and second embeddings that are copies of the embedding: by the config's word, else by content."""
-        infos = {name: file.infos[name] for name, file in self._where.items()}
-        roles = infer_roles(infos)
-        said = bool((self.config or {}).get("tie_word_embeddings", False))
-        words = (self.config or {}).get("vocab_size")
-        aliases: dict[str, str] = {}
-        # By shape, type and first bytes, so that only likely copies are compared to the end, however many there are.
-        alike: dict[tuple[TensorInfo, bytes], list[str]] = {}
-        first_of: dict[TensorInfo, str] = {}
-        names = [n for part in ("embedding", "head") for n, role in roles.items() if role.part == part]
-        names = [name for name in names if len(infos[name].shape) == 2]
-        shapes = Counter(infos[name] for name in names)
-        for name in names:
-            info, head = infos[name], roles[name].part == "head"
-            if shapes[info] == 1:
-                continue
-            # Only the head over the vocabulary is meant: a classifier of two classes has the shape of two token types.
-            if head and said and info in first_of and words in (None, info.shape[0]):
-                aliases[name] = first_of[info]
-                continue
-            data = self._where[name].view_bytes(name)
-            group = alike.setdefault((info, bytes(data[:4096])), [])
-            same = next((other for other in group if self._where[other].view_bytes(other) == data), None)
-            if same is not None:
-                aliases[name] = same
-            elif not head:
-                group.append(name)
-                first_of.setdefault(info, name)
-        return self._find_shared(aliases)
+    @cached_property
+    def _tied(self) -> dict[str, str]:
+        """Stored tensors that the loader ties to another stored one -> that one."""
 
-    def _find_shared(self, aliases: dict[str, str]) -> dict[str, str]:
-        """Adds names that a file stores as second views of the same values."""
+        def equal(name: str, other: str) -> bool:
+            first, second = self._where[name], self._where[other]
+            same = first.infos[name] == second.infos[other]
+            return same and first.view_bytes(name) == second.view_bytes(other)
+
+        return stored_twice(self.config, self._where, equal)
+
+    @cached_property
+    def _aliases(self) -> dict[str, str]:
+        """Second names: of tensors that the loader ties, and of one storage that a file keeps under several names."""
+        aliases = dict(self._tied)
         for file in self.files:
             for name, first in file.shared.items():
                 # A head that is stored before the embedding it is tied to is still the copy.
@@ -150,6 +135,10 @@ class Checkpoint(Weights):
                 if name not in aliases and name != first:
                     aliases[name] = first
         return aliases
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(tensor for tensor in self._where if tensor not in self._aliases)
 
 
 def _open_files(path: Path, allow_pickle: bool) -> list[TensorFile]:

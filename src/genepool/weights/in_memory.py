@@ -21,6 +21,7 @@ class TensorWeights(Weights):
         tensors: name -> tensor.
         name: what to call the whole.
         folder, config, aliases: as in `Weights`.
+        stored_names: as in `Weights`; the tensors' own when None.
         fingerprint: when it is known without hashing.
     """
 
@@ -32,11 +33,13 @@ class TensorWeights(Weights):
         folder: Path | None = None,
         config: Mapping[str, Any] | None = None,
         aliases: Mapping[str, str] | None = None,
+        stored_names: Sequence[str] | None = None,
         fingerprint: str | None = None,
     ) -> None:
         self.name, self.folder, self.config = name, folder, config
         self._tensors = dict(tensors)
         self._aliases = dict(aliases or {})
+        self._stored_names = tuple(self._tensors if stored_names is None else stored_names)
         self._infos = {n: TensorInfo(tuple(t.shape), dtype_code(t.dtype)) for n, t in self._tensors.items()}
         self._fingerprint = fingerprint
 
@@ -45,6 +48,9 @@ class TensorWeights(Weights):
 
     def aliases(self) -> Mapping[str, str]:
         return self._aliases
+
+    def stored_names(self) -> tuple[str, ...]:
+        return self._stored_names
 
     def info(self, name: str) -> TensorInfo:
         return self._infos[self._aliases.get(name, name)]
@@ -149,6 +155,7 @@ def load_resident(weights: Weights, base: tuple[Weights, Weights] | None = None)
         "folder": weights.folder,
         "config": weights.config,
         "aliases": weights.aliases(),
+        "stored_names": weights.stored_names(),
         "fingerprint": weights.fingerprint(),
     }
     sums = TensorWeights(tensors, weights.name, **settings)

@@ -91,6 +91,7 @@ def describe(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
         "modules": {name: _kind(module) for name, module in model.named_modules(remove_duplicate=False)},
         "input_embeddings": _module_name(model, "get_input_embeddings"),
         "output_embeddings": _module_name(model, "get_output_embeddings"),
+        "settings": json.loads(model.config.to_json_string(use_diff=False)),
     }
 
 

@@ -57,6 +57,9 @@ class PaddedVocabulary(Weights):
     def aliases(self) -> Mapping[str, str]:
         return self.model.aliases()
 
+    def stored_names(self) -> tuple[str, ...]:
+        return self.model.stored_names()
+
     def info(self, name: str) -> TensorInfo:
         info = self.model.info(name)
         return TensorInfo((self.rows, *info.shape[1:]), info.dtype) if self._is_padded(name) else info

@@ -26,7 +26,7 @@ class SharedWeights:
     """Everything that makes `Weights`, as data.
 
     Attributes:
-        name, folder, config, aliases, fingerprint: as in `Weights`.
+        name, folder, config, aliases, stored_names, fingerprint: as in `Weights`.
         tensors: name -> (bytes, shape and type).
         deltas: the same for the changes to the base, None for those known to be zero; None for what is no change.
     """
@@ -35,6 +35,7 @@ class SharedWeights:
     folder: Path | None
     config: Mapping[str, Any] | None
     aliases: Mapping[str, str]
+    stored_names: tuple[str, ...]
     fingerprint: str
     tensors: Mapping[str, tuple[np.ndarray, TensorInfo]]
     deltas: Mapping[str, tuple[np.ndarray, TensorInfo] | None] | None = None
@@ -56,6 +57,7 @@ def share(weights: Weights, base: Weights | None = None) -> SharedWeights:
         weights.folder,
         weights.config,
         dict(weights.aliases()),
+        weights.stored_names(),
         weights.fingerprint(),
         {name: _bytes(weights.read(name)) for name in weights.names()},
         deltas,
@@ -74,6 +76,7 @@ def shared_weights(parts: SharedWeights, base: Weights | None = None) -> Weights
         "folder": parts.folder,
         "config": parts.config,
         "aliases": parts.aliases,
+        "stored_names": parts.stored_names,
         "fingerprint": parts.fingerprint,
     }
     sums = TensorWeights(tensors, parts.name, **settings)

@@ -64,6 +64,10 @@ class Weights(ABC):
         """Second names of tied tensors -> the name in `names()` that holds the values."""
         return {}
 
+    def stored_names(self) -> tuple[str, ...]:
+        """Every name that a file of this model has: `names()`, and second names that it keeps all the same."""
+        return self.names()
+
     def delta(self, name: str, base: Weights) -> torch.Tensor | None:
         """`self[name] - base[name]` in float32; None when it is known to be zero without reading.
 

@@ -198,7 +198,7 @@ def write_config(
 
 def stored_infos(weights: Weights, out_dtype: str | None = None) -> dict[str, TensorInfo]:
     """What `weights` will be stored as: float tensors in `out_dtype` when one is given, all else as it is."""
-    infos = {name: weights.info(name) for name in weights.names()}
+    infos = {name: weights.info(name) for name in weights.stored_names()}
     if out_dtype is None:
         return infos
     return {name: info.with_dtype(out_dtype) if info.is_float else info for name, info in infos.items()}

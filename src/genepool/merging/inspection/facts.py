@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from genepool.merging.inspection.result import Head, ModelFacts
 from genepool.weights import PARTS, Role, Weights
+from genepool.weights.architecture import architecture_of
 from genepool.weights.quantised import quantised_by
 from genepool.weights.roles import Part, layer_counts
+from genepool.weights.ties import tied_names
 from genepool.weights.writer import VOCABULARY_FILES
 
 
@@ -51,14 +53,14 @@ def _architecture(weights: Weights) -> str | None:
 
 
 def _head(weights: Weights, roles: Mapping[str, Role]) -> Head:
-    shapes = {tensor: weights.info(tensor).shape for tensor in roles if len(weights.info(tensor).shape) == 2}
-    embeddings = {tensor for tensor in shapes if roles[tensor].part == "embedding"}
-    heads = {shape for tensor, shape in shapes.items() if roles[tensor].part == "head"}
-    copied = any(target in embeddings for target in weights.aliases().values())
-    said = bool((weights.config or {}).get("tie_word_embeddings"))
-    # BERT's head has matrices of its own before the one that it shares with the embedding.
-    if embeddings and (copied or said) and not heads & {shapes[tensor] for tensor in embeddings}:
-        return "tied"
+    architecture = architecture_of(weights.config)
+    if architecture is not None and architecture.output_embeddings:
+        head = f"{architecture.output_embeddings}.weight"
+        stored = architecture.naming({*weights.names(), *weights.aliases()}).in_file(head)
+        if not stored:
+            return "tied" if head in tied_names(weights) else "none"
+        return "tied" if stored[0] in {*weights.aliases(), *weights.aliases().values()} else "own"
+    heads = [name for name, role in roles.items() if role.part == "head" and len(weights.info(name).shape) == 2]
     return "own" if heads else "none"
 
 

@@ -13,6 +13,7 @@ from genepool.weights.gguf.ggml_types import F32
 from genepool.weights.gguf.settings import GgufSettings
 from genepool.weights.gguf.tokenizer_writing import tokenizer_values
 from genepool.weights.quantised import quantised_by
+from genepool.weights.ties import tied_names
 from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
@@ -69,9 +70,9 @@ def settings_of(weights: Weights) -> tuple[GgufArchitecture, GgufSettings]:
 def _tensors(
     weights: Weights, architecture: GgufArchitecture, settings: GgufSettings, wanted: str
 ) -> Iterator[writing.Planned]:
-    tied = bool((weights.config or {}).get("tie_word_embeddings"))
+    # llama.cpp ties as transformers does: a model without a head of its own reads its embedding there.
+    tied = bool(weights.aliases()) or bool(tied_names(weights))
     names = [name for name in weights.names() if not name.endswith(_COMPUTED)]
-    names += [] if tied else list(weights.aliases())
     stored = {name: _place(architecture, name, weights) for name in names}
     _check_complete(stored, architecture, settings, tied, weights.name)
     if settings.factors:
