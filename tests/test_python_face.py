@@ -128,3 +128,17 @@ def test_what_a_skill_cannot_do_is_said(models: tuple[Path, dict[str, torch.Tens
         lone.save_adapter(folder / "no")
     assert not (folder / "x.safetensors").exists()
     assert not (folder / "no").exists()
+
+
+def test_a_skills_largest_entries_are_as_many_as_the_share_says(save_model: Any) -> None:
+    """Changes of two magnitudes: of those that tie with the last one, the first by their place stay."""
+    signs = torch.randint(0, 2, (10, 10), generator=torch.Generator().manual_seed(0)).mul(2).sub(1).float()
+    change = signs.clone()
+    change[::2] *= 0.5
+    save_model("base", {"w": torch.zeros(10, 10)})
+    tuned = save_model("tuned", {"w": change})
+    for scope in ("model", "tensor"):
+        kept = gp.Skill.extract(tuned, base=tuned.parent / "base").largest(0.3, scope).tensor("w")
+        expected = torch.zeros(10, 10)
+        expected[1:6:2] = change[1:6:2]
+        assert torch.equal(kept, expected)

@@ -248,3 +248,41 @@ def test_a_block_of_the_base_is_read_once_for_all_models(monkeypatch: pytest.Mon
     base = one([1, 2, 3])
     assert_equal(merge("consensus", base, [one([2, 2, 3]), one([1, 5, 3]), one([0, 0, 0])], needed=9), base, 0)
     assert sorted(read) == ["base", "m0", "m1", "m2"]
+
+
+# ---------------------------------------------------------------------- shares that are kept exactly
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    share=st.floats(0.02, 0.9),
+    gamma=st.sampled_from([0.0, 0.05, 0.3]),
+    scope=st.sampled_from(["tensor", "model"]),
+)
+def test_ties_do_not_inflate_the_share_that_is_kept(seed: int, share: float, gamma: float, scope: str) -> None:
+    """Changes of three magnitudes, as those of a bfloat16 checkpoint nearly are: the count is that of the share."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"a.weight": (7, 30), "b.weight": (5, 11), "norm.weight": (16,)}
+    zero = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    model = {
+        name: torch.randint(1, 4, shape, generator=generator) * torch.randint(0, 2, shape, generator=generator).sub(0.5)
+        for name, shape in shapes.items()
+    }
+    groups = [list(shapes)] if scope == "model" else [[name] for name in shapes]
+    calls = {
+        "selekt": {"alpha": share},
+        "localize_stitch": {"density": share},
+        "breadcrumbs": {"density": share, "gamma": gamma, "lambda": 1.0},
+        "breadcrumbs_ties": {"density": share, "gamma": gamma, "lambda": 1.0},
+    }
+    for method, parameters in calls.items():
+        merged = merge(method, zero, [model], scope=scope, **parameters)
+        for names in groups:
+            flat = torch.cat([model[name].flatten() for name in names])
+            found = torch.cat([merged[name].flatten() for name in names])
+            kept = max(1, int(share * flat.numel()))
+            first = min(int(gamma * flat.numel()), flat.numel() - kept) if "breadcrumbs" in method else 0
+            # Of equals the first by place are the larger.
+            order = flat.abs().argsort(descending=True, stable=True)[first : first + kept]
+            expected = torch.zeros_like(flat).index_copy_(0, order, flat[order])
+            assert torch.equal(found, expected), method

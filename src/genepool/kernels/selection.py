@@ -35,6 +35,8 @@ class Selection:
     def __init__(self, ranks: Sequence[int], signed: bool = False) -> None:
         self.values = [float("inf")] * len(ranks)
         self.buckets = [0] * len(ranks)
+        # Of each value found: how many entries have it, and the asked rank among them, from 1.
+        self.ties, self.places = [0] * len(ranks), [0] * len(ranks)
         self._ranks, self._left, self._signed = list(ranks), list(ranks), signed
         # Upper 16 bits first: of all 32, or of the 31 that a magnitude has.
         self._low_bits = 16 if signed else 15
@@ -78,7 +80,9 @@ class Selection:
                 self.buckets[i], self._left[i] = self._place(counts[0], rank, upper=True)
             else:
                 negative = self._signed and self.buckets[i] >= 1 << 15
-                low, _ = self._place(counts[i].flip(0) if negative else counts[i], self._left[i], upper=False)
+                row = counts[i].flip(0) if negative else counts[i]
+                low, self.places[i] = self._place(row, self._left[i], upper=False)
+                self.ties[i] = int(row[low])
                 low = (1 << self._low_bits) - 1 - low if negative else low
                 self.values[i] = _as_float((self.buckets[i] << self._low_bits) | low)
 

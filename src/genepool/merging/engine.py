@@ -130,6 +130,9 @@ class Engine:
             ThreadPoolExecutor(threads) as pool,
         ):
             for number in range(survey.passes):
+                if not survey.wanted(number):
+                    bar.advance(total // survey.passes)
+                    continue
                 # Folded in the order of the output whatever finishes first: sums come out the same every time.
                 for batch, summary in in_order(pool, partial(self._observe, survey, number), batches, threads):
                     survey.fold(number, summary)
@@ -161,8 +164,9 @@ class Engine:
         survey = self.method.survey(settings.shared, settings.per_model, out.info.numel)
         if survey is not None:
             for number in range(survey.passes):
-                survey.fold(number, self._observe(survey, number, [out]))
-                survey.finish(number)
+                if survey.wanted(number):
+                    survey.fold(number, self._observe(survey, number, [out]))
+                    survey.finish(number)
         with self._lock:
             self._surveys[out.name] = survey
             if len(self._surveys) > _REMEMBERED:

@@ -15,7 +15,7 @@ from genepool import kernels
 from genepool.kernels.selection import keep_count
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
-from genepool.merging.survey import Chain, Magnitudes, Sums, Survey
+from genepool.merging.survey import Chain, Magnitudes, Sums, Survey, TiePlaces
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,9 @@ def largest(density: float, numel: int) -> tuple[int, int] | None:
 
 
 class TrimSurvey(Chain):
-    """Limits of every model (two passes), L1 norms if they are needed (one), the majority sign if it is (one)."""
+    """Limits of every model (two passes), which ties with them stay if exactly that many are to (one, where there are
+    too many), L1 norms if they are needed (one), the majority sign if it is (one).
+    """
 
     def __init__(
         self, method: SparseSum, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int
@@ -36,10 +38,12 @@ class TrimSurvey(Chain):
         # The largest magnitude of all needs no looking for: nothing is above it.
         asked = [[] if kept is None else [kept[1], *([kept[0]] if kept[0] > 1 else [])] for kept in self._ranks]
         self._limits = Magnitudes(asked, method.prepared)
+        self._ties = TiePlaces(self._limits, method.prepared) if method.exact else None
         self._norms = Sums(lambda group: method.l1_norms(group, self))
         self._votes = Sums(lambda group: method.votes(group, self))
         stages: list[tuple[Survey, bool]] = [
             (self._limits, any(kept is not None for kept in self._ranks)),
+            *([(self._ties, any(kept is not None for kept in self._ranks))] if self._ties is not None else []),
             (self._norms, shared.get("rescale") == "l1"),
             (self._votes, shared.get("zero_sign") == "majority"),
         ]
@@ -54,6 +58,10 @@ class TrimSurvey(Chain):
     def ceilings(self) -> list[float]:
         """The largest kept magnitude of each model; infinity where outliers stay."""
         return [found[1] if len(found) > 1 else math.inf for found in self._limits.found]
+
+    def without_ties(self, group: TensorGroup, vectors: torch.Tensor) -> torch.Tensor:
+        """The vectors without the entries that tie with a limit and are one too many; written into."""
+        return vectors if self._ties is None else self._ties.drop(group, vectors)
 
     @property
     def norms(self) -> torch.Tensor:
@@ -73,12 +81,14 @@ class SparseSum(Method):
 
     Class attributes:
         elects: elect a sign per entry and add up what agrees; otherwise add up all.
+        exact: of entries that tie with a limit, keep as many as the share says, by place; otherwise all of them.
         rescales_before_trim: an L1 norm to be given back is that which dropping took, not trimming.
     """
 
     inputs = "deltas"
     base = "required"
     elects: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
     rescales_before_trim: ClassVar[bool] = False
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey | None:
@@ -116,7 +126,7 @@ class SparseSum(Method):
         before = kernels.l1_norms(group.deltas)
         if self.rescales_before_trim:
             return torch.stack([before, kernels.l1_norms(self.prepared(group))])
-        after = kernels.l1_norms(self.prepared(group), thresholds=survey.thresholds, ceilings=survey.ceilings)
+        after = kernels.l1_norms(self._limited(group, survey), thresholds=survey.thresholds, ceilings=survey.ceilings)
         return torch.stack([before, after])
 
     def votes(self, group: TensorGroup, survey: TrimSurvey) -> torch.Tensor:
@@ -129,15 +139,19 @@ class SparseSum(Method):
         merged = self._elected(group, survey)[0] if self.elects else self._added(group, survey)
         return merged.mul_(group.shared["lambda"]).add_(group.base)
 
+    def _limited(self, group: TensorGroup, survey: TrimSurvey | None) -> torch.Tensor:
+        """The task vectors as kernels with limits are to see them."""
+        prepared = self.prepared(group)
+        return prepared if survey is None else survey.without_ties(group, prepared)
+
     def _elected(self, group: TensorGroup, survey: TrimSurvey | None) -> tuple[torch.Tensor, int]:
         majority = survey is not None and group.shared.get("zero_sign") == "majority"
         return kernels.elect(
-            self.prepared(group),
+            self._limited(group, survey),
             group.column("weight"),
             scales=self.factors(group, survey),
             normalize=group.shared["normalize"],
             zero_sign=survey.majority_sign if majority and survey else 1.0,
-            # Entries that tie with the last one kept are kept.
             thresholds=survey.thresholds if survey else None,
             ceilings=survey.ceilings if survey else None,
         )
@@ -146,7 +160,7 @@ class SparseSum(Method):
         weights = group.column("weight")
         factors = [f * w for f, w in zip(self.factors(group, survey), weights, strict=True)]
         total = kernels.trimmed_sum(
-            self.prepared(group),
+            self._limited(group, survey),
             factors,
             thresholds=survey.thresholds if survey else None,
             ceilings=survey.ceilings if survey else None,

@@ -7,9 +7,11 @@ the result does not depend on threads. The kinds here (thresholds, sums, chains)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from genepool.kernels.selection import Selection
+from genepool.kernels.tie_cut import TieCut
 from genepool.merging.group import TensorGroup
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ class Survey:
     """
 
     passes: int = 1
+
+    def wanted(self, number: int) -> bool:
+        """Whether a pass has anything to find; asked when those before it are over."""
+        return True
 
     def begin(self, number: int) -> Any:
         """An empty partial summary, of one tensor or a few."""
@@ -49,6 +55,10 @@ class Chain(Survey):
     def __init__(self, surveys: Sequence[Survey]) -> None:
         self._order = [(survey, number) for survey in surveys for number in range(survey.passes)]
         self.passes = len(self._order)
+
+    def wanted(self, number: int) -> bool:
+        survey, own = self._order[number]
+        return survey.wanted(own)
 
     def begin(self, number: int) -> Any:
         survey, own = self._order[number]
@@ -80,28 +90,86 @@ class Magnitudes(Survey):
     def __init__(
         self, ranks: Sequence[Sequence[int]], vectors: Callable[[TensorGroup], torch.Tensor] | None = None
     ) -> None:
-        self._selections = [Selection(ks) for ks in ranks]
+        self.selections = [Selection(ks) for ks in ranks]
         self._vectors = vectors or _deltas
 
     @property
     def found(self) -> list[list[float]]:
         """For each vector the magnitudes asked for, in that order; infinity for k = 0."""
-        return [selection.values for selection in self._selections]
+        return [selection.values for selection in self.selections]
 
     def begin(self, number: int) -> Any:
-        return [selection.begin(number) for selection in self._selections]
+        return [selection.begin(number) for selection in self.selections]
 
     def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
-        for selection, vector, counts in zip(self._selections, self._vectors(group), partial, strict=True):
+        for selection, vector, counts in zip(self.selections, self._vectors(group), partial, strict=True):
             selection.observe(number, vector, counts)
 
     def fold(self, number: int, partial: Any) -> None:
-        for selection, counts in zip(self._selections, partial, strict=True):
+        for selection, counts in zip(self.selections, partial, strict=True):
             selection.fold(counts)
 
     def finish(self, number: int) -> None:
-        for selection in self._selections:
+        for selection in self.selections:
             selection.finish(number)
+
+
+class TiePlaces(Survey):
+    """Which entries that tie with a limit of `Magnitudes` are kept, by their place; only where not all of them are.
+
+    Args:
+        magnitudes: finished when this begins. Of each vector the first magnitude is the smallest that is kept, the
+            second, if there is one, the largest.
+        vectors: as for `Magnitudes`.
+    """
+
+    def __init__(self, magnitudes: Magnitudes, vectors: Callable[[TensorGroup], torch.Tensor] | None = None) -> None:
+        self._magnitudes, self._vectors = magnitudes, vectors or _deltas
+
+    @cached_property
+    def _cuts(self) -> list[tuple[int, TieCut]]:
+        """(number of the vector, what is kept of the ties with one of its limits), where some are not."""
+        found = []
+        for number, selection in enumerate(self._magnitudes.selections):
+            limits = list(zip(selection.values, selection.ties, selection.places, strict=True))
+            if not limits:
+                continue
+            # Of the ties with the smallest the first ones stay, of those with the largest the last ones.
+            ranges = {limits[0][0]: (0, limits[0][2])}
+            for value, ties, place in limits[1:]:
+                ranges[value] = (place - 1, ranges.get(value, (0, ties))[1])
+            every = {value: ties for value, ties, _ in limits}
+            found += [
+                (number, TieCut(value, first, last))
+                for value, (first, last) in ranges.items()
+                if first > 0 or last < every[value]
+            ]
+        return found
+
+    def wanted(self, number: int) -> bool:
+        return bool(self._cuts)
+
+    def begin(self, number: int) -> Any:
+        return []
+
+    def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
+        vectors = self._vectors(group)
+        partial.append((group.name, [cut.ties(vectors[vector]) for vector, cut in self._cuts]))
+
+    def fold(self, number: int, partial: Any) -> None:
+        for name, counts in partial:
+            for (_, cut), ties in zip(self._cuts, counts, strict=True):
+                cut.add(name, ties)
+
+    def finish(self, number: int) -> None:
+        for _, cut in self._cuts:
+            cut.finish()
+
+    def drop(self, group: TensorGroup, vectors: torch.Tensor) -> torch.Tensor:
+        """The vectors' entries in a block, `(vectors, rows, columns)`, those that are one too many set to zero."""
+        for vector, cut in self._cuts:
+            cut.drop(group.name, group.start, vectors[vector])
+        return vectors
 
 
 class Thresholds(Magnitudes):
@@ -121,6 +189,30 @@ class Thresholds(Magnitudes):
     def values(self) -> list[float]:
         """The smallest kept magnitude of each vector: 0 where all is kept, infinity where nothing is."""
         return [found[0] if found else 0.0 for found in self.found]
+
+
+class ExactThresholds(Chain):
+    """`Thresholds` for which exactly k entries are kept: of those that tie with the k-th, the first by place.
+
+    Args:
+        counts, vectors: as for `Thresholds`.
+    """
+
+    def __init__(
+        self, counts: Sequence[int | None], vectors: Callable[[TensorGroup], torch.Tensor] | None = None
+    ) -> None:
+        self._thresholds = Thresholds(counts, vectors)
+        self._places = TiePlaces(self._thresholds, vectors)
+        super().__init__([self._thresholds, self._places])
+
+    @property
+    def values(self) -> list[float]:
+        """The smallest kept magnitude of each vector: 0 where all is kept, infinity where nothing is."""
+        return self._thresholds.values
+
+    def drop(self, group: TensorGroup, vectors: torch.Tensor) -> torch.Tensor:
+        """The vectors' entries in a block, the ties that are not kept set to zero, in place."""
+        return self._places.drop(group, vectors)
 
 
 def _deltas(group: TensorGroup) -> torch.Tensor:

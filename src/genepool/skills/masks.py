@@ -12,6 +12,7 @@ from genepool import progress, seeding
 from genepool.errors import InputError
 from genepool.kernels.random_draws import drop
 from genepool.kernels.selection import MagnitudeSelection, keep_count
+from genepool.kernels.tie_cut import TieCut
 from genepool.weights import Change, Derived
 from genepool.weights.change import block_rows
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TopK(Derived):
-    """The entries of largest magnitude. Entries that tie with the last one stay too.
+    """The entries of largest magnitude; of those that tie with the last one, the first by their place.
 
     Args:
         inner: the change.
@@ -38,16 +39,24 @@ class TopK(Derived):
         groups = [names] if scope == "model" else [(name,) for name in names]
         entries = sum(inner.numel(name) for name in names)
         self._thresholds: dict[str, float] = {}
+        self._cuts: dict[str, TieCut] = {}
         with progress.bar(f"choosing the largest changes of {inner.name}", 2 * entries, "entries") as bar:
             for group in groups:
-                self._thresholds.update(dict.fromkeys(group, self._threshold(group, density, bar)))
+                threshold, cut = self._threshold(group, density, bar)
+                self._thresholds.update(dict.fromkeys(group, threshold))
+                self._cuts.update(dict.fromkeys(group, cut) if cut else {})
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         rows = self.inner.rows(name, start, stop)
-        return rows.masked_fill(rows.abs() < self._thresholds[name], 0.0)
+        kept = rows.masked_fill(rows.abs() < self._thresholds[name], 0.0)
+        if (cut := self._cuts.get(name)) is not None:
+            cut.drop(name, start, kept)
+        return kept
 
-    def _threshold(self, group: Iterable[str], density: float, bar: progress.Bar) -> float:
-        """The smallest magnitude that stays, in two passes over the tensors of a group."""
+    def _threshold(self, group: Iterable[str], density: float, bar: progress.Bar) -> tuple[float, TieCut | None]:
+        """The smallest magnitude that stays, in two passes over the tensors of a group; and, after a third where too
+        many entries have it, which of these stay.
+        """
         selection = MagnitudeSelection(keep_count(density, sum(self.inner.numel(name) for name in group)))
         for number in range(selection.passes):
             for name in group:
@@ -58,7 +67,14 @@ class TopK(Derived):
                     bar.advance(rows.numel())
                 selection.fold(counts)
             selection.finish(number)
-        return selection.threshold
+        if selection.places[0] == selection.ties[0]:
+            return selection.threshold, None
+        cut = TieCut(selection.threshold, 0, selection.places[0])
+        for name in group:
+            for start, stop in block_rows(*self.inner.matrix(name)):
+                cut.add(name, cut.ties(self.inner.rows(name, start, stop)))
+        cut.finish()
+        return selection.threshold, cut
 
 
 class Dare(Derived):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 TRIM = (
     Parameter(
-        "density", 0.1, "Share of entries kept, the largest below the outliers.", per_model=True, low=0, high=1,
-        source="the authors' code searches 0.05 to 0.2",
+        "density", 0.1, "Share of entries kept, the largest below the outliers, of equals the first.", per_model=True,
+        low=0, high=1, source="the authors' code searches 0.05 to 0.2",
     ),
     Parameter(
         "gamma", 0.01, "Share of entries dropped as outliers, the largest; fewer where the density needs them.",
@@ -49,6 +49,8 @@ class Breadcrumbs(SparseSum):
         Parameter("lambda", 0.3, "Factor of the summed task vectors.", source="as task arithmetic; they tune it"),
         NORMALIZE,
     )
+
+    exact = True
 
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
         return ("density", "gamma", "rescale", "scope")

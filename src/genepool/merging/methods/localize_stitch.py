@@ -12,7 +12,7 @@ from genepool.merging.method import Method
 from genepool.merging.methods.task_arithmetic import WEIGHT
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
-from genepool.merging.survey import Survey, Thresholds
+from genepool.merging.survey import ExactThresholds, Survey
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +31,8 @@ class LocalizeStitch(Method):
     parameters: ClassVar[tuple[Parameter, ...]] = (
         WEIGHT,
         Parameter(
-            "density", 0.05, "Share of entries in this model's region, the largest in magnitude.", per_model=True,
-            low=0, high=1, source="section 4, without data: 5% for language, 10% for vision",
+            "density", 0.05, "Share of entries in this model's region, the largest in magnitude, of equals the first.",
+            per_model=True, low=0, high=1, source="section 4, without data: 5% for language, 10% for vision",
         ),
         Parameter(
             "scope", "model", "Localise over the whole vector (model) or within each tensor.", kind=str,
@@ -44,11 +44,12 @@ class LocalizeStitch(Method):
         densities = [values["density"] for values in per_model]
         if all(density >= 1 for density in densities):
             return None
-        return Thresholds([keep_count(d, numel) if d < 1 else None for d in densities])
+        return ExactThresholds([keep_count(d, numel) if d < 1 else None for d in densities])
 
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
         return ("density", "scope")
 
-    def merge(self, group: TensorGroup, survey: Thresholds | None) -> torch.Tensor:
+    def merge(self, group: TensorGroup, survey: ExactThresholds | None) -> torch.Tensor:
         low = survey.values if survey else [0.0] * len(group.per_model)
-        return kernels.stitch(group.deltas, group.column("weight"), low).add_(group.base)
+        deltas = group.deltas if survey is None else survey.drop(group, group.deltas)
+        return kernels.stitch(deltas, group.column("weight"), low).add_(group.base)

@@ -10,7 +10,7 @@ from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
-from genepool.merging.survey import Survey, Thresholds
+from genepool.merging.survey import ExactThresholds, Survey
 
 if TYPE_CHECKING:
     import torch
@@ -33,8 +33,8 @@ class SeleKT(Method):
     models = (1, 1)
     parameters = (
         Parameter(
-            "alpha", 0.05, "Share of entries kept, the largest in magnitude; at least one unless it is zero.",
-            low=0, high=1, source="the authors' code",
+            "alpha", 0.05, "Share of entries kept, the largest in magnitude, of equals the first; one at least, but at "
+            "zero.", low=0, high=1, source="the authors' code",
         ),
         Parameter(
             "scope", "tensor", "Choose within each tensor or over the whole vector (model).",
@@ -44,14 +44,14 @@ class SeleKT(Method):
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey | None:
         alpha = shared["alpha"]
-        return Thresholds([keep_count(alpha, numel)]) if alpha < 1 else None
+        return ExactThresholds([keep_count(alpha, numel)]) if alpha < 1 else None
 
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
         return ("alpha", "scope")
 
-    def merge(self, group: TensorGroup, survey: Thresholds | None) -> torch.Tensor:
+    def merge(self, group: TensorGroup, survey: ExactThresholds | None) -> torch.Tensor:
         delta = group.deltas[0]
         if survey is not None:
-            # As elsewhere, entries that tie with the last one are kept too.
+            survey.drop(group, group.deltas)
             delta.masked_fill_(delta.abs() < survey.values[0], 0.0)
         return delta.add_(group.base)
