@@ -43,6 +43,8 @@ def test_models_are_asked_once_and_what_they_said_is_compared(
     (one,) = told["comparisons"]
     assert (told["schema"], told["passed"], one["old"], one["new"]) == (1, True, str(old), str(new))
     (task,) = one["tasks"]
+    # As programs written for earlier versions read it.
+    assert one["abilities"] == [{"ability": task["task"], **task}]
     assert (task["task"], task["n"]) == ("copy", 8)
     assert sum(one["flips"].values()) == 8
     # Both wrote something for every example, so mistakes can be told apart.

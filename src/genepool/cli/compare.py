@@ -160,7 +160,10 @@ def _tell(judged: Sequence[_Judged], pages: Sequence[Path], json_output: bool) -
     from genepool import progress
 
     if json_output:
-        told = [{**one.to_dict(), "gates": [result.to_dict() for result in results]} for one, results in judged]
+        told = [
+            {**options.with_old_keys(one.to_dict()), "gates": [options.with_old_keys(r.to_dict()) for r in results]}
+            for one, results in judged
+        ]
         passed = all(result.passed for _, results in judged for result in results)
         options.print_json({"comparisons": told, "passed": passed, "pages": [str(path) for path in pages]})
     else:

@@ -167,6 +167,16 @@ def print_json(payload: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps({"schema": 1, **payload}, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def with_old_keys(found: dict[str, Any]) -> dict[str, Any]:
+    """What is printed, with `abilities` and `ability` beside `tasks` and `task`: older programs read those."""
+    tasks = found.get("tasks")
+    if isinstance(tasks, dict):
+        found = {**found, "abilities": tasks}
+    elif isinstance(tasks, list):
+        found = {**found, "abilities": [{"ability": one["task"], **one} for one in tasks]}
+    return {**found, "ability": found["task"]} if "task" in found else found
+
+
 def parse_size(text: str, option: str) -> int:
     """Bytes from "5GB", "500MB" or a plain number; decimal units, as disks and hubs count.
 

@@ -69,7 +69,10 @@ def profile(
         write_profile(profiles, facts, path, overwrite=overwrite)
     if json_output:
         options.print_json(
-            {"profiles": [one.to_dict() for one in profiles], "pages": [str(path) for path in out or []]}
+            {
+                "profiles": [options.with_old_keys(one.to_dict()) for one in profiles],
+                "pages": [str(path) for path in out or []],
+            }
         )
     else:
         for one in profiles:

@@ -38,7 +38,7 @@ def top(
     from genepool.evolution.snapshot import look
 
     if json_output:
-        options.print_json(look(study).to_dict())
+        options.print_json(options.with_old_keys(look(study).to_dict()))
         return
     if once or not sys.stdout.isatty():
         tables.console().print(picture(look(study)))
