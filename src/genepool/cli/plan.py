@@ -77,6 +77,10 @@ def plan(
     if len(chosen) < len(steps):
         console.print(f"and the same for {len(steps) - len(chosen)} tensors of further layers (--all shows them)")
     _print_inner(console, shown, "")
+    for name, renaming in shown["renamed"].items():
+        stored, own = renaming["example"]
+        what = f"{renaming['tensors']:,} tensors have other names in its file, such as {stored} for {own}"
+        console.print(f"{name}: {what}", markup=False, soft_wrap=True)
     console.print(
         f"{len(steps)} tensors in {shown['passes']} pass{'es' if shown['passes'] > 1 else ''}: reads "
         f"{options.size_text(shown['bytes_read'])}, writes {options.size_text(shown['bytes_written'])}, "

@@ -69,11 +69,25 @@ def model_card(plan: Plan, sections: Mapping[str, str] | None = None, *, adapter
         "",
         *(f"- `{name}`{_made_of(plan, name)}" for name in names if name != plan.recipe.base),
         "",
+        *_renamed(plan),
     ]
     for title, text in (sections or {}).items():
         lines += [f"## {title}", "", text.strip(), ""]
     lines += ["## Recipe", "", "```yaml", recipe_yaml(plan).strip(), "```", ""]
     return "\n".join(lines)
+
+
+def _renamed(plan: Plan) -> list[str]:
+    """What to say of models whose files have another layout than the result."""
+    renamings = plan.renamings()
+    if not renamings:
+        return []
+    return [
+        f"Names and shapes of tensors are those of `{plan.reference.name}`; in other files they differ:",
+        "",
+        *(f"- `{name}`: {renaming.text('`')}" for name, renaming in renamings.items()),
+        "",
+    ]
 
 
 def _made_of(plan: Plan, name: str) -> str:

@@ -15,6 +15,7 @@ from genepool.merging.merged_weights import MergedWeights
 from genepool.merging.plan import Plan
 from genepool.merging.recipe import Recipe, is_recipe_file
 from genepool.weights import BaseWithChange, Checkpoint, PaddedVocabulary, Weights
+from genepool.weights.naming import Renamed
 
 
 def with_recipe_files(recipe: Recipe, chain: tuple[Path, ...] | None = None) -> Recipe:
@@ -105,11 +106,13 @@ def inner_plans(plan: Plan) -> dict[str, Plan]:
 
 def _merged(weights: Weights) -> MergedWeights | None:
     while not isinstance(weights, MergedWeights):
-        # What a change was put on, and what was padded, are themselves weights.
+        # What a change was put on, what was padded and what was renamed are themselves weights.
         if isinstance(weights, PaddedVocabulary):
             weights = weights.model
         elif isinstance(weights, BaseWithChange):
             weights = weights.base
+        elif isinstance(weights, Renamed):
+            weights = weights.inner
         else:
             return None
     return weights
@@ -134,6 +137,8 @@ def _paths(weights: Weights) -> Iterator[Path]:
         yield from _paths(weights.base)
     elif isinstance(weights, PaddedVocabulary):
         yield from _paths(weights.model)
+    elif isinstance(weights, Renamed):
+        yield from _paths(weights.inner)
 
 
 def describe(plan: Plan) -> dict[str, Any]:

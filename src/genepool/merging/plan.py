@@ -23,6 +23,7 @@ from genepool.merging.recipe import Recipe
 from genepool.merging.survey import Survey
 from genepool.merging.untying import untied_config, untied_names
 from genepool.weights import TensorInfo, Weights
+from genepool.weights.naming import Renaming, renaming_of
 from genepool.weights.tensor_info import dtype_code
 from genepool.weights.writer import config_for
 
@@ -116,7 +117,8 @@ class Plan:
 
         Returns:
             passes, bytes_read (over all passes), bytes_written, peak_bytes (an upper estimate of what computing takes
-            per thread), and steps: one mapping per output tensor with its inputs and its resolved parameters.
+            per thread), renamed (the models whose files have another layout), and steps: one mapping per output tensor
+            with its inputs and its resolved parameters.
         """
         from genepool.merging.engine import Engine
 
@@ -132,8 +134,14 @@ class Plan:
             "bytes_read": per_pass * self.passes,
             "bytes_written": sum(info.nbytes for info in self.stored.values()),
             "peak_bytes": max((engine.working_bytes(out) for out in self.layout.outputs), default=0),
+            "renamed": {name: renaming.as_json() for name, renaming in self.renamings().items()},
             "steps": [self._describe_step(out) for out in self.layout.outputs],
         }
+
+    def renamings(self) -> dict[str, Renaming]:
+        """What is called otherwise in the file of a model than in the result, by the names the recipe uses."""
+        found = {name: renaming_of(weights) for name, weights in self.sources.items()}
+        return {name: renaming for name, renaming in found.items() if renaming is not None}
 
     def _describe_step(self, out: OutputTensor) -> dict[str, Any]:
         settings = self.settings(out)

@@ -17,6 +17,7 @@ from genepool.merging.recipe import Recipe, is_recipe_file
 from genepool.merging.vocabulary import check_vocabularies, padded
 from genepool.weights import Weights, open_weights
 from genepool.weights.architecture import why_unknown
+from genepool.weights.naming import in_layout_of
 
 
 def plan_merge(
@@ -116,7 +117,9 @@ class _Planner:
                 if not self._uses_inner(name, visible):
                     self._opened[key] = found
             opened[name] = found
-        return opened
+        # The base, or the first model, decides under which names and in which shapes tensors are merged and written.
+        reference = next(iter(opened.values()))
+        return {name: in_layout_of(weights, reference) for name, weights in opened.items()}
 
     @staticmethod
     def _uses_inner(name: str, visible: Mapping[str, _Inner]) -> bool:

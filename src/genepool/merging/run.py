@@ -25,6 +25,7 @@ from genepool.merging.nesting import input_paths
 from genepool.merging.plan import Plan
 from genepool.threads import core_count, torch_threads
 from genepool.weights import Checkpoint, Weights
+from genepool.weights.naming import Renamed
 from genepool.weights.writer import DEFAULT_SHARD_BYTES, ShardedWriter, write_config
 
 _JOURNAL = "journal.jsonl"
@@ -256,7 +257,7 @@ def _stamp(weights: Weights) -> str:
     if isinstance(weights, Checkpoint):
         stats = [os.stat(file.path) for file in weights.files]
         return json.dumps([[os.path.realpath(weights.path), s.st_size, s.st_mtime_ns] for s in stats])
-    return weights.fingerprint()
+    return _stamp(weights.inner) if isinstance(weights, Renamed) else weights.fingerprint()
 
 
 def _stamp_of_code() -> str:

@@ -21,6 +21,7 @@ from genepool.weights.formats.safetensors import INDEX_FILE, MODEL_FILE
 from genepool.weights.tensor_info import TensorInfo
 from genepool.weights.ties import stored_twice
 from genepool.weights.weights import Weights, entry_digest
+from genepool.weights.wrappers import unwrapped
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,9 @@ class Checkpoint(Weights):
         allow_pickle: take PyTorch's .bin and .pt files where there is no safetensors file; they are loaded with
             `weights_only`.
 
+    Attributes:
+        wrapped: name -> name in the file, of tensors that a training wrapper saved under a longer one.
+
     Raises:
         InputError: nothing usable is there, a shard is missing or damaged, or only pickles are and they were not
             allowed.
@@ -45,7 +49,7 @@ class Checkpoint(Weights):
         path = Path(path)
         self.path = path
         self.name = name or str(path)
-        self.files = _open_files(path, allow_pickle)
+        self.files, self.wrapped = unwrapped(_open_files(path, allow_pickle))
         self.folder = self._find_folder()
         self.config = read_json(self.folder / "config.json") if (self.folder / "config.json").is_file() else None
         self._where: dict[str, TensorFile] = {}

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from genepool.errors import InputError
-from genepool.weights import hub, remote
+from genepool.weights import hub, naming, remote
 from genepool.weights.change import BaseWithChange, Change
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.gguf.adapter_reading import GgufAdapter, is_gguf_adapter
 from genepool.weights.model_difference import ModelDifference
 from genepool.weights.peft.adapter import PeftAdapter
+from genepool.weights.peft.content import AdapterContent
 from genepool.weights.peft.folder import CONFIG_FILE
 from genepool.weights.skill_file import SkillFile, is_skill
 from genepool.weights.weights import Weights
@@ -41,7 +42,7 @@ def open_weights(
         reference: see the list above. A path that exists as written is taken as it is, "+" and "@" included.
         relative_to: folder that relative paths are looked up in first, as recipes do with their own.
         base: an already opened base. When the part before "+" names the same path, it is reused, and a lone
-            adapter or skill is put on it.
+            adapter or skill is put on it. A model of another layout is given in the base's.
         allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
         known: gives the weights of names that need no opening (the merges inside a recipe), None for all others.
 
@@ -70,7 +71,7 @@ def open_change(reference: str | Path, base: Weights | None = None, *, allow_pic
     """
     path = Path(reference).expanduser()
     if is_skill(path):
-        skill = SkillFile(path, base)
+        skill = SkillFile(path) if base is None else skill_on(base, path)
         # Asked for at once: what is said about it goes into whatever is made of it.
         _ = skill.header
         return skill
@@ -82,6 +83,41 @@ def open_change(reference: str | Path, base: Weights | None = None, *, allow_pic
     if isinstance(opened, BaseWithChange) and opened.base is base:
         return opened.change
     return ModelDifference(opened, base)
+
+
+def skill_on(base: Weights, path: Path, *, force: bool = False) -> Change:
+    """A skill file as a change of a base, which may have another layout than the one it was made for.
+
+    Args:
+        base: the base.
+        path: the skill file.
+        force: as for `SkillFile`.
+
+    Raises:
+        InputError: as for `SkillFile`.
+    """
+    skill = SkillFile(path)
+    view = naming.named_as(base, {name: skill.shape(name) for name in skill.names()})
+    return naming.put_on(base, SkillFile(path, view, force=force))
+
+
+def adapter_on(base: Weights, path: Path, name: str | None = None, *, allow_pickle: bool = False) -> Change:
+    """A PEFT adapter as a change of a base. Adapters carry the names of memory, and the base's file may have others.
+
+    Args:
+        base: the base.
+        path, name, allow_pickle: as for `PeftAdapter`.
+
+    Raises:
+        InputError: as for `PeftAdapter`.
+    """
+    content = AdapterContent(path, allow_pickle)
+    if content.kind.by_settings or content.parameters:
+        # What the settings mean is told by the class, and a parameter beside modules is one of the class's.
+        view = naming.in_memory_layout(base)
+    else:
+        view = naming.named_as(base, dict.fromkeys(content.targets()))
+    return naming.put_on(base, PeftAdapter(path, view, name, allow_pickle=allow_pickle))
 
 
 class _Opener:
@@ -101,7 +137,7 @@ class _Opener:
             if isinstance(path, Weights):
                 raise _no_addition(piece)
             weights = self._add(weights, path, f"{weights.name}+{piece}")
-        return weights
+        return weights if self.base is None else naming.in_layout_of(weights, self.base)
 
     def _is_whole(self, text: str) -> bool:
         return self._named(text) is not None or self._existing(text) is not None
@@ -142,9 +178,9 @@ class _Opener:
 
     def _add(self, weights: Weights, path: Path, name: str) -> Weights:
         if is_skill(path):
-            return BaseWithChange(weights, SkillFile(path, weights), name)
+            return BaseWithChange(weights, skill_on(weights, path), name)
         if path.is_dir() and (path / CONFIG_FILE).is_file():
-            return BaseWithChange(weights, PeftAdapter(path, weights, name, allow_pickle=self.allow_pickle))
+            return BaseWithChange(weights, adapter_on(weights, path, name, allow_pickle=self.allow_pickle))
         if is_gguf_adapter(path):
             return BaseWithChange(weights, GgufAdapter(path, weights, name))
         raise _no_addition(path)

@@ -42,6 +42,7 @@ from genepool.weights.header import (
     VERSION,
     Header,
 )
+from genepool.weights.naming.renamed import Renamed
 from genepool.weights.tensor_info import TensorInfo, shape_text
 from genepool.weights.weights import Weights
 
@@ -177,6 +178,9 @@ class SkillFile(Change):
         if self.belongs_to(base):
             return
         distance = self.distance_to(base)
+        if isinstance(base, Renamed) and distance == 0:
+            # Another file of the same base: its values are the skill's base's, and only its layout is another.
+            return
         far = "" if distance is None else f"; the bases are {distance:.1%} of their size apart"
         raise InputError(
             f"made for another base ({self.base_name or self.base_fingerprint[:12]}), not {base.name}{far}",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from genepool.errors import InputError
 from genepool.weights.formats.tensor_file import TensorFile
+from genepool.weights.wrappers import unwrapped
 
 __all__ = ["NEED_ASKING", "TensorFile", "format_of", "formats", "open_adapter", "open_file", "usable_formats"]
 
@@ -67,4 +68,5 @@ def open_adapter(folder: Path, allow_pickle: bool) -> TensorFile:
         raise InputError(
             f"holds only a {kind.title}, which can run code when it is opened", where=folder, fix=NEED_ASKING
         )
-    return kind(folder / kind.adapter_file)
+    files, _ = unwrapped([kind(folder / kind.adapter_file)])
+    return files[0]
