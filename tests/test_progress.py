@@ -22,18 +22,18 @@ def test_a_row_of_short_tasks_is_not_silent(
 
 
 def test_what_was_just_said_is_not_said_again(capsys: pytest.CaptureFixture[str]) -> None:
-    progress.say("hello")
+    progress.message("hello")
     with progress.bar("at once"):
         pass
     assert capsys.readouterr().err == "hello\n"
 
 
 def test_quiet_is_quiet_and_hushed_is_only_for_a_while(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.hushed():
-        progress.say("unheard")
+    with progress.silenced():
+        progress.message("unheard")
         with progress.bar("unseen"):
             pass
-    progress.say("heard")
+    progress.message("heard")
     assert capsys.readouterr().err == "heard\n"
 
 
@@ -52,7 +52,7 @@ def test_many_short_hushed_tasks_do_not_silence_the_bar_around_them(
     progress.set_quiet(False)
     with progress.bar("around", 4, "steps") as bar:
         for _ in range(4):
-            with progress.hushed(), progress.bar("inner"):
+            with progress.silenced(), progress.bar("inner"):
                 clock[0] += 1.0
             bar.advance()
             progress._speak_up(1.5)

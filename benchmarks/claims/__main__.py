@@ -31,7 +31,7 @@ def main() -> None:
     claims = [claim for claim in CLAIMS if claim.name in asked.only]
     unavailable = {claim.name: lacks for claim in claims if (lacks := lacking(claim))}
     for name, lacks in unavailable.items():
-        progress.say(f"{name} is left out: this version has no {', '.join(lacks)}")
+        progress.message(f"{name} is left out: this version has no {', '.join(lacks)}")
     claims = [claim for claim in claims if claim.name not in unavailable]
     measured = measure_all(claims, asked.beds, asked.seeds, asked.workers)
     rows = page.by_rows(claims, measured, asked.seeds)

@@ -10,7 +10,7 @@ from benchmarks.claims.stamp import stamp
 from benchmarks.claims.worlds import LIMITS, Scores, World
 from genepool import progress
 from genepool.skills import Graft, compress
-from genepool.skills.localising import Bench
+from genepool.skills.localising import MaskScorer
 from genepool.tasks import LanguageModel
 from genepool.threads import torch_threads
 from genepool.training.batches import encode_examples
@@ -32,7 +32,7 @@ def _packed(world: World, skill: str) -> Weights:
     base = world.sources["base"]
     changes = ModelDifference(world.sources[skill], base)
     budget = sum(2 * base.info(name).numel for name in changes.names() if changes.moves(name)) // PACKED
-    with tempfile.TemporaryDirectory() as folder, progress.hushed():
+    with tempfile.TemporaryDirectory() as folder, progress.silenced():
         path = compress(changes, Path(folder) / "skill.safetensors", budget, {}).path
         weights = BaseWithChange(base, SkillFile(path, base))
         return TensorWeights(
@@ -52,8 +52,8 @@ def _graft(world: World, skill: str, density: float) -> Weights:
     changes = ModelDifference(world.sources[skill], base)
     model = LanguageModel.load(base)
     task = world.tasks[skill]
-    with torch_threads(1), progress.hushed():
-        bench = Bench(model, changes, encode_examples(model, task.examples("valid")[: LIMITS["valid"]], task))
+    with torch_threads(1), progress.silenced():
+        bench = MaskScorer(model, changes, encode_examples(model, task.examples("valid")[: LIMITS["valid"]], task))
         return Graft(changes, bench.learn(changes, steps=STEPS), density).applied()
 
 

@@ -40,7 +40,7 @@ def measure_all(claims: Sequence[Claim], kinds: Sequence[str], seeds: int, worke
             for name, measurement in job.result().items():
                 measured[name, kind, seed] = measurement
             bar.advance()
-            progress.say(f"{kind}, seed {seed}: asked")
+            progress.message(f"{kind}, seed {seed}: asked")
     return measured
 
 

@@ -277,7 +277,7 @@ def main() -> None:
         }
         for (arm, seed), job in jobs.items():
             results[arm].append(job.result())
-            progress.say(f"{arm}, seed {seed}: {results[arm][-1]}")
+            progress.message(f"{arm}, seed {seed}: {results[arm][-1]}")
     print(table(results))
 
 

@@ -48,7 +48,7 @@ def main() -> None:
         place = world(seed, tiny=True)
         for name, changes in WAYS.items():
             found[name].append(spent(place, name, changes, asked.evaluations))
-            progress.say(f"seed {seed}, {name}: {found[name][-1]}")
+            progress.message(f"seed {seed}, {name}: {found[name][-1]}")
     print("| search | examples asked | saved | test | against everything |\n|---|--:|--:|--:|--:|")
     plain = found["everything"]
     for name, rows in found.items():

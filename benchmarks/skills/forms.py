@@ -19,7 +19,7 @@ from benchmarks.measuring import table
 from benchmarks.merge.side_by_side import machine
 from genepool import progress
 from genepool.skills import Dare, Graft, TopK, compress, smallest
-from genepool.skills.localising import Bench
+from genepool.skills.localising import MaskScorer
 from genepool.tasks import LanguageModel, load_tasks
 from genepool.testbed import build
 from genepool.threads import torch_threads
@@ -29,7 +29,7 @@ from genepool.weights.skill_file import SkillFile
 
 CACHE = Path(__file__).parent.parent.parent / ".cache"
 TESTED, LEARNED = 512, 256
-Make = Callable[[Change, Path, int, Bench], WrittenChange]
+Make = Callable[[Change, Path, int, MaskScorer], WrittenChange]
 
 
 @dataclass
@@ -51,7 +51,7 @@ def _packed(share: int) -> Make:
 
 
 def _localised(by: str) -> Make:
-    def make(changes: Change, out: Path, dense: int, bench: Bench) -> WrittenChange:
+    def make(changes: Change, out: Path, dense: int, bench: MaskScorer) -> WrittenChange:
         scores = bench.learn(changes, steps=60) if by == "graft" else None
 
         def at(density: float) -> Change:
@@ -100,7 +100,7 @@ def main() -> None:
         for skill, path in bed.full.items():
             with torch_threads(1):
                 alone.append(_measure(bed.base, path, bed.tasks / skill, found))
-            progress.say(f"seed {seed}, {skill}: measured")
+            progress.message(f"seed {seed}, {skill}: measured")
     lines = [
         [
             name,
@@ -126,12 +126,12 @@ def _measure(base_path: Path, tuned: Path, tasks: Path, found: dict[str, Kept]) 
     base = open_weights(base_path)
     changes = ModelDifference(open_weights(tuned), base)
     model, task = LanguageModel.load(base), load_tasks(tasks)[0]
-    test = Bench(model, changes, encode_examples(model, task.examples("test")[:TESTED], task))
+    test = MaskScorer(model, changes, encode_examples(model, task.examples("test")[:TESTED], task))
     alone, whole = test.score(None), test.score(changes)
     dense = sum(2 * base.info(name).numel for name in changes.names() if changes.moves(name))
-    with tempfile.TemporaryDirectory() as folder, progress.hushed():
+    with tempfile.TemporaryDirectory() as folder, progress.silenced():
         for name, make in ROWS.items():
-            learning = Bench(model, changes, encode_examples(model, task.examples("valid")[:LEARNED], task))
+            learning = MaskScorer(model, changes, encode_examples(model, task.examples("valid")[:LEARNED], task))
             out = Path(folder) / f"{len(list(Path(folder).iterdir()))}.safetensors"
             written = make(changes, out, dense, learning)
             learning.put(None)

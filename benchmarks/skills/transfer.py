@@ -89,14 +89,14 @@ def cases(kind: str, seed: int) -> list[Case]:
             parts = {}
             for size in SIZES:
                 examples = task.examples("train")[:size]
-                with progress.hushed():
+                with progress.silenced():
                     ranking = rank_skills(bed.base, paths, examples, task=task, components=COMPONENTS)
                 by_name = {skill.name: skill.parts for skill in ranking.skills}
                 parts[size] = {name: np.array([by_name[s][name] for s in paths]) for name in ranking.components}
                 bar.advance()
             own = np.array([name.partition("/")[2] == task.name for name in paths])
             found.append(Case(tuple(paths), parts, truth[task.name], own))
-    progress.say(f"{kind}, seed {seed}: measured")
+    progress.message(f"{kind}, seed {seed}: measured")
     return found
 
 
@@ -108,7 +108,7 @@ def _truth(bed: Testbed, paths: Mapping[str, Path], targets: Sequence[Task]) -> 
     with progress.bar("asking base + skill", len(paths), "skills") as bar, Ledger(":memory:") as ledger:
         for place, path in enumerate(paths.values()):
             model.assign(open_weights(path, base=base))
-            with progress.hushed():
+            with progress.silenced():
                 table = evaluate([model], targets, ledger=ledger, limit=TESTED, keep_outputs=False)
             for task in targets:
                 examples = task.examples("test")[:TESTED]

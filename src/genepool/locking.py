@@ -54,7 +54,7 @@ def locked(out: Path, *, patience: float | None = PATIENCE, waiting: str = "") -
             yield
         finally:
             if handle is not None:
-                surely(lambda: _let_go(handle, path))
+                until_done(lambda: _let_go(handle, path))
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def _let_go(handle: int, path: Path) -> None:
         os.close(handle)
 
 
-def surely(action: Callable[[], None]) -> None:
+def until_done(action: Callable[[], None]) -> None:
     """Does it to its end, also when Ctrl-C comes in the middle of it."""
     try:
         action()
@@ -173,12 +173,12 @@ def _waited_for(path: Path, out: Path, patience: float | None, waiting: str) -> 
             raise
         with suppress(OSError):
             path.unlink()
-        say_no_locks(out)
+        warn_no_locks(out)
         return None
 
 
-def say_no_locks(out: Path) -> None:
-    progress.say(f"{out.parent} has no file locks: let no other command write to {out.name} before this one ends")
+def warn_no_locks(out: Path) -> None:
+    progress.message(f"{out.parent} has no file locks: let no other command write to {out.name} before this one ends")
 
 
 def _taken(path: Path) -> int | None:

@@ -30,7 +30,7 @@ def set_quiet(quiet: bool) -> None:
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """No progress from inside the block: for work whose own bars would hide the one around it."""
     # Not `set_quiet`: the bar around it is not heard by being hushed, so its silence goes on being counted.
     global _quiet
@@ -41,7 +41,7 @@ def hushed() -> Iterator[None]:
         _quiet = before
 
 
-def say(text: str) -> None:
+def message(text: str) -> None:
     """One line on stderr, unless quiet. Keeps a live bar intact."""
     if _quiet:
         return

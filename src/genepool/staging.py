@@ -31,9 +31,9 @@ from genepool.locking import (
     parents,
     partial_path,
     reporting_full_disk,
-    say_no_locks,
-    surely,
+    until_done,
     waited_on,
+    warn_no_locks,
 )
 
 # A file is written in one go, so whoever else writes it is through in a moment.
@@ -95,7 +95,7 @@ def staged_file(path: Path, *, overwrite: bool = False, patience: float = PATIEN
             os.replace(partial, path)
         except BaseException:
             # Before the lock is let go of: afterwards it may be another process's.
-            surely(lambda: _remove_if_same(partial, handle))
+            until_done(lambda: _remove_if_same(partial, handle))
             raise
         finally:
             os.close(handle)
@@ -132,7 +132,7 @@ def _taken_partial(partial: Path, path: Path, patience: float) -> int:
             time.sleep(POLL)
         except OSError as error:
             if error.errno in NO_LOCKS:
-                say_no_locks(path)
+                warn_no_locks(path)
                 os.ftruncate(handle, 0)
                 return handle
             os.close(handle)
@@ -172,7 +172,7 @@ def staged_path(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 os.replace(folder / path.name, path)
                 sync_folder(path.parent)
         finally:
-            surely(lambda: _remove(folder))
+            until_done(lambda: _remove(folder))
 
 
 def check_file(path: Path, *, overwrite: bool, pipes: bool = False) -> None:
@@ -281,7 +281,7 @@ def staged_folder(
         except BaseException:
             # Errors and Ctrl-C leave nothing behind; only a SIGKILL, which runs no handler, leaves work to resume.
             with suppress(OSError):
-                surely(lambda: _remove(staging))
+                until_done(lambda: _remove(staging))
             raise
 
 

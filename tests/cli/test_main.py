@@ -98,7 +98,7 @@ def test_quiet_holds_where_a_command_has_no_progress_of_its_own(
         export_outcomes(ledger, Path("outcomes.jsonl"))
     for more, said in (([], "fetching\n"), (["--quiet"], "")):
         assert cli(*call, *more).code == 0
-        progress.say("fetching")
+        progress.message("fetching")
         assert capsys.readouterr().err == said
 
 

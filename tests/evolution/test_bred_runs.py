@@ -186,7 +186,7 @@ def test_what_was_gathered_is_listed_and_any_of_it_becomes_a_checkpoint(
     run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
     members = read_collection(tmp_path / "out")
     data = collect_study(tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
-    (shown,) = data[Collection].gatherings
+    (shown,) = data[Collection].searches
     assert [(m.name, m.group) for m in shown.members] == [(m.name, m.group) for m in members]
     for member, one in zip(members, shown.members, strict=True):
         told = dict(zip(shown.scores, one.scores, strict=True))

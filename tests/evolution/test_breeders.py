@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genepool.errors import InputError
-from genepool.evolution.selection import chances, roulette, survivors
+from genepool.evolution.selection import proportional_probabilities, roulette, survivors
 from genepool.evolution.strategies import make_breeder, make_strategy, strategies
 from genepool.evolution.strategies.base import Birth, Breeder, Evidence
 from genepool.evolution.strategies.cycleqd import Cycleqd
@@ -106,9 +106,9 @@ def test_points_and_models_are_told_apart() -> None:
 
 
 def test_chances_are_in_proportion_and_never_negative() -> None:
-    assert chances([1, 3]).tolist() == [0.25, 0.75]
-    assert chances([-1, 1]).tolist() == [0, 1]
-    assert chances([0, 0]).tolist() == [0.5, 0.5]
+    assert proportional_probabilities([1, 3]).tolist() == [0.25, 0.75]
+    assert proportional_probabilities([-1, 1]).tolist() == [0, 1]
+    assert proportional_probabilities([0, 0]).tolist() == [0.5, 0.5]
 
 
 @given(st.lists(st.floats(0, 1, width=16), min_size=1, max_size=30), st.integers(1, 40), st.integers(0, 5))

@@ -24,7 +24,7 @@ from genepool.errors import InputError
 from genepool.evolution import run_study, strategies
 from genepool.evolution.collection import read_collection
 from genepool.evolution.representations import kind_for
-from genepool.evolution.snapshot import look
+from genepool.evolution.snapshot import take_snapshot
 from genepool.evolution.store import StudyStore, Verdict
 
 #: Several generations of the sizes below, and for most strategies a last one that the budget cuts off.
@@ -83,7 +83,7 @@ def study_of(world: Path, name: str, steady: bool) -> Path:
 
 def done(out: Path) -> int:
     try:
-        return look(out).done
+        return take_snapshot(out).done
     except InputError:
         return 0
 
@@ -146,7 +146,7 @@ def test_killed_once_the_same_command_ends_as_if_undisturbed(
     assert told_after[: len(told)] == told
     lines = fakes.history(out)
     assert {line["id"] for line in lines} == set(after)
-    assert len(lines) == len(after) == look(out).done == BUDGET
+    assert len(lines) == len(after) == take_snapshot(out).done == BUDGET
     assert [(line["generation"], line["index"]) for line in lines] == sorted(
         {(line["generation"], line["index"]) for line in lines}
     )

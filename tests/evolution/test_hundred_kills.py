@@ -18,7 +18,7 @@ import yaml
 
 from genepool.errors import InputError
 from genepool.evolution import run_study
-from genepool.evolution.snapshot import look
+from genepool.evolution.snapshot import take_snapshot
 
 KILLS = 100
 SITTING = """
@@ -64,7 +64,7 @@ def test_a_hundred_kills_change_nothing(tmp_path: Path) -> None:
 
     def done() -> int:
         try:
-            return look(out).done
+            return take_snapshot(out).done
         except InputError:
             return 0
 

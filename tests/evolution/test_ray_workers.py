@@ -134,12 +134,12 @@ def test_a_whole_study_on_ray_is_the_study_in_one_process(tmp_path: Path, strate
 
 
 def test_an_actor_elsewhere_sends_its_outcomes_home(tmp_path: Path) -> None:
-    from genepool.evolution.ray_workers import telling_ledger
+    from genepool.evolution.ray_workers import reporting_ledger
     from genepool.tasks import Ledger
     from genepool.tasks.ledger import Outcome
 
     home = Home(here=False)
-    with telling_ledger(home, tmp_path / "main.sqlite") as book:
+    with reporting_ledger(home, tmp_path / "main.sqlite") as book:
         book.record("print", "model", "task", "asked", [("key", "id", Outcome(1.0, "yes"))])
     assert not (tmp_path / "main.sqlite").exists()
     with StudyStore(tmp_path / "study.sqlite") as store:

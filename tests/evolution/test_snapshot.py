@@ -14,7 +14,7 @@ import yaml
 from genepool.cli.main import run as command
 from genepool.errors import InputError
 from genepool.evolution import load_study, run_study
-from genepool.evolution.snapshot import look
+from genepool.evolution.snapshot import take_snapshot
 from genepool.evolution.stopping import with_stops
 from genepool.evolution.study import Study
 from genepool.locking import locked
@@ -34,7 +34,7 @@ def history(out: Path) -> list[dict[str, Any]]:
 def test_a_look_says_what_the_history_says_and_changes_nothing(finished: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(finished, tmp_path / "copy"))
     before = sorted((path.name, path.stat().st_mtime_ns) for path in copy.iterdir())
-    seen = look(copy)
+    seen = take_snapshot(copy)
     assert sorted((path.name, path.stat().st_mtime_ns) for path in copy.iterdir()) == before
     lines = history(finished)
     best = max(lines, key=lambda line: line["fitness"])
@@ -49,8 +49,8 @@ def test_a_look_says_what_the_history_says_and_changes_nothing(finished: Path, t
 
 def test_a_study_in_hand_is_said_to_run(finished: Path) -> None:
     with locked(finished):
-        assert look(finished).running
-    assert not look(finished).running
+        assert take_snapshot(finished).running
+    assert not take_snapshot(finished).running
 
 
 def test_top_prints_once_where_there_is_no_terminal(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +75,7 @@ def test_a_damaged_record_is_named(finished: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(finished, tmp_path / "copy"))
     (copy / "study.sqlite").write_bytes(b"nonsense" * 200)
     with pytest.raises(InputError, match=r"study\.sqlite: cannot be read as a study"):
-        look(copy)
+        take_snapshot(copy)
 
 
 # ---------------------------------------------------------------------- ending early

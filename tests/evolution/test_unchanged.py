@@ -86,7 +86,7 @@ def test_a_merge_is_as_small_as_the_study_says(
         assert share_unchanged(open_weights(tmp_path / name), base) == shares[name]
     members = read_collection(tmp_path / "out")
     assert all(member.scores["unchanged"] == shares[member.name] for member in members)
-    (shown,) = collect_study(tmp_path / "out", ledger=ledger)[Collection].gatherings
+    (shown,) = collect_study(tmp_path / "out", ledger=ledger)[Collection].searches
     assert "unchanged" in shown.scores
     # Gone on with, it is the same.
     run_study(study, tmp_path / "steps", evaluations=6, ledger=tmp_path / "steps.sqlite")

@@ -12,7 +12,7 @@ from genepool.report.recipe_figure import GeneValue, RecipePicture
 from genepool.report.scatter_figure import Scatter, ScatterPoint
 from genepool.report.search_figure import Evaluation, FinalistPoint, ReferenceLine, SearchRun
 from genepool.report.sections.changes import Changes, RivalComparison, TaskChange
-from genepool.report.sections.collection import Atlas, Collection, CollectionMember, Gathering
+from genepool.report.sections.collection import Atlas, Collection, CollectionMember, SearchCollection
 from genepool.report.sections.cost import Cost, Costs
 from genepool.report.sections.lineage import Lineage
 from genepool.report.sections.recipe import Recipes
@@ -151,7 +151,7 @@ def made_up_comparison(rival: str, kind: str, models: tuple[ModelRow, ...]) -> R
     return RivalComparison("CMA-ES", rival, kind, tuple(changes), tuple(flips))
 
 
-def made_up_gatherings() -> tuple[Gathering, ...]:
+def made_up_collections() -> tuple[SearchCollection, ...]:
     """Two archives of 40 elites each, and a front of three."""
     drawn = np.random.default_rng(9)
     scores = ("sort", "reverse", "upper", "worth")
@@ -163,8 +163,8 @@ def made_up_gatherings() -> tuple[Gathering, ...]:
     maps = (Atlas("sort", 0, 1, 2), Atlas("reverse", 1, 0, 2))
     front = tuple(CollectionMember(f"3.{i}", "front" if i else "knee", (0.5 + i / 10, 0.9 - i / 10)) for i in range(3))
     return (
-        Gathering("CycleQD", scores, elites, maps, 5, "genepool collection run --write"),
-        Gathering("NSGA-II", ("sort", "upper"), front, command="genepool collection other --write"),
+        SearchCollection("CycleQD", scores, elites, maps, 5, "genepool collection run --write"),
+        SearchCollection("NSGA-II", ("sort", "upper"), front, command="genepool collection other --write"),
     )
 
 
@@ -203,7 +203,7 @@ def made_up_report() -> Report:
                 (ReferenceLine("best static merge", wilson(0.925, 1200)),),
             ),
             TradeOffs(made_up_scatters(models)),
-            Collection(made_up_gatherings()),
+            Collection(made_up_collections()),
             Recipes(
                 (
                     made_up_recipe(),

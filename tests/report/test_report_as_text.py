@@ -34,7 +34,7 @@ def tables(text: str) -> list[list[list[str]]]:
 def test_markdown_has_the_pages_numbers(report_data: Report) -> None:
     standings, scores, changes, *between, finalists, costs = tables(report_markdown(report_data))
     kept = between[len(report_data[TradeOffs].scatters) :]
-    assert [len(rows) - 1 for rows in kept] == [len(one.members) for one in report_data[Collection].gatherings]
+    assert [len(rows) - 1 for rows in kept] == [len(one.members) for one in report_data[Collection].searches]
     assert [row[:3] for row in kept[-1][1:]] == [
         ["3.0", "knee", "0.500"],
         ["3.1", "front", "0.600"],

@@ -14,22 +14,24 @@ from genepool.report.sections.collection import (
     Atlas,
     Collection,
     CollectionMember,
-    Gathering,
+    SearchCollection,
     atlas_data,
-    told_members,
+    listed_members,
 )
 
 
-def archive(count: int, *, maps: bool = True) -> Gathering:
+def archive(count: int, *, maps: bool = True) -> SearchCollection:
     members = tuple(
         CollectionMember(f"{i}.0", "cell", (i / count, 0.5, 0.5), 0 if maps else None) for i in range(count)
     )
-    return Gathering("CycleQD", ("add", "sort", "say"), members, (Atlas("add", 0, 1, 2),) if maps else (), 15, "x")
+    return SearchCollection(
+        "CycleQD", ("add", "sort", "say"), members, (Atlas("add", 0, 1, 2),) if maps else (), 15, "x"
+    )
 
 
 def test_of_very_many_elites_the_table_has_the_best_and_the_picture_all() -> None:
     found = archive(3 * ROWS)
-    told = told_members(found)
+    told = listed_members(found)
     assert [member.name for member in told] == [f"{i}.0" for i in range(3 * ROWS - 1, 2 * ROWS - 1, -1)]
     drawn = json.loads(atlas_data(found))
     assert len(drawn["members"]) == 3 * ROWS
@@ -37,13 +39,13 @@ def test_of_very_many_elites_the_table_has_the_best_and_the_picture_all() -> Non
     assert "The best 200 as a table" in render_report(Report("Many", sections=(Collection((found,)),)))
     assert "the best 200 of 600" in report_markdown(Report("Many", sections=(Collection((found,)),)))
     plain = archive(3 * ROWS, maps=False)
-    assert told_members(plain) == plain.members
+    assert listed_members(plain) == plain.members
 
 
 def test_names_from_others_are_escaped(report_data: Report) -> None:
     evil = "</script><img src=x onerror=alert(1)>"
-    one = Gathering(evil, (evil,), (CollectionMember("0.0", evil, (0.5,), 0),), (Atlas(evil, 0, 0, 0),), 3, evil)
-    page = render_report(changed(report_data, Collection, gatherings=(one,)))
+    one = SearchCollection(evil, (evil,), (CollectionMember("0.0", evil, (0.5,), 0),), (Atlas(evil, 0, 0, 0),), 3, evil)
+    page = render_report(changed(report_data, Collection, searches=(one,)))
     assert "<img" not in page
     assert page.count("</script>") == 1
 
@@ -52,7 +54,7 @@ def test_a_collection_is_read_from_the_study_folder(tmp_path: Path) -> None:
     make_tasks(tmp_path / "tasks")
     make_ledger(tmp_path / "ledger.sqlite", tmp_path / "tasks")
     out = make_study(tmp_path)
-    assert collect_study(out)[Collection].gatherings == ()
+    assert collect_study(out)[Collection].searches == ()
     rows = [
         {
             "name": "0.1",
@@ -69,7 +71,7 @@ def test_a_collection_is_read_from_the_study_folder(tmp_path: Path) -> None:
     ]
     (out / "collection.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = collect_study(out)
-    (found,) = data[Collection].gatherings
+    (found,) = data[Collection].searches
     # What the strategy told comes first, then the other tasks of the history.
     assert found.scores == ("sort", "upper", "fitness", "generic")
     assert found.maps == (Atlas("fitness", 2, 0, 1),)

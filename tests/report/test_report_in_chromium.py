@@ -302,7 +302,7 @@ CHOOSE_CELLS = """((choices) => {
 def test_the_cells_of_a_map_tell_the_best_of_those_in_them(browser: Browser, page: Path, report_data: Report) -> None:
     browser.complaints.clear()
     browser.open(page)
-    archives = report_data[Collection].gatherings[0]
+    archives = report_data[Collection].searches[0]
     for choices in ({"which": 0}, {"which": 1}, {"which": 0, "across": 2, "up": 0, "colour": 1}):
         drawn = browser.run(f"{CHOOSE_CELLS}({json.dumps(choices)})")
         chosen = archives.maps[choices["which"]]

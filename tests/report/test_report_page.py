@@ -78,7 +78,7 @@ SECTIONS = {
     (Recipes, "recipes"): "recipe",
     (Costs, "costs"): "cost",
     (TradeOffs, "scatters"): "tradeoffs",
-    (Collection, "gatherings"): "collection",
+    (Collection, "searches"): "collection",
 }
 NOT_NEEDED = [(Standings, "standings"), (SearchCurves, "references"), (Lineage, "facts"), (Scores, "tasks")]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from genepool import measure
 from genepool.report import ExtraModel, collect_study
 from genepool.report.pareto import front
-from genepool.report.scatter_figure import Scatter, scatter_data, told_points
+from genepool.report.scatter_figure import Scatter, listed_points, scatter_data
 from genepool.report.sections import tradeoffs
 from genepool.report.sections.tradeoffs import TradeOffs
 
@@ -141,7 +141,7 @@ def test_the_picture_is_given_every_point_and_the_table_the_front(world: Path) -
                 else {"base": "square", "parent": "triangle", "merge": "diamond"}[point.kind]
             )
             assert numbers[::3] == pytest.approx([score.mean for score in point.scores], abs=1e-4)
-        rows = told_points(scatter)
+        rows = listed_points(scatter)
         values = np.array([[score.mean for score in point.scores] for point in scatter.points])
         on_front = {scatter.points[i] for i in front(values[:, 0], values[:, 1])}
         assert {point for point, on_it in rows if on_it} == on_front

@@ -28,8 +28,8 @@ from genepool.report.skill_map import Disc, skill_map
 from genepool.skills.catalogue import Catalogue
 from genepool.skills.library import Library
 from genepool.skills.library_check import check
-from genepool.skills.library_export import bring_in, export
-from genepool.skills.library_search import by_likeness, by_words
+from genepool.skills.library_export import export, import_skill
+from genepool.skills.library_search import search_similar, search_text
 from genepool.skills.sketch import sketch
 from genepool.weights import Form, Scaled, Sum, open_change, store
 
@@ -213,7 +213,7 @@ def test_any_text_is_a_name_and_comes_back(name: str, tags: list[str], words: st
             export(library, name, Path(place) / "out")
             Library.create(Path(place) / "other")
             with Library(Path(place) / "other") as other:
-                assert bring_in(other, Path(place) / "out")[0] == library.find(name).__class__(
+                assert import_skill(other, Path(place) / "out")[0] == library.find(name).__class__(
                     **{**vars(kept), "added": other.catalogue.all()[0].added}
                 )
 
@@ -224,7 +224,7 @@ def test_no_text_breaks_the_search(text: str) -> None:
         Library.create(place)
         with Library(place) as library:
             try:
-                assert by_words(library, text) == []
+                assert search_text(library, text) == []
             except InputError as error:
                 assert "no word" in str(error)
             with pytest.raises(InputError):
@@ -260,10 +260,10 @@ def test_search_ranks_the_closest_first(library: Library, tmp_path: Path) -> Non
     # The same change in another form is as close as can be.
     library.add(write(tmp_path / "sparse.safetensors", one, Form("sparse", "F32")))
     target = write(tmp_path / "target.safetensors", one)
-    hits = by_likeness(library, str(target))
+    hits = search_similar(library, str(target))
     assert [hit.kept.name for hit in hits] == ["sparse", "0.9", "0.6", "0.3", "0.0"]
     assert hits[0].score == pytest.approx(1.0, abs=1e-5)
-    assert len(by_likeness(library, str(target), 2)) == 2
+    assert len(search_similar(library, str(target), 2)) == 2
     stored = library.catalogue.sketch(library.find("sparse").digest)
     assert stored is not None
     expected = sketch(InMemory(one))
@@ -279,8 +279,8 @@ def test_words_are_found_stemmed_and_by_their_beginnings(library: Library, tmp_p
         "reversing": ["alpha"], "STRING": ["alpha"], "numb": ["beta"], "tools": ["alpha"], "sort_9": ["beta"],
         'sort" OR alpha NEAR(': ["alpha", "beta"], "org": ["alpha", "beta"], "nothing": [],
     }.items():  # fmt: skip
-        assert sorted(hit.kept.name for hit in by_words(library, text)) == names, text
-    assert by_words(library, "beta reverse")[0].kept.name == "beta"
+        assert sorted(hit.kept.name for hit in search_text(library, text)) == names, text
+    assert search_text(library, "beta reverse")[0].kept.name == "beta"
 
 
 # ---------------------------------------------------------------------- what is refused

@@ -12,7 +12,7 @@ import torch
 
 from genepool.errors import InputError
 from genepool.skills import Graft, TopK
-from genepool.skills.localising import Bench, smallest
+from genepool.skills.localising import MaskScorer, smallest
 from genepool.tasks import LanguageModel, load_tasks
 from genepool.training.batches import encode_examples
 from genepool.weights import Change, open_change, open_weights
@@ -71,15 +71,15 @@ def test_a_graft_is_the_entries_of_the_highest_scores() -> None:
 
 
 @pytest.fixture(scope="module")
-def reverse(tiny_testbed: Any) -> tuple[Bench, Change, Any]:
+def reverse(tiny_testbed: Any) -> tuple[MaskScorer, Change, Any]:
     base = open_weights(tiny_testbed.base)
     changes = open_change(str(tiny_testbed.full["reverse"]), base)
     model = LanguageModel.load(base)
     task = load_tasks(tiny_testbed.tasks / "reverse")[0]
-    return Bench(model, changes, encode_examples(model, task.examples("valid")[:128], task)), changes, model
+    return MaskScorer(model, changes, encode_examples(model, task.examples("valid")[:128], task)), changes, model
 
 
-def test_the_base_comes_back_to_the_last_bit(reverse: tuple[Bench, Change, Any]) -> None:
+def test_the_base_comes_back_to_the_last_bit(reverse: tuple[MaskScorer, Change, Any]) -> None:
     bench, changes, model = reverse
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
     alone, whole = bench.score(None), bench.score(changes)
@@ -88,7 +88,9 @@ def test_the_base_comes_back_to_the_last_bit(reverse: tuple[Bench, Change, Any])
     assert all(torch.equal(before[name], value) for name, value in model.model.state_dict().items())
 
 
-def test_learned_scores_find_the_skill_that_noise_hides_from_magnitudes(reverse: tuple[Bench, Change, Any]) -> None:
+def test_learned_scores_find_the_skill_that_noise_hides_from_magnitudes(
+    reverse: tuple[MaskScorer, Change, Any],
+) -> None:
     bench, changes, model = reverse
     generator = torch.Generator().manual_seed(0)
     name = "model.layers.0.mlp.down_proj.weight"

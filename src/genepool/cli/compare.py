@@ -170,9 +170,9 @@ def _tell(judged: Sequence[_Judged], pages: Sequence[Path], json_output: bool) -
         for one, results in judged:
             _show(one, results)
     for notice in dict.fromkeys(notice for one, _ in judged for notice in one.notices):
-        progress.say(notice)
+        progress.message(notice)
     for path in pages:
-        progress.say(f"the page: {path}")
+        progress.message(f"the page: {path}")
 
 
 def _check(gate: Path | None, results: Sequence[GateResult]) -> None:

@@ -104,11 +104,11 @@ def evaluate(
         return
     tables.print_matrix(matrix, f"{split} split, mean and 95% interval")
     for one in dropped:
-        progress.say(
+        progress.message(
             f"{one.name} dropped out after {one.examples} examples of each task, with a mean of {one.mean:.3f}"
         )
     if race:
-        progress.say(
+        progress.message(
             f"the race spared {raced.saved:,} examples; the best drops out in {race_error:.0%} of races at most"
         )
-    progress.say(f"{evaluated} examples asked now, the rest known from {book.path}")
+    progress.message(f"{evaluated} examples asked now, the rest known from {book.path}")

@@ -130,7 +130,7 @@ def _report(out: Path, trust: Permissions, *, renew: bool) -> Path:
             data = collect_study(out, trusted=trust.tasks)
             write_report(data, page)
         for notice in data.notices:
-            progress.say(notice)
+            progress.message(notice)
     return page
 
 

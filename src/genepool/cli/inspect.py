@@ -65,7 +65,7 @@ def inspect(
     ranks: Literal["sampled", "all", "none"] = "all" if all_ranks else "sampled" if rank else "none"
     found = inspect_models(models, base, ranks=ranks, allow_pickle=allow_pickle)
     if base is None and found.base is not None:
-        progress.say(f"note: {found.base} is taken as the base, being named first; --base names another.")
+        progress.message(f"note: {found.base} is taken as the base, being named first; --base names another.")
     if out is not None:
         from genepool.report import write_inspection
 

@@ -107,7 +107,7 @@ def _spelled(old: Mapping[str, str]) -> type[TyperCommand]:
         name, equals, value = word.partition("=")
         if name not in old:
             return word
-        progress.say(f"note: {name} is called {old[name]} now.")
+        progress.message(f"note: {name} is called {old[name]} now.")
         return f"{old[name]}{equals}{value}"
 
     return Spelled if old else TyperCommand

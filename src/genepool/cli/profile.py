@@ -78,9 +78,9 @@ def profile(
         for one in profiles:
             _show(one)
     for notice in dict.fromkeys(notice for one in profiles for notice in one.notices):
-        progress.say(notice)
+        progress.message(notice)
     for path in out or []:
-        progress.say(f"the page: {path}")
+        progress.message(f"the page: {path}")
 
 
 def _show(one: Profile) -> None:

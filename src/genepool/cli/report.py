@@ -67,7 +67,7 @@ def report(
         data = collect_study(study, beside=tuple(beside or ()), ledger=ledger, trusted=trust_tasks or ())
         write_report(data, page, overwrite=overwrite)
     for notice in data.notices:
-        progress.say(notice)
+        progress.message(notice)
     if json_output:
         from genepool.report import report_values
 

@@ -35,21 +35,21 @@ def top(
         genepool top run --json | jq .best
     """
     options.begin(quiet)
-    from genepool.evolution.snapshot import look
+    from genepool.evolution.snapshot import take_snapshot
 
     if json_output:
-        options.print_json(options.with_old_keys(look(study).to_dict()))
+        options.print_json(options.with_old_keys(take_snapshot(study).to_dict()))
         return
     if once or not sys.stdout.isatty():
-        tables.console().print(picture(look(study)))
+        tables.console().print(picture(take_snapshot(study)))
         return
     import time
 
     from rich.live import Live
 
-    with Live(picture(look(study)), console=tables.console(), auto_refresh=False) as live:
+    with Live(picture(take_snapshot(study)), console=tables.console(), auto_refresh=False) as live:
         while True:
-            seen = look(study)
+            seen = take_snapshot(study)
             live.update(picture(seen), refresh=True)
             if not seen.running:
                 return

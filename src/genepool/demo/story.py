@@ -84,7 +84,7 @@ def _tell(
     tasks, skills = load_tasks(bed.tasks), tuple(bed.full)
     budget = evaluations or (60 if tiny else 300)
     with Ledger(folder / "ledger.sqlite") as ledger:
-        progress.say("static merges, judged on validation:")
+        progress.message("static merges, judged on validation:")
         chosen, best_static = _choose_static(bed, tasks, ledger)
         studies = {
             name: run_study(
@@ -92,7 +92,7 @@ def _tell(
             )
             for strategy, name in STRATEGIES.items()
         }
-        progress.say("test examples, asked for the first time:")
+        progress.message("test examples, asked for the first time:")
         table = _test(bed, tasks, chosen, best_static, studies, ledger)
     page = _write_page(folder, bed, chosen, best_static, table, skills)
     return table, skills, best_static, page
@@ -143,7 +143,7 @@ def _choose_static(bed: Testbed, tasks: list[Task], ledger: Ledger) -> tuple[dic
         table = evaluate([merge.weights], tasks, split="valid", ledger=ledger, keep_outputs=False, names=[merge.name])
         score = validation_score(table, merge.name, skills)
         cells = "  ".join(f"{task} {table.mean(merge.name, task):.2f}" for task in table.tasks)
-        progress.say(f"  {score:.3f}  {merge.name:42} {cells}")
+        progress.message(f"  {score:.3f}  {merge.name:42} {cells}")
         if merge.method not in best or score > best[merge.method][0]:
             best[merge.method] = (score, merge)
     chosen = {merge.name: merge for _, merge in best.values()}

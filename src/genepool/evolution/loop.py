@@ -237,7 +237,7 @@ class Search:
         evidence = self._evidence(verdicts)
         if warning := self._diversity.warning(generation, verdicts):
             self.notices.append(warning)
-            progress.say(warning)
+            progress.message(warning)
         self._store.told(generation, fitness, self.seconds, self._diversity.now)
         self._strategy.tell(asked, fitness, evidence, generation=generation)
         # What a race estimated leads nothing: it left because others were ahead.
@@ -288,7 +288,7 @@ class Search:
         elif stop.stall is not None and stalled >= stop.stall:
             self.ended = f"no better candidate in {stalled} generations"
         if self.ended:
-            progress.say(f"the search ends before its budget: {self.ended}")
+            progress.message(f"the search ends before its budget: {self.ended}")
         return bool(self.ended)
 
     def _check_time(self) -> None:

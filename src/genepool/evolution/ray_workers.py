@@ -235,7 +235,7 @@ class _Actor:
         return verdict, recorded
 
 
-def telling_ledger(home: Home, path: Path) -> Ledger:
+def reporting_ledger(home: Home, path: Path) -> Ledger:
     """The ledger of an actor: the driver's own on its machine; elsewhere one of its own, whose rows are sent back."""
     from genepool.tasks import Ledger
 
@@ -279,7 +279,7 @@ def build_on_ray(
         sources = {study.base: base}
         sources |= {name: shared_weights(parts, base) for name, parts in home.shared.items() if name != study.base}
     place = out if home.here else Path(tempfile.mkdtemp(prefix="genepool-"))
-    book = telling_ledger(home, ledger)
+    book = reporting_ledger(home, ledger)
     evaluator = build_evaluator(study, where, ledger, plugins, place, resident, sources, book, trust, device)
 
     def evaluate(candidate: Candidate) -> Verdict:

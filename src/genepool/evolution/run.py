@@ -1,4 +1,4 @@
-"""Runs a study file from wherever it stands: checks, searches, crowns; the entry that the command line and scripts use.
+"""Runs a study file from wherever it stands: checks, searches, writes the winner; for the command line and scripts.
 
 Wires the study's rooms together and owns the study's folder: its lock, its record, and what may be overwritten.
 """
@@ -36,7 +36,7 @@ from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import Breeder, Strategy, strategy_entry
 from genepool.evolution.strategies.base import UNCHANGED
 from genepool.evolution.study import SearchBudget, Study, load_study
-from genepool.evolution.winner import crown
+from genepool.evolution.winner import write_winner
 from genepool.evolution.workers import InProcess, ProcessPool, Workers
 from genepool.schema import validate
 
@@ -144,7 +144,7 @@ def run_study(
         with StudyStore(out / STORE_FILE) as store:
             store.begin(settings, {library: version(library) for library in entry.build.libraries})
             if (found := _finished(out, store, study)) is not None:
-                progress.say(
+                progress.message(
                     f"this study is finished: {found['evaluations']} evaluations, best fitness {found['fitness']:.4f}; "
                     f"a larger budget goes on, --overwrite starts anew"
                 )
@@ -189,7 +189,7 @@ def run_study(
             store.set("stop", study.stop.model_dump())
             store.set("ended", search.ended)
             staging.write_text(out / COLLECTION_FILE, _lines(strategy.collection()))
-            best = crown(opened, store, finalists, out, ledger, notices=search.notices)
+            best = write_winner(opened, store, finalists, out, ledger, notices=search.notices)
             return StudyResult(out, best)
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def chances(values: Sequence[float] | np.ndarray) -> np.ndarray:
+def proportional_probabilities(values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Values as probabilities, shape (n,): in proportion, shifted up where some are negative; all alike when all are 0.
 
     Accuracies are never negative, so in proportion is what they get.
@@ -27,7 +27,7 @@ def roulette(generator: np.random.Generator, fitness: Sequence[float] | np.ndarr
     """`count` different places, drawn in proportion to fitness; of those with none only when others run out."""
     import numpy as np
 
-    shares = chances(fitness)
+    shares = proportional_probabilities(fitness)
     if np.count_nonzero(shares) < count:
         shares = (shares + 1e-12) / (shares + 1e-12).sum()
     return [int(i) for i in generator.choice(len(shares), size=count, replace=False, p=shares)]

@@ -112,7 +112,7 @@ class Snapshot:
         }
 
 
-def look(out: str | Path) -> Snapshot:
+def take_snapshot(out: str | Path) -> Snapshot:
     """How the study in `out` stands.
 
     Raises:

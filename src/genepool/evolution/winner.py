@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from genepool.weights import Weights
 
 
-def crown(
+def write_winner(
     opened: OpenedStudy,
     store: StudyStore,
     finalists: Sequence[Finalist],

@@ -106,7 +106,7 @@ class InProcess(Workers):
         while (candidate := feed()) is not None:
             if self._evaluate is None:
                 self._evaluate = self._factory()
-            with progress.hushed():
+            with progress.silenced():
                 verdict = judge(self._evaluate, self._store, candidate)
             yield candidate, verdict
 

@@ -80,10 +80,10 @@ def report_files(plan: Plan, report: AdapterReport) -> dict[str, str]:
 def remark(report: AdapterReport, asked: int) -> None:
     """Says on stderr what the user may not expect: a smaller rank than `asked`, tensors that are left out."""
     if report.rank < asked:
-        progress.say(f"note: rank {report.rank} instead of {asked}: no matrix has more directions to hold.")
+        progress.message(f"note: rank {report.rank} instead of {asked}: no matrix has more directions to hold.")
     if left := report.left_out:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        progress.say(
+        progress.message(
             f"note: {left[0].name}{more} stay as in the base ({left[0].form.reason}): "
             f"{_percent(report.left_out_share)} of the change."
         )

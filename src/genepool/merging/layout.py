@@ -149,7 +149,7 @@ class Aligner:
         if fit.shapes:
             raise self._wrong_shapes(fit.shapes)
         for left in fit.recomputed:
-            progress.say(
+            progress.message(
                 f"note: {left.name} is left out: {left.absent[0]} does not store it and every loader computes it."
             )
         return fit.matches

@@ -144,7 +144,7 @@ def translate_documents(documents: list[Any], where: str) -> Recipe:
         used |= new
         waiting += [recipes[name] for name in new]
     for name in recipes.keys() - used:
-        progress.say(f"warning: {where}:{name}: no document uses it, and it is not written.")
+        progress.message(f"warning: {where}:{name}: no document uses it, and it is not written.")
     return result.model_copy(update={"recipes": {name: recipes[name] for name in recipes if name in used}})
 
 
@@ -206,7 +206,7 @@ class _Reader:
         kept = {}
         for name, value in self.shared_and_own(given, place).items():
             if not self.method.parameter(name).per_model:
-                progress.say(f"warning: {self.where}:{place}.{name}: has no effect under a model, as in mergekit.")
+                progress.message(f"warning: {self.where}:{place}.{name}: has no effect under a model, as in mergekit.")
             else:
                 kept[name] = value
         return kept
@@ -228,7 +228,7 @@ class _Reader:
             return True
         if name not in _KNOWN_PARAMETERS:
             raise InputError(f"unknown parameter '{name}'", where=place, fix=nearest(name, _KNOWN_PARAMETERS))
-        progress.say(f"warning: {place}: has no effect on {self.name}.")
+        progress.message(f"warning: {place}: has no effect on {self.name}.")
         return False
 
     def _value(self, name: str, value: Any) -> Any:

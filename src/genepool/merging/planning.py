@@ -149,7 +149,7 @@ def _say_unknown(sources: Mapping[str, Weights]) -> None:
         if weights.config is not None and (reason := why_unknown(weights.config)):
             why.setdefault(reason, []).append(name)
     for reason, names in why.items():
-        progress.say(f"note: {listed(names)}: {reason}; merged tensor by tensor, as stored.")
+        progress.message(f"note: {listed(names)}: {reason}; merged tensor by tensor, as stored.")
 
 
 def _without_base_among_models(recipe: Recipe, method: Method) -> Recipe:

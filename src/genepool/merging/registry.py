@@ -68,7 +68,7 @@ def load_entry_points() -> None:
             point.load()
         except Exception as error:
             owner = point.dist.name if point.dist else point.value
-            progress.say(f"warning: merge method '{point.name}' of the package {owner} cannot be loaded: {error}")
+            progress.message(f"warning: merge method '{point.name}' of the package {owner} cannot be loaded: {error}")
 
 
 METHODS = Door("a merge method", "Put @register above the class of a method", all_methods)

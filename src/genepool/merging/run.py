@@ -74,7 +74,7 @@ def run_plan(
 
     with staging.staged_folder(out, overwrite=overwrite, keep=keep) as folder:
         if (folder / _JOURNAL).is_file():
-            progress.say(f"going on with the merge that was stopped in {folder}")
+            progress.message(f"going on with the merge that was stopped in {folder}")
         writer = ShardedWriter(folder, plan.stored, shard_bytes=shard_bytes)
         journal = _Journal(folder / _JOURNAL, run_key, writer)
         try:

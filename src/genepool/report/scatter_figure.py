@@ -91,7 +91,7 @@ def scatter_data(scatters: Sequence[Scatter], searches: Sequence[str]) -> str:
     return json.dumps(told, separators=(",", ":"), ensure_ascii=False)
 
 
-def told_points(scatter: Scatter) -> list[tuple[ScatterPoint, bool]]:
+def listed_points(scatter: Scatter) -> list[tuple[ScatterPoint, bool]]:
     """The models, the winners and the front of the first two objectives, each with whether it is on that front.
 
     Where many candidates are equal a front is long; then its candidates are shown at even distances.

@@ -3,17 +3,17 @@
 from genepool.skills.activation_energy import input_energies
 from genepool.skills.compressing import ByteBudget, compress
 from genepool.skills.create import apply_skills, extract_skill, model_of
-from genepool.skills.localising import Bench, Localised, smallest
+from genepool.skills.localising import Localised, MaskScorer, smallest
 from genepool.skills.masks import Dare, Graft, TopK
 from genepool.skills.peft_folder import write_peft
 from genepool.skills.skill import Skill
 
 __all__ = [
-    "Bench",
     "ByteBudget",
     "Dare",
     "Graft",
     "Localised",
+    "MaskScorer",
     "Skill",
     "TopK",
     "apply_skills",

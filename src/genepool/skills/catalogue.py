@@ -16,7 +16,7 @@ from genepool import progress
 from genepool.checked import is_digest, is_number, is_text, parsed_json
 from genepool.database import disk_is_full, distrust, foreign_schema, transaction
 from genepool.errors import InputError, refuse_newer
-from genepool.skills.library_entry import COLUMNS, JSON_COLUMNS, LibraryEntry, called, floats, kept_of
+from genepool.skills.library_entry import COLUMNS, JSON_COLUMNS, LibraryEntry, called, entry_of, floats
 from genepool.skills.sketch import LAYER_WIDTH, WIDTH, Sketch
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Catalogue:
         found = []
         for number, *row in rows:
             try:
-                kept_of(row)
+                entry_of(row)
             except ValueError as error:
                 found.append((number, called(row), str(error)))
         return found
@@ -296,7 +296,7 @@ class Catalogue:
     def _one(self, clause: str, value: str) -> LibraryEntry | None:
         row = next(iter(self._rows(clause, value)), None)
         try:
-            return None if row is None else kept_of(row)
+            return None if row is None else entry_of(row)
         except ValueError as error:
             raise InputError(
                 f"the row of {called(row or ())} is damaged: {error}",
@@ -310,11 +310,11 @@ class Catalogue:
 
     def _believed(self, row: Sequence[Any]) -> LibraryEntry | None:
         try:
-            return kept_of(row)
+            return entry_of(row)
         except ValueError as error:
             if not self._has_told:
                 self._has_told = True
-                progress.say(
+                progress.message(
                     f"{self.path}: the row of {called(row)} is damaged and left out: {error}. "
                     "`genepool library check` lists all such rows"
                 )

@@ -71,7 +71,7 @@ class LibraryEntry:
         return {key: value for key, value in found.items() if value not in ("", {}, [], None)}
 
 
-def kept_of(row: Sequence[Any]) -> LibraryEntry:
+def entry_of(row: Sequence[Any]) -> LibraryEntry:
     """A row as the skill it is of.
 
     Raises:

@@ -46,7 +46,7 @@ def export(library: Library, reference: str, out: str | Path, *, overwrite: bool
     return kept
 
 
-def bring_in(library: Library, path: str | Path) -> tuple[LibraryEntry, bool]:
+def import_skill(library: Library, path: str | Path) -> tuple[LibraryEntry, bool]:
     """Adds what `export` wrote, with its name, tags, description and scores; or a lone skill file.
 
     Args:

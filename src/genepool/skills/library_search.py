@@ -32,7 +32,7 @@ class Hit:
     score: float
 
 
-def by_words(library: Library, text: str, limit: int = 20) -> list[Hit]:
+def search_text(library: Library, text: str, limit: int = 20) -> list[Hit]:
     """Skills whose name, description, tags, scores or base have any of the words, or words that begin so.
 
     Raises:
@@ -46,7 +46,7 @@ def by_words(library: Library, text: str, limit: int = 20) -> list[Hit]:
     return [Hit(kept, score) for kept, score in library.catalogue.matching(query, limit)]
 
 
-def by_likeness(library: Library, reference: str, limit: int = 20) -> list[Hit]:
+def search_similar(library: Library, reference: str, limit: int = 20) -> list[Hit]:
     """Skills by the estimated cosine of their change with another's, the closest first. No skill file is read.
 
     Args:

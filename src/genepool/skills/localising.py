@@ -99,7 +99,7 @@ def smallest(
     return Localised(found, high, best, full, base, tried)
 
 
-class Bench:
+class MaskScorer:
     """A base in memory into which changes are put, to be asked examples.
 
     Args:

@@ -154,7 +154,7 @@ class Ledger:
                     except ValueError as error:
                         damaged, what = damaged + 1, f"example {key[:12]}: {error}"
         if damaged:
-            progress.say(f"{self.path}: {damaged:,} damaged outcomes are not used ({what})")
+            progress.message(f"{self.path}: {damaged:,} damaged outcomes are not used ({what})")
         return found
 
     def record(
@@ -212,7 +212,7 @@ class Ledger:
                     continue
                 yield {**texts, "score": outcome.score, "output": outcome.output, "detail": dict(outcome.detail)}
         if damaged:
-            progress.say(f"{self.path}: {damaged:,} damaged outcomes are left out ({what})")
+            progress.message(f"{self.path}: {damaged:,} damaged outcomes are left out ({what})")
 
     # ------------------------------------------------------------------ looking back
 

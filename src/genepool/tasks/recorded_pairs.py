@@ -118,7 +118,9 @@ def recorded_pairs(
             rows = ledger.rows_of(f"SELECT a.score, b.score, (a.output <> b.output) IS 1 {_JOINED}", key, apart=True)
             whole = [row for row in rows if is_number(row[0], 0, 1) and is_number(row[1], 0, 1)]
             if len(whole) < len(rows):
-                progress.say(f"{ledger.path}: {len(rows) - len(whole):,} damaged outcomes of {task.name} are left out")
+                progress.message(
+                    f"{ledger.path}: {len(rows) - len(whole):,} damaged outcomes of {task.name} are left out"
+                )
             cells = np.array(whole).reshape(-1, 3)
         only = [_count(ledger, number, task) - int(n) for number in numbers]
         scores = cells[:, :2].astype(np.float64)

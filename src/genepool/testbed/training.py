@@ -28,7 +28,7 @@ Batches = Callable[[int, int], list[StringExample]]
 
 
 @contextmanager
-def calm() -> Iterator[None]:
+def one_torch_thread() -> Iterator[None]:
     """One torch thread an operation, and none of the libraries' own bars and warnings, while the block lasts.
 
     Constructors draw from torch's global generator; the caller gets it back as it was.

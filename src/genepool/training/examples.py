@@ -122,7 +122,7 @@ def _split(task: Task) -> Task:
             where=task.name,
             fix="Give 50 at least, or a folder with train.jsonl, valid.jsonl and test.jsonl",
         )
-    progress.say(
+    progress.message(
         f"{task.name}: one file, so {len(splits['train']):,} examples are for training, {len(splits['valid']):,} for "
         f"validation and {len(splits['test']):,} for the test before and after"
     )

@@ -99,7 +99,7 @@ def _others(
                 kept.append(task)
             except InputError as error:
                 # Nobody named it.
-                progress.say(f"{path.name} is not asked for what is forgotten: {error.what}")
+                progress.message(f"{path.name} is not asked for what is forgotten: {error.what}")
     return tuple(kept)
 
 

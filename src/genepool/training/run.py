@@ -172,7 +172,7 @@ class Run:
         if not any(one.step == 0 for one in self._recorded()):
             self._validate(0, session)
         if start:
-            progress.say(f"going on after step {start} of {self.recipe.steps}")
+            progress.message(f"going on after step {start} of {self.recipe.steps}")
         return start
 
     def _restore(self, step: int, session: Session) -> None:

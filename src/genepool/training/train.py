@@ -89,7 +89,9 @@ def run_training(
             run = Run(opened, out, journal, device=device, fork=None if fork is None else Path(fork))
             run.begin()
             if (known := read_result(out)) is not None:
-                progress.say(f"this training is finished: {known['steps']} steps; change the recipe to go elsewhere")
+                progress.message(
+                    f"this training is finished: {known['steps']} steps; change the recipe to go elsewhere"
+                )
                 if known["asked"] == opened.asked() and (draw is None or (out / REPORT_FILE).is_file()):
                     return TrainingResult(out, known, resumed=True)
                 known, gains = run.measure_again(known, ledger)

@@ -192,7 +192,7 @@ def linear_layers(network: Any, heads: Collection[str]) -> list[str]:
     return sorted(found)
 
 
-class Whole(Trained):
+class FullFineTune(Trained):
     """Every tensor of the model.
 
     Args:
@@ -249,4 +249,4 @@ def trained_part(model: Network, weights: Weights, recipe: Training) -> Trained:
     Raises:
         InputError: the model has no such part.
     """
-    return LoraFactors(model, recipe.lora, recipe.seed) if recipe.form == "lora" else Whole(model, weights)
+    return LoraFactors(model, recipe.lora, recipe.seed) if recipe.form == "lora" else FullFineTune(model, weights)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from genepool.cli import options
-from genepool.cli.library.common import LibraryOption, open_library, say_added
+from genepool.cli.library.common import LibraryOption, open_library, print_added
 
 
 def add(
@@ -40,7 +40,7 @@ def add(
         kept, added = opened.add(
             file, name=name, tags=tag or [], description=description, scores=_scores(score or [])
         )  # fmt: skip
-        say_added(opened, kept, added, json_output)
+        print_added(opened, kept, added, json_output)
 
 
 def _scores(given: Sequence[str]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from genepool.cli import options
-from genepool.cli.library.common import LibraryOption, open_library, say
+from genepool.cli.library.common import LibraryOption, open_library, print_line
 
 
 def check(
@@ -35,7 +35,7 @@ def check(
             options.print_json({"library": str(opened.folder), "problems": [problem.to_dict() for problem in found]})
         else:
             for problem in found:
-                say(f"{problem.where}: {problem.text}" + (f": {problem.repaired}" if problem.repaired else ""))
+                print_line(f"{problem.where}: {problem.text}" + (f": {problem.repaired}" if problem.repaired else ""))
             if not left:
                 print(f"{opened.folder}: {len(opened.catalogue.all()):,} skills, all whole")
     if left:

@@ -29,7 +29,7 @@ def open_library(library: Path | None) -> Library:
     return Library(library)
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     tables.console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -50,10 +50,10 @@ def print_skills(skills: Sequence[LibraryEntry], extra: tuple[str, Sequence[str]
     tables.show(table)
 
 
-def say_added(library: Library, kept: LibraryEntry, added: bool, json_output: bool) -> None:
+def print_added(library: Library, kept: LibraryEntry, added: bool, json_output: bool) -> None:
     if json_output:
         options.print_json({"library": str(library.folder), "added": added, "skill": kept.to_dict()})
     elif added:
-        say(f"{kept.name}: added ({kept.short}, {kept.form}, {options.size_text(kept.bytes)})")
+        print_line(f"{kept.name}: added ({kept.short}, {kept.form}, {options.size_text(kept.bytes)})")
     else:
-        say(f"{kept.name}: there already ({kept.short}), nothing changed")
+        print_line(f"{kept.name}: there already ({kept.short}), nothing changed")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from genepool.cli import options
-from genepool.cli.library.common import LibraryOption, SkillArgument, open_library, say
+from genepool.cli.library.common import LibraryOption, SkillArgument, open_library, print_line
 
 
 def export(
@@ -33,4 +33,4 @@ def export(
         if json_output:
             options.print_json({"out": str(out), "name": kept.name, "digest": kept.digest})
         else:
-            say(f"{out}: {kept.name}")
+            print_line(f"{out}: {kept.name}")

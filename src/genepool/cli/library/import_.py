@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from genepool.cli import options
-from genepool.cli.library.common import LibraryOption, open_library, say_added
+from genepool.cli.library.common import LibraryOption, open_library, print_added
 
 
 def import_(
@@ -29,7 +29,7 @@ def import_(
         genepool library import reverse-skill/
     """
     options.begin(quiet)
-    from genepool.skills.library_export import bring_in as bring_in_skill
+    from genepool.skills.library_export import import_skill as bring_in_skill
 
     with open_library(library) as opened:
-        say_added(opened, *bring_in_skill(opened, path), json_output)
+        print_added(opened, *bring_in_skill(opened, path), json_output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from genepool.cli import options
-from genepool.cli.library.common import LibraryOption, SkillArgument, open_library, say
+from genepool.cli.library.common import LibraryOption, SkillArgument, open_library, print_line
 
 
 def rm(
@@ -24,4 +24,4 @@ def rm(
         if json_output:
             options.print_json({"library": str(opened.folder), "removed": kept.name, "digest": kept.digest})
         else:
-            say(f"{kept.name}: removed ({options.size_text(kept.bytes)})")
+            print_line(f"{kept.name}: removed ({options.size_text(kept.bytes)})")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genepool.cli import options
-from genepool.cli.library.common import LibraryOption, open_library, print_skills, say
+from genepool.cli.library.common import LibraryOption, open_library, print_line, print_skills
 
 if TYPE_CHECKING:
     from genepool.skills.library import Library
@@ -65,7 +65,7 @@ def search(
     options.load_plugins(plugin)
     options.only_with(context, tasks is not None, "--tasks", "base", "cheap", "examples", "device", "dtype")
     from genepool.errors import InputError
-    from genepool.skills.library_search import by_likeness, by_task, by_words
+    from genepool.skills.library_search import by_task, search_similar, search_text
 
     ways = {"--text": text, "--like": like, "--tasks": tasks}
     given = {option: wanted for option, wanted in ways.items() if wanted is not None}
@@ -91,7 +91,7 @@ def search(
             _say_ranking(opened, found, ranking, json_output)
         return
     with open_library(library) as opened:
-        ranked = {"--text": by_words, "--like": by_likeness}[option](opened, str(wanted), hits)
+        ranked = {"--text": search_text, "--like": search_similar}[option](opened, str(wanted), hits)
         if json_output:
             told = [{"score": hit.score, **hit.kept.to_dict()} for hit in ranked]
             options.print_json({"library": str(opened.folder), "by": option[2:], "hits": told})
@@ -117,6 +117,6 @@ def _say_ranking(library: Library, hits: Sequence[Hit], ranking: Ranking, json_o
     title = "rank" if more else name
     print_skills([hit.kept for hit in hits], (title, [f"{values[hit.kept.name]:.3f}" for hit in hits]))
     if not more and name in ranking.base:
-        say(f"The base alone: {ranking.base[name]:.3f}. Asked {ranking.examples} examples.")
+        print_line(f"The base alone: {ranking.base[name]:.3f}. Asked {ranking.examples} examples.")
     for skill, why in ranking.skipped.items():
-        say(f"left out: {skill}: {why}")
+        print_line(f"left out: {skill}: {why}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genepool.cli import options, tables
-from genepool.cli.library.common import LibraryOption, SkillArgument, open_library, say
+from genepool.cli.library.common import LibraryOption, SkillArgument, open_library, print_line
 
 if TYPE_CHECKING:
     from genepool.skills.similarity import Similarity
@@ -83,10 +83,10 @@ def _fact(key: str, value: Any) -> str:
 
 
 def _print_lines(head: str, lines: Sequence[str]) -> None:
-    say(head)
+    print_line(head)
     for line in lines:
-        say(f"  {line}")
-    say("")
+        print_line(f"  {line}")
+    print_line("")
 
 
 def _print_similarity(found: Similarity, name: str, other: str) -> None:
@@ -97,9 +97,9 @@ def _print_similarity(found: Similarity, name: str, other: str) -> None:
     table.add_row("whole", number(found.whole.cosine), number(found.whole.signs))
     for layer, each in found.layers.items():
         table.add_row(f"  {layer}", number(each.cosine), number(each.signs))
-    say(f"{name} and {other}")
+    print_line(f"{name} and {other}")
     tables.show(table)
-    say(f"overlap of the 1% largest changes (Jaccard): {number(found.region)}")
+    print_line(f"overlap of the 1% largest changes (Jaccard): {number(found.region)}")
     if found.subspaces:
         left, right = number(found.subspaces[0]), number(found.subspaces[1])
-        say(f"overlap of the directions of {found.matrices} low-rank matrices: left {left}, right {right}")
+        print_line(f"overlap of the directions of {found.matrices} low-rank matrices: left {left}, right {right}")

@@ -60,4 +60,4 @@ def transfer(
     shown.title = f"difference from {matrix.base}"
     tables.show(shown)
     marks = f"* surely different, all {len(matrix.cells)} tests together (Holm)"
-    progress.say(marks + ("; ° the task it was trained on, not counted elsewhere" if own else ""))
+    progress.message(marks + ("; ° the task it was trained on, not counted elsewhere" if own else ""))

@@ -117,7 +117,7 @@ def settings_of(form: Form) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def store_and_say(
+def store_and_print(
     changes: Change,
     out: Path,
     form: Form | None,
@@ -132,10 +132,12 @@ def store_and_say(
 
     given = {key: value for key, value in (words or {}).items() if value}
     written = store(changes, out, form, operation, settings, words=given, overwrite=overwrite)
-    say(written, changes, json_output)
+    print_written(written, changes, json_output)
 
 
-def say(written: WrittenChange, changes: Change, json_output: bool, more: Mapping[str, Any] | None = None) -> None:
+def print_written(
+    written: WrittenChange, changes: Change, json_output: bool, more: Mapping[str, Any] | None = None
+) -> None:
     """What was written, as a line or as JSON."""
     if json_output:
         options.print_json(
@@ -177,6 +179,6 @@ def store_scaled(
     if not math.isfinite(factor) or factor == 0:
         raise InputError(f"a factor of {factor:g}", where="--factor", fix="Give a number other than zero")
     settings = {"factor": factor} if operation == "scale" else {}
-    store_and_say(
+    store_and_print(
         Scaled(open_skill(skill, base, allow_pickle), factor), out, None, operation, settings, overwrite, json_output
     )

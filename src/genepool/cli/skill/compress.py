@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from genepool.cli import options
-from genepool.cli.skill.common import BaseOption, OutOption, SkillArgument, open_skill, say
+from genepool.cli.skill.common import BaseOption, OutOption, SkillArgument, open_skill, print_written
 
 OLD_SPELLINGS = {"--budget": "--size"}
 
@@ -64,4 +64,4 @@ def compress(
         model = model_of(changes, device=device, dtype=dtype)
         energies = input_energies(model, asked, limit=limit)
         settings |= {"calibrate": str(calibrate), "limit": limit}
-    say(write_packed(changes, out, nbytes, settings, energies, overwrite=overwrite), changes, json_output)
+    print_written(write_packed(changes, out, nbytes, settings, energies, overwrite=overwrite), changes, json_output)

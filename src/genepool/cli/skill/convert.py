@@ -20,9 +20,9 @@ from genepool.cli.skill.common import (
     Target,
     form_of,
     open_skill,
-    say,
+    print_written,
     settings_of,
-    store_and_say,
+    store_and_print,
 )
 
 
@@ -67,7 +67,7 @@ def convert(
             raise InputError(
                 "the factors of an adapter keep their type", where="--dtype", fix="Leave it out, or name another form"
             )
-        say(write_peft(changes, base, out, rank=rank, overwrite=overwrite), changes, json_output)
+        print_written(write_peft(changes, base, out, rank=rank, overwrite=overwrite), changes, json_output)
         return
     form = form_of(FormName(to.value), dtype, rank, packing, bits)
-    store_and_say(changes, out, form, "convert", settings_of(form), overwrite, json_output)
+    store_and_print(changes, out, form, "convert", settings_of(form), overwrite, json_output)

@@ -16,7 +16,7 @@ from genepool.cli.skill.common import (
     SkillArgument,
     form_of,
     open_skill,
-    store_and_say,
+    store_and_print,
 )
 
 
@@ -44,4 +44,4 @@ def drop(
 
     changes = Dare(open_skill(skill, base, allow_pickle), density, rescale=rescale, seed=seed)
     settings = {"density": density, "rescale": rescale, "seed": seed}
-    store_and_say(changes, out, form_of(FormName.sparse, dtype), "drop", settings, overwrite, json_output)
+    store_and_print(changes, out, form_of(FormName.sparse, dtype), "drop", settings, overwrite, json_output)

@@ -20,7 +20,7 @@ from genepool.cli.skill.common import (
     RankOption,
     form_of,
     settings_of,
-    store_and_say,
+    store_and_print,
 )
 
 
@@ -61,4 +61,4 @@ def extract(
     changes = open_change(tuned, opened, allow_pickle=allow_pickle)
     form = form_of(to or (FormName.low_rank if rank else FormName.dense), dtype, rank, packing, bits)
     words = {"name": name, "description": description, "licence": licence}
-    store_and_say(changes, out, form, "extract", settings_of(form), overwrite, json_output, words=words)
+    store_and_print(changes, out, form, "extract", settings_of(form), overwrite, json_output, words=words)

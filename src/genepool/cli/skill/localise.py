@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genepool.cli import options
-from genepool.cli.skill.common import By, DtypeOption, FormName, OutOption, SkillArgument, form_of, open_skill, say
+from genepool.cli.skill.common import (
+    By,
+    DtypeOption,
+    FormName,
+    OutOption,
+    SkillArgument,
+    form_of,
+    open_skill,
+    print_written,
+)
 
 if TYPE_CHECKING:
     from genepool.weights import Change
@@ -50,7 +59,7 @@ def localise(
     options.load_plugins(plugin)
     options.only_with(context, by is By.graft, "--by graft", "steps")
     from genepool.errors import InputError
-    from genepool.skills import Bench, Graft, TopK, smallest
+    from genepool.skills import Graft, MaskScorer, TopK, smallest
     from genepool.staging import check_file
     from genepool.tasks import LanguageModel, load_tasks, open_model
     from genepool.tasks.models import load_as
@@ -66,7 +75,7 @@ def localise(
     if steps < 1 or limit < 1:
         raise InputError(f"{min(steps, limit)} is too few", where="--steps, --limit", fix="Give 1 or more")
     model = load_as(LanguageModel, open_model(changes.base), "localising", device=device)
-    bench = Bench(model, changes, encode_examples(model, list(found[0].examples(split))[:limit], found[0]))
+    bench = MaskScorer(model, changes, encode_examples(model, list(found[0].examples(split))[:limit], found[0]))
     scores = bench.learn(changes, steps=steps) if by is By.graft else None
 
     def at(density: float) -> Change:
@@ -81,4 +90,4 @@ def localise(
             f"{left.density:.3%} of the changed entries: {left.score:.3f} on {found[0].name}, {left.full:.3f} with all "
             f"of them, {left.base:.3f} with none"
         )
-    say(written, changes, json_output, more)
+    print_written(written, changes, json_output, more)

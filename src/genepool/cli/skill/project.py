@@ -17,7 +17,7 @@ from genepool.cli.skill.common import (
     SkillArgument,
     form_of,
     open_skill,
-    store_and_say,
+    store_and_print,
 )
 
 
@@ -46,4 +46,4 @@ def project(
 
     changes = TopK(open_skill(skill, base, allow_pickle), density, scope.value)
     settings = {"density": density, "scope": scope.value}
-    store_and_say(changes, out, form_of(FormName.sparse, dtype), "project", settings, overwrite, json_output)
+    store_and_print(changes, out, form_of(FormName.sparse, dtype), "project", settings, overwrite, json_output)

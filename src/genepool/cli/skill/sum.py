@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from genepool.cli import options
-from genepool.cli.skill.common import BaseOption, DtypeOption, FormName, OutOption, RankOption, form_of, store_and_say
+from genepool.cli.skill.common import BaseOption, DtypeOption, FormName, OutOption, RankOption, form_of, store_and_print
 
 
 def sum(
@@ -42,4 +42,4 @@ def sum(
     if to is None and (rank is not None or dtype is not None):
         to = FormName.low_rank if rank is not None or stored_form(total) == "low-rank" else FormName.dense
     form = form_of(to, dtype, rank) if to else None
-    store_and_say(total, out, form, "sum", {}, overwrite, json_output)
+    store_and_print(total, out, form, "sum", {}, overwrite, json_output)

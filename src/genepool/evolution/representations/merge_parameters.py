@@ -190,7 +190,7 @@ class MergeParameters(MergeRepresentation[MergeParametersOptions]):
         merge = _merge(study)
         search = {name: _begun(name, wanted, run.genome) for name, wanted in merge.search.items()}
         if search == merge.search:
-            progress.say(
+            progress.message(
                 f"{run.folder} searched no parameter of this study: it begins where it says, not at that winner"
             )
         return study.model_copy(update={"vary": merge.model_copy(update={"search": search})})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
-from genepool.evolution.selection import chances, roulette, survivors
+from genepool.evolution.selection import proportional_probabilities, roulette, survivors
 from genepool.evolution.strategies import Breeder, Count, Evidence, StrategyOptions, register
 from genepool.evolution.strategies.base import Birth, succeeded
 from genepool.seeding import derive, numpy_generator
@@ -96,7 +96,7 @@ class Genetic(Breeder[AnyGenome]):
         for _ in range(len(members) // 2):
             if generator.random() < options.crossover:
                 pair = roulette(generator, fitness, 2)
-                shares = chances([fitness[i] for i in pair])
+                shares = proportional_probabilities([fitness[i] for i in pair])
                 births.append(
                     Birth("mix", tuple(members[i].name for i in pair), {"weights": [float(share) for share in shares]})
                 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from genepool.evolution.selection import chances
+from genepool.evolution.selection import proportional_probabilities
 from genepool.evolution.strategies import Breeder, Count, Evidence, StrategyOptions, register
 from genepool.evolution.strategies.base import Birth, succeeded
 from genepool.seeding import derive, numpy_generator
@@ -87,12 +87,12 @@ class M2n2(Breeder[M2n2Options]):
 
         options = self.options
         shares = self._shares(np.array(self._scores))
-        first = int(generator.choice(len(shares), p=chances(shares.sum(1))))
+        first = int(generator.choice(len(shares), p=proportional_probabilities(shares.sum(1))))
         # Without attraction both are drawn alike, and may be the same.
-        odds = chances(shares.sum(1))
+        odds = proportional_probabilities(shares.sum(1))
         if options.attraction:
             worth = np.maximum(0, shares - shares[first]).sum(1)
-            odds = chances(worth)
+            odds = proportional_probabilities(worth)
             if not worth.any():
                 # No model adds anything: any but the first.
                 odds = (np.arange(len(worth)) != first) / max(len(worth) - 1, 1)

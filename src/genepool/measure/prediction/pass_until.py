@@ -151,7 +151,7 @@ def pass_until_task(
                 break
             bar.note(f"draw {draw + 1} of {max_draws} at most")
             asked = Asked(task.name, {"all": waiting}, task.settings, task.asker, task.version)
-            with progress.hushed():
+            with progress.silenced():
                 table = evaluate(
                     [model],
                     [asked],

@@ -57,7 +57,7 @@ class Atlas:
 
 
 @dataclass(frozen=True)
-class Gathering:
+class SearchCollection:
     """What a search kept beyond its winner: a front, archives, a population.
 
     Attributes:
@@ -81,7 +81,7 @@ class Gathering:
 class Collection(Section):
     """What the searches kept beyond their winners."""
 
-    gatherings: tuple[Gathering, ...] = ()
+    searches: tuple[SearchCollection, ...] = ()
 
     name = "collection"
     title = "Collection"
@@ -89,16 +89,16 @@ class Collection(Section):
 
     @classmethod
     def collect(cls, study: StudyOutcomes) -> Self | None:
-        return cls(tuple(filter(None, (gathering(name, folder) for name, folder in study.folders.items()))))
+        return cls(tuple(filter(None, (search_collection(name, folder) for name, folder in study.folders.items()))))
 
     def drawn(self, report: Report) -> dict[str, Any] | None:
-        gatherings = [(one, told_members(one), atlas_data(one)) for one in self.gatherings]
-        return {"gatherings": gatherings} if gatherings else None
+        searches = [(one, listed_members(one), atlas_data(one)) for one in self.searches]
+        return {"searches": searches} if searches else None
 
     def markdown(self, report: Report) -> list[str]:
         lines: list[str] = []
-        for one in self.gatherings:
-            members = told_members(one)
+        for one in self.searches:
+            members = listed_members(one)
             few = f", the best {len(members)} of {count(len(one.members))}" if len(members) < len(one.members) else ""
             lines += [markdown.plain(f"What {one.search} kept{few}:"), ""]
             rows = [(m.name, m.group, *("" if s is None else f"{s:.3f}" for s in m.scores)) for m in members]
@@ -115,12 +115,12 @@ class Collection(Section):
                         for m in one.members
                     ],
                 }
-                for one in self.gatherings
+                for one in self.searches
             ]
         }
 
 
-def gathering(name: str, folder: StudyFolder) -> Gathering | None:
+def search_collection(name: str, folder: StudyFolder) -> SearchCollection | None:
     """What the search `name` kept; None while it is unfinished and for strategies that keep nothing."""
     if not (folder.path / COLLECTION_FILE).is_file():
         return None
@@ -150,10 +150,10 @@ def gathering(name: str, folder: StudyFolder) -> Gathering | None:
         for row, one in zip(rows, scores, strict=True)
     )
     command = f"genepool collection {folder.path} --write"
-    return Gathering(name, named, members, tuple(maps.values()), _bins(folder), command)
+    return SearchCollection(name, named, members, tuple(maps.values()), _bins(folder), command)
 
 
-def atlas_data(found: Gathering) -> str:
+def atlas_data(found: SearchCollection) -> str:
     """What the script draws, as JSON: `scores`, `bins`, `steps` of the colour scale, `maps` of [name, quality, across,
     up], and `members` of [name, map, scores]."""
     told = {
@@ -170,7 +170,7 @@ def atlas_data(found: Gathering) -> str:
     return json.dumps(told, separators=(",", ":"), ensure_ascii=False)
 
 
-def told_members(found: Gathering) -> Sequence[CollectionMember]:
+def listed_members(found: SearchCollection) -> Sequence[CollectionMember]:
     """The members worth a row of a table: all, or, where a picture has all of them, the best of very many."""
     if len(found.members) <= ROWS or not found.maps:
         return found.members

@@ -16,7 +16,7 @@ from genepool.evolution.study import Study
 from genepool.report import ledger_tables, markdown
 from genepool.report.kinds import Kind
 from genepool.report.pareto import front
-from genepool.report.scatter_figure import Scatter, ScatterPoint, fronts, scatter_data, told_points
+from genepool.report.scatter_figure import Scatter, ScatterPoint, fronts, listed_points, scatter_data
 from genepool.report.sections import Section
 from genepool.report.sections.search import SearchCurves
 from genepool.report.study_folder import StudyFolder
@@ -59,7 +59,7 @@ class TradeOffs(Section):
             return None
         searches = [run.name for run in report[SearchCurves].searches]
         return {
-            "scatters": [(scatter, told_points(scatter)) for scatter in self.scatters],
+            "scatters": [(scatter, listed_points(scatter)) for scatter in self.scatters],
             "picture": scatter_data(self.scatters, searches),
         }
 

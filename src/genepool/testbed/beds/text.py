@@ -73,7 +73,7 @@ def _two_workers() -> Iterator[ThreadPoolExecutor]:
         from transformers import LlamaForCausalLM  # noqa: F401
 
         from genepool.testbed import training
-    with training.calm():
+    with training.one_torch_thread():
         pool = ThreadPoolExecutor(2)
         try:
             yield pool
