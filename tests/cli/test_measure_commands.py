@@ -144,6 +144,7 @@ def test_profile(cli: Callable[..., Any], tiny_testbed: Any, asked: list[Any], t
     assert answer.code == 0, answer.err
     (found,) = json.loads(answer.out)["profiles"]
     table = outcomes(tiny_testbed, [model], tmp_path)
+    assert [one["ability"] for one in found.pop("abilities")] == [one["task"] for one in found["tasks"]]
     assert found == json.loads(json.dumps(measure.profile(table, table.models[0]).to_dict()))
     assert found["trust"][0]["calibration"]["n"] == 40
     assert page.read_text().startswith("<!doctype html>")
