@@ -73,6 +73,7 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
     early = " (stopped early)" if told["stopped_early"] else ""
     return {
         "base": told["base"]["path"],
+        **({"before": f"{head['before']}: the base has no head"} if (head := told.get("head")) else {}),
         "result": told["result"],
         "fingerprint": told["fingerprint"],
         "objective": told["objective"],

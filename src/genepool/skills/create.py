@@ -10,7 +10,17 @@ from genepool import progress
 from genepool.merging import Recipe, plan_merge, run_plan
 from genepool.tasks import LanguageModel, open_model
 from genepool.tasks.models import load_as
-from genepool.weights import BaseWithChange, Change, Form, ModelDifference, SkillFile, Weights, open_weights, store
+from genepool.weights import (
+    BaseWithChange,
+    BaseWithHead,
+    Change,
+    Form,
+    ModelDifference,
+    Weights,
+    open_weights,
+    store,
+)
+from genepool.weights.opening import skill_on
 from genepool.weights.skill_file import is_skill
 
 
@@ -67,13 +77,18 @@ def apply_skills(
     names = [f"{base_name}+{skill}" for skill in skills]
     # A sum of skills is task arithmetic with every factor one: the merge engine already streams it.
     recipe = Recipe(method="task_arithmetic", base=base_name, models=names, parameters={"lambda": 1.0})
-    sources = {base_name: base}
+    sources: dict[str, Weights] = {}
     for name, skill in zip(names, skills, strict=True):
         path = Path(skill).expanduser()
         if force and is_skill(path):
-            sources[name] = BaseWithChange(base, SkillFile(path, base, force=True), name)
+            sources[name] = skill_on(base, path, force=True).applied(name)
         else:
             sources[name] = open_weights(skill, base=base, allow_pickle=allow_pickle)
+        made = sources[name]
+        if isinstance(made, BaseWithChange) and isinstance(made.base, BaseWithHead):
+            # A skill that carries a head is a change of the base with it; the others then are too.
+            base = made.base
+    sources[base_name] = base
     return run_plan(plan_merge(recipe.located("skill apply", None), sources), out, overwrite=overwrite)
 
 

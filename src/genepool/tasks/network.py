@@ -78,7 +78,19 @@ class Network(Model):
         device: torch.device = next(self.model.parameters()).device
         return device
 
-    def heads(self) -> list[str]:
+    @classmethod
+    def outline(cls, weights: Weights) -> Any:
+        """The network without its weights, to be looked at and never changed; None where the config does not tell it.
+
+        Raises:
+            InputError: the config is damaged.
+        """
+        from genepool.weights.meta_model import model_of
+
+        return model_of(weights.config)
+
+    @classmethod
+    def heads_of(cls, network: Any) -> list[str]:
         """Modules that turn hidden states into classes, by name; empty for kinds whose head reads tokens."""
         return []
 

@@ -42,7 +42,7 @@ def read_examples(path: Path, settings: TaskSettings | None = None) -> tuple[Exa
         data = _renamed(data, settings.columns, where)
         image = _image_of(data, path.parent, where) if settings.input == "image" else None
         example = replace(example_from(_without_image(data) if image else data, where, str(line)), image=image)
-        _check_metric(example, settings, where)
+        _check_answers(example, settings, where)
         if example.id in lines:
             raise InputError(
                 f"id {example.id!r} stands on line {lines[example.id]} already", where=where, fix="Give each its own id"
@@ -301,7 +301,13 @@ def _text(path: Path) -> str:
         raise InputError(f"cannot be read ({error})", where=path, fix="It must be text in UTF-8") from None
 
 
-def _check_metric(example: Example, settings: TaskSettings, where: str) -> None:
+def _check_answers(example: Example, settings: TaskSettings, where: str) -> None:
+    if settings.classes and (other := next((one for one in example.answers if one not in settings.classes), None)):
+        raise InputError(
+            f"its answer {other[:40]!r} is no class of the task",
+            where=where,
+            fix=nearest(other, settings.classes),
+        )
     if (found := find_metric(settings.metric).wrong(example)) is not None:
         what, fix = found
         raise InputError(what, where=where, fix=fix)

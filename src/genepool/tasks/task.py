@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from genepool import seeding
+from genepool.checked import is_line
 from genepool.errors import InputError, listed, nearest
 from genepool.schema import Strict
 from genepool.tasks.example import EXAMPLE_KEYS, Example
@@ -50,6 +51,10 @@ class TaskSettings(Strict):
     temperature: float = Field(0.0, ge=0, description="0 takes the likeliest token; above, tokens are drawn.")
     top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that together have this share.")
     seed: int = Field(0, ge=0, description="Seed of drawing tokens and of choosing shown examples.")
+    classes: list[str] = Field(
+        default_factory=list,
+        description="What every answer is one of; a head for these is made where a model that is trained has none.",
+    )
     columns: dict[str, str] = Field(
         default_factory=dict, description="Where files name them otherwise: `{prompt: question, answer: target}`."
     )
@@ -59,6 +64,13 @@ class TaskSettings(Strict):
     def _not_empty(cls, value: list[str]) -> list[str]:
         if "" in value:
             raise ValueError("an empty text would end every answer at once. Leave it out")
+        return value
+
+    @field_validator("classes")
+    @classmethod
+    def _told_apart(cls, value: list[str]) -> list[str]:
+        if len(value) == 1 or len(set(value)) < len(value) or not all(is_line(one) and one for one in value):
+            raise ValueError("classes are two names or more, on one line each, and none stands twice")
         return value
 
     @model_validator(mode="after")
@@ -122,8 +134,8 @@ class Task:
         """SHA-256, hex, of everything that decides an outcome besides the model and the example."""
         if self.asker is not None:
             return hashlib.sha256(f"callable\x1f{self.name}\x1f{self.version}".encode()).hexdigest()
-        # What columns are called does not matter: examples are known by their content.
-        parts: dict[str, Any] = self.settings.model_dump(mode="json", exclude={"columns"})
+        # What columns and classes are called does not matter: examples are known by their content.
+        parts: dict[str, Any] = self.settings.model_dump(mode="json", exclude={"columns", "classes"})
         if parts["input"] == "text":
             del parts["input"]  # what there was before images keeps its digest
         metric = find_metric(self.settings.metric)

@@ -26,6 +26,7 @@ def card(told: dict[str, Any]) -> str:
         f"{told['best_step']:,} is this one), learning rate {told['learning_rate']:.3g}, "
         f"{told['examples']['train']:,} examples, seed {told['seed']}.",
         "",
+        *([f"The base has no head: before is {_plain(head['before'])}.", ""] if (head := told.get("head")) else []),
         "| task | n | before | after | difference | 95% | gained | lost | |",
         "|---|--:|--:|--:|--:|---|--:|--:|---|",
     ]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from genepool.checked import differences, is_digest, is_number, is_text, is_whole, parsed_json
+from genepool.checked import differences, is_digest, is_line, is_number, is_text, is_whole, parsed_json
 from genepool.errors import InputError
 from genepool.training.recipe import Training, load_training
 from genepool.training.states import States
@@ -142,6 +142,7 @@ def _are_rows(value: object) -> bool:
 _KEYS: dict[str, Callable[[Any], bool]] = {
     "result": lambda value: value in RESULTS,
     "base": lambda value: isinstance(value, dict) and is_text(value.get("path")),
+    "head": lambda value: value is None or (isinstance(value, dict) and is_line(value.get("before"))),
     "fingerprint": is_text,
     "objective": is_text,
     "steps": is_whole,

@@ -13,6 +13,7 @@ from typing import Any
 
 from genepool.measure import Comparison, compare_many
 from genepool.tasks import Ledger, OutcomeTable, Task, evaluate
+from genepool.tasks.models import Source
 from genepool.weights import Weights
 
 BEFORE, AFTER = "before", "after"
@@ -79,7 +80,7 @@ class Gains:
 
 
 def measure_gains(
-    base: Weights,
+    base: Weights | Source,
     tuned: Weights,
     targets: Sequence[Task],
     others: Sequence[Task],
@@ -92,7 +93,7 @@ def measure_gains(
     """Asks the base and the result the test split of every task.
 
     Args:
-        base: before.
+        base: before; what stands for it, where it cannot be asked.
         tuned: after.
         targets: what was taught.
         others: what must not be forgotten.

@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from genepool.tasks import open_model
+from genepool.tasks.network import Network
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training
+from genepool.training.trained import modules_of
 from genepool.weights import Weights, infer_roles
 
 #: Entries of activations that a layer keeps for the backward pass, per token, in hidden sizes: what enters and leaves
@@ -67,18 +70,20 @@ def plan_memory(opened: OpenedTraining) -> TrainingMemory:
 
 
 def _factors(base: Weights, recipe: Training) -> int:
-    """Entries of the factors on every linear layer, heads and embeddings left out."""
+    """Entries of the factors and of what is trained whole beside them: what the training itself counts.
+
+    Raises:
+        InputError: a target names no linear layer.
+    """
+    kind = open_model(base).kind
+    if issubclass(kind, Network) and (outline := kind.outline(base)) is not None:
+        return modules_of(kind, outline, base, recipe.lora).entries(outline, recipe.lora.rank)
     roles = infer_roles({name: base.info(name) for name in base.names()})
     shapes = [
         base.info(name).matrix
         for name in base.names()
         if roles[name].part in ("attention", "mlp") and len(base.info(name).shape) == 2
     ]
-    wanted = recipe.lora.targets
-    if wanted:
-        shapes = [
-            base.info(name).matrix for name in base.names() if any(f".{target}." in f".{name}" for target in wanted)
-        ]
     return sum(recipe.lora.rank * (rows + columns) for rows, columns in shapes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from genepool import progress
 from genepool.errors import InputError
 from genepool.tasks import Task, load_tasks, open_model
 from genepool.tasks.answering import check_fits
+from genepool.tasks.models import Source
+from genepool.training.class_prior import class_prior
 from genepool.training.examples import TrainingExamples, load_training_task
 from genepool.training.recipe import Training
-from genepool.weights import Weights, open_weights
+from genepool.weights import BaseWithHead, ClassHead, Weights, head_for, open_weights, with_head
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class OpenedTraining:
 
     Attributes:
         recipe: the training.
-        base: the model that is trained.
+        base: the model that is trained, with an empty head where it has none and the tasks say their classes.
         lessons: what it learns from.
         others: tasks that must not be forgotten.
     """
@@ -48,13 +51,27 @@ class OpenedTraining:
         Raises:
             InputError: a model or a task is wrong, or nothing can be learned from them.
         """
-        base = open_weights(recipe.base, allow_pickle=allow_pickle)
         tasks = [load_training_task(path) for path in recipe.tasks]
+        base = _able(open_weights(recipe.base, allow_pickle=allow_pickle), tasks)
         lessons = TrainingExamples(tasks, seed=recipe.seed, valid=recipe.valid)
         kept = _others(recipe, tasks, base, trusted) if others else ()
         for task in tasks:
             _check_askable(task, base)
+            _check_classes(task, base)
         return cls(recipe, base, lessons, kept, allow_pickle)
+
+    @property
+    def head(self) -> ClassHead | None:
+        """The head that is made fresh; None where the base is trained as it is."""
+        return self.base.head if isinstance(self.base, BaseWithHead) else None
+
+    @cached_property
+    def before(self) -> Weights | Source:
+        """What the result is compared with: the base, or the most frequent class where the base cannot be asked."""
+        if (head := self.head) is None:
+            return self.base
+        answers = [lesson.example.answer for lesson in self.lessons.train]
+        return class_prior(head.classes, answers, self.lessons.tasks[0].settings.input)
 
     def asked(self) -> str:
         """SHA-256, hex, of what base and result are asked in the end: it may change after the training."""
@@ -76,6 +93,50 @@ class OpenedTraining:
             "threads": threads,
             **({} if teacher is None else {"teacher": open_model(teacher, allow_pickle=self.allow_pickle).fingerprint}),
         }
+
+
+def _able(base: Weights, tasks: Sequence[Task]) -> Weights:
+    """The base with a head for the classes of the tasks, where it cannot be asked without one.
+
+    Raises:
+        InputError: a task does not say its classes, or transformers has no such head for the base.
+    """
+    reads = tasks[0].settings.input
+    architecture = head_for(base.config, reads)
+    if architecture is None:
+        return base
+    for task in tasks:
+        if not task.settings.classes or task.settings.input != reads:
+            named = (base.config or {}).get("architectures", [""])[0]
+            what = "shows something else than the first task" if task.settings.classes else "does not say its classes"
+            raise InputError(
+                f"{what}, and the base ({named}) has no head, so one must be made for them",
+                where=task.name,
+                fix="Write `classes: [...]` into the task's task.yaml, or name a base that can be asked",
+            )
+    classes = dict.fromkeys(name for task in tasks for name in task.settings.classes)
+    return with_head(base, ClassHead(architecture, tuple(classes)))
+
+
+def _check_classes(task: Task, base: Weights) -> None:
+    """Refuses examples to learn from whose answer is none of the classes that the base's head tells apart."""
+    labels = _labels(base)
+    if "classes" not in open_model(base).kind.can or not labels:
+        return
+    for split in ("train", "valid"):
+        for example in task.splits.get(split, ()):
+            if example.answer not in labels:
+                raise InputError(
+                    f"its answer {example.answer[:40]!r} is none of the classes of {base.name}",
+                    where=f"{task.name}:{example.id}",
+                    fix=f"Answer with one of them: {', '.join(labels[:5])}{'...' if len(labels) > 5 else ''}",
+                )
+
+
+def _labels(base: Weights) -> list[str]:
+    """The classes that a config names."""
+    named = (base.config or {}).get("id2label")
+    return [str(label) for label in named.values()] if isinstance(named, dict) else []
 
 
 def _others(
@@ -111,7 +172,7 @@ def _check_askable(task: Task, base: Weights) -> None:
     """
     kind = open_model(base).kind
     check_fits(task, kind, base.name)
-    labels = set(((base.config or {}).get("id2label") or {}).values())
+    labels = set(_labels(base))
     if "classes" in kind.can and labels and task.asker is None:
         answers = {answer for example in task.examples("test") for answer in example.answers}
         if not answers & labels:

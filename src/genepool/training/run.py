@@ -35,7 +35,7 @@ from genepool.training.metrics_log import MetricsLog
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.session import Session
 from genepool.training.states import States
-from genepool.weights import Weights, open_weights
+from genepool.weights import Weights, open_weights, without_head
 
 # Entries of a model below which one thread is as fast as two, and several times faster on a machine that is busy.
 _SMALL = 20_000_000
@@ -116,8 +116,9 @@ class Run:
         """The teacher, which must choose from what the model chooses from."""
         teacher = self._loaded(open_weights(name, allow_pickle=self.opened.allow_pickle))
         if type(teacher) is not type(model) or choices_of(teacher) != choices_of(model):
+            what = "classes" if "classes" in model.can else "tokens"
             raise InputError(
-                f"it does not choose from the same {'classes' if model.heads() else 'tokens'} as {model.title}",
+                f"it does not choose from the same {what} as {model.title}",
                 where=teacher.title,
                 fix="Name a teacher with the same tokenizer or labels",
             )
@@ -298,7 +299,7 @@ class Run:
     def _measure(self, tuned: Weights, ledger: str | Path | None) -> Gains:
         with torch_threads(self.threads):
             return measure_gains(
-                self.opened.base,
+                self.opened.before,
                 tuned,
                 self.opened.lessons.tasks,
                 self.opened.others,
@@ -317,7 +318,7 @@ class Run:
     def _lineage(self, step: int) -> dict[str, Any]:
         return {
             "made_by": "train",
-            "base": {"name": self.recipe.base, "fingerprint": self.opened.base.fingerprint()},
+            "base": {"name": self.recipe.base, "fingerprint": without_head(self.opened.base).fingerprint()},
             "objective": self.recipe.objective,
             "tasks": [task.name for task in self.opened.lessons.tasks],
             "lessons": self.opened.lessons.digest(),
@@ -326,12 +327,19 @@ class Run:
             "genepool": version("genepool"),
         }
 
+    def _head(self) -> dict[str, Any]:
+        """The head that was made fresh, and what stands before it in the table."""
+        if (head := self.opened.head) is None:
+            return {}
+        return {"head": {**head.to_dict(), "before": self.opened.before.name}}
+
     def _told(self, result: str, best: int, last: int, rate: float, fingerprint: str, gains: Gains) -> dict[str, Any]:
         recipe, lessons = self.recipe, self.opened.lessons
         return {
             "schema": 1,
             "result": result,
-            "base": {"path": recipe.base, "fingerprint": self.opened.base.fingerprint()},
+            "base": {"path": recipe.base, "fingerprint": without_head(self.opened.base).fingerprint()},
+            **self._head(),
             "fingerprint": fingerprint,
             "form": recipe.form,
             "objective": recipe.objective,

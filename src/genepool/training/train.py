@@ -171,7 +171,7 @@ def gains_of(
         threads = journal.get("settings", {}).get("threads")
     with torch_threads(threads if is_whole(threads, 1) else None):
         return measure_gains(
-            opened.base,
+            opened.before,
             tuned,
             opened.lessons.tasks,
             opened.others,

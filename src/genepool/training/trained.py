@@ -6,28 +6,27 @@ The factors are PEFT's own layers, so what is trained is what PEFT loads. Uses t
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.checked import printable
 from genepool.errors import InputError
-from genepool.seeding import torch_generator
+from genepool.seeding import derive, torch_generator
 from genepool.staging import staged_folder
 from genepool.tasks import LanguageModel
+from genepool.tasks.models.sequence_classifier import SequenceClassifier
+from genepool.training.layers import TrainedModules, trained_modules
 from genepool.training.recipe import Lora, Training
-from genepool.weights import Form, ModelDifference, TensorWeights, Weights, store
+from genepool.weights import BaseWithHead, Form, ModelDifference, TensorWeights, Weights, store
+from genepool.weights.peft.folder import NOTES_FILE
 
 if TYPE_CHECKING:
     import torch
 
     from genepool.tasks.network import Network
-
-# A factor of a linear layer, by PEFT's name.
-_FACTOR = re.compile(r"\.lora_[AB]\.")
 
 #: The full learning rate at a hidden size of 2000, its exponent, and how much larger that of factors is.
 _RATE, _WIDTH, _EXPONENT, _LORA = 5e-5, 2000, 0.781, 10
@@ -88,6 +87,7 @@ class LoraFactors(Trained):
     Args:
         model: the base, loaded.
         lora: rank, alpha and layers.
+        weights: what it was loaded from.
         seed: decides the factors at the start; each belongs to (seed, name).
 
     Raises:
@@ -97,21 +97,21 @@ class LoraFactors(Trained):
     place = "adapter"
     boost = _LORA
 
-    def __init__(self, model: Network, lora: Lora, seed: int) -> None:
+    def __init__(self, model: Network, lora: Lora, weights: Weights, seed: int) -> None:
         super().__init__(model)
         from peft import LoraConfig, get_peft_model
 
-        heads = model.heads()
-        targets = list(lora.targets) or linear_layers(model.model, heads)
+        modules = modules_of(type(model), model.model, weights, lora)
         config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
-            target_modules=targets,
+            target_modules=list(modules.targets),
+            exclude_modules=list(modules.excluded) or None,
             lora_dropout=0.0,
             bias="none",
             init_lora_weights=False,
-            modules_to_save=heads or None,
-            task_type="CAUSAL_LM" if isinstance(model, LanguageModel) else None,
+            modules_to_save=list(modules.whole) or None,
+            task_type=_task_type(model),
         )
         try:
             with warnings.catch_warnings():
@@ -125,12 +125,6 @@ class LoraFactors(Trained):
                 fix="Name linear layers of the model, or leave targets out",
             ) from None
         self._parameters = {n: p for n, p in self._adapted.named_parameters() if p.requires_grad}
-        if other := next((n for n in self._parameters if "lora_" in n and not _FACTOR.search(n)), None):
-            raise InputError(
-                f"`lora.targets` names layers that are not linear ({other.split('.lora_')[0].rpartition('.')[2]})",
-                where=model.title,
-                fix="Name linear layers, or leave targets out",
-            )
         _start(self._parameters, seed)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -151,8 +145,9 @@ class LoraFactors(Trained):
         with staged_folder(out, overwrite=True) as unfinished:
             self._adapted.save_pretrained(str(unfinished), save_embedding_layers=False)
             _in_order(unfinished / "adapter_config.json")
-            text = json.dumps({"genepool": 1, "lineage": dict(lineage)}, indent=2, ensure_ascii=False)
-            (unfinished / "genepool.json").write_text(text + "\n", encoding="utf-8")
+            head = {"head": base.head.to_dict()} if isinstance(base, BaseWithHead) else {}
+            text = json.dumps({"genepool": 1, **head, "lineage": dict(lineage)}, indent=2, ensure_ascii=False)
+            (unfinished / NOTES_FILE).write_text(text + "\n", encoding="utf-8")
             # PEFT's card is a form with nothing filled in.
             (unfinished / "README.md").unlink(missing_ok=True)
 
@@ -178,18 +173,41 @@ def _start(parameters: Mapping[str, torch.nn.Parameter], seed: int) -> None:
                 parameter.copy_(drawn.uniform_(-bound, bound, generator=torch_generator(seed, "lora", name)))
 
 
-def linear_layers(network: Any, heads: Collection[str]) -> list[str]:
-    """The names of a network's linear layers, without the path to them, as PEFT takes them; heads are left out."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
+def _task_type(model: Network) -> str | None:
+    """PEFT's word for what a model does, where it has one."""
+    words: dict[type[Network], str] = {LanguageModel: "CAUSAL_LM", SequenceClassifier: "SEQ_CLS"}
+    return words.get(type(model))
 
-    head = getattr(network, "get_output_embeddings", lambda: None)()
-    found = {
-        name.rpartition(".")[2]
-        for name, module in network.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head and name.split(".")[0] not in heads
-    }
-    return sorted(found)
+
+def modules_of(kind: type[Network], network: Any, weights: Weights, lora: Lora) -> TrainedModules:
+    """What a training of factors touches of a network.
+
+    Args:
+        kind: of the model.
+        network: in memory, or its outline.
+        weights: what it is made of.
+        lora: rank, alpha and layers.
+
+    Raises:
+        InputError: as `trained_modules`.
+    """
+    fresh = weights.modules if isinstance(weights, BaseWithHead) else ()
+    return trained_modules(network, kind.heads_of(network), fresh, lora.targets, f"{weights.name}:lora.targets")
+
+
+def draw_head(model: Network, base: BaseWithHead, seed: int) -> None:
+    """Gives a head that the base lacks its start, as transformers begins one, each module from its own (seed, name)."""
+    import torch
+
+    network = model.model
+    for name in base.modules:
+        for inner, module in network.get_submodule(name).named_modules(prefix=name):
+            for parameter in module.parameters(recurse=False):
+                # transformers leaves alone what it has loaded, and these zeros it has.
+                parameter._is_hf_initialized = False
+            with torch.random.fork_rng(), torch.no_grad():
+                torch.manual_seed(derive(seed, "head", inner))
+                network._init_weights(module)
 
 
 class FullFineTune(Trained):
@@ -249,4 +267,8 @@ def trained_part(model: Network, weights: Weights, recipe: Training) -> Trained:
     Raises:
         InputError: the model has no such part.
     """
-    return LoraFactors(model, recipe.lora, recipe.seed) if recipe.form == "lora" else FullFineTune(model, weights)
+    if isinstance(weights, BaseWithHead):
+        draw_head(model, weights, recipe.seed)
+    if recipe.form == "lora":
+        return LoraFactors(model, recipe.lora, weights, recipe.seed)
+    return FullFineTune(model, weights)

@@ -6,6 +6,7 @@ role each tensor plays.
 
 from genepool.weights.change import BaseWithChange, Change
 from genepool.weights.checkpoint import Checkpoint
+from genepool.weights.class_head import BaseWithHead, ClassHead, head_for, with_head, without_head
 from genepool.weights.derived_changes import Derived, Scaled, Sum
 from genepool.weights.header import Header
 from genepool.weights.in_memory import TensorWeights, load_resident, stack_changes, stacked_changes
@@ -24,8 +25,10 @@ from genepool.weights.writer import write_checkpoint
 __all__ = [
     "PARTS",
     "BaseWithChange",
+    "BaseWithHead",
     "Change",
     "Checkpoint",
+    "ClassHead",
     "Derived",
     "Form",
     "Header",
@@ -39,6 +42,7 @@ __all__ = [
     "TensorWeights",
     "Weights",
     "WrittenChange",
+    "head_for",
     "infer_roles",
     "load_resident",
     "open_change",
@@ -47,6 +51,8 @@ __all__ = [
     "stacked_changes",
     "store",
     "vocabulary_rows",
+    "with_head",
+    "without_head",
     "write_checkpoint",
     "write_skill",
 ]

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from genepool.weights.class_head import BaseWithHead
 from genepool.weights.encodings import Encoding, Entry
 from genepool.weights.encodings.low_rank import LowRank, Product
 from genepool.weights.header import Header
@@ -101,7 +102,10 @@ class Change(ABC):
     @cached_property
     def header(self) -> Header:
         """What is known about it: its base, words, lineage, scores."""
-        return Header() if self.base is None else Header(self.base.fingerprint(), self.base.name)
+        if self.base is None:
+            return Header()
+        head = self.base.head.to_dict() if isinstance(self.base, BaseWithHead) else {}
+        return Header(self.base.fingerprint(), self.base.name, head=head)
 
     def identity(self) -> dict[str, Any]:
         """What goes into the lineage of what is made of it: {"parents": [..]} or {"models": [..]}."""
@@ -111,10 +115,14 @@ class Change(ABC):
         """SHA-256, hex, of what it is made of, where that is known without computing it."""
         return None
 
-    def applied(self) -> Weights:
-        """The base with it, to be asked, merged or written; only for a change whose base is open."""
+    def applied(self, name: str | None = None) -> Weights:
+        """The base with it, to be asked, merged or written; only for a change whose base is open.
+
+        Args:
+            name: what to call the whole; the change's name when None.
+        """
         assert self.base is not None, f"the base of {self.name} is not open"
-        return BaseWithChange(self.base, self)
+        return BaseWithChange(self.base, self, name)
 
 
 class BaseWithChange(Weights):

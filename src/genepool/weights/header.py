@@ -16,10 +16,10 @@ from genepool.checked import is_line, is_number, numbers
 from genepool.errors import InputError
 
 VERSION = 1
-SKILL_KEY, FORM_KEY, BASE_KEY, BASE_NAME_KEY, TENSORS_KEY = (
-    "genepool_skill", "form", "base_fingerprint", "base_name", "tensors",
+SKILL_KEY, FORM_KEY, BASE_KEY, BASE_NAME_KEY, TENSORS_KEY, HEAD_KEY = (
+    "genepool_skill", "form", "base_fingerprint", "base_name", "tensors", "head",
 )  # fmt: skip
-_TEXTS, _OBJECTS = ("name", "description", "licence"), ("lineage", "training", "scores")
+_TEXTS, _OBJECTS = ("name", "description", "licence"), ("lineage", "training", "scores", HEAD_KEY)
 # What a header may say in all; the table of tensors comes on top.
 _MOST_BYTES = 1 << 20
 _AGAIN = "Make or fetch the skill again"
@@ -36,6 +36,7 @@ class Header:
             by the SHA-256 of their files; models are [{"name", "fingerprint"}].
         training: what is known of how the task was learned (data fingerprint, steps, learning rate), free.
         scores: task -> mean score of base + skill.
+        head: {"architecture", "classes"}: the head that the change is of where its base has none (`class_head`); empty.
         error: share of the change's size (Frobenius norm) lost in storing it; None when nothing was.
     """
 
@@ -47,6 +48,7 @@ class Header:
     lineage: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
+    head: Mapping[str, Any] = field(default_factory=dict)
     error: float | None = None
 
     @classmethod

@@ -71,6 +71,6 @@ class ModelDifference(Change):
     def identity(self) -> dict[str, Any]:
         return {"models": [{"name": self.tuned.name, "fingerprint": self.tuned.fingerprint()}]}
 
-    def applied(self) -> Weights:
+    def applied(self, name: str | None = None) -> Weights:
         """The fine-tune itself, without the rounding of a difference and a sum."""
         return self.tuned

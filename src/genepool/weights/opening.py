@@ -17,9 +17,11 @@ from genepool.errors import InputError
 from genepool.weights import hub, naming, remote
 from genepool.weights.change import BaseWithChange, Change
 from genepool.weights.checkpoint import Checkpoint
+from genepool.weights.class_head import BaseWithHead, with_head, without_head
 from genepool.weights.gguf.adapter_reading import GgufAdapter, is_gguf_adapter
 from genepool.weights.model_difference import ModelDifference
 from genepool.weights.peft.adapter import PeftAdapter
+from genepool.weights.peft.carried_head import carried_head
 from genepool.weights.peft.content import AdapterContent
 from genepool.weights.peft.folder import CONFIG_FILE
 from genepool.weights.skill_file import SkillFile, is_skill
@@ -80,13 +82,15 @@ def open_change(reference: str | Path, base: Weights | None = None, *, allow_pic
             raise InputError("not a skill file", where=reference, fix="Name a skill file, or give its base with --base")
         raise InputError("no such file", where=reference, fix="Check the path")
     opened = open_weights(reference, base=base, allow_pickle=allow_pickle)
-    if isinstance(opened, BaseWithChange) and opened.base is base:
+    if isinstance(opened, BaseWithChange) and without_head(opened.base) is without_head(base):
         return opened.change
     return ModelDifference(opened, base)
 
 
 def skill_on(base: Weights, path: Path, *, force: bool = False) -> Change:
     """A skill file as a change of a base, which may have another layout than the one it was made for.
+
+    Where the base has no head and the skill carries one, it is a change of the base with that head.
 
     Args:
         base: the base.
@@ -97,12 +101,15 @@ def skill_on(base: Weights, path: Path, *, force: bool = False) -> Change:
         InputError: as for `SkillFile`.
     """
     skill = SkillFile(path)
+    base = with_head(base, skill.head)
     view = naming.named_as(base, {name: skill.shape(name) for name in skill.names()})
     return naming.put_on(base, SkillFile(path, view, force=force))
 
 
 def adapter_on(base: Weights, path: Path, name: str | None = None, *, allow_pickle: bool = False) -> Change:
     """A PEFT adapter as a change of a base. Adapters carry the names of memory, and the base's file may have others.
+
+    Where the base has no head and the adapter carries one, it is a change of the base with that head.
 
     Args:
         base: the base.
@@ -112,6 +119,7 @@ def adapter_on(base: Weights, path: Path, name: str | None = None, *, allow_pick
         InputError: as for `PeftAdapter`.
     """
     content = AdapterContent(path, allow_pickle)
+    base = with_head(base, carried_head(path, content, base.config))
     if content.kind.by_settings or content.parameters:
         # What the settings mean is told by the class, and a parameter beside modules is one of the class's.
         view = naming.in_memory_layout(base)
@@ -137,7 +145,9 @@ class _Opener:
             if isinstance(path, Weights):
                 raise _no_addition(piece)
             weights = self._add(weights, path, f"{weights.name}+{piece}")
-        return weights if self.base is None else naming.in_layout_of(weights, self.base)
+        if self.base is None or isinstance(getattr(weights, "base", None), BaseWithHead):
+            return weights
+        return naming.in_layout_of(weights, self.base)
 
     def _is_whole(self, text: str) -> bool:
         return self._named(text) is not None or self._existing(text) is not None
@@ -178,11 +188,11 @@ class _Opener:
 
     def _add(self, weights: Weights, path: Path, name: str) -> Weights:
         if is_skill(path):
-            return BaseWithChange(weights, skill_on(weights, path), name)
+            return skill_on(weights, path).applied(name)
         if path.is_dir() and (path / CONFIG_FILE).is_file():
-            return BaseWithChange(weights, adapter_on(weights, path, name, allow_pickle=self.allow_pickle))
+            return adapter_on(weights, path, name, allow_pickle=self.allow_pickle).applied()
         if is_gguf_adapter(path):
-            return BaseWithChange(weights, GgufAdapter(path, weights, name))
+            return GgufAdapter(path, weights, name).applied()
         raise _no_addition(path)
 
     def _existing(self, text: str) -> Path | None:

@@ -10,6 +10,7 @@ The header's `__metadata__` holds strings only, some of them JSON:
     error             share of the change's size (Frobenius norm) that this form lost, "0.0123"; absent when nothing
     lineage, training, scores, licence, name, description
                       JSON or text; see `genepool.weights.header`
+    head              JSON: {"architecture", "classes"} of a head that the base lacks; see `genepool.weights.class_head`
 
 A change of TENSOR is in the stored tensors `TENSOR` (dense) or `TENSOR#part`; `#base_sample` holds a few of the base's
 values, by which the distance of another base is told.
@@ -29,6 +30,7 @@ from genepool.checked import is_line
 from genepool.errors import InputError, refuse_newer
 from genepool.weights import fingerprint_cache
 from genepool.weights.change import Change
+from genepool.weights.class_head import ClassHead, read_class_head
 from genepool.weights.encodings import Encoding, Entry, encodings
 from genepool.weights.encodings.encoding import Recent
 from genepool.weights.encodings.low_rank import LowRank, Product
@@ -37,6 +39,7 @@ from genepool.weights.header import (
     BASE_KEY,
     BASE_NAME_KEY,
     FORM_KEY,
+    HEAD_KEY,
     SKILL_KEY,
     TENSORS_KEY,
     VERSION,
@@ -132,6 +135,15 @@ class SkillFile(Change):
         if not is_line(text):
             raise InputError(f"its {key} holds control characters", where=self.path, fix=_DAMAGED)
         return text
+
+    @property
+    def head(self) -> ClassHead | None:
+        """The head that the change is of, where its base has none."""
+        where = f"{self.path}:{HEAD_KEY}"
+        try:
+            return read_class_head(json.loads(self.metadata.get(HEAD_KEY, "{}")), where)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"is not JSON ({error})", where=where, fix=_DAMAGED) from None
 
     def _read_entries(self) -> dict[str, tuple[Encoding, Entry]]:
         try:

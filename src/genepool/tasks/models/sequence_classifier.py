@@ -47,9 +47,10 @@ class SequenceClassifier(TokenizedNetwork):
         """The names of its classes, from id2label."""
         return self._labels
 
-    def heads(self) -> list[str]:
+    @classmethod
+    def heads_of(cls, network: Any) -> list[str]:
         """All that stands behind the network's body."""
-        return behind_the_body(self.model)
+        return behind_the_body(network)
 
     def class_scores(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
         """See `Model.class_scores`."""

@@ -65,7 +65,15 @@ class DigitsModel(Network):
         """The ten digits."""
         return tuple(map(str, range(CLASSES)))
 
-    def heads(self) -> list[str]:
+    @classmethod
+    def outline(cls, weights: Weights) -> Any:
+        """See `Network.outline`."""
+        import torch
+
+        return cls._built(weights, torch.float32)
+
+    @classmethod
+    def heads_of(cls, network: Any) -> list[str]:
         """The last layer."""
         return ["head"]
 
