@@ -169,10 +169,10 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a layer less": (lambda f: _rewrite(f, lambda t: t.pop(UP.format(3))), "base has 4 layers and x has 3"),
     "fp8": (
         lambda f: _rewrite(f, lambda t: t.update({NORM: torch.ones(6).to(torch.float8_e4m3fn)})),
-        "x:model.norm.weight: stored as F8_E4M3. Use the unquantised checkpoint.",
+        "x:model.norm.weight: the model is quantised: stored as F8_E4M3. Merge the unquantised checkpoint, and quantise the result.",
     ),
     "quantised, by its config": (
-        lambda f: (f / "config.json").write_text('{"quantization_config": {"bits": 4}}'), "x: a quantised model",
+        lambda f: (f / "config.json").write_text('{"quantization_config": {"bits": 4}}'), "x: the model is quantised",
     ),
     "an index and a shard of two saves": (
         lambda f: _shard(f, more="a.safetensors"),
@@ -215,7 +215,7 @@ def test_packed_weights_are_known_by_their_names(
 ) -> None:
     for folder in models.values():
         _rewrite(folder, lambda t: t.update({name: torch.ones(3, dtype=torch.int32)}))
-    refused(f"{name}: packed weights of a quantised model (I32)")
+    refused(f"{name}: the model is quantised: packed weights (I32)")
 
 
 def test_a_folder_that_is_a_loop_of_links(tmp_path: Path, refused: Callable[..., None], models: Any) -> None:

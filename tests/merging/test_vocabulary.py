@@ -176,3 +176,23 @@ def test_a_template_in_the_recipe_replaces_both(
     assert _template(tmp_path / "out") == "{{ mine }}"
     # No second, older template is left for loaders that look into the settings first.
     assert "chat_template" not in json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+
+
+def test_one_id_of_two_tokens_is_refused_with_both(
+    tmp_path: Path, save_model: Callable[..., Path], cli: Callable[..., Any]
+) -> None:
+    """Two models that each added a token of their own: the rows under its id are not averaged as one token's."""
+    for name, token in (("x", "<call>"), ("y", "<think>")):
+        folder = save_model(name, {"model.embed_tokens.weight": torch.zeros(4, 3)}, vocab_size=4)
+        tokens = {"a": 0, "b": 1, token: 2}
+        (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": tokens}}))
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"genepool: 1\nmethod: linear\nmodels: [{tmp_path / 'x'}, {tmp_path / 'y'}]\n")
+    answer = cli("merge", recipe, tmp_path / "out")
+    assert answer.code == 2
+    assert "2 is token '<call>' in" in answer.err
+    assert "'<think>' in" in answer.err
+    assert not (tmp_path / "out").exists()
+    assert "2 is token '<call>'" in cli("inspect", tmp_path / "x", tmp_path / "y").out
+    recipe.write_text(recipe.read_text() + "vocabulary: unchecked\n")
+    assert cli("merge", recipe, tmp_path / "out").code == 0

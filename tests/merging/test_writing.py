@@ -276,10 +276,10 @@ BAD_INPUT: dict[str, tuple[Callable[[dict[str, Path]], object], dict[str, Any], 
     "fp8": (
         lambda m: _spoil(m, "x", **{NORM: torch.ones(8).to(torch.float8_e4m3fn)}),
         {},
-        "x:model.norm.weight: stored as F8_E4M3",
+        "x:model.norm.weight: the model is quantised: stored as F8_E4M3",
     ),
     "quantised": (
-        lambda m: (m["x"] / "config.json").write_text('{"quantization_config": {}}'), {}, "x: a quantised model"
+        lambda m: (m["x"] / "config.json").write_text('{"quantization_config": {}}'), {}, "x: the model is quantised"
     ),
     "unknown method": (lambda m: None, {"method": "tie"}, "Did you mean 'ties'?"),
     "density of two": (lambda m: None, {"parameters": {"density": 2}}, "density of 2. Give a value from 0 to 1."),

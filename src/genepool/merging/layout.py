@@ -14,7 +14,7 @@ from genepool.errors import InputError, listed
 from genepool.merging.matching import DepthConflict, Headers, Match, Missing, ShapeConflict, inspect_command
 from genepool.merging.recipe import LayerSource, Recipe, Slice
 from genepool.weights import Role, TensorInfo, Weights
-from genepool.weights.quantised import packed_as, quantised_by
+from genepool.weights.quantised import packed_as
 from genepool.weights.roles import layer_counts, main_stack, rename_layer
 from genepool.weights.tensor_info import shape_text, widest_dtype
 
@@ -295,11 +295,6 @@ class Aligner:
         return infos[0].with_dtype(widest_dtype([info.dtype for info in infos]))
 
     def _refuse_quantised(self, outputs: Sequence[OutputTensor]) -> None:
-        for model, weights in self.sources.items():
-            if quantised_by(weights):
-                raise InputError(
-                    "a quantised model", where=model, fix="Merge the unquantised checkpoint and quantise the result"
-                )
         for out in outputs:
             for given in (*out.inputs, *((out.base,) if out.base else ())):
                 if packed := packed_as(self.sources[given.model], given.tensor):

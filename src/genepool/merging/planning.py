@@ -18,6 +18,7 @@ from genepool.merging.vocabulary import check_vocabularies, padded
 from genepool.weights import Weights, open_weights
 from genepool.weights.architecture import why_unknown
 from genepool.weights.naming import in_layout_of
+from genepool.weights.quantised import refuse_quantised
 
 
 def plan_merge(
@@ -70,7 +71,7 @@ class _Planner:
         opened = self._open(checked, around)
         _check_counts(checked, method)
         if checked.vocabulary != "unchecked":
-            check_vocabularies(opened, checked.where, by_id=checked.vocabulary == "padded")
+            check_vocabularies(opened, checked.where)
         if checked.vocabulary == "padded":
             opened = padded(opened)
         uses_base = method.base == "required" or (method.base in ("optional", "counted") and checked.base is not None)
@@ -114,6 +115,7 @@ class _Planner:
                 found = open_weights(
                     name, relative_to=recipe.folder, base=base, allow_pickle=self.allow_pickle, known=known
                 )
+                refuse_quantised(found, name, "Merge the unquantised checkpoint, and quantise the result")
                 if not self._uses_inner(name, visible):
                     self._opened[key] = found
             opened[name] = found

@@ -16,74 +16,72 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VocabularyConflict:
-    """Tokens that two models number differently.
+    """Tokens that two models number differently, or ids that stand for different tokens.
 
     Attributes:
         first, other: the models.
-        token: the first such token.
-        first_id, other_id: its number in either.
-        count: how many there are.
+        text: what is wrong with the first of them, in words.
+        count: the number of such tokens or ids.
+        fix: the way out.
     """
 
     first: str
     other: str
-    token: str
-    first_id: int
-    other_id: int
+    text: str
     count: int
+    fix: str
 
     def __str__(self) -> str:
-        return (
-            f"the vocabularies differ: token {self.token!r} is {self.first_id} in {self.first}, "
-            f"{self.other_id} in {self.other}"
-        )
+        return f"the vocabularies differ: {self.text}"
 
 
-def check_vocabularies(sources: Mapping[str, Weights], where: str, *, by_id: bool = False) -> None:
-    """Refuses models whose tokenizers give the same token different ids.
+def check_vocabularies(sources: Mapping[str, Weights], where: str) -> None:
+    """Refuses models whose tokenizers give one token two ids, or one id two tokens: such rows must not be added up.
 
     Args:
         sources: the models by name.
         where: the recipe, for errors.
-        by_id: also refuse two tokens of different models under one id: rows that must not be added up.
 
     Raises:
         InputError: naming the first token and both ids, or the id and both tokens.
     """
     for conflict in vocabulary_conflicts(sources):
-        raise InputError(
-            str(conflict), where=where, fix="Merge models of one vocabulary, or say `vocabulary: unchecked`"
-        )
-    owners: dict[int, tuple[str, str]] = {}
-    for name, vocabulary in _vocabularies(sources).items() if by_id else ():
-        for token, number in vocabulary.items():
-            owner, known = owners.setdefault(number, (name, token))
-            if known != token and owner != name:
-                raise InputError(
-                    f"the vocabularies differ: {number} is token {known!r} in {owner}, {token!r} in {name}",
-                    where=where,
-                    fix="Models that each added tokens of their own cannot be merged yet",
-                )
+        raise InputError(str(conflict), where=where, fix=conflict.fix)
 
 
 def vocabulary_conflicts(sources: Mapping[str, Weights]) -> Iterator[VocabularyConflict]:
-    """Every model whose tokenizer contradicts the first one's.
+    """Every model whose tokenizer contradicts that of one before it.
 
-    Models without a readable `tokenizer.json` are not compared; tokens that only one model has are no conflict.
+    Models without a readable `tokenizer.json` are not compared; tokens that only one model has are no conflict as long
+    as no other model has another token under their id.
 
     Raises:
         InputError: a `tokenizer.json` that cannot be read.
     """
     found = _vocabularies(sources)
     first = next(iter(found), "")
-    ours = found.pop(first, {})
+    ours = found.get(first, {})
+    owners = {number: (first, token) for token, number in ours.items()}
     for name, theirs in found.items():
         if theirs is ours:
             continue
         differing = [token for token, number in ours.items() if theirs.get(token, number) != number]
         if differing:
             token = differing[0]
-            yield VocabularyConflict(first, name, token, ours[token], theirs[token], len(differing))
+            text = f"token {token!r} is {ours[token]} in {first}, {theirs[token]} in {name}"
+            fix = "Merge models of one vocabulary, or say `vocabulary: unchecked`"
+            yield VocabularyConflict(first, name, text, len(differing), fix)
+            continue
+        taken = {}
+        for token, number in theirs.items():
+            owner, known = owners.setdefault(number, (name, token))
+            if known != token:
+                taken[number] = (owner, known, token)
+        if taken:
+            number, (owner, known, token) = next(iter(taken.items()))
+            text = f"{number} is token {known!r} in {owner}, {token!r} in {name}"
+            fix = "Leave out one of the models, or say `vocabulary: unchecked` to merge the rows all the same"
+            yield VocabularyConflict(owner, name, text, len(taken), fix)
 
 
 def _vocabularies(sources: Mapping[str, Weights]) -> dict[str, dict[str, int]]:

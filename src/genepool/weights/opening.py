@@ -24,6 +24,7 @@ from genepool.weights.peft.adapter import PeftAdapter
 from genepool.weights.peft.carried_head import carried_head
 from genepool.weights.peft.content import AdapterContent
 from genepool.weights.peft.folder import CONFIG_FILE
+from genepool.weights.quantised import refuse_quantised
 from genepool.weights.skill_file import SkillFile, is_skill
 from genepool.weights.weights import Weights
 
@@ -187,6 +188,7 @@ class _Opener:
         return self._add(self.base, path, name)
 
     def _add(self, weights: Weights, path: Path, name: str) -> Weights:
+        refuse_quantised(weights, name, "Name the unquantised model the adapter or skill can be added to")
         if is_skill(path):
             return skill_on(weights, path).applied(name)
         if path.is_dir() and (path / CONFIG_FILE).is_file():

@@ -123,7 +123,7 @@ def _more(found: Sequence[str]) -> str:
 def _vocabularies(sources: Mapping[str, Weights]) -> Iterator[MergeProblem]:
     try:
         for conflict in vocabulary_conflicts(sources):
-            counted = f" ({conflict.count:,} tokens in all)" if conflict.count > 1 else ""
+            counted = f" ({conflict.count:,} in all)" if conflict.count > 1 else ""
             yield MergeProblem("vocabulary", (conflict.first, conflict.other), f"{conflict}{counted}")
     except InputError as error:
         yield MergeProblem("tokenizer", (), f"{error.where}: {error.what}")
