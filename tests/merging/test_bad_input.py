@@ -169,7 +169,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a layer less": (lambda f: _rewrite(f, lambda t: t.pop(UP.format(3))), "base has 4 layers and x has 3"),
     "fp8": (
         lambda f: _rewrite(f, lambda t: t.update({NORM: torch.ones(6).to(torch.float8_e4m3fn)})),
-        "x:model.norm.weight: the model is quantised: stored as F8_E4M3. Merge the unquantised checkpoint, and quantise the result.",
+        "x:model.norm.weight: the model is quantised: stored as F8_E4M3. Merge the unquantised checkpoint, and",
     ),
     "quantised, by its config": (
         lambda f: (f / "config.json").write_text('{"quantization_config": {"bits": 4}}'), "x: the model is quantised",
