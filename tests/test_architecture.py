@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,6 +74,27 @@ def test_a_class_name_has_one_meaning() -> None:
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(f"{path.relative_to(SOURCE)}:{node.lineno}")
     assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
+def test_every_public_method_is_described() -> None:
+    """By itself or by what it overrides: ruff's D102 cannot see the latter."""
+    import genepool
+
+    undescribed = set()
+    for found in pkgutil.walk_packages(genepool.__path__, "genepool."):
+        if found.name == "genepool.__main__":
+            continue
+        module = importlib.import_module(found.name)
+        for one in vars(module).values():
+            if not inspect.isclass(one) or one.__module__ != found.name or one.__name__.startswith("_"):
+                continue
+            for name, member in vars(one).items():
+                function = getattr(member, "fget", None) or getattr(member, "__func__", member)
+                if name.startswith("_") or not inspect.isfunction(function) or function.__name__ == "<lambda>":
+                    continue
+                if not any(inspect.getdoc(vars(base)[name]) for base in one.__mro__ if name in vars(base)):
+                    undescribed.add(f"{found.name}.{one.__name__}.{name}")
+    assert not undescribed
 
 
 def test_no_module_outgrows_its_room() -> None:

@@ -1,3 +1,5 @@
+"""`python -m genepool`: the command line."""
+
 from genepool.cli.main import main
 
 main()

@@ -1,5 +1,8 @@
-"""What the ledger, the catalogue and the study file share: one write at a time, all of it or none; the name of a full
-disk; and what a database file from somebody else may hold."""
+"""What the ledger, the catalogue and the study file share.
+
+A write is a transaction, one at a time; a full disk is named; what a database file from somebody else may hold is
+limited.
+"""
 
 from __future__ import annotations
 

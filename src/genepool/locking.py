@@ -178,6 +178,7 @@ def _waited_for(path: Path, out: Path, patience: float | None, waiting: str) -> 
 
 
 def warn_no_locks(out: Path) -> None:
+    """Warns that nothing keeps two commands apart on this file system."""
     progress.message(f"{out.parent} has no file locks: let no other command write to {out.name} before this one ends")
 
 
@@ -212,6 +213,7 @@ def locking_pid(handle: int) -> int:
 
 
 def busy(pid: int, host: str, out: Path) -> InputError:
+    """The error that another process, `pid` on `host`, has `out` locked."""
     who = "this process" if pid == os.getpid() else f"another process{f' (pid {pid}{host})' if pid else ''}"
     return InputError(f"{who} is writing here", where=out, fix="Wait for it, or name another output")
 

@@ -150,8 +150,10 @@ def _tick(stop: threading.Event) -> None:
 
 
 def _speak_up(silence: float) -> None:
-    """Prints where the innermost task is, if nothing was printed for so many seconds: many short tasks in a row
-    must not be silent together."""
+    """Prints where the innermost task is, if nothing was printed for `silence` seconds.
+
+    Many short tasks in a row must not be silent together.
+    """
     with _lock:
         if _stack and time.monotonic() - _spoken >= silence:
             _print(_stack[-1].line())

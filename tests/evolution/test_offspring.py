@@ -235,9 +235,9 @@ def test_adapters_fit_together_where_ranks_and_tensors_are_the_same(
     adapters: tuple[Weights, dict[str, Weights]],
 ) -> None:
     base, founders = adapters
-    assert FounderAdapters.fits(base, {name: founders[name] for name in "pq"})
-    assert not FounderAdapters.fits(base, founders)
-    assert not FounderAdapters.fits(base, {"p": founders["p"], "base": base})
+    assert FounderAdapters.fits({name: founders[name] for name in "pq"})
+    assert not FounderAdapters.fits(founders)
+    assert not FounderAdapters.fits({"p": founders["p"], "base": base})
 
 
 def held_as(form: str, base: Weights, founders: dict[str, Weights]) -> Founders:

@@ -38,7 +38,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """ "generation.index", by which births name their parents."""
+        """The name by which births name their parents: "generation.index"."""
         return f"{self.generation}.{self.index}"
 
     @property

@@ -12,7 +12,7 @@ from genepool.evolution.strategies import strategy_entry
 from genepool.evolution.study import Study
 
 
-def forked(study: Study, old: Path, where: str = "study") -> Study:
+def forked(study: Study, old: Path) -> Study:
     """The study with its start moved to the best of an earlier run.
 
     What that means, and whether it can be, is for what the study varies to say (`Representation.forked`). Whatever else

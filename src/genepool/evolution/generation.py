@@ -214,8 +214,11 @@ class Generations:
     def _estimate(
         self, candidate: Candidate, size: int, stayed: Sequence[Candidate], finished: Mapping[str, Verdict]
     ) -> Verdict:
-        """What a candidate that left would have been worth: by how much it was behind those who stayed, on the same
-        examples, below what those are worth on all."""
+        """The estimated worth of a candidate that left the race.
+
+        It is as far below the worth of those that stayed, on all examples, as it was behind them on the examples that
+        all of them answered.
+        """
         seen = self._store.result(replace(candidate, look=size))
         assert seen is not None
         if seen.fitness is None:

@@ -104,7 +104,7 @@ class Search:
         stop: Stop | None = None,
         savings: Savings | None = None,
         importance: np.ndarray | None = None,
-        kept: Callable[[Collection[str], bool], None] = lambda names, writing: None,
+        kept: Callable[[Collection[str], bool], None] = lambda _names, _writing: None,
         steady: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -162,7 +162,7 @@ class Search:
             self._store,
             self._workers,
             self._savings,
-            lambda candidate, verdict, computed: self._count_in(verdict, computed, bar),
+            lambda _candidate, verdict, computed: self._count_in(verdict, computed, bar),
             self._check_time,
         )
         total = self._budget.evaluations

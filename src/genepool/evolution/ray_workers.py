@@ -109,7 +109,7 @@ class RayPool(Pool):
         threads: int = 1,
         ledger: Path | None = None,
         shared: Any = None,
-        births: Callable[[Candidate], Mapping[str, Any]] = lambda candidate: {},
+        births: Callable[[Candidate], Mapping[str, Any]] = lambda _candidate: {},
     ) -> None:
         import ray
 

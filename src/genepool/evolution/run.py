@@ -117,7 +117,7 @@ def run_study(
         with StudyStore(out / STORE_FILE) as store:
             fork = store.get("forked_from", None)
     if fork is not None:
-        study = forked(study, Path(fork), where)
+        study = forked(study, Path(fork))
     ledger = Path(ledger or default_path()).resolve()
     if not (out / STORE_FILE).is_file():
         staging.check_free(out, overwrite=overwrite, replaced=False)

@@ -237,9 +237,9 @@ class StudyStore(Record):
     # -- told ---------------------------------------------------------------------------------------------------
 
     def told(self, generation: int, fitness: np.ndarray, seconds: float, diversity: float | None = None) -> None:
-        """Marks a generation as learned from: its fitness, shape (population,), the time spent and how much its
-        candidates differ, in one go.
+        """Marks a generation as told, in one transaction.
 
+        On record are its fitness, shape (population,), the time spent and how much its candidates differ.
         The strategy's state needs no place of its own: it is a function of the generations told so far.
 
         Raises:

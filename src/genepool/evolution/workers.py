@@ -182,13 +182,8 @@ class Pool(Workers):
                 for member in self._members:
                     if queue and member.idle:
                         member.give(queue.popleft())
-                late = self._overdue()
-                for candidate in late:
-                    store.finish(candidate, Verdict(None, error=f"took longer than {self._time_limit:g} s"))
-                    # Its worker may have been through just before it was ended: then that is what stands.
-                    verdict = store.result(candidate)
-                    assert verdict is not None
-                    yield candidate, verdict
+                late = self._end_overdue(store)
+                yield from late
                 if late:
                     continue
                 for member in self._wait(self._patience()):
@@ -225,14 +220,22 @@ class Pool(Workers):
             return None
         return max(0.0, min(since) + self._time_limit - time.monotonic())
 
-    def _overdue(self) -> list[Candidate]:
-        """Ends the members that are over their time; their candidates."""
+    def _end_overdue(self, store: StudyStore) -> list[tuple[Candidate, Verdict]]:
+        """Ends the members that are over their time; their candidates with what is on record of them."""
         limit, now = self._time_limit, time.monotonic()
         late = [m for m in self._members if limit is not None and m.candidate is not None and now - m.since >= limit]
         for member in late:
             self._members.remove(member)
             member.end()
-        return [member.candidate for member in late]
+        ended = []
+        for candidate in (member.candidate for member in late):
+            assert candidate is not None
+            store.finish(candidate, Verdict(None, error=f"took longer than {limit:g} s"))
+            # Its worker may have been through just before it was ended: then that is what stands.
+            verdict = store.result(candidate)
+            assert verdict is not None
+            ended.append((candidate, verdict))
+        return ended
 
     def close(self) -> None:
         """Ends every member at once. What is not committed yet is not lost but evaluated by the next run."""

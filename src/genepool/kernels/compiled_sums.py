@@ -22,7 +22,9 @@ def _widen(bits: Array, into: Array) -> None:
 
 
 @_compiled
-def weighted_sum(rows: Array, base: Array, factors: Array, divisor: float, subtract: bool, out: Array) -> bool:
+def weighted_sum(  # noqa: C901 (a row of plain loops is what the compiler makes vectors of)
+    rows: Array, base: Array, factors: Array, divisor: float, subtract: bool, out: Array
+) -> bool:
     """`out = base + sum_k f_k (rows_k - base) / divisor`; `rows_k` alone unless `subtract`; no base when it is empty.
 
     Values are the bits of float32 (uint32) or of bfloat16 (uint16); arithmetic is in float32, vector by vector in the

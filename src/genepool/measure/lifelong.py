@@ -33,8 +33,9 @@ _SAME = 1e-12
 
 @dataclass(frozen=True)
 class ContinualAccuracy:
-    """What became of tasks learned one after another, the i-th in the i-th stage. R[t, i] is the score on task i after
-    stage t.
+    """What became of tasks learned one after another, the i-th in the i-th stage.
+
+    R[t, i] is the score on task i after stage t.
 
     Attributes:
         average: mean score over the tasks after the last stage (ACC).

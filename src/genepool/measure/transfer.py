@@ -1,7 +1,8 @@
-"""Transfer: what training on one task did to the others, what one model knows and another does not, and how far an
-estimate of transfer can be trusted.
+"""Transfer between tasks and models.
 
-Computed from outcomes per example; the estimates that `agreement` judges come from `genepool.skills`, or from anywhere.
+What training on one task did to the others, what one model knows and another does not, and how far an estimate of
+transfer can be trusted. Computed from outcomes per example; the estimates that `agreement` judges come from
+`genepool.skills`, or from anywhere.
 """
 
 from __future__ import annotations

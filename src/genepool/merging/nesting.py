@@ -1,5 +1,7 @@
-"""Merges as inputs of merges: recipe files are taken inside the recipe that names them, and what a plan of several
-levels reads is added up. Used by planning, `genepool plan` and the model card.
+"""Merges as inputs of merges.
+
+A recipe file that a recipe names as a model is taken inside it, and what a plan of several levels reads is added up.
+Used by planning, `genepool plan` and the model card.
 """
 
 from __future__ import annotations

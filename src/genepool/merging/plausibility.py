@@ -1,5 +1,7 @@
-"""Values that are well-formed and cannot be meant: layers that no model has, gradients finer than the layers,
-densities that keep nothing. Checked when a recipe is planned, because only then the depth of the models is known.
+"""Values that are well-formed and cannot be meant.
+
+Layers that no model has, gradients finer than the layers, densities that keep nothing. Checked when a recipe is
+planned, because only then the depth of the models is known.
 """
 
 from __future__ import annotations
@@ -42,8 +44,9 @@ def check_layers(recipe: Recipe, roles: Roles) -> None:
 
 
 def check_gradients(recipe: Recipe, roles: Roles) -> None:
-    """Refuses gradients with more anchors than there are layers to spread them over. Two always stand: the first is
-    what tensors outside the layers get.
+    """Refuses gradients with more anchors than there are layers to spread them over.
+
+    Two anchors are always allowed: the first is what tensors outside the layers get.
 
     Raises:
         InputError: naming the parameter and both numbers.

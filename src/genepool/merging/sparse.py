@@ -27,8 +27,10 @@ def largest(density: float, numel: int) -> tuple[int, int] | None:
 
 
 class TrimSurvey(Chain):
-    """Limits of every model (two passes), which ties with them stay if exactly that many are to (one, where there are
-    too many), L1 norms if they are needed (one), the majority sign if it is (one).
+    """What a sparse sum must know of whole vectors, pass by pass.
+
+    Limits of every model (two passes), which ties with them stay if exactly that many are to (one, where there are too
+    many), L1 norms if they are needed (one), the majority sign if it is (one).
     """
 
     def __init__(

@@ -227,7 +227,7 @@ class Catalogue:
         return Sketch(whole, dict(zip(names, each, strict=True)), squared)
 
     def integrity(self) -> str:
-        """ "ok", or what SQLite finds wrong with the file."""
+        """What SQLite finds wrong with the file; "ok" when nothing."""
         with self._errors():
             (answer,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
         return str(answer)

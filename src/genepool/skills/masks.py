@@ -54,8 +54,9 @@ class TopK(Derived):
         return kept
 
     def _threshold(self, group: Iterable[str], density: float, bar: progress.Bar) -> tuple[float, TieCut | None]:
-        """The smallest magnitude that stays, in two passes over the tensors of a group; and, after a third where too
-        many entries have it, which of these stay.
+        """The smallest magnitude that stays, in two passes over the tensors of a group.
+
+        Where too many entries have just this magnitude, a third pass finds which of them stay.
         """
         selection = MagnitudeSelection(keep_count(density, sum(self.inner.numel(name) for name in group)))
         for number in range(selection.passes):

@@ -35,7 +35,7 @@ def callable_task(
     if not made:
         raise InputError("the task has no examples", where=name, fix="Give at least one")
 
-    def ask(model: Model, asked: Sequence[Example], batch_size: int) -> list[Outcome]:
+    def ask(model: Model, asked: Sequence[Example], _batch_size: int) -> list[Outcome]:
         return [_scored(scorer, name, model, example) for example in asked]
 
     return Task(name, {"all": made}, asker=ask, version=version)

@@ -123,8 +123,11 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
 
 
 def _plain(data: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], tuple[tuple[str, str], ...], int]:
-    """A line under the keys `prompt` and `answer`, the conversation before the answer where it holds one, and how many
-    of that are shown alone."""
+    """A line under the keys `prompt` and `answer`.
+
+    With it come the conversation before the answer, where the line holds one, and how many of its turns are only
+    shown.
+    """
     if "completion" in data:
         if "answer" in data:
             raise InputError("both `answer` and `completion`", where=where, fix="Leave one of them out")

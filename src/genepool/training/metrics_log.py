@@ -1,5 +1,8 @@
-"""The metrics of a training as other tools read them: a line of JSON a step, and TensorBoard's events where it is
-installed. Both are copies: what counts is the journal, from which a resumed run writes them anew."""
+"""The metrics of a training as other tools read them.
+
+A line of JSON a step, and TensorBoard's events where it is installed. Both are copies: what counts is the journal, from
+which a resumed run writes them anew.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""AdamW with a learning rate schedule, clipped gradients and float32 master weights; its state can be kept and put
-back, to the same bits. Everything that is trained here is trained by it. Uses torch alone."""
+"""AdamW with a learning rate schedule, clipped gradients and float32 master weights.
+
+Its state can be kept and put back, to the same bits. Everything that is trained here is trained by it. Uses torch
+alone.
+"""
 
 from __future__ import annotations
 

@@ -128,8 +128,10 @@ def stack_changes(changes: Sequence[Weights]) -> None:
 
 
 def stacked_changes(sources: Sequence[Weights], name: str, base: Weights) -> torch.Tensor | None:
-    """The deltas of these sources from `base`, shape (sources, ...), finite, not to be written into; None where they
-    were not stacked in this order."""
+    """The deltas of these sources from `base`, shape (sources, ...), finite; never write into them.
+
+    None where they were not stacked in this order.
+    """
     first, *others = sources
     change = _resident(first)
     if change is None or change.base is not base:

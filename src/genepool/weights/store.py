@@ -53,5 +53,5 @@ def stored_form(change: Change) -> str:
     return max(entries, key=lambda kind: entries[kind]) if entries else "dense"
 
 
-def _as_it_is(name: str, shape: tuple[int, ...], stored: tuple[Encoding, Entry] | None) -> Choice:
+def _as_it_is(name: str, shape: tuple[int, ...], stored: tuple[Encoding, Entry] | None) -> Choice:  # noqa: ARG001
     return AS_STORED if stored is not None else Choice("dense", {"dtype": "F32"})

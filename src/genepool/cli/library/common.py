@@ -24,16 +24,19 @@ SkillArgument = Annotated[str, typer.Argument(metavar="SKILL", help=SKILL)]
 
 
 def open_library(library: Path | None) -> Library:
+    """The library of `--library`, or the default one."""
     from genepool.skills.library import Library
 
     return Library(library)
 
 
 def print_line(line: str) -> None:
+    """Prints a line of text as it is, without markup."""
     tables.console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_skills(skills: Sequence[LibraryEntry], extra: tuple[str, Sequence[str]] | None = None) -> None:
+    """Prints skills as a table, with `extra` (a heading and a value for each skill) as its first column."""
     heads = ([extra[0]] if extra else []) + ["digest", "form", "base", "size", "tags", "scores"]
     table = tables.TextTable("skill", heads, prose=("base", "tags", "scores"))
     for i, kept in enumerate(skills):
@@ -51,6 +54,7 @@ def print_skills(skills: Sequence[LibraryEntry], extra: tuple[str, Sequence[str]
 
 
 def print_added(library: Library, kept: LibraryEntry, added: bool, json_output: bool) -> None:
+    """Prints whether a skill was added or was there already, as a line or as JSON."""
     if json_output:
         options.print_json({"library": str(library.folder), "added": added, "skill": kept.to_dict()})
     elif added:

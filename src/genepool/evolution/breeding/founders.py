@@ -169,8 +169,10 @@ class FounderModels(Founders):
 
 
 class FounderAdapters(Founders):
-    """LoRA adapters of one base that hold the same: their factors, scales multiplied into B, and what is no product
-    (trained norms and biases, DoRA) as whole changes.
+    """LoRA adapters of one base that change the same tensors.
+
+    They are held as their factors, with the scales multiplied into B. A change that is no product (trained norms and
+    biases, DoRA) is held whole.
     """
 
     _digest_prefix = "AdapterStock"
@@ -185,7 +187,7 @@ class FounderAdapters(Founders):
             self.infos = _held(adapter)
 
     @staticmethod
-    def fits(base: Weights, founders: Mapping[str, Weights]) -> bool:
+    def fits(founders: Mapping[str, Weights]) -> bool:
         """Whether all founders are adapters with factors, of the same shapes for the same tensors."""
         held = [_held(found) for weights in founders.values() if (found := _adapter(weights)) is not None]
         factors = [name for name in held[0] if name.endswith(":A")] if held else []

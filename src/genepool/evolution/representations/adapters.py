@@ -28,7 +28,7 @@ class Adapters(BirthRepresentation[AdaptersOptions]):
     def hold_founders(
         self, base: Weights, founders: Mapping[str, Weights], dtype: str | None, held: str | None
     ) -> FounderAdapters:
-        if not FounderAdapters.fits(base, founders):
+        if not FounderAdapters.fits(founders):
             older = self.options.older
             raise InputError(
                 "not all skills are LoRA adapters of the same ranks on the same tensors",

@@ -30,5 +30,5 @@ class ModelsOrAdapters(BirthRepresentation[ModelsOrAdaptersOptions]):
     def hold_founders(
         self, base: Weights, founders: Mapping[str, Weights], dtype: str | None, held: str | None
     ) -> Founders:
-        fits = FounderAdapters.fits(base, founders)
+        fits = FounderAdapters.fits(founders)
         return FounderAdapters(base, founders, dtype) if fits else FounderModels(base, founders, dtype, held)

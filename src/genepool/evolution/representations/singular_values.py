@@ -66,7 +66,7 @@ class SingularValues(PointRepresentation[SingularValuesOptions]):
         super().__init__(found)
         (skill,) = found.study.skills
         base, adapter, dtype = found.base, found.skills[skill.model], found.study.dtype
-        if not FounderAdapters.fits(base, {skill.name: adapter}):
+        if not FounderAdapters.fits({skill.name: adapter}):
             raise InputError(
                 "not a LoRA adapter, so it has no factors whose singular values could be searched",
                 where=f"{found.where}:skills",

@@ -40,8 +40,11 @@ class CycleqdOptions(StrategyOptions):
     needs=("fitness", "tasks"),
 )
 class Cycleqd(Breeder[CycleqdOptions]):
-    """The task that counts as quality changes every generation; parents are drawn from its archive, the better and the
-    more able in the other tasks the likelier, and the child moves along the singular directions of that task's expert.
+    """Quality diversity over tasks that take turns as the quality.
+
+    The task that counts as quality changes every generation. Parents are drawn from its archive; a parent is the
+    likelier, the better it is at this and the other tasks. The child moves along the singular directions of that task's
+    expert.
 
     Adapters are moved factor by factor, each along its own singular directions: what comes out keeps their rank.
 

@@ -34,8 +34,10 @@ class WeightEsOptions(StrategyOptions):
     when="Fine-tuning one model, or the average of several, without gradients; thousands of evaluations.",
 )
 class WeightEs(Breeder[WeightEsOptions]):
-    """The centre is the skills' average (of adapters: factor by factor); every generation evaluates it and pairs of
-    models on either side of it.
+    """Evolution strategies on the weights themselves.
+
+    The centre is the skills' average (of adapters: factor by factor). Every generation evaluates it and pairs of models
+    on either side of it.
 
     The next centre is the old one moved along each pair's noise, by how much better one side was than the other. No
     noise is ever stored: a model is its centre and a seed.

@@ -82,7 +82,7 @@ class LearningCurve:
         """How much the error falls from `now` to `horizon`, with a 95% interval."""
         if not 0 < now < horizon:
             raise InputError(f"from {now} to {horizon}", fix="Give a horizon beyond where the run is")
-        return self._interval(self(now) - self(horizon), lambda a, b, c, g: b * ((now + c) ** g - (horizon + c) ** g))
+        return self._interval(self(now) - self(horizon), lambda _a, b, c, g: b * ((now + c) ** g - (horizon + c) ** g))
 
     def advice(self, now: float, horizon: float, threshold: float) -> StopAdvice:
         """Stop when even the upper end of the gain's interval is below the threshold."""

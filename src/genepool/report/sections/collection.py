@@ -154,8 +154,11 @@ def search_collection(name: str, folder: StudyFolder) -> SearchCollection | None
 
 
 def atlas_data(found: SearchCollection) -> str:
-    """What the script draws, as JSON: `scores`, `bins`, `steps` of the colour scale, `maps` of [name, quality, across,
-    up], and `members` of [name, map, scores]."""
+    """What the script draws, as JSON.
+
+    `scores`, `bins`, `steps` of the colour scale, `maps` of [name, quality, across, up], and `members` of [name, map,
+    scores].
+    """
     told = {
         "scores": found.scores,
         "bins": found.bins,

@@ -46,7 +46,7 @@ class Metric:
     within: bool = False
     equality: bool = False
     answers_are_texts: bool = True
-    wrong: Callable[[Example], tuple[str, str] | None] = lambda example: None
+    wrong: Callable[[Example], tuple[str, str] | None] = lambda _example: None
 
     @property
     def plugin(self) -> Plugin | None:
@@ -107,7 +107,7 @@ def metric(
     within: bool = False,
     equality: bool = False,
     answers_are_texts: bool = True,
-    wrong: Callable[[Example], tuple[str, str] | None] = lambda example: None,
+    wrong: Callable[[Example], tuple[str, str] | None] = lambda _example: None,
 ) -> Callable[[Judge], Judge]:
     """Makes a function a metric of its name; the arguments are those of `Metric`.
 

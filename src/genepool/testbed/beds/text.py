@@ -45,6 +45,7 @@ class BuildSettings:
 
     @property
     def schedule(self) -> Schedule:
+        """Steps and batches of every part of the build."""
         return schedule_for(self.regime, tiny=self.tiny, skills=len(self.skills))
 
     def digest(self) -> str:

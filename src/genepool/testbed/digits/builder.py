@@ -74,6 +74,7 @@ class DigitsSettings:
 
     @property
     def schedule(self) -> DigitsSchedule:
+        """Steps and batches of every part of the build."""
         return schedule_for(tiny=self.tiny, tasks=len(self.skills))
 
     def digest(self) -> str:

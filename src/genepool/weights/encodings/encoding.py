@@ -213,7 +213,7 @@ class Encoding(ABC):
 
 
 @dataclass(frozen=True)
-class TensorPart:
+class TensorPart(EncodedPart):
     """A part in memory."""
 
     tensor: torch.Tensor

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 
 class Signs(Encoding):
-    """The mean magnitude is the scale of least squared error. BitDelta has one for a matrix; one for each row costs
-    32 bits more a row and loses less."""
+    """Signs, and one scale for each row: its mean magnitude, which has the least squared error.
+
+    BitDelta has one scale for a matrix; one for each row costs 32 bits more a row and loses less.
+    """
 
     kind = "signs"
     form = "packed"

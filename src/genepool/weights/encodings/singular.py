@@ -20,8 +20,11 @@ _MOST_BANDS = 16
 
 
 class Singular(Encoding):
-    """Band after band, left vectors before right ones: `codes` and `scales` of those in 8 bits and less, `vectors` of
-    those in 16, each as one run of entries."""
+    """Singular vectors in bands of falling precision.
+
+    Band after band, left vectors before right ones: `codes` and `scales` of those in 8 bits and less, `vectors` of
+    those in 16, each as one run of entries.
+    """
 
     kind = "singular"
     form = "packed"
@@ -48,8 +51,10 @@ class Singular(Encoding):
     def of_vectors(
         self, left: torch.Tensor, right: torch.Tensor, bands: Sequence[tuple[int, int]], group: int = GROUP
     ) -> EncodedChange:
-        """Stores vectors, `(rank, rows)` and `(rank, columns)` float32 from the strongest on; those beyond the bands
-        are left out."""
+        """Stores vectors, `(rank, rows)` and `(rank, columns)` float32, from the strongest on.
+
+        Vectors beyond the bands are left out.
+        """
         import torch
 
         runs: dict[str, list[torch.Tensor]] = {"codes": [], "scales": [], "vectors": []}

@@ -100,6 +100,7 @@ class Cut(View):
 
     @property
     def shape(self) -> Shape:  # type: ignore[override]
+        """The box's."""
         return tuple(stop - start for start, stop in self.box)
 
     def leaves(self) -> Iterator[Leaf]:
@@ -122,6 +123,7 @@ class Permuted(View):
 
     @property
     def shape(self) -> Shape:  # type: ignore[override]
+        """The inner one's, its axes in the new order."""
         return tuple(self.inner.shape[axis] for axis in self.order)
 
     def leaves(self) -> Iterator[Leaf]:

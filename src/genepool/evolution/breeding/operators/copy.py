@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @register("copy")
-def copy(founders: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+def copy(founders: Founders, parents: Parents, _birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
     """The one parent."""
     (parent,) = parents
     for name in founders.infos:

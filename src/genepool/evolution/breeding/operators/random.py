@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @register("random")
-def random(founders: Founders, parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
+def random(founders: Founders, _parents: Parents, birth: Birth) -> Iterator[tuple[str, torch.Tensor]]:
     """Every weight from N(0, `sigma`)."""
     import torch
 
