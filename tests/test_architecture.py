@@ -24,6 +24,7 @@ ORDER = [
     "training",
     "skills",
     "evolution",
+    "projects",
     "report",
     "testbed",
     "demo",

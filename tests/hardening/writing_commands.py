@@ -116,6 +116,12 @@ COMMANDS = (
         "export {world}/adapter out.gguf --base {world}/base",
         "export {world}/low.safetensors out.gguf --base {world}/base --type f32",
     ),
+    # Projects.
+    Writing(
+        "init",
+        "init project {world}/skills/a {world}/skills/b --base {world}/base",
+        "init project {world}/skills/a --base {world}/base",
+    ),
     # Skills.
     _skill("extract", f"extract {{world}}/skills/a {_BASE}", f"extract {{world}}/skills/b {_BASE}"),
     _skill("extract --rank", f"extract {{world}}/skills/a {_BASE} --rank 4", f"extract {{world}}/skills/b {_BASE}"),

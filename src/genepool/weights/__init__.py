@@ -11,7 +11,7 @@ from genepool.weights.derived_changes import Derived, Scaled, Sum
 from genepool.weights.header import Header
 from genepool.weights.in_memory import TensorWeights, load_resident, stack_changes, stacked_changes
 from genepool.weights.model_difference import ModelDifference
-from genepool.weights.opening import open_change, open_weights
+from genepool.weights.opening import find_addition, open_change, open_weights
 from genepool.weights.padding import PaddedVocabulary, vocabulary_rows
 from genepool.weights.roles import PARTS, Role, infer_roles
 from genepool.weights.skill_file import SkillFile
@@ -42,6 +42,7 @@ __all__ = [
     "TensorWeights",
     "Weights",
     "WrittenChange",
+    "find_addition",
     "head_for",
     "infer_roles",
     "load_resident",

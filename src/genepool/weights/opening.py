@@ -129,6 +129,20 @@ def adapter_on(base: Weights, path: Path, name: str | None = None, *, allow_pick
     return naming.put_on(base, PeftAdapter(path, view, name, allow_pickle=allow_pickle))
 
 
+def find_addition(reference: str, *, allow_pickle: bool = False) -> Path | None:
+    """Where the adapter or skill lies that a user names alone, without the model it goes on; None for all else.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    opener = _Opener(None, None, allow_pickle, lambda _: None)
+    pieces = opener.pieces(reference)
+    if len(pieces) != 1:
+        return None
+    path = opener.find(pieces[0])
+    return path if isinstance(path, Path) and _is_addition(path) else None
+
+
 class _Opener:
     """The arguments of one `open_weights`, shared by the pieces of a name."""
 
@@ -136,8 +150,8 @@ class _Opener:
         self.relative_to, self.base, self.allow_pickle, self.known = relative_to, base, allow_pickle, known
 
     def open(self, text: str) -> Weights:
-        pieces = [text] if self._is_whole(text) else self._split(text)
-        found = [self._find(piece) for piece in pieces]
+        pieces = self.pieces(text)
+        found = [self.find(piece) for piece in pieces]
         first = self._model_first(found)
         pieces = [pieces[first], *pieces[:first], *pieces[first + 1 :]]
         found = [found[first], *found[:first], *found[first + 1 :]]
@@ -149,6 +163,10 @@ class _Opener:
         if self.base is None or isinstance(getattr(weights, "base", None), BaseWithHead):
             return weights
         return naming.in_layout_of(weights, self.base)
+
+    def pieces(self, text: str) -> list[str]:
+        """The names that a name with "+" is made of."""
+        return [text] if self._is_whole(text) else self._split(text)
 
     def _is_whole(self, text: str) -> bool:
         return self._named(text) is not None or self._existing(text) is not None
@@ -169,7 +187,8 @@ class _Opener:
                     break
         return pieces
 
-    def _find(self, piece: str) -> Weights | Path:
+    def find(self, piece: str) -> Weights | Path:
+        """What one of them names: opened already, or where it lies."""
         named = self._named(piece)
         return named if named is not None else self._locate(piece)
 
