@@ -63,7 +63,7 @@ class Bar:
     """One running task. `advance` and `note` may be called from any thread."""
 
     def __init__(self, title: str, total: float | None, unit: str) -> None:
-        self.title, self.total, self.unit = title, total, unit
+        self.title, self.total, self.unit = printable(title), total, unit
         self.done: float = 0
         self.text = ""
         self.started = time.monotonic()
@@ -76,7 +76,7 @@ class Bar:
 
     def note(self, text: str) -> None:
         """Replaces the short remark shown behind the bar."""
-        self.text = text
+        self.text = printable(text)
         self._refresh()
 
     def _refresh(self) -> None:
@@ -177,14 +177,14 @@ def _start_live(task: Bar, first: bool) -> None:
         console = Console(stderr=True)
         _live = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=40 if console.width >= 120 else 10),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             # The remark alone may wrap: numbers that are cut off tell nothing.
-            TextColumn("{task.fields[note]}", table_column=Column()),
+            TextColumn("{task.fields[note]}", table_column=Column(), markup=False),
             console=console,
             transient=True,
         )

@@ -59,7 +59,7 @@ def collection(
         else:
             lost = "" if adapter is None else f" as an adapter, relative error {adapter.error:.3g}"
             lost += f"; no adapter holds {adapter.left_out}" if adapter is not None and adapter.left_out else ""
-            typer.echo(f"{write}, fitness {verdict.fitness:.4f} on validation, written to {out}{lost}")
+            tables.print_text(f"{write}, fitness {verdict.fitness:.4f} on validation, written to {out}{lost}")
         return
     for given, flag in ((as_lora, "--as-lora"), (out, "--out")):
         if given is not None:
@@ -74,4 +74,4 @@ def collection(
         table.add_row(row.name, row.group, *(f"{row.scores[n]:.3f}" if n in row.scores else "" for n in names))
     tables.show(table)
     if not rows:
-        typer.echo("this strategy gathers nothing beyond its winner")
+        tables.print_text("this strategy gathers nothing beyond its winner")

@@ -75,5 +75,5 @@ def demo(
         parts = [
             f"{key} {100 * d.difference:+.1f} points [{100 * d.lo:+.1f}, {100 * d.hi:+.1f}]" for key, d in row.items()
         ]
-        print(f"evolved against the {what} ({rivals[what]}): " + ", ".join(parts))
-    print(f"\n{result.minutes:.1f} minutes; the page: {result.report}")
+        tables.print_text(f"evolved against the {what} ({rivals[what]}): " + ", ".join(parts))
+    tables.print_text(f"\n{result.minutes:.1f} minutes; the page: {result.report}")

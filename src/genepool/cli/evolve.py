@@ -145,18 +145,13 @@ def _print_table(best: dict[str, Any], winner: Path, page: Path) -> None:
         cells = [f"{s['mean']:.3f}\n{s['lo']:.2f} {s['hi']:.2f}" if s else "-" for s in (vote.get(t) for t in tasks)]
         table.add_row(f"the best {len(best['ensemble']['members'])}, by vote", *cells)
     tables.show(table)
-    console = tables.console()
     curse = best.get("curse", {})
     if "searched" in curse:
         fresh = f", {curse['fresh']:.4f} on validation examples the search did not use" if "fresh" in curse else ""
-        console.print(
+        tables.print_text(
             f"the winner's fitness: {curse['searched']:.4f} in the search{fresh}, {curse['test']:.4f} on test",
-            highlight=False,
-            soft_wrap=True,
         )
-    console.print(
+    tables.print_text(
         f"best of {best['evaluations']} candidates, fitness {best['fitness']:.4f} on validation; written to {winner}\n"
         f"report: {page}",
-        highlight=False,
-        soft_wrap=True,
     )

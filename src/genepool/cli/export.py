@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 PANEL = options.Panel.models
 
@@ -55,4 +55,6 @@ def export(
     if json_output:
         options.print_json(written.to_dict())
         return
-    print(f"{written.path}: {written.kind}, {written.tensors:,} tensors, {options.size_text(written.nbytes)}")
+    tables.print_text(
+        f"{written.path}: {written.kind}, {written.tensors:,} tensors, {options.size_text(written.nbytes)}"
+    )

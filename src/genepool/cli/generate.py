@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 PANEL = options.Panel.models
 
@@ -76,4 +76,4 @@ def generate(
         options.print_json({"model": model, "fingerprint": loaded.fingerprint, "results": pairs})
         return
     for output in outputs:
-        print(output)
+        tables.print_text(output)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 PANEL = options.Panel.start
 
@@ -57,4 +57,4 @@ def init(
         )
         return
     progress.message(f"the base is {family.base} ({family.why}); {len(family.members)} made from it")
-    typer.echo("\n".join(project.commands))
+    tables.print_text("\n".join(project.commands))

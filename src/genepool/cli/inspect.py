@@ -75,7 +75,7 @@ def inspect(
     else:
         _print(found)
         if out is not None:
-            typer.echo(str(out))
+            tables.print_text(str(out))
     if not found.fits:
         count = len(found.problems) - 1
         more = f" (and {count} more problem{'s' if count > 1 else ''})" if count else ""
@@ -87,12 +87,11 @@ def _print(found: Inspection) -> None:
 
     labels = short_labels([facts.name for facts in found.models])
     _show("", _models(found, labels))
-    console = tables.console()
     for kind, texts in (("problem", [problem.text for problem in found.problems]), ("note", found.notes)):
         for text in texts:
-            console.print(f"{kind}: {text}", markup=False, highlight=False, soft_wrap=True)
+            tables.print_text(f"{kind}: {text}")
     if found.base is not None and found.fits:
-        console.print("The models fit together.")
+        tables.print_text("The models fit together.")
     deltas, changed = found.deltas, labels[1:]
     if deltas is None:
         return
@@ -112,10 +111,9 @@ def _print(found: Inspection) -> None:
 
 
 def _show(title: str, table: tables.TextTable) -> None:
-    console = tables.console()
     if title:
-        console.print(f"\n{title}", markup=False, highlight=False)
-    console.print(table)
+        tables.print_text(f"\n{title}")
+    tables.show(table)
 
 
 def _models(found: Inspection, labels: Sequence[str]) -> tables.TextTable:

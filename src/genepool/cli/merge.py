@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 PANEL = options.Panel.models
 
@@ -81,7 +81,9 @@ def merge(
             size_text = options.size_text(report.nbytes)
             kept = f"{100 * (1 - report.relative_error**2):.4g}% of the change kept"
             error = f"relative error {report.relative_error:.3g}"
-            print(f"{out}: {plan.method.name} as a LoRA of rank {report.rank}, {size_text}, {kept} ({error})")
+            tables.print_text(
+                f"{out}: {plan.method.name} as a LoRA of rank {report.rank}, {size_text}, {kept} ({error})"
+            )
         return
     run_plan(plan, out, overwrite=overwrite, shard_bytes=size, threads=threads, device=device, verify=verify)
     shown = describe(plan)
@@ -90,4 +92,4 @@ def merge(
         options.print_json({"out": str(out), "tensors": len(shown["steps"]), "verified": verify, **answer})
     else:
         count = len(set(plan.recipe.model_names()) - {plan.recipe.base})
-        print(f"{out}: {shown['method']} of {count} models, {options.size_text(shown['bytes_written'])}")
+        tables.print_text(f"{out}: {shown['method']} of {count} models, {options.size_text(shown['bytes_written'])}")

@@ -35,7 +35,6 @@ def methods(
     if json_output:
         options.print_json({"methods": [method.to_dict() for method in chosen]})
         return
-    console = tables.console()
     if name is None:
         heads = ("when to use it", "needs", "source")
         table = tables.TextTable("method", heads, prose=heads)
@@ -44,9 +43,7 @@ def methods(
         tables.show(table)
         return
     method = chosen[0]
-    console.print(
-        f"[bold]{method.name}[/bold]  {method.source}\n{method.when}\n\n    {method.formula}\n", highlight=False
-    )
+    tables.print_text(f"  {method.source}\n{method.when}\n\n    {method.formula}\n", bold=method.name)
     columns = ("default", "for", "what it does", "source of the default")
     table = tables.TextTable("parameter", columns, prose=columns)
     for parameter in method.to_dict()["parameters"]:

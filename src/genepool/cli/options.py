@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -164,7 +165,9 @@ def load_plugins(files: Sequence[Path] | None) -> None:
 
 def print_json(payload: dict[str, Any]) -> None:
     """The `--json` answer: one object that carries its schema number."""
-    sys.stdout.write(json.dumps({"schema": 1, **payload}, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps({"schema": 1, **payload}, ensure_ascii=False, allow_nan=False)
+    # JSON itself escapes the control characters of ASCII alone.
+    sys.stdout.write(re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def with_old_keys(found: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import typer
 from genepool.cli import options, tables
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 PANEL = options.Panel.models
 
@@ -59,7 +59,6 @@ def plan(
     if json_output:
         options.print_json(shown)
         return
-    console = tables.console()
     heads = ("part", "shape", "stored", "inputs", "parameters")
     table = tables.TextTable("tensor", heads, title=f"{recipe}: {shown['method']}", prose=("parameters",))
     steps = shown["steps"]
@@ -75,13 +74,13 @@ def plan(
         table.add_row(step["tensor"], step["part"], str(step["shape"]), step["dtype"], inputs, "; ".join(values))
     tables.show(table)
     if len(chosen) < len(steps):
-        console.print(f"and the same for {len(steps) - len(chosen)} tensors of further layers (--all shows them)")
-    _print_inner(console, shown, "")
+        tables.print_text(f"and the same for {len(steps) - len(chosen)} tensors of further layers (--all shows them)")
+    _print_inner(shown, "")
     for name, renaming in shown["renamed"].items():
         stored, own = renaming["example"]
         what = f"{renaming['tensors']:,} tensors have other names in its file, such as {stored} for {own}"
-        console.print(f"{name}: {what}", markup=False, soft_wrap=True)
-    console.print(
+        tables.print_text(f"{name}: {what}")
+    tables.print_text(
         f"{len(steps)} tensors in {shown['passes']} pass{'es' if shown['passes'] > 1 else ''}: reads "
         f"{options.size_text(shown['bytes_read'])}, writes {options.size_text(shown['bytes_written'])}, "
         f"works in at most {options.size_text(shown['peak_bytes'])} per thread"
@@ -112,7 +111,7 @@ def _plan_training(path: Path, json_output: bool, allow_pickle: bool, trust_task
         return
     size = options.size_text
     others = ", ".join(task.name for task in opened.others) or "none"
-    typer.echo(
+    tables.print_text(
         f"{recipe.form} of {opened.base.name}: {memory.parameters:,} entries are trained in {recipe.steps:,} steps at "
         f"most, on {examples['train']:,} examples; {examples['valid']:,} validate\n"
         f"asked before and after: {', '.join(task.name for task in opened.lessons.tasks)}; others: {others}\n"
@@ -163,14 +162,14 @@ def _plan_study(path: Path, workers: int, json_output: bool, allow_pickle: bool,
     verdict = "fits" if memory.fits else "DOES NOT FIT"
     each = f"{workers} x {size(memory.total)}" if workers > 1 else size(memory.total)
     lines.append(f"memory: {each} of {size(memory.free)} free: {verdict}")
-    typer.echo("\n".join(lines))
+    tables.print_text("\n".join(lines))
 
 
-def _print_inner(console: Console, shown: dict[str, Any], indent: str) -> None:
+def _print_inner(shown: dict[str, Any], indent: str) -> None:
     for name, inner in shown.get("inner", {}).items():
         passes = f"{inner['passes']} pass{'es' if inner['passes'] > 1 else ''}"
-        console.print(f"{indent}{name}: {inner['method']} in {passes}, computed as it is read", markup=False)
-        _print_inner(console, inner, indent + "  ")
+        tables.print_text(f"{indent}{name}: {inner['method']} in {passes}, computed as it is read")
+        _print_inner(inner, indent + "  ")
 
 
 def _text(value: object) -> str:

@@ -112,4 +112,4 @@ def _show(one: Profile) -> None:
             trust.add_row(of.task or "all answers", f"{of.abstention.n:,}", *numbers, last, *vouched)
         trust.note = f"answer from: the confidence from which on wrong answers stay under {one.risk:.0%}"
         tables.show(trust)
-    typer.echo(summary(one))
+    tables.print_text(summary(one))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 PANEL = options.Panel.evolution
 
@@ -73,7 +73,7 @@ def report(
 
         options.print_json({"report": str(page), "bytes": page.stat().st_size, **report_values(data)})
     else:
-        typer.echo(str(page))
+        tables.print_text(str(page))
 
 
 def _training(
@@ -93,4 +93,4 @@ def _training(
     if json_output:
         options.print_json({"report": str(page), "bytes": page.stat().st_size, **told})
     else:
-        typer.echo(str(page))
+        tables.print_text(str(page))

@@ -35,7 +35,6 @@ def strategies(
     if json_output:
         options.print_json({"strategies": [describe(entry) for entry in chosen]})
         return
-    console = tables.console()
     if name is None:
         heads = ("varies", "when to use it", "source")
         table = tables.TextTable("strategy", heads, prose=heads)
@@ -44,11 +43,11 @@ def strategies(
         tables.show(table)
         return
     entry = chosen[0]
-    console.print(f"[bold]{entry.name}[/bold]  {entry.source}\n{entry.when}\n")
+    tables.print_text(f"  {entry.source}\n{entry.when}\n", bold=entry.name)
     others = [kind for kind in kinds_for(entry) if kind != kind_for(entry)]
-    console.print(f"Varies {kind_for(entry)} unless `vary` says one of: {', '.join(others)}\n")
+    tables.print_text(f"Varies {kind_for(entry)} unless `vary` says one of: {', '.join(others)}\n")
     if entry.build.steady:
-        console.print("Can be `steady`: asked for new candidates while others are being evaluated.\n")
+        tables.print_text("Can be `steady`: asked for new candidates while others are being evaluated.\n")
     table = tables.TextTable("option", ["type", "default", "what it does"], prose=("type", "default", "what it does"))
     for parameter in entry.parameters():
         table.add_row(parameter["name"], parameter["type"], str(parameter["default"]), parameter["description"])

@@ -65,7 +65,7 @@ class TextTable:
             table.title = _text(printable(self.title)) if self.title and not number else None
             yield table
         if self.note:
-            yield _text(self.note)
+            yield _text(printable(self.note))
 
     def _parts(self, width: int) -> Iterator[list[int]]:
         """The columns, by number, of the tables that fit one below the other; each has one column at least."""
@@ -132,6 +132,22 @@ def _text(cell: str) -> Text:
     from rich.text import Text
 
     return Text(cell)
+
+
+def print_text(text: str, *, bold: str = "") -> None:
+    """Prints text on stdout as it is: no markup, nothing wrapped, escapes in place of what would act on a terminal.
+
+    Args:
+        text: one line or several.
+        bold: printed before it, in bold where stdout is a terminal.
+    """
+    shown = "\n".join(map(printable, text.split("\n")))
+    if not bold:
+        print(shown)
+        return
+    from rich.text import Text
+
+    console().print(Text.assemble((printable(bold), "bold"), shown), soft_wrap=True)
 
 
 def console() -> Console:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from genepool.checked import printable
 from genepool.cli import options, tables
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def picture(seen: Snapshot) -> Group:
     table = tables.TextTable("latest generation", ["best", "mean", "spread"])
     for row in seen.tasks:
         table.add_row(row.task, *(f"{value:.3f}" for value in (row.best, row.mean, row.spread)))
-    return Group(*(Text(line) for line in lines), *([table] if seen.tasks else []))
+    return Group(*(Text(printable(line)) for line in lines), *([table] if seen.tasks else []))
 
 
 def _left(seen: Snapshot) -> str:

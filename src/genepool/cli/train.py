@@ -209,5 +209,5 @@ def _show(result: TrainingResult, page: Path) -> None:
             table.add_section()
     tables.show(table)
     if (head := result.told.get("head")) is not None:
-        tables.console().print(f"before: {head['before']}, since the base has no head", markup=False, highlight=False)
-    tables.console().print(f"the result: {result.result}\nthe page: {page}", highlight=False, soft_wrap=True)
+        tables.print_text(f"before: {head['before']}, since the base has no head")
+    tables.print_text(f"the result: {result.result}\nthe page: {page}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 PANEL = options.Panel.training
 
@@ -35,4 +35,4 @@ def verify_run(
     if json_output:
         options.print_json({"run": str(run), "step": step, "same": True})
     else:
-        typer.echo(f"step {step} has the same bits")
+        tables.print_text(f"step {step} has the same bits")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
-from genepool.cli.library.common import LibraryOption, open_library, print_line
+from genepool.cli import options, tables
+from genepool.cli.library.common import LibraryOption, open_library
 
 
 def check(
@@ -35,9 +35,11 @@ def check(
             options.print_json({"library": str(opened.folder), "problems": [problem.to_dict() for problem in found]})
         else:
             for problem in found:
-                print_line(f"{problem.where}: {problem.text}" + (f": {problem.repaired}" if problem.repaired else ""))
+                tables.print_text(
+                    f"{problem.where}: {problem.text}" + (f": {problem.repaired}" if problem.repaired else "")
+                )
             if not left:
-                print(f"{opened.folder}: {len(opened.catalogue.all()):,} skills, all whole")
+                tables.print_text(f"{opened.folder}: {len(opened.catalogue.all()):,} skills, all whole")
     if left:
         fix = "" if repair else " Mend what can be mended with --repair."
         raise CheckFailed(f"{len(left):,} problem{'s' if len(left) > 1 else ''} in {library or 'the library'}.{fix}")

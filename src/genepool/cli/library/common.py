@@ -30,11 +30,6 @@ def open_library(library: Path | None) -> Library:
     return Library(library)
 
 
-def print_line(line: str) -> None:
-    """Prints a line of text as it is, without markup."""
-    tables.console().print(line, markup=False, highlight=False, soft_wrap=True)
-
-
 def print_skills(skills: Sequence[LibraryEntry], extra: tuple[str, Sequence[str]] | None = None) -> None:
     """Prints skills as a table, with `extra` (a heading and a value for each skill) as its first column."""
     heads = ([extra[0]] if extra else []) + ["digest", "form", "base", "size", "tags", "scores"]
@@ -58,6 +53,6 @@ def print_added(library: Library, kept: LibraryEntry, added: bool, json_output: 
     if json_output:
         options.print_json({"library": str(library.folder), "added": added, "skill": kept.to_dict()})
     elif added:
-        print_line(f"{kept.name}: added ({kept.short}, {kept.form}, {options.size_text(kept.bytes)})")
+        tables.print_text(f"{kept.name}: added ({kept.short}, {kept.form}, {options.size_text(kept.bytes)})")
     else:
-        print_line(f"{kept.name}: there already ({kept.short}), nothing changed")
+        tables.print_text(f"{kept.name}: there already ({kept.short}), nothing changed")

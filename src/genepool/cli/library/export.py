@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
-from genepool.cli.library.common import LibraryOption, SkillArgument, open_library, print_line
+from genepool.cli import options, tables
+from genepool.cli.library.common import LibraryOption, SkillArgument, open_library
 
 
 def export(
@@ -33,4 +33,4 @@ def export(
         if json_output:
             options.print_json({"out": str(out), "name": kept.name, "digest": kept.digest})
         else:
-            print_line(f"{out}: {kept.name}")
+            tables.print_text(f"{out}: {kept.name}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genepool.cli import options
+from genepool.cli import options, tables
 from genepool.cli.library.common import LibraryOption
 
 
@@ -23,4 +23,4 @@ def init(
     if json_output:
         options.print_json({"library": str(folder), "created": created})
     else:
-        print(f"{folder}: {'an empty library' if created else 'a library is here already'}")
+        tables.print_text(f"{folder}: {'an empty library' if created else 'a library is here already'}")

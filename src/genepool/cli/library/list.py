@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 from genepool.cli.library.common import LibraryOption, open_library, print_skills
 
 
@@ -33,6 +33,6 @@ def list(
         if json_output:
             options.print_json({"library": str(opened.folder), "skills": [kept.to_dict() for kept in skills]})
         elif not skills:
-            print(f"{opened.folder}: no skill{' like that' if base or tag else ''}")
+            tables.print_text(f"{opened.folder}: no skill{' like that' if base or tag else ''}")
         else:
             print_skills(skills)

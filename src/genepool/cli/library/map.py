@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 from genepool.cli.library.common import LibraryOption, open_library
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def map(
     if json_output:
         options.print_json({"out": str(out), "skills": [{"name": d.name, "x": d.x, "y": d.y} for d in discs]})
     else:
-        print(f"{out}: {len(skills):,} skills")
+        tables.print_text(f"{out}: {len(skills):,} skills")
 
 
 def _group(kept: LibraryEntry, by: ColouredBy) -> str:

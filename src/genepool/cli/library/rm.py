@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from genepool.cli import options
-from genepool.cli.library.common import LibraryOption, SkillArgument, open_library, print_line
+from genepool.cli import options, tables
+from genepool.cli.library.common import LibraryOption, SkillArgument, open_library
 
 
 def rm(
@@ -24,4 +24,4 @@ def rm(
         if json_output:
             options.print_json({"library": str(opened.folder), "removed": kept.name, "digest": kept.digest})
         else:
-            print_line(f"{kept.name}: removed ({options.size_text(kept.bytes)})")
+            tables.print_text(f"{kept.name}: removed ({options.size_text(kept.bytes)})")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genepool.cli import options
-from genepool.cli.library.common import LibraryOption, open_library, print_line, print_skills
+from genepool.cli import options, tables
+from genepool.cli.library.common import LibraryOption, open_library, print_skills
 
 if TYPE_CHECKING:
     from genepool.skills.library import Library
@@ -96,7 +96,7 @@ def search(
             told = [{"score": hit.score, **hit.kept.to_dict()} for hit in ranked]
             options.print_json({"library": str(opened.folder), "by": option[2:], "hits": told})
         elif not ranked:
-            print(f"{opened.folder}: nothing found")
+            tables.print_text(f"{opened.folder}: nothing found")
         else:
             # BM25 says nothing by itself: the order is all of it.
             scores = ("cosine, about", [f"{hit.score:.3f}" for hit in ranked]) if option == "--like" else None
@@ -117,6 +117,6 @@ def _say_ranking(library: Library, hits: Sequence[Hit], ranking: Ranking, json_o
     title = "rank" if more else name
     print_skills([hit.kept for hit in hits], (title, [f"{values[hit.kept.name]:.3f}" for hit in hits]))
     if not more and name in ranking.base:
-        print_line(f"The base alone: {ranking.base[name]:.3f}. Asked {ranking.examples} examples.")
+        tables.print_text(f"The base alone: {ranking.base[name]:.3f}. Asked {ranking.examples} examples.")
     for skill, why in ranking.skipped.items():
-        print_line(f"left out: {skill}: {why}")
+        tables.print_text(f"left out: {skill}: {why}")

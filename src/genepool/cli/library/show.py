@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genepool.cli import options, tables
-from genepool.cli.library.common import LibraryOption, SkillArgument, open_library, print_line
+from genepool.cli.library.common import LibraryOption, SkillArgument, open_library
 
 if TYPE_CHECKING:
     from genepool.skills.similarity import Similarity
@@ -83,10 +83,10 @@ def _fact(key: str, value: Any) -> str:
 
 
 def _print_lines(head: str, lines: Sequence[str]) -> None:
-    print_line(head)
+    tables.print_text(head)
     for line in lines:
-        print_line(f"  {line}")
-    print_line("")
+        tables.print_text(f"  {line}")
+    tables.print_text("")
 
 
 def _print_similarity(found: Similarity, name: str, other: str) -> None:
@@ -97,9 +97,11 @@ def _print_similarity(found: Similarity, name: str, other: str) -> None:
     table.add_row("whole", number(found.whole.cosine), number(found.whole.signs))
     for layer, each in found.layers.items():
         table.add_row(f"  {layer}", number(each.cosine), number(each.signs))
-    print_line(f"{name} and {other}")
+    tables.print_text(f"{name} and {other}")
     tables.show(table)
-    print_line(f"overlap of the 1% largest changes (Jaccard): {number(found.region)}")
+    tables.print_text(f"overlap of the 1% largest changes (Jaccard): {number(found.region)}")
     if found.subspaces:
         left, right = number(found.subspaces[0]), number(found.subspaces[1])
-        print_line(f"overlap of the directions of {found.matrices} low-rank matrices: left {left}, right {right}")
+        tables.print_text(
+            f"overlap of the directions of {found.matrices} low-rank matrices: left {left}, right {right}"
+        )

@@ -72,7 +72,7 @@ def continual(
     ):
         shown.add_row(label, *map(common.number, values))
     tables.show(shown)
-    typer.echo(
+    tables.print_text(
         f"average {found.average:.3f} · backward transfer {common.number(found.backward_transfer)} · forward transfer "
         f"{common.number(found.forward_transfer)} · forgetting {common.number(found.forgetting)}"
     )

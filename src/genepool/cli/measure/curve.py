@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 
 def curve(
@@ -67,14 +67,14 @@ def curve(
         options.print_json({"curve": fitted.to_dict(), "predictions": shown, "advice": stopping})
         return
     shift = f" + {fitted.c:.4g}" if fitted.c else ""
-    typer.echo(f"error({spent}) = {fitted.a:.4g} + {fitted.b:.4g} ({spent}{shift})^{fitted.g:.3g}")
-    typer.echo(f"{fitted.points} points, root mean square distance {fitted.residual:.2g}")
+    tables.print_text(f"error({spent}) = {fitted.a:.4g} + {fitted.b:.4g} ({spent}{shift})^{fitted.g:.3g}")
+    tables.print_text(f"{fitted.points} points, root mean square distance {fitted.residual:.2g}")
     for where, found in told.items():
-        typer.echo(f"at {where:g}: {found.mean:.4f} (95%: {found.lo:.4f} to {found.hi:.4f})")
+        tables.print_text(f"at {where:g}: {found.mean:.4f} (95%: {found.lo:.4f} to {found.hi:.4f})")
     if advice is not None:
         gain = advice.gain
         verdict = "stop" if advice.stop else "go on"
-        typer.echo(
+        tables.print_text(
             f"from {advice.now:g} to {advice.horizon:g} the error falls by {gain.mean:.4f} "
             f"({gain.lo:.4f} to {gain.hi:.4f}): {verdict}"
         )

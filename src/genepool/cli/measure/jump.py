@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from genepool.cli import options, tables
 from genepool.cli.common import ask
 from genepool.cli.measure import common
@@ -51,7 +49,7 @@ def jump(
         shown.title = one.task
         tables.show(shown)
         gap = one.sharper
-        typer.echo(
+        tables.print_text(
             f"{one.task}: between {one.jump[0]} and {one.jump[1]}; exact match has {gap.mean:+.0%} more of its way "
             f"there than right tokens ({gap.lo:+.0%} to {gap.hi:+.0%}): the jump is {one.verdict}"
         )

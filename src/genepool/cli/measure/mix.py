@@ -81,7 +81,7 @@ def mix(
         tables.show(shown)
     if link is not None:
         share = "none can be told" if link.weaker is None else f"{link.weaker.mean:.0%} are nearer the weaker skill"
-        typer.echo(
+        tables.print_text(
             f"weakest link: of {len(rows)} pairs {share} or below both ({link.below} below both, {link.above} above "
             f"both), sign test p = {link.p:.2g}"
         )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 
 def export(
@@ -39,4 +39,4 @@ def export(
     if json_output:
         options.print_json({"ledger": str(path), "file": str(file), "exported": count})
     else:
-        print(f"{file}: {count} outcomes of {path}")
+        tables.print_text(f"{file}: {count} outcomes of {path}")

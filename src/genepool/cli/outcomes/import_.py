@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 
 def import_(
@@ -42,4 +42,4 @@ def import_(
     if json_output:
         options.print_json({"ledger": str(path), "file": str(file), "rows": count, "imported": new})
     else:
-        print(f"{path}: {new} outcomes from {file}, {count - new} known before")
+        tables.print_text(f"{path}: {new} outcomes from {file}, {count - new} known before")

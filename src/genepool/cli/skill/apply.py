@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 
 def apply(
@@ -36,4 +36,4 @@ def apply(
     if json_output:
         options.print_json({"out": str(out), "base": base, "skills": skills})
     else:
-        print(f"{out}: {base} with {', '.join(skills)}")
+        tables.print_text(f"{out}: {base} with {', '.join(skills)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 if TYPE_CHECKING:
     from genepool.weights import Change, Form, WrittenChange
@@ -156,7 +156,7 @@ def print_written(
     lost = f", {written.error:.2%} of the change lost" if written.error else ""
     lost += f"; no adapter holds {written.left_out}" if written.left_out else ""
     bits = 8 * written.nbytes / written.entries
-    print(f"{written.path}: {written.tensors} tensors of {changes.header.base_name or 'its base'} changed, "
+    tables.print_text(f"{written.path}: {written.tensors} tensors of {changes.header.base_name or 'its base'} changed, "
           f"{options.size_text(written.nbytes)} ({bits:.2f} bits an entry){lost}")  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 from genepool.cli.skill.common import (
     By,
     DtypeOption,
@@ -86,7 +86,7 @@ def localise(
     written = store(left.changes, out, form_of(FormName.sparse, dtype), "localise", settings, overwrite=overwrite)
     more = {"density": left.density, "score": left.score, "full": left.full, "base_score": left.base}
     if not json_output:
-        print(
+        tables.print_text(
             f"{left.density:.3%} of the changed entries: {left.score:.3f} on {found[0].name}, {left.full:.3f} with all "
             f"of them, {left.base:.3f} with none"
         )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genepool.cli import options
+from genepool.cli import options, tables
 
 
 def build(
@@ -75,12 +75,12 @@ def build(
         return
     _print_scores(built.manifest["models"])
     seconds = f"{time.monotonic() - began:.0f} s"
-    print(f"{built.folder}: {'already built, untouched' if built.cached else f'built in {seconds}'}")
+    tables.print_text(f"{built.folder}: {'already built, untouched' if built.cached else f'built in {seconds}'}")
 
 
 def _print_scores(models: dict[str, dict[str, Any]]) -> None:
     tasks = list(next(iter(models.values()))["scores"])
     width = max(map(len, models))
-    print(" " * width + "".join(f"{task:>11}" for task in tasks))
+    tables.print_text(" " * width + "".join(f"{task:>11}" for task in tasks))
     for name, model in models.items():
-        print(f"{name:<{width}}" + "".join(f"{model['scores'][task]:11.2f}" for task in tasks))
+        tables.print_text(f"{name:<{width}}" + "".join(f"{model['scores'][task]:11.2f}" for task in tasks))
