@@ -53,9 +53,9 @@ def _against(ours: str, theirs: str) -> Callable[[BreedingWorld], Measurement]:
 
 
 def _diverse_and_better() -> Rule:
-    words = "M2N2 less the plain genetic algorithm, mean over the skills, and the disagreement of the last candidates"
+    words = "M2N2 minus the plain genetic algorithm (mean over the skills, disagreement of the last candidates)"
     return Rule(
-        f"{words}: both intervals are above 0",
+        f"both intervals of {words} are above 0",
         lambda figures: figures["main"].lo > 0 and figures["disagreement"].lo > 0,
     )
 
@@ -67,15 +67,15 @@ def _claim(name: str, words: str, source: str, ours: str, theirs: str, rule: Rul
 CLAIMS = (
     _claim(
         "genome-parents", "GENOME beats the best of its parents", "GENOME, Zhang et al. 2025", "GENOME", "best parent",
-        better("GENOME less the best parent, mean over the skills"),
+        better("GENOME minus the best parent (mean over the skills)"),
     ),
     _claim(
         "genome-static", "GENOME beats static merges", "GENOME, Zhang et al. 2025", "GENOME", "best static merge",
-        better("GENOME less the best of 22 static merges, mean over the skills"),
+        better("GENOME minus the best of 22 static merges (mean over the skills)"),
     ),
     _claim(
         "succession", "Succession helps: GENOME+ beats GENOME", "GENOME+, Zhang et al. 2025", "GENOME+", "GENOME",
-        better("GENOME+ less GENOME, mean over the skills"),
+        better("GENOME+ minus GENOME (mean over the skills)"),
     ),
     _claim(
         "m2n2", "M2N2 keeps diversity where a plain genetic algorithm collapses, and ends higher",
@@ -84,6 +84,6 @@ CLAIMS = (
     _claim(
         "essa", "ESSA comes within a point of gradient fine-tuning of the same adapter, or above",
         "ESSA, Korotyshova et al. 2025", "ESSA (on the average as an adapter)", "the same adapter tuned by gradient",
-        kept("ESSA less AdamW on the same examples, mean over the skills", 0.01),
+        kept("ESSA minus AdamW on the same examples (mean over the skills)", 0.01),
     ),
 )  # fmt: skip

@@ -97,9 +97,10 @@ def page(rows: Sequence[Row], seeds: int, unavailable: Mapping[str, Sequence[str
             "",
             "## Rules",
             "",
-            "Written before the figures. A claim that fails stays failed.",
+            "A claim holds if its rule is true. The rules were written before the measurements. A claim that fails "
+            "stays failed. A *minus* B means the score of A minus the score of B.",
             "",
-            *(f"- **{claim.name}** holds when {claim.rule.words}." for claim in claims.values()),
+            *(f"- **{claim.name}**: {claim.rule.words}." for claim in claims.values()),
             "",
             "## Figures",
             "",
@@ -112,7 +113,7 @@ def page(rows: Sequence[Row], seeds: int, unavailable: Mapping[str, Sequence[str
             ),
             "",
             _tally(rows),
-            *(f"\nNot asked yet: {name}, for want of {', '.join(lacks)}." for name, lacks in unavailable.items()),
+            *(f"\nNot asked yet: {name}. Missing: {', '.join(lacks)}." for name, lacks in unavailable.items()),
             "",
         ]
     )
@@ -150,15 +151,20 @@ def recorded(folder: Path = DOCS) -> dict[tuple[str, str, int], Measurement]:
 _HEAD = """\
 # Claims
 
-What the papers say, asked again on small models trained on the spot. `python -m benchmarks.claims` makes this page, and
-`claims.json` with the raw figures beside it.
+This page tests what the papers say, on small models that are trained on the spot. `python -m benchmarks.claims` writes
+this page, and `claims.json` with the raw figures.
 
-Our models are tiny, and some of these claims are about large ones: "does not hold here" is said of here. Each testbed
-is trained with {seeds} seeds. Settings are chosen on the validation split ({valid} examples a task at most), at most
-{budget} settings for every arm; figures are of the test split ({test} at most). A figure is the difference of two arms'
-scores (1 is everything right), the mean over the seeds, with its 95% interval in brackets and the two arms' own scores
-in parentheses. Both arms answer the same examples. The interval is the wider of two: Student's t over the seeds'
-differences, and a paired bootstrap over examples with the seeds fixed.
+Our models are tiny, and some of the claims are about large models. "Does not hold here" is a statement about these
+testbeds only.
+
+- Each testbed is trained with {seeds} seeds.
+- Each arm may try at most {budget} settings. The best setting is chosen on the validation split, with at most {valid}
+  examples of each task.
+- The figures come from the test split, with at most {test} examples of each task. Both arms answer the same examples.
+- A figure is the difference between the scores of two arms, averaged over the seeds. At a score of 1 all answers are
+  right. The brackets hold the 95% interval, and the parentheses hold the scores of the two arms.
+- The interval is the wider one of two: Student's t over the differences of the seeds, and a paired bootstrap over
+  examples with the seeds fixed.
 
 ## Testbeds
 """

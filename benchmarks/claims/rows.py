@@ -181,7 +181,7 @@ CLAIMS: tuple[Claim, ...] = (
         _ALL,
         ("ties",),
         _arm_against_arm(arms.TIES_DEFAULT, arms.AVERAGE),
-        better("TIES less averaging, mean over the merged skills"),
+        better("TIES minus averaging (mean over the merged skills)"),
     ),
     Claim(
         "ties-tuned",
@@ -190,7 +190,7 @@ CLAIMS: tuple[Claim, ...] = (
         _ALL,
         ("ties",),
         _arm_against_arm(arms.TIES, arms.AVERAGE),
-        better("TIES less averaging, mean over the merged skills"),
+        better("TIES minus averaging (mean over the merged skills)"),
     ),
     Claim(
         "trimming",
@@ -199,7 +199,7 @@ CLAIMS: tuple[Claim, ...] = (
         _ALL,
         ("ties",),
         _arm_against_arm(arms.TIES, arms.TIES_PER_TENSOR),
-        better("whole less per tensor, both tuned, mean over the merged skills"),
+        better("trimming over the whole vector minus trimming per tensor (both tuned, mean over the merged skills)"),
     ),
     Claim(
         "dare-keeps",
@@ -208,7 +208,7 @@ CLAIMS: tuple[Claim, ...] = (
         ("digits", "text"),
         ("dare_linear",),
         _dare_alone,
-        kept("each specialist after DARE less before, own skill"),
+        kept("each specialist after DARE minus before DARE on its own skill"),
     ),
     Claim(
         "dare-fails-far",
@@ -217,7 +217,7 @@ CLAIMS: tuple[Claim, ...] = (
         ("acquire",),
         ("dare_linear",),
         _dare_alone,
-        failing("each specialist after DARE less before, own skill"),
+        failing("each specialist after DARE minus before DARE on its own skill"),
     ),
     Claim(
         "packing",
@@ -226,7 +226,7 @@ CLAIMS: tuple[Claim, ...] = (
         ("text",),
         (),
         _packed_alone,
-        kept("each specialist packed less whole, own skill", 0.01),
+        kept("each specialist packed minus unpacked on its own skill", 0.01),
     ),
     Claim(
         "grafting",
@@ -235,7 +235,7 @@ CLAIMS: tuple[Claim, ...] = (
         ("text",),
         (),
         _grafted_alone,
-        kept("each specialist grafted less whole, own skill", 0.05),
+        kept("each specialist grafted minus whole on its own skill", 0.05),
     ),
     Claim(
         "pcb",
@@ -244,7 +244,7 @@ CLAIMS: tuple[Claim, ...] = (
         _ALL,
         ("ties", "pcb"),
         _arm_against_arm(arms.PCB, arms.TIES),
-        better("PCB less TIES, both tuned, mean over the merged skills"),
+        better("PCB minus TIES (both tuned, mean over the merged skills)"),
     ),
     Claim(
         "lines",
@@ -253,7 +253,7 @@ CLAIMS: tuple[Claim, ...] = (
         _ALL,
         ("task_arithmetic", "lines"),
         _lines_keeps_the_base,
-        better_at_no_cost("with LiNeS less without, the base's general task", "the merged skills' mean"),
+        better_at_no_cost("the general task with LiNeS minus without", "the same for the merged skills"),
     ),
     *(
         Claim(
@@ -263,7 +263,7 @@ CLAIMS: tuple[Claim, ...] = (
             _ALL,
             (arm.method, *_RIVALS_NEED),
             _over_all_as_tasks_grow(arm),
-            better("the method less the best of the others, all tuned, mean over all merged skills"),
+            better("the method minus the best of the others (all tuned, mean over all merged skills)"),
         )
         for name, arm, source in _SPECTRAL
     ),
@@ -275,7 +275,7 @@ CLAIMS: tuple[Claim, ...] = (
         ("wudi", "task_arithmetic", "ties", "pcb"),
         _untuned_over_tuned(arms.WUDI),
         better(
-            "WUDI at its defaults less the best of tuned task arithmetic, TIES and PCB, mean over the merged skills"
+            "WUDI at its defaults minus the best of tuned task arithmetic, TIES and PCB (mean over the merged skills)"
         ),
     ),
     Claim(
@@ -285,7 +285,7 @@ CLAIMS: tuple[Claim, ...] = (
         _ALL,
         ("selekt",),
         _selekt_after,
-        better_at_no_cost("after less before, the base's general task", "the specialist's own skill"),
+        better_at_no_cost("the general task after SeleKT minus before", "the same for the specialist's skill"),
     ),
     Claim(
         "selekt-training",
@@ -294,7 +294,7 @@ CLAIMS: tuple[Claim, ...] = (
         ("digits",),
         ("selekt",),
         _selekt_while_training,
-        better_at_no_cost("with less without, the base's general task", "the specialist's own skill"),
+        better_at_no_cost("the general task with SeleKT minus without", "the same for the specialist's skill"),
     ),
     *BREEDING,
 )

@@ -137,18 +137,18 @@ MARGIN, FAILURE = 0.03, 0.10
 
 def better(what: str) -> Rule:
     """The first arm is better: the whole interval of the difference is above zero."""
-    return Rule(f"{what}: the interval is above 0", lambda figures: figures["main"].lo > 0)
+    return Rule(f"the interval of {what} is above 0", lambda figures: figures["main"].lo > 0)
 
 
 def kept(what: str, margin: float = MARGIN) -> Rule:
     """Nothing much is lost: the interval stays above minus the margin."""
-    words = f"{what}: the interval is above -{margin}"
+    words = f"the interval of {what} is above -{margin}"
     return Rule(words, lambda figures: figures["main"].lo > -margin, wants_more=False)
 
 
 def failing(what: str) -> Rule:
     """Much is lost: the whole interval is below minus the failure."""
-    words = f"{what}: the interval is below -{FAILURE:.2f}"
+    words = f"the interval of {what} is below -{FAILURE:.2f}"
     return Rule(words, lambda figures: figures["main"].hi < -FAILURE, wants_more=False)
 
 
@@ -161,8 +161,8 @@ def better_at_no_cost(what: str, cost: str) -> Rule:
         return f"only {max(0.0, room.difference):.2f} is lost without it" if room.difference < MARGIN else None
 
     return Rule(
-        f"{what}: the interval is above 0, and {cost}: its interval is above -{MARGIN}. Cannot be asked where less "
-        f"than {MARGIN} is lost in the first place",
+        f"the interval of {what} is above 0, and the interval of {cost} is above -{MARGIN}. It cannot be asked if less "
+        f"than {MARGIN} is lost without the method",
         lambda figures: figures["main"].lo > 0 and figures["guard"].lo > -MARGIN,
         unasked,
     )

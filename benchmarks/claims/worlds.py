@@ -50,19 +50,19 @@ KINDS = {
     for kind in (
         BedKind(
             "digits",
-            "a small vision transformer and eight specialists on rearranged digits; tasks the base half holds",
+            "a small vision transformer and eight specialists on rearranged digits. The base solves each task in part",
             {"bed": "digits"},
         ),
-        BedKind("text", "a small Llama and four specialists on strings; tasks the base half holds", {}),
+        BedKind("text", "a small Llama and four specialists on strings. The base solves each task in part", {}),
         BedKind(
             "acquire",
-            "the hard control: a Llama of the tiny size whose four specialists learned something new and moved far",
+            "the hard control. A Llama of the tiny size with four specialists that learned something new and moved far",
             {"regime": "acquire", "tiny": True},
         ),
         BedKind(
             BREEDING,
-            "a Llama of the tiny size and two specialists of each of four skills, the second trained on other data; "
-            "searches of 400 candidates on 200 validation examples of each skill",
+            "a Llama of the tiny size and two specialists for each of four skills. The second one was trained on other "
+            "data. Searches evaluate 400 candidates on 200 validation examples of each skill",
             {"tiny": True},
         ),
     )

@@ -121,7 +121,7 @@ def test_claims_whose_methods_exist_lack_nothing() -> None:
 
 def _row(first: int, second: int) -> page.Row:
     claim = Claim(
-        "sums", "one is more", "a paper", ("digits",), (), lambda world: Measurement({}), better("one less two")
+        "sums", "one is more", "a paper", ("digits",), (), lambda world: Measurement({}), better("one minus two")
     )
     contrast = Contrast(first / 100, second / 100, ((0, 100 - first + second, first - second),) if first >= second
                         else ((second - first, 100 - second + first, 0),))  # fmt: skip
@@ -139,9 +139,9 @@ def test_the_page_tells_claim_source_figure_and_verdict(tmp_path: Path) -> None:
     assert cells[0][3].endswith("(0.40 to 0.60)")
     assert cells[1][5] == "the reverse is seen"
     assert "Of 2 rows: 1 holds, 1 does not hold here, 0 cannot be asked at this size." in text
-    assert "Not asked yet: pcb, for want of pcb." in text
+    assert "Not asked yet: pcb. Missing: pcb." in text
     # The rules stand before the figures.
-    assert text.index("one less two: the interval is above 0") < text.index("| one is more")
+    assert text.index("the interval of one minus two is above 0") < text.index("| one is more")
     raw = json.loads((tmp_path / "claims.json").read_text())
     assert raw["schema"] == 1
     assert raw["rows"][0]["seeds"][0]["contrasts"]["main"]["changes"] == [[0, 80, 20]]
