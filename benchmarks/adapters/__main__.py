@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from benchmarks.adapters.cases import CASES, Case, build_adapter, build_base
+from benchmarks.adapters.cases import BASES, CASES, Case, build_adapter, build_base
 from genepool.cli.main import run
-from genepool.weights import open_weights
+from genepool.weights import naming, open_weights
 
 OUT = Path(__file__).parent / "largest_differences.json"
 
@@ -29,7 +29,7 @@ def largest_difference(case: Case, base: Path, folder: Path) -> float:
     recipe.write_text(yaml.safe_dump({"genepool": 1, "method": "linear", "models": [f"{base}+{adapter}"]}))
     if run(["merge", str(recipe), str(out), "--quiet"]):
         raise RuntimeError(f"{case.name}: genepool refused it")
-    merged = open_weights(out)
+    merged = naming.in_memory_layout(open_weights(out))
     return max(float((merged.read(name) - expected[name]).abs().max()) for name in merged.names())
 
 
@@ -40,7 +40,7 @@ def main() -> None:
     worst: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as place:
         os.environ["GENEPOOL_CACHE"] = str(Path(place) / "cache")
-        bases = {name: build_base(name, Path(place)) for name in ("llama", "gpt2")}
+        bases = {name: build_base(name, Path(place)) for name in BASES}
         for number, case in enumerate(CASES):
             if wanted and case.kind not in wanted:
                 continue

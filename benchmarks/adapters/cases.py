@@ -15,8 +15,6 @@ _SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
-_LLAMA = ["q_proj", "down_proj"]
-_GPT2 = ["c_attn", "c_proj", "c_fc"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Case:
     Attributes:
         kind: PEFT's name of its kind.
         settings: of its configuration, beside target_modules.
-        base: the model it is on: "llama" with biases, "gpt2" with transposed layers.
+        base: the model it is on, of `BASES`.
         targets: the modules it is for; those of the base when None.
     """
 
@@ -70,6 +68,34 @@ CASES: tuple[Case, ...] = (
     Case("LORA", {"use_dora": True}, base="gpt2"),
     Case("LORA", {"init_lora_weights": "pissa"}, base="gpt2"),
     Case("LORA", {"bias": "all"}, base="gpt2", targets=["c_attn", "lm_head"]),
+    Case("LORA", base="vit"),
+    Case("LORA", {"use_dora": True, "use_rslora": True}, base="vit"),
+    Case("BOFT", {"boft_block_size": 4}, base="vit"),
+    Case("HIRA", {"r": 4}, base="vit"),
+    Case("HRA", {"r": 4}, base="vit"),
+    Case("IA3", {"feedforward_modules": ["projection"]}, base="vit"),
+    Case("IA3", {"feedforward_modules": []}, base="vit"),
+    Case("LOHA", {"r": 3}, base="vit"),
+    Case("LOHA", {"r": 3, "use_effective_conv2d": True}, base="vit"),
+    Case("LOKR", {"r": 2}, base="vit"),
+    Case("LOKR", {"r": 2, "use_effective_conv2d": True, "decompose_both": True}, base="vit"),
+    Case("OFT", {"oft_block_size": 4}, base="vit"),
+    Case("LORA", base="whisper"),
+    Case("LORA", {"use_dora": True}, base="whisper"),
+    Case("LOHA", {"r": 3}, base="whisper"),
+    Case("LOHA", {"r": 3, "use_effective_conv2d": True}, base="whisper"),
+    Case("LOKR", {"r": 2}, base="whisper"),
+    Case("LOKR", {"r": 2, "use_effective_conv2d": True}, base="whisper"),
+    Case("HIRA", {"r": 4}, base="whisper"),
+    Case("LORA", base="videomae"),
+    Case("LORA", {"use_dora": True}, base="videomae"),
+    Case("HIRA", {"r": 4}, base="videomae"),
+    Case("IA3", {"feedforward_modules": []}, base="videomae"),
+    Case("LORA", {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}, base="mixtral"),
+    Case("LORA", {"target_parameters": ["experts.down_proj"], "use_rslora": True, "r": 3}, base="mixtral"),
+    Case("LORA", {"target_parameters": ["experts.gate_up_proj", "gate.weight"]}, base="mixtral"),
+    Case("LORA", {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}, base="gpt_oss"),
+    Case("LORA", {"target_parameters": ["experts.gate_up_proj"]}, base="qwen3_moe"),
     Case("ADALORA", {"total_step": 10, "init_r": 6, "lora_alpha": 5}),
     Case("BEFT", targets=["q_proj"]),
     Case("BOFT", {"boft_block_size": 8}),
@@ -160,18 +186,66 @@ _NESTED = {
 }
 
 
+def _bases() -> dict[str, tuple[Any, str, list[str]]]:
+    """Models -> what makes one, the class that loads it and the modules that adapters are for."""
+    import transformers as tf
+
+    moe = {**_SIZES, "num_local_experts": 4, "num_experts_per_tok": 2}
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    gpt2 = {"vocab_size": 64, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    whisper = {
+        "vocab_size": 64, "d_model": 32, "num_mel_bins": 8, "max_source_positions": 8, "max_target_positions": 16,
+        "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+        "decoder_start_token_id": 1, "suppress_tokens": None, "begin_suppress_tokens": None,
+    }  # fmt: skip
+    video = {**vision, "image_size": 8, "patch_size": 4, "num_frames": 4, "tubelet_size": 2}
+    qwen = {**_SIZES, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 8}
+    words = "AutoModelForCausalLM"
+    return {
+        # With biases.
+        "llama": (
+            lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**_SIZES, attention_bias=True, tie_word_embeddings=False)),
+            words,
+            ["q_proj", "down_proj"],
+        ),
+        # With transposed layers.
+        "gpt2": (
+            lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**gpt2, tie_word_embeddings=False)),
+            words,
+            ["c_attn", "c_proj", "c_fc"],
+        ),
+        # With convolutions of two, one and three dimensions.
+        "vit": (
+            lambda: tf.ViTForImageClassification(tf.ViTConfig(**vision, image_size=16, patch_size=4)),
+            "AutoModelForImageClassification",
+            ["projection", "q_proj"],
+        ),
+        "whisper": (
+            lambda: tf.WhisperForConditionalGeneration(tf.WhisperConfig(**whisper)),
+            "AutoModelForSpeechSeq2Seq",
+            ["conv1", "q_proj"],
+        ),
+        "videomae": (
+            lambda: tf.VideoMAEForVideoClassification(tf.VideoMAEConfig(**video)),
+            "AutoModelForVideoClassification",
+            ["projection"],
+        ),
+        # With fused experts, stored one by one, transposed, and square.
+        "mixtral": (lambda: tf.MixtralForCausalLM(tf.MixtralConfig(**moe)), words, ["q_proj"]),
+        "gpt_oss": (
+            lambda: tf.GptOssForCausalLM(tf.GptOssConfig(**{**moe, "intermediate_size": 32}, head_dim=8)),
+            words,
+            ["q_proj"],
+        ),
+        "qwen3_moe": (lambda: tf.Qwen3MoeForCausalLM(tf.Qwen3MoeConfig(**qwen)), words, ["q_proj"]),
+    }
+
+
 def build_base(name: str, folder: Path) -> Path:
     """A model of random weights."""
-    import transformers
-
     torch.manual_seed(0)
-    if name == "llama":
-        config: Any = transformers.LlamaConfig(**_SIZES, attention_bias=True, tie_word_embeddings=False)
-        model: Any = transformers.LlamaForCausalLM(config)
-    else:
-        config = transformers.GPT2Config(vocab_size=64, n_positions=32, n_embd=32, n_layer=2, n_head=4)
-        config.tie_word_embeddings = False
-        model = transformers.GPT2LMHeadModel(config)
+    model = _bases()[name][0]()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -180,28 +254,26 @@ def build_base(name: str, folder: Path) -> Path:
 
 
 def build_adapter(case: Case, base: Path, out: Path) -> dict[str, torch.Tensor]:
-    """An adapter of random numbers, saved at `out`; what PEFT merges when it loads it again."""
+    """An adapter of random numbers, saved at `out`; what PEFT merges when it loads it again, by names in memory."""
     import transformers
     from peft import PeftModel, get_peft_model
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    targets = case.targets or {"llama": _LLAMA, "gpt2": _GPT2}[case.base]
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
+    _, loader, targets = _bases()[case.base]
+    loads = getattr(transformers, loader)
+    silence = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
         warnings.simplefilter("ignore")
-        settings = {"target_modules": targets, **{key: _nested(value) for key, value in case.settings.items()}}
-        config = PEFT_TYPE_TO_CONFIG_MAPPING[case.kind](**settings)  # type: ignore[index]
+        given = {key: _nested(value) for key, value in case.settings.items()}
+        config = PEFT_TYPE_TO_CONFIG_MAPPING[case.kind](target_modules=case.targets or targets, **given)
         torch.manual_seed(1)
-        live = get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), config)
+        live = get_peft_model(loads.from_pretrained(base), config)
         with torch.no_grad():
             for parameter in live.parameters():
                 if parameter.requires_grad:
                     parameter.add_(torch.randn_like(parameter) * 0.1)
         live.save_pretrained(out)
-        again: Any = PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), str(out))
+        again: Any = PeftModel.from_pretrained(loads.from_pretrained(base), str(out))
         return dict(again.merge_and_unload().state_dict())
 
 
@@ -209,3 +281,6 @@ def _nested(value: Any) -> Any:
     import peft.tuners.lora.config as settings
 
     return getattr(settings, value)(**_NESTED[value]) if isinstance(value, str) and value in _NESTED else value
+
+
+BASES = ("llama", "gpt2", "vit", "whisper", "videomae", "mixtral", "gpt_oss", "qwen3_moe")

@@ -13,9 +13,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from benchmarks.adapters.cases import CASES, Case, build_adapter, build_base
+from benchmarks.adapters.cases import BASES, CASES, Case, build_adapter, build_base
 from genepool.errors import InputError
-from genepool.weights import open_weights
+from genepool.weights import naming, open_weights
 from genepool.weights.peft.kinds import REFUSED, kinds
 
 MODULE = "model.layers.0.self_attn.q_proj"
@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_refused(
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("bases")
-    return {name: build_base(name, folder) for name in ("llama", "gpt2")}
+    return {name: build_base(name, folder) for name in BASES}
 
 
 @pytest.mark.slow
@@ -223,7 +223,7 @@ def test_merges_as_peft_does(cli: Any, bases: dict[str, Path], tmp_path: Path, c
     recipe = {"genepool": 1, "method": "linear", "models": [f"{base}+{tmp_path / 'adapter'}"]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert cli("merge", tmp_path / "recipe.yaml", tmp_path / "out").code == 0
-    merged, before = open_weights(tmp_path / "out"), open_weights(base)
+    merged, before = (naming.in_memory_layout(open_weights(folder)) for folder in (tmp_path / "out", base))
     moved = 0.0
     for name in before.names():
         torch.testing.assert_close(merged.read(name), expected[name], atol=5e-6, rtol=1e-5)

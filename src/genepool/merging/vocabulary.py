@@ -89,7 +89,8 @@ def _vocabularies(sources: Mapping[str, Weights]) -> dict[str, dict[str, int]]:
     read: dict[bytes, dict[str, int]] = {}
     result = {}
     for name, weights in sources.items():
-        path = weights.folder / "tokenizer.json" if weights.folder else None
+        folder = weights.tokenizer_folder
+        path = folder / "tokenizer.json" if folder else None
         if path is not None and path.is_file():
             data = path.read_bytes()
             if data not in read:

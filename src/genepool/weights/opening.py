@@ -21,8 +21,9 @@ from genepool.weights.class_head import BaseWithHead, with_head, without_head
 from genepool.weights.gguf.adapter_reading import GgufAdapter, is_gguf_adapter
 from genepool.weights.model_difference import ModelDifference
 from genepool.weights.peft.adapter import PeftAdapter
-from genepool.weights.peft.carried_head import carried_head
+from genepool.weights.peft.carried_head import carried_head, refuse_random_parts
 from genepool.weights.peft.content import AdapterContent
+from genepool.weights.peft.fitted_base import fitted
 from genepool.weights.peft.folder import CONFIG_FILE
 from genepool.weights.quantised import refuse_quantised
 from genepool.weights.skill_file import SkillFile, is_skill
@@ -107,26 +108,33 @@ def skill_on(base: Weights, path: Path, *, force: bool = False) -> Change:
     return naming.put_on(base, SkillFile(path, view, force=force))
 
 
-def adapter_on(base: Weights, path: Path, name: str | None = None, *, allow_pickle: bool = False) -> Change:
-    """A PEFT adapter as a change of a base. Adapters carry the names of memory, and the base's file may have others.
+def adapter_on(base: Weights, path: Path, name: str | None = None, *, allow_pickle: bool = False) -> BaseWithChange:
+    """A base with a PEFT adapter. Adapters carry the names of memory, and the base's file may have others.
 
     Where the base has no head and the adapter carries one, it is a change of the base with that head.
 
     Args:
         base: the base.
-        path, name, allow_pickle: as for `PeftAdapter`.
+        path: the adapter's folder.
+        name: what the user calls it.
+        allow_pickle: take `adapter_model.bin` where there is no safetensors file.
 
     Raises:
         InputError: as for `PeftAdapter`.
     """
     content = AdapterContent(path, allow_pickle)
-    base = with_head(base, carried_head(path, content, base.config))
+    headed = with_head(base, carried_head(path, content, base.config))
+    refuse_random_parts(headed, content)
     if content.kind.by_settings or content.parameters:
         # What the settings mean is told by the class, and a parameter beside modules is one of the class's.
-        view = naming.in_memory_layout(base)
+        view = naming.in_memory_layout(headed)
     else:
-        view = naming.named_as(base, dict.fromkeys(content.targets()))
-    return naming.put_on(base, PeftAdapter(path, view, name, allow_pickle=allow_pickle))
+        view = naming.named_as(headed, dict.fromkeys(content.anchors()))
+    shaped = fitted(view, content)
+    if shaped is not view:
+        # What was made to fit has no file whose layout could be kept.
+        return BaseWithChange(shaped, PeftAdapter(path, shaped, name, content=content))
+    return BaseWithChange(headed, naming.put_on(headed, PeftAdapter(path, view, name, content=content)))
 
 
 def find_addition(reference: str, *, allow_pickle: bool = False) -> Path | None:
@@ -211,7 +219,7 @@ class _Opener:
         if is_skill(path):
             return skill_on(weights, path).applied(name)
         if path.is_dir() and (path / CONFIG_FILE).is_file():
-            return adapter_on(weights, path, name, allow_pickle=self.allow_pickle).applied()
+            return adapter_on(weights, path, name, allow_pickle=self.allow_pickle)
         if is_gguf_adapter(path):
             return GgufAdapter(path, weights, name).applied()
         raise _no_addition(path)

@@ -48,7 +48,7 @@ class PaddedVocabulary(Weights):
     def __init__(self, model: Weights, rows: int, donors: Sequence[Weights]) -> None:
         self.model, self.rows, self.donors = model, rows, tuple(donors)
         self.name, self.folder = model.name, model.folder
-        self.config = _with_vocab_size(model.config, rows)
+        self.config = with_vocab_size(model.config, rows)
         self._padded = {name for name, count in vocabulary_rows(model).items() if count < rows}
 
     def names(self) -> tuple[str, ...]:
@@ -136,7 +136,8 @@ def _vocab_size(config: Mapping[str, Any]) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _with_vocab_size(config: Mapping[str, Any] | None, rows: int) -> Mapping[str, Any] | None:
+def with_vocab_size(config: Mapping[str, Any] | None, rows: int) -> Mapping[str, Any] | None:
+    """A config that says so many tokens, wherever it says how many there are."""
     if config is None:
         return None
     inner = config.get("text_config")

@@ -54,9 +54,9 @@ class PeftAdapter(Change):
 
     Args:
         path: the adapter's folder.
-        base: the model the adapter was trained on, its tensors named as PEFT found them.
+        base: the model the adapter was trained on, its tensors named as PEFT found them (see `fitted_base`).
         name: what the user calls it.
-        allow_pickle: take `adapter_model.bin` where there is no safetensors file.
+        content: what is in the folder, where it has been read.
 
     Raises:
         InputError: an adapter that cannot be merged, a damaged one, or one made for tensors the base does not have.
@@ -66,9 +66,11 @@ class PeftAdapter(Change):
     base: Weights
     path: Path
 
-    def __init__(self, path: str | Path, base: Weights, name: str | None = None, *, allow_pickle: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, base: Weights, name: str | None = None, *, content: AdapterContent | None = None
+    ) -> None:
         self.path, self.base, self.name = Path(path), base, name or str(path)
-        self._content = AdapterContent(self.path, allow_pickle)
+        self._content = content or AdapterContent(self.path)
         self._file, self.settings, self._kind = self._content.file, self._content.settings, self._content.kind
         self._held: dict[str, _Held] = {}
         self._here = threading.local()

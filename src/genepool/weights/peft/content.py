@@ -15,7 +15,7 @@ from genepool.weights.peft.settings import AdapterSettings
 
 _TOKENS = ".token_adapter.trainable_tokens_delta"
 # What PEFT wraps a module in, in the names of tensors that are held whole.
-_WRAPPERS = re.compile(r"\.(modules_to_save(\.default)?|base_layer)(?=\.|$)")
+_WRAPPERS = re.compile(r"\.(modules_to_save(\.default)?|token_adapter|base_layer)(?=\.|$)")
 
 
 class AdapterContent:
@@ -34,6 +34,7 @@ class AdapterContent:
         shared: the tensors for all modules.
         replacements: a tensor of the base -> the file's name of what stands in its place.
         tokens: an embedding's module -> the file's name of its trained rows.
+        starts: those of `replacements` that are what an adapted module started from.
 
     Raises:
         InputError: a kind that cannot be merged, an unknown setting or tensor, or a damaged file.
@@ -50,6 +51,7 @@ class AdapterContent:
         self.shared: dict[str, str] = {}
         self.replacements: dict[str, str] = {}
         self.tokens: dict[str, str] = {}
+        self.starts: set[str] = set()
         wrapped: dict[str, dict[int, dict[str, str]]] = {}
         for stored in self.file.infos:
             name = stored.removeprefix(PREFIX).removeprefix("base_model.")
@@ -60,7 +62,9 @@ class AdapterContent:
             place = max((i for i, word in enumerate(words) if word.startswith(self.kind.prefix)), default=-1)
             if place < 0:
                 if ".original_module" not in name:
-                    self.replacements[_WRAPPERS.sub("", name)] = stored
+                    target = _WRAPPERS.sub("", name)
+                    self.replacements[target] = stored
+                    self.starts |= {target} if ".base_layer." in name else set()
                 continue
             part = ".".join(words[place:])
             if not place:
@@ -86,6 +90,35 @@ class AdapterContent:
         words = self.settings.names("target_parameters") if self.parameters else []
         found += [f"{module}.{word.rpartition('.')[2]}" for module in self.parameters for word in words]
         return tuple(dict.fromkeys(found))
+
+    def anchors(self) -> tuple[str, ...]:
+        """Those of `targets` that tell which layout of the base they are of: no heads, which may be new."""
+        found = self.targets()
+        return tuple(name for name in found if any(word.isdecimal() for word in name.split("."))) or found
+
+    def is_adapted(self, name: str) -> bool:
+        """Whether factors or the like change a tensor of the base."""
+        return name.removesuffix(".weight") in self.modules
+
+    def changes(self, name: str) -> bool:
+        """Whether a tensor of the base is adapted or replaced; rows of it that are replaced do not count."""
+        return self.is_adapted(name) or name in self.replacements
+
+    def same(self, stored: str, other: str) -> bool:
+        """Whether two tensors of the file are equal."""
+        first, second = self.file.read(stored), self.file.read(other)
+        return first.dtype == second.dtype and first.equal(second)
+
+    def forget(self, name: str) -> None:
+        """Takes out what the file holds for a tensor of the base."""
+        self.modules.pop(name.removesuffix(".weight"), None)
+        self.tokens.pop(name.removesuffix(".weight"), None)
+        self.replacements.pop(name, None)
+
+    def move(self, name: str, other: str) -> None:
+        """What the file holds for a tensor of the base stands for another one."""
+        if name in self.replacements:
+            self.replacements[other] = self.replacements.pop(name)
 
     def _known(self, part: str, patterns: tuple[str, ...], stored: str) -> str:
         if not any(fnmatchcase(part, pattern) for pattern in patterns):
