@@ -57,10 +57,13 @@ MODELS: dict[str, Make] = {
     "mixtral": _of("MixtralForCausalLM", "MixtralConfig", **SIZES, num_local_experts=4),
     "qwen2_moe": _of(
         "Qwen2MoeForCausalLM", "Qwen2MoeConfig", **SIZES, num_experts=4, moe_intermediate_size=16,
-        shared_expert_intermediate_size=24,
+        num_experts_per_tok=2, shared_expert_intermediate_size=24,
     ),
-    "qwen3_moe": _of("Qwen3MoeForCausalLM", "Qwen3MoeConfig", **SIZES, num_experts=4, moe_intermediate_size=16),
-    "olmoe": _of("OlmoeForCausalLM", "OlmoeConfig", **SIZES, num_experts=4),
+    "qwen3_moe": _of(
+        "Qwen3MoeForCausalLM", "Qwen3MoeConfig", **SIZES, num_experts=4, moe_intermediate_size=16,
+        num_experts_per_tok=2,
+    ),
+    "olmoe": _of("OlmoeForCausalLM", "OlmoeConfig", **SIZES, num_experts=4, num_experts_per_tok=2),
     "phimoe": _of("PhimoeForCausalLM", "PhimoeConfig", **SIZES, num_local_experts=4),
     "jamba": _of(
         "JambaForCausalLM", "JambaConfig", **SIZES, num_experts=4, use_mamba_kernels=False, mamba_d_state=4,

@@ -99,6 +99,7 @@ class Site:
         layer: its layer; None outside the layers.
         position: how far through the slice it is, 0 at the first layer, 1 at the last; 0 outside the layers.
         depth: number of layers of the output; None when it has none.
+        filters: texts of conditions that mean the tensor by another name that it has.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Site:
     layer: int | None
     position: float
     depth: int | None = None
+    filters: frozenset[str] = frozenset()
 
 
 def _number(value: object) -> float | None:
@@ -199,7 +201,7 @@ def resolve(levels: Sequence[Mapping[str, Any]], parameter: Parameter, site: Sit
 
 
 def _matches(condition: Mapping[str, Any], site: Site) -> bool:
-    if "filter" in condition and condition["filter"] not in site.name:
+    if "filter" in condition and condition["filter"] not in site.name and condition["filter"] not in site.filters:
         return False
     if "role" in condition and site.part not in condition["role"]:
         return False

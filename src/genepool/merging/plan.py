@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
+from genepool.merging.filters import Elsewhere, filters_of, matched_elsewhere
 from genepool.merging.layout import Layout, OutputTensor
 from genepool.merging.method import Method, Scope
 from genepool.merging.parameters import REQUIRED, Parameter, Site, constant_value, resolve
@@ -180,7 +181,8 @@ class Plan:
         own = [p for p in self.method.parameters if p.per_model]
         per_model = []
         for given, layer, levels in zip(out.inputs, out.input_layers, input_levels, strict=True):
-            input_site = Site(given.tensor, out.role.part, layer, out.position)
+            filters = self._elsewhere.get(given.tensor, frozenset())
+            input_site = Site(given.tensor, out.role.part, layer, out.position, None, filters)
             per_model.append({p.name: self._value(levels, p, input_site, out) for p in own})
         return ResolvedParameters(shared, tuple(per_model))
 
@@ -240,7 +242,18 @@ class Plan:
 
     def site(self, out: OutputTensor) -> Site:
         """Where an output tensor is, for parameters that vary."""
-        return Site(out.name, out.role.part, out.role.layer, out.position, self.depth)
+        filters = self._elsewhere.get(out.name, frozenset())
+        return Site(out.name, out.role.part, out.role.layer, out.position, self.depth, filters)
+
+    @cached_property
+    def _elsewhere(self) -> Elsewhere:
+        return matched_elsewhere(self.recipe, self.layout, self.sources, self.reference)
+
+    def unmatched_filters(self) -> list[str]:
+        """Texts of conditions that mean no tensor in any layout."""
+        held = {text for texts in self._elsewhere.values() for text in texts}
+        names = [name for out in self.layout.outputs for name in (out.name, *(given.tensor for given in out.inputs))]
+        return [t for t in sorted(filters_of(self.recipe) - held) if not any(t in name for name in names)]
 
     def fingerprint(self) -> str:
         """Identity of the result without computing it: a hash of the recipe and the sources' fingerprints."""

@@ -58,7 +58,7 @@ def write_peft(
         size = sum(held.change for held in writer.held)
         error = (sum(held.lost for held in writer.held) / size) ** 0.5 if size else 0.0
         (folder / "README.md").write_text(_card(changes, base_name, error))
-    entries = sum(changes.numel(held.name) for held in writer.held)
+    entries = sum(writer.change.numel(held.name) for held in writer.held)
     return WrittenChange(out, nbytes, len(writer.held), entries, error, writer.left_out)
 
 

@@ -108,7 +108,23 @@ def named_as(base: Weights, wanted: Mapping[str, Shape | None]) -> Weights:
 
 def put_on(base: Weights, change: Change) -> Change:
     """A change of a base that is opened on `named_as(base, ...)`, as a change of the base itself."""
-    return change if change.base is base else RenamedChange(change, base)
+    if change.base is base:
+        return change
+    assert isinstance(change.base, Renamed)
+    return RenamedChange(change, base, inverted({name: change.base.views[name] for name in change.names()}))
+
+
+def change_in_memory_layout(change: Change) -> Change:
+    """A change of an open base in the layout of transformers' class, which is where PEFT looks for modules."""
+    assert change.base is not None, f"the base of {change.name} is not open"
+    memory = in_memory_layout(change.base)
+    if not isinstance(memory, Renamed):
+        return change
+    aliases = change.base.aliases()
+    changed = {name: Leaf(name, change.shape(name)) for name in change.names()}
+    changed |= {alias: changed[name] for alias, name in aliases.items() if name in changed and alias not in changed}
+    views = {name: substituted(view, changed) for name, view in memory.views.items()}
+    return RenamedChange(change, memory, {name: view for name, view in views.items() if any(view.leaves())})
 
 
 def renaming_of(weights: Weights) -> Renaming | None:

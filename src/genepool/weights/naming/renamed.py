@@ -17,7 +17,6 @@ from genepool.weights.encodings import Encoding, Entry
 from genepool.weights.encodings.encoding import Recent
 from genepool.weights.encodings.low_rank import Product
 from genepool.weights.header import Header
-from genepool.weights.naming.inversion import inverted
 from genepool.weights.naming.views import Cut, Leaf, Permuted, View
 from genepool.weights.tensor_info import TensorInfo, torch_dtype, widest_dtype
 from genepool.weights.weights import Weights
@@ -140,11 +139,12 @@ class Renamed(Weights):
 
 
 class RenamedChange(Change):
-    """A change of a model in another layout, as a change of the model in its own.
+    """A change in another layout than it was made in.
 
     Args:
-        inner: the change; its base is `Renamed`.
-        base: the model.
+        inner: the change.
+        base: the model it changes, in the other layout.
+        views: name in the other layout -> what its change is made of in `inner`; what lacks there is zero.
 
     Attributes:
         renaming: what the change calls otherwise; None when nothing.
@@ -152,16 +152,13 @@ class RenamedChange(Change):
 
     base: Weights
 
-    def __init__(self, inner: Change, base: Weights) -> None:
-        assert isinstance(inner.base, Renamed)
+    def __init__(self, inner: Change, base: Weights, views: Mapping[str, View]) -> None:
         self.inner, self.base, self.name, self.path = inner, base, inner.name, inner.path
         self.kind = inner.kind  # type: ignore[misc]
-        changed = {name: inner.base.views[name] for name in inner.names()}
-        back = inverted(changed)
-        self._views = {name: back[name] for name in base.names() if name in back}
+        self._views = {name: views[name] for name in base.names() if name in views}
         for alias, name in base.aliases().items():
-            if alias in back and name not in self._views:
-                self._views[name] = back[alias]
+            if alias in views and name not in self._views:
+                self._views[name] = views[alias]
 
     @cached_property
     def renaming(self) -> Renaming | None:

@@ -25,6 +25,7 @@ from genepool.threads import core_count, torch_threads
 from genepool.weights.change import Change
 from genepool.weights.encodings.low_rank import Product
 from genepool.weights.formats.safetensors import ADAPTER_FILE, SafetensorsFile
+from genepool.weights.naming import change_in_memory_layout
 from genepool.weights.peft.config import adapter_config
 from genepool.weights.peft.folder import CONFIG_FILE, PREFIX
 from genepool.weights.peft.forms import FACTORED, AdapterForm, adapter_forms
@@ -104,6 +105,7 @@ class AdapterWriter:
         draw: tensor -> generator of the numbers that the range finder of a large matrix starts from.
 
     Attributes:
+        change: the same under the names and in the shapes of transformers' class, where PEFT looks for modules.
         held: what the adapter holds and loses, in the order of the change's tensors; empty before `hold`.
     """
 
@@ -116,8 +118,9 @@ class AdapterWriter:
         device: str = "cpu",
         draw: Callable[[str], torch.Generator] = _same_start,
     ) -> None:
-        assert change.base is not None, f"the base of {change.name} is not open"
-        self.change, self.base, self.folder, self.rank = change, change.base, folder, rank
+        self.change = change_in_memory_layout(change)
+        assert self.change.base is not None
+        self.base, self.folder, self.rank = self.change.base, folder, rank
         self._device, self._draw = device, draw
         self._forms = adapter_forms(self.base)
         self._spool = Spool(folder / "factors")
