@@ -89,7 +89,7 @@ class _Planner:
         _say_unknown(opened)
         plan = Plan(checked, method, opened, layout)
         for text in plan.unmatched_filters():
-            progress.say(f"warning: {checked.where}: filter {text!r} means no tensor, and so has no effect.")
+            progress.message(f"warning: {checked.where}: filter {text!r} means no tensor, and so has no effect.")
         if not checked.lenient:
             check_gradients(checked, aligner.roles)
             check_densities(plan)
