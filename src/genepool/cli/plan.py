@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,6 +86,19 @@ def plan(
         f"{options.size_text(shown['bytes_read'])}, writes {options.size_text(shown['bytes_written'])}, "
         f"works in at most {options.size_text(shown['peak_bytes'])} per thread"
     )
+    _print_beside(shown)
+
+
+def _print_beside(shown: Mapping[str, Any]) -> None:
+    """Whose config and tokenizer go along, where configs differ, and the files beside the weights."""
+    typer.echo(f"config of {shown['config_of']}, tokenizer of {shown['tokenizer_of']}")
+    for key, values in shown["config_differences"].items():
+        said = ", ".join(f"{json.dumps(value)} in {model}" for model, value in values.items())
+        typer.echo(f"configs differ: {key} is {said}")
+    if shown["carried"]:
+        typer.echo(f"goes along: {', '.join(shown['carried'])}")
+    for name, why in shown["left"].items():
+        typer.echo(f"stays behind: {name} ({why})")
 
 
 def _has_key(path: Path, key: str) -> bool:

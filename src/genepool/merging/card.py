@@ -12,6 +12,9 @@ import yaml
 from genepool.merging.nesting import inner_plans
 from genepool.merging.plan import Plan
 
+# Of the settings and files that a card names one by one; `genepool.json` has all.
+_SHOWN = 20
+
 
 def recipe_yaml(plan: Plan) -> str:
     """The recipe as genepool's own YAML, whichever dialect it was written in."""
@@ -36,7 +39,7 @@ def record(plan: Plan, fingerprint: str | None = None, adapter: Mapping[str, Any
         "leaf_models": plan.recipe.leaf_models(),
         "fingerprint": fingerprint,
     }
-    return answer if adapter is None else {**answer, "adapter": adapter}
+    return {**answer, **plan.goes_along()} if adapter is None else {**answer, "adapter": adapter}
 
 
 def model_card(plan: Plan, sections: Mapping[str, str] | None = None, *, adapter: bool = False) -> str:
@@ -71,7 +74,7 @@ def model_card(plan: Plan, sections: Mapping[str, str] | None = None, *, adapter
         "",
         *_renamed(plan),
     ]
-    for title, text in (sections or {}).items():
+    for title, text in {**(sections or {}), **({} if adapter else _goes_along(plan))}.items():
         lines += [f"## {title}", "", text.strip(), ""]
     lines += ["## Recipe", "", "```yaml", recipe_yaml(plan).strip(), "```", ""]
     return "\n".join(lines)
@@ -88,6 +91,21 @@ def _renamed(plan: Plan) -> list[str]:
         *(f"- `{name}`: {renaming.text('`')}" for name, renaming in renamings.items()),
         "",
     ]
+
+
+def _goes_along(plan: Plan) -> dict[str, str]:
+    """The sections on the configs' differences and on the files that went along or stayed behind."""
+    said, sections = plan.goes_along(), {}
+    if differing := plan.config_differences:
+        rows = "\n".join(f"- `{one.key}`{str(one).removeprefix(one.key)}" for one in differing[:_SHOWN])
+        more = f"\n- and {len(differing) - _SHOWN} more, in `genepool.json`" if len(differing) > _SHOWN else ""
+        whose = f"the result has that of `{said['config_of']}`, and the tokenizer of `{said['tokenizer_of']}`"
+        sections["Config"] = f"The models' configs differ; {whose}.\n\n{rows}{more}"
+    if said["carried"] or said["left"]:
+        files = ", ".join(f"`{name}`" for name in said["carried"]) or "none"
+        left = "".join(f"\n- `{name}` stayed behind: {why}" for name, why in list(said["left"].items())[:_SHOWN])
+        sections["Files"] = f"Beside the weights: {files}.\n{left}"
+    return sections
 
 
 def _made_of(plan: Plan, name: str) -> str:

@@ -93,7 +93,7 @@ class Aligner:
         if not outputs:
             raise InputError("the models have no tensors", where=self.recipe.where, fix="Check the model folders")
         self._refuse_quantised(outputs)
-        reference = self.sources[self._reference()]
+        reference = self.sources[self.recipe.config_model()]
         made, aliases = {out.name for out in outputs}, reference.aliases()
         copies = {name: aliases[name] for name in reference.stored_names() if name in aliases and name not in made}
         layout = Layout(outputs, copies={name: first for name, first in copies.items() if first in made})
@@ -105,9 +105,6 @@ class Aligner:
                 layer for part in self.recipe.slices for layer in range(*part.sources[0].layer_range)
             ]
         return layout
-
-    def _reference(self) -> str:
-        return self.recipe.base or self.recipe.model_names()[0]
 
     # ------------------------------------------------------------------ whole models
 

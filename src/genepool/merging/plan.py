@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
+from genepool.merging.config_differences import ConfigDifference, config_differences
 from genepool.merging.filters import Elsewhere, filters_of, matched_elsewhere
 from genepool.merging.layout import Layout, OutputTensor
 from genepool.merging.method import Method, Scope
@@ -24,6 +25,7 @@ from genepool.merging.recipe import Recipe
 from genepool.merging.survey import Survey
 from genepool.merging.untying import untied_config, untied_names
 from genepool.weights import TensorInfo, Weights
+from genepool.weights.carried import CarriedFiles, carried_files
 from genepool.weights.naming import Renaming, renaming_of
 from genepool.weights.tensor_info import dtype_code
 from genepool.weights.writer import config_for
@@ -104,22 +106,33 @@ class Plan:
 
     @property
     def reference(self) -> Weights:
-        """The model whose config goes along: the base, or the first model."""
-        return self.sources[self.recipe.base or self.recipe.model_names()[0]]
+        """The model whose config goes along."""
+        return self.sources[self.recipe.config_model()]
 
     @property
     def tokenizer_folder(self) -> Path | None:
         """Where the tokenizer is copied from."""
-        chosen = self.recipe.tokenizer
-        return (self.reference if chosen == "base" else self.sources[chosen]).tokenizer_folder
+        return self.sources[self.recipe.tokenizer_model()].tokenizer_folder
+
+    @cached_property
+    def carried(self) -> CarriedFiles:
+        """The files that go along with the result, and those that stay behind."""
+        return carried_files(self.reference.folder, self.tokenizer_folder)
+
+    @cached_property
+    def config_differences(self) -> tuple[ConfigDifference, ...]:
+        """Settings that mean something for the weights and that not all models have alike."""
+        return config_differences(
+            self.sources, depth=self.recipe.slices is None, vocabulary=self.recipe.vocabulary != "padded"
+        )
 
     def describe(self) -> dict[str, Any]:
         """What will be read, computed and written, as plain data: the answer of `genepool plan --json`.
 
         Returns:
             passes, bytes_read (over all passes), bytes_written, peak_bytes (an upper estimate of what computing takes
-            per thread), renamed (the models whose files have another layout), and steps: one mapping per output tensor
-            with its inputs and its resolved parameters.
+            per thread), renamed (the models whose files have another layout), steps: one mapping per output tensor
+            with its inputs and its resolved parameters; and what `goes_along` says.
         """
         from genepool.merging.engine import Engine
 
@@ -136,6 +149,7 @@ class Plan:
             "bytes_written": sum(info.nbytes for info in self.stored.values()),
             "peak_bytes": max((engine.working_bytes(out) for out in self.layout.outputs), default=0),
             "renamed": {name: renaming.as_json() for name, renaming in self.renamings().items()},
+            **self.goes_along(),
             "steps": [self._describe_step(out) for out in self.layout.outputs],
         }
 
@@ -143,6 +157,21 @@ class Plan:
         """What is called otherwise in the file of a model than in the result, by the names the recipe uses."""
         found = {name: renaming_of(weights) for name, weights in self.sources.items()}
         return {name: renaming for name, renaming in found.items() if renaming is not None}
+
+    def goes_along(self) -> dict[str, Any]:
+        """What is beside the weights, as plain data.
+
+        Returns:
+            config_of and tokenizer_of (models), config_differences (key -> model -> value), carried (names of files),
+            left (file or folder -> why it stays behind).
+        """
+        return {
+            "config_of": self.recipe.config_model(),
+            "tokenizer_of": self.recipe.tokenizer_model(),
+            "config_differences": {one.key: dict(one.values) for one in self.config_differences},
+            "carried": sorted(self.carried.files),
+            "left": dict(self.carried.left),
+        }
 
     def _describe_step(self, out: OutputTensor) -> dict[str, Any]:
         settings = self.settings(out)

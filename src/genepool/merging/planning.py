@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from genepool import progress
 from genepool.errors import InputError, listed
 from genepool.merging.compatibility import check_origin
+from genepool.merging.config_differences import difference_notes
 from genepool.merging.layout import Aligner
 from genepool.merging.method import Method
 from genepool.merging.nesting import with_recipe_files
@@ -17,6 +18,7 @@ from genepool.merging.recipe import Recipe, is_recipe_file
 from genepool.merging.vocabulary import check_vocabularies, padded
 from genepool.weights import Weights, open_weights
 from genepool.weights.architecture import why_unknown
+from genepool.weights.carried import ELSEWHERE, UNNAMED_CODE
 from genepool.weights.naming import in_layout_of
 from genepool.weights.quantised import refuse_quantised
 
@@ -70,6 +72,13 @@ class _Planner:
         checked = _without_base_among_models(checked, method)
         opened = self._open(checked, around)
         _check_counts(checked, method)
+        for key, chosen in (("tokenizer", checked.tokenizer), ("config", checked.config)):
+            if chosen != "base" and chosen not in opened:
+                raise InputError(
+                    f"'{chosen}' is not one of the models",
+                    where=f"{checked.where}:{key}",
+                    fix="Write `base`, or one of: " + ", ".join(opened),
+                )
         if checked.vocabulary != "unchecked":
             check_vocabularies(opened, checked.where)
         if checked.vocabulary == "padded":
@@ -78,18 +87,13 @@ class _Planner:
         aligner = Aligner(checked, opened, uses_base)
         layout = aligner.layout()
         check_layers(checked, aligner.roles)
-        if checked.tokenizer != "base" and checked.tokenizer not in opened:
-            raise InputError(
-                f"'{checked.tokenizer}' is not one of the models",
-                where=f"{checked.where}:tokenizer",
-                fix="Write `base`, or one of: " + ", ".join(opened),
-            )
         if method.inputs == "deltas":
             check_origin(layout, opened, checked.where)
         _say_unknown(opened)
         plan = Plan(checked, method, opened, layout)
         for text in plan.unmatched_filters():
             progress.message(f"warning: {checked.where}: filter {text!r} means no tensor, and so has no effect.")
+        _say_what_goes_along(plan)
         if not checked.lenient:
             check_gradients(checked, aligner.roles)
             check_densities(plan)
@@ -154,6 +158,21 @@ def _say_unknown(sources: Mapping[str, Weights]) -> None:
             why.setdefault(reason, []).append(name)
     for reason, names in why.items():
         progress.message(f"note: {listed(names)}: {reason}; merged tensor by tensor, as stored.")
+
+
+def _say_what_goes_along(plan: Plan) -> None:
+    """Says what a user would not expect of config and files beside the weights; the plan and the card say all."""
+    chosen, tokenizer = plan.recipe.config_model(), plan.recipe.tokenizer_model()
+    for note in difference_notes(plan.config_differences, chosen, tokenizer):
+        progress.say(f"note: {note}.")
+    carried = plan.carried
+    if carried.code:
+        progress.say(f"note: {listed(carried.code)} of {chosen} are copied, as its config names them, and never run.")
+    if carried.missing:
+        progress.say(f"note: the config of {chosen} names {listed(carried.missing)}, which it does not hold.")
+    unexpected = [name for name, why in carried.left.items() if why in (ELSEWHERE, UNNAMED_CODE)]
+    if unexpected:
+        progress.say(f"note: {listed(unexpected)} of {chosen} stay behind; `genepool plan` says why.")
 
 
 def _without_base_among_models(recipe: Recipe, method: Method) -> Recipe:

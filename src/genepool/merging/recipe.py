@@ -87,6 +87,11 @@ class Recipe(Strict):
         description="What the result is stored as; the widest type of the inputs when absent. Arithmetic is float32.",
     )
     tokenizer: str = Field("base", description="`base`, or one of the models by name: whose tokenizer goes along.")
+    config: str = Field(
+        "base",
+        description="`base`, or one of the models by name: whose config.json goes along, with its processor and all "
+        "other files but the tokenizer's. The configs' differences are told; weights are merged whatever they say.",
+    )
     vocabulary: Literal["same", "padded", "unchecked"] = Field(
         "same",
         description="`same` refuses models whose tokenizers give one token different ids. `padded` also takes models "
@@ -177,6 +182,14 @@ class Recipe(Strict):
         names += [entry.model for entry in self.models or []]
         return list(dict.fromkeys(name for name in names if name))
 
+    def config_model(self) -> str:
+        """The model whose config goes along: the one `config` names, else the base, or the first model."""
+        return self.config if self.config != "base" else self.base or self.model_names()[0]
+
+    def tokenizer_model(self) -> str:
+        """The model whose tokenizer goes along: the one `tokenizer` names, else the base, or the first model."""
+        return self.tokenizer if self.tokenizer != "base" else self.base or self.model_names()[0]
+
     def leaf_models(self, scope: Mapping[str, Recipe] | None = None) -> list[str]:
         """Every model that is no recipe itself, those of the recipes inside included, each once.
 
@@ -193,9 +206,10 @@ class Recipe(Strict):
 
     def renamed(self, rename: Callable[[str], str]) -> Recipe:
         """The same recipe with every model's name passed through `rename`, in the recipes inside it too."""
-        data = _replace_models(self.model_dump(exclude={"recipes", "tokenizer"}), rename)
+        data = _replace_models(self.model_dump(exclude={"recipes", "tokenizer", "config"}), rename)
         copy = Recipe.model_validate(data)
         copy.tokenizer = self.tokenizer if self.tokenizer == "base" else rename(self.tokenizer)
+        copy.config = self.config if self.config == "base" else rename(self.config)
         copy._where, copy._folder = self._where, self._folder
         copy.recipes = {rename(name): inner.renamed(rename) for name, inner in self.recipes.items()}
         return copy
@@ -269,7 +283,7 @@ def _check_parameters(method: Method, given: Parameters, where: str, *, own_only
 
 def _replace_models(value: Any, replace: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
-        named = {"model", "base", "tokenizer"}
+        named = {"model", "base", "tokenizer", "config"}
         return {
             key: replace(inner) if key in named and isinstance(inner, str) else _replace_models(inner, replace)
             for key, inner in value.items()

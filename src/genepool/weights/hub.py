@@ -11,7 +11,10 @@ from genepool.errors import InputError
 from genepool.weights.formats import usable_formats
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt")
+# Of the files that are carried along; code is among them, which is copied and never run.
+_COMPANIONS = (
+    "*.json", "*.jinja", "*.model", "*.txt", "*.spm", "*.codes", "*.tokenizer", "*.py", "LICENSE*", "NOTICE*",
+)  # fmt: skip
 
 
 def fetch(name: str, revision: str | None = None, *, allow_pickle: bool = False) -> Path:

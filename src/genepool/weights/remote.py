@@ -21,13 +21,13 @@ from typing import Any
 
 from genepool import locking, progress, staging
 from genepool.errors import InputError
+from genepool.weights.carried import KNOWN_FILES
 from genepool.weights.checkpoint import shards_of
 from genepool.weights.fingerprint_cache import cache_folder
 from genepool.weights.formats import TensorFile, formats, usable_formats
-from genepool.weights.writer import CARRIED_FILES
 
 _URL = re.compile(r"[a-z][a-z0-9.-]*://.+", re.IGNORECASE)
-_COMPANIONS = ("config.json", "adapter_config.json", *CARRIED_FILES)
+_COMPANIONS = ("config.json", "adapter_config.json", *KNOWN_FILES)
 # What file systems call the things that change when a file does.
 _MARKS = frozenset(
     {"etag", "md5hash", "content_md5", "digest", "generation", "lastmodified", "last_modified", "mtime", "created"}

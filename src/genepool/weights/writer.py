@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool import progress, staging
 from genepool.errors import InputError
+from genepool.weights.carried import carried_files
 from genepool.weights.checkpoint import read_json
 from genepool.weights.formats.safetensors import INDEX_FILE, MODEL_FILE
 from genepool.weights.tensor_info import (
@@ -33,18 +34,6 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT_SHARD_BYTES = 5 * 10**9
-# What makes a folder of weights a model people can load; copied when the source has it.
-CARRIED_FILES = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model",
-    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json", "preprocessor_config.json",
-    "processor_config.json", "image_processor_config.json", "video_preprocessor_config.json",
-)  # fmt: skip
-TOKENIZER_FILES = frozenset(CARRIED_FILES[1:13])
-# Any of these holds a vocabulary; the other files of a tokenizer only go with one.
-VOCABULARY_FILES = (
-    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
-)  # fmt: skip
 
 
 class ShardedWriter:
@@ -177,16 +166,15 @@ def write_config(
 
     Args:
         config: what config.json says; none is written when None.
-        source: folder that generation settings and the tokenizer are copied from.
+        source: folder of the model whose config it is; see `carried` for what is copied.
         tokenizer_from: folder of the tokenizer, when it is another.
         chat_template: replaces the tokenizer's, in every place where a loader may look for it.
     """
     if config is not None:
         (folder / "config.json").write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
-    for file in CARRIED_FILES:
-        origin = tokenizer_from if tokenizer_from is not None and file in TOKENIZER_FILES else source
-        if origin is not None and (origin / file).is_file():
-            shutil.copyfile(origin / file, folder / file)
+    for name, origin in carried_files(source, tokenizer_from).files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(origin, folder / name)
     if chat_template is not None:
         (folder / "chat_template.jinja").write_text(chat_template)
         (folder / "chat_template.json").unlink(missing_ok=True)

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from genepool.merging.inspection.result import Head, ModelFacts
 from genepool.weights import PARTS, Role, Weights
 from genepool.weights.architecture import architecture_of
+from genepool.weights.carried import VOCABULARY_FILES
 from genepool.weights.quantised import quantised_by
 from genepool.weights.roles import Part, layer_counts
 from genepool.weights.ties import tied_names
-from genepool.weights.writer import VOCABULARY_FILES
 
 
 def describe_model(name: str, weights: Weights, roles: Mapping[str, Role], non_finite: Sequence[str]) -> ModelFacts:

@@ -54,7 +54,7 @@ def inspect_models(
         tuple(facts),
         chosen,
         tuple(find_problems(facts, fit, sources, chosen)),
-        tuple(find_notes(facts, fit, deltas)),
+        tuple(find_notes(facts, fit, sources, deltas)),
         fit,
         deltas,
         _measure_ranks(fit, sources, chosen, ranks == "all") if deltas and chosen and ranks != "none" else None,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from genepool.errors import InputError, listed
 from genepool.merging.compatibility import choose_probe, is_unrelated, origin_cosine
+from genepool.merging.config_differences import config_differences
 from genepool.merging.inspection.result import Deltas, MergeProblem, ModelFacts
 from genepool.merging.matching import Fit
 from genepool.merging.vocabulary import vocabulary_conflicts
@@ -45,7 +46,9 @@ def find_problems(
     return found
 
 
-def find_notes(facts: Sequence[ModelFacts], fit: Fit, deltas: Deltas | None) -> list[str]:
+def find_notes(
+    facts: Sequence[ModelFacts], fit: Fit, sources: Mapping[str, Weights], deltas: Deltas | None
+) -> list[str]:
     """What does not keep the models from being merged, and a merger would want to know."""
     notes = []
     for what, by_model in (
@@ -56,6 +59,7 @@ def find_notes(facts: Sequence[ModelFacts], fit: Fit, deltas: Deltas | None) -> 
     ):
         if len(set(by_model.values())) > 1:
             notes.append(f"{what}s differ: {_grouped(by_model)}{_consequence(what, facts)}")
+    notes += [f"configs differ: {one}" for one in config_differences(sources)]
     for buffer in fit.recomputed[:1]:
         more = f" and {len(fit.recomputed) - 1:,} more" if len(fit.recomputed) > 1 else ""
         notes.append(f"{buffer.name}{more}: {listed(buffer.absent)} does not store what every loader computes")

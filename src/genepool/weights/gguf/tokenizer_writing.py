@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from genepool.errors import InputError
+from genepool.weights.carried import VOCABULARY_FILES
 from genepool.weights.gguf.vocabularies import (
     BYTE,
     BYTE_LEVEL,
@@ -26,7 +27,6 @@ from genepool.weights.gguf.vocabularies import (
     USER_DEFINED,
     implied_merges,
 )
-from genepool.weights.writer import VOCABULARY_FILES
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _ROLES = {"bos_token_id": "bos", "eos_token_id": "eos", "unk_token_id": "unknown", "pad_token_id": "padding"}
