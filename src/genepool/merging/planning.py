@@ -164,15 +164,17 @@ def _say_what_goes_along(plan: Plan) -> None:
     """Says what a user would not expect of config and files beside the weights; the plan and the card say all."""
     chosen, tokenizer = plan.recipe.config_model(), plan.recipe.tokenizer_model()
     for note in difference_notes(plan.config_differences, chosen, tokenizer):
-        progress.say(f"note: {note}.")
+        progress.message(f"note: {note}.")
     carried = plan.carried
     if carried.code:
-        progress.say(f"note: {listed(carried.code)} of {chosen} are copied, as its config names them, and never run.")
+        progress.message(
+            f"note: {listed(carried.code)} of {chosen} are copied, as its config names them, and never run."
+        )
     if carried.missing:
-        progress.say(f"note: the config of {chosen} names {listed(carried.missing)}, which it does not hold.")
+        progress.message(f"note: the config of {chosen} names {listed(carried.missing)}, which it does not hold.")
     unexpected = [name for name, why in carried.left.items() if why in (ELSEWHERE, UNNAMED_CODE)]
     if unexpected:
-        progress.say(f"note: {listed(unexpected)} of {chosen} stay behind; `genepool plan` says why.")
+        progress.message(f"note: {listed(unexpected)} of {chosen} stay behind; `genepool plan` says why.")
 
 
 def _without_base_among_models(recipe: Recipe, method: Method) -> Recipe:
