@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from genepool.cli import options, tables
-
-if TYPE_CHECKING:
-    pass
 
 PANEL = options.Panel.models
 
@@ -91,14 +88,14 @@ def plan(
 
 def _print_beside(shown: Mapping[str, Any]) -> None:
     """Whose config and tokenizer go along, where configs differ, and the files beside the weights."""
-    typer.echo(f"config of {shown['config_of']}, tokenizer of {shown['tokenizer_of']}")
+    tables.print_text(f"config of {shown['config_of']}, tokenizer of {shown['tokenizer_of']}")
     for key, values in shown["config_differences"].items():
         said = ", ".join(f"{json.dumps(value)} in {model}" for model, value in values.items())
-        typer.echo(f"configs differ: {key} is {said}")
+        tables.print_text(f"configs differ: {key} is {said}")
     if shown["carried"]:
-        typer.echo(f"goes along: {', '.join(shown['carried'])}")
+        tables.print_text(f"goes along: {', '.join(shown['carried'])}")
     for name, why in shown["left"].items():
-        typer.echo(f"stays behind: {name} ({why})")
+        tables.print_text(f"stays behind: {name} ({why})")
 
 
 def _has_key(path: Path, key: str) -> bool:
