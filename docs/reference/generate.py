@@ -5,6 +5,7 @@ Run `make docs`. A test compares the committed pages with what this writes, so t
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -39,14 +40,14 @@ def pages() -> dict[str, str]:
     return {
         "recipe.md": _models_page(
             "Recipe files",
-            "What `genepool merge` and `genepool plan` read. A file without the key `genepool: 1` is read as "
-            "mergekit's; see [mergekit.md](mergekit.md).",
+            "`genepool merge` and `genepool plan` read a recipe. A file without the key `genepool: 1` is read as a "
+            "recipe of mergekit; see [Coming from mergekit](mergekit.md).",
             Recipe,
             _RECIPE_NOTES,
         ),
         "study.md": _models_page(
             "Study files",
-            "What `genepool evolve` reads. Relative paths are taken from the file's folder.",
+            "`genepool evolve` reads a study. Relative paths start at the file's folder.",
             Study,
             _STUDY_NOTES,
         ),
@@ -60,20 +61,21 @@ def pages() -> dict[str, str]:
         ),
         "template.md": _models_page(
             "Templates",
-            "The `template.yaml` of a task whose examples are drawn; see [write-tasks.md](../how-to/write-tasks.md).",
+            "A `template.yaml` draws the examples of a task; see [Write tasks](../how-to/write-tasks.md).",
             Template,
             "",
         ),
         "gates.md": _models_page(
             "Gates",
-            "What `genepool compare --gate` reads; see [compare-models.md](../how-to/compare-models.md).",
+            "`genepool compare --gate` and `genepool train --gate` read a file of gates; see "
+            "[Compare models](../how-to/compare-models.md#gates).",
             Gates,
             "",
         ),
         "training.md": _models_page(
             "Training files",
-            "What `genepool train` reads. Relative paths are taken from the file's folder; see "
-            "[train-models.md](../how-to/train-models.md).",
+            "`genepool train` reads a training file. Relative paths start at the file's folder; see "
+            "[Train models](../how-to/train-models.md).",
             Training,
             _training_notes(),
         ),
@@ -99,12 +101,12 @@ def _training_notes() -> str:
 _RECIPE_NOTES = """\
 ## Values that vary over the model
 
-A parameter is one of
+A parameter has one of these forms:
 
-- a number (or word, or true/false): the same everywhere;
-- a gradient such as `[0.2, 0.8]`: interpolated from the first layer to the last; embeddings, head and final norm take
-  the first value;
-- a list of conditions, of which the first that matches a tensor wins:
+- A number, a word, or true or false. It is the same everywhere.
+- A gradient such as `[0.2, 0.8]`. It is interpolated from the first layer to the last one. Embeddings, the head and the
+  final norm take the first value.
+- A list of conditions. The first condition that matches a tensor counts:
 
 ```yaml
 weight:
@@ -113,11 +115,12 @@ weight:
   - {value: [0.5, 0.9]}                             # everything else, as a gradient
 ```
 
-Roles are attention, mlp, norm, embedding, head and other; they are told from names and shapes. Where no condition
-matches, the next wider level is asked: the model's own parameters, then the slice's, then the recipe's, then the
-method's default. A layer that does not exist, and a gradient of more anchors than layers, are errors.
+Roles are attention, mlp, norm, embedding, head and other. genepool finds the role of a tensor from its name and shape.
+If no condition matches, genepool looks at the next wider level: first the parameters of the model, then those of the
+slice, then those of the recipe, then the default of the method. A layer that does not exist is an error. So is a
+gradient with more values than layers.
 
-How models are named, and merges inside merges: [name-models.md](../how-to/name-models.md).
+[Name models](../how-to/name-models.md) explains how to name models and how to nest merges.
 
 ## Example
 
@@ -138,9 +141,14 @@ dtype: bfloat16
 _STUDY_NOTES = """\
 ## Older files
 
-Files from before there was `vary` are read as they always were: `method`, `parameters` and `search` at the top say what
-`merge_parameters` takes, `breed: {form: models}` (or `adapters`) and `learn` what is bred, `singular` what
-`singular_values` takes. A file says it one way or the other.
+Files from before the key `vary` still work. They use keys at the top level instead. A file uses either `vary` or these
+keys.
+
+| older keys | kind |
+|---|---|
+| `method`, `parameters`, `search` | `merge_parameters` |
+| `breed: {form: models}` or `breed: {form: adapters}`, and `learn` | `whole_models`, `adapters` |
+| `singular` | `singular_values` |
 
 ## Example
 
@@ -184,8 +192,8 @@ def _models_page(title: str, intro: str, model: type[BaseModel], notes: str) -> 
 def _searched_by(kind: str) -> str:
     names = [f"`{name}`" for name in strategies_for(kind)]
     usual = [f"`{name}`" for name, entry in strategies().items() if kind_for(entry) == kind]
-    unasked = f"; what {', '.join(usual)} {'vary' if len(usual) > 1 else 'varies'} unasked" if usual else ""
-    return f"*Searched by* {', '.join(names)}{unasked}."
+    default = f" It is the default of {', '.join(usual)}." if usual else ""
+    return f"*Searched by* {', '.join(names)}.{default}"
 
 
 def _table(model: type[BaseModel], title: str, more: str = "", *, leave_out: Sequence[str] = ()) -> list[str]:
@@ -202,6 +210,8 @@ def _table(model: type[BaseModel], title: str, more: str = "", *, leave_out: Seq
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False) if not value or "\n" in value else value
     if isinstance(value, BaseModel):
         return "{}"
     if value is None:
@@ -236,8 +246,10 @@ def _type(annotation: Any) -> str:
 def _methods_page() -> str:
     parts = [
         NOTE, "", "# Merge methods", "",
-        "Notation: `th0` the base, `x_i` model i, `t_i = x_i - th0` its task vector. Defaults are the papers'; recipes "
-        "in mergekit's format get mergekit's. `genepool methods NAME` prints the same.", "",
+        "In the formulas `th0` is the base, `x_i` is model i, and `t_i = x_i - th0` is its task vector. Defaults come "
+        "from the papers. Recipes in mergekit's format get mergekit's defaults. `genepool methods NAME` prints "
+        "the same.",
+        "",
     ]  # fmt: skip
     for method in all_methods().values():
         shown = method.to_dict()
@@ -261,16 +273,16 @@ def _methods_page() -> str:
 def _strategies_page() -> str:
     parts = [
         NOTE, "", "# Search strategies", "",
-        "What `strategy:` of a [study](study.md) can name. `genepool strategies NAME` prints the same. How to choose "
-        "and run one: [run-studies.md](../how-to/run-studies.md); models that breed: "
-        "[breed-models.md](../how-to/breed-models.md).", "",
+        "The key `strategy` of a [study](study.md) names one of these. `genepool strategies NAME` prints the same. "
+        "[Breed models](../how-to/breed-models.md) explains how to choose one, and "
+        "[Run studies](../how-to/run-studies.md) how to run it.", "",
     ]  # fmt: skip
     for entry in strategies().values():
         passes = f"{entry.passes} time{'s' if entry.passes > 1 else ''}"
         others = [f"`{kind}`" for kind in kinds_for(entry) if kind != kind_for(entry)]
-        varied = f"`{kind_for(entry)}` unless `vary` says {' or '.join(others)}"
-        facts = f"Varies {varied}; scores each candidate {passes}; is told {' and '.join(entry.needs)}."
-        steady = " Can be `steady`." if entry.build.steady else ""
+        varied = f"`{kind_for(entry)}` (or {' or '.join(others)}, if `vary` says so)"
+        facts = f"It varies {varied}, scores each candidate {passes}, and uses {' and '.join(entry.needs)}."
+        steady = " It can be `steady`." if entry.build.steady else ""
         parts += [f"## {entry.name}", "", entry.when, "", f"*Source:* {entry.source}. {facts}{steady}", ""]
         parameters = entry.parameters()
         if parameters:

@@ -29,34 +29,36 @@ Part = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
 
 
 class Split(Strict):
-    """Into how many numbers one parameter is split."""
+    """Between what a parameter differs."""
 
     skill: bool | None = Field(
         default=None,
-        description="One per skill; null means yes for a method's per-model parameters and no for global ones.",
+        description="One value for each skill; null: yes for parameters of the models, no for parameters of the merge.",
     )
     layer_groups: int = Field(
-        default=1, ge=1, description="One per group of consecutive layers; embeddings go with the first."
+        default=1,
+        ge=1,
+        description="One value for each of N groups of consecutive layers; embeddings belong to the first.",
     )
     roles: tuple[Part, ...] = Field(
-        default=(), description="One per tensor role listed; the roles not listed share one."
+        default=(), description="One value for each role in the list; all other roles share one."
     )
 
 
 class SearchRange(Strict):
     """The range of one merge parameter."""
 
-    low: float = Field(ge=-1e6, le=1e6, description="Smallest value tried.")
-    high: float = Field(ge=-1e6, le=1e6, description="Largest value tried.")
+    low: float = Field(ge=-1e6, le=1e6, description="Smallest value.")
+    high: float = Field(ge=-1e6, le=1e6, description="Largest value.")
     start: float | None = Field(
-        default=None, description="Where the search begins; the middle of the range when left out."
+        default=None, description="Where the search begins; by default the middle of the range."
     )
     sum: float | None = Field(
         default=None,
-        description="The skills' values are shifted alike so that they sum to this, in every layer group and role; "
-        "they may leave the range by that. null: they are not.",
+        description="Shift the values of all skills by the same amount, so that they sum to this in every layer "
+        "group and role. A shifted value may leave the range. null: do not shift.",
     )
-    per: Split = Field(default=Split(), description="Whether it is split per skill, layer group and tensor role.")
+    per: Split = Field(default=Split(), description="Whether it differs between skills, layer groups and tensor roles.")
 
     @model_validator(mode="after")
     def _ordered(self) -> SearchRange:

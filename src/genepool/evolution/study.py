@@ -64,9 +64,9 @@ class TaskChoice(Strict):
 
     dir: str = Field(description="Folder of tasks, each a folder with train, valid and test JSONL files.")
     names: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="Tasks to use; all of the folder when left out."
+        default=None, min_length=1, description="Tasks to use; by default all of the folder."
     )
-    weights: dict[str, float] = Field(default={}, description="Weight of a task in the fitness; 1 when left out.")
+    weights: dict[str, float] = Field(default={}, description="Weight of each task in the fitness; 1 by default.")
     valid: int | None = Field(
         default=None, ge=1, description="Validation examples per task that score a candidate; null: all."
     )
@@ -88,11 +88,13 @@ class TaskChoice(Strict):
 class FitnessSettings(Strict):
     """How the means of the tasks become one fitness: (1 - worst) * weighted mean + worst * smallest mean."""
 
-    worst: float = Field(default=0.0, ge=0, le=1, description="Share of the fitness that the worst task decides.")
+    worst: float = Field(
+        default=0.0, ge=0, le=1, description="Weight of the worst task's score in the fitness, from 0 to 1."
+    )
 
 
 class StrategyChoice(Strict):
-    """Which search. A plain string is short for `name`."""
+    """The search algorithm. A plain string is short for `name`."""
 
     name: str = Field(default="cma_es", description="One of `genepool strategies`.")
     options: dict[str, Any] = Field(default={}, description="Its options.")
@@ -104,20 +106,21 @@ class StrategyChoice(Strict):
 
 
 class Racing(Strict):
-    """Candidates of a generation answer few examples first; who is behind answers no more. A string: the kind."""
+    """Candidates answer a few examples first, and those that are behind leave. A plain string is short for `kind`."""
 
     kind: Literal["halving", "test"] = Field(
         default="halving",
-        description="halving: the better share goes on to twice the examples; test: only who is surely behind leaves.",
+        description="halving: the better part goes on to twice as many examples. test: only candidates that are "
+        "surely behind leave.",
     )
     first: int | None = Field(
-        default=None, ge=1, description="Examples per task in the first look; null: an eighth, 8 at least."
+        default=None, ge=1, description="Examples per task in the first round; null: an eighth of them, at least 8."
     )
     keep: float = Field(
-        default=0.5, gt=0, lt=1, description="Share that goes on after a look of halving, one at least."
+        default=0.5, gt=0, lt=1, description="Part that goes on after a round of halving, at least one."
     )
     risk: float = Field(
-        default=0.05, gt=0, lt=1, description="Chance at most that a test drops the best of a generation."
+        default=0.05, gt=0, lt=1, description="Largest probability that a test drops the best of a generation."
     )
 
     @model_validator(mode="before")
@@ -127,15 +130,20 @@ class Racing(Strict):
 
 
 class Screening(Strict):
-    """Candidates that a surrogate finds hopeless are not evaluated. `true` stands for the defaults."""
+    """A surrogate model predicts the fitness, and the worse candidates are not evaluated. `true` means the defaults."""
 
-    keep: float = Field(default=0.5, gt=0, lt=1, description="Share of a generation that is evaluated, the best told.")
+    keep: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="Part of a generation that is evaluated: the candidates with the best predictions.",
+    )
     trust: float = Field(
         default=0.3,
         ge=0,
         le=1,
-        description="Kendall's tau, between what was told of the latest 20 candidates and what came out, below which "
-        "all are evaluated.",
+        description="If Kendall's tau between prediction and result of the latest 20 candidates is below this, "
+        "all candidates are evaluated.",
     )
 
     @model_validator(mode="before")
@@ -145,17 +153,17 @@ class Screening(Strict):
 
 
 class Stop(Strict):
-    """When to end before the budget is spent; looked at after every generation."""
+    """When the search ends early; checked after every generation."""
 
-    target: float | None = Field(default=None, description="A fitness that is enough.")
-    stall: int | None = Field(default=None, ge=1, description="Generations without a better candidate.")
+    target: float | None = Field(default=None, description="End when the fitness reaches this.")
+    stall: int | None = Field(default=None, ge=1, description="End after N generations without a better candidate.")
 
 
 class SearchBudget(Strict):
-    """When the search ends: whichever comes first."""
+    """When the search ends. The first limit that is reached counts."""
 
-    evaluations: int | None = Field(default=None, ge=1, le=10**9, description="Candidates in all.")
-    minutes: float | None = Field(default=None, gt=0, description="Minutes of search, summed over interruptions.")
+    evaluations: int | None = Field(default=None, ge=1, le=10**9, description="Number of candidates.")
+    minutes: float | None = Field(default=None, gt=0, description="Minutes of search, added up over all sittings.")
 
     @model_validator(mode="after")
     def _some_end(self) -> SearchBudget:
@@ -174,52 +182,50 @@ class Study(Strict):
     skills: tuple[SkillChoice, ...] = Field(description="The fine-tuned models to merge or breed.")
     vary: SkipValidation[SerializeAsAny[Vary]] = Field(
         default=cast("Vary", None),
-        description="What is varied, and how; when left out, the usual kind of the strategy with its defaults.",
+        description="What the study varies; by default the strategy's own kind with its defaults.",
     )
-    tasks: TaskChoice = Field(description="What the candidates are scored on.")
+    tasks: TaskChoice = Field(description="The tasks that score the candidates.")
     objective: FitnessSettings = Field(default=FitnessSettings(), description="How task scores become one fitness.")
     strategy: StrategyChoice = Field(default=StrategyChoice(), description="The search algorithm.")
     budget: SearchBudget = Field(description="When the search ends.")
     stop: Stop = Field(default=Stop(), description="When to end before that.")
-    race: Racing | None = Field(default=None, description="Whether candidates race on examples; null: they do not.")
+    race: Racing | None = Field(default=None, description="How candidates race on examples; null: no race.")
     screen: Screening | None = Field(
-        default=None, description="Whether a surrogate spares the hopeless; null or false: it does not."
+        default=None, description="Whether a surrogate model filters candidates; null or false: no."
     )
     probe: int = Field(
         default=0,
         ge=0,
-        description="Examples per task that a candidate answers first; one that answers them word for word as another "
-        "did shares its scores. 0: none.",
+        description="Examples per task that a candidate answers first. If another candidate gave the same "
+        "answers, it gets that one's scores. 0: none.",
     )
     steady: bool = Field(
         default=False,
-        description="Ask for new candidates while others are being evaluated, so that no worker waits; the result then "
-        "depends on who is through first. For the strategies that `genepool strategies` calls steady.",
+        description="Ask for new candidates while others are being evaluated, so that no worker waits. The result then "
+        "depends on the order in which they finish. For strategies that can be steady (`genepool strategies NAME`).",
     )
     time_limit: float | None = Field(
-        default=None, gt=0, description="Seconds one evaluation may take; what takes longer has failed."
+        default=None, gt=0, description="Seconds that one evaluation may take. A longer one counts as failed."
     )
     finalists: int = Field(
         default=5,
         ge=0,
-        description="The best so many candidates, and the strategy's own guess, are judged again on every validation "
-        "example; the best of them wins. 0: the best of the search wins as it is.",
+        description="The N best candidates and the strategy's own guess are evaluated on all validation "
+        "examples, and the best one wins. 0: the best of the search wins.",
     )
     ensemble: int = Field(
         default=0,
         ge=0,
-        description="The best so many finalists also answer the test examples together, by majority vote; 3 at least. "
-        "0: they do not.",
+        description="The N best finalists also answer the test examples together, by majority vote; at least 3. "
+        "0: no ensemble.",
     )
-    seed: int = Field(default=0, ge=0, lt=2**63, description="Decides every random draw.")
-    threads: int = Field(
-        default=1, ge=1, le=1024, description="Threads of one evaluation, whatever the number of workers."
-    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of every random draw.")
+    threads: int = Field(default=1, ge=1, le=1024, description="Threads of one evaluation, for any number of workers.")
     batch: int = Field(
         default=128, ge=1, description="Prompts decoded at once; fixed, so that results do not depend on load."
     )
     compute: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="What candidates are evaluated in; bfloat16 takes half the memory."
+        default="float32", description="Type that candidates are evaluated in; bfloat16 needs half the memory."
     )
     dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
         default=None, description="What candidates and the winner are stored as; as the base when left out."

@@ -25,7 +25,7 @@ Measure = Literal["difference", "score", "negative_flips", "positive_flips", "ke
 class Gate(Strict):
     """One limit."""
 
-    task: str = Field(EACH, description="A task; `each` for every one by itself; `mean` for all together.")
+    task: str = Field(EACH, description="A task, `each` (every task on its own) or `mean` (all tasks together).")
     measure: Measure = Field(
         "difference",
         description="difference: new minus old score; score: the new one's; negative_flips: share of examples only "
@@ -63,7 +63,7 @@ class Gate(Strict):
 class Gates(Strict):
     """The content of a gates file."""
 
-    gates: list[Gate] = Field(min_length=1, description="All must hold.")
+    gates: list[Gate] = Field(min_length=1, description="The gates; all must hold.")
 
 
 @dataclass(frozen=True)

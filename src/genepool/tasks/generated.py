@@ -43,7 +43,9 @@ class Variable(Strict):
     number: tuple[float, float] | None = Field(None, description="A number between two ends.")
     digits: int = Field(2, ge=0, le=12, description="Digits behind the point of `number`.")
     choice: list[str | int | float] | None = Field(None, min_length=1, description="One of these.")
-    letters: tuple[int, int] | None = Field(None, description="A text of so many letters, both ends included.")
+    letters: tuple[int, int] | None = Field(
+        None, description="A text with a number of letters in this range, both ends included."
+    )
     alphabet: str = Field(_LETTERS, min_length=1, description="What `letters` is made of.")
 
     @model_validator(mode="after")
@@ -75,16 +77,16 @@ class MixedSkill(Strict):
     """One skill of a mix."""
 
     says: str = Field(description="How a prompt asks for it.")
-    does: str = Field(description="The template of its result, in terms of `text`, what came before.")
+    does: str = Field(description="A template for its result; `text` is what came before.")
 
 
 class Mix(Strict):
     """Several skills in one example, one after the other, each working on the result of the one before."""
 
     input: str = Field(description="The variable the first one works on.")
-    skills: dict[str, MixedSkill] = Field(min_length=1, description="All there are, by name.")
-    k: tuple[int, int] | int = Field(description="How many are combined: a number, or the ends of a range.")
-    shuffled: bool = Field(True, description="Draw their order too; otherwise they keep the order they stand in here.")
+    skills: dict[str, MixedSkill] = Field(min_length=1, description="The skills, by name.")
+    k: tuple[int, int] | int = Field(description="How many skills are combined: a number, or a range.")
+    shuffled: bool = Field(True, description="Draw the order of the skills; false: keep the order of this file.")
 
     @model_validator(mode="after")
     def _enough(self) -> Mix:
@@ -105,14 +107,14 @@ class Template(Strict):
     variables: dict[str, Variable] = Field(default_factory=dict, description="Drawn anew for every example.")
     prompt: str = Field(description="What the model reads. In a mix, `says` lists what asks for the skills.")
     answer: str | list[str] = Field("{{ result }}", description="What is right. In a mix, `result` is the last result.")
-    choices: list[str] = Field(default_factory=list, description="For multiple choice; equal ones count once.")
-    only_if: str = Field("", description="A template; what is drawn counts when it says true: `{{ a != b }}`.")
+    choices: list[str] = Field(default_factory=list, description="Options of multiple choice; equal ones count once.")
+    only_if: str = Field("", description="A template: draw again unless it gives true, such as `{{ a != b }}`.")
     tags: list[str] = Field(default_factory=list, description="Templates. In a mix, its skills are added.")
     mix: Mix | None = Field(None, description="Combine several skills in one example.")
     counts: dict[str, int] = Field(
         default_factory=lambda: dict.fromkeys(_SHARES, 200), description="Examples of train, valid and test."
     )
-    seed: int = Field(0, ge=0, description="Another seed, other examples.")
+    seed: int = Field(0, ge=0, description="Seed of the examples.")
 
     @model_validator(mode="after")
     def _known(self) -> Template:

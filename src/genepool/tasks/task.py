@@ -38,7 +38,7 @@ class TaskSettings(Strict):
     """How a task is put to a model and judged: the content of `task.yaml`."""
 
     metric: str = Field("exact_match", description=f"One of {listed(all_metrics())}.")
-    input: Literal["text", "image"] = Field("text", description="What a model is shown: the prompt, or the image.")
+    input: Literal["text", "image"] = Field("text", description="What a model reads: the prompt, or the image.")
     max_new_tokens: int = Field(64, ge=1, description="Tokens a model may write before it is stopped.")
     stop: list[str] = Field(default_factory=list, description="Texts that end an answer; they are not part of it.")
     strip: bool = Field(True, description="Ignore white space around the answer.")
@@ -48,15 +48,18 @@ class TaskSettings(Strict):
     suffix: str = Field("", description="Text after every prompt, before the answer.")
     chat_template: bool = Field(False, description="Put the prompt through the tokenizer's chat template.")
     system: str | None = Field(None, description="System message; needs chat_template.")
-    temperature: float = Field(0.0, ge=0, description="0 takes the likeliest token; above, tokens are drawn.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that together have this share.")
+    temperature: float = Field(0.0, ge=0, description="0 takes the most likely token; above 0, tokens are drawn.")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Draw from the most likely tokens that together have this probability."
+    )
     seed: int = Field(0, ge=0, description="Seed of drawing tokens and of choosing shown examples.")
     classes: list[str] = Field(
         default_factory=list,
         description="What every answer is one of; a head for these is made where a model that is trained has none.",
     )
     columns: dict[str, str] = Field(
-        default_factory=dict, description="Where files name them otherwise: `{prompt: question, answer: target}`."
+        default_factory=dict,
+        description="Names of columns, if the files have others: `{prompt: question, answer: target}`.",
     )
 
     @field_validator("stop")

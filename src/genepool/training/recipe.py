@@ -59,13 +59,13 @@ class Training(Strict):
         description="The largest learning rate; null: 5e-5 (2000 / hidden size)^0.781, ten times that for lora (the "
         "fit to Llama models in LoRA Without Regret).",
     )
-    warmup: float = Field(default=0.03, ge=0, le=1, description="Share of the steps over which the rate rises.")
-    schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="How the rate falls.")
+    warmup: float = Field(default=0.03, ge=0, le=1, description="Part of the steps in which the learning rate rises.")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="How the learning rate falls."
+    )
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay.")
     clip: float = Field(default=1.0, ge=0, description="Largest norm of the gradient; 0 does not clip.")
-    pack: bool = Field(
-        default=False, description="Put several short examples into one row; each still sees itself alone."
-    )
+    pack: bool = Field(default=False, description="Put several short examples into one row; no example sees another.")
     activation_checkpoints: bool = Field(
         default=False, description="Compute activations again in the backward pass: a third slower, far less memory."
     )

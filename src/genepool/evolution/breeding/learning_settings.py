@@ -8,13 +8,13 @@ from genepool.schema import Strict
 
 
 class Learning(Strict):
-    """What a child learns for itself before it is judged, from the tasks' training examples."""
+    """How a child is fine-tuned on the training examples before it is evaluated."""
 
     steps: int = Field(default=8, ge=1, description="Steps of gradient descent (AdamW).")
-    batch: int = Field(default=16, ge=1, description="Examples a step, evenly from all tasks.")
+    batch: int = Field(default=16, ge=1, description="Examples in a step, equally many from each task.")
     rate: float = Field(default=1e-4, gt=0, description="Learning rate.")
     inherit: bool = Field(
         default=True,
-        description="Lamarck: its own children get what it learned. false, Baldwin: it is judged by what it learned "
-        "and passes on what it was born with.",
+        description="true (Lamarck): a child passes on what it learned. false (Baldwin): it is judged after "
+        "learning, but passes on what it was born with.",
     )

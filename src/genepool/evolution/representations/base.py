@@ -36,7 +36,7 @@ class Vary(Strict):
 
     kind: str = Field(
         default="",
-        description="One of the kinds below; when left out, the usual one of the strategy (`genepool strategies`).",
+        description="One of the kinds below; by default the strategy's own (`genepool strategies`).",
     )
     # Where the options stand in the study file; elsewhere in files from before there was `vary`.
     _key: str = PrivateAttr(default="vary")

@@ -39,7 +39,7 @@ class BirthOptions(Vary):
     """What all populations can be told."""
 
     learn: Learning | None = Field(
-        default=None, description="Whether children are fine-tuned briefly before they are judged; null: they are not."
+        default=None, description="Fine-tune children briefly before they are evaluated; null: do not."
     )
 
     @property

@@ -18,13 +18,13 @@ from genepool.evolution.representations.merge_parameters import (
 
 
 class CheckpointCoefficientsOptions(MergeOptions):
-    """One coefficient for each checkpoint, shifted alike so that they sum to 1; the search begins at their average.
+    """One coefficient for each checkpoint, all shifted by one amount so that they sum to 1; the average is the start.
 
     The defaults are ours: Liu et al. 2024 (arXiv:2404.02241) allow negative coefficients and give no range.
     """
 
-    low: float = Field(default=-1.0, ge=-1e6, le=1e6, description="Smallest coefficient tried, before the shift.")
-    high: float = Field(default=2.0, ge=-1e6, le=1e6, description="Largest coefficient tried, before the shift.")
+    low: float = Field(default=-1.0, ge=-1e6, le=1e6, description="Smallest coefficient, before the shift.")
+    high: float = Field(default=2.0, ge=-1e6, le=1e6, description="Largest coefficient, before the shift.")
 
     @model_validator(mode="after")
     def _ordered(self) -> CheckpointCoefficientsOptions:

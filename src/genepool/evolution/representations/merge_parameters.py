@@ -44,7 +44,7 @@ class MergeOptions(Vary, ABC):
 
 
 class MergeParametersOptions(MergeOptions):
-    """The numbers that a merge method takes, for all skills, for each, for groups of layers and for roles."""
+    """The parameters of a merge method: one value for all skills, or one for each skill, layer group or role."""
 
     method: str = Field(description="One of `genepool methods`.")
     parameters: dict[str, Any] = Field(default={}, description="Global merge parameters that stay fixed.")

@@ -30,11 +30,9 @@ if TYPE_CHECKING:
 
 
 class SingularValuesOptions(Vary):
-    """Which singular values of the adapter's factors are searched, and how far."""
+    """Which singular values of the adapter's factors are searched, and in which range."""
 
-    largest: int | None = Field(
-        default=None, ge=1, description="The so many largest of each factor; null: all there are."
-    )
+    largest: int | None = Field(default=None, ge=1, description="Search only the N largest of each factor; null: all.")
     low: float = Field(default=0.0, ge=-1e6, description="Smallest number a singular value is multiplied by.")
     high: float = Field(default=2.0, le=1e6, description="Largest number a singular value is multiplied by.")
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class WholeModelsOptions(BirthOptions):
-    """A population of whole models; skills of any kind will do."""
+    """A population of whole models, from skills of any kind."""
 
     def settings(self) -> dict[str, Any]:
         return self.recorded("models")

@@ -34,7 +34,7 @@ class CmaEsOptions(StrategyOptions):
     )
     restart: bool = Field(
         default=True,
-        description="When it has converged, start anew at a random point with twice the population (IPOP).",
+        description="After convergence, start again at a random point with twice the population (IPOP).",
     )
 
 

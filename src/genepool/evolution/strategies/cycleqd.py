@@ -27,8 +27,12 @@ class CycleqdOptions(StrategyOptions):
 
     bins: int = Field(default=15, ge=1, le=100, description="Cells along each of the other tasks' scores, from 0 to 1.")
     sigma: float = Field(default=0.01, ge=0, description="Spread of the parents' weights around 1 in a crossover.")
-    rate: float = Field(default=0.1, ge=0, description="Most that a singular direction of the expert is added again.")
-    children: Count = Field(default=1, ge=1, description="Children before the task changes; more keep workers busy.")
+    rate: float = Field(
+        default=0.1, ge=0, description="Largest factor with which a singular direction of the expert is added again."
+    )
+    children: Count = Field(
+        default=1, ge=1, description="Children in a generation; more children keep more workers busy."
+    )
 
 
 @register(

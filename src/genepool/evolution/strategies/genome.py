@@ -25,12 +25,12 @@ class GenomeOptions(StrategyOptions):
     """Options of GENOME; the defaults are the paper's (Zhang et al. 2025), the rates those of the authors' code."""
 
     population: Count = Field(default=10, ge=2, description="Individuals that survive each generation.")
-    crossover: float = Field(default=0.8, ge=0, le=1, description="Chance of each of population/2 pairs to breed.")
+    crossover: float = Field(default=0.8, ge=0, le=1, description="Probability that each of population/2 pairs breeds.")
     mutation: float = Field(
         default=0.1,
         ge=0,
         le=1,
-        description="Chance of each individual to leave a mutated copy.",
+        description="Probability that an individual leaves a mutated copy.",
     )
     mask: float = Field(default=0.1, gt=0, le=1, description="Share of the weights that a mutation moves.")
     sigma: float = Field(default=0.001, ge=0, description="Standard deviation of a mutation.")
@@ -40,8 +40,8 @@ class GenomeOptions(StrategyOptions):
         le=1,
         description="Share of the population, rounded down, that survives without a tournament.",
     )
-    tournament: Count = Field(default=3, ge=1, description="How many compete for each place.")
-    parents_too: bool = Field(default=False, description="Let the skills themselves into the first population.")
+    tournament: Count = Field(default=3, ge=1, description="Individuals that compete for each place.")
+    parents_too: bool = Field(default=False, description="Put the skills themselves into the first population.")
 
 
 @dataclass(frozen=True)

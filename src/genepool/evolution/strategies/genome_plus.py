@@ -24,22 +24,24 @@ if TYPE_CHECKING:
 class GenomePlusOptions(GenomeOptions):
     """Options of GENOME+; the defaults are the paper's (Zhang et al. 2025), else those of the authors' code."""
 
-    mutation: float = Field(default=0.3, ge=0, le=1, description="Chance of each individual to leave a mutated copy.")
+    mutation: float = Field(
+        default=0.3, ge=0, le=1, description="Probability that an individual leaves a mutated copy."
+    )
     tournament: Count = Field(
         default=0,
         ge=0,
-        description="How many compete for each place; 0 draws survivors by roulette, as the authors do.",
+        description="Individuals that compete for each place; 0 draws survivors by roulette, as the authors do.",
     )
-    largest: Count = Field(default=20, ge=2, description="Individuals beyond which selection begins.")
+    largest: Count = Field(default=20, ge=2, description="Selection begins above this number of individuals.")
     one_draw: bool = Field(
         default=False, description="Draw the random factors of the pulls once a run, as the authors' code does."
     )
-    inertia: float = Field(default=0.2, ge=0, description="Pull of the way it was going.")
-    own: float = Field(default=0.2, ge=0, description="Pull of the best it has been.")
-    best: float = Field(default=0.2, ge=0, description="Pull of the best there has been.")
-    worst: float = Field(default=0.1, ge=0, description="Push of the worst there has been.")
+    inertia: float = Field(default=0.2, ge=0, description="Inertia: pull in the direction of the last step.")
+    own: float = Field(default=0.2, ge=0, description="Pull towards the individual's own best.")
+    best: float = Field(default=0.2, ge=0, description="Pull towards the best of all.")
+    worst: float = Field(default=0.1, ge=0, description="Push away from the worst of all.")
     step: float = Field(default=0.5, gt=0, description="Length of the first step.")
-    decay: float = Field(default=0.95, gt=0, le=1, description="What the step is multiplied by each generation.")
+    decay: float = Field(default=0.95, gt=0, le=1, description="Factor of the step in each generation.")
 
 
 @dataclass(frozen=True)

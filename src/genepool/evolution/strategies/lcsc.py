@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 class LcscOptions(StrategyOptions):
     """Options of LCSC; the search is the paper's (Liu et al. 2024), its numbers are ours where the paper has none."""
 
-    population: Count = Field(default=20, ge=2, description="The best so many are kept.")
-    parents: Count = Field(default=10, ge=2, description="The best so many may breed.")
+    population: Count = Field(default=20, ge=2, description="Candidates that are kept: the N best.")
+    parents: Count = Field(default=10, ge=2, description="Candidates that may breed: the N best.")
     children: Count = Field(default=10, ge=1, description="Children a generation.")
-    crossover: float = Field(default=0.8, ge=0, le=1, description="Chance of a child to have two parents.")
+    crossover: float = Field(default=0.8, ge=0, le=1, description="Probability that a child has two parents.")
     sigma: float = Field(default=0.05, gt=0, description="Spread of a mutation, in widths of the range.")
     mutation: float = Field(default=0.3, gt=0, le=1, description="Share of the coefficients that a mutation moves.")
 

@@ -24,13 +24,21 @@ class M2n2Options(StrategyOptions):
 
     population: Count = Field(default=20, ge=2, description="Models in the archive.")
     alpha: float = Field(
-        default=1.0, ge=0, description="How strongly those who solve an example share its point; 0: a plain GA."
+        default=1.0,
+        ge=0,
+        description="How strongly models that solve an example share its point; 0: a plain genetic algorithm.",
     )
-    attraction: bool = Field(default=True, description="Second parents by what they solve and the first does not.")
-    split: bool = Field(default=True, description="Interpolate one way before a point and the other way after it.")
-    from_scratch: Count = Field(default=0, ge=0, description="Begin with so many random models instead of the skills.")
-    sigma: float = Field(default=0.01, gt=0, description="Of random models and of mutations; only from scratch.")
-    children: Count = Field(default=1, ge=1, description="Children before the archive changes; more keep workers busy.")
+    attraction: bool = Field(default=True, description="Choose a second parent that solves what the first does not.")
+    split: bool = Field(default=True, description="Interpolate with weight w before a split point and 1 - w after it.")
+    from_scratch: Count = Field(
+        default=0, ge=0, description="Begin with N random models instead of the skills; 0: with the skills."
+    )
+    sigma: float = Field(
+        default=0.01, gt=0, description="Standard deviation of random models and of mutations; only with from_scratch."
+    )
+    children: Count = Field(
+        default=1, ge=1, description="Children in a generation; more children keep more workers busy."
+    )
 
 
 @register(

@@ -33,7 +33,7 @@ class MapElitesOptions(StrategyOptions):
     cells: Count = Field(default=100, ge=1, description="Cells of the tessellation.")
     batch: Count | None = Field(default=None, ge=1, description="Candidates a generation; null is 4 + floor(3 ln d).")
     iso: float = Field(default=0.01, ge=0, description="Spread of a step in all directions.")
-    line: float = Field(default=0.2, ge=0, description="Spread of a step along the way to another elite.")
+    line: float = Field(default=0.2, ge=0, description="Spread of a step towards another elite.")
 
 
 @register(

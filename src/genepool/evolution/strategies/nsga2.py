@@ -24,10 +24,16 @@ class Nsga2Options(StrategyOptions):
         default=None, min_length=1, description="Tasks whose means are the objectives, and `unchanged`; null: all."
     )
     population: Count = Field(default=40, ge=4, description="Individuals.")
-    crossover: float = Field(default=0.9, ge=0, le=1, description="Chance of a pair to be crossed.")
-    crossover_index: float = Field(default=15.0, ge=0, description="The larger, the nearer children stay (SBX).")
-    mutation: float | None = Field(default=None, gt=0, le=1, description="Chance of each number; null is 1/d.")
-    mutation_index: float = Field(default=20.0, ge=0, description="The larger, the smaller the steps.")
+    crossover: float = Field(default=0.9, ge=0, le=1, description="Probability that a pair is crossed.")
+    crossover_index: float = Field(
+        default=15.0, ge=0, description="Index of SBX: the larger, the closer children are to their parents."
+    )
+    mutation: float | None = Field(
+        default=None, gt=0, le=1, description="Probability that each number mutates; null is 1/d."
+    )
+    mutation_index: float = Field(
+        default=20.0, ge=0, description="Index of the mutation: the larger, the smaller the steps."
+    )
 
 
 @register(

@@ -21,7 +21,9 @@ class QuasiRandomOptions(StrategyOptions):
     """Options of quasi-random search."""
 
     population: Count | None = Field(
-        default=None, ge=1, description="Candidates a generation; null is 4 + floor(3 ln d). Only a unit of work here."
+        default=None,
+        ge=1,
+        description="Candidates a generation; null is 4 + floor(3 ln d). It does not change the search.",
     )
 
 

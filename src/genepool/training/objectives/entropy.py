@@ -18,7 +18,7 @@ class Entropy(Objective):
 
     name = "entropy"
     source = "Grandvalet and Bengio, NIPS 2004; at test time: Wang et al. (TENT), arXiv:2006.10726"
-    when = "there are no labels and the model is mostly right; it makes sure mistakes surer as well"
+    when = "there are no labels and the model is mostly right. It also strengthens confident mistakes"
 
     def losses(self, model: Model, batch: AnswerBatch, teacher: Model | None = None) -> torch.Tensor:
         logs = model.answer_logits(batch).log_softmax(-1)
