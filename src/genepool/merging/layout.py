@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from genepool import progress
 from genepool.errors import InputError, listed
 from genepool.merging.matching import DepthConflict, Headers, Match, Missing, ShapeConflict, inspect_command
+from genepool.merging.misfits import misfit
 from genepool.merging.recipe import LayerSource, Recipe, Slice
 from genepool.weights import Role, TensorInfo, Weights
 from genepool.weights.quantised import packed_as
@@ -139,6 +140,10 @@ class Aligner:
     def _matches(self, participants: Sequence[str]) -> Sequence[Match]:
         """What all models have alike; one error for the first kind of thing that they have not."""
         fit = self.headers.fit(participants)
+        if fit.depths or fit.missing or fit.shapes:
+            reason = misfit(self.sources, participants, self.recipe.base if self.uses_base else None)
+            if reason is not None:
+                raise InputError(reason.what, where=reason.where or self.recipe.where, fix=reason.fix)
         if fit.depths:
             raise self._wrong_depth(fit.depths[0])
         if fit.missing:
@@ -264,7 +269,10 @@ class Aligner:
         first = conflicts[0]
         owner, other = first.owner, first.differing()[0]
         # What a user can do something about comes first: more tokens in one model than in another.
-        if all(conflict.is_vocabulary for conflict in conflicts):
+        tokens = any(conflict.role.part == "embedding" for conflict in conflicts)
+        if not tokens and all(conflict.is_vocabulary for conflict in conflicts):
+            what, fix = "the heads have other numbers of classes", "Merge models that tell the same classes apart"
+        elif all(conflict.is_vocabulary for conflict in conflicts):
             what = "the vocabularies differ in size"
             fix = (
                 "If one only has further rows at the end, say `vocabulary: padded` in a recipe; "

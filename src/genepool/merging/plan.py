@@ -25,6 +25,7 @@ from genepool.merging.recipe import Recipe
 from genepool.merging.survey import Survey
 from genepool.merging.untying import untied_config, untied_names
 from genepool.weights import TensorInfo, Weights
+from genepool.weights.architecture import architecture_of
 from genepool.weights.carried import CarriedFiles, carried_files
 from genepool.weights.naming import Renaming, renaming_of
 from genepool.weights.tensor_info import dtype_code
@@ -152,6 +153,11 @@ class Plan:
             **self.goes_along(),
             "steps": [self._describe_step(out) for out in self.layout.outputs],
         }
+
+    def missing(self) -> tuple[str, ...]:
+        """Names in memory that no tensor of the result fills, as the class of its config says."""
+        architecture = architecture_of(self.config)
+        return () if architecture is None else architecture.naming([out.name for out in self.layout.outputs]).missing
 
     def renamings(self) -> dict[str, Renaming]:
         """What is called otherwise in the file of a model than in the result, by the names the recipe uses."""

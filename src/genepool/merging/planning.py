@@ -91,6 +91,10 @@ class _Planner:
             check_origin(layout, opened, checked.where)
         _say_unknown(opened)
         plan = Plan(checked, method, opened, layout)
+        if lost := plan.missing():
+            progress.message(
+                f"warning: the result is not whole: it lacks {listed(lost, 3)}, which a loader draws at random."
+            )
         for text in plan.unmatched_filters():
             progress.message(f"warning: {checked.where}: filter {text!r} means no tensor, and so has no effect.")
         _say_what_goes_along(plan)
