@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.docs-installed
 DEMO_DIR ?= demo
 
-.PHONY: demo demo-smoke test test-slow harden lint format bench claims docs clean
+.PHONY: demo demo-full demo-smoke test test-slow harden lint format bench claims docs clean
 
 # Torch's own threads would fight with the test processes for the cores.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
@@ -18,10 +18,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: $(STAMP)  ## real models with real skills: trained, merged, bred and measured; opens on a report
+demo: $(STAMP)  ## real models with skills that conflict: trained, merged, bred and measured, in three minutes
 	$(BIN)/genepool demo $(DEMO_DIR)
 
-demo-smoke: $(STAMP)  ## the same story in a minute or two, in a temporary folder
+demo-full: $(STAMP)  ## the same with larger models and budgets, in some ten minutes
+	$(BIN)/genepool demo $(DEMO_DIR)-full --full
+
+demo-smoke: $(STAMP)  ## the same story in about a minute, in a temporary folder
 	@folder=$$(mktemp -d) && $(BIN)/genepool demo $$folder/demo --tiny && rm -r $$folder
 
 test: $(STAMP)  ## the fast tests

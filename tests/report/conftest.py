@@ -186,6 +186,8 @@ def made_up_report() -> Report:
         standings.append(Standing(group, mine, tuple(rivals)))
     return Report(
         title="Four specialists, one model",
+        headline="The winner of CMA-ES answers 4,001 of 4,096 test questions on skills, 112 more than the best static "
+        "merge (95% interval 88 to 137); of the base’s 1,966 generic answers it lost 21, and it gained 3 others.",
         summary="CMA-ES searched 200 ways to merge reverse, sort, upper and caesar with TIES on 300 validation "
         "examples per task; the best of them was tested once on 1,024 examples per task.",
         subject="CMA-ES",

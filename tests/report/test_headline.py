@@ -46,17 +46,17 @@ def said(subject: Sequence[Sequence[float]], rival: Sequence[Sequence[float]], b
 def test_answers_are_counted_and_what_the_base_knew() -> None:
     found = said(([1, 1, 1, 0], [1, 1], [1, 0, 0, 1]), ([1, 0, 0, 0], [1, 1], [1] * 4), ([0] * 4, [0, 0], [1, 1, 1, 0]))
     assert found.startswith("best answers 5 of 6 test questions on skills, 2 more than other (95% interval ")
-    assert found.endswith("); of the base's 3 generic answers it lost 2 and gained 1.")
+    assert found.endswith("); of the base’s 3 generic answers it lost 2, and it gained 1 other.")
 
 
 def test_one_of_everything_is_said_in_the_singular() -> None:
     table = table_of(best={"sort": [1]}, other={"sort": [0]}, base={"sort": [1]})
     found = headline(table, "best", "other", {"sort": "tasks"}, base="base")
     assert found.startswith("best answers 1 of 1 test question, 1 more than other (")
-    assert found.endswith("; the base's one answer it kept.")
+    assert found.endswith("; the base’s one answer it kept.")
     one = table_of(best={"sort": [0]}, base={"sort": [1]})
     assert headline(one, "best", "", {"sort": "tasks"}, base="base") == (
-        "best answers 0 of 1 test question; the base's one answer it lost."
+        "best answers 0 of 1 test question; the base’s one answer it lost."
     )
 
 
@@ -78,14 +78,14 @@ def test_a_base_that_knew_nothing_has_nothing_to_lose() -> None:
     none, two = ([0, 0], [0], [0, 0, 0]), ([0, 0], [0], [1, 1, 0])
     assert said(none, none, none).endswith("; the base answered none of the 3 generic questions.")
     assert said(two, none, none).endswith("; the base answered none of the 3 generic questions, of which it gained 2.")
-    assert said(two, two, two).endswith("; of the base's 2 generic answers it lost none.")
+    assert said(two, two, two).endswith("; of the base’s 2 generic answers it lost none.")
 
 
 def test_scores_between_right_and_wrong_are_means_and_not_counted() -> None:
     half, more = ([0.5, 0.25], [0.75], [1, 1]), ([0.75, 0.5], [0.75], [1, 0])
     found = said(more, half, half)
     assert found.startswith("best scores 68.8% on test, on skills, 12.5 points more than other (95% interval ")
-    assert found.endswith("; of the base's 2 generic answers it lost 1.")
+    assert found.endswith("; of the base’s 2 generic answers it lost 1.")
     assert ", 12.5 points less than other (" in said(half, more, half)
     assert ", as much as other (95% interval 0.0 to 0.0: no clear difference)" in said(half, half, half)
 
@@ -152,5 +152,5 @@ def test_a_page_without_a_study_has_one_too() -> None:
     table = table_of(old={"a": [1, 0]}, new={"a": [1, 1]})
     data = report_on(table, {"old": "base", "new": "winner"}, title="t", subject="new")
     assert data.headline.startswith("new answers 2 of 2 test questions, 1 more than old (95% interval ")
-    assert data.headline.endswith("; the base's one answer it kept and gained 1.")
+    assert data.headline.endswith("; the base’s one answer it kept, and it gained 1 other.")
     assert report_on(table, {"old": "base", "new": "winner"}, title="t").headline == ""

@@ -230,6 +230,7 @@ def hostile_report() -> Report:
     flip = ShownFlip(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, None, True)
     return Report(
         title=HOSTILE,
+        headline=HOSTILE,
         summary=HOSTILE,
         notices=(HOSTILE,),
         subject=HOSTILE,

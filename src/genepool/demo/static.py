@@ -7,7 +7,7 @@ pairs being merges themselves.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from genepool.merging import Recipe, plan_merge
@@ -35,12 +35,14 @@ class StaticMerge:
         settings: what was set, in words; empty for the defaults.
         recipe: the recipe; `inner` holds recipes of models it names that are merges themselves.
         weights: the merged model, computed when it is read.
+        models: skill -> the specialist it merges, as recipes name it; empty where merges are merged.
     """
 
     method: str
     settings: str
     recipe: Recipe
     weights: Weights
+    models: Mapping[str, str] = field(default_factory=dict)
     inner: Mapping[str, Recipe] = field(default_factory=dict)
 
     @property
@@ -52,15 +54,15 @@ class StaticMerge:
 def static_merges(bed: Testbed) -> Iterator[StaticMerge]:
     """Every static merge of the testbed's specialists, models read into memory once."""
     sources = _resident(bed)
-    base, experts, on_base = str(bed.base), [str(p) for p in bed.full.values()], list(adapters(bed).values())
+    base, experts, on_base = str(bed.base), {skill: str(path) for skill, path in bed.full.items()}, adapters(bed)
     for method, grid in _GRID.items():
         for parameters in grid:
             yield _simple(method, parameters, None if method == "linear" else base, experts, sources)
     for value in (0.4, 0.5):
         merge = _simple("task_arithmetic", {"lambda": value}, base, on_base, sources)
-        yield StaticMerge("adapters, task_arithmetic", merge.settings, merge.recipe, merge.weights)
-    yield _slerp_of_pairs(experts, sources)
-    yield _stack(experts, sources)
+        yield replace(merge, method="adapters, task_arithmetic")
+    yield _slerp_of_pairs(list(experts.values()), sources)
+    yield _stack(list(experts.values()), sources)
 
 
 def adapters(bed: Testbed) -> dict[str, str]:
@@ -78,11 +80,15 @@ def _resident(bed: Testbed) -> dict[str, Weights]:
 
 
 def _simple(
-    method: str, parameters: Mapping[str, Any], base: str | None, models: list[str], sources: Mapping[str, Weights]
+    method: str,
+    parameters: Mapping[str, Any],
+    base: str | None,
+    models: Mapping[str, str],
+    sources: Mapping[str, Weights],
 ) -> StaticMerge:
-    recipe = Recipe(method=method, base=base, models=models, parameters=dict(parameters))
+    recipe = Recipe(method=method, base=base, models=list(models.values()), parameters=dict(parameters))
     words = ", ".join(f"{key} {value:g}" for key, value in parameters.items())
-    return StaticMerge(method, words, recipe, plan_merge(recipe, sources).weights())
+    return StaticMerge(method, words, recipe, plan_merge(recipe, sources).weights(), models)
 
 
 def _slerp_of_pairs(models: list[str], sources: Mapping[str, Weights]) -> StaticMerge:
@@ -99,7 +105,7 @@ def _slerp_of_pairs(models: list[str], sources: Mapping[str, Weights]) -> Static
                 known[name] = plan_merge(inner[name], known).weights()
             models.append(name if len(pair) == 2 else pair[0])
     recipe = Recipe(method="slerp", models=models, parameters={"t": 0.5})
-    return StaticMerge("slerp", "of pairs, t 0.5", recipe, plan_merge(recipe, known).weights(), inner)
+    return StaticMerge("slerp", "of pairs, t 0.5", recipe, plan_merge(recipe, known).weights(), inner=inner)
 
 
 def _stack(models: list[str], sources: Mapping[str, Weights]) -> StaticMerge:

@@ -125,14 +125,15 @@ def _lost(table: OutcomeTable, base: str, subject: str, tasks: Sequence[str], wh
     changes = [measure.change(table, base, subject, task) for task in tasks]
     known = sum(int((table.scores(base, task) > 0.5).sum()) for task in tasks)  # as `measure.change` counts them
     lost, gained = sum(len(one.lost) for one in changes), sum(len(one.gained) for one in changes)
-    also = f" and gained {gained:,}" if gained else ""
+    others = f"{gained:,} other{_s(gained)}"
+    also = f", and it gained {others}" if gained else ""
     if known == 0:
         asked = sum(len(table.examples(task)) for task in tasks)
         said = f"the base answered none of the {asked:,}" if asked > 1 else "the base did not answer the one"
-        return f"; {said} {which}question{_s(asked)}{also and f', of which it{also[4:]}'}"
+        return f"; {said} {which}question{_s(asked)}{f', of which it gained {gained:,}' if gained else ''}"
     if known == 1:
-        return f"; the base's one {which}answer it {'lost' if lost else 'kept'}{also}"
-    return f"; of the base's {known:,} {which}answers it lost {f'{lost:,}' if lost else 'none'}{also}"
+        return f"; the base’s one {which}answer it {'lost' if lost else 'kept'}{also}"
+    return f"; of the base’s {known:,} {which}answers it lost {f'{lost:,}' if lost else 'none'}{also}"
 
 
 def _recorded(study: StudyOutcomes) -> str:
