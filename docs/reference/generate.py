@@ -296,12 +296,20 @@ def _strategies_page() -> str:
 
 
 _COMMANDS_INTRO = """\
-`genepool COMMAND --help` prints the same. A command exits with 0 when all is well, 1 when a gate or a check failed, 2
-when its input is wrong, 3 when genepool is at fault, and 130 after Ctrl-C. An error is one line on stderr. With
-`--json` a command prints one JSON object, which carries `"schema": 1`, on stdout. Every command that writes a path
-takes it as `--out`; where the path is also the last argument, either of them may be given.
+`genepool COMMAND --help` prints the same.
 
-`genepool --install-completion` lets your shell (bash, zsh, fish or PowerShell) complete commands and options;
+| exit code | meaning |
+|--:|---|
+| 0 | success |
+| 1 | a gate or a check failed |
+| 2 | the input is wrong |
+| 3 | genepool has a fault |
+| 130 | you pressed Ctrl-C |
+
+An error is one line on stderr. With `--json` a command prints one JSON object on stdout. It contains `"schema": 1`.
+Every command that writes a path takes it as `--out`. If the path is also the last argument, you may use either.
+
+`genepool --install-completion` lets your shell (bash, zsh, fish or PowerShell) complete commands and options.
 `genepool --show-completion` prints what it would install.
 """
 
@@ -346,7 +354,8 @@ def _prose(text: str) -> list[str]:
             lines += ["```", ""]
         block = indented or (block and not line)
         if not (block and not line):
-            lines.append(line.removeprefix("    "))
+            # A placeholder such as full/<skill> is no HTML.
+            lines.append(line.removeprefix("    ") if block else line.replace("<", "&lt;"))
     return [*lines, *(["```"] if block else []), ""]
 
 

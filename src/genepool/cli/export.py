@@ -20,14 +20,14 @@ def export(
     ] = "f16",
     base: Annotated[
         str | None,
-        typer.Option(help="Write MODEL, an adapter or a skill of this base, as a LoRA adapter of llama.cpp's."),
+        typer.Option(help="Write MODEL, an adapter or a skill of this base, as a LoRA adapter for llama.cpp."),
     ] = None,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Write a model as a GGUF file, which llama.cpp and what is built on it run.
+    """Write a model as a GGUF file for llama.cpp and the programs that use it.
 
     [bold]Examples[/bold]
 

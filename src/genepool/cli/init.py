@@ -31,8 +31,8 @@ def init(
 
         genepool init project my-lora/ other-lora/ --base org/model
 
-    Only headers are read. Which model is the base is found out: from BASE+ADAPTER, or from what the models say they
-    were made from; --base says it. Models that do not fit together are refused.
+    Only headers are read. The base is found from BASE+ADAPTER, or from what the models say about their origin; --base
+    names it. Models that do not fit together are refused.
     """
     options.begin(quiet)
     from genepool import progress, staging

@@ -70,7 +70,11 @@ def train(
     ] = False,
     others: Annotated[
         str | None,
-        typer.Option("--others", metavar="DIR", help="Show what is forgotten of these tasks; by default those beside."),
+        typer.Option(
+            "--others",
+            metavar="DIR",
+            help="Show what is forgotten of these tasks; by default the folders beside the task.",
+        ),
     ] = None,
     test: Annotated[
         int | None, typer.Option("--test", min=1, metavar="N", help="Use the first N test examples of each task.")
@@ -107,8 +111,8 @@ def train(
 
         genepool train training.yaml --out run
 
-    Kill it at any moment; the same command goes on, to the same bits. The result, DIR/adapter or DIR/skill.safetensors,
-    is a skill: `genepool library add` it, merge it, or ask `BASE+DIR/adapter`.
+    You may kill the command at any time: the same command continues and gives the same bits. The result is a skill,
+    DIR/adapter or DIR/skill.safetensors. You can add it to a library, merge it, or ask `BASE+DIR/adapter`.
     """
     options.begin(quiet)
     options.load_plugins(plugin)

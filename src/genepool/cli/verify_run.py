@@ -20,9 +20,9 @@ def verify_run(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Check that a step of a training comes to the bits on record; exit code 1 when it does not.
+    """Repeat a step of a training and check that it gives the recorded bits; exit with 1 if not.
 
-    The replay begins at the nearest state that is kept before the step, and compares every step on the way.
+    The replay begins at the nearest stored state before the step. It compares every step on the way.
 
     [bold]Examples[/bold]
 

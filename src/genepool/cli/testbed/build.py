@@ -23,7 +23,7 @@ def build(
     regime: Annotated[
         str,
         typer.Option(
-            help="Train skills the base half holds, which merge (elicit), or new ones, which do not (acquire)."
+            help="Train skills that the base has in part, which merge (elicit), or new ones, which do not (acquire)."
         ),
     ] = "elicit",
     skills: Annotated[
@@ -37,7 +37,7 @@ def build(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Train a base model and specialists of it (full and LoRA), and write tasks that tell them apart.
+    """Train a base model and specialists of it (full and LoRA), and write the tasks that measure them.
 
     [bold]Examples[/bold]
 
