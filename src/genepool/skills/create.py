@@ -21,6 +21,7 @@ from genepool.weights import (
     store,
 )
 from genepool.weights.opening import skill_on
+from genepool.weights.quantised import refuse_quantised
 from genepool.weights.skill_file import is_skill
 
 
@@ -74,6 +75,7 @@ def apply_skills(
         allow_pickle: also open pickled adapters.
         overwrite: replace what is there.
     """
+    refuse_quantised(base, base_name, "Name the unquantised model that they can be added to")
     names = [f"{base_name}+{skill}" for skill in skills]
     # A sum of skills is task arithmetic with every factor one: the merge engine already streams it.
     recipe = Recipe(method="task_arithmetic", base=base_name, models=names, parameters={"lambda": 1.0})

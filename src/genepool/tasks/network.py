@@ -46,7 +46,7 @@ class Network(Model):
         check_dtype(dtype)
         check_device(device)
         model = cls._built(weights, getattr(torch, dtype))
-        return cls(weights, model.to(device), *cls._prepared_by(weights))
+        return cls(weights, _moved(model, device, weights.name), *cls._prepared_by(weights))
 
     @classmethod
     @abstractmethod
@@ -162,6 +162,16 @@ class Network(Model):
         if self._weights is None:
             raise InputError("a model left half assigned by an error", fix="Assign weights to it again")
         return self._weights
+
+
+def _moved(model: Any, device: str, where: str) -> Any:
+    """The network on a device. Some quantised ones stay where they were loaded."""
+    if getattr(model, "is_quantized", False) and device == "cpu":
+        return model
+    try:
+        return model.to(device)
+    except ValueError:
+        raise InputError(f"cannot be moved to {device}", where=where, fix="Leave --device out") from None
 
 
 def behind_the_body(model: Any) -> list[str]:

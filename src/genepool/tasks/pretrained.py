@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
+from genepool.tasks.quantised import quantised_network
 from genepool.weights import Weights
+from genepool.weights.quantised import quantised_by
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +49,9 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
             where=folder,
             fix="Copy the base's" if classes else "Name a text generation model in Hugging Face's layout",
         ) from None
+    if quantised_by(weights):
+        with _silent_transformers():
+            return quantised_network(weights, architecture, config, kind)
     # Cloned, because transformers may keep the very tensors, and `assign` writes into the model's.
     tensors = {name: _cast(weights.read(name), kind) for name in weights.stored_names()}
     with _silent_transformers():

@@ -60,12 +60,15 @@ def plan_memory(opened: OpenedTraining) -> TrainingMemory:
     """
     recipe, base = opened.recipe, opened.base
     size = _SIZES[recipe.dtype]
-    entries = sum(base.info(name).numel for name in base.names())
+    infos = [base.info(name) for name in base.names()]
+    entries = sum(info.numel for info in infos)
     parameters = entries if recipe.form == "full" else _factors(base, recipe)
     own = 0 if recipe.form == "full" and size == 4 else 4 * parameters
     # The gradient and two moments, in float32 whatever the model computes in.
     moments = 12 * parameters
-    weights = entries * size * (1 if recipe.teacher is None else 2)
+    # What is packed stays as it is stored.
+    held = sum(info.numel * size if info.is_float else info.nbytes for info in infos)
+    weights = held * (1 if recipe.teacher is None else 2)
     return TrainingMemory(weights, own, moments, _activations(opened, size), parameters)
 
 

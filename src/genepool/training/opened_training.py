@@ -18,6 +18,7 @@ from genepool.training.class_prior import class_prior
 from genepool.training.examples import TrainingExamples, load_training_task
 from genepool.training.recipe import Training
 from genepool.weights import BaseWithHead, ClassHead, Weights, head_for, open_weights, with_head
+from genepool.weights.quantised import quantised_by
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ class OpenedTraining:
         """
         tasks = [load_training_task(path) for path in recipe.tasks]
         base = _able(open_weights(recipe.base, allow_pickle=allow_pickle), tasks)
+        if recipe.form == "full" and (method := quantised_by(base)):
+            raise InputError(
+                f"quantised by {method}, so its tensors cannot be trained",
+                where=recipe.base,
+                fix="Train factors: --lora",
+            )
         lessons = TrainingExamples(tasks, seed=recipe.seed, valid=recipe.valid)
         kept = _others(recipe, tasks, base, trusted) if others else ()
         for task in tasks:

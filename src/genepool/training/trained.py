@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -76,9 +76,19 @@ class Trained(ABC):
     def learning_rate(self) -> float:
         """What the hidden size asks for."""
         # Of vectors and matrices the matrices' inputs say how wide the layers are; the median is that of the layers.
-        widths = sorted(p.shape[1] for p in self.model.model.parameters() if p.dim() == 2)
+        widths = sorted(_widths(self.model.model))
         width = widths[len(widths) // 2] if widths else _WIDTH
         return float(self.boost * _RATE * (_WIDTH / width) ** _EXPONENT)
+
+
+def _widths(network: Any) -> Iterator[int]:
+    """The inputs of every matrix; a packed one says them beside it."""
+    seen: set[int] = set()
+    for module in network.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.dim() == 2 and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield getattr(module, "in_features", None) or parameter.shape[1]
 
 
 class LoraFactors(Trained):

@@ -26,6 +26,7 @@ from genepool.weights.peft.content import AdapterContent
 from genepool.weights.peft.fitted_base import fitted
 from genepool.weights.peft.folder import CONFIG_FILE
 from genepool.weights.quantised import refuse_quantised
+from genepool.weights.quantised_base import QuantisedBase, unpacked
 from genepool.weights.skill_file import SkillFile, is_skill
 from genepool.weights.weights import Weights
 
@@ -123,7 +124,7 @@ def adapter_on(base: Weights, path: Path, name: str | None = None, *, allow_pick
         InputError: as for `PeftAdapter`.
     """
     content = AdapterContent(path, allow_pickle)
-    headed = with_head(base, carried_head(path, content, base.config))
+    headed = unpacked(with_head(base, carried_head(path, content, base.config)))
     refuse_random_parts(headed, content)
     if content.kind.by_settings or content.parameters:
         # What the settings mean is told by the class, and a parameter beside modules is one of the class's.
@@ -168,7 +169,7 @@ class _Opener:
             if isinstance(path, Weights):
                 raise _no_addition(piece)
             weights = self._add(weights, path, f"{weights.name}+{piece}")
-        if self.base is None or isinstance(getattr(weights, "base", None), BaseWithHead):
+        if self.base is None or isinstance(getattr(weights, "base", None), BaseWithHead | QuantisedBase):
             return weights
         return naming.in_layout_of(weights, self.base)
 
@@ -215,11 +216,12 @@ class _Opener:
         return self._add(self.base, path, name)
 
     def _add(self, weights: Weights, path: Path, name: str) -> Weights:
-        refuse_quantised(weights, name, "Name the unquantised model the adapter or skill can be added to")
+        if path.is_dir() and (path / CONFIG_FILE).is_file():
+            # PEFT puts it beside quantised layers, too; what is to be computed of such a model is refused there.
+            return adapter_on(weights, path, name, allow_pickle=self.allow_pickle)
+        refuse_quantised(weights, name, "Name the unquantised model that it can be added to")
         if is_skill(path):
             return skill_on(weights, path).applied(name)
-        if path.is_dir() and (path / CONFIG_FILE).is_file():
-            return adapter_on(weights, path, name, allow_pickle=self.allow_pickle)
         if is_gguf_adapter(path):
             return GgufAdapter(path, weights, name).applied()
         raise _no_addition(path)

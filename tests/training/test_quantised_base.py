@@ -1,0 +1,92 @@
+"""A quantised base: factors are trained on it by transformers and its quantiser, or what lacks is named."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_runs import QUICK, told
+
+from genepool.weights import open_weights
+
+
+def test_a_quantiser_that_is_not_there_is_named_with_how_to_install_it(
+    cli: Callable[..., Any], small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = shutil.copytree(small_world / "base", tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    told_so = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    (base / "config.json").write_text(json.dumps({**config, "quantization_config": told_so}))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if "bitsandbytes" in name else find(name))
+    if find("bitsandbytes") is None:
+        for command in (["evaluate", base, "--tasks"], ["train", "--base", base, "--out", tmp_path / "run"]):
+            answer = cli(*command, small_world / "tasks" / "first")
+            assert answer.code == 2
+            assert "quantised by bitsandbytes, which is not installed" in answer.err
+            assert "Install it: pip install 'genepool[quantised]'" in answer.err
+            assert answer.err.splitlines()[-1].startswith(f"error: {base}: quantised by bitsandbytes")
+    whole = cli("train", small_world / "tasks" / "first", "--base", base, "--full", "--out", tmp_path / "run")
+    assert whole.code == 2
+    assert "quantised by bitsandbytes, so its tensors cannot be trained. Train factors: --lora." in whole.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [4, 8])
+def test_factors_are_trained_on_a_quantised_base(
+    bits: int, cli: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    said: dict[str, Any] = (
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32}
+        if bits == 4
+        else {"load_in_8bit": True}
+    )
+    base = shutil.copytree(small_world / "base", tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(
+        small_world / "base", quantization_config=BitsAndBytesConfig(**said), dtype=torch.float32
+    )
+    model.save_pretrained(base)
+    task = small_world / "tasks" / "first"
+    answer = cli("train", task, "--base", base, "--lora", 8, "--out", tmp_path / "run", *QUICK, "--steps", 80)
+    assert answer.code == 0, answer.err
+    (target,) = told(tmp_path / "run")["target"]
+    losses = [one["loss"] for one in told(tmp_path / "run")["validations"]]
+    assert min(losses) < 0.8 * losses[0]
+    tuned = f"{base}+{tmp_path / 'run' / 'adapter'}"
+    asked = cli("evaluate", tuned, "--tasks", task, "--json")
+    assert json.loads(asked.out)["results"][0]["mean"] == pytest.approx(target["after"])
+    assert open_weights(tuned).fingerprint() == told(tmp_path / "run")["fingerprint"]
+    assert cli("verify-run", tmp_path / "run", "--step", 15, "-q").code == 0
+
+    from genepool.tasks import open_model
+
+    ours = open_model(tuned).load()
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "run" / "adapter").eval()
+    for module in theirs.modules():
+        # As for ours: what bitsandbytes repacks is another model by its rounding.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    ids = torch.tensor([[1, 5, 6, 7]])
+    with torch.inference_mode():
+        found, expected = ours.model(input_ids=ids).logits, theirs(input_ids=ids).logits  # type: ignore[attr-defined]
+    assert torch.allclose(found, expected, atol=1e-5)
+    file = tmp_path / "training.yaml"
+    file.write_text(f"train: 1\nbase: {base}\ntasks: [{task}]\n")
+    plan = json.loads(cli("plan", file, "--json").out)
+    stored = open_weights(base)
+    whole = sum(stored.info(name).nbytes for name in stored.names())
+    assert plan["weights"] == pytest.approx(whole, rel=0.2)
+    # The change of an adapter is known by its names; sums of packed numbers are refused.
+    merged = cli("skill", "apply", tmp_path / "run" / "adapter", "--base", base, "--out", tmp_path / "merged")
+    assert merged.code == 2
+    assert "quantised" in merged.err
