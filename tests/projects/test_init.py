@@ -20,14 +20,28 @@ from genepool.evolution import load_study
 from genepool.merging import load_recipe
 from genepool.projects.family import _short_names
 from genepool.projects.folder import placed
+from genepool.tasks.models.digits.network import Shape
+from genepool.testbed.digits.model import new_base
 from tests.tasks.tiny_models import write_classifier, write_image_classifier, write_model, write_translator
 
 Cli = Callable[..., Any]
+
+
+def write_digits(folder: Path) -> Path:
+    """Saves a random model of the digits testbed."""
+    model = new_base(Shape(hidden=16, layers=2, heads=2, feed_forward=24), 0)
+    folder.mkdir()
+    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(model.shape.config()))
+    return folder
+
+
 WRITERS: dict[str, Callable[..., Path]] = {
     "causal": write_model,
     "t5": write_translator,
     "bert": write_classifier,
     "vit": write_image_classifier,
+    "digits": write_digits,
 }
 
 
@@ -49,6 +63,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tuned(folder / "causal", folder / "causal-other", seed=2)
     write_model(folder / "wide", hidden_size=32)
     write_model(folder / "gpt", kind="gpt2")
+    write_model(folder / "foreign", seed=9, hidden_size=64)
+    write_model(folder / "large", hidden_size=64)
     return folder
 
 
@@ -189,12 +205,13 @@ def test_the_base_is_found_by_what_the_models_say(made: Path, here: Path, cli: C
 
 WRONG: dict[str, tuple[list[str], str]] = {
     "one alone": (["causal"], "one model alone"),
-    "twice": (["causal", "causal"], "named twice"),
+    "twice": (["causal", "./causal"], "./causal: named twice"),
     "no base known": (["causal", "causal-tuned"], "is the base is not known. Name the base with --base MODEL"),
-    "another architecture": (["causal-tuned", "gpt", "--base", "causal"], "gpt: it is a GPT2LMHeadModel, and the base "
-                             "causal is a LlamaForCausalLM"),
-    "another width": (["wide", "causal-tuned", "--base", "causal"], "wide: shapes differ"),
-    "another kind": (["bert", "causal-tuned", "--base", "causal"], "bert: it is a BertForSequenceClassification"),
+    "another architecture": (["causal-tuned", "gpt", "--base", "causal"], "causal, causal-tuned and gpt: causal is a "
+                             "LlamaForCausalLM and gpt a GPT2LMHeadModel"),
+    "another width": (["wide", "causal-tuned", "--base", "causal"], "hidden_size is 16 in causal and 32 in wide"),
+    "another kind": (["bert", "causal-tuned", "--base", "causal"], "causal is a LlamaForCausalLM and bert a BertFor"),
+    "of another base": (["foreign", "--base", "large"], "foreign was not fine-tuned from large"),
     "nothing there": (["causal", "nowhere"], "nowhere: no such model"),
     "no such base": (["causal-tuned", "--base", "nowhere"], "nowhere: the base cannot be opened"),
 }  # fmt: skip
@@ -255,6 +272,11 @@ def test_a_name_is_placed_part_by_part(here: Path) -> None:
     out = here / "x" / "project"
     assert placed("base+lora", out) == "../../base+../../lora"
     assert placed("a+b", out) == "../../a+b"
+    (here / "deep" / "er").mkdir(parents=True)
+    (here / "link").symlink_to(here / "deep" / "er")
+    for folder in (out, here / "link" / "project"):
+        folder.mkdir(parents=True)
+        assert (folder / placed("base", folder)).samefile("base")
     assert placed("org/name@v2", out) == "org/name@v2"
     assert placed(f"{here}/base+lora", out) == f"{here}/base+../../lora"
     assert placed("hf://org/name+lora", out) == "hf://org/name+../../lora"

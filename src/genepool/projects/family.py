@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genepool.errors import InputError, listed
-from genepool.merging.inspection.facts import describe_model
-from genepool.merging.inspection.problems import find_problems
-from genepool.merging.inspection.result import ModelFacts
-from genepool.merging.matching import Headers
+from genepool.merging import Recipe, plan_merge
 from genepool.projects.lineage import origin_of_skill, origins_of
 from genepool.tasks import open_model
 from genepool.tasks.models import Model
-from genepool.weights import BaseWithChange, Weights, find_addition, open_weights
+from genepool.weights import BaseWithChange, Weights, find_addition, infer_roles, open_weights
+from genepool.weights.roles import layer_counts
 
 Form = Literal["model", "adapter", "skill"]
 _SAY_IT = "Name the base with --base MODEL"
@@ -51,7 +49,7 @@ class Family:
     Attributes:
         base: what the user, or else the members, call it.
         members: the others, in the order they were named.
-        facts: of the base.
+        layers: of its longest stack; 1 when it has none.
         kind: what kind of model they are.
         config: the base's config.json.
         why: how the base was found, as a clause.
@@ -59,7 +57,7 @@ class Family:
 
     base: str
     members: tuple[Member, ...]
-    facts: ModelFacts
+    layers: int
     kind: type[Model]
     config: Mapping[str, Any]
     why: str
@@ -67,11 +65,6 @@ class Family:
     def asked(self, member: Member) -> str:
         """What a member is called where a model is asked."""
         return f"{self.base}+{member.model}" if member.alone else member.model
-
-    @property
-    def layers(self) -> int:
-        """Layers of its longest stack; 1 when it has none."""
-        return max(self.facts.layers.values(), default=1)
 
 
 @dataclass(frozen=True)
@@ -95,8 +88,8 @@ def find_family(models: Sequence[str], base: str | None = None, *, allow_pickle:
     Raises:
         InputError: a model cannot be opened, is named twice, there is one alone, no base is known, or they do not fit.
     """
-    for text in models:
-        if list(models).count(text) > 1:
+    for number, text in enumerate(models):
+        if any(_same(text, other) for other in models[:number]):
             raise InputError("named twice", where=text, fix="Name each model once")
     named = [_look(text, allow_pickle) for text in models]
     chosen, why = (base, "you said so") if base is not None else _find_base(named)
@@ -108,13 +101,14 @@ def find_family(models: Sequence[str], base: str | None = None, *, allow_pickle:
             fix="Name what was made from it too, or make something first: genepool train TASK --base MODEL --out DIR",
         )
     opened = _open(chosen, rest, allow_pickle)
-    facts = _check(opened, chosen)
+    _check(opened, chosen)
     members = tuple(
         Member(one.text, name, one.form, one.form != "model" and not one.base)
         for one, name in zip(rest, _short_names([one.text for one in rest]), strict=True)
     )
     weights = opened[chosen]
-    return Family(chosen, members, facts, open_model(weights).kind, weights.config or {}, why)
+    layers = max(layer_counts(infer_roles({name: weights.info(name) for name in weights.names()})).values(), default=1)
+    return Family(chosen, members, layers, open_model(weights).kind, weights.config or {}, why)
 
 
 def _look(text: str, allow_pickle: bool) -> _Named:
@@ -197,26 +191,10 @@ def _open(base: str, rest: Sequence[_Named], allow_pickle: bool) -> dict[str, We
     return {base: opened} | {one.text: open_weights(one.text, base=opened, allow_pickle=allow_pickle) for one in rest}
 
 
-def _check(opened: Mapping[str, Weights], base: str) -> ModelFacts:
-    """What is known of the base, once all fit it."""
-    headers = Headers(opened)
-    facts = [describe_model(name, weights, headers.roles[name], ()) for name, weights in opened.items()]
-    ours, *theirs = facts
-    for other in theirs:
-        if ours.architecture and other.architecture and ours.architecture != other.architecture:
-            raise InputError(
-                f"it is {_article(other.architecture)}, and the base {base} is {_article(ours.architecture)}",
-                where=other.name,
-                fix="Name models of one architecture",
-            )
-    for problem in find_problems(facts, headers.fit(list(opened)), opened, base):
-        where = next((name for name in problem.models if name != base), base)
-        raise InputError(problem.text, where=where, fix="Name models that were made from one base, or the right --base")
-    return ours
-
-
-def _article(architecture: str) -> str:
-    return f"{'an' if architecture[0] in 'AEIOU' else 'a'} {architecture}"
+def _check(opened: Mapping[str, Weights], base: str) -> None:
+    """Refuses what cannot be merged, as the plan of a merge does."""
+    recipe = Recipe(method="task_arithmetic", base=base, models=[name for name in opened if name != base])
+    plan_merge(recipe.located(listed(opened), None), opened)
 
 
 def _short_names(texts: Sequence[str]) -> list[str]:

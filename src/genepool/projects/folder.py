@@ -77,7 +77,8 @@ def placed(model: str, folder: Path) -> str:
     if not _is_relative_path(model):
         parts = model.split("+")
         return "+".join(placed(part, folder) for part in parts) if len(parts) > 1 else model
-    return os.path.relpath(model, folder)
+    # Two dots lead from where the folder really is, whatever link it is named by.
+    return os.path.relpath(os.path.abspath(model), os.path.realpath(folder))
 
 
 def _is_relative_path(model: str) -> bool:
