@@ -75,11 +75,11 @@ def importance(group: TensorGroup, divergence: torch.Tensor) -> torch.Tensor:
 
 @register
 class ArceeFusion(Method):
-    """The model's entries whose importance is at least the median plus 1.5 times the interquartile range."""
+    """Take the model's entries whose importance is at least the median plus 1.5 times the interquartile range."""
 
     name = "arcee_fusion"
     source = "Arcee Fusion, Arcee AI 2025"
-    when = "One model that should take over only the clearest changes of another."
+    when = "To add only the clearest changes of another model."
     formula = "x where I >= median(I) + 1.5 IQR(I), else th0;  I = |x - th0| * KL(softmax(row) || softmax(base row))"
     inputs = "tensors"
     base = "required"

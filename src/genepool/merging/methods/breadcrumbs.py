@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 TRIM = (
     Parameter(
-        "density", 0.1, "Share of entries kept, the largest below the outliers, of equals the first.", per_model=True,
+        "density", 0.1, "Share of entries kept: the largest below the outliers, of equal ones the "
+        "first.", per_model=True,
         low=0, high=1, source="the authors' code searches 0.05 to 0.2",
     ),
     Parameter(
-        "gamma", 0.01, "Share of entries dropped as outliers, the largest; fewer where the density needs them.",
+        "gamma", 0.01, "Share of entries dropped as outliers: the largest. Fewer are dropped if the density needs "
+        "them.",
         per_model=True, low=0, high=1, source="the authors' code searches 0.001 to 0.01",
     ),
     Parameter(
@@ -37,7 +39,7 @@ TRIM = (
 
 @register
 class Breadcrumbs(SparseSum):
-    """Task arithmetic over entries of medium size: neither the largest `gamma` nor those below the next `density`."""
+    """Task arithmetic on entries of medium size: drop the largest `gamma`, keep the next `density`."""
 
     name = "breadcrumbs"
     source = "Model Breadcrumbs, Davari and Belilovsky 2023, arXiv:2312.06795"

@@ -10,7 +10,7 @@ from genepool.merging.registry import register
 
 @register
 class BreadcrumbsTies(Breadcrumbs):
-    """Entries of medium size, of which those that agree with the elected sign are averaged."""
+    """Average the entries of medium size that agree with the elected sign."""
 
     name = "breadcrumbs_ties"
     source = "Model Breadcrumbs, arXiv:2312.06795, with the election of TIES, arXiv:2306.01708"

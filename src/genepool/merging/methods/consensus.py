@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @register
 class Consensus(Method):
-    """Drops entries that no task needs (catastrophic) or one task alone (selfish), and adds up the rest."""
+    """Drop entries that no task needs (catastrophic) or only one task needs (selfish), and add the rest."""
 
     name = "consensus"
     source = "TALL-masks and Consensus Merging, Wang et al. 2024, arXiv:2405.07813"

@@ -9,7 +9,7 @@ from genepool.merging.registry import register
 
 @register
 class Della(DellaLinear):
-    """Small entries dropped more often than large ones, then the entries that agree in sign averaged."""
+    """Drop small entries more often than large ones, then average the entries that agree in sign."""
 
     name = "della"
     when = "As DARE with TIES: skills that conflict in sign, where large changes matter more than small ones."

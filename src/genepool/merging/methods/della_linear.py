@@ -37,7 +37,7 @@ LAMBDA = Parameter("lambda", 1.1, "Factor of the merged task vector.", source="t
 
 @register
 class DellaLinear(SparseSum):
-    """Task arithmetic over task vectors of which small entries are dropped more often than large ones."""
+    """Task arithmetic on task vectors whose small entries are dropped more often than large ones."""
 
     name = "della_linear"
     source = "DELLA-Merging, Deep et al. 2024, arXiv:2406.11617"

@@ -19,8 +19,8 @@ def ema_factors(decay: float, count: int) -> list[float]:
 class Ema(WeightedSum):
     """Slow weights that follow the checkpoints in the recipe's order, from the base or from the first of them.
 
-    The paper interpolates after every optimiser step. Over checkpoints that lie k steps apart, a decay of a per step is
-    one of a^k here.
+    The paper interpolates after every optimiser step. For checkpoints that lie k steps apart, the paper's decay `a` is
+    `a^k` here.
     """
 
     name = "ema"
@@ -30,7 +30,7 @@ class Ema(WeightedSum):
     inputs = "tensors"
     base = "optional"
     parameters = (
-        Parameter("decay", REQUIRED, "Share of the slow weights that each checkpoint leaves as it was.", low=0, high=1),
+        Parameter("decay", REQUIRED, "Share of the slow weights that a checkpoint leaves unchanged.", low=0, high=1),
     )
 
     def factors(

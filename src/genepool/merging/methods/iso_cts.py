@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @register
 class IsoCts(MatrixMethod):
-    """The weakest directions of the sum make room for each task's own; then all are orthogonalised and levelled.
+    """Replace the weakest directions of the sum by directions of each task, then make all orthogonal and equal.
 
     With `directions: all` a matrix of low rank is completed by LAPACK's arbitrary singular vectors, as in the authors'
     code, and the mean counts its zeros.

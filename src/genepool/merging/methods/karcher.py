@@ -78,17 +78,17 @@ class KarcherMean(Gram):
 
 @register
 class Karcher(WeightedSum):
-    """The point of the sphere with the least squared distance along it to all models, at their mean length."""
+    """The point of the sphere with the least squared geodesic distance to all models, at their mean length."""
 
     name = "karcher"
     source = "Riemannian center of mass, Karcher 1977; as karcher in mergekit, arXiv:2403.13257"
-    when = "Averaging any number of models as slerp does two: nothing is lost of their length, nothing to tune."
+    when = "To average any number of models as slerp averages two: it keeps their length and has nothing to tune."
     formula = "mean_i |x_i| argmin_u sum_i angle(u, x_i)^2,  |u| = 1"
     inputs = "tensors"
     base = "unused"
     parameters = (
-        Parameter("max_iter", 10, "Most rounds of the iteration.", kind=int, low=1, source="mergekit"),
-        Parameter("tol", 1e-5, "A step shorter than this angle is the last.", low=0, source="mergekit"),
+        Parameter("max_iter", 10, "Largest number of iterations.", kind=int, low=1, source="mergekit"),
+        Parameter("tol", 1e-5, "Stop after a step that is shorter than this angle.", low=0, source="mergekit"),
         ANGLE_SCOPE,
     )
 

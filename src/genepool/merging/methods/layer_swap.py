@@ -23,7 +23,7 @@ class LayerSwap(WeightedSum):
 
     name = "layer_swap"
     source = "Layer swapping, Bandarkar et al. 2025, arXiv:2410.01335"
-    when = "A task learnt in one language, wanted in another for which there is an expert but no data of the task."
+    when = "A task was learned in one language and is needed in another, which has an expert but no data of the task."
     formula = "x_2 in bottom and top layers, (x_1 + x_2)/2 in transition layers and outside, x_1 in the middle"
     inputs = "tensors"
     base = "unused"

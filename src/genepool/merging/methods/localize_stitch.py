@@ -24,14 +24,15 @@ class LocalizeStitch(Method):
 
     name = "localize_stitch"
     source = "Localize-and-Stitch, He et al. 2024, arXiv:2408.13656"
-    when = "Skills that live in small regions; what is outside of them stays the base's, so little else is forgotten."
+    when = "Skills that live in small regions. Everything outside stays as in the base, so little is forgotten."
     formula = "th0 + sum_i w_i m_i t_i / sum_i m_i,  m_i: the density_i largest entries of |t_i|"
     inputs = "deltas"
     base = "required"
     parameters: ClassVar[tuple[Parameter, ...]] = (
         WEIGHT,
         Parameter(
-            "density", 0.05, "Share of entries in this model's region, the largest in magnitude, of equals the first.",
+            "density", 0.05, "Share of entries in this model's region: the largest in magnitude, of equal ones the "
+            "first.",
             per_model=True, low=0, high=1, source="section 4, without data: 5% for language, 10% for vision",
         ),
         Parameter(

@@ -43,14 +43,14 @@ class MultiSlerp(WeightedSum):
 
     name = "multislerp"
     source = "multislerp in mergekit, Goddard et al. 2024, arXiv:2403.13257"
-    when = "Averaging any number of models without the loss of length that plain averaging brings."
+    when = "To average any number of models without the loss of length that plain averaging causes."
     formula = "th0 + (sum_i w_i |t_i|) m/|m|,  m = sum_i w_i t_i/|t_i|;  without base x_i for t_i"
     inputs = "deltas"
     base = "optional"
     parameters = (
         Parameter("weight", 1.0, "Share of this model.", per_model=True),
         Parameter("normalize_weights", True, "Divide the weights by their sum.", kind=bool),
-        Parameter("eps", 1e-8, "Lengths below this count as none.", low=0, source="mergekit"),
+        Parameter("eps", 1e-8, "Lengths below this count as zero.", low=0, source="mergekit"),
         ANGLE_SCOPE,
     )
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @register
 class NearSwap(Method):
-    """Where the two are nearer than `t` the model's value; elsewhere the base's, moved by `t`.
+    """The model's value where it is nearer than `t` to the base's; elsewhere the base's value, moved by `t`.
 
     The published form interpolates by the share `min(1, t / |x - th0|)`: the same values, without the division.
     """
 
     name = "nearswap"
     source = "NearSwap, alchemonaut 2024, of the model QuartetAnemoi-70B-t0.0001"
-    when = "Giving one model a touch of another; the base stays in command wherever they differ clearly."
+    when = "To add a little of one model to another. The base decides wherever they differ clearly."
     formula = "th0 + clamp(x - th0, -t, t)"
     inputs = "deltas"
     base = "required"

@@ -21,14 +21,14 @@ _PARALLEL = 1 - 1e-9
 
 @register
 class NuSlerp(WeightedSum):
-    """The point on the arc between two models, or between their task vectors, that their weights divide it at.
+    """The point that divides the arc between two models, or their task vectors, in the ratio of their weights.
 
     The angle is taken over each tensor, each row, or each column. A vector is one row, and so is a scalar.
     """
 
     name = "nuslerp"
     source = "NuSLERP in mergekit, Goddard et al. 2024, arXiv:2403.13257; Shoemake 1985"
-    when = "Two models with a share each; with a base, two skills whose task vectors should keep their length."
+    when = "Two models with one weight each; with a base, two skills whose task vectors should keep their length."
     formula = "th0 + sin((1-t)a)/sin(a) t_1 + sin(ta)/sin(a) t_2,  t = w_2 / (w_1 + w_2);  without base x_i for t_i"
     inputs = "deltas"
     base = "optional"

@@ -16,7 +16,7 @@ class Passthrough(WeightedSum):
 
     name = "passthrough"
     source = "SOLAR depth up-scaling, Kim et al. 2023, arXiv:2312.15166"
-    when = "Building a deeper or shallower model from slices of layers."
+    when = "To build a deeper or shallower model from slices of layers."
     formula = "scale * x"
     inputs = "tensors"
     base = "unused"

@@ -70,11 +70,13 @@ class Competition(Survey):
 
 @register
 class PCB(Method):
-    """Mean of the task vectors, entry by entry, weighted by how well each entry stands its competition."""
+    """Mean of the task vectors, each entry weighted by its score in a competition between the models."""
 
     name = "pcb"
     source = "PCB-Merging, Du et al. 2024, arXiv:2410.02396"
-    when = "Several skills that compete for the same weights, when the sizes of their changes matter beside the signs."
+    when = (
+        "Several skills that compete for the same weights, when the sizes of the changes matter as well as the signs."
+    )
     formula = (
         "th0 + lambda * sum_i s_i t_i / sum_i s_i,  s_i = minmax(top_r(exp(n minmax(|t_i|)^2) tanh(t_i sum_j t_j))),  "
         "|t_i| clamped at both ends"

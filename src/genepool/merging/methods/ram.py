@@ -13,7 +13,7 @@ from genepool.merging.registry import register
 if TYPE_CHECKING:
     import torch
 
-EPSILON = Parameter("epsilon", 1e-5, "A change up to this size counts as none.", low=0, source="the authors' threshold")
+EPSILON = Parameter("epsilon", 1e-5, "A change up to this size counts as zero.", low=0, source="the authors' threshold")
 
 
 @register

@@ -30,7 +30,7 @@ def amplification(counts: torch.Tensor, r: float, alpha: float) -> list[float]:
 
 @register
 class RamPlus(Method):
-    """The mean over the models that changed an entry; times a factor of the model where it is only one."""
+    """As RAM, but an entry that only one model changed is multiplied by a factor of that model."""
 
     name = "ramplus_tl"
     source = "RAM+, Yuan et al. 2026, arXiv:2601.13572"

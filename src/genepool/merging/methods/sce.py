@@ -96,7 +96,7 @@ def selected(group: TensorGroup, survey: SelectionSurvey) -> torch.Tensor:
 
 @register
 class Sce(Method):
-    """Weights of the models per tensor from the squares of their changes; signs elected by the plain sum."""
+    """Weight the models in each tensor by the squares of their changes, and elect signs by the plain sum."""
 
     name = "sce"
     source = "FuseChat, Wan et al. 2024, arXiv:2408.07990, section 3.3"
@@ -106,15 +106,17 @@ class Sce(Method):
     base = "required"
     parameters = (
         Parameter(
-            "select_topk", 0.1, "Share selected in each tensor of the entries that vary between the models, those that "
-            "vary most.", low=0, high=1, source="section 4: top 10%",
+            "select_topk", 0.1, "Share of the varying entries that is selected in each tensor: those that vary most "
+            "between the models.", low=0, high=1, source="section 4: top 10%",
         ),
         Parameter(
-            "merges", "selected", "Merge the selected entries, or all of them with weights told by the selected.",
+            "merges", "selected", "Merge the selected entries, or all entries with weights computed "
+            "from the selected ones.",
             kind=str, choices=("selected", "all"), source="the paper merges the selected, the authors' code all",
         ),
         Parameter(
-            "alike_below", 0.0, "Weigh the models alike where their mean squared changes sum to less.", low=0,
+            "alike_below", 0.0, "If the mean squared changes sum to less than this, all models get the same "
+            "weight.", low=0,
             source="1e-6 in mergekit",
         ),
     )  # fmt: skip

@@ -33,8 +33,8 @@ class SeleKT(Method):
     models = (1, 1)
     parameters = (
         Parameter(
-            "alpha", 0.05, "Share of entries kept, the largest in magnitude, of equals the first; one at least, but at "
-            "zero.", low=0, high=1, source="the authors' code",
+            "alpha", 0.05, "Share of entries kept: the largest in magnitude, of equal ones the first. At least one, "
+            "except at zero.", low=0, high=1, source="the authors' code",
         ),
         Parameter(
             "scope", "tensor", "Choose within each tensor or over the whole vector (model).",

@@ -51,7 +51,7 @@ def arc_factors(products: np.ndarray[Any, Any], t: float, parallel: float = _PAR
 
 @register
 class Slerp(WeightedSum):
-    """The point at share `t` of the arc from the base (or the first model) to the other model."""
+    """The point at position `t` on the arc from the base (or the first model) to the other model."""
 
     name = "slerp"
     source = "Animating rotation with quaternion curves, Shoemake 1985"

@@ -48,7 +48,7 @@ class Ties(SparseSum):
     parameters = (
         VOTE_WEIGHT,
         Parameter(
-            "density", 0.2, "Share of entries kept, the largest in magnitude.", per_model=True, low=0, high=1,
+            "density", 0.2, "Share of entries kept: the largest in magnitude.", per_model=True, low=0, high=1,
             source="section 4: top 20%",
         ),
         Parameter("lambda", 1.0, "Factor of the merged task vector.", source="section 4: 1 without validation data"),

@@ -25,7 +25,7 @@ class TsvM(MatrixMethod):
 
     name = "tsv_m"
     source = "Task Singular Vectors, Gargiulo et al. 2024, arXiv:2412.00081"
-    when = "Several fine-tunes with skills of their own and no data: strong without tuning, full models and adapters."
+    when = "Several fine-tunes with different skills, and no data. Strong without tuning, for full models and adapters."
     formula = (
         "th0 + lambda P S Q^T; P, Q = polar factors of [U_1 .. U_n], [V_1 .. V_n] from the top r/n of each SVD(t_i)"
     )

@@ -28,7 +28,7 @@ class Wudi(MatrixMethod):
 
     name = "wudi"
     source = "WUDI-Merging, Cheng et al. 2025, arXiv:2503.08099"
-    when = "Several fine-tunes, no data and nothing to tune, where time or an accelerator can be spared."
+    when = "Several fine-tunes and no data, if there is time or an accelerator. There is nothing to tune."
     formula = "th0 + lambda M,  M = argmin sum_i ||(M - t_i) t_i^T||_F^2 / ||t_i||_F^2 from sum_i t_i by Adam"
     parts = ("attention", "mlp")
     parameters = (
@@ -36,7 +36,7 @@ class Wudi(MatrixMethod):
         LAMBDA,
         Parameter("steps", 300, "Steps of Adam.", kind=int, low=0, source="the authors' code"),
         Parameter(
-            "learning_rate", 1e-5, "Adam's step, about what an entry can move in one; suited to the entries of full "
+            "learning_rate", 1e-5, "Adam's step size: about how far an entry moves in one step. It suits full "
             "fine-tunes.", low=0, source="the authors' code",
         ),
         Parameter(
@@ -44,7 +44,7 @@ class Wudi(MatrixMethod):
             source="the paper's equation and the authors' code for language; their code for vision has 1",
         ),
         Parameter(
-            "embeddings", "base", "Embeddings and head: the base's, as all else outside attention and MLPs, or treated "
+            "embeddings", "base", "Embeddings and head: as in the base, as all else but attention and MLPs, or treated "
             "as linear layers.", kind=str, choices=("base", "matrix"), source="the authors leave them at the base",
         ),
     )  # fmt: skip
