@@ -84,8 +84,8 @@ def _signature(name: str, what: Any, before: str = "") -> list[str]:
         return ["```python", f"{before}{name}", "```", ""]
     if before:
         signature = signature.replace(return_annotation=inspect.Signature.empty)
-    parts = [_parameter(one) for one in signature.parameters.values() if one.name != "self"]
-    kinds = [one.kind for one in signature.parameters.values() if one.name != "self"]
+    parts = [_parameter(one) for one in signature.parameters.values() if one.name not in ("self", "cls")]
+    kinds = [one.kind for one in signature.parameters.values() if one.name not in ("self", "cls")]
     if inspect.Parameter.KEYWORD_ONLY in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
         parts.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
     end = "" if signature.return_annotation is inspect.Signature.empty else f" -> {_type(signature.return_annotation)}"
@@ -117,7 +117,8 @@ def _plain(value: Any) -> str:
         return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_plain(key)}: {_plain(one)}" for key, one in value.items()) + "}"
-    return getattr(value, "__name__", "...")
+    name = getattr(value, "__name__", "...")
+    return "..." if name == "<lambda>" else name
 
 
 def _doc(what: Any) -> list[str]:
@@ -132,7 +133,8 @@ def _doc(what: Any) -> list[str]:
             lines += ["```python", textwrap.dedent(part), "```", ""]
         else:
             lines += [_text(part), ""]
-    return lines
+    # A blank line within an example does not end it.
+    return "\n".join(lines).replace("\n```\n\n```python\n", "\n\n").split("\n")
 
 
 def _text(prose: str) -> str:
