@@ -191,8 +191,13 @@ def test_the_base_is_found_by_what_the_models_say(made: Path, here: Path, cli: C
     says(here / "causal-tuned", _name_or_path="causal")
     says(here / "causal-other", _name_or_path="causal")
     assert base_of("causal-tuned", "causal-other") == "causal"
-    says(here / "causal-other", _name_or_path="")
-    says(here / "causal-tuned", _name_or_path="")
+    # A copy of what they were made from elsewhere, which says of itself where it came from.
+    for name in ("causal-tuned", "causal-other", "causal"):
+        says(here / name, _name_or_path="org/causal")
+    assert base_of("causal-tuned", "causal-other", "causal") == "causal"
+    # What is no model says nothing.
+    for name in ("causal-tuned", "causal-other", "causal"):
+        says(here / name, _name_or_path=".")
     (here / "causal-tuned" / "README.md").write_text("---\nbase_model: causal\n---\n# A model\n")
     assert base_of("causal", "causal-tuned") == "causal"
     (here / "causal-tuned" / "README.md").unlink()

@@ -18,7 +18,7 @@ from genepool.merging import Recipe, plan_merge
 from genepool.projects.lineage import origin_of_skill, origins_of
 from genepool.tasks import open_model
 from genepool.tasks.models import Model
-from genepool.weights import BaseWithChange, Weights, find_addition, infer_roles, open_weights
+from genepool.weights import BaseWithChange, Weights, find_addition, hub, infer_roles, open_weights
 from genepool.weights.roles import layer_counts
 
 Form = Literal["model", "adapter", "skill"]
@@ -163,19 +163,36 @@ def _find_base(named: Sequence[_Named]) -> tuple[str, str]:
 
 
 def _claims(named: Sequence[_Named]) -> Iterator[tuple[_Named, _Named | None, str]]:
-    """Who says it was made from what: the model, the one among those given that it means, else None, and the name."""
+    """Who says it was made from what: the model, the one among those given that it means, else None, and the name.
+
+    A name of another machine or of the hub means a given model that is called the same at its end.
+    """
     for who in named:
         others = [one for one in named if one is not who]
-        meant = [(one, name) for name in who.origins for one in others if _same(one.text, name)]
+        for alike in (_same, _ends_alike):
+            meant = [(one, name) for name in who.origins for one in others if alike(one.text, name)]
+            if meant or any(alike(who.text, name) for name in who.origins):
+                break
         if meant:
             yield who, *meant[0]
-        elif who.origins and not any(_same(who.text, name) for name in who.origins):
-            yield who, None, who.origins[0]
+        elif not any(_ends_alike(who.text, name) for name in who.origins):
+            yield from ((who, None, name) for name in [name for name in who.origins if _can_be_opened(name)][:1])
 
 
 def _same(one: str, other: str) -> bool:
     """Whether two names are of one model."""
     return one == other or _place(one) == _place(other)
+
+
+def _ends_alike(one: str, other: str) -> bool:
+    """Whether the last parts of two paths are the same: a copy elsewhere, most likely."""
+    return Path(_place(one)).name.lower() == Path(_place(other)).name.lower()
+
+
+def _can_be_opened(name: str) -> bool:
+    """Whether a name that is no given model's is worth a try: a folder of a model, or a name of the hub."""
+    path = Path(name).expanduser()
+    return (path / "config.json").is_file() if path.exists() else hub.HUB_ID.fullmatch(name) is not None
 
 
 def _place(name: str) -> str:
