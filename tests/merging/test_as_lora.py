@@ -237,16 +237,9 @@ def test_what_peft_cannot_hold_is_named_with_its_share(
     _with_peft(tmp_path / "adapter")
 
 
-def test_routers_and_fused_experts_are_left_out_not_taken_for_linear_layers(
-    family: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_routers_are_left_out_not_taken_for_linear_layers(family: Callable[..., Path], tmp_path: Path) -> None:
     report = write_adapter(plan_merge(load_recipe(family("mixtral"))), tmp_path / "adapter", 4)
-    assert any("gate" in held.name for held in report.left_out)
-    assert all(
-        "self_attn" in held.name or "lm_head" in held.name or "embed" in held.name
-        for held in report.tensors
-        if held.rank
-    )
+    assert {held.name.rpartition(".")[0].rpartition(".")[2] for held in report.left_out} == {"gate"}
     _with_peft(tmp_path / "adapter")
 
 

@@ -13,11 +13,13 @@ PANEL = options.Panel.models
 
 
 def merge(
+    context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="The recipe file: genepool's own (`genepool: 1`) or mergekit's.")],
     out: Annotated[Path | None, typer.Argument(help="The folder to write; it appears whole or not at all.")] = None,
     out_instead: options.OutInsteadOption = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read the result back and compare every tensor.")] = False,
     as_lora: options.AsLoraOption = None,
+    factors_only: options.FactorsOnlyOption = False,
     out_shard_size: Annotated[
         str, typer.Option(help="Split the weights into files of at most this size, such as 500MB or 5GB.")
     ] = "5GB",
@@ -54,6 +56,7 @@ def merge(
     the command prints what that loses, and the adapter's genepool.json says it for each tensor.
     """
     options.begin(quiet)
+    options.only_with(context, as_lora is not None, "--as-lora", "factors_only")
     out = options.place(out, out_instead, "OUT")
     size = options.parse_size(out_shard_size, "--out-shard-size")
     from genepool import progress
@@ -72,7 +75,15 @@ def merge(
     plan = plan_merge(loaded.model_copy(update=changes).located(loaded.where, loaded.folder), allow_pickle=allow_pickle)
     if as_lora is not None:
         report = write_adapter(
-            plan, out, as_lora, overwrite=overwrite, max_bytes=size, threads=threads, device=device, verify=verify
+            plan,
+            out,
+            as_lora,
+            overwrite=overwrite,
+            max_bytes=size,
+            threads=threads,
+            device=device,
+            verify=verify,
+            factors_only=factors_only,
         )
         if json_output:
             held = {"tensors": len(report.tensors), "bytes_written": report.nbytes, **report.summary()}

@@ -50,6 +50,12 @@ AsLoraOption = Annotated[
     int | None,
     typer.Option("--as-lora", metavar="RANK", help="Write a PEFT LoRA adapter of this rank instead of a model."),
 ]
+FactorsOnlyOption = Annotated[
+    bool,
+    typer.Option(
+        "--factors-only", help="Write factors alone: no norms and no biases, which servers such as vLLM refuse."
+    ),
+]
 PagesOption = Annotated[list[Path] | None, typer.Option("--out", help="Write a page too, .html or .md; repeatable.")]
 
 # What a command may open and run.

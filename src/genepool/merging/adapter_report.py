@@ -23,11 +23,13 @@ class AdapterReport:
         rank: the largest rank of a tensor in it.
         tensors: every tensor that the merge changes.
         nbytes: size of its weights.
+        tokens_left_out: tokens that the merge has and the base lacks; the adapter has no rows for them.
     """
 
     rank: int
     tensors: tuple[HeldTensor, ...]
     nbytes: int
+    tokens_left_out: int = 0
 
     @property
     def change(self) -> float:
@@ -61,6 +63,7 @@ class AdapterReport:
             "kept": 1 - self.relative_error**2,
             "left_out": [tensor.name for tensor in self.left_out],
             "left_out_share": self.left_out_share,
+            "tokens_left_out": self.tokens_left_out,
         }
 
 
@@ -71,6 +74,8 @@ def report_files(plan: Plan, report: AdapterReport) -> dict[str, str]:
         "the squared norm of what the merge changes "
         f"(relative Frobenius error {report.relative_error:.3g}); `genepool.json` says it tensor by tensor."
     ]
+    if report.tokens_left_out:
+        lines += ["", f"It has no rows for {report.tokens_left_out} tokens that the base lacks."]
     if report.left_out:
         lines += ["", f"Left at the base, {_percent(report.left_out_share)} of the change:", ""]
         lines += [f"- `{held.name}`: {held.form.reason}" for held in report.left_out]
@@ -81,6 +86,8 @@ def remark(report: AdapterReport, asked: int) -> None:
     """Says on stderr what the user may not expect: a smaller rank than `asked`, tensors that are left out."""
     if report.rank < asked:
         progress.message(f"note: rank {report.rank} instead of {asked}: no matrix has more directions to hold.")
+    if report.tokens_left_out:
+        progress.message(f"note: {report.tokens_left_out} tokens that the base lacks are left out.")
     if left := report.left_out:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         progress.message(

@@ -20,7 +20,7 @@ from genepool.merging.plan import Plan
 from genepool.merging.run import refuse_own_input
 from genepool.merging.untying import untied_names
 from genepool.threads import core_count
-from genepool.weights import Change, Checkpoint, TensorWeights, Weights
+from genepool.weights import Change, Checkpoint, PaddedVocabulary, TensorWeights, Weights, vocabulary_rows
 from genepool.weights.peft.writer import AdapterWriter
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class MergedChange(Change):
         return tuple(self._outputs)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._outputs[name].info.shape
+        # Of a vocabulary that was padded for the merge, the base's own rows.
+        return self.base.info(name).shape
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         return self.engine.rows(self._outputs[name], start, stop) - self._base_rows(name, start, stop)
@@ -63,8 +64,11 @@ class MergedChange(Change):
         size = 0.0
         rows, columns = self.matrix(name)
         change = torch.empty(rows, columns, dtype=torch.float32)
-        for start, merged in self.engine.blocks(self._outputs[name]):
-            stop = start + merged.shape[0]
+        for start, block in self.engine.blocks(self._outputs[name]):
+            stop = min(rows, start + block.shape[0])
+            if stop <= start:
+                break
+            merged = block[: stop - start]
             torch.sub(merged, self._base_rows(name, start, stop), out=change[start:stop])
             size += float(gram(merged.unsqueeze(0))[0, 0])
         # The largest singular value of independent errors of half a unit in the last place of the merged values.
@@ -94,6 +98,7 @@ def write_adapter(
     threads: int | None = None,
     device: str = "cpu",
     verify: bool = False,
+    factors_only: bool = False,
 ) -> AdapterReport:
     """Writes the merge as a PEFT LoRA adapter of its base, whole or not at all.
 
@@ -109,6 +114,7 @@ def write_adapter(
         threads: how many tensors are worked on at once; the processor's cores, at most 8, when None.
         device: where to compute.
         verify: read the result back and compare the hash of every tensor with what was computed.
+        factors_only: hold nothing beside factors: norms and biases stay as in the base, and the report says so.
 
     Returns:
         What the adapter holds and loses.
@@ -129,14 +135,14 @@ def write_adapter(
     draw = partial(seeding.torch_generator, plan.recipe.seed, "adapter")
     with staging.staged_folder(out, overwrite=overwrite) as folder:
         change = MergedChange(plan, base, device)
-        with AdapterWriter(change, folder, rank, device=device, draw=draw) as writer:
+        with AdapterWriter(change, folder, rank, device=device, factors_only=factors_only, draw=draw) as writer:
             change.engine.prepare(threads)
             title = f"merging by {plan.method.name} into an adapter"
             writer.hold(title, threads=threads, memory=change.engine.memory_budget())
             _check_adapts(plan, writer)
             _check_size(out, writer.nbytes, max_bytes)
             nbytes = writer.finish(_reference(plan, base), verify=verify)
-        report = AdapterReport(max(held.rank for held in writer.held), writer.held, nbytes)
+        report = AdapterReport(max(held.rank for held in writer.held), writer.held, nbytes, _tokens_left_out(plan))
         for name, text in report_files(plan, report).items():
             (folder / name).write_text(text)
     remark(report, rank)
@@ -149,14 +155,18 @@ def _base(plan: Plan) -> Weights:
     if plan.recipe.base is None:
         raise InputError("an adapter belongs to a base, and the recipe names none", where=where, fix="Add `base:`")
     base = plan.sources[plan.recipe.base]
+    padded = base if isinstance(base, PaddedVocabulary) else None
+    base = base if padded is None else padded.model
     if not isinstance(base, Checkpoint | TensorWeights):
         raise InputError(
             f"the base {base.name} is not one model but a change on one",
             where=where,
             fix="Write the base as a model of its own first",
         )
-    outputs = {out.name: out.info.shape for out in plan.layout.outputs}
+    more = {} if padded is None else vocabulary_rows(padded)
+    outputs = {out.name: out.info.shape for out in plan.layout.outputs if out.name not in more}
     other = [name for name, shape in outputs.items() if name not in base or base.info(name).shape != shape]
+    outputs |= dict.fromkeys(more, ())
     if plan.recipe.slices is not None:
         other += [name for name in base.names() if name not in outputs]
     if other := other or list(untied_names(base, plan.config, plan.infos)):
@@ -166,6 +176,16 @@ def _base(plan: Plan) -> Weights:
             fix="Leave out --as-lora: an adapter changes neither layers nor vocabulary nor what is tied",
         )
     return base
+
+
+def _tokens_left_out(plan: Plan) -> int:
+    """How many tokens the merge has that its base lacks; an adapter of the base holds no rows for them."""
+    base = plan.sources[str(plan.recipe.base)]
+    return (
+        base.rows - max(vocabulary_rows(base.model).values(), default=base.rows)
+        if isinstance(base, PaddedVocabulary)
+        else 0
+    )
 
 
 def _check_adapts(plan: Plan, writer: AdapterWriter) -> None:

@@ -20,6 +20,7 @@ def write_peft(
     out: str | Path,
     *,
     rank: int | None = None,
+    factors_only: bool = False,
     overwrite: bool = False,
 ) -> WrittenChange:
     """Writes a change as the folder of a PEFT LoRA adapter, whole or not at all.
@@ -33,6 +34,7 @@ def write_peft(
         base_name: how PEFT finds the base again: a folder or the hub's name.
         out: the folder.
         rank: most directions of a matrix; 16 for matrices that are no product yet, when None.
+        factors_only: hold nothing beside factors: norms and biases stay as in the base, and count as lost.
         overwrite: replace what is there.
 
     Raises:
@@ -45,7 +47,7 @@ def write_peft(
     base_folder = changes.base.folder
     reference = str(base_folder.resolve()) if base_folder and Path(base_name).exists() else base_name
     with staging.staged_folder(out, overwrite=overwrite) as folder:
-        with AdapterWriter(changes, folder, rank) as writer:
+        with AdapterWriter(changes, folder, rank, factors_only=factors_only) as writer:
             writer.hold(f"writing {out}")
             if not writer.factored:
                 why = f"; {writer.left_out}" if writer.left_out else ""

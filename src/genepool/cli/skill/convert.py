@@ -35,6 +35,7 @@ def convert(
     ],
     base: BaseOption = None,
     rank: RankOption = None,
+    factors_only: options.FactorsOnlyOption = False,
     packing: PackingOption = Packing.groups,
     bits: BitsOption = 4,
     dtype: DtypeOption = None,
@@ -56,6 +57,7 @@ def convert(
     options.begin(quiet)
     options.only_with(context, to is Target.packed, "--to packed", "packing", "bits")
     options.only_with(context, to not in (Target.dense, Target.sparse), "--to low-rank", "rank")
+    options.only_with(context, to is Target.peft, "--to peft", "factors_only")
     changes = open_skill(skill, base, allow_pickle)
     if to is Target.peft:
         from genepool.errors import InputError
@@ -67,7 +69,8 @@ def convert(
             raise InputError(
                 "the factors of an adapter keep their type", where="--dtype", fix="Leave it out, or name another form"
             )
-        print_written(write_peft(changes, base, out, rank=rank, overwrite=overwrite), changes, json_output)
+        written = write_peft(changes, base, out, rank=rank, factors_only=factors_only, overwrite=overwrite)
+        print_written(written, changes, json_output)
         return
     form = form_of(FormName(to.value), dtype, rank, packing, bits)
     store_and_print(changes, out, form, "convert", settings_of(form), overwrite, json_output)

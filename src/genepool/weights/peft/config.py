@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from genepool.weights.peft.experts import target_words
 from genepool.weights.weights import Weights
 
 
@@ -14,6 +15,7 @@ def adapter_config(
     reference: tuple[str, str | None],
     factored: Mapping[str, tuple[int, float]],
     *,
+    experts: Collection[str],
     whole: Collection[str],
     biases: bool,
     transposed: bool,
@@ -23,7 +25,8 @@ def adapter_config(
     Args:
         base: what the adapter belongs to.
         reference: how PEFT finds the base again: a path or hub name, and a revision.
-        factored: module -> (rank, alpha) of its factors; at least one.
+        factored: module, or parameter of experts -> (rank, alpha) of its factors; at least one.
+        experts: those of them that are parameters.
         whole: modules that go along whole.
         biases: whether the base's biases go along.
         transposed: whether the factored layers store their weights as (in, out).
@@ -42,7 +45,8 @@ def adapter_config(
         "lora_dropout": 0.0,
         "rank_pattern": {module: of for module, (of, _) in factored.items() if of != rank},
         "alpha_pattern": {module: of for module, (_, of) in factored.items() if of != alpha},
-        "target_modules": _targets(factored, base),
+        "target_modules": _targets([name for name in factored if name not in experts], base),
+        **({"target_parameters": target_words(base.config, experts)} if experts else {}),
         "modules_to_save": sorted(whole) or None,
         "bias": "all" if biases else "none",
         "fan_in_fan_out": transposed,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from genepool.errors import InputError
 from genepool.weights.formats import TensorFile
+from genepool.weights.peft.experts import stores_inputs_first
 from genepool.weights.peft.settings import AdapterSettings
 from genepool.weights.tensor_info import TensorInfo, shape_text
 from genepool.weights.weights import Weights
@@ -168,10 +169,7 @@ class Layer:
 
     def is_turned(self) -> bool:
         """Whether a parameter of experts is stored (experts, in, out), as its module says."""
-        from genepool.weights.meta_model import model_of
-
-        model = model_of(self._base.config or {})
-        return bool(getattr(model.get_submodule(self.module), "is_transposed", False))
+        return stores_inputs_first(self._base.config, self.module)
 
     # ------------------------------------------------------------------ what is wrong
 

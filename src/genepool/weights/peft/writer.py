@@ -27,6 +27,7 @@ from genepool.weights.encodings.low_rank import Product
 from genepool.weights.formats.safetensors import ADAPTER_FILE, SafetensorsFile
 from genepool.weights.naming import change_in_memory_layout
 from genepool.weights.peft.config import adapter_config
+from genepool.weights.peft.experts import in_order, stores_inputs_first
 from genepool.weights.peft.folder import CONFIG_FILE, PREFIX
 from genepool.weights.peft.forms import FACTORED, AdapterForm, adapter_forms
 from genepool.weights.peft.spool import Spool
@@ -95,13 +96,14 @@ def _same_start(_: str) -> torch.Generator:
 class AdapterWriter:
     """Computes what an adapter holds of a change, then writes its folder. Use it as a context.
 
-    Norms go along whole (`modules_to_save`), biases as the base's biases.
+    Norms go along whole (`modules_to_save`), biases as the base's biases, fused experts as `target_parameters`.
 
     Args:
         change: what to write; its base must be open.
         folder: where the adapter goes; it is there already.
         rank: most directions of a matrix. When None, products keep all of theirs, and others are given 16.
         device: where to factorise.
+        factors_only: hold nothing beside factors, which is all that some servers take: neither norms nor biases.
         draw: tensor -> generator of the numbers that the range finder of a large matrix starts from.
 
     Attributes:
@@ -116,13 +118,14 @@ class AdapterWriter:
         rank: int | None = None,
         *,
         device: str = "cpu",
+        factors_only: bool = False,
         draw: Callable[[str], torch.Generator] = _same_start,
     ) -> None:
         self.change = change_in_memory_layout(change)
         assert self.change.base is not None
         self.base, self.folder, self.rank = self.change.base, folder, rank
         self._device, self._draw = device, draw
-        self._forms = adapter_forms(self.base)
+        self._forms = adapter_forms(self.base, factors_only=factors_only)
         self._spool = Spool(folder / "factors")
         self.held: tuple[HeldTensor, ...] = ()
 
@@ -139,8 +142,8 @@ class AdapterWriter:
 
     @property
     def factored(self) -> dict[str, HeldTensor]:
-        """The modules that are adapted. PEFT has no adapter without one."""
-        return {held.form.module: held for held in self.held if held.rank}
+        """The modules, and the parameters of experts, that are adapted. PEFT has no adapter without one."""
+        return {held.name if held.form.kind == "experts" else held.form.module: held for held in self.held if held.rank}
 
     @property
     def left_out(self) -> str:
@@ -205,10 +208,13 @@ class AdapterWriter:
             if held.form.kind == "bias" and held.form.module in factored:
                 # PEFT wraps a layer it adapts, and finds the layer's own bias inside.
                 self._spool.rename(PREFIX + held.name, f"{PREFIX}{held.form.module}.base_layer.bias")
+        experts = [name for name, held in factored.items() if held.form.kind == "experts"]
+        self._wrap(experts)
         config = adapter_config(
             self.base,
             reference,
             {module: (held.rank, held.alpha) for module, held in factored.items()},
+            experts=experts,
             whole=self._whole(),
             biases=any(held.form.kind == "bias" for held in self.held),
             transposed=any(held.form.kind == "transposed" for held in factored.values()),
@@ -224,12 +230,17 @@ class AdapterWriter:
         rows, columns = self.change.matrix(name)
         if self._forms[name].kind not in FACTORED:
             return rows * columns
+        if self._forms[name].kind == "experts":
+            # One expert after the other, and the factors of all of them.
+            rows = self.change.shape(name)[1]
         return 2 * rows * columns + spectral.low_rank_entries(rows, columns, self.rank or DEFAULT_RANK)
 
     def _hold(self, name: str) -> HeldTensor | None:
         form, shape = self._forms[name], self.change.shape(name)
         if not self.change.moves(name):
             return None
+        if form.kind == "experts":
+            return self._hold_experts(name, form)
         if form.kind in FACTORED and (product := self._product(name)) is not None:
             self._spool_factors(form, product)
             size = _squared_norm(self.change.whole(name))
@@ -245,6 +256,43 @@ class AdapterWriter:
             return HeldTensor(name, form, shape, 0, True, size, size)
         self._spool.add(PREFIX + name, self.base.read(name).float() + change.reshape(shape).cpu())
         return HeldTensor(name, form, shape, 0, True, size, 0.0)
+
+    def _hold_experts(self, name: str, form: AdapterForm) -> HeldTensor | None:
+        """A product for every expert of a parameter, laid beside each other as PEFT's ParamWrapper takes them."""
+        import torch
+
+        experts, rows, columns = shape = self.change.shape(name)
+        rank = min(self.rank or DEFAULT_RANK, rows, columns)
+        lefts, rights = torch.zeros(experts, rows, rank), torch.zeros(experts, rank, columns)
+        size = lost = 0.0
+        exact = True
+        for expert in range(experts):
+            change = self.change.rows(name, expert * rows, (expert + 1) * rows).to(self._device)
+            norm = _squared_norm(change)
+            if norm == 0:
+                continue
+            (left, values, right), best = spectral.low_rank(change, rank, self._draw(f"{name}.{expert}"), 0.0)
+            root = values.sqrt()
+            left, right = left * root, root.unsqueeze(1) * right
+            lost += _squared_norm(torch.addmm(change, left, right, alpha=-1))
+            lefts[expert, :, : len(values)], rights[expert, : len(values)] = left.cpu(), right.cpu()
+            size, exact = size + norm, exact and best
+        if size == 0:
+            return None
+        if stores_inputs_first(self.base.config, form.module):
+            lefts, rights = rights.mT, lefts.mT
+        self._spool.add(f"{PREFIX}{name}.lora_A.weight", rights.reshape(experts * rank, -1))
+        self._spool.add(f"{PREFIX}{name}.lora_B.weight", lefts.permute(1, 2, 0).reshape(lefts.shape[1], -1))
+        return HeldTensor(name, form, shape, rank, exact, size, lost)
+
+    def _wrap(self, experts: list[str]) -> None:
+        """Names the factors of experts as PEFT's wrappers do, which lie one around the other, the last outside."""
+        for module in {name.rpartition(".")[0] for name in experts}:
+            own = [name for name in in_order(self.base.config, experts) if name.rpartition(".")[0] == module]
+            for depth, name in enumerate(reversed(own)):
+                for factor in ("lora_A.weight", "lora_B.weight"):
+                    new = f"{PREFIX}{module}{'.base_layer' * depth}.{factor}"
+                    self._spool.rename(f"{PREFIX}{name}.{factor}", new)
 
     def _product(self, name: str) -> Product | None:
         """The factors the change has already, unless they have more directions than are wanted."""
