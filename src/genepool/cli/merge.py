@@ -52,6 +52,8 @@ def merge(
 
         genepool merge recipe.yaml adapter/ --as-lora 32
 
+        genepool merge mergekit-moe-config.yml mixture/
+
     After a kill, the same command continues where the merge stopped. An adapter holds merged minus base up to its rank;
     the command prints what that loses, and the adapter's genepool.json says it for each tensor.
     """
@@ -63,6 +65,7 @@ def merge(
 
     with progress.bar("loading"):
         from genepool.merging import load_recipe, plan_merge, run_plan, write_adapter
+        from genepool.merging.mixture import is_mixture_file
         from genepool.merging.nesting import describe
 
     options.load_plugins(plugin)
@@ -71,6 +74,10 @@ def merge(
         changes["vocabulary"] = "unchecked"
     if allow_nonfinite:
         changes["nonfinite"] = "allow"
+    if is_mixture_file(recipe):
+        options.only_with(context, False, "a merge recipe", "as_lora", "unchecked_vocabulary", "allow_nonfinite")
+        _mixture(recipe, out, seed, size, threads, device, verify, allow_pickle, overwrite, json_output)
+        return
     loaded = load_recipe(recipe)
     plan = plan_merge(loaded.model_copy(update=changes).located(loaded.where, loaded.folder), allow_pickle=allow_pickle)
     if as_lora is not None:
@@ -104,3 +111,42 @@ def merge(
     else:
         count = len(set(plan.recipe.model_names()) - {plan.recipe.base})
         tables.print_text(f"{out}: {shown['method']} of {count} models, {options.size_text(shown['bytes_written'])}")
+
+
+def _mixture(
+    file: Path,
+    out: Path,
+    seed: int | None,
+    shard_bytes: int,
+    threads: int | None,
+    device: str,
+    verify: bool,
+    allow_pickle: bool,
+    overwrite: bool,
+    json_output: bool,
+) -> None:
+    """Writes the mixture of experts that a file of `mergekit-moe` describes."""
+    from genepool.merging import run_plan
+    from genepool.merging.mixture import load_mixture, plan_mixture
+    from genepool.tasks.prompt_states import PromptReader
+
+    recipe = load_mixture(file)
+    if seed is not None:
+        recipe = recipe.model_copy(update={"seed": seed})
+    reader = PromptReader(device)
+    plan = plan_mixture(
+        recipe, str(file), file.resolve().parent, hidden=reader.hidden_states, tokens=reader.token_numbers,
+        allow_pickle=allow_pickle,
+    )  # fmt: skip
+    text = file.read_text(encoding="utf-8")
+    run_plan(
+        plan, out, overwrite=overwrite, shard_bytes=shard_bytes, threads=threads, device=device, verify=verify,
+        sections={"Mixture": f"```yaml\n{text.strip()}\n```"}, files={"mixture.yaml": text},
+    )  # fmt: skip
+    written = sum(info.nbytes for info in plan.stored.values())
+    kind = (plan.reference.config or {}).get("model_type")
+    if json_output:
+        answer = {"out": str(out), "architecture": kind, "experts": len(recipe.experts), "tensors": len(plan.stored)}
+        options.print_json({**answer, "shared_experts": len(recipe.shared_experts), "bytes_written": written})
+    else:
+        tables.print_text(f"{out}: a mixture of {len(recipe.experts)} experts ({kind}), {options.size_text(written)}")

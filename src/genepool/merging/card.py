@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from genepool.merging.mixture.weights import Mixture
 from genepool.merging.nesting import inner_plans
 from genepool.merging.plan import Plan
 
@@ -35,8 +36,8 @@ def record(plan: Plan, fingerprint: str | None = None, adapter: Mapping[str, Any
         "method": plan.method.name,
         "recipe": plan.recipe.to_dict(),
         "base": plan.recipe.base,
-        "models": [name for name in plan.recipe.model_names() if name != plan.recipe.base],
-        "leaf_models": plan.recipe.leaf_models(),
+        "models": [name for name in _models(plan) if name != plan.recipe.base],
+        "leaf_models": _leaf_models(plan),
         "fingerprint": fingerprint,
     }
     return {**answer, **plan.goes_along()} if adapter is None else {**answer, "adapter": adapter}
@@ -50,9 +51,9 @@ def model_card(plan: Plan, sections: Mapping[str, str] | None = None, *, adapter
         sections: further sections, title -> Markdown, put before the recipe (scores, cost).
         adapter: whether it is the card of an adapter of the base.
     """
-    names = plan.recipe.model_names()
+    names = _models(plan)
     front = {
-        "base_model": plan.recipe.base if adapter else plan.recipe.leaf_models(),
+        "base_model": plan.recipe.base if adapter else _leaf_models(plan),
         "base_model_relation": "adapter" if adapter else "merge",
         "library_name": "peft" if adapter else "transformers",
         "tags": [*(["lora"] if adapter else []), "merge", "genepool", plan.method.name],
@@ -78,6 +79,18 @@ def model_card(plan: Plan, sections: Mapping[str, str] | None = None, *, adapter
         lines += [f"## {title}", "", text.strip(), ""]
     lines += ["## Recipe", "", "```yaml", recipe_yaml(plan).strip(), "```", ""]
     return "\n".join(lines)
+
+
+def _models(plan: Plan) -> list[str]:
+    """The models that the recipe names; of a mixture those that its experts and its base are of."""
+    mixture = plan.reference
+    if isinstance(mixture, Mixture):
+        return list(dict.fromkeys(weights.name for weights in (mixture.base, *mixture.experts)))
+    return list(plan.recipe.model_names())
+
+
+def _leaf_models(plan: Plan) -> list[str]:
+    return _models(plan) if isinstance(plan.reference, Mixture) else plan.recipe.leaf_models()
 
 
 def _renamed(plan: Plan) -> list[str]:

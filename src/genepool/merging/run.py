@@ -21,6 +21,7 @@ from genepool.kernels.memory import MemoryGate
 from genepool.merging import card
 from genepool.merging.engine import Engine
 from genepool.merging.layout import OutputTensor
+from genepool.merging.mixture.weights import Mixture
 from genepool.merging.nesting import input_paths
 from genepool.merging.plan import Plan
 from genepool.threads import core_count, torch_threads
@@ -43,6 +44,7 @@ def run_plan(
     device: str = "cpu",
     verify: bool = False,
     sections: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes the merged model as a Hugging Face folder, whole or not at all.
 
@@ -55,6 +57,7 @@ def run_plan(
         device: where to compute: "cpu", or "cuda" to stream the tensors through an accelerator.
         verify: read the result back and compare the hash of every tensor with what was computed.
         sections: further sections of the model card, title -> Markdown.
+        files: further files of the folder, name -> text.
 
     Returns:
         `out`.
@@ -95,7 +98,8 @@ def run_plan(
             tokenizer_from=plan.tokenizer_folder,
             chat_template=plan.recipe.chat_template,
         )
-        for name, text in card.extra_files(plan, fingerprint=fingerprint, sections=sections).items():
+        written = card.extra_files(plan, fingerprint=fingerprint, sections=sections) | dict(files or {})
+        for name, text in written.items():
             (folder / name).write_text(text)
     return out
 
@@ -257,6 +261,9 @@ def _stamp(weights: Weights) -> str:
     if isinstance(weights, Checkpoint):
         stats = [os.stat(file.path) for file in weights.files]
         return json.dumps([[os.path.realpath(weights.path), s.st_size, s.st_mtime_ns] for s in stats])
+    if isinstance(weights, Mixture):
+        parts = [_stamp(one) for one in (weights.base, *weights.experts)]
+        return json.dumps([weights.recipe.model_dump(mode="json"), *parts])
     return _stamp(weights.inner) if isinstance(weights, Renamed) else weights.fingerprint()
 
 
