@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from genepool.merging.mixture.weights import Mixture
+from genepool.merging.mixture.weights import ExpertMixture
 from genepool.merging.nesting import inner_plans
 from genepool.merging.plan import Plan
 
@@ -84,13 +84,13 @@ def model_card(plan: Plan, sections: Mapping[str, str] | None = None, *, adapter
 def _models(plan: Plan) -> list[str]:
     """The models that the recipe names; of a mixture those that its experts and its base are of."""
     mixture = plan.reference
-    if isinstance(mixture, Mixture):
+    if isinstance(mixture, ExpertMixture):
         return list(dict.fromkeys(weights.name for weights in (mixture.base, *mixture.experts)))
     return list(plan.recipe.model_names())
 
 
 def _leaf_models(plan: Plan) -> list[str]:
-    return _models(plan) if isinstance(plan.reference, Mixture) else plan.recipe.leaf_models()
+    return _models(plan) if isinstance(plan.reference, ExpertMixture) else plan.recipe.leaf_models()
 
 
 def _renamed(plan: Plan) -> list[str]:

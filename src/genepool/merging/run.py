@@ -21,7 +21,7 @@ from genepool.kernels.memory import MemoryGate
 from genepool.merging import card
 from genepool.merging.engine import Engine
 from genepool.merging.layout import OutputTensor
-from genepool.merging.mixture.weights import Mixture
+from genepool.merging.mixture.weights import ExpertMixture
 from genepool.merging.nesting import input_paths
 from genepool.merging.plan import Plan
 from genepool.threads import core_count, torch_threads
@@ -261,7 +261,7 @@ def _stamp(weights: Weights) -> str:
     if isinstance(weights, Checkpoint):
         stats = [os.stat(file.path) for file in weights.files]
         return json.dumps([[os.path.realpath(weights.path), s.st_size, s.st_mtime_ns] for s in stats])
-    if isinstance(weights, Mixture):
+    if isinstance(weights, ExpertMixture):
         parts = [_stamp(one) for one in (weights.base, *weights.experts)]
         return json.dumps([weights.recipe.model_dump(mode="json"), *parts])
     return _stamp(weights.inner) if isinstance(weights, Renamed) else weights.fingerprint()

@@ -68,7 +68,8 @@ def gates_of(
         for numbers in tokens(base, prompts):
             for number in numbers:
                 total += base.read_rows(embedding, number, number + 1)[0].to(torch.float32)
-        return (total / total.norm().clamp(min=1e-8)).expand(layers, width)
+        direction: torch.Tensor = total / total.norm().clamp(min=1e-8)
+        return direction.expand(layers, width)
 
     rows = []
     for expert in experts:

@@ -16,7 +16,7 @@ from genepool.merging.mixture.gates import HiddenStates, TokenNumbers, degenerat
 from genepool.merging.mixture.recipe import MixtureRecipe, is_mixture, located
 from genepool.merging.mixture.shapes import MixtureShape, shapes
 from genepool.merging.mixture.shapes.shape import MATRICES
-from genepool.merging.mixture.weights import Mixture
+from genepool.merging.mixture.weights import ExpertMixture
 from genepool.merging.plan import Plan
 from genepool.merging.planning import plan_merge
 from genepool.merging.recipe import Recipe
@@ -99,7 +99,7 @@ def plan_mixture(
             )
         return found
 
-    mixture = Mixture(recipe, where, base, [opened[name] for name in names[1:]], shape, gates)
+    mixture = ExpertMixture(recipe, where, base, [opened[name] for name in names[1:]], shape, gates)
     _check_architecture(mixture, shape)
     merge = Recipe(method="passthrough", models=[_NAME], dtype=recipe.dtype).located(where, folder)
     return plan_merge(merge, {_NAME: mixture})
@@ -186,7 +186,7 @@ def _check_matrices(opened: Mapping[str, Weights], layers: int, shape: MixtureSh
                 )
 
 
-def _check_architecture(mixture: Mixture, shape: MixtureShape) -> None:
+def _check_architecture(mixture: ExpertMixture, shape: MixtureShape) -> None:
     """What transformers makes of the mixture's config has a place for every tensor, and lacks none."""
     architecture = architecture_of(mixture.config)
     if architecture is None:

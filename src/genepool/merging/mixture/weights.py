@@ -1,4 +1,4 @@
-"""`Mixture`: the tensors of a mixture of experts, read out of dense models when they are asked for."""
+"""`ExpertMixture`: the tensors of a mixture of experts, read out of dense models when they are asked for."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Copied:
     factor: float = 1.0
 
 
-class Mixture(Weights):
+class ExpertMixture(Weights):
     """A mixture of experts as lazily read tensors.
 
     Args:
