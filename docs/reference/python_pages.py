@@ -26,6 +26,7 @@ PACKAGES = {
     "genepool.composition": "Combine frozen skills at run time.",
     "genepool.adaptation": "Let a model adapt while it is used.",
     "genepool.evolution": "Run studies; write strategies of your own.",
+    "genepool.projects": "Write the files to start from for models that are there.",
     "genepool.report": "Write the pages that show a study or a comparison.",
     "genepool.testbed": "Train small models with known skills on the spot.",
 }
