@@ -285,3 +285,20 @@ def test_a_name_is_placed_part_by_part(here: Path) -> None:
     assert placed("org/name@v2", out) == "org/name@v2"
     assert placed(f"{here}/base+lora", out) == f"{here}/base+../../lora"
     assert placed("hf://org/name+lora", out) == "hf://org/name+../../lora"
+
+
+def test_a_model_in_pytorchs_files_needs_to_be_allowed(tmp_path: Path, cli: Cli) -> None:
+    for name in ("base", "tuned"):
+        folder = write_model(tmp_path / name)
+        tensors = load_file(folder / "model.safetensors")
+        if name == "tuned":
+            tensors = {key: value + 0.01 for key, value in tensors.items()}
+        torch.save(tensors, folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    refused = cli("init", tmp_path / "project", tmp_path / "tuned", "--base", tmp_path / "base")
+    assert refused.code == 2
+    assert "--allow-pickle" in refused.err
+    assert not (tmp_path / "project").exists()
+    answer = cli("init", tmp_path / "project", tmp_path / "tuned", "--base", tmp_path / "base", "--allow-pickle")
+    assert answer.code == 0, answer.err
+    assert (tmp_path / "project" / "recipe.yaml").is_file()
