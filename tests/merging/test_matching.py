@@ -37,8 +37,8 @@ def refusal(**models: dict[str, torch.Tensor]) -> str:
 
 def test_a_missing_tensor_names_it_its_owner_and_the_command() -> None:
     assert refusal(base=tensors(), tuned=without(tensors(), "norm")) == (
-        "recipe: tuned has no tensor model.norm.weight, which base has. Merge models of one architecture and depth; "
-        "run `genepool inspect base tuned` to see all that differs."
+        "recipe: tuned has no tensor model.norm.weight, which base has. To merge what they share and have the rest as "
+        "in base, add `rest: base`; run `genepool inspect base tuned` to see all that differs."
     )
 
 

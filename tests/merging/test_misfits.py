@@ -39,7 +39,7 @@ REASONS = {
         "words",
         "classes",
     ): "words is a BertForMaskedLM and classes a BertForSequenceClassification, so their heads differ",
-    ("classes", "more classes"): "the heads have other numbers of classes: [5] in more classes, [2] in classes",
+    ("classes", "more classes"): "classes has 2 labels and more classes has 5",
 }
 Cli = Callable[..., Any]
 
@@ -96,12 +96,14 @@ def test_a_result_that_is_not_whole_is_never_silent(tmp_path: Path, cli: Cli) ->
     assert "warning: the result is not whole: it lacks model.layers.1.mlp.up_proj.weight" in answer.err
 
 
-def test_leaving_the_base_out_works_where_the_advice_is_to(tmp_path: Path, cli: Cli) -> None:
+def test_merging_bodies_works_where_the_advice_is_to(tmp_path: Path, cli: Cli) -> None:
     _build(tmp_path / "body", "body")
     for seed, name in enumerate(("one", "two")):
         _build(tmp_path / name, "llama", seed)
-    asked = _recipe(tmp_path, "method: task_arithmetic\nbase: body\nmodels: [one, two]\n")
-    answer = cli("merge", asked, tmp_path / "out")
+    asked = "method: task_arithmetic\nbase: body\nmodels: [one, two]\nparameters: {lambda: 1.0}\n"
+    answer = cli("merge", _recipe(tmp_path, asked), tmp_path / "out")
     assert answer.code == 2
-    assert "or leave `base` out (method: linear)" in answer.err
-    assert cli("merge", _recipe(tmp_path, "method: linear\nmodels: [one, two]\n"), tmp_path / "out").code == 0
+    assert "To merge what they share and have the rest as in one, add `rest: one`." in answer.err
+    assert cli("merge", _recipe(tmp_path, asked + "rest: one\n"), tmp_path / "out").code == 0
+    head = load_file(tmp_path / "one" / "model.safetensors")["lm_head.weight"]
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")["lm_head.weight"], head)

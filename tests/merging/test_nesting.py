@@ -247,7 +247,7 @@ def test_circles_are_refused_naming_the_chain(tmp_path: Path, models: dict[str, 
     ("inner", "said"),
     [
         ({"method": "slerpp", "models": ["x", "y"]}, "recipes.slerpp(x, y):method: unknown merge method 'slerpp'"),
-        ({"method": "slerp", "modles": []}, "unknown key 'modles'. Did you mean 'models'?"),
+        ({"method": "slerp", "modelz": []}, "unknown key 'modelz'. Did you mean 'models'?"),
         ({"method": "linear", "models": ["nowhere"]}, "nowhere: no such model"),
         ({"method": "linear", "models": ["missing.yaml", "x"]}, "missing.yaml: no such model"),
         ({"method": "ties", "base": "base", "models": ["x"], "parameters": {"density": 3}}, "density of 3"),

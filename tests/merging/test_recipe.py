@@ -34,7 +34,7 @@ def site(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"modles": []}, "unknown key 'modles'. Did you mean 'models'?"),
+        ({"modelz": []}, "unknown key 'modelz'. Did you mean 'models'?"),
         ({"method": "tise"}, "unknown merge method 'tise'. Did you mean 'ties'?"),
         ({"parameters": {"densty": 0.5}}, "ties has no parameter 'densty'. Did you mean 'density'?"),
         ({"parameters": {"density": 1.5}}, "density of 1.5. Give a value from 0 to 1."),
@@ -53,7 +53,7 @@ def site(
         ({"models": [{"model": "x", "parameters": {"lambda": 1}}]}, "'lambda' holds for the whole merge"),
         ({"models": [{"model": "x", "wieght": 1}]}, "unknown key 'wieght'"),
         ({"models": []}, "the list of models is empty"),
-        ({"slices": []}, "either `models` or `slices`"),
+        ({"slices": []}, "one of `models`, `slices` and `modules`"),
         ({"base": None}, "ties needs a base"),
         ({"dtype": "float8"}, "dtype"),
         ({"genepool": 2}, "genepool"),

@@ -134,7 +134,7 @@ def test_a_head_where_the_base_s_class_ties_nothing_is_missing(tmp_path: Path, m
         llama(tmp_path / "b", 2, tied=True, config=config)
         answer = merge(models=["a", "b"])
         assert answer.code == 2
-        assert "b has no tensor lm_head.weight, which a has" in answer.err.splitlines()[-1]
+        assert "lm_head.weight" in answer.err.splitlines()[-1]
 
 
 def test_a_config_that_names_no_known_class_is_merged_tensor_by_tensor_with_a_note(

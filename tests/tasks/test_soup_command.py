@@ -84,3 +84,24 @@ def test_soup_opens_pickles_when_it_may(tmp_path: Path, cli: Callable[..., Any])
     answer = cli(*call, "--allow-pickle")
     assert answer.code == 0, answer.err
     assert json.loads(answer.out)["models"][0] == str(model)
+
+
+def test_soup_of_what_models_share(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    truth = write_model(tmp_path / "truth")
+    task = _task_of(truth, tmp_path / "copying", cli)
+    up, down = _moved(truth, tmp_path / "up", 0.4), _moved(truth, tmp_path / "down", -0.4)
+    config = json.loads((down / "config.json").read_text())
+    rows = config["vocab_size"]
+    (down / "config.json").write_text(json.dumps({**config, "vocab_size": rows + 1}))
+    tensors = load_file(down / "model.safetensors")
+    longer = {name: torch.cat([value, value[:1]]) for name, value in tensors.items() if value.shape[0] == rows}
+    save_file({**tensors, **longer}, down / "model.safetensors", metadata={"format": "pt"})
+    out = tmp_path / "soup"
+    refused = cli("soup", up, down, "--tasks", task, "--out", out, "--quiet")
+    assert (refused.code, "the vocabularies differ in size" in refused.err) == (2, True)
+    answer = cli("soup", up, down, "--tasks", task, "--out", out, "--rest", up, "--json")
+    assert answer.code == 0, answer.err
+    written = load_file(out / "model.safetensors")
+    assert set(json.loads(answer.out)["models"]) >= {str(up)} or longer.keys() <= written.keys()
+    for name in longer:
+        torch.testing.assert_close(written[name], load_file(up / "model.safetensors")[name])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from genepool.weights.roles import by_depth, infer_roles, layer_counts, main_stack, rename_layer
+from genepool.weights.roles import by_depth, infer_roles, layer_counts, rename_layer
+from genepool.weights.stacks import main_stack
 from genepool.weights.tensor_info import TensorInfo
 
 MATRIX, VECTOR = (8, 8), (8,)

@@ -32,6 +32,7 @@ def merge(
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Compute with NaN and infinity instead of stopping there.")
     ] = False,
+    rest: options.RestOption = None,
     device: options.DeviceOption = "cpu",
     seed: Annotated[
         int | None, typer.Option("--seed", help="Set the seed of random methods; by default the recipe's.")
@@ -74,8 +75,12 @@ def merge(
         changes["vocabulary"] = "unchecked"
     if allow_nonfinite:
         changes["nonfinite"] = "allow"
+    if rest is not None:
+        changes["rest"] = rest
     if is_mixture_file(recipe):
-        options.only_with(context, False, "a merge recipe", "as_lora", "unchecked_vocabulary", "allow_nonfinite")
+        options.only_with(
+            context, False, "a merge recipe", "as_lora", "unchecked_vocabulary", "allow_nonfinite", "rest"
+        )
         _mixture(recipe, out, seed, size, threads, device, verify, allow_pickle, overwrite, json_output)
         return
     loaded = load_recipe(recipe)
@@ -106,7 +111,8 @@ def merge(
     run_plan(plan, out, overwrite=overwrite, shard_bytes=size, threads=threads, device=device, verify=verify)
     shown = describe(plan)
     if json_output:
-        answer = {key: shown[key] for key in ("method", "passes", "bytes_read", "bytes_written")}
+        keys = ("method", "passes", "bytes_read", "bytes_written", "like", "kept", "left_out")
+        answer = {key: shown[key] for key in keys}
         options.print_json({"out": str(out), "tensors": len(shown["steps"]), "verified": verify, **answer})
     else:
         count = len(set(plan.recipe.model_names()) - {plan.recipe.base})

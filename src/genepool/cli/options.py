@@ -46,6 +46,10 @@ OutFolderOption = Annotated[Path, typer.Option("--out", help="Write this folder,
 OutInsteadOption = Annotated[
     Path | None, typer.Option("--out", help="Write this path: another way to give the last argument.")
 ]
+RestOption = Annotated[
+    str | None,
+    typer.Option("--rest", help="Merge only what all models share; take the rest and the config from this model."),
+]
 AsLoraOption = Annotated[
     int | None,
     typer.Option("--as-lora", metavar="RANK", help="Write a PEFT LoRA adapter of this rank instead of a model."),

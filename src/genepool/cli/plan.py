@@ -19,6 +19,7 @@ def plan(
     recipe: Annotated[Path, typer.Argument(help="A file: a recipe (genepool's or mergekit's), a study or a training.")],
     all_tensors: Annotated[bool, typer.Option("--all", help="Show every tensor, not only the first layer's.")] = False,
     workers: Annotated[int, typer.Option("--workers", help="Plan a study for N processes.", min=1)] = 1,
+    rest: options.RestOption = None,
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     plugin: options.PluginOption = None,
@@ -42,18 +43,24 @@ def plan(
     options.begin(quiet)
     from genepool.merging import load_recipe, plan_merge
     from genepool.merging.nesting import describe
+    from genepool.merging.wholeness import check_whole
 
     options.load_plugins(plugin)
     is_study, is_training = _has_key(recipe, "study"), _has_key(recipe, "train")
     options.only_with(context, is_study, "a study file", "workers")
-    options.only_with(context, not is_study and not is_training, "a recipe file", "all_tensors")
+    options.only_with(context, not is_study and not is_training, "a recipe file", "all_tensors", "rest")
     if is_training:
         _plan_training(recipe, json_output, allow_pickle, trust_tasks or ())
         return
     if is_study:
         _plan_study(recipe, workers, json_output, allow_pickle, trust_tasks or ())
         return
-    shown = describe(plan_merge(load_recipe(recipe), allow_pickle=allow_pickle))
+    loaded = load_recipe(recipe)
+    if rest is not None:
+        loaded = loaded.model_copy(update={"rest": rest}).located(loaded.where, loaded.folder)
+    planned = plan_merge(loaded, allow_pickle=allow_pickle)
+    check_whole(planned)
+    shown = describe(planned)
     if json_output:
         options.print_json(shown)
         return
@@ -68,7 +75,7 @@ def plan(
             for key, value in entry.items():
                 own.setdefault(key, []).append(value)
         values = [f"{key} {', '.join(map(_text, row))}" for key, row in own.items()] + values
-        inputs = f"{len(step['inputs'])}{' + base' if step['base'] else ''}"
+        inputs = "kept" if step["kept"] else f"{len(step['inputs'])}{' + base' if step['base'] else ''}"
         table.add_row(step["tensor"], step["part"], str(step["shape"]), step["dtype"], inputs, "; ".join(values))
     tables.show(table)
     if len(chosen) < len(steps):
@@ -78,6 +85,8 @@ def plan(
         stored, own = renaming["example"]
         what = f"{renaming['tensors']:,} tensors have other names in its file, such as {stored} for {own}"
         tables.print_text(f"{name}: {what}")
+    for line in planned.layout.remarks():
+        tables.print_text(line)
     tables.print_text(
         f"{len(steps)} tensors in {shown['passes']} pass{'es' if shown['passes'] > 1 else ''}: reads "
         f"{options.size_text(shown['bytes_read'])}, writes {options.size_text(shown['bytes_written'])}, "

@@ -19,6 +19,7 @@ def soup(
     tasks: options.TasksOption,
     out: options.OutFolderOption,
     base: Annotated[str | None, typer.Option(help="Take the config and the tokenizer from this model.")] = None,
+    rest: options.RestOption = None,
     task: options.TaskOption = None,
     split: options.SplitOption = "valid",
     ledger: options.LedgerOption = None,
@@ -75,7 +76,7 @@ def soup(
             evaluated += table.evaluated
             return sum(table.mean(table.models[0], name) for name in table.tasks) / len(table.tasks)
 
-        found = greedy_soup(models, score, base=base, allow_pickle=allow_pickle)
+        found = greedy_soup(models, score, base=base, rest=rest, allow_pickle=allow_pickle)
     run_plan(found.plan, out, overwrite=overwrite)
     kept = [step.model for step in found.steps if step.kept]
     if json_output:

@@ -146,7 +146,8 @@ class Partition:
     """
 
     def __init__(self, roles: Mapping[str, Role], groups: int, parts: Sequence[str], *, where: str = "") -> None:
-        from genepool.weights.roles import layer_counts, main_stack
+        from genepool.weights.roles import layer_counts
+        from genepool.weights.stacks import main_stack
 
         self._parts = tuple(dict.fromkeys(parts))
         self._depth = count = layer_counts(roles).get(main_stack(roles), 0)

@@ -20,7 +20,8 @@ from genepool.merging.method import Method
 from genepool.merging.parameters import REQUIRED, Parameter
 from genepool.merging.plan import Plan
 from genepool.merging.planning import plan_merge
-from genepool.merging.recipe import LayerSource, ModelEntry, Recipe, Slice
+from genepool.merging.recipe import Recipe
+from genepool.merging.recipe_parts import LayerSource, ModelEntry, Module, Slice, TensorRule
 from genepool.merging.registry import all_methods, find_method, register
 from genepool.merging.run import run_plan
 from genepool.merging.soup import Soup, SoupStep, greedy_soup
@@ -37,6 +38,7 @@ __all__ = [
     "MergedWeights",
     "Method",
     "ModelEntry",
+    "Module",
     "Parameter",
     "Plan",
     "Recipe",
@@ -47,6 +49,7 @@ __all__ = [
     "Sums",
     "Survey",
     "TensorGroup",
+    "TensorRule",
     "Thresholds",
     "WeightedSum",
     "all_methods",

@@ -15,7 +15,8 @@ from genepool.errors import InputError
 from genepool.kernels import gram
 from genepool.merging.adapter_report import AdapterReport, remark, report_files
 from genepool.merging.engine import Engine
-from genepool.merging.layout import Input
+from genepool.merging.nesting import say_remarks
+from genepool.merging.outputs import Input
 from genepool.merging.plan import Plan
 from genepool.merging.run import refuse_own_input
 from genepool.merging.untying import untied_names
@@ -76,6 +77,8 @@ class MergedChange(Change):
 
     def moves(self, name: str) -> bool:
         out = self._outputs[name]
+        if out.kept is not None:
+            return self.engine.moved(out)
         own_base = out.base == Input(str(self.plan.recipe.base), name)
         return not own_base or self.plan.method.inputs != "deltas" or self.engine.moved(out)
 
@@ -131,6 +134,7 @@ def write_adapter(
     base = _base(plan)
     refuse_own_input(plan, out)
     staging.check_free(out, overwrite=overwrite)
+    say_remarks(plan)
     threads = threads or min(8, core_count())
     draw = partial(seeding.torch_generator, plan.recipe.seed, "adapter")
     with staging.staged_folder(out, overwrite=overwrite) as folder:
@@ -167,7 +171,7 @@ def _base(plan: Plan) -> Weights:
     outputs = {out.name: out.info.shape for out in plan.layout.outputs if out.name not in more}
     other = [name for name, shape in outputs.items() if name not in base or base.info(name).shape != shape]
     outputs |= dict.fromkeys(more, ())
-    if plan.recipe.slices is not None:
+    if plan.layout.depths:
         other += [name for name in base.names() if name not in outputs]
     if other := other or list(untied_names(base, plan.config, plan.infos)):
         raise InputError(

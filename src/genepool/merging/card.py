@@ -38,6 +38,9 @@ def record(plan: Plan, fingerprint: str | None = None, adapter: Mapping[str, Any
         "base": plan.recipe.base,
         "models": [name for name in _models(plan) if name != plan.recipe.base],
         "leaf_models": _leaf_models(plan),
+        "like": plan.layout.reference,
+        "kept": plan.layout.kept,
+        "left_out": plan.layout.left_out,
         "fingerprint": fingerprint,
     }
     return {**answer, **plan.goes_along()} if adapter is None else {**answer, "adapter": adapter}
@@ -75,6 +78,8 @@ def model_card(plan: Plan, sections: Mapping[str, str] | None = None, *, adapter
         "",
         *_renamed(plan),
     ]
+    if remarks := plan.layout.remarks():
+        lines += ["Not merged:", "", *(f"- {line}" for line in remarks), ""]
     for title, text in {**(sections or {}), **({} if adapter else _goes_along(plan))}.items():
         lines += [f"## {title}", "", text.strip(), ""]
     lines += ["## Recipe", "", "```yaml", recipe_yaml(plan).strip(), "```", ""]

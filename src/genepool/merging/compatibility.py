@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from genepool.errors import InputError
-from genepool.merging.layout import Layout
+from genepool.merging.outputs import Layout
 from genepool.weights import Role, TensorInfo, Weights
 from genepool.weights.float_rows import read_float32
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from genepool.errors import InputError
 from genepool.kernels.reading import is_finite, subtract
 from genepool.merging.group import TensorGroup
-from genepool.merging.layout import Input, OutputTensor
 from genepool.merging.lines_scaling import LinesScale, changed_norm, summed_norm
 from genepool.merging.method import Grain
+from genepool.merging.outputs import Input, OutputTensor
 from genepool.merging.stored_sum import StoredSums
 from genepool.merging.survey import Survey
 from genepool.merging.weighted_sum import Gram
@@ -63,7 +63,7 @@ class Engine:
     @cached_property
     def needs_torch(self) -> bool:
         """Whether anything here computes with torch, whose import takes longer than many a merge."""
-        settings = [self.plan.settings(out) for out in self.plan.layout.outputs]
+        settings = [self.plan.settings(out) for out in self.plan.layout.merged]
         surveys = (self.method.survey(own.shared, own.per_model, 1) for own in settings)
         if not all(survey is None or isinstance(survey, Gram) for survey in surveys):
             return True
@@ -102,7 +102,7 @@ class Engine:
             for out, norms in in_order(pool, self._norms, outputs, threads):
                 summed, merged = summed + norms[0], merged + norms[1]
                 bar.advance(out.info.numel)
-        lines.set_norms(summed, merged, max(len(out.inputs) for out in self.plan.layout.outputs))
+        lines.set_norms(summed, merged, max(len(out.inputs) for out in self.plan.layout.merged))
 
     def _norms(self, out: OutputTensor) -> tuple[float, float]:
         """L1 norms of the summed task vectors and of the merged one, of one tensor."""
@@ -117,7 +117,7 @@ class Engine:
         return summed, merged
 
     def _float_outputs(self) -> list[OutputTensor]:
-        return [out for out in self.plan.layout.outputs if out.info.is_float and out.info.numel]
+        return [out for out in self.plan.layout.merged if out.info.is_float and out.info.numel]
 
     def _survey_model(self, survey: Survey, threads: int) -> None:
         from genepool import progress
@@ -184,7 +184,7 @@ class Engine:
             InputError: as for `blocks`.
         """
         for start, stop in self._block_rows(out):
-            rows = self._stored_sum(out, start, stop)
+            rows = self._stored_rows(out, start, stop)
             yield start, tensor_bytes(self._computed(out, start, stop)) if rows is None else rows
 
     def blocks(self, out: OutputTensor) -> Iterator[tuple[int, torch.Tensor]]:
@@ -222,6 +222,8 @@ class Engine:
 
     def grain(self, out: OutputTensor) -> Grain:
         """The smallest part of this tensor that can be computed by itself."""
+        if out.kept is not None:
+            return "entry"
         settings = self.plan.settings(out)
         return self.method.grain_of(self.plan.site(out), out.info.shape, settings.shared)
 
@@ -243,17 +245,19 @@ class Engine:
     def _takes_stored(self, out: OutputTensor) -> bool:
         return self.device_name == "cpu" and out.info.is_float and self._sums.takes(out)
 
-    def _stored_sum(self, out: OutputTensor, start: int, stop: int) -> memoryview | None:
+    def _stored_rows(self, out: OutputTensor, start: int, stop: int) -> memoryview | None:
         """Rows that need no torch; None when they do, or when something in them is not finite."""
         if start == stop or not self._takes_stored(out):
             return None
+        if out.kept is not None:
+            return self._sums.copied(out, start, stop)
         self.prepare()
         return self._sums.merged(out, self._survey(out), start, stop)
 
     def _merged(self, out: OutputTensor, start: int, stop: int) -> torch.Tensor:
         import torch
 
-        rows = self._stored_sum(out, start, stop)
+        rows = self._stored_rows(out, start, stop)
         if rows is None:
             return self._computed(out, start, stop)
         flat = torch.frombuffer(bytearray(rows), dtype=torch_dtype(self.plan.infos[out.name].dtype))
@@ -262,6 +266,10 @@ class Engine:
     def _computed(self, out: OutputTensor, start: int, stop: int) -> torch.Tensor:
         import torch
 
+        if out.kept is not None:
+            rows = self.plan.sources[out.kept.model].read_rows(out.kept.tensor, start, stop)
+            stored = torch_dtype(self.plan.infos[out.name].dtype)
+            return self._finite(rows.to(stored), out.kept) if out.info.is_float else rows
         if not out.info.is_float:
             return self._copied(out).reshape(out.info.matrix)[start:stop]
         stored = torch_dtype(self.plan.infos[out.name].dtype)
@@ -296,6 +304,8 @@ class Engine:
 
     def moved(self, out: OutputTensor) -> bool:
         """Whether any model may differ from the base here; False when it is known without reading that none does."""
+        if out.kept is not None:
+            return out.kept.model != self.plan.recipe.base
         assert out.base is not None
         base = self.plan.sources[out.base.model]
         return any(

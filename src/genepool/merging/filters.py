@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from genepool.merging.layout import Layout
+from genepool.merging.outputs import Layout
 from genepool.merging.recipe import Recipe
 from genepool.weights import Checkpoint, Weights
 from genepool.weights.architecture import architecture_of
@@ -21,10 +21,9 @@ Elsewhere = Mapping[str, frozenset[str]]
 
 def filters_of(recipe: Recipe) -> frozenset[str]:
     """Every text that a condition of a recipe looks for in names."""
-    levels: list[Mapping[str, Any]] = [recipe.parameters]
-    levels += [entry.parameters for entry in recipe.models or []]
-    for part in recipe.slices or []:
-        levels += [part.parameters, *(source.parameters for source in part.sources)]
+    levels: list[Mapping[str, Any]] = []
+    for part in recipe.parts():
+        levels += [*part.levels, *(entry.parameters for entry in part.entries)]
     conditions = [
         condition
         for level in levels

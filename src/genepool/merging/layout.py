@@ -1,73 +1,28 @@
 """Lines the models of a recipe up: which tensor of which model goes into which tensor of the output.
 
 Decides from headers alone, before anything is read: layers are matched by index, a head that one model has and
-another ties to its embedding is found there, and whatever does not fit is one error that names the tensors.
+another ties to its embedding is found there, what a recipe keeps of one model is taken from it, and whatever does not
+fit is one error that names the tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from genepool import progress
-from genepool.errors import InputError, listed
-from genepool.merging.matching import DepthConflict, Headers, Match, Missing, ShapeConflict, inspect_command
+from genepool.errors import InputError
+from genepool.merging.matching import DepthConflict, Headers, Match, Missing, ShapeConflict
 from genepool.merging.misfits import misfit
-from genepool.merging.recipe import LayerSource, Recipe, Slice
-from genepool.weights import Role, TensorInfo, Weights
+from genepool.merging.outputs import Depth, Input, Layout, OutputTensor
+from genepool.merging.recipe import Recipe
+from genepool.merging.recipe_parts import RecipePart
+from genepool.merging.refusals import Refusals
+from genepool.merging.slicing import Slicer
+from genepool.merging.tensor_rules import TensorRules
+from genepool.weights import Role, TensorInfo, Weights, vocabulary_rows
 from genepool.weights.quantised import packed_as
-from genepool.weights.roles import layer_counts, main_stack, rename_layer
-from genepool.weights.tensor_info import shape_text, widest_dtype
-
-
-@dataclass(frozen=True)
-class Input:
-    """One model's tensor that goes into an output tensor."""
-
-    model: str
-    tensor: str
-
-
-@dataclass
-class OutputTensor:
-    """One tensor of the output and what it is made from.
-
-    Attributes:
-        name: its name in the output.
-        info: its shape, and the widest type any model stores it in.
-        role: its part, and its layer in the output.
-        position: how far through its slice the layer is, 0 to 1; 0 outside the layers.
-        base: the base's tensor; None when the merge has no base.
-        inputs: the models' tensors, in the recipe's order.
-        input_layers: the layer each input has in its own model.
-        part: which slice of the recipe it belongs to; 0 when there are none.
-    """
-
-    name: str
-    info: TensorInfo
-    role: Role
-    position: float
-    base: Input | None
-    inputs: tuple[Input, ...]
-    input_layers: tuple[int | None, ...]
-    part: int
-
-
-@dataclass
-class Layout:
-    """Every output tensor, in the order they are written.
-
-    Attributes:
-        outputs: the tensors.
-        layers: number of layers of the output's main stack; None when the models have none.
-        layer_origin: for each output layer, the layer of the first source it came from.
-        copies: second names under which the reference stores a tensor all the same -> the output of that tensor.
-    """
-
-    outputs: list[OutputTensor]
-    layers: int | None = None
-    layer_origin: list[int] = field(default_factory=list)
-    copies: dict[str, str] = field(default_factory=dict)
+from genepool.weights.stacks import KINDS, Stack
+from genepool.weights.tensor_info import widest_dtype
 
 
 class Aligner:
@@ -83,6 +38,12 @@ class Aligner:
         self.recipe, self.sources, self.uses_base = recipe, sources, uses_base
         self.headers = Headers(sources)
         self.roles = self.headers.roles
+        self.parts = recipe.parts()
+        self.reference = self._reference()
+        self.headers.align_to(self.reference)
+        self.stacks = self.headers.stacks[self.reference]
+        self.refusals = Refusals(recipe, self.headers, self._likened())
+        self.rules = TensorRules(recipe, self.headers)
 
     def layout(self) -> Layout:
         """The layout, or one clear error.
@@ -90,219 +51,297 @@ class Aligner:
         Raises:
             InputError: tensors that are missing or of different shapes, layers that do not exist, quantised tensors.
         """
-        outputs = self._whole_models() if self.recipe.models is not None else self._from_slices()
+        outputs: list[OutputTensor] = []
+        depths: list[Depth] = []
+        for module, names in self._modules():
+            parts = [(number, part) for number, part in enumerate(self.parts) if part.module == module]
+            if parts[0][1].ranges:
+                made, depth = Slicer(self, module, names).outputs(parts)
+                depths.append(depth)
+            else:
+                made = self._whole(*parts[0], names)
+            outputs += made
+        outputs += self._untouched(outputs, depths)
         if not outputs:
             raise InputError("the models have no tensors", where=self.recipe.where, fix="Check the model folders")
-        self._refuse_quantised(outputs)
-        reference = self.sources[self.recipe.config_model()]
-        made, aliases = {out.name for out in outputs}, reference.aliases()
-        copies = {name: aliases[name] for name in reference.stored_names() if name in aliases and name not in made}
-        layout = Layout(outputs, copies={name: first for name, first in copies.items() if first in made})
-        if self.recipe.slices is not None:
-            layout.layers = sum(
-                part.sources[0].layer_range[1] - part.sources[0].layer_range[0] for part in self.recipe.slices
+        if all(out.kept for out in outputs):
+            raise self.refusals.nothing_shared(
+                list(dict.fromkeys(e.model for part in self.parts for e in part.entries))
             )
-            layout.layer_origin = [
-                layer for part in self.recipe.slices for layer in range(*part.sources[0].layer_range)
-            ]
-        return layout
+        self._refuse_packed(outputs)
+        left_out = self._left_out(outputs, depths)
+        config_of = self.recipe.config if self.recipe.config != "base" else self.reference
+        reference = self.sources[config_of]
+        written, aliases = {out.name for out in outputs}, reference.aliases()
+        copies = {name: aliases[name] for name in reference.stored_names() if name in aliases and name not in written}
+        copies = {name: first for name, first in copies.items() if first in written and not self.rules.drops(name)}
+        return Layout(outputs, self.reference, depths, copies, self._labels(outputs), left_out)
+
+    # ------------------------------------------------------------------ what the output is like
+
+    def _reference(self) -> str:
+        """The model whose config the output has: the one that is asked for, or the base, or the first model."""
+        if self.recipe.rest is not None:
+            return self.recipe.model_called(self.recipe.rest)
+        named = self.recipe.model_names()
+        chosen = self.recipe.base or self.parts[0].entries[0].model
+        if len(self.headers.stacks[chosen].all) == 1:
+            # A text model and one that it is the language part of make one of the latter's kind.
+            for other in named:
+                if len(self.headers.stacks[other].proper) > 1:
+                    self.headers.align_to(other)
+                    if chosen in self.headers.inside:
+                        return other
+        return chosen
+
+    def _likened(self) -> str:
+        """The model to recommend for `rest`: a fine-tune with a head before a base without it."""
+        first = self.parts[0].entries[0].model
+        base = self.recipe.base
+        if base is None or self.reference != base:
+            return self.reference
+        return first if self.roles[first].keys() - self.roles[base].keys() else base
+
+    def _modules(self) -> list[tuple[str | None, Collection[str] | None]]:
+        """The modules of the recipe with the names each covers; None for a merge of all there is."""
+        if self.recipe.modules is None:
+            return [(None, None)]
+        covered: dict[str, set[str]] = {module: set() for module in self.recipe.modules}
+        words = sorted(covered, key=_breadth)
+        names = dict.fromkeys(name for model in self.sources for name in self.headers.names_as(model))
+        for name in names:
+            owner = next((word for word in words if self._covers(word, name)), None)
+            if owner is not None:
+                covered[owner].add(name)
+        for word, found in covered.items():
+            if not found:
+                kinds = dict.fromkeys(stack.kind for stack in self.stacks.all if stack.kind)
+                known = ", ".join([*kinds, "other", "or a path such as " + (self.stacks.all or [_NONE])[0].path])
+                raise InputError(
+                    f"{self.reference} has no module '{word}'",
+                    where=f"{self.recipe.where}:modules.{word}",
+                    fix=f"Known there: {known}",
+                )
+        return list(covered.items())
+
+    def _covers(self, word: str, name: str) -> bool:
+        if word == "other":
+            return self.stacks.kind_of(name) is None
+        return self.stacks.covers(word, name)
 
     # ------------------------------------------------------------------ whole models
 
-    def _whole_models(self) -> list[OutputTensor]:
-        base = self.recipe.base if self.uses_base else None
-        models = [entry.model for entry in self.recipe.models or []]
-        participants = list(dict.fromkeys(([base] if base else []) + models))
-        reference = base or models[0]
-        stack = main_stack(self.roles[reference])
-        layers = layer_counts(self.roles[reference])
+    def _whole(self, number: int, part: RecipePart, names: Collection[str] | None) -> list[OutputTensor]:
+        base = part.base if self.uses_base else None
+        models = [entry.model for entry in part.entries]
+        participants = list(dict.fromkeys([self.reference, *([base] if base else []), *models]))
+        order = [*([base] if base else []), *models]
+        main = self.stack_of(part.module)
         outputs = []
-        for match in self._matches(participants):
-            role = match.role
-            depth = layers.get(role.stack, 1)
-            position = 0.0 if role.layer is None else (role.layer / (depth - 1) if depth > 1 else 1.0)
-            base_input = Input(base, match.tensors[base]) if base else None
-            inputs = tuple(Input(model, match.tensors[model]) for model in models)
+        for found in self._found(participants, order, main, names):
+            if isinstance(found, OutputTensor):
+                outputs.append(found)
+                continue
+            role = found.role
             outputs.append(
                 OutputTensor(
-                    match.name,
-                    self._stored((base_input, *inputs)),
-                    Role(role.part, role.layer if role.stack == stack else None, role.stack),
-                    position,
-                    base_input,
-                    inputs,
+                    found.name,
+                    self.stored(Input(model, found.tensors[model]) for model in order),
+                    Role(role.part, role.layer if main is None or role.stack == main.path else None, role.stack),
+                    self._position(role),
+                    Input(base, found.tensors[base]) if base else None,
+                    tuple(Input(model, found.tensors[model]) for model in models),
                     tuple(role.layer for _ in models),
-                    0,
+                    number,
                 )
             )
         return outputs
 
-    def _matches(self, participants: Sequence[str]) -> Sequence[Match]:
-        """What all models have alike; one error for the first kind of thing that they have not."""
-        fit = self.headers.fit(participants)
-        if fit.depths or fit.missing or fit.shapes:
-            reason = misfit(self.sources, participants, self.recipe.base if self.uses_base else None)
+    def _found(
+        self,
+        participants: Sequence[str],
+        taking_part: Collection[str],
+        main: Stack | None,
+        names: Collection[str] | None,
+    ) -> list[Match | OutputTensor]:
+        """What all models have alike, and what is kept of one; one error for the first thing that is neither."""
+        fit = self.headers.fit(participants, names)
+        found: list[Match | OutputTensor] = []
+        for match in fit.matches:
+            if not self.excuses(match.name, (), found):
+                found.append(match)
+        missing = [entry for entry in fit.missing if not self.excuses(entry.name, entry.absent, found)]
+        shapes = [entry for entry in fit.shapes if not self.excuses(entry.name, (), found, differs=True)]
+        path = main.path if main else ""
+        if missing or shapes:
+            reason = misfit(self.sources, [one for one in participants if one in taking_part], self._base())
             if reason is not None:
-                raise InputError(reason.what, where=reason.where or self.recipe.where, fix=reason.fix)
-        if fit.depths:
-            raise self._wrong_depth(fit.depths[0])
-        if fit.missing:
-            raise self._missing(fit.missing)
-        if fit.shapes:
-            raise self._wrong_shapes(fit.shapes)
+                raise self.refusals.reason(reason, (*missing, *shapes))
+        unfit: list[Missing | ShapeConflict] = [*missing, *shapes]
+        misplaced = {self.headers.role(entry.owner, entry.name).stack for entry in unfit}
+        for conflict in (*fit.depths, *self._inner_depths(taking_part)):
+            if conflict.stack in misplaced or (conflict.stack == path and self.headers.inside):
+                raise self.refusals.depth(conflict, path)
+        if missing:
+            raise self.refusals.missing(missing)
+        if shapes:
+            raise self.refusals.shapes(shapes)
         for left in fit.recomputed:
             progress.message(
                 f"note: {left.name} is left out: {left.absent[0]} does not store it and every loader computes it."
             )
-        return fit.matches
+        return found
 
-    # ------------------------------------------------------------------ slices
+    def _base(self) -> str | None:
+        return self.recipe.base if self.uses_base else None
 
-    def _from_slices(self) -> list[OutputTensor]:
-        parts = self.recipe.slices or []
-        first, last = parts[0], parts[-1]
-        outputs = []
-        reference = first.sources[0].model
-        roles = self.roles[reference]
-        stack = main_stack(roles)
-        if not stack and not any(role.layer is not None for role in roles.values()):
-            raise InputError(f"{reference} has no numbered layers to slice", where=f"{self.recipe.where}:slices")
-        for name, role in roles.items():
-            if role.part == "embedding" and role.layer is None:
-                outputs.append(self._slice_output(name, name, role, 0.0, first, 0, None))
-        depth = 0
-        for number, part in enumerate(parts):
-            begin, end = part.sources[0].layer_range
-            self._check_ranges(part, number, stack)
-            source_roles = self.roles[part.sources[0].model]
-            for step in range(end - begin):
-                position = step / (end - begin - 1) if end - begin > 1 else 1.0
-                for name, role in source_roles.items():
-                    if role.stack == stack and role.layer == begin + step:
-                        output = rename_layer(name, role, depth + step)
-                        out_role = Role(role.part, depth + step, stack)
-                        outputs.append(self._slice_output(output, name, out_role, position, part, number, step))
-            depth += end - begin
-        for name, role in self.roles[last.sources[0].model].items():
-            if role.layer is None and role.part != "embedding":
-                outputs.append(self._slice_output(name, name, role, 0.0, last, len(parts) - 1, None))
-        return outputs
+    def excuses(
+        self,
+        name: str,
+        absent: Sequence[str],
+        found: list[Match | OutputTensor] | list[OutputTensor],
+        *,
+        differs: bool = False,
+    ) -> bool:
+        """Whether a tensor is not to be merged but kept or left out; what is kept is put among `found`.
 
-    def _slice_output(
-        self, output: str, name: str, role: Role, position: float, part: Slice, number: int, step: int | None
-    ) -> OutputTensor:
-        base = (part.base or self.recipe.base) if self.uses_base else None
-        owner = part.sources[0].model
-        owner_role = self.roles[owner][name]
-        sources = [source for source in part.sources if source.model != base]
-        if not sources:
-            raise InputError("a slice with nothing but the base", where=f"{self.recipe.where}:slices[{number}].sources")
+        Args:
+            name: the tensor.
+            absent: the models that have none.
+            found: where the copy goes.
+            differs: whether its shapes differ.
+        """
+        kept = self.kept_at(name)
+        if kept is None and not self.rules.drops(name):
+            text_only = bool(absent) and all(model in self.headers.inside for model in absent)
+            if not text_only and (self.recipe.rest is None or not (absent or differs)):
+                return False
+            kept = self.kept(name, self.reference) if self.headers.has(self.reference, name) else None
+        if kept is not None:
+            found.append(kept)
+        return True
 
-        def tensor_of(model: str, source: LayerSource) -> str:
-            wanted = name
-            if step is not None:
-                wanted = rename_layer(name, owner_role, source.layer_range[0] + step)
-            found = self.headers.find(model, wanted, owner)
-            if not found:
-                raise self._missing([Missing(wanted, owner, (model,))], f"{self.recipe.where}:slices[{number}]")
-            return found
+    def _inner_depths(self, models: Iterable[str]) -> list[DepthConflict]:
+        """Text models of another depth than the language part that they stand for."""
+        whole = self.stacks.named("text")
+        own = {model: self.headers.stacks[model].all[0].layers for model in models if model in self.headers.inside}
+        return [
+            DepthConflict(whole.path, {self.reference: whole.layers, model: count})
+            for model, count in own.items()
+            if whole is not None and count != whole.layers
+        ]
 
-        base_source = next((s for s in part.sources if s.model == base), part.sources[0])
-        found = {source.model: tensor_of(source.model, source) for source in sources}
-        inputs = tuple(Input(source.model, found[source.model]) for source in sources)
-        base_input = Input(base, tensor_of(base, base_source)) if base else None
-        shapes = {owner: self.headers.info(owner, name).shape}
-        for given in (*inputs, *((base_input,) if base_input else ())):
-            shapes[given.model] = self.headers.info(given.model, given.tensor).shape
-        if len(set(shapes.values())) > 1:
-            raise self._wrong_shapes([ShapeConflict(output, owner, owner_role, shapes)])
-        return OutputTensor(
-            output,
-            self._stored((base_input, *inputs)),
-            role,
-            position,
-            base_input,
-            inputs,
-            tuple(None if step is None else source.layer_range[0] + step for source in sources),
-            number,
+    def _position(self, role: Role) -> float:
+        depth = next((stack.layers for stack in self.stacks.all if stack.path == role.stack), 1)
+        return 0.0 if role.layer is None else (role.layer / (depth - 1) if depth > 1 else 1.0)
+
+    def stack_of(self, module: str | None) -> Stack | None:
+        """The stack that layers mean in a module, or in all."""
+        named = self.stacks.named(module) if module is not None else self.stacks.main()
+        if named is not None or module is not None:
+            return named
+        # Where none comes first, as in CLIP, the largest is as good as any for conditions on layers.
+        sizes = {stack: sum(role.stack == stack.path for role in self.roles[self.reference].values())
+                 for stack in self.stacks.proper}  # fmt: skip
+        return max(sizes, key=lambda stack: (sizes[stack], stack.path)) if sizes else None
+
+    # ------------------------------------------------------------------ what is not merged
+
+    def kept(self, name: str, model: str) -> OutputTensor:
+        """A tensor of the output that is a copy of one model's."""
+        tensor = self.headers.find(model, name, self.reference)
+        role = self.headers.role(
+            *((self.reference, name) if self.headers.has(self.reference, name) else (model, tensor))
         )
+        return OutputTensor(name, self.headers.info(model, tensor), role, 0.0, None, (), (), 0, Input(model, tensor))
 
-    def _check_ranges(self, part: Slice, number: int, stack: str) -> None:
-        for j, source in enumerate(part.sources):
-            count = layer_counts(self.roles[source.model]).get(stack, 0)
-            if source.layer_range[1] > count:
-                raise InputError(
-                    f"layer_range {list(source.layer_range)} of {source.model}, which has {count} layers",
-                    where=f"{self.recipe.where}:slices[{number}].sources[{j}].layer_range",
-                    fix=f"End it at {count} or before",
-                )
+    def kept_at(self, name: str) -> OutputTensor | None:
+        """The copy that a rule asks for at a name, if one does.
 
-    # ------------------------------------------------------------------ what does not fit
-
-    def _wrong_depth(self, conflict: DepthConflict) -> InputError:
-        first, *rest = conflict.counts
-        other = next(model for model in rest if conflict.counts[model] != conflict.counts[first])
-        where = (
-            "" if conflict.stack in {main_stack(roles) for roles in self.roles.values()} else f" in {conflict.stack}"
-        )
-        return InputError(
-            f"{first} has {conflict.counts[first]} layers{where} and {other} has {conflict.counts[other]}",
-            where=self.recipe.where,
-            fix=f"Use `slices` to say which layers go together; {self._shown(first, other)}",
-        )
-
-    def _missing(self, missing: Sequence[Missing], where: str = "") -> InputError:
-        owner, absent = missing[0].owner, missing[0].absent[0]
-        names = [entry.name for entry in missing if entry.owner == owner and absent in entry.absent]
-        what = f"{absent} has no tensor {names[0]}, which {owner} has"
-        if len(names) > 1:
-            what = f"{absent} lacks {len(names):,} tensors that {owner} has: {listed(names, 4)}"
-        if len(missing) > len(names):
-            what += f" (and {len(missing) - len(names):,} more that not every model has)"
-        return InputError(
-            what,
-            where=where or self.recipe.where,
-            fix=f"Merge models of one architecture and depth; {self._shown(owner, absent)}",
-        )
-
-    def _wrong_shapes(self, conflicts: Sequence[ShapeConflict]) -> InputError:
-        first = conflicts[0]
-        owner, other = first.owner, first.differing()[0]
-        # What a user can do something about comes first: more tokens in one model than in another.
-        tokens = any(conflict.role.part == "embedding" for conflict in conflicts)
-        if not tokens and all(conflict.is_vocabulary for conflict in conflicts):
-            what, fix = "the heads have other numbers of classes", "Merge models that tell the same classes apart"
-        elif all(conflict.is_vocabulary for conflict in conflicts):
-            what = "the vocabularies differ in size"
-            fix = (
-                "If one only has further rows at the end, say `vocabulary: padded` in a recipe; "
-                "joining them is not supported yet"
+        Raises:
+            InputError: the model it names has no such tensor, or one that does not fit the rest of the output.
+        """
+        model = self.rules.source(name)
+        if model is None:
+            return None
+        where = f"{self.recipe.where}:{self.rules.place(name)}.from"
+        if not self.headers.has(self.reference, name):
+            raise InputError(
+                f"{self.reference}, which the result is like, has no tensor {name}",
+                where=where,
+                fix=f"Add `rest: {model}`, or write `from: drop`",
             )
-        else:
-            what, fix = "the shapes differ", "Merge models of one architecture and size"
-        what += f": {shape_text(first.shapes[other])} in {other}, {shape_text(first.shapes[owner])} in {owner}"
-        if len(conflicts) > 1:
-            rest = [
-                f"{conflict.name} ({shape_text(conflict.shapes[conflict.differing()[0]])} and "
-                f"{shape_text(conflict.shapes[conflict.owner])})"
-                for conflict in conflicts[1:]
-            ]
-            what += f"; so do those of {listed(rest, 4)}"
-        return InputError(what, where=f"{self.recipe.where}:{first.name}", fix=f"{fix}; {self._shown(owner, other)}")
+        if not (tensor := self.headers.find(model, name, self.reference)):
+            raise InputError(f"{model} has no tensor {name}", where=where, fix="Name a model that has it")
+        shapes = {one: self.headers.info(one, own).shape for one, own in ((self.reference, name), (model, tensor))}
+        if len(set(shapes.values())) > 1:
+            conflict = self.headers.conflict(name, {self.reference: name, model: tensor}, shapes)
+            if conflict.kind != "labels":
+                raise self.refusals.shapes([conflict])
+        return self.kept(name, model)
 
-    def _shown(self, *models: str) -> str:
-        return f"run `{inspect_command(models, self.recipe.folder)}` to see all that differs"
+    def _untouched(self, outputs: Sequence[OutputTensor], depths: Sequence[Depth]) -> list[OutputTensor]:
+        """What no module and no slice covers, as the reference has it."""
+        if self.recipe.modules is None and not (depths and len(self.stacks.proper) > 1):
+            return []
+        made = {out.name for out in outputs}
+        sliced = {depth.stack.path for depth in depths}
+        left = [
+            name
+            for name, role in self.roles[self.reference].items()
+            if name not in made and role.stack not in sliced and not self.rules.drops(name)
+        ]
+        return [self.kept_at(name) or self.kept(name, self.reference) for name in left]
+
+    def _left_out(self, outputs: Sequence[OutputTensor], depths: Sequence[Depth]) -> dict[str, list[str]]:
+        """What some model has and the output has not, apart from layers that slices leave out."""
+        made = {out.name for out in outputs}
+        taken: dict[str, set[str]] = {}
+        for given in (given for out in outputs for given in out.reads):
+            taken.setdefault(given.model, set()).add(given.tensor)
+        found: dict[str, list[str]] = {}
+        for model in self.roles:
+            for name, own in self.headers.outer(model).items():
+                # Kept of another model, or meant to go.
+                is_there = name in made and model not in self.headers.inside
+                layer = bool(depths) and self.roles[model][own].layer is not None
+                if own not in taken.get(model, ()) and not is_there and (self.rules.drops(name) or not layer):
+                    found.setdefault(model, []).append(own)
+        return found
+
+    def _labels(self, outputs: Sequence[OutputTensor]) -> str | None:
+        """The model that a head with other labels than the reference's is from."""
+        for out in outputs:
+            given = out.kept
+            if given is not None and given.model != self.reference and out.role.part == "head":
+                rows = vocabulary_rows(self.sources[given.model])
+                if given.tensor not in rows:
+                    return given.model
+        return None
 
     # ------------------------------------------------------------------ one tensor
 
-    def _stored(self, inputs: Iterable[Input | None]) -> TensorInfo:
+    def stored(self, inputs: Iterable[Input | None]) -> TensorInfo:
+        """Shape and the widest type of what goes into one tensor."""
         infos = [self.sources[given.model].info(given.tensor) for given in inputs if given]
         return infos[0].with_dtype(widest_dtype([info.dtype for info in infos]))
 
-    def _refuse_quantised(self, outputs: Sequence[OutputTensor]) -> None:
+    def _refuse_packed(self, outputs: Sequence[OutputTensor]) -> None:
         for out in outputs:
-            for given in (*out.inputs, *((out.base,) if out.base else ())):
+            for given in out.reads:
                 if packed := packed_as(self.sources[given.model], given.tensor):
                     raise InputError(
                         packed, where=f"{given.model}:{given.tensor}", fix="Use the unquantised checkpoint"
                     )
+
+
+_NONE = Stack("model.layers", 0, None)
+
+
+def _breadth(word: str) -> tuple[int, int]:
+    """Orders modules by how much they say: a path before a kind, a long path before a short one."""
+    if word == "other":
+        return (3, 0)
+    if word in KINDS:
+        return (1 if word == "connector" else 2, 0)
+    return (0, -word.count("."))

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
-from genepool.weights import Role, TensorInfo, Weights, infer_roles
+from genepool.weights import Role, TensorInfo, Weights, infer_roles, vocabulary_rows
 from genepool.weights.architecture import Naming, architecture_of
 from genepool.weights.roles import layer_counts
+from genepool.weights.stacks import Stacks, text_part
 from genepool.weights.ties import tied_names
 
 # Buffers that some versions of a model store and others compute; nothing is lost without them. A class that is known is
@@ -48,23 +51,32 @@ class Missing:
     absent: tuple[str, ...]
 
 
+# What differs between two tensors of one name: the number of tokens, of labels, of places in a text or an image, or
+# anything else.
+Differing = Literal["vocabulary", "labels", "positions", "shape"]
+
+
 @dataclass(frozen=True, slots=True)
 class ShapeConflict:
-    """A tensor that has not the same shape everywhere; `shapes` goes by model, the owner's first."""
+    """A tensor that has not the same shape everywhere.
+
+    Attributes:
+        name: its name in `owner`, the first model that has it.
+        owner: that model.
+        role: the part it plays there.
+        shapes: by model, the owner's first.
+        kind: what of it differs.
+    """
 
     name: str
     owner: str
     role: Role
     shapes: Mapping[str, tuple[int, ...]]
+    kind: Differing = "shape"
 
     def differing(self) -> list[str]:
         """The models whose shape is not the owner's."""
         return [model for model, shape in self.shapes.items() if shape != self.shapes[self.owner]]
-
-    @property
-    def is_vocabulary(self) -> bool:
-        """Whether only the number of tokens differs."""
-        return self.role.part in ("embedding", "head") and len({shape[1:] for shape in self.shapes.values()}) == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +122,20 @@ class Headers:
         self._names = {model: {*roles, *sources[model].aliases()} for model, roles in self.roles.items()}
         self._tied: dict[str, dict[str, str]] = {}
         self._namings: dict[str, Naming | None] = {}
+        # Of text models beside one that they are a part of: its names -> theirs.
+        self.inside: dict[str, dict[str, str]] = {}
+        self._vocabulary: dict[str, dict[str, int]] = {}
+
+    def align_to(self, reference: str) -> None:
+        """Takes models that are the language part of `reference` for that: from now on its names are looked for."""
+        roles, config = self.roles[reference], self.sources[reference].config
+        parts = {model: text_part(roles, config, self.roles[model]) for model in self.roles if model != reference}
+        self.inside = {model: names for model, names in parts.items() if names}
+
+    @cached_property
+    def stacks(self) -> dict[str, Stacks]:
+        """The stacks of layers of every model."""
+        return {model: Stacks(roles, self.sources[model].config) for model, roles in self.roles.items()}
 
     def has(self, model: str, name: str) -> bool:
         """Whether the model has a tensor of this name, tied ones included."""
@@ -125,6 +151,8 @@ class Headers:
 
     def find(self, model: str, name: str, owner: str) -> str:
         """The tensor of `model` that plays the part of `owner`'s tensor `name`; empty when there is none."""
+        if model in self.inside and model != owner:
+            return self.inside[model].get(name, "")
         if name in self._names[model]:
             return name
         # A tensor that one model ties to another (a head to the embedding) and the owner has as its own.
@@ -150,18 +178,50 @@ class Headers:
             self._namings[model] = None if architecture is None else architecture.naming(stored)
         return self._namings[model]
 
-    def fit(self, models: Sequence[str]) -> Fit:
+    def names_as(self, model: str) -> list[str]:
+        """The tensors of a model by the names they have in the one it was aligned to, those it has no place for not."""
+        return list(self.inside[model] if model in self.inside else self.sources[model].names())
+
+    def outer(self, model: str) -> dict[str, str]:
+        """The same with the names they have in the model itself, those without a place under their own."""
+        inside = self.inside.get(model, {})
+        taken = set(inside.values())
+        return {**inside, **{name: name for name in self.roles[model] if name not in taken}}
+
+    def conflict(self, name: str, found: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> ShapeConflict:
+        """What differs between tensors that stand for each other and are of other shapes, the owner's first."""
+        owner = next(iter(found))
+        role = self.role(owner, name)
+        return ShapeConflict(name, owner, role, shapes, self._differing(role, found, shapes))
+
+    def _tokens(self, model: str) -> dict[str, int]:
+        """Its tensors with a row for each token."""
+        if model not in self._vocabulary:
+            self._vocabulary[model] = vocabulary_rows(self.sources[model])
+        return self._vocabulary[model]
+
+    def _differing(self, role: Role, found: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> Differing:
+        one_row = len({len(shape) for shape in shapes.values()}) == 1 and len({s[1:] for s in shapes.values()}) == 1
+        if not one_row or role.layer is not None or role.part not in ("embedding", "head"):
+            return "shape"
+        if all(tensor in self._tokens(model) for model, tensor in found.items()):
+            return "vocabulary"
+        return "labels" if role.part == "head" else "positions"
+
+    def fit(self, models: Sequence[str], only: Collection[str] | None = None) -> Fit:
         """Lines the models up by the names of their tensors.
 
         Args:
             models: which of them, the reference first: orders the result and owns what it has.
+            only: the names that count; all of them when None.
         """
         matches: list[Match] = []
         missing: list[Missing] = []
         recomputed: list[Missing] = []
         shapes: list[ShapeConflict] = []
-        for name in dict.fromkeys(name for model in models for name in self.sources[model].names()):
-            owner = next(model for model in models if self.has(model, name))
+        names = dict.fromkeys(name for model in models for name in self.names_as(model))
+        for name in names if only is None else (name for name in names if name in only):
+            owner = next(model for model in models if self.has(model, name) and model not in self.inside)
             found = {model: self.find(model, name, owner) for model in models}
             absent = tuple(model for model, tensor in found.items() if not tensor)
             if absent:
@@ -170,7 +230,7 @@ class Headers:
             sizes = {owner: self.info(owner, name).shape}
             sizes.update((model, self.info(model, tensor).shape) for model, tensor in found.items())
             if len(set(sizes.values())) > 1:
-                shapes.append(ShapeConflict(name, owner, self.role(owner, name), sizes))
+                shapes.append(self.conflict(name, {owner: found[owner], **found}, sizes))
             else:
                 matches.append(Match(name, owner, self.role(owner, name), found))
         return Fit(tuple(matches), tuple(missing), tuple(shapes), tuple(self._depths(models)), tuple(recomputed))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genepool.merging.engine import Engine
-from genepool.merging.layout import OutputTensor
+from genepool.merging.outputs import OutputTensor
 from genepool.merging.plan import Plan
 from genepool.weights import TensorInfo, Weights
 

@@ -58,6 +58,17 @@ _KNOWN_PARAMETERS = frozenset(
 _OURS_ALONE = frozenset({"scope", "zero_sign", "trim_density", "clamp", "cosine_floor", "alike_below", "merges"})
 _CHAT_TEMPLATES = ("alpaca", "chatml", "exaone", "llama3", "mistral")
 
+# What its architectures call the parts of a model, where that is not our word.
+_MODULES = {
+    "text_decoder": "text",
+    "vision_tower": "vision",
+    "vision_model": "vision",
+    "audio_tower": "audio",
+    "multi_modal_projector": "connector",
+    "shared": "other",
+    "default": "other",
+}
+
 Parameters = dict[str, Any]
 
 
@@ -162,13 +173,10 @@ def translate(data: dict[str, Any], where: str) -> Recipe:
         )
     reader = _Reader(method, where)
     base = _reference(config.base_model, f"{where}:base_model")
-    module = _single_module(config, where)
     outer = _over(_DEFAULTS[method], reader.shared_and_own(config.parameters, "parameters"))
-    outer = _over(outer, reader.shared_and_own(module.parameters, "modules.parameters"))
     result: dict[str, Any] = {
         "genepool": 1,
         "method": method,
-        "parameters": outer,
         "dtype": _dtype(config, where),
         "tokenizer": _tokenizer(config, base, where),
         "chat_template": _chat_template(config, where),
@@ -176,15 +184,24 @@ def translate(data: dict[str, Any], where: str) -> Recipe:
     }
     if base:
         result["base"] = base
-    if module.models is not None:
-        result["models"] = reader.models(module.models, base)
-        reader.require_weights(result["models"], outer, "models")
+    if config.modules is not None and (len(config.modules) > 1 or "default" not in config.modules):
+        modules = {}
+        for name, module in config.modules.items():
+            place = f"modules.{name}."
+            own = reader.shared_and_own(module.parameters, f"{place}parameters")
+            listed = reader.lists(module, base, _over(outer, own), place)
+            # What holds for a part stands above what holds for all, condition by condition.
+            modules[_MODULES.get(name, name)] = {**listed, "parameters": _over(outer, own) if own else {}}
+        result |= {"modules": modules, "parameters": outer}
     else:
-        result["slices"] = [reader.slice(part, i, base) for i, part in enumerate(module.slices or [])]
-        for i, part in enumerate(result["slices"]):
-            sources = [source for source in part["sources"] if source["model"] != part.get("base", base)]
-            reader.require_weights(sources, outer | part["parameters"], f"slices[{i}].sources")
+        whole = next(iter(config.modules.values())) if config.modules else _Module.model_construct(**_lists(config))
+        outer = _over(outer, reader.shared_and_own(whole.parameters, "modules.parameters"))
+        result |= {**reader.lists(whole, base, outer, ""), "parameters": outer}
     return validate(Recipe, {key: value for key, value in result.items() if value is not None}, where)
+
+
+def _lists(config: _Config) -> dict[str, Any]:
+    return {"slices": config.slices, "models": config.models, "parameters": None}
 
 
 class _Reader:
@@ -241,20 +258,31 @@ class _Reader:
             return _map_leaves(value, _clamped)
         return value
 
-    def models(self, entries: list[_Model], base: str | None) -> list[dict[str, Any]]:
+    def lists(self, part: _Module, base: str | None, outer: Parameters, place: str) -> dict[str, Any]:
+        """The models or slices of a recipe or a module of it."""
+        if part.models is not None:
+            models = self.models(part.models, base, f"{place}models")
+            self.require_weights(models, outer, f"{place}models")
+            return {"models": models}
+        slices = [self.slice(one, f"{place}slices[{i}]", base) for i, one in enumerate(part.slices or [])]
+        for i, one in enumerate(slices):
+            sources = [source for source in one["sources"] if source["model"] != one.get("base", base)]
+            self.require_weights(sources, outer | one["parameters"], f"{place}slices[{i}].sources")
+        return {"slices": slices}
+
+    def models(self, entries: list[_Model], base: str | None, place: str) -> list[dict[str, Any]]:
         result = []
         for i, entry in enumerate(entries):
-            name = _reference(entry.model, f"{self.where}:models[{i}].model")
+            name = _reference(entry.model, f"{self.where}:{place}[{i}].model")
             if name == base and self.method.base != "unused":
                 continue
-            result.append({"model": name, "parameters": self.own(entry.parameters, f"models[{i}].parameters")})
+            result.append({"model": name, "parameters": self.own(entry.parameters, f"{place}[{i}].parameters")})
         if base and self.method.base == "unused" and base not in [entry["model"] for entry in result]:
             # A base that is not listed is one more input of its linear merge.
             result.append({"model": base, "parameters": {}})
         return result
 
-    def slice(self, part: _Slice, i: int, base: str | None) -> dict[str, Any]:
-        place = f"slices[{i}]"
+    def slice(self, part: _Slice, place: str, base: str | None) -> dict[str, Any]:
         sources = [
             {
                 "model": _reference(source.model, f"{self.where}:{place}.sources[{j}].model"),
@@ -277,16 +305,6 @@ class _Reader:
                 fix="Add it with its own layer_range",
             )
         return result
-
-
-def _single_module(config: _Config, where: str) -> _Module:
-    if config.modules is None:
-        return _Module(slices=config.slices, models=config.models)
-    if len(config.modules) != 1:
-        raise InputError(
-            "several modules are not supported yet", where=f"{where}:modules", fix="Merge one module at a time"
-        )
-    return next(iter(config.modules.values()))
 
 
 def _reference(value: Any, where: str) -> str | None:

@@ -28,11 +28,13 @@ class Misfit(NamedTuple):
         what: the reason, as a clause.
         fix: a way out that works, as a sentence.
         where: the model at fault; empty when it is how they go together.
+        head: whether it is no more than the heads.
     """
 
     what: str
     fix: str
     where: str = ""
+    head: bool = False
 
 
 def misfit(sources: Mapping[str, Weights], models: Sequence[str], base: str | None) -> Misfit | None:
@@ -89,8 +91,8 @@ def _other_head(known: Mapping[str, Architecture], first: str, other: str, base:
         f" ({having} has {listed(heads[having], 3)})"
     )
     if base == first:
-        return Misfit(what, "Name a base of the models' own class, or leave `base` out (method: linear)")
-    return Misfit(what, "Merge models of one class")
+        return Misfit(what, "Name a base of the models' own class, or leave `base` out (method: linear)", head=True)
+    return Misfit(what, "Merge models of one class", head=True)
 
 
 def _other_size(known: Mapping[str, Architecture], first: str, other: str) -> Misfit | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from genepool import progress
 from genepool.errors import InputError
 from genepool.merging.loading import load_recipe
 from genepool.merging.merged_weights import MergedWeights
@@ -120,6 +121,15 @@ def _merged(weights: Weights) -> MergedWeights | None:
     return weights
 
 
+def say_remarks(plan: Plan) -> None:
+    """Says what is not merged, on all levels: what is kept of one model, and what is left out."""
+    for name, inner in inner_plans(plan).items():
+        for line in inner.layout.remarks():
+            progress.message(f"note: {name}: {line}.")
+    for line in plan.layout.remarks():
+        progress.message(f"note: {line}.")
+
+
 def input_paths(plan: Plan) -> Iterator[tuple[str, Path]]:
     """Every file or folder that a merge reads, on all its levels, with the name its recipe uses for the model."""
     for name, weights in plan.sources.items():
@@ -157,9 +167,9 @@ def _bytes_read(plan: Plan, times: int) -> int:
     passes = plan.passes - 1 + times
     inside = inner_plans(plan)
     direct = sum(
-        plan.sources[given.model].info(given.tensor).nbytes
+        plan.sources[given.model].info(given.tensor).nbytes * (passes if out.kept is None else times)
         for out in plan.layout.outputs
-        for given in (*out.inputs, *((out.base,) if out.base else ()))
+        for given in out.reads
         if given.model not in inside
     )
-    return passes * direct + sum(_bytes_read(inner, passes) for inner in inside.values())
+    return direct + sum(_bytes_read(inner, passes) for inner in inside.values())

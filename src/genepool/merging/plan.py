@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from genepool.errors import InputError
 from genepool.merging.config_differences import ConfigDifference, config_differences
 from genepool.merging.filters import Elsewhere, filters_of, matched_elsewhere
-from genepool.merging.layout import Layout, OutputTensor
 from genepool.merging.method import Method, Scope
+from genepool.merging.outputs import Input, Layout, OutputTensor
 from genepool.merging.parameters import REQUIRED, Parameter, Site, constant_value, resolve
 from genepool.merging.recipe import Recipe
 from genepool.merging.survey import Survey
@@ -27,12 +27,17 @@ from genepool.merging.untying import untied_config, untied_names
 from genepool.weights import TensorInfo, Weights
 from genepool.weights.architecture import architecture_of
 from genepool.weights.carried import CarriedFiles, carried_files
+from genepool.weights.config_layers import with_depth
 from genepool.weights.naming import Renaming, renaming_of
 from genepool.weights.tensor_info import dtype_code
 from genepool.weights.writer import config_for
 
 if TYPE_CHECKING:
     from genepool.merging.merged_weights import MergedWeights
+
+
+# What of a config is about the labels of a classifier.
+_LABELS = ("id2label", "label2id", "num_labels", "problem_type")
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,10 @@ class Plan:
     def __init__(self, recipe: Recipe, method: Method, sources: Mapping[str, Weights], layout: Layout) -> None:
         self.recipe, self.method, self.sources, self.layout = recipe, method, sources, layout
         self._settings: dict[str, ResolvedParameters] = {}
+        self._parts = recipe.parts()
         self._check_constants()
         if type(method).check is not Method.check:
-            for out in layout.outputs:
+            for out in layout.merged:
                 settings = self.settings(out)
                 method.check(self.site(out), settings.shared, settings.per_model)
 
@@ -95,25 +101,48 @@ class Plan:
         if source is None:
             return None
         result = config_for(source, self.infos.values()) or {}
-        if self.layout.layers is not None:
-            _set_depth(result, self.layout.layers, self.layout.layer_origin)
+        for depth in self.layout.depths:
+            result = with_depth(result, depth.stack, depth.origin)
+        if self.layout.labels is not None:
+            theirs = self.sources[self.layout.labels].config or {}
+            result = {key: value for key, value in result.items() if key not in _LABELS}
+            result |= {key: theirs[key] for key in _LABELS if key in theirs}
         untied = untied_names(self.reference, result, self.infos)
         return untied_config(result, untied, self.stored) if untied else result
 
     @cached_property
+    def depths(self) -> dict[str, int]:
+        """Number of layers of every stack of the output that is merged layer by layer."""
+        found: dict[str, int] = {}
+        for out in self.layout.merged:
+            if out.role.layer is not None:
+                found[out.role.stack] = max(found.get(out.role.stack, 0), out.role.layer + 1)
+        return found
+
+    @property
     def depth(self) -> int | None:
-        """Number of layers of the output's main stack; None when it has none."""
-        return max((out.role.layer + 1 for out in self.layout.outputs if out.role.layer is not None), default=None)
+        """Number of layers of the deepest of them; None when there are none."""
+        return max(self.depths.values(), default=None)
 
     @property
     def reference(self) -> Weights:
         """The model whose config goes along."""
-        return self.sources[self.recipe.config_model()]
+        return self.sources[self.config_of]
+
+    @property
+    def config_of(self) -> str:
+        """Its name: the one `config` names, else the model that the output is like."""
+        return self.recipe.config if self.recipe.config != "base" else self.layout.reference
+
+    @property
+    def tokenizer_of(self) -> str:
+        """The model whose tokenizer goes along: the one `tokenizer` names, else the model that the output is like."""
+        return self.recipe.tokenizer if self.recipe.tokenizer != "base" else self.layout.reference
 
     @property
     def tokenizer_folder(self) -> Path | None:
         """Where the tokenizer is copied from."""
-        return self.sources[self.recipe.tokenizer_model()].tokenizer_folder
+        return self.sources[self.tokenizer_of].tokenizer_folder
 
     @cached_property
     def carried(self) -> CarriedFiles:
@@ -124,7 +153,7 @@ class Plan:
     def config_differences(self) -> tuple[ConfigDifference, ...]:
         """Settings that mean something for the weights and that not all models have alike."""
         return config_differences(
-            self.sources, depth=self.recipe.slices is None, vocabulary=self.recipe.vocabulary != "padded"
+            self.sources, depth=not self.layout.depths, vocabulary=self.recipe.vocabulary != "padded"
         )
 
     def describe(self) -> dict[str, Any]:
@@ -132,25 +161,25 @@ class Plan:
 
         Returns:
             passes, bytes_read (over all passes), bytes_written, peak_bytes (an upper estimate of what computing takes
-            per thread), renamed (the models whose files have another layout), steps: one mapping per output tensor
-            with its inputs and its resolved parameters; and what `goes_along` says.
+            per thread), renamed (the models whose files have another layout), steps: one mapping per output tensor with
+            its inputs and its resolved parameters; `like`, the model that the output is like; what of which model is
+            `kept` as it is and `left_out`; and what `goes_along` says.
         """
         from genepool.merging.engine import Engine
 
         engine = Engine(self)
-        per_pass = sum(
-            self.sources[given.model].info(given.tensor).nbytes
-            for out in self.layout.outputs
-            for given in (*out.inputs, *((out.base,) if out.base else ()))
-        )
+        kept, merged = self.bytes_kept, self.bytes_per_pass
         return {
             "method": self.method.name,
             "passes": self.passes,
-            "bytes_read": per_pass * self.passes,
+            "bytes_read": merged * self.passes + kept,
             "bytes_written": sum(info.nbytes for info in self.stored.values()),
             "peak_bytes": max((engine.working_bytes(out) for out in self.layout.outputs), default=0),
             "renamed": {name: renaming.as_json() for name, renaming in self.renamings().items()},
             **self.goes_along(),
+            "like": self.layout.reference,
+            "kept": self.layout.kept,
+            "left_out": self.layout.left_out,
             "steps": [self._describe_step(out) for out in self.layout.outputs],
         }
 
@@ -172,12 +201,25 @@ class Plan:
             left (file or folder -> why it stays behind).
         """
         return {
-            "config_of": self.recipe.config_model(),
-            "tokenizer_of": self.recipe.tokenizer_model(),
+            "config_of": self.config_of,
+            "tokenizer_of": self.tokenizer_of,
             "config_differences": {one.key: dict(one.values) for one in self.config_differences},
             "carried": sorted(self.carried.files),
             "left": dict(self.carried.left),
         }
+
+    @property
+    def bytes_per_pass(self) -> int:
+        """Bytes of everything that is merged, as it is stored."""
+        return sum(self._bytes_of(given) for out in self.layout.merged for given in out.reads)
+
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes of everything that is copied."""
+        return sum(self._bytes_of(out.kept) for out in self.layout.outputs if out.kept is not None)
+
+    def _bytes_of(self, given: Input) -> int:
+        return self.sources[given.model].info(given.tensor).nbytes
 
     def _describe_step(self, out: OutputTensor) -> dict[str, Any]:
         settings = self.settings(out)
@@ -189,6 +231,7 @@ class Plan:
             "layer": out.role.layer,
             "base": f"{out.base.model}:{out.base.tensor}" if out.base else None,
             "inputs": [f"{given.model}:{given.tensor}" for given in out.inputs],
+            "kept": f"{out.kept.model}:{out.kept.tensor}" if out.kept else None,
             "parameters": dict(settings.shared),
             "model_parameters": [dict(values) for values in settings.per_model],
         }
@@ -207,9 +250,11 @@ class Plan:
 
     @property
     def _first_settings(self) -> ResolvedParameters:
-        return self.settings(self.layout.outputs[0])
+        return self.settings(self.layout.merged[0])
 
     def _resolved(self, out: OutputTensor) -> ResolvedParameters:
+        if out.kept is not None:
+            return ResolvedParameters({}, ())
         shared_levels, input_levels = self._levels(out)
         site = self.site(out)
         shared = {p.name: self._value(shared_levels, p, site, out) for p in self.method.parameters if not p.per_model}
@@ -222,13 +267,9 @@ class Plan:
         return ResolvedParameters(shared, tuple(per_model))
 
     def _levels(self, out: OutputTensor) -> tuple[list[Mapping[str, Any]], list[list[Mapping[str, Any]]]]:
-        shared: list[Mapping[str, Any]] = [self.recipe.parameters]
-        if self.recipe.slices is not None:
-            part = self.recipe.slices[out.part]
-            shared = [part.parameters, *shared]
-            entries = {source.model: source.parameters for source in part.sources}
-        else:
-            return shared, [[entry.parameters, *shared] for entry in self.recipe.models or []]
+        part = self._parts[out.part]
+        shared: list[Mapping[str, Any]] = list(part.levels)
+        entries = {entry.model: entry.parameters for entry in part.entries}
         return shared, [[entries[given.model], *shared] for given in out.inputs]
 
     def _value(self, levels: list[Mapping[str, Any]], parameter: Parameter, site: Site, out: OutputTensor) -> Any:
@@ -247,9 +288,9 @@ class Plan:
             return
         for name in self.method.whole_model_parameters(self._first_settings.shared):
             parameter = self.method.parameter(name)
-            shared_levels, input_levels = self._levels(self.layout.outputs[0])
+            shared_levels, input_levels = self._levels(self.layout.merged[0])
             varied = any(not constant_value(levels, parameter) for levels in [shared_levels, *input_levels])
-            if varied or (self.recipe.slices is not None and len(self.recipe.slices) > 1):
+            if varied or len(self._parts) > 1:
                 raise InputError(
                     f"'{name}' varies over the model, but {self.method.name} looks at the whole vector at once",
                     where=f"{self.recipe.where}:parameters",
@@ -272,13 +313,14 @@ class Plan:
     def new_model_survey(self) -> Survey | None:
         """A fresh survey of the whole vector, if the method needs one."""
         settings = self._first_settings
-        numel = sum(out.info.numel for out in self.layout.outputs if out.info.is_float)
+        numel = sum(out.info.numel for out in self.layout.merged if out.info.is_float)
         return self.method.survey(settings.shared, settings.per_model, numel)
 
     def site(self, out: OutputTensor) -> Site:
         """Where an output tensor is, for parameters that vary."""
+        depth = self.depths.get(out.role.stack, self.depth)
         filters = self._elsewhere.get(out.name, frozenset())
-        return Site(out.name, out.role.part, out.role.layer, out.position, self.depth, filters)
+        return Site(out.name, out.role.part, out.role.layer, out.position, depth, filters)
 
     @cached_property
     def _elsewhere(self) -> Elsewhere:
@@ -296,14 +338,3 @@ class Plan:
         dtypes = json.dumps(sorted({info.dtype for info in self.infos.values()}))
         text = f"{self.recipe.digest(prints)}\x1f{dtypes}{self.method.code}"
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _set_depth(config: dict[str, Any], layers: int, origin: list[int]) -> None:
-    """Writes a new number of layers into a config, and rebuilds its per-layer lists."""
-    keys = [key for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if key in config]
-    before = config[keys[0]] if keys else None
-    for key in keys:
-        config[key] = layers
-    for name, value in config.items():
-        if isinstance(value, list) and len(value) == before and "layer" in name:
-            config[name] = [value[i] for i in origin]

@@ -15,6 +15,7 @@ from genepool.merging.nesting import with_recipe_files
 from genepool.merging.plan import Plan
 from genepool.merging.plausibility import check_densities, check_gradients, check_layers
 from genepool.merging.recipe import Recipe, is_recipe_file
+from genepool.merging.recipe_parts import ModelEntry
 from genepool.merging.vocabulary import check_vocabularies, padded
 from genepool.weights import Weights, open_weights
 from genepool.weights.architecture import why_unknown
@@ -166,7 +167,7 @@ def _say_unknown(sources: Mapping[str, Weights]) -> None:
 
 def _say_what_goes_along(plan: Plan) -> None:
     """Says what a user would not expect of config and files beside the weights; the plan and the card say all."""
-    chosen, tokenizer = plan.recipe.config_model(), plan.recipe.tokenizer_model()
+    chosen, tokenizer = plan.config_of, plan.tokenizer_of
     for note in difference_notes(plan.config_differences, chosen, tokenizer):
         progress.message(f"note: {note}.")
     carried = plan.carried
@@ -183,33 +184,37 @@ def _say_what_goes_along(plan: Plan) -> None:
 
 def _without_base_among_models(recipe: Recipe, method: Method) -> Recipe:
     """A base that is also listed as a model has a task vector of zero: it is the base, not one more model."""
-    if recipe.models is None or recipe.base is None or method.base == "unused":
+    if recipe.base is None or method.base == "unused":
         return recipe
-    kept = [entry for entry in recipe.models if entry.model != recipe.base]
-    copy = recipe.model_copy(update={"models": kept})
+
+    def others(entries: list[ModelEntry] | None) -> list[ModelEntry] | None:
+        return None if entries is None else [entry for entry in entries if entry.model != recipe.base]
+
+    modules = recipe.modules and {
+        name: module.model_copy(update={"models": others(module.models)}) for name, module in recipe.modules.items()
+    }
+    copy = recipe.model_copy(update={"models": others(recipe.models), "modules": modules})
     return copy.located(recipe.where, recipe.folder)
 
 
 def _check_counts(recipe: Recipe, method: Method) -> None:
     low, high = method.models
-    parts: list[tuple[str, int]] = []
-    if recipe.models is not None:
-        parts.append(("models", len(recipe.models)))
-    for i, part in enumerate(recipe.slices or []):
-        base = (part.base or recipe.base) if method.base != "unused" else None
-        parts.append((f"slices[{i}].sources", sum(source.model != base for source in part.sources)))
     if method.base == "counted" and recipe.base is not None:
         low, high = low - 1, None if high is None else high - 1
-    for place, count in parts:
+    for part in recipe.parts():
+        base = part.base if method.base != "unused" else None
+        names = [entry.model for entry in part.entries if not (part.ranges and entry.model == base)]
+        count = len(names)
         if count < low or (high is not None and count > high):
             wanted = f"exactly {low}" if low == high else (f"at least {low}" if count < low else f"at most {high}")
             raise InputError(
                 f"{method.name} takes {wanted} model{'s' if (low, high) != (1, 1) else ''}"
                 f"{' beside the base' if recipe.base and method.base != 'unused' else ''}, not {count}",
-                where=f"{recipe.where}:{place}",
+                where=f"{recipe.where}:{part.place}",
                 fix="Add or remove models",
             )
-    names = [entry.model for entry in recipe.models or []]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{name} is listed twice", where=f"{recipe.where}:models", fix="Give it a larger weight")
+        for name in names if not part.ranges else ():
+            if names.count(name) > 1:
+                raise InputError(
+                    f"{name} is listed twice", where=f"{recipe.where}:{part.place}", fix="Give it a larger weight"
+                )

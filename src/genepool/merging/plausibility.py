@@ -7,16 +7,15 @@ planned, because only then the depth of the models is known.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from genepool.errors import InputError
 from genepool.merging.plan import Plan
-from genepool.merging.recipe import Parameters, Recipe
+from genepool.merging.recipe import Recipe
+from genepool.merging.recipe_parts import Parameters
 from genepool.weights import Role
-from genepool.weights.roles import layer_counts, main_stack
-
-if TYPE_CHECKING:
-    from genepool.merging.recipe import Slice
+from genepool.weights.roles import layer_counts
+from genepool.weights.stacks import main_stack
 
 Roles = Mapping[str, Mapping[str, Role]]
 
@@ -27,8 +26,10 @@ def check_layers(recipe: Recipe, roles: Roles) -> None:
     Raises:
         InputError: naming the condition and the number of layers.
     """
-    depths = {model: _depth(of) for model, of in roles.items()}
-    output = sum(_length(part) for part in recipe.slices) if recipe.slices else max(depths.values())
+    # Each part of a model has a depth of its own; here the deepest says what there is.
+    every = (lambda of: max(layer_counts(of).values(), default=0)) if recipe.modules else _depth
+    depths = {model: every(of) for model, of in roles.items()}
+    output = sum(part.length for part in recipe.parts()) or max(depths.values())
     deepest = max(output, *depths.values())
     for place, parameters, model, _ in _levels(recipe, deepest):
         count = deepest if model is None else depths[model]
@@ -51,7 +52,7 @@ def check_gradients(recipe: Recipe, roles: Roles) -> None:
     Raises:
         InputError: naming the parameter and both numbers.
     """
-    whole = max((_length(part) for part in recipe.slices), default=0) if recipe.slices else 0
+    whole = max(part.length for part in recipe.parts())
     depth = whole or max(_depth(of) for of in roles.values())
     for place, parameters, _, layers in _levels(recipe, depth):
         for name, value in parameters.items():
@@ -73,7 +74,7 @@ def check_densities(plan: Plan) -> None:
     """
     if not any(parameter.name == "density" for parameter in plan.method.parameters):
         return
-    for out in plan.layout.outputs:
+    for out in plan.layout.merged:
         settings = plan.settings(out)
         values = [settings.shared.get("density"), *(own.get("density") for own in settings.per_model)]
         if any(value != 0 for value in values if value is not None):
@@ -88,17 +89,13 @@ def check_densities(plan: Plan) -> None:
 def _levels(recipe: Recipe, depth: int) -> Iterator[tuple[str, Parameters, str | None, int]]:
     """Every map of parameters: its place, itself, the model it is for (None for all), and how many layers it spans."""
     yield "parameters", recipe.parameters, None, depth
-    for i, entry in enumerate(recipe.models or []):
-        yield f"models[{i}].parameters", entry.parameters, entry.model, depth
-    for i, part in enumerate(recipe.slices or []):
-        yield f"slices[{i}].parameters", part.parameters, None, _length(part)
-        for j, source in enumerate(part.sources):
-            yield f"slices[{i}].sources[{j}].parameters", source.parameters, source.model, _length(part)
-
-
-def _length(part: Slice) -> int:
-    first, end = part.sources[0].layer_range
-    return end - first
+    for name, module in (recipe.modules or {}).items():
+        yield f"modules.{name}.parameters", module.parameters, None, depth
+    for part in recipe.parts():
+        if part.ranges:
+            yield f"{part.place.removesuffix('.sources')}.parameters", part.levels[0], None, part.length
+        for i, entry in enumerate(part.entries):
+            yield f"{part.place}[{i}].parameters", entry.parameters, entry.model, part.length or depth
 
 
 def _depth(roles: Mapping[str, Role]) -> int:

@@ -18,48 +18,12 @@ from genepool.errors import InputError, nearest
 from genepool.merging.lines_scaling import Lines
 from genepool.merging.method import Method
 from genepool.merging.parameters import check_value
+from genepool.merging.recipe_parts import ModelEntry, Module, Parameters, RecipePart, Slice, TensorRule, entries_of
 from genepool.merging.registry import find_method
 from genepool.schema import Strict
 
-Parameters = dict[str, Any]
 # Of the format; a file of a newer one is refused.
 RECIPE_VERSION = 1
-_MODEL = "Folder, file, hub model, URL, recipe file, or any of these with `+adapter` or `+skill`; or a recipe in place."
-
-
-class ModelEntry(Strict):
-    """One model of a merge, with the parameters that are its own."""
-
-    model: str = Field(min_length=1, description=_MODEL)
-    parameters: Parameters = Field(default_factory=dict, description="Parameters of this model alone.")
-
-
-class LayerSource(ModelEntry):
-    """A run of layers of one model."""
-
-    layer_range: tuple[int, int] = Field(description="First layer, and the one after the last: [0, 8] is eight layers.")
-
-    @field_validator("layer_range")
-    @classmethod
-    def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if not 0 <= value[0] < value[1]:
-            raise ValueError(f"a range of layers needs 0 <= first < end, not {list(value)}")
-        return value
-
-
-class Slice(Strict):
-    """Layers of the output, made from the same number of layers of each source."""
-
-    sources: list[LayerSource] = Field(min_length=1, description="The models' layers that are merged into these.")
-    base: str | None = Field(None, min_length=1, description="Base of this slice, when it is not the recipe's.")
-    parameters: Parameters = Field(default_factory=dict, description="Parameters of this slice.")
-
-    @model_validator(mode="after")
-    def _equally_long(self) -> Slice:
-        lengths = {source.layer_range[1] - source.layer_range[0] for source in self.sources}
-        if len(lengths) > 1:
-            raise ValueError(f"the sources of a slice have different numbers of layers: {sorted(lengths)}")
-        return self
 
 
 class Recipe(Strict):
@@ -77,6 +41,21 @@ class Recipe(Strict):
     models: list[ModelEntry] | None = Field(None, description="The models, each over all its layers.")
     slices: list[Slice] | None = Field(
         None, description="Instead of `models`: layers of the output from bottom to top."
+    )
+    modules: dict[str, Module] | None = Field(
+        None,
+        description="Instead of both: parts of the models by name (`text`, `vision`, `audio`, `encoder`, `decoder`, "
+        "`connector`, `other`, or the path of a module), each merged by itself. What none covers is the base's, or "
+        "the first model's.",
+    )
+    tensors: list[TensorRule] = Field(
+        default_factory=list, description="Tensors that are not merged like the rest; the first rule that fits counts."
+    )
+    rest: str | None = Field(
+        None,
+        min_length=1,
+        description="Merge only the tensors that all models have in one shape; all others, the config and the labels "
+        "are this model's (`base`, or any model by name). When absent, models that differ are an error.",
     )
     parameters: Parameters = Field(default_factory=dict, description="Parameters for the whole merge.")
     lines: Lines | None = Field(
@@ -132,20 +111,19 @@ class Recipe(Strict):
     @field_validator("models", mode="before")
     @classmethod
     def _plain_names(cls, value: Any) -> Any:
-        if isinstance(value, list):
-            return [{"model": str(entry)} if isinstance(entry, str | Path) else entry for entry in value]
-        return value
+        return entries_of(value)
 
-    @field_validator("base", mode="before")
+    @field_validator("base", "rest", mode="before")
     @classmethod
     def _path_as_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, Path) else value
 
     @model_validator(mode="after")
     def _complete(self) -> Recipe:
-        if (self.models is None) == (self.slices is None):
-            raise ValueError("a recipe has either `models` or `slices`")
-        if not (self.models if self.models is not None else self.slices):
+        given = [part for part in (self.models, self.slices, self.modules) if part is not None]
+        if len(given) != 1:
+            raise ValueError("a recipe has one of `models`, `slices` and `modules`")
+        if not given[0]:
             raise ValueError("the list of models is empty")
         return self
 
@@ -176,19 +154,41 @@ class Recipe(Strict):
     def model_names(self) -> list[str]:
         """Every model the recipe names, each once, the base first."""
         names = [self.base] if self.base else []
-        for part in self.slices or []:
+        for part in self.parts():
             names += [part.base] if part.base else []
-            names += [source.model for source in part.sources]
-        names += [entry.model for entry in self.models or []]
-        return list(dict.fromkeys(name for name in names if name))
+            names += [entry.model for entry in part.entries]
+        names += [self.model_called(word) for word in self._named_apart().values()]
+        return list(dict.fromkeys(names))
 
-    def config_model(self) -> str:
-        """The model whose config goes along: the one `config` names, else the base, or the first model."""
-        return self.config if self.config != "base" else self.base or self.model_names()[0]
+    def _named_apart(self) -> dict[int, str]:
+        """The words of rules (by their number) and of `rest` (-1) that stand for models."""
+        words = dict(enumerate(rule.source for rule in self.tensors))
+        if self.rest is not None:
+            words[-1] = self.rest
+        return {number: word for number, word in words.items() if word not in ("drop", "merge")}
 
-    def tokenizer_model(self) -> str:
-        """The model whose tokenizer goes along: the one `tokenizer` names, else the base, or the first model."""
-        return self.tokenizer if self.tokenizer != "base" else self.base or self.model_names()[0]
+    def parts(self) -> list[RecipePart]:
+        """The lists of models and the slices of the recipe, those of modules included, in order."""
+        found = self._parts(self, None, "", (self.parameters,))
+        for name, module in (self.modules or {}).items():
+            found += self._parts(module, name, f"modules.{name}.", (module.parameters, self.parameters))
+        return found
+
+    def _parts(
+        self, of: Recipe | Module, module: str | None, place: str, levels: tuple[Parameters, ...]
+    ) -> list[RecipePart]:
+        found = []
+        if of.models is not None:
+            found.append(RecipePart(f"{place}models", module, self.base, tuple(of.models), levels))
+        for i, part in enumerate(of.slices or []):
+            where = f"{place}slices[{i}].sources"
+            own = (part.parameters, *levels)
+            found.append(RecipePart(where, module, part.base or self.base, tuple(part.sources), own))
+        return found
+
+    def model_called(self, word: str) -> str:
+        """The model that `rest` or a rule's `from` names: `base` is the base, where there is one."""
+        return self.base if word == "base" and self.base else word
 
     def leaf_models(self, scope: Mapping[str, Recipe] | None = None) -> list[str]:
         """Every model that is no recipe itself, those of the recipes inside included, each once.
@@ -206,7 +206,7 @@ class Recipe(Strict):
 
     def renamed(self, rename: Callable[[str], str]) -> Recipe:
         """The same recipe with every model's name passed through `rename`, in the recipes inside it too."""
-        data = _replace_models(self.model_dump(exclude={"recipes", "tokenizer", "config"}), rename)
+        data = self._replaced(self.model_dump(by_alias=True, exclude={"recipes", "tokenizer", "config"}), rename)
         copy = Recipe.model_validate(data)
         copy.tokenizer = self.tokenizer if self.tokenizer == "base" else rename(self.tokenizer)
         copy.config = self.config if self.config == "base" else rename(self.config)
@@ -216,7 +216,7 @@ class Recipe(Strict):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without what is left at its default: what is written beside a result."""
-        return {"genepool": 1, **self.model_dump(mode="json", exclude_defaults=True)}
+        return {"genepool": 1, **self.model_dump(mode="json", by_alias=True, exclude_defaults=True)}
 
     def digest(self, fingerprints: Mapping[str, str]) -> str:
         """SHA-256, hex, of the recipe with every model replaced by its fingerprint.
@@ -225,8 +225,20 @@ class Recipe(Strict):
         """
         # The recipes inside are covered by the fingerprints of what they make.
         data = {k: v for k, v in self.to_dict().items() if k not in ("chat_template", "lenient", "recipes")}
-        text = json.dumps(_replace_models(data, lambda name: fingerprints.get(name, name)), sort_keys=True)
+        text = json.dumps(self._replaced(data, lambda name: fingerprints.get(name, name)), sort_keys=True)
         return hashlib.sha256(f"recipe\x1f{text}".encode()).hexdigest()
+
+    def _replaced(self, data: dict[str, Any], replace: Callable[[str], str]) -> dict[str, Any]:
+        """Plain data of this recipe with every model's name passed through `replace`."""
+        result: dict[str, Any] = _replace_models(data, replace)
+        for number, word in self._named_apart().items():
+            if word == "base" and self.base:
+                continue
+            if number < 0:
+                result["rest"] = replace(word)
+            else:
+                result["tensors"][number]["from"] = replace(word)
+        return result
 
     def checked(self) -> tuple[Recipe, Method]:
         """The recipe with its parameters checked against the method and in normal form, and the method.
@@ -236,12 +248,12 @@ class Recipe(Strict):
                 many models.
         """
         method = find_method(self.method, f"{self._where}:method")
-        sliced = self.slices is not None and all(part.base for part in self.slices)
-        if method.base == "required" and not self.base and not sliced:
+        sliced = all(part.base for part in self.parts())
+        if method.base == "required" and not sliced:
             raise InputError(
                 f"{method.name} needs a base", where=f"{self._where}:base", fix="Add `base: MODEL`, what they came from"
             )
-        if self.lines is not None and (method.base == "unused" or not (self.base or sliced)):
+        if self.lines is not None and (method.base == "unused" or not sliced):
             raise InputError(
                 f"`lines` scales the change to a base, and {method.name} has none here",
                 where=f"{self._where}:lines",
@@ -249,18 +261,25 @@ class Recipe(Strict):
             )
         copy = self.model_copy(deep=True)
         copy._where, copy._folder = self._where, self._folder
-        shared, own = f"{self._where}:parameters", f"{self._where}:models"
-        copy.parameters = _check_parameters(method, self.parameters, shared, own_only=False)
-        for i, entry in enumerate(copy.models or []):
-            entry.parameters = _check_parameters(method, entry.parameters, f"{own}[{i}].parameters", own_only=True)
-        for i, part in enumerate(copy.slices or []):
-            place = f"{self._where}:slices[{i}]"
-            part.parameters = _check_parameters(method, part.parameters, f"{place}.parameters", own_only=False)
-            for j, source in enumerate(part.sources):
-                source.parameters = _check_parameters(
-                    method, source.parameters, f"{place}.sources[{j}].parameters", own_only=True
-                )
+        copy.parameters = _check_parameters(method, self.parameters, f"{self._where}:parameters", own_only=False)
+        _check_lists(method, copy, f"{self._where}:")
+        for name, module in (copy.modules or {}).items():
+            place = f"{self._where}:modules.{name}."
+            module.parameters = _check_parameters(method, module.parameters, f"{place}parameters", own_only=False)
+            _check_lists(method, module, place)
         return copy, method
+
+
+def _check_lists(method: Method, part: Recipe | Module, where: str) -> None:
+    """Puts the parameters of models, slices and sources into normal form."""
+    for i, entry in enumerate(part.models or []):
+        entry.parameters = _check_parameters(method, entry.parameters, f"{where}models[{i}].parameters", own_only=True)
+    for i, one in enumerate(part.slices or []):
+        place = f"{where}slices[{i}]"
+        one.parameters = _check_parameters(method, one.parameters, f"{place}.parameters", own_only=False)
+        for j, source in enumerate(one.sources):
+            own = f"{place}.sources[{j}].parameters"
+            source.parameters = _check_parameters(method, source.parameters, own, own_only=True)
 
 
 def _check_parameters(method: Method, given: Parameters, where: str, *, own_only: bool) -> Parameters:
@@ -323,12 +342,19 @@ def _named_recipes(data: dict[str, Any]) -> dict[str, Any]:
         changed = {"sources": [entry(source) for source in sources]} if isinstance(sources, list) else {}
         return {**value, **changed, **({"base": named(value["base"])} if "base" in value else {})}
 
-    result = dict(data)
-    if "base" in data:
-        result["base"] = named(data["base"])
-    for key, change in (("models", entry), ("slices", part)):
-        if isinstance(data.get(key), list):
-            result[key] = [change(value) for value in data[key]]
+    def lists(of: dict[str, Any]) -> dict[str, Any]:
+        changes = (("models", entry), ("slices", part))
+        return {key: [change(value) for value in of[key]] for key, change in changes if isinstance(of.get(key), list)}
+
+    result = {**data, **lists(data)}
+    for key in ("base", "rest"):
+        if key in data:
+            result[key] = named(data[key])
+    if isinstance(modules := data.get("modules"), dict):
+        result["modules"] = {
+            name: {**module, **lists(module)} if isinstance(module, dict) else module
+            for name, module in modules.items()
+        }
     return {**result, "recipes": inside} if inside else result
 
 

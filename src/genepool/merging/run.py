@@ -20,10 +20,11 @@ from genepool.errors import CheckFailed, InputError
 from genepool.kernels.memory import MemoryGate
 from genepool.merging import card
 from genepool.merging.engine import Engine
-from genepool.merging.layout import OutputTensor
 from genepool.merging.mixture.weights import ExpertMixture
-from genepool.merging.nesting import input_paths
+from genepool.merging.nesting import input_paths, say_remarks
+from genepool.merging.outputs import OutputTensor
 from genepool.merging.plan import Plan
+from genepool.merging.wholeness import check_whole
 from genepool.threads import core_count, torch_threads
 from genepool.weights import Checkpoint, Weights
 from genepool.weights.naming import Renamed
@@ -69,7 +70,9 @@ def run_plan(
     out = Path(out)
     check_device(device)
     refuse_own_input(plan, out)
+    check_whole(plan)
     staging.check_free(out, overwrite=overwrite)
+    say_remarks(plan)
     run_key = _run_key(plan, shard_bytes)
 
     def keep(left: Path) -> bool:

@@ -62,6 +62,7 @@ def greedy_soup(
     score: Score,
     *,
     base: str | Path | Weights | None = None,
+    rest: str | None = None,
     allow_pickle: bool = False,
 ) -> Soup:
     """Averages models as long as each next one makes the average better.
@@ -75,6 +76,8 @@ def greedy_soup(
             but the best with the soup so far.
         base: what they were fine-tuned from: adapters and skills among the models are opened on it, and the soup
             takes its config and tokenizer.
+        rest: average only what all models share, and have everything else as in this model; one of them by name, or
+            `base`.
         allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
 
     Raises:
@@ -93,7 +96,7 @@ def greedy_soup(
         sources[opened_base.name] = opened_base
 
     def average(chosen: Sequence[str]) -> Plan:
-        return plan_merge(Recipe(method="linear", base=base_name, models=list(chosen)), sources)
+        return plan_merge(Recipe(method="linear", base=base_name, models=list(chosen), rest=rest), sources)
 
     # Whatever does not fit together is found before the first model is asked.
     average(names)

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from genepool.kernels.sums import gram_bits, sum_bits
-from genepool.merging.layout import Input, OutputTensor
+from genepool.merging.outputs import Input, OutputTensor
 from genepool.merging.plan import Plan
 from genepool.merging.weighted_sum import SumFactors, WeightedSum
 from genepool.weights.float_rows import is_stored_float, read_float32
@@ -42,12 +42,15 @@ class StoredSums:
 
     def takes(self, out: OutputTensor) -> bool:
         """Whether a tensor's inputs lie in files as they are, in types that are understood here."""
+        if out.kept is not None:
+            # A copy in another type is converted by torch.
+            same = self.plan.infos[out.name].dtype == out.info.dtype
+            return same and is_stored_float(self.plan.sources[out.kept.model], out.kept.tensor)
         if not isinstance(self.plan.method, WeightedSum) or self.plan.recipe.lines is not None:
             return False
         if self.plan.infos[out.name].dtype not in _KINDS:
             return False
-        every = (*out.inputs, *((out.base,) if out.base else ()))
-        return all(is_stored_float(self.plan.sources[given.model], given.tensor) for given in every)
+        return all(is_stored_float(self.plan.sources[given.model], given.tensor) for given in out.reads)
 
     def merged(self, out: OutputTensor, survey: Any, start: int, stop: int) -> memoryview | None:
         """Rows `start` to `stop` of a tensor that `takes` took, as bytes of its stored type.
@@ -60,6 +63,24 @@ class StoredSums:
         assert isinstance(method, WeightedSum)
         factors = method.factors(self.plan.site(out), settings.shared, settings.per_model, survey, out.base is not None)
         return None if factors is None else self._summed(out, factors, start, stop)
+
+    def copied(self, out: OutputTensor, start: int, stop: int) -> memoryview | None:
+        """The same of a tensor that is kept as it is; None when something in it is not finite."""
+        import numpy as np
+
+        assert out.kept is not None
+        source, entries = self.plan.sources[out.kept.model], (stop - start) * out.info.matrix[1]
+        values = self._buffer("values", entries, np.float32)
+        read_float32(source, out.kept.tensor, start, stop, values)
+        if not np.isfinite(values).all():
+            return None
+        if out.info.dtype == "F32":
+            return values.data.cast("B")
+        rows = self._buffer("result", entries, np.uint16)
+        stored = source.stored_in(out.kept.tensor)
+        assert stored is not None
+        stored[0].read_bytes(stored[1], start, stop, rows.data.cast("B"))
+        return rows.data.cast("B")
 
     def products(self, out: OutputTensor, start: int, stop: int) -> np.ndarray[Any, Any] | None:
         """Dot products between what `WeightedSum.vectors` are in those rows, `(k, k)`; None if they are not finite."""

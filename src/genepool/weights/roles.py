@@ -87,12 +87,6 @@ def by_depth(names: Iterable[str]) -> list[str]:
     return sorted(given, key=depth)
 
 
-def main_stack(roles: Mapping[str, Role]) -> str:
-    """The stack that `layers` means when a model has several: the one with the most tensors ("" if none)."""
-    sizes = Counter(role.stack for role in roles.values() if role.layer is not None)
-    return max(sizes, key=lambda stack: (sizes[stack], stack)) if sizes else ""
-
-
 def rename_layer(name: str, role: Role, layer: int) -> str:
     """The name the same tensor has in another layer of its stack."""
     assert role.layer is not None

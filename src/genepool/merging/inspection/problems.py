@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from genepool.errors import InputError, listed
 from genepool.merging.compatibility import choose_probe, is_unrelated, origin_cosine
 from genepool.merging.config_differences import config_differences
-from genepool.merging.inspection.result import Deltas, MergeProblem, ModelFacts
-from genepool.merging.matching import Fit
+from genepool.merging.inspection.result import Deltas, Kind, MergeProblem, ModelFacts
+from genepool.merging.matching import Differing, Fit, ShapeConflict
 from genepool.merging.vocabulary import vocabulary_conflicts
 from genepool.weights import Weights
 from genepool.weights.tensor_info import shape_text, widest_dtype
@@ -106,18 +106,27 @@ def _missing(fit: Fit) -> Iterator[MergeProblem]:
 
 
 def _shapes(fit: Fit) -> Iterator[MergeProblem]:
-    groups: dict[tuple[str, bool, tuple[str, ...]], list[str]] = {}
+    groups: dict[tuple[str, Differing, tuple[str, ...]], list[ShapeConflict]] = {}
     for entry in fit.shapes:
-        by_model = {model: shape_text(shape) for model, shape in entry.shapes.items()}
-        key = (entry.owner, entry.is_vocabulary, tuple(entry.differing()))
-        groups.setdefault(key, []).append(f"{entry.name} is {_grouped(by_model)}")
-    for (owner, vocabulary, differing), found in groups.items():
-        what = "vocabularies differ in size" if vocabulary else "shapes differ"
-        yield MergeProblem(
-            "vocabulary" if vocabulary else "shape",
-            (owner, *differing),
-            f"{what}: {'; '.join(found[: _SHOWN - 1])}{_more(found)}",
-        )
+        groups.setdefault((entry.owner, entry.kind, tuple(entry.differing())), []).append(entry)
+    for (owner, kind, differing), entries in groups.items():
+        found = [
+            f"{entry.name} is {_grouped({model: shape_text(shape) for model, shape in entry.shapes.items()})}"
+            for entry in entries
+        ]
+        what = _DIFFERING[kind]
+        if kind == "labels":
+            what += ", " + _grouped({model: f"{shape[0]} labels" for model, shape in entries[0].shapes.items()})
+        problem: Kind = "shape" if kind == "positions" else kind
+        yield MergeProblem(problem, (owner, *differing), f"{what}: {'; '.join(found[: _SHOWN - 1])}{_more(found)}")
+
+
+_DIFFERING: dict[Differing, str] = {
+    "vocabulary": "vocabularies differ in size",
+    "labels": "numbers of labels differ",
+    "positions": "numbers of positions differ",
+    "shape": "shapes differ",
+}
 
 
 def _more(found: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from genepool.weights.roles import Part
 #: One number per model, in the order of `Deltas.models`; None where there is nothing to compute it from.
 Row = tuple[float | None, ...]
 Head = Literal["tied", "own", "none"]
-Kind = Literal["depth", "missing", "shape", "vocabulary", "tokenizer", "origin", "quantised", "non-finite"]
+Kind = Literal["depth", "missing", "shape", "vocabulary", "labels", "tokenizer", "origin", "quantised", "non-finite"]
 
 
 @dataclass(frozen=True, slots=True)
