@@ -111,7 +111,7 @@ A parameter has one of these forms:
 ```yaml
 weight:
   - {role: attention, layers: [0, 3], value: 0.4}   # layers 0 to 3, both included
-  - {filter: down_proj, value: 0.1}                 # part of the tensor's name
+  - {filter: down_proj, value: 0.1}                 # part of the tensor's name, in the result's or another layout
   - {value: [0.5, 0.9]}                             # everything else, as a gradient
 ```
 

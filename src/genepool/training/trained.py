@@ -21,6 +21,7 @@ from genepool.tasks.models.sequence_classifier import SequenceClassifier
 from genepool.training.layers import TrainedModules, trained_modules
 from genepool.training.recipe import Lora, Training
 from genepool.weights import BaseWithHead, Form, ModelDifference, TensorWeights, Weights, store
+from genepool.weights.naming import in_memory_layout
 from genepool.weights.peft.folder import NOTES_FILE
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class FullFineTune(Trained):
         weights: what it was loaded from.
 
     Raises:
-        InputError: a tensor has another name or layout in memory than on the disk.
+        InputError: a tensor that is trained has no values in the file.
     """
 
     place = "skill.safetensors"
@@ -236,13 +237,13 @@ class FullFineTune(Trained):
     def __init__(self, model: Network, weights: Weights) -> None:
         super().__init__(model)
         self._parameters = dict(model.model.named_parameters())
-        held = {*weights.names(), *weights.aliases()}
+        memory = in_memory_layout(weights)
         for name in self._parameters:
-            if name not in held:
+            if name not in memory:
                 raise InputError(
-                    f"{name} has another name or layout in memory, so it cannot be trained whole",
+                    f"its file holds no {name}, which is to be trained",
                     where=model.title,
-                    fix="Train factors: leave --full out",
+                    fix="Fetch or save the model again, or train factors: leave --full out",
                 )
         for parameter in self._parameters.values():
             parameter.requires_grad_(True)
@@ -257,6 +258,8 @@ class FullFineTune(Trained):
         base: Weights,
         lineage: Mapping[str, Any],
     ) -> None:
+        # A skill of a base whose file has another layout is put on it by the names it has in memory.
+        base = in_memory_layout(base)
         # What no step moves, such as running statistics, is the base's.
         kept = {name: base.read(name) for name in base.names() if name not in tensors}
         tuned = TensorWeights(

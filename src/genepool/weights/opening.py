@@ -223,7 +223,8 @@ class _Opener:
         if is_skill(path):
             return skill_on(weights, path).applied(name)
         if is_gguf_adapter(path):
-            return GgufAdapter(path, weights, name).applied()
+            # llama.cpp's names are told from those of transformers' class.
+            return naming.put_on(weights, GgufAdapter(path, naming.in_memory_layout(weights), name)).applied()
         raise _no_addition(path)
 
     def _existing(self, text: str) -> Path | None:

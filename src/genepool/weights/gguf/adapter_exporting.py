@@ -16,6 +16,7 @@ from genepool.weights.gguf import writing
 from genepool.weights.gguf.architectures import GgufArchitecture, to_pairs
 from genepool.weights.gguf.exporting import settings_of
 from genepool.weights.gguf.settings import GgufSettings
+from genepool.weights.naming import change_in_memory_layout
 from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def export_adapter(
     """
     writing.check_target(out, wanted, overwrite=overwrite)
     architecture, settings = settings_of(base)
+    change = change_in_memory_layout(change)
+    base = change.base or base
     pairs = [_pair(change, name, base, architecture, settings) for name in change.names() if change.moves(name)]
     if not pairs:
         raise InputError("changes nothing", where=change.name, fix="Name an adapter or a skill")

@@ -12,6 +12,7 @@ from genepool.weights.gguf.architectures import ROPE_FACTORS, GgufArchitecture, 
 from genepool.weights.gguf.ggml_types import F32
 from genepool.weights.gguf.settings import GgufSettings
 from genepool.weights.gguf.tokenizer_writing import tokenizer_values
+from genepool.weights.naming import in_memory_layout
 from genepool.weights.quantised import quantised_by
 from genepool.weights.ties import tied_names
 from genepool.weights.weights import Weights
@@ -38,6 +39,8 @@ def export_model(weights: Weights, out: Path, wanted: str, *, overwrite: bool = 
     """
     writing.check_target(out, wanted, overwrite=overwrite)
     architecture, settings = settings_of(weights)
+    # llama.cpp's names are told from those of transformers' class.
+    weights = in_memory_layout(weights)
     tensors = list(_tensors(weights, architecture, settings, wanted))
     folder = weights.tokenizer_folder
     if folder is None:
