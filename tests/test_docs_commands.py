@@ -88,7 +88,8 @@ LINKS = {
     "tuned-b": "full/sort", "models/b": "full/sort", "step-200": "full/sort",
     "merged": "full/upper", "model": "full/upper", "models/c": "full/upper", "step-400": "full/upper",
     "my-lora": "lora/reverse", "lora-b": "lora/sort",
-    "examples.jsonl": "tasks/reverse/train.jsonl",
+    "examples.jsonl": "tasks/reverse/train.jsonl", "reverse.jsonl": "tasks/reverse/train.jsonl",
+    "sort.jsonl": "tasks/sort/train.jsonl",
 }  # fmt: skip
 # What a page writes is not there before.
 WRITES = {
@@ -157,6 +158,10 @@ def _prepare(page: Path, folder: Path) -> None:
     if page.stem == "add-a-method":
         (folder / "median.py").write_text(python[0])
         (folder / "recipe.yaml").write_text(next(text for language, text in _blocks(page) if language == "yaml"))
+    if page.stem == "from-examples-to-a-merge":
+        recipe, gates = (text for language, text in _blocks(page) if language == "yaml")
+        (folder / "recipe.yaml").write_text(recipe)
+        (folder / "gates.yaml").write_text(gates)
     if page.stem in ("README", "tutorial"):
         shown = [text for language, text in _blocks(page) if language == "yaml"]
         (folder / "recipe.yaml").write_text(shown[0])
