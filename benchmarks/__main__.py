@@ -9,6 +9,7 @@ BENCHMARKS = {
     "starting": "benchmarks.starting",
     "merging": "benchmarks.merge.side_by_side",
     "asking": "benchmarks.asking",
+    "training": "benchmarks.training_memory",
 }
 
 

@@ -265,10 +265,43 @@ def test_a_plan_tells_the_memory_first(cli: Callable[..., Any], small_world: Pat
     assert told["some"]["parameters"] == 2 * 8 * (32 + 32)
     assert told["fewer"]["activations"] < told["lora"]["activations"] > told["again"]["activations"]
     assert told["lora"]["examples"] == {"train": 48, "valid": 12}
+    for plan in told.values():
+        parts = ("weights", "trained", "moments", "activations", "program")
+        assert plan["total"] == sum(plan[part] for part in parts)
     shown = cli("plan", tmp_path / "lora.yaml")
     assert "fits" in shown.out
     assert "first" in shown.out
     assert cli("plan", tmp_path / "lora.yaml", "--all").code == 2
+
+
+def test_a_plan_refuses_what_the_training_would(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
+    file = tmp_path / "training.yaml"
+    for target, said in (
+        ("q_prj", "the model has no layer q_prj. Did you mean 'q_proj'?"),
+        ("norm", "no linear layer"),
+    ):
+        file.write_text(
+            f"train: 1\nbase: {small_world / 'base'}\ntasks: [{small_world / 'tasks' / 'first'}]\n"
+            f"lora: {{targets: [v_proj, {target}]}}\nsteps: 1\n"
+        )
+        for command in (["plan", file], ["train", file, "--out", tmp_path / "run", "-q"]):
+            answer = cli(*command)
+            assert answer.code == 2
+            assert "lora.targets" in answer.err
+            assert said in answer.err
+
+
+def test_a_plan_counts_tokens_as_the_tokenizer_does(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
+    told = []
+    for count in (5, 11, 23):
+        task = shutil.copytree(small_world / "tasks" / "first", tmp_path / str(count))
+        with (task / "train.jsonl").open("a") as lines:
+            lines.write(json.dumps({"id": "long", "prompt": "a" * (count - 1), "answer": "b"}) + "\n")
+        file = tmp_path / f"{count}.yaml"
+        file.write_text(f"train: 1\nbase: {small_world / 'base'}\ntasks: [{task}]\n")
+        told.append(json.loads(cli("plan", file, "--json").out)["activations"])
+    # A character is a token there.
+    assert [one / told[0] for one in told] == pytest.approx([1, 11 / 5, 23 / 5])
 
 
 def test_counted_factors_are_those_that_are_trained(

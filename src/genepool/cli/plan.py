@@ -137,7 +137,7 @@ def _plan_training(path: Path, json_output: bool, allow_pickle: bool, trust_task
         f"asked before and after: {', '.join(task.name for task in opened.lessons.tasks)}; others: {others}\n"
         f"memory: {size(memory.total)} of {size(free)} free: {'fits' if memory.total <= free else 'DOES NOT FIT'}; "
         f"weights {size(memory.weights)}, trained values {size(memory.trained)}, gradient and moments "
-        f"{size(memory.moments)}, activations about {size(memory.activations)}"
+        f"{size(memory.moments)}, activations about {size(memory.activations)}, the program {size(memory.program)}"
     )
 
 
