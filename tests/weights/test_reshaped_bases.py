@@ -283,3 +283,25 @@ def test_a_head_with_parts_that_nobody_has_is_refused(cli: Any, bases: Any, tmp_
     model = AutoModelForSequenceClassification.from_pretrained(bases("masked"), num_labels=3)
     live = _adapted(model, tmp_path / "adapter", **settings)
     _check(cli, AutoModelForSequenceClassification, bases("masked"), tmp_path, live)
+
+
+@pytest.mark.slow
+def test_an_adapter_of_replicated_layers_goes_on_the_model_that_its_refusal_names(
+    cli: Any, bases: Any, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = bases("untied")
+    slices = [[0, 2], [1, 2]]
+    model = AutoModelForCausalLM.from_pretrained(base)
+    live = _adapted(model, tmp_path / "adapter", target_modules=["q_proj"], layer_replication=slices)
+    answer = _merge(cli, base, tmp_path)
+    assert answer.code == 2
+    assert "Make that model first (a passthrough recipe of the same slices)" in answer.err
+    sources = [{"sources": [{"model": str(base), "layer_range": one}]} for one in slices]
+    deep = {"genepool": 1, "method": "passthrough", "slices": sources}
+    (tmp_path / "deep.yaml").write_text(yaml.safe_dump(deep))
+    assert cli("merge", tmp_path / "deep.yaml", tmp_path / "deep").code == 0
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({**settings, "layer_replication": None}))
+    _check(cli, AutoModelForCausalLM, tmp_path / "deep", tmp_path, live)

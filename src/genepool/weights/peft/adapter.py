@@ -90,7 +90,16 @@ class PeftAdapter(Change):
         return self._whole(name).reshape(self.matrix(name))[start:stop]
 
     def factors(self, name: str) -> Product | None:
-        """A change that is a product, as it is stored; None for any other."""
+        """A change that is a product, as it is stored; None for any other.
+
+        Each thread keeps the last one: it may have taken a decomposition of the base, and rows are asked for in blocks.
+        """
+        kept: tuple[str, Product | None] | None = getattr(self._here, "product", None)
+        if kept is None or kept[0] != name:
+            kept = self._here.product = (name, self._factors(name))
+        return kept[1]
+
+    def _factors(self, name: str) -> Product | None:
         held = self._held[name]
         if held.layer is None or held.leaf != "weight" or held.tokens or held.layer.parameter or held.layer.kernel:
             return None
