@@ -70,6 +70,10 @@ def test_an_unknown_kind_and_an_unknown_setting_are_refused_by_name(put: Put) ->
         InputError, match=r"adapter_config\.json:use_magic: genepool does not know this setting of LORA"
     ):
         open_weights(put("LORA", factors, use_magic=True))
+    # What the first versions of PEFT wrote.
+    assert (
+        open_weights(put("LORA", factors, lora_alpha=1, merge_weights=False, enable_lora=None)).read(WEIGHT)[0, 0] == 2
+    )
     # A setting that a later PEFT writes into every file, and that is not used.
     assert open_weights(put("LORA", factors, lora_alpha=1, use_magic=None)).read(WEIGHT)[0, 0] == 2
 

@@ -74,6 +74,12 @@ LORA: Mapping[str, Setting] = {
     "runtime_config": TRAINING,
     "trainable_token_indices": read("rows of embeddings that are replaced"),
     "ensure_weight_tying": read("whether a tied head stays tied"),
+    "merge_weights": unused("whether PEFT before 0.3 merged for inference"),
+    "enable_lora": refused(
+        "it splits one layer's outputs into groups of which some are adapted, as PEFT before 0.3 did",
+        "Merge the adapter with the PEFT that wrote it",
+        off=(None,),
+    ),
     "qalora_group_size": unused("acts with use_qalora alone"),
     "use_qalora": refused(
         "its factors act on inputs pooled in groups, for quantised layers, and PEFT has no merge for it",
