@@ -1,0 +1,121 @@
+"""Small models of any architecture: transformers' default config with fewer layers and narrower ones.
+
+All widths are divided by one number, so that relations between them hold (a width is heads times the size of a head);
+numbers of layers, experts and tokens are set. What cannot be built so is tried with larger divisors left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+# Entries of a model that is still small.
+MOST = 40_000_000
+VOCABULARY = 128
+_LAYERS = re.compile(
+    r"(?!num_feat_extract_layers)(.*_)?(num|n)_(\w+_)?(layers?|blocks|hidden_layers)|(n_)?layers?|\w+_layers"
+    r"|num_hidden_groups|(encoder_|decoder_)depth|depth"
+)
+# Lists with an entry for each layer, and names of layers: made anew by the config of fewer layers.
+_BY_LAYER = re.compile(
+    r"layer_types|layers_block_type|\w*_layer_types|block_types|full_attn_idxs|\w*_layer_idx\w*|hybrid_layer_ids|attn_layer_\w+"
+    r"|_?out_features|_?out_indices|stage_names|kv_source_layers|per_layer_config|\w*layers_idx\w*|\w*layer_ids"
+)
+_SETS: tuple[tuple[re.Pattern[str], int], ...] = (
+    (_LAYERS, 2),
+    (re.compile(r".*vocab_size\w*|num_codebook_entries|codebook_size"), VOCABULARY),
+    (re.compile(r"(num|n)(_\w+)?_experts|moe_num_experts|num_local_experts"), 4),
+    (re.compile(r"num_experts_per_tok(en)?|moe_top_?k|num_selected_experts|top_k_experts|moe_k"), 2),
+    (re.compile(r"max_position_embeddings|n_positions|max_source_positions|max_target_positions|n_ctx"), 128),
+    (re.compile(r"num_queries|num_query_tokens|num_latents|num_channels_latent"), 4),
+)  # fmt: skip
+_WIDTH = re.compile(
+    r".*(hidden_size|hidden_dim|d_model|d_ff|d_kv|n_embd|n_inner|_dim|^dim|width|intermediate_size|ffn_dim|embed_dim"
+    r"|embedding_size|ffn_size|projection_size|head_dim|proj_dim|hidden_sizes|channels|lora_rank|hidden_channels"
+    r"|inner_dim|feature_size|encoder_hidden_size|feat_dim|num_feature_dims|latent_dim|model_dim)"
+)
+_KEPT = re.compile(
+    r"num_channels|in_channels|in_chans|num_mel_bins|input_channels|input_dim|patch_size|image_size|rope|_type"
+)
+_TOKEN = re.compile(
+    r"(.*_)?(token|tok)(_id|_index|_ids)|(.*_)?(bos|eos|pad|sep|cls|mask|image|audio|video)_(token_)?(id|index|token_id)"
+)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """transformers says much about odd configs."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def tiny_model(name: str, kind: str) -> Any:
+    """A random model of a class, in evaluation mode, every parameter a little beside what it is initialised with.
+
+    Args:
+        name: of the class.
+        kind: the model_type of its config.
+
+    Raises:
+        ValueError: no small one could be built, with the reason of the last attempt.
+    """
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    cls = getattr(transformers, name)
+    settings = CONFIG_MAPPING[kind]().to_dict()
+    last = ""
+    for divisor, fewer in (
+        (16, True),
+        (8, True),
+        (4, True),
+        (32, True),
+        (1, True),
+        (16, False),
+        (4, False),
+        (1, False),
+    ):
+        try:
+            with silent():
+                config = CONFIG_MAPPING[kind].from_dict(_reduced(settings, divisor, fewer))
+                with torch.device("meta"):
+                    size = sum(parameter.numel() for parameter in cls(config).parameters())
+                if size > MOST:
+                    last = last or f"{size:,} entries at the smallest"
+                    continue
+                torch.manual_seed(0)
+                model = cls(config).eval()
+        except Exception as error:
+            last = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            continue
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.is_floating_point():
+                    parameter.add_(0.02 * torch.randn_like(parameter))
+        return model
+    raise ValueError(last)
+
+
+def _reduced(value: Any, divisor: int, fewer: bool, key: str = "") -> Any:
+    if isinstance(value, dict):
+        kept = {inner: one for inner, one in value.items() if not (fewer and _BY_LAYER.fullmatch(str(inner)))}
+        return {inner: _reduced(one, divisor, fewer, str(inner)) for inner, one in kept.items() if inner != "dtype"}
+    if isinstance(value, list | tuple):
+        return [_reduced(one, divisor, fewer, key) for one in value]
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    if _TOKEN.fullmatch(key):
+        return value if 0 <= value < VOCABULARY else value % (VOCABULARY - 8) + 4
+    for pattern, number in _SETS:
+        if pattern.fullmatch(key) and (fewer or pattern is not _LAYERS):
+            return min(value, number)
+    if _WIDTH.fullmatch(key) and not _KEPT.search(key) and value % divisor == 0:
+        return max(2, value // divisor)
+    return value
