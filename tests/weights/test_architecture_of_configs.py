@@ -131,6 +131,16 @@ def test_the_class_s_own_model_is_to_be_had_without_memory_for_its_weights() -> 
     assert meta_model.model_of({**LLAMA, "model_type": "mine"}) is None
 
 
+def test_infinity_in_a_config_is_read_as_transformers_writes_it() -> None:
+    from transformers import Mamba2Config
+
+    written = json.loads(Mamba2Config(hidden_size=8, num_heads=2, head_dim=8, num_hidden_layers=1).to_json_string())
+    assert written["time_step_limit"] == [0.0, {"__float__": "Infinity"}]
+    found = architecture_of({**written, "architectures": ["Mamba2ForCausalLM"]})
+    assert found is not None
+    assert found.name == "Mamba2ForCausalLM"
+
+
 def test_no_config_is_no_architecture() -> None:
     assert architecture_of(None) is None
 

@@ -36,12 +36,14 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
     import transformers
     from transformers import AutoConfig
 
+    from genepool.weights.meta_model import read_config
+
     folder = model_folder(weights)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if weights.config is not None:
             # A merge differs from the folder its config comes from: in depth, in what is tied, in what was chosen.
-            config = type(config).from_dict(dict(weights.config))
+            config = read_config(type(config), weights.config)
         architecture = getattr(transformers, auto)._model_mapping[type(config)]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(

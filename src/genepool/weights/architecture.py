@@ -25,7 +25,7 @@ from genepool.weights.tensor_info import DTYPE_BYTES, TensorInfo
 ModuleKind = Literal["linear", "transposed", "conv1d", "conv2d", "conv3d", "embedding", "norm", "other"]
 MODULE_KINDS: tuple[ModuleKind, ...] = get_args(ModuleKind)
 # Part of the entries' names: another form of the answer needs another entry.
-_VERSION = 2
+_VERSION = 3
 # Keys of a config that change neither names nor shapes nor ties.
 _WITHOUT_EFFECT = frozenset({"_name_or_path", "transformers_version", "torch_dtype", "dtype", "auto_map"})
 _Plain = dict[str, Any]

@@ -156,7 +156,7 @@ def _build(config: Mapping[str, Any], architecture: str) -> Any:
     try:
         with warnings.catch_warnings(), _silent(), _bounded(), ExitStack() as stack:
             warnings.simplefilter("ignore")
-            built = CONFIG_MAPPING[kind].from_dict(settings, attn_implementation="eager")
+            built = read_config(CONFIG_MAPPING[kind], settings, attn_implementation="eager")
             if cls.config_class is not None and not isinstance(built, cls.config_class):
                 raise _Unknown(f"{architecture} is not built of a config of model_type {kind!r}")
             for context in _contexts(cls):
@@ -170,6 +170,18 @@ def _build(config: Mapping[str, Any], architecture: str) -> Any:
         raise _Unknown(_line(error), passing=True) from None
     except Exception as error:
         raise _Unknown(f"transformers cannot build {architecture} of it ({_line(error)})") from None
+
+
+def read_config(cls: Any, settings: Mapping[str, Any], **more: Any) -> Any:
+    """A class's config from what a config.json says, as transformers reads it from the file.
+
+    Args:
+        cls: the class of the config.
+        settings: the content of the file, where infinity is {"__float__": "Infinity"}.
+        more: as for the class's `from_dict`.
+    """
+    decode = getattr(cls, "_decode_special_floats", dict)
+    return cls.from_dict(decode(dict(settings)), **more)
 
 
 def _contexts(cls: Any) -> list[Any]:
