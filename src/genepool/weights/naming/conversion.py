@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from genepool.weights.naming.boxes import Shape
 from genepool.weights.naming.traced import Traced
-from genepool.weights.naming.views import Leaf, Shape, View
+from genepool.weights.naming.views import Leaf, View
 
 
 @dataclass

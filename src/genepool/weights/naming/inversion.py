@@ -10,8 +10,8 @@ import heapq
 import itertools
 from collections.abc import Mapping
 
+from genepool.weights.naming.boxes import Box
 from genepool.weights.naming.views import (
-    Box,
     Cut,
     Joined,
     Leaf,

@@ -15,9 +15,10 @@ from genepool.errors import InputError
 from genepool.weights.architecture import architecture_of
 from genepool.weights.change import BaseWithChange, Change
 from genepool.weights.checkpoint import Checkpoint
+from genepool.weights.naming.boxes import Shape
 from genepool.weights.naming.inversion import inverted
 from genepool.weights.naming.renamed import Renamed, RenamedChange, Renaming
-from genepool.weights.naming.views import Leaf, Shape, View, substituted
+from genepool.weights.naming.views import Leaf, View, substituted
 from genepool.weights.padding import PaddedVocabulary
 from genepool.weights.weights import Weights
 

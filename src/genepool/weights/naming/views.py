@@ -17,12 +17,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from genepool.weights.naming.boxes import (
+    Box,
+    SameEntries,
+    Shape,
+    boxes_of_rows,
+    grouped,
+    intersection,
+    relative,
+    runs_of_rows,
+    within,
+)
+
 if TYPE_CHECKING:
     import torch
 
-Shape = tuple[int, ...]
-# (start, stop) along every axis.
-Box = tuple[tuple[int, int], ...]
 # Rows `start` to `stop` of a stored tensor as a matrix, `(stop - start, columns)`.
 ReadRows = Callable[[str, int, int], "torch.Tensor"]
 
@@ -61,7 +70,7 @@ class View(ABC):
         columns = self.shape[-1] if self.shape else 1
         last = ((0, columns),) if self.shape else ()
         parts = [
-            self.read((*box, *last), rows).reshape(-1, columns) for box in _boxes_of_rows(self.shape[:-1], start, stop)
+            self.read((*box, *last), rows).reshape(-1, columns) for box in boxes_of_rows(self.shape[:-1], start, stop)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -85,7 +94,7 @@ class Leaf(View):
         if not self.shape:
             return rows(self.name, 0, 1).reshape(())
         leading, (first, end) = box[:-1], box[-1]
-        ranges = list(_runs_of_rows(self.shape[:-1], leading))
+        ranges = list(runs_of_rows(self.shape[:-1], leading))
         parts = [rows(self.name, start, stop)[:, first:end] for start, stop in ranges]
         found = parts[0] if len(parts) == 1 else torch.cat(parts)
         return found.reshape(tuple(stop - start for start, stop in box))
@@ -111,7 +120,7 @@ class Cut(View):
         return self.inner.is_scattered
 
     def read(self, box: Box, rows: ReadRows) -> torch.Tensor:
-        return self.inner.read(_within(self.box, box), rows)
+        return self.inner.read(within(self.box, box), rows)
 
 
 @dataclass(frozen=True)
@@ -155,8 +164,8 @@ class Reshaped(View):
         return self.inner.is_scattered or any(not group.is_axis for group in self._groups)
 
     @cached_property
-    def _groups(self) -> tuple[_SameEntries, ...]:
-        return _grouped(self.inner.shape, self.shape)
+    def _groups(self) -> tuple[SameEntries, ...]:
+        return grouped(self.inner.shape, self.shape)
 
     def read(self, box: Box, rows: ReadRows) -> torch.Tensor:
         inner: list[tuple[int, int]] = []
@@ -226,11 +235,11 @@ class Joined(View):
 
         found = []
         for place, piece in self.overlapping(box):
-            common = _common(place, box)
-            part = piece.read(_relative(common, place), rows)
-            if common == box:
+            shared = intersection(place, box)
+            part = piece.read(relative(shared, place), rows)
+            if shared == box:
                 return part
-            found.append((_relative(common, box), part))
+            found.append((relative(shared, box), part))
         shape = tuple(stop - start for start, stop in box)
         out = torch.zeros(shape, dtype=found[0][1].dtype if found else torch.float32)
         for place, part in found:
@@ -246,7 +255,7 @@ def cut(view: View, box: Box) -> View:
     if box == view.full:
         return view
     if isinstance(view, Cut):
-        return cut(view.inner, _within(view.box, box))
+        return cut(view.inner, within(view.box, box))
     if isinstance(view, Permuted):
         inner: list[tuple[int, int]] = [(0, 0)] * len(box)
         for axis, span in zip(view.order, box, strict=True):
@@ -255,8 +264,8 @@ def cut(view: View, box: Box) -> View:
     if isinstance(view, Joined):
         pieces = []
         for place, piece in view.overlapping(box):
-            common = _common(place, box)
-            pieces.append((_relative(common, box), cut(piece, _relative(common, place))))
+            shared = intersection(place, box)
+            pieces.append((relative(shared, box), cut(piece, relative(shared, place))))
         return joined(tuple(stop - start for start, stop in box), pieces)
     if isinstance(view, Reshaped):
         found = _cut_inside(view, box)
@@ -328,103 +337,3 @@ def substituted(view: View, known: Mapping[str, View]) -> View:
         return reshaped(substituted(view.inner, known), view.shape)
     assert isinstance(view, Joined)
     return joined(view.shape, [(box, substituted(piece, known)) for box, piece in view.pieces])
-
-
-# ---------------------------------------------------------------------- boxes and shapes
-
-
-def _within(outer: Box, box: Box) -> Box:
-    """A box that is relative to the start of another, as an absolute one."""
-    return tuple((start + a, start + b) for (start, _), (a, b) in zip(outer, box, strict=True))
-
-
-def _relative(box: Box, outer: Box) -> Box:
-    return tuple((a - start, b - start) for (a, b), (start, _) in zip(box, outer, strict=True))
-
-
-def _common(one: Box, other: Box) -> Box:
-    return tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
-
-
-def _boxes_of_rows(leading: Shape, start: int, stop: int) -> Iterator[Box]:
-    """Rows counted over the leading axes, as boxes of them: at most two for each axis and one more."""
-    if not leading:
-        yield ()
-        return
-    inner = math.prod(leading[1:])
-    if start >= stop or not inner:
-        yield ((0, 0), *((0, size) for size in leading[1:]))
-        return
-    first, last = start // inner, (stop - 1) // inner
-    if first == last:
-        for rest in _boxes_of_rows(leading[1:], start - first * inner, stop - first * inner):
-            yield ((first, first + 1), *rest)
-        return
-    whole_from, whole_to = -(-start // inner), stop // inner
-    if first < whole_from:
-        for rest in _boxes_of_rows(leading[1:], start - first * inner, inner):
-            yield ((first, first + 1), *rest)
-    if whole_from < whole_to:
-        yield ((whole_from, whole_to), *((0, size) for size in leading[1:]))
-    if whole_to <= last:
-        for rest in _boxes_of_rows(leading[1:], 0, stop - last * inner):
-            yield ((last, last + 1), *rest)
-
-
-def _runs_of_rows(leading: Shape, box: Box) -> Iterator[tuple[int, int]]:
-    """The rows of a box over the leading axes, as runs in the order of the file."""
-    partial = [axis for axis, (span, size) in enumerate(zip(box, leading, strict=True)) if span != (0, size)]
-    if not partial:
-        yield 0, math.prod(leading)
-        return
-    last = partial[-1]
-    inner = math.prod(leading[last + 1 :])
-    for place in itertools.product(*(range(*span) for span in box[:last])):
-        before = 0
-        for index, size in zip(place, leading, strict=False):
-            before = before * size + index
-        before *= leading[last]
-        yield (before + box[last][0]) * inner, (before + box[last][1]) * inner
-
-
-@dataclass(frozen=True)
-class _SameEntries:
-    """Axes of two shapes that hold the same entries.
-
-    Attributes:
-        inner, outer: the axes on either side.
-        is_axis: whether at most one axis of either side has more than one entry, and of as many.
-        place: which of the outer axes that is.
-    """
-
-    inner: tuple[int, ...]
-    outer: tuple[int, ...]
-    is_axis: bool
-    place: int = 0
-
-
-def _grouped(inner: Shape, outer: Shape) -> tuple[_SameEntries, ...]:
-    """The smallest groups of axes that two shapes of the same entries have in common, in their order."""
-    groups: list[_SameEntries] = []
-    i = j = 0
-    while i < len(inner) or j < len(outer):
-        first, second = i, j
-        left, right = 1, 1
-        while True:
-            if left == right and (i > first or j > second):
-                break
-            if (left <= right and i < len(inner)) or j == len(outer):
-                left *= inner[i]
-                i += 1
-            else:
-                right *= outer[j]
-                j += 1
-        groups.append(_group(inner, outer, range(first, i), range(second, j)))
-    return tuple(groups)
-
-
-def _group(inner: Shape, outer: Shape, ours: range, theirs: range) -> _SameEntries:
-    large = [axis for axis in ours if inner[axis] != 1], [axis for axis in theirs if outer[axis] != 1]
-    is_axis = len(large[0]) <= 1 and len(large[1]) <= 1
-    place = large[1][0] - theirs.start if large[1] else 0
-    return _SameEntries(tuple(ours), tuple(theirs), is_axis, place)
