@@ -111,6 +111,7 @@ def test_every_tensor_of_a_base_without_a_head_becomes_a_skill_that_carries_it(
     assert json.loads(whole.out)["results"][0]["mean"] == pytest.approx(target["after"])
 
 
+@pytest.mark.slow
 def test_a_fresh_head_is_the_same_in_every_run_and_goes_on_to_the_same_bits(
     world: Path, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ def test_weights_that_are_no_numbers_end_the_training_in_one_line(
     assert not (tmp_path / "run" / "adapter").exists()
 
 
+@pytest.mark.slow
 def test_a_far_too_large_learning_rate_keeps_the_state_before_it(train: Callable[..., Any], tmp_path: Path) -> None:
     answer = train("run", "--learning-rate", 1e6, "--every", 1, "--patience", 0)
     # Factors on normed inputs may also stay finite: then the state of the lowest loss is what is written.

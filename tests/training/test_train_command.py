@@ -84,6 +84,7 @@ def test_micro_batches_and_checkpoints_change_no_more_than_the_rounding(
     assert losses["again"] == pytest.approx(losses["whole"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_training_stops_early_and_writes_the_best_state(train: Callable[..., Any], tmp_path: Path) -> None:
     answer = train("run", "--lora", 2, "--learning-rate", 3.0, "--steps", 400, "--every", 2, "--patience", 2)
     assert answer.code == 0, answer.err

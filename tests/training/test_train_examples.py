@@ -142,7 +142,7 @@ def test_a_conversation_without_a_chat_template_says_what_helps(train: Callable[
     assert "Name a model with a chat template" in answer.err
 
 
-@pytest.mark.parametrize("kind", ["bert", "t5", "resnet"])
+@pytest.mark.parametrize("kind", ["bert", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("t5", "resnet"))])
 def test_other_kinds_of_models_learn_and_go_on_to_the_same_bits(
     kind: str, cli: Callable[..., Any], small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,7 @@ def test_a_state_that_is_not_the_one_on_record_is_refused(
     assert "is not the one on record" in answer.err
 
 
+@pytest.mark.slow
 def test_a_fork_is_gone_on_with_when_the_other_folder_is_gone(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
