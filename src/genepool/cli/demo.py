@@ -41,7 +41,7 @@ def demo(
         genepool demo full/ --full
 
     It takes under three minutes on two cores, most of them training and searching. Ctrl-C at any moment: the same
-    command goes on, and run once more it answers at once.
+    command goes on, and run once more it asks nothing again.
     """
     options.begin(quiet)
     folder = options.place(folder, out, "FOLDER")
