@@ -73,7 +73,7 @@ def test_a_newer_format_is_refused_with_what_to_install(
     before = sorted(tmp_path.rglob("*"))
     answer = cli(*command)
     assert answer.code == 2
-    assert "written by a newer genepool" in answer.err
+    assert "was written by a newer genepool" in answer.err
     assert "this one knows" in answer.err
     assert "pip install --upgrade genepool" in answer.err
     assert len(answer.err.strip().splitlines()) == 1

@@ -69,7 +69,7 @@ def parsed_json(text: object) -> Any:
         ValueError: it is not text, not JSON, holds NaN or infinity, or is nested too deeply.
     """
     if not isinstance(text, str):
-        raise ValueError(f"{kind_of(text)} where JSON belongs")
+        raise ValueError(f"got {kind_of(text)}, expected JSON")
     try:
         return json.loads(text, parse_constant=_refused)
     except RecursionError:
@@ -83,12 +83,12 @@ def numbers(value: object, low: float = -math.inf, high: float = math.inf) -> di
         ValueError: it is something else; the name and the value are told.
     """
     if not isinstance(value, dict):
-        raise ValueError(f"{kind_of(value)} where names with numbers belong")
+        raise ValueError(f"got {kind_of(value)}, expected names with numbers")
     for name, number in value.items():
         if not is_line(name):
-            raise ValueError(f"the name {name!r:.60}")
+            raise ValueError(f"got the name {name!r:.60}")
         if not is_number(number, low, high):
-            raise ValueError(f"{number!r:.60} for {name}")
+            raise ValueError(f"got {number!r:.60} for {name}")
     return value
 
 

@@ -32,9 +32,9 @@ def check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise InputError(
-            f"cannot compute on '{device}' ({reason})",
+            f"got '{device}', which cannot be used here ({reason})",
             where="--device",
-            fix="Say cpu, or cuda on a machine with one",
+            fix="Use cpu, or cuda on a machine with a GPU",
         ) from None
 
 
@@ -45,7 +45,9 @@ def check_dtype(dtype: str) -> None:
         InputError: the name is none of `COMPUTED_IN`.
     """
     if dtype not in COMPUTED_IN:
-        raise InputError(f"nothing computes in {dtype!r}", where="--dtype", fix=f"Say one of {', '.join(COMPUTED_IN)}")
+        raise InputError(
+            f"got {dtype!r}, expected a known type", where="--dtype", fix=f"Use one of {', '.join(COMPUTED_IN)}"
+        )
 
 
 def begin_linear_algebra(device: torch.device) -> None:

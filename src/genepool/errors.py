@@ -68,7 +68,7 @@ def refuse_newer(kind: str, version: object, known: int, where: str | Path, othe
     """
     if isinstance(version, int) and version > known:
         raise InputError(
-            f"written by a newer genepool ({kind} version {version}, this one knows {known})",
+            f"was written by a newer genepool ({kind} version {version}, this one knows {known})",
             where=where,
             fix=f"Install it with `pip install --upgrade genepool`{f', or {otherwise}' if otherwise else ''}",
         )

@@ -179,7 +179,7 @@ def _waited_for(path: Path, out: Path, patience: float | None, waiting: str) -> 
 
 def warn_no_locks(out: Path) -> None:
     """Warns that nothing keeps two commands apart on this file system."""
-    progress.message(f"{out.parent} has no file locks: let no other command write to {out.name} before this one ends")
+    progress.message(f"{out.parent} has no file locks: run no other command that writes to {out.name} at the same time")
 
 
 def _taken(path: Path) -> int | None:
@@ -240,7 +240,7 @@ def reporting_full_disk(where: Path) -> Iterator[None]:
             raise InputError("no space left on the disk", where=where, fix="Free some space and run again") from error
         if error.errno == errno.EFBIG:
             raise InputError(
-                "a file would grow beyond what is allowed here",
+                "the file would exceed the size limit of this process",
                 where=where,
                 fix="Raise the limit, or use smaller shards",
             ) from error
@@ -253,5 +253,5 @@ def reporting_full_disk(where: Path) -> Iterator[None]:
                 f"nothing can be written here ({error.strerror})", where=where, fix="Name another path"
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EISDIR, errno.ENOTEMPTY):
-            raise InputError("something else is in the way", where=where, fix="Name another path") from error
+            raise InputError("another file has this name", where=where, fix="Name another path") from error
         raise

@@ -83,7 +83,7 @@ def load(path: str | Path, doors: Sequence[Door]) -> list[str]:
     """
     path = Path(path)
     if path.suffix != ".py" or not path.is_file():
-        raise InputError("not a Python file", where=path, fix="Name the .py file that defines your method or metric")
+        raise InputError("is not a Python file", where=path, fix="Name the .py file that defines your method or metric")
     # What the package has comes first, so that a name that is taken is the plugin's fault.
     before = [dict(door.everything()) for door in doors]
     _run(path)

@@ -65,16 +65,18 @@ class Record:
             distrust(self._db)
             foreign = foreign_schema(self._db, self.tables)
         if foreign:
-            raise InputError(f"no record of a {self.noun}: {foreign}", where=self.path, fix="Name another --out")
+            raise InputError(
+                f"is not the record of a {self.noun}: {foreign}", where=self.path, fix="Name another --out"
+            )
 
     def _check_version(self) -> None:
         version = self.get("format", self.version)
         refuse_newer(self.noun, version, self.version, self.path, "name another --out")
         if version != self.version:
             raise InputError(
-                f"written by another version of genepool (format {version}; this one reads {self.version})",
+                f"was written by another version of genepool (format {version}; this one reads {self.version})",
                 where=self.path,
-                fix="Go on with the version that wrote it, or name another --out",
+                fix="Resume with the version that wrote it, or name another --out",
             )
 
     def close(self) -> None:
@@ -101,7 +103,7 @@ class Record:
             found = parsed_json(row[0])
             wanted = {} if key == "settings" else default
             if wanted is not None and kind_of(found) != kind_of(wanted):
-                raise ValueError(f"{kind_of(found)} where {kind_of(wanted)} belongs")
+                raise ValueError(f"got {kind_of(found)}, expected {kind_of(wanted)}")
             return found
 
     def set(self, key: str, value: Any) -> None:
@@ -133,7 +135,7 @@ class Record:
             raise InputError(
                 f"{what} is damaged: {error}",
                 where=self.path,
-                fix="Put the record back from a copy, or pass --overwrite to start anew",
+                fix="Restore the record from a copy, or pass --overwrite to start again",
             ) from None
 
     @contextmanager
@@ -152,6 +154,5 @@ class Record:
             raise InputError(
                 f"cannot be used as a {self.noun} file ({error})",
                 where=self.path,
-                fix="Check the disk and the permissions; "
-                f"a damaged {self.noun} starts anew with --overwrite{self.kept}",
+                fix=f"Check the disk and the permissions; --overwrite starts a damaged {self.noun} again{self.kept}",
             ) from error

@@ -61,7 +61,7 @@ def validate(model: type[Model], data: object, where: str | Path) -> Model:
         InputError: naming the file, the key, what is wrong, and for an unknown key the nearest known one.
     """
     if not isinstance(data, dict):
-        raise InputError("not a mapping of keys to values", where=where, fix="Write it as `key: value` lines")
+        raise InputError("is not a mapping of keys to values", where=where, fix="Write it as `key: value` lines")
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -95,9 +95,7 @@ def read_yaml(path: Path) -> Any:
     """
     documents = read_documents(path)
     if len(documents) > 1:
-        raise InputError(
-            f"holds {len(documents)} documents, where one is expected", where=path, fix="Remove the line `---`"
-        )
+        raise InputError(f"holds {len(documents)} documents, expected one", where=path, fix="Remove the line `---`")
     return documents[0]
 
 
@@ -112,14 +110,14 @@ def read_documents(path: Path) -> list[Any]:
     except FileNotFoundError:
         raise InputError("no such file", where=path, fix="Check the path") from None
     except IsADirectoryError:
-        raise InputError("a folder, where a YAML file is expected", where=path, fix="Name a file") from None
+        raise InputError("is a folder, expected a YAML file", where=path, fix="Name a file") from None
     except RecursionError:
-        raise InputError("nested too deeply", where=path, fix="Write it flatter") from None
+        raise InputError("is nested too deeply", where=path, fix="Use fewer levels") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise InputError(f"not valid YAML ({problem})", where=f"{path}{line}", fix="Check the line") from None
+        raise InputError(f"is not valid YAML ({problem})", where=f"{path}{line}", fix="Check the line") from None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot be read ({error})", where=path, fix="Check the file") from None
     documents = [document for document in documents if document is not None]

@@ -225,9 +225,7 @@ def check_free(out: Path, *, overwrite: bool, replaced: bool = True) -> None:
     out = Path(out)
     with reporting_full_disk(out):
         if out.is_symlink() and replaced and not overwrite:
-            raise InputError(
-                "is a link", where=out, fix="Name what it leads to, or pass --overwrite to put the output in its place"
-            )
+            raise InputError("is a link", where=out, fix="Name its target, or pass --overwrite to replace the link")
         if _is_special(out):
             raise InputError("is a device or a pipe", where=out, fix="Name a new folder")
         if out.is_file() and not overwrite:
@@ -346,9 +344,9 @@ def _check_ours(staged: Path, ours: os.stat_result) -> None:
         now = None
     if now is None or not os.path.samestat(now, ours):
         raise InputError(
-            "something else removed or replaced it while it was written",
+            "another process removed or replaced it while it was written",
             where=staged,
-            fix="Let nobody touch it, and run again",
+            fix="Run the command again",
         )
 
 

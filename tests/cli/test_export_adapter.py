@@ -121,10 +121,10 @@ def test_what_is_no_product_is_refused_by_name(world: Path, tmp_path: Path, cli:
     dense = tmp_path / "dense.safetensors"
     assert cli("skill", "extract", tuned, "--base", world / "base", "--out", dense, "-q").code == 0
     for change, said in (
-        (world / "norms", "norm.weight: its change is no product of two factors"),
-        (dense, "weight: its change is no product of two factors"),
-        (tuned, "weight: its change is no product of two factors"),
-        (tmp_path / "gone", "nothing is at this path"),
+        (world / "norms", "norm.weight: its change is not a product of two factors"),
+        (dense, "weight: its change is not a product of two factors"),
+        (tuned, "weight: its change is not a product of two factors"),
+        (tmp_path / "gone", "the path does not exist"),
     ):
         answer = cli("export", change, out, "--base", world / "base")
         assert answer.code == 2
@@ -132,7 +132,7 @@ def test_what_is_no_product_is_refused_by_name(world: Path, tmp_path: Path, cli:
         assert not out.exists()
     alone = cli("export", world / "plain", out)
     assert alone.code == 2
-    assert "an adapter or skill alone" in alone.err
+    assert "is an adapter or a skill without a base" in alone.err
 
 
 def test_an_adapter_in_gguf_is_no_model(world: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
@@ -140,7 +140,7 @@ def test_an_adapter_in_gguf_is_no_model(world: Path, tmp_path: Path, cli: Callab
     assert cli("export", world / "plain", out, "--base", world / "base").code == 0
     answer = cli("inspect", out)
     assert answer.code == 2
-    assert "an adapter or skill alone" in answer.err
+    assert "is an adapter or a skill without a base" in answer.err
 
 
 @pytest.mark.parametrize("name", ["plain", "mixed"])

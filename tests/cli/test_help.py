@@ -15,11 +15,11 @@ Cli = Callable[..., Any]
 
 # How the help of an option may begin; a new verb goes here.
 VERBS = {
-    "Add", "Allow", "Ask", "Build", "Call", "Check", "Choose", "Colour", "Compare", "Compute", "Count", "Divide",
-    "Draw", "End", "Evaluate", "Find", "Fit", "Keep", "Learn", "List", "Look", "Lose", "Mark", "Merge", "Minimise",
-    "Multiply", "Name", "Open", "Order", "Pack", "Plan", "Predict", "Print", "Put", "Rank", "Read", "Record", "Repair",
-    "Replace", "Run", "Say", "Set", "Show", "Split", "Start", "Stop", "Store", "Tag", "Take", "Test", "Train", "Use",
-    "Validate", "Write",
+    "Add", "Allow", "Apply", "Build", "Call", "Check", "Choose", "Colour", "Compare", "Compute", "Count", "Describe",
+    "Divide", "Draw", "End", "Evaluate", "Find", "Fit", "Keep", "Learn", "List", "Mark", "Measure", "Merge",
+    "Minimise", "Multiply", "Name", "Open", "Order", "Pack", "Plan", "Predict", "Print", "Put", "Rank", "Read",
+    "Record", "Repair", "Repeat", "Replace", "Run", "Sample", "Set", "Show", "Split", "Start", "Stop", "Store", "Tag",
+    "Take", "Test", "Train", "Update", "Use", "Validate", "Write",
 }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def test_an_idle_option_is_refused(
     Path("study.yaml").write_text("study: 1\n")
     answer = cli(*call)
     assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
-    assert answer.err.startswith(f"error: {option}: says nothing without")
+    assert answer.err.startswith(f"error: {option}: has no effect without")
 
 
 @pytest.mark.parametrize(("option", "value"), [("--model", "org/m"), ("--task", "t")])
@@ -41,7 +41,7 @@ def test_an_export_of_ours_names_its_models_itself(
     assert cli("outcomes", "export", tmp_path / "rows.jsonl", "--ledger", tmp_path / "l.sqlite").code == 0
     answer = cli("outcomes", "import", tmp_path / "rows.jsonl", "--ledger", tmp_path / "new.sqlite", option, value)
     assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
-    assert answer.err.startswith(f"error: {option}: says nothing of our own exports")
+    assert answer.err.startswith(f"error: {option}: has no effect on genepool's own exports")
 
 
 @pytest.mark.parametrize(

@@ -141,4 +141,4 @@ def test_an_option_that_says_nothing_without_another_is_not_passed_over(
 ) -> None:
     answer = cli(*call)
     assert (answer.code, answer.out) == (2, "")
-    assert answer.err == f"error: {option}: says nothing without {other}. Add {other}, or leave it out.\n"
+    assert answer.err == f"error: {option}: has no effect without {other}. Add {other}, or leave it out.\n"

@@ -66,7 +66,7 @@ def test_continual(cli: Callable[..., Any], tiny_testbed: Any, asked: list[Any])
     assert "forgetting" in cli("measure", "continual", *stages, *asked).out
     refused = cli("measure", "continual", stages[0], *asked)
     assert refused.code == 2
-    assert "1 models for 2 tasks" in refused.err
+    assert "got 2 tasks, expected 1" in refused.err
 
 
 def test_mix(cli: Callable[..., Any], tiny_testbed: Any, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_lifelong(cli: Callable[..., Any], tmp_path: Path) -> None:
     assert "b → a" in shown
     assert cli("measure", "lifelong", log, "--measure", "score").code == 2
     refused = cli("measure", "lifelong", log, "--expert", "a")
-    assert (refused.code, "'a' is not NAME=VALUE" in refused.err) == (2, True)
+    assert (refused.code, "got 'a', expected NAME=VALUE" in refused.err) == (2, True)
 
 
 def test_consistency(cli: Callable[..., Any], tiny_testbed: Any, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_consistency(cli: Callable[..., Any], tiny_testbed: Any, tmp_path: Path)
     assert shown.code == 0
     assert "right in all" in shown.out
     one = cli("measure", "consistency", model, "--tasks", folder, "--task", "plain")
-    assert (one.code, "fewer than two variations" in one.err) == (2, True)
+    assert (one.code, "there are fewer than two variations" in one.err) == (2, True)
 
 
 def test_profile(cli: Callable[..., Any], tiny_testbed: Any, asked: list[Any], tmp_path: Path) -> None:
@@ -173,13 +173,13 @@ def test_curve(cli: Callable[..., Any], tmp_path: Path) -> None:
     assert one == same != zero
     for wrong, said in (
         (("--spent", "stepp", "--error", "loss"), "no 'stepp'. Did you mean 'step'?"),
-        ((*names, "--kind", "cubic"), "unknown kind 'cubic'"),
-        ((*names, "--horizon", 10), "Give a horizon beyond where the run is"),
+        ((*names, "--kind", "cubic"), "got 'cubic', expected a known kind"),
+        ((*names, "--horizon", 10), "Give a larger horizon"),
     ):
         refused = cli("measure", "curve", file, *wrong)
         assert (refused.code, said in refused.err) == (2, True), refused.err
     file.write_text("step,loss\n1,no\n")
-    assert "run.csv:2: loss is 'no', which is no number" in cli("measure", "curve", file, *names).err
+    assert "run.csv:2: got 'no' for loss, expected a number" in cli("measure", "curve", file, *names).err
 
 
 def test_passes(cli: Callable[..., Any], tiny_testbed: Any, tmp_path: Path) -> None:

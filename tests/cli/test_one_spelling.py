@@ -81,7 +81,10 @@ def test_a_demo_is_written_where_the_option_says(cli: Cli, tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     for call in (["demo", "--out", tmp_path / "file"], ["demo", tmp_path / "file"]):
         answer = cli(*call)
-        assert (answer.code, answer.err) == (2, f"error: {tmp_path / 'file'}: a file is there. Name a folder.\n")
+        assert (answer.code, answer.err) == (
+            2,
+            f"error: {tmp_path / 'file'}: is a file, expected a folder. Name a folder.\n",
+        )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,7 @@ def test_one_place_to_write_is_needed(cli: Cli, call: list[str], name: str) -> N
     wanted = f"error: Missing argument '{name}'. Name the path to write, there or with --out.\n"
     assert (answer.code, answer.out, answer.err) == (2, "", wanted)
     answer = cli(*call, "a", "--out", "b")
-    wanted = f"error: --out: a is named as {name} and b as --out. Give one of them.\n"
+    wanted = f"error: --out: got a as {name} and b as --out. Give one of them.\n"
     assert (answer.code, answer.out, answer.err) == (2, "", wanted)
 
 

@@ -221,7 +221,7 @@ def test_a_strategy_that_cannot_be_steady_is_one_error(
     answer = cli(command, study, *(() if command == "plan" else ("--out", tmp_path / "run")))
     assert answer.code == 2
     assert answer.err.count("\n") == 1
-    assert "cma_es learns from whole generations and cannot be steady; cycleqd, " in answer.err
+    assert "cma_es learns from whole generations and cannot be `steady`; cycleqd, " in answer.err
     assert not (tmp_path / "run").exists()
 
 
@@ -253,7 +253,7 @@ def test_what_needs_whole_generations_is_refused() -> None:
     }
     with pytest.raises(ValueError, match=r"cma_es learns from whole generations .* map_elites"):
         Study(**common)
-    with pytest.raises(ValueError, match="leave them out, or `steady`"):
+    with pytest.raises(ValueError, match="Leave them out, or leave out `steady`"):
         Study(**common, strategy="map_elites", race="halving")
     assert Study(**common, strategy="map_elites").steady
     with pytest.raises(ValueError, match="cannot be asked again"):

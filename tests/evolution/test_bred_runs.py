@@ -79,15 +79,15 @@ def test_two_workers_breed_what_one_does(world: Path, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"method": "linear"}, "leave `method` out"),
-        ({"skills": ["skills/a"]}, "genome needs 2 skills or more, not 1"),
+        ({"skills": ["skills/a"]}, "genome needs 2 skills or more, got 1"),
         ({"skills": [{"name": "0.1", "model": "skills/a"}, "skills/b"]}, "called '0.1'"),
         ({"breed": {"form": "adapters"}}, "form: models"),
         (
             {"strategy": "m2n2", "race": "halving"},
-            "a race goes by fitness alone; m2n2 needs the score of every example",
+            "a race compares fitness alone, and m2n2 needs the score of every example",
         ),
-        ({"probe": 500}, "probe of 500 examples where 20"),
-        ({"race": {"first": 20}}, "first look of 20 examples where 20"),
+        ({"probe": 500}, "must be below 20, the examples of each task that score a candidate, got 500"),
+        ({"race": {"first": 20}}, "must be below 20, the examples"),
     ],
 )
 def test_what_cannot_be_bred_is_refused_before_anything_is_written(
@@ -205,7 +205,7 @@ def test_what_was_gathered_is_listed_and_any_of_it_becomes_a_checkpoint(
             threads=1, batch_size=8,
         )  # fmt: skip
     assert {task: table.mean(table.models[0], task) for task in table.tasks} == pytest.approx(dict(verdict.valid))
-    with pytest.raises(InputError, match="no candidate '99.0'"):
+    with pytest.raises(InputError, match="has no candidate '99.0'"):
         write_candidate(tmp_path / "out", "99.0", tmp_path / "other")
     with pytest.raises(InputError, match="not empty"):
         write_candidate(tmp_path / "out", last.name, tmp_path / "model")

@@ -100,6 +100,6 @@ def test_merges_and_models_keep_their_largest_directions(world: Path, tmp_path: 
     assert f"Scores are of the change before {little.error:.1%} of its size" in card
     with pytest.raises(InputError, match="not empty"):
         write_candidate(tmp_path / "out", "0.1", tmp_path / "one", rank=1)
-    with pytest.raises(InputError, match="a rank of 0"):
+    with pytest.raises(InputError, match="must be at least 1, got 0"):
         write_candidate(tmp_path / "out", "0.1", tmp_path / "none", rank=0)
     assert not (tmp_path / "none").exists()

@@ -64,5 +64,5 @@ def test_too_few_voters_are_refused() -> None:
     common = {"base": "b", "skills": ["x", "y"], "tasks": "t", "strategy": "genome", "budget": {"evaluations": 9}}
     with pytest.raises(ValueError, match="a vote needs 3 members"):
         Study(**common, ensemble=2)
-    with pytest.raises(ValueError, match="an ensemble of 7 where only 5 finalists"):
+    with pytest.raises(ValueError, match="ensemble must be at most finalists, got 7 and 5"):
         Study(**common, ensemble=7)

@@ -194,10 +194,13 @@ def test_values_keep_six_digits_of_their_range() -> None:
             {"wieght": {"low": 0, "high": 1}},
             "study:search.wieght: dare_ties has no parameter 'wieght'. Did you mean",
         ),
-        ({"scope": {"low": 0, "high": 1}}, "'scope' is not a number that can be searched"),
+        ({"scope": {"low": 0, "high": 1}}, "got 'scope', expected a number that can be searched"),
         ({"density": {"low": -0.5, "high": 1}}, "search.density.low: density of -0.5"),
         ({"lambda": {"low": 0, "high": 1, "per": {"skill": True}}}, "'lambda' is one number for the whole merge"),
-        ({"weight": {"low": 0, "high": 1, "per": {"layer_groups": 9}}}, "9 layer groups, but the base has 4 layers"),
+        (
+            {"weight": {"low": 0, "high": 1, "per": {"layer_groups": 9}}},
+            "got 9 layer groups, and the base has 4 layers",
+        ),
         ({"weight": {"low": 0, "high": 1, "per": {"roles": ["head"]}}}, "no tensor with the role 'head'"),
     ],
 )

@@ -53,9 +53,9 @@ def merging_study(world: Path, name: str, **changes: Any) -> Path:
         ({"strategy": {"name": "nsga2", "options": {"objectives": "pick"}}}, "objectives: input should be a list"),
         (
             {"strategy": {"name": "nsga2", "options": {"objectives": ["pick", "pick"]}}},
-            "objectives: one is named twice",
+            "objectives: a task is named twice",
         ),
-        ({"race": {"first": 10**9}}, "odd.yaml:race.first: a first look of 1000000000 examples"),
+        ({"race": {"first": 10**9}}, "odd.yaml:race.first: must be below"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_leaves_nothing(
@@ -71,7 +71,10 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(
 
 def test_numbers_on_the_command_line_are_bounded_too(world: Path, tmp_path: Path) -> None:
     study = merging_study(world, "bounds")
-    many, far = ({"evaluations": 10**400}, "a budget of 401 digits"), ({"seed": 10**40}, "a seed of 41 digits")
+    many, far = (
+        ({"evaluations": 10**400}, "a budget of 401 digits"),
+        ({"seed": 10**40}, "the seed must be from 0 to 2^63 - 1, got 41 digits"),
+    )
     for given, said in (many, far):
         with pytest.raises(InputError, match=said):
             run_study(study, tmp_path / "run", **given)  # type: ignore[arg-type]
@@ -148,7 +151,7 @@ def test_an_emptied_record_beside_results_is_not_begun_anew(world: Path, tmp_pat
     best = (tmp_path / "run" / "best.json").read_bytes()
     for path in (tmp_path / "run").glob("study.sqlite*"):
         path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"study\.sqlite: empty, although history\.jsonl beside it has candidates"):
+    with pytest.raises(InputError, match=r"study\.sqlite: is empty, and history\.jsonl beside it has candidates"):
         run_study(study, tmp_path / "run", ledger=tmp_path / "ledger.sqlite", evaluations=12)
     assert (tmp_path / "run" / "best.json").read_bytes() == best
     run_study(study, tmp_path / "run", ledger=tmp_path / "ledger.sqlite", overwrite=True)
@@ -156,8 +159,8 @@ def test_an_emptied_record_beside_results_is_not_begun_anew(world: Path, tmp_pat
 
 def test_a_collection_is_not_written_by_half(finished: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     for arguments, said in (
-        (("--out", tmp_path / "x"), "--out: nothing to write"),
-        (("--write", "0.0", "--out", tmp_path / "x", "--as-lora", "0"), "--as-lora: a rank of 0"),
+        (("--out", tmp_path / "x"), "--out: has no effect without --write"),
+        (("--write", "0.0", "--out", tmp_path / "x", "--as-lora", "0"), "--as-lora: must be at least 1, got 0"),
     ):
         refused = cli("collection", finished, *arguments)
         assert refused.code == 2

@@ -174,7 +174,7 @@ def test_different_births_have_different_fingerprints() -> None:
 
 
 def test_unknown_operators_and_parents_are_named() -> None:
-    with pytest.raises(InputError, match="no operator makes children by 'mixx'.*mix"):
+    with pytest.raises(InputError, match="there is no operator 'mixx'.*mix"):
         born(Birth("mixx", ("ann", "bob"), {"weights": [1, 0]}))
     with pytest.raises(InputError, match="called '3.7'"):
         born(Birth("mix", ("ann", "3.7"), {"weights": [1, 0]}))

@@ -273,11 +273,11 @@ def test_wrong_options_are_one_line(world: Path, tmp_path: Path, cli: Callable[.
     study, out = world / "study.yaml", tmp_path / "run"
     for arguments, complaint in (
         ((world / "none.yaml", "--out", out), "no such file"),
-        ((study, "--out", out, "--workers", "ray:0"), "names no workers"),
-        ((study, "--out", out, "--workers", "0"), "0 workers"),
-        ((study, "--out", out, "--workers", "many"), "'many' is not a number of workers"),
-        ((study, "--out", out, "--budget", "0"), "a budget of 0 evaluations"),
-        ((study, "--out", out, "--seed", "-1"), "a seed of -1"),
+        ((study, "--out", out, "--workers", "ray:0"), "expected a number or an address of Ray"),
+        ((study, "--out", out, "--workers", "0"), "must be at least 1, got 0"),
+        ((study, "--out", out, "--workers", "many"), "got 'many', expected a number of workers"),
+        ((study, "--out", out, "--budget", "0"), "the budget must be from 1 to 10^9 evaluations, got 0"),
+        ((study, "--out", out, "--seed", "-1"), "the seed must be from 0"),
         ((study, "--out", world), "not empty"),
     ):
         answer = cli("evolve", *arguments)

@@ -104,9 +104,9 @@ def test_what_a_surrogate_cannot_tell_is_refused() -> None:
     common = {"base": "b", "skills": ["x", "y"], "tasks": "t", "budget": {"evaluations": 9}, "screen": True}
     merging = {"method": "linear", "search": {"weight": {"low": 0, "high": 1}}}
     for strategy, more in (("genome", {}), ("map_elites", merging), ("nsga2", merging)):
-        with pytest.raises(ValueError, match=f"{strategy} needs more: leave `screen` out"):
+        with pytest.raises(ValueError, match=f"{strategy} needs more. Leave `screen` out"):
             Study(**common, **more, strategy=strategy)
-    with pytest.raises(ValueError, match="leave them out, or `steady`"):
+    with pytest.raises(ValueError, match="Leave them out, or leave out `steady`"):
         Study(**common, **merging, strategy="random_search", steady=True)
     assert Study(**common, **merging).screen == Screening()
     assert Study(**{**common, "screen": False}, **merging).screen is None

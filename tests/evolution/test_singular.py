@@ -78,7 +78,7 @@ def test_a_study_over_singular_values(world: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("skills", "message"),
-    [(["skills/a"], "not a LoRA adapter"), (["base+adapter", "skills/a"], "varies one adapter, not 2")],
+    [(["skills/a"], "not a LoRA adapter"), (["base+adapter", "skills/a"], "varies one adapter, got 2")],
 )
 def test_what_has_no_factors_is_refused(world: Path, tmp_path: Path, skills: list[str], message: str) -> None:
     data = {k: v for k, v in evolve_world.STUDY.items() if k not in ("method", "parameters", "search")}

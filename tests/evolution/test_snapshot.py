@@ -150,6 +150,6 @@ def test_a_fork_that_breeds_takes_the_winner_along(world: Path, finished: Path, 
 
 
 def test_only_a_finished_run_can_be_forked(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no finished run there"):
+    with pytest.raises(InputError, match="holds no finished run"):
         run_study(world / "study.yaml", tmp_path / "out", ledger=tmp_path / "l.sqlite", fork=tmp_path)
     assert not (tmp_path / "out").exists()

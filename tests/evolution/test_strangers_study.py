@@ -223,5 +223,5 @@ def test_a_database_of_something_else_stays_as_it_is(world: Path, tmp_path: Path
     db.close()
     before = (tmp_path / "run" / "study.sqlite").read_bytes()
     said = refused(cli("evolve", world / "bred.yaml", "--out", tmp_path / "run", "--quiet"))
-    assert "no record of a study" in said
+    assert "is not the record of a study" in said
     assert (tmp_path / "run" / "study.sqlite").read_bytes() == before

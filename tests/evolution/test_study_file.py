@@ -78,7 +78,7 @@ def test_settings_know_content_choices_but_neither_paths_nor_budget(tmp_path: Pa
         ({"methd": "ties"}, "unknown key 'methd'. Did you mean 'method'?"),
         ({"search": {"weight": {"low": 0, "hgih": 1}}}, "search.weight.hgih: unknown key 'hgih'. Did you mean 'high'?"),
         ({"tasks": {"dir": "t", "naems": []}}, "tasks.naems: unknown key 'naems'. Did you mean 'names'?"),
-        ({"skills": ["one"]}, "merging needs two skills or more, not 1"),
+        ({"skills": ["one"]}, "merging needs two skills or more, got 1"),
         ({"skills": ["a/x", "b/x"]}, "two skills are called 'x'"),
         ({"search": {}}, "name at least one parameter to search"),
         ({"search": {"weight": {"low": 1, "high": 1}}}, "low (1) must be below high (1)"),
@@ -107,7 +107,7 @@ def test_one_line_says_what_is_wrong_and_where(tmp_path: Path, changes: dict[str
 def test_files_that_are_no_study(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         load_study(tmp_path / "missing.yaml")
-    for text, complaint in (("a: [", "not valid YAML"), ("genepool: 1\n", "not a study file"), ("", "empty")):
+    for text, complaint in (("a: [", "is not valid YAML"), ("genepool: 1\n", "is not a study file"), ("", "empty")):
         path = tmp_path / "file.yaml"
         path.write_text(text)
         with pytest.raises(InputError, match=complaint):

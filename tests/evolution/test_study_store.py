@@ -128,7 +128,7 @@ def test_told_twice_is_told_once_and_another_fitness_is_refused(tmp_path: Path) 
         store.told(0, np.array([0.1, 0.2]), 1.0)
         store.told(0, np.array([0.1, 0.2]), 9.0)
         assert store.get("seconds", 0) == 1.0
-        with pytest.raises(InputError, match="generation 0 are not those"):
+        with pytest.raises(InputError, match="generation 0 differ from those that"):
             store.told(0, np.array([0.1, 0.3]), 1.0)
 
 

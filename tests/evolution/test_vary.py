@@ -150,12 +150,15 @@ def test_a_study_made_in_python_may_hold_options_of_a_class() -> None:
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ({"vary": "merge_parameters", "method": "ties"}, "wrong.yaml:method: `method` beside `vary`. Say it under"),
-        ({"vary": {}, "learn": {}, "strategy": "genome"}, "wrong.yaml:learn: `learn` beside `vary`"),
-        ({"vary": "merge_paramters"}, "vary.kind: unknown kind 'merge_paramters'. Did you mean 'merge_parameters'?"),
+        ({"vary": "merge_parameters", "method": "ties"}, "wrong.yaml:method: contradicts `vary`. Write it under"),
+        ({"vary": {}, "learn": {}, "strategy": "genome"}, "wrong.yaml:learn: contradicts `vary`"),
+        (
+            {"vary": "merge_paramters"},
+            "vary.kind: unknown kind 'merge_paramters'. Did you mean 'merge_parameters'?",
+        ),
         ({"vary": {"kind": 5}}, "vary.kind: unknown kind '5'"),
-        ({"vary": 5}, "wrong.yaml:vary: not a mapping of keys to values"),
-        ({"vary": ["adapters"]}, "wrong.yaml:vary: not a mapping of keys to values"),
+        ({"vary": 5}, "wrong.yaml:vary: is not a mapping of keys to values"),
+        ({"vary": ["adapters"]}, "wrong.yaml:vary: is not a mapping of keys to values"),
         ({"vary": {}}, "wrong.yaml:vary.method: this key is required"),
         ({"vary": {"methd": "ties"}}, "vary.methd: unknown key 'methd'. Did you mean 'method'?"),
         ({"vary": {"method": "ties", "search": {}}}, "wrong.yaml:vary.search: name at least one parameter to search"),
@@ -173,26 +176,26 @@ def test_a_study_made_in_python_may_hold_options_of_a_class() -> None:
         ),
         (
             {"vary": {"method": "ties", "search": {"weight": {"low": 0, "high": 1}}}, "skills": ["skills/a"]},
-            "merging needs two skills or more, not 1",
+            "merging needs two skills or more, got 1",
         ),
         (
             {"vary": "merge_parameters", "strategy": "genome"},
-            "vary.kind: genome proposes births, which make no parameters. Say one of adapters, ",
+            "vary.kind: genome proposes births, which cannot make parameters. Write one of adapters, ",
         ),
         (
             {"vary": "merge_parameters", "strategy": "genome"},
             "whole_models, or take a strategy that searches merge_parameters: cma_es, ",
         ),
-        ({"vary": "adapters"}, "vary.kind: cma_es proposes points, which make no models"),
+        ({"vary": "adapters"}, "vary.kind: cma_es proposes points, which cannot make models"),
         (
             {"vary": "adapters", "strategy": "genome"},
-            "wrong.yaml:vary.kind: not all skills are LoRA adapters of the same ranks on the same tensors. Say `kind: "
+            "wrong.yaml:not all skills are LoRA adapters of the same ranks on the same tensors. Write `kind: "
             "whole_models`",
         ),
         ({"vary": {"learn": {"steps": 0}}, "strategy": "genome"}, "vary.learn.steps: input should be greater"),
         ({"vary": {"kind": "whole_models", "form": "models"}, "strategy": "genome"}, "vary.form: unknown key 'form'"),
         ({"vary": {"kind": "singular_values", "low": 2}}, "vary: the range (2 to 2) must hold 1"),
-        ({"vary": "singular_values"}, "cma_es varies one adapter, not 2"),
+        ({"vary": "singular_values"}, "cma_es varies one adapter, got 2"),
         ({"vary": {"low": 3}, "strategy": "lcsc"}, "vary: low (3) must be below high (2)"),
         ({"strategy": "genmoe"}, "wrong.yaml:strategy.name: unknown strategy 'genmoe'. Did you mean 'genome'?"),
         ({"vry": {}}, "wrong.yaml:vry: unknown key 'vry'. Did you mean 'vary'?"),

@@ -100,9 +100,9 @@ def test_one_answer_and_all_right() -> None:
     [
         ([], [], "shape"),
         ([0.5], [1, 0], "shape"),
-        ([1.5], [1], "a confidence that is not from 0 to 1"),
-        ([float("nan")], [1], "a confidence that is not from 0 to 1"),
-        ([0.5], [0.5], "right by degree"),
+        ([1.5], [1], "every confidence must be from 0 to 1"),
+        ([float("nan")], [1], "every confidence must be from 0 to 1"),
+        ([0.5], [0.5], "must be 0 or 1"),
     ],
 )
 def test_wrong_input(sure: list[float], hits: list[float], said: str) -> None:
@@ -204,7 +204,7 @@ def test_bounds(rows: list[list[str]]) -> None:
 
 
 def test_consistency_needs_two_of_the_same() -> None:
-    with pytest.raises(InputError, match="fewer than two variations"):
+    with pytest.raises(InputError, match="there are fewer than two variations"):
         consistency([np.zeros(3)])
     with pytest.raises(InputError, match="different questions"):
         consistency([np.zeros(3), np.zeros(2)])

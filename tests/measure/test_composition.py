@@ -79,7 +79,7 @@ def test_the_papers_counts_are_no_chance() -> None:
 def test_rows_without_a_weaker_task_decide_nothing() -> None:
     found = weakest_link([CrossCapability(0.5, 0.5, 0.1)] * 3)
     assert (found.equal, found.weaker, found.median, found.p) == (3, None, None, 1.0)
-    with pytest.raises(InputError, match="no cross-capabilities"):
+    with pytest.raises(InputError, match="there are no rows"):
         weakest_link([])
     with pytest.raises(InputError, match="not a number"):
         CrossCapability(0.5, math.nan, 0.5)
@@ -192,7 +192,7 @@ def test_the_interval_of_many_small_combinations_covers_independence() -> None:
 @pytest.mark.parametrize(
     ("tags", "scores", "complaint"),
     [
-        ([], [], "0 examples"),
+        ([], [], "for 0 examples"),
         ([("a",)], [1.0, 0.0], "for 1 examples"),
         ([("a",), ()], [1.0, 0.0], "example 1 is tagged with no skill"),
         ([("a", "b", "a")], [1.0], "one of them twice"),

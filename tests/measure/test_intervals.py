@@ -178,9 +178,9 @@ def test_what_has_no_mean_is_refused(wrong: np.ndarray) -> None:
 
 
 def test_different_examples_are_not_compared() -> None:
-    with pytest.raises(InputError, match="3 examples against 2"):
+    with pytest.raises(InputError, match="got 2 examples, expected 3"):
         paired_bootstrap(np.ones(3), np.ones(2))
-    with pytest.raises(InputError, match="1 tasks against 2"):
+    with pytest.raises(InputError, match="got 2 tasks, expected 1"):
         macro_paired_bootstrap([np.ones(2)], [np.ones(2), np.ones(2)])
     with pytest.raises(InputError, match="no scores"):
         wilson(0, 0)

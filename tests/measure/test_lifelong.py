@@ -250,7 +250,7 @@ def test_the_example_published_with_l2metrics() -> None:
 def test_no_blocks_and_blocks_without_scores_are_refused() -> None:
     with pytest.raises(InputError, match="no blocks"):
         lifelong_metrics([])
-    with pytest.raises(InputError, match="expert without scores"):
+    with pytest.raises(InputError, match="expert has no scores"):
         lifelong_metrics([train("a", 1.0)], {"a": []})
     for kind, scores in (("train", ()), ("evaluate", (np.nan,)), ("sleep", (1.0,))):
         with pytest.raises(InputError):
@@ -299,14 +299,14 @@ def test_another_measure_and_experiences_that_were_not_completed(tmp_path: Path)
     ("text", "line", "complaint"),
     [
         ("block_num,block_type,task,exp_num,reward\n0,train,a,0,1", ":2", "no 'task_name'. Did you mean 'task'?"),
-        (f"{HEADER}\n0,sleep,a,0,1", ":2", "unknown block type 'sleep'"),
-        (f"{HEADER}\n0,train,a,0,1\n0,train,a,1,nan", ":3", "reward is 'nan', which is no number"),
-        (f"{HEADER}\n0,train,a,0,inf", ":2", "no number"),
+        (f"{HEADER}\n0,sleep,a,0,1", ":2", "got the block type 'sleep', expected train or test"),
+        (f"{HEADER}\n0,train,a,0,1\n0,train,a,1,nan", ":3", "got 'nan' for reward, expected a number"),
+        (f"{HEADER}\n0,train,a,0,inf", ":2", "expected a number"),
         (f"{HEADER}\n0,train,a,0,", ":2", "no 'reward'"),
-        (f"{HEADER}\n0,train,a,0.5,1", ":2", "exp_num is '0.5'"),
-        (f"{HEADER}\n-1,train,a,0,1", ":2", "block_num is '-1'"),
-        (f"{HEADER}\n1,train,a,0,1\n0,train,a,1,1", ":3", "block 0 after block 1"),
-        (f"{HEADER}\n0,train,a,0", ":2", "not as many fields"),
+        (f"{HEADER}\n0,train,a,0.5,1", ":2", "got '0.5' for exp_num"),
+        (f"{HEADER}\n-1,train,a,0,1", ":2", "got '-1' for block_num"),
+        (f"{HEADER}\n1,train,a,0,1\n0,train,a,1,1", ":3", "block 0 comes after block 1"),
+        (f"{HEADER}\n0,train,a,0", ":2", "another number of fields"),
         (f'{HEADER}\n0,train,"a,0,1', ":2", "not a table"),
         (HEADER, "", "no blocks"),
         ("", "", "no blocks"),
@@ -326,9 +326,12 @@ def test_wrong_tables_are_refused_with_file_and_line(tmp_path: Path, text: str, 
     [
         ("{", "not JSON"),
         ("[1]", "not an object"),
-        ('{"block_num": 0, "block_type": "train", "task_name": "a", "exp_num": 0, "reward": NaN}', "no number"),
-        ('{"block_num": 0, "block_type": "train", "task_name": "a", "exp_num": true, "reward": 1}', "no number"),
-        ('{"block_num": 0, "block_type": "train", "task_name": "a", "exp_num": 0, "reward": [1]}', "no number"),
+        ('{"block_num": 0, "block_type": "train", "task_name": "a", "exp_num": 0, "reward": NaN}', "expected a number"),
+        (
+            '{"block_num": 0, "block_type": "train", "task_name": "a", "exp_num": true, "reward": 1}',
+            "expected a number",
+        ),
+        ('{"block_num": 0, "block_type": "train", "task_name": "a", "exp_num": 0, "reward": [1]}', "expected a number"),
         ('{"block_num": 0, "block_type": "train", "task_name": "a", "exp_num": 0}', "no 'reward'"),
     ],
 )

@@ -118,10 +118,10 @@ def test_prediction_intervals_cover_the_law() -> None:
 @pytest.mark.parametrize(
     ("sizes", "rates", "said"),
     [
-        ([1, 2], [0.1, 0.2], "fewer than 3 sizes"),
+        ([1, 2], [0.1, 0.2], "there are fewer than 3 sizes"),
         ([1, 2, 3], [0.1, 0.2, 1.0], "a rate of 0 or 1"),
         ([1, 2, 3], [0.1, 0.2], "shape"),
-        ([1, 1, 1], [0.1, 0.2, 0.3], "fewer than 3 sizes"),
+        ([1, 1, 1], [0.1, 0.2, 0.3], "there are fewer than 3 sizes"),
     ],
 )
 def test_laws_that_cannot_be_fitted(sizes: list[float], rates: list[float], said: str) -> None:
@@ -177,7 +177,11 @@ def test_stopping_is_seldom_a_mistake() -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "errors", "said"),
-    [([1, 2], [0.1, 0.2], "2 sizes"), ([1, 2, 3], [0.1, 0.2], "shape"), ([0, 1, 2], [0.3, 0.2, 0.1], "not above 0")],
+    [
+        ([1, 2], [0.1, 0.2], "got 2 different sizes"),
+        ([1, 2, 3], [0.1, 0.2], "shape"),
+        ([0, 1, 2], [0.3, 0.2, 0.1], "must be above 0"),
+    ],
 )
 def test_curves_that_cannot_be_fitted(sizes: list[float], errors: list[float], said: str) -> None:
     with pytest.raises(InputError, match=said):

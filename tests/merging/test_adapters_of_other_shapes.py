@@ -129,7 +129,7 @@ def test_what_is_no_fine_tune_of_the_base_is_refused_for_that(cli: Any, save_mod
     wider = save_model("wider", {**_model(4), LAYER: torch.zeros(8, 4)}, vocab_size=4)
     answer = cli("skill", "extract", wider, "--base", base, "--out", tmp_path / "skill.safetensors")
     assert answer.code == 2
-    assert f"{wider}: not a fine-tune of {base}: {LAYER} has shape [8, 4] where {base} has [4, 4]" in answer.err
+    assert f"{wider}: not a fine-tune of {base}: {LAYER} has shape [8, 4], expected [4, 4] as in {base}" in answer.err
 
 
 @pytest.mark.slow

@@ -291,14 +291,14 @@ def test_merges_no_adapter_can_stand_for_are_refused(family: Callable[..., Path]
 
     refused("names none", method="linear", base=None, parameters={})
     layers = [{"sources": [{"model": "x", "layer_range": [0, 1]}]}]
-    refused("more than values", method="passthrough", models=None, slices=layers, parameters={})
+    refused("other ways than values", method="passthrough", models=None, slices=layers, parameters={})
     refused(
         "no weight matrix that PEFT can adapt",
         parameters={"lambda": [{"filter": "norm", "value": 1.0}, {"value": 0.0}]},
     )
     shutil.copytree(tmp_path / "x", tmp_path / "z")
     write_adapter(plan_merge(load_recipe(family())), tmp_path / "first", 2)
-    refused("not one model", base="base+first", models=["z"])
+    refused("a change on a model", base="base+first", models=["z"])
 
 
 def test_the_randomised_factors_come_close_to_the_best_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +321,7 @@ def test_an_adapter_minds_the_device_and_the_largest_file(
 ) -> None:
     call = ("merge", family(), tmp_path / "out", "--as-lora", 2, "--quiet")
     for flags, said in (
-        (("--device", "nonsense"), "--device: cannot compute on 'nonsense'"),
+        (("--device", "nonsense"), "--device: got 'nonsense', which cannot be used here"),
         (("--out-shard-size", "1KB"), "Raise --out-shard-size, or lower the rank"),
     ):
         answer = cli(*call, *flags)

@@ -70,7 +70,7 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
     "a layer beyond the last, in a slice": (
         {"method": "passthrough", "base": None, "models": None,
          "slices": [{"sources": [{"model": "x", "layer_range": [2, 5]}]}]},
-        "slices[0].sources[0].layer_range: layer_range [2, 5] of x, which has 4 layers. End it at 4 or before.",
+        "slices[0].sources[0].layer_range: layer_range [2, 5] of x. End it at 4 or before.",
     ),
     "a layer beyond the last, in a condition": (
         {"parameters": {"density": [{"layers": [2, 4], "value": 0.5}, {"value": 0.2}]}},
@@ -82,22 +82,22 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "more anchors than layers": (
         {"parameters": {"density": [0.1, 0.2, 0.3, 0.4, 0.5]}},
-        "r.yaml:parameters.density: a gradient of 5 anchors over 4 layers. Give at most 4, or say `lenient: true`.",
+        "r.yaml:parameters.density: a gradient has 5 anchors over 4 layers. Give at most 4, or say `lenient: true`.",
     ),
     "more anchors than layers, in a condition": (
         {"parameters": {"density": [{"role": "mlp", "value": [0.1] * 7}, {"value": 0.5}]}},
-        "a gradient of 7 anchors over 4 layers",
+        "a gradient has 7 anchors over 4 layers",
     ),
     "more anchors than the slice has layers": (
         {"method": "slerp", "models": None, "slices": _slices(3), "parameters": {"t": [0, 0.1, 0.2, 0.3]}},
-        "a gradient of 4 anchors over 3 layers",
+        "a gradient has 4 anchors over 3 layers",
     ),
     "densities that keep nothing": (
-        {"parameters": {"density": 0}}, "r.yaml:parameters.density: a density of 0 for every model keeps nothing",
+        {"parameters": {"density": 0}}, "r.yaml:parameters.density: a density of 0 for every model keeps no entry",
     ),
     "densities that keep nothing, model by model": (
         {"models": [{"model": model, "parameters": {"density": [0.0, 0]}} for model in ("x", "y")]},
-        "a density of 0 for every model keeps nothing of any",
+        "a density of 0 for every model keeps no entry",
     ),
     "a model without a name": ({"models": ["x", ""]}, "r.yaml:models.1.model: string should have at least 1 character"),
     "a path that is a folder of something else": ({"models": ["x", "."]}, "no model.safetensors and no"),
@@ -176,7 +176,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "an index and a shard of two saves": (
         lambda f: _shard(f, more="a.safetensors"),
-        "model.safetensors.index.json: says that more is in a.safetensors, which does not hold it",
+        "model.safetensors.index.json: maps more to a.safetensors, which does not hold it",
     ),
     "a shard that is not there": (lambda f: _shard(f, more="b.safetensors"), "x/b.safetensors: no such shard"),
     "an index that leads out": (lambda f: _shard(f, more="../base/model.safetensors"), "a file outside the folder"),
@@ -187,7 +187,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a dead link": (
         lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").symlink_to("gone")),
-        "x/model.safetensors: a symbolic link that leads nowhere or in a circle",
+        "x/model.safetensors: is a symbolic link that leads nowhere or in a circle",
     ),
     "no tensors": (lambda f: _rewrite(f, lambda t: t.clear()), "x lacks 6 tensors that base has"),
     "an empty file": (lambda f: (f / "model.safetensors").write_bytes(b""), "too few for a safetensors file"),
@@ -197,7 +197,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         "which can run code when they are opened. Convert it to safetensors",
     ),
     "a tokenizer that is none": (
-        lambda f: (f / "tokenizer.json").write_text("{}"), "x/tokenizer.json: not a readable tokenizer",
+        lambda f: (f / "tokenizer.json").write_text("{}"), "x/tokenizer.json: is not a readable tokenizer",
     ),
 }  # fmt: skip
 
@@ -220,7 +220,7 @@ def test_packed_weights_are_known_by_their_names(
 
 def test_a_folder_that_is_a_loop_of_links(tmp_path: Path, refused: Callable[..., None], models: Any) -> None:
     (tmp_path / "loop").symlink_to("loop")
-    refused("loop: a symbolic link that leads nowhere or in a circle", models=["x", "loop"])
+    refused("loop: is a symbolic link that leads nowhere or in a circle", models=["x", "loop"])
 
 
 # ---------------------------------------------------------------------- odd and good
@@ -338,7 +338,7 @@ def test_a_limit_on_file_sizes_is_one_line(tmp_path: Path, models: dict[str, Pat
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400)),
     )
     assert done.returncode == 2, done.stderr
-    assert "a file would grow beyond what is allowed here" in done.stderr
+    assert "the file would exceed the size limit of this process" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.glob("*out*"))
 

@@ -183,7 +183,7 @@ def test_the_base_is_the_first_or_the_one_that_is_named() -> None:
     chosen = inspect_models([a, b, c], b, ranks="none")
     assert chosen.base == "b"
     assert [facts.name for facts in chosen.models] == ["b", "a", "c"]
-    with pytest.raises(InputError, match="named twice"):
+    with pytest.raises(InputError, match="is named twice"):
         inspect_models([a, b, b])
     with pytest.raises(InputError, match="no model"):
         inspect_models([])

@@ -23,10 +23,10 @@ GOLDENS = Path(__file__).parent.parent / "goldens" / "mergekit"
 ANSWERS: dict[str, dict[str, Any]] = json.loads((GOLDENS / "manifest.json").read_text())["recipes"]
 
 REFUSED_HERE = {
-    "chat_template_named": "Jinja text",
+    "chat_template_named": "Jinja template",
     "quirk_linear_cancel": "add up to zero",
     "quirk_unknown_keys": "unknown key",
-    "quirk_chat_template": "Jinja text",
+    "quirk_chat_template": "Jinja template",
     "tokenizer_extended_base": "vocabularies differ",
     "tokenizer_extended_union": "vocabularies differ",
     "tokenizer_padded": "vocabularies differ",

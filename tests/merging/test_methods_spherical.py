@@ -229,11 +229,13 @@ def test_layer_swap_takes_as_many_layers_as_it_is_told(depth: int, bottom: int, 
 
 
 def test_layer_swap_refuses_parts_of_layers() -> None:
-    with pytest.raises(InputError, match="top of 1.5 layers"):
+    with pytest.raises(InputError, match="top must be a whole number of layers"):
         _shares(8, top=1.5)
 
 
-@pytest.mark.parametrize(("bottom", "said"), [(5, "take 5 layers of 3"), (1.5, "bottom of 1.5 layers")])
+@pytest.mark.parametrize(
+    ("bottom", "said"), [(5, "take 5 layers of 3"), (1.5, "bottom must be a whole number of layers")]
+)
 def test_layer_swap_refuses_wrong_counts_when_it_is_planned(bottom: float, said: str) -> None:
     sources = {name: TensorWeights(drawn(seed), name) for seed, name in enumerate("ab")}
     parameters = {"bottom": bottom, "top": 0, "transition": 0}

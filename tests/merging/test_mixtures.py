@@ -268,4 +268,4 @@ def test_models_that_make_no_mixture_are_refused(
     )  # fmt: skip
     answer = cli("merge", file, tmp_path / "out", "--as-lora", 4)
     assert answer.code == 2
-    assert "says nothing without a merge recipe" in answer.err
+    assert "has no effect without a merge recipe" in answer.err

@@ -60,7 +60,7 @@ def test_no_file_of_weights_is_larger_than_said(cli: Cli) -> None:
     for size in ("0", "5XB", "-1GB", "much"):
         refused = cli("merge", "r.yaml", "none", "--out-shard-size", size)
         assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
-        assert refused.err.startswith(f"error: --out-shard-size: '{size}' is not a size")
+        assert refused.err.startswith(f"error: --out-shard-size: got '{size}', expected a size")
 
 
 @pytest.mark.usefixtures("world")
@@ -102,7 +102,7 @@ def test_so_many_tensors_are_worked_on_at_once_as_is_said(cli: Cli, monkeypatch:
 def test_a_device_that_is_not_there_is_one_line(cli: Cli) -> None:
     refused = cli("merge", "r.yaml", "out", "--device", "abacus", "--quiet")
     assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
-    assert refused.err.startswith("error: --device: cannot compute on 'abacus'")
+    assert refused.err.startswith("error: --device: got 'abacus', which cannot be used here")
     assert not Path("out").exists()
 
 

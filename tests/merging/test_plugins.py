@@ -140,7 +140,7 @@ def test_another_version_of_the_file_is_another_result(median: Path) -> None:
         ("x = 1\nx = = 2", "own.py:2: cannot be run (SyntaxError"),
         ("x = 1", "own.py: it defines neither a merge method nor a metric"),
         (MEDIAN.replace('"median"', '"ties"'), "own.py: there is already a merge method 'ties'"),
-        (MEDIAN.replace('    formula = "th0 + lambda * median_i t_i"\n', ""), "does not say its formula"),
+        (MEDIAN.replace('    formula = "th0 + lambda * median_i t_i"\n', ""), "has no formula"),
         (MEDIAN.replace("def merge", "def blend"), "cannot be run (TypeError"),
     ],
 )
@@ -155,7 +155,7 @@ def test_what_is_wrong_with_a_plugin_is_one_line(code: str, said: str, tmp_path:
 
 def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "none.py", tmp_path):
-        with pytest.raises(InputError, match="not a Python file"):
+        with pytest.raises(InputError, match="is not a Python file"):
             load_plugin(path)
 
 

@@ -49,7 +49,7 @@ def test_without_confidence_and_with_few_examples() -> None:
 def test_wrong_input() -> None:
     with pytest.raises(InputError, match="no model 'other'"):
         measure.profile(made_table(), "other")
-    with pytest.raises(InputError, match="a risk of 2"):
+    with pytest.raises(InputError, match="got 2"):
         measure.profile(made_table(), "m", risk=2)
 
 

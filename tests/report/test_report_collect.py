@@ -265,7 +265,7 @@ def test_the_best_static_merge_can_be_named(built: Path) -> None:
     data = collect_study(built / "run-cma_es", extra_models=MERGES, best_merge="average")
     assert data[Standings].standings[0].rivals[1].name == "average"
     assert "chosen on validation" in data[Standings].note
-    with pytest.raises(InputError, match="no extra model"):
+    with pytest.raises(InputError, match="there is no extra model"):
         collect_study(built / "run-cma_es", extra_models=MERGES, best_merge="tie 1.0")
 
 
@@ -347,7 +347,7 @@ def test_an_unfinished_study_is_said_to_be(world: Path, cli: Callable[..., Any])
     ("spoil", "complaint"),
     [
         (lambda out: shutil.rmtree(out), "no such folder"),
-        (lambda out: (out / "study.yaml").unlink(), "not a study folder"),
+        (lambda out: (out / "study.yaml").unlink(), "is not a study folder"),
         (lambda out: (out / "study.yaml").write_text("a: ["), "study.yaml"),
         (lambda out: (out / "best.json").write_text("{"), "best.json: not the record"),
         (lambda out: (out / "history.jsonl").write_text('{"fitness": 1}\n'), "history.jsonl: line 1"),

@@ -45,7 +45,7 @@ def test_base_plus_skill_is_the_fine_tune(tmp_path: Path, models: tuple[Path, Pa
 def test_a_skill_of_another_base_is_refused(tmp_path: Path, models: tuple[Path, Path, Path]) -> None:
     base, tuned, other = models
     skill = extract_skill(open_weights(tuned), open_weights(base), tmp_path / "s.safetensors")
-    with pytest.raises(InputError, match="made for another base"):
+    with pytest.raises(InputError, match="was extracted from another base"):
         open_weights(f"{other}+{skill}")
 
 
@@ -53,7 +53,7 @@ def test_nothing_learned_is_no_skill(tmp_path: Path, models: tuple[Path, Path, P
     base, tuned, _ = models
     with pytest.raises(InputError, match="does not differ"):
         extract_skill(open_weights(base), open_weights(base), tmp_path / "s.safetensors")
-    with pytest.raises(InputError, match=r"a \.safetensors file"):
+    with pytest.raises(InputError, match=r"end in .safetensors"):
         extract_skill(open_weights(tuned), open_weights(base), tmp_path / "s.bin")
     assert not list(tmp_path.glob("s*"))
 

@@ -225,7 +225,7 @@ def test_a_sum_is_in_the_form_that_is_named(cli: Cli, tmp_path: Path) -> None:
     assert cli("skill", "sum", *low, "--dtype", "float16", "--out", side).code == 0
     assert (SkillFile(side).form, _dtypes(side)) == ("low-rank", {"F16"})
     none = cli("skill", "sum", *files, "--rank", 0, "--out", tmp_path / "none.safetensors")
-    assert (none.code, "a rank of 0" in none.err) == (2, True)
+    assert (none.code, "must be at least 1, got 0" in none.err) == (2, True)
 
 
 @pytest.mark.usefixtures("world")

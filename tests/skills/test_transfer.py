@@ -156,8 +156,8 @@ def test_what_does_not_fit_is_named_and_the_rest_ranked(
         ("other", "lacks the tensor"),
         ("wide", r"[65] where"),
         ("more", "has the tensor model.extra.weight"),
-        ("foreign", "made for another base"),
-        ("gone", "nothing is at this path"),
+        ("foreign", "was extracted from another base"),
+        ("gone", "the path does not exist"),
     ):
         assert reason in ranking.skipped[name]
     with pytest.raises(InputError, match="no skill can be ranked: .*lacks"):
@@ -205,14 +205,18 @@ def test_input_that_cannot_be_used(tiny_testbed: Any, tasks: dict[str, Task], sk
     patterns = Task("patterns", {"all": good}, TaskSettings(metric="regex"))
     for expected, arguments, options in (
         ("no component 'likelyhood'.*Did you mean 'likelihood'", (base, one, good), {"components": ["likelyhood"]}),
-        ("no components", (base, one, good), {"components": []}),
-        ("cheap ranks by alignment alone", (base, one, good), {"components": ["tmi"], "cheap": True}),
-        ("no skills to rank", (base, [], good), {}),
-        ("named twice", (base, one * 2, good), {}),
-        ("no examples", (base, one, []), {}),
+        ("no component is named", (base, one, good), {"components": []}),
+        (
+            "cheap uses alignment alone, and components are named",
+            (base, one, good),
+            {"components": ["tmi"], "cheap": True},
+        ),
+        ("no skill is named", (base, [], good), {}),
+        ("is named twice", (base, one * 2, good), {}),
+        ("there are no examples", (base, one, []), {}),
         ("patterns", (base, one, good), {"task": patterns}),
-        ("without tokens", (base, one, [Example("7", "S:ab=", ("",))]), {}),
-        ("are longer than the context", (base, one, [Example("8", "S:" + "a" * 70, ("b",))]), {}),
+        ("has no tokens", (base, one, [Example("7", "S:ab=", ("",))]), {}),
+        ("exceed the context", (base, one, [Example("8", "S:" + "a" * 70, ("b",))]), {}),
     ):
         with pytest.raises(InputError, match=expected):
             rank_skills(*arguments, **options)

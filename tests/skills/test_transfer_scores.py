@@ -123,7 +123,7 @@ def test_features_that_say_nothing_or_are_no_numbers() -> None:
 def test_labels_that_do_not_fit_are_refused(score: object) -> None:
     assert callable(score)
     for features, labels in (([[1.0], [2.0]], [0]), ([1.0, 2.0], [0, 1]), (np.zeros((0, 2)), [])):
-        with pytest.raises(InputError, match="one label a row"):
+        with pytest.raises(InputError, match="a label for each row"):
             score(features, labels)
 
 
@@ -139,9 +139,9 @@ def test_ranks_by_hand() -> None:
 
 def test_nothing_to_rank_is_refused() -> None:
     for bad in ([], [[1, 2]]):
-        with pytest.raises(InputError, match="to rank"):
+        with pytest.raises(InputError, match="expected a vector"):
             normalised_ranks(bad)
-    with pytest.raises(InputError, match="to rank by"):
+    with pytest.raises(InputError, match="no score is given"):
         mean_ranks([])
 
 

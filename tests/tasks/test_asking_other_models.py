@@ -235,7 +235,7 @@ def refused(answer: Any, *said: str) -> None:
 
 def test_a_classifier_cannot_be_made_to_write(cli: Cli, tmp_path: Path, feelings: Path) -> None:
     model = write_classifier(tmp_path / "bert", labels=LABELS)
-    refused(cli("generate", model, "--prompt", "ab"), "a text classifier cannot write", str(model))
+    refused(cli("generate", model, "--prompt", "ab"), "a text classifier cannot generate text", str(model))
     write_task(tmp_path / "sums" / "sums", [{"prompt": "1+1=", "answer": "2"}])
     refused(cli("evaluate", model, "--tasks", tmp_path / "sums"), "no answer of the task is one (got '2')", "bad, good")
     write_task(tmp_path / "odd" / "odd", [{"prompt": "a", "answer": "good", "choices": ["good", "ugly"]}],
@@ -245,7 +245,7 @@ def test_a_classifier_cannot_be_made_to_write(cli: Cli, tmp_path: Path, feelings
 
 def test_a_classifier_is_not_sampled(cli: Cli, tmp_path: Path, feelings: Path) -> None:
     model = write_classifier(tmp_path / "bert", labels=LABELS)
-    refused(cli("measure", "passes", model, "--tasks", feelings), "a text classifier gives the same answer for ever")
+    refused(cli("measure", "passes", model, "--tasks", feelings), "a text classifier gives the same answer every time")
     models = [write_classifier(tmp_path / f"bert{seed}", labels=LABELS, seed=seed) for seed in (1, 2, 3)]
     refused(cli("measure", "jump", *models, "--tasks", feelings), "no token-level details")
 
@@ -365,7 +365,7 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_opened(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    refused(cli(*call, "--device", "abacus"), "cannot compute on 'abacus'", "--device")
+    refused(cli(*call, "--device", "abacus"), "got 'abacus', which cannot be used here", "--device")
     assert not any(tmp_path.iterdir())
 
 
@@ -374,7 +374,7 @@ def test_a_type_that_nothing_computes_in_is_told_before_anything_is_opened(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    refused(cli(*call, "--dtype", "int8"), "nothing computes in 'int8'", "--dtype", "bfloat16")
+    refused(cli(*call, "--dtype", "int8"), "got 'int8, expected a known type'", "--dtype", "bfloat16")
     assert not any(tmp_path.iterdir())
 
 

@@ -51,7 +51,7 @@ def test_evaluate_answers_as_the_contract_says_and_asks_once(
     assert table.code == 0
     assert "copy" in table.out
     assert "add" not in table.out
-    assert "0 examples asked now" in table.err
+    assert "0 examples evaluated now" in table.err
 
 
 def test_evaluate_keeps_to_the_ledger_of_the_environment(
@@ -66,7 +66,7 @@ def test_evaluate_keeps_to_the_ledger_of_the_environment(
     [
         (["--task", "ad"], "no task 'ad'. Did you mean 'add'?"),
         (["--split", "valid"], "no split 'valid'"),
-        (["--device", "abacus"], "cannot compute on 'abacus'"),
+        (["--device", "abacus"], "got 'abacus', which cannot be used here"),
         (["--limit", "0"], "--limit"),
     ],
 )
@@ -117,7 +117,7 @@ def test_generate_writes_what_the_model_says(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "nothing to ask"),
+        ([], "no prompt is given"),
         (["--prompt", "a", "--stop", ""], "--stop"),
         (["--prompt", "a", "--top-p", "0"], "--top-p"),
         (["--prompt", "a", "--chat"], "no chat template"),

@@ -280,7 +280,7 @@ def test_a_callables_version_and_score_matter(tiny_model: Callable[..., Path], t
         assert ask(model, task, path).evaluated == 0
     for version, wrong in (("4", 1.5), ("5", float("nan")), ("6", "1"), ("7", None)):
         task = callable_task("t", lambda m, e, wrong=wrong: wrong, examples, version=version)
-        with pytest.raises(InputError, match="Scores are from 0 to 1") as caught:
+        with pytest.raises(InputError, match="Correct the function of the task") as caught:
             ask(model, task, path)
         assert caught.value.where == "t:0"
 
@@ -332,7 +332,7 @@ def test_shown_examples_belong_to_the_seed_and_the_question(models: Any) -> None
     drawn = {tuple(e.id for e in few_shot_task(3, seed=s).shown_before(task.examples("test")[1])) for s in range(5)}
     assert len(drawn) > 1
     assert len({few_shot_task(n, seed=s).asking for n in (0, 1, 2) for s in (0, 1)}) == 6
-    with pytest.raises(InputError, match="few_shot: 8, but there are 7"):
+    with pytest.raises(InputError, match="few_shot is 8, and the task has 7"):
         few_shot_task(8).shown_before(task.examples("test")[0])
 
 

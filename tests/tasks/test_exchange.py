@@ -71,7 +71,7 @@ def test_from_the_command_line(filled: Path, tmp_path: Path, cli: Callable[..., 
     assert (answer.code, json.loads(answer.out)["rows"], json.loads(answer.out)["imported"]) == (0, 3, 3)
     assert "0 outcomes" in cli("outcomes", "import", "--ledger", other, out).out
     missing = cli("outcomes", "export", "--ledger", tmp_path / "none.sqlite", out, "--overwrite")
-    assert (missing.code, "no such ledger" in missing.err) == (2, True)
+    assert (missing.code, "no such file" in missing.err) == (2, True)
     assert not (tmp_path / "none.sqlite").exists()
 
 
@@ -81,7 +81,7 @@ def test_from_the_command_line(filled: Path, tmp_path: Path, cli: Callable[..., 
         ("{", "not JSON"),
         ("[]", "not an object"),
         ('{"fingerprint": "f"}', "`model` must be text"),
-        ({"score": 2}, "`score` must be a number from 0 to 1, not 2"),
+        ({"score": 2}, "`score` must be a number from 0 to 1, got 2"),
         ({"score": "1"}, "`score` must be a number"),
         ({"output": 3}, "`output` must be text or null"),
         ({"detail": {"a": "b"}}, "`detail` must hold numbers"),
@@ -174,7 +174,7 @@ def test_multiple_choice_samples_keep_their_choices(tmp_path: Path) -> None:
     [
         ({"exact_match": 3}, "`exact_match` must be a number"),
         ({"exact_match": None}, "`exact_match` must be a number"),
-        ({"arguments": []}, "does not tell what the model read"),
+        ({"arguments": []}, "does not hold what the model read"),
     ],
 )
 def test_wrong_samples_are_named(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -188,7 +188,7 @@ def test_samples_without_a_score_and_empty_files_are_refused(tmp_path: Path) -> 
     line = sample()
     del line["exact_match"]
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        with pytest.raises(InputError, match="no metric"):
+        with pytest.raises(InputError, match="no known metric"):
             import_outcomes(ledger, write(tmp_path / "s.jsonl", line), model="m")
         with pytest.raises(InputError, match="no outcomes"):
             import_outcomes(ledger, write(tmp_path / "e.jsonl"))

@@ -58,11 +58,11 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, drawn
         ('{"prompt": "a", "answer": []}', "", "`answer` must be text"),
         ('{"prompt": "a", "answr": "2"}', "", "Did you mean 'answer'?"),
         ('{"prompt": "a", "answer": "2", "id": null}', "", "`id` must be text"),
-        ('{"prompt": "a", "answer": "2", "id": "1"}', "", "id '1' stands on line 1 already"),
-        ('{"prompt": "a\\ud800", "answer": "2"}', "", "half a character"),
+        ('{"prompt": "a", "answer": "2", "id": "1"}', "", "id '1' is already on line 1"),
+        ('{"prompt": "a\\ud800", "answer": "2"}', "", "not valid Unicode"),
         ('{"prompt": "a", "answer": "2", "choices": "23"}', "", "`choices` must be a list"),
         ('{"prompt": "a", "answer": "2", "choices": ["3", "4"]}', "", "not among the choices"),
-        ('{"prompt": "a", "answer": "2", "choices": ["2", ""]}', "", "an empty choice"),
+        ('{"prompt": "a", "answer": "2", "choices": ["2", ""]}', "", "a choice is empty"),
         ('{"prompt": "a", "answer": "(2"}', "metric: regex", "not a regular expression"),
         ('{"prompt": "a", "answer": ""}', "metric: contains", "an empty answer"),
     ],
@@ -91,8 +91,8 @@ def test_multiple_choice_without_choices_is_named(folder: Callable[..., Path]) -
         ("temperature: -1", "task.yaml:temperature"),
         ("stop: ['', x]", "an empty text would end every answer"),
         ("system: Be brief.", "needs `chat_template: true`"),
-        ("- metric", "not a mapping"),
-        ("metric: [", "task.yaml:1: not valid YAML"),
+        ("- metric", "is not a mapping"),
+        ("metric: [", "task.yaml:1: is not valid YAML"),
     ],
 )
 def test_bad_settings_are_named(folder: Callable[..., Path], settings: str, said: str) -> None:
@@ -118,8 +118,8 @@ def test_folders_files_and_names(folder: Callable[..., Path], tmp_path: Path, mo
     for where, names, said in [
         (tasks, ["tt"], "no task 'tt'. Did you mean 't'?"),
         (tasks / "lone.jsonl", ["t"], "no task 't'"),
-        (tasks / "notes", None, "no tasks here"),
-        (tmp_path / "nowhere", None, "no such folder or file"),
+        (tasks / "notes", None, "holds no tasks"),
+        (tmp_path / "nowhere", None, "no such file or folder"),
     ]:
         with pytest.raises(InputError) as caught:
             load_tasks(where, names)
@@ -130,7 +130,7 @@ def test_folders_files_and_names(folder: Callable[..., Path], tmp_path: Path, mo
 def test_one_name_for_two_tasks_is_refused(folder: Callable[..., Path]) -> None:
     tasks = folder(GOOD)
     (tasks / "t.jsonl").write_text(GOOD)
-    with pytest.raises(InputError, match="t is the task 't' too"):
+    with pytest.raises(InputError, match="t is also the task 't'"):
         load_tasks(tasks)
 
 
@@ -193,9 +193,9 @@ def test_csv_and_parquet_say_the_same_as_jsonl(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("prompt,answer\n1,2\na,b,c\n", ":3: not as many fields"),
-        ("prompt,answer\na\n", ":2: not as many fields"),
-        ('prompt,answer\n"a"b,c\n', ":2: not CSV"),
+        ("prompt,answer\n1,2\na,b,c\n", ":3: has another number of fields"),
+        ("prompt,answer\na\n", ":2: has another number of fields"),
+        ('prompt,answer\n"a"b,c\n', ":2: is not CSV"),
         ("prompt,answr\na,b\n", ":2: unknown key 'answr'. Did you mean 'answer'?"),
         ("prompt,answer,choices\na,b,b|c\n", ":2: `choices` is not a JSON list"),
         ("prompt,answer\n", "no examples"),
@@ -215,7 +215,7 @@ def test_what_is_no_parquet_is_named(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     path = tmp_path / "t.parquet"
     path.write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(InputError, match="must be a Parquet file") as caught:
+    with pytest.raises(InputError, match="Name a Parquet file") as caught:
         load_tasks(path)
     assert caught.value.where == str(path)
 
@@ -229,7 +229,7 @@ def test_columns_may_have_other_names_and_change_no_outcome(folder: Callable[...
     assert task.asking == Task("t", {}).asking
     with pytest.raises(InputError, match="no key 'target'. Did you mean 'targat'?"):
         load_tasks(folder('{"question": "a", "targat": "b"}', settings="columns: {prompt: question, answer: target}"))
-    with pytest.raises(InputError, match=r"task.yaml:columns: an example has no 'promt'. Did you mean 'prompt'?"):
+    with pytest.raises(InputError, match=r"task.yaml:columns: examples have no 'promt'. Did you mean 'prompt'?"):
         load_tasks(folder(GOOD, settings="columns: {promt: question}"))
 
 
@@ -252,13 +252,13 @@ def test_a_python_file_is_run_when_it_is_trusted(tmp_path: Path, monkeypatch: py
     assert [task.name for task in load_tasks(path, ["short"], trusted=[str(path)])] == ["short"]
     monkeypatch.chdir(tmp_path)
     assert len(load_tasks("mine.py", trusted=[path])) == len(load_tasks(path, trusted=["mine.py"])) == 2
-    with pytest.raises(InputError, match="no tasks here"):
+    with pytest.raises(InputError, match="holds no tasks"):
         load_tasks(tmp_path, trusted=[path])
     path.write_text("1 / 0")
     with pytest.raises(InputError, match="running it failed .ZeroDivisionError"):
         load_tasks(path, trusted=[path])
     path.write_text("x = 1")
-    with pytest.raises(InputError, match="no tasks in this file"):
+    with pytest.raises(InputError, match="defines no tasks"):
         load_tasks(path, trusted=[path])
 
 

@@ -221,7 +221,9 @@ def test_a_metric_that_is_no_number_names_the_example(
 
     (task,) = lm_eval_tasks(str(yaml("choice", CHOICE)))
     monkeypatch.setattr(ConfigurableTask, "process_results", lambda self, doc, results: {"acc": float("nan")})
-    with pytest.raises(InputError, match=r"lm-eval:choice:0: the metric acc gave nan"):
+    with pytest.raises(
+        InputError, match=r"lm-eval:choice:0: the metric acc returned nan, expected a number from 0 to 1"
+    ):
         ask(model, task)
 
 

@@ -104,7 +104,7 @@ def test_metrics_of_the_package_keep_their_outcomes(world: Path, cli: Cli) -> No
         ("x = 1", "own.py: it defines neither a merge method nor a metric. Put @register above the class of a method"),
         ("import nothing_of_this_name", "own.py:1: cannot be run (ModuleNotFoundError"),
         (metric_of("return 1.0", "regex"), "own.py: there is already a metric 'regex'. Choose another name."),
-        (metric_of("return 1.0", above="@metric"), 'own.py: a metric has no version. Write @metric("1") above'),
+        (metric_of("return 1.0", above="@metric"), 'own.py: the metric has no version. Write @metric("1") above'),
         (metric_of("return float('nan')"), "own.py: the metric 'own' gives nan for the example 'e0', expected"),
         (metric_of("return 2.0"), "own.py: the metric 'own' gives 2.0 for the example 'e0', expected a number from 0"),
         (metric_of("return 'good'"), "own.py: the metric 'own' gives 'good' for the example 'e0', expected a number"),

@@ -212,8 +212,12 @@ def test_hidden_states_have_no_padding_and_embeddings_are_their_mean(tmp_path: P
 def test_a_kind_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     classifier, writer = (open_model(WRITERS[name](tmp_path / name)).load() for name in ("bert", "causal"))
     questions: list[tuple[Model, Callable[[Model], Any], str]] = [
-        (classifier, lambda m: m.generate(["a"]), "a text classifier cannot write"),
-        (classifier, lambda m: m.forced_answers(["a"], ["b"], Decoding(), True, 1), "a text classifier cannot write"),
+        (classifier, lambda m: m.generate(["a"]), "a text classifier cannot generate text"),
+        (
+            classifier,
+            lambda m: m.forced_answers(["a"], ["b"], Decoding(), True, 1),
+            "a text classifier cannot generate text",
+        ),
         (classifier, lambda m: m.loglikelihoods(["a"], ["b"]), "cannot tell how likely a text is"),
         (writer, lambda m: m.class_scores(["a"]), "a causal language model cannot classify"),
         (writer, lambda m: m.labels, "a causal language model cannot classify"),
@@ -233,17 +237,17 @@ def rewritten(folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"id2label": {"0": "a", "1": "b", "2": "c"}}, "id2label names 3 classes where the head .* has 2"),
+        ({"id2label": {"0": "a", "1": "b", "2": "c"}}, "id2label names 3 classes, and the head .* has 2"),
         ({"id2label": {"0": "a"}}, "id2label names 1 class"),
         ({"id2label": {"0": "a", "7": "b"}}, r"numbers its classes \[0, 7\]"),
-        ({"id2label": {"0": "a", "1": "a"}}, "two classes 'a'"),
-        ({"id2label": {"0": "a", "1": 3}}, "no text|can be built"),
+        ({"id2label": {"0": "a", "1": "a"}}, "two classes the name 'a'"),
+        ({"id2label": {"0": "a", "1": 3}}, "not text|cannot be built"),
         ({"problem_type": "regression"}, "problem_type is regression"),
         ({"problem_type": "multi_label_classification"}, "problem_type is multi_label"),
         ({"num_hidden_layers": 3}, "lacks tensors"),
         ({"hidden_size": 8}, "do not fit"),
-        ({"model_type": "no-such"}, "no text classifier can be built"),
-        ({"architectures": ["NoSuch"], "model_type": "no-such"}, "can be built from its config"),
+        ({"model_type": "no-such"}, "cannot be built as a text classifier"),
+        ({"architectures": ["NoSuch"], "model_type": "no-such"}, "from its config"),
     ],
 )  # fmt: skip
 def test_a_classifier_whose_config_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -265,7 +269,7 @@ def test_a_prompt_longer_than_the_context_is_refused(tmp_path: Path) -> None:
 def test_without_an_image_processor_an_image_classifier_is_refused(tmp_path: Path) -> None:
     folder = write_image_classifier(tmp_path / "m")
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(InputError, match="no usable image processor"):
+    with pytest.raises(InputError, match="has no usable image processor"):
         open_model(folder).load()
 
 

@@ -211,7 +211,7 @@ def test_a_metric_of_ones_own_judges_when_its_file_is_named(cli: Cli, call: list
 def test_a_device_that_is_not_there_is_one_line(cli: Cli, call: list[str], tmp_path: Path) -> None:
     refused = cli(*call, "--tasks", "tasks", "--device", "abacus", "--ledger", tmp_path / "new.sqlite", "--quiet")
     assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
-    assert refused.err.startswith("error: --device: cannot compute on 'abacus'")
+    assert refused.err.startswith("error: --device: got 'abacus', which cannot be used here")
 
 
 @pytest.mark.usefixtures("world", "loud")
@@ -349,7 +349,7 @@ def test_generate_loads_pickles_when_that_is_said_and_computes_where_it_is_said(
     written = cli(*call).out
     there = cli(*call, "--device", "abacus")
     assert (there.code, there.out, there.err.count("\n")) == (2, "", 1)
-    assert "cannot compute on 'abacus'" in there.err
+    assert "got 'abacus', which cannot be used here" in there.err
     monkeypatch.chdir(world / "pickles")
     assert "--allow-pickle" in cli(*call).err
     assert cli(*call, "--allow-pickle").out == written != ""
@@ -405,7 +405,7 @@ def test_a_soup_draws_by_its_seed_and_computes_where_it_is_said(cli: Cli, drawn:
     assert _steps(one) == _steps(same) != _steps(other)
     refused = cli("soup", "one", "--tasks", drawn, "--out", tmp_path / "new", "--device", "abacus", "--quiet")
     assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
-    assert "cannot compute on 'abacus'" in refused.err
+    assert "got 'abacus', which cannot be used here" in refused.err
     assert not (tmp_path / "new").exists()
 
 

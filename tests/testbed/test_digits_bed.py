@@ -243,8 +243,8 @@ def test_a_killed_build_goes_on_with_what_was_finished(
     [
         ({"bed": "digit"}, "no kind of testbed 'digit'"),
         ({"bed": "digits", "skills": ["mirrors"]}, "Did you mean 'mirror'"),
-        ({"bed": "digits", "skills": ["mirror", "mirror"]}, "named twice"),
-        ({"bed": "digits", "skills": []}, "no task was asked for"),
+        ({"bed": "digits", "skills": ["mirror", "mirror"]}, "is named twice"),
+        ({"bed": "digits", "skills": []}, "no task is named"),
         ({"bed": "digits", "regime": "acquire"}, "one regime"),
     ],
 )
@@ -309,7 +309,7 @@ def test_what_the_ledger_knows_is_not_asked_again(bed: Testbed, tmp_path: Path) 
 
 def test_other_models_are_refused(bed: Testbed, tmp_path: Path, save_model: Callable[..., Path]) -> None:
     tasks = load_tasks(bed.tasks)
-    with pytest.raises(InputError, match="not of the digits testbed"):
+    with pytest.raises(InputError, match="is not a model of the digits testbed"):
         DigitsModel.load(open_weights(save_model("llama", {"w": torch.zeros(2, 2)})))
     for key, value in (("hidden_size", 10**9), ("num_hidden_layers", "2"), ("num_attention_heads", 3)):
         odd = tmp_path / key
@@ -356,7 +356,7 @@ def test_every_command_that_asks_takes_a_digits_model(
     assert cli("soup", *models, "--base", bed.base, *tasks, "--limit", 20, "--out", tmp_path / "soup").code == 0
     refused = cli("generate", bed.base, "--prompt", "0 1 2")
     assert refused.code == 2
-    assert "a model of the digits testbed cannot write" in refused.err
+    assert "a model of the digits testbed cannot generate text" in refused.err
     study = {
         "study": 1,
         "base": str(bed.base),

@@ -165,7 +165,7 @@ def test_a_folder_of_something_else_is_refused(minute: None, tmp_path: Path, man
     (folder / "thesis.txt").write_text("mine")
     if manifest is not None:
         (folder / "manifest.json").write_text(manifest)
-    with pytest.raises(InputError, match="not a finished testbed"):
+    with pytest.raises(InputError, match="than a finished testbed"):
         build(folder, skills=SKILLS)
     assert (folder / "thesis.txt").read_text() == "mine"
     assert not partial_path(folder).exists()
@@ -173,7 +173,7 @@ def test_a_folder_of_something_else_is_refused(minute: None, tmp_path: Path, man
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bed").write_text("mine")
-    with pytest.raises(InputError, match="the output is a file"):
+    with pytest.raises(InputError, match="is a file, expected a folder"):
         build(tmp_path / "bed", overwrite=True)
 
 
@@ -332,8 +332,8 @@ def test_the_command_builds_by_its_seed_and_replaces_when_that_is_said(
     ("arguments", "said"),
     [
         (["--skills", "revers"], "Did you mean 'reverse'?"),
-        (["--skills", "reverse,reverse"], "named twice"),
-        (["--skills", ","], "no skill was asked for"),
+        (["--skills", "reverse,reverse"], "is named twice"),
+        (["--skills", ","], "no skill is named"),
         (["--regime", "acquired"], "Did you mean 'acquire'?"),
     ],
 )

@@ -92,8 +92,8 @@ def test_choosing_keeps_the_order_asked_for() -> None:
     ("names", "said"),
     [
         (["revers"], "there is no skill 'revers'. Did you mean 'reverse'?"),
-        (["reverse", "reverse"], "named twice"),
-        ([], "no skill was asked for"),
+        (["reverse", "reverse"], "is named twice"),
+        ([], "no skill is named"),
     ],
 )
 def test_wrong_names_are_refused(names: list[str], said: str) -> None:

@@ -118,7 +118,7 @@ def test_gates_decide_the_exit(train: Callable[..., Any], tmp_path: Path) -> Non
 
 
 BAD: dict[str, tuple[list[Any], str]] = {
-    "rank and full": (["--lora", 2, "--full"], "--full and --lora together"),
+    "rank and full": (["--lora", 2, "--full"], "contradicts --lora"),
     "no objective": (["--objective", "nonsense"], "nonsense"),
     "a teacher for nothing": (["--teacher", "base"], "teacher"),
     "no teacher": (["--objective", "distance"], "teacher"),

@@ -80,8 +80,8 @@ def test_prompt_and_completion_is_prompt_and_answer(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ({"prompt": "a", "answer": "b", "completion": "c"}, "both `answer` and `completion`"),
-        ({"prompt": "a", "messages": []}, "both `messages` and `prompt`"),
+        ({"prompt": "a", "answer": "b", "completion": "c"}, "has both `answer` and `completion`"),
+        ({"prompt": "a", "messages": []}, "has both `messages` and `prompt`"),
         ({"messages": []}, "end with what the assistant answers"),
         ({"messages": [{"role": "user", "content": "a"}]}, "end with what the assistant answers"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "end with what the assistant answers"),

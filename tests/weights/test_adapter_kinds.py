@@ -189,7 +189,7 @@ def test_worked_out_by_hand(
         ("PVERA", {"pvera_lambda_d": [1.0]}, {"sample_at_inference": True}, "drawn anew for every input"),
         ("FROD", {"frod_lambda_l": [1.0]}, {"save_projection": False}, "basis of its layers is not in the file"),
         ("LORA", {"lora_A.weight": [[1.0, 0.0]]}, {}, "holds no lora_B.weight"),
-        ("LORA", {"lora_magic": [[1.0, 0.0]]}, {}, "a tensor that genepool does not know in LoRA adapters"),
+        ("LORA", {"lora_magic": [[1.0, 0.0]]}, {}, "is not a known tensor of LoRA adapters"),
         (
             "LORA",
             {"token_adapter.trainable_tokens_delta": [[1.0, 0.0]]},

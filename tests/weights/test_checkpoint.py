@@ -111,8 +111,8 @@ def test_a_single_file_and_paths_with_plus_and_at_are_opened_as_they_are(save_mo
     [
         (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors and no model.safetensors.index.json"),
         (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "only PyTorch pickles"),
-        (lambda f: (f / "config.json").write_text("{"), "config.json: not valid JSON"),
-        (lambda f: (f / "config.json").write_text("[]"), "config.json: not a JSON object"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: is not valid JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json: is not a JSON object"),
         (
             lambda f: (f / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {}})),
             "holds both model.safetensors and",
@@ -139,7 +139,7 @@ def test_an_index_cannot_lead_out_of_the_folder(save_model: Callable[..., Path],
 
 
 def test_a_name_that_is_nowhere_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nothing is at this path"):
+    with pytest.raises(InputError, match="the path does not exist"):
         open_weights(tmp_path / "nowhere" / "at" / "all")
 
 

@@ -121,7 +121,7 @@ def test_a_missing_expert_is_named(lost: str, tmp_path: Path) -> None:
     rest = {name: t for name, t in models.stored(hub).items() if f"layers.1.block_sparse_moe.{lost}" not in name}
     folder = models.save_as(model, tmp_path / "lost", rest)
     plain = models.save_as(model, tmp_path / "memory", models.in_memory(model))
-    with pytest.raises(InputError, match=rf"layers.1.block_sparse_moe.{lost}.weight: is missing, and .* is there"):
+    with pytest.raises(InputError, match=rf"layers.1.block_sparse_moe.{lost}.weight: is missing, and .* is present"):
         in_layout_of(Checkpoint(folder), Checkpoint(plain))
 
 

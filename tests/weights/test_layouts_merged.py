@@ -223,7 +223,7 @@ def test_a_skill_for_another_base_of_another_layout_is_refused(tmp_path: Path, c
     assert cli("skill", "extract", tmp_path / "tuned", "--base", tmp_path / "base", "--out", skill).code == 0
     answer = cli("skill", "apply", skill, "--base", tmp_path / "stranger", "--out", tmp_path / "out")
     assert answer.code == 2
-    assert "made for another base" in answer.err
+    assert "was extracted from another base" in answer.err
     assert not (tmp_path / "out").exists()
 
 

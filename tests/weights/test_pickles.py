@@ -109,7 +109,7 @@ def test_a_pickle_that_would_run_code_is_one_line_and_does_not(
     (tmp_path / "r.yaml").write_text("genepool: 1\nmethod: linear\nmodels: [evil]\n")
     answer = cli("merge", tmp_path / "r.yaml", tmp_path / "out", "--quiet", "--allow-pickle")
     assert answer.code == 2
-    assert "pytorch_model.bin: asks for posix.system, which is no tensor: opening it could run code" in answer.err
+    assert "pytorch_model.bin: asks for posix.system, which is not a tensor: opening it could run code" in answer.err
     assert len(answer.err.strip().splitlines()) == 1
     assert not trap.exists()
     assert not list(tmp_path.glob("*out*"))
@@ -119,12 +119,12 @@ def test_a_pickle_that_would_run_code_is_one_line_and_does_not(
     ("content", "said"),
     [
         ({"w": torch.ones(1).expand(10**12)}, "claims 4000000000000 bytes"),
-        ({"w": torch.ones(2, dtype=torch.complex64)}, "a tensor of kind torch.complex64"),
-        ({"w": torch.ones(2).to_sparse()}, "a tensor of kind torch.sparse_coo"),
-        ({"w": torch.ones(2), "step": 3}, "holds a int, where tensors by name"),
+        ({"w": torch.ones(2, dtype=torch.complex64)}, "is a tensor of layout torch.complex64"),
+        ({"w": torch.ones(2).to_sparse()}, "is a tensor of layout torch.sparse_coo"),
+        ({"w": torch.ones(2), "step": 3}, "holds a int, expected a tensor"),
         ({"w": {"x": torch.ones(2)}}, "holds a dict"),
-        ([torch.ones(2)], "not a mapping of names to tensors"),
-        ({3: torch.ones(2)}, "where tensors by name are expected"),
+        ([torch.ones(2)], "is not a mapping of names to tensors"),
+        ({3: torch.ones(2)}, "expected a tensor"),
     ],
 )
 def test_what_is_no_set_of_tensors_is_refused(tmp_path: Path, content: Any, said: str) -> None:

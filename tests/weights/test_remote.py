@@ -230,7 +230,7 @@ def test_more_than_the_disk_has_is_refused_before_the_first_byte(
 
     url = upload()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
-    with pytest.raises(InputError, match="to be fetched and 0.0 GB are free"):
+    with pytest.raises(InputError, match="must be fetched, and 0.0 GB are free"):
         open_weights(url)
     assert opened == []
 
@@ -260,15 +260,15 @@ def test_a_local_url_is_opened_where_it_lies(save_model: Callable[..., Path], tm
     assert open_weights(f"file://{folder}").folder == folder
     assert open_weights(f"file://{folder}/model.safetensors").folder == folder
     assert not (tmp_path / "genepool-cache" / "remote").exists()
-    with pytest.raises(InputError, match="nothing is at this path"):
+    with pytest.raises(InputError, match="the path does not exist"):
         open_weights(f"file://{tmp_path}/nowhere")
 
 
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("memory://bucket/nothing", "no model was found there. Check the address, the network"),
-        ("memory://bucket/nothing.safetensors", "no model was found there"),
+        ("memory://bucket/nothing", "holds no model. Check the address, the network"),
+        ("memory://bucket/nothing.safetensors", "holds no model"),
         ("nosuch://bucket/m", "cannot be reached"),
         ("hf://just-a-name", "Write it as hf://org/name"),
     ],
@@ -288,7 +288,7 @@ def test_a_missing_package_is_named(cli: Callable[..., Any], monkeypatch: pytest
     monkeypatch.delitem(_registry, "s3", raising=False)
     answer = cli("generate", "s3://bucket/m", "--prompt", "x", "--quiet")
     assert answer.code == 2
-    assert "s3:// needs a package that is not installed (Install s3fs to access S3)" in answer.err
+    assert "the package that reads s3:// is not installed (Install s3fs to access S3)" in answer.err
 
 
 def test_hub_models_come_from_the_hubs_own_cache(
@@ -312,5 +312,5 @@ def test_hub_models_come_from_the_hubs_own_cache(
         assert open_weights(name).fingerprint() == expected
         assert open_weights(name).name == name
     for name in ("org/name@other", "hf://org/elsewhere"):
-        with pytest.raises(InputError, match="the hub gave none"):
+        with pytest.raises(InputError, match="the hub has not delivered it"):
             open_weights(name)

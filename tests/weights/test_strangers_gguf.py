@@ -120,21 +120,21 @@ def _nested() -> bytes:
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no magic": (lambda p: (p.write_bytes(b"GGUX" + b"\0" * 60), p)[1], "does not begin as a GGUF file does"),
     "empty": (lambda p: (p.write_bytes(b""), p)[1], "does not begin as a GGUF file does"),
-    "version 1": (lambda p: build(p, version=1), "GGUF version 1, expected 2 or 3. Convert"),
-    "the future": (lambda p: build(p, version=4), "GGUF version 4, expected 2 or 3. Use a newer genepool"),
+    "version 1": (lambda p: build(p, version=1), "got GGUF version 1, expected 2 or 3. Convert"),
+    "the future": (lambda p: build(p, version=4), "got GGUF version 4, expected 2 or 3. Use a newer genepool"),
     "big-endian": (lambda p: build(p, version=3 << 24), "big-endian"),
     "tensors": (lambda p: build(p, counts=(2**63, None)), "claims 9223372036854775808 tensors"),
     "keys": (lambda p: build(p, counts=(None, 2**40)), "claims 1099511627776 keys"),
     "one key more": (lambda p: build(p, counts=(None, len(KEYS) + 1)), "x.gguf"),
     "a long text": (
         lambda p: build(p, extra_keys=text("k") + struct.pack("<IQ", STRING, 2**62)),
-        "x.gguf:k: a text of 4611686018427387904 bytes",
+        "x.gguf:k: a text claims 4611686018427387904 bytes",
     ),
     "a long list": (
         lambda p: build(p, extra_keys=text("k") + struct.pack("<IIQ", ARRAY, U8, 2**62)),
         "x.gguf:k: claims 4611686018427387904 entries",
     ),
-    "nested lists": (lambda p: build(p, extra_keys=_nested()), "x.gguf:deep: a list of lists"),
+    "nested lists": (lambda p: build(p, extra_keys=_nested()), "x.gguf:deep: the value is a list of lists"),
     "an unknown type": (lambda p: build(p, extra_keys=text("k") + struct.pack("<I", 77)), "the unknown type 77"),
     "half a truth": (lambda p: build(p, extra_keys=text("k") + struct.pack("<IB", BOOL, 2)), "neither 0 nor 1"),
     "no UTF-8": (lambda p: build(p, extra_keys=text("k") + struct.pack("<I", STRING) + text(b"\xff")), "not UTF-8"),
@@ -159,32 +159,41 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a huge shape": (lambda p: build(p, tensors={"t": ((2**40, 2**40), 0)}), "x.gguf:t: the shape"),
     "Q4_K": (
         lambda p: build(p, tensors={**TENSORS, "blk.0.ffn_up.weight": ((256, 1), 12)}),
-        "blk.0.ffn_up.weight: stored as Q4_K, expected F32, F16, BF16 or Q8_0",
+        "blk.0.ffn_up.weight: is stored as Q4_K, expected F32, F16, BF16 or Q8_0",
     ),
     "a new type": (lambda p: build(p, tensors={"t": ((32,), 99)}), "stored as the unknown type 99"),
-    "half a block": (lambda p: build(p, tensors={"t": ((33, 2), 8)}), "no whole blocks"),
+    "half a block": (lambda p: build(p, tensors={"t": ((33, 2), 8)}), "are not whole Q8_0 blocks"),
     "another architecture": (
         lambda p: build(p, changed(general__architecture=(STRING, "mamba"))),
-        "the architecture 'mamba', expected llama, qwen2, qwen3",
+        "got the architecture 'mamba', expected llama, qwen2, qwen3",
     ),
     "no architecture": (lambda p: build(p, changed(general__architecture=None)), "the architecture ''"),
     "another kind of architecture": (
         lambda p: build(p, changed(general__architecture=(U32, 1))),
         "got 1, expected text",
     ),
-    "an adapter": (lambda p: build(p, changed(general__type=(STRING, "adapter"))), "an adapter or skill alone"),
-    "a part": (lambda p: build(p, changed(split__count=(U32, 3))), "one of the 3 files of a split model"),
+    "an adapter": (
+        lambda p: build(p, changed(general__type=(STRING, "adapter"))),
+        "is an adapter or a skill without a base",
+    ),
+    "a part": (lambda p: build(p, changed(split__count=(U32, 3))), "is one of the 3 files of a split model"),
     "no layers": (lambda p: build(p, changed(llama__block_count=None)), "llama.block_count: is missing"),
     "0 heads": (lambda p: build(p, changed(llama__attention__head_count=(U32, 0))), "head_count: got 0"),
     "heads as text": (lambda p: build(p, changed(llama__attention__head_count=(STRING, "4"))), "got '4'"),
-    "3 heads": (lambda p: build(p, changed(llama__attention__head_count=(U32, 3))), "are no pairs of 3 heads"),
+    "3 heads": (
+        lambda p: build(p, changed(llama__attention__head_count=(U32, 3))),
+        "an even number for each of 3 heads",
+    ),
     "epsilon": (
         lambda p: build(p, changed(llama__attention__layer_norm_rms_epsilon=(F32, float("nan")))),
         "expected a positive number",
     ),
-    "experts": (lambda p: build(p, changed(llama__expert_count=(U32, 8))), "a mixture of experts"),
-    "part of a head": (lambda p: build(p, changed(llama__rope__dimension_count=(U32, 4))), "got 4 where keys have 8"),
-    "rope": (lambda p: build(p, changed(llama__rope__scaling__type=(STRING, "su"))), "the rope scaling 'su'"),
+    "experts": (
+        lambda p: build(p, changed(llama__expert_count=(U32, 8))),
+        "is a mixture of experts, which is not read from GGUF",
+    ),
+    "part of a head": (lambda p: build(p, changed(llama__rope__dimension_count=(U32, 4))), "got 4, expected 8"),
+    "rope": (lambda p: build(p, changed(llama__rope__scaling__type=(STRING, "su"))), "got the rope scaling 'su'"),
     "no embedding": (
         lambda p: build(p, tensors={"output_norm.weight": ((32,), 0)}),
         "token_embd.weight: the",
@@ -203,7 +212,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "a tokenizer": (
         lambda p: build(p, changed(tokenizer__ggml__model=(STRING, "bert"))),
-        "a tokenizer of kind 'bert', expected gpt2 or llama",
+        "got the tokenizer 'bert', expected gpt2 or llama",
     ),
     "a split": (
         lambda p: build(p, changed(tokenizer__ggml__model=(STRING, "gpt2"), tokenizer__ggml__pre=(STRING, "gpt-9"))),
@@ -228,7 +237,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
             p,
             changed(tokenizer__ggml__model=(STRING, "gpt2"), tokenizer__ggml__merges=(ARRAY, (STRING, ["a b", "x y"]))),
         ),
-        "the merge 'x y' is of no tokens",
+        "the merge 'x y' is not of two known tokens",
     ),
 }
 
@@ -252,7 +261,7 @@ def test_many_empty_texts_cost_little(tmp_path: Path) -> None:
         tmp_path / "x.gguf", extra_keys=text("k") + struct.pack("<IIQ", ARRAY, STRING, count) + b"\0" * 8 * count
     )
     began = time.monotonic()
-    with pytest.raises(InputError, match="more than 4194304 entries in lists"):
+    with pytest.raises(InputError, match="lists hold more than 4194304 entries"):
         read_header(path)
     assert time.monotonic() - began < 5
 

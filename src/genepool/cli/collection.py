@@ -48,7 +48,7 @@ def collection(
     options.load_plugins(plugin)
     if write is not None:
         if out is None:
-            raise InputError("no place for the checkpoint", where="--out", fix="Name a folder")
+            raise InputError("is required with --write", where="--out", fix="Name a folder")
         trust = Permissions(allow_pickle, tuple(trust_tasks or ()))
         verdict, adapter = write_candidate(study, write, out, rank=as_lora, overwrite=overwrite, trust=trust)
         if json_output:
@@ -63,7 +63,7 @@ def collection(
         return
     for given, flag in ((as_lora, "--as-lora"), (out, "--out")):
         if given is not None:
-            raise InputError("nothing to write", where=flag, fix="Name a candidate with --write")
+            raise InputError("has no effect without --write", where=flag, fix="Name a candidate with --write")
     rows = read_collection(study)
     if json_output:
         options.print_json({"members": [asdict(row) for row in rows]})

@@ -51,7 +51,7 @@ def demo(
     if tiny and full:
         raise InputError("--tiny and --full together", where="--full", fix="Leave one of them out")
     if folder.exists() and not folder.is_dir():
-        raise InputError("a file is there", where=folder, fix="Name a folder")
+        raise InputError("is a file, expected a folder", where=folder, fix="Name a folder")
     with progress.bar("loading torch"):
         from genepool import measure
         from genepool.demo import run_demo

@@ -33,15 +33,18 @@ def evaluate(
     allow_pickle: options.AllowPickleOption = False,
     seed: options.DrawingSeedOption = None,
     race: Annotated[
-        bool, typer.Option("--race", help="Find the best model only: stop asking models that are surely behind.")
+        bool, typer.Option("--race", help="Find the best model only: drop each model that a test shows to be behind.")
     ] = False,
     race_error: Annotated[
-        float, typer.Option("--race-error", help="Lose the best model with at most this probability; only with --race.")
+        float,
+        typer.Option(
+            "--race-error", help="Set the maximum probability that the best model is dropped; only with --race."
+        ),
     ] = 0.05,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Ask models the examples of tasks and print mean scores with 95% intervals.
+    """Evaluate models on tasks and print mean scores with 95% intervals.
 
     Outcomes are kept in the ledger: no model is asked the same example twice.
 
@@ -111,4 +114,4 @@ def evaluate(
         progress.message(
             f"the race spared {raced.saved:,} examples; the best drops out in {race_error:.0%} of races at most"
         )
-    progress.message(f"{evaluated} examples asked now, the rest known from {book.path}")
+    progress.message(f"{evaluated} examples evaluated now, the rest read from {book.path}")

@@ -60,7 +60,7 @@ def evolve(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Evolve recipes or breed models as a study says, and write the best model, tested on held-out examples.
+    """Evolve recipes or breed models as a study defines, and write the best model, tested on held-out examples.
 
     [bold]Examples[/bold]
 

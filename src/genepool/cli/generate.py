@@ -14,15 +14,15 @@ PANEL = options.Panel.models
 
 def generate(
     model: options.ModelArgument,
-    prompt: Annotated[list[str] | None, typer.Option(help="Ask this text; repeatable.")] = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="Ask the whole text of this file.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Use this text as a prompt; repeatable.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="Use the whole text of this file as a prompt.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Stop after N tokens.")] = 64,
     temperature: Annotated[
-        float, typer.Option(min=0, help="Draw tokens at this temperature; 0 takes the most likely token.")
+        float, typer.Option(min=0, help="Sample at this temperature; 0 takes the most likely token.")
     ] = 0,
     top_p: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Draw from the most likely tokens that hold this share of the probability."),
+        typer.Option(min=0, max=1, help="Sample from the most likely tokens with this total probability (top-p)."),
     ] = 1,
     stop: Annotated[list[str] | None, typer.Option(help="End the answer at this text; repeatable.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")] = False,
@@ -33,7 +33,7 @@ def generate(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Ask a model one or more prompts and print its answers.
+    """Generate a model's answers to one or more prompts and print them.
 
     [bold]Examples[/bold]
 
@@ -52,18 +52,18 @@ def generate(
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot be read ({error})", where=prompt_file, fix="Name a text file") from None
     if not prompts:
-        raise InputError("nothing to ask", where="--prompt", fix="Give --prompt TEXT or --prompt-file FILE")
+        raise InputError("no prompt is given", where="--prompt", fix="Give --prompt TEXT or --prompt-file FILE")
     if "" in (stop or ()):
-        raise InputError("an empty text would end every answer", where="--stop", fix="Leave it out")
+        raise InputError("an empty text would end every answer at once", where="--stop", fix="Leave it out")
     if top_p <= 0:
-        raise InputError("a share of 0", where="--top-p", fix="Give a value above 0 and up to 1")
+        raise InputError("must be above 0, got 0", where="--top-p", fix="Give a value of at most 1")
     with progress.bar(f"loading {model}"):
         from genepool.tasks import Decoding, open_model
 
         source = open_model(model, allow_pickle=allow_pickle)
         if "text" not in source.kind.can:
             raise InputError(
-                f"{source.kind.kind} cannot write", where=model, fix=f"It is asked for {source.kind.offers()}"
+                f"{source.kind.kind} cannot generate text", where=model, fix=f"Use it for {source.kind.offers()}"
             )
         loaded = source.load(device, dtype)
     texts = [loaded.chat_text([{"role": "user", "content": text}]) for text in prompts] if chat else prompts

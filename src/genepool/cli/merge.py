@@ -43,7 +43,7 @@ def merge(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Merge models as a recipe says and write the result as a Hugging Face folder.
+    """Merge models as a recipe defines and write the result as a Hugging Face folder.
 
     [bold]Examples[/bold]
 

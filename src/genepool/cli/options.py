@@ -93,7 +93,9 @@ LedgerOption = Annotated[
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="Use the first N examples of each task.")
 ]
-BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Ask N examples at once.")]
+BatchSizeOption = Annotated[
+    int, typer.Option("--batch-size", min=1, metavar="N", help="Evaluate N examples in each batch.")
+]
 DeviceOption = Annotated[
     str, typer.Option("--device", callback=_checked_device, help="Compute on this device, such as cpu or cuda.")
 ]
@@ -139,7 +141,7 @@ def only_with(context: typer.Context, given: bool, other: str, *names: str) -> N
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = next(param.opts[0] for param in context.command.params if param.name == name)
-            raise InputError(f"says nothing without {other}", where=option, fix=f"Add {other}, or leave it out")
+            raise InputError(f"has no effect without {other}", where=option, fix=f"Add {other}, or leave it out")
 
 
 def place(positional: Path | None, out: Path | None, name: str) -> Path:
@@ -156,7 +158,7 @@ def place(positional: Path | None, out: Path | None, name: str) -> Path:
     from genepool.errors import InputError
 
     if positional is not None and out is not None:
-        raise InputError(f"{positional} is named as {name} and {out} as --out", where="--out", fix="Give one of them")
+        raise InputError(f"got {positional} as {name} and {out} as --out", where="--out", fix="Give one of them")
     found = positional if positional is not None else out
     if found is None:
         raise InputError(f"Missing argument '{name}'", fix="Name the path to write, there or with --out")
@@ -206,7 +208,7 @@ def parse_size(text: str, option: str) -> int:
     except (ValueError, KeyError, OverflowError):
         size = 0
     if size <= 0:
-        raise InputError(f"{text!r} is not a size", where=option, fix="Write it like 500MB or 5GB")
+        raise InputError(f"got {text!r}, expected a size", where=option, fix="Write it like 500MB or 5GB")
     return size
 
 
@@ -220,7 +222,7 @@ def check_page(path: Path, overwrite: bool) -> None:
     from genepool.staging import check_file
 
     if path.suffix not in (".html", ".md"):
-        raise InputError("a page is an .html or .md file", where=path, fix=f"Name it {path.stem or 'page'}.html")
+        raise InputError("the name must end in .html or .md", where=path, fix=f"Name it {path.stem or 'page'}.html")
     check_file(path, overwrite=overwrite)
 
 

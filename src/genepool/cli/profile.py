@@ -21,9 +21,7 @@ def profile(
     tasks: options.TasksOption,
     task: options.TaskOption = None,
     split: options.SplitOption = "test",
-    risk: Annotated[
-        float, typer.Option(help="Find the confidence from which on at most this share of answers is wrong.")
-    ] = 0.1,
+    risk: Annotated[float, typer.Option(help="Set the maximum error rate among the answers kept.")] = 0.1,
     out: options.PagesOption = None,
     ledger: options.LedgerOption = None,
     limit: options.LimitOption = None,
@@ -55,7 +53,7 @@ def profile(
     from genepool.errors import InputError
 
     if not 0 < risk < 1:
-        raise InputError(f"a risk of {risk}", where="--risk", fix="Give a share between 0 and 1")
+        raise InputError(f"must lie between 0 and 1, got {risk}", where="--risk", fix="Give another share")
     for path in out or []:
         options.check_page(path, overwrite)
     from genepool import measure, progress

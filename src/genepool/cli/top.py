@@ -23,7 +23,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 def top(
     study: Annotated[Path, typer.Argument(help="The folder of a study, as `genepool evolve --out` writes it.")],
     once: Annotated[bool, typer.Option("--once", help="Show the study as it is now, and exit.")] = False,
-    every: Annotated[float, typer.Option("--every", help="Look again after this number of seconds.", min=0.1)] = 1.0,
+    every: Annotated[float, typer.Option("--every", help="Update every N seconds.", min=0.1)] = 1.0,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:

@@ -38,10 +38,12 @@ def train(
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option("--teacher", metavar="MODEL", help="Take the predictions to come near from this model."),
+        typer.Option(
+            "--teacher", metavar="MODEL", help="Use this model as the teacher, whose predictions are learned."
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, metavar="N", help="Take N optimiser steps at most; 200 by default.")
+        int | None, typer.Option("--steps", min=1, metavar="N", help="Take at most N optimiser steps; 200 by default.")
     ] = None,
     batch: Annotated[
         int | None, typer.Option("--batch", min=1, metavar="N", help="Put N examples into a step; 32 by default.")
@@ -60,7 +62,9 @@ def train(
     ] = None,
     patience: Annotated[
         int | None,
-        typer.Option("--patience", min=0, metavar="N", help="Stop after N validations without a lower loss; 0: never."),
+        typer.Option(
+            "--patience", min=0, metavar="N", help="Stop after N validations without a lower loss; 0 disables."
+        ),
     ] = None,
     pack: Annotated[
         bool, typer.Option("--pack", help="Put several short examples into one row, to save time.")
@@ -99,7 +103,7 @@ def train(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Fine-tune a model on tasks, and say what it gained and what it forgot.
+    """Fine-tune a model on tasks, and show what it gained and what it forgot.
 
     [bold]Examples[/bold]
 
@@ -161,9 +165,9 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training:
         return load_training(first)
     given = context.params
     if given["base"] is None:
-        raise InputError("no base to train", where="--base", fix="Name the model, or a training file that does")
+        raise InputError("no base is named", where="--base", fix="Name the model, or a training file that does")
     if given["full"] and given["lora"] is not None:
-        raise InputError("--full and --lora together", where="--full", fix="Leave one of them out")
+        raise InputError("contradicts --lora", where="--full", fix="Leave one of them out")
     plain: dict[str, Any] = {"base": given["base"], "tasks": tuple(tasks), "form": "full" if given["full"] else "lora"}
     if given["lora"] is not None:
         plain["lora"] = {"rank": given["lora"]}
@@ -190,7 +194,7 @@ def _said_in_the_file(context: typer.Context, file: Path) -> None:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = f"--{name.replace('_', '-')}"
-            raise InputError("the training file says this itself", where=option, fix=f"Set `{name}` in {file}")
+            raise InputError("is set by the training file", where=option, fix=f"Set `{name}` in {file}")
 
 
 def _show(result: TrainingResult, page: Path) -> None:

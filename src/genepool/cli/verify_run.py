@@ -14,7 +14,7 @@ PANEL = options.Panel.training
 
 def verify_run(
     run: Annotated[Path, typer.Argument(help="The folder of a training.")],
-    step: Annotated[int, typer.Option("--step", min=1, metavar="N", help="Take step N again, counted from 1.")],
+    step: Annotated[int, typer.Option("--step", min=1, metavar="N", help="Repeat step N, counted from 1.")],
     device: options.DeviceOption = "cpu",
     allow_pickle: options.AllowPickleOption = False,
     json_output: options.JsonOption = False,

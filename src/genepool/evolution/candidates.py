@@ -101,13 +101,13 @@ def candidate_of(row: Sequence[Any]) -> Candidate:
     """
     identity, generation, index, genome, seed = row
     if not is_digest(identity):
-        raise ValueError(f"its id is {identity!r:.80}")
+        raise ValueError(f"got the id {identity!r:.80}")
     for what, value, low in (("generation", generation, 0), ("index", index, 0), ("seed", seed, 0)):
         if not is_whole(value, low):
-            raise ValueError(f"its {what} is {value!r:.80}")
+            raise ValueError(f"got {value!r:.80} for its {what}")
     parsed = parsed_json(genome)
     if not isinstance(parsed, dict):
-        raise ValueError(f"{kind_of(parsed)} where its genome belongs")
+        raise ValueError(f"got {kind_of(parsed)}, expected its genome")
     return Candidate(identity, generation, index, parsed, seed)
 
 
@@ -119,18 +119,18 @@ def verdict_of(row: Sequence[Any]) -> Verdict:
     """
     told = dict(zip(VERDICT_COLUMNS.split(", "), row, strict=True))
     if told["fitness"] is not None and not is_number(told["fitness"], -HAIR, 1 + HAIR):
-        raise ValueError(f"its fitness is {told['fitness']!r:.80}")
+        raise ValueError(f"got the fitness {told['fitness']!r:.80}")
     told["valid"] = numbers(parsed_json(told["valid"]), -HAIR, 1 + HAIR)
     for key in ("error", "fingerprint", "behaviour", "note"):
         if not is_text(told[key]):
-            raise ValueError(f"{kind_of(told[key])} where its {key} belongs")
+            raise ValueError(f"got {kind_of(told[key])}, expected its {key}")
     for key in ("seconds", "cpu_seconds", "examples", "cached"):
         if not is_number(told[key], 0):
-            raise ValueError(f"its {key} is {told[key]!r:.80}")
+            raise ValueError(f"got {told[key]!r:.80} for its {key}")
     if told["unchanged"] is not None and not is_number(told["unchanged"], 0, 1):
-        raise ValueError(f"its unchanged share is {told['unchanged']!r:.80}")
+        raise ValueError(f"got the unchanged share {told['unchanged']!r:.80}")
     if not isinstance(told["scores"], bytes) or len(told["scores"]) % 4:
-        raise ValueError("its scores of examples are no float32 numbers")
+        raise ValueError("its scores of examples are not float32 numbers")
     verdict = Verdict(**{**told, "examples": int(told["examples"]), "cached": bool(told["cached"])})
     scores = verdict.example_scores()
     # NaN is neither.

@@ -44,9 +44,11 @@ def read_collection(out: str | Path) -> list[Gathered]:
     """
     path = Path(out) / COLLECTION_FILE
     if not (Path(out) / STUDY_FILE).is_file():
-        raise InputError("not a study folder", where=out, fix="Name the folder that `genepool evolve --out` wrote")
+        raise InputError("is not a study folder", where=out, fix="Name the folder that `genepool evolve --out` wrote")
     if not path.is_file():
-        raise InputError("nothing gathered yet", where=out, fix="Let `genepool evolve` finish the study first")
+        raise InputError(
+            "the study has no collection yet", where=out, fix="Let `genepool evolve` finish the study first"
+        )
     return [Gathered(row["name"], row["group"], row["scores"], row.get("quality", "")) for row in read_members(path)]
 
 
@@ -82,9 +84,9 @@ def write_candidate(
 
     out, folder = Path(out), Path(folder)
     if rank is not None and rank < 1:
-        raise InputError(f"a rank of {rank}", where="--as-lora", fix="Give 1 or more")
+        raise InputError(f"must be at least 1, got {rank}", where="--as-lora", fix="Give 1 or more")
     if not (out / STUDY_FILE).is_file() or not (out / STORE_FILE).is_file():
-        raise InputError("not a study folder", where=out, fix="Name the folder that `genepool evolve --out` wrote")
+        raise InputError("is not a study folder", where=out, fix="Name the folder that `genepool evolve --out` wrote")
     candidate, verdict = _winner(out) if name == "winner" else _candidate(out, name)
     staging.check_free(folder, overwrite=overwrite)
     opened = OpenedStudy.open(load_study(out / STUDY_FILE), str(out / STUDY_FILE), out=out, trust=trust)
@@ -102,7 +104,7 @@ def _candidate(out: Path, name: str) -> tuple[Candidate, Verdict]:
         candidate = store.candidate(name)
         verdict = store.result(candidate) if candidate is not None else None
     if candidate is None or verdict is None:
-        raise InputError(f"no candidate '{name}'", where=out, fix="`genepool collection` lists what was gathered")
+        raise InputError(f"has no candidate '{name}'", where=out, fix="List the candidates with `genepool collection`")
     if verdict.fitness is None:
         raise InputError(f"candidate {name} failed ({verdict.error})", where=out, fix="Choose another")
     return candidate, verdict
@@ -112,7 +114,7 @@ def _winner(out: Path) -> tuple[Candidate, Verdict]:
     """Also where it is the strategy's own guess, which no generation has."""
     path = out / BEST_FILE
     if not path.is_file():
-        raise InputError("no winner yet", where=out, fix="Let `genepool evolve` finish the study first")
+        raise InputError("has no winner yet", where=out, fix="Let `genepool evolve` finish the study first")
     best = read_best(path)
     seed = load_study(out / STUDY_FILE).seed
     candidate = Candidate(best.get("id", ""), best.get("generation", 0), best.get("index", 0), best["genome"], seed)

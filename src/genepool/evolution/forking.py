@@ -24,11 +24,11 @@ def forked(study: Study, old: Path) -> Study:
         where: the changed study's file, for errors.
 
     Raises:
-        InputError: no finished run there, or one of another kind.
+        InputError: holds no finished run, or one of another kind.
     """
     if not (old / BEST_FILE).is_file():
         raise InputError(
-            "no finished run there", where=old, fix="Let it finish (a smaller --budget does), or leave --fork out"
+            "holds no finished run", where=old, fix="Let it finish (a smaller --budget does), or leave --fork out"
         )
     best = read_best(old / BEST_FILE)
     # A run of before there was `vary` varied what its strategy did.

@@ -265,7 +265,7 @@ def looks(examples: int, first: int | None, where: str = "study") -> list[int]:
     size = first if first is not None else max(_FEWEST, examples // 8)
     if first is not None and first >= examples:
         raise InputError(
-            f"a first look of {first} examples where {examples} of each task score a candidate",
+            f"must be below {examples}, the examples of each task that score a candidate, got {first}",
             where=f"{where}:race.first",
             fix="Make it smaller, or leave `race` out",
         )

@@ -153,7 +153,7 @@ class Partition:
         self._depth = count = layer_counts(roles).get(main_stack(roles), 0)
         if groups > 1 and groups > count:
             raise InputError(
-                f"{groups} layer groups, but the base has {count} layers",
+                f"got {groups} layer groups, and the base has {count} layers",
                 where=f"{where}.layer_groups",
                 fix=f"Ask for {max(count, 1)} groups or fewer",
             )
@@ -242,7 +242,7 @@ class Space:
             split, own = wanted.per, by_name[parameter].per_model
             if wanted.sum is not None and not (own and split.skill is not False):
                 raise InputError(
-                    f"'{parameter}' is one number for all skills, so there is nothing that could sum to {wanted.sum:g}",
+                    f"'{parameter}' is one number for all skills, so it cannot have a sum",
                     where=f"{here}.sum",
                     fix="Leave `sum` out",
                 )
@@ -277,7 +277,7 @@ class Space:
         Values keep about six digits of their range: no merge feels the difference, and a recipe stays readable.
         """
         if x.shape != (len(self.genes),):
-            raise ValueError(f"a point of this space has shape ({len(self.genes)},), not {x.shape}")
+            raise ValueError(f"a point of this space has shape ({len(self.genes)},), got {x.shape}")
         genome = {gene.name: _value(gene, float(u)) for gene, u in zip(self.genes, x, strict=True)}
         for parameter, wanted in self._merge.search.items():
             if wanted.sum is not None:

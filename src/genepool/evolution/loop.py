@@ -328,7 +328,7 @@ class Search:
         ]
         good = [Finalist(c, seen, verdict) for c, seen, verdict in judged if verdict and verdict.fitness is not None]
         if not good:
-            raise InputError("every finalist failed to be judged again", where=self._store.path, fix="Run again")
+            raise InputError("the final evaluation of every finalist failed", where=self._store.path, fix="Run again")
         # The sort is stable: of equals, the one that did best in the search comes first.
         return sorted(good, key=lambda finalist: -(finalist.judged.fitness or 0.0))
 
@@ -361,7 +361,7 @@ class Search:
             raise InputError(
                 f"{len(self._errors)} of {self._count} candidates failed, the last with: {last}",
                 where=self._store.path,
-                fix="Correct the study, then start anew with --overwrite",
+                fix="Correct the study, then start again with --overwrite",
             )
 
     def _finite(self, fitness: list[float | None]) -> list[float]:

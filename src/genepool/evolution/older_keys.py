@@ -72,7 +72,7 @@ def translated(given: Mapping[str, Any], strategy: StrategyEntry) -> Translated:
         return Translated("singular_values", given.get("singular", {}), "singular")
     _only(given, ("method", "parameters", "search"), strategy, "parameters")
     if not given.get("method"):
-        raise ValueError(f"{strategy.name} searches merge parameters: name a `method`")
+        raise ValueError(f"{strategy.name} searches merge parameters and needs a `method`")
     options = {key: given[key] for key in ("method", "parameters", "search") if key in given}
     return Translated("merge_parameters", {"search": {}, **options})
 

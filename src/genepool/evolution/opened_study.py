@@ -170,7 +170,7 @@ def _chosen(study: Study, where: str, trust: Permissions) -> list[Task]:
         raise InputError("no task has a weight above zero", where=f"{where}:tasks.weights", fix="Give one to a task")
     if study.ensemble and not any(can_vote(task) for task in tasks):
         raise InputError(
-            "all tasks look for something within an answer, so right answers differ in wording and no vote agrees",
+            "every task accepts many wordings of an answer, so no majority forms",
             where=f"{where}:ensemble",
             fix="Leave `ensemble` out, or add a task with exact_match or multiple_choice",
         )
@@ -178,7 +178,7 @@ def _chosen(study: Study, where: str, trust: Permissions) -> list[Task]:
         valid, test = task.examples("valid"), task.examples("test")
         if valid is test:
             raise InputError(
-                f"task '{task.name}' has one split, so the winner would be tested on what it was chosen by",
+                f"task '{task.name}' has one split, so the winner would be tested on the examples that chose it",
                 where=study.tasks.dir,
                 fix="Give it a folder with valid.jsonl and test.jsonl",
             )

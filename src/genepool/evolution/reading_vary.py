@@ -33,7 +33,7 @@ def read_vary(vary: Any, older: Mapping[str, Any], strategy: str) -> Vary:
         return _as_made(vary, entry) if isinstance(vary, Vary) else _options({} if vary is None else vary, entry)
     if vary is not None:
         key = next(iter(older))
-        raise PartError(InputError(f"`{key}` beside `vary`", where=key, fix="Say it under `vary` alone"))
+        raise PartError(InputError("contradicts `vary`", where=key, fix="Write it under `vary` only"))
     said = older_keys.translated(older, entry)
     return _checked(said.kind, said.options, said.key)
 
@@ -72,9 +72,9 @@ def _suit(kind: str, strategy: StrategyEntry) -> None:
     if representation(kind).proposals != strategy.proposals:
         raise PartError(
             InputError(
-                f"{strategy.name} proposes {strategy.proposals}, which make no {representation(kind).noun}",
+                f"{strategy.name} proposes {strategy.proposals}, which cannot make {representation(kind).noun}",
                 where="vary.kind",
-                fix=f"Say one of {', '.join(kinds_for(strategy))}, or take a strategy that searches {kind}: "
+                fix=f"Write one of {', '.join(kinds_for(strategy))}, or take a strategy that searches {kind}: "
                 f"{', '.join(strategies_for(kind))}",
             )
         )

@@ -236,7 +236,7 @@ def read_members(path: Path) -> Iterator[dict[str, Any]]:
 
 def _text(path: Path, fix: str) -> str:
     if path.exists() and not path.is_file():
-        raise InputError("not a file", where=path, fix=fix)
+        raise InputError("is not a file", where=path, fix=fix)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

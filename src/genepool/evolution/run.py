@@ -138,7 +138,7 @@ def run_study(
         with locking.reporting_full_disk(out):
             out.mkdir(parents=True, exist_ok=True)
         if (population := out / POPULATION_FOLDER).is_symlink():
-            raise InputError("a link, and children are written and deleted there", where=population, fix="Remove it")
+            raise InputError("is a link, and children are written and deleted there", where=population, fix="Remove it")
         if overwrite:
             _clear(out)
         with StudyStore(out / STORE_FILE) as store:
@@ -146,7 +146,7 @@ def run_study(
             if (found := _finished(out, store, study)) is not None:
                 progress.message(
                     f"this study is finished: {found['evaluations']} evaluations, best fitness {found['fitness']:.4f}; "
-                    f"a larger budget goes on, --overwrite starts anew"
+                    f"a larger budget continues it, --overwrite starts again"
                 )
                 return StudyResult(out, found, resumed=True)
             _check_whole(out, store)
@@ -202,7 +202,7 @@ def strategy_of(opened: OpenedStudy) -> Strategy[Any] | Breeder[Any]:
     for key in ("objectives", "behaviours"):
         named = getattr(checked, key, None) or ()
         if len(set(named)) < len(named):
-            raise InputError("one is named twice", where=f"{where}.options.{key}", fix="Name each once")
+            raise InputError("a task is named twice", where=f"{where}.options.{key}", fix="Name each task once")
         for name in named:
             if name not in (*tasks, UNCHANGED):
                 known = (*tasks, UNCHANGED)
@@ -221,7 +221,7 @@ def _savings(opened: OpenedStudy) -> Savings:
         looks(opened.examples, study.race.first, opened.where)
     if study.probe >= opened.examples:
         raise InputError(
-            f"a probe of {study.probe} examples where {opened.examples} of each task score a candidate",
+            f"must be below {opened.examples}, the examples of each task that score a candidate, got {study.probe}",
             where=f"{opened.where}:probe",
             fix="Make it smaller",
         )
@@ -231,12 +231,14 @@ def _savings(opened: OpenedStudy) -> Savings:
 def _changed(study: Study, evaluations: int | None, seed: int | None) -> Study:
     if evaluations is not None:
         if not 1 <= evaluations <= 10**9:
-            raise InputError(f"a budget of {_short(evaluations)} evaluations", fix="Give one from 1 to 10^9")
+            raise InputError(
+                f"the budget must be from 1 to 10^9 evaluations, got {_short(evaluations)}", fix="Give another budget"
+            )
         budget = SearchBudget(evaluations=evaluations, minutes=study.budget.minutes)
         study = study.model_copy(update={"budget": budget})
     if seed is not None:
         if not 0 <= seed < 2**63:
-            raise InputError(f"a seed of {_short(seed)}", fix="Give one from 0 to 2^63 - 1")
+            raise InputError(f"the seed must be from 0 to 2^63 - 1, got {_short(seed)}", fix="Give another seed")
         study = study.model_copy(update={"seed": seed})
     return study
 
@@ -253,12 +255,16 @@ def _worker_count(workers: int | str) -> int:
         if text == "ray" or text.startswith("ray://"):
             return 0
         if not number.isdecimal() or number == "0" or not text.startswith("ray:"):
-            raise InputError(f"'{text}' names no workers", where="--workers", fix="Say ray, ray:4 or ray://HOST:PORT")
+            raise InputError(
+                f"got '{text}', expected a number or an address of Ray",
+                where="--workers",
+                fix="Write ray, ray:4 or ray://HOST:PORT",
+            )
         return int(number)
     if not text.removeprefix("-").isdecimal():
-        raise InputError(f"'{workers}' is not a number of workers", where="--workers", fix="Give 1 or more")
+        raise InputError(f"got '{workers}', expected a number of workers", where="--workers", fix="Give 1 or more")
     if int(text) < 1:
-        raise InputError(f"{text} workers", where="--workers", fix="Give 1 or more")
+        raise InputError(f"must be at least 1, got {text}", where="--workers", fix="Give 1 or more")
     return int(text)
 
 
@@ -313,7 +319,7 @@ def _check_budget(study: Study, population: int, where: str) -> None:
     evaluations = study.budget.evaluations
     if evaluations is not None and evaluations < population:
         raise InputError(
-            f"{evaluations} evaluations are less than one generation, which is {population} candidates here",
+            f"got {evaluations}, expected at least {population}, the candidates of one generation",
             where=f"{where}:budget.evaluations",
             fix=f"Allow {population} or more, or set a smaller population under strategy.options",
         )
@@ -353,9 +359,9 @@ def _check_whole(out: Path, store: StudyStore) -> None:
     """Refuses a record with nothing in it beside results that were taken from it: going on would begin anew."""
     if not store.finished() and (out / HISTORY_FILE).is_file() and (out / HISTORY_FILE).stat().st_size:
         raise InputError(
-            f"empty, although {HISTORY_FILE} beside it has candidates",
+            f"is empty, and {HISTORY_FILE} beside it has candidates",
             where=store.path,
-            fix="Put the record back from a copy, or pass --overwrite to start anew",
+            fix="Restore the record from a copy, or pass --overwrite to start again",
         )
 
 

@@ -122,9 +122,7 @@ def take_snapshot(out: str | Path) -> Snapshot:
     if not out.is_dir():
         raise InputError("no such folder", where=out, fix="Name the folder that `genepool evolve --out` writes")
     if not (out / STUDY_FILE).is_file() or not (out / STORE_FILE).is_file():
-        raise InputError(
-            "no study in this folder", where=out, fix="Name the folder that `genepool evolve --out` writes"
-        )
+        raise InputError("holds no study", where=out, fix="Name the folder that `genepool evolve --out` writes")
     study = load_study(out / STUDY_FILE)
     try:
         with _read_only(out / STORE_FILE) as db:
@@ -137,7 +135,7 @@ def take_snapshot(out: str | Path) -> Snapshot:
         rows = [_checked(*row) for row in rows]
         seconds = parsed_json(found[0]) if found else 0.0
         if not is_number(seconds, 0) or not all(one is None or is_number(one) for one in diversity):
-            raise ValueError("times and diversities that are no numbers")
+            raise ValueError("times or diversities are not numbers")
     except (sqlite3.Error, ValueError) as error:
         raise InputError(
             f"cannot be read as a study ({error})", where=out / STORE_FILE, fix="Wait a moment, or check the disk"
@@ -159,7 +157,7 @@ def _checked(
     if not (fitness is None or is_number(fitness, -HAIR, 1 + HAIR)) or not is_number(seconds, 0):
         raise ValueError(f"{name} has a fitness of {fitness!r:.40} after {seconds!r:.40} s")
     if not is_text(note):
-        raise ValueError(f"{kind_of(note)} in the place of the note of {name}")
+        raise ValueError(f"got {kind_of(note)}, expected the note of {name}")
     return generation, index, fitness, numbers(parsed_json(valid), -HAIR, 1 + HAIR), note, bool(cached), seconds
 
 

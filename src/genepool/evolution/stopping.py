@@ -25,7 +25,7 @@ def with_stops(study: Study, wanted: Sequence[str]) -> Study:
     for part in (part.strip() for text in wanted for part in text.split(",")):
         key, equals, value = part.partition("=")
         if key not in _KEYS:
-            raise InputError(f"unknown '{key}'", where="--stop-when", fix=nearest(key, _KEYS))
+            raise InputError(f"got '{key}', expected a known condition", where="--stop-when", fix=nearest(key, _KEYS))
         try:
             number = float(value)
         except ValueError:
@@ -33,9 +33,9 @@ def with_stops(study: Study, wanted: Sequence[str]) -> Study:
             number = 0.0
         if not equals:
             raise InputError(
-                f"'{part}' is not {key}=NUMBER",
+                f"got '{part}', expected {key}=NUMBER",
                 where="--stop-when",
-                fix=f"Write {key}={0.9 if key == 'target' else 10}, say",
+                fix=f"Write {key}={0.9 if key == 'target' else 10}, for example",
             )
         changes[_KEYS[key]][key] = int(number) if number.is_integer() and key != "target" else number
     update: dict[str, Stop | SearchBudget] = {}

@@ -84,7 +84,7 @@ class StudyStore(Record):
             raise InputError(
                 "the study changed since this run began: " + "; ".join(differences(known, settings)),
                 where=self.path,
-                fix="Undo the change to go on, begin a new --out with --fork and this folder, or pass --overwrite",
+                fix="Undo the change to resume, start another --out with --fork and this folder, or pass --overwrite",
             )
 
     @property
@@ -152,7 +152,7 @@ class StudyStore(Record):
             f"'{strategy}' no longer proposes candidate {index} of generation {generation} as it did when this run "
             f"began ({reason})",
             where=self.path,
-            fix="Go on where the run began, or pass --overwrite to start anew; finished evaluations stay in the ledger",
+            fix="Resume where the run began, or pass --overwrite to start again; outcomes stay in the ledger",
         )
 
     def guess(self, strategy: str, generation: int, genome: Mapping[str, Any], seed: int) -> Candidate:
@@ -250,9 +250,9 @@ class StudyStore(Record):
         if known:
             if known[0][0] != data:
                 raise InputError(
-                    f"the results of generation {generation} are not those the strategy was told",
+                    f"the results of generation {generation} differ from those that the strategy was told",
                     where=self.path,
-                    fix="The file was changed by something else; pass --overwrite to start anew",
+                    fix="Another program changed the file: pass --overwrite to start again",
                 )
             return
         with self._transaction():

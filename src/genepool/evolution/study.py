@@ -262,7 +262,7 @@ class Study(Strict):
     @model_validator(mode="after")
     def _enough_finalists(self) -> Study:
         if self.ensemble > max(self.finalists, 1):
-            raise ValueError(f"an ensemble of {self.ensemble} where only {self.finalists} finalists are judged")
+            raise ValueError(f"ensemble must be at most finalists, got {self.ensemble} and {self.finalists}")
         return self
 
     @model_validator(mode="wrap")
@@ -283,16 +283,16 @@ class Study(Strict):
             return
         if not entry.build.steady:
             able = ", ".join(name for name, other in strategies().items() if other.build.steady)
-            raise ValueError(f"{entry.name} learns from whole generations and cannot be steady; {able} can")
+            raise ValueError(f"{entry.name} learns from whole generations and cannot be `steady`; {able} can")
         if self.race is not None or self.screen is not None or self.probe:
-            raise ValueError("`race`, `screen` and `probe` work by generations: leave them out, or `steady`")
+            raise ValueError("`race`, `screen` and `probe` work by generations. Leave them out, or leave out `steady`")
 
     def _check_savings(self, entry: StrategyEntry) -> None:
         if self.screen is not None and (entry.proposals == "births" or entry.needs != ("fitness",)):
-            raise ValueError(f"a surrogate tells the fitness of numbers; {entry.name} needs more: leave `screen` out")
+            raise ValueError(f"a surrogate predicts fitness alone, and {entry.name} needs more. Leave `screen` out")
         if self.race is not None and entry.needs != ("fitness",):
             whole = "the score of every example" if "examples" in entry.needs else "the mean of every task"
-            raise ValueError(f"a race goes by fitness alone; {entry.name} needs {whole}: leave `race` out")
+            raise ValueError(f"a race compares fitness alone, and {entry.name} needs {whole}. Leave `race` out")
 
     @property
     def how(self) -> str:
@@ -341,7 +341,7 @@ def load_study(path: str | Path) -> Study:
     path = Path(path)
     data = read_yaml(path)
     if not isinstance(data, dict) or "study" not in data:
-        raise InputError("not a study file", where=path, fix="A study has the key `study: 1` at its top")
+        raise InputError("is not a study file", where=path, fix="Write the key `study: 1` at its top")
     refuse_newer("study file", data["study"], STUDY_VERSION, f"{path}:study")
     return validate(Study, data, str(path)).resolved(path.parent.resolve())
 

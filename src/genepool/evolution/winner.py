@@ -192,7 +192,7 @@ def _by_task(scores: np.ndarray, sizes: Mapping[str, int]) -> dict[str, np.ndarr
     import numpy as np
 
     if sum(sizes.values()) != len(scores):
-        raise ValueError(f"{len(scores)} scores for {sum(sizes.values())} examples")
+        raise ValueError(f"got {len(scores)} scores, expected {sum(sizes.values())}")
     return dict(zip(sizes, np.split(scores, np.cumsum(list(sizes.values()))[:-1]), strict=True))
 
 

@@ -195,7 +195,7 @@ class Pool(Workers):
                             stillborn += 1
                             if stillborn > RETURNS:
                                 raise InputError(
-                                    f"workers die while starting ({member.death()})", fix="Try fewer workers"
+                                    f"workers die while starting ({member.death()})", fix="Use fewer workers"
                                 )
                             continue
                         deaths[candidate.id] += 1

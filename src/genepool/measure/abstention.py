@@ -98,7 +98,7 @@ def abstention(
     """
     sure, values = checked_confidences(confidences, scores)
     if not all(0 < coverage <= 1 for coverage in coverages):
-        raise InputError(f"coverages {coverages}", fix="Give shares above 0 and up to 1")
+        raise InputError(f"coverages must be above 0 and at most 1, got {coverages}")
     risks = _risks(sure, values)
     ideal = _risks(values, values)
     counts = np.arange(1, len(sure) + 1) / len(sure)
@@ -135,9 +135,9 @@ def guarantee(confidences: ArrayLike, right: ArrayLike, *, risk: float = 0.1, de
 
     sure, hits = checked_confidences(confidences, right)
     if not np.isin(hits, (0.0, 1.0)).all():
-        raise InputError("answers that are right by degree", fix="Give scores of 0 and 1")
+        raise InputError("scores must be 0 or 1, got others", fix="Use a metric that is right or wrong")
     if not (0 < risk < 1 and 0 < delta < 1):
-        raise InputError(f"a risk of {risk} with delta {delta}", fix="Both lie between 0 and 1")
+        raise InputError(f"risk and delta must lie between 0 and 1, got {risk} and {delta}")
     # Fewer answers than this could not pass without a single mistake; how many there are says nothing of mistakes.
     fewest = int(np.ceil(np.log(delta) / np.log1p(-risk)))
     order = np.sort(sure)[::-1]

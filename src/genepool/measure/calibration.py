@@ -104,9 +104,9 @@ def calibration(
     """
     sure, hits = checked_confidences(confidences, right)
     if not np.isin(hits, (0.0, 1.0)).all():
-        raise InputError("answers that are right by degree", fix="Calibration is of answers that are right or wrong")
+        raise InputError("scores must be 0 or 1, got others", fix="Use a metric that is right or wrong")
     if bins < 1:
-        raise InputError(f"{bins} bins", fix="Give 1 or more")
+        raise InputError(f"bins must be at least 1, got {bins}", fix="Give 1 or more")
     owner = _owners(sure, bins, binning)
     error = _ece(sure, hits, owner)
     generator = seeding.numpy_generator(seed, "calibration")
@@ -151,10 +151,12 @@ def checked_confidences(confidences: ArrayLike, scores: ArrayLike) -> tuple[Scor
     """
     sure, values = np.asarray(confidences, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if sure.ndim != 1 or sure.shape != values.shape or not len(sure):
-        raise InputError(f"confidences of shape {sure.shape} for scores of {values.shape}", fix="Give one an answer")
+        raise InputError(
+            f"got confidences of shape {sure.shape}, expected {values.shape}", fix="Give one confidence for each answer"
+        )
     for name, given in (("confidence", sure), ("score", values)):
         if not ((given >= 0) & (given <= 1)).all():
-            raise InputError(f"a {name} that is not from 0 to 1", fix="Leave that answer out")
+            raise InputError(f"every {name} must be from 0 to 1", fix="Leave that answer out")
     return sure, values
 
 

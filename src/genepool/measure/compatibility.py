@@ -96,7 +96,7 @@ def compatibility(old: Scores, new: Scores, other_answer: NDArray[np.bool_] | No
         other_answer: where the two answered differently, shape (n,); None where that is not known.
     """
     if len(old) != len(new):
-        raise InputError(f"{len(old)} examples against {len(new)}", fix="Compare models over the same examples")
+        raise InputError(f"got {len(new)} examples, expected {len(old)}", fix="Compare models over the same examples")
     matrix = FlipMatrix.of(old, new)
     before = matrix.both_right + matrix.lost
     moved = new - old

@@ -115,7 +115,7 @@ def weakest_link(rows: Sequence[CrossCapability]) -> WeakestLink:
         InputError: there are no rows.
     """
     if not rows:
-        raise InputError("no cross-capabilities", fix="Give one row at least")
+        raise InputError("there are no rows", fix="Give at least one row")
     places = [row.place for row in rows]
     order: tuple[Place, ...] = ("below both", "nearer the weaker", "halfway", "nearer the stronger", "above both")
     below, nearer_weaker, halfway, nearer_stronger, above = (places.count(place) for place in order)
@@ -217,9 +217,11 @@ def skill_mix(
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.shape != (len(skills),) or not len(skills):
-        raise InputError(f"scores of shape {values.shape} for {len(skills)} examples", fix="Give one score an example")
+        raise InputError(
+            f"got scores of shape {values.shape} for {len(skills)} examples", fix="Give one score for each example"
+        )
     if not ((values >= 0) & (values <= 1)).all():
-        raise InputError("a score that is not from 0 to 1", fix="Check the metric of the task")
+        raise InputError("a score is not from 0 to 1", fix="Check the metric of the task")
     tags = [tuple(sorted(tag for tag in of if among is None or tag in among)) for of in skills]
     groups: dict[tuple[str, ...], list[int]] = {}
     for place, of in enumerate(tags):
@@ -363,7 +365,7 @@ def point_scores(skills: ArrayLike, others: ArrayLike, *, seed: int = 0) -> Poin
     """
     shown, rest = _marks(skills), _marks(others)
     if len(shown) != len(rest) or rest.shape[1] != 3:
-        raise InputError(f"marks of shapes {shown.shape} and {rest.shape}", fix="Give shapes (n, k) and (n, 3)")
+        raise InputError(f"got marks of shapes {shown.shape} and {rest.shape}, expected (n, k) and (n, 3)")
     every, points = shown.all(axis=1), rest.sum(axis=1)
     fraction = np.where(points == 3, shown.mean(axis=1), 0.0)
     return PointScores(
@@ -378,8 +380,8 @@ def point_scores(skills: ArrayLike, others: ArrayLike, *, seed: int = 0) -> Poin
 def _marks(given: ArrayLike) -> NDArray[np.bool_]:
     marks = np.asarray(given)
     if marks.ndim != 2 or not marks.size:
-        raise InputError(f"marks of shape {marks.shape}", fix="Give a row for each text")
+        raise InputError(f"got marks of shape {marks.shape}, expected (texts, points)", fix="Give a row for each text")
     if not np.isin(marks, (0, 1)).all():
-        raise InputError("a mark that is neither 0 nor 1", fix="Mark every point as given or not")
+        raise InputError("a mark is neither 0 nor 1", fix="Mark every point with 0 or 1")
     found: NDArray[np.bool_] = marks.astype(bool)
     return found

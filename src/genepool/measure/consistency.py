@@ -73,13 +73,13 @@ def consistency(
         seed: of the bootstrap.
 
     Raises:
-        InputError: there are fewer than two variations, no questions, or they differ in number.
+        InputError: there are there are fewer than two variations, no questions, or they differ in number.
     """
     if len(scores) < 2:
-        raise InputError("fewer than two variations", fix="Ask the same questions in two ways at least")
+        raise InputError("there are fewer than two variations", fix="Ask the same questions in at least two ways")
     table = [np.asarray(one, dtype=np.float64) for one in scores]
     if len({one.shape for one in table}) > 1 or table[0].ndim != 1 or not len(table[0]):
-        raise InputError("variations of different questions", fix="Give the scores of the same questions")
+        raise InputError("the variations have different questions", fix="Give the scores of the same questions")
     labels = tuple(names) if names is not None else tuple(str(place + 1) for place in range(len(table)))
     stacked = np.stack(table)
     means = stacked.mean(axis=1)
@@ -105,7 +105,7 @@ def consistency_of(table: OutcomeTable, model: str, *, seed: int = 0) -> Consist
         InputError: the tasks have no question in common, or there are fewer than two.
     """
     if len(table.tasks) < 2:
-        raise InputError("fewer than two variations", fix="Name two tasks at least with the same questions")
+        raise InputError("there are fewer than two variations", fix="Name at least two tasks with the same questions")
     places = {task: {example.id: place for place, example in enumerate(table.examples(task))} for task in table.tasks}
     shared = [name for name in places[table.tasks[0]] if all(name in of for of in places.values())]
     if not shared:

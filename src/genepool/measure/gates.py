@@ -52,11 +52,11 @@ class Gate(Strict):
     @model_validator(mode="after")
     def _limited(self) -> Gate:
         if (self.at_least is None) == (self.at_most is None):
-            raise ValueError("a gate has either `at_least` or `at_most`. Give one of them")
+            raise ValueError("a gate must have either `at_least` or `at_most`. Give one of them")
         low = -1 if self.measure == "difference" else 0
         limit = self.at_least if self.at_least is not None else self.at_most
         if limit is not None and not low <= limit <= 1:
-            raise ValueError(f"{limit:g} is no {self.measure}: those go from {low} to 1. Write 2 points as 0.02")
+            raise ValueError(f"{self.measure} goes from {low} to 1, got {limit:g}. Write 2 points as 0.02")
         return self
 
 

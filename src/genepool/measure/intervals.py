@@ -79,7 +79,7 @@ class Difference(NamedTuple):
 def wilson(successes: float, n: int) -> Interval:
     """Wilson's score interval of a proportion (Wilson 1927); sensible at 0, at 1 and for few examples."""
     if n < 1:
-        raise InputError("no scores to take a mean of", fix="Evaluate at least one example")
+        raise InputError("there are no scores", fix="Evaluate at least one example")
     share = successes / n
     centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
@@ -101,7 +101,7 @@ def macro_interval(parts: Sequence[Scores], *, seed: int = 0) -> Interval:
     Donner 2008), so a mean of tasks that are all right or all wrong is no surer than its parts.
     """
     if not parts:
-        raise InputError("no tasks to take a mean of", fix="Evaluate at least one task")
+        raise InputError("there are no tasks", fix="Evaluate at least one task")
     own = [mean_interval(part, seed=seed) for part in parts]
     if len(own) == 1:
         return own[0]
@@ -123,11 +123,13 @@ def macro_paired_bootstrap(first: Sequence[Scores], second: Sequence[Scores], *,
         first, second: one array of scores per task; the i-th example of a task is the same for both.
     """
     if len(first) != len(second) or not first:
-        raise InputError(f"{len(first)} tasks against {len(second)}", fix="Compare models over the same tasks")
+        raise InputError(f"got {len(second)} tasks, expected {len(first)}", fix="Compare models over the same tasks")
     moved = []
     for ours, theirs in zip(first, second, strict=True):
         if len(ours) != len(theirs):
-            raise InputError(f"{len(ours)} examples against {len(theirs)}", fix="Compare models over the same examples")
+            raise InputError(
+                f"got {len(theirs)} examples, expected {len(ours)}", fix="Compare models over the same examples"
+            )
         moved.append(_checked(ours) - _checked(theirs))
     # Drawn from either side, so that swapping the models turns the sign of everything and changes nothing else.
     ours = np.mean([resampled_means(part, seed=seed, place=i) for i, part in enumerate(moved)], axis=0)
@@ -169,7 +171,7 @@ def _percentiles(mean: float, draws: Scores) -> Interval:
 def _checked(scores: Scores) -> Scores:
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:
-        raise InputError("no scores to take a mean of", fix="Evaluate at least one example")
+        raise InputError("there are no scores", fix="Evaluate at least one example")
     if not np.isfinite(values).all():
         raise InputError("a score is not a number", fix="Check the metric of the task")
     return values

@@ -76,11 +76,16 @@ def continual_accuracy(matrix: ArrayLike, untrained: ArrayLike | None = None) ->
     """
     scores = np.asarray(matrix, dtype=np.float64)
     if scores.ndim != 2 or scores.shape[0] != scores.shape[1] or not scores.size:
-        raise InputError(f"an accuracy matrix of shape {scores.shape}", fix="Give a row per stage, a column per task")
+        raise InputError(
+            f"got an accuracy matrix of shape {scores.shape}, expected (stages, tasks)",
+            fix="Give a row per stage, a column per task",
+        )
     count = len(scores)
     before = np.full(count, np.nan) if untrained is None else np.asarray(untrained, dtype=np.float64)
     if before.shape != (count,):
-        raise InputError(f"untrained scores of shape {before.shape} for {count} tasks", fix="Give one for each task")
+        raise InputError(
+            f"got untrained scores of shape {before.shape}, expected ({count},)", fix="Give one score for each task"
+        )
     if not np.isfinite(scores).all() or (untrained is not None and not np.isfinite(before).all()):
         raise InputError("a score is not a number", fix="Evaluate every task after every stage")
     backward = [float(scores[-1, i] - scores[i, i]) for i in range(count - 1)]
@@ -200,7 +205,7 @@ def lifelong_metrics(blocks: Sequence[Block], experts: Mapping[str, Sequence[flo
         InputError: there are no blocks, or an expert has no scores.
     """
     if not blocks:
-        raise InputError("no blocks", fix="Log one training or evaluation at least")
+        raise InputError("there are no blocks", fix="Log at least one training or evaluation")
     names = tuple(dict.fromkeys(block.task for block in blocks))
     tasks = tuple(_course(name, [b for b in blocks if b.task == name], (experts or {}).get(name)) for name in names)
     transfers = _transfers(blocks, names)
@@ -229,7 +234,7 @@ def _course(task: str, blocks: Sequence[Block], expert: Sequence[float] | None) 
     curve = np.concatenate([np.asarray(block.scores, dtype=np.float64) for block in training] or [np.empty(0)])
     alone = None if expert is None else np.asarray(expert, dtype=np.float64)
     if alone is not None and (alone.ndim != 1 or not alone.size or not np.isfinite(alone).all()):
-        raise InputError("an expert without scores, or one is not a number", where=task, fix="Leave it out")
+        raise InputError("the expert has no scores, or one is not a number", where=task, fix="Leave it out")
     maintained, recovered = _maintained(blocks), _recovery_times(training)
     reached = _saturation(curve) if training else None
     return TaskCourse(

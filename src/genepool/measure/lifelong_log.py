@@ -46,9 +46,9 @@ class Block:
 
     def __post_init__(self) -> None:
         if self.kind not in ("train", "evaluate"):
-            raise InputError(f"a block of kind '{self.kind}'", where=self.task, fix="It is train or evaluate")
+            raise InputError(f"got a block of kind '{self.kind}', expected train or evaluate", where=self.task)
         if not self.scores or not all(map(math.isfinite, self.scores)):
-            raise InputError("a block without scores, or a score is not a number", where=self.task, fix="Leave it out")
+            raise InputError("the block has no scores, or one is not a number", where=self.task, fix="Leave it out")
 
     @property
     def terminal(self) -> float:
@@ -78,20 +78,22 @@ def read_log(path: str | Path, measure: str = "reward") -> list[Block]:
         where = f"{path}:{line}"
         for column in (*_COLUMNS, measure):
             if row.get(column) in (None, ""):
-                raise InputError(f"no '{column}'", where=where, fix=nearest(column, map(str, row)))
+                raise InputError(f"has no '{column}'", where=where, fix=nearest(column, map(str, row)))
         kind = str(row["block_type"])
         if kind not in _KINDS:
-            raise InputError(f"unknown block type '{kind}'", where=where, fix="It is train or test")
+            raise InputError(f"got the block type '{kind}', expected train or test", where=where)
         number, experience = (_whole(row[key], key, where) for key in ("block_num", "exp_num"))
         if number < latest:
-            raise InputError(f"block {number} after block {latest}", where=where, fix="Sort the rows by block_num")
+            raise InputError(
+                f"block {number} comes after block {latest}", where=where, fix="Sort the rows by block_num"
+            )
         latest = number
         score = _number(row[measure], measure, where)
         if row.get("exp_status", "complete") == "complete":
             experiences = found.setdefault((number, _KINDS[kind], str(row["task_name"])), {})
             experiences.setdefault(experience, []).append(score)
     if not found:
-        raise InputError("the log has no blocks", where=path, fix="Log one training or evaluation at least")
+        raise InputError("the log has no blocks", where=path, fix="Log at least one training or evaluation")
     return [
         Block(kind, task, tuple(float(np.mean(scores)) for _, scores in sorted(experiences.items())))
         for (_, kind, task), experiences in found.items()
@@ -102,7 +104,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, fix="It must be text in UTF-8") from None
+        raise InputError(f"cannot be read ({error})", where=path, fix="Save it as text in UTF-8") from None
     if path.suffix.lower() != ".jsonl":
         yield from _table_rows(path, text)
         return
@@ -114,7 +116,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 what = f"this line is not JSON ({error})"
                 raise InputError(what, where=f"{path}:{number}", fix="Correct or remove it") from None
             if not isinstance(row, dict):
-                raise InputError("not an object", where=f"{path}:{number}", fix='Write {"block_num": ...}')
+                raise InputError("is not an object", where=f"{path}:{number}", fix='Write {"block_num": ...}')
             yield number, row
 
 
@@ -125,11 +127,13 @@ def _table_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]
         for row in reader:
             if None in row or None in row.values():
                 where = f"{path}:{reader.line_num}"
-                raise InputError("not as many fields as the first line has", where=where, fix="Check the quotes")
+                raise InputError(
+                    "has another number of fields than the first line", where=where, fix="Check the quotes"
+                )
             yield reader.line_num, row
     except csv.Error as error:
         where = f"{path}:{reader.line_num + 1}"
-        raise InputError(f"not a table ({error})", where=where, fix="Put texts with commas into quotes") from None
+        raise InputError(f"is not a table ({error})", where=where, fix="Put texts with commas into quotes") from None
 
 
 def _number(value: Any, column: str, where: str) -> float:
@@ -138,12 +142,18 @@ def _number(value: Any, column: str, where: str) -> float:
     except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
-        raise InputError(f"{column} is {value!r}, which is no number", where=where, fix="Correct or remove the line")
+        raise InputError(
+            f"got {value!r} for {column}, expected a number", where=where, fix="Correct or remove the line"
+        )
     return found
 
 
 def _whole(value: Any, column: str, where: str) -> int:
     found = _number(value, column, where)
     if found < 0 or not found.is_integer():
-        raise InputError(f"{column} is {value!r}", where=where, fix="Number them 0, 1, 2 and so on")
+        raise InputError(
+            f"got {value!r} for {column}, expected a whole number of at least 0",
+            where=where,
+            fix="Number them 0, 1, 2 and so on",
+        )
     return int(found)

@@ -137,7 +137,7 @@ def profile(table: OutcomeTable, model: str, *, risk: float = 0.1, seed: int = 0
         InputError: the model is not in the table, or the risk is not between 0 and 1.
     """
     if not 0 < risk < 1:
-        raise InputError(f"a risk of {risk}", fix="Give a share between 0 and 1")
+        raise InputError(f"risk must lie between 0 and 1, got {risk}")
     scores = {task: table.scores(model, task) for task in table.tasks}
     tagged: dict[str, list[float]] = {}
     confident: dict[str, list[tuple[float, float]]] = {}

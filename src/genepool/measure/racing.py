@@ -51,9 +51,11 @@ class Race:
 
     def __init__(self, count: int, n: int, *, risk: float = RISK) -> None:
         if count < 1 or n < 1:
-            raise InputError(f"a race of {count} candidates over {n} examples", fix="Give one of each at least")
+            raise InputError(
+                f"a race needs candidates and examples, got {count} and {n}", fix="Give at least one of each"
+            )
         if not 0 < risk < 1:
-            raise InputError(f"a risk of {risk}", where="risk", fix="Give a probability between 0 and 1")
+            raise InputError(f"must lie between 0 and 1, got {risk}", where="risk", fix="Give another probability")
         self.running: list[int] = list(range(count))
         self.seen = 0
         self._n, self._count = n, count
@@ -73,9 +75,14 @@ class Race:
         """
         values = np.asarray(scores, dtype=np.float64)
         if values.ndim != 2 or len(values) != len(self.running):
-            raise InputError(f"scores of shape {list(values.shape)}", fix=f"Give {len(self.running)} rows")
+            raise InputError(
+                f"got scores of shape {list(values.shape)}, expected ({len(self.running)}, examples)",
+                fix="Give one row for each candidate",
+            )
         if self.seen + values.shape[1] > self._n:
-            raise InputError(f"more than the {self._n} examples of the race", fix="Say how many there are in all")
+            raise InputError(
+                f"got scores of more than the {self._n} examples of the race", fix="Give the number of all examples"
+            )
         if not ((values >= 0) & (values <= 1)).all():
             raise InputError("a score is not from 0 to 1", fix="Check the metric of the task")
         place = np.ix_(self.running, self.running)
@@ -179,10 +186,10 @@ def race_models(
         allow_pickle, asking: further arguments of `evaluate`.
 
     Raises:
-        InputError: there is nothing to race, or a model or task cannot be used.
+        InputError: there is no models or no tasks are named, or a model or task cannot be used.
     """
     if not models or not tasks:
-        raise InputError("nothing to race", fix="Name models and tasks")
+        raise InputError("no models or no tasks are named", fix="Name models and tasks")
     opened = [open_model(model, allow_pickle=allow_pickle) for model in models]
     names = unique_names([source.name for source in opened])
     whole = [_with(task, split, list(task.examples(split))[:limit]) for task in tasks]

@@ -27,7 +27,7 @@ def mcnemar(gained: int, lost: int) -> float:
         The p-value: twice the smaller tail of Binomial(gained + lost, 1/2), at most 1.
     """
     if gained < 0 or lost < 0:
-        raise InputError(f"{min(gained, lost)} examples flipped", fix="Give counts")
+        raise InputError(f"counts must be at least 0, got {min(gained, lost)}")
     flipped, fewer = gained + lost, min(gained, lost)
     if 2 * fewer >= flipped - 1:
         # The middle of the distribution: both tails together are everything.
@@ -81,9 +81,9 @@ def detectable_difference(n: int, disagreement: float, *, alpha: float = ALPHA, 
         large as the disagreement would be missed, infinity.
     """
     if n < 1:
-        raise InputError(f"{n} examples", fix="Ask at least one")
+        raise InputError(f"the number of examples must be at least 1, got {n}")
     if not 0 <= disagreement <= 1:
-        raise InputError(f"a disagreement of {disagreement}", fix="Give a share from 0 to 1")
+        raise InputError(f"the disagreement must be from 0 to 1, got {disagreement}")
     _check_shares(alpha, power)
     test = _ExactTest(n, disagreement, alpha)
     if disagreement == 0 or test.power(disagreement) < power:
@@ -107,7 +107,7 @@ def examples_needed(difference: float, disagreement: float, *, alpha: float = AL
     size = abs(difference)
     if not 0 < size <= disagreement <= 1:
         raise InputError(
-            f"a difference of {difference} with a disagreement of {disagreement}",
+            f"a difference of {difference} with the disagreement must be from 0 to 1, got {disagreement}",
             fix="The models differ on at least as many examples as the difference of their means says",
         )
     _check_shares(alpha, power)
@@ -163,4 +163,4 @@ class _ExactTest:
 def _check_shares(*shares: float) -> None:
     for share in shares:
         if not 0 < share < 1:
-            raise InputError(f"a probability of {share}", fix="Give one between 0 and 1")
+            raise InputError(f"the probability must lie between 0 and 1, got {share}")

@@ -120,7 +120,7 @@ def transfer_matrix(
             raise InputError(f"no {kind} '{name}' in this table", fix=nearest(name, known))
     models = tuple(model for model in table.models if model != base)
     if not models or not table.tasks:
-        raise InputError(f"nothing to hold against '{base}'", fix="Evaluate a model that was made from it")
+        raise InputError(f"there is no model besides '{base}'", fix="Evaluate a model that was made from it")
     before = {task: table.scores(base, task) for task in table.tasks}
     places = [(model, task) for model in models for task in table.tasks]
     cells = {(m, task): paired_bootstrap(table.scores(m, task), before[task], seed=seed) for m, task in places}
@@ -177,7 +177,9 @@ def complementary(student: Scores, teacher: Scores, *, seed: int = 0) -> Complem
         seed: of the bootstrap.
     """
     if len(student) != len(teacher):
-        raise InputError(f"{len(student)} examples against {len(teacher)}", fix="Compare models over the same examples")
+        raise InputError(
+            f"got {len(student)} examples, expected {len(teacher)}", fix="Compare models over the same examples"
+        )
     mean_student, mean_teacher = mean_interval(student, seed=seed), mean_interval(teacher, seed=seed)
     flips = FlipMatrix.of(student, teacher)
     union = np.maximum(student, teacher)
@@ -198,10 +200,10 @@ def complementary_knowledge(table: Outcomes, *, seed: int = 0) -> dict[tuple[str
     Both orders are there, so that a row of the matrix shows what a model could learn from each of the others.
 
     Raises:
-        InputError: there are fewer than two models.
+        InputError: there are there are fewer than two models.
     """
     if len(table.models) < 2:
-        raise InputError("fewer than two models", fix="Evaluate two at least")
+        raise InputError("there are fewer than two models", fix="Evaluate at least two")
     found = {}
     for task in table.tasks:
         scores = {model: table.scores(model, task) for model in table.models}
@@ -260,11 +262,13 @@ def agreement(estimates: ArrayLike, truth: ArrayLike, *, ks: Sequence[int] = (1,
     """
     guessed, true = (np.atleast_2d(np.asarray(given, dtype=np.float64)) for given in (estimates, truth))
     if guessed.shape != true.shape or guessed.ndim != 2 or not guessed.size:
-        raise InputError(f"estimates of shape {guessed.shape} for truths of {true.shape}", fix="Give one a source")
+        raise InputError(
+            f"got estimates of shape {guessed.shape}, expected {true.shape}", fix="Give one for each source"
+        )
     if not (np.isfinite(guessed).all() and np.isfinite(true).all()):
         raise InputError("an estimate or a truth is not a number", fix="Leave that source out")
     if min(ks, default=1) < 1:
-        raise InputError(f"hits among the first {min(ks)}", fix="Give k of 1 or more")
+        raise InputError(f"k must be at least 1, got {min(ks)}")
     targets, sources = guessed.shape
     regrets = [float(t.max() - t[g == g.max()].mean()) for g, t in zip(guessed, true, strict=True)]
     hits = {k: float(np.mean([_hit(g, t, k) for g, t in zip(guessed, true, strict=True)])) for k in ks if k <= sources}
@@ -281,7 +285,7 @@ def kendall_tau_b(first: ArrayLike, second: ArrayLike) -> float | None:
     """
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.ndim != 1 or one.shape != other.shape:
-        raise InputError(f"values of shapes {one.shape} and {other.shape}", fix="Give as many of each")
+        raise InputError(f"got values of shapes {one.shape} and {other.shape}, expected one shape")
     found = float(_taus(one, other, np.ones((1, len(one))))[0])
     return None if math.isnan(found) else found
 

@@ -129,7 +129,7 @@ def write_adapter(
     """
     out = Path(out)
     if rank < 1:
-        raise InputError(f"a rank of {rank}", where="--as-lora", fix="Give 1 or more")
+        raise InputError(f"must be at least 1, got {rank}", where="--as-lora", fix="Give 1 or more")
     check_device(device)
     base = _base(plan)
     refuse_own_input(plan, out)
@@ -163,7 +163,7 @@ def _base(plan: Plan) -> Weights:
     base = base if padded is None else padded.model
     if not isinstance(base, Checkpoint | TensorWeights):
         raise InputError(
-            f"the base {base.name} is not one model but a change on one",
+            f"the base {base.name} is a change on a model, expected a model",
             where=where,
             fix="Write the base as a model of its own first",
         )
@@ -175,7 +175,7 @@ def _base(plan: Plan) -> Weights:
         other += [name for name in base.names() if name not in outputs]
     if other := other or list(untied_names(base, plan.config, plan.infos)):
         raise InputError(
-            f"the merge differs from its base in more than values: {other[0]}",
+            f"the merge differs from its base in other ways than values: {other[0]}",
             where=where,
             fix="Leave out --as-lora: an adapter changes neither layers nor vocabulary nor what is tied",
         )
@@ -205,8 +205,7 @@ def _check_adapts(plan: Plan, writer: AdapterWriter) -> None:
 def _check_size(out: Path, nbytes: int, max_bytes: int | None) -> None:
     if max_bytes is not None and nbytes > max_bytes:
         raise InputError(
-            f"the adapter takes {nbytes:,} bytes in one file, which is how PEFT reads it, "
-            f"and {max_bytes:,} are allowed",
+            f"the adapter takes {nbytes:,} bytes in one file, and PEFT reads no shards: expected at most {max_bytes:,}",
             where=out,
             fix="Raise --out-shard-size, or lower the rank",
         )

@@ -282,7 +282,7 @@ class Engine:
         merged = self.method.merge(group, self._survey(out))
         if tuple(merged.shape) != group.rows:
             raise InputError(
-                f"{shape_text(tuple(merged.shape))} was computed where {shape_text(group.rows)} was planned",
+                f"{shape_text(tuple(merged.shape))} was computed, expected {shape_text(group.rows)}",
                 where=out.name,
                 fix="The merge method returned a tensor of another shape",
             )

@@ -22,7 +22,9 @@ def load_recipe(path: str | Path) -> Recipe:
         return parse_recipe(documents[0], where=str(path), folder=folder)
     if any(isinstance(document, dict) and "genepool" in document for document in documents):
         raise InputError(
-            "several documents in one file", where=path, fix="Put the inner recipes under `recipes:` of one recipe"
+            "the file holds several documents, expected one",
+            where=path,
+            fix="Put the inner recipes under `recipes:` of one recipe",
         )
     return translate_documents(documents, str(path)).located(path, folder)
 

@@ -132,11 +132,13 @@ def translate_documents(documents: list[Any], where: str) -> Recipe:
     by_name: dict[str | None, Recipe] = {}
     for number, document in enumerate(documents, 1):
         if not isinstance(document, dict):
-            raise InputError("not a recipe", where=f"{where}:document {number}", fix="Write it as `key: value` lines")
+            raise InputError(
+                "is not a recipe", where=f"{where}:document {number}", fix="Write it as `key: value` lines"
+            )
         name = document.get("name")
         place = f"{where}:{name or f'document {number}'}"
         if name is not None and not isinstance(name, str):
-            raise InputError(f"a name is text, not {name!r}", where=f"{place}.name", fix="Put it in quotes")
+            raise InputError(f"got {name!r}, expected text", where=f"{place}.name", fix="Put it in quotes")
         if name in by_name:
             what = f"two documents are called '{name}'" if name else "two documents without a name"
             raise InputError(what, where=where, fix="Give each document but the last a `name` of its own")
@@ -144,7 +146,9 @@ def translate_documents(documents: list[Any], where: str) -> Recipe:
     result = by_name.pop(None, None)
     if result is None:
         raise InputError(
-            "every document has a name, so none is the result", where=where, fix="Remove `name:` from the one to write"
+            "every document has a name, and the document of the result must have no name",
+            where=where,
+            fix="Remove its `name:`",
         )
     recipes = {name: recipe for name, recipe in by_name.items() if name is not None}
     used: set[str] = set()
@@ -235,7 +239,7 @@ class _Reader:
         for entry in entries:
             if "weight" not in entry["parameters"]:
                 raise InputError(
-                    f"no weight for {entry['model']}",
+                    f"{entry['model']} has no weight",
                     where=f"{self.where}:{place}",
                     fix="Add `weight:` to its parameters or to those of the recipe",
                 )
@@ -320,7 +324,7 @@ def _reference(value: Any, where: str) -> str | None:
             path += "+" + (lora if isinstance(lora, str) else lora.get("path", ""))
         return str(path)
     if not isinstance(value, str):
-        raise InputError(f"a model is named by text, not {value!r}", where=where, fix="Write its path or hub name")
+        raise InputError(f"got {value!r}, expected the name of a model", where=where, fix="Write its path or hub name")
     return value
 
 
@@ -329,13 +333,15 @@ def _dtype(config: _Config, where: str) -> str | None:
     if chosen in (None, "auto"):
         return None
     if chosen not in ("float32", "float16", "bfloat16"):
-        raise InputError(f"dtype '{chosen}'", where=f"{where}:dtype", fix="Use float32, float16 or bfloat16")
+        raise InputError(
+            f"got {chosen!r}, expected float32, float16 or bfloat16", where=f"{where}:dtype", fix="Write one of them"
+        )
     return chosen
 
 
 def _tokenizer(config: _Config, base: str | None, where: str) -> str:
     if config.tokenizer is not None and config.tokenizer_source is not None:
-        raise InputError("both `tokenizer` and `tokenizer_source`", where=where, fix="Keep one of them")
+        raise InputError("got both `tokenizer` and `tokenizer_source`", where=where, fix="Keep one of them")
     if config.tokenizer is not None and (config.tokenizer.tokens or config.tokenizer.pad_to_multiple_of):
         raise InputError(
             "changing tokens or padding is not supported yet",
@@ -354,9 +360,9 @@ def _chat_template(config: _Config, where: str) -> str | None:
         return None
     if template in _CHAT_TEMPLATES or "{" not in str(template):
         raise InputError(
-            f"'{template}' is no Jinja text, and mergekit's built-in chat templates are not here",
+            f"'{template}' is not a Jinja template, and mergekit's built-in templates are not included",
             where=f"{where}:chat_template",
-            fix="Give the Jinja text itself, or `auto` to keep the base's",
+            fix="Write the Jinja template itself, or `auto` to keep the base's",
         )
     return template
 

@@ -56,20 +56,26 @@ class Parameter:
                 return value
             if value in (0, 1):
                 return bool(value)
-            raise InputError(f"{self.name} is yes or no, not {value!r}", where=where, fix="Write true or false")
+            raise InputError(
+                f"{self.name} must be true or false, got {value!r}", where=where, fix="Write true or false"
+            )
         if self.kind is str:
             if isinstance(value, str) and value in self.choices:
                 return value
-            raise InputError(f"{self.name} cannot be {value!r}", where=where, fix=nearest(str(value), self.choices))
+            raise InputError(
+                f"{self.name} cannot be {value!r}",
+                where=where,
+                fix=nearest(str(value), self.choices),
+            )
         number = _number(value)
         if number is None:
-            raise InputError(f"{self.name} is a number, not {value!r}", where=where, fix="Write a number")
+            raise InputError(f"{self.name} must be a number, got {value!r}", where=where, fix="Write a number")
         if not self.low <= number <= self.high:
             limits = f"from {self.low:g} to {self.high:g}" if self.high < math.inf else f"of at least {self.low:g}"
-            raise InputError(f"{self.name} of {number:g}", where=where, fix=f"Give a value {limits}")
+            raise InputError(f"{self.name} is out of range, got {number:g}", where=where, fix=f"Give a value {limits}")
         if self.kind is int:
             if number != int(number):
-                raise InputError(f"{self.name} is a whole number, not {number:g}", where=where, fix="Round it")
+                raise InputError(f"{self.name} must be a whole number, got {number:g}", where=where, fix="Round it")
             return int(number)
         return number
 
@@ -144,12 +150,14 @@ def check_value(parameter: Parameter, value: object, where: str) -> Any:
 
 def _check_condition(parameter: Parameter, condition: object, where: str) -> dict[str, Any]:
     if not isinstance(condition, Mapping):
-        raise InputError("a list mixes conditions and plain values", where=where, fix="Write {value: ...} for the rest")
+        raise InputError(
+            "the list mixes conditions and plain values", where=where, fix="Write {value: ...} for the rest"
+        )
     for key in condition:
         if key not in _CONDITION_KEYS:
             raise InputError(f"unknown key '{key}'", where=f"{where}.{key}", fix=nearest(str(key), _CONDITION_KEYS))
     if "value" not in condition:
-        raise InputError("a condition without a value", where=where, fix="Add `value:`")
+        raise InputError("the condition has no value", where=where, fix="Add `value:`")
     result: dict[str, Any] = {}
     text = condition.get("filter")
     if text is not None and text != "*":
@@ -166,7 +174,9 @@ def _check_condition(parameter: Parameter, condition: object, where: str) -> dic
             or not 0 <= layers[0] <= layers[1]
         ):
             raise InputError(
-                f"layers is [first, last], both included, not {layers!r}", where=f"{where}.layers", fix="Write [0, 3]"
+                f"layers must be [first, last], both included, got {layers!r}",
+                where=f"{where}.layers",
+                fix="Write [0, 3]",
             )
         result["layers"] = list(layers)
     inner = condition["value"]

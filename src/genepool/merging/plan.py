@@ -276,7 +276,7 @@ class Plan:
         value = resolve(levels, parameter, site)
         if value is REQUIRED:
             raise InputError(
-                f"{self.method.name} needs '{parameter.name}', and nothing gives it for {out.name}",
+                f"{self.method.name} needs '{parameter.name}', which has no value for {out.name}",
                 where=f"{self.recipe.where}:parameters",
                 fix=f"Add `{parameter.name}:` to the parameters",
             )

@@ -209,7 +209,7 @@ def _check_counts(recipe: Recipe, method: Method) -> None:
             wanted = f"exactly {low}" if low == high else (f"at least {low}" if count < low else f"at most {high}")
             raise InputError(
                 f"{method.name} takes {wanted} model{'s' if (low, high) != (1, 1) else ''}"
-                f"{' beside the base' if recipe.base and method.base != 'unused' else ''}, not {count}",
+                f"{' besides the base' if recipe.base and method.base != 'unused' else ''}, got {count}",
                 where=f"{recipe.where}:{part.place}",
                 fix="Add or remove models",
             )

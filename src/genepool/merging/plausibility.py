@@ -60,7 +60,7 @@ def check_gradients(recipe: Recipe, roles: Roles) -> None:
             for branch in branches:
                 if isinstance(branch, list) and len(branch) > max(layers, 2):
                     raise InputError(
-                        f"a gradient of {len(branch)} anchors over {layers} layer{'s' if layers != 1 else ''}",
+                        f"a gradient has {len(branch)} anchors over {layers} layer{'s' if layers != 1 else ''}",
                         where=f"{recipe.where}:{place}.{name}",
                         fix=f"Give at most {max(layers, 2)}, or say `lenient: true`",
                     )
@@ -80,7 +80,7 @@ def check_densities(plan: Plan) -> None:
         if any(value != 0 for value in values if value is not None):
             return
     raise InputError(
-        "a density of 0 for every model keeps nothing of any",
+        "a density of 0 for every model keeps no entry",
         where=f"{plan.recipe.where}:parameters.density",
         fix="Give a share above 0, or say `lenient: true`",
     )

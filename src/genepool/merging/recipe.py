@@ -251,7 +251,9 @@ class Recipe(Strict):
         sliced = all(part.base for part in self.parts())
         if method.base == "required" and not sliced:
             raise InputError(
-                f"{method.name} needs a base", where=f"{self._where}:base", fix="Add `base: MODEL`, what they came from"
+                f"{method.name} needs a base",
+                where=f"{self._where}:base",
+                fix="Add `base: MODEL`, the model that they were fine-tuned from",
             )
         if self.lines is not None and (method.base == "unused" or not sliced):
             raise InputError(

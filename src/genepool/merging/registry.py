@@ -28,9 +28,7 @@ def register(method: type[Method]) -> type[Method]:
         InputError: a declaration is missing, or another module has a method of this name.
     """
     if missing := [name for name in _REQUIRED_ATTRIBUTES if not hasattr(method, name)]:
-        raise InputError(
-            f"the merge method {method.__name__} does not say its {missing[0]}", fix=f"Add `{missing[0]} = ...`"
-        )
+        raise InputError(f"the merge method {method.__name__} has no {missing[0]}", fix=f"Add `{missing[0]} = ...`")
     known = _registry.get(method.name)
     if known is not None and type(known).__module__ != method.__module__:
         raise InputError(f"there is already a merge method '{method.name}'", fix="Choose another name")

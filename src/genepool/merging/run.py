@@ -80,7 +80,7 @@ def run_plan(
 
     with staging.staged_folder(out, overwrite=overwrite, keep=keep) as folder:
         if (folder / _JOURNAL).is_file():
-            progress.message(f"going on with the merge that was stopped in {folder}")
+            progress.message(f"resuming the merge in {folder}")
         writer = ShardedWriter(folder, plan.stored, shard_bytes=shard_bytes)
         journal = _Journal(folder / _JOURNAL, run_key, writer)
         try:
@@ -280,7 +280,9 @@ def refuse_own_input(plan: Plan, out: Path) -> None:
     """Raises InputError when a model that is merged lies at `out` or below."""
     for name, path in input_paths(plan):
         if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
-            raise InputError("the output is one of the inputs", where=out, fix=f"Write somewhere else than over {name}")
+            raise InputError(
+                "the output is one of the inputs", where=out, fix=f"Choose another path than that of {name}"
+            )
 
 
 def _verified(folder: Path, hashes: Mapping[str, str]) -> str:

@@ -87,7 +87,7 @@ def greedy_soup(
     opened = [_opened(model, opened_base, allow_pickle) for model in models]
     names = [weights.name for weights in opened]
     if not names:
-        raise InputError("a soup needs models", fix="Name at least one")
+        raise InputError("no model is named", fix="Name at least one")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"{twice} is listed twice", fix="Name each model once")
     sources = dict(zip(names, opened, strict=True))
@@ -106,7 +106,11 @@ def greedy_soup(
             bar.note(note)
             value = float(score(weights))
             if not math.isfinite(value):
-                raise InputError(f"its score is {value}", where=weights.name, fix="A score is a finite number")
+                raise InputError(
+                    f"got the score {value}, expected a finite number",
+                    where=weights.name,
+                    fix="Correct the function that scores models",
+                )
             bar.advance()
             return value
 

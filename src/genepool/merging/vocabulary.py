@@ -107,7 +107,7 @@ def _vocabulary(path: Path, data: bytes) -> dict[str, int]:
         added = ((entry["content"], entry["id"]) for entry in content.get("added_tokens", []))
         return {**dict(pairs), **dict(added)}
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise InputError(f"not a readable tokenizer ({error!r})", where=path, fix="Fetch it again") from None
+        raise InputError(f"is not a readable tokenizer ({error!r})", where=path, fix="Fetch it again") from None
 
 
 def padded(sources: Mapping[str, Weights]) -> dict[str, Weights]:

@@ -96,7 +96,7 @@ def find_family(models: Sequence[str], base: str | None = None, *, allow_pickle:
     rest = [one for one in named if not _same(one.text, chosen)]
     if not rest:
         raise InputError(
-            "one model alone: there is nothing to merge it with",
+            "is the only model, and merging needs two",
             where=chosen,
             fix="Name what was made from it too, or make something first: genepool train TASK --base MODEL --out DIR",
         )

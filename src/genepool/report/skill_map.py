@@ -63,7 +63,7 @@ def write_skill_map(
     """
     path = Path(path)
     if path.suffix not in (".svg", ".html"):
-        raise InputError("a map is an .svg or .html file", where=path, fix=f"Name it {path.stem}.html")
+        raise InputError("the name must end in .svg or .html", where=path, fix=f"Name it {path.stem}.html")
     picture = skill_map(discs, title, coloured_by)
     write_text(path, f"{picture}\n" if path.suffix == ".svg" else _page(picture, title), overwrite=overwrite)
     return path

@@ -95,7 +95,7 @@ def open_study_folder(path: str | Path) -> StudyFolder:
         raise InputError("no such folder", where=path, fix="Name the folder that `genepool evolve --out` wrote")
     if not (path / STUDY_FILE).is_file():
         raise InputError(
-            f"not a study folder: it holds no {STUDY_FILE}",
+            f"is not a study folder: it holds no {STUDY_FILE}",
             where=path,
             fix="Name the folder that `genepool evolve --out` wrote",
         )

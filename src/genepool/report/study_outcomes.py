@@ -97,9 +97,13 @@ class StudyOutcomes:
         self.extras = {extra.name: extra for extra in extras}
         self.skills = [skill.name for skill in self.study.skills]
         if len(self.extras) < len(extras) or self.extras.keys() & {*self.folders, "base", *self.skills}:
-            raise InputError("two models of the page have one name", fix="Give every extra model a name of its own")
+            raise InputError(
+                "two models of the page have the same name", fix="Give every extra model a name of its own"
+            )
         if best_merge and best_merge not in self.extras:
-            raise InputError(f"no extra model '{best_merge}'", where="best_merge", fix=nearest(best_merge, self.extras))
+            raise InputError(
+                f"there is no extra model '{best_merge}'", where="best_merge", fix=nearest(best_merge, self.extras)
+            )
         self.commands = tuple(commands) or tuple(evolve_command(folder) for folder in self.folders.values())
         self.troubles: list[str] = []
         self.tasks = self._tasks(trusted)

@@ -36,7 +36,7 @@ def input_energies(
 
     texts = [task.prompt_for(e, model) + e.answer for task in tasks for e in list(task.examples(split))[:limit]]
     if not texts:
-        raise InputError(f"no examples in the split {split}", where="--calibrate", fix="Name a folder of tasks")
+        raise InputError(f"the split {split} has no examples", where="--calibrate", fix="Name a folder of tasks")
     totals: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
     kept: list[torch.Tensor] = []

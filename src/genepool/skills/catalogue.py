@@ -62,7 +62,7 @@ class Catalogue:
         self.path = path
         self._has_told = False
         if not path.is_file():
-            raise InputError("no library is here", where=path.parent, fix=_MAKE)
+            raise InputError("is not a library", where=path.parent, fix=_MAKE)
         with self._errors():
             self._db = self._open()
         try:
@@ -72,11 +72,13 @@ class Catalogue:
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.execute("PRAGMA foreign_keys = ON")
             if not found and not version and path.stat().st_size == 0:
-                raise InputError("the library was not finished being made", where=path.parent, fix=_MAKE)
+                raise InputError("the library was created only in part", where=path.parent, fix=_MAKE)
             self._check(path, found, version)
             with self._errors():
                 if foreign := foreign_schema(self._db, _TABLES, ("words",)):
-                    raise InputError(f"no catalogue: {foreign}", where=path, fix="Name another folder with --library")
+                    raise InputError(
+                        f"is not a catalogue: {foreign}", where=path, fix="Name another folder with --library"
+                    )
         except BaseException:
             self._db.close()
             raise
@@ -84,7 +86,7 @@ class Catalogue:
     @staticmethod
     def _check(path: Path, application: int, version: int) -> None:
         if application != APPLICATION or version < 1:
-            raise InputError("a database of something else", where=path, fix="Name another folder with --library")
+            raise InputError("is a database of another program", where=path, fix="Name another folder with --library")
         refuse_newer("library", version, VERSION, path, "name another library")
 
     @classmethod
@@ -127,7 +129,9 @@ class Catalogue:
                 raise
             if journal.exists() and journal.stat().st_size:
                 raise InputError(
-                    "the library was left half-written", where=self.path, fix="List it once where it can be written to"
+                    "an interrupted write must be rolled back first",
+                    where=self.path,
+                    fix="List the library once where it is writable",
                 ) from error
             # Some read-only disks have no locks either.
             connection = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True, isolation_level=None)

@@ -155,7 +155,7 @@ class ByteBudget:
         best = [ways.best(self._price) for ways in self._found.values()]
         spent = sum(cost for cost, _, _ in best)
         if spent == 0:
-            raise InputError(f"a budget of {nbytes} bytes holds nothing of the skill", where="--size", fix="Give more")
+            raise InputError(f"the budget is too small, got {nbytes} bytes", where="--size", fix="Give a larger one")
         size = sum(ways.size for ways in self._found.values())
         self.error = (sum(error for _, error, _ in best) / size) ** 0.5 if size > 0 else 0.0
 

@@ -100,7 +100,7 @@ class Library:
             InputError: it is no digest, and might lead out of the library.
         """
         if not is_digest(digest):
-            raise InputError(f"{digest!r:.80} is no SHA-256", where=self.catalogue.path, fix=_CHECK)
+            raise InputError(f"got {digest!r:.80}, expected a SHA-256", where=self.catalogue.path, fix=_CHECK)
         return self.files / digest[:2] / f"{digest}.safetensors"
 
     def get(self, reference: str) -> LibraryEntry | None:
@@ -119,7 +119,7 @@ class Library:
         several = self.catalogue.by_prefix(prefix)
         if len(several) > 1:
             names = listed(kept.name for kept in several)
-            raise InputError(f"{reference} is the beginning of {names}", where=self.folder, fix="Give a name")
+            raise InputError(f"{reference} is ambiguous: {names}", where=self.folder, fix="Give a whole name")
         return several[0] if several else None
 
     def find(self, reference: str) -> LibraryEntry:
@@ -130,7 +130,7 @@ class Library:
         """
         if (found := self.get(reference)) is None:
             names = (kept.name for kept in self.catalogue.all())
-            raise InputError(f"no skill {reference!r}", where=self.folder, fix=nearest(reference, names))
+            raise InputError(f"has no skill {reference!r}", where=self.folder, fix=nearest(reference, names))
         return found
 
     def open(self, reference: str, base: str | Path | Weights | None = None) -> Skill:
@@ -227,7 +227,9 @@ class Library:
         other = self.catalogue.by_name(name)
         if other is not None and other.digest != digest:
             raise InputError(
-                f"another skill is called {name!r} ({other.short})", where=self.folder, fix="Give another with --name"
+                f"another skill is called {name!r} ({other.short})",
+                where=self.folder,
+                fix="Give another name with --name",
             )
 
     def _enter(self, partial: Path, kept: LibraryEntry, found: Sketch) -> tuple[LibraryEntry, bool]:
@@ -238,7 +240,9 @@ class Library:
                 self._check_free(kept.name, kept.digest)
             place = self.path(kept.digest)
             if place.parent.is_symlink():
-                raise InputError("a link, and a library's files are its own", where=place.parent, fix="Remove it")
+                raise InputError(
+                    "is a link, and the files of a library must not be links", where=place.parent, fix="Remove it"
+                )
             if partial != place:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(partial, place)
@@ -351,7 +355,7 @@ def checked_text(text: str, what: str, where: str | Path = "") -> str:
         InputError: it holds half a surrogate pair, or a zero.
     """
     if not is_text(text) or "\0" in text:
-        raise InputError(f"its {what} is not text", where=where or f"--{what}", fix="Write it as UTF-8")
+        raise InputError(f"the {what} is not text", where=where or f"--{what}", fix="Write it as UTF-8")
     return text
 
 
@@ -363,7 +367,7 @@ def check_name(name: str, where: str | Path = "--name") -> str:
     """
     wrong = _wrong_in_line(name)
     if wrong:
-        raise InputError(f"a name that {wrong}", where=where, fix="Give another with --name")
+        raise InputError(f"the name {wrong}", where=where, fix="Give another name with --name")
     return name
 
 
@@ -375,7 +379,7 @@ def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
     """
     for tag in tags:
         if wrong := _wrong_in_line(tag):
-            raise InputError(f"a tag that {wrong}", where="--tag", fix="Give another")
+            raise InputError(f"a tag {wrong}", where="--tag", fix="Give another tag")
     return tuple(dict.fromkeys(tags))
 
 
@@ -387,9 +391,11 @@ def checked_scores(scores: Mapping[str, Any], where: str | Path) -> dict[str, fl
     """
     for task, score in scores.items():
         if wrong := _wrong_in_line(task):
-            raise InputError(f"a score of a task whose name {wrong}", where=where, fix="Give the task another name")
+            raise InputError(f"the name of a scored task {wrong}", where=where, fix="Give the task another name")
         if not is_number(score, 0, 1):
-            raise InputError(f"a score of {score!r} for {task}", where=where, fix="Give the mean score, from 0 to 1")
+            raise InputError(
+                f"the score of {task} must be from 0 to 1, got {score!r}", where=where, fix="Give the mean score"
+            )
     return {task: float(score) for task, score in scores.items()}
 
 

@@ -55,9 +55,9 @@ def check(library: Library, *, repair: bool = False) -> list[LibraryProblem]:
     """
     if repair and library.files.is_symlink():
         raise InputError(
-            "a link, and repairing would change what it leads to",
+            "is a link, and repairing would change its target",
             where=library.files,
-            fix="Put the folder in its place",
+            fix="Replace it by the folder",
         )
     found: list[LibraryProblem] = []
     if (answer := library.catalogue.integrity()) != "ok":
@@ -167,7 +167,7 @@ def _dropped(library: Library, kept: LibraryEntry, done: dict[str, str]) -> bool
 def _set_aside(library: Library, path: Path) -> str:
     aside = library.files / "damaged" / path.name
     if aside.parent.is_symlink():
-        raise InputError("a link, and files are moved there", where=aside.parent, fix="Remove it")
+        raise InputError("is a link, and files are moved there", where=aside.parent, fix="Remove it")
     with locking.reporting_full_disk(library.folder), library.catalogue.writing():
         aside.parent.mkdir(exist_ok=True)
         number = 1

@@ -79,19 +79,19 @@ def entry_of(row: Sequence[Any]) -> LibraryEntry:
     """
     found = dict(zip(COLUMNS, row, strict=True))
     if not is_digest(found["digest"]):
-        raise ValueError(f"its digest is {found['digest']!r:.80}")
+        raise ValueError(f"got the digest {found['digest']!r:.80}")
     if not is_line(found["name"]) or not found["name"].strip():
-        raise ValueError(f"its name is {found['name']!r:.80}")
+        raise ValueError(f"got the name {found['name']!r:.80}")
     for column in ("form", "base_fingerprint", "base_name", "added", "description", "licence"):
         if not is_text(found[column]):
-            raise ValueError(f"{kind_of(found[column])} where its {column} belongs")
+            raise ValueError(f"got {kind_of(found[column])}, expected its {column}")
     if found["form"] not in FORMS:
-        raise ValueError(f"its form is {found['form']!r:.80}")
+        raise ValueError(f"got the form {found['form']!r:.80}")
     for column in ("bytes", "tensors"):
         if not is_whole(found[column], 0, _MOST):
-            raise ValueError(f"its number of {column} is {found[column]!r:.80}")
+            raise ValueError(f"got {found[column]!r:.80} for {column}")
     if found["error"] is not None and not is_number(found["error"], 0):
-        raise ValueError(f"its error is {found['error']!r:.80}")
+        raise ValueError(f"got the error {found['error']!r:.80}")
     for column in JSON_COLUMNS:
         try:
             found[column] = parsed_json(found[column])
@@ -99,13 +99,13 @@ def entry_of(row: Sequence[Any]) -> LibraryEntry:
             raise ValueError(f"its {column}: {error}") from None
     for column in ("lineage", "training"):
         if not isinstance(found[column], dict):
-            raise ValueError(f"{kind_of(found[column])} where its {column} belongs")
+            raise ValueError(f"got {kind_of(found[column])}, expected its {column}")
     try:
         numbers(found["scores"], 0, 1)
     except ValueError as error:
         raise ValueError(f"its scores: {error}") from None
     if not isinstance(found["tags"], list) or not all(map(is_line, found["tags"])):
-        raise ValueError("its tags are no list of words")
+        raise ValueError("its tags are not a list of words")
     return LibraryEntry(**{**found, "tags": tuple(found["tags"])})
 
 

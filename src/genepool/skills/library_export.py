@@ -36,7 +36,7 @@ def export(library: Library, reference: str, out: str | Path, *, overwrite: bool
     kept = library.find(reference)
     path = library.path(kept.digest)
     if SkillFile(path).digest() != kept.digest:
-        raise InputError("its file is damaged", where=path, fix="Look at it with genepool library check")
+        raise InputError("its file is damaged", where=path, fix="Run genepool library check")
     tree = ancestors(library, kept)
     said = {"schema": 1, **kept.to_dict(), "ancestors": [line.to_dict() for line in tree]}
     with staged_folder(Path(out), overwrite=overwrite) as folder:
@@ -66,11 +66,11 @@ def import_skill(library: Library, path: str | Path) -> tuple[LibraryEntry, bool
     if not said.is_file():
         files = sorted(path.glob("*.safetensors"))
         if len(files) != 1:
-            raise InputError("not an exported skill", where=path, fix=f"It needs {SKILL} and {LINEAGE}")
+            raise InputError("is not an exported skill", where=path, fix=f"It needs {SKILL} and {LINEAGE}")
         return library.add(files[0])
     words = _read(said)
     if words.get("digest") != SkillFile(file).digest():
-        raise InputError(f"it is about another file than {SKILL}", where=said, fix="Export or fetch the skill again")
+        raise InputError(f"it describes another file than {SKILL}", where=said, fix="Export or fetch the skill again")
     given = {key: words[key] for key in ("name", "description", "licence", "tags", "scores") if key in words}
     return library.add(file, **given)
 
@@ -115,5 +115,5 @@ def _read(path: Path) -> dict[str, Any]:
     kinds = {"name": str, "description": str, "licence": str, "digest": str, "tags": list, "scores": dict}
     right = isinstance(found, dict) and all(isinstance(found[key], kind) for key, kind in kinds.items() if key in found)
     if not isinstance(found, dict) or not right or not all(isinstance(tag, str) for tag in found.get("tags", [])):
-        raise InputError("not what an export says", where=path, fix="Export or fetch the skill again")
+        raise InputError("is not the lineage of an export", where=path, fix="Export or fetch the skill again")
     return found

@@ -40,7 +40,9 @@ def search_text(library: Library, text: str, limit: int = 20) -> list[Hit]:
     """
     words = _WORD.findall(text) if is_text(text) else []
     if not words:
-        raise InputError("no word to search for", where="--text", fix="Give one, such as --text reverse")
+        raise InputError(
+            "the text has no word to search for", where="--text", fix="Give a word, such as --text reverse"
+        )
     # In quotation marks nothing is an operator of FTS5.
     query = " OR ".join(f'"{word}"*' for word in words)
     return [Hit(kept, score) for kept, score in library.catalogue.matching(query, limit)]
@@ -78,7 +80,7 @@ def sketch_of(library: Library, reference: str) -> tuple[str, Array]:
     kept = library.find(reference)
     stored = library.catalogue.sketch(kept.digest)
     if stored is None:
-        raise InputError(f"{kept.name} has no sketch", where=library.folder, fix="Look at it with library check")
+        raise InputError(f"{kept.name} has no sketch", where=library.folder, fix="Run genepool library check")
     return kept.digest, stored.whole
 
 
@@ -132,11 +134,11 @@ def by_task(
 
     found = load_tasks(path, trusted=trusted)
     if len(found) != 1:
-        raise InputError(f"{len(found)} tasks, where one is ranked by", where=path, fix="Name one of them")
+        raise InputError(f"got {len(found)} tasks, expected one", where=path, fix="Name one of them")
     opened = open_weights(base, allow_pickle=allow_pickle)
     kept = {one.name: one for one in library.catalogue.all()}
     if not kept:
-        raise InputError("no skills to rank", where=library.folder, fix="Add one with genepool library add")
+        raise InputError("has no skills", where=library.folder, fix="Add one with genepool library add")
     files: dict[str, str | Path | Weights] = {name: library.path(one.digest) for name, one in kept.items()}
     asked = list(found[0].examples(split))[:examples]
     ranking = rank_skills(opened, files, asked, task=found[0], cheap=cheap, device=device, dtype=dtype)

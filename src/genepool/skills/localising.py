@@ -74,13 +74,13 @@ def smallest(
         InputError: the skill gains nothing on the examples, so nothing can be kept.
     """
     if not 0 < keep <= 1:
-        raise InputError(f"a share of {keep:g}", where="--keep", fix="Give a share over 0 and at most 1")
+        raise InputError(f"must be above 0 and at most 1, got {keep:g}", where="--keep", fix="Give another share")
     full = score(changes)
     if full <= base:
         raise InputError(
             f"the skill gains nothing on these examples ({base:.3f} without it, {full:.3f} with it)",
             where=changes.name,
-            fix="Name a task that the skill is good for",
+            fix="Name a task that the skill improves",
         )
     wanted = base + keep * (full - base)
     tried: dict[float, float] = {}

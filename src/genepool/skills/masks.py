@@ -138,4 +138,4 @@ class Graft(Derived):
 
 def _check_density(density: float) -> None:
     if not 0 < density <= 1:
-        raise InputError(f"a density of {density:g}", where="--density", fix="Give a share over 0 and at most 1")
+        raise InputError(f"must be above 0 and at most 1, got {density:g}", where="--density", fix="Give another share")

@@ -42,7 +42,7 @@ def write_peft(
     """
     out = Path(out)
     if rank is not None and rank < 1:
-        raise InputError(f"a rank of {rank}", where="--rank", fix="Give 1 or more")
+        raise InputError(f"must be at least 1, got {rank}", where="--rank", fix="Give 1 or more")
     assert changes.base is not None
     base_folder = changes.base.folder
     reference = str(base_folder.resolve()) if base_folder and Path(base_name).exists() else base_name
@@ -52,7 +52,7 @@ def write_peft(
             if not writer.factored:
                 why = f"; {writer.left_out}" if writer.left_out else ""
                 raise InputError(
-                    f"no weight matrix that PEFT can adapt changes{why}",
+                    f"it changes no weight matrix that PEFT can adapt{why}",
                     where=changes.name,
                     fix="Keep it as a skill file",
                 )

@@ -100,7 +100,7 @@ def compare(one: Change, other: Change) -> Similarity:
     for name in other.names():
         if shapes.setdefault(name, other.shape(name)) != other.shape(name):
             raise InputError(
-                f"shape {shape_text(other.shape(name))} where {one.name} has {shape_text(shapes[name])}",
+                f"got shape {shape_text(other.shape(name))}, expected {shape_text(shapes[name])} as in {one.name}",
                 where=f"{other.name}:{name}",
                 fix="Compare skills of one base",
             )

@@ -134,13 +134,15 @@ def rank_skills(
         InputError: the base or the examples cannot be used, no skill fits, or a component is unknown.
     """
     if cheap and components is not None:
-        raise InputError("cheap ranks by alignment alone", where="components", fix="Leave out one of the two")
+        raise InputError(
+            "cheap uses alignment alone, and components are named", where="components", fix="Leave out one of the two"
+        )
     asked = ("alignment",) if cheap else tuple(dict.fromkeys(ENSEMBLE if components is None else components))
     for name in asked:
         if name not in COMPONENTS:
             raise InputError(f"there is no component '{name}'", where="components", fix=nearest(name, COMPONENTS))
     if not asked:
-        raise InputError("no components to rank by", where="components", fix=f"Known here: {', '.join(COMPONENTS)}")
+        raise InputError("no component is named", where="components", fix=f"Known here: {', '.join(COMPONENTS)}")
     named = _named(skills)
     opened = base if isinstance(base, Weights) else open_weights(base, allow_pickle=allow_pickle)
     with torch_threads(threads):
@@ -158,10 +160,10 @@ def _named(skills: Sequence[_Skill] | Mapping[str, _Skill]) -> dict[str, _Skill]
         for skill in skills:
             name = skill.name if isinstance(skill, Weights) else str(skill)
             if name in named:
-                raise InputError("named twice", where=name, fix="Name each skill once")
+                raise InputError("is named twice", where=name, fix="Name each skill once")
             named[name] = skill
     if not named:
-        raise InputError("no skills to rank", where="skills", fix="Name at least one")
+        raise InputError("no skill is named", where="skills", fix="Name at least one")
     return named
 
 
@@ -181,7 +183,9 @@ class _Judge:
         left_out = self._left_out(asked)
         used = tuple(name for name in asked if name not in left_out)
         if not used:
-            raise InputError(f"nothing to rank by: {next(iter(left_out.values()))}", fix="Ask for likelihood as well")
+            raise InputError(
+                f"no component can be computed: {next(iter(left_out.values()))}", fix="Ask for likelihood as well"
+            )
         aligned, reading = "alignment" in used, used != ("alignment",)
         parts: dict[str, dict[str, float]] = {name: {} for name in named}
         with progress.bar("ranking skills", len(named) * (aligned + reading), "skills") as bar:

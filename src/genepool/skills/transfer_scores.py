@@ -135,7 +135,7 @@ def normalised_ranks(values: ArrayLike) -> Floats:
     """
     scores = np.asarray(values, dtype=np.float64)
     if scores.ndim != 1 or not len(scores):
-        raise InputError(f"values of shape {scores.shape} to rank", fix="Give one number each")
+        raise InputError(f"got values of shape {scores.shape}, expected a vector", fix="Give one number for each skill")
     if len(scores) == 1:
         return np.ones(1)
     # Only the order counts, so "below everything" may stand for no number.
@@ -150,7 +150,7 @@ def normalised_ranks(values: ArrayLike) -> Floats:
 def mean_ranks(columns: Sequence[ArrayLike]) -> Floats:
     """Several scores of the same things in one: the mean of their normalised ranks, which is Borda's count."""
     if not columns:
-        raise InputError("no scores to rank by", fix="Give at least one")
+        raise InputError("no score is given", fix="Give at least one")
     result: Floats = np.mean([normalised_ranks(column) for column in columns], axis=0)
     return result
 
@@ -160,7 +160,8 @@ def _checked(features: ArrayLike, labels: ArrayLike) -> tuple[Floats, Places, in
     points, names = np.asarray(features, dtype=np.float64), np.asarray(labels)
     if points.ndim != 2 or names.shape != points.shape[:1] or not points.size:
         raise InputError(
-            f"features of shape {points.shape} with labels of shape {names.shape}", fix="Give one label a row"
+            f"got features of shape {points.shape} and labels of shape {names.shape}, expected one label for each row",
+            fix="Give a label for each row",
         )
     known, classes = np.unique(names, return_inverse=True)
     return points, classes, len(known)

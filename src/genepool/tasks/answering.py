@@ -41,7 +41,7 @@ def check_fits(task: Task, kind: type[Model], name: str) -> None:
         raise InputError(
             f"the metric {task.settings.metric} of the task '{task.name}' needs {needs}, and {kind.kind} has none",
             where=name,
-            fix=f"It can be asked for {kind.offers()}",
+            fix=f"Use it for {kind.offers()}",
         )
 
 

@@ -90,10 +90,9 @@ def text_batches(
     for one, head, tail in zip(questions, heads, tails, strict=True):
         if len(head) + len(tail) > model.context:
             raise InputError(
-                f"its prompt of {len(head)} tokens and answer of {len(tail)} are longer than the context of "
-                f"{model.context}",
+                f"its prompt ({len(head)} tokens) and answer ({len(tail)}) exceed the context of {model.context}",
                 where=one.name,
-                fix="Shorten it or leave it out, or show fewer examples",
+                fix="Shorten it, leave it out, or set a smaller few_shot",
             )
     rows = _packed(lengths, min(model.context, _PACKED_WIDTH)) if packed else [[i] for i in range(len(questions))]
     widths = [sum(lengths[i] for i in row) for row in rows]
@@ -126,7 +125,7 @@ def with_end(model: WritingNetwork, tail: Sequence[int], question: Question, clo
         InputError: the answer has none.
     """
     if not tail:
-        raise InputError("an answer without tokens has no likelihood", where=question.name, fix="Leave it out")
+        raise InputError("the answer has no tokens, so it has no likelihood", where=question.name, fix="Leave it out")
     if not closed or not model.end_tokens:
         return list(tail)
     own = model.tokenizer.eos_token_id
@@ -157,9 +156,9 @@ def class_batch(
     for number in numbers:
         if questions[number].answer not in labels:
             raise InputError(
-                f"its answer {questions[number].answer[:40]!r} is none of the classes of {name}",
+                f"its answer {questions[number].answer[:40]!r} is not a class of {name}",
                 where=questions[number].name,
-                fix=f"Answer with one of them: {', '.join(labels[:5])}{'...' if len(labels) > 5 else ''}",
+                fix=f"Use one of them: {', '.join(labels[:5])}{'...' if len(labels) > 5 else ''}",
             )
     targets = torch.tensor([labels.index(questions[number].answer) for number in numbers])
     rows = torch.arange(len(numbers))

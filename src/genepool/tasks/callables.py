@@ -48,6 +48,8 @@ def _scored(scorer: Scorer, name: str, model: Model, example: Example) -> Outcom
     # numpy's and torch's numbers are welcome; text is none, even where it could be read as one.
     if isinstance(score, str) or not isinstance(score, SupportsFloat) or not 0 <= float(score) <= 1:
         raise InputError(
-            f"the task gave a score of {score!r}", where=f"{name}:{example.id}", fix="Scores are from 0 to 1"
+            f"got the score {score!r}, expected a number from 0 to 1",
+            where=f"{name}:{example.id}",
+            fix="Correct the function of the task",
         )
     return Outcome(float(score), output)

@@ -29,7 +29,7 @@ def class_labels(config: Any, where: str) -> tuple[str, ...]:
         raise InputError(
             f"problem_type is {config.problem_type}, expected single_label_classification",
             where=where,
-            fix="Only models whose classes exclude each other can be asked for one",
+            fix="Name a model whose classes exclude each other",
         )
     if len(named) < 2:
         raise InputError(f"id2label names {len(named)} class, expected two or more", where=where, fix=_FIX)
@@ -39,7 +39,7 @@ def class_labels(config: Any, where: str) -> tuple[str, ...]:
         )
     labels = tuple(named[number] for number in range(len(named)))
     if not all(isinstance(label, str) and label for label in labels):
-        raise InputError("id2label holds a name that is no text", where=where, fix=_FIX)
+        raise InputError("id2label holds a name that is not text", where=where, fix=_FIX)
     if twice := next((label for at, label in enumerate(labels) if label in labels[:at]), None):
-        raise InputError(f"id2label names two classes {twice!r}", where=where, fix=_FIX)
+        raise InputError(f"id2label gives two classes the name {twice!r}", where=where, fix=_FIX)
     return labels

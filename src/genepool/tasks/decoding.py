@@ -331,7 +331,10 @@ def _draw(logits: torch.Tensor, generators: Sequence[torch.Generator], decoding:
     import torch
 
     if not logits.isfinite().any(-1).all() or logits.isnan().any():
-        raise InputError("the model's logits are not numbers", fix="Its weights overflow: decode at temperature 0")
+        raise InputError(
+            "the model's logits are NaN or infinite",
+            fix="Decode at temperature 0, or check the model with genepool inspect",
+        )
     shares = torch.softmax(logits / decoding.temperature, -1)
     if decoding.top_p < 1:
         ordered, order = shares.sort(-1, descending=True)
@@ -363,9 +366,9 @@ def check_length(
         if len(head) + max(len(tail) - unread, 0) > model.context:
             behind = f" and an answer of {len(tail)}" if tails else ""
             raise InputError(
-                f"a prompt of {len(head)} tokens{behind} does not fit the context of {model.context}",
+                f"the prompt of {len(head)} tokens{behind} does not fit the context of {model.context}",
                 where=model.name,
-                fix="Shorten it, or show fewer examples",
+                fix="Shorten it, or set a smaller few_shot",
             )
 
 

@@ -65,13 +65,13 @@ def evaluate(
         InputError: a model or task cannot be used, a model cannot be asked a task, or there is no such device or type.
     """
     if not models:
-        raise InputError("no models to evaluate", fix="Name at least one")
+        raise InputError("no model is named", fix="Name at least one")
     if not tasks:
-        raise InputError("no tasks to evaluate on", fix="Name at least one")
+        raise InputError("no task is named", fix="Name at least one")
     if twice := next((task.name for i, task in enumerate(tasks) if task.name in {t.name for t in tasks[:i]}), None):
         raise InputError(f"two tasks are called '{twice}'", fix="Give each its own name")
     if limit is not None and limit < 1:
-        raise InputError(f"a limit of {limit} examples", fix="Give at least 1")
+        raise InputError(f"limit must be at least 1, got {limit}", fix="Give at least 1")
     check_dtype(dtype)
     check_device(device)
     if seed is not None:

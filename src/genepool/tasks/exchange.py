@@ -71,7 +71,7 @@ def import_outcomes(
         else:
             if model or task:
                 raise InputError(
-                    "says nothing of our own exports, which name their models and tasks",
+                    "has no effect on genepool's own exports, which name their models and tasks",
                     where="--model" if model else "--task",
                     fix="Leave it out",
                 )
@@ -99,7 +99,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except (ValueError, RecursionError) as error:
             raise InputError(f"this line is not JSON ({error})", where=where, fix="Correct or remove it") from None
         if not isinstance(data, dict):
-            raise InputError("not an object", where=where, fix="Correct or remove it")
+            raise InputError("is not an object", where=where, fix="Correct or remove it")
         yield where, data
 
 
@@ -129,7 +129,7 @@ def _from_lm_eval(
     known: Sequence[str] = [name for name in named if isinstance(name, str)] if isinstance(named, list) else ()
     metric = ranking_score(line, known)
     if metric is None:
-        raise InputError("no metric that is known here", where=where, fix="Known: " + ", ".join(RANKED_BY))
+        raise InputError("has no known metric", where=where, fix="Known: " + ", ".join(RANKED_BY))
     score = _score(line[metric], metric, where)
     asking = _sha("lm-eval", metric, str(line.get("filter", "none")))
     example = _lm_eval_example(line, where)
@@ -148,7 +148,7 @@ def _lm_eval_example(line: Mapping[str, Any], where: str) -> Example:
         arguments = [list(call.values()) if isinstance(call, dict) else call for call in arguments.values()]
     calls = [call for call in arguments or () if isinstance(call, list) and call and isinstance(call[0], str)]
     if not calls:
-        raise InputError("`arguments` does not tell what the model read", where=where, fix="Log with --log_samples")
+        raise InputError("`arguments` does not hold what the model read", where=where, fix="Log with --log_samples")
     continuations = [call[1] for call in calls if len(call) > 1 and isinstance(call[1], str)]
     choices = tuple(continuations) if len(calls) > 1 and len(continuations) == len(calls) else ()
     target = line.get("target")
@@ -168,7 +168,7 @@ def _task_of(path: Path) -> str:
 
 def _score(value: object, name: str, where: str) -> float:
     if not is_number(value, 0, 1):
-        raise InputError(f"`{name}` must be a number from 0 to 1, not {value!r}", where=where, fix="Correct it")
+        raise InputError(f"`{name}` must be a number from 0 to 1, got {value!r}", where=where, fix="Correct it")
     return float(value)
 
 

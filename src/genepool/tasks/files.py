@@ -52,7 +52,7 @@ def load_tasks(
     if path.is_file():
         folders = {path.stem: path}
     elif not path.is_dir():
-        raise InputError("no such folder or file of tasks", where=path, fix="Check the path")
+        raise InputError("no such file or folder", where=path, fix="Check the path")
     elif _holds_task(path):
         folders = {path.resolve().name: path}
     else:
@@ -60,12 +60,12 @@ def load_tasks(
         for file in sorted(file for file in path.iterdir() if file.suffix in ENDINGS and file.is_file()):
             if file.stem in folders:
                 raise InputError(
-                    f"{folders[file.stem].name} is the task '{file.stem}' too", where=file, fix="Rename one"
+                    f"{folders[file.stem].name} is also the task '{file.stem}'", where=file, fix="Rename one"
                 )
             folders[file.stem] = file
     if not folders:
         raise InputError(
-            "no tasks here", where=path, fix="A task is a folder with train, valid or test .jsonl files, or a template"
+            "holds no tasks", where=path, fix="A task is a folder with train, valid or test .jsonl files, or a template"
         )
     return [_load_one(folder) for folder in _chosen(folders, names, path)]
 
@@ -88,7 +88,9 @@ def _load_one(path: Path) -> Task:
     if not template.is_file():
         return Task(name, {split: read_examples(file, settings) for split, file in files.items()}, settings)
     if files:
-        raise InputError("a task of files has no template", where=template, fix=f"Remove it or {next(iter(files))}.*")
+        raise InputError(
+            "the task has example files and a template", where=template, fix=f"Remove it or {next(iter(files))}.*"
+        )
     return template_task(name, validate(Template, read_yaml(template), template), settings, where=str(template))
 
 
@@ -118,7 +120,5 @@ def _python_tasks(path: Path) -> list[Task]:
         ) from error
     found = {id(value): value for value in names.values() if isinstance(value, Task)}
     if not found:
-        raise InputError(
-            "no tasks in this file", where=path, fix="Make them at its top level: task = callable_task(...)"
-        )
+        raise InputError("defines no tasks", where=path, fix="Define them at the top level: task = callable_task(...)")
     return list(found.values())

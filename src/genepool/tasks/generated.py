@@ -57,7 +57,7 @@ class Variable(Strict):
         if ends is not None and ends[0] > ends[1]:
             raise ValueError(f"{ends[0]:g} is above {ends[1]:g}. Write the lower end first")
         if self.letters is not None and not 0 <= self.letters[0] <= self.letters[1] <= _LONGEST:
-            raise ValueError(f"a text has 0 to {_LONGEST:,} letters")
+            raise ValueError(f"the length of a text must be from 0 to {_LONGEST:,}")
         return self
 
     def draw(self, generator: np.random.Generator) -> str | int | float:
@@ -92,7 +92,7 @@ class Mix(Strict):
     def _enough(self) -> Mix:
         low, high = self.ends
         if not 1 <= low <= high <= len(self.skills):
-            raise ValueError(f"of {len(self.skills)} skills 1 to {len(self.skills)} can be combined")
+            raise ValueError(f"k must be from 1 to {len(self.skills)}, the number of skills")
         return self
 
     @property
@@ -119,14 +119,14 @@ class Template(Strict):
     @model_validator(mode="after")
     def _known(self) -> Template:
         if self.mix is not None and self.mix.input not in self.variables:
-            raise ValueError(f"the mix works on '{self.mix.input}', which is no variable. Add it to `variables`")
+            raise ValueError(f"the mix works on '{self.mix.input}', which is not a variable. Add it to `variables`")
         for name in self.variables:
             if not re.fullmatch(r"[A-Za-z]\w*", name) or name in ("says", "result", "text", "true", "false", "none"):
-                raise ValueError(f"'{name}' cannot be a variable's name. Use letters, and not says, result or text")
+                raise ValueError(f"'{name}' cannot be a variable's name. Use letters; says, result and text are taken")
         if unknown := next((split for split in self.counts if split not in _SHARES), None):
             raise ValueError(f"no split '{unknown}'. Known are train, valid and test")
         if not self.counts or any(count < 1 for count in self.counts.values()):
-            raise ValueError("`counts` says how many examples a split has, one at least. Leave out splits without any")
+            raise ValueError("`counts` must be at least 1 for each split. Leave out splits without examples")
         return self
 
 
@@ -174,9 +174,9 @@ class GeneratedSplits(Mapping[str, Sequence[Example]]):
             misses += 1
             if misses > _PATIENCE:
                 raise InputError(
-                    f"no more than {len(found)} different examples for {split} were drawn, of {wanted}",
+                    f"got {len(found)} different examples for {split}, expected {wanted}",
                     where=self._where,
-                    fix="Ask for fewer in `counts`, or draw from more",
+                    fix="Lower `counts`, or widen the variables",
                 )
         return tuple(found.values())
 
@@ -258,7 +258,11 @@ class _Drawing:
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise InputError(str(error).rstrip("."), where=f"{self._where}:{key}", fix="Correct the template") from None
         if len(text) > _LONGEST:
-            raise InputError(f"a text of {len(text):,} letters", where=f"{self._where}:{key}", fix="Draw shorter ones")
+            raise InputError(
+                f"the text has {len(text):,} letters, expected at most {_LONGEST:,}",
+                where=f"{self._where}:{key}",
+                fix="Draw shorter texts",
+            )
         return text
 
     def _compiled(self, source: str) -> Any:
@@ -284,11 +288,11 @@ class _Drawing:
                 size = max((len(side) for side in (left, right) if hasattr(side, "__len__")), default=0)
                 times = max((side for side in (left, right) if isinstance(side, int)), default=0)
                 if operator == "*" and size * times > _LONGEST:
-                    raise ValueError("a text or list too long to be meant")
+                    raise ValueError("the text or list is too long")
                 if operator == "**" and (abs(left) > 10**6 or abs(right) > 64):
-                    raise ValueError("a power too large to be meant")
+                    raise ValueError("the power is too large")
                 if operator == "%" and isinstance(left, str):
-                    raise ValueError("texts are joined with ~ here, not formatted with %")
+                    raise ValueError("% does not format texts here. Join them with ~")
                 return super().call_binop(context, operator, left, right)
 
         return Careful(undefined=StrictUndefined, keep_trailing_newline=True)

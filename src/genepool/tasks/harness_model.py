@@ -84,7 +84,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         for _texts, context, continuation in requests:
             if len(continuation) > self.max_length:
                 raise InputError(
-                    f"a continuation of {len(continuation)} tokens does not fit the context of {self.max_length}",
+                    f"the continuation of {len(continuation)} tokens does not fit the context of {self.max_length}",
                     where=self._model.name,
                     fix="Leave this task out for this model",
                 )
@@ -126,7 +126,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
             room = self.max_length - decoding.max_new_tokens
             if room <= 0:
                 raise InputError(
-                    f"the task writes up to {decoding.max_new_tokens} tokens, and the context is {self.max_length}",
+                    f"the task needs {decoding.max_new_tokens} new tokens, and the context has {self.max_length}",
                     where=self._model.name,
                     fix="Set max_gen_toks in the task's generation_kwargs",
                 )

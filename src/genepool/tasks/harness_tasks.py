@@ -67,7 +67,7 @@ def lm_eval_tasks(
         plain, shots = _shots(name, few_shot)
         for label, task in _loaded(plain).items():
             if label in loaded:
-                raise InputError(f"the task '{label}' is named twice", where=name, fix="Name it once")
+                raise InputError(f"the task '{label}' is named twice", where=name, fix="Name each task once")
             loaded[label] = _set_up(task, shots)
     if system is not None and not chat_template:
         raise InputError("a system message needs the chat template", fix="Set `chat_template` too")
@@ -226,7 +226,7 @@ class _LmEvalTask:
 
         if not isinstance(model, LanguageModel):
             raise InputError(
-                f"tasks of lm-eval need {LanguageModel.kind}, and this is {model.kind}",
+                f"tasks of lm-eval need {LanguageModel.kind}, got {model.kind}",
                 where=model.name,
                 fix="Leave them out for this model",
             )
@@ -264,11 +264,15 @@ class _LmEvalTask:
         where = f"{PREFIX}{self._name}:{number}"
         name = ranking_score(metrics, list(metrics))
         if name is None:
-            raise InputError("the task judges no single example", where=where, fix="Name a task with such a metric")
+            raise InputError(
+                "the task has no metric of single examples", where=where, fix="Name a task with such a metric"
+            )
         score = metrics[name]
         if not 0 <= score <= 1:
             raise InputError(
-                f"the metric {name} gave {score!r}", where=where, fix="Scores are from 0 to 1; choose another metric"
+                f"the metric {name} returned {score!r}, expected a number from 0 to 1",
+                where=where,
+                fix="Choose another metric",
             )
         output, extra = self._said(number, answers)
         # lm-eval's metrics are numbers of their own; one that is no number is told by its absence.

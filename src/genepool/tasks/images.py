@@ -61,7 +61,7 @@ def find_image(name: Any, folder: Path, where: str) -> ImageFile:
         raise InputError(f"there is no image {name!r}", where=where, fix=f"Put it into {folder}")
     if path.stat().st_size > MAX_BYTES:
         raise InputError(
-            f"the image {name!r} has {path.stat().st_size:,} bytes, at most {MAX_BYTES:,} are opened",
+            f"the image {name!r} has {path.stat().st_size:,} bytes, expected at most {MAX_BYTES:,}",
             where=where,
             fix="Make it smaller",
         )
@@ -88,7 +88,9 @@ def _opened(path: Path, where: str) -> Image:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise InputError(
-            "reading images needs pillow", where=where, fix='Install it: pip install "genepool[images]"'
+            "pillow, which reads images, is not installed",
+            where=where,
+            fix='Install it: pip install "genepool[images]"',
         ) from None
     try:
         image = Image.open(path, formats=_FORMATS)
@@ -106,7 +108,7 @@ def _opened(path: Path, where: str) -> Image:
 
 def _too_large(path: Path, where: str) -> InputError:
     return InputError(
-        f"the image {path.name} is enormous, at most {MAX_PIXELS:,} pixels are opened",
+        f"the image {path.name} is too large, expected at most {MAX_PIXELS:,} pixels",
         where=where,
         fix="Make it smaller",
     )

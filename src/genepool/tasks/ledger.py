@@ -69,9 +69,9 @@ def outcome_of(score: object, output: object, detail: object) -> Outcome:
         ValueError: one of them does not hold what belongs there.
     """
     if not is_number(score, 0, 1):
-        raise ValueError(f"a score of {score!r:.80}")
+        raise ValueError(f"got the score {score!r:.80}")
     if output is not None and not is_text(output):
-        raise ValueError(f"{kind_of(output)} where what the model wrote belongs")
+        raise ValueError(f"got {kind_of(output)}, expected the text that the model wrote")
     return Outcome(score, output, numbers(parsed_json(detail)) if detail is not None else {})
 
 
@@ -111,7 +111,7 @@ class Ledger:
         # Other programs number their databases as well: only the tables tell whose it is. Looked at before anything
         # is changed, so that a database of something else stays as it is.
         if foreign := foreign_schema(self._db, _TABLES):
-            raise InputError(f"no ledger: {foreign}", where=self.path, fix="Name another ledger")
+            raise InputError(f"is not a ledger: {foreign}", where=self.path, fix="Name another ledger")
         tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         refuse_newer("ledger", version, VERSION, self.path, "name another ledger")
         self._db.execute("PRAGMA journal_mode = WAL")
@@ -205,7 +205,7 @@ class Ledger:
                 texts = dict(zip(names, row[:6], strict=True))
                 try:
                     if wrong := next((name for name, text in texts.items() if not is_text(text)), ""):
-                        raise ValueError(f"{kind_of(texts[wrong])} where its {wrong} belongs")
+                        raise ValueError(f"got {kind_of(texts[wrong])}, expected its {wrong}")
                     outcome = outcome_of(*row[6:])
                 except ValueError as error:
                     damaged, what = damaged + 1, f"example {texts['example']!r:.20}: {error}"
@@ -233,7 +233,9 @@ class Ledger:
         if found:
             prints = listed(model.fingerprint[:12] for model in found)
             raise InputError(
-                f"{len(found)} models on record are called '{name}'", where=self.path, fix=f"Say which: {prints}"
+                f"{len(found)} models on record are called '{name}'",
+                where=self.path,
+                fix=f"Give its fingerprint: {prints}",
             )
         raise InputError(f"no model '{name}' on record", where=self.path, fix=nearest(name, {m.name for m in known}))
 

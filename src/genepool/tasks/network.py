@@ -114,7 +114,7 @@ class Network(Model):
             shape = tuple(weights.info(name).shape if built is None else built[name].shape)
             if shape != tuple(target.shape):
                 raise InputError(
-                    f"{name} is {list(shape)} where the model has {list(target.shape)}",
+                    f"{name} has shape {list(shape)}, expected {list(target.shape)}",
                     where=weights.name,
                     fix="Load it as a new model",
                 )
@@ -160,7 +160,9 @@ class Network(Model):
 
     def _held(self) -> Weights:
         if self._weights is None:
-            raise InputError("a model left half assigned by an error", fix="Assign weights to it again")
+            raise InputError(
+                "an error interrupted the assignment of weights to this model", fix="Assign weights to it again"
+            )
         return self._weights
 
 

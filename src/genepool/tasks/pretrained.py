@@ -47,7 +47,7 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
         architecture = getattr(transformers, auto)._model_mapping[type(config)]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"no {what} can be built from its config ({short(error)})",
+            f"cannot be built as a {what} from its config ({short(error)})",
             where=folder,
             fix="Copy the base's" if classes else "Name a text generation model in Hugging Face's layout",
         ) from None
@@ -70,7 +70,7 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
             raise InputError(
                 f"the tensors do not fit the model of config.json ({short(error)})",
                 where=weights.name,
-                fix="Config and weights come from different models",
+                fix="Name a folder whose config and weights belong together",
             ) from None
     _check_shapes(report.get("mismatched_keys") or (), len(config.id2label or ()), weights.name)
     for verb, keys in (("lacks", report["missing_keys"]), ("has unknown", report["unexpected_keys"])):
@@ -78,7 +78,7 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
             raise InputError(
                 f"{verb} tensors: {', '.join(sorted(keys)[:3])}{'...' if len(keys) > 3 else ''}",
                 where=weights.name,
-                fix="Config and weights come from different models",
+                fix="Name a folder whose config and weights belong together",
             )
     return model.eval()
 
@@ -113,10 +113,10 @@ def load_tokenizer(weights: Weights) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"no usable tokenizer ({short(error)})", where=folder, fix="Copy the base's") from None
+        raise InputError(f"has no usable tokenizer ({short(error)})", where=folder, fix="Copy the base's") from None
     # transformers makes an empty tokenizer where a folder has none.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise InputError("a model without a tokenizer", where=weights.name, fix="Copy the tokenizer of its base to it")
+        raise InputError("has no tokenizer", where=weights.name, fix="Copy the tokenizer of its base to it")
     if weights.chat_template is not None:
         tokenizer.chat_template = weights.chat_template
     return tokenizer
@@ -129,7 +129,7 @@ def model_folder(weights: Weights) -> Path:
         InputError: there is none.
     """
     if weights.folder is None or not (weights.folder / "config.json").is_file():
-        raise InputError("no config.json beside the weights", where=weights.name, fix="Name a whole model folder")
+        raise InputError("has no config.json beside the weights", where=weights.name, fix="Name a whole model folder")
     return weights.folder
 
 
@@ -143,14 +143,14 @@ def _check_shapes(mismatched: Collection[Any], classes: int, where: str) -> None
     for name, stored, expected in sorted(mismatched, key=lambda one: str(one[0])):
         if expected[0] == classes != stored[0] and stored[1:] == expected[1:]:
             raise InputError(
-                f"id2label names {classes} classes where the head {name} has {stored[0]}",
+                f"id2label names {classes} classes, and the head {name} has {stored[0]}",
                 where=f"{where}:config.json",
                 fix="Correct id2label, or copy the config.json the weights came with",
             )
         raise InputError(
             f"the tensors do not fit the model of config.json ({name} is {list(stored)}, expected {list(expected)})",
             where=where,
-            fix="Config and weights come from different models",
+            fix="Name a folder whose config and weights belong together",
         )
 
 

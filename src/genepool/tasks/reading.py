@@ -45,7 +45,7 @@ def read_examples(path: Path, settings: TaskSettings | None = None) -> tuple[Exa
         _check_answers(example, settings, where)
         if example.id in lines:
             raise InputError(
-                f"id {example.id!r} stands on line {lines[example.id]} already", where=where, fix="Give each its own id"
+                f"id {example.id!r} is already on line {lines[example.id]}", where=where, fix="Give each its own id"
             )
         lines[example.id] = line
         examples.append(example)
@@ -67,19 +67,19 @@ def read_numbers(path: Path, columns: Sequence[str]) -> tuple[list[float], ...]:
     for line, row in _rows(path):
         where = f"{path}:{line}"
         if not isinstance(row, Mapping):
-            raise InputError("not an object", where=where, fix='Write {"n": 100, "error": 0.2}')
+            raise InputError("is not an object", where=where, fix='Write {"n": 100, "error": 0.2}')
         for column, values in zip(columns, found, strict=True):
             if column not in row:
-                raise InputError(f"no '{column}'", where=where, fix=nearest(column, map(str, row)))
+                raise InputError(f"has no '{column}'", where=where, fix=nearest(column, map(str, row)))
             try:
                 value = math.nan if isinstance(row[column], bool) else float(row[column])
             except (TypeError, ValueError):
                 value = math.nan
             if not math.isfinite(value):
-                raise InputError(f"{column} is {row[column]!r}, which is no number", where=where, fix="Correct it")
+                raise InputError(f"got {row[column]!r} for {column}, expected a number", where=where, fix="Correct it")
             values.append(value)
     if not found[0]:
-        raise InputError("the file has no rows", where=path, fix="Write one for each point")
+        raise InputError("the file has no rows", where=path, fix="Write one row for each point")
     return found
 
 
@@ -90,12 +90,12 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
         InputError: a key is missing, unknown, or of the wrong kind.
     """
     if not isinstance(data, Mapping):
-        raise InputError("not an object", where=where, fix='Write {"prompt": ..., "answer": ...}')
+        raise InputError("is not an object", where=where, fix='Write {"prompt": ..., "answer": ...}')
     for key in data:
         if key not in EXAMPLE_KEYS:
             raise InputError(f"unknown key '{key}'", where=where, fix=nearest(str(key), EXAMPLE_KEYS))
     if "image" in data:
-        raise InputError("an image in a task that shows text", where=where, fix="Set `input: image` in task.yaml")
+        raise InputError("has an image, and the task shows text", where=where, fix="Set `input: image` in task.yaml")
     data, messages, given = _plain(data, where)
     if not isinstance(data.get("prompt"), str):
         raise InputError("`prompt` must be text", where=where, fix="Add it")
@@ -109,7 +109,7 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
     if choices and not set(answers) & set(choices):
         raise InputError("the answer is not among the choices", where=where, fix="Write it exactly as one of them")
     if "" in choices:
-        raise InputError("an empty choice, which is always the likeliest", where=where, fix="Write something in it")
+        raise InputError("a choice is empty, and so always the likeliest", where=where, fix="Write something in it")
     identity = data.get("id", default_id)
     if not isinstance(identity, str | int):
         raise InputError("`id` must be text", where=where, fix="Give it a short name")
@@ -118,7 +118,7 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
         said = [text for _, text in messages]
         "".join([example.id, example.prompt, *answers, *choices, *tags, *said]).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"holds half a character ({error.reason})", where=where, fix="Write it in UTF-8") from None
+        raise InputError(f"is not valid Unicode ({error.reason})", where=where, fix="Write it in UTF-8") from None
     return example
 
 
@@ -130,7 +130,7 @@ def _plain(data: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], tupl
     """
     if "completion" in data:
         if "answer" in data:
-            raise InputError("both `answer` and `completion`", where=where, fix="Leave one of them out")
+            raise InputError("has both `answer` and `completion`", where=where, fix="Leave one of them out")
         if _are_objects(data.get("prompt")) or _are_objects(data["completion"]):
             return _prompted(data, where)
         data = {**{key: value for key, value in data.items() if key != "completion"}, "answer": data["completion"]}
@@ -143,7 +143,7 @@ def _plain(data: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], tupl
             )
         return data, (), 0
     if also := next((key for key in ("prompt", "answer", "choices") if key in data), None):
-        raise InputError(f"both `messages` and `{also}`", where=where, fix="Leave one of them out")
+        raise InputError(f"has both `messages` and `{also}`", where=where, fix="Leave one of them out")
     *before, last = _messages(data, "messages", where) or [("", "")]
     if last[0] != "assistant" or not before:
         raise InputError(
@@ -157,7 +157,7 @@ def _plain(data: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], tupl
 def _prompted(data: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], tuple[tuple[str, str], ...], int]:
     """A conversation as TRL writes it: messages that are shown under `prompt`, those that are learned after them."""
     if "choices" in data:
-        raise InputError("both messages and `choices`", where=where, fix="Leave one of them out")
+        raise InputError("has both messages and `choices`", where=where, fix="Leave one of them out")
     shown, said = _messages(data, "prompt", where), _messages(data, "completion", where)
     if not shown or not said or said[-1][0] != "assistant":
         raise InputError(
@@ -198,7 +198,7 @@ def _image_of(data: Any, folder: Path, where: str) -> ImageFile:
     """The image of a line."""
     if not isinstance(data, Mapping) or "image" not in data:
         raise InputError(
-            "no `image` in a task that shows images", where=where, fix='Write {"image": "cat.png", "answer": "cat"}'
+            "has no `image`, and the task shows images", where=where, fix='Write {"image": "cat.png", "answer": "cat"}'
         )
     return find_image(data["image"], folder, where)
 
@@ -221,7 +221,7 @@ def _renamed(data: Any, columns: Mapping[str, str], where: str) -> Any:
         return data
     for ours, theirs in columns.items():
         if theirs not in data and ours not in _LISTS:
-            raise InputError(f"no key '{theirs}'", where=where, fix=nearest(theirs, map(str, data)))
+            raise InputError(f"has no key '{theirs}'", where=where, fix=nearest(theirs, map(str, data)))
     return {ours: data[theirs] for ours in EXAMPLE_KEYS if (theirs := columns.get(ours, ours)) in data}
 
 
@@ -253,13 +253,13 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             row: dict[Any, Any] | None = next(reader, None)
         except csv.Error as error:
             raise InputError(
-                f"not CSV ({error})", where=f"{path}:{reader.line_num + 1}", fix="Put texts with commas into quotes"
+                f"is not CSV ({error})", where=f"{path}:{reader.line_num + 1}", fix="Put texts with commas into quotes"
             ) from None
         if row is None:
             return
         where = f"{path}:{reader.line_num}"
         if None in row or None in row.values():
-            raise InputError("not as many fields as the first line has", where=where, fix="Check the quotes")
+            raise InputError("has another number of fields than the first line", where=where, fix="Check the quotes")
         yield reader.line_num, {key: _field(key, text, where) for key, text in row.items()}
 
 
@@ -283,7 +283,9 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise InputError(
-            "reading Parquet needs pyarrow", where=path, fix="Install it: pip install 'genepool[parquet]'"
+            "pyarrow, which reads Parquet, is not installed",
+            where=path,
+            fix="Install it: pip install 'genepool[parquet]'",
         ) from None
     number = 0
     try:
@@ -294,20 +296,20 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield number, {key: value for key, value in row.items() if value is not None}
     except (ArrowException, OSError) as error:
         first = str(error).split("\n")[0].rstrip(".")
-        raise InputError(f"cannot be read ({first})", where=path, fix="It must be a Parquet file") from None
+        raise InputError(f"cannot be read ({first})", where=path, fix="Name a Parquet file") from None
 
 
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, fix="It must be text in UTF-8") from None
+        raise InputError(f"cannot be read ({error})", where=path, fix="Save it as text in UTF-8") from None
 
 
 def _check_answers(example: Example, settings: TaskSettings, where: str) -> None:
     if settings.classes and (other := next((one for one in example.answers if one not in settings.classes), None)):
         raise InputError(
-            f"its answer {other[:40]!r} is no class of the task",
+            f"its answer {other[:40]!r} is not a class of the task",
             where=where,
             fix=nearest(other, settings.classes),
         )

@@ -92,7 +92,7 @@ def recorded_tasks(
             )
     if not ways:
         raise InputError(
-            f"'{old.name}' and '{new.name}' were never asked the same task in the same way",
+            f"'{old.name}' and '{new.name}' have no task on record that both were asked in the same way",
             where=ledger.path,
             fix="Evaluate both with --tasks",
         )

@@ -106,7 +106,7 @@ class OutcomeTable:
             [e.key for e in self.examples(task)] == [e.key for e in other.examples(task)] for task in self.tasks
         )
         if not same or self.split != other.split:
-            raise InputError("the tables are over different examples", fix="Evaluate the models on the same tasks")
+            raise InputError("the tables hold different examples", fix="Evaluate the models on the same tasks")
         for model in set(self.fingerprints) & set(other.fingerprints):
             if self.fingerprints[model] != other.fingerprints[model]:
                 raise InputError(f"both tables have a model '{model}', and they differ", fix="Give them other names")

@@ -66,14 +66,14 @@ class TaskSettings(Strict):
     @classmethod
     def _not_empty(cls, value: list[str]) -> list[str]:
         if "" in value:
-            raise ValueError("an empty text would end every answer at once. Leave it out")
+            raise ValueError("an empty text would end every answer. Leave it out")
         return value
 
     @field_validator("classes")
     @classmethod
     def _told_apart(cls, value: list[str]) -> list[str]:
         if len(value) == 1 or len(set(value)) < len(value) or not all(is_line(one) and one for one in value):
-            raise ValueError("classes are two names or more, on one line each, and none stands twice")
+            raise ValueError("`classes` must hold two or more different names of one line each")
         return value
 
     @model_validator(mode="after")
@@ -81,7 +81,7 @@ class TaskSettings(Strict):
         if self.system is not None and not self.chat_template:
             raise ValueError("a `system` message needs `chat_template: true`")
         if self.input == "image" and (texts := sorted(self.model_fields_set & _OF_TEXT)):
-            raise ValueError(f"`{texts[0]}` is for prompts, and `input: image` shows none. Leave it out")
+            raise ValueError(f"`{texts[0]}` has no effect with `input: image`. Leave it out")
         return self
 
     @field_validator("columns")
@@ -89,7 +89,7 @@ class TaskSettings(Strict):
     def _own_names(cls, value: dict[str, str]) -> dict[str, str]:
         for key in value:
             if key not in EXAMPLE_KEYS:
-                raise ValueError(f"an example has no '{key}'. {nearest(key, EXAMPLE_KEYS)}")
+                raise ValueError(f"examples have no '{key}'. {nearest(key, EXAMPLE_KEYS)}")
         return value
 
     @field_validator("metric")
@@ -165,7 +165,9 @@ class Task:
         pool = [other for other in self._pool if other.key != example.key]
         if len(pool) < count:
             raise InputError(
-                f"few_shot: {count}, but there are {len(pool)} training examples", where=self.name, fix="Ask for fewer"
+                f"few_shot is {count}, and the task has {len(pool)} training examples",
+                where=self.name,
+                fix="Write a smaller few_shot",
             )
         drawn = seeding.numpy_generator(self.settings.seed, "few-shot", example.key).choice(
             len(pool), size=count, replace=False
@@ -177,7 +179,7 @@ class Task:
             return model.chat_text([{"role": role, "content": text} for role, text in example.messages])
         except InputError as error:
             raise InputError(
-                f"a conversation that {model.kind} cannot be asked ({error.what})",
+                f"the conversation cannot be put to {model.kind} ({error.what})",
                 where=f"{self.name}:{example.id}",
                 fix="Name a model with a chat template, or write `prompt` and `answer` instead of `messages`",
             ) from None
@@ -212,7 +214,7 @@ class Task:
             self.check_reader(type(model), model.name)
         if self.settings.input == "image":
             if example.image is None:
-                raise InputError("no image", where=f"{self.name}:{example.id}", fix="Give the example one")
+                raise InputError("has no image", where=f"{self.name}:{example.id}", fix="Add an image to the example")
             return str(example.image.path)
         ask = self.settings
         if example.messages:

@@ -92,7 +92,7 @@ class TokenizedNetwork(Network):
             raise InputError(
                 f"the chat template refuses the messages ({short(error)})",
                 where=self.name,
-                fix="Leave out what it has no place for, such as a system message",
+                fix="Leave out what it does not support, such as a system message",
             ) from None
         return text
 

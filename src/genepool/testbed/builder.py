@@ -52,7 +52,7 @@ def build(
     settings = _settings(bed, regime, tiny, seed, skills)
     out = Path(os.path.abspath(folder))
     if out.is_file():
-        raise InputError("the output is a file", where=out, fix="Name a folder")
+        raise InputError("is a file, expected a folder", where=out, fix="Name a folder")
     with reporting_full_disk(out), locked(out, patience=None, waiting="waiting for another build of the same testbed"):
         finished = layout.find_finished(out, settings.digest(), overwrite=overwrite)
         if finished is not None:

@@ -106,7 +106,7 @@ def find_finished(folder: Path, digest: str, *, overwrite: bool) -> dict[str, An
         if overwrite:
             return None
         raise InputError(
-            "there is something here that is not a finished testbed",
+            "holds something else than a finished testbed",
             where=folder,
             fix="Name a new folder, or pass --overwrite",
         )

@@ -126,7 +126,7 @@ def choose(names: Sequence[str]) -> tuple[StringTask, ...]:
         InputError: a name is unknown or given twice, or there is none.
     """
     if not names:
-        raise InputError("no skill was asked for", where="skills", fix=f"Known here: {', '.join(SKILLS)}")
+        raise InputError("no skill is named", where="skills", fix=f"Known here: {', '.join(SKILLS)}")
     for name in names:
         if name not in SKILLS:
             raise InputError(f"there is no skill '{name}'", where="skills", fix=nearest(name, SKILLS))

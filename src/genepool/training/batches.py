@@ -80,7 +80,7 @@ def encode_examples(
             is named.
     """
     if not examples:
-        raise InputError("no examples", where="examples", fix="Give 20 at least")
+        raise InputError("there are no examples", where="examples", fix="Give at least 20")
     task = task or Task("examples", {"all": examples})
     if task.asker is None and not find_metric(task.settings.metric).answers_are_texts:
         raise InputError("its answers are patterns, not texts", where=task.name, fix="Give examples with answers")

@@ -103,7 +103,9 @@ def load_training_task(path: str) -> Task:
     """
     found = load_tasks(path)
     if len(found) != 1:
-        raise InputError(f"holds {len(found)} tasks", where=path, fix=f"Name one, such as {Path(path) / found[0].name}")
+        raise InputError(
+            f"holds {len(found)} tasks", where=path, fix=f"Name one of them, such as {Path(path) / found[0].name}"
+        )
     (task,) = found
     return _split(task) if Path(path).is_file() else task
 
@@ -120,7 +122,7 @@ def _split(task: Task) -> Task:
         raise InputError(
             f"too few examples ({len(task.examples('all'))}) to split: none is left for '{empty}'",
             where=task.name,
-            fix="Give 50 at least, or a folder with train.jsonl, valid.jsonl and test.jsonl",
+            fix="Give at least 50, or a folder with train.jsonl, valid.jsonl and test.jsonl",
         )
     progress.message(
         f"{task.name}: one file, so {len(splits['train']):,} examples are for training, {len(splits['valid']):,} for "
@@ -139,7 +141,7 @@ def _digest_of_shown(example: Example) -> int:
 def _check_teachable(task: Task) -> None:
     if task.asker is not None or not find_metric(task.settings.metric).answers_are_texts:
         raise InputError(
-            "has no texts as answers, so no model can be taught by it",
+            "its answers are not texts, so it cannot be trained on",
             where=task.name,
             fix="Name a task whose examples have an answer",
         )

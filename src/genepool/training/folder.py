@@ -58,7 +58,7 @@ def check_same(known: Mapping[str, Any], settings: Mapping[str, Any], where: Pat
         raise InputError(
             "the training changed since it began: " + "; ".join(found),
             where=where,
-            fix="Undo the change to go on, begin a new --out with --fork and this folder, or pass --overwrite",
+            fix="Undo the change to resume, start another --out with --fork and this folder, or pass --overwrite",
         )
 
 
@@ -70,16 +70,18 @@ def forked_state(folder: Path, recipe: Training) -> dict[str, torch.Tensor]:
         recipe: of the one that begins with it.
 
     Raises:
-        InputError: no training is there, it has kept no state yet, or it trained another part of a model.
+        InputError: no training is there, it has kept no state yet, or that training trains another part of a model.
     """
     states = States(folder)
     if not (kept := states.kept()):
-        raise InputError("no training with a state is here", where=folder, fix="Name the --out of a `genepool train`")
+        raise InputError("holds no training with a state", where=folder, fix="Name the --out of a `genepool train`")
     told = read_result(folder)
     best = kept[-1] if told is None else told.get("best_step")
     before = load_training(folder / RECIPE_FILE)
     if (before.form, before.lora) != (recipe.form, recipe.lora):
-        raise InputError("it trained another part of a model", where=folder, fix="Give the same --lora RANK or --full")
+        raise InputError(
+            "that training trains another part of a model", where=folder, fix="Give the same --lora RANK or --full"
+        )
     state = states.load(best if best in kept else kept[-1])
     return {name: tensor for name, tensor in state.items() if name.startswith("value:")}
 
@@ -112,13 +114,25 @@ def read_result(out: Path) -> dict[str, Any] | None:
     try:
         told = parsed_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, fix="Remove it: the run then ends anew") from None
+        raise InputError(
+            f"cannot be read ({error})", where=path, fix="Remove it and run the same command: it is written again"
+        ) from None
     if not isinstance(told, dict) or told.get("schema") != 1:
-        raise InputError("not of a training this version reads", where=path, fix="Install the genepool that wrote it")
+        raise InputError(
+            "is not the result of a training that this version reads",
+            where=path,
+            fix="Install the genepool that wrote it",
+        )
     if wrong := next((key for key, fits in _KEYS.items() if not fits(told.get(key))), None):
-        raise InputError("is damaged", where=f"{path}:{wrong}", fix="Remove it: the run then ends anew")
+        raise InputError(
+            "is damaged", where=f"{path}:{wrong}", fix="Remove it and run the same command: it is written again"
+        )
     if not (out / told["result"]).exists():
-        raise InputError("its result is gone", where=out / told["result"], fix=f"Remove {path}: the run then ends anew")
+        raise InputError(
+            "the result is missing",
+            where=out / told["result"],
+            fix=f"Remove {path} and run the same command: it is written again",
+        )
     return told
 
 

@@ -118,9 +118,9 @@ class Journal(Record):
         if (known := self.step(row.step)) is not None:
             if known.digest != row.digest:
                 raise InputError(
-                    f"step {row.step} does not come to the bits it had when it was first taken",
+                    f"step {row.step} has other bits than when it was first taken",
                     where=self.path,
-                    fix="Go on on the machine and with the libraries it began with, or begin anew with --overwrite",
+                    fix="Resume with the machine and libraries of the first run, or start again with --overwrite",
                 )
             return
         with self._transaction():

@@ -67,7 +67,7 @@ def trained_modules(
             continue
         if any(_named(name, [target]) for name in modules):
             raise InputError(
-                f"{target} is no linear layer that can get factors", where=where, fix="Name linear layers, or none"
+                f"{target} is not a linear layer", where=where, fix="Name linear layers, or leave `targets` out"
             )
         known = sorted({name.rpartition(".")[2] for name in free})
         raise InputError(f"the model has no layer {target}", where=where, fix=nearest(target, known))

@@ -117,7 +117,7 @@ def _able(base: Weights, tasks: Sequence[Task]) -> Weights:
             named = (base.config or {}).get("architectures", [""])[0]
             what = "shows something else than the first task" if task.settings.classes else "does not say its classes"
             raise InputError(
-                f"{what}, and the base ({named}) has no head, so one must be made for them",
+                f"{what}, and the base ({named}) has no head, so a new head is needed",
                 where=task.name,
                 fix="Write `classes: [...]` into the task's task.yaml, or name a base that can be asked",
             )
@@ -134,9 +134,9 @@ def _check_classes(task: Task, base: Weights) -> None:
         for example in task.splits.get(split, ()):
             if example.answer not in labels:
                 raise InputError(
-                    f"its answer {example.answer[:40]!r} is none of the classes of {base.name}",
+                    f"its answer {example.answer[:40]!r} is not a class of {base.name}",
                     where=f"{task.name}:{example.id}",
-                    fix=f"Answer with one of them: {', '.join(labels[:5])}{'...' if len(labels) > 5 else ''}",
+                    fix=f"Use one of them: {', '.join(labels[:5])}{'...' if len(labels) > 5 else ''}",
                 )
 
 
@@ -167,7 +167,7 @@ def _others(
                 kept.append(task)
             except InputError as error:
                 # Nobody named it.
-                progress.message(f"{path.name} is not asked for what is forgotten: {error.what}")
+                progress.message(f"{path.name} is not evaluated for forgetting: {error.what}")
     return tuple(kept)
 
 

@@ -115,7 +115,7 @@ class Training(Strict):
         if needs and self.teacher is None:
             raise ValueError(f"the objective {self.objective} needs a `teacher`")
         if not needs and self.teacher is not None:
-            raise ValueError(f"the objective {self.objective} has no use for a `teacher`. Leave it out")
+            raise ValueError(f"the objective {self.objective} does not use a `teacher`. Leave it out")
         return self
 
     def located(self, folder: Path) -> Training:

@@ -118,7 +118,7 @@ class Run:
         if type(teacher) is not type(model) or choices_of(teacher) != choices_of(model):
             what = "classes" if "classes" in model.can else "tokens"
             raise InputError(
-                f"it does not choose from the same {what} as {model.title}",
+                f"its {what} differ from those of {model.title}",
                 where=teacher.title,
                 fix="Name a teacher with the same tokenizer or labels",
             )
@@ -144,7 +144,7 @@ class Run:
                 raise InputError(
                     f"{error}, so the training ends; {last}",
                     where=self.out,
-                    fix=f"Begin again with a learning rate below {session.optimiser.settings.learning_rate:g}, in "
+                    fix=f"Start again with a learning rate below {session.optimiser.settings.learning_rate:g}, in "
                     "another --out or with --overwrite",
                 ) from None
 
@@ -173,7 +173,7 @@ class Run:
         if not any(one.step == 0 for one in self._recorded()):
             self._validate(0, session)
         if start:
-            progress.message(f"going on after step {start} of {self.recipe.steps}")
+            progress.message(f"resuming after step {start} of {self.recipe.steps}")
         return start
 
     def _restore(self, step: int, session: Session) -> None:

@@ -205,7 +205,7 @@ def _checkpoint_activations(model: Network) -> None:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
     except (AttributeError, ValueError) as error:
         raise InputError(
-            f"its activations cannot be computed again ({' '.join(str(error).split())[:120]})",
+            f"the model does not support activation checkpoints ({' '.join(str(error).split())[:120]})",
             where=model.title,
             fix="Leave --activation-checkpoints out, and set --micro-batch",
         ) from None

@@ -93,5 +93,5 @@ class States:
         return InputError(
             f"the state cannot be used ({' '.join(why.split())[:160]})",
             where=path,
-            fix=f"Remove {path.parent}: the run then goes on from an earlier state",
+            fix=f"Remove {path.parent}: the run then resumes from an earlier state",
         )

@@ -90,7 +90,7 @@ def run_training(
             run.begin()
             if (known := read_result(out)) is not None:
                 progress.message(
-                    f"this training is finished: {known['steps']} steps; change the recipe to go elsewhere"
+                    f"this training is finished: {known['steps']} steps; to train further, name another --out"
                 )
                 if known["asked"] == opened.asked() and (draw is None or (out / REPORT_FILE).is_file()):
                     return TrainingResult(out, known, resumed=True)
@@ -130,15 +130,15 @@ def verify_step(out: str | Path, step: int, *, device: str = "cpu", allow_pickle
     """
     out = Path(out)
     if not (out / JOURNAL_FILE).is_file():
-        raise InputError("no training is here", where=out, fix="Name the --out of a `genepool train`")
+        raise InputError("holds no training", where=out, fix="Name the --out of a `genepool train`")
     opened = OpenedTraining.open(load_training(out / RECIPE_FILE), others=False, allow_pickle=allow_pickle)
     with Journal(out / JOURNAL_FILE) as journal:
         steps = journal.steps()
         if not any(row.step == step for row in steps):
             raise InputError(
-                f"step {step} is not on record, which has {len(steps)}",
+                f"step {step} is not on record",
                 where=out / JOURNAL_FILE,
-                fix="Name one of them",
+                fix=f"Name a step below {len(steps)}",
             )
         run = Run(opened, out, journal, device=device)
         run.check()
@@ -164,7 +164,7 @@ def gains_of(
         InputError: the training is not finished, or what it names is gone.
     """
     if (told := read_result(out)) is None or not (out / JOURNAL_FILE).is_file():
-        raise InputError("no finished training is here", where=out, fix="Name the --out of a `genepool train`")
+        raise InputError("holds no finished training", where=out, fix="Name the --out of a `genepool train`")
     opened = OpenedTraining.open(load_training(out / RECIPE_FILE), trusted=trusted, allow_pickle=allow_pickle)
     tuned = open_weights(str(out / str(told["result"])), base=opened.base)
     with Journal(out / JOURNAL_FILE) as journal:

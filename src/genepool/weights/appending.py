@@ -91,8 +91,8 @@ class AppendingWriter:
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         if len(text) > self._header:
             raise InputError(
-                f"the header would take {len(text)} bytes where {self._header} are there",
-                fix="Shorten what is said about the file",
+                f"the header takes {len(text)} bytes, expected at most {self._header}",
+                fix="Shorten the metadata of the file",
             )
         needed = len(text) + -len(text) % 8
         if (self._header - needed) * _SPARE > self._end:

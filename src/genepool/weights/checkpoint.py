@@ -57,7 +57,7 @@ class Checkpoint(Weights):
             for tensor in file.infos:
                 if tensor in self._where:
                     raise InputError(
-                        f"stored a second time (first in {self._where[tensor].path.name})",
+                        f"is stored twice (first in {self._where[tensor].path.name})",
                         where=f"{file.path}:{tensor}",
                         fix="The folder holds shards of two saves: remove the files the index does not name",
                     )
@@ -158,8 +158,8 @@ def _open_file(path: Path, allow_pickle: bool) -> TensorFile:
     if (kind := format_of(path)) is not None:
         return open_file(path, kind, allow_pickle)
     if path.suffix in (".yaml", ".yml"):
-        raise InputError("a recipe, where a model is expected", where=path, fix="Merge it first: genepool merge")
-    raise InputError("not a safetensors file", where=path, fix="Name a .safetensors file or a model folder")
+        raise InputError("is a recipe, expected a model", where=path, fix="Merge it first: genepool merge")
+    raise InputError("is not a safetensors file", where=path, fix="Name a .safetensors file or a model folder")
 
 
 def _open_folder(path: Path, allow_pickle: bool) -> list[TensorFile]:
@@ -170,9 +170,7 @@ def _open_folder(path: Path, allow_pickle: bool) -> list[TensorFile]:
         _refuse_dead_link(path / single)
         _refuse_dead_link(path / index)
         if (path / index).is_file() and (path / single).is_file():
-            raise InputError(
-                f"holds both {single} and {index}", where=path, fix="Remove the one that an older save left"
-            )
+            raise InputError(f"holds both {single} and {index}", where=path, fix="Remove the file of the older save")
         if (path / index).is_file():
             return _open_shards(path / index, allow_pickle)
         if (path / single).is_file():
@@ -184,7 +182,7 @@ def _open_folder(path: Path, allow_pickle: bool) -> list[TensorFile]:
             _refuse_dead_link(candidates[kind][0])
             return [_open_file(candidates[kind][0], allow_pickle)]
     if (path / "adapter_config.json").is_file():
-        raise InputError("a PEFT adapter, which needs its base", where=path, fix="Write it as BASE+ADAPTER")
+        raise InputError("is a PEFT adapter, which needs its base", where=path, fix="Write it as BASE+ADAPTER")
     found = next((kind for kind in formats() if candidates[kind]), None)
     if found is not None and found.runs_code:
         raise InputError(
@@ -210,7 +208,7 @@ def _open_shards(index: Path, allow_pickle: bool) -> list[TensorFile]:
     for tensor, shard in table.items():
         if tensor not in files[shard].infos:
             raise InputError(
-                f"says that {tensor} is in {shard}, which does not hold it",
+                f"maps {tensor} to {shard}, which does not hold it",
                 where=index,
                 fix="Index and shards are of two saves: fetch or save the model again",
             )
@@ -225,7 +223,7 @@ def shards_of(index: Path) -> dict[str, str]:
     """
     table = read_json(index).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(shard, str) for shard in table.values()):
-        raise InputError("not a map of tensors to files", where=f"{index}:weight_map", fix="Save the model again")
+        raise InputError("is not a map of tensors to files", where=f"{index}:weight_map", fix="Save the model again")
     for shard in set(table.values()):
         # A shard name comes from a file we did not write: it must not lead out of the folder.
         if Path(shard).name != shard or "\\" in shard or "\0" in shard or shard in ("", ".", ".."):
@@ -235,7 +233,7 @@ def shards_of(index: Path) -> dict[str, str]:
 
 def _refuse_dead_link(path: Path) -> None:
     if path.is_symlink() and not path.exists():
-        raise InputError("a symbolic link that leads nowhere or in a circle", where=path, fix="Fetch the file again")
+        raise InputError("is a symbolic link that leads nowhere or in a circle", where=path, fix="Fetch the file again")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -249,9 +247,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError("no such file", where=path, fix="Check the path") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"not valid JSON ({error})", where=path, fix="Fetch or write it again") from None
+        raise InputError(f"is not valid JSON ({error})", where=path, fix="Fetch or write it again") from None
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path, fix="Check its permissions") from None
     if not isinstance(value, dict):
-        raise InputError("not a JSON object", where=path, fix="Fetch or write it again")
+        raise InputError("is not a JSON object", where=path, fix="Fetch or write it again")
     return value

@@ -67,7 +67,7 @@ def read_class_head(data: object, where: str | Path) -> ClassHead | None:
         or not all(is_line(one, _LONGEST) and one for one in classes)
         or len(set(classes)) < len(classes)
     ):
-        raise InputError("its head is no class of transformers with names", where=where, fix="Make it again")
+        raise InputError("its head is not a class of transformers with label names", where=where, fix="Make it again")
     return ClassHead(architecture, tuple(classes))
 
 
@@ -202,7 +202,7 @@ class BaseWithHead(Weights):
 
     def _unfit(self, why: str) -> InputError:
         return InputError(
-            f"no {self.head.architecture} can be made of it ({why})",
+            f"cannot be loaded as {self.head.architecture} ({why})",
             where=self.base.name,
             fix="Name a base that transformers loads with such a head",
         )
@@ -218,7 +218,7 @@ def with_head(base: Weights, head: ClassHead | None) -> Weights:
     known = dict(config.get("id2label") or {})
     if tuple(known.values()) != head.classes:
         raise InputError(
-            f"it tells apart {listed(map(str, known.values()))}, and what is put on it {listed(head.classes)}",
+            f"its classes are {listed(map(str, known.values()))}, and those of the change are {listed(head.classes)}",
             where=base.name,
             fix="Name the base it was trained on",
         )

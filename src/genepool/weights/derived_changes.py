@@ -86,16 +86,20 @@ class Sum(Change):
         for part in parts[1:]:
             if part.header.base_fingerprint != first.header.base_fingerprint:
                 raise InputError(
-                    f"made for another base ({part.header.base_name}) than {first.name} ({first.header.base_name})",
+                    f"has the base {part.header.base_name}, and {first.name} has {first.header.base_name}",
                     where=part.name,
-                    fix="Only skills of one base can be added up",
+                    fix="Sum skills of one base",
                 )
         self._holders: dict[str, list[Change]] = {}
         for part in parts:
             for name in part.names():
                 held = self._holders.setdefault(name, [])
                 if held and held[0].shape(name) != part.shape(name):
-                    raise InputError("its shape differs", where=f"{part.name}:{name}", fix="Name skills of one base")
+                    raise InputError(
+                        "has another shape than in the first skill",
+                        where=f"{part.name}:{name}",
+                        fix="Name skills of one base",
+                    )
                 held.append(part)
 
     @cached_property

@@ -65,14 +65,14 @@ def opened(path: Path, title: str) -> Iterator[BinaryIO]:
         InputError: nothing is there, or something that is no file, or it cannot be read.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise InputError(f"a device or a pipe, where a {title} is expected", where=path, fix="Name a file")
+        raise InputError(f"is a device or a pipe, expected a {title}", where=path, fix="Name a file")
     try:
         with open(path, "rb") as file:
             yield file
     except FileNotFoundError:
         raise InputError("no such file", where=path, fix="Check the path") from None
     except IsADirectoryError:
-        raise InputError(f"a folder, where a {title} is expected", where=path, fix="Name a file") from None
+        raise InputError(f"is a folder, expected a {title}", where=path, fix="Name a file") from None
     except PermissionError:
         raise InputError("cannot be read", where=path, fix="Check its permissions") from None
     except OSError as error:

@@ -102,7 +102,9 @@ class Header:
             found["error"] = f"{self.error:.3g}"
         size = sum(len(json.dumps(text, ensure_ascii=False).encode()) for text in found.values())
         if size > _MOST_BYTES:
-            raise InputError(f"what is said about the skill takes {size} bytes", fix="Keep it under a megabyte")
+            raise InputError(
+                f"the description of the skill takes {size} bytes, expected at most a megabyte", fix="Shorten it"
+            )
         return {**found, TENSORS_KEY: metadata_text(tensors)}
 
 

@@ -45,7 +45,7 @@ def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
         from tqdm import tqdm  # type: ignore[import-untyped]
     except ImportError:
         raise InputError(
-            "a hub model, and huggingface_hub is not installed", where=name, fix="pip install 'genepool[hub]'"
+            "is a hub model, and huggingface_hub is not installed", where=name, fix="pip install 'genepool[hub]'"
         ) from None
 
     with progress.bar(f"fetching {name} from the hub", unit="bytes") as bar:
@@ -69,7 +69,7 @@ def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
             # The hub client raises a different class for each of: no network, no such model, gated, bad revision.
             reason = " ".join(str(error).split())[:200].rstrip(".")
             raise InputError(
-                f"no folder of this name here, and the hub gave none ({type(error).__name__}: {reason})",
+                f"is not a local folder, and the hub has not delivered it ({type(error).__name__}: {reason})",
                 where=name,
                 fix="Check the path, or the network and the model's name",
             ) from None

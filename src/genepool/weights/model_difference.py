@@ -42,7 +42,9 @@ class ModelDifference(Change):
                 raise self._unlike(f"it has no tensor {name}")
             ours, theirs = base.info(name).shape, tuned.info(name).shape
             if ours != theirs and name not in self._rows:
-                raise self._unlike(f"{name} has shape {shape_text(theirs)} where {base.name} has {shape_text(ours)}")
+                raise self._unlike(
+                    f"{name} has shape {shape_text(theirs)}, expected {shape_text(ours)} as in {base.name}"
+                )
         extra = [name for name in tuned.names() if name not in base]
         tied = tied_names(base) if extra else {}
         if other := next((name for name in extra if name not in tied), None):

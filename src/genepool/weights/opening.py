@@ -56,7 +56,7 @@ def open_weights(
     """
     text = str(reference)
     if not text.strip():
-        raise InputError("an empty model name", fix="Name a folder, a file or a hub model")
+        raise InputError("the name of the model is empty", fix="Name a folder, a file or a hub model")
     try:
         return _Opener(relative_to, base, allow_pickle, known or (lambda _: None)).open(text)
     except PermissionError as error:
@@ -82,7 +82,9 @@ def open_change(reference: str | Path, base: Weights | None = None, *, allow_pic
         return skill
     if base is None:
         if path.exists() or "/" in str(reference):
-            raise InputError("not a skill file", where=reference, fix="Name a skill file, or give its base with --base")
+            raise InputError(
+                "is not a skill file", where=reference, fix="Name a skill file, or give its base with --base"
+            )
         raise InputError("no such file", where=reference, fix="Check the path")
     opened = open_weights(reference, base=base, allow_pickle=allow_pickle)
     if isinstance(opened, BaseWithChange) and without_head(opened.base) is without_head(base):
@@ -212,7 +214,7 @@ class _Opener:
         if not _is_addition(path):
             return Checkpoint(path, name, allow_pickle=self.allow_pickle)
         if self.base is None:
-            raise InputError("an adapter or skill alone", where=path, fix=f"Write it as BASE+{name}")
+            raise InputError("is an adapter or a skill without a base", where=path, fix=f"Write it as BASE+{name}")
         return self._add(self.base, path, name)
 
     def _add(self, weights: Weights, path: Path, name: str) -> Weights:
@@ -243,7 +245,9 @@ class _Opener:
                 continue
             if candidate.is_symlink():
                 raise InputError(
-                    "a symbolic link that leads nowhere or in a circle", where=candidate, fix="Mend or remove the link"
+                    "is a symbolic link that leads nowhere or in a circle",
+                    where=candidate,
+                    fix="Correct or remove the link",
                 )
         return None
 
@@ -251,7 +255,7 @@ class _Opener:
         if remote.is_url(text) and not text.lower().startswith("hf://"):
             path = remote.fetch(text, allow_pickle=self.allow_pickle)
             if not path.exists():
-                raise InputError("no such model: nothing is at this path", where=text, fix="Check the path")
+                raise InputError("no such model: the path does not exist", where=text, fix="Check the path")
             return path
         on_hub = text.lower().startswith("hf://")
         path_here = None if on_hub else self._existing(text)
@@ -265,8 +269,8 @@ class _Opener:
         if hub.HUB_ID.fullmatch(name):
             return hub.fetch(name, revision or None, allow_pickle=self.allow_pickle)
         if on_hub:
-            raise InputError("not the name of a hub model", where=text, fix="Write it as hf://org/name[@revision]")
-        raise InputError("no such model: nothing is at this path", where=text, fix="Check the path")
+            raise InputError("is not the name of a hub model", where=text, fix="Write it as hf://org/name[@revision]")
+        raise InputError("no such model: the path does not exist", where=text, fix="Check the path")
 
 
 def _is_addition(path: Path) -> bool:
@@ -278,7 +282,7 @@ def _is_addition(path: Path) -> bool:
 
 def _no_addition(what: str | Path) -> InputError:
     return InputError(
-        "neither a PEFT adapter nor a genepool skill",
+        "is neither a PEFT adapter nor a genepool skill",
         where=what,
-        fix="After '+' goes an adapter folder or a skill file",
+        fix="Write an adapter folder or a skill file after '+'",
     )

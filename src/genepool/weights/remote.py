@@ -90,9 +90,9 @@ class _Place:
             filesystem, path = fsspec.core.url_to_fs(url)
         except ImportError as error:
             raise InputError(
-                f"{scheme}:// needs a package that is not installed ({error})",
+                f"the package that reads {scheme}:// is not installed ({error})",
                 where=url,
-                fix="Install it beside genepool",
+                fix="Install it",
             ) from None
         except Exception as error:
             # No such scheme, no credentials, an address that cannot be parsed: each filesystem has its own classes.
@@ -211,7 +211,7 @@ class _Mirror:
                 fix="Name a safetensors checkpoint, or allow them: --allow-pickle",
             )
         return InputError(
-            "no model was found there", where=self.place.url, fix="Check the address, the network and your credentials"
+            "holds no model", where=self.place.url, fix="Check the address, the network and your credentials"
         )
 
     def _here(self, name: str, file: _File) -> bool:
@@ -230,7 +230,7 @@ class _Mirror:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise InputError(
-                f"{needed / 1e9:.1f} GB are to be fetched and {free / 1e9:.1f} GB are free",
+                f"{needed / 1e9:.1f} GB must be fetched, and {free / 1e9:.1f} GB are free",
                 where=self.folder,
                 fix="Free some space, or set GENEPOOL_CACHE to a folder on another disk",
             )

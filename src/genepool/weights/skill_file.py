@@ -114,13 +114,17 @@ class SkillFile(Change):
         self.metadata = self._file.metadata
         version = self.metadata.get(SKILL_KEY)
         if version is None:
-            raise InputError("not a skill file", where=path, fix="Make one with genepool skill extract")
+            raise InputError("is not a skill file", where=path, fix="Make one with genepool skill extract")
         if version != str(VERSION):
             refuse_newer("skill file", int(version) if version.isdecimal() else version, VERSION, path)
-            raise InputError(f"a skill file of version {version!r}", where=path, fix=_DAMAGED)
+            raise InputError(
+                f"got version {version!r} of the skill file, expected a known one", where=path, fix=_DAMAGED
+            )
         self.form = self.metadata.get(FORM_KEY, "")
         if self.form not in FORMS:
-            raise InputError(f"a skill of form {self.form!r}", where=path, fix="Known: " + ", ".join(FORMS))
+            raise InputError(
+                f"got the form {self.form!r}, expected a known one", where=path, fix="Known: " + ", ".join(FORMS)
+            )
         self.base_fingerprint = self._line(BASE_KEY)
         self.base_name = self._line(BASE_NAME_KEY)
         self._recent = Recent()
@@ -165,25 +169,33 @@ class SkillFile(Change):
                 raise InputError("its shape is not a list of whole numbers", where=where, fix=_DAMAGED)
             kind = encodings().get(str(settings.get("kind")))
             if kind is None:
-                raise InputError(f"stored as {settings.get('kind')!r}", where=where, fix="Use a newer genepool")
+                raise InputError(
+                    f"has the unknown encoding {settings.get('kind')!r}", where=where, fix="Use a newer genepool"
+                )
             entry = Entry(where, tuple(shape), settings, parts.pop(name, {}), self._recent)
             kind.check(entry)
             found[name] = kind, entry
         if parts:
-            raise InputError("is stored and not in the table", where=f"{self.path}:{next(iter(parts))}", fix=_DAMAGED)
+            raise InputError(
+                "is stored but not in the table of tensors", where=f"{self.path}:{next(iter(parts))}", fix=_DAMAGED
+            )
         return found
 
     def _check_fits(self, base: Weights) -> None:
         for tensor in self.names():
             if tensor not in base:
                 where = f"{self.path}:{tensor}"
-                raise InputError(f"{base.name} has no such tensor", where=where, fix="Name its own base")
+                raise InputError(
+                    f"{base.name} has no such tensor",
+                    where=where,
+                    fix="Name the base that the skill was extracted from",
+                )
             if self.shape(tensor) != base.info(tensor).shape:
                 raise InputError(
                     f"shape {shape_text(self.shape(tensor))} where {base.name} has "
                     f"{shape_text(base.info(tensor).shape)}",
                     where=f"{self.path}:{tensor}",
-                    fix="Name its own base",
+                    fix="Name the base that the skill was extracted from",
                 )
 
     def _check_belongs(self, base: Weights) -> None:
@@ -195,7 +207,7 @@ class SkillFile(Change):
             return
         far = "" if distance is None else f"; the bases are {distance:.1%} of their size apart"
         raise InputError(
-            f"made for another base ({self.base_name or self.base_fingerprint[:12]}), not {base.name}{far}",
+            f"was extracted from another base ({self.base_name or self.base_fingerprint[:12]}), not {base.name}{far}",
             where=self.path,
             fix="Name the base it was extracted from, or apply it with `skill apply --force`",
         )

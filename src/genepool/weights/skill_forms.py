@@ -45,13 +45,21 @@ class Form:
 
     def __post_init__(self) -> None:
         if self.name not in FORMS:
-            raise InputError(f"no form {self.name!r}", where="--to", fix="Known: " + ", ".join(FORMS))
+            raise InputError(
+                f"got the form {self.name!r}, expected a known one", where="--to", fix="Known: " + ", ".join(FORMS)
+            )
         if self.rank is not None and self.rank < 1:
-            raise InputError(f"a rank of {self.rank}", where="--rank", fix="Give 1 or more")
+            raise InputError(f"must be at least 1, got {self.rank}", where="--rank", fix="Give 1 or more")
         if self.packing not in PACKINGS:
-            raise InputError(f"no packing {self.packing!r}", where="--packing", fix="Known: " + ", ".join(PACKINGS))
+            raise InputError(
+                f"got the packing {self.packing!r}, expected a known one",
+                where="--packing",
+                fix="Known: " + ", ".join(PACKINGS),
+            )
         if self.bits not in WIDTHS:
-            raise InputError(f"{self.bits} bits", where="--bits", fix="Known: " + ", ".join(map(str, WIDTHS)))
+            raise InputError(
+                f"got {self.bits}, expected a known width", where="--bits", fix="Known: " + ", ".join(map(str, WIDTHS))
+            )
 
     def __call__(self, name: str, shape: tuple[int, ...], stored: tuple[Encoding, Entry] | None) -> Choice:
         rows, columns = TensorInfo(shape, "F32").matrix

@@ -172,7 +172,7 @@ def check_skill_file(out: Path, *, overwrite: bool) -> None:
         InputError: another ending, a folder, or a file that is not to be replaced.
     """
     if out.suffix != ".safetensors":
-        raise InputError("a skill is a .safetensors file", where=out, fix=f"Name it {out.name}.safetensors")
+        raise InputError("the name must end in .safetensors", where=out, fix=f"Name it {out.name}.safetensors")
     check_file(out, overwrite=overwrite)
 
 
@@ -298,7 +298,9 @@ class _Work:
     def _checked(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         if not is_finite(rows):
             raise InputError(
-                "the change is NaN or infinite", where=f"{self.change.name}:{name}", fix="Mend or leave out the model"
+                "the change is NaN or infinite",
+                where=f"{self.change.name}:{name}",
+                fix="Correct the model or leave it out",
             )
         return rows
 

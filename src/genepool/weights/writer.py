@@ -102,8 +102,8 @@ class ShardedWriter:
         info = self.infos[name]
         if tuple(tensor.shape) != info.shape or dtype_code(tensor.dtype) != info.dtype:
             raise InputError(
-                f"{shape_text(tuple(tensor.shape))} {dtype_code(tensor.dtype)} was computed where "
-                f"{shape_text(info.shape)} {info.dtype} was planned",
+                f"{shape_text(tuple(tensor.shape))} {dtype_code(tensor.dtype)} was computed, "
+                f"expected {shape_text(info.shape)} {info.dtype}",
                 where=name,
                 fix="The merge method returned a tensor of another shape or type",
             )
@@ -141,7 +141,9 @@ class ShardedWriter:
 
 def _assign(infos: Mapping[str, TensorInfo], shard_bytes: int) -> list[list[str]]:
     if shard_bytes <= 0:
-        raise InputError(f"a shard size of {shard_bytes} bytes", fix="Give a positive size such as 5GB")
+        raise InputError(
+            f"the size of a shard must be positive, got {shard_bytes} bytes", fix="Give a positive size such as 5GB"
+        )
     shards: list[list[str]] = [[]]
     filled = 0
     for name, info in infos.items():

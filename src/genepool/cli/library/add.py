@@ -19,7 +19,7 @@ def add(
     ] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="Tag the skill with this word; repeatable.")] = None,
     description: Annotated[
-        str | None, typer.Option(help="Say what the skill can do, instead of the header's sentence.")
+        str | None, typer.Option(help="Describe the skill, instead of the header's sentence.")
     ] = None,
     score: Annotated[
         list[str] | None,
@@ -54,5 +54,7 @@ def _scores(given: Sequence[str]) -> dict[str, float]:
         except ValueError:
             found[task] = float("nan")
         if not task or found[task] != found[task]:
-            raise InputError(f"{text!r} is no score", where="--score", fix="Write it like --score reverse=0.93")
+            raise InputError(
+                f"got {text!r}, expected TASK=SCORE", where="--score", fix="Write it like --score reverse=0.93"
+            )
     return found

@@ -12,7 +12,7 @@ from genepool.cli.library.common import LibraryOption, open_library
 
 def check(
     repair: Annotated[
-        bool, typer.Option("--repair", help="Repair what can be repaired; docs/how-to/keep-skills.md says how.")
+        bool, typer.Option("--repair", help="Repair what can be repaired; see docs/how-to/keep-skills.md.")
     ] = False,
     library: LibraryOption = None,
     json_output: options.JsonOption = False,

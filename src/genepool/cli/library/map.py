@@ -47,7 +47,7 @@ def map(
         sketches = dict(opened.catalogue.sketches())
         skills = [kept for kept in opened.catalogue.all() if kept.digest in sketches]
         if not skills:
-            raise InputError("no skill to draw", where=opened.folder, fix="Add one with genepool library add")
+            raise InputError("has no skills", where=opened.folder, fix="Add one with genepool library add")
         places = plane([sketches[kept.digest] for kept in skills]).tolist()
         discs = [Disc(kept.name, x, y, kept.bytes, _group(kept, by), _note(kept)) for kept, (x, y) in
                  zip(skills, places, strict=True)]  # fmt: skip

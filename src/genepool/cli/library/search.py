@@ -29,14 +29,15 @@ def search(
         typer.Option(metavar="SKILL", help="Find skills that change weights as this skill or skill file does."),
     ] = None,
     tasks: Annotated[
-        Path | None, typer.Option("--tasks", help="Find what helps the task in this folder or file most; needs --base.")
+        Path | None,
+        typer.Option("--tasks", help="Find the skills that help the task in this folder or file; needs --base."),
     ] = None,
-    base: Annotated[str | None, typer.Option(help="Put the skills on this model; only with --tasks.")] = None,
+    base: Annotated[str | None, typer.Option(help="Apply the skills to this model; only with --tasks.")] = None,
     cheap: Annotated[
         bool, typer.Option("--cheap", help="Rank by the gradient of the base alone; only with --tasks.")
     ] = False,
     examples: Annotated[
-        int, typer.Option(min=2, help="Ask the first N examples of the task; only with --tasks.")
+        int, typer.Option(min=2, help="Use the first N examples of the task; only with --tasks.")
     ] = 100,
     hits: Annotated[int, typer.Option("--hits", min=1, help="Show at most N skills.")] = 20,
     library: LibraryOption = None,
@@ -70,11 +71,13 @@ def search(
     ways = {"--text": text, "--like": like, "--tasks": tasks}
     given = {option: wanted for option, wanted in ways.items() if wanted is not None}
     if len(given) != 1:
-        raise InputError("one thing to search by is needed", fix="Give one of " + ", ".join(ways))
+        raise InputError("expected exactly one thing to search by", fix="Give one of " + ", ".join(ways))
     ((option, wanted),) = given.items()
     if tasks is not None:
         if base is None:
-            raise InputError("the examples are asked of a model", where="--base", fix="Name the base of the skills")
+            raise InputError(
+                "is required with --task, to run the examples", where="--base", fix="Name the base of the skills"
+            )
         with open_library(library) as opened:
             found, ranking = by_task(
                 opened,

@@ -21,7 +21,7 @@ def pairs_of(given: Sequence[str] | None, option: str) -> dict[str, str]:
     for one in given or ():
         name, equals, value = one.rpartition("=")
         if not equals or not name or not value:
-            raise InputError(f"'{one}' is not NAME=VALUE", where=option, fix="Write it like base+lora=reverse")
+            raise InputError(f"got '{one}', expected NAME=VALUE", where=option, fix="Write it like base+lora=reverse")
         if name in found:
             raise InputError(f"'{name}' is given twice", where=option, fix="Give it once")
         found[name] = value

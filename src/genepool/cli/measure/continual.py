@@ -48,9 +48,9 @@ def continual(
     names = task or _names(tasks, trust_tasks)
     if len(names) != len(stages):
         raise InputError(
-            f"{len(stages)} models for {len(names)} tasks",
+            f"got {len(names)} tasks, expected {len(stages)}, one for each model",
             where="--task",
-            fix="Name as many tasks as models, the i-th learned by the i-th",
+            fix="Name the tasks in the order in which the models learned them",
         )
     models = [*stages, *([untrained] if untrained is not None else [])]
     table = ask(models, tasks, names, split, ledger, limit, device, dtype, trust_tasks, allow_pickle)

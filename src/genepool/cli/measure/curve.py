@@ -23,7 +23,7 @@ def curve(
         list[float] | None, typer.Option(help="Predict the error at this number of examples or steps; repeatable.")
     ] = None,
     horizon: Annotated[
-        float | None, typer.Option(help="Say whether it is worth training up to this number of examples or steps.")
+        float | None, typer.Option(help="Show whether training up to this number of examples or steps is worth it.")
     ] = None,
     threshold: Annotated[
         float, typer.Option(help="Stop if the error would fall by less than this; only with --horizon.")
@@ -36,7 +36,7 @@ def curve(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Fit a learning curve to an unfinished run, predict its errors, and say whether to stop.
+    """Fit a learning curve to an unfinished run, predict its errors, and advise whether to stop.
 
     e(n) = a + b (n + c)^g: fixed takes g = -0.5 and c = 0 (for few points), power fits g, shifted fits c too.
 
@@ -56,7 +56,7 @@ def curve(
 
     kinds = ("fixed", "power", "shifted")
     if kind is not None and kind not in kinds:
-        raise InputError(f"unknown kind '{kind}'", where="--kind", fix=nearest(kind, kinds))
+        raise InputError(f"got '{kind}', expected a known kind", where="--kind", fix=nearest(kind, kinds))
     sizes, errors = read_numbers(points, (spent, error))
     fitted = prediction.learning_curve(sizes, errors, kind=cast("prediction.CurveKind | None", kind), seed=seed)
     told = {where: fitted.predict(where) for where in at or ([horizon] if horizon else [])}

@@ -23,7 +23,7 @@ def jump(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Say whether a jump in exact match comes from the models or from the metric.
+    """Show whether a jump in exact match comes from the models or from the metric.
 
     It compares exact match with token-level metrics of the same answers. Name at least three models, in order of size
     or of training steps.

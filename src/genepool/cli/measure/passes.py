@@ -43,7 +43,9 @@ def passes(
     from genepool.errors import InputError
 
     if temperature <= 0:
-        raise InputError(f"a temperature of {temperature}", where="--temperature", fix="Give one above 0")
+        raise InputError(
+            f"must be above 0, got {temperature}", where="--temperature", fix="Give a temperature such as 1"
+        )
     with progress.bar("loading torch"):
         from dataclasses import replace
 

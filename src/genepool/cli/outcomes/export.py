@@ -33,7 +33,7 @@ def export(
 
     path = ledger or default_path()
     if not path.exists():
-        raise InputError("no such ledger", where=path, fix="Name one with --ledger")
+        raise InputError("no such file", where=path, fix="Name a ledger with --ledger")
     with Ledger(path) as book:
         count = export_outcomes(book, file, overwrite=overwrite)
     if json_output:

@@ -17,7 +17,7 @@ def import_(
     ledger: options.LedgerOption = None,
     model: Annotated[str | None, typer.Option(help="Name the model that lm-eval's samples are of.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="Name the task of lm-eval's samples; by default the file's name tells.")
+        str | None, typer.Option(help="Name the task of lm-eval's samples; by default the file's name decides.")
     ] = None,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,

@@ -81,7 +81,7 @@ BitsOption = Annotated[
 ]
 DensityOption = Annotated[float, typer.Option("--density", help="Keep this share of the entries, between 0 and 1.")]
 NameOption = Annotated[str, typer.Option("--name", help="Call the skill this.")]
-DescriptionOption = Annotated[str, typer.Option("--description", help="Say in one sentence what the skill can do.")]
+DescriptionOption = Annotated[str, typer.Option("--description", help="Describe in one sentence what the skill does.")]
 LicenceOption = Annotated[
     str, typer.Option("--licence", help="Record this licence, an SPDX identifier such as apache-2.0.")
 ]
@@ -177,7 +177,9 @@ def store_scaled(
     from genepool.weights import Scaled
 
     if not math.isfinite(factor) or factor == 0:
-        raise InputError(f"a factor of {factor:g}", where="--factor", fix="Give a number other than zero")
+        raise InputError(
+            f"must be a number other than zero, got {factor:g}", where="--factor", fix="Give another factor"
+        )
     settings = {"factor": factor} if operation == "scale" else {}
     store_and_print(
         Scaled(open_skill(skill, base, allow_pickle), factor), out, None, operation, settings, overwrite, json_output

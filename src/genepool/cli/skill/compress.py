@@ -59,7 +59,9 @@ def compress(
         from genepool.tasks import load_tasks
 
         if changes.base is None:
-            raise InputError("calibrating runs the base with the skill", where="--base", fix="Name the base")
+            raise InputError(
+                "is required with --calibrate, to run the base with the skill", where="--base", fix="Name the base"
+            )
         asked = load_tasks(calibrate, trusted=trust_tasks or ())
         model = model_of(changes, device=device, dtype=dtype)
         energies = input_energies(model, asked, limit=limit)

@@ -44,7 +44,7 @@ def convert(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Store a skill in another form and say what that loses. An adapter's factors are kept as they are.
+    """Store a skill in another form and show what that loses. An adapter's factors are kept as they are.
 
     [bold]Examples[/bold]
 
@@ -64,10 +64,12 @@ def convert(
         from genepool.skills import write_peft
 
         if base is None or changes.base is None:
-            raise InputError("an adapter needs its base", where="--base", fix="Name the model the skill belongs to")
+            raise InputError("is required with --to peft", where="--base", fix="Name the model the skill belongs to")
         if dtype is not None:
             raise InputError(
-                "the factors of an adapter keep their type", where="--dtype", fix="Leave it out, or name another form"
+                "has no effect with --to peft, which keeps the type of the factors",
+                where="--dtype",
+                fix="Leave it out, or name another form",
             )
         written = write_peft(changes, base, out, rank=rank, factors_only=factors_only, overwrite=overwrite)
         print_written(written, changes, json_output)

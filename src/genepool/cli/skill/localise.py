@@ -71,9 +71,11 @@ def localise(
     assert changes.base is not None
     found = load_tasks(tasks, trusted=trust_tasks or ())
     if len(found) != 1:
-        raise InputError(f"{len(found)} tasks, where one is localised", where=tasks, fix="Name one of them")
+        raise InputError(f"got {len(found)} tasks, expected one", where=tasks, fix="Name one of them")
     if steps < 1 or limit < 1:
-        raise InputError(f"{min(steps, limit)} is too few", where="--steps, --limit", fix="Give 1 or more")
+        raise InputError(
+            f"must be at least 1, got {min(steps, limit)}", where="--steps, --limit", fix="Give larger numbers"
+        )
     model = load_as(LanguageModel, open_model(changes.base), "localising", device=device)
     bench = MaskScorer(model, changes, encode_examples(model, list(found[0].examples(split))[:limit], found[0]))
     scores = bench.learn(changes, steps=steps) if by is By.graft else None

@@ -253,7 +253,7 @@ def check_alike(base: Weights, name: str, weights: Weights) -> None:
         mine, theirs = weights.info(tensor).shape, base.info(tensor).shape
         if mine != theirs:
             raise InputError(
-                f"{tensor} of {name} is {shape_text(mine)} where the base has {shape_text(theirs)}",
+                f"{tensor} of {name} has shape {shape_text(mine)}, expected {shape_text(theirs)} as in the base",
                 where=weights.name,
                 fix="Breed fine-tunes of one base",
             )

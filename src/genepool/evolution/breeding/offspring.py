@@ -149,12 +149,14 @@ class Offspring:
             return None
         except (SafetensorError, OSError) as error:
             raise InputError(
-                f"cannot be read ({error})", where=path, fix="Delete it: the child is made again"
+                f"cannot be read ({error})", where=path, fix="Delete it: the child is then computed again"
             ) from error
         if {name: tuple(t.shape) for name, t in tensors.items()} != {
             n: i.shape for n, i in self.founders.infos.items()
         }:
-            raise InputError("not a child of this study", where=path, fix="Delete it: the child is made again")
+            raise InputError(
+                "is not a child of this study", where=path, fix="Delete it: the child is then computed again"
+            )
         return tensors
 
     def _keep(self, name: str, tensors: dict[str, torch.Tensor]) -> Tensors:
@@ -190,7 +192,7 @@ class Offspring:
             return None
         # A name comes out of the record: it must not lead out of the folder.
         if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
-            raise InputError(f"no child is called {name!r:.80}", fix="Put the study's record back from a copy")
+            raise InputError(f"no child is called {name!r:.80}", fix="Restore the study's record from a copy")
         return self._folder / f"{name}.safetensors"
 
     def _born(self, name: str) -> Birth:
@@ -198,7 +200,7 @@ class Offspring:
             return self._births(name)
         except KeyError:
             raise InputError(
-                f"no founder and no child is called '{name}'", fix="Start the study anew with --overwrite"
+                f"no founder and no child is called '{name}'", fix="Start the study again with --overwrite"
             ) from None
 
     # ------------------------------------------------------------------ fingerprints

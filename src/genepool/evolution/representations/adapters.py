@@ -33,7 +33,7 @@ class Adapters(BirthRepresentation[AdaptersOptions]):
             raise InputError(
                 "not all skills are LoRA adapters of the same ranks on the same tensors",
                 where=f"{self.where}:{'breed.form' if older else self.options.place('kind')}",
-                fix=f"Say `{'form: models' if older else 'kind: whole_models'}`, which takes any",
+                fix=f"Write `{'form: models' if older else 'kind: whole_models'}`, which takes any",
             )
         # Factors are always held in float32.
         return FounderAdapters(base, founders, dtype)

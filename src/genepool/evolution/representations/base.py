@@ -202,7 +202,7 @@ class Representation(ABC, Generic[Proposal, AnyVary]):
         raise InputError(
             f"{other}{study.strategy.name} varies {cls.noun}, which cannot begin at its winner",
             where=run.folder,
-            fix="Leave --fork out: what that run found out is in the ledger all the same",
+            fix="Leave --fork out: the outcomes of that run stay in the ledger",
         )
 
     # -- from proposals to models -------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ class BirthRepresentation(Representation[Birth, AnyBirths]):
     def check(cls, study: Study) -> None:
         fewest = getattr(strategy_entry(study.strategy.name).build, "fewest", 1)
         if len(study.skills) < fewest:
-            raise ValueError(f"{study.strategy.name} needs {fewest} skills or more, not {len(study.skills)}")
+            raise ValueError(f"{study.strategy.name} needs {fewest} skills or more, got {len(study.skills)}")
 
     @classmethod
     def forked(cls, study: Study, run: FinishedRun) -> Study:
@@ -197,7 +197,9 @@ class BirthRepresentation(Representation[Birth, AnyBirths]):
         for skill in self.study.skills:
             if re.fullmatch(r"-?\d+\.-?\d+", skill.name):
                 raise InputError(
-                    f"a skill called '{skill.name}'", where=f"{self.where}:skills", fix="Give it a `name` with a letter"
+                    f"the skill name '{skill.name}' reads like the name of a child",
+                    where=f"{self.where}:skills",
+                    fix="Give it a `name` that has a letter",
                 )
         return {skill.name: self._found.skills[skill.model] for skill in self.study.skills}
 

@@ -98,7 +98,7 @@ class MergeRepresentation(PointRepresentation[AnyMerge]):
     @classmethod
     def check(cls, study: Study) -> None:
         if len(study.skills) < 2:
-            raise ValueError(f"merging needs two skills or more, not {len(study.skills)}")
+            raise ValueError(f"merging needs two skills or more, got {len(study.skills)}")
         merge = _merge(study)
         fixed = set(merge.parameters).union(*(skill.parameters for skill in study.skills))
         both = sorted(fixed & set(merge.search))
@@ -191,7 +191,7 @@ class MergeParameters(MergeRepresentation[MergeParametersOptions]):
         search = {name: _begun(name, wanted, run.genome) for name, wanted in merge.search.items()}
         if search == merge.search:
             progress.message(
-                f"{run.folder} searched no parameter of this study: it begins where it says, not at that winner"
+                f"{run.folder} searched no parameter of this study, so this study begins at its own start values"
             )
         return study.model_copy(update={"vary": merge.model_copy(update={"search": search})})
 

@@ -66,7 +66,7 @@ class SingularValues(PointRepresentation[SingularValuesOptions]):
         base, adapter, dtype = found.base, found.skills[skill.model], found.study.dtype
         if not FounderAdapters.fits({skill.name: adapter}):
             raise InputError(
-                "not a LoRA adapter, so it has no factors whose singular values could be searched",
+                "the skill is not a LoRA adapter, so it has no factors",
                 where=f"{found.where}:skills",
                 fix="Name a PEFT LoRA adapter as `base+adapter`, or make one with `genepool skill convert --to peft`",
             )
@@ -85,7 +85,7 @@ class SingularValues(PointRepresentation[SingularValuesOptions]):
     @classmethod
     def check(cls, study: Study) -> None:
         if len(study.skills) != 1:
-            raise ValueError(f"{study.strategy.name} varies one adapter, not {len(study.skills)}")
+            raise ValueError(f"{study.strategy.name} varies one adapter, got {len(study.skills)}")
 
     @property
     def start(self) -> np.ndarray:

@@ -168,7 +168,7 @@ def make_strategy(
     """
     entry = strategy_entry(name, where=where)
     if not issubclass(entry.build, Strategy):
-        raise InputError(f"{name} breeds models, not points", where=where, fix="Use `make_breeder`")
+        raise InputError(f"{name} breeds models and searches no points", where=where, fix="Use `make_breeder`")
     return entry.build(start, seed, _options(entry, options, where))
 
 
@@ -194,7 +194,7 @@ def make_breeder(
     """
     entry = strategy_entry(name, where=where)
     if not issubclass(entry.build, Breeder):
-        raise InputError(f"{name} searches points, it breeds no models", where=where, fix="Use `make_strategy`")
+        raise InputError(f"{name} searches points and breeds no models", where=where, fix="Use `make_strategy`")
     checked = _options(entry, options, where)
     try:
         return entry.build(founders, tasks, seed, checked)

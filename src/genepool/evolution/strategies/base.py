@@ -289,10 +289,12 @@ class Birth:
         op, parents, seed = (genome.get(key) for key in ("op", "parents", "seed"))
         if not is_line(op) or not is_whole(seed, 0) or not isinstance(parents, list | tuple):
             raise InputError(
-                f"not the birth of a model: {genome!r:.100}", fix="Put the study's record back from a copy"
+                f"got {genome!r:.100}, expected the birth of a model", fix="Restore the study's record from a copy"
             )
         if not all(map(is_line, parents)):
-            raise InputError(f"no names of parents: {parents!r:.100}", fix="Put the study's record back from a copy")
+            raise InputError(
+                f"got {parents!r:.100}, expected the names of parents", fix="Restore the study's record from a copy"
+            )
         rest = {key: value for key, value in genome.items() if key not in ("op", "parents", "seed")}
         return cls(op, tuple(parents), rest, seed)
 

@@ -81,7 +81,7 @@ class LearningCurve:
     def gain(self, now: float, horizon: float) -> Interval:
         """How much the error falls from `now` to `horizon`, with a 95% interval."""
         if not 0 < now < horizon:
-            raise InputError(f"from {now} to {horizon}", fix="Give a horizon beyond where the run is")
+            raise InputError(f"the horizon must be above {now}, got {horizon}", fix="Give a larger horizon")
         return self._interval(self(now) - self(horizon), lambda _a, b, c, g: b * ((now + c) ** g - (horizon + c) ** g))
 
     def advice(self, now: float, horizon: float, threshold: float) -> StopAdvice:
@@ -117,14 +117,19 @@ def learning_curve(
     """
     spent, seen = np.asarray(sizes, dtype=np.float64), np.asarray(errors, dtype=np.float64)
     if spent.ndim != 1 or spent.shape != seen.shape:
-        raise InputError(f"sizes of shape {spent.shape} for errors of {seen.shape}", fix="Give an error for each size")
+        raise InputError(
+            f"got errors of shape {seen.shape}, expected {spent.shape}", fix="Give one error for each size"
+        )
     if not (np.isfinite(spent).all() and np.isfinite(seen).all() and (spent > 0).all() and (seen >= 0).all()):
-        raise InputError("a size not above 0, or an error below 0", fix="Leave that point out")
+        raise InputError("sizes must be above 0 and errors at least 0", fix="Leave that point out")
     different = len(np.unique(spent))
     kind = kind or ("power" if different >= 5 else "fixed")
     if different <= _PARAMETERS[kind]:
         needed = _PARAMETERS[kind] + 1
-        raise InputError(f"{different} sizes", fix=f"A '{kind}' curve needs {needed} or more")
+        raise InputError(
+            f"got {different} different sizes, expected {needed} or more",
+            fix=f"A '{kind}' curve needs {needed} or more",
+        )
     # Fitted with sizes from 0 to 1, so that powers stay within what numbers hold.
     largest = float(spent.max())
     scaled = spent / largest

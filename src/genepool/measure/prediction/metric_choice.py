@@ -90,7 +90,10 @@ def metric_choice(
     """
     names = tuple(models or table.models)
     if len(names) < 3:
-        raise InputError(f"{len(names)} models", fix="Name three at least, by size: a jump is seen against a step")
+        raise InputError(
+            f"got {len(names)} models, expected at least 3",
+            fix="Name models of three or more sizes, in the order of size",
+        )
     exact, tokens, likely, expected = (np.empty((len(names), len(table.examples(task)))) for _ in range(4))
     for row, model in enumerate(names):
         for place, outcome in enumerate(table.outcomes(model, task)):
@@ -98,7 +101,7 @@ def metric_choice(
                 raise InputError(
                     f"{model}: example {table.examples(task)[place].id} has no token-level details",
                     where=task,
-                    fix="They come with exact_match tasks at temperature 0 with one answer an example",
+                    fix="Use exact_match at temperature 0 with one answer for each example",
                 )
             exact[row, place] = outcome.score
             tokens[row, place] = outcome.detail["token_accuracy"]
@@ -108,7 +111,7 @@ def metric_choice(
     steps = np.diff(exact.mean(axis=1))
     place = int(np.abs(steps).argmax())
     if abs(steps[place]) < _SAME:
-        raise InputError("exact match is the same for all models", where=task, fix="There is no jump to look at")
+        raise InputError("exact match is the same for all models", where=task, fix="Name models that differ")
     generator = seeding.numpy_generator(seed, "metric choice")
     draws = []
     for _ in range(_DRAWS):

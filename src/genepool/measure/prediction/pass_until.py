@@ -65,9 +65,9 @@ def pass_rate(passes: int, draws: int, *, censored: bool = False) -> PassRate:
     from scipy.stats import beta
 
     if draws < 1 or not 0 <= passes <= draws:
-        raise InputError(f"{passes} passes in {draws} draws", fix="Draw once at least")
+        raise InputError(f"got {passes} passes in {draws} draws, expected at least one draw", fix="Draw at least once")
     if not censored and passes < 1:
-        raise InputError("sampling that stops at a pass has one", fix="Say that it was censored")
+        raise InputError("got no pass, and sampling stopped at one", fix="Mark it as censored")
     low = float(beta.ppf(_TAIL, passes, draws - passes + 1)) if passes else 0.0
     if censored:
         high = float(beta.ppf(1 - _TAIL, passes + 1, draws - passes)) if passes < draws else 1.0
@@ -137,10 +137,14 @@ def pass_until_task(
 
     _check_counts(passes, max_draws)
     if task.asker is None and task.settings.temperature == 0:
-        raise InputError("sampling at temperature 0 gives the same answer for ever", where=task.name, fix="Raise it")
+        raise InputError(
+            "sampling at temperature 0 gives the same answer every time", where=task.name, fix="Raise the temperature"
+        )
     if task.asker is None and "text" not in model.can:
         raise InputError(
-            f"{model.kind} gives the same answer for ever", where=model.name, fix="Name a model that draws its answers"
+            f"{model.kind} gives the same answer every time",
+            where=model.name,
+            fix="Name a model that samples its answers",
         )
     waiting: list[Example] = list(task.examples(split))[:limit]
     counts = {example.id: 0 for example in waiting}
@@ -175,7 +179,7 @@ def pass_until_task(
 def _check_counts(passes: int, max_draws: int) -> None:
     if passes < 1 or max_draws < passes:
         raise InputError(
-            f"{passes} passes in at most {max_draws} draws", fix="Ask for 1 pass at least, and as many draws"
+            f"got {passes} passes in at most {max_draws} draws, expected 1 pass or more and at least as many draws"
         )
 
 
@@ -207,7 +211,7 @@ class TaskScaling:
     def predict(self, size: float) -> Interval:
         """The rate at a size with a 95% interval for what would be measured there, as far as the law holds."""
         if not size > 0:
-            raise InputError(f"a size of {size}", fix="Give one above 0")
+            raise InputError(f"the size must be above 0, got {size}")
         place = np.array([1.0, math.log(size)])
         centre = math.log(self.c) - self.a * math.log(size)
         half = self._spread * math.sqrt(float(place @ np.array(self._covariance) @ place))
@@ -237,16 +241,15 @@ def task_scaling(sizes: ArrayLike, rates: ArrayLike, errors: ArrayLike | None = 
 
     sized, rated = np.asarray(sizes, dtype=np.float64), np.asarray(rates, dtype=np.float64)
     if sized.ndim != 1 or sized.shape != rated.shape:
-        raise InputError(f"sizes of shape {sized.shape} for rates of {rated.shape}", fix="Give a rate for each size")
+        raise InputError(f"got rates of shape {rated.shape}, expected {sized.shape}", fix="Give one rate for each size")
     needed = 3 if errors is None else 2
     if len(np.unique(sized)) < needed or not (sized > 0).all():
         raise InputError(
-            f"fewer than {needed} sizes", fix="Measure models of more sizes" + (", or give errors" * (needed == 3))
+            f"there are fewer than {needed} sizes",
+            fix="Measure models of more sizes" + (", or give errors" * (needed == 3)),
         )
     if not ((rated > 0) & (rated < 1)).all():
-        raise InputError(
-            "a rate of 0 or 1 has no place on the line", fix="Sample until something passes, or leave it out"
-        )
+        raise InputError("a rate of 0 or 1 cannot be fitted", fix="Sample until something passes, or leave it out")
     heights = np.log(-np.log(rated))
     design = np.stack([np.ones(len(sized)), np.log(sized)], axis=1)
     if errors is None:
@@ -254,7 +257,7 @@ def task_scaling(sizes: ArrayLike, rates: ArrayLike, errors: ArrayLike | None = 
     else:
         given = np.asarray(errors, dtype=np.float64)
         if given.shape != rated.shape or not (given > 0).all():
-            raise InputError("errors that are not above 0, one for each rate", fix="Give standard errors")
+            raise InputError("errors must be above 0, one for each rate", fix="Give standard errors")
         # The delta method: d log(-log p) / dp = 1 / (p log p).
         weights = np.square(rated * np.log(rated) / given)
     normal = design.T @ (weights[:, None] * design)

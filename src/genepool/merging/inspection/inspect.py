@@ -63,7 +63,7 @@ def inspect_models(
 
 def _open(models: Sequence[Model], base: Model | None, allow_pickle: bool) -> tuple[dict[str, Weights], str | None]:
     if not models:
-        raise InputError("no model to inspect", fix="Name a folder, a file, or BASE+ADAPTER")
+        raise InputError("no model is named", fix="Name a folder, a file, or BASE+ADAPTER")
     sources: dict[str, Weights] = {}
     first: Weights | None = None
     if base is not None:

@@ -58,7 +58,7 @@ def share_of_second(site: Site, bottom: float, top: float, transition: float, tr
     width = _layers("transition", transition, site.depth)
     if low + width > high - width:
         raise InputError(
-            f"bottom, top and two transitions take {low + site.depth - high + 2 * width} layers of {site.depth}",
+            f"bottom, top and transitions take {low + site.depth - high + 2 * width} layers of {site.depth}",
             where=site.name,
             fix="Give smaller numbers",
         )
@@ -73,5 +73,5 @@ def _layers(name: str, value: float, depth: int) -> int:
     if value < 1:
         return round(value * depth)
     if value != int(value):
-        raise InputError(f"{name} of {value:g} layers", fix="Give a whole number, or a share of the depth below 1")
+        raise InputError(f"{name} must be a whole number of layers or a share below 1, got {value:g}")
     return int(value)

@@ -115,7 +115,7 @@ def metric(
         InputError: there is no version, or the name is taken.
     """
     if not isinstance(version, str):
-        raise InputError("a metric has no version", fix='Write @metric("1") above its function')
+        raise InputError("the metric has no version", fix='Write @metric("1") above its function')
 
     def add(judge: Judge) -> Judge:
         found = Metric(

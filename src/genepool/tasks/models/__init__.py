@@ -138,7 +138,7 @@ class Model(ABC):
         Raises:
             InputError: a prompt is longer than the model's context.
         """
-        self._cannot("write")
+        self._cannot("generate text")
 
     def forced_answers(
         self, prompts: Sequence[str], answers: Sequence[str], decoding: Decoding, strip: bool, batch_size: int
@@ -151,7 +151,7 @@ class Model(ABC):
             strip: white space around an answer does not count.
             batch_size: rows computed at once.
         """
-        self._cannot("write")
+        self._cannot("generate text")
 
     # ------------------------------------------------------------------ likelihoods
 
@@ -228,7 +228,7 @@ class Model(ABC):
         return torch.stack([layers[-1].mean(0) for layers in self.hidden_states(prompts, batch_size)])
 
     def _cannot(self, what: str) -> NoReturn:
-        raise InputError(f"{self.kind} cannot {what}", where=self.name, fix=f"It is asked for {self.offers()}")
+        raise InputError(f"{self.kind} cannot {what}", where=self.name, fix=f"Use it for {self.offers()}")
 
     @classmethod
     def offers(cls) -> str:
@@ -385,7 +385,7 @@ def check_kind(wanted: type[Model], source: Source, asker: str) -> None:
     """
     if not issubclass(source.kind, wanted):
         raise InputError(
-            f"{asker} needs {wanted.kind}, and this is {source.kind.kind}",
+            f"{asker} needs {wanted.kind}, got {source.kind.kind}",
             where=source.name,
             fix="Name a model of that kind",
         )

@@ -142,7 +142,7 @@ class EncoderDecoder(WritingNetwork):
             for key in ("decoder_start_token_id", "forced_bos_token_id")
         )
         if start is None:
-            raise InputError("no decoder_start_token_id in its config", where=self.name, fix="Copy the base's config")
+            raise InputError("its config has no decoder_start_token_id", where=self.name, fix="Copy the base's config")
         return [start] if first is None else [start, first]
 
     @property
@@ -224,7 +224,7 @@ class EncoderDecoder(WritingNetwork):
     def _check_target(self, tail: Sequence[int]) -> None:
         if len(tail) > self._room:
             raise InputError(
-                f"an answer of {len(tail)} tokens does not fit the decoder's context of {self.context}",
+                f"its answer has {len(tail)} tokens, and the decoder's context has {self.context}",
                 where=self.name,
                 fix="Shorten it",
             )

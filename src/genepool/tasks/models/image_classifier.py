@@ -151,5 +151,7 @@ def _load_processor(weights: Weights) -> Any:
         return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise InputError(
-            f"no usable image processor ({short(error)})", where=folder, fix="Copy the base's preprocessor_config.json"
+            f"has no usable image processor ({short(error)})",
+            where=folder,
+            fix="Copy the base's preprocessor_config.json",
         ) from None

@@ -61,7 +61,9 @@ def load_images() -> dict[Split, Images]:
         from sklearn.datasets import load_digits
     except ImportError:
         raise InputError(
-            "the digits testbed needs scikit-learn", where="--bed", fix='Install it: pip install "genepool[digits]"'
+            "scikit-learn, which has the digits, is not installed",
+            where="--bed",
+            fix='Install it: pip install "genepool[digits]"',
         ) from None
     bunch = load_digits()
     rows = [tuple(int(value) for value in row) for row in bunch.data]

@@ -83,10 +83,10 @@ def choose(names: Sequence[str]) -> tuple[Rearrangement, ...]:
         InputError: a name is unknown or given twice, or there is none.
     """
     if not names:
-        raise InputError("no task was asked for", where="skills", fix=f"Known here: {', '.join(TASKS)}")
+        raise InputError("no task is named", where="skills", fix=f"Known here: {', '.join(TASKS)}")
     for name in names:
         if name not in TASKS:
             raise InputError(f"there is no digits task '{name}'", where="skills", fix=nearest(name, TASKS))
     if len(set(names)) < len(names):
-        raise InputError("a task is named twice", where="skills", fix="Name each once")
+        raise InputError("a task is named twice", where="skills", fix="Name each task once")
     return tuple(TASKS[name] for name in names)

@@ -52,7 +52,7 @@ def open_file(path: Path, kind: type[TensorFile], allow_pickle: bool) -> TensorF
         InputError: it could run code and that was not allowed, or it is damaged.
     """
     if kind.runs_code and not allow_pickle:
-        raise InputError(f"a {kind.title}, which can run code when it is opened", where=path, fix=NEED_ASKING)
+        raise InputError(f"is a {kind.title}, which can run code when it is opened", where=path, fix=NEED_ASKING)
     return kind(path)
 
 
@@ -66,7 +66,7 @@ def open_adapter(folder: Path, allow_pickle: bool) -> TensorFile:
     kind = next((kind for kind in named if (folder / kind.adapter_file).is_file()), named[0])
     if kind.runs_code and not allow_pickle:
         raise InputError(
-            f"holds only a {kind.title}, which can run code when it is opened", where=folder, fix=NEED_ASKING
+            f"holds only is a {kind.title}, which can run code when it is opened", where=folder, fix=NEED_ASKING
         )
     files, _ = unwrapped([kind(folder / kind.adapter_file)])
     return files[0]

@@ -110,7 +110,10 @@ class GgufFile(TensorFile):
     def _info(self, name: str, stored: StoredTensor) -> TensorInfo:
         heads, rows = self._heads[name], stored.shape[0]
         if heads and rows % (2 * heads):
-            raise InputError(f"its {rows} rows are no pairs of {heads} heads", where=self.header.where(stored.name))
+            raise InputError(
+                f"got {rows} rows, expected an even number for each of {heads} heads",
+                where=self.header.where(stored.name),
+            )
         return TensorInfo(stored.shape, STORED_AS[stored.kind])
 
     def _factors(self) -> list[float]:
@@ -129,13 +132,13 @@ def _check_kind(header: GgufHeader) -> None:
     kind = header.text("general.type", "model")
     if kind != "model":
         raise InputError(
-            f"a file of type {kind!r}, expected a model",
+            f"has type {kind!r}, expected a model",
             where=header.where("general.type"),
             fix="Name the file of the model itself, or an adapter as BASE+ADAPTER",
         )
     if (parts := header.values.get("split.count", 1)) not in (0, 1):
         raise InputError(
-            f"one of the {parts} files of a split model",
+            f"is one of the {parts} files of a split model",
             where=header.where("split.count"),
             fix="Join them first: llama-gguf-split --merge FIRST OUT",
         )

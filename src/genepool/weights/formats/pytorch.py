@@ -81,11 +81,11 @@ class PickleFile(TensorFile):
         if isinstance(content, Mapping) and not any(isinstance(value, torch.Tensor) for value in content.values()):
             content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
         if not isinstance(content, Mapping):
-            raise InputError("not a mapping of names to tensors", where=self.path, fix="Name a file of weights")
+            raise InputError("is not a mapping of names to tensors", where=self.path, fix="Name a file of weights")
         for name, value in content.items():
             if not isinstance(name, str) or not isinstance(value, torch.Tensor):
                 raise InputError(
-                    f"holds a {type(value).__name__}, where tensors by name are expected",
+                    f"holds a {type(value).__name__}, expected a tensor",
                     where=f"{self.path}:{name}",
                     fix="Name a file of weights; this one may be a trainer's state",
                 )
@@ -101,10 +101,12 @@ class PickleFile(TensorFile):
             info = None
         if info is None or tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             kind = tensor.dtype if info is None or tensor.is_quantized else f"{tensor.layout} on {tensor.device}"
-            raise InputError(f"a tensor of kind {kind}", where=where, fix="Save ordinary dense tensors")
+            raise InputError(
+                f"is a tensor of layout {kind}, expected a dense one", where=where, fix="Save ordinary dense tensors"
+            )
         # A stride of zero makes a terabyte out of four bytes.
         if info.nbytes > min(size, tensor.untyped_storage().nbytes()):
-            raise InputError(f"claims {info.nbytes} bytes in a file of {size}", where=where, fix=_AGAIN)
+            raise InputError(f"claims {info.nbytes} bytes, and the file has {size}", where=where, fix=_AGAIN)
         return info
 
 
@@ -121,20 +123,20 @@ def _load(path: Path) -> object:
     except FileNotFoundError:
         raise InputError("no such file", where=path, fix="Check the path") from None
     except IsADirectoryError:
-        raise InputError("a folder, where a file is expected", where=path, fix="Name a file") from None
+        raise InputError("is a folder, expected a file", where=path, fix="Name a file") from None
     except PermissionError:
         raise InputError("cannot be read", where=path, fix="Check its permissions") from None
     except pickle.UnpicklingError as error:
         if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise InputError(
-                f"asks for {asked[1]}, which is no tensor: opening it could run code",
+                f"asks for {asked[1]}, which is not a tensor: opening it could run code",
                 where=path,
                 fix="Do not use this file, or have its author save it as safetensors",
             ) from None
-        raise InputError("not a PyTorch checkpoint", where=path, fix=_AGAIN) from None
+        raise InputError("is not a PyTorch checkpoint", where=path, fix=_AGAIN) from None
     except Exception as error:
         # Whatever a damaged archive makes torch say (RuntimeError, EOFError, MemoryError, KeyError and more).
         reason = " ".join(str(error).split())[:120].rstrip(".")
         raise InputError(
-            f"not a readable PyTorch checkpoint ({type(error).__name__}: {reason})", where=path, fix=_AGAIN
+            f"is not a readable PyTorch checkpoint ({type(error).__name__}: {reason})", where=path, fix=_AGAIN
         ) from None

@@ -63,10 +63,10 @@ class SafetensorsFile(TensorFile):
 
     def _parse(self, prefix: bytes, size: int, file: Any) -> None:
         if len(prefix) < 8:
-            raise InputError(f"{size} bytes are too few for a safetensors file", where=self.path, fix=DAMAGED)
+            raise InputError(f"has {size} bytes, too few for a safetensors file", where=self.path, fix=DAMAGED)
         (length,) = struct.unpack("<Q", prefix)
         if length > min(MAX_HEADER_BYTES, size - 8):
-            raise InputError(f"the header claims {length} bytes and the file has {size}", where=self.path, fix=DAMAGED)
+            raise InputError(f"the header claims {length} bytes, and the file has {size}", where=self.path, fix=DAMAGED)
         try:
             header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
         except (ValueError, RecursionError) as error:
@@ -83,7 +83,7 @@ class SafetensorsFile(TensorFile):
         for begin, end, name in spans:
             if begin != expected:
                 raise InputError(
-                    f"its bytes begin at {begin} where {expected} is next",
+                    f"its bytes begin at {begin}, expected {expected}",
                     where=f"{self.path}:{name}",
                     fix=DAMAGED,
                 )
@@ -91,7 +91,7 @@ class SafetensorsFile(TensorFile):
             self._offsets[name] = self._start + begin
         if expected != size - self._start:
             raise InputError(
-                f"the tensors take {expected} bytes and the file holds {size - self._start}",
+                f"the tensors take {expected} bytes, and the file holds {size - self._start}",
                 where=self.path,
                 fix=DAMAGED,
             )
@@ -105,11 +105,11 @@ class SafetensorsFile(TensorFile):
         except UnicodeEncodeError:
             raise InputError(f"the name {name!r} is not text", where=self.path, fix=DAMAGED) from None
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-            raise InputError("a header entry needs dtype, shape and data_offsets", where=where, fix=DAMAGED)
+            raise InputError("the header entry needs dtype, shape and data_offsets", where=where, fix=DAMAGED)
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
             raise InputError(
-                f"unknown dtype {dtype!r}", where=where, fix="Known here: " + ", ".join(sorted(DTYPE_BYTES))
+                f"has the unknown dtype {dtype!r}", where=where, fix="Known here: " + ", ".join(sorted(DTYPE_BYTES))
             )
         if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
             raise InputError("shape or data_offsets is not a list of whole numbers", where=where, fix=DAMAGED)

@@ -69,7 +69,7 @@ def _pair(change: Change, name: str, base: Weights, architecture: GgufArchitectu
     product = change.factors(name)
     if product is None:
         raise InputError(
-            "its change is no product of two factors, which is all that llama.cpp's adapters hold",
+            "its change is not a product of two factors, which is all that llama.cpp's adapters hold",
             where=where,
             fix="Export BASE+IT as a model, or bring it to low rank: genepool skill compress or skill extract --rank",
         )

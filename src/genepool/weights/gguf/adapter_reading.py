@@ -104,7 +104,9 @@ class GgufAdapter(Change):
         for stored in header.tensors:
             place, end = stored.name[:-7], stored.name[-7:]
             if end not in _ENDS:
-                raise InputError("no factor of an adapter", where=header.where(stored.name), fix="Convert it again")
+                raise InputError(
+                    "is not a factor of an adapter", where=header.where(stored.name), fix="Convert it again"
+                )
             name = architecture.name_of(place)
             if name is None or self.base.aliases().get(name, name) not in self.base:
                 raise InputError(
@@ -129,7 +131,7 @@ class GgufAdapter(Change):
         product = (b.shape[0], columns)
         if not whole or rank != b.shape[1] or product != expected or (heads and product[0] % (2 * heads)):
             raise InputError(
-                f"factors {shape_text(a.shape)} and {shape_text(b.shape)} where {name} of the base is "
+                f"factors {shape_text(a.shape)} and {shape_text(b.shape)} do not fit {name} of the base, "
                 f"{shape_text(expected)}",
                 where=header.where(b.name),
                 fix=_FIX,

@@ -107,7 +107,7 @@ def architecture_named(name: str, where: str) -> GgufArchitecture:
     known = {one.name: one for one in ARCHITECTURES}
     if name not in known:
         raise InputError(
-            f"the architecture {name!r}, expected {', '.join(known)}",
+            f"got the architecture {name!r}, expected {', '.join(known)}",
             where=where,
             fix="Use the model in Hugging Face's layout",
         )

@@ -44,7 +44,7 @@ def export_model(weights: Weights, out: Path, wanted: str, *, overwrite: bool = 
     tensors = list(_tensors(weights, architecture, settings, wanted))
     folder = weights.tokenizer_folder
     if folder is None:
-        raise InputError("a model without a tokenizer", where=weights.name, fix="Copy the tokenizer of its base to it")
+        raise InputError("has no tokenizer", where=weights.name, fix="Copy the tokenizer of its base to it")
     rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
     values: dict[str, Any] = {
         "general.type": "model",
@@ -61,9 +61,9 @@ def settings_of(weights: Weights) -> tuple[GgufArchitecture, GgufSettings]:
         InputError: it has no config, is quantised, or llama.cpp has no form for it.
     """
     if weights.config is None:
-        raise InputError("a model without config.json", where=weights.name, fix="Name the folder of the model")
+        raise InputError("has no config.json", where=weights.name, fix="Name the folder of the model")
     if quantised_by(weights):
-        raise InputError("a quantised model", where=weights.name, fix="Export the unquantised checkpoint")
+        raise InputError("is a quantised model", where=weights.name, fix="Export the unquantised checkpoint")
     named = weights.config.get("architectures")
     first = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
     architecture = architecture_for(first, f"{weights.name}:architectures")
@@ -98,7 +98,9 @@ def _place(architecture: GgufArchitecture, name: str, weights: Weights) -> str:
     info = weights.info(name)
     if not info.is_float or not info.shape:
         raise InputError(
-            f"stored as {info.dtype}, expected floats", where=f"{weights.name}:{name}", fix="Use the unquantised model"
+            f"is stored as {info.dtype}, expected floats",
+            where=f"{weights.name}:{name}",
+            fix="Use the unquantised model",
         )
     return place
 
@@ -114,7 +116,11 @@ def _check_complete(
         raise InputError(f"lacks {listed(missing, 4)}", where=model, fix="Name a whole model")
     beyond = [name for name, place in stored.items() if place.startswith("blk.") and int(place.split(".")[1]) >= layers]
     if beyond:
-        raise InputError(f"{layers} layers in its config", where=f"{model}:{beyond[0]}", fix="Mend its config.json")
+        raise InputError(
+            f"belongs to no layer: config.json says {layers} layers",
+            where=f"{model}:{beyond[0]}",
+            fix="Correct its config.json",
+        )
 
 
 def _reader(weights: Weights, name: str, heads: int) -> tuple[Callable[[int, int], torch.Tensor], int]:
@@ -123,7 +129,10 @@ def _reader(weights: Weights, name: str, heads: int) -> tuple[Callable[[int, int
     if not heads:
         return lambda start, stop: weights.read_rows(name, start, stop), 1
     if info.shape[0] % (2 * heads):
-        raise InputError(f"{info.shape[0]} rows are no pairs of {heads} heads", where=f"{weights.name}:{name}")
+        raise InputError(
+            f"got {info.shape[0]} rows, expected an even number for each of {heads} heads",
+            where=f"{weights.name}:{name}",
+        )
     if len(info.shape) == 1:
         return lambda _start, _stop: to_pairs(weights.read(name).reshape(-1, 1), heads).reshape(1, -1), 1
     size = info.shape[0] // heads

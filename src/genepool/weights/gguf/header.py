@@ -177,11 +177,11 @@ class _Parser:
     def _check_version(self, version: int) -> None:
         if version & 0xFFFF == 0:
             raise InputError(
-                "a GGUF file of big-endian numbers", where=self.path, fix="Convert it: gguf-convert-endian FILE little"
+                "is a big-endian GGUF file", where=self.path, fix="Convert it: gguf-convert-endian FILE little"
             )
         if version not in _VERSIONS:
             fix = "Use a newer genepool" if version > max(_VERSIONS) else "Convert the model again with llama.cpp"
-            raise InputError(f"GGUF version {version}, expected 2 or 3", where=self.path, fix=fix)
+            raise InputError(f"got GGUF version {version}, expected 2 or 3", where=self.path, fix=fix)
 
     def _check_count(self, count: int, nbytes: int, what: str) -> None:
         if count * nbytes > self.left:
@@ -204,25 +204,25 @@ class _Parser:
         if kind == _STRING:
             return self._text(self.left)
         if kind != _ARRAY:
-            raise InputError(f"a value of the unknown type {kind}", where=self._where(), fix="Use a newer genepool")
+            raise InputError(f"the value has the unknown type {kind}", where=self._where(), fix="Use a newer genepool")
         inner, count = self._number("I"), self._number("Q")
         if inner == _ARRAY:
-            raise InputError("a list of lists, which no model needs", where=self._where(), fix=DAMAGED)
+            raise InputError("the value is a list of lists, expected a flat list", where=self._where(), fix=DAMAGED)
         self._check_count(count, struct.calcsize(_SCALARS.get(inner, "Q")), "entries")
         self.entries_left -= count
         if self.entries_left < 0:
-            raise InputError(f"more than {_MAX_ENTRIES} entries in lists", where=self._where(), fix=DAMAGED)
+            raise InputError(f"lists hold more than {_MAX_ENTRIES} entries", where=self._where(), fix=DAMAGED)
         if inner in _SCALARS:
             return self._scalars(inner, count)
         if inner != _STRING:
-            raise InputError(f"a list of the unknown type {inner}", where=self._where(), fix="Use a newer genepool")
+            raise InputError(f"the list has the unknown type {inner}", where=self._where(), fix="Use a newer genepool")
         return [self._text(self.left) for _ in range(count)]
 
     def _scalars(self, kind: int, count: int) -> list[Any]:
         form = f"<{count}{'B' if kind == 7 else _SCALARS[kind]}"
         found = list(struct.unpack(form, self._take(struct.calcsize(form))))
         if kind == 7 and not set(found) <= {0, 1}:
-            raise InputError("a truth value that is neither 0 nor 1", where=self._where(), fix=DAMAGED)
+            raise InputError("a truth value is neither 0 nor 1", where=self._where(), fix=DAMAGED)
         return [bool(value) for value in found] if kind == 7 else found
 
     def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:
@@ -238,16 +238,16 @@ class _Parser:
         kind, offset = self._number("I"), self._number("Q")
         if kind not in STORED_AS:
             raise InputError(
-                f"stored as {unread_name(kind)}, expected F32, F16, BF16 or Q8_0",
+                f"is stored as {unread_name(kind)}, expected F32, F16, BF16 or Q8_0",
                 where=self._where(),
                 fix="Use the unquantised model, or a GGUF file of one of these types",
             )
         if any(not 0 < n < 2**48 for n in shape) or prod(shape) > 8 * self.size:
             raise InputError(
-                f"the shape {list(shape)} in a file of {self.size} bytes", where=self._where(), fix=DAMAGED
+                f"the shape {list(shape)} does not fit in {self.size} bytes", where=self._where(), fix=DAMAGED
             )
         if kind == Q8_0 and shape[-1] % Q8_ENTRIES:
-            raise InputError(f"Q8_0 rows of {shape[-1]} entries are no whole blocks", where=self._where(), fix=DAMAGED)
+            raise InputError(f"rows of {shape[-1]} entries are not whole Q8_0 blocks", where=self._where(), fix=DAMAGED)
         return name, shape, kind, offset
 
     def _placed(
@@ -271,7 +271,7 @@ class _Parser:
             expected = _aligned(end, alignment)
         if placed and not end <= self.size <= expected:
             raise InputError(
-                f"the tensors end at byte {end} and the file has {self.size}", where=self.path, fix=DAMAGED
+                f"the tensors end at byte {end}, and the file has {self.size}", where=self.path, fix=DAMAGED
             )
         return tuple(placed.values())
 
@@ -290,11 +290,13 @@ class _Parser:
     def _text(self, most: int) -> str:
         length = self._number("Q")
         if length > min(most, self.left):
-            raise InputError(f"a text of {length} bytes in {self.size} bytes", where=self._where(), fix=DAMAGED)
+            raise InputError(
+                f"a text claims {length} bytes, and the file has {self.size}", where=self._where(), fix=DAMAGED
+            )
         try:
             return self._take(length).decode("utf-8")
         except UnicodeDecodeError:
-            raise InputError("a text that is not UTF-8", where=self._where(), fix=DAMAGED) from None
+            raise InputError("a text is not UTF-8", where=self._where(), fix=DAMAGED) from None
 
     def _take(self, count: int) -> bytes:
         data = self.file.read(count) if count <= self.left else b""

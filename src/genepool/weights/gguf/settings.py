@@ -37,12 +37,16 @@ def config_of(
     heads = header.natural(f"{prefix}.attention.head_count", most=1 << 16)
     hidden = header.natural(f"{prefix}.embedding_length", most=1 << 24)
     if header.values.get(f"{prefix}.expert_count"):
-        raise InputError("a mixture of experts", where=header.where(f"{prefix}.expert_count"), fix="Use the original")
+        raise InputError(
+            "is a mixture of experts, which is not read from GGUF",
+            where=header.where(f"{prefix}.expert_count"),
+            fix="Use the original",
+        )
     head_dim = header.natural(f"{prefix}.attention.key_length", max(1, hidden // heads), most=1 << 16)
     for key in ("attention.value_length", "rope.dimension_count"):
         if (other := header.natural(f"{prefix}.{key}", head_dim)) != head_dim:
             raise InputError(
-                f"got {other} where keys have {head_dim} entries a head",
+                f"got {other}, expected {head_dim}, the length of keys",
                 where=header.where(f"{prefix}.{key}"),
                 fix="Use the model in Hugging Face's layout",
             )
@@ -101,7 +105,7 @@ def _rope_of(header: GgufHeader, prefix: str, head_dim: int, factors: Sequence[f
         )
     if kind != "yarn":
         raise InputError(
-            f"the rope scaling {kind!r}, expected none, linear or yarn",
+            f"got the rope scaling {kind!r}, expected none, linear or yarn",
             where=header.where(f"{prefix}.rope.scaling.type"),
             fix="Use the model in Hugging Face's layout",
         )
@@ -190,7 +194,7 @@ class GgufSettings:
         value = self.config.get(key)
         value = default if value is None else value
         if type(value) is not int or value < 1:
-            raise InputError(f"got {value!r}, expected a number from 1 on", where=f"{self.where}:{key}")
+            raise InputError(f"got {value!r}, expected a number of at least 1", where=f"{self.where}:{key}")
         return value
 
     def _real(self, settings: Mapping[str, Any], key: str, default: float | None = None) -> float:

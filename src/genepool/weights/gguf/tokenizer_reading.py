@@ -44,7 +44,7 @@ def tokenizer_files(header: GgufHeader) -> dict[str, str]:
         return {}
     if kind not in (BYTE_LEVEL, SENTENCEPIECE):
         raise InputError(
-            f"a tokenizer of kind {kind!r}, expected {BYTE_LEVEL} or {SENTENCEPIECE}",
+            f"got the tokenizer {kind!r}, expected {BYTE_LEVEL} or {SENTENCEPIECE}",
             where=header.where(f"{_KEY}model"),
             fix="Use the model in Hugging Face's layout",
         )
@@ -114,7 +114,7 @@ class _Vocabulary:
         name = self.header.text(f"{_KEY}pre", "gpt-2")
         if name not in PRE_TOKENIZERS:
             raise InputError(
-                f"the pre-tokenizer {name!r}, expected {', '.join(PRE_TOKENIZERS)}",
+                f"got the pre-tokenizer {name!r}, expected {', '.join(PRE_TOKENIZERS)}",
                 where=self.header.where(f"{_KEY}pre"),
                 fix="Use the model in Hugging Face's layout",
             )
@@ -133,7 +133,9 @@ class _Vocabulary:
         for text in self.header.entries(key, str):
             left, _, right = text.partition(" ")
             if not {left, right, left + right} <= self.numbers.keys():
-                raise InputError(f"the merge {text!r} is of no tokens", where=self.header.where(key), fix=DAMAGED)
+                raise InputError(
+                    f"the merge {text!r} is not of two known tokens", where=self.header.where(key), fix=DAMAGED
+                )
             merges.append((left, right))
         return merges
 

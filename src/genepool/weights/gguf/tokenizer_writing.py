@@ -50,13 +50,13 @@ def tokenizer_values(folder: Path, rows: int, chat_template: str | None = None) 
 
     # transformers makes an empty tokenizer where there is none.
     if not any((folder / file).is_file() for file in VOCABULARY_FILES):
-        raise InputError("a model without a tokenizer", where=folder, fix="Copy the tokenizer of its base to it")
+        raise InputError("has no tokenizer", where=folder, fix="Copy the tokenizer of its base to it")
     try:
         loaded = AutoTokenizer.from_pretrained(folder)
         parts = json.loads(loaded.backend_tokenizer.to_str())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"no usable tokenizer ({reason})", where=folder, fix="Copy the base's") from None
+        raise InputError(f"has no usable tokenizer ({reason})", where=folder, fix="Copy the base's") from None
     found = _TokenizerFiles(loaded, parts, folder, rows)
     values = found.byte_level() if found.is_byte_level() else found.sentencepiece()
     values |= found.special()
@@ -88,7 +88,7 @@ class _TokenizerFiles:
         self.tokens = {number: text for text, number in numbers.items()}
         if self.tokens and max(self.tokens) >= rows:
             raise InputError(
-                f"has a token {max(self.tokens)} where the model has {rows} embeddings",
+                f"has the token {max(self.tokens)}, and the model has {rows} embeddings",
                 where=self.where,
                 fix="Name a model with a tokenizer of its own",
             )

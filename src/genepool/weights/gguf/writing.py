@@ -112,12 +112,12 @@ def check_target(out: Path, wanted: str, *, overwrite: bool) -> None:
         import gguf  # noqa: F401
     except ImportError:
         raise InputError(
-            "writing GGUF files needs a package that is not installed", where="gguf", fix="pip install 'genepool[gguf]'"
+            "the package gguf is not installed", where="gguf", fix="pip install 'genepool[gguf]'"
         ) from None
     if wanted not in TYPES:
         raise InputError(f"got {wanted!r}, expected {', '.join(TYPES)}", where="--type", fix="Name one of these")
     if out.suffix != ".gguf":
-        raise InputError("a GGUF file ends in .gguf", where=out, fix=f"Name it {out.name}.gguf")
+        raise InputError("the name must end in .gguf", where=out, fix=f"Name it {out.name}.gguf")
     staging.check_file(out, overwrite=overwrite)
 
 
@@ -206,13 +206,15 @@ def _encoded(tensor: Planned, rows: torch.Tensor) -> memoryview:
     values = rows.to(torch.float32).contiguous()
     largest = float(values.abs().max()) if values.numel() else 0.0
     if not largest < float("inf"):
-        raise InputError("holds NaN or infinity", where=tensor.source, fix="See which others do: genepool inspect")
+        raise InputError(
+            "holds NaN or infinity", where=tensor.source, fix="Find every such tensor with genepool inspect"
+        )
     if tensor.kind == F32:
         return tensor_bytes(values)
     # A Q8_0 block keeps its largest value's 127th part in float16.
     if largest > (_LARGEST_F16 * 127 if tensor.kind == Q8_0 else _LARGEST_F16) and tensor.kind != BF16:
         raise InputError(
-            f"holds {largest:.3g}, more than its type can hold", where=tensor.source, fix="Use --type bf16 or f32"
+            f"holds {largest:.3g}, which its type cannot represent", where=tensor.source, fix="Use --type bf16 or f32"
         )
     if tensor.kind != Q8_0:
         return tensor_bytes(values.to(torch.float16 if tensor.kind == F16 else torch.bfloat16))

@@ -174,7 +174,7 @@ def _in_memory(shapes: Mapping[str, Shape], config: Mapping[str, Any] | None, wh
         raise _twice(where, first, second)
     for name, like in found.absent.items():
         raise InputError(
-            f"is missing, and {like}, which belongs with it, is there",
+            f"is missing, and {like}, which belongs to it, is present",
             where=f"{where}:{name}",
             fix="The file is not whole: fetch or save the model again",
         )

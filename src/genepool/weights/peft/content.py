@@ -123,7 +123,7 @@ class AdapterContent:
     def _known(self, part: str, patterns: tuple[str, ...], stored: str) -> str:
         if not any(fnmatchcase(part, pattern) for pattern in patterns):
             raise InputError(
-                f"a tensor that genepool does not know in {self.kind.title} adapters",
+                f"is not a known tensor of {self.kind.title} adapters",
                 where=f"{self.file.path}:{stored}",
                 fix="Merge the adapter with PEFT (merge_and_unload) and name the merged checkpoint",
             )

@@ -50,5 +50,5 @@ def operator(name: str) -> Operator:
     """The operator called `name`."""
     known = operators()
     if name not in known:
-        raise InputError(f"no operator makes children by '{name}'", fix=nearest(name, known))
+        raise InputError(f"there is no operator '{name}'", fix=nearest(name, known))
     return known[name]

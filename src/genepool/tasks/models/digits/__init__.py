@@ -140,6 +140,8 @@ def encode_pixels(prompt: str) -> torch.Tensor:
     words = prompt.split()
     if len(words) != PIXELS or not all(word.isdecimal() and int(word) <= WHITE for word in words):
         raise InputError(
-            f"not an image: {prompt[:40]!r}", where="prompt", fix=f"Give {PIXELS} whole numbers from 0 to {WHITE}"
+            f"got {prompt[:40]!r}, expected an image",
+            where="prompt",
+            fix=f"Give {PIXELS} whole numbers from 0 to {WHITE}",
         )
     return torch.tensor([int(word) for word in words], dtype=torch.float32) / WHITE

@@ -54,18 +54,26 @@ class Shape:
             InputError: it is not one of a digits model.
         """
         if config is None or config.get("model_type") != MODEL_TYPE:
-            raise InputError("not of the digits testbed", where=where, fix="Name a model built with --bed digits")
+            raise InputError(
+                "is not a model of the digits testbed", where=where, fix="Name a model built with --bed digits"
+            )
         where = f"{where}:config.json"
         sizes: list[int] = []
         for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
             size = config.get(key)
             # A merge changes no size, so anything large is not ours; building it could fill the memory.
             if not isinstance(size, int) or not 1 <= size <= _LARGEST:
-                raise InputError(f"`{key}` is {size!r}", where=where, fix="Copy the base's config.json")
+                raise InputError(
+                    f"got {size!r} for `{key}`, expected a whole number of at least 1",
+                    where=where,
+                    fix="Copy the base's config.json",
+                )
             sizes.append(size)
         if sizes[0] % sizes[2]:
             raise InputError(
-                f"a width of {sizes[0]} for {sizes[2]} heads", where=where, fix="Copy the base's config.json"
+                f"the width {sizes[0]} is not a multiple of the {sizes[2]} heads",
+                where=where,
+                fix="Copy the base's config.json",
             )
         return cls(*sizes)
 
