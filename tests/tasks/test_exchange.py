@@ -136,11 +136,18 @@ def test_samples_of_lm_eval(tmp_path: Path, cli: Callable[..., Any]) -> None:
     assert json.loads(answer.out)["imported"] == 3
     with Ledger(tmp_path / "l.sqlite") as ledger:
         rows = list(ledger.rows())
-    assert {(row["model"], row["task"]) for row in rows} == {("org/m", "gsm8k_cot")}
+    # Two filters of one answer are two scores, not two examples.
+    tasks = {"gsm8k_cot:strict-match": [1.0, 0.0], "gsm8k_cot:flexible-extract": [0.0]}
+    assert {row["model"] for row in rows} == {"org/m"}
+    assert {task: [row["score"] for row in rows if row["task"] == task] for task in tasks} == tasks
     named = ("outcomes", "import", path, "--ledger", tmp_path / "named.sqlite", "--model", "org/m", "--task", "mine")
     assert cli(*named).code == 0
     with Ledger(tmp_path / "named.sqlite") as ledger:
-        assert {row["task"] for row in ledger.rows()} == {"mine"}
+        assert {row["task"] for row in ledger.rows()} == {"mine:strict-match", "mine:flexible-extract"}
+    alone = write(tmp_path / "samples_gsm8k.jsonl", sample(), sample(doc_id=8))
+    assert cli("outcomes", "import", alone, "--ledger", tmp_path / "alone.sqlite", "--model", "org/m").code == 0
+    with Ledger(tmp_path / "alone.sqlite") as ledger:
+        assert {row["task"] for row in ledger.rows()} == {"gsm8k"}
     # What two filters make of one answer are two ways of asking.
     assert len({row["asking"] for row in rows}) == 2
     first = next(row for row in rows if row["id"] == "7" and row["score"] == 1)

@@ -130,6 +130,53 @@ def test_written_answers_are_lm_evals(model: LanguageModel, yaml: Callable[..., 
     assert len({outcome.output for outcome in outcomes}) > 3
 
 
+TWO_FILTERS = (
+    WRITING
+    + """
+filter_list:
+  - name: strict-match
+    filter: [{function: regex, regex_pattern: "^([a-h]+)"}, {function: take_first}]
+  - name: flexible-extract
+    filter: [{function: regex, group_select: -1, regex_pattern: "([a-h])"}, {function: take_first}]
+"""
+)
+
+
+@pytest.mark.slow
+def test_filters_of_one_task_keep_their_names_and_count_once(
+    model: LanguageModel, yaml: Callable[..., Path], tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    """The means are those of lm-eval's own results, filter by filter; asked here, and imported from its samples."""
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    documents = [{**one, "c": [one["c"][0][:1]] * 3} for one in drawn(12)]
+    file = yaml("two", TWO_FILTERS, documents)
+    runner = HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=4)
+    result = simple_evaluate(runner, tasks=[str(file)], bootstrap_iters=0, log_samples=True, verbosity="ERROR")
+    (theirs_,) = result["results"].values()
+    wanted = {one: theirs_[f"exact_match,{one}"] for one in ("strict-match", "flexible-extract")}
+    (task,) = lm_eval_tasks(str(file))
+    table = ask(model, task)
+    outcomes = table.outcomes(model.name, "two")
+    assert len(outcomes) == len(documents)
+    assert table.mean(model.name, "two") == pytest.approx(wanted["strict-match"])
+    for name, mean in wanted.items():
+        kept = [outcome.detail[f"exact_match,{name}"] for outcome in outcomes]
+        assert sum(kept) / len(kept) == pytest.approx(mean)
+    (samples,) = result["samples"].values()
+    assert len(samples) == 2 * len(documents)
+    log = tmp_path / "samples_two.jsonl"
+    log.write_text("".join(json.dumps(sample, default=str) + "\n" for sample in samples))
+    assert cli("outcomes", "import", log, "--ledger", tmp_path / "l.sqlite", "--model", "m").code == 0
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        rows = list(ledger.rows())
+    for name, mean in wanted.items():
+        scores = [row["score"] for row in rows if row["task"] == f"two:{name}"]
+        assert len(scores) == len(documents)
+        assert sum(scores) / len(scores) == pytest.approx(mean)
+
+
 @pytest.mark.slow
 def test_perplexity_is_kept_per_example(model: LanguageModel, yaml: Callable[..., Path]) -> None:
     """Texts longer than the context are read in windows, as lm-eval reads them.

@@ -25,6 +25,8 @@ _Asked = tuple[str, str, str, str]
 _TEXTS = ("fingerprint", "model", "task", "asking", "example", "id")
 # By these rows are found again: digests, in what we write.
 _KEYS, _LONGEST_KEY = ("fingerprint", "asking", "example"), 200
+# What lm-eval calls answers that are judged as they are.
+_NO_FILTER = "none"
 _LM_EVAL_FILE = re.compile(r"samples_(?P<task>.+?)(_\d{4}-\d{2}-\d{2}T[\d.:-]+)?")
 
 
@@ -53,7 +55,8 @@ def import_outcomes(
         path: the JSONL file.
         model: lm-eval only, whose lines do not say: the model's name. Its fingerprint is a hash of the name, so these
             outcomes are never taken for those of weights.
-        task: lm-eval only: the task's name; from the file's name when None.
+        task: lm-eval only: the task's name; from the file's name when None. Where several filters judged the answers,
+            each is a task of its own: "gsm8k:strict-match".
 
     Returns:
         How many rows the file has, and how many of them are new.
@@ -63,11 +66,17 @@ def import_outcomes(
     """
     evaluations: dict[_Asked, list[tuple[str, str, Outcome]]] = {}
     count = 0
-    for where, line in _lines(path):
-        if "doc_id" in line and "fingerprint" not in line:
+    lines = list(_lines(path))
+    filters = {str(line.get("filter", _NO_FILTER)) for _, line in lines if _is_lm_evals(line)}
+    for where, line in lines:
+        if _is_lm_evals(line):
             if not model:
                 raise InputError("lm-eval's samples do not name their model", where="--model", fix="Name it")
-            asked, row = _from_lm_eval(line, where, model, task or _task_of(path))
+            name = task or _task_of(path)
+            if len(filters) > 1:
+                # Each filter judges every answer: they are scores of their own, not more examples of one.
+                name = f"{name}:{line.get('filter', _NO_FILTER)}"
+            asked, row = _from_lm_eval(line, where, model, name)
         else:
             if model or task:
                 raise InputError(
@@ -81,6 +90,10 @@ def import_outcomes(
     if not count:
         raise InputError("the file has no outcomes", where=path, fix="Check the file")
     return count, ledger.record_all((*asked, rows) for asked, rows in evaluations.items())
+
+
+def _is_lm_evals(line: Mapping[str, Any]) -> bool:
+    return "doc_id" in line and "fingerprint" not in line
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -131,7 +144,7 @@ def _from_lm_eval(
     if metric is None:
         raise InputError("has no known metric", where=where, fix="Known: " + ", ".join(RANKED_BY))
     score = _score(line[metric], metric, where)
-    asking = _sha("lm-eval", metric, str(line.get("filter", "none")))
+    asking = _sha("lm-eval", metric, str(line.get("filter", _NO_FILTER)))
     example = _lm_eval_example(line, where)
     written = line.get("filtered_resps")
     first = written[0] if isinstance(written, list) and written else written

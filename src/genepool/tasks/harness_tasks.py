@@ -257,10 +257,14 @@ class _LmEvalTask:
 
     def _outcome(self, number: int, instances: list[Any]) -> Outcome:
         instances.sort(key=lambda instance: instance.idx)
-        # The first of several filters is the one a task's name stands for.
-        pipe = next(iter(instances[0].filtered_resps))
-        answers = [instance.filtered_resps[pipe] for instance in instances]
-        metrics = self._numbers(self._task.process_results(self._documents[number], answers))
+        # The first of several filters is the one a task's name stands for; what each finds is kept under its own.
+        pipes = list(instances[0].filtered_resps)
+        by_filter = {pipe: [instance.filtered_resps[pipe] for instance in instances] for pipe in pipes}
+        found = {
+            pipe: self._numbers(self._task.process_results(self._documents[number], given))
+            for pipe, given in by_filter.items()
+        }
+        answers, metrics = by_filter[pipes[0]], found[pipes[0]]
         where = f"{PREFIX}{self._name}:{number}"
         name = ranking_score(metrics, list(metrics))
         if name is None:
@@ -276,7 +280,9 @@ class _LmEvalTask:
             )
         output, extra = self._said(number, answers)
         # lm-eval's metrics are numbers of their own; one that is no number is told by its absence.
-        kept = {key: value for key, value in metrics.items() if math.isfinite(value)}
+        named = {f"{key},{pipe}": value for pipe in pipes for key, value in found[pipe].items()}
+        everything = metrics | (named if len(pipes) > 1 else {})
+        kept = {key: value for key, value in everything.items() if math.isfinite(value)}
         return Outcome(score, output, {**kept, **extra})
 
     def _numbers(self, metrics: Mapping[str, Any]) -> dict[str, float]:

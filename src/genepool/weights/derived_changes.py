@@ -5,7 +5,7 @@ They read what they are made of block by block. Masks, in `genepool.skills`, are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,31 @@ class Derived(Change):
 
     def identity(self) -> dict[str, Any]:
         return self.inner.identity()
+
+
+class OfSomeTensors(Derived):
+    """Another change in some of its tensors; the others stay as in the base.
+
+    Args:
+        inner: the change.
+        names: the tensors.
+    """
+
+    def __init__(self, inner: Change, names: Collection[str]) -> None:
+        super().__init__(inner)
+        self._names = tuple(name for name in inner.names() if name in names)
+
+    def names(self) -> tuple[str, ...]:
+        return self._names
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        return self.inner.rows(name, start, stop)
+
+    def factors(self, name: str) -> Product | None:
+        return self.inner.factors(name)
+
+    def stored(self, name: str) -> tuple[Encoding, Entry] | None:
+        return self.inner.stored(name)
 
 
 class Scaled(Derived):

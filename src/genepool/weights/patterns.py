@@ -7,13 +7,16 @@ path of a module or tensor (`visual.merger`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import translate
 from typing import Any
 
 from genepool.errors import InputError, nearest
-from genepool.weights.roles import PARTS, Role
+from genepool.weights.change import Change
+from genepool.weights.derived_changes import OfSomeTensors
+from genepool.weights.roles import PARTS, Role, infer_roles
 from genepool.weights.stacks import KINDS, Stacks
+from genepool.weights.tensor_info import TensorInfo
 
 # Beyond this a pattern is no pattern anybody writes, and matching it would take long.
 _LONGEST = 200
@@ -69,3 +72,24 @@ class Patterns:
         if pattern in KINDS and (found := {name for name in self._roles if self._stacks.kind_of(name) == pattern}):
             return found
         return {name for name in self._roles if name == pattern or name.startswith(pattern + ".")}
+
+
+def some_of(change: Change, only: Sequence[str], exclude: Sequence[str]) -> Change:
+    """A change in the tensors that patterns choose.
+
+    Args:
+        change: the change.
+        only: patterns of the tensors that stay in it; all of them when empty.
+        exclude: patterns of those that are left out of these.
+
+    Raises:
+        InputError: a pattern that matches none of its tensors, or none that are left.
+    """
+    base = change.base
+    infos = {name: TensorInfo(change.shape(name), "F32") for name in change.names()}
+    patterns = Patterns(infer_roles(infos), base.config if base is not None else None)
+    chosen = patterns.chosen_by_any(only, "--only") if only else set(infos)
+    left = patterns.chosen_by_any(exclude, "--exclude")
+    if not chosen - left:
+        raise InputError("every tensor is left out", where="--exclude", fix="Exclude fewer")
+    return OfSomeTensors(change, chosen - left)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +36,13 @@ def extract(
     packing: PackingOption = Packing.groups,
     bits: BitsOption = 4,
     dtype: DtypeOption = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Take only tensors of this pattern: a glob, a role, a part or a module's path."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", help="Lose the tensors of this pattern: they stay as in the base.")
+    ] = None,
     name: NameOption = "",
     description: DescriptionOption = "",
     licence: LicenceOption = "",
@@ -51,6 +58,8 @@ def extract(
         genepool skill extract tuned/ --base base/ --out reverse.safetensors
 
         genepool skill extract tuned/ --base base/ --rank 32 --out reverse-r32.safetensors
+
+        genepool skill extract tuned/ --base base/ --only '*.mlp.*' --exclude head --out mlp.safetensors
     """
     options.begin(quiet)
     options.only_with(context, to is FormName.packed, "--to packed", "packing", "bits")
@@ -59,6 +68,13 @@ def extract(
 
     opened = open_weights(base, allow_pickle=allow_pickle)
     changes = open_change(tuned, opened, allow_pickle=allow_pickle)
+    chosen: dict[str, Any] = {}
+    if only or exclude:
+        from genepool.weights.patterns import some_of
+
+        changes = some_of(changes, only or (), exclude or ())
+        chosen = {key: given for key, given in (("only", only), ("exclude", exclude)) if given}
     form = form_of(to or (FormName.low_rank if rank else FormName.dense), dtype, rank, packing, bits)
     words = {"name": name, "description": description, "licence": licence}
-    store_and_print(changes, out, form, "extract", settings_of(form), overwrite, json_output, words=words)
+    settings = {**settings_of(form), **chosen}
+    store_and_print(changes, out, form, "extract", settings, overwrite, json_output, words=words)
