@@ -227,7 +227,7 @@ class Study(Strict):
     compute: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Type that candidates are evaluated in; bfloat16 needs half the memory."
     )
-    dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="What candidates and the winner are stored as; as the base when left out."
     )
 

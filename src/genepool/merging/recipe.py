@@ -61,7 +61,7 @@ class Recipe(Strict):
     lines: Lines | None = Field(
         None, description="LiNeS: scale the merge's change to the base from layer to layer; for methods with a base."
     )
-    dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None,
         description="What the result is stored as; the widest type of the inputs when absent. Arithmetic is float32.",
     )
