@@ -240,7 +240,7 @@ def test_strategies_are_listed(cli: Callable[..., Any]) -> None:
         ({"method": "task_arithmetics"}, "unknown merge method"),
         ({"parameters": {"lamda": 1}}, "no parameter 'lamda'"),
         ({"search": {"wieght": {"low": 0, "high": 1}}}, "no parameter 'wieght'. Did you mean 'weight'?"),
-        ({"budget": {"evaluations": 7}}, "7 evaluations are less than one generation"),
+        ({"budget": {"evaluations": 7}}, "got 7, expected at least 8, the candidates of one generation"),
         ({"skills": ["skills/a"]}, "two skills or more"),
         ({"skills": ["skills/a", "skills/none"]}, "none"),
         ({"base": "none"}, "none"),

@@ -189,8 +189,7 @@ def test_a_study_made_in_python_may_hold_options_of_a_class() -> None:
         ({"vary": "adapters"}, "vary.kind: cma_es proposes points, which cannot make models"),
         (
             {"vary": "adapters", "strategy": "genome"},
-            "wrong.yaml:not all skills are LoRA adapters of the same ranks on the same tensors. Write `kind: "
-            "whole_models`",
+            "not all skills are LoRA adapters of the same ranks on the same tensors. Write `kind: whole_models`",
         ),
         ({"vary": {"learn": {"steps": 0}}, "strategy": "genome"}, "vary.learn.steps: input should be greater"),
         ({"vary": {"kind": "whole_models", "form": "models"}, "strategy": "genome"}, "vary.form: unknown key 'form'"),
