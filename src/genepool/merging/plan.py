@@ -175,7 +175,7 @@ class Plan:
             "bytes_read": merged * self.passes + kept,
             "bytes_written": sum(info.nbytes for info in self.stored.values()),
             "peak_bytes": max((engine.working_bytes(out) for out in self.layout.outputs), default=0),
-            "renamed": {name: renaming.as_json() for name, renaming in self.renamings().items()},
+            "renamed": {name: renaming.to_dict() for name, renaming in self.renamings().items()},
             **self.goes_along(),
             "like": self.layout.reference,
             "kept": self.layout.kept,

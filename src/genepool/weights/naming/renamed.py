@@ -62,7 +62,7 @@ class Renaming:
             return f"{self.tensors:,} have another name ({name} is {stored} there)"
         return f"{self.tensors:,} have another name or shape ({name} is made of {stored} there)"
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For `genepool plan --json`."""
         return {"tensors": self.tensors, "converted": self.converted, "example": list(self.example)}
 
