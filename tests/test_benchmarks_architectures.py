@@ -16,9 +16,9 @@ from benchmarks.architectures.page import table
 SAMPLE = {
     "AlbertForMaskedLM": "albert", "AltCLIPModel": "altclip",
     "ASTForAudioClassification": "audio-spectrogram-transformer",
-    "BambaForCausalLM": "bamba", "BartForConditionalGeneration": "bart", "BeitForImageClassification": "beit",
+    "Starcoder2ForCausalLM": "starcoder2", "BartForConditionalGeneration": "bart", "BeitForImageClassification": "beit",
     "BertForMaskedLM": "bert", "BertForPreTraining": "bert", "BertForTokenClassification": "bert",
-    "BertLMHeadModel": "bert", "BigBirdForMaskedLM": "big_bird", "BlipForConditionalGeneration": "blip",
+    "BertLMHeadModel": "bert", "BigBirdForMaskedLM": "big_bird", "GemmaForCausalLM": "gemma",
     "BloomForCausalLM": "bloom", "CamembertForMaskedLM": "camembert", "CLIPModel": "clip",
     "CodeGenForCausalLM": "codegen", "Cohere2ForCausalLM": "cohere2", "ConvNextForImageClassification": "convnext",
     "DebertaV2ForMaskedLM": "deberta-v2", "DeepseekV3ForCausalLM": "deepseek_v3", "Dinov2Model": "dinov2",
