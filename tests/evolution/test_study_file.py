@@ -126,3 +126,11 @@ def test_the_fitness_weighs_tasks_and_can_care_for_the_worst() -> None:
 def test_a_study_made_in_python_is_the_study_of_the_file(tmp_path: Path) -> None:
     made = validate(Study, SMALLEST, "here").resolved(tmp_path.resolve())
     assert made == load_study(written(tmp_path))
+
+
+def test_a_file_of_mergekit_evolve_is_told_as_one(tmp_path: Path) -> None:
+    file = tmp_path / "evolve.yaml"
+    file.write_text("genome: {models: [a, b], merge_method: linear}\ntasks: [{name: gsm8k}]\n")
+    with pytest.raises(InputError, match="a file of mergekit-evolve") as caught:
+        load_study(file)
+    assert "genepool init" in str(caught.value)

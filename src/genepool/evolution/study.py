@@ -340,6 +340,12 @@ def load_study(path: str | Path) -> Study:
     """
     path = Path(path)
     data = read_yaml(path)
+    if isinstance(data, dict) and "study" not in data and "genome" in data:
+        raise InputError(
+            "is a file of mergekit-evolve, which genepool does not read",
+            where=path,
+            fix="Write a study of its genome.models with genepool init, and name its tasks as tasks: {dir: lm-eval:NAME}",
+        )
     if not isinstance(data, dict) or "study" not in data:
         raise InputError("is not a study file", where=path, fix="Write the key `study: 1` at its top")
     refuse_newer("study file", data["study"], STUDY_VERSION, f"{path}:study")
