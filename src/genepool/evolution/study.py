@@ -344,7 +344,7 @@ def load_study(path: str | Path) -> Study:
         raise InputError(
             "is a file of mergekit-evolve, which genepool does not read",
             where=path,
-            fix="Write a study of its genome.models with genepool init, and name its tasks as tasks: {dir: lm-eval:NAME}",
+            fix="Write a study of its genome.models with genepool init, with tasks: {dir: lm-eval:NAME}",
         )
     if not isinstance(data, dict) or "study" not in data:
         raise InputError("is not a study file", where=path, fix="Write the key `study: 1` at its top")
