@@ -183,7 +183,8 @@ class Aligner:
             if conflict.stack in misplaced or (conflict.stack == path and self.headers.inside):
                 raise self.refusals.depth(conflict, path)
         if missing:
-            raise self.refusals.missing(missing)
+            others = [entry for entry in missing if not self.headers.is_ema(entry.owner, entry.name)]
+            raise self.refusals.missing(others) if others else self.refusals.ema(missing)
         if shapes:
             raise self.refusals.shapes(shapes)
         for left in fit.recomputed:

@@ -16,6 +16,7 @@ from typing import Literal
 
 from genepool.weights import Role, TensorInfo, Weights, infer_roles, vocabulary_rows
 from genepool.weights.architecture import Naming, architecture_of
+from genepool.weights.ema import EmaCopies, ema_copies
 from genepool.weights.roles import layer_counts
 from genepool.weights.stacks import Stacks, text_part
 from genepool.weights.ties import tied_names
@@ -122,6 +123,7 @@ class Headers:
         self._names = {model: {*roles, *sources[model].aliases()} for model, roles in self.roles.items()}
         self._tied: dict[str, dict[str, str]] = {}
         self._namings: dict[str, Naming | None] = {}
+        self._copies: dict[str, EmaCopies] = {}
         # Of text models beside one that they are a part of: its names -> theirs.
         self.inside: dict[str, dict[str, str]] = {}
         self._vocabulary: dict[str, dict[str, int]] = {}
@@ -167,8 +169,16 @@ class Headers:
 
     def _computed(self, owner: str, name: str) -> bool:
         """Whether every loader computes a tensor that the owner stores."""
+        if self.is_ema(owner, name):
+            return False
         naming = self._naming(owner)
         return any(text in name for text in _RECOMPUTED) if naming is None else not naming.in_memory(name)
+
+    def is_ema(self, model: str, name: str) -> bool:
+        """Whether a tensor is an EMA copy of a weight beside it, or belongs to such copies."""
+        if model not in self._copies:
+            self._copies[model] = ema_copies(self.sources[model])
+        return name in self._copies[model]
 
     def _naming(self, model: str) -> Naming | None:
         if model not in self._namings:

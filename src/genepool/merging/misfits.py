@@ -73,7 +73,7 @@ def misfit(sources: Mapping[str, Weights], models: Sequence[str], base: str | No
 
 def missing_tensors(weights: Weights) -> tuple[str, ...]:
     """Names in memory that a file does not fill, and that its class therefore draws at random."""
-    if isinstance(weights, Renamed):
+    while isinstance(weights, Renamed):
         weights = weights.inner
     architecture = architecture_of(weights.config)
     if architecture is None or not isinstance(weights, Checkpoint):

@@ -20,6 +20,7 @@ from genepool.merging.vocabulary import check_vocabularies, padded
 from genepool.weights import Weights, open_weights
 from genepool.weights.architecture import why_unknown
 from genepool.weights.carried import ELSEWHERE, UNNAMED_CODE
+from genepool.weights.ema import without_copies
 from genepool.weights.naming import in_layout_of
 from genepool.weights.quantised import refuse_quantised
 
@@ -65,7 +66,7 @@ class _Planner:
 
     def __init__(self, given: Mapping[str, Weights], allow_pickle: bool) -> None:
         self.given, self.allow_pickle = given, allow_pickle
-        self._opened: dict[tuple[str, str | None], Weights] = {}
+        self._opened: dict[tuple[str, str | None, str], Weights] = {}
         self._chain: list[_Inner] = []
 
     def plan(self, recipe: Recipe, around: Mapping[str, _Inner]) -> Plan:
@@ -117,8 +118,9 @@ class _Planner:
             return self._merged(visible[name], recipe) if name in visible else None
 
         opened: dict[str, Weights] = {}
+        averaged: list[str] = []
         for name in recipe.model_names():
-            found, key = known(name), (name, recipe.base)
+            found, key = known(name), (name, recipe.base, recipe.ema)
             if found is None and not self._uses_inner(name, visible):
                 found = self._opened.get(key)
             if found is None:
@@ -129,7 +131,11 @@ class _Planner:
                 refuse_quantised(found, name, "Merge the unquantised checkpoint, and quantise the result")
                 if not self._uses_inner(name, visible):
                     self._opened[key] = found
-            opened[name] = found
+            opened[name] = found if recipe.ema == "merge" else without_copies(found, recipe.ema)
+            if opened[name] is not found:
+                averaged.append(name)
+        if recipe.ema != "merge":
+            _say_averaged(recipe, list(opened), averaged)
         # The base, or the first model, decides under which names and in which shapes tensors are merged and written.
         reference = next(iter(opened.values()))
         return {name: in_layout_of(weights, reference) for name, weights in opened.items()}
@@ -153,6 +159,28 @@ class _Planner:
             inner.weights.name = inner.name
             self._chain.pop()
         return inner.weights
+
+
+def _say_averaged(recipe: Recipe, models: list[str], averaged: list[str]) -> None:
+    """Says which models the copies are left out of, or used of; where none has any, the key says nothing.
+
+    Raises:
+        InputError: none has any.
+    """
+    if not averaged:
+        raise InputError(
+            f"{listed(models)} hold no EMA copies" if len(models) > 1 else f"{models[0]} holds no EMA copies",
+            where=f"{recipe.where}:ema",
+            fix="Remove the key",
+        )
+    if recipe.ema == "drop":
+        progress.message(f"note: the EMA copies of {listed(averaged)} are left out.")
+        return
+    others = [name for name in models if name not in averaged]
+    beside = (
+        f"; of {listed(others)}, which {'have' if len(others) > 1 else 'has'} none, the weights are" if others else ""
+    )
+    progress.message(f"note: the EMA copies of {listed(averaged)} are used in place of the weights{beside}.")
 
 
 def _say_unknown(sources: Mapping[str, Weights]) -> None:

@@ -57,6 +57,13 @@ class Recipe(Strict):
         description="Merge only the tensors that all models have in one shape; all others, the config and the labels "
         "are this model's (`base`, or any model by name). When absent, models that differ are an error.",
     )
+    ema: Literal["merge", "drop", "use"] = Field(
+        "merge",
+        description="What becomes of EMA copies that a checkpoint holds beside its weights (`model_ema.*`, `ema.*`, "
+        "`ema_model.*`, `*.ema`). `merge` merges them as tensors of their own, which all models must have. `drop` "
+        "leaves them out. `use` takes them in place of the weights; a model without copies takes part with its "
+        "weights. After both, the result has no copies.",
+    )
     parameters: Parameters = Field(default_factory=dict, description="Parameters for the whole merge.")
     lines: Lines | None = Field(
         None, description="LiNeS: scale the merge's change to the base from layer to layer; for methods with a base."

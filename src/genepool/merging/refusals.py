@@ -52,6 +52,17 @@ class Refusals:
         fix = self._share(missing) or "Merge models of one architecture"
         return InputError(what, where=where or self._recipe.where, fix=f"{fix}; {self._shown(owner, absent)}")
 
+    def ema(self, missing: Sequence[Missing]) -> InputError:
+        """EMA copies that not every model has."""
+        owner, absent = missing[0].owner, missing[0].absent[0]
+        names = [entry.name for entry in missing if entry.owner == owner]
+        here = "In a recipe with `genepool: 1`, write" if self._recipe.lenient else "Write"
+        return InputError(
+            f"{owner} holds EMA copies beside its weights and {absent} does not: {listed(names, 3)}",
+            where=self._recipe.where,
+            fix=f"{here} `ema: drop` to leave them out, or `ema: use` to merge them in place of the weights",
+        )
+
     def shapes(self, conflicts: Sequence[ShapeConflict]) -> InputError:
         """Tensors of other shapes; what a user can do most about comes first."""
         order = ("shape", "positions", "vocabulary", "labels")
