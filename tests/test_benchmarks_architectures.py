@@ -65,20 +65,24 @@ def test_the_table_counts_and_names_what_is_not_the_same() -> None:
         Found("D", "d", "not built", reason="a library is missing"),
         Found("E", "e", "same", "differ", "other tensors", "y differs by 2"),
         Found("F", "f", "same", "same of input_ids", "not by PEFT", "PEFT refuses"),
+        Found("G", "g", "same", "same of input_ids", "as trained", "z differs by 3"),
     ]
     shown = table(results)
     for row in (
-        "| classes checked | 6 |  |",
-        "saved and loaded again by transformers | 5 | of 6 |",
-        "as stored and as loaded | 4 | of 5 |",
-        "equal outputs | 2 | of 3 |",
-        "merged as PEFT merges it | 1 | of 2 |",
+        "| classes checked | 7 |  |",
+        "saved and loaded again by transformers | 6 | of 7 |",
+        "as stored and as loaded | 5 | of 6 |",
+        "equal outputs | 3 | of 4 |",
+        "merged as PEFT merges it | 1 | of 3 |",
+        "PEFT's merge of the saved adapter is not | 1 | of 2 |",
     ):
         assert row in shown
     wrong, rest = shown.split("## Not as transformers or PEFT has it")[1].split("## Not built small")
     assert "- `C`: other tensors. x differs by 1" in wrong
     assert "- `E`: adapter: other tensors. y differs by 2" in wrong
     assert "- `D`: not built. a library is missing" in rest
+    assert "`G`" not in wrong
+    assert "## Merged as trained, and otherwise by PEFT\n\n- `G`: adapter: as trained. z differs by 3" in rest
     assert "- `F`: adapter: not by PEFT. PEFT refuses" in rest
 
 

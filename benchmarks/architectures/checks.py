@@ -29,7 +29,8 @@ class Found:
         name, kind: the class and its model_type.
         identity: "same"; "not built" or "not saved" where transformers does not do it at this size; else what differs.
         outputs: "same" by which inputs; "no inputs found"; else "differ".
-        lora: "same"; "no linear layers" or "not by PEFT" where PEFT makes no adapter; else what differs.
+        lora: "same"; "as trained" where PEFT's own merge of the saved adapter is not the model that was trained, and
+            ours is; "no linear layers" or "not by PEFT" where PEFT makes no adapter; else what differs.
         reason: of whatever is not the same.
     """
 
@@ -47,7 +48,7 @@ class Found:
     @property
     def wrong(self) -> bool:
         """Whether genepool did something else than transformers or PEFT."""
-        fine = {"", "same", "not built", "not saved", "no linear layers", "not by PEFT"}
+        fine = {"", "same", "as trained", "not built", "not saved", "no linear layers", "not by PEFT"}
         return self.identity not in fine or self.lora not in fine or self.outputs == "differ"
 
 
@@ -118,6 +119,7 @@ def _check_lora(found: Found, model: Any, folder: Path) -> None:
                     if "lora_B" in name or "lora_embedding_B" in name:
                         parameter.copy_(0.1 * torch.randn_like(parameter))
             adapted.save_pretrained(folder / "adapter")
+            trained = _merged_as_trained(adapted)
             wanted = PeftModel.from_pretrained(_loaded(type(model), folder / "model"), folder / "adapter")
             wanted = wanted.merge_and_unload().eval()
     except Exception as error:
@@ -131,16 +133,33 @@ def _check_lora(found: Found, model: Any, folder: Path) -> None:
     except Exception as error:
         found.lora, found.reason = "not merged", _line(error)
         return
-    expected, state = wanted.state_dict(), made.state_dict()
-    if difference := _difference(expected, state, CLOSE):
-        found.lora, found.reason = "other tensors", difference
-        return
+    state, same = made.state_dict(), "same"
+    if difference := _difference(wanted.state_dict(), state, CLOSE):
+        if _difference(trained.state_dict(), state, CLOSE):
+            found.lora, found.reason = "other tensors", difference
+            return
+        wanted, same, found.reason = trained, "as trained", difference
     computed = outputs_of(wanted)
     again = outputs_of(made) if computed is not None else None
     if computed is not None and not (again and alike(computed[0], again[0], 100 * CLOSE)):
         found.lora, found.reason = "other outputs", "computed of equal tensors"
         return
-    found.lora = "same"
+    found.lora = same
+
+
+def _merged_as_trained(adapted: Any) -> Any:
+    """The model as it is trained: PEFT's merge, not of what was saved, and of tied tensors each with its own change."""
+    from torch import nn
+
+    sharing: dict[int, int] = {}
+    layers = [module for module in adapted.modules() if hasattr(module, "lora_A")]
+    for _, parameter in adapted.named_parameters(remove_duplicate=False):
+        sharing[parameter.data_ptr()] = sharing.get(parameter.data_ptr(), 0) + 1
+    for layer in layers:
+        base = layer.get_base_layer()
+        if isinstance(weight := getattr(base, "weight", None), nn.Parameter) and sharing[weight.data_ptr()] > 1:
+            base.weight = nn.Parameter(weight.detach().clone())
+    return adapted.merge_and_unload().eval()
 
 
 def _merge(models: list[str], out: Path) -> None:

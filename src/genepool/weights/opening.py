@@ -132,7 +132,7 @@ def adapter_on(base: Weights, path: Path, name: str | None = None, *, allow_pick
         # What the settings mean is told by the class, and a parameter beside modules is one of the class's.
         view = naming.in_memory_layout(headed)
     else:
-        view = naming.named_as(headed, dict.fromkeys(content.anchors()))
+        view = naming.named_as(headed, dict.fromkeys(content.anchors()), content.targets())
     shaped = fitted(view, content)
     if shaped is not view:
         # What was made to fit has no file whose layout could be kept.

@@ -8,7 +8,7 @@ the other file's. Where names and shapes agree already, nothing is asked and not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from genepool.errors import InputError
@@ -73,21 +73,26 @@ def in_memory_layout(weights: Weights) -> Weights:
     return weights if renamed.renaming is None else renamed
 
 
-def named_as(base: Weights, wanted: Mapping[str, Shape | None]) -> Weights:
+def named_as(base: Weights, wanted: Mapping[str, Shape | None], also: Collection[str] = ()) -> Weights:
     """A base in the layout that a change of it was made in, told by the names of the tensors that change.
 
     Args:
         base: the base.
         wanted: names -> shapes; None where any will do.
+        also: further names that change. A base may lack some of them in any layout, such as a new head; of two layouts
+            with all that is wanted, the one that stores more of them is meant.
 
     Returns:
         `base` itself where it has them all, or where no layout that is known has.
     """
-    if _has(base, wanted):
+    fits = _has(base, wanted)
+    if fits and all(name in base for name in also):
         return base
     memory = in_memory_layout(base)
-    if _has(memory, wanted):
+    if _has(memory, wanted) and not (fits and _stored_of(memory, also) <= _stored_of(base, also)):
         return memory
+    if fits:
+        return base
     from genepool.weights.meta_model import model_of
 
     model = model_of(base.config)
@@ -258,6 +263,11 @@ def _by_prefix(ours: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> dict[s
             if set(called.values()) == its and len(set(called.values())) == len(mine):
                 return {called.get(name, name): view for name, view in same.items()}
     return {**same}
+
+
+def _stored_of(weights: Weights, names: Collection[str]) -> int:
+    """How many of the names are tensors that a model holds, second names of tied ones apart."""
+    return len(set(weights.names()) & set(names))
 
 
 def _has(weights: Weights, wanted: Mapping[str, Shape | None]) -> bool:

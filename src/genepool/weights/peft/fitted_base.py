@@ -1,8 +1,8 @@
-"""The base as an adapter needs it: with another number of tokens, or with a head that is no longer tied.
+"""The base as an adapter needs it: with another number of tokens, or with tensors that are no longer tied.
 
-PEFT leaves the first to whoever loads the model, by resize_token_embeddings, and a head that is trained beside its
-embedding is a tensor of its own from then on. Here the same is done to a base before the adapter is put on it, and its
-config says so. Heads of classes are made by `class_head`.
+PEFT leaves the first to whoever loads the model, by resize_token_embeddings. A head that is trained beside its
+embedding, or a block that several layers share, is a tensor of its own from then on. Here the same is done to a base
+before the adapter is put on it, and its config says so. Heads of classes are made by `class_head`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from genepool.weights.carried import TOKENIZER_FILES
 from genepool.weights.padding import with_vocab_size
 from genepool.weights.peft.content import AdapterContent
 from genepool.weights.peft.resizing import resized_rows
-from genepool.weights.peft.ties import untied_heads, without_ties
+from genepool.weights.peft.ties import untied_tensors, without_ties
 from genepool.weights.tensor_info import TensorInfo
 from genepool.weights.weights import Weights
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def fitted(base: Weights, content: AdapterContent) -> Weights:
-    """A base with as many tokens as the adapter has, its head untied where the adapter trained it.
+    """A base with as many tokens as the adapter has, its head and shared blocks untied where the adapter trained them.
 
     Args:
         base: the model, its tensors named as PEFT found them.
@@ -38,7 +38,7 @@ def fitted(base: Weights, content: AdapterContent) -> Weights:
     Raises:
         InputError: the model that the adapter was trained on cannot be made of base and adapter.
     """
-    rows, untied = resized_rows(base, content), untied_heads(base, content)
+    rows, untied = resized_rows(base, content), untied_tensors(base, content)
     if not rows and not untied:
         return base
     config = with_vocab_size(base.config, next(iter(rows.values()))) if rows else base.config

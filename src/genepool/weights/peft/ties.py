@@ -1,4 +1,8 @@
-"""Heads that are tied to their embedding, and adapters that train one of the two: PEFT makes them two tensors then."""
+"""Adapters that change one of several tied tensors: a tied head, or a block that several layers share.
+
+While it is trained, each module has the change of its own. PEFT's `merge_and_unload` adds them all to the one tensor
+in place, which is another model; here the tensors are made ones of their own, and the config says so.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +16,28 @@ from genepool.weights.ties import tied_names
 from genepool.weights.weights import Weights
 
 
-def untied_heads(base: Weights, content: AdapterContent) -> dict[str, str]:
+def untied_tensors(base: Weights, content: AdapterContent) -> dict[str, str]:
     """The tensors that the adapter makes ones of their own -> the tensor of the base that they were tied to.
 
     A head stays tied where the adapter trains neither of the two, replaces rows by `trainable_token_indices`, says
     `ensure_weight_tying`, holds the same values for both, or holds an embedding that was saved and not trained. What
     it then holds for the head is taken out of `content`.
 
+    Blocks that layers share are untied wherever the adapter changes one of them.
+
     Raises:
-        InputError: it changes one of several tensors that the architecture always ties.
+        InputError: it changes one of several tensors that no config unties.
     """
     architecture = architecture_of(base.config)
+    found: dict[str, str] = {}
     if architecture is None:
         heads = dict(base.aliases())
     else:
-        _refuse_inseparable(architecture, content)
-        head = f"{architecture.output_embeddings}.weight"
         tied = {**base.aliases(), **tied_names(base)}
-        heads = {name: source for name, source in tied.items() if name == head and name in architecture.ties}
-    found: dict[str, str] = {}
+        heads = {name: source for name, source in tied.items() if name in _heads(architecture)}
+        found = _shared_blocks(architecture, tied, content)
+        separable = _untied_with(architecture, base) if found else {}
+        _refuse_inseparable(architecture, content, separable)
     for head, embedding in heads.items():
         if not content.changes(head) and not content.changes(embedding):
             # Rows that are trained are those of both.
@@ -40,9 +47,7 @@ def untied_heads(base: Weights, content: AdapterContent) -> dict[str, str]:
         else:
             found[head] = embedding
             _share_start(base, content, head, embedding)
-    if found and architecture is not None:
-        return found | _untied_with(architecture, base)
-    return found
+    return found | _untied_with(architecture, base) if found and architecture is not None else found
 
 
 def without_ties(config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -87,17 +92,51 @@ def _untied_with(architecture: Architecture, base: Weights) -> dict[str, str]:
     return {name: source for name, source in tied.items() if name in architecture.ties and name not in left}
 
 
-def _refuse_inseparable(architecture: Architecture, content: AdapterContent) -> None:
+def _is_embedding(architecture: Architecture, name: str) -> bool:
+    """Whether one of the modules that a tied tensor belongs to is an embedding."""
+    modules = (one.rpartition(".")[0] for one in architecture.tied_with(name))
+    return any(architecture.modules.get(module) == "embedding" for module in modules)
+
+
+def _shared_blocks(architecture: Architecture, tied: Mapping[str, str], content: AdapterContent) -> dict[str, str]:
+    """The tied tensors apart from embeddings and heads that the adapter makes different -> what they are tied to."""
+    blocks = {name: source for name, source in tied.items() if name in architecture.ties}
+    blocks = {name: source for name, source in blocks.items() if not _is_embedding(architecture, name)}
+    return {name: source for name, source in blocks.items() if _differ(content, name, source)}
+
+
+def _heads(architecture: Architecture) -> set[str]:
+    """The weights of linear layers that are tied to an embedding; some classes do not say which is the head."""
+    linear = {f"{module}.weight" for module, kind in architecture.modules.items() if kind == "linear"}
+    return {name for name in architecture.ties if name in linear and _is_embedding(architecture, name)}
+
+
+def _differ(content: AdapterContent, name: str, other: str) -> bool:
+    """Whether two tied tensors are no longer equal with the adapter's change of each."""
+    stored = [content.replacements[one] for one in (name, other) if one in content.replacements]
+    if content.is_adapted(name) or content.is_adapted(other) or len(stored) == 1:
+        return True
+    return bool(stored) and not content.same(*stored)
+
+
+def _refuse_inseparable(architecture: Architecture, content: AdapterContent, separable: Mapping[str, str]) -> None:
     """Refuses a change of one of several tensors that no config can make two."""
-    if content.settings.get("ensure_weight_tying") is True:
-        return
-    head = f"{architecture.output_embeddings}.weight"
+    tying, heads = content.settings.get("ensure_weight_tying") is True, _heads(architecture)
     for name in (*content.replacements, *(f"{module}.weight" for module in content.modules)):
-        others = [one for one in architecture.tied_with(name) if one not in (name, head)]
-        if name != head and others and len(architecture.tied_with(name)) > 2:
+        group = architecture.tied_with(name)
+        others = [one for one in group if one != name]
+        embedding = _is_embedding(architecture, name)
+        if embedding:
+            others = [] if tying or name in heads or len(group) < 3 else [one for one in others if one not in heads]
+        elif not separable.keys().isdisjoint(group):
+            continue
+        else:
+            others = [one for one in others if _differ(content, name, one)]
+        if others:
             raise InputError(
-                f"changes {name}, which {architecture.name} ties to {others[0]}: PEFT changes one of the two, and a "
-                "saved model has them as one",
+                f"changes {name}, which {architecture.name} ties to {others[0]}: a saved model has the two as one "
+                "tensor, and the change is trained for one of them",
                 where=content.file.path,
-                fix="Train an adapter that leaves that module out, or with ensure_weight_tying=True",
+                fix="Train an adapter that leaves that module out by exclude_modules"
+                + (", or with ensure_weight_tying=True" if embedding else ""),
             )
