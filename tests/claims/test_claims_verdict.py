@@ -48,7 +48,7 @@ def test_a_contrast_is_the_difference_of_the_means_of_the_tasks(tasks: list[list
 
 
 def test_unpaired_scores_are_refused() -> None:
-    with pytest.raises(ValueError, match="got 2 examples, expected 3"):
+    with pytest.raises(ValueError, match="3 examples against 2"):
         Contrast.of([np.ones(3)], [np.ones(2)])
 
 

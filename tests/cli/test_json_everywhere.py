@@ -25,7 +25,7 @@ CALLS = [
     "evaluate {world}/base --tasks {world}/tasks --limit 3",
     "evolve {world}/study.yaml --out run --budget 8",
     "generate {world}/base --prompt abc= --max-new-tokens 2",
-    "init project {world}/base {world}/skills/a",
+    "init project {world}/skills/a --base {world}/base",
     "inspect {world}/base {world}/skills/a",
     "library init --library new",
     "library add {world}/low.safetensors --library lib",

@@ -80,7 +80,7 @@ def test_two_workers_breed_what_one_does(world: Path, tmp_path: Path) -> None:
     [
         ({"method": "linear"}, "leave `method` out"),
         ({"skills": ["skills/a"]}, "genome needs 2 skills or more, got 1"),
-        ({"skills": [{"name": "0.1", "model": "skills/a"}, "skills/b"]}, "called '0.1'"),
+        ({"skills": [{"name": "0.1", "model": "skills/a"}, "skills/b"]}, "the skill name '0.1'"),
         ({"breed": {"form": "adapters"}}, "form: models"),
         (
             {"strategy": "m2n2", "race": "halving"},

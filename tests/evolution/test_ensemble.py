@@ -55,7 +55,7 @@ def test_finalists_of_a_study_vote(tmp_path: Path, cli: object) -> None:
 def test_a_vote_on_answers_that_need_not_be_alike_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     world = evolve_world.build_world(tmp_path / "world")
     study = bred_study(world, "vote", "genome", ensemble=3, tasks={"dir": "tasks", "names": ["say"]})
-    with pytest.raises(InputError, match="ensemble: all tasks look for something within an answer"):
+    with pytest.raises(InputError, match="ensemble: every task accepts many wordings"):
         run_study(study, tmp_path / "run", ledger=tmp_path / "ledger.sqlite")
     assert not (tmp_path / "run").exists()
 

@@ -194,8 +194,8 @@ def test_values_keep_six_digits_of_their_range() -> None:
             {"wieght": {"low": 0, "high": 1}},
             "study:search.wieght: dare_ties has no parameter 'wieght'. Did you mean",
         ),
-        ({"scope": {"low": 0, "high": 1}}, "got 'scope', expected a number that can be searched"),
-        ({"density": {"low": -0.5, "high": 1}}, "search.density.low: density of -0.5"),
+        ({"scope": {"low": 0, "high": 1}}, "'scope' is not a number that can be searched"),
+        ({"density": {"low": -0.5, "high": 1}}, "search.density.low: density is out of range, got -0.5"),
         ({"lambda": {"low": 0, "high": 1, "per": {"skill": True}}}, "'lambda' is one number for the whole merge"),
         (
             {"weight": {"low": 0, "high": 1, "per": {"layer_groups": 9}}},
@@ -253,7 +253,7 @@ def test_what_is_one_number_cannot_sum_to_anything() -> None:
         {"lambda": {"low": 0, "high": 2, "sum": 1}},
         {"weight": {"low": 0, "high": 1, "sum": 1, "per": {"skill": False}}},
     ):
-        with pytest.raises(InputError, match="nothing that could sum to 1"):
+        with pytest.raises(InputError, match="so it cannot have a sum"):
             space_of(study_of(search), roles_of(4))
 
 

@@ -96,9 +96,9 @@ def test_ends_are_read_from_the_command_line() -> None:
     ("text", "message"),
     [
         ("tarqet=1", "Did you mean 'target'"),
-        ("target", "not target=NUMBER"),
-        ("stall=", "not stall=NUMBER"),
-        ("stall=many", "not stall=NUMBER"),
+        ("target", "expected target=NUMBER"),
+        ("stall=", "expected stall=NUMBER"),
+        ("stall=many", "expected stall=NUMBER"),
         ("stall=0", "greater than or equal to 1"),
         ("stall=1.5", "integer"),
         ("minutes=-1", "greater than 0"),

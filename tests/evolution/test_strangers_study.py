@@ -167,7 +167,7 @@ def test_a_file_beside_the_record_is_checked(
     ],
 )
 def test_what_is_no_birth(genome: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="the birth of a model|no names of parents"):
+    with pytest.raises(InputError, match="the birth of a model|the names of parents"):
         Birth.from_genome(genome)
 
 

@@ -70,7 +70,7 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
     "a layer beyond the last, in a slice": (
         {"method": "passthrough", "base": None, "models": None,
          "slices": [{"sources": [{"model": "x", "layer_range": [2, 5]}]}]},
-        "slices[0].sources[0].layer_range: layer_range [2, 5] of x. End it at 4 or before.",
+        "slices[0].sources[0].layer_range: layer_range [2, 5] of x, which has 4 layers. End it at 4 or before.",
     ),
     "a layer beyond the last, in a condition": (
         {"parameters": {"density": [{"layers": [2, 4], "value": 0.5}, {"value": 0.2}]}},

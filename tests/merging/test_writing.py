@@ -282,13 +282,13 @@ BAD_INPUT: dict[str, tuple[Callable[[dict[str, Path]], object], dict[str, Any], 
         lambda m: (m["x"] / "config.json").write_text('{"quantization_config": {}}'), {}, "x: the model is quantised"
     ),
     "unknown method": (lambda m: None, {"method": "tie"}, "Did you mean 'ties'?"),
-    "density of two": (lambda m: None, {"parameters": {"density": 2}}, "density of 2. Give a value from 0 to 1."),
+    "density of two": (lambda m: None, {"parameters": {"density": 2}}, "density is out of range, got 2. Give a value"),
     "density by layer over the whole vector": (
         lambda m: None, {"method": "ties", "parameters": {"density": [0.1, 0.9]}}, "'density' varies over the model"
     ),
     "one model twice": (lambda m: None, {"models": ["x", "x"]}, "x is listed twice"),
     "too many models": (
-        lambda m: None, {"method": "slerp", "parameters": {"t": 0.5}}, "takes exactly 1 model beside the base"
+        lambda m: None, {"method": "slerp", "parameters": {"t": 0.5}}, "takes exactly 1 model besides the base"
     ),
     "a layer that does not exist": (
         lambda m: None,

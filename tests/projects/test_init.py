@@ -209,7 +209,7 @@ def test_the_base_is_found_by_what_the_models_say(made: Path, here: Path, cli: C
 
 
 WRONG: dict[str, tuple[list[str], str]] = {
-    "one alone": (["causal"], "one model alone"),
+    "one alone": (["causal"], "is the only model"),
     "twice": (["causal", "./causal"], "./causal: named twice"),
     "no base known": (["causal", "causal-tuned"], "is the base is not known. Name the base with --base MODEL"),
     "another architecture": (["causal-tuned", "gpt", "--base", "causal"], "causal, causal-tuned and gpt: causal is a "

@@ -257,7 +257,7 @@ def test_two_studies_of_one_strategy_have_names_of_their_own(world: Path) -> Non
 
 
 def test_an_extra_model_may_not_take_a_name_that_is_taken(built: Path) -> None:
-    with pytest.raises(InputError, match="one name"):
+    with pytest.raises(InputError, match="the same name"):
         collect_study(built / "run-cma_es", extra_models=[ExtraModel("base", "0" * 64)])
 
 

@@ -128,5 +128,5 @@ def test_an_adapter_for_another_architecture(base_folder: Path, tmp_path: Path, 
         tmp_path / "s.safetensors",
     )
     assert answer.code == 2
-    assert "was extracted from another model" in answer.err
+    assert "was made for another model" in answer.err
     assert not (tmp_path / "s.safetensors").exists()

@@ -273,7 +273,7 @@ def test_images_and_texts_are_not_mistaken_for_each_other(
         ({"image": "pictures", "answer": "cat"}, "there is no image"),
         ({"image": "text.png", "answer": "cat"}, "not an image"),
         ({"image": "drawing.eps", "answer": "cat"}, "not an image"),
-        ({"image": "huge.png", "answer": "cat"}, "enormous"),
+        ({"image": "huge.png", "answer": "cat"}, "is too large"),
         ({"image": 7, "answer": "cat"}, "`image` must be the path of a file"),
         ({"image": "a\x00b", "answer": "cat"}, "there is no image"),
         ({"prompt": "cat?", "answer": "cat"}, "no `image`"),
@@ -325,8 +325,11 @@ def test_a_config_without_a_known_architecture_is_refused(cli: Cli, tmp_path: Pa
     model = write_classifier(tmp_path / "bert", labels=LABELS)
     config = json.loads((model / "config.json").read_text())
     for change, said in (
-        ({"architectures": ["NoSuchForSequenceClassification"], "model_type": "no-such"}, "no text classifier"),
-        ({"architectures": ["NoSuch"], "model_type": "no-such"}, "no causal language model"),
+        (
+            {"architectures": ["NoSuchForSequenceClassification"], "model_type": "no-such"},
+            "built as a text classifier",
+        ),
+        ({"architectures": ["NoSuch"], "model_type": "no-such"}, "cannot be built as a causal language model"),
         ({"id2label": {"0": "a", "1": "b", "2": "c"}}, "id2label names 3 classes"),
     ):
         (model / "config.json").write_text(json.dumps({**config, **change}))
@@ -374,7 +377,7 @@ def test_a_type_that_nothing_computes_in_is_told_before_anything_is_opened(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    refused(cli(*call, "--dtype", "int8"), "got 'int8, expected a known type'", "--dtype", "bfloat16")
+    refused(cli(*call, "--dtype", "int8"), "got 'int8', expected a known type", "--dtype", "bfloat16")
     assert not any(tmp_path.iterdir())
 
 

@@ -133,7 +133,10 @@ def test_end_tokens_of_the_generation_config_end_answers(tiny_model: Callable[..
     [
         (lambda f: [path.unlink() for path in f.glob("*token*")], "has no usable tokenizer"),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
-        (lambda f: (f / "config.json").write_text('{"model_type": "no-such"}'), "no causal language model"),
+        (
+            lambda f: (f / "config.json").write_text('{"model_type": "no-such"}'),
+            "cannot be built as a causal",
+        ),
         (lambda f: rewrite(f, lambda t: {n: v for n, v in t.items() if n != "model.norm.weight"}), "lacks tensors"),
         (lambda f: rewrite(f, lambda t: {**t, "extra.weight": t["model.norm.weight"].clone()}), "unknown tensors"),
         (lambda f: rewrite(f, lambda t: {**t, "model.norm.weight": t["model.norm.weight"][:3].clone()}), "do not fit"),

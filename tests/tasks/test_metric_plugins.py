@@ -16,7 +16,7 @@ Cli = Callable[..., Any]
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "add-a-metric.md").read_text()
 (CLOSENESS,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 (SETTINGS,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-COMMANDS = re.findall(r"^genepool (.*)$", PAGE, re.MULTILINE)
+COMMANDS = re.findall(r"^genepool (.* --tasks .*)$", PAGE, re.MULTILINE)
 METHOD = """
 from genepool.merging.method import Method
 from genepool.merging.registry import register

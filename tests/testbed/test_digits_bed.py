@@ -327,7 +327,7 @@ def test_other_models_are_refused(bed: Testbed, tmp_path: Path, save_model: Call
 
 @pytest.mark.parametrize("prompt", ["", "1 2 3", " ".join(["17"] * 64), " ".join(["-1"] * 64), " ".join(["x"] * 64)])
 def test_a_prompt_that_is_no_image_is_refused(prompt: str) -> None:
-    with pytest.raises(InputError, match="not an image"):
+    with pytest.raises(InputError, match="expected an image"):
         encode_pixels(prompt)
 
 

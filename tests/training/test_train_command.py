@@ -159,7 +159,7 @@ def test_what_cannot_be_learned_from_is_refused(
         (few, "too few examples"),
         (empty, "no training examples"),
         (long, "too-long"),
-        (pattern, "no texts as answers"),
+        (pattern, "its answers are not texts"),
         (tmp_path / "nowhere", "nowhere"),
         (small_world / "tasks", "holds 2 tasks"),
     ):
@@ -279,7 +279,7 @@ def test_a_plan_refuses_what_the_training_would(cli: Callable[..., Any], small_w
     file = tmp_path / "training.yaml"
     for target, said in (
         ("q_prj", "the model has no layer q_prj. Did you mean 'q_proj'?"),
-        ("norm", "no linear layer"),
+        ("norm", "not a linear layer"),
     ):
         file.write_text(
             f"train: 1\nbase: {small_world / 'base'}\ntasks: [{small_world / 'tasks' / 'first'}]\n"

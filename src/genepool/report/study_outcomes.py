@@ -96,9 +96,12 @@ class StudyOutcomes:
         self.subject = next(iter(self.folders))
         self.extras = {extra.name: extra for extra in extras}
         self.skills = [skill.name for skill in self.study.skills]
-        if len(self.extras) < len(extras) or self.extras.keys() & {*self.folders, "base", *self.skills}:
+        names = [extra.name for extra in extras]
+        taken = [name for name in names if names.count(name) > 1 or name in {*self.folders, "base", *self.skills}]
+        if taken:
             raise InputError(
-                "two models of the page have the same name", fix="Give every extra model a name of its own"
+                f"two models of the page have the same name, {taken[0]}",
+                fix="Give every extra model a name of its own",
             )
         if best_merge and best_merge not in self.extras:
             raise InputError(

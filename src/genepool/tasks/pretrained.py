@@ -134,8 +134,8 @@ def model_folder(weights: Weights) -> Path:
 
 
 def short(error: BaseException) -> str:
-    """What another library's error says, on one line of at most 160 characters."""
-    return " ".join(str(error).split())[:160].rstrip(".")
+    """What another library's error says first, on one line of at most 160 characters."""
+    return " ".join(str(error).split()).split(". ")[0][:160].rstrip(".")
 
 
 def _check_shapes(mismatched: Collection[Any], classes: int, where: str) -> None:

@@ -41,7 +41,7 @@ def extract(
         typer.Option("--only", help="Take only tensors of this pattern: a glob, a role, a part or a module's path."),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", help="Lose the tensors of this pattern: they stay as in the base.")
+        list[str] | None, typer.Option("--exclude", help="Keep the tensors of this pattern as they are in the base.")
     ] = None,
     name: NameOption = "",
     description: DescriptionOption = "",
