@@ -311,6 +311,7 @@ class Space:
             "models": models,
             "parameters": {**self._merge.parameters, **self._values(genome, None)},
             "seed": seed,
+            **study.recipe_parts(),
         }
         return recipe if study.dtype is None else {**recipe, "dtype": study.dtype}
 

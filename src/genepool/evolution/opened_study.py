@@ -88,6 +88,8 @@ class OpenedStudy:
         tasks = _chosen(study, where, trust)
         for task in tasks:
             check_fits(task, open_model(base).kind, study.base)
+            for model, weights in skills.items() if study.merges_a_part else ():
+                check_fits(task, open_model(weights).kind, model)
         found = Ingredients(
             study,
             where,
@@ -102,6 +104,22 @@ class OpenedStudy:
         )
         return cls(study, where, representation(study.vary.kind)(found), tasks, device)
 
+    def check_labels(self) -> None:
+        """Refuses classifiers whose classes are no answers of a task, which would be found when the winner is tested.
+
+        Raises:
+            InputError: naming the task and some of the labels.
+        """
+        from genepool.tasks import open_model
+        from genepool.tasks.answering import check_labels
+
+        for weights in (self.sources[model] for model in (self.study.base, *(s.model for s in self.study.skills))):
+            asked = open_model(weights)
+            if "classes" in asked.kind.can:
+                model = asked.load(self.device, self.study.compute)
+                for task in self.tasks:
+                    check_labels(task, task.examples("test"), model)
+
     @property
     def sources(self) -> Mapping[str, Weights]:
         """The base and the skills, by their model strings."""
@@ -114,7 +132,10 @@ class OpenedStudy:
         Of a method from outside the package also its file.
         """
         study, code = self.study, self.representation.code()
+        named = {study.base, *(skill.model for skill in study.skills)}
+        kept = sorted(weights.fingerprint() for model, weights in self.sources.items() if model not in named)
         return {
+            **({"kept": kept} if kept else {}),
             **({"method": code} if code else {}),
             "base": self.sources[study.base].fingerprint(),
             "models": {skill.name: self.sources[skill.model].fingerprint() for skill in study.skills},

@@ -125,6 +125,8 @@ def run_study(
     with progress.bar("opening models and tasks"):
         entry = strategy_entry(study.strategy.name, where=f"{where}:strategy.name")
         opened = OpenedStudy.open(study, where, out=out, trust=trust, device=device)
+        if study.merges_a_part:
+            opened.check_labels()
         strategy = strategy_of(opened)
         savings = _savings(opened)
         memory = plan_memory(opened, count or os.cpu_count() or 1)
@@ -351,7 +353,7 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
 def _yaml(study: Study) -> str:
     import yaml
 
-    data = study.model_dump(mode="json", exclude_defaults=True)
+    data = study.model_dump(mode="json", exclude_defaults=True, by_alias=True)
     return yaml.safe_dump({"study": 1, **data}, sort_keys=False, allow_unicode=True)
 
 

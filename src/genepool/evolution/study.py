@@ -22,9 +22,11 @@ from pydantic import (
 
 from genepool.errors import InputError, refuse_newer
 from genepool.evolution import older_keys
+from genepool.evolution.kept_parts import WORDS, said_of_parts
 from genepool.evolution.reading_vary import read_vary
 from genepool.evolution.representations import Vary, representation
 from genepool.evolution.strategies import StrategyEntry, strategies, strategy_entry
+from genepool.merging.recipe_parts import TensorRule
 from genepool.schema import Strict, read_yaml, validate
 
 # Of the format; a file of a newer one is refused.
@@ -231,6 +233,18 @@ class Study(Strict):
         default=None, description="What candidates and the winner are stored as; as the base when left out."
     )
 
+    rest: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Merge only the tensors that all models have in one shape; all others, the config and the labels "
+        "are this model's: `base`, a skill's name, or any model. For kinds that merge.",
+    )
+    tensors: tuple[TensorRule, ...] = Field(
+        default=(),
+        description="Tensors that no candidate merges like the rest, as in a recipe; `from` may be a skill's name. "
+        "For kinds that merge.",
+    )
+
     @field_validator("screen", mode="before")
     @classmethod
     def _not_at_all(cls, value: Any) -> Any:
@@ -275,8 +289,23 @@ class Study(Strict):
         entry = strategy_entry(study.strategy.name)
         study._check_steadiness(entry)
         study._check_savings(entry)
+        study._check_parts()
         representation(study.vary.kind).check(study)
         return study
+
+    @property
+    def merges_a_part(self) -> bool:
+        """Whether candidates are merges of only some tensors, so that models may differ in the others."""
+        return self.rest is not None or bool(self.tensors)
+
+    def _check_parts(self) -> None:
+        kind = representation(self.vary.kind)
+        if self.merges_a_part and not kind.merges:
+            key = "rest" if self.rest is not None else "tensors"
+            raise ValueError(
+                f"`{key}` says what a merge keeps, and {self.strategy.name} varies {kind.noun} here. Leave it out, or "
+                "take a strategy and a kind that merge"
+            )
 
     def _check_steadiness(self, entry: StrategyEntry) -> None:
         if not self.steady:
@@ -308,7 +337,24 @@ class Study(Strict):
         skills = tuple(skill.model_copy(update={"model": resolve_model(skill.model, folder)}) for skill in self.skills)
         here = self.tasks.dir if self.tasks.dir.startswith("lm-eval:") else str((folder / self.tasks.dir).resolve())
         tasks = self.tasks.model_copy(update={"dir": here})
-        return self.model_copy(update={"base": resolve_model(self.base, folder), "skills": skills, "tasks": tasks})
+        # A skill's path means the skill, which counts by its name wherever it lies.
+        names = {skill.model: skill.name for skill in self.skills}
+        kept = {*WORDS, *names.values()}
+
+        def named(word: str) -> str:
+            return word if word in kept else names.get(word) or resolve_model(word, folder)
+
+        parts = {
+            "rest": None if self.rest is None else named(self.rest),
+            "tensors": tuple(rule.model_copy(update={"source": named(rule.source)}) for rule in self.tensors),
+        }
+        base = resolve_model(self.base, folder)
+        return self.model_copy(update={"base": base, "skills": skills, "tasks": tasks, **parts})
+
+    def recipe_parts(self) -> dict[str, Any]:
+        """`rest` and `tensors` as a recipe has them, with models in place of skills' names."""
+        models = {skill.name: skill.model for skill in self.skills if skill.name not in WORDS}
+        return said_of_parts(self.rest, self.tensors, lambda word: models.get(word, word))
 
     def settings(self) -> dict[str, Any]:
         """Everything of the file that decides which candidates are tried and what they are worth.
@@ -327,9 +373,15 @@ class Study(Strict):
                 "base": True,
                 "skills": {"__all__": {"model"}},
                 "tasks": {"dir"},
+                "rest": True,
+                "tensors": True,
             },
         )
-        return {**settings, **self.vary.settings()}
+        return {
+            **settings,
+            **said_of_parts(self.rest, self.tensors, lambda word: Path(word).name),
+            **self.vary.settings(),
+        }
 
 
 def load_study(path: str | Path) -> Study:

@@ -165,6 +165,8 @@ class Representation(ABC, Generic[Proposal, AnyVary]):
     #: What a study file calls it, and what is varied in the plural; both from `register`.
     kind: ClassVar[str] = ""
     noun: ClassVar[str] = ""
+    #: Whether a candidate is a merge by a recipe, which may say what it keeps.
+    merges: ClassVar[bool] = False
     #: What strategies must propose to search it.
     proposals: ClassVar[Proposals]
 

@@ -79,13 +79,17 @@ class MergeRepresentation(PointRepresentation[AnyMerge]):
         plan: the merge at the start point; every candidate is planned like it.
     """
 
+    merges = True
+
     def __init__(self, found: Ingredients) -> None:
         from genepool.merging import find_method, plan_merge
         from genepool.weights import infer_roles
 
         super().__init__(found)
         base, options = found.base, self.options
-        sources = self.sources if found.in_memory else _resident(found)
+        # What differs from the base in shape is no change of it that could be held; it is read for every candidate.
+        held = found.in_memory or found.study.merges_a_part
+        sources = self.sources if held else _resident(found)
         merge = options.as_merge()
         method = find_method(merge.method, f"{self.where}:{options.place('method')}")
         roles = infer_roles({name: base.info(name) for name in base.names()})
@@ -145,7 +149,7 @@ class MergeRepresentation(PointRepresentation[AnyMerge]):
         study = self.study
         base = self.sources[study.base]
         need = _stored(base)
-        if need > room:
+        if need > room or study.merges_a_part:
             return Held(streamed=("base", *(skill.name for skill in study.skills)))
         room -= need
         skills: dict[str, int] = {}
