@@ -73,7 +73,7 @@ def consistency(
         seed: of the bootstrap.
 
     Raises:
-        InputError: there are there are fewer than two variations, no questions, or they differ in number.
+        InputError: there are fewer than two variations, no questions, or they differ in number.
     """
     if len(scores) < 2:
         raise InputError("there are fewer than two variations", fix="Ask the same questions in at least two ways")

@@ -186,7 +186,7 @@ def race_models(
         allow_pickle, asking: further arguments of `evaluate`.
 
     Raises:
-        InputError: there is no models or no tasks are named, or a model or task cannot be used.
+        InputError: no models or no tasks are named, or a model or task cannot be used.
     """
     if not models or not tasks:
         raise InputError("no models or no tasks are named", fix="Name models and tasks")

@@ -200,7 +200,7 @@ def complementary_knowledge(table: Outcomes, *, seed: int = 0) -> dict[tuple[str
     Both orders are there, so that a row of the matrix shows what a model could learn from each of the others.
 
     Raises:
-        InputError: there are there are fewer than two models.
+        InputError: there are fewer than two models.
     """
     if len(table.models) < 2:
         raise InputError("there are fewer than two models", fix="Evaluate at least two")

@@ -161,11 +161,22 @@ class Headers:
         if model not in self._tied:
             self._tied[model] = tied_names(self.sources[model])
         tied = self._tied[model]
-        return next((tied[inside] for inside in self._in_memory(owner, name) if inside in tied), "") if tied else ""
+        return next((tied[inside] for inside in self.in_memory(owner, name) if inside in tied), "") if tied else ""
 
-    def _in_memory(self, owner: str, name: str) -> tuple[str, ...]:
+    def in_memory(self, owner: str, name: str) -> tuple[str, ...]:
+        """The names in memory that a tensor goes into; its own where the class is not known."""
         naming = self._naming(owner)
         return (name,) if naming is None else naming.in_memory(name)
+
+    def class_order(self, model: str) -> dict[str, int]:
+        """The place of every tensor in memory among those of the model's class; empty where it is not known."""
+        architecture = architecture_of(self.sources[model].config)
+        return {} if architecture is None else {name: place for place, name in enumerate(architecture.tensors)}
+
+    def setting(self, model: str, key: str) -> object:
+        """What the config of a model says at a key, defaults included; None where its class is not known."""
+        architecture = architecture_of(self.sources[model].config)
+        return None if architecture is None else architecture.settings.get(key)
 
     def _computed(self, owner: str, name: str) -> bool:
         """Whether every loader computes a tensor that the owner stores."""

@@ -13,6 +13,7 @@ from genepool.errors import InputError
 from genepool.merging.matching import Missing
 from genepool.merging.outputs import Depth, Input, OutputTensor
 from genepool.merging.recipe_parts import LayerSource, RecipePart
+from genepool.merging.tensor_order import TensorOrder
 from genepool.weights import Role
 from genepool.weights.roles import layer_counts
 from genepool.weights.stacks import Stack
@@ -86,11 +87,10 @@ class Slicer:
         owner = of[1].entries[0].model
         before: list[str] = []
         behind: list[str] = []
+        order = TensorOrder(self._headers, owner, self._path(owner))
         for name, own in self._headers.outer(owner).items():
-            role = self._headers.role(owner, own)
-            if self._covers(name) and role.stack != self._path(owner):
-                # Another stack of the module, such as convolutions, comes before the layers.
-                (before if role.part == "embedding" or role.layer is not None else behind).append(name)
+            if self._covers(name) and self._headers.role(owner, own).stack != self._path(owner):
+                (before if order.before(own) else behind).append(name)
         return before, behind
 
     def _outside(self, name: str, of: Numbered) -> list[OutputTensor]:
