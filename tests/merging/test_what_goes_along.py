@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,13 @@ def test_a_model_with_code_of_its_own_loads_and_the_copy_is_told(tmp_path: Path,
     AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
     (tmp_path / "a" / "configuration_own.py").unlink()
     assert "the config of a names configuration_own.py, which it does not hold" in merge().err
+
+
+@pytest.mark.parametrize("command", ["plan", "merge"])
+def test_a_pipe_where_generation_settings_should_be_is_waited_for_by_nobody(
+    model: Callable[..., Path], merge: Callable[..., Any], tmp_path: Path, command: str
+) -> None:
+    os.mkfifo(model("a") / "generation_config.json")
+    model("b")
+    assert merge(command=command).code == 0
+    assert not (tmp_path / "out" / "generation_config.json").exists()

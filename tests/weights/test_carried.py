@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ def test_modules_keep_their_own_weights_and_no_other_folder_does(tmp_path: Path)
         ("original/consolidated.00.pth", "original/", carried.IN_ANOTHER_FORM),
         ("consolidated.safetensors", "consolidated.safetensors", carried.IN_ANOTHER_FORM),
         ("tf_model.h5", "tf_model.h5", carried.IN_ANOTHER_FORM),
-        ("adapter_model.safetensors", "adapter_model.safetensors", carried.IN_ANOTHER_FORM),
+        ("adapter_model.safetensors", "adapter_model.safetensors", carried.ADAPTER),
+        ("adapter_config.json", "adapter_config.json", carried.ADAPTER),
+        ("lora/adapter_config.json", "lora/", carried.IN_ANOTHER_FORM),
         ("optimizer.pt", "optimizer.pt", carried.TRAINING_STATE),
         ("rng_state_0.pth", "rng_state_0.pth", carried.TRAINING_STATE),
         ("trainer_state.json", "trainer_state.json", carried.TRAINING_STATE),
@@ -133,22 +136,74 @@ def test_the_tokenizer_of_another_model_brings_templates_and_generation_settings
     assert carried_files(base, chat).files["generation_config.json"] == base / "generation_config.json"
 
 
-def test_links_are_followed_to_neighbours_and_the_hub_s_blobs_only(tmp_path: Path) -> None:
-    base = folder(tmp_path / "models" / "base", "tokenizer.json")
-    tuned = folder(tmp_path / "models" / "tuned")
-    (tmp_path / "secret.json").write_text("{}")
-    (tuned / "tokenizer.json").symlink_to(base / "tokenizer.json")
-    (tuned / "added_tokens.json").symlink_to(tmp_path / "secret.json")
-    (tuned / "assets").symlink_to(tmp_path)
-    found = carried_files(tuned)
+def test_links_are_followed_within_the_folder_and_to_the_hub_s_blobs_only(tmp_path: Path) -> None:
+    model = folder(tmp_path / "home" / "model", "tokenizer.json")
+    key = tmp_path / "home" / ".ssh" / "id_rsa"
+    key.parent.mkdir()
+    key.write_text("secret")
+    (model / "vocab_notes.txt").symlink_to("../.ssh/id_rsa")
+    (model / "vocab.txt").symlink_to(key)
+    (model / "assets").symlink_to(tmp_path)
+    (model / "same.json").symlink_to("tokenizer.json")
+    away = dict.fromkeys(("assets", "vocab.txt", "vocab_notes.txt"), carried.ELSEWHERE)
+    found = carried_files(model)
+    assert names(found) == {"tokenizer.json", "same.json"}
+    assert found.left == away
+    (model / "config.json").unlink()
+    found = carried_files(model)
     assert names(found) == {"tokenizer.json"}
-    assert found.left == {"added_tokens.json": carried.ELSEWHERE, "assets": carried.ELSEWHERE}
-    hub = folder(tmp_path / "hub" / "models--org--name" / "snapshots" / "abc")
-    blob = tmp_path / "hub" / "models--org--name" / "blobs" / "0123"
-    blob.parent.mkdir()
-    blob.write_text("{}")
-    (hub / "tokenizer.json").symlink_to("../../blobs/0123")
-    assert names(carried_files(hub)) == {"tokenizer.json"}
+    assert found.left == {"vocab.txt": carried.ELSEWHERE}
+
+
+def test_a_snapshot_of_the_hub_s_cache_is_links_to_its_own_blobs(tmp_path: Path) -> None:
+    entry = tmp_path / "models--org--name"
+    hub = folder(entry / "snapshots" / "abc", "1_Pooling/config.json")
+    digest, notes = "0123456789" * 4, "notes.txt"
+    (entry / "blobs").mkdir()
+    (tmp_path / "other" / "blobs").mkdir(parents=True)
+    for path in (entry / "blobs" / digest, entry / "blobs" / notes, tmp_path / "other" / "blobs" / digest):
+        path.write_text("{}")
+    (hub / "tokenizer.json").symlink_to(f"../../blobs/{digest}")
+    (hub / "1_Pooling" / "more.json").symlink_to(f"../../../blobs/{digest}")
+    (hub / "notes.txt").symlink_to(f"../../blobs/{notes}")
+    (hub / "vocab.txt").symlink_to(f"../../../other/blobs/{digest}")
+    found = carried_files(hub)
+    assert names(found) == {"tokenizer.json", "1_Pooling/config.json", "1_Pooling/more.json"}
+    assert found.left == dict.fromkeys(("notes.txt", "vocab.txt"), carried.ELSEWHERE)
+
+
+def test_code_behind_a_link_stays_behind_with_the_tokenizer_that_names_it(tmp_path: Path) -> None:
+    base, chat = folder(tmp_path / "base"), folder(tmp_path / "chat", "tokenizer.json")
+    (tmp_path / "t.py").write_text("")
+    (chat / "t.py").symlink_to("../t.py")
+    (chat / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["t.T", None]}}))
+    found = carried_files(base, chat)
+    assert names(found) == {"tokenizer.json", "tokenizer_config.json"}
+    assert found.code == ()
+
+
+def test_adapters_of_a_module_go_along_with_its_weights(tmp_path: Path) -> None:
+    files = ("0_Own/adapter_config.json", "0_Own/adapter_model.safetensors")
+    assert names(carried_files(folder(tmp_path / "m", *files, modules=[{"path": "0_Own"}]))) == {"modules.json", *files}
+
+
+@pytest.mark.parametrize(
+    "text", ["\n" * 900_000, "from ." + "a" * 900_000, "from" + " " * 900_000, "from .a.b" * 90_000]
+)
+def test_imports_are_found_in_linear_time(tmp_path: Path, text: str) -> None:
+    path = folder(tmp_path / "m", "layers.py", config={"auto_map": {"AutoModel": "mine.Mine"}})
+    # Quadratic work would take hours.
+    (path / "mine.py").write_text(f"{text}\n\tfrom  .layers import Layer\n")
+    assert carried_files(path).code == ("mine.py", "layers.py")
+
+
+def test_a_pipe_is_waited_for_by_nobody(tmp_path: Path) -> None:
+    path = folder(tmp_path / "m", "tokenizer.json")
+    for name in ("modules.json", "tokenizer_config.json"):
+        os.mkfifo(path / name)
+    found = carried_files(path)
+    assert names(found) == {"tokenizer.json"}
+    assert found.left == dict.fromkeys(("modules.json", "tokenizer_config.json"), "not a file")
 
 
 def test_weights_without_a_config_may_lie_beside_anything(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genepool.errors import listed
+from genepool.errors import InputError, listed
 from genepool.weights import Weights
 from genepool.weights.architecture import architecture_of
 from genepool.weights.carried import GENERATION_FILE
+from genepool.weights.json_file import read_json
 
 # Settings of training, of storage and of what is given back; none of them changes what the weights compute.
 _WITHOUT_EFFECT = re.compile(
@@ -139,10 +140,10 @@ def _generation_settings(folder: Path | None) -> dict[str, Any] | None:
     if folder is None:
         return None
     try:
-        found = json.loads((folder / GENERATION_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(folder / GENERATION_FILE)
+    except InputError:
+        # What is not there or broken says nothing; whoever reads it tells the rest.
         return None
-    return found if isinstance(found, dict) else None
 
 
 def _value_text(value: Any) -> str:

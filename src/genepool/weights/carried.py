@@ -2,19 +2,21 @@
 
 Everything goes along that belongs to the model: tokenizer, processor, generation settings, chat templates, the modules
 of sentence-transformers, a licence, and code that a config names, which is copied and never run. Weights in other
-forms, states and logs of a training, caches, hidden files and links that lead elsewhere stay behind. A folder may be a
-stranger's, so the work is bounded. `writer` copies what is decided here; plans and cards tell it.
+forms, adapters, states and logs of a training, caches, hidden files and links out of the folder stay behind. A folder
+may be a stranger's, so the work is bounded. `writer` copies what is decided here; plans and cards tell it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from genepool.errors import InputError
+from genepool.weights.json_file import read_json_value
 
 # A tokenizer of 250,000 tokens takes 35 MB; a model has some twenty files and a few folders.
 MOST_BYTES = 200 * 10**6
@@ -54,17 +56,24 @@ _TRAINING = re.compile(
 )
 _TRAINING_FOLDERS = re.compile(r"checkpoint-\d+|global_step\d+|runs|logs|wandb|tensorboard|mlruns|lightning_logs")
 _REPLACED = frozenset({"README.md", "recipe.yaml", "genepool.json", "mergekit_config.yml", "mergekit_config.yaml"})
+# transformers would load these onto the result, or look for the base they name.
+_ADAPTER = re.compile(r"adapter_config\.json|adapter_model\..*")
 _DATABASE = re.compile(r".*\.(sqlite|sqlite3|db|sqlite-wal|sqlite-shm)")
 _CODE = re.compile(r".*\.(py|pyc|so|dll|dylib|sh|bat|ipynb|exe)")
-_IMPORTED = re.compile(r"^\s*from\s+\.(?:(\w+)[\w.]*\s+import|\s+import\s+(\w+))", re.MULTILINE)
+# No part of it runs over a line's end or can be split in two ways: a stranger's file must take linear time.
+_IMPORTED = re.compile(r"^[ \t]*from[ \t]+\.(?:(\w+)\b[\w.]*[ \t]+import|[ \t]+import[ \t]+(\w+))", re.MULTILINE)
+_MOST_CODE_BYTES = 10**6
+# A file's SHA-1 as git has it, or its SHA-256 where it is a large one.
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _MODULE_NAME = re.compile(r"[A-Za-z_]\w*")
 
 IN_ANOTHER_FORM = "weights that were not merged"
+ADAPTER = "an adapter that was not merged"
 TRAINING_STATE = "state or log of a training"
 HIDDEN = "hidden"
 REPLACED = "the result has its own"
 UNNAMED_CODE = "code that no config names"
-ELSEWHERE = "a link to another place"
+ELSEWHERE = "a link out of the model's folder"
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,8 @@ def carried_files(source: Path | None, tokenizer_from: Path | None = None) -> Ca
     ours = own.carried() if own is not None else CarriedFiles()
     taken = {name: path for name, path in theirs.files.items() if of_tokenizer(name) or name == GENERATION_FILE}
     kept = {name: path for name, path in ours.files.items() if not of_tokenizer(name)}
-    code = {name: theirs.files[name] for name in _code_named(tokenizer_from, ("tokenizer_config.json",), [])}
+    named = _code_named(tokenizer_from, ("tokenizer_config.json",), [])
+    code = {name: theirs.files[name] for name in named if name in theirs.files}
     return CarriedFiles(
         {**kept, **taken, **code},
         ours.left,
@@ -120,17 +130,19 @@ class _Folder:
         self.path = path
         self.files: dict[str, Path] = {}
         self.left: dict[str, str] = {}
-        # A link may lead to a neighbour of the model, and in the hub's cache to its blobs.
-        real = Path(os.path.realpath(path))
-        self._reachable = [real.parent, *([real.parent.parent / "blobs"] if real.parent.name == "snapshots" else [])]
+        self._real = Path(os.path.realpath(path))
+        # In the hub's cache a snapshot is links to files whose names are their hashes.
+        snapshot = self._real.parent.name == "snapshots"
+        self._blobs = self._real.parent.parent / "blobs" if snapshot else None
         self._seen = 0
         self._modules: frozenset[str] = frozenset()
 
     def carried(self) -> CarriedFiles:
         if not self.path.is_dir() or not (self.path / "config.json").is_file():
             # Weights without a config may lie anywhere, beside anything: only what is known by name belongs to them.
-            found = {name: self.path / name for name in KNOWN_FILES if (self.path / name).is_file()}
-            return CarriedFiles(found)
+            found = {name: path for name in KNOWN_FILES if (path := self.path / name).is_file()}
+            away = {name: ELSEWHERE for name, path in found.items() if path.is_symlink() and not self._is_own(path)}
+            return CarriedFiles({name: path for name, path in found.items() if name not in away}, away)
         self._modules = _module_folders(self.path)
         self._walk(self.path, "", 0)
         missing: list[str] = []
@@ -187,7 +199,7 @@ class _Folder:
         return IN_ANOTHER_FORM if _holds_weights(Path(entry.path)) else ""
 
     def _why_left(self, entry: os.DirEntry[str], name: str) -> str:
-        if entry.is_symlink() and not self._leads_home(entry.path):
+        if entry.is_symlink() and not self._is_own(Path(entry.path)):
             return ELSEWHERE
         if not entry.is_file():
             return "not a file"
@@ -199,22 +211,28 @@ class _Folder:
             return TRAINING_STATE
         if _DATABASE.fullmatch(entry.name):
             return "a database"
-        if _WEIGHTS.fullmatch(entry.name) and ("/" not in name or name.split("/")[0] not in self._modules):
-            return IN_ANOTHER_FORM
+        if "/" not in name or name.split("/")[0] not in self._modules:
+            if _ADAPTER.fullmatch(entry.name):
+                return ADAPTER
+            if _WEIGHTS.fullmatch(entry.name):
+                return IN_ANOTHER_FORM
         if (size := entry.stat().st_size) > MOST_BYTES:
             return f"{size:,} bytes, and at most {MOST_BYTES:,} are carried"
         return ""
 
-    def _leads_home(self, path: str) -> bool:
-        target = Path(os.path.realpath(path))
-        return any(target.is_relative_to(place) for place in self._reachable)
+    def _is_own(self, link: Path) -> bool:
+        """Whether a link leads to a file of the folder, or from a snapshot of the hub's cache to one of its blobs."""
+        target = Path(os.path.realpath(link))
+        if target.is_relative_to(self._real):
+            return True
+        return target.parent == self._blobs and _BLOB.fullmatch(target.name) is not None
 
 
 def _holds_weights(folder: Path) -> bool:
     """Whether a folder is another model, or the same in another form."""
     count = 0
     for _, folders, files in os.walk(folder):
-        if any(_WEIGHTS.fullmatch(name) for name in files):
+        if any(_WEIGHTS.fullmatch(name) or _ADAPTER.fullmatch(name) for name in files):
             return True
         count += len(files) + len(folders)
         if count > MOST_FILES:
@@ -236,11 +254,9 @@ def _modules(path: Path) -> list[dict[str, Any]]:
 def _content(path: Path) -> Any:
     """What a JSON file says; nothing where there is none or it is broken, which whoever reads it will say."""
     try:
-        if path.stat().st_size <= MOST_BYTES:
-            return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        pass
-    return None
+        return read_json_value(path)
+    except InputError:
+        return None
 
 
 # ---------------------------------------------------------------------- code
@@ -267,9 +283,9 @@ def _code_named(path: Path, configs: tuple[str, ...], missing: list[str]) -> lis
             missing.append(name)
             continue
         found.append(name)
-        if file.stat().st_size <= 10**7:
+        if file.stat().st_size <= _MOST_CODE_BYTES:
             text = file.read_text(encoding="utf-8", errors="replace")
-            imported = [next(filter(None, groups)) for groups in _IMPORTED.findall(text)]
+            imported = dict.fromkeys(next(filter(None, groups)) for groups in _IMPORTED.findall(text))
             # `from . import name` may name what another module defines.
             waiting += [f"{module}.py" for module in imported if (path / f"{module}.py").is_file()]
     return found

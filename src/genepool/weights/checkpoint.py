@@ -7,17 +7,17 @@ when a checkpoint is opened; tensors when they are read. Tied embeddings that we
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
 from genepool.weights import fingerprint_cache
 from genepool.weights.companions import companion_folder
 from genepool.weights.formats import NEED_ASKING, TensorFile, format_of, formats, open_file, usable_formats
 from genepool.weights.formats.safetensors import INDEX_FILE, MODEL_FILE
+from genepool.weights.json_file import read_json
 from genepool.weights.tensor_info import TensorInfo
 from genepool.weights.ties import stored_twice
 from genepool.weights.weights import Weights, entry_digest
@@ -234,22 +234,3 @@ def shards_of(index: Path) -> dict[str, str]:
 def _refuse_dead_link(path: Path) -> None:
     if path.is_symlink() and not path.exists():
         raise InputError("is a symbolic link that leads nowhere or in a circle", where=path, fix="Fetch the file again")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        InputError: it cannot be read or is not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("no such file", where=path, fix="Check the path") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"is not valid JSON ({error})", where=path, fix="Fetch or write it again") from None
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path, fix="Check its permissions") from None
-    if not isinstance(value, dict):
-        raise InputError("is not a JSON object", where=path, fix="Fetch or write it again")
-    return value

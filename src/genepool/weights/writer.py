@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from genepool import progress, staging
 from genepool.errors import InputError
 from genepool.weights.carried import carried_files
-from genepool.weights.checkpoint import read_json
 from genepool.weights.formats.safetensors import INDEX_FILE, MODEL_FILE
+from genepool.weights.json_file import read_json
 from genepool.weights.tensor_info import (
     DTYPE_BYTES,
     DTYPE_NAMES,

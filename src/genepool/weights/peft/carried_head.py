@@ -12,8 +12,8 @@ from typing import Any
 
 from genepool.errors import InputError
 from genepool.weights.architecture import architecture_of
-from genepool.weights.checkpoint import read_json
 from genepool.weights.class_head import MOST_CLASSES, BaseWithHead, ClassHead, head_for, read_class_head
+from genepool.weights.json_file import read_json
 from genepool.weights.peft.content import AdapterContent
 from genepool.weights.peft.folder import NOTES_FILE
 from genepool.weights.weights import Weights

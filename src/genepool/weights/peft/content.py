@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from genepool.errors import InputError
-from genepool.weights.checkpoint import read_json
 from genepool.weights.formats import open_adapter
+from genepool.weights.json_file import read_json
 from genepool.weights.peft.folder import CONFIG_FILE, PREFIX
 from genepool.weights.peft.kinds import kind_of
 from genepool.weights.peft.settings import AdapterSettings
