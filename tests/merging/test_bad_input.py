@@ -360,3 +360,11 @@ def test_a_small_disk_that_fills_up_is_one_line(tmp_path: Path, save_model: Call
         assert not any(disk.iterdir())
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8])
+def test_whole_numbers_of_eight_bits_are_no_weights(
+    refused: Callable[..., None], models: dict[str, Path], kind: torch.dtype
+) -> None:
+    _rewrite(models["x"], lambda t: t.update({"model.layers.0.mlp.up_proj.weight": torch.ones(4, 6, dtype=kind)}))
+    refused("the model is quantised: stored as " + ("I8" if kind is torch.int8 else "U8"))

@@ -47,4 +47,6 @@ def packed_as(weights: Weights, name: str) -> str:
     kind = weights.info(name).dtype
     if name.endswith(_PACKED):
         return f"packed weights ({kind})"
-    return f"stored as {kind}" if kind.startswith("F8") else ""
+    # Whole numbers of eight bits in a matrix are a float's code: masks and places have other types, or one axis.
+    code = kind in ("I8", "U8") and name.endswith("weight") and len(weights.info(name).shape) > 1
+    return f"stored as {kind}" if kind.startswith("F8") or code else ""
