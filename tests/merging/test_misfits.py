@@ -20,6 +20,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "wider": ("LlamaForCausalLM", "LlamaConfig", {"hidden_size": 32}),
     "body": ("LlamaModel", "LlamaConfig", {}),
     "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", {}),
+    "gpt2": ("GPT2LMHeadModel", "GPT2Config", {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}),
     "words": ("BertForMaskedLM", "BertConfig", {}),
     "classes": ("BertForSequenceClassification", "BertConfig", {}),
     "more classes": ("BertForSequenceClassification", "BertConfig", {"num_labels": 5}),
@@ -68,6 +69,18 @@ def test_the_reason_is_one_line_and_nothing_is_written(pair: tuple[str, str], tm
     assert answer.code == 2
     (line,) = [line for line in answer.err.splitlines() if line.startswith("error")]
     assert REASONS[pair] in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("rest", ["llama", "gpt2"])
+def test_names_that_look_alike_across_families_are_not_shared(rest: str, tmp_path: Path, cli: Cli) -> None:
+    for name in ("llama", "gpt2"):
+        _build(tmp_path / name, name)
+    recipe = _recipe(tmp_path, f"method: linear\nmodels: [llama, gpt2]\nrest: {rest}\n")
+    answer = cli("merge", recipe, tmp_path / "out")
+    assert answer.code == 2
+    assert "GPT2LMHeadModel" in answer.err
+    assert "which share nothing but names. Merge models of one architecture." in answer.err
     assert not (tmp_path / "out").exists()
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as tf
 import yaml
 from safetensors.torch import load_file
 
@@ -24,34 +23,36 @@ _SPEECH = {
     **_SMALL, "conv_dim": [8, 8], "conv_kernel": [3, 3], "conv_stride": [2, 2], "num_feat_extract_layers": 2,
     "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4,
 }  # fmt: skip
-# Module of the slices, class, config, names that come from the first slice and from the last.
-MODELS: dict[str, tuple[str | None, Any, Any, set[str], set[str]]] = {
-    "bert": (None, tf.BertForMaskedLM, tf.BertConfig(**_SMALL),
+# Module of the slices, class and its config's, settings, names that come from the first slice and from the last.
+MODELS: dict[str, tuple[str | None, str, str, dict[str, Any], set[str], set[str]]] = {
+    "bert": (None, "BertForMaskedLM", "BertConfig", _SMALL,
         {"bert.embeddings.LayerNorm.weight", "bert.embeddings.LayerNorm.bias"},
         {"cls.predictions.transform.LayerNorm.weight", "cls.predictions.transform.dense.weight"}),
-    "bart": ("decoder", tf.BartForConditionalGeneration, tf.BartConfig(**_BART),
+    "bart": ("decoder", "BartForConditionalGeneration", "BartConfig", _BART,
         {"model.decoder.layernorm_embedding.weight", "model.decoder.embed_positions.weight"}, set()),
-    "mbart": ("decoder", tf.MBartForConditionalGeneration, tf.MBartConfig(**_BART),
+    "mbart": ("decoder", "MBartForConditionalGeneration", "MBartConfig", _BART,
         {"model.decoder.layernorm_embedding.weight"}, {"model.decoder.layer_norm.weight"}),
-    "opt": (None, tf.OPTForCausalLM, tf.OPTConfig(**{**_SMALL, "ffn_dim": 24, "word_embed_proj_dim": 8}),
+    "opt": (None, "OPTForCausalLM", "OPTConfig", {**_SMALL, "ffn_dim": 24, "word_embed_proj_dim": 8},
         {"model.decoder.project_in.weight", "model.decoder.embed_positions.weight"},
         {"model.decoder.final_layer_norm.weight", "model.decoder.project_out.weight"}),
-    "bloom": (None, tf.BloomForCausalLM, tf.BloomConfig(vocab_size=30, hidden_size=16, n_layer=2, n_head=2),
+    "bloom": (None, "BloomForCausalLM", "BloomConfig", {"vocab_size": 30, "hidden_size": 16, "n_layer": 2, "n_head": 2},
         {"transformer.word_embeddings_layernorm.weight"}, {"transformer.ln_f.weight"}),
-    "clip": (None, tf.CLIPVisionModel, tf.CLIPVisionConfig(**_SMALL, image_size=8, patch_size=4),
+    "clip": (None, "CLIPVisionModel", "CLIPVisionConfig", {**_SMALL, "image_size": 8, "patch_size": 4},
         {"pre_layrnorm.weight", "embeddings.class_embedding"}, {"post_layernorm.weight"}),
-    "speech": (None, tf.Wav2Vec2Model, tf.Wav2Vec2Config(**_SPEECH),
+    "speech": (None, "Wav2Vec2Model", "Wav2Vec2Config", _SPEECH,
         {"encoder.layer_norm.weight", "feature_projection.layer_norm.weight"}, set()),
-    "stable speech": (None, tf.Wav2Vec2Model, tf.Wav2Vec2Config(**_SPEECH, do_stable_layer_norm=True),
+    "stable speech": (None, "Wav2Vec2Model", "Wav2Vec2Config", {**_SPEECH, "do_stable_layer_norm": True},
         {"feature_projection.layer_norm.weight"}, {"encoder.layer_norm.weight"}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_each_tensor_is_of_the_slice_it_stands_beside(name: str, tmp_path: Path, cli: Callable[..., Any]) -> None:
-    module, kind, config, before, behind = MODELS[name]
+    import transformers
+
+    module, kind, config, settings, before, behind = MODELS[name]
     torch.manual_seed(0)
-    model = kind(config)
+    model = getattr(transformers, kind)(getattr(transformers, config)(**settings))
     for number, one in enumerate(("t0", "t1")):
         with torch.no_grad():
             for parameter in model.parameters():

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from genepool import progress
 from genepool.errors import InputError
 from genepool.merging.matching import DepthConflict, Headers, Match, Missing, ShapeConflict
-from genepool.merging.misfits import misfit
+from genepool.merging.misfits import misfit, other_family
 from genepool.merging.outputs import Depth, Input, Layout, OutputTensor
 from genepool.merging.recipe import Recipe
 from genepool.merging.recipe_parts import RecipePart
@@ -166,6 +166,10 @@ class Aligner:
     ) -> list[Match | OutputTensor]:
         """What all models have alike, and what is kept of one; one error for the first thing that is neither."""
         fit = self.headers.fit(participants, names)
+        if self.recipe.rest is not None and (fit.missing or fit.shapes):
+            reason = other_family(self.sources, participants, self.headers.inside)
+            if reason is not None:
+                raise self.refusals.reason(reason, ())
         found: list[Match | OutputTensor] = []
         for match in fit.matches:
             if not self.excuses(match.name, (), found):

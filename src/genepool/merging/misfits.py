@@ -7,13 +7,14 @@ so that a user is told the cause and not its traces.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from genepool.errors import listed
-from genepool.weights import Checkpoint, Weights
+from genepool.weights import Checkpoint, Role, Weights, infer_roles
 from genepool.weights.architecture import Architecture, architecture_of
 from genepool.weights.naming import Renamed
+from genepool.weights.stacks import text_part
 
 # What configs call the sizes of matrices.
 _SIZE = re.compile(r"(_size|_dim|_experts|_heads|_channels|^n_embd|^n_inner|^n_head|^d_\w+|^dim|^hidden_dim)$")
@@ -69,6 +70,45 @@ def misfit(sources: Mapping[str, Weights], models: Sequence[str], base: str | No
         return _other_head(known, first, other, base)
     sizes = (_other_size(known, first, model) for model in models[1:])
     return next((reason for reason in sizes if reason is not None), None)
+
+
+def other_family(sources: Mapping[str, Weights], models: Sequence[str], inside: Collection[str]) -> Misfit | None:
+    """Why models share nothing, though some names are alike: classes of other families, neither a part of the other.
+
+    Args:
+        sources: every model, opened.
+        models: those that are to share something, the reference first.
+        inside: those that are the language part of the reference.
+    """
+    first = models[0]
+    ours = architecture_of(sources[first].config)
+    for model in models[1:]:
+        theirs = architecture_of(sources[model].config)
+        if ours is None or theirs is None or model in inside:
+            continue
+        one, other = ours.config["model_type"], theirs.config["model_type"]
+        if one == other or one in _parts(theirs.settings) or other in _parts(ours.settings):
+            continue
+        if text_part(_roles(sources[model]), theirs.config, _roles(sources[first])):
+            continue
+        return Misfit(
+            f"{first} is a {ours.name} and {model} a {theirs.name}, which share nothing but names",
+            "Merge models of one architecture",
+        )
+    return None
+
+
+def _roles(weights: Weights) -> dict[str, Role]:
+    return infer_roles({name: weights.info(name) for name in weights.names()})
+
+
+def _parts(config: Mapping[str, Any]) -> set[str]:
+    """The model types of the models that a config holds as parts."""
+    found: set[str] = set()
+    for value in config.values():
+        if isinstance(value, Mapping):
+            found |= _parts(value) | ({value["model_type"]} if isinstance(value.get("model_type"), str) else set())
+    return found
 
 
 def missing_tensors(weights: Weights) -> tuple[str, ...]:

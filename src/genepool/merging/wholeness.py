@@ -6,9 +6,13 @@ their models have; merges of parts are checked here against the class that their
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from genepool.errors import InputError, listed
 from genepool.merging.plan import Plan
-from genepool.weights.architecture import architecture_of
+from genepool.weights import TensorInfo, Weights
+from genepool.weights.architecture import Architecture, Conversion, Naming, architecture_of
 
 
 def check_whole(plan: Plan) -> None:
@@ -25,6 +29,7 @@ def check_whole(plan: Plan) -> None:
         return
     naming = found.naming(plan.infos)
     lacking, unused = set(naming.missing), set(naming.unexpected)
+    before = None
     if (own := plan.reference.config) is not None and (theirs := architecture_of(own)) is not None:
         # What its reference lacks already, such as a pooler nobody trained, is not this merge's doing.
         before = theirs.naming([*plan.reference.names(), *plan.reference.aliases()])
@@ -46,3 +51,28 @@ def check_whole(plan: Plan) -> None:
                 where=f"{plan.recipe.where}:{stored}",
                 fix=f"Take this tensor, or `rest`, from a model that fits {layout.reference}",
             )
+    for one in naming.conversions:
+        held, wanted = _entries(one.stored, plan.infos), _entries(one.memory, found.tensors)
+        if held == wanted or (before is not None and _uneven(before, one, found, plan.reference)):
+            continue
+        parts = before.in_file(one.memory[0]) if before is not None else ()
+        lost = [name for name in parts if name not in plan.infos]
+        made = f"the result would hold {held:,} of the {wanted:,} entries of {listed(one.memory, 2)}"
+        raise InputError(
+            made + (f": it lacks {listed(lost, 4)}" if lost else ""),
+            where=plan.recipe.where,
+            fix="Keep all tensors that are joined into one, such as the experts of a layer, or none of the layer",
+        )
+
+
+def _entries(names: tuple[str, ...], infos: Mapping[str, TensorInfo]) -> int:
+    return sum(math.prod(infos[name].shape) for name in names)
+
+
+def _uneven(before: Naming, one: Conversion, asked: Architecture, reference: Weights) -> bool:
+    """Whether a conversion does not keep the number of entries in a model that is whole either."""
+    own = before.conversion(one.memory[0])
+    if own is None or own.memory != one.memory:
+        return False
+    infos = {name: reference.info(name) for name in own.stored if name in reference}
+    return len(infos) == len(own.stored) and _entries(own.stored, infos) != _entries(own.memory, asked.tensors)
