@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -193,3 +194,33 @@ def test_an_entry_that_makes_no_sense_is_asked_anew(text: str) -> None:
     architecture._answer.cache_clear()
     assert architecture_of(LLAMA) == first
     assert entry.read_text() != text
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("detr", "DetrForObjectDetection"),
+        ("upernet", "UperNetForSemanticSegmentation"),
+        ("depth_anything", "DepthAnythingForDepthEstimation"),
+        ("maskformer", "MaskFormerForInstanceSegmentation"),
+    ],
+)
+def test_a_config_that_names_a_backbone_on_the_hub_reaches_no_network(
+    monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+) -> None:
+    from huggingface_hub import constants
+
+    asked: list[Any] = []
+
+    def refuse(*arguments: Any, **_: Any) -> None:
+        asked.append(arguments)
+        raise OSError("a network was asked")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    config = {"model_type": kind, "architectures": [name], "backbone": "someone/x", "use_timm_backbone": False}
+    told = meta_model.describe(config, name)
+    assert asked == []
+    assert "building asks no network" in told["unknown"]
+    assert not constants.HF_HUB_OFFLINE

@@ -139,6 +139,7 @@ def describe_names(config: Mapping[str, Any], architecture: str, stored: Sequenc
 
 def _build(config: Mapping[str, Any], architecture: str) -> Any:
     import transformers
+    from huggingface_hub.errors import OfflineModeIsEnabled
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind = config.get("model_type")
@@ -154,7 +155,7 @@ def _build(config: Mapping[str, Any], architecture: str) -> Any:
     _check_size(config)
     settings = {key: value for key, value in config.items() if key not in _LEFT_OUT}
     try:
-        with warnings.catch_warnings(), _silent(), _bounded(), ExitStack() as stack:
+        with warnings.catch_warnings(), _silent(), _OFFLINE, _bounded(), ExitStack() as stack:
             warnings.simplefilter("ignore")
             built = read_config(CONFIG_MAPPING[kind], settings, attn_implementation="eager")
             if cls.config_class is not None and not isinstance(built, cls.config_class):
@@ -166,6 +167,8 @@ def _build(config: Mapping[str, Any], architecture: str) -> Any:
         raise
     except _TooLarge:
         raise _Unknown(f"it has more than {MOST_PARTS:,} parts, or building it takes {MOST_SECONDS:.0f} s") from None
+    except OfflineModeIsEnabled:
+        raise _Unknown("its config names a part by where it is on the hub, and building asks no network") from None
     except ImportError as error:
         raise _Unknown(_line(error), passing=True) from None
     except Exception as error:
@@ -246,6 +249,35 @@ def _bounded() -> Iterator[None]:
         watch.join()
         # What was raised too late to meet the building must not meet anything else.
         raise_in(ctypes.c_ulong(here), None)
+
+
+class _Offline:
+    """While any thread is in it, every request to the hub is refused: some configs name a backbone by its place there.
+
+    transformers asks huggingface_hub, and that looks at its setting at each request.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, False
+
+    def __enter__(self) -> None:
+        from huggingface_hub import constants
+
+        with self._lock:
+            if self._inside == 0:
+                self._before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        from huggingface_hub import constants
+
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                constants.HF_HUB_OFFLINE = self._before
+
+
+_OFFLINE = _Offline()
 
 
 @contextmanager
