@@ -13,7 +13,9 @@ import pytest
 import torch
 from training_runs import QUICK, told
 
+from genepool.tasks.quantised import quantised_network
 from genepool.weights import open_weights
+from tests.tasks.tiny_models import write_model
 
 
 def test_a_quantiser_that_is_not_there_is_named_with_how_to_install_it(
@@ -35,6 +37,20 @@ def test_a_quantiser_that_is_not_there_is_named_with_how_to_install_it(
     whole = cli("train", small_world / "tasks" / "first", "--base", base, "--full", "--out", tmp_path / "run")
     assert whole.code == 2
     assert "quantised by bitsandbytes, so its tensors cannot be trained. Train factors: --lora." in whole.err
+
+
+def test_an_adapter_that_lies_in_a_quantised_model_s_folder_is_not_put_on_it(tmp_path: Path) -> None:
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    # transformers loads every folder alike, quantised or not.
+    folder = write_model(tmp_path / "m")
+    expected = open_weights(folder)
+    weight = expected.read("model.norm.weight")
+    adapter = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"], "base_model_name_or_path": "someone/x"}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    model = quantised_network(expected, LlamaForCausalLM, AutoConfig.from_pretrained(folder), torch.float32)
+    assert torch.equal(model.state_dict()["model.norm.weight"], weight)
+    assert not any("lora" in name for name in model.state_dict())
 
 
 @pytest.mark.slow

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.weights import BaseWithChange, Weights
 from genepool.weights.peft.adapter import PeftAdapter
+from genepool.weights.peft.folder import CONFIG_FILE
 from genepool.weights.quantised import quantised_by
 from genepool.weights.quantised_base import QuantisedBase
 
@@ -47,7 +52,8 @@ def quantised_network(weights: Weights, architecture: Any, config: Any, kind: to
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = architecture.from_pretrained(base.folder, config=config, dtype=kind, trust_remote_code=False)
+            with _without_adapter(base.folder) as folder:
+                model = architecture.from_pretrained(folder, config=config, dtype=kind, trust_remote_code=False)
             for module in model.modules():
                 # bitsandbytes repacks a layer that is asked on some processors, with rounded scales and for good: what
                 # was asked could not be trained on, and would be another model than the one in training.
@@ -68,6 +74,19 @@ def quantised_network(weights: Weights, architecture: Any, config: Any, kind: to
             fix="Name the unquantised checkpoint",
         ) from None
     return model.eval()
+
+
+@contextmanager
+def _without_adapter(folder: Path | None) -> Iterator[Path | None]:
+    """The folder as transformers is to see it: an adapter that lies in it would be put on the model unasked."""
+    if folder is None or not (folder / CONFIG_FILE).exists():
+        yield folder
+        return
+    with TemporaryDirectory(prefix="genepool-") as made:
+        for entry in folder.iterdir():
+            if not entry.name.startswith("adapter_"):
+                (Path(made) / entry.name).symlink_to(entry.resolve())
+        yield Path(made)
 
 
 def _taken_apart(weights: Weights) -> tuple[Weights, list[PeftAdapter]]:
