@@ -278,10 +278,10 @@ def test_the_output_may_not_replace_what_an_inner_merge_reads(
     tmp_path: Path, models: dict[str, Path], cli: Callable[..., Any]
 ) -> None:
     recipe = _write(tmp_path / "r.yaml", {"genepool": 1, "method": "linear", "models": [SLERP, "z"]})
-    for out in (models["y"], tmp_path):
+    for out, said in ((models["y"], "the output is one of the inputs"), (tmp_path, "lies in the output folder")):
         answer = cli("merge", recipe, out, "--overwrite", "--quiet")
         assert answer.code == 2
-        assert "the output is one of the inputs" in answer.err
+        assert said in answer.err
     assert (models["y"] / "model.safetensors").exists()
 
 

@@ -60,7 +60,7 @@ def test_what_a_training_is_made_from_is_never_overwritten(
     for out in (world, world / "tasks", world / "base"):
         answer = cli(*line, "--out", out)
         assert answer.code == 2
-        assert "lies in the output folder. Name another --out." in answer.err
+        assert ("is one of the inputs" if out.name == "base" else "lies in the output folder") in answer.err
     assert train("run", "--steps", 1).code == 0
     answer = train("run", "--steps", 1, "--fork", tmp_path / "run", "--overwrite")
     assert answer.code == 2

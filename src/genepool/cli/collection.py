@@ -41,6 +41,7 @@ def collection(
     candidates keep the RANK largest singular directions; the output says what that loses.
     """
     options.begin(quiet)
+    options.refuse_own_input(out, study, plugin, trust_tasks)
     from genepool.errors import InputError
     from genepool.evolution.collection import read_collection, write_candidate
     from genepool.evolution.permissions import Permissions

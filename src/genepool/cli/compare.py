@@ -75,6 +75,7 @@ def compare(
           - {task: mean, measure: negative_flips, at_most: 0.05}
     """
     options.begin(quiet)
+    options.refuse_own_input(out, old, new, tasks, gate, ledger, plugin, trust_tasks)
     options.load_plugins(plugin)
     asking_only = ("split", "limit", "batch_size", "outputs", "device", "dtype", "allow_pickle")
     options.only_with(context, tasks is not None, "--tasks", *asking_only)

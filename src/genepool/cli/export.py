@@ -38,6 +38,7 @@ def export(
         genepool export adapter/ adapter.gguf --base base
     """
     options.begin(quiet)
+    options.refuse_own_input(out, model, base)
     from genepool.weights import open_weights
     from genepool.weights.gguf.adapter_exporting import export_adapter
     from genepool.weights.gguf.exporting import export_model

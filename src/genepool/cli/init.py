@@ -35,6 +35,7 @@ def init(
     names it. Models that do not fit together are refused.
     """
     options.begin(quiet)
+    options.refuse_own_input(folder, models, base)
     from genepool import progress, staging
 
     staging.check_free(folder, overwrite=overwrite)

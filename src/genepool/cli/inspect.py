@@ -53,6 +53,7 @@ def inspect(
     merged.
     """
     options.begin(quiet)
+    options.refuse_own_input(out, models, base)
     from genepool import progress
     from genepool.errors import CheckFailed, InputError
     from genepool.merging import inspect_models

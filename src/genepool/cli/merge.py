@@ -61,6 +61,7 @@ def merge(
     options.begin(quiet)
     options.only_with(context, as_lora is not None, "--as-lora", "factors_only")
     out = options.place(out, out_instead, "OUT")
+    options.refuse_own_input(out, recipe, rest, plugin)
     size = options.parse_size(out_shard_size, "--out-shard-size")
     from genepool import progress
 

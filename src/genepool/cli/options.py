@@ -212,6 +212,23 @@ def parse_size(text: str, option: str) -> int:
     return size
 
 
+def refuse_own_input(out: Path | Sequence[Path] | None, *inputs: str | Path | Sequence[str | Path] | None) -> None:
+    """Refuses outputs that would replace what a command reads.
+
+    Args:
+        out: what the command writes.
+        inputs: what its arguments and options name; None where one is not given.
+
+    Raises:
+        InputError: an output is an input, holds one, or is a file of one.
+    """
+    from genepool.own_inputs import refuse_own_input
+
+    named = [name for one in inputs if one is not None for name in ([one] if isinstance(one, str | Path) else one)]
+    for path in [] if out is None else [out] if isinstance(out, Path) else out:
+        refuse_own_input(path, named)
+
+
 def check_page(path: Path, overwrite: bool) -> None:
     """A page's name before anything is computed.
 

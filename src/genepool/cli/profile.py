@@ -49,6 +49,7 @@ def profile(
         genepool profile org/model --tasks lm-eval:arc_easy,hellaswag --json
     """
     options.begin(quiet)
+    options.refuse_own_input(out, models, tasks, ledger, plugin, trust_tasks)
     options.load_plugins(plugin)
     from genepool.errors import InputError
 

@@ -47,6 +47,7 @@ def report(
     any other file only with --overwrite.
     """
     options.begin(quiet)
+    options.refuse_own_input(out, study, beside, ledger, plugin, trust_tasks)
     options.load_plugins(plugin)
     from genepool import progress
 

@@ -46,6 +46,7 @@ def soup(
         genepool soup run1/ run2/ --base base/ --tasks tasks/ --task reverse --out soup/ --json
     """
     options.begin(quiet)
+    options.refuse_own_input(out, models, base, rest, tasks, ledger, plugin, trust_tasks)
     options.load_plugins(plugin)
     from genepool import progress, staging
 
@@ -54,7 +55,9 @@ def soup(
         from genepool.merging import greedy_soup, run_plan
         from genepool.tasks import Ledger, load_tasks
         from genepool.tasks import evaluate as ask
+        from genepool.tasks.ledger import default_path
 
+    options.refuse_own_input(out, default_path())
     asked = load_tasks(tasks, task, trusted=trust_tasks or ())
     evaluated = 0
     with Ledger(ledger) as book:

@@ -119,6 +119,8 @@ def train(
     DIR/adapter or DIR/skill.safetensors. You can add it to a library, merge it, or ask `BASE+DIR/adapter`.
     """
     options.begin(quiet)
+    if overwrite:
+        options.refuse_own_input(out, tasks, base, teacher, others, gate, fork, ledger, plugin, trust_tasks)
     options.load_plugins(plugin)
     import genepool
     from genepool import measure

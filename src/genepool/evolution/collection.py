@@ -14,6 +14,7 @@ from genepool.evolution.records import BEST_FILE, COLLECTION_FILE, STORE_FILE, r
 from genepool.evolution.run import STUDY_FILE
 from genepool.evolution.store import StudyStore
 from genepool.evolution.study import load_study
+from genepool.own_inputs import refuse_own_input
 
 if TYPE_CHECKING:
     from genepool.weights import WrittenChange
@@ -90,6 +91,8 @@ def write_candidate(
     candidate, verdict = _winner(out) if name == "winner" else _candidate(out, name)
     staging.check_free(folder, overwrite=overwrite)
     opened = OpenedStudy.open(load_study(out / STUDY_FILE), str(out / STUDY_FILE), out=out, trust=trust)
+    study = opened.study
+    refuse_own_input(folder, [out, study.base, *(skill.model for skill in study.skills), study.tasks.dir])
     lineage = f"{'The winner' if name == 'winner' else f'Candidate {name}'} of {out.resolve().name}."
     if rank is not None:
         return verdict, _write_adapter(opened, candidate, verdict, folder, rank, lineage, overwrite)

@@ -38,9 +38,21 @@ from genepool.evolution.strategies.base import UNCHANGED
 from genepool.evolution.study import SearchBudget, Study, load_study
 from genepool.evolution.winner import write_winner
 from genepool.evolution.workers import InProcess, ProcessPool, Workers
+from genepool.own_inputs import refuse_own_input
 from genepool.schema import validate
 
 STUDY_FILE, REPORT_FILE = "study.yaml", "report.html"
+# In the order in which they are removed when a study starts anew.
+_FILES = (
+    BEST_FILE,
+    STORE_FILE,
+    f"{STORE_FILE}-wal",
+    f"{STORE_FILE}-shm",
+    STUDY_FILE,
+    HISTORY_FILE,
+    REPORT_FILE,
+    COLLECTION_FILE,
+)
 
 
 @dataclass(frozen=True)
@@ -121,6 +133,10 @@ def run_study(
     ledger = Path(ledger or default_path()).resolve()
     if not (out / STORE_FILE).is_file():
         staging.check_free(out, overwrite=overwrite, replaced=False)
+    if overwrite:
+        read = [where, ledger, *_named(study), *([] if fork is None else [fork])]
+        for cleared in (*_FILES, WINNER_FOLDER, POPULATION_FOLDER):
+            refuse_own_input(out / cleared, read, inside=False)
 
     with progress.bar("opening models and tasks"):
         entry = strategy_entry(study.strategy.name, where=f"{where}:strategy.name")
@@ -367,18 +383,14 @@ def _check_whole(out: Path, store: StudyStore) -> None:
         )
 
 
+def _named(study: Study) -> list[str]:
+    """What a study reads: its models and its tasks."""
+    return [study.base, *(skill.model for skill in study.skills), study.tasks.dir]
+
+
 def _clear(out: Path) -> None:
     # The end marker goes first: a half-cleared folder must not look finished.
-    for name in (
-        BEST_FILE,
-        STORE_FILE,
-        f"{STORE_FILE}-wal",
-        f"{STORE_FILE}-shm",
-        STUDY_FILE,
-        HISTORY_FILE,
-        REPORT_FILE,
-        COLLECTION_FILE,
-    ):
+    for name in _FILES:
         (out / name).unlink(missing_ok=True)
     for folder in (WINNER_FOLDER, POPULATION_FOLDER):
         shutil.rmtree(out / folder, ignore_errors=True)

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from genepool import progress, staging
+from genepool import own_inputs, progress, staging
 from genepool.devices import check_device
-from genepool.errors import CheckFailed, InputError
+from genepool.errors import CheckFailed
 from genepool.kernels.memory import MemoryGate
 from genepool.merging import card
 from genepool.merging.engine import Engine
@@ -24,6 +24,7 @@ from genepool.merging.mixture.weights import ExpertMixture
 from genepool.merging.nesting import input_paths, say_remarks
 from genepool.merging.outputs import OutputTensor
 from genepool.merging.plan import Plan
+from genepool.merging.recipe import Recipe
 from genepool.merging.wholeness import check_whole
 from genepool.threads import core_count, torch_threads
 from genepool.weights import Checkpoint, Weights
@@ -277,12 +278,16 @@ def _stamp_of_code() -> str:
 
 
 def refuse_own_input(plan: Plan, out: Path) -> None:
-    """Raises InputError when a model that is merged lies at `out` or below."""
-    for name, path in input_paths(plan):
-        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
-            raise InputError(
-                "the output is one of the inputs", where=out, fix=f"Choose another path than that of {name}"
-            )
+    """Raises InputError when a model that is merged, or a recipe file behind the plan, lies at `out` or below."""
+    own_inputs.refuse_own_input(out, (path for _, path in input_paths(plan)))
+    own_inputs.refuse_own_input(out, _recipe_files(plan.recipe))
+
+
+def _recipe_files(recipe: Recipe) -> Iterator[str]:
+    if os.path.isfile(recipe.where):
+        yield recipe.where
+    for inner in recipe.recipes.values():
+        yield from _recipe_files(inner)
 
 
 def _verified(folder: Path, hashes: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from genepool.own_inputs import refuse_own_input
 from genepool.projects import examples
 from genepool.projects.family import Family
 from genepool.projects.recipes import choose, recipe_text, study_text, training_text
@@ -45,8 +46,9 @@ def write_project(family: Family, folder: str | Path, *, overwrite: bool = False
         overwrite: replace what is at `folder`.
 
     Raises:
-        InputError: something is there and `overwrite` is false, or it cannot be written.
+        InputError: something is there and `overwrite` is false, a model lies there, or it cannot be written.
     """
+    refuse_own_input(folder, (family.base, *(one.model for one in family.members)))
     out = Path(os.path.abspath(folder))
 
     def place(model: str) -> str:

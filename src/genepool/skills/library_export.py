@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from genepool.errors import InputError
+from genepool.own_inputs import refuse_own_input
 from genepool.skills.library import Library
 from genepool.skills.library_entry import LibraryEntry
 from genepool.skills.library_tree import Relative, ancestors, tree_lines
@@ -31,8 +32,9 @@ def export(library: Library, reference: str, out: str | Path, *, overwrite: bool
         overwrite: replace what is there.
 
     Raises:
-        InputError: it is not there, its file is missing, or the folder cannot be written.
+        InputError: it is not there, its file is missing, the library lies in `out`, or `out` cannot be written.
     """
+    refuse_own_input(out, [library.folder])
     kept = library.find(reference)
     path = library.path(kept.digest)
     if SkillFile(path).digest() != kept.digest:

@@ -16,6 +16,7 @@ from typing import Any
 from genepool import staging
 from genepool.checked import is_line, is_number, is_text
 from genepool.errors import InputError
+from genepool.own_inputs import refuse_own_input
 from genepool.tasks.example import Example
 from genepool.tasks.harness_tasks import RANKED_BY, ranking_score
 from genepool.tasks.ledger import Ledger, Outcome
@@ -37,8 +38,9 @@ def export_outcomes(ledger: Ledger, out: Path, *, overwrite: bool = False) -> in
         The number of rows.
 
     Raises:
-        InputError: the file exists and is not to be replaced, or cannot be written.
+        InputError: the file exists and is not to be replaced, is the ledger, or cannot be written.
     """
+    refuse_own_input(out, [ledger.path])
     staging.check_file(out, overwrite=overwrite, pipes=True)
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in ledger.rows()]
     staging.write_text(out, "".join(lines), overwrite=overwrite)

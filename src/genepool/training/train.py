@@ -11,6 +11,7 @@ from genepool import locking, progress, staging
 from genepool.checked import is_whole
 from genepool.errors import InputError
 from genepool.measure import check_gated_tasks, load_gates
+from genepool.own_inputs import refuse_own_input
 from genepool.threads import torch_threads
 from genepool.training.folder import JOURNAL_FILE, RECIPE_FILE, REPORT_FILE, clear, read_result
 from genepool.training.gains import Gains, measure_gains
@@ -116,9 +117,7 @@ def _check_place(out: Path, opened: OpenedTraining, fork: str | Path | None, ove
     recipe = opened.recipe
     models = [part for name in (recipe.base, recipe.teacher or "") for part in (name, *name.split("+")) if part]
     needed = [opened.base.folder, *recipe.tasks, recipe.others, *models, fork if overwrite else None]
-    for path in (Path(one) for one in needed if one is not None):
-        if path.exists() and path.resolve().is_relative_to(out.resolve()):
-            raise InputError(f"{path} lies in the output folder", where=out, fix="Name another --out")
+    refuse_own_input(out, (one for one in needed if one is not None))
 
 
 def verify_step(out: str | Path, step: int, *, device: str = "cpu", allow_pickle: bool = False) -> None:

@@ -26,6 +26,7 @@ def export(
         genepool library export reverse --out reverse-skill/
     """
     options.begin(quiet)
+    options.refuse_own_input(out, library)
     from genepool.skills.library_export import export as export_skill
 
     with open_library(library) as opened:

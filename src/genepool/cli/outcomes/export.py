@@ -32,6 +32,7 @@ def export(
     from genepool.tasks.ledger import default_path
 
     path = ledger or default_path()
+    options.refuse_own_input(file, path)
     if not path.exists():
         raise InputError("no such file", where=path, fix="Name a ledger with --ledger")
     with Ledger(path) as book:

@@ -28,6 +28,7 @@ def apply(
         genepool skill apply reverse.safetensors sort.safetensors --base base/ --out both/
     """
     options.begin(quiet)
+    options.refuse_own_input(out, skills, base)
     from genepool.skills import apply_skills
     from genepool.weights import open_weights
 

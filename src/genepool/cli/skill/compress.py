@@ -42,6 +42,7 @@ def compress(
         genepool skill compress reverse.safetensors --size 9MB --base base/ --calibrate tasks/ --out small.safetensors
     """
     options.begin(quiet)
+    options.refuse_own_input(out, skill, base, calibrate, plugin, trust_tasks)
     options.load_plugins(plugin)
     options.only_with(context, calibrate is not None, "--calibrate", "limit", "device", "dtype")
     from genepool.errors import InputError

@@ -55,6 +55,7 @@ def convert(
         genepool skill convert my-lora.safetensors --base base/ --to peft --out my-lora/
     """
     options.begin(quiet)
+    options.refuse_own_input(out, skill, base)
     options.only_with(context, to is Target.packed, "--to packed", "packing", "bits")
     options.only_with(context, to not in (Target.dense, Target.sparse), "--to low-rank", "rank")
     options.only_with(context, to is Target.peft, "--to peft", "factors_only")

@@ -40,6 +40,7 @@ def drop(
         genepool skill drop reverse.safetensors --density 0.1 --out reverse-dare.safetensors
     """
     options.begin(quiet)
+    options.refuse_own_input(out, skill, base)
     from genepool.skills import Dare
 
     changes = Dare(open_skill(skill, base, allow_pickle), density, rescale=rescale, seed=seed)

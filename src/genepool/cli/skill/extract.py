@@ -62,6 +62,7 @@ def extract(
         genepool skill extract tuned/ --base base/ --only '*.mlp.*' --exclude head --out mlp.safetensors
     """
     options.begin(quiet)
+    options.refuse_own_input(out, tuned, base)
     options.only_with(context, to is FormName.packed, "--to packed", "packing", "bits")
     options.only_with(context, to not in (FormName.dense, FormName.sparse), "--to low-rank", "rank")
     from genepool.weights import open_change, open_weights

@@ -56,6 +56,7 @@ def localise(
         genepool skill localise tuned/ --base base/ --tasks tasks/reverse --by graft --out grafted.safetensors
     """
     options.begin(quiet)
+    options.refuse_own_input(out, skill, base, tasks, plugin, trust_tasks)
     options.load_plugins(plugin)
     options.only_with(context, by is By.graft, "--by graft", "steps")
     from genepool.errors import InputError

@@ -22,4 +22,5 @@ def negate(
         genepool skill negate reverse.safetensors --out forget-reverse.safetensors
     """
     options.begin(quiet)
+    options.refuse_own_input(out, skill, base)
     store_scaled(skill, base, -1.0, out, "negate", overwrite, json_output, allow_pickle)

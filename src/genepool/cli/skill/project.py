@@ -42,6 +42,7 @@ def project(
         genepool skill project reverse.safetensors --density 0.05 --out reverse-5.safetensors
     """
     options.begin(quiet)
+    options.refuse_own_input(out, skill, base)
     from genepool.skills import TopK
 
     changes = TopK(open_skill(skill, base, allow_pickle), density, scope.value)

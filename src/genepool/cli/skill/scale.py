@@ -27,4 +27,5 @@ def scale(
         genepool skill scale reverse.safetensors --factor 0.5 --out half.safetensors
     """
     options.begin(quiet)
+    options.refuse_own_input(out, skill, base)
     store_scaled(skill, base, factor, out, "scale", overwrite, json_output, allow_pickle)

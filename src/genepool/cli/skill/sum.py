@@ -34,6 +34,7 @@ def sum(
         genepool skill sum reverse.safetensors sort.safetensors --out both.safetensors
     """
     options.begin(quiet)
+    options.refuse_own_input(out, skills, base)
     from genepool.weights import Sum, open_change, open_weights
     from genepool.weights.store import stored_form
 
