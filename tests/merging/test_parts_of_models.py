@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from genepool.errors import InputError
 from genepool.merging import Recipe, plan_merge
+from genepool.schema import validate
 from genepool.weights import TensorWeights
 
 WIDTH = 4
@@ -121,6 +123,53 @@ def test_rules_that_cannot_be_are_one_line(rules: list[dict[str, Any]], said: st
     a = classifier(3, 1)
     b = classifier(3, 2, **{"extra.weight": torch.ones(2), "model.norm.weight": torch.ones(5)})
     assert said in refusal({"a": a, "b": b}, tensors=[*rules, {"match": "model.norm", "from": "a"}])
+
+
+@pytest.mark.parametrize(
+    ("asked", "place"),
+    [({"rest": "base"}, "rest"), ({"tensors": [{"match": "*", "from": "drop"}, {"match": "*", "from": "base"}]},
+     r"tensors\[1\].from")],
+)  # fmt: skip
+def test_a_base_that_is_not_there_is_told_by_its_key(
+    asked: dict[str, Any], place: str, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        save_file(classifier(3, 1), tmp_path / name / "model.safetensors")
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({"genepool": 1, "method": "linear", "models": ["a", "b"], **asked}))
+    answer = cli("merge", tmp_path / "r.yaml", "--out", tmp_path / "out")
+    assert answer.code == 2
+    assert re.search(rf"r.yaml:{place}: got `base`, and the recipe has no base. Add `base: MODEL`", answer.err)
+
+
+def test_rules_that_drop_everything_are_told() -> None:
+    rules = [{"match": "*", "from": "drop"}]
+    assert "recipe:tensors: the rules drop every tensor. " in refusal({"three": THREE, "a": THREE}, tensors=rules)
+
+
+@pytest.mark.parametrize(
+    ("modules", "said"),
+    [
+        ({"vision_tower": ["models"], "vision_model": ["models"]},
+         "modules.vision_model: 'vision_tower' and 'vision_model' both stand for the part `vision`. Keep one"),
+        ({"shared": ["models"], "default": ["models"]}, "'shared' and 'default' both stand for the part `other`"),
+        ({"text_decoder": ["models", "slices"]}, "a module has either `models` or `slices`"),
+    ],
+)  # fmt: skip
+def test_modules_of_mergekit_that_stand_for_one_part_are_refused(
+    modules: dict[str, list[str]], said: str, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    lists = {"models": [{"model": "a", "parameters": {"weight": 1}}], "slices": []}
+    written = {name: {key: lists[key] for key in keys} for name, keys in modules.items()}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({"merge_method": "linear", "modules": written}, sort_keys=False))
+    answer = cli("merge", tmp_path / "r.yaml", "--out", tmp_path / "out")
+    assert answer.code == 2
+    assert said in answer.err
+
+
+def test_a_module_has_one_list_even_if_the_other_is_empty() -> None:
+    with pytest.raises(InputError, match="either `models` or `slices`"):
+        validate(Recipe, {"method": "linear", "modules": {"text": {"models": ["a"], "slices": []}}}, "r.yaml")
 
 
 def test_positions_are_no_vocabulary() -> None:

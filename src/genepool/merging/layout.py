@@ -62,6 +62,10 @@ class Aligner:
                 made = self._whole(*parts[0], names)
             outputs += made
         outputs += self._untouched(outputs, depths)
+        if not outputs and any(map(self.rules.drops, self.roles[self.reference])):
+            raise InputError(
+                "the rules drop every tensor", where=f"{self.recipe.where}:tensors", fix="Keep or merge some of them"
+            )
         if not outputs:
             raise InputError("the models have no tensors", where=self.recipe.where, fix="Check the model folders")
         if all(out.kept for out in outputs):

@@ -93,6 +93,12 @@ class _Module(Strict):
     models: list[_Model] | None = None
     parameters: Parameters | None = None
 
+    @model_validator(mode="after")
+    def _one_list(self) -> _Module:
+        if (self.models is None) == (self.slices is None):
+            raise ValueError("a module has either `models` or `slices`")
+        return self
+
 
 class _TokenizerSection(Strict):
     source: Any = None
@@ -189,13 +195,21 @@ def translate(data: dict[str, Any], where: str) -> Recipe:
     if base:
         result["base"] = base
     if config.modules is not None and (len(config.modules) > 1 or "default" not in config.modules):
-        modules = {}
+        modules: dict[str, Any] = {}
+        named: dict[str, str] = {}
         for name, module in config.modules.items():
             place = f"modules.{name}."
+            part = _MODULES.get(name, name)
+            if (other := named.setdefault(part, name)) != name:
+                raise InputError(
+                    f"'{other}' and '{name}' both stand for the part `{part}`",
+                    where=f"{where}:modules.{name}",
+                    fix="Keep one of them",
+                )
             own = reader.shared_and_own(module.parameters, f"{place}parameters")
             listed = reader.lists(module, base, _over(outer, own), place)
             # What holds for a part stands above what holds for all, condition by condition.
-            modules[_MODULES.get(name, name)] = {**listed, "parameters": _over(outer, own) if own else {}}
+            modules[part] = {**listed, "parameters": _over(outer, own) if own else {}}
         result |= {"modules": modules, "parameters": outer}
     else:
         whole = next(iter(config.modules.values())) if config.modules else _Module.model_construct(**_lists(config))

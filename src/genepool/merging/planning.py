@@ -125,9 +125,18 @@ class _Planner:
                 found = self._opened.get(key)
             if found is None:
                 base = opened.get(recipe.base) if recipe.base else None
-                found = open_weights(
-                    name, relative_to=recipe.folder, base=base, allow_pickle=self.allow_pickle, known=known
-                )
+                try:
+                    found = open_weights(
+                        name, relative_to=recipe.folder, base=base, allow_pickle=self.allow_pickle, known=known
+                    )
+                except InputError:
+                    if name != "base" or not (place := recipe.place_of_absent_base()):
+                        raise
+                    raise InputError(
+                        "got `base`, and the recipe has no base",
+                        where=f"{recipe.where}:{place}",
+                        fix="Add `base: MODEL`, or name one of the models",
+                    ) from None
                 refuse_quantised(found, name, "Merge the unquantised checkpoint, and quantise the result")
                 if not self._uses_inner(name, visible):
                     self._opened[key] = found

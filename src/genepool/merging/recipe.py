@@ -197,6 +197,13 @@ class Recipe(Strict):
         """The model that `rest` or a rule's `from` names: `base` is the base, where there is one."""
         return self.base if word == "base" and self.base else word
 
+    def place_of_absent_base(self) -> str:
+        """Where the recipe says `base` of a base that it has not ("rest"); empty where it does not."""
+        if self.base or any("base" in (part.base, *(one.model for one in part.entries)) for part in self.parts()):
+            return ""
+        words = self._named_apart()
+        return next((f"tensors[{n}].from" if n >= 0 else "rest" for n, word in words.items() if word == "base"), "")
+
     def leaf_models(self, scope: Mapping[str, Recipe] | None = None) -> list[str]:
         """Every model that is no recipe itself, those of the recipes inside included, each once.
 

@@ -66,7 +66,8 @@ class Module(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> Module:
-        if (not self.models) == (not self.slices):
+        given = [part for part in (self.models, self.slices) if part is not None]
+        if len(given) != 1 or not given[0]:
             raise ValueError("a module has either `models` or `slices`")
         return self
 
