@@ -25,6 +25,10 @@ _OPENING = (
     "The last column is the largest difference of any entry of any tensor to PEFT's `merge_and_unload`, over adapters "
     "of random numbers with the settings of `benchmarks/adapters/cases.py`; `python -m benchmarks.adapters` measures "
     "it again.",
+    "Where an adapter trains the embedding or the head of a base that ties the two, `merge_and_unload` adds its change "
+    "to both, which is another model than the one that was trained. There a merge by genepool equals the adapter "
+    "beside its base in PEFT, unmerged: head and embedding become two tensors, and the config says so. They stay one "
+    "where the file holds the same change for both.",
 )
 
 

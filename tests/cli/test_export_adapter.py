@@ -14,6 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "weights"))
 from gguf_world import byte_level, tiny_model
 
+from genepool.errors import InputError
 from genepool.weights import open_weights
 from genepool.weights.gguf.architectures import ARCHITECTURES, from_pairs
 
@@ -166,3 +167,21 @@ def test_an_adapter_in_gguf_of_another_base_is_refused(world: Path, tmp_path: Pa
     assert answer.code == 2
     assert f"{out}:" in answer.err
     assert "Name the base it was trained on" in answer.err
+
+
+def test_a_factor_in_gguf_that_is_no_matrix_is_refused_by_name(world: Path, tmp_path: Path) -> None:
+    import numpy as np
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(tmp_path / "flat.gguf", "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    for end in ("lora_a", "lora_b"):
+        writer.add_tensor(f"blk.0.attn_q.weight.{end}", np.ones(16, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match=r"blk\.0\.attn_q\.weight\.lora_b: factors \[16\] and \[16\] do not fit"):
+        open_weights(f"{world / 'base'}+{tmp_path / 'flat.gguf'}")

@@ -17,6 +17,7 @@ from benchmarks.adapters.cases import BASES, CASES, Case, build_adapter, build_b
 from genepool.errors import InputError
 from genepool.weights import naming, open_weights
 from genepool.weights.peft.kinds import REFUSED, kinds
+from genepool.weights.peft.settings import AdapterSettings
 
 MODULE = "model.layers.0.self_attn.q_proj"
 WEIGHT = f"{MODULE}.weight"
@@ -210,6 +211,97 @@ def test_what_does_not_fit_is_refused(
     shared = {"unilora_theta_d": [1.0]} if kind == "UNILORA" else None
     with pytest.raises(InputError, match=said):
         open_weights(put(kind, parts, shared, **settings)).read(WEIGHT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts", "shared"),
+    [
+        ("LORA", {"lora_A.weight": torch.tensor(1.0), "lora_B.weight": [[1.0], [1.0]]}, {}),
+        ("LORA", {"lora_A.weight": torch.zeros(0, 2), "lora_B.weight": torch.zeros(2, 0)}, {}),
+        ("MISS", {"miss_block": torch.zeros(1, 0)}, {}),
+        ("GRALORA", {"gralora_A": torch.zeros(1, 2, 0), "gralora_B": torch.zeros(1, 0, 2)}, {}),
+        ("DEFT", {"deft_P": torch.zeros(2, 0), "deft_R": torch.zeros(0, 2)}, {}),
+        ("LOKR", {"lokr_w1": torch.tensor(2.0), "lokr_w2": torch.eye(2)}, {}),
+        ("LOKR", {"lokr_w1": torch.ones(1), "lokr_w2": torch.ones(1)}, {}),
+        ("VBLORA", {"vblora_logits_A": torch.zeros(0, 1, 2)}, {"vblora_vector_bank": torch.ones(2, 2)}),
+        ("TINYLORA", {"tinylora_A": torch.zeros(0, 2), "tinylora_B": torch.zeros(2, 0)}, {}),
+        ("FROD", {"frod_lambda_l": torch.ones(2)}, {"frod_V.self_attn.q_proj": torch.tensor(1.0)}),
+        ("VERA", {"vera_lambda_b": torch.ones(2), "vera_lambda_d": torch.ones(0)}, {}),
+    ],
+    ids=str,
+)
+def test_tensors_without_axes_or_entries_are_refused_by_name(
+    put: Put, kind: str, parts: dict[str, Any], shared: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors(:base_model\.\S+)?: (got shape|what it holds)"):
+        open_weights(put(kind, parts, shared)).read(WEIGHT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts", "settings", "said"),
+    [
+        ("LORA", LORA_BIAS, {"lora_alpha": 10**400}, "lora_alpha: got 1000.*expected a number"),
+        (
+            "OFT",
+            {"oft_R.weight": [[1.0]]},
+            {"num_cayley_neumann_terms": 10**14},
+            "num_cayley_neumann_terms: .*at most 1000",
+        ),
+        (
+            "PSOFT",
+            {"psoft_R.weight": [1.0]},
+            {"r": 2, "psoft_svd": "lowrank", "psoft_svd_lowrank_niter": 10**14},
+            "psoft_svd_lowrank_niter: .*at most 100",
+        ),
+        ("LORA", LORA_BIAS, {"alpha_pattern": {"((.*)*)*x!": 2}}, "alpha_pattern: .*repeats"),
+        ("LORA", LORA_BIAS, {"alpha_pattern": {"q_proj" * 200: 2}}, "alpha_pattern: .*at most 1000"),
+    ],
+)
+def test_settings_that_would_take_forever_are_refused(
+    put: Put, kind: str, parts: dict[str, Any], settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        open_weights(put(kind, parts, **settings)).read(WEIGHT)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        (r".*\.(q_proj|v_proj)", "model.layers.0.self_attn.q_proj"),
+        (r".*decoder.*(SelfAttention|EncDecAttention).*(q|v)$", "decoder.block.0.layer.0.SelfAttention.q"),
+        (r"(.*\.)?(model\.layers\.\d+\.mlp\.(up|down)_proj)$", "model.layers.10.mlp.up_proj"),
+        (r"(?:.*?(?:text).*?(?:attention|attn|mlp).*?(?:q_proj|o_proj|fc1|fc2).*?)|(?:\bmodel\.layers\.[\d]{1,}\.mlp)",
+         "text.layers.0.attn.q_proj"),
+        (r"^(?!.*lm_head).*proj$", "model.layers.0.mlp.up_proj"),
+    ],
+)  # fmt: skip
+def test_usual_patterns_are_searched_for(pattern: str, name: str) -> None:
+    settings = AdapterSettings({}, Path("adapter_config.json"), {})
+    assert settings.matches("target_modules", pattern, name, whole=True)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["(a|a)*x", "(a|ab|b)*x", "(a(b(c+)?)+)", "(?>a+)+", "(x+x+)+y", "a?" * 60, ".*" * 8 + "x"],
+)
+def test_patterns_of_more_ways_than_a_name_has_are_refused(pattern: str) -> None:
+    settings = AdapterSettings({}, Path("adapter_config.json"), {})
+    with pytest.raises(InputError, match="repeats"):
+        settings.matches("target_modules", pattern, "a" * 80)
+
+
+def test_modules_whose_order_no_architecture_tells_are_refused(put: Put, save_model: Any, tmp_path: Path) -> None:
+    """The file sorts layer 10 before layer 2; their vectors would be exchanged."""
+    parts = {"tinylora_A": torch.eye(2), "tinylora_B": torch.eye(2)}
+    one = put("TINYLORA", parts, {"tinylora_v.0": [1.0]}, tinylora_dropout=0.0)
+    assert not open_weights(one).read(WEIGHT).equal(torch.tensor(W))
+    modules = [f"model.layers.{number}.self_attn.q_proj" for number in (2, 10)]
+    base = save_model("two", {f"{module}.weight": torch.tensor(W) for module in modules})
+    named = {f"base_model.model.{module}.{part}": parts[part].clone() for module in modules for part in parts}
+    vectors = {f"base_model.tinylora_v.{number}": torch.ones(1) for number in range(2)}
+    save_file(named | vectors, tmp_path / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(InputError, match="place among the adapted ones, and the config names no"):
+        open_weights(f"{base}+{tmp_path / 'adapter'}")
 
 
 @pytest.fixture(scope="module")

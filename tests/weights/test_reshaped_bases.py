@@ -115,6 +115,7 @@ def _check(cli: Any, loads: Any, base: Path, folder: Path, live: Any) -> dict[st
         ({"target_modules": ["embed_tokens"], "use_dora": True}, False),
         ({"target_modules": ["embed_tokens", "lm_head"]}, False),
         ({"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}, True),
+        ({"target_modules": ["embed_tokens"], "use_dora": True, "ensure_weight_tying": True}, False),
         ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, False),
         ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, False),
         ({"target_modules": ["q_proj"], "trainable_token_indices": [3, 5]}, True),
@@ -134,6 +135,29 @@ def test_a_head_that_is_trained_is_untied_as_peft_unties_it(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "tied"),
+    [
+        ({"target_modules": ["wte"]}, False),
+        ({"target_modules": ["wte"], "use_dora": True}, False),
+        ({"target_modules": ["lm_head"]}, True),
+        ({"target_modules": ["c_attn"], "modules_to_save": ["wte"]}, False),
+        ({"target_modules": ["c_attn"], "modules_to_save": ["lm_head"]}, True),
+    ],
+    ids=str,
+)
+def test_a_head_that_peft_does_not_know_by_name_is_tied_as_the_file_says(
+    cli: Any, bases: Any, tmp_path: Path, settings: dict[str, Any], tied: bool
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = bases("gpt2")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    live = _adapted(model, tmp_path / "adapter", ensure_weight_tying=True, **settings)
+    assert _check(cli, AutoModelForCausalLM, base, tmp_path, live)["tie_word_embeddings"] is tied
+
+
+@pytest.mark.slow
 def test_what_is_tied_with_the_head_is_untied_with_it(cli: Any, bases: Any, tmp_path: Path) -> None:
     from transformers import AutoModelForMaskedLM
 
@@ -141,6 +165,18 @@ def test_what_is_tied_with_the_head_is_untied_with_it(cli: Any, bases: Any, tmp_
     model = AutoModelForMaskedLM.from_pretrained(base)
     live = _adapted(model, tmp_path / "adapter", target_modules=["query", "word_embeddings"])
     _check(cli, AutoModelForMaskedLM, base, tmp_path, live)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["masked", "roberta"])
+def test_trained_biases_that_are_tied_in_memory_alone(cli: Any, bases: Any, tmp_path: Path, name: str) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    base = bases(name)
+    live = _adapted(
+        AutoModelForMaskedLM.from_pretrained(base), tmp_path / "adapter", target_modules=["query"], bias="all"
+    )
+    assert _check(cli, AutoModelForMaskedLM, base, tmp_path, live)["tie_word_embeddings"] is True
 
 
 @pytest.mark.slow

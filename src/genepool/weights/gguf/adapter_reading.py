@@ -126,10 +126,11 @@ class GgufAdapter(Change):
 
     def _check(self, header: GgufHeader, name: str, a: StoredTensor, b: StoredTensor, heads: int) -> None:
         expected = self.base.info(name).shape
-        whole = len(a.shape) == len(b.shape) == 2
-        columns, rank = a.shape[::-1] if whole and not a.name.startswith(f"{EMBEDDING}.") else a.shape[:2]
-        product = (b.shape[0], columns)
-        if not whole or rank != b.shape[1] or product != expected or (heads and product[0] % (2 * heads)):
+        fits = len(a.shape) == len(b.shape) == 2 and all((*a.shape, *b.shape))
+        if fits:
+            columns, rank = a.shape if a.name.startswith(f"{EMBEDDING}.") else a.shape[::-1]
+            fits = rank == b.shape[1] and expected == (b.shape[0], columns)
+        if not fits or (heads and b.shape[0] % (2 * heads)):
             raise InputError(
                 f"factors {shape_text(a.shape)} and {shape_text(b.shape)} do not fit {name} of the base, "
                 f"{shape_text(expected)}",

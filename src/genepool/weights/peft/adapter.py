@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.weights import fingerprint_cache
-from genepool.weights.architecture import ModuleKind, architecture_of
+from genepool.weights.architecture import ModuleKind, architecture_of, why_unknown
 from genepool.weights.change import Change, fingerprint_of
 from genepool.weights.encodings.low_rank import Product
 from genepool.weights.peft.content import AdapterContent
@@ -24,6 +25,7 @@ from genepool.weights.peft.kinds.trainable_tokens import token_rows
 from genepool.weights.peft.layer import Layer, Layout
 from genepool.weights.peft.targets import parameters_of, targeted_modules
 from genepool.weights.tensor_info import TensorInfo, shape_text
+from genepool.weights.ties import tied_names
 from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
@@ -105,7 +107,8 @@ class PeftAdapter(Change):
             return None
         if held.replacement and not self._repeats_base(held.replacement, name):
             return None
-        product = self._kind.product(held.layer)
+        with self._computing(held.layer):
+            product = self._kind.product(held.layer)
         if product is None or held.layer.layout == "linear":
             return product
         return Product(product.right.T, product.left.T, product.factor)
@@ -139,8 +142,10 @@ class PeftAdapter(Change):
         for layer in self._layers.values():
             if not layer.has_weight():
                 raise self._missing(layer.tensor("weight"), next(iter(layer.parts.values()), layer.module))
-            self._kind.check(layer)
-            for leaf in self._kind.leaves(layer):
+            with self._computing(layer):
+                self._kind.check(layer)
+                leaves = self._kind.leaves(layer)
+            for leaf in leaves:
                 self._add(layer, leaf)
         self._collect_tokens()
 
@@ -163,7 +168,7 @@ class PeftAdapter(Change):
             self._expect(stored, self._file.infos[stored].shape, (len(held.tokens), self.base.info(name).shape[1]))
 
     def _hold(self, target: str, stored: str) -> _Held:
-        name = self.base.aliases().get(target, target)
+        name = self._tied.get(target, target)
         if name not in self.base:
             raise self._missing(target, stored)
         return self._held.setdefault(name, _Held())
@@ -184,6 +189,11 @@ class PeftAdapter(Change):
             )
 
     @cached_property
+    def _tied(self) -> Mapping[str, str]:
+        """Names that are one tensor with another, in the file or in memory alone -> the base's name of it."""
+        return {**tied_names(self.base), **self.base.aliases()}
+
+    @cached_property
     def _layers(self) -> Mapping[str, Layer]:
         """The adapted modules, in the order of the model where that is known."""
         content = self._content
@@ -194,7 +204,10 @@ class PeftAdapter(Change):
         architecture = architecture_of(self.base.config) if self._kind.shared else None
         if architecture is not None:
             order = {module: place for place, module in enumerate(architecture.modules)}
+            self._expect_order(found, order)
             found = dict(sorted(found.items(), key=lambda one: order.get(one[0], len(order))))
+        else:
+            self._expect_order(found, {})
         layers: dict[str, Layer] = {}
         start = _Start(self.base, self._content)
         for module, parts in found.items():
@@ -203,6 +216,32 @@ class PeftAdapter(Change):
             for parameter, held in parameters_of(module, wrappers, self.settings, self.base).items():
                 layers[parameter] = self._layer(module, held, start, parameter)
         return layers
+
+    def _expect_order(self, modules: Collection[str], order: Mapping[str, int]) -> None:
+        """Refuses modules whose order the arithmetic depends on where the model does not tell it."""
+        unknown = [module for module in modules if module not in order]
+        if not self._kind.by_order or not unknown or len(modules) < 2:
+            return
+        why = why_unknown(self.base.config) or f"{unknown[0]} is no module of the base's architecture"
+        raise InputError(
+            f"{self._kind.title} tells the vector of a module by its place among the adapted ones, and {why}",
+            where=self._file.path,
+            fix="Merge the adapter with PEFT (merge_and_unload) and name the merged checkpoint",
+        )
+
+    @contextmanager
+    def _computing(self, layer: Layer) -> Iterator[None]:
+        """Whatever a kind runs into is of a file that it cannot be computed from: one line says which."""
+        try:
+            yield
+        except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            first = str(error).strip().partition("\n")[0]
+            raise InputError(
+                f"what it holds for {layer.module} cannot be computed as {self._kind.title} "
+                f"({type(error).__name__}: {first[:200]})",
+                where=self._file.path,
+                fix="Save the adapter again with PEFT",
+            ) from error
 
     def _layer(self, module: str, parts: Mapping[str, str], start: Weights, parameter: str = "") -> Layer:
         def made(layout: Layout) -> Layer:
@@ -232,7 +271,8 @@ class PeftAdapter(Change):
         known = self._known_as(layer.module)
         if known is not None:
             return known == "transposed"
-        features = self._kind.stored_features(layer)
+        with self._computing(layer):
+            features = self._kind.stored_features(layer)
         if features is None or layer.shape[0] == layer.shape[1]:
             return said
         return features != layer.shape
@@ -286,7 +326,8 @@ class PeftAdapter(Change):
             total = torch.zeros_like(base) if total is None else total
             total[held.tokens] = self._file.read(held.rows).to(torch.float32) - base[held.tokens]
         if held.layer is not None:
-            change = self._kind.change(held.layer, held.leaf)
+            with self._computing(held.layer):
+                change = self._kind.change(held.layer, held.leaf)
             whole = held.leaf != "weight" or held.layer.parameter or self._kind.peft_type == "LN_TUNING"
             change = change if whole else held.layer.as_stored(change)
             total = change if total is None else total + change

@@ -12,6 +12,7 @@ from genepool.weights.json_file import read_json
 from genepool.weights.peft.folder import CONFIG_FILE, PREFIX
 from genepool.weights.peft.kinds import kind_of
 from genepool.weights.peft.settings import AdapterSettings
+from genepool.weights.tensor_info import shape_text
 
 _TOKENS = ".token_adapter.trainable_tokens_delta"
 # What PEFT wraps a module in, in the names of tensors that are held whole.
@@ -104,9 +105,10 @@ class AdapterContent:
         """Whether a tensor of the base is adapted or replaced; rows of it that are replaced do not count."""
         return self.is_adapted(name) or name in self.replacements
 
-    def same(self, stored: str, other: str) -> bool:
-        """Whether two tensors of the file are equal."""
+    def same(self, stored: str, other: str, *, transposed: bool = False) -> bool:
+        """Whether two tensors of the file are equal, or the first the second's transpose."""
         first, second = self.file.read(stored), self.file.read(other)
+        second = second.mT if transposed and second.dim() == 2 else second
         return first.dtype == second.dtype and first.equal(second)
 
     def forget(self, name: str) -> None:
@@ -126,6 +128,13 @@ class AdapterContent:
                 f"is not a known tensor of {self.kind.title} adapters",
                 where=f"{self.file.path}:{stored}",
                 fix="Merge the adapter with PEFT (merge_and_unload) and name the merged checkpoint",
+            )
+        shape = self.file.infos[stored].shape
+        if not (shape and all(shape)) and not any(fnmatchcase(part, one) for one in self.kind.may_be_empty):
+            raise InputError(
+                f"got shape {shape_text(shape)}, expected one or more axes of at least 1",
+                where=f"{self.file.path}:{stored}",
+                fix="The file is damaged, or the module's rank is 0: save the adapter again",
             )
         return part
 

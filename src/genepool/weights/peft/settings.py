@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from genepool.errors import InputError
+from genepool.weights.peft.patterns import unbounded
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,15 @@ class AdapterSettings:
             return bool(value)
         raise self.error(key, f"got {_short(value)}, expected true or false")
 
-    def integer(self, key: str, default: int, minimum: int = 0) -> int:
-        """A whole number of at least `minimum`."""
+    def integer(self, key: str, default: int, minimum: int = 0, maximum: int | None = None) -> int:
+        """A whole number of at least `minimum`, and of at most `maximum` where that is said."""
         value = self._values.get(key)
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum or value >= 1 << 62:
             raise self.error(key, f"got {_short(value)}, expected a whole number of at least {minimum}")
+        if maximum is not None and value > maximum:
+            raise self.error(key, f"got {value}, expected a whole number of at most {maximum}")
         return value
 
     def number(self, key: str, default: float) -> float:
@@ -141,9 +144,13 @@ class AdapterSettings:
 
     def finite(self, key: str, value: object) -> float:
         """A value inside a setting, which must be a finite number."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        try:
+            number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
             raise self.error(key, f"got {_short(value)}, expected a number")
-        return float(value)
+        return number
 
     def choice(self, key: str, options: Sequence[object], default: object) -> Any:
         """One of several values."""
@@ -179,11 +186,11 @@ class AdapterSettings:
 
     def matches(self, key: str, pattern: str, name: str, *, whole: bool = False) -> bool:
         """Whether a pattern out of the file matches a name, from its start or as a whole."""
-        if len(pattern) > 2000:
-            raise self.error(key, f"a pattern of {len(pattern)} characters, expected at most 2000")
         try:
+            if why := unbounded(pattern):
+                raise self.error(key, f"{_short(pattern)} {why}", "Write it without, or list the modules' names")
             return (re.fullmatch if whole else re.match)(pattern, name) is not None
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise self.error(key, f"{_short(pattern)} is no regular expression ({error})") from None
 
     def error(self, key: str, what: str, fix: str = "Correct it, or save the adapter again") -> InputError:

@@ -15,13 +15,17 @@ from genepool.weights.peft.content import AdapterContent
 from genepool.weights.ties import tied_names
 from genepool.weights.weights import Weights
 
+# By their last words PEFT tells an embedding and a head that `ensure_weight_tying` is about (its utils/constants.py).
+_KNOWN_TO_PEFT = ("embed_tokens", "lm_head")
+
 
 def untied_tensors(base: Weights, content: AdapterContent) -> dict[str, str]:
     """The tensors that the adapter makes ones of their own -> the tensor of the base that they were tied to.
 
-    A head stays tied where the adapter trains neither of the two, replaces rows by `trainable_token_indices`, says
-    `ensure_weight_tying`, holds the same values for both, or holds an embedding that was saved and not trained. What
-    it then holds for the head is taken out of `content`.
+    A head stays tied where the adapter trains neither of the two, replaces rows by `trainable_token_indices`, holds
+    the same values for both, or holds an embedding that was saved and not trained. `ensure_weight_tying` alone does
+    not say it: PEFT ties by it what it knows by name, and the file shows what was tied. What it then holds for the
+    head is taken out of `content`.
 
     Blocks that layers share are untied wherever the adapter changes one of them.
 
@@ -60,18 +64,64 @@ def without_ties(config: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _stay_tied(content: AdapterContent, head: str, embedding: str) -> bool:
-    if content.settings.get("ensure_weight_tying") is True:
-        if not content.changes(embedding):
-            content.move(head, embedding)
-        return True
     names = content.replacements
-    only_replaced = not content.is_adapted(head) and not content.is_adapted(embedding)
+    if head in names and embedding in names and not content.same(names[head], names[embedding]):
+        return False
+    adapted = content.is_adapted(head), content.is_adapted(embedding)
+    if all(adapted):
+        return (head in names) == (embedding in names) and _mirrored(content, head, embedding)
+    if any(adapted) or (content.changes(head) != content.changes(embedding)):
+        if _loads_tied(content):
+            return _tie(content, head, embedding)
+        if any(adapted):
+            return False
     if head in names and embedding in names:
-        return only_replaced and content.same(names[head], names[embedding])
+        return True
     # An embedding that is trained whole is in modules_to_save; another is there because the vocabulary was resized.
     word = embedding.removesuffix(".weight").rpartition(".")[2]
     trained = {name.rpartition(".")[2] for name in content.settings.names("modules_to_save")}
-    return only_replaced and embedding in names and word not in trained
+    return embedding in names and word not in trained
+
+
+def _mirrored(content: AdapterContent, head: str, embedding: str) -> bool:
+    """Whether the factors of a head are those of its embedding, each the other's transpose.
+
+    The rows of a head that DoRA brings to trained lengths are the columns of no embedding.
+    """
+    ours, theirs = (content.modules[name.removesuffix(".weight")] for name in (head, embedding))
+    if set(ours) != {"lora_A.weight", "lora_B.weight"} or set(theirs) != {"lora_embedding_A", "lora_embedding_B"}:
+        return False
+    scales = {content.settings.by_module("alpha_pattern", name.removesuffix(".weight")) for name in (head, embedding)}
+    pairs = (("lora_A.weight", "lora_embedding_B"), ("lora_B.weight", "lora_embedding_A"))
+    return len(scales) == 1 and all(content.same(ours[one], theirs[other], transposed=True) for one, other in pairs)
+
+
+def _loads_tied(content: AdapterContent) -> bool:
+    """Whether PEFT ties head and embedding when it loads the adapter: it knows both by two names alone."""
+    if content.settings.get("ensure_weight_tying") is not True:
+        return False
+    if any(name.rpartition(".")[2] in _KNOWN_TO_PEFT for name in content.settings.names("modules_to_save")):
+        return True
+    targets = content.settings.get("target_modules")
+    if isinstance(targets, str):
+        return any(content.settings.matches("target_modules", targets, name, whole=True) for name in _KNOWN_TO_PEFT)
+    return any(name.rpartition(".")[2] in _KNOWN_TO_PEFT for name in content.settings.names("target_modules"))
+
+
+def _tie(content: AdapterContent, head: str, embedding: str) -> bool:
+    """Both get what a file holds for one of them; factors do where they are the embedding's and no more than that."""
+    if not content.changes(embedding) and not content.is_adapted(head):
+        content.move(head, embedding)
+        return True
+    parts = content.modules.get(embedding.removesuffix(".weight"), {})
+    if content.is_adapted(head) or any("magnitude" in part for part in parts):
+        one, other = (head, embedding) if content.is_adapted(head) else (embedding, head)
+        raise InputError(
+            f"holds what changes {one} and not what changes {other}, which ensure_weight_tying trains with it",
+            where=content.file.path,
+            fix="Save the adapter again with PEFT",
+        )
+    return True
 
 
 def _share_start(base: Weights, content: AdapterContent, head: str, embedding: str) -> None:
@@ -121,13 +171,12 @@ def _differ(content: AdapterContent, name: str, other: str) -> bool:
 
 def _refuse_inseparable(architecture: Architecture, content: AdapterContent, separable: Mapping[str, str]) -> None:
     """Refuses a change of one of several tensors that no config can make two."""
-    tying, heads = content.settings.get("ensure_weight_tying") is True, _heads(architecture)
+    heads = _heads(architecture)
     for name in (*content.replacements, *(f"{module}.weight" for module in content.modules)):
         group = architecture.tied_with(name)
         others = [one for one in group if one != name]
-        embedding = _is_embedding(architecture, name)
-        if embedding:
-            others = [] if tying or name in heads or len(group) < 3 else [one for one in others if one not in heads]
+        if _is_embedding(architecture, name):
+            others = [] if name in heads or len(group) < 3 else [one for one in others if one not in heads]
         elif not separable.keys().isdisjoint(group):
             continue
         else:
@@ -137,6 +186,5 @@ def _refuse_inseparable(architecture: Architecture, content: AdapterContent, sep
                 f"changes {name}, which {architecture.name} ties to {others[0]}: a saved model has the two as one "
                 "tensor, and the change is trained for one of them",
                 where=content.file.path,
-                fix="Train an adapter that leaves that module out by exclude_modules"
-                + (", or with ensure_weight_tying=True" if embedding else ""),
+                fix="Train an adapter that leaves that module out by exclude_modules",
             )

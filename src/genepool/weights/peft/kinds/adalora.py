@@ -22,6 +22,8 @@ class AdaLoRA(Kind):
     source = "arXiv:2303.10512"
     prefix = "lora_"
     parts = ("lora_A", "lora_B", "lora_E")
+    # Its budget may leave a module no rank.
+    may_be_empty = ("lora_A", "lora_B", "lora_E")
     settings = declared(
         {
             **LORA,

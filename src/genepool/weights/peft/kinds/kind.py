@@ -26,6 +26,8 @@ class Kind(ABC):
         shared: its tensors for all modules, as far as the file holds them.
         settings: what is done with each setting.
         needs_base: whether the change depends on the base's weight.
+        by_order: whether the change depends on the order of the adapted modules in the model.
+        may_be_empty: those of its tensors that have no entries, or no axis, in some adapters.
         by_settings: whether `target_modules` tells which modules are adapted, and the file does not.
     """
 
@@ -38,6 +40,8 @@ class Kind(ABC):
     settings: ClassVar[Mapping[str, Setting]]
     needs_base: ClassVar[bool] = False
     by_settings: ClassVar[bool] = False
+    by_order: ClassVar[bool] = False
+    may_be_empty: ClassVar[tuple[str, ...]] = ()
 
     def refuse(self, settings: AdapterSettings) -> None:
         """Refuses settings that cannot go together.

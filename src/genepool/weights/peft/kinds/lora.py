@@ -122,6 +122,7 @@ class LoRA(Kind):
         "lora_monteclora_sampler.*",
         "lora_velora_*",
     )
+    may_be_empty = ("lora_monteclora_sampler.*", "lora_velora_*")
     settings = LORA
 
     def refuse(self, settings: AdapterSettings) -> None:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from genepool.weights.peft.kinds.kind import Kind
-from genepool.weights.peft.kinds.rotations import cayley, cayley_neumann, skew, times_blocks
+from genepool.weights.peft.kinds.rotations import MOST_TERMS, cayley, cayley_neumann, skew, times_blocks
 from genepool.weights.peft.layer import Layer
 from genepool.weights.peft.settings import BIAS, COMMON, START, TARGETING, TRAINING, TRANSPOSED, declared, read, unused
 
@@ -22,6 +22,8 @@ class OFT(Kind):
     source = "arXiv:2306.07280"
     prefix = "oft_"
     parts = ("oft_R.weight", "oft_embedding_R.weight")
+    # A block of one input has no angle.
+    may_be_empty = ("oft_R.weight", "oft_embedding_R.weight")
     needs_base = True
     settings = declared(
         {
@@ -63,7 +65,7 @@ class OFT(Kind):
             lengths = matrices.norm(dim=(1, 2), keepdim=True)
             matrices = matrices * (bound / lengths.clamp_min(bound))
         if layer.settings.get("use_cayley_neumann") is not False:
-            turns = cayley_neumann(matrices, layer.settings.integer("num_cayley_neumann_terms", 5, 1))
+            turns = cayley_neumann(matrices, layer.settings.integer("num_cayley_neumann_terms", 5, 1, MOST_TERMS))
         else:
             turns = cayley(matrices)
         if layer.layout == "embedding":

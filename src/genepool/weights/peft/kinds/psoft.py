@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from genepool.weights.peft.kinds.kind import Kind
-from genepool.weights.peft.kinds.rotations import cayley, cayley_neumann, skew
+from genepool.weights.peft.kinds.rotations import MOST_TERMS, cayley, cayley_neumann, skew
 from genepool.weights.peft.layer import Layer
 from genepool.weights.peft.settings import (
     COMMON,
@@ -34,6 +34,8 @@ class PSOFT(Kind):
     source = "arXiv:2505.11235"
     prefix = "psoft_"
     parts = ("psoft_R.weight", "psoft_R.vector_a", "psoft_R.vector_b")
+    # A rotation of one direction has no angle.
+    may_be_empty = ("psoft_R.weight",)
     needs_base = True
     settings = declared(
         {
@@ -92,7 +94,7 @@ class PSOFT(Kind):
                     bound = layer.settings.number("cayley_neumann_eps", 0.9)
                     norm = skewed.norm()
                     skewed = skewed * (bound / (norm + 1e-12)) if norm > bound else skewed
-                turn = cayley_neumann(skewed, layer.settings.integer("num_cayley_neumann_terms", 5, 1))[0]
+                turn = cayley_neumann(skewed, layer.settings.integer("num_cayley_neumann_terms", 5, 1, MOST_TERMS))[0]
             else:
                 turn = cayley(-skewed)[0]
         if "psoft_R.vector_b" in layer:
@@ -109,8 +111,8 @@ class PSOFT(Kind):
         if layer.settings.get("psoft_svd") == "lowrank":
             with _DRAWING, torch.random.fork_rng(devices=[]):
                 torch.manual_seed(layer.settings.integer("random_seed", 0))
-                steps = layer.settings.integer("psoft_svd_lowrank_niter", 10)
-                left, values, right = torch.svd_lowrank(weight, q=rank, niter=min(steps, 100))
+                steps = layer.settings.integer("psoft_svd_lowrank_niter", 10, 0, 100)
+                left, values, right = torch.svd_lowrank(weight, q=rank, niter=steps)
             return left, values, right.T
         left, values, right = torch.linalg.svd(weight, full_matrices=False)
         return left[:, :rank], values[:rank], right[:rank]

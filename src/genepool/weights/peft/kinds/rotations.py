@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+# PEFT's default is 5; every term is a product of matrices.
+MOST_TERMS = 1000
+
 
 def skew(vectors: torch.Tensor, size: int) -> torch.Tensor:
     """Skew-symmetric matrices `(n, size, size)` out of their upper triangles `(n, size (size - 1) / 2)`."""

@@ -32,6 +32,7 @@ class TinyLoRA(Kind):
     prefix = "tinylora_"
     parts = ("tinylora_A", "tinylora_B", "tinylora_P")
     shared = ("tinylora_v.*",)
+    by_order = True
     settings = declared(
         {
             **COMMON,
