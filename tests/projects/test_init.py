@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -116,6 +117,34 @@ def run_lines(cli: Cli, lines: list[str]) -> None:
         short = {"evolve": ["--budget", "4"], "train": []}.get(words[1], [])
         answer = cli(*words[1:], *short, "--quiet")
         assert answer.code == 0, f"{line}: {answer.err}"
+
+
+def test_models_without_a_head_get_a_task_with_classes_and_commands_that_run(
+    made: Path, here: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BertModel alone: nothing can be asked before a training has made a head."""
+    for name in ("bert", "bert-tuned"):
+        shutil.copytree(made / name, here / name)
+        tensors = load_file(here / name / "model.safetensors")
+        body = {key.removeprefix("bert."): tensor for key, tensor in tensors.items() if key.startswith("bert.")}
+        save_file(body, here / name / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((here / name / "config.json").read_text())
+        del config["id2label"], config["label2id"]
+        (here / name / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
+    answer = cli("init", "project", "bert", "bert-tuned", "--base", "bert", "--json", "--quiet")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    assert "study.yaml" not in told["files"]
+    assert [line.split()[1] for line in told["commands"]] == ["plan", "merge", "train", "evaluate"]
+    training = here / "project" / "training.yaml"
+    training.write_text(training.read_text().replace("steps: 200", "steps: 2"))
+    run_lines(cli, told["commands"])
+    assert yaml.safe_load((here / "project/tasks/example/task.yaml").read_text())["classes"] == ["class-a", "class-b"]
+    typed = [line.strip() for line in Path("project/README.md").read_text().splitlines() if "    genepool " in line]
+    for name in ("merged", "trained"):
+        shutil.rmtree(here / "project" / name)
+    monkeypatch.chdir(here / "project")
+    run_lines(cli, typed)
 
 
 @pytest.mark.slow

@@ -21,15 +21,18 @@ SPLITS = ("train", "valid", "test")
 #: Lines of each split: enough for a command to show how it works, few enough to be replaced without a second look.
 LINES = 8
 _SIDE = 16
+# No model has them yet.
+_NEW_CLASSES = ("class-a", "class-b")
 
 
-def write_example(folder: Path, kind: type[Model], config: Mapping[str, Any]) -> None:
+def write_example(folder: Path, kind: type[Model], config: Mapping[str, Any], *, headless: bool = False) -> None:
     """Writes the task, its settings and what to do with it.
 
     Args:
         folder: of the task; it is made.
         kind: what kind of model will be asked.
         config: the model's config.json, which names the classes of a classifier.
+        headless: a training makes the head, for the classes that the task says.
     """
     folder.mkdir(parents=True)
     writes = "classes" not in kind.can
@@ -40,8 +43,10 @@ def write_example(folder: Path, kind: type[Model], config: Mapping[str, Any]) ->
     settings += ["metric: exact_match   # or contains, regex, multiple_choice (each example then has `choices`)"]
     if writes:
         settings += ["max_new_tokens: 8     # the most tokens an answer may have"]
+    labels = () if writes else _NEW_CLASSES if headless else _labels(config)
+    if headless:
+        settings += [f"classes: [{', '.join(labels)}]   # what every answer is one of; training makes a head for these"]
     (folder / "task.yaml").write_text("\n".join(settings) + "\n", encoding="utf-8")
-    labels = () if writes else _labels(config)
     for place, split in enumerate(SPLITS):
         rows = []
         for number in range(LINES):

@@ -18,7 +18,10 @@ from genepool.merging import Recipe, plan_merge
 from genepool.projects.lineage import origin_of_skill, origins_of
 from genepool.tasks import open_model
 from genepool.tasks.models import Model
+from genepool.tasks.models.image_classifier import ImageClassifier
+from genepool.tasks.models.sequence_classifier import SequenceClassifier
 from genepool.weights import BaseWithChange, Weights, find_addition, hub, infer_roles, open_weights
+from genepool.weights.class_head import head_for
 from genepool.weights.roles import layer_counts
 
 Form = Literal["model", "adapter", "skill"]
@@ -50,9 +53,10 @@ class Family:
         base: what the user, or else the members, call it.
         members: the others, in the order they were named.
         layers: of its longest stack; 1 when it has none.
-        kind: what kind of model they are.
+        kind: what kind of model they are; without a head, what a training makes of them.
         config: the base's config.json.
         why: how the base was found, as a clause.
+        headless: whether they can be asked only once a training has given them a head.
     """
 
     base: str
@@ -61,6 +65,7 @@ class Family:
     kind: type[Model]
     config: Mapping[str, Any]
     why: str
+    headless: bool = False
 
     def asked(self, member: Member) -> str:
         """What a member is called where a model is asked."""
@@ -108,7 +113,17 @@ def find_family(models: Sequence[str], base: str | None = None, *, allow_pickle:
     )
     weights = opened[chosen]
     layers = max(layer_counts(infer_roles({name: weights.info(name) for name in weights.names()})).values(), default=1)
-    return Family(chosen, members, layers, open_model(weights).kind, weights.config or {}, why)
+    head = _head_to_make(weights.config)
+    kind = head or open_model(weights).kind
+    return Family(chosen, members, layers, kind, weights.config or {}, why, head is not None)
+
+
+def _head_to_make(config: Mapping[str, Any] | None) -> type[Model] | None:
+    """The kind that a training makes of a model that cannot be asked as it is; None of one that can."""
+    for kind in (SequenceClassifier, ImageClassifier):
+        if head_for(config, kind.reads) is not None:
+            return kind
+    return None
 
 
 def _look(text: str, allow_pickle: bool) -> _Named:

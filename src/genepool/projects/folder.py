@@ -56,13 +56,14 @@ def write_project(family: Family, folder: str | Path, *, overwrite: bool = False
 
     texts = {
         RECIPE: recipe_text(family, place),
-        STUDY: study_text(family, place),
+        # Candidates that cannot be asked cannot be searched for.
+        **({} if family.headless else {STUDY: study_text(family, place)}),
         TRAINING: training_text(family, place, examples.NAME),
     }
     with staged_folder(out, overwrite=overwrite) as staging:
         for name, text in texts.items():
             (staging / name).write_text(text, encoding="utf-8")
-        examples.write_example(staging / TASKS / examples.NAME, family.kind, family.config)
+        examples.write_example(staging / TASKS / examples.NAME, family.kind, family.config, headless=family.headless)
         (staging / README).write_text(_readme(family, _commands(family, Path(), place)), encoding="utf-8")
     task = f"{TASKS}/{examples.NAME}"
     files = (*texts, f"{task}/{SETTINGS_FILE}", *(f"{task}/{split}.jsonl" for split in examples.SPLITS), README)
@@ -99,27 +100,46 @@ def _commands(family: Family, home: Path, place: Callable[[str], str]) -> tuple[
     def at(name: str) -> str:
         return shlex.quote(str(home / name))
 
+    merge = (f"genepool plan {at(RECIPE)}", f"genepool merge {at(RECIPE)} {at('merged')}")
+    train = f"genepool train {at(TRAINING)} --out {at('trained')}"
+    if family.headless:
+        trained = shlex.quote(f"{place(family.base)}+{home / 'trained' / 'adapter'}")
+        return (*merge, train, f"genepool evaluate {trained} --tasks {at(TASKS)}")
     models = " ".join(shlex.quote(place(name)) for name in (family.base, *map(family.asked, family.members)))
     return (
-        f"genepool plan {at(RECIPE)}",
-        f"genepool merge {at(RECIPE)} {at('merged')}",
+        *merge,
         f"genepool evaluate {models} {at('merged')} --tasks {at(TASKS)}",
         f"genepool plan {at(STUDY)}",
         f"genepool evolve {at(STUDY)} --out {at('run')}",
-        f"genepool train {at(TRAINING)} --out {at('trained')}",
+        train,
     )
 
 
 def _readme(family: Family, commands: Sequence[str]) -> str:
     """What the folder is, and what to do in it."""
     members = "\n".join(f"- `{one.model}`, {_FORMS[one.form]}" for one in family.members)
-    plan, merge, ask, plan_study, evolve, train = (f"    {line}\n" for line in commands)
+    steps = (_headless_steps if family.headless else _steps)(family, commands)
     return (
         f"# A project of {len(family.members) + 1} models\n\n"
         f"The base is `{family.base}` ({family.why}); made from it:\n\n"
         f"{members}\n\n"
-        f"**First replace the example**: {TASKS}/{examples.NAME}/{README} says how. Then, in this folder:\n\n"
+        f"**First replace the example**: {TASKS}/{examples.NAME}/{README} says how. Then, in this folder:\n\n{steps}"
+    )
+
+
+def _steps(family: Family, commands: Sequence[str]) -> str:
+    plan, merge, ask, plan_study, evolve, train = (f"    {line}\n" for line in commands)
+    return (
         f"A merge, as {RECIPE} says. {choose(family).why}\n\n{plan}{merge}{ask}\n"
         f"A better one, searched as {STUDY} says; the page is run/report.html:\n\n{plan_study}{evolve}\n"
         f"One ability more, taught to the base as {TRAINING} says:\n\n{train}"
+    )
+
+
+def _headless_steps(family: Family, commands: Sequence[str]) -> str:
+    plan, merge, train, ask = (f"    {line}\n" for line in commands)
+    return (
+        f"A merge, as {RECIPE} says. {choose(family).why}\n\n{plan}{merge}\n"
+        "These models have no head, so they cannot be asked as they are. A training gives the base a head for the "
+        f"classes of the task,\nas {TRAINING} says; then it can be asked:\n\n{train}{ask}"
     )
