@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,25 @@ def test_a_conversation_without_a_chat_template_says_what_helps(train: Callable[
     answer = train("run", "--steps", 1, tasks=[tmp_path / "talks.jsonl"])
     assert answer.code == 2
     assert "Name a model with a chat template" in answer.err
+    assert re.match(r"error: .*talks\.jsonl:\d+: the conversation cannot be put to .*no chat template", answer.err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_chat_template_that_refuses_a_conversation_is_told_before_anything_is_written(
+    cli: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    """One conversation among many begins with a system message, which the template does not take."""
+    base = shutil.copytree(small_world / "base", tmp_path / "base")
+    refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system message') }}{% endif %}"
+    (base / "chat_template.jinja").write_text(refuses + "{{ messages[0]['content'] }}")
+    talks = [[{"role": "user", "content": f"{n}"}, {"role": "assistant", "content": "b"}] for n in range(64)]
+    for talk in talks[40:44]:
+        talk.insert(0, {"role": "system", "content": "c"})
+    (tmp_path / "talks.jsonl").write_text("\n".join(json.dumps({"messages": talk}) for talk in talks))
+    answer = cli("train", tmp_path / "talks.jsonl", "--base", base, "--out", tmp_path / "run", "--quiet")
+    assert answer.code == 2
+    assert re.match(r"error: .*talks\.jsonl:4[1-4]: .*no system message", answer.err)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("kind", ["bert", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("t5", "resnet"))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from genepool.tasks.images import ImageFile
@@ -28,6 +28,7 @@ class Example:
         messages: the conversation up to the answer, as (role, text), where there is one; put through the tokenizer's
             chat template.
         given: how many of the messages are shown and never learned from; what the assistant says after them is.
+        where: the file and line it was read from, for errors; empty where there is none.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Example:
     image: ImageFile | None = None
     messages: tuple[tuple[str, str], ...] = ()
     given: int = 0
+    where: str = field(default="", compare=False, repr=False)
 
     @property
     def answer(self) -> str:

@@ -41,7 +41,9 @@ def read_examples(path: Path, settings: TaskSettings | None = None) -> tuple[Exa
         where = f"{path}:{line}"
         data = _renamed(data, settings.columns, where)
         image = _image_of(data, path.parent, where) if settings.input == "image" else None
-        example = replace(example_from(_without_image(data) if image else data, where, str(line)), image=image)
+        example = replace(
+            example_from(_without_image(data) if image else data, where, str(line)), image=image, where=where
+        )
         _check_answers(example, settings, where)
         if example.id in lines:
             raise InputError(

@@ -174,13 +174,23 @@ class Task:
         )
         return [pool[int(i)] for i in drawn]
 
-    def _conversation(self, example: Example, model: Model) -> str:
+    def conversation_text(self, example: Example, chat_text: Callable[[list[dict[str, str]]], str], kind: str) -> str:
+        """The messages of an example as one text.
+
+        Args:
+            example: one with messages.
+            chat_text: puts messages through a chat template.
+            kind: what kind of model it is for, for errors.
+
+        Raises:
+            InputError: there is no chat template, or it refuses these messages.
+        """
         try:
-            return model.chat_text([{"role": role, "content": text} for role, text in example.messages])
+            return chat_text([{"role": role, "content": text} for role, text in example.messages])
         except InputError as error:
             raise InputError(
-                f"the conversation cannot be put to {model.kind} ({error.what})",
-                where=f"{self.name}:{example.id}",
+                f"the conversation cannot be put to {kind} ({error.what})",
+                where=example.where or f"{self.name}:{example.id}",
                 fix="Name a model with a chat template, or write `prompt` and `answer` instead of `messages`",
             ) from None
 
@@ -218,7 +228,7 @@ class Task:
             return str(example.image.path)
         ask = self.settings
         if example.messages:
-            return self._conversation(example, model)
+            return self.conversation_text(example, model.chat_text, model.kind)
         shown = self.shown_before(example)
         if ask.chat_template:
             messages = [{"role": "system", "content": ask.system}] if ask.system is not None else []

@@ -22,6 +22,29 @@ if TYPE_CHECKING:
 _REMEMBERED = 50_000
 
 
+def templated(tokenizer: Any, messages: Sequence[Mapping[str, str]], where: str) -> str:
+    """Messages put through a tokenizer's chat template, open for the model's answer.
+
+    Raises:
+        InputError: the tokenizer has no chat template, or its template refuses these messages.
+    """
+    from jinja2 import TemplateError
+
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            "the tokenizer has no chat template", where=where, fix="Set `chat_template: false` for the task"
+        )
+    try:
+        text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise InputError(
+            f"the chat template refuses the messages ({short(error)})",
+            where=where,
+            fix="Leave out what it does not support, such as a system message",
+        ) from None
+    return text
+
+
 class TokenizedNetwork(Network):
     """A network and its tokenizer.
 
@@ -80,21 +103,7 @@ class TokenizedNetwork(Network):
         Raises:
             InputError: the tokenizer has no chat template, or its template refuses these messages.
         """
-        from jinja2 import TemplateError
-
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise InputError(
-                "the tokenizer has no chat template", where=self.name, fix="Set `chat_template: false` for the task"
-            )
-        try:
-            text: str = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise InputError(
-                f"the chat template refuses the messages ({short(error)})",
-                where=self.name,
-                fix="Leave out what it does not support, such as a system message",
-            ) from None
-        return text
+        return templated(self.tokenizer, messages, self.name)
 
     @cached_property
     def context(self) -> int:

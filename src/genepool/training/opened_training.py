@@ -14,8 +14,10 @@ from genepool.errors import InputError
 from genepool.tasks import Task, load_tasks, open_model
 from genepool.tasks.answering import check_fits
 from genepool.tasks.models import Source
+from genepool.tasks.pretrained import load_tokenizer
+from genepool.tasks.tokenized import templated
 from genepool.training.class_prior import class_prior
-from genepool.training.examples import TrainingExamples, load_training_task
+from genepool.training.examples import TrainingExample, TrainingExamples, load_training_task
 from genepool.training.recipe import Training
 from genepool.weights import BaseWithHead, ClassHead, Weights, head_for, open_weights, with_head
 from genepool.weights.quantised import quantised_by
@@ -65,6 +67,7 @@ class OpenedTraining:
         for task in tasks:
             _check_askable(task, base)
             _check_classes(task, base)
+        _check_conversations(lessons, base)
         return cls(recipe, base, lessons, kept, allow_pickle)
 
     @property
@@ -138,6 +141,22 @@ def _check_classes(task: Task, base: Weights) -> None:
                     where=f"{task.name}:{example.id}",
                     fix=f"Use one of them: {', '.join(labels[:5])}{'...' if len(labels) > 5 else ''}",
                 )
+
+
+def _check_conversations(lessons: TrainingExamples, base: Weights) -> None:
+    """Refuses conversations that the chat template of the base does not take, one for each order of roles."""
+    orders: dict[tuple[str, ...], TrainingExample] = {}
+    for lesson in (*lessons.train, *lessons.valid):
+        if lesson.example.messages:
+            orders.setdefault(tuple(role for role, _ in lesson.example.messages), lesson)
+    kind = open_model(base).kind
+    if not orders or kind.reads != "text":
+        return
+    tokenizer = load_tokenizer(base)
+    for lesson in orders.values():
+        lesson.task.conversation_text(
+            lesson.example, lambda messages: templated(tokenizer, messages, base.name), kind.kind
+        )
 
 
 def _labels(base: Weights) -> list[str]:
