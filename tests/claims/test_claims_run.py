@@ -47,6 +47,7 @@ def test_no_arm_tries_more_settings_than_are_fair() -> None:
         arms.Arm("greedy", "ties", ({},) * 9, lambda world, skills, settings: world.base())
 
 
+@pytest.mark.slow
 def test_settings_are_chosen_on_validation_and_figures_are_of_the_test_split(
     small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,12 +71,14 @@ def test_settings_are_chosen_on_validation_and_figures_are_of_the_test_split(
     assert recipe.parameters["lambda"] == settings["lambda"]
 
 
+@pytest.mark.slow
 def test_what_was_asked_once_is_not_asked_again(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     first = measure(["ties-untuned"], "digits", 0)
     monkeypatch.setattr(worlds, "evaluate", lambda *_, **__: pytest.fail("it is known"))
     assert measure(["ties-untuned"], "digits", 0) == first
 
 
+@pytest.mark.slow
 def test_a_line_cut_off_by_a_kill_is_asked_again(small: None, tmp_path: Path) -> None:
     first = measure(["ties-untuned"], "digits", 0)
     path = tmp_path / "scores" / "digits-0.jsonl"

@@ -80,6 +80,7 @@ def _completed(words: str, place: Path) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_shell_is_offered_commands_and_options(place: Path) -> None:
     every = dict(options_of(typer.main.get_command(build_app())))
     assert _completed("genepool ", place) == {words[0] for words in every if len(words) == 1}

@@ -99,6 +99,7 @@ def test_what_cannot_be_bred_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_race_asks_fewer_examples_and_crowns_someone_who_ran_to_the_end(world: Path, tmp_path: Path) -> None:
     asked = {}
     for race in (None, "halving", "test"):

@@ -88,6 +88,7 @@ def test_a_run_ends_when_that_is_said(world: Path, tmp_path: Path, cli: Cli) -> 
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_begun_anew_or_forked_when_that_is_said(world: Path, tmp_path: Path, cli: Cli) -> None:
     study, out = study_in(world, "short"), tmp_path / "run"
     first = _told(cli("evolve", study, "--out", out, "--json"))

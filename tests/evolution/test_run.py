@@ -116,6 +116,7 @@ def test_a_study_from_file_to_tested_winner(world: Path, tmp_path: Path) -> None
         assert part in card
 
 
+@pytest.mark.slow
 def test_a_finished_study_says_so_and_a_larger_budget_goes_on(world: Path, tmp_path: Path) -> None:
     steps, once = tmp_path / "steps", tmp_path / "once"
     first = run_study(world / "study.yaml", steps)
@@ -148,6 +149,7 @@ def test_random_search_is_the_same_study_with_another_strategy(world: Path, tmp_
         assert line["fitness"] == pytest.approx(0.7 * sum(values) / 2 + 0.3 * min(values))
 
 
+@pytest.mark.slow
 def test_another_study_finds_evaluations_in_the_ledger(world: Path, tmp_path: Path) -> None:
     run_study(world / "study.yaml", tmp_path / "one")
     run_study(world / "study.yaml", tmp_path / "two")
@@ -174,6 +176,7 @@ def test_a_study_or_a_model_that_changed_is_refused_with_its_name(world: Path, t
     assert best(out) != kept
 
 
+@pytest.mark.slow
 def test_a_moved_world_goes_on(world: Path, tmp_path: Path) -> None:
     run_study(world / "study.yaml", tmp_path / "run")
     world.rename(tmp_path / "elsewhere")
@@ -186,6 +189,7 @@ def test_one_driver_at_a_time(world: Path, tmp_path: Path) -> None:
     assert not any(path.name.startswith("run") for path in tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_study_given_in_python(world: Path, tmp_path: Path) -> None:
     study = load_study(world / "study.yaml")
     result = run_study(study, tmp_path / "run", evaluations=8, seed=4)

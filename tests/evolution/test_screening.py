@@ -89,6 +89,7 @@ def search(folder: Path, screen: Screening | None, budgets: tuple[int, ...]) -> 
     return fakes.history(folder)
 
 
+@pytest.mark.slow
 def test_the_hopeless_are_spared_and_the_search_gets_as_far(tmp_path: Path) -> None:
     plain = search(tmp_path / "plain", None, (210,))
     spared = search(tmp_path / "spared", Screening(), (210,))

@@ -63,6 +63,7 @@ def test_only_the_largest_values_are_searched_when_so_asked(world: Path) -> None
         SingularValuesOptions(low=1.5, high=2)
 
 
+@pytest.mark.slow
 def test_a_study_over_singular_values(world: Path, tmp_path: Path) -> None:
     data = {k: v for k, v in evolve_world.STUDY.items() if k not in ("method", "parameters", "search")}
     study = world / "essa.yaml"

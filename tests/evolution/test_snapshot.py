@@ -119,6 +119,7 @@ def changed(world: Path, name: str, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_changed_study_is_refused_and_its_fork_begins_at_the_best(
     world: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_changed_study_is_refused_and_its_fork_begins_at_the_best(
     assert run_study(study, out, ledger=ledger, evaluations=10, fork=finished).resumed
 
 
+@pytest.mark.slow
 def test_a_fork_that_breeds_takes_the_winner_along(world: Path, finished: Path, tmp_path: Path) -> None:
     study = changed(
         world, "breed.yaml", method=None, parameters=None, search=None, strategy="m2n2", budget={"evaluations": 4}

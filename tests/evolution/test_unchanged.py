@@ -94,6 +94,7 @@ def test_a_merge_is_as_small_as_the_study_says(
     assert read_collection(tmp_path / "steps") == members
 
 
+@pytest.mark.slow
 def test_other_strategies_do_not_count(world: Path, tmp_path: Path) -> None:
     study = sized_study(world, "plain", {"name": "nsga2", "options": {"population": 6}}, budget={"evaluations": 6})
     run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")

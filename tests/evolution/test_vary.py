@@ -115,6 +115,7 @@ def test_the_keys_of_before_and_vary_are_one_study_and_recorded_as_ever(name: st
     assert studies[0].how == studies[1].how or name == "coefficients"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["merge", "coefficients", "models", "adapters", "singular"])
 def test_a_run_that_the_older_keys_began_goes_on_by_vary(world: Path, tmp_path: Path, cli: Cli, name: str) -> None:
     parts, older, vary, _ = SAID[name]
@@ -279,6 +280,7 @@ def test_a_strategy_searches_every_kind_that_takes_its_proposals(
         assert sum(told["genome"].values()) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_fork_begins_by_what_the_earlier_run_varied(world: Path, tmp_path: Path, cli: Cli) -> None:
     vary = {"kind": "merge_parameters", "method": "linear", "search": {"weight": {"low": 0.0, "high": 1.0}}}
     first, old = written(world, "first", vary=vary), tmp_path / "old"

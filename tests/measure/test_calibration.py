@@ -56,6 +56,7 @@ def test_against_scikit_learn(binning: str) -> None:
     assert found.p < 0.01
 
 
+@pytest.mark.slow
 @given(pairs, st.integers(1, 12), st.sampled_from(["mass", "width"]))
 def test_brier_adds_up(drawn: list[tuple[float, int]], bins: int, binning: str) -> None:
     sure, hits = apart(drawn)

@@ -171,6 +171,7 @@ def test_the_bootstrap_of_a_mix_is_as_wide_as_its_three_doubts_together() -> Non
     assert found.difference.p == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_interval_of_many_small_combinations_covers_independence() -> None:
     generator = seeding.numpy_generator(0, "coverage")
     names = "abcde"

@@ -147,6 +147,7 @@ def test_many_different_scores_are_resampled_piece_by_piece() -> None:
     assert means.std() == pytest.approx(values.std() / np.sqrt(3000), rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_bootstrap_covers_the_true_difference_about_as_often_as_it_says() -> None:
     generator = np.random.default_rng(7)
     covered = 0
@@ -160,6 +161,7 @@ def test_the_bootstrap_covers_the_true_difference_about_as_often_as_it_says() ->
     assert 178 <= covered <= 200
 
 
+@pytest.mark.slow
 def test_no_difference_is_rarely_called_one() -> None:
     generator = np.random.default_rng(11)
     called = 0

@@ -50,6 +50,7 @@ def test_how_it_is_cut_into_blocks_does_not_matter_for_two(table: np.ndarray) ->
     assert set(parts.running) <= set(whole.running)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graded", [False, True])
 def test_the_best_drops_out_no_more_often_than_stated(graded: bool) -> None:
     risk, races, lost = 0.2, 400, 0

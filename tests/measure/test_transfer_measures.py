@@ -224,6 +224,7 @@ def test_what_tells_no_source_apart_has_no_tau() -> None:
     assert (one.tau, one.regret, one.hits) == (None, 0, {1: 1})
 
 
+@pytest.mark.slow
 def test_taus_interval_covers_the_taus_of_a_normal_population() -> None:
     # Kendall's tau of a bivariate normal with correlation r is 2/pi asin r.
     generator = seeding.numpy_generator(0, "normal")

@@ -73,6 +73,7 @@ def test_blocks_of_any_size_give_the_same(method: str, scope: str, monkeypatch: 
     assert_equal(merge(method, base, models, **_scoped(method, scope)), whole, 0)
 
 
+@pytest.mark.slow
 @given(seed=seeds, scope=st.sampled_from(SCOPES), ratio=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
 def test_pcb_is_the_authors_procedure(seed: int, scope: str, ratio: float) -> None:
     zero = {name: torch.zeros(6, 5) for name in TENSORS}

@@ -120,6 +120,7 @@ def test_choices_are_lm_evals(model: LanguageModel, yaml: Callable[..., Path], s
         assert outcome.output == sample["doc"]["c"][likelihoods.index(max(likelihoods))]
 
 
+@pytest.mark.slow
 def test_written_answers_are_lm_evals(model: LanguageModel, yaml: Callable[..., Path]) -> None:
     file = yaml("writing", WRITING)
     (task,) = lm_eval_tasks(str(file))

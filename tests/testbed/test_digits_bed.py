@@ -341,6 +341,7 @@ def test_a_model_is_the_same_after_writing_and_reading(tmp_path: Path, bed: Test
     assert copy.fingerprint() == weights.fingerprint()
 
 
+@pytest.mark.slow
 def test_every_command_that_asks_takes_a_digits_model(
     cli: Callable[..., Any], bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

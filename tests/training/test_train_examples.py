@@ -68,6 +68,7 @@ def test_of_a_conversation_the_assistants_words_alone_are_learned(
     assert {row[0] for row in rows(tmp_path / "run", "SELECT count(*) FROM examples GROUP BY step")} == {16}
 
 
+@pytest.mark.slow
 def test_prompt_and_completion_is_prompt_and_answer(
     train: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def test_a_finished_run_called_again_changes_nothing(train: Callable[..., Any], 
     assert before == {path: path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_fork_begins_with_what_another_run_had_learned(train: Callable[..., Any], tmp_path: Path) -> None:
     assert train("run", "--steps", 100).code == 0
     assert train("further", "--fork", tmp_path / "run", "--learning-rate", 0.001).code == 0
