@@ -252,6 +252,7 @@ def test_models_that_make_no_mixture_are_refused(
     for experts, more, said in (
         (("base", "wide"), {}, "wide:model.layers.0.mlp.gate_proj.weight: got [32, 16], expected [24, 16]"),
         (("base", "qwen"), {}, "the models are of several kinds: base is llama and qwen is qwen2"),
+        (("base", "base"), {"architecture": ""}, "unknown architecture ''"),
         (("base", "base"), {"architecture": "mixtrol"}, "unknown architecture 'mixtrol'"),
         (("base", "base"), {"architecture": "qwen"}, "qwen has 1 shared experts, not 0"),
         (("biased", "biased"), {"base_model": "biased"}, "a mixtral mixture has no place for it"),
@@ -269,3 +270,32 @@ def test_models_that_make_no_mixture_are_refused(
     answer = cli("merge", file, tmp_path / "out", "--as-lora", 4)
     assert answer.code == 2
     assert "has no effect without a merge recipe" in answer.err
+
+
+def test_a_plan_of_a_mixture_is_like_any(dense: Callable[..., Path], tmp_path: Path, cli: Callable[..., Any]) -> None:
+    for seed, name in enumerate(("base", "one", "two")):
+        dense(name, "Llama", seed)
+    recipe = _write(tmp_path / "mix.yaml", base_model="base", gate_mode="hidden", experts=_experts("one", "two"))
+    answer = cli("plan", recipe, "--json")
+    assert answer.code == 0, answer.err
+    plan = json.loads(answer.out)
+    assert {"passes", "bytes_read", "bytes_written", "peak_bytes", "steps"} <= plan.keys()
+    assert cli("plan", recipe, "--all").code == 0
+    assert "a recipe file" in cli("plan", recipe, "--rest", "base").err
+    merged = cli("merge", recipe, tmp_path / "out", "--json")
+    assert json.loads(merged.out)["bytes_written"] == plan["bytes_written"]
+    assert json.loads(merged.out)["tensors"] == len(plan["steps"])
+
+
+def test_a_gate_prompt_beyond_the_context_is_refused(
+    dense: Callable[..., Path], tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    for seed, name in enumerate(("base", "one", "two")):
+        dense(name, "Llama", seed, max_position_embeddings=8)
+    experts = [*_experts("one"), {"source_model": "two", "positive_prompts": ["w5 " * 8]}]
+    recipe = _write(tmp_path / "mix.yaml", base_model="base", gate_mode="hidden", experts=experts)
+    answer = cli("merge", recipe, tmp_path / "out")
+    assert answer.code == 2
+    assert "the prompt 'w5 w5" in answer.err
+    assert "has 9 tokens, and the model reads at most 8. Shorten it." in answer.err
+    assert not (tmp_path / "out").exists()

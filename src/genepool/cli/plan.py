@@ -42,6 +42,7 @@ def plan(
     """
     options.begin(quiet)
     from genepool.merging import load_recipe, plan_merge
+    from genepool.merging.mixture import is_mixture_file, load_mixture, plan_mixture
     from genepool.merging.nesting import describe
     from genepool.merging.wholeness import check_whole
 
@@ -55,11 +56,17 @@ def plan(
     if is_study:
         _plan_study(recipe, workers, json_output, allow_pickle, trust_tasks or ())
         return
-    loaded = load_recipe(recipe)
-    if rest is not None:
-        loaded = loaded.model_copy(update={"rest": rest}).located(loaded.where, loaded.folder)
-    planned = plan_merge(loaded, allow_pickle=allow_pickle)
-    check_whole(planned)
+    is_mixture = is_mixture_file(recipe)
+    options.only_with(context, not is_mixture, "a recipe file", "rest")
+    if is_mixture:
+        folder = recipe.resolve().parent
+        planned = plan_mixture(load_mixture(recipe), str(recipe), folder, allow_pickle=allow_pickle)
+    else:
+        loaded = load_recipe(recipe)
+        if rest is not None:
+            loaded = loaded.model_copy(update={"rest": rest}).located(loaded.where, loaded.folder)
+        planned = plan_merge(loaded, allow_pickle=allow_pickle)
+        check_whole(planned)
     shown = describe(planned)
     if json_output:
         options.print_json(shown)

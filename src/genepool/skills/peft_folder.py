@@ -38,12 +38,20 @@ def write_peft(
         overwrite: replace what is there.
 
     Raises:
-        InputError: PEFT can adapt none of the matrices that change, or `out` is occupied.
+        InputError: PEFT can adapt none of the matrices that change, the skill carries a head that its base lacks, or
+            `out` is occupied.
     """
     out = Path(out)
     if rank is not None and rank < 1:
         raise InputError(f"must be at least 1, got {rank}", where="--rank", fix="Give 1 or more")
     assert changes.base is not None
+    if changes.header.head:
+        raise InputError(
+            f"carries a head of classes ({changes.header.head['architecture']}), which {base_name} lacks and no LoRA "
+            "factors can hold",
+            where=changes.name,
+            fix="Keep it as a skill file, or train it again with --lora",
+        )
     base_folder = changes.base.folder
     reference = str(base_folder.resolve()) if base_folder and Path(base_name).exists() else base_name
     with staging.staged_folder(out, overwrite=overwrite) as folder:

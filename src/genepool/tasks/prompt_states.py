@@ -50,13 +50,20 @@ class PromptReader:
             average: take the mean over a prompt's tokens instead of its last token.
 
         Raises:
-            InputError: the model is no causal language model, or a prompt has no token.
+            InputError: the model is no causal language model, or a prompt has no token or more than the model reads.
         """
         import torch
 
         model = self._load(weights)
         states = []
-        for numbers in self.token_numbers(weights, prompts):
+        for prompt, numbers in zip(prompts, self.token_numbers(weights, prompts), strict=True):
+            if len(numbers) > model.context:
+                raise InputError(
+                    f"the prompt {prompt!r:.80} has {len(numbers):,} tokens, and the model reads at most "
+                    f"{model.context:,}",
+                    where=weights.name,
+                    fix="Shorten it",
+                )
             ids = torch.tensor([numbers], device=model.device)
             with torch.no_grad():
                 given = model.model(input_ids=ids, output_hidden_states=True).hidden_states[:-1]

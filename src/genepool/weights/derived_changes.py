@@ -109,6 +109,12 @@ class Sum(Change):
         self.parts, self.base = parts, first.base
         self.name = " + ".join(part.name for part in parts)
         for part in parts[1:]:
+            if part.header.head != first.header.head:
+                raise InputError(
+                    f"carries another head of classes than {first.name}, or one of the two carries none",
+                    where=part.name,
+                    fix="Sum skills of one head, or put each on its base by itself",
+                )
             if part.header.base_fingerprint != first.header.base_fingerprint:
                 raise InputError(
                     f"has the base {part.header.base_name}, and {first.name} has {first.header.base_name}",
@@ -130,7 +136,7 @@ class Sum(Change):
     @cached_property
     def header(self) -> Header:
         first = self.parts[0].header
-        return Header(first.base_fingerprint, first.base_name)
+        return Header(first.base_fingerprint, first.base_name, head=first.head)
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._holders)

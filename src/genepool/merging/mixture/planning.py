@@ -127,7 +127,7 @@ def _shape(recipe: MixtureRecipe, opened: Mapping[str, Weights], where: str) -> 
     wanted = recipe.architecture
     if wanted is not None:
         chosen = [name for name in known if name == wanted.lower()] or [
-            name for name in known if name.startswith(wanted.lower())
+            name for name in known if wanted and name.startswith(wanted.lower())
         ]
         if not chosen:
             raise InputError(
