@@ -168,6 +168,24 @@ def test_what_is_tied_with_the_head_is_untied_with_it(cli: Any, bases: Any, tmp_
 
 
 @pytest.mark.slow
+def test_a_file_with_the_factors_of_one_of_two_that_are_tied(cli: Any, bases: Any, tmp_path: Path) -> None:
+    """PEFT ties the head's factors to the embedding's when it loads them; the head's alone say nothing of the other."""
+    from transformers import AutoModelForCausalLM
+
+    base, adapter = bases("tied"), tmp_path / "adapter"
+    model = AutoModelForCausalLM.from_pretrained(base)
+    live = _adapted(model, adapter, save=False, target_modules=["embed_tokens"], ensure_weight_tying=True)
+    file = adapter / "adapter_model.safetensors"
+    whole = load_file(file)
+    save_file({name: value for name, value in whole.items() if "lm_head" not in name}, file)
+    assert _check(cli, AutoModelForCausalLM, base, tmp_path, live)["tie_word_embeddings"] is True
+    save_file({name: value for name, value in whole.items() if "lm_head" in name}, file)
+    answer = cli("inspect", f"{base}+{adapter}")
+    assert answer.code == 2
+    assert "holds what changes lm_head.weight and not what changes model.embed_tokens.weight" in answer.err
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["masked", "roberta"])
 def test_trained_biases_that_are_tied_in_memory_alone(cli: Any, bases: Any, tmp_path: Path, name: str) -> None:
     from transformers import AutoModelForMaskedLM
