@@ -106,11 +106,31 @@ def read_documents(path: Path) -> list[Any]:
         InputError: it cannot be read, is not YAML, is empty, or names a key twice.
     """
     try:
-        documents = list(_documents(Path(path).read_text(encoding="utf-8"), path))
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError("no such file", where=path, fix="Check the path") from None
     except IsADirectoryError:
         raise InputError("is a folder, expected a YAML file", where=path, fix="Name a file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read ({error})", where=path, fix="Check the file") from None
+    documents = parsed_documents(text, path)
+    if not documents:
+        raise InputError("the file is empty", where=path, fix="Write a recipe or study into it")
+    return documents
+
+
+def parsed_documents(text: str, path: Path) -> list[Any]:
+    """Every document of a YAML text that is not empty, in bounded work: it may be a stranger's.
+
+    Args:
+        text: the YAML.
+        path: the file it stands in, for errors.
+
+    Raises:
+        InputError: it is not YAML, names a key twice, or means too many values.
+    """
+    try:
+        return [document for document in _documents(text, path) if document is not None]
     except RecursionError:
         raise InputError("is nested too deeply", where=path, fix="Use fewer levels") from None
     except yaml.YAMLError as error:
@@ -118,12 +138,8 @@ def read_documents(path: Path) -> list[Any]:
         line = f":{mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "it cannot be parsed"
         raise InputError(f"is not valid YAML ({problem})", where=f"{path}{line}", fix="Check the line") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"cannot be read ({error})", where=path, fix="Check the file") from None
-    documents = [document for document in documents if document is not None]
-    if not documents:
-        raise InputError("the file is empty", where=path, fix="Write a recipe or study into it")
-    return documents
 
 
 def _documents(text: str, path: Path) -> Iterator[Any]:

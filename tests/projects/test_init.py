@@ -21,6 +21,7 @@ from genepool.evolution import load_study
 from genepool.merging import load_recipe
 from genepool.projects.family import _short_names
 from genepool.projects.folder import placed
+from genepool.projects.lineage import origins_of
 from genepool.tasks.models.digits.network import Shape
 from genepool.testbed.digits.model import new_base
 from tests.tasks.tiny_models import write_classifier, write_image_classifier, write_model, write_translator
@@ -331,3 +332,23 @@ def test_a_model_in_pytorchs_files_needs_to_be_allowed(tmp_path: Path, cli: Cli)
     answer = cli("init", tmp_path / "project", tmp_path / "tuned", "--base", tmp_path / "base", "--allow-pickle")
     assert answer.code == 0, answer.err
     assert (tmp_path / "project" / "recipe.yaml").is_file()
+
+
+def card(folder: Path, front: str) -> Path:
+    folder.mkdir()
+    (folder / "README.md").write_text(f"---\n{front}\n---\n# A model\n")
+    return folder
+
+
+def test_a_card_is_read_in_bounded_work(tmp_path: Path) -> None:
+    assert origins_of(card(tmp_path / "plain", "base_model: org/base\ntags: [a]")) == ("org/base",)
+    bomb = ["base_model: org/base", "a0: &a0 {k: v}"]
+    # Each level holds the one before it nine times: 9^40 values once the merge keys are written out.
+    bomb += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}], k{n}: v}}" for n in range(1, 41)]
+    for number, front in enumerate(("\n".join(bomb), "[" * 100_000, "a: &a [*a]", "a: !!python/object:os.system {}")):
+        assert origins_of(card(tmp_path / str(number), front)) == ()
+    pipes = tmp_path / "pipes"
+    pipes.mkdir()
+    for name in ("README.md", "adapter_config.json"):
+        os.mkfifo(pipes / name)
+    assert origins_of(pipes) == ()

@@ -5,14 +5,14 @@ Reads config.json, the card and adapter_config.json, headers alone; believes not
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from genepool.checked import is_line
+from genepool.errors import InputError
+from genepool.schema import parsed_documents
 from genepool.weights import SkillFile
+from genepool.weights.json_file import read_json
 
 # A card is text for people; what it says of the base stands in the first lines.
 _MOST_BYTES = 1 << 18
@@ -28,7 +28,7 @@ def origins_of(folder: Path | None, config: Any = None) -> tuple[str, ...]:
     """
     found: list[Any] = []
     if folder is not None and folder.is_dir():
-        adapter = _json(folder / _ADAPTER)
+        adapter = _adapter_config(folder / _ADAPTER)
         found.append(adapter.get("base_model_name_or_path"))
         said = _front_matter(folder / _CARD).get("base_model")
         # A merge names all its models: none of them is its base.
@@ -44,29 +44,23 @@ def origin_of_skill(path: Path) -> tuple[str, ...]:
     return (name,) if name else ()
 
 
-def _text(path: Path) -> str:
+def _adapter_config(path: Path) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
-            return file.read(_MOST_BYTES).decode("utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(_text(path) or "{}")
-    except (ValueError, RecursionError):
+        return read_json(path)
+    except InputError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _front_matter(path: Path) -> dict[str, Any]:
     """The YAML between the two lines of dashes that a card begins with."""
-    parts = _text(path).split("---\n", 2)
-    if len(parts) < 3 or parts[0].strip():
+    if not path.is_file():
         return {}
     try:
-        found = yaml.safe_load(parts[1])
-    except (yaml.YAMLError, ValueError, RecursionError):
+        with open(path, "rb") as file:
+            parts = file.read(_MOST_BYTES).decode("utf-8", errors="replace").split("---\n", 2)
+        if len(parts) < 3 or parts[0].strip():
+            return {}
+        found = parsed_documents(parts[1], path)
+    except (OSError, InputError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found[0] if len(found) == 1 and isinstance(found[0], dict) else {}
