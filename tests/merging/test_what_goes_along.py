@@ -186,3 +186,16 @@ def test_a_pipe_where_generation_settings_should_be_is_waited_for_by_nobody(
     model("b")
     assert merge(command=command).code == 0
     assert not (tmp_path / "out" / "generation_config.json").exists()
+
+
+def test_classes_keep_their_order_in_the_result(
+    model: Callable[..., Path], merge: Callable[..., Any], tmp_path: Path
+) -> None:
+    classes = {str(number): f"class-{number}" for number in range(12)}
+    for name in ("a", "b"):
+        model(name, zebra=1, id2label=classes, label2id={value: int(key) for key, value in classes.items()})
+    assert merge().code == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert list(config["id2label"].items()) == list(classes.items())
+    assert list(config["label2id"]) == list(classes.values())
+    assert list(config) == sorted(config)

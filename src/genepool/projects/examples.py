@@ -15,6 +15,7 @@ from typing import Any
 
 from genepool.tasks.models import Model
 from genepool.tasks.models.digits import MODEL_TYPE, PIXELS, WHITE
+from genepool.weights.class_head import class_names
 
 NAME = "example"
 SPLITS = ("train", "valid", "test")
@@ -75,10 +76,7 @@ def _labels(config: Mapping[str, Any]) -> Sequence[str]:
     """The names of the classes as transformers reads them; two of its own making where the config names none."""
     if config.get("model_type") == MODEL_TYPE:
         return tuple(map(str, range(10)))
-    named = config.get("id2label")
-    if not isinstance(named, dict) or not named:
-        return ("LABEL_0", "LABEL_1")
-    return tuple(str(label) for label in named.values())
+    return class_names(config) or ("LABEL_0", "LABEL_1")
 
 
 def _png(number: int) -> bytes:

@@ -20,6 +20,7 @@ from genepool.training.class_prior import class_prior
 from genepool.training.examples import TrainingExample, TrainingExamples, load_training_task
 from genepool.training.recipe import Training
 from genepool.weights import BaseWithHead, ClassHead, Weights, head_for, open_weights, with_head
+from genepool.weights.class_head import class_names
 from genepool.weights.quantised import quantised_by
 
 
@@ -130,7 +131,7 @@ def _able(base: Weights, tasks: Sequence[Task]) -> Weights:
 
 def _check_classes(task: Task, base: Weights) -> None:
     """Refuses examples to learn from whose answer is none of the classes that the base's head tells apart."""
-    labels = _labels(base)
+    labels = class_names(base.config)
     if "classes" not in open_model(base).kind.can or not labels:
         return
     for split in ("train", "valid"):
@@ -157,12 +158,6 @@ def _check_conversations(lessons: TrainingExamples, base: Weights) -> None:
         lesson.task.conversation_text(
             lesson.example, lambda messages: templated(tokenizer, messages, base.name), kind.kind
         )
-
-
-def _labels(base: Weights) -> list[str]:
-    """The classes that a config names."""
-    named = (base.config or {}).get("id2label")
-    return [str(label) for label in named.values()] if isinstance(named, dict) else []
 
 
 def _others(
@@ -198,7 +193,7 @@ def _check_askable(task: Task, base: Weights) -> None:
     """
     kind = open_model(base).kind
     check_fits(task, kind, base.name)
-    labels = set(_labels(base))
+    labels = set(class_names(base.config))
     if "classes" in kind.can and labels and task.asker is None:
         answers = {answer for example in task.examples("test") for answer in example.answers}
         if not answers & labels:

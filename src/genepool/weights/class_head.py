@@ -208,6 +208,21 @@ class BaseWithHead(Weights):
         )
 
 
+def class_names(config: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The names of the classes in a config's `id2label`, by their numbers; none where it says none.
+
+    In a file the numbers are text, and may stand in another order ("0", "1", "10", "2").
+    """
+    named = (config or {}).get("id2label")
+    if not isinstance(named, dict):
+        return ()
+    try:
+        return tuple(str(named[number]) for number in sorted(named, key=int))
+    except ValueError:
+        # Which row such a key means is for whoever reads the config to refuse.
+        return tuple(map(str, named.values()))
+
+
 def with_head(base: Weights, head: ClassHead | None) -> Weights:
     """The base with a head, where one is said and the base is not this model already."""
     if head is None:
@@ -215,10 +230,10 @@ def with_head(base: Weights, head: ClassHead | None) -> Weights:
     config = base.config or {}
     if (config.get("architectures") or [None])[0] != head.architecture:
         return BaseWithHead(base, head)
-    known = dict(config.get("id2label") or {})
-    if tuple(known.values()) != head.classes:
+    known = class_names(config)
+    if known != head.classes:
         raise InputError(
-            f"its classes are {listed(map(str, known.values()))}, and those of the change are {listed(head.classes)}",
+            f"its classes are {listed(known)}, and those of the change are {listed(head.classes)}",
             where=base.name,
             fix="Name the base it was trained on",
         )

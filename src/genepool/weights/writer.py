@@ -173,7 +173,8 @@ def write_config(
         chat_template: replaces the tokenizer's, in every place where a loader may look for it.
     """
     if config is not None:
-        (folder / "config.json").write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+        # Sorted at the top alone: within, "10" would come before "2" among classes that are read in their order.
+        (folder / "config.json").write_text(json.dumps(dict(sorted(config.items())), indent=2) + "\n")
     for name, origin in carried_files(source, tokenizer_from).files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(origin, folder / name)
