@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from genepool.evolution import load_study
+from genepool.evolution.study import resolve_model
 from genepool.merging import load_recipe
+from genepool.merging.mixture.recipe import located
+from genepool.projects import family
 from genepool.projects.family import _short_names
 from genepool.projects.folder import placed
 from genepool.projects.lineage import origins_of
@@ -352,3 +355,20 @@ def test_a_card_is_read_in_bounded_work(tmp_path: Path) -> None:
     for name in ("README.md", "adapter_config.json"):
         os.mkfifo(pipes / name)
     assert origins_of(pipes) == ()
+
+
+def test_homes_of_nobody_and_names_beyond_utf8_are_told_in_a_line(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    nobody = "~nosuchuser/x"
+    assert not family._can_be_opened(nobody)
+    assert family._same(nobody, nobody)
+    assert not family._same("x" * 5_000, nobody)
+    assert located(nobody, tmp_path) == nobody
+    assert located("x" * 5_000, tmp_path) == "x" * 5_000
+    assert resolve_model(nobody, tmp_path) == nobody
+    strange = str(tmp_path / "a\udcff")
+    for command in (["inspect", nobody], ["init", tmp_path / "p", nobody, "b"], ["init", tmp_path / "p", strange, "b"]):
+        answer = cli(*command)
+        assert answer.code == 2
+        assert answer.err.splitlines()[-1].startswith("error: ")
+    assert "its name is not UTF-8" in answer.err
+    assert cli("init", tmp_path / "p", "a", "b", "--base", strange).code == 2

@@ -7,6 +7,7 @@ the documentation's reference page are built on it.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -409,8 +410,8 @@ def resolve_model(model: str, folder: Path) -> str:
 
     def absolute(part: str) -> str:
         path, at, revision = part.partition("@")
-        here = folder / Path(path).expanduser()
-        return str(here.resolve()) + at + revision if path and here.exists() else part
+        here = folder / Path(os.path.expanduser(path))
+        return str(here.resolve()) + at + revision if path and os.path.exists(here) else part
 
     whole = folder / model
     return str(whole.resolve()) if whole.exists() else "+".join(absolute(part) for part in model.split("+"))

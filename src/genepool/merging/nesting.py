@@ -65,7 +65,7 @@ def _pieces(recipe: Recipe) -> Iterator[str]:
 
 
 def _located(name: str, folder: Path | None) -> Path | None:
-    path = (folder or Path()) / Path(name).expanduser()
+    path = (folder or Path()) / Path(os.path.expanduser(name))
     try:
         return path if path.exists() else None
     except OSError:
@@ -79,7 +79,7 @@ def _moved(recipe: Recipe, folder: Path | None) -> Recipe:
     def rename(name: str) -> str:
         if _located(name, here) is None and "+" in name:
             return "+".join(rename(piece) for piece in name.split("+"))
-        if Path(name).expanduser().is_absolute() or _located(name, here) is None:
+        if Path(os.path.expanduser(name)).is_absolute() or _located(name, here) is None:
             return name
         return os.path.relpath(here / name, there)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from genepool.checked import is_text, printable
 from genepool.errors import InputError, listed
 from genepool.merging import Recipe, plan_merge
 from genepool.projects.lineage import origin_of_skill, origins_of
@@ -93,6 +94,9 @@ def find_family(models: Sequence[str], base: str | None = None, *, allow_pickle:
     Raises:
         InputError: a model cannot be opened, is named twice, there is one alone, no base is known, or they do not fit.
     """
+    for text in (*models, *([base] if base is not None else [])):
+        if not is_text(text):
+            raise InputError("its name is not UTF-8, as recipes are", where=printable(text), fix="Rename the file")
     for number, text in enumerate(models):
         if any(_same(text, other) for other in models[:number]):
             raise InputError("named twice", where=text, fix="Name each model once")
@@ -206,13 +210,13 @@ def _ends_alike(one: str, other: str) -> bool:
 
 def _can_be_opened(name: str) -> bool:
     """Whether a name that is no given model's is worth a try: a folder of a model, or a name of the hub."""
-    path = Path(name).expanduser()
-    return (path / "config.json").is_file() if path.exists() else hub.HUB_ID.fullmatch(name) is not None
+    path = Path(os.path.expanduser(name))
+    return (path / "config.json").is_file() if os.path.exists(path) else hub.HUB_ID.fullmatch(name) is not None
 
 
 def _place(name: str) -> str:
-    path = Path(name).expanduser()
-    return os.path.realpath(path) if path.exists() else name.removeprefix("hf://")
+    path = Path(os.path.expanduser(name))
+    return os.path.realpath(path) if os.path.exists(path) else name.removeprefix("hf://")
 
 
 def _open(base: str, rest: Sequence[_Named], allow_pickle: bool) -> dict[str, Weights]:

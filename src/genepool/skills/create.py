@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def apply_skills(
     recipe = Recipe(method="task_arithmetic", base=base_name, models=names, parameters={"lambda": 1.0})
     sources: dict[str, Weights] = {}
     for name, skill in zip(names, skills, strict=True):
-        path = Path(skill).expanduser()
+        path = Path(os.path.expanduser(skill))
         if force and is_skill(path):
             sources[name] = skill_on(base, path, force=True).applied(name)
         else:

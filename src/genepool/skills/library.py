@@ -175,7 +175,7 @@ class Library:
         Raises:
             InputError: no whole skill, a name that is taken or cannot be one, or the library cannot be written to.
         """
-        path = Path(path).expanduser()
+        path = Path(os.path.expanduser(path))
         source = SkillFile(path)
         known = source.digest()
         there = self.catalogue.by_digest(known)

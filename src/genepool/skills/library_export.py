@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def import_skill(library: Library, path: str | Path) -> tuple[LibraryEntry, bool
     Raises:
         InputError: no whole skill is there, or the catalogue's part of it is of another file.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.is_dir():
         return library.add(path)
     file, said = path / SKILL, path / LINEAGE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def search_similar(library: Library, reference: str, limit: int = 20) -> list[Hi
 
 def sketch_of(library: Library, reference: str) -> tuple[str, Array]:
     """(digest, whole sketch) of a skill of the library, or of a file elsewhere."""
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))
     if library.get(reference) is None and is_skill(path):
         skill = SkillFile(path)
         return skill.digest(), describe(path, "", "")[1].whole
@@ -86,7 +87,7 @@ def sketch_of(library: Library, reference: str) -> tuple[str, Array]:
 
 def changes_of(library: Library, reference: str) -> Change:
     """The change of a skill of the library, or of a file elsewhere, to be read."""
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))
     if library.get(reference) is None and is_skill(path):
         return open_change(path)
     return library.open(reference).change

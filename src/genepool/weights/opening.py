@@ -10,6 +10,7 @@ model+skill.safetensors  a genepool skill on its base
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def open_change(reference: str | Path, base: Weights | None = None, *, allow_pic
     Raises:
         InputError: nothing is there, it needs a base, or belongs to another.
     """
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))
     if is_skill(path):
         skill = SkillFile(path) if base is None else skill_on(base, path)
         # Asked for at once: what is said about it goes into whatever is made of it.
@@ -232,7 +233,7 @@ class _Opener:
     def _existing(self, text: str) -> Path | None:
         if remote.is_url(text):
             return None
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))
         inside = [self.relative_to / path] if self.relative_to and not path.is_absolute() else []
         for candidate in (*inside, path):
             try:

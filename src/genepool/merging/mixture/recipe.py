@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,5 +100,5 @@ def is_mixture(data: object) -> bool:
 
 def located(name: str, folder: Path) -> str:
     """A model's name from the folder of the file that names it, where something is there."""
-    path = folder / Path(name).expanduser()
-    return str(path) if path.exists() else name
+    path = folder / Path(os.path.expanduser(name))
+    return str(path) if os.path.exists(path) else name
