@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,40 @@ def test_values_too_large_for_the_stored_type_are_refused() -> None:
     recipe = Recipe(method="linear", models=["a", "b"], parameters={"normalize": False}, dtype="float16")
     with pytest.raises(InputError, match="too large for float16"):
         plan_merge(recipe, sources).weights().read("norm.weight")
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("factor", ["1.0e+39", "3.4e+38"])
+def test_results_too_large_for_their_type_are_refused_or_written(
+    method: str, dtype: str, factor: str, save_model: Callable[..., Path], tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    """1e39 is no float32; 3.4e38 is one, and rounds to infinity as a bfloat16."""
+    kind = getattr(torch, dtype)
+    save_model("base", {"norm.weight": torch.zeros(4, dtype=kind)})
+    save_model("x", {"norm.weight": torch.ones(4, dtype=kind)})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"genepool: 1\nmethod: {method}\nbase: base\nmodels: [x]\nparameters: {{lambda: {factor}}}\n")
+    fits = dtype == "float32" and factor == "3.4e+38"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        answer = cli("merge", recipe, tmp_path / "out", "--quiet")
+        assert answer.code == (0 if fits else 2)
+        assert fits or f"recipe.yaml:norm.weight: the merged values are too large for {dtype}" in answer.err
+        assert (tmp_path / "out").exists() == fits
+        assert cli("merge", recipe, tmp_path / "out", "--allow-nonfinite", "--overwrite", "--quiet").code == 0
+
+
+def test_an_input_too_large_to_compute_with_is_named(
+    save_model: Callable[..., Path], tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    for name, value in (("base", 0.0), ("x", 1e300)):
+        save_model(name, {"norm.weight": torch.full((4,), value, dtype=torch.float64)})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("genepool: 1\nmethod: task_arithmetic\nbase: base\nmodels: [x]\n")
+    answer = cli("merge", recipe, tmp_path / "out", "--quiet")
+    assert answer.code == 2
+    assert "x:norm.weight: holds NaN, infinity, or values too large for float32" in answer.err
 
 
 # ---------------------------------------------------------------------- memory

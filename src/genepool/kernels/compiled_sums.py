@@ -10,7 +10,8 @@ from genepool.kernels.compiled import Array, _compiled, _compiled_sum
 
 # Entries that are gone through at once: what is summed stays in the nearest cache.
 _RUN = 1024
-_EXPONENT = np.uint32(0x7F800000)
+# Bits without the sign: from here on a float32 is infinite or NaN, or rounds to a bfloat16 that is.
+_MAGNITUDE, _TOO_LARGE, _TOO_LARGE_NARROW = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x7F7F8000)
 
 
 @_compiled
@@ -35,6 +36,7 @@ def weighted_sum(  # noqa: C901 (a row of plain loops is what the compiler makes
     """
     models, entries = rows.shape
     narrow = out.itemsize == 2
+    limit = _TOO_LARGE_NARROW if narrow else _TOO_LARGE
     share = np.float32(divisor)
     sums, vector, below = np.empty(_RUN, np.float32), np.empty(_RUN, np.float32), np.empty(_RUN, np.float32)
     odd = np.uint32(0)
@@ -62,7 +64,7 @@ def weighted_sum(  # noqa: C901 (a row of plain loops is what the compiler makes
                 sums[i] += below[i]
         bits, result = sums.view(np.uint32), out[begin : begin + size]
         for i in range(size):
-            odd |= np.uint32((bits[i] & _EXPONENT) == _EXPONENT)
+            odd |= np.uint32((bits[i] & _MAGNITUDE) >= limit)
         if narrow:
             # To the nearest, halves to the even one.
             for i in range(size):

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 _RUN = 1 << 17
 # Entries of a tensor in memory from which on the compiled loop is taken: small models never wait for its loading.
 _COMPILED = 1 << 15
-_EXPONENT = 0x7F800000
+# Bits without the sign: from here on a float32 is infinite or NaN, or rounds to a bfloat16 that is.
+_MAGNITUDE, _TOO_LARGE, _TOO_LARGE_NARROW = 0x7FFFFFFF, 0x7F800000, 0x7F7F8000
 _local = threading.local()
 # Terms of a dot product that are added up in float32 before the sums go on in float64.
 _GRAM_RUN = 4096
@@ -84,7 +85,8 @@ def sum_bits(
     """
     import numpy as np
 
-    of_rows = np.asarray(factors, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        of_rows = np.asarray(factors, dtype=np.float32)
     if compiled:
         from genepool.kernels import compiled_sums
 
@@ -116,7 +118,8 @@ def _sum_run(
     if base.size:
         sums += below
     bits, spare = sums.view(np.uint32), scaled.view(np.uint32)
-    finite = bool((np.bitwise_and(bits, _EXPONENT, out=spare) != _EXPONENT).all())
+    limit = _TOO_LARGE if out.dtype == np.uint32 else _TOO_LARGE_NARROW
+    finite = bool((np.bitwise_and(bits, _MAGNITUDE, out=spare) < limit).all())
     if out.dtype == np.uint32:
         out[:] = bits
     else:

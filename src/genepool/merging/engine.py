@@ -292,11 +292,14 @@ class Engine:
             assert unchanged is not None
             merged = self._lines.apply(merged, unchanged, out.role.layer)
         result = merged.to(device="cpu", dtype=stored)
-        if stored == torch.float16 and self.plan.recipe.nonfinite == "refuse" and not is_finite(result):
+        if self.plan.recipe.nonfinite == "refuse" and not is_finite(result):
+            # Values are computed in float32, so a wider type to store them in holds no larger ones.
+            kind = torch.float32 if stored == torch.float64 else stored
+            wider = "Set `dtype: bfloat16` or `dtype: float32`, or s" if stored == torch.float16 else "S"
             raise InputError(
-                "the merged values are too large for float16",
+                f"the merged values are too large for {str(kind).removeprefix('torch.')}",
                 where=f"{self.plan.recipe.where}:{out.name}",
-                fix="Set `dtype: bfloat16` or `dtype: float32`",
+                fix=f"{wider}et smaller weights in the recipe, or `genepool merge --allow-nonfinite`",
             )
         return result
 
@@ -407,8 +410,9 @@ class Engine:
 
     def _finite(self, rows: torch.Tensor, given: Input) -> torch.Tensor:
         if self.plan.recipe.nonfinite == "refuse" and not is_finite(rows):
+            wide = self.plan.sources[given.model].info(given.tensor).dtype == "F64"
             raise InputError(
-                "holds NaN or infinity",
+                "holds NaN, infinity, or values too large for float32" if wide else "holds NaN or infinity",
                 where=f"{given.model}:{given.tensor}",
                 fix="Its training diverged or the file is damaged: leave this model out, or `genepool merge "
                 "--allow-nonfinite`",
