@@ -53,7 +53,6 @@ def inspect(
     merged.
     """
     options.begin(quiet)
-    options.refuse_own_input(out, models, base)
     from genepool import progress
     from genepool.errors import CheckFailed, InputError
     from genepool.merging import inspect_models
@@ -63,6 +62,7 @@ def inspect(
         raise InputError("--all-ranks and --no-rank contradict each other", fix="Give one of them")
     if out is not None:
         check_file(out, overwrite=overwrite)
+        options.refuse_own_input(out, models, base)
     ranks: Literal["sampled", "all", "none"] = "all" if all_ranks else "sampled" if rank else "none"
     found = inspect_models(models, base, ranks=ranks, allow_pickle=allow_pickle)
     if base is None and found.base is not None:
