@@ -224,3 +224,20 @@ def test_a_config_that_names_a_backbone_on_the_hub_reaches_no_network(
     assert asked == []
     assert "building asks no network" in told["unknown"]
     assert not constants.HF_HUB_OFFLINE
+
+
+def test_builds_in_several_threads_leave_ties_as_they_were() -> None:
+    """transformers replaces a method of the base class while it builds: threads must not put it back crosswise."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from transformers import PreTrainedModel
+
+    from genepool.weights.meta_model import describe
+
+    before = PreTrainedModel.tie_weights
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "vocab_size": 10}
+    configs = [{"model_type": "llama", "num_hidden_layers": layers, **sizes} for layers in range(1, 13)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda config: describe(config, "LlamaForCausalLM"), configs))
+    assert [sum(name.endswith("q_proj.weight") for name in one["tensors"]) for one in found] == list(range(1, 13))
+    assert PreTrainedModel.tie_weights is before

@@ -36,7 +36,7 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
     import transformers
     from transformers import AutoConfig
 
-    from genepool.weights.meta_model import read_config
+    from genepool.weights.meta_model import building, read_config
 
     folder = model_folder(weights)
     try:
@@ -52,11 +52,11 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
             fix="Copy the base's" if classes else "Name a text generation model in Hugging Face's layout",
         ) from None
     if quantised_by(weights):
-        with _silent_transformers():
+        with building(), _silent_transformers():
             return quantised_network(weights, architecture, config, kind)
     # Cloned, because transformers may keep the very tensors, and `assign` writes into the model's.
     tensors = {name: _cast(weights.read(name), kind) for name in weights.stored_names()}
-    with _silent_transformers():
+    with building(), _silent_transformers():
         try:
             model, report = architecture.from_pretrained(
                 None,

@@ -39,6 +39,9 @@ _LEFT_OUT = (
 )  # fmt: skip
 
 
+_BUILDING = threading.RLock()
+
+
 class _Unknown(Exception):
     """The class cannot be built.
 
@@ -155,7 +158,7 @@ def _build(config: Mapping[str, Any], architecture: str) -> Any:
     _check_size(config)
     settings = {key: value for key, value in config.items() if key not in _LEFT_OUT}
     try:
-        with warnings.catch_warnings(), _silent(), _OFFLINE, _bounded(), ExitStack() as stack:
+        with building(), warnings.catch_warnings(), _silent(), _OFFLINE, _bounded(), ExitStack() as stack:
             warnings.simplefilter("ignore")
             built = read_config(CONFIG_MAPPING[kind], settings, attn_implementation="eager")
             if cls.config_class is not None and not isinstance(built, cls.config_class):
@@ -173,6 +176,24 @@ def _build(config: Mapping[str, Any], architecture: str) -> Any:
         raise _Unknown(_line(error), passing=True) from None
     except Exception as error:
         raise _Unknown(f"transformers cannot build {architecture} of it ({_line(error)})") from None
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """One thread at a time builds or loads a class: meanwhile transformers replaces methods of the base of them all.
+
+    Two threads that put them back in another order, or a build that is interrupted while it does, would leave every
+    later model without its ties. What was there is put back here, whatever happened.
+    """
+    from transformers import PreTrainedModel
+
+    with _BUILDING:
+        tie, dtype = PreTrainedModel.tie_weights, torch.get_default_dtype()
+        try:
+            yield
+        finally:
+            PreTrainedModel.tie_weights = tie
+            torch.set_default_dtype(dtype)
 
 
 def read_config(cls: Any, settings: Mapping[str, Any], **more: Any) -> Any:
