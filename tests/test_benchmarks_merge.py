@@ -304,6 +304,7 @@ def test_the_peers_torch_is_the_one_of_our_constraints() -> None:
         peer.find(Path("/nowhere/python"))
 
 
+@pytest.mark.slow
 def test_a_profile_tells_stages_and_lines(models: Path, tmp_path: Path) -> None:
     (row,) = [row for row in _rows_of_today(models) if row.name == "ties, per tensor"]
     recipe = tmp_path / "recipe.yaml"
