@@ -352,7 +352,7 @@ def test_an_unfinished_training_has_no_report_and_a_base_is_no_place_for_one(
     base = shutil.copytree(small_world / "base", tmp_path / "base")
     answer = cli("train", small_world / "tasks" / "first", "--base", base, "--out", base, "--steps", 1, "--overwrite")
     assert answer.code == 2
-    assert "lies in the output folder" in answer.err
+    assert "the output is one of the inputs" in answer.err
     file = tmp_path / "run" / "training.yaml"
     answer = cli("train", file, "--out", tmp_path / "other", "--steps", 3)
     assert answer.code == 2
