@@ -309,8 +309,6 @@ def test_a_profile_tells_stages_and_lines(models: Path, tmp_path: Path) -> None:
     (row,) = [row for row in _rows_of_today(models) if row.name == "ties, per tensor"]
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(row.recipe)
-    # What is asked of transformers' class once is in the cache then: under a profiler its import takes minutes.
-    plan_merge(load_recipe(recipe))
     text = sampling.profile_merge(recipe, tmp_path / "out", "ties")
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert "| survey, merge, write, publish |" in text

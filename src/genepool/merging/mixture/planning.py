@@ -13,7 +13,7 @@ from typing import Any
 from genepool import progress
 from genepool.errors import InputError, listed, nearest
 from genepool.merging.mixture.gates import HiddenStates, TokenNumbers, degenerate_layers, gates_of
-from genepool.merging.mixture.recipe import MixtureRecipe, is_mixture, located
+from genepool.merging.mixture.recipe import MixtureRecipe, is_mixture
 from genepool.merging.mixture.shapes import MixtureShape, shapes
 from genepool.merging.mixture.shapes.shape import MATRICES
 from genepool.merging.mixture.weights import ExpertMixture
@@ -76,7 +76,7 @@ def plan_mixture(
     names = [recipe.base_model, *(expert.source_model for expert in (*recipe.experts, *recipe.shared_experts))]
     opened: dict[str, Weights] = {}
     for name in dict.fromkeys(names):
-        found = open_weights(located(name, folder), relative_to=folder, allow_pickle=allow_pickle)
+        found = open_weights(name, relative_to=folder, allow_pickle=allow_pickle)
         refuse_quantised(found, name, "Name the unquantised checkpoint")
         found.name = name
         opened[name] = in_layout_of(found, opened[recipe.base_model]) if opened else found

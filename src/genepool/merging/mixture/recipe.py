@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -96,9 +94,3 @@ class MixtureRecipe(Strict):
 def is_mixture(data: object) -> bool:
     """Whether what a YAML file held is a mixture, not a merge recipe."""
     return isinstance(data, dict) and "experts" in data and not {"genepool", "merge_method"} & data.keys()
-
-
-def located(name: str, folder: Path) -> str:
-    """A model's name from the folder of the file that names it, where something is there."""
-    path = folder / Path(os.path.expanduser(name))
-    return str(path) if os.path.exists(path) else name
