@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from genepool import seeding
+from genepool.kernels import uniform
 from genepool.merging.mixture.recipe import ExpertChoice, MixtureRecipe
 from genepool.merging.mixture.shapes.shape import MATRICES, MixtureShape
 from genepool.weights import TensorInfo, Weights
@@ -123,15 +125,21 @@ class ExpertMixture(Weights):
             return rows
         changed = rows.to(torch.float32)
         if found.noise:
-            drawn = self._noise(name, info.numel).reshape(info.matrix)[start:stop]
-            changed = changed + found.noise * drawn
+            changed = changed + found.noise * self._noise(name, start * info.matrix[1], changed.numel()).view_as(
+                changed
+            )
         return (changed * found.factor).to(rows.dtype)
 
-    def _noise(self, name: str, count: int) -> torch.Tensor:
+    def _noise(self, name: str, place: int, count: int) -> torch.Tensor:
+        """Normal numbers of `count` entries of a tensor from a place on: those of a place are the same in any block."""
         import torch
 
-        # All of it, whatever rows are asked for: a place has its number.
-        return torch.randn(count, generator=seeding.torch_generator(self.recipe.seed, "noise", name))
+        device = torch.device("cpu")
+        first, second = (
+            uniform(count, seeding.derive(self.recipe.seed, which, name), place, device) for which in ("noise", "angle")
+        )
+        # Box and Muller 1958: of two uniform numbers one normal; 1 - u, for u may be 0.
+        return torch.sqrt(-2 * torch.log1p(-first)) * torch.cos(2 * math.pi * second)
 
     @property
     def gates(self) -> torch.Tensor:
