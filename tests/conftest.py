@@ -32,9 +32,12 @@ class Answer(NamedTuple):
 
 
 @pytest.fixture(autouse=True)
-def _own_cache_and_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_cache_and_ledger(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """No test reads or writes the user's cache or ledger, and none leaves progress switched off for the next."""
-    monkeypatch.setenv("GENEPOOL_CACHE", str(tmp_path / "genepool-cache"))
+    # Beside the test's folder, not in it: what a class is asked may be written down while a test looks what is left.
+    monkeypatch.setenv("GENEPOOL_CACHE", str(tmp_path_factory.getbasetemp() / "caches" / tmp_path.name))
     monkeypatch.setenv("GENEPOOL_LEDGER", str(tmp_path / "ledger.sqlite"))
     yield
     progress.set_quiet(False)

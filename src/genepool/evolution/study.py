@@ -414,4 +414,4 @@ def resolve_model(model: str, folder: Path) -> str:
         return str(here.resolve()) + at + revision if path and os.path.exists(here) else part
 
     whole = folder / model
-    return str(whole.resolve()) if whole.exists() else "+".join(absolute(part) for part in model.split("+"))
+    return str(whole.resolve()) if os.path.exists(whole) else "+".join(absolute(part) for part in model.split("+"))
