@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -106,3 +108,110 @@ def test_completion_is_shown_and_installed(tmp_path: Path) -> None:
     assert (installed.returncode, installed.stderr) == (0, "")
     (script,) = (path for path in tmp_path.rglob("genepool*") if path.is_file())
     assert "_genepool_completion" in script.read_text()
+
+
+def _with_streams(line: str, place: Path, redirections: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-c", f'exec "$0" -m genepool {line} {redirections}', sys.executable],
+        cwd=place, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "redirections", "said"),
+    [
+        ("methods --json", ">/dev/full", "standard output: No space left on device."),
+        ("methods --json", ">&-", "standard output is closed."),
+        pytest.param("methods", ">/dev/full", "standard output: No space left on device.", marks=pytest.mark.slow),
+        pytest.param("--help", ">/dev/full", "standard output: No space left on device.", marks=pytest.mark.slow),
+        pytest.param("nothing", ">/dev/full", "No such command 'nothing'.", marks=pytest.mark.slow),
+        pytest.param("inspect nothing", ">&- <&-", "standard output is closed.", marks=pytest.mark.slow),
+    ],
+)
+def test_output_that_goes_nowhere_is_one_line(line: str, redirections: str, said: str, place: Path) -> None:
+    done = _with_streams(line, place, redirections)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {said}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("redirections", ["2>/dev/full", "2>&-", ">/dev/null 2>&-"])
+def test_without_a_place_for_errors_the_exit_code_still_tells(redirections: str, place: Path) -> None:
+    assert _with_streams("methods ties", place, redirections).returncode == 0
+    assert _with_streams("inspect nothing", place, redirections).returncode == 2
+
+
+def test_text_that_the_encoding_lacks_is_escaped(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "genepool", "inspect", "modèle"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "mod\\xe8le" in done.stderr
+
+
+#: Code of the user's that never ends, as a stand-in for a long command; {} is what it does about an interrupt.
+_ENDLESS = """
+import os, threading
+said = b"begun\\n"
+while True:
+    try:
+        os.write(2, said)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        said = b""
+        os.write(2, b"told\\n")
+        {}
+"""
+
+
+def _endless(tmp_path: Path, about_interrupts: str) -> Any:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(_ENDLESS.format(about_interrupts))
+    command = ["evaluate", "model", "--tasks", "tasks", "--plugin", str(plugin)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "genepool", *command],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def _heard(process: Any, word: str) -> None:
+    said = process.stderr.readline()
+    assert said == f"{word}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_end_a_command_in_one_line(number: signal.Signals, tmp_path: Path) -> None:
+    process = _endless(tmp_path, "raise")
+    _heard(process, "begun")
+    process.send_signal(number)
+    _heard(process, "told")
+    out, err = process.stdout.read(), process.stderr.read()
+    assert (process.wait(), out) == (130, "")
+    assert err == "error: interrupted. Nothing was left half-written; run the same command to go on.\n"
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_ends_what_does_not_want_to_end(tmp_path: Path) -> None:
+    process = _endless(tmp_path, "pass")
+    _heard(process, "begun")
+    process.send_signal(signal.SIGINT)
+    _heard(process, "told")
+    process.send_signal(signal.SIGINT)
+    out, err = process.stdout.read(), process.stderr.read()
+    assert (process.wait(), out) == (130, "")
+    assert err == "error: interrupted twice. What was finished is kept; run the same command to go on.\n"
+
+
+@pytest.mark.slow
+def test_an_interrupt_that_was_to_be_ignored_is_ignored(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", "trap '' INT; \"$0\" -c 'import os, signal; from genepool.process import listen; listen(); "
+         "os.kill(os.getpid(), signal.SIGINT); print(\"on\")'", sys.executable],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "on\n", "")

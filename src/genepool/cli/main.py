@@ -11,27 +11,24 @@ from __future__ import annotations
 
 import gc
 import importlib
-import io
 import os
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version as installed
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from genepool import cli as commands
-from genepool import progress
+from genepool import process, progress
 from genepool.checked import printable
 from genepool.cli.options import Panel
 from genepool.errors import GenepoolError
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer as Buffer
 
 _NOT_COMMANDS = {"main", "options", "tables", "common"}
 _HELP = """\
@@ -131,6 +128,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         result = _command(build_app).main(args=arguments, prog_name="genepool", standalone_mode=False)
+        # Here, so that a full disk under stdout is an error like any other.
+        sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except typer.TyperException as error:
@@ -155,28 +154,14 @@ def main() -> None:
     # Importing torch makes a million objects that stay; looking for garbage among them after every 700 was a fifth of
     # the start-up.
     gc.set_threshold(10_000, 20, 20)
-    out = sys.stdout
-    if isinstance(out, io.TextIOWrapper):
-        writer = io.BufferedWriter(_Output(out.fileno(), "w", closefd=False))
-        sys.stdout = io.TextIOWrapper(
-            writer, out.encoding, out.errors, line_buffering=out.line_buffering, write_through=out.write_through
-        )
-    sys.exit(run())
-
-
-class _Output(io.FileIO):
-    """stdout whose reader may leave, as `| head` does: the command goes on to its own end and exit code."""
-
-    def write(self, data: Buffer, /) -> int:
-        try:
-            return super().write(data)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-            return super().write(data)
+    process.listen()
+    wrong = process.open_streams()
+    process.leave(_fail(wrong, 2) if wrong else run())
 
 
 def _fail(line: str, code: int) -> int:
-    sys.stdout.flush()
+    with suppress(GenepoolError):
+        sys.stdout.flush()
     print(f"error: {printable(line)}", file=sys.stderr, flush=True)
     return code
 
