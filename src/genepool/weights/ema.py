@@ -77,12 +77,13 @@ def ema_copies(weights: Weights) -> EmaCopies:
     return EmaCopies({name: weights.info(name).shape for name in (*weights.names(), *weights.aliases())})
 
 
-def without_copies(weights: Weights, treatment: Literal["drop", "use"]) -> Weights:
+def without_copies(weights: Weights, treatment: Literal["drop", "use"], way_out: str = "`ema: drop`") -> Weights:
     """A model without the EMA copies it holds.
 
     Args:
         weights: the model.
         treatment: `drop` leaves the copies out, `use` has them in place of the weights that they are copies of.
+        way_out: how the user asks for `drop`, for errors.
 
     Returns:
         `weights` itself where it holds none.
@@ -99,13 +100,13 @@ def without_copies(weights: Weights, treatment: Literal["drop", "use"]) -> Weigh
         raise InputError(
             f"is beside EMA copies, and no weight has its name and shape{_more(copies.unpaired)}",
             where=f"{weights.name}:{copies.unpaired[0]}",
-            fix="Write `ema: drop`",
+            fix=f"Write {way_out}",
         )
     if isinstance(weights, BaseWithChange):
         raise InputError(
             "holds EMA copies, and what is added to it changes its weights alone",
             where=weights.name,
-            fix="Write `ema: drop`",
+            fix=f"Write {way_out}",
         )
     return _WithoutCopies(weights, copies, {weight: copy for copy, weight in copies.weight_of.items()})
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from genepool import progress
-from genepool.errors import InputError
+from genepool.errors import InputError, listed
 from genepool.kernels.reading import subtract
 from genepool.weights.change import Change, block_rows
+from genepool.weights.ema import ema_copies
 from genepool.weights.padding import vocabulary_rows
 from genepool.weights.tensor_info import shape_text
 from genepool.weights.ties import tied_names
@@ -48,6 +49,14 @@ class ModelDifference(Change):
         extra = [name for name in tuned.names() if name not in base]
         tied = tied_names(base) if extra else {}
         if other := next((name for name in extra if name not in tied), None):
+            if other in (copies := ema_copies(tuned)):
+                few = listed(sorted(copies.weight_of), 2)
+                raise InputError(
+                    f"holds EMA copies beside its weights ({few}), and {base.name} holds none",
+                    where=tuned.name,
+                    fix="Run `genepool skill extract --ema drop` to leave them out, or `--ema use` to take them for "
+                    "the weights",
+                )
             raise self._unlike(f"it has the tensor {other}, which {base.name} does not have")
         self.left_out = self._told(extra)
         if self.left_out:

@@ -13,12 +13,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
+from genepool import progress
 from genepool.errors import InputError
 from genepool.weights import hub, naming, remote
 from genepool.weights.change import BaseWithChange, Change
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.class_head import BaseWithHead, with_head, without_head
+from genepool.weights.ema import ema_copies, without_copies
 from genepool.weights.gguf.adapter_reading import GgufAdapter, is_gguf_adapter
 from genepool.weights.model_difference import ModelDifference
 from genepool.weights.peft.adapter import PeftAdapter
@@ -64,16 +67,24 @@ def open_weights(
         raise InputError("cannot be read", where=error.filename or text, fix="Check its permissions") from None
 
 
-def open_change(reference: str | Path, base: Weights | None = None, *, allow_pickle: bool = False) -> Change:
+def open_change(
+    reference: str | Path,
+    base: Weights | None = None,
+    *,
+    allow_pickle: bool = False,
+    ema: Literal["drop", "use"] | None = None,
+) -> Change:
     """Opens what a user names where a change is wanted.
 
     Args:
         reference: a skill file, or with `base` a PEFT adapter's folder, or a fine-tune of the base.
         base: the model it is relative to.
         allow_pickle: as for `open_weights`.
+        ema: what becomes of the fine-tune's EMA copies: left out, or used in place of its weights. The base's are left
+            out. When None, both have to hold the same ones, and they change like any tensor.
 
     Raises:
-        InputError: nothing is there, it needs a base, or belongs to another.
+        InputError: nothing is there, it needs a base, or belongs to another; or neither holds EMA copies.
     """
     path = Path(os.path.expanduser(reference))
     if is_skill(path):
@@ -88,6 +99,14 @@ def open_change(reference: str | Path, base: Weights | None = None, *, allow_pic
             )
         raise InputError("no such file", where=reference, fix="Check the path")
     opened = open_weights(reference, base=base, allow_pickle=allow_pickle)
+    if ema is not None:
+        if not (ema_copies(opened) or ema_copies(base)):
+            raise InputError(
+                f"neither {opened.name} nor {base.name} holds EMA copies", where="--ema", fix="Leave it out"
+            )
+        opened, base = without_copies(opened, ema, "--ema drop"), without_copies(base, "drop")
+        done = "left out" if ema == "drop" else "used in place of the weights"
+        progress.message(f"note: the EMA copies of {opened.name} are {done}.")
     if isinstance(opened, BaseWithChange) and without_head(opened.base) is without_head(base):
         return opened.change
     return ModelDifference(opened, base)

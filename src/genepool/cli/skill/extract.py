@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +25,13 @@ from genepool.cli.skill.common import (
 )
 
 
+class Treatment(StrEnum):
+    """What becomes of EMA copies."""
+
+    drop = "drop"
+    use = "use"
+
+
 def extract(
     context: typer.Context,
     tuned: Annotated[str, typer.Argument(help="The fine-tune: a folder, a file, a hub name or BASE+ADAPTER.")],
@@ -43,6 +51,10 @@ def extract(
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", help="Keep the tensors of this pattern as they are in the base.")
     ] = None,
+    ema: Annotated[
+        Treatment | None,
+        typer.Option(help="Use the fine-tune's EMA copies in place of its weights, or drop them."),
+    ] = None,
     name: NameOption = "",
     description: DescriptionOption = "",
     licence: LicenceOption = "",
@@ -60,6 +72,8 @@ def extract(
         genepool skill extract tuned/ --base base/ --rank 32 --out reverse-r32.safetensors
 
         genepool skill extract tuned/ --base base/ --only '*.mlp.*' --exclude head --out mlp.safetensors
+
+        genepool skill extract unet.safetensors --base base.safetensors --ema use --out averaged.safetensors
     """
     options.begin(quiet)
     options.refuse_own_input(out, tuned, base)
@@ -68,13 +82,13 @@ def extract(
     from genepool.weights import open_change, open_weights
 
     opened = open_weights(base, allow_pickle=allow_pickle)
-    changes = open_change(tuned, opened, allow_pickle=allow_pickle)
-    chosen: dict[str, Any] = {}
+    changes = open_change(tuned, opened, allow_pickle=allow_pickle, ema=None if ema is None else ema.value)
+    chosen: dict[str, Any] = {} if ema is None else {"ema": ema.value}
     if only or exclude:
         from genepool.weights.patterns import some_of
 
         changes = some_of(changes, only or (), exclude or ())
-        chosen = {key: given for key, given in (("only", only), ("exclude", exclude)) if given}
+        chosen |= {key: given for key, given in (("only", only), ("exclude", exclude)) if given}
     form = form_of(to or (FormName.low_rank if rank else FormName.dense), dtype, rank, packing, bits)
     words = {"name": name, "description": description, "licence": licence}
     settings = {**settings_of(form), **chosen}
