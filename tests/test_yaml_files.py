@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from genepool.errors import InputError
-from genepool.schema import read_yaml
+from genepool.schema import parsed_documents, read_yaml
 
 # What is typed, with the file that says a key twice, the key and its second line.
 TWICE = {
@@ -57,3 +60,40 @@ def test_what_is_merged_in_may_be_said_again(tmp_path: Path) -> None:
     file.write_text("1: a\n0x1: b\n")
     with pytest.raises(InputError, match="stands twice"):
         read_yaml(file)
+
+
+#: Values that PyYAML answers with whatever Python raises on the way, or that mean more than they say.
+ODD = (
+    "!!int abc", "!!int '0b'", "!!float x", "!!float '1:2:x'", "!!bool maybe", "!!timestamp foo", "2001-99-99",
+    '!!binary "%%%"', "!!int ''", "!!set [a]", "!!omap [a]", "!!map []", "!!seq {}", "!!python/name:os.system", "*nope",
+    "&a [*a]", "? [a]\n : b", '"\\ud800"', "1e400", ".nan", "9" * 5_000, "[a", "!!merge x", "=",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["method", "weight", "normalize"])
+def test_odd_values_are_one_line(key: str, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    for value in ODD:
+        said = {"method": "linear", "weight": "1", "normalize": "true", key: value}
+        lines = ["genepool: 1", f"method: {said['method']}", "models:", "  - model: m", f"    weight: {said['weight']}"]
+        (tmp_path / "r.yaml").write_text("\n".join([*lines, f"normalize: {said['normalize']}", ""]))
+        answer = cli("plan", tmp_path / "r.yaml")
+        assert (answer.code, answer.out) == (2, ""), value
+        assert answer.err.count("\n") == 1, value
+
+
+@given(
+    st.text(max_size=40), st.sampled_from(["int", "float", "bool", "timestamp", "binary", "null", "set", "omap", "str"])
+)
+def test_whatever_a_tag_is_put_on_is_read_or_refused(text: str, tag: str) -> None:
+    try:
+        parsed_documents(f"!!{tag} {json.dumps(text)}", Path("file.yaml"))
+    except InputError as error:
+        assert str(error).startswith("file.yaml")
+
+
+def test_a_word_without_end_is_cut_in_the_line(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    (tmp_path / "r.yaml").write_text(f"genepool: 1\nmethod: linear\nmodels: [{'m' * 200_000}]\n")
+    answer = cli("plan", tmp_path / "r.yaml")
+    assert answer.code == 2
+    assert "mmm... (200,0" in answer.err
+    assert len(answer.err) < 1_000

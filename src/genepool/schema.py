@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from yaml.constructor import ConstructorError
 
 from genepool.errors import InputError, nearest
 
@@ -142,8 +143,22 @@ def parsed_documents(text: str, path: Path) -> list[Any]:
         raise InputError(f"cannot be read ({error})", where=path, fix="Check the file") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's loader of plain data; a tag that does not suit its value is what is wrong with the file, in a line."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception:
+            what = node.tag.removeprefix("tag:yaml.org,2002:")
+            problem = f"{node.value!r:.60} is no {what}" if isinstance(node, yaml.ScalarNode) else f"no {what}"
+            raise ConstructorError(None, None, problem, node.start_mark) from None
+
+
 def _documents(text: str, path: Path) -> Iterator[Any]:
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
     try:
         while loader.check_node():
             node: Any = loader.get_node()

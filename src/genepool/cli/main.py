@@ -13,6 +13,7 @@ import gc
 import importlib
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ from genepool.cli.options import Panel
 from genepool.errors import GenepoolError
 
 _NOT_COMMANDS = {"main", "options", "tables", "common"}
+#: A word longer than any path that a system takes: the error around it would not be found.
+_ENDLESS = re.compile(r"\S{4096,}")
 _HELP = """\
 New here? `genepool demo demo/` shows everything in minutes; `genepool inspect BASE TUNED ...` looks at your own models.
 
@@ -162,7 +165,8 @@ def main() -> None:
 def _fail(line: str, code: int) -> int:
     with suppress(GenepoolError):
         sys.stdout.flush()
-    print(f"error: {printable(line)}", file=sys.stderr, flush=True)
+    line = _ENDLESS.sub(lambda word: f"{word[0][:150]}... ({len(word[0]):,} characters)", printable(line))
+    print(f"error: {line}", file=sys.stderr, flush=True)
     return code
 
 
