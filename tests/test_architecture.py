@@ -23,6 +23,7 @@ ORDER = [
     "measure",
     "training",
     "skills",
+    "composition",
     "evolution",
     "projects",
     "report",

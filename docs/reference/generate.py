@@ -5,6 +5,7 @@ Run `make docs`. A test compares the committed pages with what this writes, so t
 
 from __future__ import annotations
 
+import inspect
 import json
 import types
 import typing
@@ -21,6 +22,7 @@ from python_pages import python_pages
 
 from genepool.cli.main import build_app
 from genepool.cli.options import Panel
+from genepool.composition import Composing, all_composers
 from genepool.evolution.representations import kind_for, kinds_for, representations, strategies_for
 from genepool.evolution.representations.base import Vary
 from genepool.evolution.strategies import strategies
@@ -79,6 +81,14 @@ def pages() -> dict[str, str]:
             Training,
             _training_notes(),
         ),
+        "compose.md": _models_page(
+            "Composition files",
+            "`genepool compose` reads a composition file. Relative paths start at the file's folder; see "
+            "[Compose skills](../how-to/compose-skills.md).",
+            Composing,
+            "",
+        ),
+        "composers.md": _composers_page(),
         "methods.md": _methods_page(),
         "strategies.md": _strategies_page(),
         "adapters.md": adapters_page(NOTE),
@@ -268,6 +278,35 @@ def _methods_page() -> str:
             )
         parts.append("")
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _composers_page() -> str:
+    parts = [
+        NOTE, "", "# Composers", "",
+        "`genepool compose METHOD` takes one of these, and so does the key `method` of a [composition file](compose.md). "
+        "An option is set by `--set NAME=VALUE`. In the formulas `th0` is the base, `t_i` is the task vector of skill i "
+        "and `b` is a tensor. [Compose skills](../how-to/compose-skills.md) explains how to choose one. "
+        "`genepool compose METHOD --list` prints the same.", "",
+    ]  # fmt: skip
+    for composer in all_composers().values():
+        parts += [f"## {composer.name}", "", inspect.getdoc(composer) or "", "", f"*When:* {composer.when}", ""]
+        low, high = composer.skills
+        count = f"{low} or more" if high is None else str(low) if low == high else f"{low} to {high}"
+        parts += [
+            f"*Source:* {composer.source}. *Takes* {count} skills; {composer.needs_in_words()}. *Gives* "
+            f"{_GIVEN[composer.out]}. *Cost:* {composer.cost}.", "",
+        ]  # fmt: skip
+        parameters = composer.parameters()
+        if parameters:
+            parts += ["| option | value | default | meaning |", "|---|---|---|---|"]
+        for parameter in parameters:
+            kind, default = parameter["type"].replace("|", "or"), _plain(parameter["default"])
+            parts.append(f"| `{parameter['name']}` | {kind} | `{default}` | {parameter['description']} |")
+        parts += [""] if parameters else []
+    return "\n".join(parts).rstrip() + "\n"
+
+
+_GIVEN = {"weights": "a model folder", "adapter": "an adapter", "module": "a composition beside its skills"}
 
 
 def _strategies_page() -> str:

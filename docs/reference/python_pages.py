@@ -23,7 +23,7 @@ PACKAGES = {
     "genepool.measure": "Compute intervals, comparisons, transfer and forgetting from outcomes.",
     "genepool.training": "Fine-tune models; write objectives of your own.",
     "genepool.skills": "Extract, compress, localise and apply skills.",
-    "genepool.composition": "Combine frozen skills at run time.",
+    "genepool.composition": "Compose frozen skills; write composers of your own.",
     "genepool.adaptation": "Let a model adapt while it is used.",
     "genepool.evolution": "Run studies; write strategies of your own.",
     "genepool.projects": "Write the files to start from for models that are there.",

@@ -255,3 +255,24 @@ def _inner_model(annotation: Any) -> Any:
         if found is not None:
             return found
     return None
+
+
+def described_options(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """The fields of a model of options as plain data: name, type, default, meaning."""
+    return [
+        {
+            "name": name,
+            "type": " | ".join(_types_of(schema)),
+            "default": schema.get("default"),
+            "description": schema.get("description", ""),
+        }
+        for name, schema in model.model_json_schema().get("properties", {}).items()
+    ]
+
+
+def _types_of(schema: dict[str, Any]) -> list[str]:
+    if "anyOf" in schema:
+        return [kind for part in schema["anyOf"] for kind in _types_of(part)]
+    if "enum" in schema:
+        return [repr(value) for value in schema["enum"]]
+    return [str(schema.get("type", "any"))]

@@ -21,6 +21,9 @@ Cli = Callable[..., Any]
 CALLS = [
     "collection {world}/run",
     "collection {world}/run --write winner --out out",
+    "compose --list",
+    "compose adamerging {world}/skills/a {world}/skills/b --base {world}/base --tasks {world}/owned --examples 4 "
+    "--set steps=2 --out composed",
     "compare {world}/base {world}/skills/a --tasks {world}/tasks",
     "evaluate {world}/base --tasks {world}/tasks --limit 3",
     "evolve {world}/study.yaml --out run --budget 8",

@@ -19,8 +19,9 @@ from genepool.errors import InputError
 from genepool.evolution import load_study
 from genepool.evolution.candidates import Candidate
 from genepool.evolution.evaluator import build_evaluator
-from genepool.evolution.memory_plan import asked_per_candidate, free_memory, plan_memory
+from genepool.evolution.memory_plan import asked_per_candidate, plan_memory
 from genepool.evolution.opened_study import OpenedStudy
+from genepool.kernels.memory import free_memory
 
 GB = 10**9
 

@@ -50,6 +50,7 @@ def build(folder: Path, run: Callable[[str], None]) -> Path:
     for line in _MADE.strip().splitlines():
         run(line)
     _write_task(folder)
+    _own_tasks(folder)
     _break_library(folder)
     return folder
 
@@ -62,6 +63,15 @@ def _write_task(folder: Path) -> None:
     lines = [{"id": line["id"], "prompt": line["prompt"], "answer": wrote[line["id"]]} for line in asked]
     (folder / "written").mkdir()
     (folder / "written" / "valid.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _own_tasks(folder: Path) -> None:
+    """`owned/`: tasks that are called like the skills, with a split to learn from."""
+    for skill, task in (("a", "say"), ("b", "pick")):
+        place = folder / "owned" / skill
+        shutil.copytree(folder / "tasks" / task, place)
+        if not (place / "train.jsonl").is_file():
+            shutil.copy(place / "valid.jsonl", place / "train.jsonl")
 
 
 def _break_library(folder: Path) -> None:

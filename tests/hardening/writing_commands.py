@@ -105,6 +105,11 @@ def _study(name: str, typed: str, other: str = "") -> Writing:
 
 _TRAIN = "train {world}/tasks/say --base {world}/base --out run --steps 8 --every 3 --batch 8 --learning-rate 0.001"
 
+_COMPOSE = (
+    "compose adamerging {world}/skills/a {world}/skills/b --base {world}/base --tasks {world}/owned --examples 8 "
+    "--set steps=6 --set every=2 --set batch=4 --out"
+)
+
 COMMANDS = (
     # Models.
     Writing("merge", f"{_TIES} out --out-shard-size 100KB", f"{_LINEAR} out --out-shard-size 100KB"),
@@ -184,6 +189,11 @@ COMMANDS = (
     _study("evolve", "evolve {world}/study.yaml --out run --budget 8", "evolve {world}/study.yaml --out run --seed 5"),
     _study("evolve, twice", "evolve {world}/study.yaml --out run --budget 8"),
     _study("evolve, bred", "evolve {world}/bred.yaml --out run --budget 8"),
+    # Compositions.
+    Writing("compose", f"{_COMPOSE} out", f"{_COMPOSE} out --seed 5", stays=(".out.fit/*",)),
+    Writing(
+        "compose --keep", f"{_COMPOSE} out --keep --bundle", f"{_COMPOSE} out --keep --seed 5", stays=(".out.fit/*",)
+    ),
     # Trainings.
     _study("train", f"{_TRAIN} --lora 2", f"{_TRAIN} --lora 2 --seed 5"),
     _study("train --full", f"{_TRAIN} --full", f"{_TRAIN} --lora 2"),

@@ -124,7 +124,7 @@ def _has_key(path: Path, key: str) -> bool:
 
 
 def _plan_training(path: Path, json_output: bool, allow_pickle: bool, trust_tasks: Sequence[Path]) -> None:
-    from genepool.evolution.memory_plan import free_memory
+    from genepool.kernels.memory import free_memory
     from genepool.training import load_training
     from genepool.training.memory import plan_memory
     from genepool.training.opened_training import OpenedTraining

@@ -34,7 +34,7 @@ def train(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Train every tensor: a skill file comes out.")] = False,
     objective: Annotated[
-        str | None, typer.Option("--objective", help="Set what a step minimises: likelihood, entropy or distance.")
+        str | None, typer.Option("--objective", help="Minimise likelihood, entropy, infomax or distance in each step.")
     ] = None,
     teacher: Annotated[
         str | None,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.evolution.generation import looks
+from genepool.kernels.memory import free_memory
 
 if TYPE_CHECKING:
     from genepool.evolution.opened_study import OpenedStudy
@@ -100,24 +100,6 @@ def plan_memory(opened: OpenedStudy, workers: int, free: int | None = None) -> M
     model = sum(base.info(name).numel for name in base.names()) * _BYTES[study.compute]
     held = opened.representation.held(_SHARE * free / workers - model)
     return MemoryPlan(model, held.base, held.skills, held.streamed, held.children, workers, free)
-
-
-def free_memory() -> int:
-    """Bytes that a process can have now without swapping: of the machine, or of the container it runs in."""
-    lines = _lines("/proc/meminfo")
-    found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
-    if limit and used and limit[0].isdecimal() and used[0].isdecimal():
-        found.append(max(0, int(limit[0]) - int(used[0])))
-    # Where nobody says, nothing is refused.
-    return min(found, default=1 << 62)
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="ascii").splitlines()
-    except OSError:
-        return []
 
 
 def asked_per_candidate(opened: OpenedStudy, population: int) -> float:

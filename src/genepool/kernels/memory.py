@@ -1,10 +1,11 @@
-"""A gate that lets work begin only while all work in hand fits into a budget of memory."""
+"""Memory: what is free, and a gate that lets work begin only while all work in hand fits into a budget."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class MemoryGate:
@@ -31,3 +32,21 @@ class MemoryGate:
             with self._changed:
                 self._held -= nbytes
                 self._changed.notify_all()
+
+
+def free_memory() -> int:
+    """Bytes that a process can have now without swapping: of the machine, or of the container it runs in."""
+    lines = _lines("/proc/meminfo")
+    found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
+    if limit and used and limit[0].isdecimal() and used[0].isdecimal():
+        found.append(max(0, int(limit[0]) - int(used[0])))
+    # Where nobody says, nothing is refused.
+    return min(found, default=1 << 62)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []

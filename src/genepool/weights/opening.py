@@ -17,6 +17,7 @@ from typing import Literal
 
 from genepool import progress
 from genepool.errors import InputError
+from genepool.saved_models import saved_model
 from genepool.weights import hub, naming, remote
 from genepool.weights.change import BaseWithChange, Change
 from genepool.weights.checkpoint import Checkpoint
@@ -231,6 +232,9 @@ class _Opener:
     def _open_first(self, name: str, path: Weights | Path) -> Weights:
         if isinstance(path, Weights):
             return path
+        if (saved := saved_model(path)) is not None:
+            kept: Weights = saved.open_weights(path, self.allow_pickle)
+            return kept
         if not _is_addition(path):
             return Checkpoint(path, name, allow_pickle=self.allow_pickle)
         if self.base is None:

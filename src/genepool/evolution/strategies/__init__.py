@@ -22,7 +22,7 @@ from genepool.evolution.strategies.base import (
     StrategyOptions,
     default_population,
 )
-from genepool.schema import validate
+from genepool.schema import described_options, validate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,16 +77,7 @@ class StrategyEntry:
 
     def parameters(self) -> list[dict[str, Any]]:
         """The options as plain data: name, type, default, meaning."""
-        properties = self.build.Options.model_json_schema().get("properties", {})
-        return [
-            {
-                "name": name,
-                "type": " | ".join(_types(schema)),
-                "default": schema.get("default"),
-                "description": schema.get("description", ""),
-            }
-            for name, schema in properties.items()
-        ]
+        return described_options(self.build.Options)
 
     def describe(self) -> dict[str, Any]:
         """The strategy as plain data."""
@@ -204,11 +195,3 @@ def make_breeder(
 
 def _options(entry: StrategyEntry, options: Mapping[str, Any] | None, where: str) -> StrategyOptions:
     return validate(entry.build.Options, dict(options or {}), f"{where}.options" if where else "")
-
-
-def _types(schema: Mapping[str, Any]) -> list[str]:
-    if "anyOf" in schema:
-        return [kind for part in schema["anyOf"] for kind in _types(part)]
-    if "enum" in schema:
-        return [repr(value) for value in schema["enum"]]
-    return [str(schema.get("type", "any"))]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypeVar
 
 from genepool.errors import InputError
+from genepool.saved_models import saved_model
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding
 from genepool.weights import Weights, open_weights
 
@@ -341,6 +342,9 @@ def open_model(model: Named, *, base: Weights | None = None, allow_pickle: bool 
         return LoadedSource(model)
     if isinstance(model, Weights):
         return WeightsSource(model)
+    if (saved := saved_model(model)) is not None:
+        source: Source = saved.open_source(model, allow_pickle)
+        return source
     return WeightsSource(open_weights(model, base=base, allow_pickle=allow_pickle))
 
 

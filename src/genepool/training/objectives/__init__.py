@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from genepool.errors import InputError, nearest
 
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
     from genepool.tasks import Model
     from genepool.tasks.answers import AnswerBatch
+
+
+class Teacher(Protocol):
+    """Whose predictions a model is compared with: another model, or what models predicted before."""
+
+    def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
+        """What it predicts for every target of a batch; see `Model.answer_logits`."""
 
 
 class Objective(ABC):
@@ -36,13 +43,13 @@ class Objective(ABC):
     needs_teacher: ClassVar[bool] = False
 
     @abstractmethod
-    def losses(self, model: Model, batch: AnswerBatch, teacher: Model | None = None) -> torch.Tensor:
+    def losses(self, model: Model, batch: AnswerBatch, teacher: Teacher | None = None) -> torch.Tensor:
         """The loss of every target of a batch, shape (targets,), float32, with gradients where they are on.
 
         Args:
             model: the one that is trained.
             batch: examples and their targets, tokens or classes: `batch.owners` says whose each is.
-            teacher: the other model, for objectives that need one.
+            teacher: whose predictions it compares with, for objectives that need one.
         """
 
 

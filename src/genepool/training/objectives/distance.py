@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from genepool.training.objectives import Objective
+from genepool.training.objectives import Objective, Teacher
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ class Distance(Objective):
     when = "another model is good at the task: distillation"
     needs_teacher = True
 
-    def losses(self, model: Model, batch: AnswerBatch, teacher: Model | None = None) -> torch.Tensor:
+    def losses(self, model: Model, batch: AnswerBatch, teacher: Teacher | None = None) -> torch.Tensor:
         import torch
 
         assert teacher is not None

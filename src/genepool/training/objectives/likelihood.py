@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from genepool.training.batches import answer_likelihoods
-from genepool.training.objectives import Objective
+from genepool.training.objectives import Objective, Teacher
 
 if TYPE_CHECKING:
     import torch
@@ -21,5 +21,5 @@ class Likelihood(Objective):
     source = "maximum likelihood; Wei et al., Finetuned Language Models Are Zero-Shot Learners, arXiv:2109.01652"
     when = "there are right answers: supervised fine-tuning"
 
-    def losses(self, model: Model, batch: AnswerBatch, teacher: Model | None = None) -> torch.Tensor:
+    def losses(self, model: Model, batch: AnswerBatch, teacher: Teacher | None = None) -> torch.Tensor:
         return -answer_likelihoods(model, batch)[0]

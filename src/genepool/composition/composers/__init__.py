@@ -1,0 +1,1 @@
+"""The composers: one file each, found by being there. See `genepool.composition.composer`."""

@@ -1,0 +1,140 @@
+"""Composes from a recipe to a folder: what `genepool compose` calls.
+
+The folder appears whole. What a fit needs to go on is kept in `.OUT.fit` beside it, and removed when the folder is
+there. Uses every other module of this room.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genepool import locking, progress, staging
+from genepool.composition.card import composition_card, composition_record
+from genepool.composition.composer import make_composer
+from genepool.composition.composition import Composition
+from genepool.composition.recipe import Composing
+from genepool.composition.saved_model import save_composition
+from genepool.composition.skill_set import SkillSet, open_skills
+from genepool.composition.world import World
+from genepool.errors import InputError
+from genepool.own_inputs import refuse_own_input
+from genepool.tasks import Task, load_tasks
+from genepool.weights import Change, write_checkpoint
+from genepool.weights.peft.writer import AdapterWriter
+
+RECIPE_FILE, RECORD_FILE = "compose.yaml", "genepool.json"
+
+
+@dataclass(frozen=True)
+class Composed:
+    """What came of a composition.
+
+    Attributes:
+        out: the folder.
+        form: "checkpoint", "adapter" or "composition".
+        composition: what was fitted.
+    """
+
+    out: Path
+    form: str
+    composition: Composition
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `genepool compose --json` prints."""
+        skills = self.composition.skills
+        return {
+            "out": str(self.out),
+            "form": self.form,
+            "method": self.composition.composer.name,
+            "base": {"name": skills.reference, "fingerprint": skills.base.fingerprint()},
+            "skills": [{"name": one.name, "fingerprint": one.fingerprint} for one in skills.skills],
+            "record": self.composition.record,
+        }
+
+
+def compose(
+    recipe: Composing,
+    out: str | Path,
+    *,
+    device: str = "cpu",
+    trusted: Collection[str | Path] = (),
+    allow_pickle: bool = False,
+    overwrite: bool = False,
+) -> Composed:
+    """Fits a composition, or goes on with a fit that was stopped, and writes it.
+
+    Args:
+        recipe: the composition.
+        out: the folder to write.
+        device: torch's name of the device.
+        trusted: files of tasks that may run code.
+        allow_pickle: also open PyTorch's .bin and .pt files, tensors only.
+        overwrite: replace what is at `out`.
+
+    Raises:
+        InputError: something the recipe names is wrong, or nothing can be learned from it. Nothing is written.
+        KeyboardInterrupt: Ctrl-C; the same call goes on.
+    """
+    out = Path(out)
+    composer = make_composer(recipe.method, recipe.options, "--set")
+    composer.check_count(len(recipe.skills), "compose")
+    staging.check_free(out, overwrite=overwrite)
+    refuse_own_input(out, [recipe.base, *recipe.skills, *([recipe.tasks] if recipe.tasks else [])])
+    with progress.bar("opening the base, the skills and the tasks"):
+        skills = open_skills(recipe.base, recipe.skills, members=composer.members, allow_pickle=allow_pickle)
+        tasks: list[Task] = []
+        if recipe.tasks is not None:
+            tasks = load_tasks(recipe.tasks, recipe.task or None, trusted=trusted)
+    work = out.with_name(f".{out.name}.fit")
+    with locking.locked(work):
+        world = World(
+            skills, tasks, examples=recipe.examples, seed=recipe.seed, device=device, dtype=recipe.dtype, work=work
+        )
+        composition = composer.fit(world)
+        form = _write(composition, recipe, out, overwrite)
+        shutil.rmtree(work, ignore_errors=True)
+    return Composed(out, form, composition)
+
+
+def _write(composition: Composition, recipe: Composing, out: Path, overwrite: bool) -> str:
+    """Writes what a recipe asks for; what it is."""
+    if not recipe.fold or composition.composer.out == "module":
+        save_composition(composition, out, bundle=recipe.bundle, overwrite=overwrite)
+        return "composition"
+    change = composition.fold()
+    files = {
+        RECIPE_FILE: recipe.text(),
+        RECORD_FILE: json.dumps(composition_record(composition), indent=2, ensure_ascii=False) + "\n",
+        "README.md": composition_card(composition),
+    }
+    if composition.composer.out == "adapter":
+        _write_adapter(change, composition.skills, out, files, overwrite)
+        return "adapter"
+    write_checkpoint(change.applied(composition.name), out, overwrite=overwrite, extra_files=files)
+    return "checkpoint"
+
+
+def _write_adapter(change: Change, skills: SkillSet, out: Path, files: dict[str, str], overwrite: bool) -> None:
+    """Writes a change whose tensors are products as a PEFT adapter, without loss.
+
+    Raises:
+        InputError: a tensor changes that no adapter holds.
+    """
+    base = Path(skills.reference)
+    reference = str(base.resolve()) if base.exists() else skills.reference
+    with staging.staged_folder(out, overwrite=overwrite) as folder, AdapterWriter(change, folder) as writer:
+        writer.hold(f"writing {out}")
+        if writer.left_out or not writer.factored:
+            raise InputError(
+                writer.left_out or "the skills change no matrix that an adapter holds",
+                where=skills.reference,
+                fix="Compose adapters, or by another method",
+            )
+        writer.finish((reference, None))
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")

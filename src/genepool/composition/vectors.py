@@ -1,0 +1,134 @@
+"""Task vectors, block by block: what every skill changes of a tensor, held in memory or read from the disk each time.
+
+Whatever mixes skills reads them here. A skill that changes a tensor by a product of two factors is held as those
+factors. `residence` decides what is held; the numbers are the same either way. Uses weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from genepool.errors import InputError
+from genepool.weights import Change, TensorInfo, Weights
+from genepool.weights.encodings.low_rank import Product
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TaskVectors:
+    """The changes of some skills to one base.
+
+    Args:
+        base: the base, in the layout of `changes`.
+        changes: one for each skill.
+        held: which skills are kept in memory, by number; the others are read from the disk for every block.
+
+    Attributes:
+        names: the tensors that any of them may change, in the base's order.
+
+    Raises:
+        InputError: a change gives a tensor another shape than the base, or one that the base lacks.
+    """
+
+    def __init__(self, base: Weights, changes: Sequence[Change], held: Collection[int] = ()) -> None:
+        self.base, self.changes = base, tuple(changes)
+        self._own = [_by_base_name(base, change) for change in changes]
+        moved = set().union(*self._own)
+        self.names = tuple(name for name in base.names() if name in moved)
+        self._holders = {name: [i for i, own in enumerate(self._own) if name in own] for name in self.names}
+        self._products: dict[tuple[int, str], Product] = {}
+        self._dense: dict[tuple[int, str], torch.Tensor] = {}
+        self._stacks: dict[str, torch.Tensor] = {}
+        self._hold(held)
+
+    def holders(self, name: str) -> list[int]:
+        """Numbers of the skills that change a tensor, in order."""
+        return self._holders[name]
+
+    def matrix(self, name: str) -> tuple[int, int]:
+        """(rows, columns) of a tensor as a matrix."""
+        return self.base.info(name).matrix
+
+    def block(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows `start` to `stop` of every holder's change, `(holders, stop - start, columns)` float32.
+
+        Never write into it.
+        """
+        import torch
+
+        if name in self._stacks:
+            return self._stacks[name][:, start:stop].float()
+        return torch.stack([self._rows(skill, name, start, stop) for skill in self._holders[name]])
+
+    def factors(self, skill: int, name: str) -> Product | None:
+        """A skill's change of a tensor as a product of two factors; None where it is none."""
+        held = self._products.get((skill, name))
+        return held if held is not None else self.changes[skill].factors(self._own[skill][name])
+
+    def _rows(self, skill: int, name: str, start: int, stop: int) -> torch.Tensor:
+        if (product := self._products.get((skill, name))) is not None:
+            return (product.left[start:stop].float() @ product.right.float()) * product.factor
+        if (dense := self._dense.get((skill, name))) is not None:
+            return dense[start:stop].float()
+        return self.changes[skill].rows(self._own[skill][name], start, stop)
+
+    def _hold(self, held: Collection[int]) -> None:
+        import torch
+
+        for name in self.names:
+            kind = held_dtype(self.base.info(name))
+            for skill in sorted(set(held) & set(self._holders[name])):
+                own = self._own[skill][name]
+                product = self.changes[skill].factors(own)
+                if product is not None:
+                    self._products[skill, name] = product
+                else:
+                    self._dense[skill, name] = self.changes[skill].whole(own).to(kind)
+            dense = [self._dense.get((skill, name)) for skill in self._holders[name]]
+            if all(one is not None for one in dense):
+                # One product with all of them is far faster than one for each, where tensors are small.
+                self._stacks[name] = torch.stack([one for one in dense if one is not None])
+                for skill in self._holders[name]:
+                    del self._dense[skill, name]
+
+
+def held_dtype(info: TensorInfo) -> torch.dtype:
+    """What a change of a tensor is held as: bfloat16 where the tensor itself has two bytes, else float32."""
+    import torch
+
+    return torch.bfloat16 if info.dtype in ("BF16", "F16") else torch.float32
+
+
+def held_bytes(change: Change, base: Weights) -> int:
+    """Bytes that a change takes in memory, from headers and factors alone."""
+    total = 0
+    for name, own in _by_base_name(base, change).items():
+        product = change.factors(own)
+        if product is not None:
+            total += sum(one.numel() * one.element_size() for one in (product.left, product.right))
+        else:
+            total += change.numel(own) * held_dtype(base.info(name)).itemsize
+    return total
+
+
+def _by_base_name(base: Weights, change: Change) -> dict[str, str]:
+    """The tensors of a change: what the base calls each -> what the change does."""
+    aliases, found = base.aliases(), {}
+    for own in change.names():
+        name = aliases.get(own, own)
+        if name not in base:
+            raise InputError(
+                f"changes the tensor {own}, which {base.name} does not have",
+                where=change.name,
+                fix="Name skills of this base",
+            )
+        if base.info(name).shape != tuple(change.shape(own)):
+            raise InputError(
+                f"changes {own} as {list(change.shape(own))}, and {base.name} has {list(base.info(name).shape)}",
+                where=change.name,
+                fix="Name skills of this base",
+            )
+        found[name] = own
+    return found
