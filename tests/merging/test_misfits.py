@@ -37,9 +37,9 @@ REASONS = {
         "body",
     ): "llama is a LlamaForCausalLM and body a LlamaModel, so their heads differ (llama has lm_head.weight)",
     (
-        "words",
         "classes",
-    ): "words is a BertForMaskedLM and classes a BertForSequenceClassification, so their heads differ",
+        "words",
+    ): "classes is a BertForSequenceClassification and words a BertForMaskedLM, so their heads differ",
     ("classes", "more classes"): "classes has 2 labels and more classes has 5",
 }
 Cli = Callable[..., Any]

@@ -21,7 +21,16 @@ from genepool.merging.plan import Plan
 from genepool.merging.run import refuse_own_input
 from genepool.merging.untying import untied_names
 from genepool.threads import core_count
-from genepool.weights import Change, Checkpoint, PaddedVocabulary, TensorWeights, Weights, vocabulary_rows
+from genepool.weights import (
+    BaseWithHead,
+    Change,
+    Checkpoint,
+    PaddedVocabulary,
+    TensorWeights,
+    Weights,
+    vocabulary_rows,
+    without_head,
+)
 from genepool.weights.peft.writer import AdapterWriter
 
 if TYPE_CHECKING:
@@ -106,7 +115,7 @@ def write_adapter(
     """Writes the merge as a PEFT LoRA adapter of its base, whole or not at all.
 
     Factors are the singular vectors times the square roots of the singular values on either side, float32. Norms go
-    along whole (`modules_to_save`), biases as the base's biases.
+    along whole (`modules_to_save`), and so does a head of classes that the base lacks; biases as the base's biases.
 
     Args:
         plan: what to merge; it must have a base, which is what the adapter belongs to.
@@ -132,6 +141,12 @@ def write_adapter(
         raise InputError(f"must be at least 1, got {rank}", where="--as-lora", fix="Give 1 or more")
     check_device(device)
     base = _base(plan)
+    if factors_only and isinstance(base, BaseWithHead):
+        raise InputError(
+            f"the merge has a head of classes ({base.head.architecture}), which {base.name} lacks and no factors hold",
+            where="--factors-only",
+            fix="Leave it out: the head goes along whole",
+        )
     refuse_own_input(plan, out)
     staging.check_free(out, overwrite=overwrite)
     say_remarks(plan)
@@ -161,7 +176,7 @@ def _base(plan: Plan) -> Weights:
     base = plan.sources[plan.recipe.base]
     padded = base if isinstance(base, PaddedVocabulary) else None
     base = base if padded is None else padded.model
-    if not isinstance(base, Checkpoint | TensorWeights):
+    if not isinstance(without_head(base), Checkpoint | TensorWeights):
         raise InputError(
             f"the base {base.name} is a change on a model, expected a model",
             where=where,

@@ -12,6 +12,7 @@ import yaml
 from genepool.merging.mixture.weights import ExpertMixture
 from genepool.merging.nesting import inner_plans
 from genepool.merging.plan import Plan
+from genepool.weights import BaseWithHead
 
 # Of the settings and files that a card names one by one; `genepool.json` has all.
 _SHOWN = 20
@@ -43,7 +44,11 @@ def record(plan: Plan, fingerprint: str | None = None, adapter: Mapping[str, Any
         "left_out": plan.layout.left_out,
         "fingerprint": fingerprint,
     }
-    return {**answer, **plan.goes_along()} if adapter is None else {**answer, "adapter": adapter}
+    if adapter is None:
+        return {**answer, **plan.goes_along()}
+    # An adapter carries the head that its base lacks, and PEFT keeps no names of classes.
+    head = {"head": plan.reference.head.to_dict()} if isinstance(plan.reference, BaseWithHead) else {}
+    return {**answer, **head, "adapter": adapter}
 
 
 def model_card(plan: Plan, sections: Mapping[str, str] | None = None, *, adapter: bool = False) -> str:

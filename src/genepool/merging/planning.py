@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from genepool import progress
 from genepool.errors import InputError, listed
 from genepool.merging.compatibility import check_origin
 from genepool.merging.config_differences import difference_notes
+from genepool.merging.heads import with_heads
 from genepool.merging.layout import Aligner
 from genepool.merging.method import Method
 from genepool.merging.nesting import with_recipe_files
@@ -17,7 +19,7 @@ from genepool.merging.plausibility import check_densities, check_gradients, chec
 from genepool.merging.recipe import Recipe, is_recipe_file
 from genepool.merging.recipe_parts import ModelEntry
 from genepool.merging.vocabulary import check_vocabularies, padded
-from genepool.weights import Weights, open_weights
+from genepool.weights import BaseWithChange, Weights, open_weights
 from genepool.weights.architecture import why_unknown
 from genepool.weights.carried import ELSEWHERE, UNNAMED_CODE
 from genepool.weights.ema import without_copies
@@ -72,7 +74,7 @@ class _Planner:
     def plan(self, recipe: Recipe, around: Mapping[str, _Inner]) -> Plan:
         checked, method = recipe.checked()
         checked = _without_base_among_models(checked, method)
-        opened = self._open(checked, around)
+        opened = self._open(checked, method, around)
         _check_counts(checked, method)
         for key, chosen in (("tokenizer", checked.tokenizer), ("config", checked.config)):
             if chosen != "base" and chosen not in opened:
@@ -105,7 +107,7 @@ class _Planner:
             check_densities(plan)
         return plan
 
-    def _open(self, recipe: Recipe, around: Mapping[str, _Inner]) -> dict[str, Weights]:
+    def _open(self, recipe: Recipe, method: Method, around: Mapping[str, _Inner]) -> dict[str, Weights]:
         own = {name: _Inner(name, inner) for name, inner in recipe.recipes.items()}
         visible = {**around, **own}
         for name, inner in own.items():
@@ -145,9 +147,23 @@ class _Planner:
                 averaged.append(name)
         if recipe.ema != "merge":
             _say_averaged(recipe, list(opened), averaged)
+        opened = with_heads(recipe, method, opened, partial(self._reopened, recipe, known, opened))
         # The base, or the first model, decides under which names and in which shapes tensors are merged and written.
         reference = next(iter(opened.values()))
         return {name: in_layout_of(weights, reference) for name, weights in opened.items()}
+
+    def _reopened(
+        self,
+        recipe: Recipe,
+        known: Callable[[str], Weights | None],
+        opened: Mapping[str, Weights],
+        name: str,
+        base: Weights,
+    ) -> Weights:
+        """A model on another base, where it is a change of one; all others as they are."""
+        if known(name) is not None or not isinstance(opened[name], BaseWithChange):
+            return opened[name]
+        return open_weights(name, relative_to=recipe.folder, base=base, allow_pickle=self.allow_pickle, known=known)
 
     @staticmethod
     def _uses_inner(name: str, visible: Mapping[str, _Inner]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from genepool import staging
 from genepool.errors import InputError
 from genepool.weights import Change, WrittenChange
+from genepool.weights.peft.folder import NOTES_FILE
 from genepool.weights.peft.writer import AdapterWriter
 
 
@@ -26,8 +28,8 @@ def write_peft(
     """Writes a change as the folder of a PEFT LoRA adapter, whole or not at all.
 
     A matrix that is stored as a product keeps its factors and their type, unless it has more than `rank` directions;
-    any other is factorised. Norms go along whole (`modules_to_save`), biases as the base's biases. What PEFT has no
-    adapter for is lost, and counted so.
+    any other is factorised. Norms go along whole (`modules_to_save`), and so does a head of classes that the base
+    lacks; biases as the base's biases. What PEFT has no adapter for is lost, and counted so.
 
     Args:
         changes: what to write, opened on its base.
@@ -38,19 +40,19 @@ def write_peft(
         overwrite: replace what is there.
 
     Raises:
-        InputError: PEFT can adapt none of the matrices that change, the skill carries a head that its base lacks, or
-            `out` is occupied.
+        InputError: PEFT can adapt none of the matrices that change, the skill carries a head that its base lacks and
+            that is to be left out, or `out` is occupied.
     """
     out = Path(out)
     if rank is not None and rank < 1:
         raise InputError(f"must be at least 1, got {rank}", where="--rank", fix="Give 1 or more")
     assert changes.base is not None
-    if changes.header.head:
+    if changes.header.head and factors_only:
         raise InputError(
-            f"carries a head of classes ({changes.header.head['architecture']}), which {base_name} lacks and no LoRA "
-            "factors can hold",
-            where=changes.name,
-            fix="Keep it as a skill file, or train it again with --lora",
+            f"{changes.name} carries a head of classes ({changes.header.head['architecture']}), which {base_name} "
+            "lacks and no factors hold",
+            where="--factors-only",
+            fix="Leave it out: the head goes along whole",
         )
     base_folder = changes.base.folder
     reference = str(base_folder.resolve()) if base_folder and Path(base_name).exists() else base_name
@@ -68,6 +70,10 @@ def write_peft(
         size = sum(held.change for held in writer.held)
         error = (sum(held.lost for held in writer.held) / size) ** 0.5 if size else 0.0
         (folder / "README.md").write_text(_card(changes, base_name, error))
+        if changes.header.head:
+            # PEFT keeps the head and not the names of its classes.
+            notes = json.dumps({"genepool": 1, "head": changes.header.head}, ensure_ascii=False, indent=2)
+            (folder / NOTES_FILE).write_text(notes + "\n", encoding="utf-8")
     entries = sum(writer.change.numel(held.name) for held in writer.held)
     return WrittenChange(out, nbytes, len(writer.held), entries, error, writer.left_out)
 

@@ -24,11 +24,14 @@ from genepool.weights.weights import Weights
 if TYPE_CHECKING:
     import torch
 
+    from genepool.weights.formats import TensorFile
+
 #: Names that a head tells apart, at most: the largest sets of classes have some 20,000.
 MOST_CLASSES = 100_000
 _LONGEST = 1000
 # transformers' tables of classes, by what a model of them reads or does.
 _WITH_CLASSES = {"text": "SEQUENCE_CLASSIFICATION", "image": "IMAGE_CLASSIFICATION"}
+_OF_CLASSES = ("SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION", "QUESTION_ANSWERING", "IMAGE_CLASSIFICATION")
 _ASKED_OTHERWISE = ("CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", *_WITH_CLASSES.values())
 # Of what a model with a head has in its body, the share that its base may lack: a pooler, no layers.
 _LACKING = 0.25
@@ -96,6 +99,21 @@ def head_for(config: Mapping[str, Any] | None, reads: Literal["text", "image"]) 
                 return None
     found = known(_WITH_CLASSES[reads]).get(kind)
     return found if isinstance(found, str) else None
+
+
+def class_head_of(config: Mapping[str, Any] | None) -> ClassHead | None:
+    """The head of classes that a model has; None where its class has none, or is not known."""
+    from transformers.models.auto import modeling_auto
+
+    named = (config or {}).get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else None
+    tables = (getattr(modeling_auto, f"MODEL_FOR_{what}_MAPPING_NAMES", {}) for what in _OF_CLASSES)
+    known = {name for table in tables for name in table.values() if isinstance(name, str)}
+    if architecture not in known or (found := architecture_of(config)) is None:
+        return None
+    # A config of two classes without names does not list them.
+    classes = class_names(found.settings)
+    return ClassHead(found.name, classes) if classes else None
 
 
 class BaseWithHead(Weights):
@@ -182,6 +200,39 @@ class BaseWithHead(Weights):
         if name in self._infos:
             return super().read_rows(name, start, stop)
         return self.base.read_rows(self._stored[name], start, stop)
+
+    def delta_rows(self, name: str, base: Weights, start: int, stop: int) -> torch.Tensor | None:
+        inner = self._base_inside(base)
+        if inner is None:
+            return super().delta_rows(name, base, start, stop)
+        own = self._stored.get(self._aliases.get(name, name))
+        return None if own is None else self.base.delta_rows(own, inner, start, stop)
+
+    def delta(self, name: str, base: Weights) -> torch.Tensor | None:
+        inner = self._base_inside(base)
+        if inner is None:
+            return super().delta(name, base)
+        own = self._stored.get(self._aliases.get(name, name))
+        return None if own is None else self.base.delta(own, inner)
+
+    def moves(self, name: str, base: Weights) -> bool:
+        inner = self._base_inside(base)
+        if inner is None:
+            return super().moves(name, base)
+        own = self._stored.get(self._aliases.get(name, name))
+        return own is not None and self.base.moves(own, inner)
+
+    def holds_change(self, base: Weights) -> bool:
+        return self._base_inside(base) is not None
+
+    def _base_inside(self, base: Weights) -> Weights | None:
+        """What the model without the head is a change of, where both were given the same head."""
+        alike = isinstance(base, BaseWithHead) and base.head == self.head and base is not self
+        return base.base if alike and self.base.holds_change(base.base) else None
+
+    def stored_in(self, name: str) -> tuple[TensorFile, str] | None:
+        name = self._aliases.get(name, name)
+        return None if name in self._infos else self.base.stored_in(self._stored[name])
 
     def fingerprint(self) -> str:
         return self._fingerprint

@@ -21,7 +21,7 @@ from genepool.saved_models import saved_model
 from genepool.weights import hub, naming, remote
 from genepool.weights.change import BaseWithChange, Change
 from genepool.weights.checkpoint import Checkpoint
-from genepool.weights.class_head import BaseWithHead, with_head, without_head
+from genepool.weights.class_head import BaseWithHead, class_head_of, with_head, without_head
 from genepool.weights.ema import ema_copies, without_copies
 from genepool.weights.gguf.adapter_reading import GgufAdapter, is_gguf_adapter
 from genepool.weights.model_difference import ModelDifference
@@ -110,6 +110,11 @@ def open_change(
         progress.message(f"note: the EMA copies of {opened.name} are {done}.")
     if isinstance(opened, BaseWithChange) and without_head(opened.base) is without_head(base):
         return opened.change
+    head = class_head_of(opened.config)
+    if head is not None and class_head_of(base.config) is None and _of_one_kind(opened, base):
+        # A head that the base lacks is a change from zeros.
+        base = BaseWithHead(base, head)
+        opened = naming.in_layout_of(opened, base)
     return ModelDifference(opened, base)
 
 
@@ -302,6 +307,10 @@ def _is_addition(path: Path) -> bool:
     if is_skill(path) or is_gguf_adapter(path):
         return True
     return path.is_dir() and (path / CONFIG_FILE).is_file() and not (path / "config.json").is_file()
+
+
+def _of_one_kind(first: Weights, second: Weights) -> bool:
+    return (first.config or {}).get("model_type") == (second.config or {}).get("model_type")
 
 
 def _no_addition(what: str | Path) -> InputError:

@@ -47,6 +47,14 @@ def carried_head(folder: Path, content: AdapterContent, config: Mapping[str, Any
     return None if architecture is None or count is None else ClassHead(architecture, _unnamed(count))
 
 
+def task_of_head(architecture: str) -> str | None:
+    """PEFT's word for what a class with a head is for; None where it has none, as for images."""
+    from transformers.models.auto import modeling_auto
+
+    tables = {task: getattr(modeling_auto, table) for task, table in _TABLES.items()}
+    return next((task for task, table in tables.items() if architecture in table.values()), None)
+
+
 def refuse_random_parts(base: Weights, content: AdapterContent) -> None:
     """Refuses a base that was given a head of which the adapter holds only a part, such as no pooler.
 

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from genepool.weights.class_head import BaseWithHead
+from genepool.weights.peft.carried_head import task_of_head
 from genepool.weights.peft.experts import target_words
 from genepool.weights.weights import Weights
 
@@ -36,7 +38,7 @@ def adapter_config(
     alpha = counts.most_common(1)[0][0]
     return {
         "peft_type": "LORA",
-        "task_type": _task_type(base.config),
+        "task_type": _task_type(base),
         "base_model_name_or_path": reference[0],
         "revision": reference[1],
         "inference_mode": True,
@@ -64,9 +66,11 @@ def _targets(factored: Collection[str], base: Weights) -> list[str]:
     return sorted({module if leaf in ambiguous else leaf for module, leaf in leaves.items()})
 
 
-def _task_type(config: Mapping[str, Any] | None) -> str | None:
+def _task_type(base: Weights) -> str | None:
     """PEFT's word for what a model is for, where the class that loads it follows from that."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    names = (config or {}).get("architectures") or []
+    if isinstance(base, BaseWithHead):
+        return task_of_head(base.head.architecture)
+    names = (base.config or {}).get("architectures") or []
     return "CAUSAL_LM" if names and names[0] in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() else None

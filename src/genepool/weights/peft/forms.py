@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from genepool.weights.architecture import Architecture, architecture_of
+from genepool.weights.class_head import BaseWithHead
 from genepool.weights.roles import Role, infer_roles
 from genepool.weights.tensor_info import TensorInfo
 from genepool.weights.weights import Weights
@@ -52,6 +53,10 @@ def adapter_forms(base: Weights, *, factors_only: bool = False) -> dict[str, Ada
     infos = {name: base.info(name) for name in base.names()}
     roles = infer_roles(infos)
     forms = {name: _adapter_form(name, info, roles[name], base, architecture) for name, info in infos.items()}
+    if isinstance(base, BaseWithHead):
+        # The base has nothing that factors of a head could be added to.
+        inside = {name: module for module in base.modules for name in infos if name.startswith(f"{module}.")}
+        forms |= {name: AdapterForm("whole", module) for name, module in inside.items()}
     if factors_only:
         beside = {name: form for name, form in forms.items() if form.kind in ("whole", "bias")}
         forms |= {name: AdapterForm("none", form.module, BESIDE_FACTORS) for name, form in beside.items()}

@@ -23,6 +23,7 @@ from genepool.kernels import gram, spectral
 from genepool.kernels.memory import MemoryGate
 from genepool.threads import core_count, torch_threads
 from genepool.weights.change import Change
+from genepool.weights.class_head import BaseWithHead
 from genepool.weights.encodings.low_rank import Product
 from genepool.weights.formats.safetensors import ADAPTER_FILE, SafetensorsFile
 from genepool.weights.naming import change_in_memory_layout
@@ -328,7 +329,9 @@ class AdapterWriter:
     # ------------------------------------------------------------------ the whole
 
     def _whole(self) -> set[str]:
-        return {held.form.module for held in self.held if held.form.kind == "whole"}
+        # A head that the base lacks goes along even where it stayed zeros: without it nothing can be loaded.
+        head = self.base.modules if isinstance(self.base, BaseWithHead) else ()
+        return {*head, *(held.form.module for held in self.held if held.form.kind == "whole")}
 
     def _complete_modules(self) -> None:
         """A module that goes along whole has all its tensors with it, those that stayed as they were too."""
