@@ -175,6 +175,8 @@ def _endless(tmp_path: Path, about_interrupts: str) -> Any:
     return subprocess.Popen(
         [sys.executable, "-m", "genepool", *command],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Where the tests run in the background, a shell has them ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
