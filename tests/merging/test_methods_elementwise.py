@@ -270,6 +270,13 @@ def test_sce_can_merge_all_by_the_weights_of_the_selected() -> None:
     torch.testing.assert_close(merged, torch.tensor([3, -3, 5, a + 2 * b]))
 
 
+def test_sce_selects_no_more_than_its_share_where_entries_vary_alike() -> None:
+    """On bfloat16 checkpoints many entries vary alike; of ten the share 0.3 is three, the first of them."""
+    models = [one([1.0] * 10), one([-1.0] * 10)]
+    merged = merge("sce", one([0.0] * 10), models, select_topk=0.3)["norm.weight"]
+    assert merged.tolist() == [1.0] * 3 + [0.0] * 7
+
+
 def test_sce_weighs_alike_below_a_limit() -> None:
     models = [one([1e-4, 3e-4]), one([2e-4, 1e-4])]
     alike = merge("sce", one([0, 0]), models, select_topk=1, alike_below=1e-6)["norm.weight"]

@@ -73,6 +73,12 @@ def test_blocks_of_any_size_give_the_same(method: str, scope: str, monkeypatch: 
     assert_equal(merge(method, base, models, **_scoped(method, scope)), whole, 0)
 
 
+def test_pcb_clamps_at_the_places_of_the_authors() -> None:
+    """Half of a share of 5 entries is no whole entry: nothing is cut below, the largest is cut to the second above."""
+    merged = merge("pcb", one([0] * 5), [one([1, 2, 3, 4, 9])], ratio=1.0, clip=0.1, **{"lambda": 1.0})
+    assert merged["norm.weight"].tolist() == pytest.approx([0, 2, 3, 4, 4])
+
+
 @pytest.mark.slow
 @given(seed=seeds, scope=st.sampled_from(SCOPES), ratio=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
 def test_pcb_is_the_authors_procedure(seed: int, scope: str, ratio: float) -> None:
@@ -88,10 +94,11 @@ def test_pcb_is_the_authors_procedure(seed: int, scope: str, ratio: float) -> No
 
 def _pcb_by_sorting(vectors: torch.Tensor, ratio: float, clip: float) -> torch.Tensor:
     models, numel = vectors.shape
-    cut = int(clip * numel)
+    # Where the share is no whole number the upper end loses one entry more: the authors' `int(d * (1 - share) - 1)`.
+    low, high = int(clip * numel), int(numel * (1 - clip) - 1)
     ordered = vectors.abs().sort(dim=1).values
-    sizes = vectors.abs().clamp(ordered[:, cut, None], ordered[:, numel - 1 - cut, None])
-    shares = (sizes - ordered[:, cut, None]) / (ordered[:, -1 - cut, None] - ordered[:, cut, None])
+    sizes = vectors.abs().clamp(ordered[:, low, None], ordered[:, high, None])
+    shares = (sizes - ordered[:, low, None]) / (ordered[:, high, None] - ordered[:, low, None])
     scores = torch.exp(models * shares**2) * torch.tanh(vectors * vectors.sum(0))
     kept = numel - int(numel * (1 - ratio))
     if kept == 0:

@@ -30,9 +30,10 @@ class Competition(Survey):
     passes = 4
 
     def __init__(self, models: int, numel: int, clip: float, ratio: float) -> None:
-        cut = int(clip * numel)
+        # The authors' places in ascending order; where a share is no whole number, both ends are cut unalike.
+        low, high = int(numel * clip), int(numel * (1 - clip) - 1)
         kept = numel - int(numel * (1 - ratio))
-        self._sizes = [Selection([numel - cut, min(cut + 1, numel)]) for _ in range(models)]
+        self._sizes = [Selection([numel - low, min(numel - high, numel)]) for _ in range(models)]
         self._scores = [Selection([kept, min(1, numel)], signed=True) for _ in range(models)]
 
     @property

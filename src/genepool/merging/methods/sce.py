@@ -6,66 +6,70 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool import kernels
-from genepool.kernels.selection import Selection
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
-from genepool.merging.survey import Chain, Sums, Survey
+from genepool.merging.survey import Chain, Magnitudes, Sums, Survey, TiePlaces
 
 if TYPE_CHECKING:
     import torch
 
 
-class VarianceSurvey(Survey):
+class VarianceSurvey(Magnitudes):
     """The smallest selected variance: of the entries that vary at all, the share with the largest, in two passes."""
 
-    passes = Selection.passes
-
     def __init__(self, share: float) -> None:
-        self._share, self._differing = share, 0
         # The rank is known when the first pass is over.
-        self._selection = Selection([1])
+        super().__init__([[1]], varied)
+        self._share, self._differing = share, 0
 
     @property
     def threshold(self) -> float:
         """The smallest selected variance; infinity when nothing is selected."""
-        return self._selection.values[0]
+        return self.found[0][0]
 
     def begin(self, number: int) -> list[Any]:
-        return [self._selection.begin(number), 0]
+        return [self.selections[0].begin(number), 0]
 
     def observe(self, number: int, group: TensorGroup, partial: list[Any]) -> None:
         import torch
 
-        found = variances(group.deltas)
-        self._selection.observe(number, found, partial[0])
+        found = varied(group)[0]
+        self.selections[0].observe(number, found, partial[0])
         if not number:
             partial[1] += int(torch.count_nonzero(found))
 
     def fold(self, number: int, partial: list[Any]) -> None:
-        self._selection.fold(partial[0])
+        self.selections[0].fold(partial[0])
         self._differing += partial[1]
 
     def finish(self, number: int) -> None:
         if not number:
-            self._selection.rank(0, int(self._share * self._differing))
-        self._selection.finish(number)
+            self.selections[0].rank(0, int(self._share * self._differing))
+        super().finish(number)
 
 
 class SelectionSurvey(Chain):
-    """The smallest selected variance (two passes, none when all is selected), then squares of what is selected."""
+    """What is selected, then squares of it.
+
+    The smallest selected variance takes two passes, none when all is selected, and one more where more entries have it
+    than are to be selected: the first of them by place are.
+    """
 
     def __init__(self, share: float, numel: int, alike_below: float) -> None:
         self._variance = VarianceSurvey(share) if share < 1 else None
-        self._squares = Sums(lambda group: selected(group, self).square_().sum((1, 2)))
+        self._ties = TiePlaces(self._variance, varied) if self._variance else None
+        self._squares = Sums(lambda group: self.select(group, group.deltas).square_().sum((1, 2)))
         self._numel, self._alike_below = numel, alike_below
-        super().__init__([self._squares] if self._variance is None else [self._variance, self._squares])
+        super().__init__([stage for stage in (self._variance, self._ties, self._squares) if stage is not None])
 
-    @property
-    def threshold(self) -> float:
-        """The smallest selected variance; 0 when everything is selected."""
-        return 0.0 if self._variance is None else self._variance.threshold
+    def select(self, group: TensorGroup, deltas: torch.Tensor) -> torch.Tensor:
+        """A block's task vectors, zero where nothing is selected; written into."""
+        if self._variance is None or self._ties is None:
+            return deltas
+        found = self._ties.drop(group, variances(deltas)[None])[0]
+        return deltas.masked_fill_(found < self._variance.threshold, 0.0)
 
     @property
     def weights(self) -> list[float]:
@@ -86,12 +90,9 @@ def variances(deltas: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def selected(group: TensorGroup, survey: SelectionSurvey) -> torch.Tensor:
-    """The task vectors, zero where the variance is below the threshold."""
-    deltas = group.deltas
-    if survey.threshold > 0:
-        deltas.masked_fill_(variances(deltas) < survey.threshold, 0.0)
-    return deltas
+def varied(group: TensorGroup) -> torch.Tensor:
+    """The variances of a block, as the only vector of a survey: `(1, rows, columns)`."""
+    return variances(group.resting_deltas)[None]
 
 
 @register
@@ -107,7 +108,7 @@ class Sce(Method):
     parameters = (
         Parameter(
             "select_topk", 0.1, "Share of the varying entries that is selected in each tensor: those that vary most "
-            "between the models.", low=0, high=1, source="section 4: top 10%",
+            "between the models, of equal ones the first.", low=0, high=1, source="section 4: top 10%",
         ),
         Parameter(
             "merges", "selected", "Merge the selected entries, or all entries with weights computed "
@@ -126,6 +127,6 @@ class Sce(Method):
 
     def merge(self, group: TensorGroup, survey: SelectionSurvey) -> torch.Tensor:
         ones = [1.0] * len(group.per_model)
-        vectors = group.deltas if group.shared["merges"] == "all" else selected(group, survey)
+        vectors = group.deltas if group.shared["merges"] == "all" else survey.select(group, group.deltas)
         merged, _ = kernels.elect(vectors, survey.weights, votes=ones, normalize=True)
         return merged.add_(group.base)

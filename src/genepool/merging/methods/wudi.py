@@ -41,7 +41,7 @@ class Wudi(MatrixMethod):
         ),
         Parameter(
             "norm_power", 2, "Power of a task's norm that its interference is divided by.", kind=int, low=0, high=2,
-            source="the paper's equation and the authors' code for language; their code for vision has 1",
+            source="the paper's equation and the authors' vit/wudi_main.py; a side script of theirs, coef.py, has 1",
         ),
         Parameter(
             "embeddings", "base", "Embeddings and head: as in the base, as all else but attention and MLPs, or treated "
