@@ -27,6 +27,8 @@ from genepool.evolution.representations import kind_for, kinds_for, representati
 from genepool.evolution.representations.base import Vary
 from genepool.evolution.strategies import strategies
 from genepool.evolution.study import Study
+from genepool.faithful import HeldAgainst
+from genepool.faithful import table as comparison_table
 from genepool.measure.gates import Gates
 from genepool.merging import Recipe, all_methods
 from genepool.tasks import TaskSettings
@@ -260,6 +262,7 @@ def _methods_page() -> str:
         "from the papers. Recipes in mergekit's format get mergekit's defaults. `genepool methods NAME` prints "
         "the same.",
         "",
+        _FAITHFUL,
     ]  # fmt: skip
     for method in all_methods().values():
         shown = method.to_dict()
@@ -276,7 +279,7 @@ def _methods_page() -> str:
             parts.append(
                 f"| `{parameter['name']}` | {scope} | {default} | {parameter['doc']}{choices} | {parameter['source']} |"
             )
-        parts.append("")
+        parts += ["", *_held_against(method.comparisons)] if method.parameters else _held_against(method.comparisons)
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -309,12 +312,33 @@ def _composers_page() -> str:
 _GIVEN = {"weights": "a model folder", "adapter": "an adapter", "module": "a composition beside its skills"}
 
 
+_FAITHFUL = """\
+*Faithful to* says whom each was held against, and the largest difference between two numbers.
+
+| how | meaning |
+|---|---|
+| run | the other code was run on the same models or numbers, in the type that the table names |
+| formula | the formula was written a second time, in numpy and float64 |
+| read, not run | somebody read that commit; nothing was computed |
+| is what runs | the library does this part of the work |
+
+genepool computes merges in float32. The weights of the models are about 0.3 in size and their changes about 0.015, so
+differences up to 5e-7 are rounding. `python -m benchmarks.faithful --update` measures all of it again.
+"""
+
+
+def _held_against(comparisons: Sequence[HeldAgainst]) -> list[str]:
+    if not comparisons:
+        return ["*Faithful to:* held against nobody.", ""]
+    return ["*Faithful to*", "", *comparison_table(comparisons), ""]
+
+
 def _strategies_page() -> str:
     parts = [
         NOTE, "", "# Search strategies", "",
         "The key `strategy` of a [study](study.md) names one of these. `genepool strategies NAME` prints the same. "
         "[Breed models](../how-to/breed-models.md) explains how to choose one, and "
-        "[Run studies](../how-to/run-studies.md) how to run it.", "",
+        "[Run studies](../how-to/run-studies.md) how to run it.", "", _FAITHFUL,
     ]  # fmt: skip
     for entry in strategies().values():
         passes = f"{entry.passes} time{'s' if entry.passes > 1 else ''}"
@@ -331,6 +355,7 @@ def _strategies_page() -> str:
             default = _plain(parameter["default"])
             parts.append(f"| `{parameter['name']}` | {kind} | `{default}` | {parameter['description']} |")
         parts += [""] if parameters else []
+        parts += _held_against(entry.comparisons)
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -51,3 +51,4 @@ def methods(
         scope = "each model" if parameter["per_model"] else "the merge"
         table.add_row(parameter["name"], default, scope, parameter["doc"], parameter["source"])
     tables.show(table)
+    tables.print_comparisons(method.comparisons)

@@ -52,3 +52,4 @@ def strategies(
     for parameter in entry.parameters():
         table.add_row(parameter["name"], parameter["type"], str(parameter["default"]), parameter["description"])
     tables.show(table)
+    tables.print_comparisons(entry.comparisons)

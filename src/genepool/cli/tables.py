@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from genepool.faithful import HeldAgainst
     from genepool.measure import CrossMatrix
     from genepool.tasks import OutcomeTable
 
@@ -160,6 +161,19 @@ def console() -> Console:
 def show(grid: TextTable) -> None:
     """Prints a table on stdout."""
     console().print(grid)
+
+
+def print_comparisons(comparisons: Sequence[HeldAgainst]) -> None:
+    """Whom a method or a strategy was held against, and by how much it differs."""
+    if not comparisons:
+        print_text("Held against nobody.")
+        return
+    columns = ("how", "on", "largest difference", "note")
+    table = TextTable("held against", columns, prose=("held against", *columns))
+    for one in comparisons:
+        of = f"{one.input}, {one.entries} numbers in {one.dtype}" if one.entries else ""
+        table.add_row(one.against, one.how, of, one.difference, one.note)
+    show(table)
 
 
 def print_matrix(matrix: CrossMatrix, title: str) -> None:

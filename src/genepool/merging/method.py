@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from genepool.faithful import HeldAgainst, recorded
 from genepool.merging.group import TensorGroup
 from genepool.merging.parameters import Parameter, Site
 from genepool.merging.survey import Survey
@@ -142,7 +143,14 @@ class Method(ABC):
             "needs": {"inputs": self.inputs, "base": self.base, "models": list(self.models)},
             "passes": 1 + (survey.passes if survey else 0),
             "parameters": [parameter.to_dict() for parameter in self.parameters],
+            "faithful": [one.to_dict() for one in self.comparisons],
         }
+
+    @property
+    def comparisons(self) -> tuple[HeldAgainst, ...]:
+        """Whom it was held against; nobody, for a method from outside the package."""
+        inside = type(self).__module__.startswith("genepool.")
+        return recorded("genepool.merging").get(self.name, ()) if inside else ()
 
     @property
     def code(self) -> str:

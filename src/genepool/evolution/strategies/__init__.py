@@ -22,6 +22,7 @@ from genepool.evolution.strategies.base import (
     StrategyOptions,
     default_population,
 )
+from genepool.faithful import HeldAgainst, recorded
 from genepool.schema import described_options, validate
 
 if TYPE_CHECKING:
@@ -91,7 +92,13 @@ class StrategyEntry:
             "proposals": self.proposals,
             "steady": self.build.steady,
             "parameters": self.parameters(),
+            "faithful": [one.to_dict() for one in self.comparisons],
         }
+
+    @property
+    def comparisons(self) -> tuple[HeldAgainst, ...]:
+        """Whom it was held against."""
+        return recorded("genepool.evolution").get(self.name, ())
 
 
 _registry: dict[str, StrategyEntry] = {}
