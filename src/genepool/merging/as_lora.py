@@ -22,10 +22,10 @@ from genepool.merging.run import refuse_own_input
 from genepool.merging.untying import untied_names
 from genepool.threads import core_count
 from genepool.weights import (
+    AlignedVocabulary,
     BaseWithHead,
     Change,
     Checkpoint,
-    PaddedVocabulary,
     TensorWeights,
     Weights,
     vocabulary_rows,
@@ -174,15 +174,16 @@ def _base(plan: Plan) -> Weights:
     if plan.recipe.base is None:
         raise InputError("an adapter belongs to a base, and the recipe names none", where=where, fix="Add `base:`")
     base = plan.sources[plan.recipe.base]
-    padded = base if isinstance(base, PaddedVocabulary) else None
-    base = base if padded is None else padded.model
+    shown = base if isinstance(base, AlignedVocabulary) else None
+    base = base if shown is None else shown.model
     if not isinstance(without_head(base), Checkpoint | TensorWeights):
         raise InputError(
             f"the base {base.name} is a change on a model, expected a model",
             where=where,
             fix="Write the base as a model of its own first",
         )
-    more = {} if padded is None else vocabulary_rows(padded)
+    # Rows behind the base's own are left out; rows in another order have no place in it.
+    more = {} if shown is None or shown.added_rows is None else vocabulary_rows(shown)
     outputs = {out.name: out.info.shape for out in plan.layout.outputs if out.name not in more}
     other = [name for name, shape in outputs.items() if name not in base or base.info(name).shape != shape]
     outputs |= dict.fromkeys(more, ())
@@ -200,11 +201,7 @@ def _base(plan: Plan) -> Weights:
 def _tokens_left_out(plan: Plan) -> int:
     """How many tokens the merge has that its base lacks; an adapter of the base holds no rows for them."""
     base = plan.sources[str(plan.recipe.base)]
-    return (
-        base.rows - max(vocabulary_rows(base.model).values(), default=base.rows)
-        if isinstance(base, PaddedVocabulary)
-        else 0
-    )
+    return (base.added_rows or 0) if isinstance(base, AlignedVocabulary) else 0
 
 
 def _check_adapts(plan: Plan, writer: AdapterWriter) -> None:

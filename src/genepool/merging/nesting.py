@@ -17,7 +17,7 @@ from genepool.merging.loading import load_recipe
 from genepool.merging.merged_weights import MergedWeights
 from genepool.merging.plan import Plan
 from genepool.merging.recipe import Recipe, is_recipe_file
-from genepool.weights import BaseWithChange, Checkpoint, PaddedVocabulary, Weights
+from genepool.weights import AlignedVocabulary, BaseWithChange, Checkpoint, Weights
 from genepool.weights.naming import Renamed
 
 
@@ -109,8 +109,8 @@ def inner_plans(plan: Plan) -> dict[str, Plan]:
 
 def _merged(weights: Weights) -> MergedWeights | None:
     while not isinstance(weights, MergedWeights):
-        # What a change was put on, what was padded and what was renamed are themselves weights.
-        if isinstance(weights, PaddedVocabulary):
+        # What a change was put on, what has other rows and what was renamed are themselves weights.
+        if isinstance(weights, AlignedVocabulary):
             weights = weights.model
         elif isinstance(weights, BaseWithChange):
             weights = weights.base
@@ -147,7 +147,7 @@ def _paths(weights: Weights) -> Iterator[Path]:
     yield from (path for path in (weights.folder, own) if path is not None)
     if isinstance(weights, BaseWithChange):
         yield from _paths(weights.base)
-    elif isinstance(weights, PaddedVocabulary):
+    elif isinstance(weights, AlignedVocabulary):
         yield from _paths(weights.model)
     elif isinstance(weights, Renamed):
         yield from _paths(weights.inner)

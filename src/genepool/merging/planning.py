@@ -18,13 +18,14 @@ from genepool.merging.plan import Plan
 from genepool.merging.plausibility import check_densities, check_gradients, check_layers
 from genepool.merging.recipe import Recipe, is_recipe_file
 from genepool.merging.recipe_parts import ModelEntry
-from genepool.merging.vocabulary import check_vocabularies, padded
+from genepool.merging.vocabulary import check_vocabularies
 from genepool.weights import BaseWithChange, Weights, open_weights
 from genepool.weights.architecture import why_unknown
 from genepool.weights.carried import ELSEWHERE, UNNAMED_CODE
 from genepool.weights.ema import without_copies
 from genepool.weights.naming import in_layout_of
 from genepool.weights.quantised import refuse_quantised
+from genepool.weights.vocabulary import padded
 
 
 def plan_merge(

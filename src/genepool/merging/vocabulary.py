@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
-from genepool.weights import PaddedVocabulary, Weights, vocabulary_rows
+from genepool.weights import Weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,16 +108,3 @@ def _vocabulary(path: Path, data: bytes) -> dict[str, int]:
         return {**dict(pairs), **dict(added)}
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f"is not a readable tokenizer ({error!r})", where=path, fix="Fetch it again") from None
-
-
-def padded(sources: Mapping[str, Weights]) -> dict[str, Weights]:
-    """The models with as many vocabulary rows as the one that has most; the first donates rows to all others.
-
-    Args:
-        sources: the models by name, the base first.
-    """
-    counts = {name: max(vocabulary_rows(weights).values(), default=0) for name, weights in sources.items()}
-    rows, donors = max(counts.values()), list(sources.values())
-    if all(count == rows for count in counts.values()):
-        return dict(sources)
-    return {name: PaddedVocabulary(weights, rows, donors) for name, weights in sources.items()}

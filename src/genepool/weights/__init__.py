@@ -12,18 +12,19 @@ from genepool.weights.header import Header
 from genepool.weights.in_memory import TensorWeights, load_resident, stack_changes, stacked_changes
 from genepool.weights.model_difference import ModelDifference
 from genepool.weights.opening import find_addition, open_change, open_weights
-from genepool.weights.padding import PaddedVocabulary, vocabulary_rows
 from genepool.weights.roles import PARTS, Role, infer_roles
 from genepool.weights.skill_file import SkillFile
 from genepool.weights.skill_forms import Form
 from genepool.weights.skill_writer import WrittenChange, write_skill
 from genepool.weights.store import store
 from genepool.weights.tensor_info import TensorInfo
+from genepool.weights.vocabulary import AlignedVocabulary, vocabulary_rows
 from genepool.weights.weights import Weights
 from genepool.weights.writer import write_checkpoint
 
 __all__ = [
     "PARTS",
+    "AlignedVocabulary",
     "BaseWithChange",
     "BaseWithHead",
     "Change",
@@ -33,7 +34,6 @@ __all__ = [
     "Form",
     "Header",
     "ModelDifference",
-    "PaddedVocabulary",
     "Role",
     "Scaled",
     "SkillFile",

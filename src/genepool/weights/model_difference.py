@@ -9,9 +9,9 @@ from genepool.errors import InputError, listed
 from genepool.kernels.reading import subtract
 from genepool.weights.change import Change, block_rows
 from genepool.weights.ema import ema_copies
-from genepool.weights.padding import vocabulary_rows
 from genepool.weights.tensor_info import shape_text
 from genepool.weights.ties import tied_names
+from genepool.weights.vocabulary.rows import vocabulary_rows
 from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:

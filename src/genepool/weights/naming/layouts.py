@@ -19,7 +19,7 @@ from genepool.weights.naming.boxes import Shape
 from genepool.weights.naming.inversion import inverted
 from genepool.weights.naming.renamed import Renamed, RenamedChange, Renaming
 from genepool.weights.naming.views import Leaf, View, substituted
-from genepool.weights.padding import PaddedVocabulary
+from genepool.weights.vocabulary.aligned import AlignedVocabulary
 from genepool.weights.weights import Weights
 
 
@@ -135,7 +135,7 @@ def change_in_memory_layout(change: Change) -> Change:
 
 def renaming_of(weights: Weights) -> Renaming | None:
     """What a model, or the change that makes it, is called otherwise in its file; None when nothing."""
-    if isinstance(weights, PaddedVocabulary):
+    if isinstance(weights, AlignedVocabulary):
         return renaming_of(weights.model)
     if isinstance(weights, Renamed):
         return weights.renaming

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.weights.carried import TOKENIZER_FILES
-from genepool.weights.padding import with_vocab_size
 from genepool.weights.peft.content import AdapterContent
 from genepool.weights.peft.resizing import resized_rows
 from genepool.weights.peft.ties import untied_tensors, without_ties
 from genepool.weights.tensor_info import TensorInfo
+from genepool.weights.vocabulary.rows import with_vocab_size
 from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from genepool.errors import InputError
-from genepool.weights.padding import vocabulary_rows
 from genepool.weights.peft.content import AdapterContent
+from genepool.weights.vocabulary.rows import vocabulary_rows
 from genepool.weights.weights import Weights
 
 # Parts of an adapter with one row, or column, per token -> which.
