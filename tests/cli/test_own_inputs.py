@@ -32,6 +32,7 @@ LINES = (
     "outcomes export all/ledger.sqlite --ledger all/ledger.sqlite",
     "export all/base.gguf all/base.gguf",
     "export all/t0 all/t0/model.safetensors",
+    "vocabulary transplant all/t0 --tokenizer all/base --out all/base",
     "inspect all/t0 all/base --out all/page.html --base all/page.html",
     "compare all/t0 all/t1 --tasks all/tasks --gate all/gates.md --out all/gates.md",
     "profile all/t0 --tasks all/tasks.md --out all/tasks.md",

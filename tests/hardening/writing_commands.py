@@ -121,6 +121,11 @@ COMMANDS = (
         "export {world}/adapter out.gguf --base {world}/base",
         "export {world}/low.safetensors out.gguf --base {world}/base --type f32",
     ),
+    Writing(
+        "vocabulary transplant",
+        "vocabulary transplant {world}/base --tokenizer {world}/base --out out",
+        f"{_LINEAR} out",
+    ),
     # Projects.
     Writing(
         "init",

@@ -1,4 +1,4 @@
-"""Vocabularies and chat templates: equal, padded, of the base or of a named model; and what is not supported yet."""
+"""Vocabularies and chat templates: equal, padded, of the base or of a named model, by name; and bad input."""
 
 from __future__ import annotations
 
@@ -115,13 +115,17 @@ def test_padding_needs_tokenizers_that_agree_on_every_common_id(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"tokenizer": "union"}, "r.yaml:tokenizer: joining vocabularies (`union`) is not supported yet"),
-        ({"vocabulary": "union"}, "r.yaml:vocabulary: joining vocabularies (`union`) is not supported yet"),
+        ({"tokenizer": "union", "vocabulary": "padded"}, "tokens contradicts `vocabulary: padded`"),
+        ({"tokenizer": {"sauce": "x"}}, "r.yaml:tokenizer.sauce: unknown key 'sauce'. Did you mean 'source'?"),
+        ({"tokenizer": {"tokens": {"a": {"source": "z"}}}}, "tokenizer.tokens.a.source: 'z' is not one of the models"),
+        ({"tokenizer": {"tokens": {"a": {"source": {"kind": "zeros"}}}}}, "r.yaml:tokenizer.tokens.a.source.kind"),
+        ({"tokenizer": {"pad_to_multiple_of": 0}}, "r.yaml:tokenizer.pad_to_multiple_of"),
+        ({"chat_template": "chatmi"}, "'chatmi' is not a Jinja template, `auto`, or one of: alpaca, chatml"),
         ({"vocabulary": "pad"}, "r.yaml:vocabulary"),
         ({"tokenizer": "nobody"}, "tokenizer: 'nobody' is not one of the models. Write `base`, or one of: base, x"),
     ],
 )  # fmt: skip
-def test_what_is_not_supported_says_so(
+def test_what_makes_no_sense_says_so(
     tmp_path: Path, model: Callable[..., Path], recipe: Callable[..., Path], cli: Callable[..., Any],
     changes: dict[str, Any], said: str,
 ) -> None:  # fmt: skip
@@ -176,6 +180,30 @@ def test_a_template_in_the_recipe_replaces_both(
     assert _template(tmp_path / "out") == "{{ mine }}"
     # No second, older template is left for loaders that look into the settings first.
     assert "chat_template" not in json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+
+
+@pytest.mark.parametrize(("of", "expected"), [("x", "{{ x }}"), ("y", "{{ base }}")])
+def test_auto_takes_the_template_of_most_models(
+    tmp_path: Path, model: Callable[..., Path], recipe: Callable[..., Path], cli: Callable[..., Any],
+    of: str, expected: str,
+) -> None:  # fmt: skip
+    model("base", 0.0, TOKENS, template="{{ base }}")
+    for name in ("x", "y", "z"):
+        (model(name, 2.0, TOKENS) / "chat_template.jinja").write_text(f"{{{{ {of if name != 'z' else name} }}}}\n")
+    chosen = ["x", "y", "z"] if of == "x" else ["z"]
+    assert cli("merge", recipe(models=chosen, chat_template="auto"), tmp_path / "out", "--quiet").code == 0
+    assert _template(tmp_path / "out") == expected
+
+
+def test_a_template_by_name_is_written_out(
+    tmp_path: Path, model: Callable[..., Path], recipe: Callable[..., Path], cli: Callable[..., Any]
+) -> None:
+    model("base", 0.0, TOKENS, template="base's")
+    model("x", 2.0, TOKENS)
+    assert cli("merge", recipe(chat_template="chatml"), tmp_path / "out", "--quiet").code == 0
+    text = _template(tmp_path / "out")
+    assert text is not None
+    assert "<|im_start|>" in text
 
 
 def test_one_id_of_two_tokens_is_refused_with_both(

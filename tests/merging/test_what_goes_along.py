@@ -130,14 +130,14 @@ def test_plan_card_and_record_name_what_goes_along_and_what_stays(
     model: Callable[..., Path], merge: Callable[..., Any], cli: Callable[..., Any], tmp_path: Path
 ) -> None:
     model("a"), model("b")
-    for name in ("1_Pooling/config.json", "onnx/model.onnx", "handler.py", "tokenizer.model"):
+    for name in ("1_Pooling/config.json", "onnx/model.onnx", "handler.py", "special_tokens_map.json"):
         (tmp_path / "a" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "a" / name).write_text("{}")
     shown = json.loads(merge(command="plan").out)
-    assert shown["carried"] == ["1_Pooling/config.json", "tokenizer.model"]
+    assert shown["carried"] == ["1_Pooling/config.json", "special_tokens_map.json"]
     assert shown["left"] == {"handler.py": "code that no config names", "onnx/": "weights that were not merged"}
     said = cli("plan", tmp_path / "r.yaml").out
-    assert "goes along: 1_Pooling/config.json, tokenizer.model" in said
+    assert "goes along: 1_Pooling/config.json, special_tokens_map.json" in said
     assert "stays behind: onnx/ (weights that were not merged)" in said
     answer = merge()
     assert "note: handler.py of a stay behind" in answer.err

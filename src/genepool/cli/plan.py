@@ -105,6 +105,11 @@ def plan(
 def _print_beside(shown: Mapping[str, Any]) -> None:
     """Whose config and tokenizer go along, where configs differ, and the files beside the weights."""
     tables.print_text(f"config of {shown['config_of']}, tokenizer of {shown['tokenizer_of']}")
+    if joined := shown.get("vocabulary"):
+        filled = ", ".join(f"{one['filled']:,} of {name}" for name, one in joined["models"].items())
+        tables.print_text(
+            f"one vocabulary of {joined['tokens']:,} tokens in {joined['rows']:,} rows; filled in: {filled}"
+        )
     for key, values in shown["config_differences"].items():
         said = ", ".join(f"{json.dumps(value)} in {model}" for model, value in values.items())
         tables.print_text(f"configs differ: {key} is {said}")

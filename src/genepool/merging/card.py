@@ -124,6 +124,14 @@ def _goes_along(plan: Plan) -> dict[str, str]:
         more = f"\n- and {len(differing) - _SHOWN} more, in `genepool.json`" if len(differing) > _SHOWN else ""
         whose = f"the result has that of `{said['config_of']}`, and the tokenizer of `{said['tokenizer_of']}`"
         sections["Config"] = f"The models' configs differ; {whose}.\n\n{rows}{more}"
+    if joined := said.get("vocabulary"):
+        rows = "\n".join(
+            f"- `{name}` has {one['has']:,} of them; {one['filled']:,} rows are filled in"
+            for name, one in joined["models"].items()
+        )
+        sections["Vocabulary"] = (
+            f"The models were brought into one vocabulary of {joined['tokens']:,} tokens.\n\n{rows}"
+        )
     if said["carried"] or said["left"]:
         files = ", ".join(f"`{name}`" for name in said["carried"]) or "none"
         left = "".join(f"\n- `{name}` stayed behind: {why}" for name, why in list(said["left"].items())[:_SHOWN])

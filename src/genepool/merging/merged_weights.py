@@ -21,7 +21,7 @@ class MergedWeights(Weights):
     def __init__(self, plan: Plan, device: str = "cpu") -> None:
         self.plan, self.engine = plan, Engine(plan, device)
         self.name = f"{plan.method.name}({', '.join(plan.recipe.model_names()[1:])})"
-        self.folder, self.config, self.chat_template = plan.reference.folder, plan.config, plan.recipe.chat_template
+        self.folder, self.config, self.chat_template = plan.reference.folder, plan.config, plan.chat_template
         self._outputs = {out.name: out for out in plan.layout.outputs}
 
     @property

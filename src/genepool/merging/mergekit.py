@@ -56,7 +56,6 @@ _KNOWN_PARAMETERS = frozenset(
 )  # fmt: skip
 # Parameters of our methods that mergekit has no key for.
 _OURS_ALONE = frozenset({"scope", "zero_sign", "trim_density", "clamp", "cosine_floor", "alike_below", "merges"})
-_CHAT_TEMPLATES = ("alpaca", "chatml", "exaone", "llama3", "mistral")
 
 # What its architectures call the parts of a model, where that is not our word.
 _MODULES = {
@@ -100,12 +99,6 @@ class _Module(Strict):
         return self
 
 
-class _TokenizerSection(Strict):
-    source: Any = None
-    tokens: dict[str, Any] | None = None
-    pad_to_multiple_of: int | None = None
-
-
 class _Config(Strict):
     merge_method: str
     models: list[_Model] | None = None
@@ -116,7 +109,7 @@ class _Config(Strict):
     dtype: str | None = None
     out_dtype: str | None = None
     tokenizer_source: Any = None
-    tokenizer: _TokenizerSection | None = None
+    tokenizer: dict[str, Any] | None = None
     chat_template: str | None = None
     name: str | None = None
 
@@ -188,8 +181,8 @@ def translate(data: dict[str, Any], where: str) -> Recipe:
         "genepool": 1,
         "method": method,
         "dtype": _dtype(config, where),
-        "tokenizer": _tokenizer(config, base, where),
-        "chat_template": _chat_template(config, where),
+        **_tokenizer(config, base, where),
+        "chat_template": config.chat_template,
         "lenient": True,
     }
     if base:
@@ -353,32 +346,38 @@ def _dtype(config: _Config, where: str) -> str | None:
     return chosen
 
 
-def _tokenizer(config: _Config, base: str | None, where: str) -> str:
+def _tokenizer(config: _Config, base: str | None, where: str) -> dict[str, Any]:
+    """What ours says of the tokenizer; without the keys mergekit copies the base's and leaves all rows in place."""
     if config.tokenizer is not None and config.tokenizer_source is not None:
         raise InputError("got both `tokenizer` and `tokenizer_source`", where=where, fix="Keep one of them")
-    if config.tokenizer is not None and (config.tokenizer.tokens or config.tokenizer.pad_to_multiple_of):
-        raise InputError(
-            "changing tokens or padding is not supported yet",
-            where=f"{where}:tokenizer",
-            fix="Use tokenizer_source: base with equal vocabularies",
-        )
-    source = config.tokenizer.source if config.tokenizer is not None else config.tokenizer_source
-    name = _reference(source, f"{where}:tokenizer_source")
-    # With equal vocabularies, which is all that is supported yet, the union is the base's own.
-    return "base" if name in (None, "base", "union", base) else str(name)
+    if config.tokenizer is None and config.tokenizer_source is None:
+        return {}
+
+    def named(value: Any, key: str) -> Any:
+        name = _reference(value, f"{where}:{key}")
+        return "base" if name is not None and name == base else name
+
+    if config.tokenizer is None:
+        return {"tokenizer": named(config.tokenizer_source, "tokenizer_source"), "vocabulary": "aligned"}
+    section = dict(config.tokenizer)
+    if section.get("source") is not None:
+        section["source"] = named(section["source"], "tokenizer.source")
+    if isinstance(tokens := section.get("tokens"), dict):
+        section["tokens"] = {
+            token: _token(entry, f"{where}:tokenizer.tokens.{token}") for token, entry in tokens.items()
+        }
+    return {"tokenizer": section, "vocabulary": "aligned"}
 
 
-def _chat_template(config: _Config, where: str) -> str | None:
-    template = config.chat_template
-    if template in (None, "auto"):
-        return None
-    if template in _CHAT_TEMPLATES or "{" not in str(template):
-        raise InputError(
-            f"'{template}' is not a Jinja template, and mergekit's built-in templates are not included",
-            where=f"{where}:chat_template",
-            fix="Write the Jinja template itself, or `auto` to keep the base's",
-        )
-    return template
+def _token(entry: Any, where: str) -> Any:
+    """What is said of one token, its models by their names."""
+    if not isinstance(entry, dict) or entry.get("source") is None:
+        return entry
+    source = entry["source"]
+    if isinstance(source, dict) and "kind" in source:
+        model = _reference(source.get("model"), f"{where}.source.model")
+        return {**entry, "source": {**source, "model": model}}
+    return {**entry, "source": _reference(source, f"{where}.source")}
 
 
 def _over(below: Parameters, above: Parameters) -> Parameters:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
+from genepool.merging.chat_templates import find_template
 from genepool.merging.config_differences import ConfigDifference, config_differences
 from genepool.merging.filters import Elsewhere, filters_of, matched_elsewhere
 from genepool.merging.method import Method, Scope
@@ -23,6 +24,7 @@ from genepool.merging.outputs import Input, Layout, OutputTensor
 from genepool.merging.parameters import REQUIRED, Parameter, Site, constant_value, resolve
 from genepool.merging.recipe import Recipe
 from genepool.merging.survey import Survey
+from genepool.merging.tokenizer_section import UNION
 from genepool.merging.untying import untied_config, untied_names
 from genepool.weights import TensorInfo, Weights
 from genepool.weights.architecture import architecture_of
@@ -30,10 +32,12 @@ from genepool.weights.carried import CarriedFiles, carried_files
 from genepool.weights.config_layers import with_depth
 from genepool.weights.naming import Renaming, renaming_of
 from genepool.weights.tensor_info import dtype_code
+from genepool.weights.vocabulary.rows import SPECIAL_IDS
 from genepool.weights.writer import config_for
 
 if TYPE_CHECKING:
     from genepool.merging.merged_weights import MergedWeights
+    from genepool.weights.vocabulary.joining import JoinedVocabulary
 
 
 # What of a config is about the labels of a classifier.
@@ -56,10 +60,18 @@ class Plan:
         method: its method.
         sources: the models, opened, by the names the recipe uses.
         layout: which tensors go into which.
+        joined: the vocabulary that the models were brought into; None where they keep theirs.
     """
 
-    def __init__(self, recipe: Recipe, method: Method, sources: Mapping[str, Weights], layout: Layout) -> None:
-        self.recipe, self.method, self.sources, self.layout = recipe, method, sources, layout
+    def __init__(
+        self,
+        recipe: Recipe,
+        method: Method,
+        sources: Mapping[str, Weights],
+        layout: Layout,
+        joined: JoinedVocabulary | None = None,
+    ) -> None:
+        self.recipe, self.method, self.sources, self.layout, self.joined = recipe, method, sources, layout, joined
         self._settings: dict[str, ResolvedParameters] = {}
         self._parts = recipe.parts()
         self._check_constants()
@@ -107,6 +119,9 @@ class Plan:
             theirs = self.sources[self.layout.labels].config or {}
             result = {key: value for key, value in result.items() if key not in _LABELS}
             result |= {key: theirs[key] for key in _LABELS if key in theirs}
+        if self.joined is not None and self.tokenizer_of != self.config_of:
+            theirs = self.sources[self.tokenizer_of].config or {}
+            result |= {key: theirs[key] for key in SPECIAL_IDS if key in theirs}
         untied = untied_names(self.reference, result, self.infos)
         return untied_config(result, untied, self.stored) if untied else result
 
@@ -137,12 +152,19 @@ class Plan:
     @property
     def tokenizer_of(self) -> str:
         """The model whose tokenizer goes along: the one `tokenizer` names, else the model that the output is like."""
-        return self.recipe.tokenizer if self.recipe.tokenizer != "base" else self.layout.reference
+        source = self.recipe.tokenizer_source
+        return self.layout.reference if source in ("base", UNION) else source
 
-    @property
+    @cached_property
     def tokenizer_folder(self) -> Path | None:
         """Where the tokenizer is copied from."""
-        return self.sources[self.tokenizer_of].tokenizer_folder
+        return self.joined.tokenizer.folder if self.joined else self.sources[self.tokenizer_of].tokenizer_folder
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """What replaces the tokenizer's chat template; None to leave it."""
+        folders = [weights.tokenizer_folder for weights in self.sources.values()]
+        return find_template(self.recipe.chat_template, folders)
 
     @cached_property
     def carried(self) -> CarriedFiles:
@@ -153,7 +175,7 @@ class Plan:
     def config_differences(self) -> tuple[ConfigDifference, ...]:
         """Settings that mean something for the weights and that not all models have alike."""
         return config_differences(
-            self.sources, depth=not self.layout.depths, vocabulary=self.recipe.vocabulary != "padded"
+            self.sources, depth=not self.layout.depths, vocabulary=self.recipe.vocabulary not in ("padded", "aligned")
         )
 
     def describe(self) -> dict[str, Any]:
@@ -197,12 +219,14 @@ class Plan:
         """What is beside the weights, as plain data.
 
         Returns:
-            config_of and tokenizer_of (models), config_differences (key -> model -> value), carried (names of files),
-            left (file or folder -> why it stays behind).
+            config_of and tokenizer_of (models), vocabulary (`JoinedVocabulary.to_dict`, where the models were brought
+            into one), config_differences (key -> model -> value), carried (names of files), left (file or folder -> why
+            it stays behind).
         """
         return {
             "config_of": self.config_of,
             "tokenizer_of": self.tokenizer_of,
+            **({"vocabulary": self.joined.to_dict()} if self.joined and self.joined.is_changed else {}),
             "config_differences": {one.key: dict(one.values) for one in self.config_differences},
             "carried": sorted(self.carried.files),
             "left": dict(self.carried.left),

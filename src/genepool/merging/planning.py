@@ -18,14 +18,14 @@ from genepool.merging.plan import Plan
 from genepool.merging.plausibility import check_densities, check_gradients, check_layers
 from genepool.merging.recipe import Recipe, is_recipe_file
 from genepool.merging.recipe_parts import ModelEntry
-from genepool.merging.vocabulary import check_vocabularies
+from genepool.merging.tokenizer_section import UNION
+from genepool.merging.vocabulary import in_one_vocabulary
 from genepool.weights import BaseWithChange, Weights, open_weights
 from genepool.weights.architecture import why_unknown
 from genepool.weights.carried import ELSEWHERE, UNNAMED_CODE
 from genepool.weights.ema import without_copies
 from genepool.weights.naming import in_layout_of
 from genepool.weights.quantised import refuse_quantised
-from genepool.weights.vocabulary import padded
 
 
 def plan_merge(
@@ -50,7 +50,7 @@ def plan_merge(
     """
     if like is not None:
         checked, method = recipe.checked()
-        return Plan(_without_base_among_models(checked, method), method, like.sources, like.layout)
+        return Plan(_without_base_among_models(checked, method), method, like.sources, like.layout, like.joined)
     return _Planner(sources or {}, allow_pickle).plan(with_recipe_files(recipe), {})
 
 
@@ -77,17 +77,14 @@ class _Planner:
         checked = _without_base_among_models(checked, method)
         opened = self._open(checked, method, around)
         _check_counts(checked, method)
-        for key, chosen in (("tokenizer", checked.tokenizer), ("config", checked.config)):
-            if chosen != "base" and chosen not in opened:
+        for key, chosen in (("tokenizer", checked.tokenizer_source), ("config", checked.config)):
+            if chosen != "base" and (key, chosen) != ("tokenizer", UNION) and chosen not in opened:
                 raise InputError(
                     f"'{chosen}' is not one of the models",
                     where=f"{checked.where}:{key}",
                     fix="Write `base`, or one of: " + ", ".join(opened),
                 )
-        if checked.vocabulary != "unchecked":
-            check_vocabularies(opened, checked.where)
-        if checked.vocabulary == "padded":
-            opened = padded(opened)
+        opened, joined = in_one_vocabulary(checked, opened)
         uses_base = method.base == "required" or (method.base in ("optional", "counted") and checked.base is not None)
         aligner = Aligner(checked, opened, uses_base)
         layout = aligner.layout()
@@ -95,7 +92,7 @@ class _Planner:
         if method.inputs == "deltas":
             check_origin(layout, opened, checked.where)
         _say_unknown(opened)
-        plan = Plan(checked, method, opened, layout)
+        plan = Plan(checked, method, opened, layout, joined)
         if lost := plan.missing():
             progress.message(
                 f"warning: the result is not whole: it lacks {listed(lost, 3)}, which a loader draws at random."

@@ -15,12 +15,14 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from genepool.errors import InputError, nearest
+from genepool.merging.chat_templates import check_template
 from genepool.merging.lines_scaling import Lines
 from genepool.merging.method import Method
 from genepool.merging.parameters import check_value
 from genepool.merging.recipe_parts import ModelEntry, Module, Parameters, RecipePart, Slice, TensorRule, entries_of
 from genepool.merging.registry import find_method
-from genepool.schema import Strict
+from genepool.merging.tokenizer_section import UNION, TokenizerSection
+from genepool.schema import Strict, validate_part
 
 # Of the format; a file of a newer one is refused.
 RECIPE_VERSION = 1
@@ -72,18 +74,29 @@ class Recipe(Strict):
         None,
         description="What the result is stored as; the widest type of the inputs when absent. Arithmetic is float32.",
     )
-    tokenizer: str = Field("base", description="`base`, or one of the models by name: whose tokenizer goes along.")
+    tokenizer: str | TokenizerSection = Field(
+        "base",
+        description="Whose tokenizer goes along: `base`, or one of the models by name; `union`: one with the tokens "
+        "of all models. Or a section with `source`, `tokens` and `pad_to_multiple_of`. `union` and a section line the "
+        "rows of the models up by their tokens.",
+    )
     config: str = Field(
         "base",
         description="`base`, or one of the models by name: whose config.json goes along, with its processor and all "
         "other files but the tokenizer's. The configs' differences are told; weights are merged whatever they say.",
     )
-    vocabulary: Literal["same", "padded", "unchecked"] = Field(
+    vocabulary: Literal["same", "padded", "aligned", "unchecked"] = Field(
         "same",
         description="`same` refuses models whose tokenizers give one token different ids. `padded` also takes models "
-        "with further rows at the end: the most rows are kept, and a row that a model lacks is the base's.",
+        "with further rows at the end: the most rows are kept, and a row that a model lacks is the base's. `aligned` "
+        "takes any vocabularies: rows are lined up by their tokens to those of `tokenizer`. `unchecked` merges rows of "
+        "one number whatever they stand for.",
     )
-    chat_template: str | None = Field(None, description="A Jinja chat template that replaces the tokenizer's.")
+    chat_template: str | None = Field(
+        None,
+        description="Replaces the tokenizer's chat template: a Jinja template, a name (`alpaca`, `chatml`, `exaone`, "
+        "`llama3`, `mistral`), or `auto`: the one that most models have.",
+    )
     nonfinite: Literal["refuse", "allow"] = Field(
         "refuse",
         description="`refuse` stops at the first tensor with NaN or infinity; `allow` computes with them.",
@@ -108,12 +121,15 @@ class Recipe(Strict):
     def _recipes_in_place(cls, data: Any) -> Any:
         return _named_recipes(data) if isinstance(data, dict) else data
 
-    @field_validator("tokenizer", "vocabulary", mode="before")
+    @field_validator("tokenizer", mode="before")
     @classmethod
-    def _no_union(cls, value: Any) -> Any:
-        if value == "union":
-            raise ValueError("joining vocabularies (`union`) is not supported yet: give the models one tokenizer first")
-        return value
+    def _section(cls, value: Any) -> Any:
+        return validate_part(TokenizerSection, value, "") if isinstance(value, dict) else value
+
+    @field_validator("chat_template")
+    @classmethod
+    def _template(cls, value: str | None) -> str | None:
+        return None if value is None else check_template(value)
 
     @field_validator("models", mode="before")
     @classmethod
@@ -132,7 +148,16 @@ class Recipe(Strict):
             raise ValueError("a recipe has one of `models`, `slices` and `modules`")
         if not given[0]:
             raise ValueError("the list of models is empty")
+        if self.tokenizer_source == UNION or isinstance(self.tokenizer, TokenizerSection):
+            if "vocabulary" in self.model_fields_set and self.vocabulary != "aligned":
+                raise ValueError(f"a tokenizer of joined tokens contradicts `vocabulary: {self.vocabulary}`")
+            self.vocabulary = "aligned"
         return self
+
+    @property
+    def tokenizer_source(self) -> str:
+        """Whose tokens the result has: `base`, `union`, or a model by name."""
+        return self.tokenizer if isinstance(self.tokenizer, str) else self.tokenizer.source
 
     @property
     def where(self) -> str:
@@ -222,11 +247,17 @@ class Recipe(Strict):
         """The same recipe with every model's name passed through `rename`, in the recipes inside it too."""
         data = self._replaced(self.model_dump(by_alias=True, exclude={"recipes", "tokenizer", "config"}), rename)
         copy = Recipe.model_validate(data)
-        copy.tokenizer = self.tokenizer if self.tokenizer == "base" else rename(self.tokenizer)
+        copy.tokenizer = self._tokenizer_renamed(rename)
+        copy.vocabulary = self.vocabulary
         copy.config = self.config if self.config == "base" else rename(self.config)
         copy._where, copy._folder = self._where, self._folder
         copy.recipes = {rename(name): inner.renamed(rename) for name, inner in self.recipes.items()}
         return copy
+
+    def _tokenizer_renamed(self, rename: Callable[[str], str]) -> str | TokenizerSection:
+        if isinstance(self.tokenizer, TokenizerSection):
+            return self.tokenizer.renamed(rename)
+        return self.tokenizer if self.tokenizer in ("base", UNION) else rename(self.tokenizer)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without what is left at its default: what is written beside a result."""
@@ -239,7 +270,11 @@ class Recipe(Strict):
         """
         # The recipes inside are covered by the fingerprints of what they make.
         data = {k: v for k, v in self.to_dict().items() if k not in ("chat_template", "lenient", "recipes")}
-        text = json.dumps(self._replaced(data, lambda name: fingerprints.get(name, name)), sort_keys=True)
+        data = self._replaced(data, lambda name: fingerprints.get(name, name))
+        if "tokenizer" in data:
+            tokenizer = self._tokenizer_renamed(lambda name: fingerprints.get(name, name))
+            data["tokenizer"] = tokenizer if isinstance(tokenizer, str) else tokenizer.model_dump(mode="json")
+        text = json.dumps(data, sort_keys=True)
         return hashlib.sha256(f"recipe\x1f{text}".encode()).hexdigest()
 
     def _replaced(self, data: dict[str, Any], replace: Callable[[str], str]) -> dict[str, Any]:
@@ -318,7 +353,7 @@ def _check_parameters(method: Method, given: Parameters, where: str, *, own_only
 
 def _replace_models(value: Any, replace: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
-        named = {"model", "base", "tokenizer", "config"}
+        named = {"model", "base", "config"}
         return {
             key: replace(inner) if key in named and isinstance(inner, str) else _replace_models(inner, replace)
             for key, inner in value.items()

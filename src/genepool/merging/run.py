@@ -27,7 +27,7 @@ from genepool.merging.plan import Plan
 from genepool.merging.recipe import Recipe
 from genepool.merging.wholeness import check_whole
 from genepool.threads import core_count, torch_threads
-from genepool.weights import Checkpoint, Weights
+from genepool.weights import AlignedVocabulary, Checkpoint, Weights
 from genepool.weights.naming import Renamed
 from genepool.weights.writer import DEFAULT_SHARD_BYTES, ShardedWriter, write_config
 
@@ -75,6 +75,8 @@ def run_plan(
     staging.check_free(out, overwrite=overwrite)
     say_remarks(plan)
     run_key = _run_key(plan, shard_bytes)
+    # Made before anything is written: a tokenizer that cannot be changed is a fault of the input.
+    tokenizer = plan.tokenizer_folder
 
     def keep(left: Path) -> bool:
         return _journal_key(left) == run_key
@@ -99,8 +101,8 @@ def run_plan(
             folder,
             plan.config,
             plan.reference.folder,
-            tokenizer_from=plan.tokenizer_folder,
-            chat_template=plan.recipe.chat_template,
+            tokenizer_from=tokenizer,
+            chat_template=plan.chat_template,
         )
         written = card.extra_files(plan, fingerprint=fingerprint, sections=sections) | dict(files or {})
         for name, text in written.items():
@@ -268,6 +270,8 @@ def _stamp(weights: Weights) -> str:
     if isinstance(weights, ExpertMixture):
         parts = [_stamp(one) for one in (weights.base, *weights.experts)]
         return json.dumps([weights.recipe.model_dump(mode="json"), *parts])
+    if isinstance(weights, AlignedVocabulary):
+        return json.dumps([weights.alignment.digest(), _stamp(weights.model)])
     return _stamp(weights.inner) if isinstance(weights, Renamed) else weights.fingerprint()
 
 

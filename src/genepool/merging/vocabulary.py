@@ -1,110 +1,95 @@
-"""Do the models of a recipe share a vocabulary, and how are they given one when some only have further rows?"""
+"""The vocabularies of a recipe's models: checked to be one, padded at the end, or brought into one."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-from genepool.errors import InputError
+from genepool import progress
+from genepool.errors import InputError, listed
+from genepool.merging.recipe import Recipe
+from genepool.merging.tokenizer_section import UNION, TokenizerSection
 from genepool.weights import Weights
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
-@dataclass(frozen=True, slots=True)
-class VocabularyConflict:
-    """Tokens that two models number differently, or ids that stand for different tokens.
-
-    Attributes:
-        first, other: the models.
-        text: what is wrong with the first of them, in words.
-        count: the number of such tokens or ids.
-        fix: the way out.
-    """
-
-    first: str
-    other: str
-    text: str
-    count: int
-    fix: str
-
-    def __str__(self) -> str:
-        return f"the vocabularies differ: {self.text}"
+from genepool.weights.vocabulary import aligned, padded
+from genepool.weights.vocabulary.comparison import vocabularies, vocabulary_conflicts, without_description
+from genepool.weights.vocabulary.joining import JoinedVocabulary, joined_note
 
 
-def check_vocabularies(sources: Mapping[str, Weights], where: str) -> None:
+def check_vocabularies(sources: Mapping[str, Weights], where: str, fix: str) -> None:
     """Refuses models whose tokenizers give one token two ids, or one id two tokens: such rows must not be added up.
 
     Args:
         sources: the models by name.
         where: the recipe, for errors.
+        fix: the way out of vocabularies that differ.
 
     Raises:
-        InputError: naming the first token and both ids, or the id and both tokens.
+        InputError: naming the first token and both ids, or the id and both tokens; or a tokenizer that contradicts
+            itself.
     """
-    for conflict in vocabulary_conflicts(sources):
-        raise InputError(str(conflict), where=where, fix=conflict.fix)
+    found = vocabularies(sources)
+    for conflict in vocabulary_conflicts(found):
+        raise InputError(str(conflict), where=where, fix=fix)
+    if unknown := without_description(sources, found):
+        progress.message(
+            f"note: the vocabulary of {listed(unknown)} is not compared: no file beside the model says its tokens."
+        )
 
 
-def vocabulary_conflicts(sources: Mapping[str, Weights]) -> Iterator[VocabularyConflict]:
-    """Every model whose tokenizer contradicts that of one before it.
+def in_one_vocabulary(
+    recipe: Recipe, sources: Mapping[str, Weights]
+) -> tuple[dict[str, Weights], JoinedVocabulary | None]:
+    """The models as they are merged, so that rows of one number stand for one token.
 
-    Models without a readable `tokenizer.json` are not compared; tokens that only one model has are no conflict as long
-    as no other model has another token under their id.
+    Args:
+        recipe: what to merge.
+        sources: its models by name, in one layout, the base first.
+
+    Returns:
+        The models, and the vocabulary that they were brought into; None where they keep theirs.
 
     Raises:
-        InputError: a `tokenizer.json` that cannot be read.
+        InputError: the vocabularies differ and the recipe does not say how to join them, or they cannot be joined.
     """
-    found = _vocabularies(sources)
-    first = next(iter(found), "")
-    ours = found.get(first, {})
-    owners = {number: (first, token) for token, number in ours.items()}
-    for name, theirs in found.items():
-        if theirs is ours:
-            continue
-        differing = [token for token, number in ours.items() if theirs.get(token, number) != number]
-        if differing:
-            token = differing[0]
-            text = f"token {token!r} is {ours[token]} in {first}, {theirs[token]} in {name}"
-            fix = "Merge models of one vocabulary, or say `vocabulary: unchecked`"
-            yield VocabularyConflict(first, name, text, len(differing), fix)
-            continue
-        taken = {}
-        for token, number in theirs.items():
-            owner, known = owners.setdefault(number, (name, token))
-            if known != token:
-                taken[number] = (owner, known, token)
-        if taken:
-            number, (owner, known, token) = next(iter(taken.items()))
-            text = f"{number} is token {known!r} in {owner}, {token!r} in {name}"
-            fix = "Leave out one of the models, or say `vocabulary: unchecked` to merge the rows all the same"
-            yield VocabularyConflict(owner, name, text, len(taken), fix)
+    if recipe.vocabulary != "aligned":
+        _refuse_joining(recipe)
+        if recipe.vocabulary != "unchecked":
+            check_vocabularies(sources, recipe.where, _way_out(recipe))
+        return (padded(sources) if recipe.vocabulary == "padded" else dict(sources)), None
+    section = recipe.tokenizer if isinstance(recipe.tokenizer, TokenizerSection) else None
+    for key, model in section.models() if section is not None else ():
+        if model not in sources:
+            raise InputError(
+                f"'{model}' is not one of the models",
+                where=f"{recipe.where}:tokenizer.{key}",
+                fix="Write one of: " + ", ".join(sources),
+            )
+    first = recipe.base or next(iter(sources))
+    joined = JoinedVocabulary(
+        sources,
+        recipe.base,
+        first if recipe.tokenizer_source == "base" else recipe.tokenizer_source,
+        {token: entry.row for token, entry in section.tokens.items()} if section is not None else {},
+        section.pad_to_multiple_of if section is not None else None,
+        recipe.where,
+    )
+    if not joined.is_changed:
+        return dict(sources), joined
+    if note := joined_note(joined):
+        progress.message(f"note: {note}.")
+    return aligned(sources, joined.alignment), joined
 
 
-def _vocabularies(sources: Mapping[str, Weights]) -> dict[str, dict[str, int]]:
-    """Tokens and their ids by model; models with the same file share one mapping."""
-    read: dict[bytes, dict[str, int]] = {}
-    result = {}
-    for name, weights in sources.items():
-        folder = weights.tokenizer_folder
-        path = folder / "tokenizer.json" if folder else None
-        if path is not None and path.is_file():
-            data = path.read_bytes()
-            if data not in read:
-                read[data] = _vocabulary(path, data)
-            result[name] = read[data]
-    return result
+def _refuse_joining(recipe: Recipe) -> None:
+    """Refuses a tokenizer of joined tokens where the recipe, or the command line, says that rows stay as they are."""
+    if recipe.tokenizer_source == UNION or isinstance(recipe.tokenizer, TokenizerSection):
+        raise InputError(
+            f"a joined vocabulary contradicts `vocabulary: {recipe.vocabulary}`",
+            where=f"{recipe.where}:tokenizer",
+            fix="Remove one of them",
+        )
 
 
-def _vocabulary(path: Path, data: bytes) -> dict[str, int]:
-    try:
-        content = json.loads(data)
-        vocabulary = content["model"]["vocab"]
-        pairs = vocabulary.items() if isinstance(vocabulary, dict) else ((t[0], i) for i, t in enumerate(vocabulary))
-        added = ((entry["content"], entry["id"]) for entry in content.get("added_tokens", []))
-        return {**dict(pairs), **dict(added)}
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise InputError(f"is not a readable tokenizer ({error!r})", where=path, fix="Fetch it again") from None
+def _way_out(recipe: Recipe) -> str:
+    if recipe.lenient:
+        return "Say `tokenizer_source: union` to line the rows up by token, or pass --unchecked-vocabulary"
+    return "Say `tokenizer: union` to line the rows up by token, or `vocabulary: unchecked` to merge them as they are"

@@ -123,6 +123,11 @@ def of_tokenizer(name: str) -> bool:
     return name in TOKENIZER_FILES or name.split("/")[0] in _TEMPLATE_FOLDERS
 
 
+def tokenizer_files(folder: Path) -> dict[str, Path]:
+    """The files of the tokenizer in a model's folder, its chat templates included, by their names there."""
+    return {name: path for name, path in _Folder(folder).carried().files.items() if of_tokenizer(name)}
+
+
 class _Folder:
     """One model's folder, sorted into what goes along and what does not."""
 
@@ -140,7 +145,8 @@ class _Folder:
     def carried(self) -> CarriedFiles:
         if not self.path.is_dir() or not (self.path / "config.json").is_file():
             # Weights without a config may lie anywhere, beside anything: only what is known by name belongs to them.
-            found = {name: path for name in KNOWN_FILES if (path := self.path / name).is_file()}
+            names = (*KNOWN_FILES, *_templates(self.path))
+            found = {name: path for name in names if (path := self.path / name).is_file()}
             away = {name: ELSEWHERE for name, path in found.items() if path.is_symlink() and not self._is_own(path)}
             return CarriedFiles({name: path for name, path in found.items() if name not in away}, away)
         self._modules = _module_folders(self.path)
@@ -226,6 +232,13 @@ class _Folder:
         if target.is_relative_to(self._real):
             return True
         return target.parent == self._blobs and _BLOB.fullmatch(target.name) is not None
+
+
+def _templates(path: Path) -> Iterator[str]:
+    """The chat templates that lie in folders of their own."""
+    for folder in _TEMPLATE_FOLDERS:
+        for file in sorted((path / folder).glob("*.jinja"))[:MOST_FILES]:
+            yield f"{folder}/{file.name}"
 
 
 def _holds_weights(folder: Path) -> bool:

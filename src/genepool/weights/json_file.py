@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,31 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_json_value(path: Path) -> Any:
+# What becomes of the keys and values of one object, in the order of the file.
+Pairs = Callable[[list[tuple[str, Any]]], Any]
+
+
+def read_json_value(path: Path, pairs: Pairs | None = None) -> Any:
     """What a JSON file holds.
+
+    Args:
+        path: the file.
+        pairs: makes an object of its keys and values; a dict when None, in which the last of equal keys counts.
 
     Raises:
         InputError: it cannot be read, is not a regular file, is larger than any such file, or is not JSON.
+    """
+    try:
+        return json.loads(read_bounded(path).decode("utf-8"), object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"is not valid JSON ({error})", where=path, fix="Fetch or write it again") from None
+
+
+def read_bounded(path: Path) -> bytes:
+    """The bytes of a file that lies beside weights.
+
+    Raises:
+        InputError: it cannot be read, is not a regular file, or is larger than any such file.
     """
     try:
         # Opening a pipe waits for whoever writes into it.
@@ -51,7 +72,4 @@ def read_json_value(path: Path) -> Any:
         raise InputError(f"cannot be read ({error.strerror})", where=path, fix="Check its permissions") from None
     if len(data) > MOST_BYTES:
         raise InputError(f"holds more than {MOST_BYTES:,} bytes", where=path, fix="Fetch or write it again")
-    try:
-        return json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"is not valid JSON ({error})", where=path, fix="Fetch or write it again") from None
+    return data

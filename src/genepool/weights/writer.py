@@ -239,7 +239,13 @@ def write_checkpoint(
                 writer.write(name, weights.read(name).to(torch_dtype(info.dtype)))
                 bar.advance()
         writer.close()
-        write_config(folder, config_for(weights.config, infos.values()), weights.folder)
+        write_config(
+            folder,
+            config_for(weights.config, infos.values()),
+            weights.folder,
+            tokenizer_from=weights.tokenizer_folder,
+            chat_template=weights.chat_template,
+        )
         for file, text in (extra_files or {}).items():
             (folder / file).write_text(text)
     return out

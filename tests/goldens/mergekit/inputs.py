@@ -27,6 +27,10 @@ CHAT_TEMPLATES = {
     "c": "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% endfor %}",
 }
 
+# Tokens behind the common ones; those of `ADDED` stand beside the vocabulary, and whether each is special.
+EXTENSIONS = {"c_extended": ["Z"], "d_extended": ["Z", "<call>", "ab"], "e_extended": ["Y", "Z", "<think>"]}
+ADDED = {"<call>": True, "ab": False, "<think>": True}
+
 # name -> how it differs from the plain untied fp32 fine-tune; see `tensors` for what each word does
 MODELS: dict[str, frozenset[str]] = {
     "base": frozenset(),
@@ -45,6 +49,8 @@ MODELS: dict[str, frozenset[str]] = {
     "a_padded": frozenset({"padded"}),  # `a` with eight more rows than tokens in embedding and head
     "b_permuted": frozenset({"permuted"}),  # `b` with the token ids in another order
     "c_extended": frozenset({"extended"}),  # `c` with a token of its own at the end
+    "d_extended": frozenset({"extended"}),  # `d` with the same one and two added tokens
+    "e_extended": frozenset({"extended"}),  # `e` with two of its own and another added token under an id of theirs
     "a_deep": frozenset({"deep"}),  # `a` with six layers
 }
 
@@ -73,7 +79,7 @@ def tokens_of(model: str) -> list[str]:
     if "permuted" in MODELS[model]:
         return TOKENS[:3] + TOKENS[3:][::-1]
     if "extended" in MODELS[model]:
-        return [*TOKENS, "Z"]
+        return [*TOKENS, *EXTENSIONS[model]]
     return TOKENS
 
 
@@ -190,23 +196,25 @@ def config(model: str) -> dict[str, object]:
 
 
 def _tokenizer(model: str) -> dict[str, object]:
-    special = [
+    tokens = tokens_of(model)
+    special = dict.fromkeys(TOKENS[:3], True) | {token: ADDED[token] for token in tokens if token in ADDED}
+    added = [
         {
-            "id": number,
-            "content": TOKENS[number],
+            "id": tokens.index(token),
+            "content": token,
             "single_word": False,
             "lstrip": False,
             "rstrip": False,
-            "normalized": False,
-            "special": True,
+            "normalized": not is_special,
+            "special": is_special,
         }
-        for number in range(3)
+        for token, is_special in special.items()
     ]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": special,
+        "added_tokens": added,
         "normalizer": None,
         "pre_tokenizer": None,
         "post_processor": None,
@@ -220,7 +228,7 @@ def _tokenizer(model: str) -> dict[str, object]:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": {token: number for number, token in enumerate(tokens_of(model))},
+            "vocab": {token: number for number, token in enumerate(tokens) if token not in ADDED},
             "merges": [],
         },
     }

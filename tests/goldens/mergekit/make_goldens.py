@@ -25,6 +25,7 @@ from pathlib import Path
 import inputs
 import numpy as np
 import torch
+import transformers
 import yaml
 from mergekit.config import MergeConfiguration
 from mergekit.io.tasks import LoaderCache
@@ -36,6 +37,9 @@ from safetensors.torch import save_file
 
 HERE = Path(__file__).parent
 DARE_SEEDS = 200
+# Recipes whose tokenizers are written down, and what is split by them.
+VOCABULARY_PREFIX = "vocabulary_"
+TEXTS = ("abc", "sad cat", "YZ<call>a", "<think>bad ab", "<s>Zab</s>", "f<new>g")
 CONFIG_KEYS = ("num_hidden_layers", "vocab_size", "tie_word_embeddings", "dtype", "torch_dtype")
 
 
@@ -72,6 +76,14 @@ def facts(folder: Path, base: bool) -> dict[str, object]:
         result["chat_template"] = jinja.read_text() if jinja.exists() else template
     result["files"] = sorted(file.name for file in folder.iterdir())
     return result
+
+
+def tokenizer_facts(folder: Path) -> dict[str, object]:
+    """The tokens of an output, in the order of their ids, which new ones have by chance; and texts, split into them."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    vocabulary = tokenizer.get_vocab()
+    split = {text: "|".join(tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])) for text in TEXTS}
+    return {"tokens": "|".join(sorted(vocabulary, key=vocabulary.__getitem__)), "texts": split}
 
 
 def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
@@ -151,6 +163,8 @@ def main() -> None:
                     seen[key] = path.stem
                     save_file(tensors, outputs / f"{path.stem}.safetensors")
                 entry = {"outputs": seen[key], **facts(out, "base_model" in recipe)}
+                if path.stem.startswith(VOCABULARY_PREFIX):
+                    entry |= tokenizer_facts(out)
             manifest["recipes"][path.stem] = entry  # type: ignore[index]
             print(path.stem, entry.get("error") or entry["outputs"], file=sys.stderr)
         if "--keep-dare" not in sys.argv:

@@ -12,9 +12,9 @@ from genepool.merging.compatibility import choose_probe, is_unrelated, origin_co
 from genepool.merging.config_differences import config_differences
 from genepool.merging.inspection.result import Deltas, Kind, MergeProblem, ModelFacts
 from genepool.merging.matching import Differing, Fit, ShapeConflict
-from genepool.merging.vocabulary import vocabulary_conflicts
 from genepool.weights import Weights
 from genepool.weights.tensor_info import shape_text, widest_dtype
+from genepool.weights.vocabulary.comparison import vocabularies, vocabulary_conflicts
 
 _SHOWN = 4
 
@@ -135,7 +135,7 @@ def _more(found: Sequence[str]) -> str:
 
 def _vocabularies(sources: Mapping[str, Weights]) -> Iterator[MergeProblem]:
     try:
-        for conflict in vocabulary_conflicts(sources):
+        for conflict in vocabulary_conflicts(vocabularies(sources)):
             counted = f" ({conflict.count:,} in all)" if conflict.count > 1 else ""
             yield MergeProblem("vocabulary", (conflict.first, conflict.other), f"{conflict}{counted}")
     except InputError as error:

@@ -84,7 +84,7 @@ def plan_mixture(
     sizes = _sizes(base)
     shape = _shape(recipe, opened, where)
     _check_matrices(opened, sizes["num_hidden_layers"], shape)
-    check_vocabularies(opened, where)
+    check_vocabularies(opened, where, "Use experts that were fine-tuned with the base's tokenizer")
     if len({*names[1:]}) == 1:
         progress.message(f"{where}: all experts are {names[1]}: the mixture answers as it does until it is trained")
     gated = (*recipe.experts, *(recipe.shared_experts if shape.gates_shared else ()))

@@ -8,6 +8,9 @@ from typing import Any
 from genepool.weights.roles import infer_roles
 from genepool.weights.weights import Weights
 
+# What a config says in ids of tokens, which are those of a tokenizer: they go with it.
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "mask_token_id", "sep_token_id")
+
 
 def vocabulary_rows(weights: Weights) -> dict[str, int]:
     """The tensors with one row per token (embeddings, heads and their biases) -> how many rows each has.
