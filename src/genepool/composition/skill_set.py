@@ -162,5 +162,6 @@ def common_base(base: Weights, skills: Sequence[ComposedSkill]) -> Weights:
                 fix="Compose skills with one head",
             )
     tuned = {change.name: change.tuned for change in changes if isinstance(change, ModelDifference)}
-    check_vocabularies({base.name: base, **tuned}, "compose")
+    fix = "Compose skills that were trained with the base's tokenizer"
+    check_vocabularies({base.name: base, **tuned}, "compose", fix)
     return bases[0] if heads and heads[0] is not None else base
