@@ -1,4 +1,4 @@
-"""Whom methods and strategies are equal to: what the reference pages say is measured again, and holds.
+"""Whom methods, strategies and measures are equal to: what the reference pages say is measured again, and holds.
 
 The fast tests measure a few rows and look over the records; the slow one measures every row.
 """
@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faithful import merges, strategies
+from benchmarks.faithful import measures, merges, strategies
 from benchmarks.faithful.merges import FROM_AUTHORS, FROM_FORMULAS, Held, Merge, held
 from genepool.evolution.strategies import strategies as all_strategies
 from genepool.faithful import HeldAgainst, recorded, table
 from genepool.merging import all_methods
 
 MERGES, SEARCHES = recorded("genepool.merging"), recorded("genepool.evolution")
+MEASURES = recorded("genepool.measure")
 # A difference that depends on the processor's sums, and not on the rule.
 ROUNDING = 1e-6
 # The spread of how often one survives in a few thousand draws.
@@ -77,6 +78,22 @@ def test_every_record_of_a_strategy_holds() -> None:
                 assert now.largest == pytest.approx(said.largest, abs=SPREAD if "spread" in said.note else ROUNDING)
 
 
+@pytest.mark.slow
+def test_every_record_of_a_measure_holds() -> None:
+    found = measures.measure()
+    assert sorted(found) == sorted(MEASURES)
+    for name, rows in found.items():
+        for now, said in zip(rows, MEASURES[name], strict=True):
+            assert replace(now, largest=None) == replace(said, largest=None)
+            assert now.largest == pytest.approx(said.largest, abs=ROUNDING)
+
+
+def test_a_measure_is_what_it_says() -> None:
+    # The answer of detectable_difference is exact to a thousandth of itself, and its power to less than that.
+    for name, rows in MEASURES.items():
+        assert all(row.largest <= (1e-3 if name == "detectable_difference" else 1e-12) for row in rows)  # type: ignore[operator]
+
+
 def test_a_merge_of_another_setting_is_found_out() -> None:
     """The measure itself can fail: every setting that makes both the same is needed."""
     narrow = next(one for one in FROM_AUTHORS if one.golden == "pcb_short_script")
@@ -100,7 +117,9 @@ def test_a_method_is_equal_to_something_that_ran(name: str) -> None:
     assert all(row.largest <= 2e-6 for row in measured)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("rows", [*MERGES.values(), *SEARCHES.values()], ids=[*MERGES, *SEARCHES])
+@pytest.mark.parametrize(
+    "rows", [*MERGES.values(), *SEARCHES.values(), *MEASURES.values()], ids=[*MERGES, *SEARCHES, *MEASURES]
+)
 def test_only_what_ran_has_a_figure(rows: tuple[HeldAgainst, ...]) -> None:
     for row in rows:
         ran = row.how in ("run", "formula")

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from benchmarks.faithful import merges, strategies
+from benchmarks.faithful import measures, merges, strategies
 from genepool.faithful import FILE, HeldAgainst, table
 
 KINDS: Mapping[str, Callable[[], Mapping[str, Sequence[HeldAgainst]]]] = {
     "genepool.merging": merges.measure,
     "genepool.evolution": strategies.measure,
+    "genepool.measure": measures.measure,
 }
 
 

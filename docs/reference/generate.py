@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from python_pages import python_pages
 
+from genepool import measure
 from genepool.cli.main import build_app
 from genepool.cli.options import Panel
 from genepool.composition import Composing, all_composers
@@ -27,7 +28,7 @@ from genepool.evolution.representations import kind_for, kinds_for, representati
 from genepool.evolution.representations.base import Vary
 from genepool.evolution.strategies import strategies
 from genepool.evolution.study import Study
-from genepool.faithful import HeldAgainst
+from genepool.faithful import HeldAgainst, recorded
 from genepool.faithful import table as comparison_table
 from genepool.measure.gates import Gates
 from genepool.merging import Recipe, all_methods
@@ -93,6 +94,7 @@ def pages() -> dict[str, str]:
         "composers.md": _composers_page(),
         "methods.md": _methods_page(),
         "strategies.md": _strategies_page(),
+        "measures.md": _measures_page(),
         "adapters.md": adapters_page(NOTE),
         "cli.md": _commands_page(),
         **python_pages(NOTE),
@@ -286,9 +288,9 @@ def _methods_page() -> str:
 def _composers_page() -> str:
     parts = [
         NOTE, "", "# Composers", "",
-        "`genepool compose METHOD` takes one of these, and so does the key `method` of a [composition file](compose.md). "
-        "An option is set by `--set NAME=VALUE`. In the formulas `th0` is the base, `t_i` is the task vector of skill i "
-        "and `b` is a tensor. [Compose skills](../how-to/compose-skills.md) explains how to choose one. "
+        "`genepool compose METHOD` takes one of these, and so does the key `method` of a [composition file]"
+        "(compose.md). An option is set by `--set NAME=VALUE`. In the formulas `th0` is the base, `t_i` is the task vector of skill "
+        "i and `b` is a tensor. [Compose skills](../how-to/compose-skills.md) explains how to choose one. "
         "`genepool compose METHOD --list` prints the same.", "",
     ]  # fmt: skip
     for composer in all_composers().values():
@@ -356,6 +358,23 @@ def _strategies_page() -> str:
             parts.append(f"| `{parameter['name']}` | {kind} | `{default}` | {parameter['description']} |")
         parts += [""] if parameters else []
         parts += _held_against(entry.comparisons)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _measures_page() -> str:
+    held = recorded("genepool.measure")
+    parts = [
+        NOTE, "", "# Measures", "",
+        "These functions of [`genepool.measure`](python/genepool.measure.md) were held against other implementations. "
+        "The functions of the module that are not named here were not.", "",
+        "| how | meaning |", "|---|---|",
+        "| run | the library was run on the same numbers |",
+        "| formula | the definition was written a second time |", "",
+        "`python -m benchmarks.faithful --update` measures all of it again.", "",
+    ]  # fmt: skip
+    for name, comparisons in held.items():
+        doc = (inspect.getdoc(getattr(measure, name)) or "").split("\n\n")[0]
+        parts += [f"## {name}", "", " ".join(doc.split()), "", *comparison_table(comparisons), ""]
     return "\n".join(parts).rstrip() + "\n"
 
 
