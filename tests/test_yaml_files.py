@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genepool.errors import InputError
-from genepool.schema import parsed_documents, read_yaml
+from genepool.schema import Strict, parsed_documents, read_yaml
 
 # What is typed, with the file that says a key twice, the key and its second line.
 TWICE = {
@@ -48,6 +49,24 @@ def test_gates_and_tasks_refuse_it_too(tmp_path: Path, cli: Callable[..., Any]) 
     asked = cli("evaluate", "a", "--tasks", tmp_path / "task")
     assert asked.code == 2
     assert "task.yaml:strip: the key 'strip' stands twice, on lines 1 and 3" in asked.err
+
+
+def test_the_way_out_is_a_page_that_there_is(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    for module in ("evolution.study", "evolution.strategies", "training.recipe", "composition.recipe", "measure.gates"):
+        importlib.import_module(f"genepool.{module}")
+    pages = {one.page for one in _subclasses(Strict) if one.page}
+    assert {"reference/recipe", "reference/study", "reference/training", "reference/task"} < pages
+    for page in pages:
+        assert (Path(__file__).parent.parent / "docs" / f"{page}.md").is_file(), page
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("genepool: 1\nmethod: linear\nmodels: [a, b]\ndtype: float3\n")
+    answer = cli("plan", recipe)
+    assert answer.code == 2
+    assert answer.err.strip().endswith("The page reference/recipe of the documentation lists what it takes.")
+
+
+def _subclasses(cls: Any) -> list[Any]:
+    return [one for sub in cls.__subclasses__() for one in (sub, *_subclasses(sub))]
 
 
 def test_what_is_merged_in_may_be_said_again(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from benchmarks.architectures.classes import classes
 from benchmarks.architectures.page import table, write
 from genepool import progress
 
-# A class that takes longer has hung; most take a second.
+# A class that takes longer has hung; most take a second where nothing else runs.
 SECONDS = 120
 
 
@@ -33,6 +33,9 @@ def main() -> None:
         "--record", type=Path, help="a JSONL file that results are added to; what is in it is not repeated"
     )
     parser.add_argument("--update", action="store_true", help="write the results to docs/reference/architectures.md")
+    parser.add_argument(
+        "--seconds", type=int, default=SECONDS, help="give up a class after this time; raise it on a busy machine"
+    )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.worker:
@@ -43,7 +46,7 @@ def main() -> None:
         parser.error(f"--only {unknown[0]}: no such class in transformers' mappings")
     done = _recorded(asked.record) if asked.record else {}
     left = [name for name in chosen if name not in done]
-    for found in _checked(left, known, max(1, asked.workers)):
+    for found in _checked(left, known, max(1, asked.workers), asked.seconds):
         done[found.name] = found
         if asked.record:
             with open(asked.record, "a", encoding="utf-8") as file:
@@ -72,7 +75,7 @@ def work() -> None:
         answers.flush()
 
 
-def _checked(names: list[str], known: dict[str, str], workers: int) -> Any:
+def _checked(names: list[str], known: dict[str, str], workers: int, seconds: int) -> Any:
     """Results as they come, from worker processes that are begun anew after a crash or a hang."""
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in names:
@@ -86,11 +89,11 @@ def _checked(names: list[str], known: dict[str, str], workers: int) -> Any:
             while not waiting.empty():
                 name = waiting.get()
                 worker = worker or _Worker(environment)
-                line = worker.ask(f"{name} {known[name]}")
+                line = worker.ask(f"{name} {known[name]}", seconds)
                 if line is None:
                     worker.end()
                     worker = None
-                    results.put(Found(name, known[name], "not built", reason=f"crashed or took {SECONDS} s"))
+                    results.put(Found(name, known[name], "not built", reason=f"crashed or took {seconds} s"))
                 else:
                     results.put(Found(**json.loads(line)))
             if worker is not None:
@@ -125,13 +128,13 @@ class _Worker:
             self._lines.put(line)
         self._lines.put("")
 
-    def ask(self, line: str) -> str | None:
-        """The answer; None when none came."""
+    def ask(self, line: str, seconds: int) -> str | None:
+        """The answer; None when none came in this time."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
-            return self._lines.get(timeout=SECONDS) or None
+            return self._lines.get(timeout=seconds) or None
         except (OSError, queue.Empty):
             return None
 

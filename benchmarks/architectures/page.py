@@ -69,7 +69,7 @@ def write(results: Sequence[Found], known: int) -> None:
     """
     import transformers
 
-    whole = "all of them" if len(results) == known else f"{len(results):,} of the {known:,}, drawn at random"
+    whole = "all of them" if len(results) == known else f"{len(results):,} of the {known:,}"
     PAGE.write_text(
         f"{_INTRODUCTION}Checked with transformers {transformers.__version__}: {whole}.\n\n{table(results)}\n"
     )

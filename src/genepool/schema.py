@@ -26,6 +26,8 @@ class Strict(BaseModel):
 
     #: Keys of older versions of the format, which are read too.
     older_keys: ClassVar[tuple[str, ...]] = ()
+    #: Page of the documentation that lists the keys; empty for a part of a file, which is on the page of the whole.
+    page: ClassVar[str] = ""
 
 
 class PartError(ValueError):
@@ -232,7 +234,9 @@ def _first_problem(model: type[BaseModel], error: ValidationError, where: str | 
     text = problem["msg"].removeprefix("Value error, ").rstrip(".")
     for theirs, ours in _WORDS if problem["type"] != "value_error" else ():
         text = re.sub(theirs, ours, text)
-    advice = "" if problem["type"] == "value_error" else "See the reference of this file in docs/"
+    page = getattr(model, "page", "")
+    advice = f"The page {page} of the documentation lists what it takes" if page else "Correct the value"
+    advice = "" if problem["type"] == "value_error" else advice
     return InputError(f"{text[0].lower()}{text[1:]}{said}", where=place, fix=advice)
 
 

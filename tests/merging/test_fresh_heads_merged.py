@@ -93,7 +93,7 @@ def test_heads_are_added_up_like_every_change(
 ) -> None:
     answer, out = merge("base+a", "base+b", parameters={"lambda": factor})
     assert answer.code == 0, answer.err
-    assert "note: base has no classifier, which base+a and base+b carry: it is merged as a change from zeros." in (
+    assert "note: base has no classifier, which base+a and base+b carry: these are merged as changes from zeros." in (
         answer.err
     )
     ours, (a, b) = _head(out), (_head(world / name) for name in "ab")

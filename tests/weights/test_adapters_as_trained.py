@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+
+from genepool.weights.peft.kinds import unilora
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
@@ -161,3 +163,27 @@ def test_a_head_whose_module_has_another_name_in_the_file(cli: Any, tmp_path: Pa
     torch.testing.assert_close(merged.state_dict(), wanted.state_dict(), atol=1e-5, rtol=0)
     names = [load_file(tmp_path / one / "model.safetensors").keys() for one in ("base", "out")]
     assert names[0] == names[1]
+
+
+def test_places_that_are_drawn_anew_are_bounded(
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rank of a Uni-LoRA stands in its settings alone, so a small file could ask for any amount of memory."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    LlamaForCausalLM(LlamaConfig(**_TEXT)).save_pretrained(tmp_path / "base")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    save_file({"base_model.unilora_theta_d": torch.ones(4)}, adapter / "adapter_model.safetensors")
+    settings = {"peft_type": "UNILORA", "target_modules": ["q_proj"], "r": 8, "proj_seed": 1}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"genepool: 1\nmethod: linear\nmodels: ['{tmp_path / 'base'}+{adapter}']\n")
+    answer = cli("plan", recipe)
+    assert answer.code == 0, answer.err
+    entries = 8 * 2 * _TEXT["hidden_size"] * _TEXT["num_hidden_layers"]
+    monkeypatch.setattr(unilora, "MOST_DRAWN", entries - 1)
+    answer = cli("merge", recipe, tmp_path / "out")
+    assert answer.code == 2
+    assert f"adapter_config.json:r: the places of {entries:,} entries would be drawn, and at most" in answer.err
+    assert not (tmp_path / "out").exists()

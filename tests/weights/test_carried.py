@@ -224,6 +224,12 @@ def test_the_work_is_bounded_in_files_bytes_and_depth(tmp_path: Path, monkeypatc
         "a.json": "101 bytes, and at most 100 are carried",
         "b/c/d/e/f/g/h/": "nested too deeply",
     }
+    (path / "y.json").write_text(" " * 60)
+    monkeypatch.setattr(carried, "MOST_BYTES_IN_ALL", 61)
+    found = carried_files(path)
+    assert names(found) == {"x.json"}
+    assert found.left["y.json"] == carried.TOO_MUCH
+    assert "1,000,000,000 bytes in all" in carried.TOO_MUCH
     monkeypatch.setattr(carried, "MOST_FILES", 3)
     assert carried_files(path).left["..."] == "more than 3 files"
 

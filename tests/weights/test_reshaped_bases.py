@@ -119,6 +119,10 @@ def _check(cli: Any, loads: Any, base: Path, folder: Path, live: Any) -> dict[st
         ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, False),
         ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, False),
         ({"target_modules": ["q_proj"], "trainable_token_indices": [3, 5]}, True),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [3], "lm_head": [3]}}, True),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [3, 5], "lm_head": [5]}}, False),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [3, 5], "lm_head": [5, 3]}}, False),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [3, 5]}}, False),
     ],
     ids=str,
 )

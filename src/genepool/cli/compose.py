@@ -47,7 +47,10 @@ def compose(
     ] = False,
     bundle: Annotated[bool, typer.Option("--bundle", help="Put the skills into the folder too; with --keep.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the composers, or show the one that is named.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Set the seed of the examples and of every draw.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", callback=options.checked_seed, help="Set the seed of the examples and of every draw."),
+    ] = 0,
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,

@@ -35,7 +35,10 @@ def evolve(
     ] = "1",
     ledger: options.LedgerOption = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Set the seed of the search; by default the study's.")
+        int | None,
+        typer.Option(
+            "--seed", callback=options.checked_seed, help="Set the seed of the search; by default the study's."
+        ),
     ] = None,
     stop_when: Annotated[
         list[str] | None,

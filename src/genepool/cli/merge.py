@@ -35,7 +35,10 @@ def merge(
     rest: options.RestOption = None,
     device: options.DeviceOption = "cpu",
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Set the seed of random methods; by default the recipe's.")
+        int | None,
+        typer.Option(
+            "--seed", callback=options.checked_seed, help="Set the seed of random methods; by default the recipe's."
+        ),
     ] = None,
     allow_pickle: options.AllowPickleOption = False,
     plugin: options.PluginOption = None,
@@ -117,7 +120,8 @@ def merge(
         options.print_json({"out": str(out), "tensors": len(shown["steps"]), "verified": verify, **answer})
     else:
         count = len(set(plan.recipe.model_names()) - {plan.recipe.base})
-        tables.print_text(f"{out}: {shown['method']} of {count} models, {options.size_text(shown['bytes_written'])}")
+        models = f"{count} model{'s' * (count != 1)}"
+        tables.print_text(f"{out}: {shown['method']} of {models}, {options.size_text(shown['bytes_written'])}")
 
 
 def _mixture(

@@ -38,6 +38,19 @@ def _checked_dtype(dtype: str) -> str:
     return dtype
 
 
+def checked_seed(seed: int | None) -> int | None:
+    """The seed that a user gives.
+
+    Raises:
+        InputError: it is negative, which no generator of random numbers takes.
+    """
+    from genepool.errors import InputError
+
+    if seed is not None and seed < 0:
+        raise InputError(f"must be at least 0, got {seed}", where="--seed", fix="Give 0 or more")
+    return seed
+
+
 # What a command prints and writes.
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and all else on stderr.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only, no progress.")]
@@ -111,9 +124,15 @@ GateOption = Annotated[
 ]
 
 # What chance decides.
-SeedOption = Annotated[int, typer.Option("--seed", help="Set the seed: the same seed gives the same result.")]
-BootstrapSeedOption = Annotated[int, typer.Option("--seed", help="Set the seed of the bootstrap.")]
-DrawingSeedOption = Annotated[int | None, typer.Option("--seed", help="Set the seed of tasks that draw tokens.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", callback=checked_seed, help="Set the seed: the same seed gives the same result.")
+]
+BootstrapSeedOption = Annotated[
+    int, typer.Option("--seed", callback=checked_seed, help="Set the seed of the bootstrap.")
+]
+DrawingSeedOption = Annotated[
+    int | None, typer.Option("--seed", callback=checked_seed, help="Set the seed of tasks that draw tokens.")
+]
 
 
 def begin(quiet: bool = False) -> None:

@@ -95,4 +95,4 @@ def soup(
     for step in found.steps:
         shown.add_row(step.model, f"{step.alone:.3f}", f"{step.together:.3f}", "yes" if step.kept else "no")
     tables.show(shown)
-    tables.print_text(f"{out}: the average of {len(kept)} of {len(found.steps)} models")
+    tables.print_text(f"{out}: the average of {len(kept)} of {len(found.steps)} model{'s' * (len(found.steps) != 1)}")

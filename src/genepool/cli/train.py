@@ -89,7 +89,12 @@ def train(
     ] = None,
     ledger: options.LedgerOption = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Set the seed of the order of examples and of every draw.")
+        int | None,
+        typer.Option(
+            "--seed",
+            callback=options.checked_seed,
+            help="Set the seed of the order of examples and of every draw.",
+        ),
     ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, metavar="N", help="Compute with N threads.")

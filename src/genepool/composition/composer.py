@@ -33,6 +33,8 @@ class ComposerOptions(Strict):
         models: names of the fields that name further models; their hashes are saved with a composition and checked.
     """
 
+    page = "reference/composers"
+
     models: ClassVar[tuple[str, ...]] = ()
 
 

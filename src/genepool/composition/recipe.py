@@ -20,6 +20,8 @@ from genepool.schema import PartError, Strict, read_yaml, validate, validate_par
 class Composing(Strict):
     """One composition, as read from a file with the key `compose: 1`."""
 
+    page = "reference/compose"
+
     compose: Literal[1] = Field(default=1, description="Version of this format; marks a file as a composition.")
     method: str = Field(description="The composer; `genepool compose --list` shows them.")
     base: str = Field(description="The model that the skills belong to: a folder, a file or a hub model.")

@@ -178,6 +178,8 @@ class SearchBudget(Strict):
 class Study(Strict):
     """One evolution run, over merge parameters or over models, as read from a file with the key `study: 1`."""
 
+    page = "reference/study"
+
     older_keys: ClassVar[tuple[str, ...]] = tuple(older_keys.DEFAULTS)
 
     study: Literal[1] = Field(default=1, description="Version of this format; marks a file as a study.")

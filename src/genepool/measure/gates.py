@@ -63,6 +63,8 @@ class Gate(Strict):
 class Gates(Strict):
     """The content of a gates file."""
 
+    page = "reference/gates"
+
     gates: list[Gate] = Field(min_length=1, description="The gates; all must hold.")
 
 

@@ -60,7 +60,7 @@ def with_heads(
         # They differ in more than a head: what lines them up says in what.
         return dict(opened)
     carry = "carries" if len(heads) == 1 else "carry"
-    how = "it is merged as a change from zeros" if method.inputs == "deltas" else "those are merged"
+    how = "these are merged as changes from zeros" if method.inputs == "deltas" else "these are merged"
     progress.message(
         f"note: {base.name} has no {listed(headed.modules, 3)}, which {listed(list(heads), 3)} {carry}: {how}."
     )

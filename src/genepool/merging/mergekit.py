@@ -100,6 +100,8 @@ class _Module(Strict):
 
 
 class _Config(Strict):
+    page = "reference/mergekit"
+
     merge_method: str
     models: list[_Model] | None = None
     slices: list[_Slice] | None = None

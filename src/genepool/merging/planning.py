@@ -22,7 +22,7 @@ from genepool.merging.tokenizer_section import UNION
 from genepool.merging.vocabulary import in_one_vocabulary
 from genepool.weights import BaseWithChange, Weights, open_weights
 from genepool.weights.architecture import why_unknown
-from genepool.weights.carried import ELSEWHERE, UNNAMED_CODE
+from genepool.weights.carried import ELSEWHERE, TOO_MUCH, UNNAMED_CODE
 from genepool.weights.ema import without_copies
 from genepool.weights.naming import in_layout_of
 from genepool.weights.quantised import refuse_quantised
@@ -228,7 +228,7 @@ def _say_what_goes_along(plan: Plan) -> None:
         )
     if carried.missing:
         progress.message(f"note: the config of {chosen} names {listed(carried.missing)}, which it does not hold.")
-    unexpected = [name for name, why in carried.left.items() if why in (ELSEWHERE, UNNAMED_CODE)]
+    unexpected = [name for name, why in carried.left.items() if why in (ELSEWHERE, UNNAMED_CODE, TOO_MUCH)]
     if unexpected:
         progress.message(f"note: {listed(unexpected)} of {chosen} stay behind; `genepool plan` says why.")
 

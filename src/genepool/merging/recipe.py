@@ -35,6 +35,8 @@ class Recipe(Strict):
     (`[{role: attention, layers: [0, 3], value: 0.4}, {value: 0.6}]`) of which the first that matches wins.
     """
 
+    page = "reference/recipe"
+
     genepool: Literal[1] = Field(1, description="Version of this format; marks a file as genepool's own.")
     method: str = Field(description="Name of the merge method; `genepool methods` lists them.")
     base: str | None = Field(

@@ -37,6 +37,8 @@ _OF_TEXT = frozenset({"few_shot", "separator", "prefix", "suffix", "chat_templat
 class TaskSettings(Strict):
     """How a task is put to a model and judged: the content of `task.yaml`."""
 
+    page = "reference/task"
+
     metric: str = Field("exact_match", description=f"One of {listed(all_metrics())}.")
     input: Literal["text", "image"] = Field("text", description="What a model reads: the prompt, or the image.")
     max_new_tokens: int = Field(64, ge=1, description="Tokens a model may write before it is stopped.")

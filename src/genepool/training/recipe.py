@@ -33,6 +33,8 @@ class Lora(Strict):
 class Training(Strict):
     """One training, as read from a file with the key `train: 1`."""
 
+    page = "reference/training"
+
     train: Literal[1] = Field(default=1, description="Version of this format; marks a file as a training.")
     base: str = Field(description="The model that is trained: a folder, a hub model, BASE+ADAPTER or BASE+SKILL.")
     tasks: tuple[str, ...] = Field(min_length=1, description="Task folders, or JSONL files of examples.")

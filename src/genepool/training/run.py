@@ -36,6 +36,7 @@ from genepool.training.opened_training import OpenedTraining
 from genepool.training.session import Session
 from genepool.training.states import States
 from genepool.weights import Weights, open_weights, without_head
+from genepool.weights.float_rows import first_nonfinite
 
 # Entries of a model below which one thread is as fast as two, and several times faster on a machine that is busy.
 _SMALL = 20_000_000
@@ -139,6 +140,12 @@ class Run:
                 if not self._stopped(start):
                     self._take(session, start)
             except Diverged as error:
+                if name := first_nonfinite(self.opened.base):
+                    raise InputError(
+                        "holds NaN or infinity, so nothing can be learned from this base",
+                        where=f"{self.recipe.base}:{name}",
+                        fix="Fetch or save the base again, or name another",
+                    ) from None
                 kept = self.states.kept()
                 last = f"the state of step {kept[-1]} is kept" if kept else "no state was kept yet"
                 raise InputError(

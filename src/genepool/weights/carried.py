@@ -21,6 +21,8 @@ from genepool.weights.json_file import read_json_value
 # A tokenizer of 250,000 tokens takes 35 MB; a model has some twenty files and a few folders.
 MOST_BYTES = 200 * 10**6
 MOST_FILES = 2_000
+# Of all files of one folder: what goes along is small beside the weights, and is copied once more for every result.
+MOST_BYTES_IN_ALL = 10**9
 _DEPTH = 6
 # Any of these holds a vocabulary; the other files of a tokenizer only go with one.
 VOCABULARY_FILES = (
@@ -74,6 +76,7 @@ HIDDEN = "hidden"
 REPLACED = "the result has its own"
 UNNAMED_CODE = "code that no config names"
 ELSEWHERE = "a link out of the model's folder"
+TOO_MUCH = f"the files beside the weights are carried up to {MOST_BYTES_IN_ALL:,} bytes in all, the smallest first"
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,20 @@ class _Folder:
         for name in [name for name in self.files if _CODE.fullmatch(name) and name not in code]:
             del self.files[name]
             self.left[name] = UNNAMED_CODE
+        self._keep_within()
+        code = tuple(name for name in code if name in self.files)
         return CarriedFiles(self.files, self.left, code, tuple(missing))
+
+    def _keep_within(self) -> None:
+        """Leaves the largest files behind where all of them together are too much."""
+        sizes = {name: path.stat().st_size for name, path in self.files.items()}
+        total = sum(sizes.values())
+        for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+            if total <= MOST_BYTES_IN_ALL:
+                return
+            total -= sizes[name]
+            del self.files[name]
+            self.left[name] = TOO_MUCH
 
     def _walk(self, folder: Path, prefix: str, depth: int) -> None:
         for entry in self._entries(folder, prefix):

@@ -227,8 +227,9 @@ class BaseWithHead(Weights):
 
     def _base_inside(self, base: Weights) -> Weights | None:
         """What the model without the head is a change of, where both were given the same head."""
-        alike = isinstance(base, BaseWithHead) and base.head == self.head and base is not self
-        return base.base if alike and self.base.holds_change(base.base) else None
+        if not isinstance(base, BaseWithHead) or base.head != self.head or base is self:
+            return None
+        return base.base if self.base.holds_change(base.base) else None
 
     def stored_in(self, name: str) -> tuple[TensorFile, str] | None:
         name = self._aliases.get(name, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from genepool.weights.change import block_rows
 from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
@@ -15,6 +16,18 @@ _WIDENED = frozenset({"F32", "BF16", "F16"})
 def is_stored_float(weights: Weights, name: str) -> bool:
     """Whether a tensor lies in a file as it is, in a float type that float32 holds every value of."""
     return weights.info(name).dtype in _WIDENED and weights.stored_in(name) is not None
+
+
+def first_nonfinite(weights: Weights) -> str:
+    """The first tensor that holds NaN or infinity, read block by block; empty where none does."""
+    from genepool.kernels.reading import is_finite
+
+    floats = (name for name in weights.names() if weights.info(name).is_float and weights.info(name).numel)
+    for name in floats:
+        blocks = block_rows(*weights.info(name).matrix)
+        if not all(is_finite(weights.read_rows(name, start, stop)) for start, stop in blocks):
+            return name
+    return ""
 
 
 def read_float32(weights: Weights, name: str, start: int, stop: int, into: np.ndarray[Any, Any]) -> None:

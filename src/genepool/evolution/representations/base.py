@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 class Vary(Strict):
     """What a study varies: a kind of genome and its options. A plain string is short for `kind`."""
 
+    page = "reference/study"
+
     kind: str = Field(
         default="",
         description="One of the kinds below; by default the strategy's own (`genepool strategies`).",

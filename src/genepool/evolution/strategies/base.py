@@ -40,6 +40,8 @@ Count = Annotated[int, Field(le=100_000)]
 class StrategyOptions(Strict):
     """What a user may set under `strategy.options`; each strategy subclasses it."""
 
+    page = "reference/strategies"
+
 
 @dataclass(frozen=True)
 class Evidence:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from genepool.errors import InputError
+from genepool.merging.chat_templates.parsing import template_problem
 from genepool.weights.json_file import read_json
 
 AUTO = "auto"
@@ -32,7 +33,11 @@ def check_template(said: str) -> str:
     Raises:
         ValueError: it is neither a name nor Jinja.
     """
-    if said == AUTO or said in template_names() or "{" in said:
+    if said == AUTO or said in template_names():
+        return said
+    if "{" in said:
+        if problem := template_problem(said):
+            raise ValueError(f"{problem}. Correct the template")
         return said
     raise ValueError(f"'{said}' is not a Jinja template, `auto`, or one of: {', '.join(template_names())}")
 

@@ -42,6 +42,8 @@ class ExpertChoice(Strict):
 class MixtureRecipe(Strict):
     """A mixture of experts out of dense models of one shape."""
 
+    page = "reference/recipe"
+
     base_model: str = Field(description="The model that attention, norms, embeddings, config and tokenizer are of.")
     experts: tuple[ExpertChoice, ...] = Field(min_length=1, description="The models that become experts.")
     shared_experts: tuple[ExpertChoice, ...] = Field(

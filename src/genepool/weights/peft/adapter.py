@@ -154,15 +154,10 @@ class PeftAdapter(Change):
         held.layer, held.leaf = layer, leaf
 
     def _collect_tokens(self) -> None:
-        setting = self.settings.get("trainable_token_indices")
         for module, stored in self._content.tokens.items():
             name = f"{module}.weight"
             held = self._hold(name, stored)
-            rows = setting
-            if isinstance(setting, dict):
-                rows = next(
-                    (rows for word, rows in setting.items() if module == word or module.endswith(f".{word}")), None
-                )
+            rows = self._content.token_setting(name)
             layer = Layer(module, {}, {}, self._file, self.settings, self.base, "embedding", dict)
             held.tokens, held.rows = token_rows(layer, rows, "trainable_token_indices"), stored
             self._expect(stored, self._file.infos[stored].shape, (len(held.tokens), self.base.info(name).shape[1]))

@@ -111,6 +111,14 @@ class AdapterContent:
         second = second.mT if transposed and second.dim() == 2 else second
         return first.dtype == second.dtype and first.equal(second)
 
+    def token_setting(self, name: str) -> object:
+        """What `trainable_token_indices` says of a tensor of the base: one list for all, or by the end of the name."""
+        setting, module = self.settings.get("trainable_token_indices"), name.removesuffix(".weight")
+        if not isinstance(setting, dict):
+            return setting
+        named = (rows for word, rows in setting.items() if module == word or module.endswith(f".{word}"))
+        return next(named, None)
+
     def forget(self, name: str) -> None:
         """Takes out what the file holds for a tensor of the base."""
         self.modules.pop(name.removesuffix(".weight"), None)

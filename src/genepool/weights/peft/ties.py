@@ -22,10 +22,10 @@ _KNOWN_TO_PEFT = ("embed_tokens", "lm_head")
 def untied_tensors(base: Weights, content: AdapterContent) -> dict[str, str]:
     """The tensors that the adapter makes ones of their own -> the tensor of the base that they were tied to.
 
-    A head stays tied where the adapter trains neither of the two, replaces rows by `trainable_token_indices`, holds
-    the same values for both, or holds an embedding that was saved and not trained. `ensure_weight_tying` alone does
-    not say it: PEFT ties by it what it knows by name, and the file shows what was tied. What it then holds for the
-    head is taken out of `content`.
+    A head stays tied where the adapter trains neither of the two, replaces the same rows of both by
+    `trainable_token_indices`, holds the same values for both, or holds an embedding that was saved and not trained.
+    `ensure_weight_tying` alone does not say it: PEFT ties by it what it knows by name, and the file shows what was
+    tied. What it then holds for the head is taken out of `content`.
 
     Blocks that layers share are untied wherever the adapter changes one of them.
 
@@ -43,10 +43,11 @@ def untied_tensors(base: Weights, content: AdapterContent) -> dict[str, str]:
         separable = _untied_with(architecture, base) if found else {}
         _refuse_inseparable(architecture, content, separable)
     for head, embedding in heads.items():
-        if not content.changes(head) and not content.changes(embedding):
+        own = _has_rows_of_its_own(content, head, embedding)
+        if not own and not content.changes(head) and not content.changes(embedding):
             # Rows that are trained are those of both.
             content.forget(head)
-        elif _stay_tied(content, head, embedding):
+        elif not own and _stay_tied(content, head, embedding):
             content.forget(head)
         else:
             found[head] = embedding
@@ -81,6 +82,18 @@ def _stay_tied(content: AdapterContent, head: str, embedding: str) -> bool:
     word = embedding.removesuffix(".weight").rpartition(".")[2]
     trained = {name.rpartition(".")[2] for name in content.settings.names("modules_to_save")}
     return embedding in names and word not in trained
+
+
+def _has_rows_of_its_own(content: AdapterContent, head: str, embedding: str) -> bool:
+    """Whether rows of the head are trained that are not the embedding's: others, or others' values.
+
+    PEFT then keeps two sets of rows over one tensor, which stands for neither.
+    """
+    ours, theirs = (content.tokens.get(name.removesuffix(".weight")) for name in (head, embedding))
+    if ours is None:
+        return False
+    alike = theirs is not None and content.token_setting(head) == content.token_setting(embedding)
+    return not (alike and theirs is not None and content.same(ours, theirs))
 
 
 def _mirrored(content: AdapterContent, head: str, embedding: str) -> bool:

@@ -12,6 +12,10 @@ from genepool.weights.peft.settings import BIAS, COMMON, START, TRAINING, TRANSP
 if TYPE_CHECKING:
     import torch
 
+#: Entries of all factors together whose places are drawn anew, as the file does not hold them. At rank 4 a model of
+#: seven billion parameters has ten million; one place takes 8 bytes.
+MOST_DRAWN = 1 << 28
+
 
 class UniLoRA(Kind):
     """`B A`, an entry of either the trained number of its place, by the root of how often that number stands."""
@@ -51,6 +55,10 @@ class UniLoRA(Kind):
         if "unilora_indices_A" in layer:
             layer.expect("unilora_indices_A", (rank, layer.in_features))
             layer.expect("unilora_indices_B", (layer.out_features, rank))
+        elif layer.module == next(iter(layer.siblings())) and (entries := self._drawing(layer, 1)[0]) > MOST_DRAWN:
+            raise layer.settings.error(
+                "r", f"the places of {entries:,} entries would be drawn, and at most {MOST_DRAWN:,} are"
+            )
 
     def change(self, layer: Layer, leaf: str) -> torch.Tensor:
         import torch
