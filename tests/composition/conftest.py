@@ -12,12 +12,19 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 
 import compose_world
+import text_world
 
 
 @pytest.fixture(scope="session")
 def small_bed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base/, full/{first,second,third}, tasks/{first,second,third,plain}."""
     return compose_world.build(tmp_path_factory.mktemp("composition"))
+
+
+@pytest.fixture(scope="session")
+def text_bed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base/, lora/{one,two}, tasks/{one,two}: a tiny Llama and adapters of it."""
+    return text_world.build(tmp_path_factory.mktemp("composed-text"))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from genepool.composition import fitting
 from genepool.composition.gradient import MergedNetwork
+from genepool.composition.residence import Residence
 from genepool.tasks.models.digits.network import Shape
 
 Compose = Callable[..., Any]
@@ -56,6 +57,7 @@ def test_what_is_composed_is_a_model_folder_and_says_how_it_was_made(
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes_and_its_file_does_too(
     compose: Compose, cli: Cli, tmp_path: Path
 ) -> None:
@@ -69,6 +71,7 @@ def test_the_same_command_gives_the_same_bytes_and_its_file_does_too(
     assert first != (tmp_path / "other" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_at_its_start_it_is_the_sum_of_the_skills(compose: Compose, small_bed: Path, tmp_path: Path) -> None:
     """With a learning rate of next to nothing the coefficients stay where they begin."""
     compose("out", learning_rate=1e-30, start=0.25)
@@ -79,6 +82,7 @@ def test_at_its_start_it_is_the_sum_of_the_skills(compose: Compose, small_bed: P
         assert torch.allclose(found, expected, atol=1e-6), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["match", "entropy", "infomax", "likelihood"])
 def test_a_fit_lowers_what_it_minimises(compose: Compose, objective: str) -> None:
     losses = told(compose("out", "--json", objective=objective, steps=12, batch=100, learning_rate=0.03))["record"][
@@ -87,6 +91,7 @@ def test_a_fit_lowers_what_it_minimises(compose: Compose, objective: str) -> Non
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["task", "layer", "role", "tensor"])
 def test_what_shares_a_coefficient_has_the_same_one(compose: Compose, tmp_path: Path, by: str) -> None:
     compose("out", "--keep", by=by)
@@ -99,6 +104,7 @@ def test_what_shares_a_coefficient_has_the_same_one(compose: Compose, tmp_path: 
     assert bool((found <= 1).all())
 
 
+@pytest.mark.slow
 def test_a_single_class_of_file_reads_like_the_options(
     compose: Compose, cli: Cli, small_bed: Path, tmp_path: Path
 ) -> None:
@@ -119,6 +125,7 @@ def test_a_single_class_of_file_reads_like_the_options(
     assert "is set by the composition file" in refused.err
 
 
+@pytest.mark.slow
 def test_skills_may_be_skill_files_and_fine_tunes(compose: Compose, cli: Cli, small_bed: Path, tmp_path: Path) -> None:
     """A skill file holds the same change, so the same coefficients come out."""
     file = tmp_path / "first.safetensors"
@@ -129,17 +136,25 @@ def test_skills_may_be_skill_files_and_fine_tunes(compose: Compose, cli: Cli, sm
     assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
 
 
+@pytest.mark.slow
 def test_streamed_skills_give_the_same_as_held_ones(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = told(compose("held", "--json"))
+    assert compose("held").code == 0
     plan = fitting.plan_residence
-    assert held["record"]["memory"]["streamed"] == []
-    tight = held["record"]["memory"]
-    room = (tight["network_bytes"] + tight["gradient_bytes"] + tight["block_bytes"]) / 0.75 + 100
-    monkeypatch.setattr(fitting, "plan_residence", lambda *a, **more: plan(*a, **{**more, "free": int(room)}))
-    streamed = told(compose("tight", "--json"))
-    assert streamed["record"]["memory"]["streamed"] == ["first", "second"]
+    seen: list[Residence] = []
+
+    def tight(*arguments: Any, **more: Any) -> Residence:
+        """Room for the network, one gradient and the blocks, and 100 bytes."""
+        roomy = plan(*arguments, **more)
+        least = roomy.network + roomy.gradient + roomy.blocks
+        seen.append(plan(*arguments, **{**more, "free": int(least / 0.75) + 100}))
+        return seen[-1]
+
+    monkeypatch.setattr(fitting, "plan_residence", tight)
+    assert compose("tight").code == 0
+    assert seen[0].streamed == ("first", "second")
+    assert "read from the disk in every step: first and second" in seen[0].text()
     one, other = tensors(tmp_path / "held"), tensors(tmp_path / "tight")
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
 
@@ -204,6 +219,7 @@ def test_missing_arguments_are_named(cli: Cli, small_bed: Path, tmp_path: Path) 
         assert message in answer.err
 
 
+@pytest.mark.slow
 def test_an_output_that_is_there_is_left_alone(compose: Compose, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
@@ -223,6 +239,7 @@ def test_an_output_that_would_replace_an_input_is_refused(cli: Cli, small_bed: P
     assert "lies in the output folder" in answer.err
 
 
+@pytest.mark.slow
 def test_a_skill_of_another_base_or_kind_is_refused(compose: Compose, tmp_path: Path) -> None:
     wide = Shape(12, 2, 2, 12)
     made = {name: torch.zeros(1) for name in ("a",)}
@@ -232,6 +249,7 @@ def test_a_skill_of_another_base_or_kind_is_refused(compose: Compose, tmp_path: 
     assert "not a fine-tune of" in answer.err
 
 
+@pytest.mark.slow
 def test_tasks_without_training_examples_are_refused(
     compose: Compose, tmp_path: Path, small_bed: Path, cli: Cli
 ) -> None:
@@ -262,6 +280,7 @@ def one_class(small_bed: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_inputs_of_one_class_are_refused_without_labels(cli: Cli, small_bed: Path, tmp_path: Path) -> None:
     tasks = one_class(small_bed, tmp_path / "tasks")
     named = [small_bed / "full" / name for name in ("first", "second")]
@@ -288,6 +307,7 @@ def after_steps(monkeypatch: pytest.MonkeyPatch, count: int, then: Callable[[], 
     monkeypatch.setattr(MergedNetwork, "gradient", counted)
 
 
+@pytest.mark.slow
 def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +332,7 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits(
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_another_fit_is_not_gone_on_with(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,6 +349,7 @@ def test_what_is_kept_of_another_fit_is_not_gone_on_with(
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_fit_at_its_last_good_state(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -338,6 +360,7 @@ def test_a_loss_that_is_no_number_ends_the_fit_at_its_last_good_state(
     assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors(tmp_path / "out").values())
 
 
+@pytest.mark.slow
 def test_a_first_loss_that_is_no_number_is_an_error(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -348,6 +371,7 @@ def test_a_first_loss_that_is_no_number_is_an_error(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_fit_ends_when_what_is_held_out_gets_worse_twice(compose: Compose) -> None:
     """A step as large as this one leaves every coefficient at an end of its range."""
     record = told(compose("out", "--json", learning_rate=1.0, steps=40, every=1, patience=2, objective="entropy"))[
@@ -366,6 +390,7 @@ def kept(compose: Compose, out: str = "kept", *more: Any) -> None:
     assert compose(out, "--keep", *more).code == 0
 
 
+@pytest.mark.slow
 def test_what_is_kept_answers_as_what_is_folded(compose: Compose, cli: Cli, small_bed: Path, tmp_path: Path) -> None:
     kept(compose)
     kept(compose, "bundled", "--bundle")
@@ -406,6 +431,7 @@ def test_skills_that_are_missing_or_altered_are_listed_with_their_hashes(
     assert "third" not in answer.err
 
 
+@pytest.mark.slow
 def test_a_base_that_was_altered_is_refused(compose: Compose, cli: Cli, small_bed: Path, tmp_path: Path) -> None:
     kept(compose)
     file = tmp_path / "kept" / "composition.json"
@@ -433,6 +459,7 @@ DAMAGE: list[tuple[str, Any, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "value", "message"), DAMAGE)
 def test_a_damaged_composition_is_refused(
     compose: Compose, cli: Cli, small_bed: Path, tmp_path: Path, key: str, value: Any, message: str
@@ -445,6 +472,7 @@ def test_a_damaged_composition_is_refused(
     assert re.search(message, answer.err), answer.err
 
 
+@pytest.mark.slow
 def test_a_file_outside_the_folder_is_not_opened_as_a_bundled_skill(
     compose: Compose, cli: Cli, small_bed: Path, tmp_path: Path
 ) -> None:
@@ -456,6 +484,7 @@ def test_a_file_outside_the_folder_is_not_opened_as_a_bundled_skill(
     assert "is not inside the folder" in cli("evaluate", tmp_path / "kept", "--tasks", small_bed / "tasks").err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("router", "message"),
     [

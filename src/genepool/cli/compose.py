@@ -180,8 +180,8 @@ def _list(name: str | None, json_output: bool) -> None:
         return
     composer = chosen[0]
     tables.print_text(f"  {composer.source}\n{composer.when}\ncost: {composer.cost}\n", bold=composer.name)
-    heads = ("type", "default", "what it does")
-    table = tables.TextTable("option", heads, prose=heads)
+    columns = ("type", "default", "what it does")
+    table = tables.TextTable("option", columns, prose=columns)
     for one in composer.parameters():
         default = "null" if one["default"] is None else str(one["default"])
         table.add_row(one["name"], one["type"], default, one["description"])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.composition.coefficients import CoefficientLayout
-from genepool.composition.gradient import parts_of_rows, scaled_sum
+from genepool.composition.gradient import scaled_sum
 from genepool.composition.vectors import TaskVectors
 from genepool.errors import InputError
 from genepool.weights import Change
@@ -60,23 +60,26 @@ class Blend(Change):
         return self.vectors.base.info(name).shape
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        parts = parts_of_rows(self.layout, name, start, stop, self.matrix(name)[1])
+        parts = self.layout.part_of(name, start, stop, self.matrix(name)[1])
         return scaled_sum(self.vectors.block(name, start, stop), self._scales(name), parts)
 
     def factors(self, name: str) -> Product | None:
-        """Products are put side by side, which is exact, unless parts of a tensor have coefficients of their own."""
+        """Products are put side by side, which is exact: a coefficient of a row scales a row of the left factor.
+
+        None where a skill's change is no product, or entries of one row have several coefficients.
+        """
         import torch
 
         products = [self.vectors.factors(skill, name) for skill in self.vectors.holders(name)]
         known = [product for product in products if product is not None]
-        if self.layout.parts > 1 or len(known) < len(products):
+        if len(known) < len(products) or (self.layout.parts > 1 and not self.layout.by_rows):
             return None
-        scales = self._scales(name)[:, 0].tolist()
+        scales = self._scales(name)[:, : self.matrix(name)[0], None] if self.layout.by_rows else self._scales(name)
         lefts = [one.left.float() * (one.factor * scale) for one, scale in zip(known, scales, strict=True)]
         return Product(torch.cat(lefts, 1), torch.cat([one.right.float() for one in known]))
 
     def digest(self) -> str:
-        total = hashlib.sha256(f"{self.layout.shape}\x1f{self.layout.seed}".encode())
+        total = hashlib.sha256(f"{self.layout.shape}\x1f{self.layout.seed}\x1f{self.layout.by_rows}".encode())
         for one in (*self._identities, *self.vectors.names):
             total.update(f"\x1f{one}".encode())
         total.update(self.coefficients.contiguous().numpy().tobytes())

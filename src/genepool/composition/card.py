@@ -29,7 +29,7 @@ def composition_card(composition: Composition) -> str:
         f"Composed by genepool {version('genepool')} with `{composer.name}` ({composer.source}).",
         "",
     ]
-    if record:
+    if "steps" in record:
         examples = sum(one["learn"] + one["held"] for one in record.get("examples", {}).values())
         lines += [
             f"{record.get('steps', 0):,} steps (the state of step {record.get('best_step', 0):,} is this one), "

@@ -31,31 +31,40 @@ class CoefficientLayout:
     Attributes:
         skills: how many skills there are.
         names: the tensors.
-        parts: how many parts a tensor is divided into.
+        parts: how many parts a tensor is divided into; where they are rows, of the tensor with the most rows.
         seed: decides which entries belong to which part.
+        by_rows: each row of a tensor is a part.
     """
 
     skills: int
     names: tuple[str, ...]
     parts: int = 1
     seed: int = 0
+    by_rows: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(skills, tensors, parts)."""
         return self.skills, len(self.names), self.parts
 
-    def part_of(self, name: str, start: int, count: int) -> torch.Tensor:
-        """Which part each of some entries of a tensor is in, shape (count,), int64; nothing is stored.
+    def part_of(self, name: str, start: int, stop: int, columns: int) -> torch.Tensor | None:
+        """Which part each entry of some rows of a tensor is in; nothing is stored.
 
         Args:
             name: the tensor.
-            start: the first entry, counted from the tensor's beginning.
-            count: how many.
+            start, stop: the rows.
+            columns: of the tensor as a matrix.
+
+        Returns:
+            Shape ((stop - start) * columns,), int64; None where there is one part.
         """
         import torch
 
-        drawn = uniform(count, derive(self.seed, "part", name), start)
+        if self.by_rows:
+            return torch.arange(start, stop).repeat_interleave(columns)
+        if self.parts == 1:
+            return None
+        drawn = uniform((stop - start) * columns, derive(self.seed, "part", name), start * columns)
         # Draws are below 1, and a product with it may still round up to the number of parts.
         return (drawn * self.parts).to(torch.int64).clamp_max_(self.parts - 1)
 

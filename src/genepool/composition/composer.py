@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 #: What a composer learns from: nothing, inputs whose task is known, or examples with their answers.
 Needs = Literal["nothing", "inputs", "answers"]
-#: What comes out: weights, a low-rank adapter, or modules that stand beside the base and choose by input.
+#: What comes out: weights; a low-rank adapter, of skills that are some, else weights; or modules that stand beside the
+#: base and choose by input.
 Out = Literal["weights", "adapter", "module"]
 
 
@@ -38,10 +39,10 @@ class ComposerOptions(Strict):
     models: ClassVar[tuple[str, ...]] = ()
 
 
-Options = TypeVar("Options", bound=ComposerOptions)
+AnyComposerOptions = TypeVar("AnyComposerOptions", bound=ComposerOptions)
 
 
-class Composer(ABC, Generic[Options]):
+class Composer(ABC, Generic[AnyComposerOptions]):
     """One way to compose frozen skills.
 
     `@register` sets the class attributes.
@@ -80,7 +81,7 @@ class Composer(ABC, Generic[Options]):
                 if isinstance(argument, type) and issubclass(argument, ComposerOptions):
                     cls.Options = argument
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: AnyComposerOptions) -> None:
         self.options = options
 
     @abstractmethod

@@ -144,7 +144,9 @@ class Composition(ABC):
     def fingerprint(self) -> str:
         """SHA-256, hex, of the method and its settings, the base, the skills and what was learned."""
         total = hashlib.sha256(f"composition\x1f{self.composer.name}\x1f".encode())
-        total.update(self.composer.options.model_dump_json().encode())
+        # Models that the options name are known by their hashes, wherever they lie.
+        options = self.composer.options
+        total.update(options.model_dump_json(exclude=set(type(options).models)).encode())
         models = self.model_fingerprints().values()
         for one in (self.skills.base.fingerprint(), *(skill.fingerprint for skill in self.skills.skills), *models):
             total.update(f"\x1f{one}".encode())
@@ -186,6 +188,7 @@ class MergedComposition(Composition):
         composer, skills, record, name: as for `Composition`.
         coefficients: shape (skills, tensors, parts).
         parts_seed: decides which entries belong to which part.
+        by_rows: each row of a tensor is a part.
         changes: what the composer made of the skills' changes before it added them up; the changes themselves when
             None.
     """
@@ -198,6 +201,7 @@ class MergedComposition(Composition):
         coefficients: torch.Tensor,
         *,
         parts_seed: int = 0,
+        by_rows: bool = False,
         changes: Sequence[Change] | None = None,
         name: str = "",
     ) -> None:
@@ -207,7 +211,7 @@ class MergedComposition(Composition):
         self._made_by = "" if changes is None else f"{composer.name} {composer.options.model_dump_json()} "
         self.coefficients = coefficients.detach().float().cpu()
         shape = tuple(self.coefficients.shape)
-        self.layout = CoefficientLayout(len(skills.skills), self._vectors.names, shape[2], parts_seed)
+        self.layout = CoefficientLayout(len(skills.skills), self._vectors.names, shape[2], parts_seed, by_rows)
         assert shape == self.layout.shape
 
     @property
@@ -236,11 +240,18 @@ class MergedComposition(Composition):
         composer: Composer[Any],
         saved: Saved,
         *,
-        parts: int = 1,
+        parts: int | None = 1,
         parts_seed: int = 0,
+        by_rows: bool = False,
         changes: Sequence[Change] | None = None,
     ) -> MergedComposition:
         """What `Composer.restore` returns of a merge.
+
+        Args:
+            composer: what fitted it.
+            saved: what was saved.
+            parts: how many parts a tensor has; None where these are its rows.
+            parts_seed, by_rows, changes: as for the class.
 
         Raises:
             InputError: the coefficients are not those of these skills.
@@ -248,12 +259,15 @@ class MergedComposition(Composition):
         known = {name: place for place, name in enumerate(saved.labels.get("tensors", ()))}
         coefficients = saved.tensor("coefficients", (len(saved.skills.skills), len(known), parts))
         # A skill that was stored as a file no longer names the tensors that it does not move.
-        names = saved.skills.vectors(changes=changes).names
-        if not known.keys() >= set(names):
+        vectors = saved.skills.vectors(changes=changes)
+        rows = max((vectors.matrix(name)[0] for name in vectors.names), default=0) if by_rows else 0
+        if not known.keys() >= set(vectors.names) or rows > coefficients.shape[2]:
             raise InputError(
                 "the coefficients are of other tensors than the skills change",
                 where=saved.where,
                 fix="Compose it again",
             )
-        chosen = coefficients[:, [known[name] for name in names]]
-        return cls(composer, saved.skills, saved.record, chosen, parts_seed=parts_seed, changes=changes)
+        chosen = coefficients[:, [known[name] for name in vectors.names]]
+        return cls(
+            composer, saved.skills, saved.record, chosen, parts_seed=parts_seed, by_rows=by_rows, changes=changes
+        )

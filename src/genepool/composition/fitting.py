@@ -189,7 +189,6 @@ class CoefficientFit:
             "held_out": looks.history,
             "examples": {one.name: {"learn": len(one.learn), "held": len(one.held)} for one in inputs},
             "seed": world.seed,
-            "memory": plan.to_dict(),
         }
         with torch.no_grad():
             coefficients = self._parametrisation.coefficients(best)

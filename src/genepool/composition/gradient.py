@@ -66,7 +66,7 @@ class MergedNetwork:
         target = self._parameters[name].data.view(rows, columns)
         for start, stop in block_rows(rows, columns):
             block = self.vectors.block(name, start, stop)
-            change = scaled_sum(block, scales.to(block.dtype), self._parts(name, start, stop))
+            change = scaled_sum(block, scales.to(block.dtype), self.layout.part_of(name, start, stop, columns))
             held = self.vectors.base.read_rows(name, start, stop)
             target[start:stop].copy_(held.to(torch_wide(held)) + change)
 
@@ -101,7 +101,7 @@ class MergedNetwork:
             try:
                 for place, name in enumerate(self.vectors.names):
                     hook = collector.hook(place, name)
-                    handles.append(parameters[name].register_post_accumulate_grad_hook(hook))
+                    handles.append(parameters[name].register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
                 collector.pending = dict(parameters)
                 yield collector
             finally:
@@ -122,17 +122,13 @@ class MergedNetwork:
             slope = matrix[start:stop].reshape(-1)
             slope = slope.to(torch_wide(slope))
             block = self.vectors.block(name, start, stop).to(slope.device, slope.dtype).flatten(1)
-            parts = self._parts(name, start, stop)
+            parts = self.layout.part_of(name, start, stop, columns)
             if parts is None:
                 total[:, 0] += (block @ slope).double().cpu()
             else:
                 sums = torch.zeros(total.shape, dtype=torch.float64, device=slope.device)
                 total += sums.index_add_(1, parts.to(slope.device), (block * slope).double()).cpu()
         return total
-
-    def _parts(self, name: str, start: int, stop: int) -> torch.Tensor | None:
-        columns = self.vectors.matrix(name)[1]
-        return parts_of_rows(self.layout, name, start, stop, columns)
 
 
 class _Collector:
@@ -180,11 +176,6 @@ def scaled_sum(block: torch.Tensor, scales: torch.Tensor, parts: torch.Tensor | 
     if parts is None:
         return torch.einsum("h,hrc->rc", scales[:, 0], block)
     return (scales[:, parts] * block.flatten(1)).sum(0).view(block.shape[1:])
-
-
-def parts_of_rows(layout: CoefficientLayout, name: str, start: int, stop: int, columns: int) -> torch.Tensor | None:
-    """The part of each entry of some rows of a tensor; None where there is only one."""
-    return None if layout.parts == 1 else layout.part_of(name, start * columns, (stop - start) * columns)
 
 
 def torch_wide(tensor: torch.Tensor) -> torch.dtype:

@@ -133,7 +133,7 @@ class HeldOutLooks:
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(
                 f"what is kept of the fit is damaged ({error})",
-                where=self._kept.place,
+                where=self._kept.place or "fit",
                 fix="Remove it: the fit begins again",
             ) from None
         progress.message(f"going on after step {step}")
@@ -150,8 +150,8 @@ class HeldOutLooks:
             kind, _, own = name.partition(":")
             parts[kind][own] = tensor
         self._optimiser.restore(parts["state"], step)
-        own = self._optimiser.trained()
-        if {n: t.shape for n, t in parts["best"].items()} != {n: t.shape for n, t in own.items()}:
+        learned = self._optimiser.trained()
+        if {n: t.shape for n, t in parts["best"].items()} != {n: t.shape for n, t in learned.items()}:
             raise ValueError("its best state has other shapes")
         self._best, self.best_step, self._worse = parts["best"], said["best"], said["worse"]
         self.losses, self.history = list(losses), [(at, loss) for at, loss in history]

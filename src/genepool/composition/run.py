@@ -112,11 +112,16 @@ def _write(composition: Composition, recipe: Composing, out: Path, overwrite: bo
         RECORD_FILE: json.dumps(composition_record(composition), indent=2, ensure_ascii=False) + "\n",
         "README.md": composition_card(composition),
     }
-    if composition.composer.out == "adapter":
+    if composition.composer.out == "adapter" and _is_low_rank(change):
         _write_adapter(change, composition.skills, out, files, overwrite)
         return "adapter"
     write_checkpoint(change.applied(composition.name), out, overwrite=overwrite, extra_files=files)
     return "checkpoint"
+
+
+def _is_low_rank(change: Change) -> bool:
+    """Whether every matrix changes by a product of two factors."""
+    return all(len(change.shape(name)) < 2 or change.factors(name) is not None for name in change.names())
 
 
 def _write_adapter(change: Change, skills: SkillSet, out: Path, files: dict[str, str], overwrite: bool) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import Field
 
-from genepool.composition.coefficients import CoefficientLayout, SharedScales, Sharing, groups_of
-from genepool.composition.composer import Composer, register
-from genepool.composition.composition import Composition, MergedComposition, Saved
-from genepool.composition.fitting import CoefficientFit, FitOptions
-from genepool.composition.world import World
+from genepool.composition.coefficients import CoefficientLayout, Parametrisation, SharedScales, Sharing, groups_of
+from genepool.composition.composer import register
+from genepool.composition.fitting import FitOptions
+from genepool.composition.learned_merge import LearnedMerge
+from genepool.composition.skill_set import SkillSet
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,23 @@ class AdaMergingOptions(FitOptions):
     high: float = Field(default=1.0, ge=-10, le=10, description="Largest coefficient.")
 
 
+AdaOptions = TypeVar("AdaOptions", bound=AdaMergingOptions)
+
+
+class ProjectedScales(LearnedMerge[AdaOptions]):
+    """Coefficients that are shared as an option says, and projected onto their range after each step.
+
+    Clamped inside the merge, they would have no gradient beyond the range and could never return.
+    """
+
+    def parametrised(self, skills: SkillSet, layout: CoefficientLayout, seed: int) -> Parametrisation:
+        groups = groups_of(skills.memory_base, layout.names, self.options.by)
+        return SharedScales(layout, groups, self.options.start)
+
+    def project(self, learned: Mapping[str, torch.Tensor]) -> None:
+        learned["scale"].clamp_(self.options.low, self.options.high)
+
+
 @register(
     "adamerging",
     source="Yang et al., AdaMerging, arXiv:2310.02575: start 0.3, Adam, clamped to 0..1, there by entropy at 1e-3 for "
@@ -40,23 +57,5 @@ class AdaMergingOptions(FitOptions):
     out="weights",
     cost="one forward and backward of the merged network for each task in a step; memory of one network",
 )
-class AdaMerging(Composer[AdaMergingOptions]):
-    """`th_b = th0_b + sum_i c_ib t_ib`, where the coefficients c are learned by gradient.
-
-    Coefficients are projected onto their range after each step: clamped inside the merge, they would have no gradient
-    beyond it and could never return.
-    """
-
-    def fit(self, world: World) -> Composition:
-        names = world.skills.vectors().names
-        layout = CoefficientLayout(len(world.skills.skills), names)
-        scales = SharedScales(layout, groups_of(world.skills.memory_base, names, self.options.by), self.options.start)
-        named = {"composer": self.name, "options": self.options.model_dump(mode="json")}
-        fitted = CoefficientFit(world, scales, layout, self.options, named, project=self._project).run()
-        return MergedComposition(self, world.skills, fitted.record, fitted.coefficients)
-
-    def restore(self, saved: Saved) -> Composition:
-        return MergedComposition.restored(self, saved)
-
-    def _project(self, learned: Mapping[str, torch.Tensor]) -> None:
-        learned["scale"].clamp_(self.options.low, self.options.high)
+class AdaMerging(ProjectedScales[AdaMergingOptions]):
+    """`th_b = th0_b + sum_i c_ib t_ib`, where the coefficients c are learned by gradient, from 0 to 1."""

@@ -1,0 +1,106 @@
+"""What composers that learn the coefficients of a merge by gradient share: a file of one says what differs.
+
+A composer says what its coefficients are made of, and perhaps what becomes of the skills' changes before they are added
+up, how a step is taken and which losses count. `fitting` does the rest.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from genepool.composition.coefficients import CoefficientLayout, Parametrisation
+from genepool.composition.composer import Composer
+from genepool.composition.composition import Composition, MergedComposition, Saved
+from genepool.composition.fitting import CoefficientFit, FitOptions
+from genepool.composition.skill_set import SkillSet
+from genepool.composition.world import World
+from genepool.training import Optimisation
+from genepool.weights import Change
+
+if TYPE_CHECKING:
+    import torch
+
+MergeOptions = TypeVar("MergeOptions", bound=FitOptions)
+
+
+class LearnedMerge(Composer[MergeOptions]):
+    """A composer whose composition is a merge with learned coefficients."""
+
+    #: Whether each row of a tensor has coefficients of its own.
+    by_rows: bool = False
+
+    @abstractmethod
+    def parametrised(self, skills: SkillSet, layout: CoefficientLayout, seed: int) -> Parametrisation:
+        """What the coefficients are made of.
+
+        Args:
+            skills: the base and the skills.
+            layout: the coefficients.
+            seed: of every draw.
+        """
+
+    def parts(self) -> int:
+        """How many parts, drawn at random, a tensor is divided into."""
+        return 1
+
+    def parts_seed(self) -> int:
+        """What decides which entries belong to which part."""
+        return 0
+
+    def made_of(self, skills: SkillSet) -> Sequence[Change] | None:
+        """What becomes of the skills' changes before they are added up; None for the changes themselves."""
+        return None
+
+    def optimisation(self) -> Optimisation:
+        """How steps are taken: Adam at a constant rate, without decay and clipping."""
+        return Optimisation(self.options.steps, self.options.learning_rate, shape="constant", clip=0.0)
+
+    def project(self, learned: Mapping[str, torch.Tensor]) -> None:
+        """Changes what is learned in place after every step."""
+        return None
+
+    def signs(self, world: World) -> dict[str, float]:
+        """What the loss of a task is multiplied by; 1 for tasks that are not there.
+
+        Raises:
+            InputError: an option names a task that is not there.
+        """
+        return {}
+
+    def fit(self, world: World) -> Composition:
+        changes = self.made_of(world.skills)
+        vectors = world.skills.vectors(changes=changes)
+        parts = max(vectors.matrix(name)[0] for name in vectors.names) if self.by_rows else self.parts()
+        layout = CoefficientLayout(len(world.skills.skills), vectors.names, parts, self.parts_seed(), self.by_rows)
+        fitted = CoefficientFit(
+            world,
+            self.parametrised(world.skills, layout, world.seed),
+            layout,
+            self.options,
+            {"composer": self.name, "options": self.options.model_dump(mode="json")},
+            optimisation=self.optimisation(),
+            project=self.project,
+            signs=self.signs(world),
+            changes=changes,
+        ).run()
+        return MergedComposition(
+            self,
+            world.skills,
+            fitted.record,
+            fitted.coefficients,
+            parts_seed=self.parts_seed(),
+            by_rows=self.by_rows,
+            changes=changes,
+        )
+
+    def restore(self, saved: Saved) -> Composition:
+        return MergedComposition.restored(
+            self,
+            saved,
+            parts=None if self.by_rows else self.parts(),
+            parts_seed=self.parts_seed(),
+            by_rows=self.by_rows,
+            changes=self.made_of(saved.skills),
+        )
