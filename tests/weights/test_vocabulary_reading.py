@@ -103,6 +103,8 @@ TEKKEN = {
         ({"tekken.json": TEKKEN}, {"<unk>": 0, "<SPECIAL_1>": 1, "a": 2, "Ġ": 3}),
         ({"vocab.json": {"a": 0, "Ġb": 1}, "merges.txt": b"#version: 0.2\n"}, {"a": 0, "Ġb": 1}),
         ({"vocab.txt": b"[PAD]\nthe\n##re\n"}, {"[PAD]": 0, "the": 1, "##re": 2}),
+        # A stand-in says nothing.
+        ({"tekken.json": {}, "vocab.json": {"a": 0}}, {"a": 0}),
         # The first that transformers would take counts.
         ({"tokenizer.json": BPE, "vocab.json": {"z": 0}}, {"a": 0, "b": 1, "ab": 2}),
     ],
@@ -151,7 +153,7 @@ def test_no_file_says_nothing(tmp_path: Path) -> None:
         ({"tokenizer.json": '{"model": {"vocab": {"a": 0}}, "added_tokens": {"x": 1}}'}, "is not a list of tokens"),
         ({"vocab.txt": "the\na\nthe\n"}, "'the' is named twice, as 0 and as 2"),
         ({"tokenizer.model": "what is this"}, "is not a readable tokenizer"),
-        ({"tekken.json": "{}"}, "has no `config` and `vocab`"),
+        ({"tekken.json": '{"config": {}}'}, "has no `config` and `vocab`"),
         (
             {"tekken.json": '{"config": {"default_num_special_tokens": 9, "default_vocab_size": 4}, "vocab": []}'},
             "that make no sense",

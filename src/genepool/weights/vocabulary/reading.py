@@ -77,7 +77,7 @@ class VocabularyReader:
     def read(self, folder: Path) -> Vocabulary | None:
         """As `read_vocabulary`."""
         for name, reader in _READERS:
-            if (path := folder / name).is_file():
+            if (path := folder / name).is_file() and not _is_empty(path):
                 return self._read(path, reader)
         return None
 
@@ -90,6 +90,11 @@ class VocabularyReader:
         if key not in self._seen:
             self._seen[key] = _with_added(reader(path), *beside)
         return self._seen[key]
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file is `{}`, a stand-in, which describes no tokenizer."""
+    return path.stat().st_size <= 4 and path.read_bytes().strip() == b"{}"
 
 
 class _Table:
