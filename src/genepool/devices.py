@@ -30,9 +30,11 @@ def check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
+        # torch names every kind of device there is, or what of CUDA it was built without.
+        unknown = "Expected one of" in str(error) or "Invalid device string" in str(error)
+        why = "torch knows no such device" if unknown else "this machine or this torch has none"
         raise InputError(
-            f"got '{device}', which cannot be used here ({reason})",
+            f"got '{device}', which cannot be used here ({why})",
             where="--device",
             fix="Use cpu, or cuda on a machine with a GPU",
         ) from None

@@ -30,6 +30,11 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) ->
     return folder
 
 
+def resize(folder: Path, **settings: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **settings}))
+
+
 def states(model: Any) -> dict[str, Any]:
     return dict(model.state_dict())
 
@@ -131,12 +136,17 @@ def test_end_tokens_of_the_generation_config_end_answers(tiny_model: Callable[..
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda f: [path.unlink() for path in f.glob("*token*")], "has no usable tokenizer"),
+        (
+            lambda f: [path.unlink() for path in f.glob("*token*")],
+            r"no usable tokenizer \(no file says its tokens\)",
+        ),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
         (
             lambda f: (f / "config.json").write_text('{"model_type": "no-such"}'),
             "cannot be built as a causal",
         ),
+        (lambda f: resize(f, hidden_size="x"), "'hidden_size' expected int"),
+        (lambda f: resize(f, num_key_value_heads=0), "transformers cannot build the model"),
         (lambda f: rewrite(f, lambda t: {n: v for n, v in t.items() if n != "model.norm.weight"}), "lacks tensors"),
         (lambda f: rewrite(f, lambda t: {**t, "extra.weight": t["model.norm.weight"].clone()}), "unknown tensors"),
         (lambda f: rewrite(f, lambda t: {**t, "model.norm.weight": t["model.norm.weight"][:3].clone()}), "do not fit"),

@@ -45,7 +45,8 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
             # A merge differs from the folder its config comes from: in depth, in what is tied, in what was chosen.
             config = read_config(type(config), weights.config)
         architecture = getattr(transformers, auto)._model_mapping[type(config)]
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # A config's class checks it with errors of its own, and may stumble over any odd value.
         raise InputError(
             f"cannot be built as a {what} from its config ({short(error)})",
             where=folder,
@@ -71,6 +72,12 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
                 f"the tensors do not fit the model of config.json ({short(error)})",
                 where=weights.name,
                 fix="Name a folder whose config and weights belong together",
+            ) from None
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise InputError(
+                f"transformers cannot build the model of config.json ({short(error)})",
+                where=weights.name,
+                fix="Copy the config of its base",
             ) from None
     _check_shapes(report.get("mismatched_keys") or (), len(config.id2label or ()), weights.name)
     for verb, keys in (("lacks", report["missing_keys"]), ("has unknown", report["unexpected_keys"])):
@@ -113,7 +120,9 @@ def load_tokenizer(weights: Weights) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"has no usable tokenizer ({short(error)})", where=folder, fix="Copy the base's") from None
+        # transformers lists all that it tried.
+        why = "no file says its tokens" if "backend tokenizer" in str(error) else short(error)
+        raise InputError(f"has no usable tokenizer ({why})", where=folder, fix="Copy the base's") from None
     # transformers makes an empty tokenizer where a folder has none.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise InputError("has no tokenizer", where=weights.name, fix="Copy the tokenizer of its base to it")
