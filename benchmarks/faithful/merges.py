@@ -25,6 +25,8 @@ from genepool.faithful import HeldAgainst
 
 AUTHORS = models.GOLDENS / "authors"
 MERGEKIT = models.GOLDENS / "mergekit"
+# Recipes that are about something else than a method's arithmetic begin with these.
+NOT_OF_A_METHOD = ("tokenizer_", "vocabulary_", "quirk_", "multi_", "chat_")
 # Recipes of the goldens whose answer differs by design; docs/reference/mergekit.md says why.
 DIFFERENT = {"slices_uneven_more", "dtype_bf16", "dtype_bf16_linear"}
 
@@ -309,7 +311,7 @@ def mergekit_recipes() -> dict[str, list[str]]:
     answers = json.loads((MERGEKIT / "manifest.json").read_text())["recipes"]
     found: dict[str, list[str]] = {}
     for name, answer in answers.items():
-        if "error" in answer or name in DIFFERENT or name.startswith(("tokenizer_", "quirk_", "multi_", "chat_")):
+        if "error" in answer or name in DIFFERENT or name.startswith(NOT_OF_A_METHOD):
             continue
         data = yaml.safe_load((MERGEKIT / "recipes" / f"{name}.yaml").read_text())
         if (method := data["merge_method"]) not in SEED_DECIDES or name.endswith("density_one"):

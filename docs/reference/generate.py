@@ -289,8 +289,9 @@ def _composers_page() -> str:
     parts = [
         NOTE, "", "# Composers", "",
         "`genepool compose METHOD` takes one of these, and so does the key `method` of a [composition file]"
-        "(compose.md). An option is set by `--set NAME=VALUE`. In the formulas `th0` is the base, `t_i` is the task vector of skill "
-        "i and `b` is a tensor. [Compose skills](../how-to/compose-skills.md) explains how to choose one. "
+        "(compose.md). An option is set by `--set NAME=VALUE`. In the formulas `th0` is the base, `t_i` is the task "
+        "vector of skill i and `b` is a tensor. [Compose skills](../how-to/compose-skills.md) explains how to choose "
+        "one. "
         "`genepool compose METHOD --list` prints the same.", "",
     ]  # fmt: skip
     for composer in all_composers().values():
