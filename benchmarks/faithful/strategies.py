@@ -81,6 +81,7 @@ def _genome_plus(golden: Mapping[str, Any]) -> list[HeldAgainst]:
     birth = strategy._moved(
         Recorder(move["factors"]),  # type: ignore[arg-type]
         Particle("x", 0.5, Individual("own", 0.6), ("to", "x", 1.0)),
+        0.5,
     )
     moved = sum(w * np.array(move[name]) for name, w in zip(birth.parents, birth.parameters["weights"], strict=True))
     everyone = len(golden["fitness"])
@@ -98,8 +99,8 @@ def _genome_plus(golden: Mapping[str, Any]) -> list[HeldAgainst]:
         ),
         HeldAgainst(
             code("ZhangYiqun018/GENOME", "d514ab9", "`GenomePlus._step`, run_genomeplus.py, genomeplus.sh"), READ,
-            note="differs: their code shortens the step after every individual, ours after every generation; "
-            "their program crosses 0.8 and mutates 0.3, their script 0.3 and 0",
+            note="their code shortens the step before every individual, ours after every generation unless "
+            "`decay_each: true`; their program crosses 0.8 and mutates 0.3, their script 0.3 and 0",
         ),
     ]  # fmt: skip
 

@@ -178,6 +178,20 @@ def test_genome_plus_draws_its_pulls_once_if_it_is_to() -> None:
         assert len(ratios) == min(kinds, 2)
 
 
+def test_genome_plus_shortens_its_step_before_every_individual_if_it_is_to() -> None:
+    """The pull of the best on the third and the fourth particle: the same, or 0.95 of it, as in the authors' code."""
+    for each, share in ((False, 1.0), (True, 0.95)):
+        options = {"population": 4, "inertia": 0, "mutation": 0, "crossover": 0, "one_draw": True, "decay_each": each}
+        breeder = make_breeder("genome_plus", FOUNDERS, TASKS, seed=1, options=options)
+        breeder.tell(breeder.ask(), np.array([0.1, 0.4, 0.2, 0.3]))
+        moves = breeder.ask()
+        third, fourth = (dict(zip(m.parents, m.parameters["weights"], strict=True))["0.1"] for m in moves[2:])
+        assert fourth / third == pytest.approx(share)
+        breeder.tell(moves, np.array([0.1, 0.4, 0.2, 0.3]))
+        # Four have moved, once: the first of the next generation takes the fifth step, or the second.
+        assert breeder._step(0) == pytest.approx(0.5 * 0.95 ** (5 if each else 1))
+
+
 def test_m2n2_without_attraction_may_draw_one_parent_twice() -> None:
     for attraction, twice in ((False, True), (True, False)):
         breeder = make_breeder("m2n2", FOUNDERS, ("t",), seed=0, options={"attraction": attraction, "children": 40})

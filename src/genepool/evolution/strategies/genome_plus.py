@@ -42,6 +42,9 @@ class GenomePlusOptions(GenomeOptions):
     worst: float = Field(default=0.1, ge=0, description="Push away from the worst of all.")
     step: float = Field(default=0.5, gt=0, description="Length of the first step.")
     decay: float = Field(default=0.95, gt=0, le=1, description="Factor of the step in each generation.")
+    decay_each: bool = Field(
+        default=False, description="Shorten the step before every individual that moves, as the authors' code does."
+    )
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ class GenomePlus(Genetic[GenomePlusOptions]):
         self._swarm: list[Particle] = []
         self._best: Individual | None = None
         self._worst: Individual | None = None
-        self._moves = 0
+        # Generations of moves, and moves of individuals in them.
+        self._moves, self._turns = 0, 0
 
     def living(self) -> frozenset[str]:
         names = {member.name for member in (self._best, self._worst) if member is not None}
@@ -91,10 +95,17 @@ class GenomePlus(Genetic[GenomePlusOptions]):
         if not self._swarm:
             return self._first(generator)
         if self.generation % 2:
-            return [self._moved(generator, one) for one in self._swarm]
+            return [self._moved(generator, one, self._step(place)) for place, one in enumerate(self._swarm)]
         return self._offspring(generator, self._swarm)
 
-    def _moved(self, generator: np.random.Generator, one: Particle) -> Birth:
+    def _step(self, place: int) -> float:
+        """The length of the step of one individual of this generation."""
+        options = self.options
+        shortened = self._turns + place + 1 if options.decay_each else self._moves
+        # Never zero: what was gone is divided by it.
+        return float(max(options.step * options.decay**shortened, 1e-300))
+
+    def _moved(self, generator: np.random.Generator, one: Particle, step: float) -> Birth:
         options = self.options
         assert self._best is not None
         assert self._worst is not None
@@ -102,7 +113,6 @@ class GenomePlus(Genetic[GenomePlusOptions]):
         pulls = draws.random(4) * [options.inertia, options.own, options.best, options.worst]
         # Model swarms divide by the sum, so that a step is as long whatever was drawn; all zero means to stay.
         inertia, own, best, worst = pulls / pulls.sum() if pulls.sum() else pulls
-        step = options.step * options.decay**self._moves
         to, origin, scale = one.velocity
         weights: dict[str, float] = {}
         for name, weight in (
@@ -125,16 +135,15 @@ class GenomePlus(Genetic[GenomePlusOptions]):
         places = [int(i) for i in succeeded(len(names), evidence)]
         born = [Individual(names[i], float(fitness[i])) for i in places]
         if not born:
-            self._moves += moving
+            self._ended(moving)
             return
         self._best = max([*born, *([self._best] if self._best else [])], key=lambda member: member.fitness)
         self._worst = min([*born, *([self._worst] if self._worst else [])], key=lambda member: member.fitness)
         if moving:
-            step = options.step * options.decay**self._moves
-            self._moves += 1
             # Whoever did not get there stays where it was.
             for place, member in zip(places, born, strict=True):
-                self._swarm[place] = _arrived(self._swarm[place], member, step)
+                self._swarm[place] = _arrived(self._swarm[place], member, self._step(place))
+            self._ended(moving)
             return
         generator = numpy_generator(self.seed, "genome_plus", "velocity", self.generation)
         everyone: list[Individual] = [*self._swarm, *born]
@@ -151,6 +160,12 @@ class GenomePlus(Genetic[GenomePlusOptions]):
                 tournament=options.tournament,
             )
             self._swarm = [self._swarm[i] for i in kept]
+
+    def _ended(self, moving: bool) -> None:
+        """Counts a generation of moves."""
+        if moving:
+            self._moves += 1
+            self._turns += len(self._swarm)
 
 
 def _arrived(one: Particle, member: Individual, step: float) -> Particle:
