@@ -97,7 +97,7 @@ def text_batches(
     rows = _packed(lengths, min(model.context, _PACKED_WIDTH)) if packed else [[i] for i in range(len(questions))]
     widths = [sum(lengths[i] for i in row) for row in rows]
     made = []
-    for chosen in batches(widths, batch_size, 4 * model.vocabulary_size):
+    for chosen in batches(widths, batch_size, model.logit_bytes):
         ids = torch.zeros(len(chosen), max(widths[row] for row in chosen), dtype=torch.long)
         positions = torch.zeros_like(ids)
         numbers: list[int] = []

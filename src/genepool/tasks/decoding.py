@@ -100,13 +100,14 @@ def forced_answers(
     lengths = [len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)]
     results: list[Forced | None] = [None] * len(prompts)
     with torch.inference_mode():
-        for rows in batches(lengths, batch_size, 4 * model.vocabulary_size):
+        for rows in batches(lengths, batch_size, model.logit_bytes):
             width = max(lengths[i] for i in rows)
             ids = torch.zeros(len(rows), width, dtype=torch.long)
             for row, i in enumerate(rows):
                 ids[row, : lengths[i]] = torch.tensor(heads[i] + tails[i])
             # Padding stands behind every token that matters, so the causal mask alone keeps it out.
-            logits = model.model(input_ids=ids.to(model.device), use_cache=False).logits.float()
+            begins = model.answers_begin([len(heads[i]) - 1 for i in rows])
+            logits = model.model(input_ids=ids.to(model.device), use_cache=False, **begins).logits.float()
             best = logits.argmax(-1).cpu()
             shares = torch.log_softmax(logits, -1)
             targets = ids.roll(-1, 1).to(model.device).unsqueeze(-1)
@@ -236,7 +237,7 @@ def generate_tokens(
     outputs: dict[int, Written] = {}
     with torch.inference_mode():
         lengths = [len(head) for head in heads]
-        for rows in batches(lengths, batch_size, 4 * model.vocabulary_size, bool(model.last_logits_only)):
+        for rows in batches(lengths, batch_size, model.logit_bytes, bool(model.last_logits_only)):
             written = _decode_batch(model, [heads[i] for i in rows], [keys[i] for i in rows], decoding)
             outputs.update(zip(rows, written, strict=True))
     return [outputs[i] for i in range(len(heads))]

@@ -89,14 +89,15 @@ def _alone(
 
     lengths = [len(heads[i]) + max(len(tails[i]) - 1, 0) for i in places]
     found: dict[int, ContinuationLikelihood] = {}
-    for rows in batches(lengths, batch_size, 4 * model.vocabulary_size):
+    for rows in batches(lengths, batch_size, model.logit_bytes):
         width = max(lengths[row] for row in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         for line, row in enumerate(rows):
             i = places[row]
             ids[line, : lengths[row]] = torch.tensor([*heads[i], *tails[i][:-1]])
         # Padding stands behind every token that matters, so the causal mask alone keeps it out.
-        logits = model.model(input_ids=ids.to(model.device), use_cache=False).logits
+        begins = model.answers_begin([len(heads[places[row]]) - 1 for row in rows])
+        logits = model.model(input_ids=ids.to(model.device), use_cache=False, **begins).logits
         for line, row in enumerate(rows):
             i = places[row]
             first, count = len(heads[i]) - 1, len(tails[i])
@@ -123,8 +124,8 @@ def _shared(
     import torch
 
     heads = list(groups)
-    state_bytes = _state_bytes_per_token(model)
-    logit_bytes = max(4 * model.vocabulary_size, state_bytes * LOGIT_BYTES // _STATE_BYTES)
+    state_bytes = model.state_bytes_per_token
+    logit_bytes = max(model.logit_bytes, state_bytes * LOGIT_BYTES // _STATE_BYTES)
     found: dict[int, ContinuationLikelihood] = {}
     # What bounds a batch is the state of its prompts; only their last places have logits where the model allows it.
     per_token = logit_bytes if not model.last_logits_only else max(1, state_bytes * LOGIT_BYTES // _STATE_BYTES)
@@ -231,13 +232,3 @@ def _continued(
                 first_logprob[number] + summed[line], bool(first_hit[number] and hits[line]), len(tails[place])
             )
     return found
-
-
-def _state_bytes_per_token(model: LanguageModel) -> int:
-    """Bytes of keys and values of one token, from the config; 0 where it does not say."""
-    config = model.model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", 0) or 0
-    size = getattr(config, "head_dim", None) or (getattr(config, "hidden_size", 0) // heads if heads else 0)
-    kept = getattr(config, "num_key_value_heads", None) or heads
-    layers = getattr(config, "num_hidden_layers", 0) or 0
-    return int(2 * layers * kept * size * model.model.dtype.itemsize)

@@ -172,6 +172,11 @@ class WritingNetwork(TokenizedNetwork):
         """Number of logits per position."""
         return int(self.model.get_output_embeddings().weight.shape[0])
 
+    @property
+    def logit_bytes(self) -> int:
+        """Bytes of the logits of one token, which bound the batches."""
+        return 4 * self.vocabulary_size
+
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device, pad: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids padded on the right, and the mask that keeps the padding out: (rows, width) each."""

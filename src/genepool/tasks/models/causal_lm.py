@@ -62,7 +62,8 @@ class LanguageModel(WritingNetwork):
     def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
         """See `Model.answer_logits`."""
         inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
-        logits: torch.Tensor = self.model(**inputs, use_cache=False).logits
+        begins = {} if "position_ids" in inputs else self.answers_begin(batch.last)
+        logits: torch.Tensor = self.model(**inputs, use_cache=False, **begins).logits
         return logits[batch.rows.to(self.device), batch.places.to(self.device)].float()
 
     def forced_answers(
@@ -117,6 +118,24 @@ class LanguageModel(WritingNetwork):
             and hasattr(state, "batch_select_indices")
             and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in state.layers)
         )
+
+    @property
+    def state_bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token, from the config; 0 where it does not say."""
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_attention_heads", 0) or 0
+        size = getattr(config, "head_dim", None) or (getattr(config, "hidden_size", 0) // heads if heads else 0)
+        kept = getattr(config, "num_key_value_heads", None) or heads
+        layers = getattr(config, "num_hidden_layers", 0) or 0
+        return int(2 * layers * kept * size * self.model.dtype.itemsize)
+
+    def answers_begin(self, places: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Arguments that tell a network where the answers begin that it reads; empty where it treats all places alike.
+
+        Args:
+            places: of each row, the place of the prompt's last token, whose prediction is the answer's first token.
+        """
+        return {}
 
     @cached_property
     def last_logits_only(self) -> dict[str, int]:

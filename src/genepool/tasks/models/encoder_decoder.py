@@ -53,7 +53,7 @@ class EncoderDecoder(WritingNetwork):
         heads = self._heads(prompts)
         written: dict[int, Written] = {}
         with torch.inference_mode():
-            for rows in batches([len(head) for head in heads], batch_size, 4 * self.vocabulary_size, last_only=True):
+            for rows in batches([len(head) for head in heads], batch_size, self.logit_bytes, last_only=True):
                 step = self._writer([heads[row] for row in rows])
                 limits = [min(decoding.max_new_tokens, self._room)] * len(rows)
                 found = write_rows(self, step, limits, [keys[row] for row in rows], decoding)
@@ -98,7 +98,7 @@ class EncoderDecoder(WritingNetwork):
         heads = self._heads([one.prompt for one in questions])
         tails = [with_end(self, self.encode_target(one.answer), one, closed) for one in questions]
         first, made = len(self._begin) - 1, []
-        for chosen in batches([len(head) for head in heads], batch_size, 4 * self.vocabulary_size):
+        for chosen in batches([len(head) for head in heads], batch_size, self.logit_bytes):
             for i in chosen:
                 self._check_target(tails[i])
             ids, mask = padded([heads[i] for i in chosen], torch.device("cpu"))
@@ -203,11 +203,11 @@ class EncoderDecoder(WritingNetwork):
         unique = list(groups)
         first = len(self._begin) - 1
         with torch.inference_mode():
-            for rows in batches([len(head) for head in unique], batch_size, 4 * self.vocabulary_size):
+            for rows in batches([len(head) for head in unique], batch_size, self.logit_bytes):
                 states, mask = self._encoded_batch([unique[row] for row in rows])
                 pairs = [(line, place) for line, row in enumerate(rows) for place in groups[unique[row]]]
                 lengths = [len(self._begin) + len(tails[place]) for _, place in pairs]
-                for chunk in batches(lengths, batch_size, 4 * self.vocabulary_size):
+                for chunk in batches(lengths, batch_size, self.logit_bytes):
                     lines = torch.tensor([pairs[at][0] for at in chunk], device=self.device)
                     ids, _ = padded([[*self._begin, *tails[pairs[at][1]]] for at in chunk], self.device)
                     # Padding stands behind every token that matters, so the causal mask alone keeps it out.
