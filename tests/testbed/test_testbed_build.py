@@ -94,7 +94,7 @@ def test_no_input_is_in_two_splits_on_the_disk(minute: None, tmp_path: Path) -> 
 def test_the_same_settings_again_touch_nothing(minute: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = build(tmp_path / "bed", skills=SKILLS)
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
-    monkeypatch.setattr(text_bed, "_two_workers", lambda: pytest.fail("a cached build must not train"))
+    monkeypatch.setattr(text_bed, "two_workers", lambda: pytest.fail("a cached build must not train"))
     second = build(tmp_path / "bed", skills=SKILLS)
     assert (first.cached, second.cached) == (False, True)
     assert second.manifest == first.manifest

@@ -6,7 +6,7 @@ All were found by training on several seeds until every specialist passed its ba
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from genepool.testbed.data import Lengths
 
@@ -74,3 +74,18 @@ def schedule_for(regime: str, *, tiny: bool, skills: int) -> Schedule:
         full=Phase(40, 64, 3e-4, replay=0.3) if elicit else Phase(220, 64, 1.5e-3, warmup=10),
         lora=Phase(50, 64, 2e-3, replay=0.3) if elicit else Phase(280, 64, 5e-3, warmup=10),
     )
+
+
+def small_schedule_for(regime: str, *, tiny: bool, skills: int) -> Schedule:
+    """The schedule of a smaller model, with the same inputs, steps and batches.
+
+    It has half the width and depth. The tiny one has three quarters of the width instead: at half, its specialists
+    reach .04 on `reverse` and .09 on `sort`, and steer towards nothing.
+    """
+    large = schedule_for(regime, tiny=tiny, skills=skills)
+    if tiny:
+        return replace(large, hidden=48, feed_forward=132)
+    # A model of half the width takes steps of twice the length.
+    base = replace(large.base, learning_rate=2 * large.base.learning_rate)
+    full = replace(large.full, learning_rate=2 * large.full.learning_rate)
+    return replace(large, hidden=64, layers=2, feed_forward=176, base=base, full=full)

@@ -17,7 +17,10 @@ def build(
     ] = None,
     out: options.OutInsteadOption = None,
     bed: Annotated[
-        str, typer.Option(help="Build this testbed: text (strings, a small Llama) or digits (images, a small ViT).")
+        str,
+        typer.Option(
+            help="Build this testbed: text (strings, a Llama), text_sizes (two Llamas) or digits (images, a ViT)."
+        ),
     ] = "text",
     tiny: Annotated[bool, typer.Option("--tiny", help="Use a smaller model and easier tasks, for tests.")] = False,
     regime: Annotated[
@@ -49,9 +52,11 @@ def build(
 
         genepool testbed build digits --bed digits
 
+        genepool testbed build sizes --bed text_sizes
+
     DIR gets base, full/<skill>, lora/<skill>, tasks/<skill>, tasks/generic and manifest.json. It takes two minutes on
     two cores, half a minute with --tiny; the digits, which have no adapters, take one minute. The same command again
-    returns at once; after a kill it continues.
+    returns at once; after a kill it continues. Of two sizes, the small base and its specialists lie in DIR/small.
     """
     options.begin(quiet)
     folder = options.place(folder, out, "DIR")

@@ -55,8 +55,10 @@ class BuildSettings:
 
     def make(self, pieces: Pieces, out: Path) -> dict[str, Any]:
         """Trains everything in two threads and returns the manifest."""
-        with _two_workers() as pool:
-            return _Build(self, pieces, out, pool).run()
+        with two_workers() as pool:
+            build = StringsBuild(self, pieces, out, pool)
+            build.run()
+            return build.manifest(pieces.collect(build.model_names()))
 
 
 def settings(*, regime: str, tiny: bool, seed: int, skills: Sequence[str] | None) -> BuildSettings:
@@ -66,7 +68,7 @@ def settings(*, regime: str, tiny: bool, seed: int, skills: Sequence[str] | None
 
 
 @contextmanager
-def _two_workers() -> Iterator[ThreadPoolExecutor]:
+def two_workers() -> Iterator[ThreadPoolExecutor]:
     """Threads to train in, with everything heavy imported and torch set to one thread an operation."""
     with progress.bar("loading torch and transformers"):
         # All that training touches, named here because these are the seconds the bar is for.
@@ -86,16 +88,36 @@ class _Stopped(Exception):
     """Raised inside a training thread when the build has failed or was interrupted elsewhere."""
 
 
-class _Build:
-    """One run: knows what is finished in the staging folder and makes the rest."""
+class StringsBuild:
+    """One run: knows what is finished in the staging folder and makes the rest.
 
-    def __init__(self, settings: BuildSettings, pieces: Pieces, out: Path, pool: ThreadPoolExecutor) -> None:
+    Args:
+        settings: what is built.
+        pieces: what is finished.
+        out: where the folder will be.
+        pool: two threads.
+        schedule: of the models; that of the settings when None.
+        place: the models' folder inside the testbed, ending in a slash; the testbed itself when empty.
+        kinds: of specialists, the longer ones first, so that both threads end together.
+    """
+
+    def __init__(
+        self,
+        settings: BuildSettings,
+        pieces: Pieces,
+        out: Path,
+        pool: ThreadPoolExecutor,
+        *,
+        schedule: Schedule | None = None,
+        place: str = "",
+        kinds: tuple[str, ...] = ("lora", "full"),
+    ) -> None:
         from genepool.testbed import training
 
         self.training = training
         self.settings, self.pieces, self.out, self.pool = settings, pieces, out, pool
-        self.staging = pieces.staging
-        self.schedule = settings.schedule
+        self.staging, self.place, self.kinds = pieces.staging, place, kinds
+        self.schedule = schedule or settings.schedule
         self.skills = tuple(SKILLS[name] for name in settings.skills)
         self.mixture = data.Mixture(
             self.skills, self.schedule.lengths, settings.seed, teach_base=settings.regime == "elicit"
@@ -103,9 +125,9 @@ class _Build:
         self.items: dict[str, dict[data.Split, list[data.StringExample]]] = {}
         self.stop = threading.Event()
 
-    def run(self) -> dict[str, Any]:
-        """Makes all pieces and returns the manifest."""
-        phases = [self.schedule.base] + [self.schedule.full, self.schedule.lora] * len(self.skills)
+    def run(self) -> None:
+        """Makes all pieces."""
+        phases = [self.schedule.base] + [getattr(self.schedule, kind) for kind in self.kinds] * len(self.skills)
         with progress.bar("building the testbed", sum(phase.steps for phase in phases), "steps") as bar:
             bar.note("task files")
             self._write_tasks()
@@ -114,7 +136,7 @@ class _Build:
             bar.note("specialists")
             jobs = [
                 self.pool.submit(self._specialist, kind, skill, base, bar)
-                for kind in ("lora", "full")  # the longer ones first, so that both threads end together
+                for kind in self.kinds
                 for skill in self.skills
             ]
             try:
@@ -122,10 +144,11 @@ class _Build:
                     job.result()
             finally:
                 self.stop.set()
-        return self._manifest(self.pieces.collect(self._model_names()))
 
-    def _model_names(self) -> list[str]:
-        return ["base", *(f"{kind}/{name}" for kind in ("full", "lora") for name in self.settings.skills)]
+    def model_names(self) -> list[str]:
+        """The models' folders inside the testbed, the base first."""
+        kinds = sorted(self.kinds)
+        return [f"{self.place}{name}" for name in ("base", *(f"{k}/{s}" for k in kinds for s in self.settings.skills))]
 
     def _write_tasks(self) -> None:
         """One folder a task: the three splits, and task.yaml with how to ask."""
@@ -143,17 +166,17 @@ class _Build:
                 (unfinished / "task.yaml").write_text(text, encoding="utf-8")
 
     def _base(self, bar: progress.Bar) -> Any:
-        target, phase = self.staging / "base", self.schedule.base
-        if self.pieces.finished("base"):
+        name, phase = f"{self.place}base", self.schedule.base
+        if self.pieces.finished(name):
             bar.advance(phase.steps)
-            return self.training.load_base(target)
+            return self.training.load_base(self.staging / name)
         model = self.training.new_base(self.schedule, self.settings.seed)
         self._train(model, self.mixture.base_batch, phase, bar, self.pool)
-        self._publish("base", model, phase, lambda place: self.training.save_model(model, place, self.schedule))
+        self._publish(name, model, phase, lambda place: self.training.save_model(model, place, self.schedule))
         return model
 
     def _specialist(self, kind: str, skill: StringTask, base: Any, bar: progress.Bar) -> None:
-        name = f"{kind}/{skill.name}"
+        name = f"{self.place}{kind}/{skill.name}"
         phase: Phase = getattr(self.schedule, kind)
         if self.pieces.finished(name):
             bar.advance(phase.steps)
@@ -169,7 +192,7 @@ class _Build:
             if kind == "full":
                 self.training.save_model(model, place, self.schedule)
             else:
-                self.training.save_adapter(model, place, self.out / "base")
+                self.training.save_adapter(model, place, self.out / f"{self.place}base")
 
         self._publish(name, model, phase, save)
 
@@ -192,7 +215,12 @@ class _Build:
         record = {"steps": phase.steps, "scored_items": _SCORED_ITEMS, "scores": scores}
         self.pieces.publish(name, record, save)
 
-    def _manifest(self, models: dict[str, Any]) -> dict[str, Any]:
+    def manifest(self, models: dict[str, Any]) -> dict[str, Any]:
+        """The manifest of the finished folder.
+
+        Args:
+            models: the records of the models, by name.
+        """
         return {
             "genepool_testbed": layout.FORMAT,
             "digest": self.settings.digest(),
