@@ -1,0 +1,80 @@
+"""A composition that decodes as a causal language model: what such models have in common.
+
+Its network treats a prompt and its answer differently, so it is told where answers begin. It holds several models, or
+more than weights, so nothing can be assigned to it. Uses tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from genepool.errors import InputError
+from genepool.tasks.answers import AnswerBatch, Question
+from genepool.tasks.decoding import DEFAULT_BATCH
+from genepool.tasks.models import Capability
+from genepool.tasks.models.causal_lm import LanguageModel
+from genepool.weights import Weights
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ComposedLanguageModel(LanguageModel):
+    """A composition whose network writes with the tokens of one of its models.
+
+    Args:
+        lead: the model that reads and writes the tokens.
+        network: called like one of transformers' causal language models, and also with `answer_starts`.
+        name: what the user calls the composition.
+        fingerprint: of the composition.
+    """
+
+    kind = "a composition of language models"
+    can: ClassVar[frozenset[Capability]] = frozenset({"text", "likelihoods"})
+
+    def __init__(self, lead: LanguageModel, network: Any, name: str, fingerprint: str) -> None:
+        super().__init__(lead._held(), network, lead.tokenizer)
+        self._name, self._fingerprint = name, fingerprint
+
+    @property
+    def name(self) -> str:
+        """Of the composition."""
+        return self._name
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the composition."""
+        return self._fingerprint
+
+    def answers_begin(self, places: Sequence[int]) -> dict[str, torch.Tensor]:
+        """See `LanguageModel.answers_begin`."""
+        import torch
+
+        return {"answer_starts": torch.tensor(list(places), device=self.device)}
+
+    def answer_batches(
+        self,
+        questions: Sequence[Question],
+        batch_size: int = DEFAULT_BATCH,
+        *,
+        closed: bool = False,
+        packed: bool = False,
+    ) -> list[AnswerBatch]:
+        """See `Model.answer_batches`; a row has one question, since only one place can be where its answer begins."""
+        return super().answer_batches(questions, batch_size, closed=closed, packed=False)
+
+    def hidden_states(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> list[tuple[torch.Tensor, ...]]:
+        """Refused: several models have several."""
+        self._cannot("show its hidden states")
+
+    def assign(self, weights: Weights) -> None:
+        """Refused."""
+        raise InputError("a composition takes no other weights", where=self.name, fix="Load it as a new model")
+
+    @contextmanager
+    def changing(self, names: Collection[str]) -> Iterator[dict[str, torch.nn.Parameter]]:
+        """Refused."""
+        raise InputError("a composition cannot be trained", where=self.name, fix="Train the base or a skill")
+        yield {}  # type: ignore[unreachable]  # a generator, as the method that it replaces
