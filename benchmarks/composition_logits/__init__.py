@@ -1,0 +1,1 @@
+"""What is claimed of compositions in logit space, asked on the testbeds: `python -m benchmarks.composition_logits`."""
