@@ -95,3 +95,18 @@ def test_a_metric_of_the_users_own(cli: Cli, small_bed: Path, tmp_path: Path, ow
     assert cli(*call, "--out", tmp_path / "out").code == 2
     answer = cli(*call, "--out", tmp_path / "out", "--plugin", plugin)
     assert answer.code == 0, answer.err
+
+
+def test_a_plan_says_what_a_fit_would_hold(cli: Cli, small_bed: Path, tmp_path: Path) -> None:
+    skills, base, tasks = bed_of(small_bed)
+    call = ("compose", "adamerging", *skills, "--base", base, "--tasks", tasks, *compose_world.quick())
+    assert cli(*call, "--keep", "--out", tmp_path / "out").code == 0
+    assert cli(*call, "--out", tmp_path / "folded").code == 0
+    file = tmp_path / "folded" / "compose.yaml"
+    planned = json.loads(cli("plan", file, "--json").out)
+    entries = sum(tensor.numel() for tensor in load_file(base / "model.safetensors").values())
+    assert planned["network_bytes"] == 4 * entries
+    assert planned["skill_bytes"] == {"first": 4 * entries, "second": 4 * entries}
+    assert planned["tasks"] == ["first", "plain", "second", "third"]
+    assert "adamerging of 2 skills" in cli("plan", file).out
+    assert "has no effect without a recipe file" in cli("plan", file, "--all").err

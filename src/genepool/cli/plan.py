@@ -16,7 +16,9 @@ PANEL = options.Panel.models
 
 def plan(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="A file: a recipe (genepool's or mergekit's), a study or a training.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="A recipe (genepool's or mergekit's), a study, a training or a composition.")
+    ],
     all_tensors: Annotated[bool, typer.Option("--all", help="Show every tensor, not only the first layer's.")] = False,
     workers: Annotated[int, typer.Option("--workers", help="Plan a study for N processes.", min=1)] = 1,
     rest: options.RestOption = None,
@@ -26,7 +28,7 @@ def plan(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Check a recipe, a study or a training, and show what it will read, compute, hold and write.
+    """Check a recipe, study, training or composition, and show what it will read, compute, hold and write.
 
     [bold]Examples[/bold]
 
@@ -37,6 +39,8 @@ def plan(
         genepool plan study.yaml --workers 2
 
         genepool plan training.yaml
+
+        genepool plan compose.yaml
 
     Only headers of models are read.
     """
@@ -49,7 +53,11 @@ def plan(
     options.load_plugins(plugin)
     is_study, is_training = _has_key(recipe, "study"), _has_key(recipe, "train")
     options.only_with(context, is_study, "a study file", "workers")
-    options.only_with(context, not is_study and not is_training, "a recipe file", "all_tensors", "rest")
+    is_composing = _has_key(recipe, "compose")
+    options.only_with(context, not (is_study or is_training or is_composing), "a recipe file", "all_tensors", "rest")
+    if is_composing:
+        _plan_composing(recipe, json_output, allow_pickle, trust_tasks or ())
+        return
     if is_training:
         _plan_training(recipe, json_output, allow_pickle, trust_tasks or ())
         return
@@ -151,6 +159,27 @@ def _plan_training(path: Path, json_output: bool, allow_pickle: bool, trust_task
         f"weights {size(memory.weights)}, trained values {size(memory.trained)}, gradient and moments "
         f"{size(memory.moments)}, activations about {size(memory.activations)}, the program {size(memory.program)}"
     )
+
+
+def _plan_composing(path: Path, json_output: bool, allow_pickle: bool, trust_tasks: Sequence[Path]) -> None:
+    from genepool.composition import load_composing, plan_composing
+
+    recipe = load_composing(path)
+    memory, tasks = plan_composing(recipe, trusted=trust_tasks, allow_pickle=allow_pickle)
+    names = [task.name for task in tasks]
+    if json_output:
+        options.print_json({"method": recipe.method, "tasks": names, "examples": recipe.examples, **memory.to_dict()})
+        return
+    size = options.size_text
+    lines = [
+        f"{recipe.method} of {len(recipe.skills)} skills on {recipe.base}: at most {recipe.examples:,} examples of "
+        f"each task ({', '.join(names) or 'none'})",
+        f"memory: {size(memory.total)} of {size(memory.free)} free, beside the activations; the network "
+        f"{size(memory.network)}, gradients {size(memory.gradient)}, skills {size(sum(memory.skills.values()))}",
+    ]
+    if memory.streamed:
+        lines.append(f"read from the disk in every step: {', '.join(memory.streamed)}")
+    tables.print_text("\n".join(lines))
 
 
 def _plan_study(path: Path, workers: int, json_output: bool, allow_pickle: bool, trust_tasks: Sequence[Path]) -> None:

@@ -16,7 +16,7 @@ from genepool.composition.composer import (
 )
 from genepool.composition.composition import Composition, CompositionSource, MergedComposition, Saved
 from genepool.composition.recipe import Composing, is_composing, load_composing
-from genepool.composition.run import Composed, compose
+from genepool.composition.run import Composed, compose, plan_composing
 from genepool.composition.saved_model import load_composition, save_composition
 from genepool.composition.skill_set import ComposedSkill, SkillSet, open_skills
 from genepool.composition.world import ComposedTask, World
@@ -42,6 +42,7 @@ __all__ = [
     "load_composition",
     "make_composer",
     "open_skills",
+    "plan_composing",
     "register",
     "save_composition",
 ]

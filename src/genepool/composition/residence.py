@@ -106,7 +106,7 @@ def plan_residence(
             held[name] = takes
     streamed = tuple(name for name in skills.names if name not in held)
     rest = left - sum(held.values())
-    # Vectors on the disk are read once a step where all gradients fit; of held ones it does not matter.
-    add_up = bool(streamed) and sum(sizes) <= rest
+    # Where all gradients fit, vectors are read once a step, and not once for each micro-batch.
+    add_up = sum(sizes) <= rest
     gradient = sum(sizes) if add_up else max(sizes, default=0)
     return Residence(network, gradient, blocks, held, streamed, add_up, free)

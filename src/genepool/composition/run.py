@@ -15,9 +15,10 @@ from typing import Any
 
 from genepool import locking, progress, staging
 from genepool.composition.card import composition_card, composition_record
-from genepool.composition.composer import make_composer
+from genepool.composition.composer import Composer, make_composer
 from genepool.composition.composition import Composition
 from genepool.composition.recipe import Composing
+from genepool.composition.residence import Residence, plan_residence
 from genepool.composition.saved_model import save_composition
 from genepool.composition.skill_set import SkillSet, open_skills
 from genepool.composition.world import World
@@ -85,11 +86,7 @@ def compose(
     composer.check_count(len(recipe.skills), "compose")
     staging.check_free(out, overwrite=overwrite)
     refuse_own_input(out, [recipe.base, *recipe.skills, *([recipe.tasks] if recipe.tasks else [])])
-    with progress.bar("opening the base, the skills and the tasks"):
-        skills = open_skills(recipe.base, recipe.skills, members=composer.members, allow_pickle=allow_pickle)
-        tasks: list[Task] = []
-        if recipe.tasks is not None:
-            tasks = load_tasks(recipe.tasks, recipe.task or None, trusted=trusted)
+    skills, tasks = _opened(recipe, composer, trusted, allow_pickle)
     work = out.with_name(f".{out.name}.fit")
     with locking.locked(work):
         world = World(
@@ -99,6 +96,35 @@ def compose(
         form = _write(composition, recipe, out, overwrite)
         shutil.rmtree(work, ignore_errors=True)
     return Composed(out, form, composition)
+
+
+def plan_composing(
+    recipe: Composing, *, trusted: Collection[str | Path] = (), allow_pickle: bool = False
+) -> tuple[Residence, list[Task]]:
+    """What a fit would hold in memory, and the tasks that it would ask; headers and task files only.
+
+    Args:
+        recipe: the composition.
+        trusted: files of tasks that may run code.
+        allow_pickle: also open PyTorch's .bin and .pt files, tensors only.
+
+    Raises:
+        InputError: something the recipe names is wrong, or not even the network fits, with the figures.
+    """
+    composer = make_composer(recipe.method, recipe.options)
+    composer.check_count(len(recipe.skills), "compose")
+    skills, tasks = _opened(recipe, composer, trusted, allow_pickle)
+    return plan_residence(skills, dtype=recipe.dtype), tasks
+
+
+def _opened(
+    recipe: Composing, composer: Composer[Any], trusted: Collection[str | Path], allow_pickle: bool
+) -> tuple[SkillSet, list[Task]]:
+    with progress.bar("opening the base, the skills and the tasks"):
+        skills = open_skills(recipe.base, recipe.skills, members=composer.members, allow_pickle=allow_pickle)
+        if recipe.tasks is None:
+            return skills, []
+        return skills, load_tasks(recipe.tasks, recipe.task or None, trusted=trusted)
 
 
 def _write(composition: Composition, recipe: Composing, out: Path, overwrite: bool) -> str:
