@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from genepool.composition import all_composers, load_composition
-from genepool.composition.composers.lorahub import _Search
+from genepool.composition.composers.lorahub import _CoefficientSearch
 from genepool.composition.learned_merge import LearnedMerge
 from genepool.composition.trimmed import TrimmedVectors
 from genepool.composition.vectors import TaskVectors
@@ -170,7 +170,7 @@ def test_an_interrupted_search_goes_on_where_it_was(
     cli: Cli, text_bed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = told(lorahub(cli, text_bed, tmp_path / "whole", "--json"))["record"]
-    loss, calls = _Search._loss, [0]
+    loss, calls = _CoefficientSearch._loss, [0]
 
     def counted(self: Any, point: Any) -> float:
         calls[0] += 1
@@ -178,7 +178,7 @@ def test_an_interrupted_search_goes_on_where_it_was(
             raise KeyboardInterrupt
         return float(loss(self, point))
 
-    monkeypatch.setattr(_Search, "_loss", counted)
+    monkeypatch.setattr(_CoefficientSearch, "_loss", counted)
     assert lorahub(cli, text_bed, tmp_path / "out").code == 130
     calls[0] = 100
     assert told(lorahub(cli, text_bed, tmp_path / "out", "--json"))["record"] == whole

@@ -72,8 +72,9 @@ def compose(
 
         genepool compose compose.yaml --out both
 
-    A task belongs to the skill of its name; other tasks belong to the base. The result stands wherever a model is
-    named. After Ctrl-C or a kill, the same command goes on.
+    A task belongs to the skill of its name; other tasks belong to the base. The result is used like any model.
+
+    After Ctrl-C or a kill, the same command goes on.
     """
     options.begin(quiet)
     if list_:

@@ -50,7 +50,7 @@ class AtlasOptions(FitOptions):
     cost="as adamerging; with partitions, once more a pass over the skills' entries in a step",
     skills=(1, None),
 )
-class Atlas(LearnedMerge[AtlasOptions]):
+class AnisotropicScaling(LearnedMerge[AtlasOptions]):
     """`th_b = th0_b + sum_i sum_p c_ibp (m_p * t_ib)`; m_p are masks of the parts of tensor b, drawn from a hash.
 
     To unlearn, the loss is `-L` on the tasks of `forget` and `+L` on the others, which hold the rest in place.

@@ -57,14 +57,14 @@ class LoraHub(Composer[LoraHubOptions]):
 
     def fit(self, world: World) -> Composition:
         with torch_threads(sensible_threads(world.skills.base)):
-            weights, record = _Search(self.options, world, self.name).run()
+            weights, record = _CoefficientSearch(self.options, world, self.name).run()
         return MergedComposition(self, world.skills, record, weights)
 
     def restore(self, saved: Saved) -> Composition:
         return MergedComposition.restored(self, saved)
 
 
-class _Search:
+class _CoefficientSearch:
     """One search."""
 
     def __init__(self, options: LoraHubOptions, world: World, name: str) -> None:
