@@ -6,9 +6,12 @@ and always with the nearest valid one.
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -90,20 +93,34 @@ def validate_part(model: type[Model], data: object, key: str) -> Model:
         raise PartError(InputError(error.what, where=place, fix=error.fix)) from None
 
 
-def read_yaml(path: Path) -> Any:
+def keys_of(*models: type[BaseModel]) -> frozenset[str]:
+    """The keys that a file of one of these formats may have at its top."""
+    return frozenset(key for model in models for key in _keys_at(model, [""]))
+
+
+def read_yaml(path: Path, keys: Collection[str] | None = None) -> Any:
     """What a YAML file of one document holds, with errors that name the file and the line.
+
+    Args:
+        path: the file.
+        keys: as for `read_documents`.
 
     Raises:
         InputError: it cannot be read, is not YAML, is empty, or holds several documents.
     """
-    documents = read_documents(path)
+    documents = read_documents(path, keys)
     if len(documents) > 1:
         raise InputError(f"holds {len(documents)} documents, expected one", where=path, fix="Remove the line `---`")
     return documents[0]
 
 
-def read_documents(path: Path) -> list[Any]:
+def read_documents(path: Path, keys: Collection[str] | None = None) -> list[Any]:
     """Every document of a YAML file that is not empty.
+
+    Args:
+        path: the file.
+        keys: what may stand at the top of a document. Any other key there that holds an anchor which the rest of the
+            document uses is left out: it stands there to be referred to. None: nothing is left out.
 
     Raises:
         InputError: it cannot be read, is not YAML, is empty, or names a key twice.
@@ -116,24 +133,25 @@ def read_documents(path: Path) -> list[Any]:
         raise InputError("is a folder, expected a YAML file", where=path, fix="Name a file") from None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot be read ({error})", where=path, fix="Check the file") from None
-    documents = parsed_documents(text, path)
+    documents = parsed_documents(text, path, keys)
     if not documents:
         raise InputError("the file is empty", where=path, fix="Write a recipe or study into it")
     return documents
 
 
-def parsed_documents(text: str, path: Path) -> list[Any]:
+def parsed_documents(text: str, path: Path, keys: Collection[str] | None = None) -> list[Any]:
     """Every document of a YAML text that is not empty, in bounded work: it may be a stranger's.
 
     Args:
         text: the YAML.
         path: the file it stands in, for errors.
+        keys: as for `read_documents`.
 
     Raises:
         InputError: it is not YAML, names a key twice, or means too many values.
     """
     try:
-        return [document for document in _documents(text, path) if document is not None]
+        return [document for document in _documents(text, path, keys) if document is not None]
     except RecursionError:
         raise InputError("is nested too deeply", where=path, fix="Use fewer levels") from None
     except yaml.YAMLError as error:
@@ -159,7 +177,7 @@ class _Loader(yaml.SafeLoader):
             raise ConstructorError(None, None, problem, node.start_mark) from None
 
 
-def _documents(text: str, path: Path) -> Iterator[Any]:
+def _documents(text: str, path: Path, keys: Collection[str] | None) -> Iterator[Any]:
     loader = _Loader(text)
     try:
         while loader.check_node():
@@ -169,6 +187,8 @@ def _documents(text: str, path: Path) -> Iterator[Any]:
                 what = f"holds more than {_MOST_VALUES:,} values once its aliases are written out"
                 raise InputError(what, where=path, fix="Write it shorter")
             _check_keys(loader, node, path)
+            if keys is not None and isinstance(node, yaml.MappingNode):
+                node.value = _without_definitions(node.value, keys)
             yield loader.construct_document(node)
     finally:
         loader.dispose()
@@ -184,6 +204,38 @@ def _expanded(node: yaml.Node, known: dict[int, float]) -> float:
         parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
         known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
     return known[id(node)]
+
+
+def _without_definitions(
+    pairs: list[tuple[yaml.Node, yaml.Node]], keys: Collection[str]
+) -> list[tuple[yaml.Node, yaml.Node]]:
+    """The pairs of a document's top without those that stand there only to be referred to from elsewhere."""
+    below = [_nodes(value) for _, value in pairs]
+    # An alias is the very node that its anchor marks.
+    times = Counter(itertools.chain.from_iterable(below))
+    return [
+        (key, value)
+        for (key, value), nodes in zip(pairs, below, strict=True)
+        if key.value in keys or _is_slip(key.value, keys) or all(times[node] == 1 for node in nodes)
+    ]
+
+
+def _is_slip(word: object, keys: Collection[str]) -> bool:
+    """Whether a key is rather a misspelt one; people mark keys of their own by a prefix."""
+    return not isinstance(word, str) or bool(difflib.get_close_matches(word, keys, n=1, cutoff=0.85))
+
+
+def _nodes(root: yaml.Node) -> set[int]:
+    """The identities of a node and of all below it."""
+    waiting, seen = [root], {id(root)}
+    while waiting:
+        node = waiting.pop()
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        for part in itertools.chain.from_iterable(parts) if isinstance(node, yaml.MappingNode) else parts:
+            if id(part) not in seen:
+                seen.add(id(part))
+                waiting.append(part)
+    return seen
 
 
 def _check_keys(loader: yaml.SafeLoader, root: yaml.Node, path: Path) -> None:

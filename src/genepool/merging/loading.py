@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from genepool.errors import InputError, refuse_newer
-from genepool.merging.mergekit import translate, translate_documents
+from genepool.merging.mergekit import KEYS, translate, translate_documents
 from genepool.merging.recipe import RECIPE_VERSION, Recipe
-from genepool.schema import read_documents, validate
+from genepool.schema import keys_of, read_documents, validate
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -17,7 +17,7 @@ def load_recipe(path: str | Path) -> Recipe:
         InputError: naming the file, the key and the way out.
     """
     path = Path(path)
-    documents, folder = read_documents(path), path.resolve().parent
+    documents, folder = read_documents(path, keys_of(Recipe) | KEYS), path.resolve().parent
     if len(documents) == 1:
         return parse_recipe(documents[0], where=str(path), folder=folder)
     if any(isinstance(document, dict) and "genepool" in document for document in documents):

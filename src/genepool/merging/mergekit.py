@@ -16,7 +16,7 @@ from genepool import progress
 from genepool.errors import InputError, nearest
 from genepool.merging.recipe import Recipe
 from genepool.merging.registry import find_method
-from genepool.schema import Strict, validate
+from genepool.schema import Strict, keys_of, validate
 
 # Every method of its registry, with its defaults.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -122,6 +122,10 @@ class _Config(Strict):
         return self
 
 
+#: Every key of its recipes.
+KEYS = keys_of(_Config)
+
+
 def translate_documents(documents: list[Any], where: str) -> Recipe:
     """One recipe from the documents of a file for its `mergekit-multi`: the one without `name` is the result.
 
@@ -177,7 +181,7 @@ def translate(data: dict[str, Any], where: str) -> Recipe:
             f"unknown merge method '{method}'", where=f"{where}:merge_method", fix=nearest(method, _DEFAULTS)
         )
     reader = _Reader(method, where)
-    base = _reference(config.base_model, f"{where}:base_model")
+    base = reference(config.base_model, f"{where}:base_model")
     outer = _over(_DEFAULTS[method], reader.shared_and_own(config.parameters, "parameters"))
     result: dict[str, Any] = {
         "genepool": 1,
@@ -286,7 +290,7 @@ class _Reader:
     def models(self, entries: list[_Model], base: str | None, place: str) -> list[dict[str, Any]]:
         result = []
         for i, entry in enumerate(entries):
-            name = _reference(entry.model, f"{self.where}:{place}[{i}].model")
+            name = reference(entry.model, f"{self.where}:{place}[{i}].model")
             if name == base and self.method.base != "unused":
                 continue
             result.append({"model": name, "parameters": self.own(entry.parameters, f"{place}[{i}].parameters")})
@@ -298,7 +302,7 @@ class _Reader:
     def slice(self, part: _Slice, place: str, base: str | None) -> dict[str, Any]:
         sources = [
             {
-                "model": _reference(source.model, f"{self.where}:{place}.sources[{j}].model"),
+                "model": reference(source.model, f"{self.where}:{place}.sources[{j}].model"),
                 "layer_range": source.layer_range,
                 "parameters": self.own(source.parameters, f"{place}.sources[{j}].parameters"),
             }
@@ -308,7 +312,7 @@ class _Reader:
             "sources": sources,
             "parameters": self.shared_and_own(part.parameters, f"{place}.parameters"),
         }
-        if (own_base := _reference(part.base_model, f"{self.where}:{place}.base_model")) is not None:
+        if (own_base := reference(part.base_model, f"{self.where}:{place}.base_model")) is not None:
             result["base"] = own_base
         base = own_base or base
         if base and self.method.base == "required" and base not in [source["model"] for source in sources]:
@@ -320,7 +324,7 @@ class _Reader:
         return result
 
 
-def _reference(value: Any, where: str) -> str | None:
+def reference(value: Any, where: str) -> str | None:
     """Its model strings, and the mapping form {model: {path, revision}, lora: {path}} they parse to."""
     if value is None:
         return None
@@ -356,7 +360,7 @@ def _tokenizer(config: _Config, base: str | None, where: str) -> dict[str, Any]:
         return {}
 
     def named(value: Any, key: str) -> Any:
-        name = _reference(value, f"{where}:{key}")
+        name = reference(value, f"{where}:{key}")
         return "base" if name is not None and name == base else name
 
     if config.tokenizer is None:
@@ -377,9 +381,9 @@ def _token(entry: Any, where: str) -> Any:
         return entry
     source = entry["source"]
     if isinstance(source, dict) and "kind" in source:
-        model = _reference(source.get("model"), f"{where}.source.model")
+        model = reference(source.get("model"), f"{where}.source.model")
         return {**entry, "source": {**source, "model": model}}
-    return {**entry, "source": _reference(source, f"{where}.source")}
+    return {**entry, "source": reference(source, f"{where}.source")}
 
 
 def _over(below: Parameters, above: Parameters) -> Parameters:

@@ -85,7 +85,8 @@ class _Planner:
                     fix="Write `base`, or one of: " + ", ".join(opened),
                 )
         opened, joined = in_one_vocabulary(checked, opened)
-        uses_base = method.base == "required" or (method.base in ("optional", "counted") and checked.base is not None)
+        has_base = any(part.base is not None for part in checked.parts())
+        uses_base = method.base == "required" or (method.base in ("optional", "counted") and has_base)
         aligner = Aligner(checked, opened, uses_base)
         layout = aligner.layout()
         check_layers(checked, aligner.roles)
@@ -249,10 +250,10 @@ def _without_base_among_models(recipe: Recipe, method: Method) -> Recipe:
 
 
 def _check_counts(recipe: Recipe, method: Method) -> None:
-    low, high = method.models
-    if method.base == "counted" and recipe.base is not None:
-        low, high = low - 1, None if high is None else high - 1
     for part in recipe.parts():
+        low, high = method.models
+        if method.base == "counted" and part.base is not None:
+            low, high = low - 1, None if high is None else high - 1
         base = part.base if method.base != "unused" else None
         names = [entry.model for entry in part.entries if not (part.ranges and entry.model == base)]
         count = len(names)
@@ -260,7 +261,7 @@ def _check_counts(recipe: Recipe, method: Method) -> None:
             wanted = f"exactly {low}" if low == high else (f"at least {low}" if count < low else f"at most {high}")
             raise InputError(
                 f"{method.name} takes {wanted} model{'s' if (low, high) != (1, 1) else ''}"
-                f"{' besides the base' if recipe.base and method.base != 'unused' else ''}, got {count}",
+                f"{' besides the base' if base else ''}, got {count}",
                 where=f"{recipe.where}:{part.place}",
                 fix="Add or remove models",
             )

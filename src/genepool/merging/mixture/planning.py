@@ -21,7 +21,7 @@ from genepool.merging.plan import Plan
 from genepool.merging.planning import plan_merge
 from genepool.merging.recipe import Recipe
 from genepool.merging.vocabulary import check_vocabularies
-from genepool.schema import read_yaml, validate
+from genepool.schema import keys_of, read_yaml, validate
 from genepool.weights import Weights, open_weights
 from genepool.weights.architecture import architecture_of
 from genepool.weights.naming import in_layout_of
@@ -39,7 +39,7 @@ def load_mixture(path: str | Path) -> MixtureRecipe:
     Raises:
         InputError: naming the file, the key and the way out.
     """
-    return validate(MixtureRecipe, read_yaml(Path(path)), path)
+    return validate(MixtureRecipe, read_yaml(Path(path), keys_of(MixtureRecipe)), path)
 
 
 def is_mixture_file(path: Path) -> bool:
