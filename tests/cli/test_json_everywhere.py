@@ -61,6 +61,7 @@ CALLS = [
     "plan {world}/study.yaml",
     "profile {world}/base --tasks {world}/tasks --limit 3",
     "report {world}/run --out page.md",
+    "shuffle {world}/skills/a {world}/skills/b --out shuffled.yaml",
     "skill apply {world}/a.safetensors --base {world}/base --out applied",
     "skill compress {world}/a.safetensors --size 60KB --out compressed.safetensors",
     "skill convert {world}/a.safetensors --to sparse --out converted.safetensors",

@@ -115,6 +115,12 @@ COMMANDS = (
     Writing("merge", f"{_TIES} out --out-shard-size 100KB", f"{_LINEAR} out --out-shard-size 100KB"),
     Writing("merge, random", "merge {world}/dare.yaml out --verify", "merge {world}/dare.yaml out --seed 4"),
     Writing("merge --as-lora", f"{_TIES} out --as-lora 4", f"{_LINEAR} out --as-lora 2"),
+    Writing(
+        "shuffle",
+        "shuffle {world}/skills/a {world}/skills/b --out shuffled.yaml --seed 1",
+        "shuffle {world}/skills/a {world}/skills/b --out shuffled.yaml --seed 2 --full-random",
+        either=True,
+    ),
     Writing("soup", f"soup {{world}}/skills/a {{world}}/skills/b {_TASKS} --out out", f"{_LINEAR} out"),
     Writing(
         "export, adapter",
