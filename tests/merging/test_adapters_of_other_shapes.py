@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from genepool.weights import open_weights
 
@@ -70,6 +70,29 @@ def test_factors_only_of_a_skill(cli: Any, tuned: Path, tmp_path: Path) -> None:
     assert answer.code == 0, answer.err
     assert "of the change lost; no adapter holds" in answer.out
     assert all("lora_" in name for name in load_file(tmp_path / "peft" / "adapter_model.safetensors"))
+
+
+def test_tensors_that_go_along_whole_lose_nothing(cli: Any, tuned: Path, tmp_path: Path) -> None:
+    base, peft = tmp_path / "base", tmp_path / "peft"
+    # So that rank 1 cannot hold it.
+    tensors = {name: tensor + torch.randn(tensor.shape) for name, tensor in _model(4).items()}
+    save_file(tensors, tmp_path / "tuned" / "model.safetensors")
+    convert = ("skill", "convert", tmp_path / "tuned", "--base", base, "--to", "peft", "--out", peft, "--rank", 1)
+    answer = cli(*convert, "--whole", "embedding", "--whole", HEAD)
+    assert answer.code == 0, answer.err
+    settings = json.loads((peft / "adapter_config.json").read_text())
+    whole = {EMBEDDING, HEAD, NORM}
+    assert set(settings["modules_to_save"]) == {name.removesuffix(".weight") for name in whole}
+    held = open_weights(f"{base}+{peft}")
+    assert all(held.read(name).equal(tensors[name]) for name in whole)
+    assert not held.read(LAYER).allclose(tensors[LAYER])
+    for more, complaint in (
+        (["--whole", "heads"], "--whole: 'heads' matches no tensor. Did you mean 'head'?"),
+        (["--whole", "head", "--factors-only"], "--whole: contradicts --factors-only"),
+    ):
+        answer = cli(*convert, "--overwrite", *more)
+        assert answer.code == 2
+        assert complaint in answer.err
 
 
 def test_factors_only_goes_with_adapters_alone(cli: Any, tuned: Path, tmp_path: Path) -> None:

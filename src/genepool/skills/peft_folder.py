@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ def write_peft(
     *,
     rank: int | None = None,
     factors_only: bool = False,
+    whole: Sequence[str] = (),
     overwrite: bool = False,
 ) -> WrittenChange:
     """Writes a change as the folder of a PEFT LoRA adapter, whole or not at all.
@@ -37,6 +39,7 @@ def write_peft(
         out: the folder.
         rank: most directions of a matrix; 16 for matrices that are no product yet, when None.
         factors_only: hold nothing beside factors: norms and biases stay as in the base, and count as lost.
+        whole: patterns of tensors that go along whole, without loss, such as "embedding" and "head".
         overwrite: replace what is there.
 
     Raises:
@@ -57,7 +60,7 @@ def write_peft(
     base_folder = changes.base.folder
     reference = str(base_folder.resolve()) if base_folder and Path(base_name).exists() else base_name
     with staging.staged_folder(out, overwrite=overwrite) as folder:
-        with AdapterWriter(changes, folder, rank, factors_only=factors_only) as writer:
+        with AdapterWriter(changes, folder, rank, factors_only=factors_only, whole=whole) as writer:
             writer.hold(f"writing {out}")
             if not writer.factored:
                 why = f"; {writer.left_out}" if writer.left_out else ""

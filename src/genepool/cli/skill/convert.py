@@ -36,6 +36,10 @@ def convert(
     base: BaseOption = None,
     rank: RankOption = None,
     factors_only: options.FactorsOnlyOption = False,
+    whole: Annotated[
+        list[str] | None,
+        typer.Option("--whole", help="Put tensors of this pattern into a LoRA adapter whole; repeatable."),
+    ] = None,
     packing: PackingOption = Packing.groups,
     bits: BitsOption = 4,
     dtype: DtypeOption = None,
@@ -53,15 +57,20 @@ def convert(
         genepool skill convert my-lora/ --base base/ --to low-rank --out my-lora.safetensors
 
         genepool skill convert my-lora.safetensors --base base/ --to peft --out my-lora/
+
+        genepool skill convert tuned/ --base base/ --to peft --rank 32 --whole embedding --whole head --out lora/
     """
     options.begin(quiet)
     options.refuse_own_input(out, skill, base)
+    from genepool.errors import InputError
+
     options.only_with(context, to is Target.packed, "--to packed", "packing", "bits")
     options.only_with(context, to not in (Target.dense, Target.sparse), "--to low-rank", "rank")
-    options.only_with(context, to is Target.peft, "--to peft", "factors_only")
+    options.only_with(context, to is Target.peft, "--to peft", "factors_only", "whole")
+    if whole and factors_only:
+        raise InputError("contradicts --factors-only", where="--whole", fix="Leave one of them out")
     changes = open_skill(skill, base, allow_pickle)
     if to is Target.peft:
-        from genepool.errors import InputError
         from genepool.skills import write_peft
 
         if base is None or changes.base is None:
@@ -72,7 +81,9 @@ def convert(
                 where="--dtype",
                 fix="Leave it out, or name another form",
             )
-        written = write_peft(changes, base, out, rank=rank, factors_only=factors_only, overwrite=overwrite)
+        written = write_peft(
+            changes, base, out, rank=rank, factors_only=factors_only, whole=whole or (), overwrite=overwrite
+        )
         print_written(written, changes, json_output)
         return
     form = form_of(FormName(to.value), dtype, rank, packing, bits)

@@ -6,12 +6,14 @@ linear layer is known for what it is; names and shapes decide where that is not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from genepool.errors import InputError
 from genepool.weights.architecture import Architecture, architecture_of
 from genepool.weights.class_head import BaseWithHead
+from genepool.weights.patterns import Patterns
 from genepool.weights.roles import Role, infer_roles
 from genepool.weights.tensor_info import TensorInfo
 from genepool.weights.weights import Weights
@@ -42,12 +44,16 @@ class AdapterForm:
     reason: str = ""
 
 
-def adapter_forms(base: Weights, *, factors_only: bool = False) -> dict[str, AdapterForm]:
+def adapter_forms(base: Weights, *, factors_only: bool = False, whole: Sequence[str] = ()) -> dict[str, AdapterForm]:
     """The form of the change of every tensor of a base.
 
     Args:
         base: what the adapter will be put on, its tensors named as in memory.
         factors_only: hold nothing beside factors: neither norms nor biases.
+        whole: patterns of tensors whose modules go along whole, without loss, in place of factors.
+
+    Raises:
+        InputError: a pattern stands for no tensor, or for one that PEFT cannot hold.
     """
     architecture = architecture_of(base.config)
     infos = {name: base.info(name) for name in base.names()}
@@ -57,10 +63,22 @@ def adapter_forms(base: Weights, *, factors_only: bool = False) -> dict[str, Ada
         # The base has nothing that factors of a head could be added to.
         inside = {name: module for module in base.modules for name in infos if name.startswith(f"{module}.")}
         forms |= {name: AdapterForm("whole", module) for name, module in inside.items()}
+    if whole:
+        forms |= _held_whole(forms, Patterns(roles, base.config).chosen_by_any(whole, "--whole"))
     if factors_only:
         beside = {name: form for name, form in forms.items() if form.kind in ("whole", "bias")}
         forms |= {name: AdapterForm("none", form.module, BESIDE_FACTORS) for name, form in beside.items()}
     return forms
+
+
+def _held_whole(forms: Mapping[str, AdapterForm], names: Collection[str]) -> dict[str, AdapterForm]:
+    """The forms of all tensors of the modules that these tensors belong to, none of them in factors."""
+    for name in sorted(names):
+        if forms[name].kind in ("none", "experts"):
+            reason = forms[name].reason or "experts are a parameter of their block, not a module"
+            raise InputError(f"cannot go along whole: {reason}", where=f"--whole {name}", fix="Leave it out")
+    modules = {forms[name].module for name in names}
+    return {name: AdapterForm("whole", form.module) for name, form in forms.items() if form.module in modules}
 
 
 def _adapter_form(

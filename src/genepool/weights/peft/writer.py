@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +105,7 @@ class AdapterWriter:
         rank: most directions of a matrix. When None, products keep all of theirs, and others are given 16.
         device: where to factorise.
         factors_only: hold nothing beside factors, which is all that some servers take: neither norms nor biases.
+        whole: patterns of tensors that go along whole, without loss.
         draw: tensor -> generator of the numbers that the range finder of a large matrix starts from.
 
     Attributes:
@@ -120,13 +121,14 @@ class AdapterWriter:
         *,
         device: str = "cpu",
         factors_only: bool = False,
+        whole: Sequence[str] = (),
         draw: Callable[[str], torch.Generator] = _same_start,
     ) -> None:
         self.change = change_in_memory_layout(change)
         assert self.change.base is not None
         self.base, self.folder, self.rank = self.change.base, folder, rank
         self._device, self._draw = device, draw
-        self._forms = adapter_forms(self.base, factors_only=factors_only)
+        self._forms = adapter_forms(self.base, factors_only=factors_only, whole=whole)
         self._spool = Spool(folder / "factors")
         self.held: tuple[HeldTensor, ...] = ()
 
