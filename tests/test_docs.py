@@ -91,7 +91,7 @@ def test_old_names_of_options_are_listed() -> None:
 
 FORMATS = {
     "study.sqlite": "genepool.evolution.store:FORMAT",
-    "study": "genepool.evolution.study:STUDY_VERSION",
+    "study": "genepool.evolution.study_file:STUDY_VERSION",
     "recipe": "genepool.merging.recipe:RECIPE_VERSION",
     "skill file": "genepool.weights.header:VERSION",
     "run.sqlite": "genepool.training.journal:FORMAT",

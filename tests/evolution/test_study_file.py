@@ -10,7 +10,8 @@ import yaml
 
 from genepool.errors import InputError
 from genepool.evolution.opened_study import fitness
-from genepool.evolution.study import FitnessSettings, Study, load_study, resolve_model
+from genepool.evolution.study import FitnessSettings, Study, resolve_model
+from genepool.evolution.study_file import load_study
 from genepool.schema import validate
 
 SMALLEST: dict[str, Any] = {
@@ -90,7 +91,7 @@ def test_settings_know_content_choices_but_neither_paths_nor_budget(tmp_path: Pa
         ({"objective": {"worst": 2}}, "objective.worst"),
         ({"tasks": {"dir": "t", "weights": {"a": -1}}}, "weights must not be negative"),
         ({"search": {"weight": {"low": 0, "high": 1, "per": {"roles": ["atention"]}}}}, "roles"),
-        ({"base": None}, "base: this key is required"),
+        ({"base": None}, "base: task_arithmetic needs a base"),
         ({"study": 2}, "study"),
     ],
 )
@@ -126,11 +127,3 @@ def test_the_fitness_weighs_tasks_and_can_care_for_the_worst() -> None:
 def test_a_study_made_in_python_is_the_study_of_the_file(tmp_path: Path) -> None:
     made = validate(Study, SMALLEST, "here").resolved(tmp_path.resolve())
     assert made == load_study(written(tmp_path))
-
-
-def test_a_file_of_mergekit_evolve_is_told_as_one(tmp_path: Path) -> None:
-    file = tmp_path / "evolve.yaml"
-    file.write_text("genome: {models: [a, b], merge_method: linear}\ntasks: [{name: gsm8k}]\n")
-    with pytest.raises(InputError, match="a file of mergekit-evolve") as caught:
-        load_study(file)
-    assert "genepool init" in str(caught.value)

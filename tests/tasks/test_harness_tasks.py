@@ -13,6 +13,7 @@ import pytest
 
 from genepool.errors import InputError
 from genepool.tasks import LanguageModel, Ledger, OutcomeTable, Task, evaluate, lm_eval_tasks, load_tasks
+from genepool.tasks.harness_tasks import metrics_of, parse_notation
 from genepool.weights import open_weights
 
 pytest.importorskip("lm_eval")
@@ -297,3 +298,67 @@ def test_wrong_names(notation: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
         load_tasks(notation)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("arc", ("arc", None, False, None)),
+        ("arc@5", ("arc", 5, False, None)),
+        ("arc+chat=acc", ("arc", None, True, "acc")),
+        ("gsm@0+chat=exact_match/strict", ("gsm", 0, True, "exact_match/strict")),
+    ],
+)
+def test_a_notation_says_shots_chat_and_metric(text: str, found: tuple[Any, ...]) -> None:
+    assert tuple(parse_notation(text)) == found
+    assert str(parse_notation(text)) == text
+
+
+@pytest.mark.parametrize("text", ["arc=", "arc@five", "arc@-1"])
+def test_a_wrong_notation_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_notation(text)
+
+
+@pytest.mark.slow
+def test_the_metric_of_a_notation_is_the_score(model: LanguageModel, yaml: Callable[..., Path]) -> None:
+    file = yaml("choice", CHOICE)
+    assert metrics_of(str(file)) == {"choice": ("acc", "acc_norm", "brier_score")}
+    (plain,), (chosen,) = lm_eval_tasks(str(file)), lm_eval_tasks(f"{file}=acc")
+    assert plain.asking != chosen.asking
+    usual, other = (ask(model, task).outcomes("m", "choice") for task in (plain, chosen))
+    assert [one.score for one in usual] == [one.detail["acc_norm"] for one in usual]
+    assert [one.score for one in other] == [one.detail["acc"] for one in usual]
+    with pytest.raises(InputError, match="no metric 'accs'"):
+        lm_eval_tasks(f"{file}=accs")
+    with pytest.raises(InputError, match="no filter 'strict'"):
+        lm_eval_tasks(f"{file}=acc/strict")
+    with pytest.raises(InputError, match="no chat template"):
+        ask(model, lm_eval_tasks(f"{file}+chat")[0])
+
+
+@pytest.mark.slow
+def test_a_file_of_mergekit_evolve_finds_its_tasks(
+    cli: Callable[..., Any], yaml: Callable[..., Path], tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """By name in a folder of lm-eval's files, which must be trusted; one that is nowhere is refused by its name."""
+    file = yaml("choice", CHOICE)
+    for name, seed in (("a", 4), ("b", 5)):
+        tiny_model(name, seed=seed, merging=True, max_position_embeddings=64)
+    study = tmp_path / "evolve.yaml"
+    text = "genome: {models: [a, b], merge_method: linear}\ntasks: [{name: choice, metric: 'acc,none'}]\n"
+    study.write_text(text + "num_fewshot: 1\n")
+    call = ("evolve", study, "--out", tmp_path / "run", "--budget", 6)
+    refused = cli(*call, "--tasks", file.parent)
+    assert refused.code == 2
+    assert f"pass --trust-tasks {file}" in refused.err
+    done = cli(*call, "--tasks", file.parent, "--trust-tasks", file)
+    assert done.code == 0, done.err
+    assert f"lm-eval:{file}@1=acc" in (tmp_path / "run" / "study.yaml").read_text()
+    study.write_text(text.replace("choice", "no_such_task"))
+    refused = cli("evolve", study, "--out", tmp_path / "other", "--tasks", file.parent)
+    assert refused.code == 2
+    assert "tasks[0]: the task 'no_such_task' is not on this machine" in refused.err
+    study.write_text(text.replace("acc,none", "f1,none"))
+    refused = cli("evolve", study, "--out", tmp_path / "other", "--tasks", file.parent, "--trust-tasks", file)
+    assert "tasks[0].metric: choice has no metric 'f1'" in refused.err

@@ -24,7 +24,9 @@ class Compute(StrEnum):
 
 
 def evolve(
-    study: Annotated[Path, typer.Argument(help="The study file: YAML with the key `study: 1`.")],
+    study: Annotated[
+        Path, typer.Argument(help="The study file: YAML with the key `study: 1`, or a file of mergekit-evolve.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Write the run to this folder; a run that was stopped continues.")],
     budget: Annotated[
         int | None, typer.Option("--budget", help="Evaluate N candidates in all; by default the study's own budget.")
@@ -51,6 +53,7 @@ def evolve(
         Path | None,
         typer.Option("--fork", help="Start from the best of this run, which ran the study before you changed it."),
     ] = None,
+    tasks: options.TaskFoldersOption = None,
     device: options.DeviceOption = "cpu",
     dtype: Annotated[
         Compute | None,
@@ -77,6 +80,8 @@ def evolve(
 
         genepool evolve changed.yaml --out second --fork run
 
+        genepool evolve mergekit-evolve.yaml --out run --tasks tasks --budget 100
+
     You may kill the command at any time: the same command continues and repeats no finished evaluation. A larger
     budget continues a finished run. For a baseline at the same budget, run the study with `strategy: random_search`.
     """
@@ -88,11 +93,11 @@ def evolve(
 
     from genepool.evolution.permissions import Permissions
     from genepool.evolution.stopping import with_stops
-    from genepool.evolution.study import load_study
+    from genepool.evolution.study_file import load_study
 
     options.load_plugins(plugin)
     trust = Permissions(allow_pickle, tuple(trust_tasks or ()))
-    wanted = with_stops(load_study(study), stop_when or [])
+    wanted = with_stops(load_study(study, tasks or (), trusted=trust.tasks), stop_when or [])
     if dtype is not None:
         wanted = wanted.model_copy(update={"compute": dtype.value})
     result = run_study(

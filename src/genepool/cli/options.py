@@ -94,6 +94,10 @@ ModelArgument = Annotated[str, typer.Argument(help=MODEL)]
 ModelsArgument = Annotated[list[str], typer.Argument(help="Folders, files, hub names, BASE+ADAPTER, BASE+SKILL.")]
 TASKS = "Use the tasks of this folder, task folder, file or lm-eval:NAME."
 TasksOption = Annotated[Path, typer.Option("--tasks", help=TASKS)]
+TaskFoldersOption = Annotated[
+    list[Path] | None,
+    typer.Option("--tasks", help="Find the tasks of a mergekit-evolve file in this folder; repeatable."),
+]
 TaskOption = Annotated[
     list[str] | None,
     typer.Option("--task", help="Use only this task of --tasks; repeatable, in order."),

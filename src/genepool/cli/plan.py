@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genepool.cli import options, tables
+
+if TYPE_CHECKING:
+    from genepool.evolution import Study
+    from genepool.evolution.permissions import Permissions
 
 PANEL = options.Panel.models
 
@@ -22,6 +26,7 @@ def plan(
     all_tensors: Annotated[bool, typer.Option("--all", help="Show every tensor, not only the first layer's.")] = False,
     workers: Annotated[int, typer.Option("--workers", help="Plan a study for N processes.", min=1)] = 1,
     rest: options.RestOption = None,
+    tasks: options.TaskFoldersOption = None,
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
     plugin: options.PluginOption = None,
@@ -51,8 +56,8 @@ def plan(
     from genepool.merging.wholeness import check_whole
 
     options.load_plugins(plugin)
-    is_study, is_training = _has_key(recipe, "study"), _has_key(recipe, "train")
-    options.only_with(context, is_study, "a study file", "workers")
+    is_study, is_training = _has_key(recipe, "study") or _has_key(recipe, "genome"), _has_key(recipe, "train")
+    options.only_with(context, is_study, "a study file", "workers", "tasks")
     is_composing = _has_key(recipe, "compose")
     options.only_with(context, not (is_study or is_training or is_composing), "a recipe file", "all_tensors", "rest")
     if is_composing:
@@ -62,7 +67,11 @@ def plan(
         _plan_training(recipe, json_output, allow_pickle, trust_tasks or ())
         return
     if is_study:
-        _plan_study(recipe, workers, json_output, allow_pickle, trust_tasks or ())
+        from genepool.evolution import load_study
+        from genepool.evolution.permissions import Permissions
+
+        trust = Permissions(allow_pickle, tuple(trust_tasks or ()))
+        _plan_study(load_study(recipe, tasks or (), trusted=trust.tasks), recipe, workers, json_output, trust)
         return
     is_mixture = is_mixture_file(recipe)
     options.only_with(context, not is_mixture, "a recipe file", "rest")
@@ -182,15 +191,12 @@ def _plan_composing(path: Path, json_output: bool, allow_pickle: bool, trust_tas
     tables.print_text("\n".join(lines))
 
 
-def _plan_study(path: Path, workers: int, json_output: bool, allow_pickle: bool, trust_tasks: Sequence[Path]) -> None:
-    from genepool.evolution import load_study
+def _plan_study(study: Study, path: Path, workers: int, json_output: bool, trust: Permissions) -> None:
     from genepool.evolution.memory_plan import asked_per_candidate, plan_memory
     from genepool.evolution.opened_study import OpenedStudy
-    from genepool.evolution.permissions import Permissions
     from genepool.evolution.run import first_generation
 
-    study = load_study(path)
-    opened = OpenedStudy.open(study, str(path), trust=Permissions(allow_pickle, tuple(trust_tasks)))
+    opened = OpenedStudy.open(study, str(path), trust=trust)
     population = first_generation(opened)
     memory = plan_memory(opened, workers)
     evaluations = study.budget.evaluations
@@ -215,7 +221,8 @@ def _plan_study(path: Path, workers: int, json_output: bool, allow_pickle: bool,
     ]
     if memory.skills:
         names = ", ".join(f"{name} ({size(need)})" for name, need in memory.skills.items())
-        lines.append(f"skills in memory, with their changes ready: {names}")
+        ready = "" if study.base is None else ", with their changes ready"
+        lines.append(f"skills in memory{ready}: {names}")
     if memory.streamed:
         lines.append(f"read from the disk for every candidate: {', '.join(memory.streamed)}")
     if memory.children:

@@ -7,6 +7,7 @@ result.genome, result.winner                 the best parameters, and the checkp
 
 from genepool.evolution.run import StudyResult, run_study
 from genepool.evolution.strategies import Strategy, make_strategy, strategies
-from genepool.evolution.study import Study, load_study
+from genepool.evolution.study import Study
+from genepool.evolution.study_file import load_study
 
 __all__ = ["Strategy", "Study", "StudyResult", "load_study", "make_strategy", "run_study", "strategies"]

@@ -13,7 +13,7 @@ from genepool.evolution.permissions import NOTHING, Permissions
 from genepool.evolution.records import BEST_FILE, COLLECTION_FILE, STORE_FILE, read_best, read_members
 from genepool.evolution.run import STUDY_FILE
 from genepool.evolution.store import StudyStore
-from genepool.evolution.study import load_study
+from genepool.evolution.study_file import load_study
 from genepool.own_inputs import refuse_own_input
 
 if TYPE_CHECKING:
@@ -92,7 +92,13 @@ def write_candidate(
     staging.check_free(folder, overwrite=overwrite)
     opened = OpenedStudy.open(load_study(out / STUDY_FILE), str(out / STUDY_FILE), out=out, trust=trust)
     study = opened.study
-    refuse_own_input(folder, [out, study.base, *(skill.model for skill in study.skills), study.tasks.dir])
+    refuse_own_input(folder, [out, *study.named_models.values(), study.tasks.dir])
+    if rank is not None and study.base is None:
+        raise InputError(
+            "the study has no base that an adapter could be put on",
+            where=out,
+            fix="Leave --as-lora out, or make one with `genepool merge --as-lora`",
+        )
     lineage = f"{'The winner' if name == 'winner' else f'Candidate {name}'} of {out.resolve().name}."
     if rank is not None:
         return verdict, _write_adapter(opened, candidate, verdict, folder, rank, lineage, overwrite)
@@ -136,11 +142,11 @@ def _write_adapter(
     from genepool.skills import write_peft
     from genepool.weights import BaseWithChange, Change, ModelDifference
 
-    base, weights = opened.sources[opened.study.base], opened.representation.source(candidate)
+    base, weights = opened.sources[opened.study.reference], opened.representation.source(candidate)
     changes: Change
     if isinstance(weights, BaseWithChange) and weights.base is base:
         changes = weights.change
     else:
         changes = ModelDifference(weights, base)
     changes.header = replace(changes.header, name=folder.resolve().name, description=lineage, scores=verdict.valid)
-    return write_peft(changes, opened.study.base, folder, rank=rank, overwrite=overwrite)
+    return write_peft(changes, opened.study.reference, folder, rank=rank, overwrite=overwrite)

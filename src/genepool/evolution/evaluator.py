@@ -94,7 +94,7 @@ class ModelEvaluator:
             cached=table.evaluated == 0,
             fingerprint=table.fingerprints[name],
             behaviour=_behaviour(table) if probing else "",
-            unchanged=share_unchanged(weights, self._opened.sources[study.base])
+            unchanged=share_unchanged(weights, self._opened.sources[study.reference])
             if self._opened.asks_unchanged
             else None,
         )

@@ -307,7 +307,7 @@ class Space:
         recipe: dict[str, Any] = {
             "genepool": 1,
             "method": self._merge.method,
-            "base": study.base,
+            **({} if study.base is None else {"base": study.base}),
             "models": models,
             "parameters": {**self._merge.parameters, **self._values(genome, None)},
             "seed": seed,

@@ -96,7 +96,7 @@ def plan_memory(opened: OpenedStudy, workers: int, free: int | None = None) -> M
     """
     free = free_memory() if free is None else free
     study = opened.study
-    base = opened.sources[study.base]
+    base = opened.sources[study.reference]
     model = sum(base.info(name).numel for name in base.names()) * _BYTES[study.compute]
     held = opened.representation.held(_SHARE * free / workers - model)
     return MemoryPlan(model, held.base, held.skills, held.streamed, held.children, workers, free)

@@ -20,6 +20,7 @@ from genepool.evolution.representations import Representation, representation
 from genepool.evolution.representations.base import Ingredients
 from genepool.evolution.strategies.base import UNCHANGED
 from genepool.evolution.study import FitnessSettings, Study
+from genepool.evolution.study_tasks import load_study_tasks
 from genepool.evolution.voting import can_vote
 
 if TYPE_CHECKING:
@@ -79,15 +80,15 @@ class OpenedStudy:
         from genepool.weights import open_weights
 
         if sources is None:
-            base = open_weights(study.base, allow_pickle=trust.pickles)
+            base = open_weights(study.reference, allow_pickle=trust.pickles)
             skills = {
                 skill.model: open_weights(skill.model, base=base, allow_pickle=trust.pickles) for skill in study.skills
             }
         else:
-            base, skills = sources[study.base], {skill.model: sources[skill.model] for skill in study.skills}
+            base, skills = sources[study.reference], {skill.model: sources[skill.model] for skill in study.skills}
         tasks = _chosen(study, where, trust)
         for task in tasks:
-            check_fits(task, open_model(base).kind, study.base)
+            check_fits(task, open_model(base).kind, study.reference)
             for model, weights in skills.items() if study.merges_a_part else ():
                 check_fits(task, open_model(weights).kind, model)
         found = Ingredients(
@@ -102,7 +103,9 @@ class OpenedStudy:
             trust=trust,
             device=device,
         )
-        return cls(study, where, representation(study.vary.kind)(found), tasks, device)
+        opened = cls(study, where, representation(study.vary.kind)(found), tasks, device)
+        opened.check_unchanged()
+        return opened
 
     def check_labels(self) -> None:
         """Refuses classifiers whose classes are no answers of a task, which would be found when the winner is tested.
@@ -113,7 +116,7 @@ class OpenedStudy:
         from genepool.tasks import open_model
         from genepool.tasks.answering import check_labels
 
-        for weights in (self.sources[model] for model in (self.study.base, *(s.model for s in self.study.skills))):
+        for weights in (self.sources[model] for model in {self.study.reference, *(s.model for s in self.study.skills)}):
             asked = open_model(weights)
             if "classes" in asked.kind.can:
                 model = asked.load(self.device, self.study.compute)
@@ -132,12 +135,12 @@ class OpenedStudy:
         Of a method from outside the package also its file.
         """
         study, code = self.study, self.representation.code()
-        named = {study.base, *(skill.model for skill in study.skills)}
+        named = {study.reference, *(skill.model for skill in study.skills)}
         kept = sorted(weights.fingerprint() for model, weights in self.sources.items() if model not in named)
         return {
             **({"kept": kept} if kept else {}),
             **({"method": code} if code else {}),
-            "base": self.sources[study.base].fingerprint(),
+            **({} if study.base is None else {"base": self.sources[study.base].fingerprint()}),
             "models": {skill.name: self.sources[skill.model].fingerprint() for skill in study.skills},
             "examples": {task.name: _digest(task) for task in self.tasks},
         }
@@ -161,6 +164,15 @@ class OpenedStudy:
         each = [weight / size for weight, size in zip(weights, sizes, strict=True)]
         return np.repeat(np.array(each) * sum(sizes) / sum(weights), sizes)
 
+    def check_unchanged(self) -> None:
+        """Refuses a study without a base whose strategy wants to know how much of the base is left."""
+        if self.study.base is None and self.asks_unchanged:
+            raise InputError(
+                f"'{UNCHANGED}' compares with the base, and the study has none",
+                where=f"{self.where}:strategy.options",
+                fix="Add `base: MODEL`, or leave the objective out",
+            )
+
     @cached_property
     def asks_unchanged(self) -> bool:
         """Whether the strategy wants to know how much of the base a candidate leaves as it is."""
@@ -180,9 +192,7 @@ def _digest(task: Task) -> str:
 
 def _chosen(study: Study, where: str, trust: Permissions) -> list[Task]:
     """The study's tasks, with validation and test examples that are not the same ones."""
-    from genepool.tasks import load_tasks
-
-    tasks = load_tasks(study.tasks.dir, study.tasks.names, trusted=trust.tasks)
+    tasks = load_study_tasks(study, trust.tasks)
     names = [task.name for task in tasks]
     for name in study.tasks.weights:
         if name not in names:
@@ -201,7 +211,7 @@ def _chosen(study: Study, where: str, trust: Permissions) -> list[Task]:
             raise InputError(
                 f"task '{task.name}' has one split, so the winner would be tested on the examples that chose it",
                 where=study.tasks.dir,
-                fix="Give it a folder with valid.jsonl and test.jsonl",
+                fix="Give it a folder with valid.jsonl and test.jsonl, or keep some back: `tasks: {held_out: 0.5}`",
             )
     return tasks
 

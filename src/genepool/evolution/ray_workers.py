@@ -275,9 +275,9 @@ def build_on_ray(
 
     sources = None
     if home.shared is not None:
-        base = shared_weights(home.shared[study.base])
-        sources = {study.base: base}
-        sources |= {name: shared_weights(parts, base) for name, parts in home.shared.items() if name != study.base}
+        base = shared_weights(home.shared[study.reference])
+        sources = {study.reference: base}
+        sources |= {name: shared_weights(parts, base) for name, parts in home.shared.items() if name != study.reference}
     place = out if home.here else Path(tempfile.mkdtemp(prefix="genepool-"))
     book = reporting_ledger(home, ledger)
     evaluator = build_evaluator(study, where, ledger, plugins, place, resident, sources, book, trust, device)

@@ -35,7 +35,8 @@ from genepool.evolution.records import (
 from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import Breeder, Strategy, strategy_entry
 from genepool.evolution.strategies.base import UNCHANGED
-from genepool.evolution.study import SearchBudget, Study, load_study
+from genepool.evolution.study import SearchBudget, Study
+from genepool.evolution.study_file import load_study
 from genepool.evolution.winner import write_winner
 from genepool.evolution.workers import InProcess, ProcessPool, Workers
 from genepool.own_inputs import refuse_own_input
@@ -121,7 +122,7 @@ def run_study(
     from genepool.tasks.plugins import plugins_behind
 
     where = where or ("study" if isinstance(study, Study) else str(study))
-    study = _changed(study if isinstance(study, Study) else load_study(study), evaluations, seed)
+    study = _changed(study if isinstance(study, Study) else load_study(study, trusted=trust.tasks), evaluations, seed)
     count = _worker_count(workers)
     out = Path(out)
     if fork is None and not overwrite and (out / STORE_FILE).is_file():
@@ -175,7 +176,7 @@ def run_study(
                 (out / BEST_FILE).unlink(missing_ok=True)
             staging.write_text(out / STUDY_FILE, _yaml(study))
             plugins = plugins_behind(opened.representation.method(), opened.tasks)
-            held = () if memory.base == 0 else ("base", *memory.skills)
+            held = (*(["base"] if memory.base else []), *memory.skills)
             asking: dict[str, Any] = {"trust": trust, "device": device}
             factory = partial(build_evaluator, study, where, ledger, plugins, out.resolve(), held, **asking)
             # Only a process can be ended in the middle of an evaluation.
@@ -306,8 +307,8 @@ def _on_ray(
     if len(held) == 1 + len(study.skills):
         with progress.bar("sharing models"):
             resident = OpenedStudy.open(study, opened.where, resident=held, trust=trust).sources
-            base = resident[study.base]
-            shared = {study.base: share(base)}
+            base = resident[study.reference]
+            shared = {study.reference: share(base)}
             shared |= {skill.model: share(resident[skill.model], base) for skill in study.skills}
 
     factory = partial(
@@ -385,7 +386,7 @@ def _check_whole(out: Path, store: StudyStore) -> None:
 
 def _named(study: Study) -> list[str]:
     """What a study reads: its models and its tasks."""
-    return [study.base, *(skill.model for skill in study.skills), study.tasks.dir]
+    return [*study.named_models.values(), study.tasks.dir]
 
 
 def _clear(out: Path) -> None:

@@ -21,7 +21,8 @@ from genepool.evolution.candidates import HAIR
 from genepool.evolution.records import BEST_FILE, STORE_FILE
 from genepool.evolution.run import STUDY_FILE
 from genepool.evolution.store import TABLES
-from genepool.evolution.study import Study, load_study
+from genepool.evolution.study import Study
+from genepool.evolution.study_file import load_study
 from genepool.locking import holder
 
 # The pace of late is that of the last so many candidates.

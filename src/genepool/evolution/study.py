@@ -1,6 +1,6 @@
 """The study file: what is searched, on which skills and tasks, with which strategy and budget.
 
-Pydantic models of the YAML a user writes (`study: 1`), its reader, and nothing that opens a model. What is varied has
+Pydantic models of the YAML a user writes (`study: 1`), and nothing that opens a model or a file. What is varied has
 models of its own, beside each representation. Uses the schema and errors rooms; the rest of `genepool.evolution` and
 the documentation's reference page are built on it.
 """
@@ -21,17 +21,14 @@ from pydantic import (
     model_validator,
 )
 
-from genepool.errors import InputError, refuse_newer
+from genepool.errors import InputError
 from genepool.evolution import older_keys
 from genepool.evolution.kept_parts import WORDS, said_of_parts
 from genepool.evolution.reading_vary import read_vary
 from genepool.evolution.representations import Vary, representation
 from genepool.evolution.strategies import StrategyEntry, strategies, strategy_entry
 from genepool.merging.recipe_parts import TensorRule
-from genepool.schema import Strict, read_yaml, validate
-
-# Of the format; a file of a newer one is refused.
-STUDY_VERSION = 1
+from genepool.schema import PartError, Strict
 
 
 class SkillChoice(Strict):
@@ -74,6 +71,13 @@ class TaskChoice(Strict):
         default=None, ge=1, description="Validation examples per task that score a candidate; null: all."
     )
     test: int | None = Field(default=None, ge=1, description="Test examples per task that score the winner; null: all.")
+    held_out: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of the examples of a task with one split that are kept for the test; the others score "
+        "candidates. null: such a task is refused.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -183,7 +187,10 @@ class Study(Strict):
     older_keys: ClassVar[tuple[str, ...]] = tuple(older_keys.DEFAULTS)
 
     study: Literal[1] = Field(default=1, description="Version of this format; marks a file as a study.")
-    base: str = Field(description="The model every skill was fine-tuned from.")
+    base: str | None = Field(
+        default=None,
+        description="The model every skill was fine-tuned from. May be left out for merge methods that need none.",
+    )
     skills: tuple[SkillChoice, ...] = Field(description="The fine-tuned models to merge or breed.")
     vary: SkipValidation[SerializeAsAny[Vary]] = Field(
         default=cast("Vary", None),
@@ -294,6 +301,7 @@ class Study(Strict):
         study._check_savings(entry)
         study._check_parts()
         representation(study.vary.kind).check(study)
+        study._check_base()
         return study
 
     @property
@@ -309,6 +317,13 @@ class Study(Strict):
                 f"`{key}` says what a merge keeps, and {self.strategy.name} varies {kind.noun} here. Leave it out, or "
                 "take a strategy and a kind that merge"
             )
+
+    def _check_base(self) -> None:
+        if self.base is None and not representation(self.vary.kind).works_without_base(self):
+            fix = "Add `base: MODEL`, the model that the skills were made from"
+            raise PartError(InputError(f"{self.how} needs a base", where="base", fix=fix))
+        if self.base is None and "base" in (self.rest, *(rule.source for rule in self.tensors)):
+            raise ValueError("`rest` or `tensors` names the base, and the study has none. Name a model")
 
     def _check_steadiness(self, entry: StrategyEntry) -> None:
         if not self.steady:
@@ -331,6 +346,17 @@ class Study(Strict):
         """How models come about in it, as a clause's end: the merge method, or what the strategy varies."""
         return self.vary.how
 
+    @property
+    def reference(self) -> str:
+        """The model whose architecture, tokenizer and config the others are held against: the base, or the first."""
+        return self.skills[0].model if self.base is None else self.base
+
+    @property
+    def named_models(self) -> dict[str, str]:
+        """What the study merges or breeds by the names in its tables: the base if there is one, and the skills."""
+        base = {} if self.base is None else {"base": self.base}
+        return base | {skill.name: skill.model for skill in self.skills}
+
     def with_skill(self, name: str, model: str) -> Study:
         """The same study with one skill more, a checkpoint."""
         return self.model_copy(update={"skills": (*self.skills, SkillChoice(name=name, model=model))})
@@ -351,7 +377,7 @@ class Study(Strict):
             "rest": None if self.rest is None else named(self.rest),
             "tensors": tuple(rule.model_copy(update={"source": named(rule.source)}) for rule in self.tensors),
         }
-        base = resolve_model(self.base, folder)
+        base = None if self.base is None else resolve_model(self.base, folder)
         return self.model_copy(update={"base": base, "skills": skills, "tasks": tasks, **parts})
 
     def recipe_parts(self) -> dict[str, Any]:
@@ -375,7 +401,7 @@ class Study(Strict):
                 "time_limit": True,
                 "base": True,
                 "skills": {"__all__": {"model"}},
-                "tasks": {"dir"},
+                "tasks": {"dir", *(("held_out",) if self.tasks.held_out is None else ())},
                 "rest": True,
                 "tensors": True,
             },
@@ -385,26 +411,6 @@ class Study(Strict):
             **said_of_parts(self.rest, self.tensors, lambda word: Path(word).name),
             **self.vary.settings(),
         }
-
-
-def load_study(path: str | Path) -> Study:
-    """Reads a study file; relative paths in it are taken from the file's folder.
-
-    Raises:
-        InputError: no such file, not YAML, or a key that is missing, unknown or out of range.
-    """
-    path = Path(path)
-    data = read_yaml(path)
-    if isinstance(data, dict) and "study" not in data and "genome" in data:
-        raise InputError(
-            "is a file of mergekit-evolve, which genepool does not read",
-            where=path,
-            fix="Write a study of its genome.models with genepool init, with tasks: {dir: lm-eval:NAME}",
-        )
-    if not isinstance(data, dict) or "study" not in data:
-        raise InputError("is not a study file", where=path, fix="Write the key `study: 1` at its top")
-    refuse_newer("study file", data["study"], STUDY_VERSION, f"{path}:study")
-    return validate(Study, data, str(path)).resolved(path.parent.resolve())
 
 
 def resolve_model(model: str, folder: Path) -> str:

@@ -54,8 +54,7 @@ def write_winner(
     lineage = _lineage(opened, store, finalists[0])
     opened.representation.write(winner, folder, lineage)
     written = open_weights(str(folder))
-    names = {"base": study.base, **{skill.name: skill.model for skill in study.skills}}
-    models = {name: opened.sources[model] for name, model in names.items()} | {"winner": written}
+    models = {name: opened.sources[model] for name, model in study.named_models.items()} | {"winner": written}
     rows = _tested(opened, models, ledger)
     record = {**_record(opened, store, finalists, rows, ledger), **({"notices": list(notices)} if notices else {})}
     if study.ensemble:
@@ -201,10 +200,8 @@ def _lineage(opened: OpenedStudy, store: StudyStore, winner: Finalist) -> dict[s
     failed = sum(v.fitness is None for _, v in finished)
     parents = "\n".join(
         f"- {name}: `{model}` (fingerprint `{fingerprint[:12]}`)"
-        for name, model, fingerprint in [
-            ("base", study.base, opened.inputs["base"]),
-            *((s.name, s.model, opened.inputs["models"][s.name]) for s in study.skills),
-        ]
+        for name, model in study.named_models.items()
+        for fingerprint in [opened.inputs["models"].get(name) or opened.inputs["base"]]
     )
     found = winner.candidate
     place = (

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from genepool.evolution.opened_study import fitness
 from genepool.evolution.study import Study
+from genepool.evolution.study_tasks import load_study_tasks
 from genepool.measure import Interval
 from genepool.measure.intervals import mean_interval, resampled_means
-from genepool.tasks import Example, Ledger, OutcomeTable, Task, load_tasks
+from genepool.tasks import Example, Ledger, OutcomeTable, Task
 from genepool.tasks.table import TaskOutcomes
 
 
@@ -30,7 +31,7 @@ def study_tasks(study: Study, trusted: Collection[str | Path] = ()) -> list[Task
     Raises:
         InputError: they are no longer where the study found them.
     """
-    tasks = load_tasks(study.tasks.dir, study.tasks.names, trusted=trusted)
+    tasks = load_study_tasks(study, trusted)
     # Tasks that draw tokens take the study's seed, which is part of how the ledger knows them.
     return [
         Task(task.name, task.splits, task.settings.model_copy(update={"seed": study.seed}))

@@ -15,7 +15,8 @@ from genepool.errors import InputError
 from genepool.evolution.records import BEST_FILE, HISTORY_FILE, read_best, read_history
 from genepool.evolution.store import StudyStore
 from genepool.evolution.strategies import strategy_entry
-from genepool.evolution.study import Study, load_study
+from genepool.evolution.study import Study
+from genepool.evolution.study_file import load_study
 from genepool.measure import Interval
 
 STUDY_FILE, STORE_FILE = "study.yaml", "study.sqlite"

@@ -178,10 +178,9 @@ class StudyOutcomes:
 
     def _origins(self) -> list[Origin]:
         inputs = self.folder.inputs
-        found = [Origin("base", "base", self.place(self.study.base), inputs.get("base", ""))]
-        found += [
-            Origin(skill.name, "parent", self.place(skill.model), inputs.get(skill.name, ""))
-            for skill in self.study.skills
+        found = [
+            Origin(name, "base" if name == "base" else "parent", self.place(model), inputs.get(name, ""))
+            for name, model in self.study.named_models.items()
         ]
         found += [Origin(e.name, e.kind, e.source, e.fingerprint) for e in self.extras.values()]
         for name, folder in reversed(self.folders.items()):

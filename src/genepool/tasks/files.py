@@ -70,6 +70,16 @@ def load_tasks(
     return [_load_one(folder) for folder in _chosen(folders, names, path)]
 
 
+def has_task(folder: str | Path, name: str) -> bool:
+    """Whether a folder of tasks has one of this name, or is that task; nothing is read."""
+    folder = Path(folder)
+    if Path(name).name != name:
+        return False
+    if _holds_task(folder):
+        return folder.resolve().name == name
+    return _holds_task(folder / name) or any((folder / f"{name}{ending}").is_file() for ending in ENDINGS)
+
+
 def _chosen(known: dict[str, _Kind], names: Sequence[str] | None, path: Path) -> list[_Kind]:
     for name in names or ():
         if name not in known:

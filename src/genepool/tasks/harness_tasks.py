@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genepool.errors import InputError, nearest
 from genepool.tasks.example import Example
@@ -25,7 +25,8 @@ from genepool.tasks.trust import check_trusted
 if TYPE_CHECKING:
     from genepool.tasks.models import Model
 
-#: What `load_tasks` and `--tasks` know these tasks by: "lm-eval:arc_easy,hellaswag", "lm-eval:gsm8k@5", a YAML file.
+#: What `load_tasks` and `--tasks` know these tasks by: "lm-eval:arc_easy,hellaswag", a YAML file, and with shown
+#: examples, chat template and metric "lm-eval:gsm8k@5+chat=exact_match/strict-match".
 PREFIX = "lm-eval:"
 _YAML = (".yaml", ".yml")
 # What tasks are usually ranked by, the first that an example has; lm-eval 0.4.
@@ -49,7 +50,9 @@ def lm_eval_tasks(
     """Tasks of lm-evaluation-harness.
 
     Args:
-        names: tasks, groups or tags of lm-eval, or paths of YAML files of tasks. "name@5" shows five solved examples.
+        names: tasks, groups or tags of lm-eval, or paths of YAML files of tasks. "name@5" shows five solved examples,
+            "name+chat" uses the chat template, and the score of "name=acc" is that metric ("name=exact_match/filter"
+            where answers go through several filters).
         few_shot: solved examples shown before each question, for tasks that name no number of their own.
         chat_template: put prompts through the tokenizer's chat template.
         system: system message; needs `chat_template`.
@@ -62,16 +65,27 @@ def lm_eval_tasks(
         InputError: lm-eval is not installed, a name is unknown, a file is wrong, data that is not on this machine, or
             code that is not allowed.
     """
-    loaded: dict[str, Any] = {}
-    for name in [names] if isinstance(names, str) else names:
-        plain, shots = _shots(name, few_shot)
-        for label, task in _loaded(plain).items():
-            if label in loaded:
-                raise InputError(f"the task '{label}' is named twice", where=name, fix="Name each task once")
-            loaded[label] = _set_up(task, shots)
     if system is not None and not chat_template:
         raise InputError("a system message needs the chat template", fix="Set `chat_template` too")
-    return [_LmEvalTask(label, task, chat_template, system, allow_unsafe_code).task() for label, task in loaded.items()]
+    found: dict[str, _LmEvalTask] = {}
+    for name in [names] if isinstance(names, str) else names:
+        asked = parse_notation(name)
+        shots = few_shot if asked.shots is None else asked.shots
+        for label, task in _loaded(asked.name).items():
+            if label in found:
+                raise InputError(f"the task '{label}' is named twice", where=name, fix="Name each task once")
+            chat = chat_template or asked.chat
+            found[label] = _LmEvalTask(label, _set_up(task, shots), chat, system, allow_unsafe_code, asked.metric)
+    return [one.task() for one in found.values()]
+
+
+def metrics_of(name: str) -> dict[str, tuple[str, ...]]:
+    """The metrics of a task of lm-eval by its leaf tasks, as `lm_eval_tasks` loads it.
+
+    Raises:
+        InputError: as `lm_eval_tasks`.
+    """
+    return {label: tuple(task.aggregation()) for label, task in _loaded(name).items()}
 
 
 def tasks_named(notation: str, *, trusted: Collection[str | Path] = ()) -> list[Task]:
@@ -85,10 +99,19 @@ def tasks_named(notation: str, *, trusted: Collection[str | Path] = ()) -> list[
     if not names:
         raise InputError("no task is named", where=notation, fix="Write it like lm-eval:arc_easy or lm-eval:task.yaml")
     for name in names:
-        file = Path(_shots(name, None)[0])
+        file = Path(parse_notation(name).name)
         if file.suffix in _YAML and file.is_file():
             check_trusted(file, trusted, "is a task file of lm-eval, which can run code")
     return lm_eval_tasks(names)
+
+
+def find_task_file(folder: str | Path, name: str) -> Path | None:
+    """The file of lm-eval in a folder or below it that defines a task of this name; None where none does."""
+    says = re.compile(rf"^task:\s*['\"]?{re.escape(name)}['\"]?\s*(#.*)?$", re.MULTILINE)
+    for file in sorted(one for one in Path(folder).rglob("*") if one.suffix in _YAML and one.is_file()):
+        if says.search(file.read_text(encoding="utf-8", errors="replace")):
+            return file.resolve()
+    return None
 
 
 def ranking_score(values: Mapping[str, object], known: Sequence[str] = ()) -> str | None:
@@ -96,13 +119,42 @@ def ranking_score(values: Mapping[str, object], known: Sequence[str] = ()) -> st
     return next((name for name in (*RANKED_BY, *known) if name in values), None)
 
 
-def _shots(name: str, few_shot: int | None) -> tuple[str, int | None]:
-    plain, at, count = name.rpartition("@")
-    if not at:
-        return name, few_shot
-    if not count.isdecimal():
-        raise InputError(f"'{count}' is not a number of shown examples", where=name, fix="Write it like gsm8k@5")
-    return plain, int(count)
+class Notation(NamedTuple):
+    """What "NAME@SHOTS+chat=METRIC/FILTER" says.
+
+    Attributes:
+        name: the task, group or tag, or a YAML file.
+        shots: solved examples shown before each question; None where it does not say.
+        chat: whether the chat template is used.
+        metric: the metric that is the score, and the filter behind "/"; None for the usual one.
+    """
+
+    name: str
+    shots: int | None = None
+    chat: bool = False
+    metric: str | None = None
+
+    def __str__(self) -> str:
+        shots = "" if self.shots is None else f"@{self.shots}"
+        return f"{self.name}{shots}{'+chat' if self.chat else ''}{f'={self.metric}' if self.metric else ''}"
+
+
+def parse_notation(text: str) -> Notation:
+    """The parts of a task's notation.
+
+    Raises:
+        InputError: the number of shown examples is none, or a part is empty.
+    """
+    if Path(text).is_file():
+        return Notation(text)
+    rest, equals, metric = text.partition("=")
+    if equals and not metric:
+        raise InputError("names no metric behind =", where=text, fix="Write it like arc_easy=acc_norm")
+    plain = rest.removesuffix("+chat")
+    name, at, count = plain.rpartition("@")
+    if at and not count.isdecimal():
+        raise InputError(f"'{count}' is not a number of shown examples", where=text, fix="Write it like gsm8k@5")
+    return Notation(name if at else plain, int(count) if at else None, plain != rest, metric or None)
 
 
 def _loaded(name: str) -> dict[str, Any]:
@@ -182,7 +234,9 @@ def _set_up(task: Any, few_shot: int | None) -> Any:
 class _LmEvalTask:
     """One task of lm-eval behind the door of our tasks."""
 
-    def __init__(self, name: str, task: Any, chat: bool, system: str | None, unsafe: bool) -> None:
+    def __init__(
+        self, name: str, task: Any, chat: bool, system: str | None, unsafe: bool, metric: str | None = None
+    ) -> None:
         if getattr(task, "UNSAFE_CODE", False) and not unsafe:
             raise InputError(
                 "this task runs code that a model wrote",
@@ -192,6 +246,16 @@ class _LmEvalTask:
         if getattr(task, "MULTIMODAL", False):
             raise InputError("this task shows pictures or sounds", where=PREFIX + name, fix="Name a task of text")
         self._name, self._task, self._chat, self._system = name, task, chat, system
+        self._metric, _, self._pipe = (metric or "").partition("/")
+        if self._metric:
+            known = [_PER_UNIT.get(one, one) for one in task.aggregation()]
+            if self._metric not in known:
+                fix = nearest(self._metric, known)
+                raise InputError(f"the task has no metric '{self._metric}'", where=PREFIX + name, fix=fix)
+        pipes = [one.name for one in getattr(task, "_filters", ())]
+        if self._pipe and self._pipe not in pipes:
+            fix = nearest(self._pipe, pipes)
+            raise InputError(f"the task has no filter '{self._pipe}'", where=PREFIX + name, fix=fix)
         self._documents = list(task.eval_docs)
         if not self._documents:
             raise InputError("the task has no documents", where=PREFIX + name, fix="Check its data")
@@ -206,6 +270,8 @@ class _LmEvalTask:
         import lm_eval
 
         parts = [lm_eval.__version__, self._task.dump_config(), self._chat, self._system, self._documents]
+        if self._metric:
+            parts.append([self._metric, self._pipe])
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def _example(self, number: int, document: Any) -> Example:
@@ -264,10 +330,11 @@ class _LmEvalTask:
             pipe: self._numbers(self._task.process_results(self._documents[number], given))
             for pipe, given in by_filter.items()
         }
-        answers, metrics = by_filter[pipes[0]], found[pipes[0]]
         where = f"{PREFIX}{self._name}:{number}"
-        name = ranking_score(metrics, list(metrics))
-        if name is None:
+        pipe = self._pipe or pipes[0]
+        answers, metrics = by_filter[pipe], found[pipe]
+        name = ranking_score(metrics, list(metrics)) if not self._metric else self._metric
+        if name is None or name not in metrics:
             raise InputError(
                 "the task has no metric of single examples", where=where, fix="Name a task with such a metric"
             )

@@ -91,7 +91,7 @@ class Ingredients:
     Attributes:
         study: the study, its paths resolved.
         where: its file, for errors.
-        base: the base.
+        base: the base; of a study without one, the first skill.
         skills: the skills by their model strings.
         tasks: the chosen tasks.
         out: the study's folder, where a run keeps what it bred; None before a run has one.
@@ -183,7 +183,7 @@ class Representation(ABC, Generic[Proposal, AnyVary]):
     def __init__(self, found: Ingredients) -> None:
         self.study, self.where = found.study, found.where
         self.options = cast("AnyVary", found.study.vary)
-        self.sources: Mapping[str, Weights] = {found.study.base: found.base, **found.skills}
+        self.sources: Mapping[str, Weights] = {found.study.reference: found.base, **found.skills}
 
     # -- before anything is opened ------------------------------------------------------------------------------
 
@@ -194,6 +194,11 @@ class Representation(ABC, Generic[Proposal, AnyVary]):
         Raises:
             ValueError: what does not fit, as a clause.
         """
+
+    @classmethod
+    def works_without_base(cls, study: Study) -> bool:
+        """Whether candidates can be made of the skills alone."""
+        return False
 
     @classmethod
     def forked(cls, study: Study, run: FinishedRun) -> Study:
