@@ -14,29 +14,28 @@ import torch
 from training_runs import QUICK, told
 
 from genepool.tasks.quantised import quantised_network
-from genepool.weights import open_weights
+from genepool.weights import Checkpoint, open_weights
 from tests.tasks.tiny_models import write_model
 
 
 def test_a_quantiser_that_is_not_there_is_named_with_how_to_install_it(
-    cli: Callable[..., Any], small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:
     base = shutil.copytree(small_world / "base", tmp_path / "base")
     config = json.loads((base / "config.json").read_text())
-    told_so = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    # HQQ is not dequantised here, so only its library can load it.
+    told_so = {"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64}}}
     (base / "config.json").write_text(json.dumps({**config, "quantization_config": told_so}))
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if "bitsandbytes" in name else find(name))
-    if find("bitsandbytes") is None:
+    if importlib.util.find_spec("hqq") is None:
         for command in (["evaluate", base, "--tasks"], ["train", "--base", base, "--out", tmp_path / "run"]):
             answer = cli(*command, small_world / "tasks" / "first")
             assert answer.code == 2
-            assert "quantised by bitsandbytes, which is not installed" in answer.err
-            assert "Install it: pip install 'genepool[quantised]'" in answer.err
-            assert answer.err.splitlines()[-1].startswith(f"error: {base}: quantised by bitsandbytes")
+            assert "quantised by hqq, which is not installed" in answer.err
+            assert "Install it: pip install hqq" in answer.err
+            assert answer.err.splitlines()[-1].startswith(f"error: {base}: quantised by hqq")
     whole = cli("train", small_world / "tasks" / "first", "--base", base, "--full", "--out", tmp_path / "run")
     assert whole.code == 2
-    assert "quantised by bitsandbytes, so its tensors cannot be trained. Train factors: --lora." in whole.err
+    assert "quantised by hqq, so its tensors cannot be trained. Train factors: --lora." in whole.err
 
 
 def test_an_adapter_that_lies_in_a_quantised_model_s_folder_is_not_put_on_it(tmp_path: Path) -> None:
@@ -67,9 +66,11 @@ def test_factors_are_trained_on_a_quantised_base(
         if bits == 4
         else {"load_in_8bit": True}
     )
-    base = shutil.copytree(small_world / "base", tmp_path / "base")
+    # Rows of whole blocks of 64: bitsandbytes misreads others on a processor.
+    plain = write_model(tmp_path / "plain", hidden_size=64, intermediate_size=128, initializer_range=0.1)
+    base = shutil.copytree(plain, tmp_path / "base")
     model = AutoModelForCausalLM.from_pretrained(
-        small_world / "base", quantization_config=BitsAndBytesConfig(**said), dtype=torch.float32
+        plain, quantization_config=BitsAndBytesConfig(**said), dtype=torch.float32
     )
     model.save_pretrained(base)
     task = small_world / "tasks" / "first"
@@ -99,10 +100,10 @@ def test_factors_are_trained_on_a_quantised_base(
     file = tmp_path / "training.yaml"
     file.write_text(f"train: 1\nbase: {base}\ntasks: [{task}]\n")
     plan = json.loads(cli("plan", file, "--json").out)
-    stored = open_weights(base)
+    stored = Checkpoint(base)
     whole = sum(stored.info(name).nbytes for name in stored.names())
     assert plan["weights"] == pytest.approx(whole, rel=0.2)
-    # The change of an adapter is known by its names; sums of packed numbers are refused.
+    # Sums are of what the packed numbers stand for.
     merged = cli("skill", "apply", tmp_path / "run" / "adapter", "--base", base, "--out", tmp_path / "merged")
-    assert merged.code == 2
-    assert "quantised" in merged.err
+    assert merged.code == 0, merged.err
+    assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())

@@ -120,7 +120,9 @@ def plan(
 
 
 def _print_beside(shown: Mapping[str, Any]) -> None:
-    """Whose config and tokenizer go along, where configs differ, and the files beside the weights."""
+    """What is dequantised, whose config and tokenizer go along, where configs differ, and the files beside."""
+    for name, what in shown["dequantised"].items():
+        tables.print_text(f"{name} is {what}")
     tables.print_text(f"config of {shown['config_of']}, tokenizer of {shown['tokenizer_of']}")
     if joined := shown.get("vocabulary"):
         filled = ", ".join(f"{one['filled']:,} of {name}" for name, one in joined["models"].items())

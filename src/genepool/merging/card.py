@@ -117,8 +117,10 @@ def _renamed(plan: Plan) -> list[str]:
 
 
 def _goes_along(plan: Plan) -> dict[str, str]:
-    """The sections on the configs' differences and on the files that went along or stayed behind."""
+    """The sections on quantised models, on the configs' differences, and on the files that went along or stayed."""
     said, sections = plan.goes_along(), {}
+    if dequantised := said["dequantised"]:
+        sections["Quantised models"] = "\n".join(f"- `{name}` is {what}" for name, what in dequantised.items())
     if differing := plan.config_differences:
         rows = "\n".join(f"- `{one.key}`{str(one).removeprefix(one.key)}" for one in differing[:_SHOWN])
         more = f"\n- and {len(differing) - _SHOWN} more, in `genepool.json`" if len(differing) > _SHOWN else ""

@@ -30,6 +30,7 @@ from genepool.weights import TensorInfo, Weights
 from genepool.weights.architecture import architecture_of
 from genepool.weights.carried import CarriedFiles, carried_files
 from genepool.weights.config_layers import with_depth
+from genepool.weights.dequantised import dequantised_in
 from genepool.weights.naming import Renaming, renaming_of
 from genepool.weights.tensor_info import dtype_code
 from genepool.weights.vocabulary.rows import SPECIAL_IDS
@@ -221,7 +222,7 @@ class Plan:
         Returns:
             config_of and tokenizer_of (models), vocabulary (`JoinedVocabulary.to_dict`, where the models were brought
             into one), config_differences (key -> model -> value), carried (names of files), left (file or folder -> why
-            it stays behind).
+            it stays behind), dequantised (quantised model -> what is done on reading).
         """
         return {
             "config_of": self.config_of,
@@ -230,7 +231,13 @@ class Plan:
             "config_differences": {one.key: dict(one.values) for one in self.config_differences},
             "carried": sorted(self.carried.files),
             "left": dict(self.carried.left),
+            "dequantised": self.dequantised,
         }
+
+    @cached_property
+    def dequantised(self) -> dict[str, str]:
+        """The quantised models -> what is done on reading them, as a clause."""
+        return {one.name: one.told() for weights in self.sources.values() for one in dequantised_in(weights)}
 
     @property
     def bytes_per_pass(self) -> int:

@@ -218,7 +218,9 @@ def _say_unknown(sources: Mapping[str, Weights]) -> None:
 
 
 def _say_what_goes_along(plan: Plan) -> None:
-    """Says what a user would not expect of config and files beside the weights; the plan and the card say all."""
+    """Says what a user would not expect of weights, config and files beside them; the plan and the card say all."""
+    for name, what in plan.dequantised.items():
+        progress.message(f"note: {name} is {what}.")
     chosen, tokenizer = plan.config_of, plan.tokenizer_of
     for note in difference_notes(plan.config_differences, chosen, tokenizer):
         progress.message(f"note: {note}.")

@@ -28,6 +28,7 @@ from genepool.merging.recipe import Recipe
 from genepool.merging.wholeness import check_whole
 from genepool.threads import core_count, torch_threads
 from genepool.weights import AlignedVocabulary, Checkpoint, Weights
+from genepool.weights.dequantised import DequantisedCheckpoint
 from genepool.weights.naming import Renamed
 from genepool.weights.writer import DEFAULT_SHARD_BYTES, ShardedWriter, write_config
 
@@ -266,7 +267,8 @@ def _stamp(weights: Weights) -> str:
     """Changes when the files behind `weights` do; the fingerprint for kinds that have no files of their own."""
     if isinstance(weights, Checkpoint):
         stats = [os.stat(file.path) for file in weights.files]
-        return json.dumps([[os.path.realpath(weights.path), s.st_size, s.st_mtime_ns] for s in stats])
+        read_as = [weights.told(), weights.scheme.settings] if isinstance(weights, DequantisedCheckpoint) else []
+        return json.dumps([[os.path.realpath(weights.path), s.st_size, s.st_mtime_ns] for s in stats] + read_as)
     if isinstance(weights, ExpertMixture):
         parts = [_stamp(one) for one in (weights.base, *weights.experts)]
         return json.dumps([weights.recipe.model_dump(mode="json"), *parts])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
-from genepool.tasks.quantised import quantised_network
+from genepool.tasks.quantised import packed_network, quantised_network
 from genepool.weights import Weights
 from genepool.weights.quantised import quantised_by
 
@@ -55,6 +55,10 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
     if quantised_by(weights):
         with building(), _silent_transformers():
             return quantised_network(weights, architecture, config, kind)
+    with building(), _silent_transformers():
+        packed = packed_network(weights, architecture, kind)
+    if packed is not None:
+        return packed
     # Cloned, because transformers may keep the very tensors, and `assign` writes into the model's.
     tensors = {name: _cast(weights.read(name), kind) for name in weights.stored_names()}
     with building(), _silent_transformers():

@@ -1,7 +1,7 @@
 """A quantised model in memory: its checkpoint as transformers and the quantiser load it, and PEFT's adapters on it.
 
 Nothing here knows a quantiser: transformers reads `quantization_config` and imports what that needs. Used by
-`pretrained`, which builds all other networks tensor by tensor.
+`pretrained`, which builds all other networks tensor by tensor, a quantised one too where its quantiser cannot.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from genepool import progress
 from genepool.errors import InputError
-from genepool.weights import BaseWithChange, Weights
+from genepool.weights import BaseWithChange, Checkpoint, Weights
+from genepool.weights.dequantised import DequantisedCheckpoint
 from genepool.weights.peft.adapter import PeftAdapter
 from genepool.weights.peft.folder import CONFIG_FILE
 from genepool.weights.quantised import quantised_by
@@ -32,6 +36,57 @@ _NEEDED = {
 }  # fmt: skip
 
 
+def packed_network(weights: Weights, architecture: Any, kind: torch.dtype) -> Any | None:
+    """The network of a quantised checkpoint, with adapters or without, as its quantiser computes it.
+
+    Args:
+        weights: the model.
+        architecture: transformers' class.
+        kind: what is computed in where nothing is quantised.
+
+    Returns:
+        None where it is no such model, or its quantiser is not here or cannot load it: the network is then made of
+        dequantised tensors, which takes more memory.
+    """
+    if (base := _adapted(weights)) is None:
+        return None
+    reason = f"{base.scheme.library} is not installed" if base.scheme.library else ""
+    reason = base.scheme.misread() or reason
+    if packed_base(weights) is not None:
+        from genepool.weights.meta_model import read_config
+
+        config = read_config(architecture.config_class, base.stored.config)
+        try:
+            return quantised_network(weights, architecture, config, kind)
+        except InputError as error:
+            reason = error.what
+    _say_once(f"note: {base.name} is {base.told()}{': ' if reason else ''}{reason}.")
+    return None
+
+
+def packed_base(weights: Weights) -> Checkpoint | None:
+    """The quantised checkpoint that a network is computed from as it is stored; None where it is dequantised first."""
+    base = _adapted(weights)
+    library = "" if base is None else base.scheme.library
+    if base is None or not library or find_spec(library) is None or base.scheme.misread():
+        return None
+    return base.stored
+
+
+def _adapted(weights: Weights) -> DequantisedCheckpoint | None:
+    """The quantised checkpoint that a model is, or is with adapters; None for any other model."""
+    try:
+        base, _ = _taken_apart(weights)
+    except InputError:
+        return None
+    return base if isinstance(base, DequantisedCheckpoint) and base.packed else None
+
+
+@cache
+def _say_once(text: str) -> None:
+    progress.message(text)
+
+
 def quantised_network(weights: Weights, architecture: Any, config: Any, kind: torch.dtype) -> Any:
     """transformers' network of a quantised checkpoint, or of one with an adapter.
 
@@ -46,7 +101,7 @@ def quantised_network(weights: Weights, architecture: Any, config: Any, kind: to
             it.
     """
     base, adapters = _taken_apart(weights)
-    method = quantised_by(base)
+    method = quantised_by(base.stored if isinstance(base, DequantisedCheckpoint) else base)
     # bitsandbytes tells of kernels that it could download.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:

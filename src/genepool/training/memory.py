@@ -13,6 +13,7 @@ from genepool.errors import InputError
 from genepool.tasks import Example, open_model
 from genepool.tasks.network import Network
 from genepool.tasks.pretrained import load_tokenizer
+from genepool.tasks.quantised import packed_base
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training
 from genepool.training.trained import modules_of
@@ -68,8 +69,9 @@ def plan_memory(opened: OpenedTraining) -> TrainingMemory:
     """
     recipe, base = opened.recipe, opened.base
     size = _SIZES[recipe.dtype]
-    infos = [base.info(name) for name in base.names()]
-    entries = sum(info.numel for info in infos)
+    stored = packed_base(base) or base
+    infos = [stored.info(name) for name in stored.names()]
+    entries = sum(base.info(name).numel for name in base.names())
     parameters = entries if recipe.form == "full" else _factors(base, recipe)
     own = 0 if recipe.form == "full" and size == 4 else 4 * parameters
     # The gradient and two moments, in float32 whatever the model computes in.

@@ -21,6 +21,7 @@ from genepool.training.examples import TrainingExample, TrainingExamples, load_t
 from genepool.training.recipe import Training
 from genepool.weights import BaseWithHead, ClassHead, Weights, head_for, open_weights, with_head
 from genepool.weights.class_head import class_names
+from genepool.weights.dequantised import dequantised_in
 from genepool.weights.quantised import quantised_by
 
 
@@ -57,7 +58,8 @@ class OpenedTraining:
         """
         tasks = [load_training_task(path) for path in recipe.tasks]
         base = _able(open_weights(recipe.base, allow_pickle=allow_pickle), tasks)
-        if recipe.form == "full" and (method := quantised_by(base)):
+        packed = next(dequantised_in(base), None)
+        if recipe.form == "full" and (method := quantised_by(base if packed is None else packed.stored)):
             raise InputError(
                 f"quantised by {method}, so its tensors cannot be trained",
                 where=recipe.base,

@@ -57,6 +57,10 @@ _TRAINING = re.compile(
     r"|.*\.log|latest|zero_to_fp32\.py"
 )
 _TRAINING_FOLDERS = re.compile(r"checkpoint-\d+|global_step\d+|runs|logs|wandb|tensorboard|mlruns|lightning_logs")
+# What GPTQ, AWQ and TensorRT's tools say beside the config; a result has weights of floats.
+_QUANTISER = frozenset({
+    "quantize_config.json", "quant_config.json", "quantization_config.json", "hf_quant_config.json",
+})  # fmt: skip
 _REPLACED = frozenset({"README.md", "recipe.yaml", "genepool.json", "mergekit_config.yml", "mergekit_config.yaml"})
 # transformers would load these onto the result, or look for the base they name.
 _ADAPTER = re.compile(r"adapter_config\.json|adapter_model\..*")
@@ -74,6 +78,7 @@ ADAPTER = "an adapter that was not merged"
 TRAINING_STATE = "state or log of a training"
 HIDDEN = "hidden"
 REPLACED = "the result has its own"
+QUANTISER = "it says how the weights were quantised"
 UNNAMED_CODE = "code that no config names"
 ELSEWHERE = "a link out of the model's folder"
 TOO_MUCH = f"the files beside the weights are carried up to {MOST_BYTES_IN_ALL:,} bytes in all, the smallest first"
@@ -229,6 +234,8 @@ class _Folder:
             return HIDDEN
         if name in _REPLACED:
             return REPLACED
+        if name in _QUANTISER:
+            return QUANTISER
         if _TRAINING.fullmatch(entry.name):
             return TRAINING_STATE
         if _DATABASE.fullmatch(entry.name):

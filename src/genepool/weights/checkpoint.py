@@ -94,6 +94,10 @@ class Checkpoint(Weights):
         stored = self._aliases.get(name, name)
         return self._where[stored].read_rows(stored, start, stop)
 
+    def file_of(self, name: str) -> TensorFile:
+        """The file that holds a tensor."""
+        return self._where[name]
+
     def stored_in(self, name: str) -> tuple[TensorFile, str] | None:
         stored = self._aliases.get(name, name)
         file = self._where[stored]

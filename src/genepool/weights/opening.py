@@ -22,6 +22,7 @@ from genepool.weights import hub, naming, remote
 from genepool.weights.change import BaseWithChange, Change
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.class_head import BaseWithHead, class_head_of, with_head, without_head
+from genepool.weights.dequantised import dequantised
 from genepool.weights.ema import ema_copies, without_copies
 from genepool.weights.gguf.adapter_reading import GgufAdapter, is_gguf_adapter
 from genepool.weights.model_difference import ModelDifference
@@ -241,7 +242,7 @@ class _Opener:
             kept: Weights = saved.open_weights(path, self.allow_pickle)
             return kept
         if not _is_addition(path):
-            return Checkpoint(path, name, allow_pickle=self.allow_pickle)
+            return dequantised(Checkpoint(path, name, allow_pickle=self.allow_pickle))
         if self.base is None:
             raise InputError("is an adapter or a skill without a base", where=path, fix=f"Write it as BASE+{name}")
         return self._add(self.base, path, name)

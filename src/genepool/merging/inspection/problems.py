@@ -13,6 +13,7 @@ from genepool.merging.config_differences import config_differences
 from genepool.merging.inspection.result import Deltas, Kind, MergeProblem, ModelFacts
 from genepool.merging.matching import Differing, Fit, ShapeConflict
 from genepool.weights import Weights
+from genepool.weights.dequantised import dequantised_in
 from genepool.weights.tensor_info import shape_text, widest_dtype
 from genepool.weights.vocabulary.comparison import vocabularies, vocabulary_conflicts
 
@@ -59,6 +60,7 @@ def find_notes(
     ):
         if len(set(by_model.values())) > 1:
             notes.append(f"{what}s differ: {_grouped(by_model)}{_consequence(what, facts)}")
+    notes += [f"{one.name} is {one.told()}" for weights in sources.values() for one in dequantised_in(weights)]
     notes += [f"configs differ: {one}" for one in config_differences(sources)]
     for buffer in fit.recomputed[:1]:
         more = f" and {len(fit.recomputed) - 1:,} more" if len(fit.recomputed) > 1 else ""
