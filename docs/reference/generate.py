@@ -19,6 +19,7 @@ from adapter_pages import adapters_page
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from python_pages import python_pages
+from quantised_page import quantised_page
 
 from genepool import measure
 from genepool.cli.main import build_app
@@ -96,6 +97,7 @@ def pages() -> dict[str, str]:
         "strategies.md": _strategies_page(),
         "measures.md": _measures_page(),
         "adapters.md": adapters_page(NOTE),
+        "quantised.md": quantised_page(NOTE),
         "cli.md": _commands_page(),
         **python_pages(NOTE),
     }

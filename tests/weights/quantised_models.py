@@ -51,3 +51,29 @@ def example(case: str) -> Example:
     expected = {name.removeprefix(_EXPECTED): one for name, one in tensors.items() if name.startswith(_EXPECTED)}
     stored = {name: one for name, one in tensors.items() if not name.startswith(_EXPECTED)}
     return Example(json.loads(said["settings"]), said["maker"], said["dtype"], stored, expected)
+
+
+def pack_fp8(
+    tensors: dict[str, torch.Tensor], side: int = 16
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The matrices of layers in FP8 with a scale for every block, by its definition, entry by entry of the grid.
+
+    Returns:
+        What a file stores, and the floats that this stands for.
+    """
+    stored, floats = dict(tensors), dict(tensors)
+    for name, value in tensors.items():
+        if not name.endswith("proj.weight"):
+            continue
+        rows, columns = value.shape
+        scales = torch.zeros(-(-rows // side), -(-columns // side))
+        codes, back = torch.zeros_like(value), torch.zeros_like(value)
+        for i in range(scales.shape[0]):
+            for j in range(scales.shape[1]):
+                block = slice(i * side, (i + 1) * side), slice(j * side, (j + 1) * side)
+                scales[i, j] = value[block].abs().max() / 448
+                codes[block] = (value[block] / scales[i, j]).to(torch.float8_e4m3fn).float()
+                back[block] = codes[block] * scales[i, j]
+        stored[name], floats[name] = codes.to(torch.float8_e4m3fn), back
+        stored[f"{name}_scale_inv"] = scales
+    return stored, floats

@@ -179,4 +179,4 @@ def test_every_quantiser_of_transformers_is_read_or_named() -> None:
     known = {method for kind in schemes() for method in kind.methods} | set(UNREAD)
     theirs = {name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZER_MAPPING}
     # AutoRound's files have the form of GPTQ or AWQ. A GGUF file is opened by its own format.
-    assert theirs - known <= {"auto-round", "gguf", "nvfp4"}
+    assert theirs - known <= {"auto-round", "gguf"}

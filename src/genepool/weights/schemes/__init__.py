@@ -27,6 +27,8 @@ UNREAD: Final[Mapping[str, tuple[str, str]]] = {
     "higgs": ("HIGGS", "its weights are rotated, and its codes name entries of a grid"),
     "hqq": ("HQQ", "its files keep the state of its own layers"),
     "metal": ("Metal", "its codes lie in the order of its kernels"),
+    "modelopt": ("NVIDIA ModelOpt", "its scales are those of TensorRT's kernels"),
+    "nvfp4": ("NVFP4", "its scales are those of NVIDIA's kernels; compressed-tensors' form of it is read"),
     "quanto": ("Quanto", "its files keep the state of its own tensors"),
     "quark": ("Quark", "its files keep the state of its own layers"),
     "sinq": ("SINQ", "its files keep the state of its own layers"),

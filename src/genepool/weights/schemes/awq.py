@@ -32,7 +32,9 @@ class Awq(Scheme):
     methods = frozenset({"awq"})
     reads = "4 bits, any group size, `version: gemm` (`marlin`, `exllama`) and `gemv`"
     library = "gptqmodel"
-    oracle = "AutoAWQ's `dequantize_gemm` on float32 scales: equal in every bit"
+    oracle = (
+        "AutoAWQ's `dequantize_gemm` with scales in float32, for the same layer in both layouts: equal in every bit"
+    )
 
     @classmethod
     def holds(cls, settings: Mapping[str, Any]) -> bool:

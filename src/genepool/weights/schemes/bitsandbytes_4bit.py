@@ -34,7 +34,7 @@ class BitsAndBytes4Bit(Scheme):
     methods = frozenset({"bitsandbytes"})
     reads = "NF4 and FP4, any block size, scales quantised or not, any type of storage"
     library = "bitsandbytes"
-    oracle = "`bitsandbytes.functional.dequantize_4bit`: equal in every bit"
+    oracle = "`bitsandbytes.functional.dequantize_4bit` 0.50.2, rows of whole blocks: equal in every bit"
 
     @classmethod
     def holds(cls, settings: Mapping[str, Any]) -> bool:

@@ -27,7 +27,7 @@ class BitsAndBytes8Bit(Scheme):
     methods = frozenset({"bitsandbytes"})
     reads = "rows in their own order; the orders of old CUDA kernels (`weight_format` over 0) are refused"
     library = "bitsandbytes"
-    oracle = "`bitsandbytes.functional.int8_vectorwise_dequant`: equal in every bit"
+    oracle = "`bitsandbytes.functional.int8_vectorwise_dequant` 0.50.2: equal in every bit"
 
     @classmethod
     def holds(cls, settings: Mapping[str, Any]) -> bool:

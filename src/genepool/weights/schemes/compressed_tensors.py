@@ -38,7 +38,7 @@ class CompressedTensors(Scheme):
         "refused: sparse formats, `marlin-24` and rotated weights (`transform_config`)"
     )
     library = "compressed_tensors"
-    oracle = "the `decompress` of its compressors: equal in every bit"
+    oracle = "the `decompress` of its compressors, 0.20.1: equal in every bit"
     unused = (
         ".input_scale", ".input_zero_point", ".input_global_scale", ".output_scale", ".output_zero_point", ".k_scale",
         ".v_scale", ".q_scale", ".k_zero_point", ".v_zero_point",

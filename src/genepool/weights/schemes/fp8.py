@@ -32,7 +32,7 @@ class Fp8(Scheme):
         "E4M3 and E5M2; `weight_scale_inv`, `weight_scale`, `scale` or `qscale_weight` for a tensor, its rows or blocks"
         " of it, as floats or powers of two (E8M0); experts as one tensor or many; E2M1 experts in bytes"
     )
-    oracle = "transformers' `Fp8Dequantize`: equal in every bit"
+    oracle = "transformers' `Fp8Dequantize` 5.23.0: equal in every bit"
     unused = (
         ".activation_scale", ".activation_scale_inv", ".input_scale", ".input_scale_ub", ".k_scale", ".v_scale",
         "_activation_scale", "_input_scale",

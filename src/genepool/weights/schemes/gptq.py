@@ -30,7 +30,10 @@ class Gptq(Scheme):
     methods = frozenset({"gptq"})
     reads = "2, 3, 4 and 8 bits, both forms of zero points (`gptq`, `gptq_v2`), any group size, `desc_act`"
     library = "gptqmodel"
-    oracle = "GPTQModel's `dequantize_weight` in float32: equal in every bit"
+    oracle = (
+        "the layers of AutoGPTQ 0.7.1, and GPTQModel's `dequantize_weight` for `gptq_v2` and `desc_act`, with scales in"
+        " float32: equal in every bit"
+    )
 
     @classmethod
     def holds(cls, settings: Mapping[str, Any]) -> bool:

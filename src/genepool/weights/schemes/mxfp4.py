@@ -29,7 +29,7 @@ class Mxfp4(Scheme):
     title = "MXFP4"
     methods = frozenset({"mxfp4"})
     reads = "`_blocks` with `_scales`, the experts of gpt-oss"
-    oracle = "transformers' `convert_moe_packed_tensors`: equal in every bit"
+    oracle = "transformers' `convert_moe_packed_tensors` 5.23.0: equal in every bit"
 
     def packed(self) -> Iterator[PackedTensor]:
         for stem in self.stems(_CODES):
