@@ -76,7 +76,7 @@ class _Gemm(PackedTensor):
         """The numbers of some outputs, `(rows of the part, stop - start)` float32."""
         first, last = start // _PER_WORD, -(-stop // _PER_WORD)
         words = self.stored.read(part)[:, first:last]
-        eights = unpack_words(words, _BITS, 0, (last - first) * _PER_WORD).unflatten(1, (-1, _PER_WORD))
+        eights = unpack_words(words, _BITS, 0, (last - first) * _PER_WORD).reshape(len(words), -1, _PER_WORD)
         ordered = eights[..., list(_PLACES)].flatten(1).float()
         return ordered[:, start - first * _PER_WORD : stop - first * _PER_WORD]
 

@@ -49,7 +49,8 @@ def unpack_words(words: torch.Tensor, bits: int, start: int, stop: int) -> torch
         wide = taken.to(torch.int64) & 0xFFFFFFFF
         wide = wide | (torch.nn.functional.pad(wide[:, 1:], (0, 1)) << WORD)
         codes = ((wide[:, begins // WORD] >> (begins % WORD)) & (2**bits - 1)).to(torch.uint8)
-    return codes[:, start - first : stop - first]
+    found: torch.Tensor = codes[:, start - first : stop - first]
+    return found
 
 
 def unpack_nibbles(octets: torch.Tensor, values: torch.Tensor, *, low_first: bool) -> torch.Tensor:
@@ -68,7 +69,8 @@ def unpack_nibbles(octets: torch.Tensor, values: torch.Tensor, *, low_first: boo
     # One lookup gives both numbers of a byte.
     high, low = values.repeat_interleave(16), values.repeat(16)
     pairs = torch.stack((low, high) if low_first else (high, low), dim=-1)
-    return pairs[octets.to(torch.int32)].flatten(-2)
+    found: torch.Tensor = pairs[octets.to(torch.int32)].flatten(-2)
+    return found
 
 
 def unpack_e2m1(octets: torch.Tensor) -> torch.Tensor:
@@ -94,7 +96,7 @@ def unpack_e2m3(octets: torch.Tensor) -> torch.Tensor:
     """Four E2M3 numbers of each three bytes: `(rows, 3 n)` uint8 to `(rows, 4 n)` float32."""
     import torch
 
-    triples = octets.unflatten(-1, (-1, 3)).to(torch.int32)
+    triples = octets.reshape(*octets.shape[:-1], -1, 3).to(torch.int32)
     word = triples[..., 0] | triples[..., 1] << 8 | triples[..., 2] << 16
     codes = (word.unsqueeze(-1) >> torch.arange(0, 24, 6, dtype=torch.int32)).flatten(-2) & 63
     return torch.tensor(E2M3)[codes]
