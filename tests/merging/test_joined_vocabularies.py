@@ -181,6 +181,8 @@ def test_the_tokens_of_a_named_model_with_its_special_ids(tmp_path: Path, recipe
     write_model(tmp_path / "x", WORDS)
     config = write_model(tmp_path / "y", ["?", "c", "a", "d"], rows=7) / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token_id": 3}))
+    writing = {"eos_token_id": 1, "pad_token_id": 0, "max_new_tokens": 4}
+    (tmp_path / "x" / "generation_config.json").write_text(json.dumps(writing))
     keys = {"base": "x", "method": "task_arithmetic", "models": ["y"], "parameters": {"lambda": 1.0}}
     assert cli("merge", recipe(**keys, tokenizer={"source": "y"}), tmp_path / "out", "--quiet").code == 0
     assert _ids(tmp_path / "out") == {"?": 0, "c": 1, "a": 2, "d": 3}
@@ -189,6 +191,9 @@ def test_the_tokens_of_a_named_model_with_its_special_ids(tmp_path: Path, recipe
     torch.testing.assert_close(out[EMBED], torch.stack([row_of("y", token) for token in ["?", "c", "a", "d"]]))
     assert out.config is not None
     assert (out.config["vocab_size"], out.config["eos_token_id"]) == (4, 3)
+    # An id that only means something among the base's tokens is not taken along.
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert written == {"eos_token_id": 3, "max_new_tokens": 4}
 
 
 def test_one_vocabulary_needs_no_lining_up(tmp_path: Path, recipe: Command, cli: Command) -> None:

@@ -62,6 +62,9 @@ def test_an_exact_delta_stays_exact() -> None:
         def moves(self, name: str, base: Weights) -> bool:
             return name == EMBED
 
+        def holds_change(self, base: Weights) -> bool:
+            return True
+
         def delta_rows(self, name: str, base: Weights, start: int, stop: int) -> torch.Tensor | None:
             return torch.full((stop - start, 2), 1e-20) if name == EMBED else None
 

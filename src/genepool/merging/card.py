@@ -157,8 +157,10 @@ def extra_files(
     sections: Mapping[str, str] | None = None,
     adapter: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """The three files, name -> text."""
+    """The three files, name -> text; and settings of writing, where those that go along would have wrong ids."""
+    written = plan.generation_config() if adapter is None else None
     return {
+        **({"generation_config.json": json.dumps(written, indent=2) + "\n"} if written is not None else {}),
         "recipe.yaml": recipe_yaml(plan),
         "genepool.json": json.dumps(record(plan, fingerprint, adapter), indent=2, ensure_ascii=False) + "\n",
         "README.md": model_card(plan, sections, adapter=adapter is not None),

@@ -33,7 +33,7 @@ from genepool.weights.config_layers import with_depth
 from genepool.weights.dequantised import dequantised_in
 from genepool.weights.naming import Renaming, renaming_of
 from genepool.weights.tensor_info import dtype_code
-from genepool.weights.vocabulary.rows import SPECIAL_IDS
+from genepool.weights.vocabulary.rows import generation_settings, with_special_ids
 from genepool.weights.writer import config_for
 
 if TYPE_CHECKING:
@@ -120,11 +120,22 @@ class Plan:
             theirs = self.sources[self.layout.labels].config or {}
             result = {key: value for key, value in result.items() if key not in _LABELS}
             result |= {key: theirs[key] for key in _LABELS if key in theirs}
-        if self.joined is not None and self.tokenizer_of != self.config_of:
-            theirs = self.sources[self.tokenizer_of].config or {}
-            result |= {key: theirs[key] for key in SPECIAL_IDS if key in theirs}
+        if self._has_other_ids:
+            result = with_special_ids(result, self.sources[self.tokenizer_of].config or {})
         untied = untied_names(self.reference, result, self.infos)
         return untied_config(result, untied, self.stored) if untied else result
+
+    @property
+    def _has_other_ids(self) -> bool:
+        """Whether tokens have other ids in the result than in the model whose config goes along."""
+        return self.joined is not None and self.tokenizer_of != self.config_of
+
+    def generation_config(self) -> dict[str, Any] | None:
+        """What generation_config.json says, where the tokenizer's model has none and the config's would be wrong."""
+        theirs = self.sources[self.tokenizer_of].config or {}
+        return (
+            generation_settings(self.reference.folder, self.tokenizer_folder, theirs) if self._has_other_ids else None
+        )
 
     @cached_property
     def depths(self) -> dict[str, int]:

@@ -192,38 +192,43 @@ class AlignedVocabulary(Weights):
         pairs = self.alignment.fills.get(row, ())
         return pairs[0] if len(pairs) == 1 else (None, row)
 
-    def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int, str | None, int]]:
-        """Rows that are copied from neighbouring rows of one model, as (first, end, model, first row there)."""
-        first = start
-        while first < stop:
-            (model, at), end = self._place(first), first + 1
-            while model is not None and end < stop and self._place(end) == (model, at + end - first):
-                end += 1
-            yield first, end, model, at
-            first = end
-
     def _rows_of(self, name: str, start: int, stop: int) -> torch.Tensor:
         """All entries of some tokens, `(stop - start, entries of a token)`."""
         import torch
 
         info = self.info(name)
         result = torch.empty((stop - start, info.numel // max(1, self.rows)), dtype=torch_dtype(info.dtype))
-        for first, end, model, at in self._runs(start, stop):
-            part = result[first - start : end - start]
-            if model is not None:
-                part.copy_(self._rows_in(model, name, at, at + end - first))
-            elif first in self.alignment.padding:
-                part.copy_(self._mean(name))
+        copied: dict[str, tuple[list[int], list[int]]] = {}
+        for number in range(stop - start):
+            model, at = self._place(start + number)
+            if model is None:
+                result[number] = self._computed(name, start + number)
+                continue
+            numbers, rows = copied.setdefault(model, ([], []))
+            numbers.append(number)
+            rows.append(at)
+        for model, (numbers, rows) in copied.items():
+            found = self._rows_in(model, name, rows)
+            if len(numbers) == len(result):
+                result.copy_(found)
             else:
-                pairs = self.alignment.fills.get(first, ())
-                rows = [self._rows_in(donor, name, row, row + 1).to(torch.float32) for donor, row in pairs]
-                part.copy_(sum(rows[1:], rows[0]) / len(rows) if rows else torch.zeros_like(part))
+                result[torch.tensor(numbers)] = found.to(result.dtype)
         return result
 
-    def _rows_in(self, model: str, name: str, start: int, stop: int) -> torch.Tensor:
-        """The same of a model's own rows."""
+    def _computed(self, name: str, row: int) -> torch.Tensor:
+        """A row that is a mean, or zeros."""
+        import torch
+
+        if row in self.alignment.padding:
+            return self._mean(name)
+        pairs = self.alignment.fills.get(row, ())
+        rows = [self._rows_in(donor, name, [at])[0].to(torch.float32) for donor, at in pairs]
+        return sum(rows[1:], rows[0]) / len(rows) if rows else torch.zeros(())
+
+    def _rows_in(self, model: str, name: str, rows: list[int]) -> torch.Tensor:
+        """Some of a model's own rows, in the order given."""
         weights = self.model if model == self._called else self.models[model]
-        return _token_rows(weights, name if weights is self.model else _counterpart(weights, name), start, stop)
+        return _gathered(weights, name if weights is self.model else _counterpart(weights, name), rows)
 
     def _mean(self, name: str) -> torch.Tensor:
         """The mean of the rows that stand for tokens, `(entries of a token,)` in float64."""
@@ -234,8 +239,9 @@ class AlignedVocabulary(Weights):
             total = torch.zeros(self.info(name).numel // self.rows, dtype=torch.float64)
             known = [row for row in range(self.rows) if row not in self.alignment.padding]
             for first, end in _spans(known):
-                for start in range(first, end, _ROWS_AT_ONCE):
-                    total += self._rows_of(name, start, min(end, start + _ROWS_AT_ONCE)).to(torch.float64).sum(0)
+                for start in range(known[first], known[end - 1] + 1, _ROWS_AT_ONCE):
+                    stop = min(known[end - 1] + 1, start + _ROWS_AT_ONCE)
+                    total += self._rows_of(name, start, stop).to(torch.float64).sum(0)
             self._means[name] = total / max(1, len(known))
         return self._means[name]
 
@@ -243,6 +249,10 @@ class AlignedVocabulary(Weights):
         """The difference of some tokens to the base's, exact where both have a row of one number."""
         import torch
 
+        if not self.model.holds_change(base.model):
+            # Rows that both lack are filled alike, so their difference is zero.
+            ours, theirs = self._rows_of(name, start, stop), base._rows_of(name, start, stop)
+            return ours.to(torch.float32) - theirs.to(torch.float32)
         result = torch.zeros((stop - start, self.info(name).numel // max(1, self.rows)))
         first = start
         while first < stop:
@@ -312,12 +322,25 @@ def _token_rows(weights: Weights, name: str, start: int, stop: int) -> torch.Ten
     return weights.read(name).reshape(info.shape[0], -1)[start:stop]
 
 
+def _gathered(weights: Weights, name: str, rows: list[int]) -> torch.Tensor:
+    """Some tokens' rows in any order, `(len(rows), entries of a token)`."""
+    import torch
+
+    spans = list(_spans(rows))
+    if len(spans) > 1 and (stored := weights.stored_in(name)) is not None:
+        # Out of the file's pages at once: reading scattered rows one by one takes ten times as long.
+        whole = stored[0].read(stored[1])
+        return whole.reshape(whole.shape[0], -1)[torch.tensor(rows)]
+    parts = [_token_rows(weights, name, rows[first], rows[end - 1] + 1) for first, end in spans]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def _spans(rows: list[int]) -> Iterator[tuple[int, int]]:
-    """Ascending numbers as (first, end) of those that follow each other."""
+    """Where numbers follow each other, as (first, end) in the list."""
     first = 0
     for at in range(1, len(rows) + 1):
         if at == len(rows) or rows[at] != rows[at - 1] + 1:
-            yield rows[first], rows[at - 1] + 1
+            yield first, at
             first = at
 
 

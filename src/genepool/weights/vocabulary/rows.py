@@ -1,10 +1,13 @@
-"""Which tensors of a model have one row per token, how many rows those are, and where a config says so."""
+"""Which tensors of a model have one row per token, how many those are, and what its settings say of tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from genepool.weights.carried import GENERATION_FILE
+from genepool.weights.json_file import read_json
 from genepool.weights.roles import infer_roles
 from genepool.weights.weights import Weights
 
@@ -43,3 +46,32 @@ def with_vocab_size(config: Mapping[str, Any] | None, rows: int) -> Mapping[str,
     if isinstance(inner, Mapping) and "vocab_size" in inner:
         config = {**config, "text_config": {**inner, "vocab_size": rows}}
     return {**config, "vocab_size": rows} if "vocab_size" in config else config
+
+
+def with_special_ids(settings: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a model with another tokenizer's ids; of a part that no token plays there is none, not a wrong one.
+
+    Args:
+        settings: what config.json or generation_config.json says.
+        ids: those of `SPECIAL_IDS` that the tokenizer has.
+    """
+    return {key: value for key, value in settings.items() if key not in SPECIAL_IDS} | {
+        key: ids[key] for key in SPECIAL_IDS if key in ids
+    }
+
+
+def generation_settings(model: Path | None, tokenizer: Path | None, ids: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How a model with another tokenizer writes; None where the tokenizer's own file says it, or no file does.
+
+    Args:
+        model: folder of the model.
+        tokenizer: folder of the tokenizer, whose generation_config.json would go along.
+        ids: as for `with_special_ids`.
+
+    Raises:
+        InputError: the model's generation_config.json cannot be read.
+    """
+    if model is None or tokenizer is None or (tokenizer / GENERATION_FILE).is_file():
+        return None
+    mine = model / GENERATION_FILE
+    return with_special_ids(read_json(mine), ids) if mine.is_file() else None

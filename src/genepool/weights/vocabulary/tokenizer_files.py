@@ -90,8 +90,13 @@ class ChangedTokenizer:
         _take_out(content, self._rows, path)
         try:
             tokenizer = Tokenizer.from_str(json.dumps(content))
-            for token, settings in self._added.items():
-                tokenizer.add_tokens([token if settings is None else AddedToken(token, **settings)])
+            # All at once: the library builds its search tree anew at every call.
+            tokenizer.add_tokens(
+                [
+                    token if settings is None else AddedToken(token, **settings)
+                    for token, settings in self._added.items()
+                ]
+            )
             text = tokenizer.to_str(pretty=True)
         except Exception as error:  # the library raises nothing narrower
             raise InputError(f"cannot be changed ({error})", where=path, fix="Fetch the tokenizer again") from None

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
-from genepool.weights.carried import GENERATION_FILE
 from genepool.weights.in_memory import TensorWeights
-from genepool.weights.json_file import read_json
 from genepool.weights.roles import infer_roles
 from genepool.weights.tensor_info import torch_dtype
 from genepool.weights.vocabulary.aligned import LACKING, AlignedVocabulary, Alignment
-from genepool.weights.vocabulary.rows import SPECIAL_IDS, vocabulary_rows
+from genepool.weights.vocabulary.rows import generation_settings, vocabulary_rows, with_special_ids
 from genepool.weights.vocabulary.transplant.donor import TokenizerDonor, described, splitter
 from genepool.weights.vocabulary.transplant.estimators import MissingRows, RowEstimator
 from genepool.weights.vocabulary.transplant.matching import Meaning, matches, meanings
@@ -63,7 +60,7 @@ class Transplanted(AlignedVocabulary):
         # The template is the tokenizer's.
         self.chat_template = None
         if self.config is not None:
-            self.config = _with_ids(self.config, donor)
+            self.config = with_special_ids(self.config, donor.special_ids())
 
     @property
     def tokenizer_folder(self) -> Path | None:
@@ -71,10 +68,7 @@ class Transplanted(AlignedVocabulary):
 
     def generation_config(self) -> dict[str, Any] | None:
         """How the model writes, with the donor's ids; None where the donor's own file goes along, or none is there."""
-        mine = self.folder / GENERATION_FILE if self.folder is not None else None
-        if mine is None or not mine.is_file() or (self._donor.folder / GENERATION_FILE).is_file():
-            return None
-        return dict(_with_ids(read_json(mine), self._donor))
+        return generation_settings(self.folder, self._donor.folder, self._donor.special_ids())
 
 
 class Transplantation:
@@ -200,11 +194,6 @@ class Transplantation:
         if self._settings.estimator.needs_donor and donor is not None:
             theirs = 2 * donor.info(_counterpart(self._model, donor, name)).numel
         return 4 * (rows * width + theirs)
-
-
-def _with_ids(settings: Mapping[str, Any], donor: TokenizerDonor) -> Mapping[str, Any]:
-    """Settings with the donor's ids of special tokens. Of one that it has not there is none rather than a wrong one."""
-    return {key: value for key, value in settings.items() if key not in SPECIAL_IDS} | donor.special_ids()
 
 
 def _counterpart(model: Weights, donor: Weights, name: str) -> str:
