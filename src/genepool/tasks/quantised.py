@@ -55,7 +55,7 @@ def packed_network(weights: Weights, architecture: Any, kind: torch.dtype) -> An
     if packed_base(weights) is not None:
         from genepool.weights.meta_model import read_config
 
-        config = read_config(architecture.config_class, base.stored.config)
+        config = read_config(architecture.config_class, base.stored.config or {})
         try:
             return quantised_network(weights, architecture, config, kind)
         except InputError as error:

@@ -89,7 +89,8 @@ def unpack_spaced(words: torch.Tensor, bits: int, start: int, stop: int) -> torc
     first = start // per_word
     taken = words[:, first : -(-stop // per_word)].to(torch.int64) & 0xFFFFFFFF
     places = number % per_word * bits
-    return ((taken[:, number // per_word - first] >> places) & (2**bits - 1)).to(torch.uint8)
+    found: torch.Tensor = ((taken[:, number // per_word - first] >> places) & (2**bits - 1)).to(torch.uint8)
+    return found
 
 
 def unpack_e2m3(octets: torch.Tensor) -> torch.Tensor:

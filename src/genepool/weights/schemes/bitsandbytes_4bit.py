@@ -59,7 +59,7 @@ class _State:
     Attributes:
         shape: of the floats, as they were packed.
         block: entries that share a scale.
-        nested_block: scales that share a scale; 0 where scales are not quantised.
+        nested_block: scales that share a scale; 1 where scales are not quantised.
         offset: what is added to every scale; 0 where scales are not quantised.
     """
 
@@ -83,12 +83,15 @@ class _State:
         if not isinstance(shape, list) or not 1 <= len(shape) <= 4 or not all(is_whole(n, 1) for n in shape):
             raise InputError(f"got shape {shape!r}, expected a list of whole numbers", where=where, fix=DAMAGED)
         nested_block, offset = (said.get("nested_blocksize"), said.get("nested_offset")) if nested else (1, 0.0)
-        for key, value in (("blocksize", block), ("nested_blocksize", nested_block)):
-            if not is_whole(value, 1, _MOST_BLOCK):
-                raise InputError(f"got {key} {value!r}, expected 1 to {_MOST_BLOCK:,}", where=where, fix=DAMAGED)
+        if not is_whole(block, 1, _MOST_BLOCK) or not is_whole(nested_block, 1, _MOST_BLOCK):
+            raise InputError(
+                f"got blocksize {block!r} and nested_blocksize {nested_block!r}, expected 1 to {_MOST_BLOCK:,}",
+                where=where,
+                fix=DAMAGED,
+            )
         if not is_number(offset):
             raise InputError(f"got nested_offset {offset!r}, expected a number", where=where, fix=DAMAGED)
-        return cls(tuple(shape), int(block), int(nested_block) if nested else 0, float(offset))
+        return cls(tuple(shape), block, nested_block, float(offset))
 
 
 class _Blocks(PackedTensor):

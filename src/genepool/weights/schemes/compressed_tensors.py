@@ -144,7 +144,9 @@ class _PackedIntegers(PackedTensor):
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         offset = 2 ** (self._bits - 1)
-        values = self._unpacked(self.stored.read(self.parts[0])[start:stop], 0, self.shape[1]).float() - offset
+        values: torch.Tensor = (
+            self._unpacked(self.stored.read(self.parts[0])[start:stop], 0, self.shape[1]).float() - offset
+        )
         groups = self._groups()
         if self._zeros is not None:
             points = self.stored.read(self._zeros)
@@ -154,7 +156,7 @@ class _PackedIntegers(PackedTensor):
                 zeros = points[start:stop].float()
             values -= self._grid.spread(zeros) if groups is None else zeros[:, groups]
         scales = self._grid.rows(start, stop)
-        return values * (self._grid.spread(scales) if groups is None else scales[:, groups])
+        return values.mul_(self._grid.spread(scales) if groups is None else scales[:, groups])
 
     def _words(self, count: int) -> int:
         return -(-count // (WORD // self._bits)) if self._spaced else words_of(count, self._bits)

@@ -97,7 +97,8 @@ class _Grouped(PackedTensor):
         zeros = (zeros + self._offset) & (2**self._bits - 1)
         scales = finite(self.stored, self.parts[2], self.stored.read(self.parts[2])[:, start:stop].mT.float())
         group = self._groups()
-        return (codes.float() - zeros.float()[:, group]) * scales[:, group]
+        found: torch.Tensor = (codes.float() - zeros.float()[:, group]) * scales[:, group]
+        return found
 
     def _groups(self) -> torch.Tensor:
         """The group of every input."""
