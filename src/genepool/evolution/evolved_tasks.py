@@ -55,10 +55,10 @@ def chosen_tasks(
     weights: dict[str, float] = {}
     for i, task in enumerate(file.tasks):
         place = f"{where}:tasks[{i}]"
-        folder = next((folder for folder in folders if has_task(folder, task.name)), None)
-        if folder is not None:
-            _check_as_it_is(task, load_tasks(folder, [task.name])[0], file, place)
-            places[task.name], weights[task.name] = str(Path(folder).resolve()), task.weight
+        held = next((one for one in folders if has_task(one, task.name)), None)
+        if held is not None:
+            _check_as_it_is(task, load_tasks(held, [task.name])[0], file, place)
+            places[task.name], weights[task.name] = str(Path(held).resolve()), task.weight
             continue
         notation, leaves = _of_lm_eval(task, file, place, model, folders, trusted)
         places[task.name] = PREFIX + notation
