@@ -32,7 +32,7 @@ class OrthogonalMatchingPursuit(RowEstimator):
 
     name = "omp"
     source = "Training-free tokenizer transplantation, Goddard and Fernandes Neto 2025, arXiv:2506.06607"
-    when = "the donor is a model whose embeddings are trained: it keeps most"
+    when = "the donor is a model with trained embeddings, and far more tokens are common than rows have entries"
     needs_donor = True
 
     def estimate(self, missing: MissingRows) -> torch.Tensor:
