@@ -311,12 +311,38 @@ def _lines(base: Tensors, models: list[Tensors], p: dict[str, Any]) -> Tensors:
 
 
 _ENCODER = ("self_attn", "mlp")
+
+
+def _fisher(base: Tensors, models: list[Tensors], p: dict[str, Any]) -> Tensors:
+    found: Tensors = {}
+    norms = [np.sqrt(sum((f.astype(np.float64) ** 2).sum() for f in known.values())) for known in p["statistics"]]
+    for name in base:
+        known = zip(p["statistics"], norms, strict=True)
+        weights = [np.maximum(one[name].astype(np.float64) / norm, p["floor"]) for one, norm in known]
+        found[name] = np.sum([w * m[name] for w, m in zip(weights, models, strict=True)], 0) / np.sum(weights, 0)
+    return found
+
+
+def _regmean(base: Tensors, models: list[Tensors], p: dict[str, Any]) -> Tensors:
+    found: Tensors = {}
+    for name in base:
+        if name not in p["statistics"][0]:
+            found[name] = np.mean([m[name] for m in models], 0)
+            continue
+        grams = [one[name].astype(np.float64) for one in p["statistics"]]
+        grams = [p["off_diagonal"] * g + (1 - p["off_diagonal"]) * np.diag(np.diag(g)) for g in grams]
+        pulls = sum(g @ m[name].T for g, m in zip(grams, models, strict=True))
+        found[name] = np.linalg.solve(sum(grams), pulls).T
+    return found
+
+
 FORMULAS: dict[str, Formula] = {
     "arcee_fusion": _values(_arcee_fusion),
     "breadcrumbs": _each(_breadcrumbs),
     "breadcrumbs_ties": _each(_breadcrumbs_ties),
     "consensus": _whole(_consensus),
     "ema": _values(_ema),
+    "fisher": _fisher,
     "iso_c": _matrices(_iso_c),
     "iso_cts": _matrices(_iso_cts),
     "karcher": _values(_karcher),
@@ -332,6 +358,7 @@ FORMULAS: dict[str, Formula] = {
     "pcb": _whole(_pcb),
     "ram": _each(_ram),
     "ramplus_tl": _each(_ramplus),
+    "regmean": _regmean,
     "sce": _each(_sce),
     "selekt": _each(_selekt),
     "slerp": _values(lambda base, values, p: _arc(base, values[0], p["t"])),

@@ -42,6 +42,7 @@ class Merge:
     lines: Mapping[str, float] | None = None
     base: bool = True
     rounded: bool = False
+    statistics: str = ""
 
     def run(self) -> Tensors:
         """The merged tensors, float32."""
@@ -68,7 +69,15 @@ class Merge:
             lines=dict(self.lines) if self.lines else None,
             dtype="float32",
         )
-        merged = plan_merge(recipe, sources).weights("cpu")
+        known = None
+        if self.statistics:
+            tensors = {
+                f"{self.statistics}/{name}/{key}": torch.from_numpy(values.copy())
+                for name in self.names
+                for key, values in models.statistics(self.statistics, name).items()
+            }
+            known = TensorWeights(tensors, "statistics"), {name: name for name in self.names}
+        merged = plan_merge(recipe, sources, statistics=known).weights("cpu")
         return {name: merged.read(name).float().numpy() for name in merged.names()}
 
     def model(self, name: str) -> Tensors:
@@ -115,7 +124,9 @@ class Held:
             {key: values.astype(np.float64) for key, values in self.merge.model(name).items()}
             for name in ("base", *self.merge.names)
         ]
-        told = {**self.merge.parameters, **(self.merge.lines or {}), **self.told}
+        told: dict[str, Any] = {**self.merge.parameters, **(self.merge.lines or {}), **self.told}
+        if kind := self.merge.statistics:
+            told["statistics"] = [models.statistics(kind, name) for name in self.merge.names]
         return formula(exact[0], exact[1:], told)
 
     def measured(self) -> HeldAgainst:
@@ -223,6 +234,7 @@ _BY_FORMULA: tuple[tuple[Merge, Mapping[str, Any]], ...] = (
     (Merge("breadcrumbs_ties", {"density": 0.3, "gamma": 0.1, "lambda": 1.0}), {}),
     (Merge("consensus", {"threshold": 0.4, "needed": 2, "lambda": 0.3}), {}),
     (Merge("ema", {"decay": 0.7}), {}),
+    (Merge("fisher", {"normalize": True, "floor": 1e-6}, statistics="fisher"), {}),
     (Merge("iso_c", {"embeddings": "matrix", "lambda": 1.0}), {}),
     (Merge("iso_cts", {"embeddings": "matrix", "common": 0.8, "lambda": 1.0}), {}),
     (Merge("karcher", {}, base=False), {}),
@@ -237,6 +249,7 @@ _BY_FORMULA: tuple[tuple[Merge, Mapping[str, Any]], ...] = (
     (Merge("pcb", {"clip": 0.01, "ratio": 0.1, "lambda": 1.2}), {}),
     (Merge("ram", {}, tuple(models.SPARSE)), {}),
     (Merge("ramplus_tl", {"r": 0.1, "alpha": 0.2}, tuple(models.SPARSE)), {}),
+    (Merge("regmean", {"off_diagonal": 0.9}, base=False, statistics="gram"), {}),
     (Merge("sce", {"select_topk": 0.3}), {}),
     (Merge("selekt", {"alpha": 0.05}, ("a",)), {}),
     (Merge("slerp", {"t": 0.3}, ("far",)), {}),

@@ -44,6 +44,20 @@ def model(name: str, rounded: bool = False) -> Model:
     return {key: _rounded(inputs, values) if rounded else values for key, values in tensors.items()}
 
 
+@functools.cache
+def statistics(kind: str, name: str) -> Model:
+    """What calibration might have found out about one model, float32: of every tensor, or of every matrix."""
+    drawn = np.random.default_rng(sum(name.encode()))
+    found = {}
+    for key, values in model(name).items():
+        if kind == "fisher":
+            found[key] = (drawn.standard_normal(values.shape) ** 2).astype(np.float32)
+        elif values.ndim == 2 and "embed" not in key:
+            inputs = drawn.standard_normal((4 * values.shape[1], values.shape[1]))
+            found[key] = (inputs.T @ inputs / len(inputs)).astype(np.float32)
+    return found
+
+
 def describe(names: Sequence[str], rounded: bool = False) -> str:
     """What the models are, for a reader of the documentation."""
     kind = "sparse fine-tunes" if any(name in SPARSE for name in names) else "fine-tunes"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from genepool.merging import Recipe, plan_merge
+from genepool.merging import Recipe, find_method, plan_merge
 from genepool.weights.in_memory import TensorWeights
 
 TENSORS = ("layers.0.mlp.up_proj.weight", "layers.1.mlp.up_proj.weight", "layers.2.mlp.up_proj.weight", "norm.weight")
@@ -36,8 +36,26 @@ def merge(
         # Values at the ends of their range are what properties are about.
         lenient=True,
     )
-    merged = plan_merge(recipe, sources).weights(device)
+    merged = plan_merge(recipe, sources, statistics=drawn_statistics(method, sources)).weights(device)
     return {name: merged.read(name) for name in merged.names()}
+
+
+def drawn_statistics(method: str, sources: dict[str, TensorWeights]) -> tuple[TensorWeights, dict[str, str]] | None:
+    """Statistics of every model for a method that needs them, drawn for the model's name."""
+    kind = find_method(method).statistic
+    if kind is None:
+        return None
+    found: dict[str, torch.Tensor] = {}
+    for name, weights in sources.items():
+        generator = torch.Generator().manual_seed(sum(name.encode()))
+        for tensor in weights.names():
+            shape = weights.info(tensor).shape
+            if kind == "fisher":
+                found[f"fisher/{name}/{tensor}"] = torch.rand(shape, generator=generator)
+            elif len(shape) == 2:
+                inputs = torch.randn(20, shape[1], generator=generator)
+                found[f"gram/{name}/{tensor}"] = inputs.T @ inputs / 20
+    return TensorWeights(found, "statistics"), {name: name for name in sources}
 
 
 def one(values: Sequence[float]) -> dict[str, torch.Tensor]:

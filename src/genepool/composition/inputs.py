@@ -133,13 +133,14 @@ def own_answers(world: World, *, check: bool = True) -> list[TaskInputs]:
                 owner = world.skills.skills[composed.owner].change.applied()
             bar.note(owner.name)
             world.network.assign(owner)
-            found.append(_asked(composed, world.network, check and composed.owner is not None))
+            found.append(own_answers_of(composed, world.network, check and composed.owner is not None))
             bar.advance()
     world.network.assign(world.skills.base)
     return found
 
 
-def _asked(composed: ComposedTask, network: Network, check: bool) -> TaskInputs:
+def own_answers_of(composed: ComposedTask, network: Network, check: bool) -> TaskInputs:
+    """One task's inputs with the answers and the predictions of whatever the network holds; see `own_answers`."""
     task = composed.task
     outcomes = answer(network, task, composed.examples, DEFAULT_BATCH, True)
     pairs = [(one, told.output) for one, told in zip(composed.examples, outcomes, strict=True) if told.output]

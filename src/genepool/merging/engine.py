@@ -20,6 +20,7 @@ from genepool.merging.group import TensorGroup
 from genepool.merging.lines_scaling import LinesScale, changed_norm, summed_norm
 from genepool.merging.method import Grain
 from genepool.merging.outputs import Input, OutputTensor
+from genepool.merging.statistics import statistic_of
 from genepool.merging.stored_sum import StoredSums
 from genepool.merging.survey import Survey
 from genepool.merging.weighted_sum import Gram
@@ -273,7 +274,7 @@ class Engine:
         if not out.info.is_float:
             return self._copied(out).reshape(out.info.matrix)[start:stop]
         stored = torch_dtype(self.plan.infos[out.name].dtype)
-        if out.base is not None and self.method.inputs == "deltas" and not self.moved(out):
+        if out.base is not None and self.method.inputs != "tensors" and not self.moved(out):
             # No model touches this tensor: the base's bytes, not the rounding of an addition of zero.
             base = self.plan.sources[out.base.model].read_rows(out.base.tensor, start, stop)
             return self._finite(base.to(stored), out.base)
@@ -341,8 +342,7 @@ class Engine:
     def _group(self, out: OutputTensor, start: int, stop: int) -> TensorGroup:
         import torch
 
-        settings = self.plan.settings(out)
-        sources = self.plan.sources
+        settings, sources = self.plan.settings(out), self.plan.sources
         device = torch.device(self.device_name)
 
         def rows_of(given: Input) -> torch.Tensor:
@@ -394,6 +394,7 @@ class Engine:
             read_model,
             read_delta,
             out.base is not None,
+            partial(statistic_of, self.plan.statistics, out.inputs, start, stop, device),
             self._held(out, start, stop),
         )
 

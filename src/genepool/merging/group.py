@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool import seeding
 from genepool.merging.parameters import Site
+from genepool.merging.statistics import Statistic
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,7 @@ class TensorGroup:
         read_model: writes one model's rows, by its number, into the tensor it is given.
         read_delta: writes one model's rows minus the base's into the tensor it is given.
         has_base: whether the merge has a base.
+        statistic: what calibration found out about one model's rows, by its number; None where nothing.
         held: every model's rows minus the base's, `(models, rows, columns)`, where they lie in memory like that; they
             must not be written into.
     """
@@ -51,6 +53,7 @@ class TensorGroup:
     read_model: Callable[[int, torch.Tensor], None]
     read_delta: Callable[[int, torch.Tensor], None]
     has_base: bool = True
+    statistic: Callable[[int], Statistic | None] = lambda _: None
     held: torch.Tensor | None = None
 
     @property

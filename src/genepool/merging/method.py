@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from genepool.faithful import HeldAgainst, recorded
 from genepool.merging.group import TensorGroup
 from genepool.merging.parameters import Parameter, Site
+from genepool.merging.statistics import StatisticKind
 from genepool.merging.survey import Survey
 
 if TYPE_CHECKING:
     import torch
 
-# What a method merges: the models' tensors or their differences to a base. `factors` (of low-rank changes) and
-# `statistics` (activations, gradients) are kinds that no method here takes yet.
+# What a method merges: the models' tensors or their differences to a base; `statistics` of calibration inputs beside
+# them, which `Method.statistic` names. `factors` (of low-rank changes) is a kind that no method here takes yet.
 Inputs = Literal["tensors", "deltas", "factors", "statistics"]
 # The smallest part of a tensor that can be merged by itself: any entries, whole rows, whole matrices (the last two
 # axes; a fused tensor of experts has many), or nothing less than all of it.
@@ -39,6 +40,12 @@ _BASE_IN_WORDS = {
     "unused": "",
 }
 
+_STATISTIC_IN_WORDS = {
+    None: "",
+    "fisher": " with their Fisher information",
+    "gram": " with the Gram matrices of inputs",
+}
+
 
 class Method(ABC):
     """One merge method. Instances hold no state.
@@ -48,7 +55,9 @@ class Method(ABC):
         source: the paper, with its identifier.
         when: one sentence on when to use it.
         formula: what it computes, in the notation of the reference page.
-        inputs: "tensors" when it merges the models' tensors, "deltas" when it merges their differences to a base.
+        inputs: "tensors" when it merges the models' tensors, "deltas" when it merges their differences to a base,
+            "statistics" when it averages either by what `group.statistic` says.
+        statistic: what that is; None for methods that need the models alone.
         base: whether a base is "required", "optional" or "unused"; "counted" when it is optional and, if there is one,
             is the first of the models.
         models: smallest and largest number of models, the base not counted unless it says so; None for no limit.
@@ -65,6 +74,7 @@ class Method(ABC):
     base: ClassVar[Literal["required", "optional", "counted", "unused"]]
     models: ClassVar[tuple[int, int | None]] = (1, None)
     parameters: ClassVar[tuple[Parameter, ...]] = ()
+    statistic: ClassVar[StatisticKind | None] = None
     grain: ClassVar[Grain] = "entry"
     copies: ClassVar[int] = 4
 
@@ -127,7 +137,7 @@ class Method(ABC):
         """What it merges, in words: how many models, and whether a base."""
         low, high = self.models
         count = f"{low} or more" if high is None else (str(low) if low == high else f"{low} to {high}")
-        models = f"{count} model{'' if count == '1' else 's'}"
+        models = f"{count} model{'' if count == '1' else 's'}{_STATISTIC_IN_WORDS[self.statistic]}"
         return models + _BASE_IN_WORDS[self.base]
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,7 +150,12 @@ class Method(ABC):
             "source": self.source,
             "when": self.when,
             "formula": self.formula,
-            "needs": {"inputs": self.inputs, "base": self.base, "models": list(self.models)},
+            "needs": {
+                "inputs": self.inputs,
+                "base": self.base,
+                "models": list(self.models),
+                "statistic": self.statistic,
+            },
             "passes": 1 + (survey.passes if survey else 0),
             "parameters": [parameter.to_dict() for parameter in self.parameters],
             "faithful": [one.to_dict() for one in self.comparisons],

@@ -23,6 +23,7 @@ from genepool.merging.method import Method, Scope
 from genepool.merging.outputs import Input, Layout, OutputTensor
 from genepool.merging.parameters import REQUIRED, Parameter, Site, constant_value, resolve
 from genepool.merging.recipe import Recipe
+from genepool.merging.statistics import Statistics
 from genepool.merging.survey import Survey
 from genepool.merging.tokenizer_section import UNION
 from genepool.merging.untying import untied_config, untied_names
@@ -62,6 +63,7 @@ class Plan:
         sources: the models, opened, by the names the recipe uses.
         layout: which tensors go into which.
         joined: the vocabulary that the models were brought into; None where they keep theirs.
+        statistics: of the models, for a method that needs them.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class Plan:
         sources: Mapping[str, Weights],
         layout: Layout,
         joined: JoinedVocabulary | None = None,
+        statistics: Statistics | None = None,
     ) -> None:
         self.recipe, self.method, self.sources, self.layout, self.joined = recipe, method, sources, layout, joined
+        self.statistics = statistics
         self._settings: dict[str, ResolvedParameters] = {}
         self._parts = recipe.parts()
         self._check_constants()
@@ -378,5 +382,6 @@ class Plan:
         """Identity of the result without computing it: a hash of the recipe and the sources' fingerprints."""
         prints = {name: weights.fingerprint() for name, weights in self.sources.items()}
         dtypes = json.dumps(sorted({info.dtype for info in self.infos.values()}))
-        text = f"{self.recipe.digest(prints)}\x1f{dtypes}{self.method.code}"
+        known = "" if self.statistics is None else f"\x1f{self.statistics.tensors.fingerprint()}"
+        text = f"{self.recipe.digest(prints)}\x1f{dtypes}{self.method.code}{known}"
         return hashlib.sha256(text.encode()).hexdigest()

@@ -18,6 +18,7 @@ from genepool.merging.plan import Plan
 from genepool.merging.plausibility import check_densities, check_gradients, check_layers
 from genepool.merging.recipe import Recipe, is_recipe_file
 from genepool.merging.recipe_parts import ModelEntry
+from genepool.merging.statistics import Statistics, open_statistics
 from genepool.merging.tokenizer_section import UNION
 from genepool.merging.vocabulary import in_one_vocabulary
 from genepool.weights import BaseWithChange, Weights, open_weights
@@ -33,6 +34,7 @@ def plan_merge(
     sources: Mapping[str, Weights] | None = None,
     *,
     like: Plan | None = None,
+    statistics: tuple[Weights, Mapping[str, str]] | None = None,
     allow_pickle: bool = False,
 ) -> Plan:
     """Decides everything about a merge from the headers of its models.
@@ -43,6 +45,8 @@ def plan_merge(
             opened.
         like: an earlier plan of a recipe with the same models and slices. Its models and layout are used again, and
             only the parameters are looked at: what a search over parameters needs.
+        statistics: those of the models that the method needs, in place of the file that the recipe names: tensors, and
+            the fingerprint that stands in their names for each model.
         allow_pickle: the recipe may name PyTorch's .bin and .pt files, which are loaded with `weights_only`.
 
     Raises:
@@ -50,8 +54,9 @@ def plan_merge(
     """
     if like is not None:
         checked, method = recipe.checked()
-        return Plan(_without_base_among_models(checked, method), method, like.sources, like.layout, like.joined)
-    return _Planner(sources or {}, allow_pickle).plan(with_recipe_files(recipe), {})
+        own = _without_base_among_models(checked, method)
+        return Plan(own, method, like.sources, like.layout, like.joined, like.statistics)
+    return _Planner(sources or {}, allow_pickle).plan(with_recipe_files(recipe), {}, statistics)
 
 
 @dataclass
@@ -72,7 +77,12 @@ class _Planner:
         self._opened: dict[tuple[str, str | None, str], Weights] = {}
         self._chain: list[_Inner] = []
 
-    def plan(self, recipe: Recipe, around: Mapping[str, _Inner]) -> Plan:
+    def plan(
+        self,
+        recipe: Recipe,
+        around: Mapping[str, _Inner],
+        statistics: tuple[Weights, Mapping[str, str]] | None = None,
+    ) -> Plan:
         checked, method = recipe.checked()
         checked = _without_base_among_models(checked, method)
         opened = self._open(checked, method, around)
@@ -93,7 +103,9 @@ class _Planner:
         if method.inputs == "deltas":
             check_origin(layout, opened, checked.where)
         _say_unknown(opened)
-        plan = Plan(checked, method, opened, layout, joined)
+        plan = Plan(checked, method, opened, layout, joined, _statistics(checked, method, opened, statistics))
+        if plan.statistics is not None:
+            plan.statistics.check(layout.merged)
         if lost := plan.missing():
             progress.message(
                 f"warning: the result is not whole: it lacks {listed(lost, 3)}, which a loader draws at random."
@@ -183,6 +195,35 @@ class _Planner:
             inner.weights.name = inner.name
             self._chain.pop()
         return inner.weights
+
+
+def _statistics(
+    recipe: Recipe,
+    method: Method,
+    opened: Mapping[str, Weights],
+    given: tuple[Weights, Mapping[str, str]] | None,
+) -> Statistics | None:
+    """The statistics that a method needs; None for one that needs none.
+
+    Raises:
+        InputError: they are not named, are none of these models, or are named in vain.
+    """
+    where = f"{recipe.where}:statistics"
+    if method.statistic is None:
+        if recipe.statistics is not None:
+            raise InputError(f"{method.name} uses no statistics", where=where, fix="Remove the key")
+        return None
+    if given is not None:
+        return Statistics(*given, method.statistic)
+    if recipe.statistics is None:
+        raise InputError(
+            f"{method.name} needs {method.statistic} statistics of the models",
+            where=where,
+            fix=f"Name a file of them; `genepool compose {method.name} --keep` writes router.safetensors, which is one",
+        )
+    models = {entry.model for part in recipe.parts() for entry in part.entries}
+    keys = {name: opened[name].fingerprint() for name in opened if name in models}
+    return Statistics(open_statistics(recipe.statistics, recipe.folder), keys, method.statistic)
 
 
 def _say_averaged(recipe: Recipe, models: list[str], averaged: list[str]) -> None:

@@ -69,6 +69,13 @@ class Recipe(Strict):
         "weights. After both, the result has no copies.",
     )
     parameters: Parameters = Field(default_factory=dict, description="Parameters for the whole merge.")
+    statistics: str | None = Field(
+        None,
+        min_length=1,
+        description="For `fisher` and `regmean`: the file with what calibration found out about the models, such as "
+        "the router.safetensors that `genepool compose fisher --keep` writes. A relative path starts at the file's "
+        "folder.",
+    )
     lines: Lines | None = Field(
         None, description="LiNeS: scale the merge's change to the base from layer to layer; for methods with a base."
     )
@@ -252,6 +259,7 @@ class Recipe(Strict):
         copy.tokenizer = self._tokenizer_renamed(rename)
         copy.vocabulary = self.vocabulary
         copy.config = self.config if self.config == "base" else rename(self.config)
+        copy.statistics = self.statistics and rename(self.statistics)
         copy._where, copy._folder = self._where, self._folder
         copy.recipes = {rename(name): inner.renamed(rename) for name, inner in self.recipes.items()}
         return copy
@@ -270,8 +278,9 @@ class Recipe(Strict):
 
         Two recipes with the same digest merge to the same weights, wherever their models lie.
         """
-        # The recipes inside are covered by the fingerprints of what they make.
-        data = {k: v for k, v in self.to_dict().items() if k not in ("chat_template", "lenient", "recipes")}
+        # The recipes inside are covered by the fingerprints of what they make, a file of statistics by its own.
+        left_out = ("chat_template", "lenient", "recipes", "statistics")
+        data = {k: v for k, v in self.to_dict().items() if k not in left_out}
         data = self._replaced(data, lambda name: fingerprints.get(name, name))
         if "tokenizer" in data:
             tokenizer = self._tokenizer_renamed(lambda name: fingerprints.get(name, name))

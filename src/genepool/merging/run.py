@@ -260,6 +260,8 @@ def _run_key(plan: Plan, shard_bytes: int) -> str:
     parts = [json.dumps(plan.recipe.to_dict(), sort_keys=True), str(shard_bytes), _stamp_of_code(), plan.method.code]
     for name, weights in plan.sources.items():
         parts.append(f"{name}\x1f{_stamp(weights)}")
+    if plan.statistics is not None:
+        parts.append(_stamp(plan.statistics.tensors))
     return hashlib.sha256("\x1e".join(parts).encode()).hexdigest()
 
 
@@ -287,6 +289,8 @@ def refuse_own_input(plan: Plan, out: Path) -> None:
     """Raises InputError when a model that is merged, or a recipe file behind the plan, lies at `out` or below."""
     own_inputs.refuse_own_input(out, (path for _, path in input_paths(plan)))
     own_inputs.refuse_own_input(out, _recipe_files(plan.recipe))
+    if plan.statistics is not None and isinstance(plan.statistics.tensors, Checkpoint):
+        own_inputs.refuse_own_input(out, [str(plan.statistics.tensors.path)])
 
 
 def _recipe_files(recipe: Recipe) -> Iterator[str]:
