@@ -125,7 +125,7 @@ def difference(seeds: Sequence[dict[str, dict[str, np.ndarray]]], new: str, old:
     """The mean difference of two arms, with its interval."""
     cells = [seed[task] for seed in seeds for task in seed]
     found = macro_paired_bootstrap([cell[new] for cell in cells], [cell[old] for cell in cells])
-    return f"{found.mean:+.3f} [{found.lo:+.3f}, {found.hi:+.3f}]"
+    return f"{found.difference:+.3f} [{found.lo:+.3f}, {found.hi:+.3f}]"
 
 
 def main() -> None:

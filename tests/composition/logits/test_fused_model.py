@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from test_fused_network import RULES
+from transformers import AutoTokenizer
 
 from genepool.composition.logits.fused_model import FusedLanguageModel
+from genepool.composition.logits.rules import Shifted
 from genepool.errors import GenepoolError
 from genepool.tasks import Decoding
 from genepool.tasks.answers import Question
@@ -81,3 +85,30 @@ def test_it_takes_no_weights_and_shows_no_hidden_states(models: dict[str, Langua
     ):
         with pytest.raises(GenepoolError):
             refused()
+
+
+def test_a_prefix_stands_behind_the_token_that_begins_a_text(tmp_path: Path) -> None:
+    """The skill reads one text, with one begin token, as it would alone."""
+    from tokenizers.processors import TemplateProcessing
+
+    models = []
+    for seed in range(2):
+        folder = write_model(tmp_path / str(seed), seed=seed)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+        tokenizer.save_pretrained(folder)
+        models.append(LanguageModel.load(open_weights(folder)))
+    lead, skill = models
+    assert lead.encode("a")[0] == 1
+    model = FusedLanguageModel(lead, [skill], Shifted((1.0,), untuned=False), "fused", "f" * 64, prefix="ab+")
+    decoding = Decoding(max_new_tokens=4)
+    alone = skill.write([f"ab+{prompt}" for prompt in PROMPTS], PROMPTS, decoding)
+    assert [one.text for one in model.write(PROMPTS, PROMPTS, decoding)] == [one.text for one in alone]
+
+
+def test_there_is_room_for_what_the_smallest_model_reads(models: dict[str, LanguageModel], tmp_path: Path) -> None:
+    short = LanguageModel.load(open_weights(write_model(tmp_path / "short", seed=1, max_position_embeddings=12)))
+    model = FusedLanguageModel(models["lead"], [short], RULES["dynamic, one skill"](), "fused", "f" * 64, prefix="ab")
+    assert model.context == 10
+    with pytest.raises(GenepoolError, match="does not fit the context of 10"):
+        model.write(["abcdefabcdef"], ["key"], Decoding())

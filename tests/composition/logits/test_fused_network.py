@@ -44,7 +44,7 @@ def reader(models: dict[str, LanguageModel], name: str, prefix: str = "") -> Any
     found = VocabularyMap.between(own.tokenizer, own.vocabulary_size, lead.tokenizer, lead.vocabulary_size)
     if found.one_to_one:
         return TokenReader(own.model, found, own.encode_whole(prefix) if prefix else ())
-    return TextReader(own.model, found, own.tokenizer, lead.tokenizer, prefix)
+    return TextReader(own.model, found, own.tokenizer, lead.tokenizer, prefix=prefix)
 
 
 def fused(models: dict[str, LanguageModel], rule: str, *, second: str = "second", prefix: str = "") -> FusedForCausalLM:

@@ -66,8 +66,12 @@ class FusedLanguageModel(ComposedLanguageModel):
                     where=model.title,
                     fix="Use models of one vocabulary",
                 )
-            return TextReader(model.model, vocabulary, model.tokenizer, self.lead.tokenizer, prefix)
-        return TokenReader(model.model, vocabulary, model.encode_whole(prefix) if prefix else ())
+            return TextReader(
+                model.model, vocabulary, model.tokenizer, self.lead.tokenizer, prefix=prefix, context=model.context
+            )
+        # A token that begins every text stands before the prefix, and not behind it a second time.
+        begins = next(iter(self.lead.encode_whole("")), None) if prefix else None
+        return TokenReader(model.model, vocabulary, model.encode_whole(prefix) if prefix else (), begins)
 
     def vocabulary_map(self, model: LanguageModel) -> VocabularyMap:
         """From a model's vocabulary to the leading model's."""
@@ -76,6 +80,12 @@ class FusedLanguageModel(ComposedLanguageModel):
         return VocabularyMap.between(
             model.tokenizer, model.vocabulary_size, self.lead.tokenizer, self.lead.vocabulary_size
         )
+
+    @cached_property
+    def context(self) -> int:
+        """As many tokens as every model can read, behind its prefix."""
+        rest = (other.context - len(other.encode_whole(self.prefix) if self.prefix else ()) for other in self.others)
+        return max(1, min(self.lead.context, *rest)) if self.others else self.lead.context
 
     @cached_property
     def keeps_keys_and_values(self) -> bool:

@@ -82,14 +82,15 @@ class ReadTokens:
 
 
 class _Keys(ReadingState):
-    """The keys and values of a network."""
+    """The keys and values of a network, and which of the first call's tokens it leaves out, (rows, columns)."""
 
-    def __init__(self, cache: Any, rows: int) -> None:
-        self.cache, self.rows = cache, rows
+    def __init__(self, cache: Any, left_out: torch.Tensor) -> None:
+        self.cache, self.left_out, self.rows = cache, left_out, len(left_out)
 
     def reorder(self, rows: torch.Tensor) -> None:
-        self.cache.reorder_cache(rows.to(self.cache.layers[0].keys.device))
-        self.rows = len(rows)
+        rows = rows.to(self.left_out.device)
+        self.cache.reorder_cache(rows)
+        self.left_out, self.rows = self.left_out[rows], len(rows)
 
     def crop(self, tokens: int) -> None:
         self.cache.crop(-tokens)
@@ -102,10 +103,13 @@ class TokenReader(Reader):
         network: transformers' causal language model.
         vocabulary: from its vocabulary to the leading model's, one to one.
         prefix: tokens, under its own numbers, that it alone reads before each row.
+        begins: the leading model's token that begins every text; a row's own is left out behind a prefix.
     """
 
-    def __init__(self, network: Any, vocabulary: VocabularyMap, prefix: Sequence[int] = ()) -> None:
-        self.network, self.vocabulary = network, vocabulary
+    def __init__(
+        self, network: Any, vocabulary: VocabularyMap, prefix: Sequence[int] = (), begins: int | None = None
+    ) -> None:
+        self.network, self.vocabulary, self.begins = network, vocabulary, begins
         self.prefix = torch.tensor(list(prefix), dtype=torch.long)
         self._fewer_logits = _can_keep_fewer(network)
 
@@ -113,10 +117,13 @@ class TokenReader(Reader):
         """See `Reader.read`."""
         ids, mask, positions = self.vocabulary.own_numbers(tokens.ids), tokens.mask, tokens.positions
         rows, before = ids.shape[0], len(self.prefix)
+        left_out = self._left_out(tokens) if state is None else state.left_out
         if before:
+            mask = mask.clone()
+            mask[:, : left_out.shape[1]] *= (~left_out).to(mask.dtype)
             # The padding of a short row stands between the prefix and its tokens, and the mask keeps it out.
             mask = torch.cat([mask.new_ones(rows, before), mask], 1)
-            positions = positions + before
+            positions = (positions + before - left_out.sum(-1, keepdim=True)).clamp_min(0)
             if state is None:
                 own = self.prefix.to(ids.device).expand(rows, before)
                 ids = torch.cat([own, ids], 1)
@@ -129,7 +136,14 @@ class TokenReader(Reader):
             use_cache=remember,
             **({"logits_to_keep": keep} if self._fewer_logits else {}),
         )
-        return self.vocabulary.mapped(result.logits[:, -keep:]), _Keys(result.past_key_values, rows)
+        return self.vocabulary.mapped(result.logits[:, -keep:]), _Keys(result.past_key_values, left_out)
+
+    def _left_out(self, tokens: ReadTokens) -> torch.Tensor:
+        """Which of the first tokens are left out: each row's first, where it is the one that begins a text."""
+        if self.begins is None:
+            return torch.zeros_like(tokens.ids, dtype=torch.bool)
+        first = tokens.mask.cumsum(-1) == 1
+        return first & tokens.mask.bool() & (tokens.ids == self.begins)
 
 
 class _Texts(ReadingState):
@@ -175,12 +189,21 @@ class TextReader(Reader):
         tokenizer: its own.
         lead_tokenizer: the leading model's.
         prefix: a text that it alone reads before each row.
+        context: the largest number of tokens that it was made for; those of a longer text that come last share the
+            last position.
     """
 
     def __init__(
-        self, network: Any, vocabulary: VocabularyMap, tokenizer: Any, lead_tokenizer: Any, prefix: str = ""
+        self,
+        network: Any,
+        vocabulary: VocabularyMap,
+        tokenizer: Any,
+        lead_tokenizer: Any,
+        *,
+        prefix: str = "",
+        context: int = 10**9,
     ) -> None:
-        self.network, self.vocabulary = network, vocabulary
+        self.network, self.vocabulary, self.context = network, vocabulary, context
         self.tokenizer, self.lead_tokenizer, self.prefix = tokenizer, lead_tokenizer, prefix
         self._fewer_logits = _can_keep_fewer(network)
 
@@ -212,7 +235,7 @@ class TextReader(Reader):
             live[row, width - len(own) :] = 1
         texts.own = torch.cat([texts.own, ids.to(device)], 1)
         texts.live = torch.cat([texts.live, live.to(device)], 1)
-        positions = (texts.live.cumsum(-1) - 1).clamp_min(0)[:, -width:]
+        positions = (texts.live.cumsum(-1) - 1).clamp(0, self.context - 1)[:, -width:]
         result = self.network(
             input_ids=ids.to(device),
             attention_mask=texts.live,
