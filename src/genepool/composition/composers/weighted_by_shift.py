@@ -23,7 +23,7 @@ class WeightedByShiftOptions(FusionOptions):
 
 @register(
     "weighted_by_shift",
-    source="ours: the temperature is the one measured on the testbed of strings (docs/benchmarks.md)",
+    source="ours, and so is the temperature; docs/benchmarks.md has figures",
     when="Several skills of one base, no data to learn a router from, and whole models fit the memory.",
     needs="nothing",
     out="module",

@@ -99,7 +99,7 @@ class WeightedByShift(FusionRule):
 
     Args:
         skills: their number.
-        temperature: of the softmax over skills; 0.1 is ours, measured on the testbed of strings.
+        temperature: of the softmax over skills; the default of 0.1 is ours.
     """
 
     def __init__(self, skills: int, temperature: float) -> None:
