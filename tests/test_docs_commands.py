@@ -158,6 +158,8 @@ def _prepare(page: Path, folder: Path) -> None:
     if page.stem == "add-a-method":
         (folder / "median.py").write_text(python[0])
         (folder / "recipe.yaml").write_text(next(text for language, text in _blocks(page) if language == "yaml"))
+    if page.stem == "compose-skills":
+        (folder / "compose.yaml").write_text(next(text for language, text in _blocks(page) if language == "yaml"))
     if page.stem == "from-examples-to-a-merge":
         recipe, gates = (text for language, text in _blocks(page) if language == "yaml")
         (folder / "recipe.yaml").write_text(recipe)
