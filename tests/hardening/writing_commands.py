@@ -105,6 +105,8 @@ def _study(name: str, typed: str, other: str = "") -> Writing:
 
 _TRAIN = "train {world}/tasks/say --base {world}/base --out run --steps 8 --every 3 --batch 8 --learning-rate 0.001"
 
+# What a kill right after the output appeared leaves; the same command removes it.
+_FIT = (".out.fit", ".out.fit/*", "..out.fit.lock")
 _COMPOSE = (
     "compose adamerging {world}/skills/a {world}/skills/b --base {world}/base --tasks {world}/owned --examples 8 "
     "--set steps=6 --set every=2 --set batch=4 --out"
@@ -201,10 +203,8 @@ COMMANDS = (
     _study("evolve, twice", "evolve {world}/study.yaml --out run --budget 8"),
     _study("evolve, bred", "evolve {world}/bred.yaml --out run --budget 8"),
     # Compositions.
-    Writing("compose", f"{_COMPOSE} out", f"{_COMPOSE} out --seed 5", stays=(".out.fit/*",)),
-    Writing(
-        "compose --keep", f"{_COMPOSE} out --keep --bundle", f"{_COMPOSE} out --keep --seed 5", stays=(".out.fit/*",)
-    ),
+    Writing("compose", f"{_COMPOSE} out", f"{_COMPOSE} out --seed 5", stays=_FIT),
+    Writing("compose --keep", f"{_COMPOSE} out --keep --bundle", f"{_COMPOSE} out --keep --seed 5", stays=_FIT),
     # Trainings.
     _study("train", f"{_TRAIN} --lora 2", f"{_TRAIN} --lora 2 --seed 5"),
     _study("train --full", f"{_TRAIN} --full", f"{_TRAIN} --lora 2"),

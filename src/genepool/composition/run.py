@@ -84,10 +84,12 @@ def compose(
     out = Path(out)
     composer = make_composer(recipe.method, recipe.options, "--set")
     composer.check_count(len(recipe.skills), "compose")
+    work = out.with_name(f".{out.name}.fit")
+    if not overwrite and out.is_dir() and any(out.iterdir()):
+        _clear_left(work)
     staging.check_free(out, overwrite=overwrite)
     refuse_own_input(out, [recipe.base, *recipe.skills, *([recipe.tasks] if recipe.tasks else [])])
     skills, tasks = _opened(recipe, composer, trusted, allow_pickle)
-    work = out.with_name(f".{out.name}.fit")
     with locking.locked(work):
         world = World(
             skills, tasks, examples=recipe.examples, seed=recipe.seed, device=device, dtype=recipe.dtype, work=work
@@ -96,6 +98,13 @@ def compose(
         form = _write(composition, recipe, out, overwrite)
         shutil.rmtree(work, ignore_errors=True)
     return Composed(out, form, composition)
+
+
+def _clear_left(work: Path) -> None:
+    """Removes what a kill right after the output was published leaves of its fit, unless another process fits there."""
+    locking.clear_lock(work)
+    if locking.holder(work) is None:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def plan_composing(
