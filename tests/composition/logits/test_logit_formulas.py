@@ -23,13 +23,32 @@ def logits(seed: int, *shape: int, spread: float = 2.0) -> torch.Tensor:
 def test_a_shift_of_two_tokens_by_hand() -> None:
     lead, tuned, untuned = torch.tensor([1.0, 2.0]), torch.tensor([[3.0, 0.0]]), torch.tensor([1.0, 1.0])
     moved = formulas.shift(tuned, untuned.expand_as(tuned))
-    assert moved.tolist() == [[2.0, -1.0]]
-    assert formulas.shifted(lead, moved, torch.tensor([0.5])).tolist() == [2.0, 1.5]
+    assert (moved[0, 0] - moved[0, 1]).item() == pytest.approx(3.0)
+    fused = formulas.shifted(lead, moved, torch.tensor([0.5]))
+    assert (fused[0] - fused[1]).item() == pytest.approx(0.5)
 
 
 def test_a_token_that_a_small_model_lacks_is_not_shifted() -> None:
-    tuned, untuned = torch.tensor([3.0, NEVER, NEVER]), torch.tensor([1.0, NEVER, 0.0])
-    assert formulas.shift(tuned, untuned).tolist() == [2.0, 0.0, 0.0]
+    tuned, untuned = torch.tensor([0.0, NEVER, NEVER]), torch.tensor([0.25, 0.0, 0.75]).log()
+    assert formulas.shift(tuned, untuned).tolist() == pytest.approx([math.log(4), 0.0, 0.0])
+
+
+@given(st.integers(0, 10_000), st.floats(-30, 30))
+def test_a_constant_in_a_models_logits_moves_no_token_that_it_lacks(seed: int, constant: float) -> None:
+    """As with a padded vocabulary: the leading model's logits have another constant than what is mapped onto them."""
+    lead, tuned = logits(seed, 6), logits(seed + 1, 1, 6)
+    tuned[..., -1] = NEVER
+    one, other = (Shifted((1.0,), untuned=False).fuse(lead, each, None)[0] for each in (tuned, tuned + constant))
+    assert torch.allclose(one.softmax(-1), other.softmax(-1), atol=1e-9)
+
+
+def test_scales_are_found_where_the_leading_model_has_more_tokens() -> None:
+    lead, tuned = logits(0, 1, 6), logits(1, 2, 1, 6)
+    tuned[..., -1] = NEVER
+    problem = FusionProblem.of(lead, tuned, lead)
+    assert bool(problem.backward.isfinite().all())
+    start = torch.full((2, 1), 0.5, dtype=torch.float64)
+    assert problem.loss(best_scales(problem, start))[0] < problem.loss(start)[0]
 
 
 def test_plausible_keeps_what_has_a_tenth_of_the_best() -> None:
@@ -40,7 +59,8 @@ def test_plausible_keeps_what_has_a_tenth_of_the_best() -> None:
 def test_a_divergence_by_hand() -> None:
     p, q = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()
     assert formulas.divergence(p, q).item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), rel=1e-5)
-    assert formulas.divergence(torch.tensor([0.0, NEVER]), p).item() == pytest.approx(math.log(2), rel=1e-5)
+    both = torch.tensor([0.25, 0.25, 0.5]).log(), torch.tensor([0.0, math.log(3), NEVER])
+    assert formulas.divergence(*both).item() == pytest.approx(formulas.divergence(p, q).item(), rel=1e-5)
 
 
 @given(st.integers(0, 10_000), st.floats(-5, 5))
@@ -65,7 +85,8 @@ def test_log_probabilities_shift_as_logits_do(seed: int) -> None:
 @given(st.integers(0, 10_000))
 def test_a_model_shifted_by_its_own_tuned_self_is_the_tuned_model(seed: int) -> None:
     base, tuned = logits(seed, 4, 9), logits(seed + 1, 1, 4, 9)
-    assert torch.allclose(Shifted((1.0,), untuned=False).fuse(base, tuned, None)[0], tuned[0])
+    fused = Shifted((1.0,), untuned=False).fuse(base, tuned, None)[0]
+    assert torch.allclose(fused.softmax(-1), tuned[0].softmax(-1))
 
 
 @given(st.integers(0, 10_000), st.integers(1, 3))
@@ -150,4 +171,4 @@ def test_weights_by_shift_are_kept_from_the_first_place() -> None:
     assert torch.equal(after, state)
     assert state.sum().item() == pytest.approx(1)
     moved = logits(3, 2, 1, 9) * state.T.unsqueeze(-1)
-    assert torch.allclose(later, moved.sum(0))
+    assert torch.allclose(later.softmax(-1), moved.sum(0).softmax(-1))

@@ -10,12 +10,14 @@ import torch
 
 
 def shift(tuned: torch.Tensor, untuned: torch.Tensor) -> torch.Tensor:
-    """What fine-tuning did to the logits; zero where either model cannot predict the token.
+    """What fine-tuning did to the log-probabilities; zero where either model cannot predict the token.
+
+    Logits are known up to a constant only, and tokens that are not shifted would tell one constant from another.
 
     Args:
         tuned, untuned: logits of the fine-tuned model and of the one it was made of, of one shape.
     """
-    difference = tuned - untuned
+    difference = tuned.log_softmax(-1) - untuned.log_softmax(-1)
     return torch.where(difference.isfinite(), difference, torch.zeros_like(difference))
 
 
@@ -44,10 +46,10 @@ def plausible(logits: torch.Tensor, judge: torch.Tensor, share: float) -> torch.
 
 
 def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """KL(softmax p || softmax q) in nats, shape (...); a token that is impossible under p adds nothing."""
-    log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
-    terms = log_p.exp() * (log_p - log_q)
-    return torch.where(log_p == float("-inf"), torch.zeros_like(terms), terms).sum(-1)
+    """KL(softmax p || softmax q) in nats over the tokens that both can predict, shape (...)."""
+    shared = p.isfinite() & q.isfinite()
+    log_p, log_q = (one.masked_fill(~shared, float("-inf")).log_softmax(-1) for one in (p, q))
+    return torch.where(shared, log_p.exp() * (log_p - log_q), torch.zeros_like(log_p)).sum(-1)
 
 
 def shift_weights(tuned: torch.Tensor, lead: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -14,9 +14,6 @@ import torch
 
 from genepool.composition.logits.token_bytes import token_bytes
 
-# Of a prediction's mass on a task, what may fall on tokens that the leading model cannot write.
-HIGHEST_UNCOVERED = 0.1
-
 
 @dataclass(frozen=True)
 class VocabularyMap:
