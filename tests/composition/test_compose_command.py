@@ -372,6 +372,19 @@ def test_a_first_loss_that_is_no_number_is_an_error(
 
 
 @pytest.mark.slow
+def test_a_first_look_that_is_no_number_is_an_error(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from genepool.composition.fitting import CoefficientFit
+
+    monkeypatch.setattr(CoefficientFit, "_held_loss", lambda *_: float("nan"))
+    answer = compose("out")
+    assert answer.code == 2
+    assert "is not a finite number before anything was learned" in answer.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
 def test_a_fit_ends_when_what_is_held_out_gets_worse_twice(compose: Compose) -> None:
     """A step as large as this one leaves every coefficient at an end of its range."""
     record = told(compose("out", "--json", learning_rate=1.0, steps=40, every=1, patience=2, objective="entropy"))[

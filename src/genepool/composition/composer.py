@@ -84,6 +84,11 @@ class Composer(ABC, Generic[AnyComposerOptions]):
     def __init__(self, options: AnyComposerOptions) -> None:
         self.options = options
 
+    def models(self) -> dict[str, str]:
+        """The further models that the options name, by the option."""
+        named = {key: getattr(self.options, key) for key in type(self.options).models}
+        return {key: name for key, name in named.items() if name is not None}
+
     @abstractmethod
     def fit(self, world: World) -> Composition:
         """Learns from a world how its skills are composed.

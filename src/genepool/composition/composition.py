@@ -136,9 +136,7 @@ class Composition(ABC):
 
     def model_fingerprints(self) -> dict[str, str]:
         """The hashes of the further models that the options name, by the option."""
-        options = self.composer.options
-        named = {key: getattr(options, key) for key in type(options).models}
-        return {key: open_model(name).fingerprint for key, name in named.items() if name is not None}
+        return {key: open_model(name).fingerprint for key, name in self.composer.models().items()}
 
     @cached_property
     def fingerprint(self) -> str:

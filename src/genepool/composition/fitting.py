@@ -171,7 +171,7 @@ class CoefficientFit:
                 stopped = "held-out loss rose" if looks.ended else ""
             except Diverged as error:
                 taken, stopped = error.step - 1, str(error)
-                if not taken:
+                if taken < 1:
                     raise InputError(
                         f"{error} before anything was learned",
                         where=world.skills.reference,

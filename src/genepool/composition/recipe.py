@@ -6,7 +6,7 @@ Opens no model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,8 +69,16 @@ class Composing(Strict):
                 "base": found(self.base),
                 "skills": tuple(map(found, self.skills)),
                 "tasks": None if self.tasks is None else found(self.tasks),
+                "options": self._options_with(found),
             }
         )
+
+    def _options_with(self, found: Callable[[str], str]) -> dict[str, Any]:
+        """The options, with the paths of the models among them replaced."""
+        from genepool.composition.composer import find_composer
+
+        models = find_composer(self.method).Options.models
+        return {key: found(value) if key in models and value else value for key, value in self.options.items()}
 
     def text(self) -> str:
         """The file that says it, with paths that can be found from anywhere."""
@@ -82,6 +90,8 @@ class Composing(Strict):
         said["base"], said["skills"] = found(self.base), [found(skill) for skill in self.skills]
         if self.tasks is not None:
             said["tasks"] = found(self.tasks)
+        if self.options:
+            said["options"] = self._options_with(found)
         return str(yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
 
 

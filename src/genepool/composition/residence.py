@@ -14,6 +14,7 @@ from genepool.composition.skill_set import SkillSet
 from genepool.composition.vectors import held_bytes
 from genepool.errors import InputError, listed
 from genepool.kernels.memory import free_memory
+from genepool.tasks.models import Source, WeightsSource, open_model
 from genepool.weights import Change
 from genepool.weights.change import BLOCK_ENTRIES
 from genepool.weights.tensor_info import DTYPE_BYTES, DTYPE_NAMES
@@ -66,6 +67,41 @@ class Residence:
         """One line for people."""
         read = f"; read from the disk in every step: {listed(self.streamed)}" if self.streamed else ""
         return f"memory: {self.total / 1e9:.2f} GB beside the activations, {len(self.skills)} skills held{read}"
+
+
+def plan_models(
+    skills: SkillSet, others: Sequence[str] = (), *, dtype: str = "float32", free: int | None = None
+) -> Residence:
+    """What a composition of whole models holds: all of them, side by side; headers alone are read.
+
+    Args:
+        skills: the base and the models.
+        others: further models, as the user named them.
+        dtype: what the networks compute in.
+        free: bytes; those of this machine when None.
+
+    Raises:
+        InputError: the models do not fit; with the figures.
+    """
+    free = free_memory() if free is None else free
+    beside = [open_model(skills.base), *map(open_model, others)]
+    network = sum(_model_bytes(source, dtype) for source in beside)
+    held = {skill.name: _model_bytes(skill.source, dtype) for skill in skills.skills}
+    found = Residence(network, 0, 0, held, (), False, free)
+    if found.total > _SHARE * free:
+        raise InputError(
+            f"the models take {found.total / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free, of which {_SHARE:.0%} can "
+            "be used",
+            where=skills.reference,
+            fix="Compute in two bytes (--dtype bfloat16), or use a machine with more memory",
+        )
+    return found
+
+
+def _model_bytes(source: Source, dtype: str) -> int:
+    if not isinstance(source, WeightsSource):
+        return 0
+    return sum(source.weights.info(name).numel for name in source.weights.names()) * _BYTES[dtype]
 
 
 def plan_residence(

@@ -18,7 +18,7 @@ from genepool.composition.card import composition_card, composition_record
 from genepool.composition.composer import Composer, make_composer
 from genepool.composition.composition import Composition
 from genepool.composition.recipe import Composing
-from genepool.composition.residence import Residence, plan_residence
+from genepool.composition.residence import Residence, plan_models, plan_residence
 from genepool.composition.saved_model import save_composition
 from genepool.composition.skill_set import SkillSet, open_skills
 from genepool.composition.world import World
@@ -88,7 +88,8 @@ def compose(
     if not overwrite and out.is_dir() and any(out.iterdir()):
         _clear_left(work)
     staging.check_free(out, overwrite=overwrite)
-    refuse_own_input(out, [recipe.base, *recipe.skills, *([recipe.tasks] if recipe.tasks else [])])
+    named = [recipe.base, *recipe.skills, *composer.models().values()]
+    refuse_own_input(out, [*named, *([recipe.tasks] if recipe.tasks else [])])
     skills, tasks = _opened(recipe, composer, trusted, allow_pickle)
     with locking.locked(work):
         world = World(
@@ -123,6 +124,8 @@ def plan_composing(
     composer = make_composer(recipe.method, recipe.options)
     composer.check_count(len(recipe.skills), "compose")
     skills, tasks = _opened(recipe, composer, trusted, allow_pickle)
+    if composer.members == "models":
+        return plan_models(skills, tuple(composer.models().values()), dtype=recipe.dtype), tasks
     return plan_residence(skills, dtype=recipe.dtype), tasks
 
 

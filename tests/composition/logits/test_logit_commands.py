@@ -117,6 +117,23 @@ def test_other_vocabularies_are_mapped_and_their_loss_is_told(cli: Cli, place: P
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_names_a_small_base_beside_it(cli: Cli, place: Path, tmp_path: Path) -> None:
+    """It is planned with all its models, found from the file's folder, and never replaced by the result."""
+    file = place / "compose.yaml"
+    said = {"compose": 1, "method": "proxy_tuning", "base": "base", "skills": ["tuned"]}
+    file.write_text(json.dumps({**said, "options": {"small_base": "small"}}))
+    planned = cli("plan", file, "--json")
+    assert planned.code == 0, planned.err
+    assert cli("compose", file, "--out", tmp_path / "out").code == 0
+    refused = cli("compose", file, "--out", place / "small", "--overwrite")
+    assert refused.code == 2
+    assert "the output is one of the inputs" in refused.err
+    file.write_text(json.dumps(said))
+    network, held = (json.loads(planned.out)[key] for key in ("network_bytes", "skill_bytes"))
+    alone = json.loads(cli("plan", file, "--json").out)["network_bytes"]
+    assert network == alone + held["tuned"]  # the small base and its tuned self are of one size
+
+
 @pytest.mark.slow
 def test_a_composition_is_whole_only_with_what_it_names(cli: Cli, place: Path, tmp_path: Path) -> None:
     small = write_model(tmp_path / "small", seed=3, num_hidden_layers=1)
