@@ -372,6 +372,18 @@ def test_a_first_loss_that_is_no_number_is_an_error(
 
 
 @pytest.mark.slow
+def test_a_composition_that_is_made_of_itself_is_refused(cli: Callable[..., Any], tmp_path: Path) -> None:
+    said = {
+        "genepool_composition": 1, "method": "adamerging", "parameters": {}, "skills": [], "labels": {}, "record": {},
+        "base": {"path": str(tmp_path), "fingerprint": "0" * 64},
+    }  # fmt: skip
+    (tmp_path / "composition.json").write_text(json.dumps(said))
+    answer = cli("inspect", tmp_path)
+    assert answer.code == 2
+    assert "is made of itself" in answer.err
+
+
+@pytest.mark.slow
 def test_a_first_look_that_is_no_number_is_an_error(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

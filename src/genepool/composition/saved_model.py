@@ -94,7 +94,10 @@ def load_composition(folder: str | Path, *, allow_pickle: bool = False) -> Compo
         raise InputError("is no composition of genepool's", where=place, fix=_AGAIN)
     method = _part(said, "method", str, place)
     composer = make_composer(method, _part(said, "parameters", dict, place), f"{place}:parameters")
-    skills = _open_skills(folder, said, composer.members, allow_pickle)
+    try:
+        skills = _open_skills(folder, said, composer.members, allow_pickle)
+    except RecursionError:
+        raise InputError("is made of itself", where=place, fix=_AGAIN) from None
     composer.check_count(len(skills.skills), f"{place}:skills")
     labels = _part(said, "labels", dict, place)
     for name, values in labels.items():
