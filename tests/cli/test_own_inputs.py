@@ -20,6 +20,7 @@ LINES = (
     "init all all/base+all/skill.safetensors all/t1",
     "merge all/recipe.yaml all",
     "merge all/recipe.yaml --out all",
+    "shuffle all/t0 all/recipe.yaml --out all/recipe.yaml",
     "compose adamerging all/t0 all/t1 --base all/base --tasks all/tasks --out all/tasks",
     "compose adamerging all/t0 all/t1 --base all/base --tasks all/tasks --out all",
     "soup all/t0 all/t1 --tasks all/tasks --out all/tasks",
