@@ -87,7 +87,8 @@ LINKS = {
     "tuned": "full/reverse", "tuned-a": "full/reverse", "models/a": "full/reverse", "step-800": "full/reverse",
     "tuned-b": "full/sort", "models/b": "full/sort", "step-200": "full/sort",
     "merged": "full/upper", "model": "full/upper", "models/c": "full/upper", "step-400": "full/upper",
-    "my-lora": "lora/reverse", "lora-b": "lora/sort",
+    "my-lora": "lora/reverse", "lora-b": "lora/sort", "full/reverse": "full/reverse", "full/sort": "full/sort",
+    "lora/reverse": "lora/reverse", "lora/sort": "lora/sort",
     "examples.jsonl": "tasks/reverse/train.jsonl", "reverse.jsonl": "tasks/reverse/train.jsonl",
     "sort.jsonl": "tasks/sort/train.jsonl",
 }  # fmt: skip
@@ -96,6 +97,7 @@ WRITES = {
     "README": ["merged", "run"],
     "tutorial": ["merged", "reverse.safetensors", "run"], "run-studies": ["run"], "breed-models": ["model"],
     "name-models": ["merged"], "add-a-method": ["merged"], "hold-skills": ["reverse.safetensors"],
+    "compose-skills": ["merged"],
 }  # fmt: skip
 
 
@@ -159,7 +161,8 @@ def _prepare(page: Path, folder: Path) -> None:
         (folder / "median.py").write_text(python[0])
         (folder / "recipe.yaml").write_text(next(text for language, text in _blocks(page) if language == "yaml"))
     if page.stem == "compose-skills":
-        (folder / "compose.yaml").write_text(next(text for language, text in _blocks(page) if language == "yaml"))
+        for text in (text for language, text in _blocks(page) if language == "yaml"):
+            (folder / text.partition("\n")[0].removeprefix("# ")).write_text(text)
     if page.stem == "from-examples-to-a-merge":
         recipe, gates = (text for language, text in _blocks(page) if language == "yaml")
         (folder / "recipe.yaml").write_text(recipe)

@@ -2,7 +2,8 @@
 
 A room that saves such folders has a module `saved_model.py`, found by being there, with `MARKER` (the file's name),
 `open_source(folder, allow_pickle)`, which gives a `Source` to be asked, and `open_weights(folder, allow_pickle)`, which
-gives `Weights` or says why there are none. So `open_model` and `open_weights` need not know these rooms.
+gives `Weights` or says why there are none. `FOLDER#TASK` names what such a folder is for one task. So `open_model` and
+the opener of weights need not know these rooms.
 """
 
 from __future__ import annotations
@@ -13,18 +14,29 @@ from pathlib import Path
 from types import ModuleType
 
 _MODULE = "saved_model"
+#: Stands between a folder that answers each task by weights of its own, and the task.
+TASK_MARK = "#"
 
 
 def saved_model(name: str | Path) -> ModuleType | None:
     """The module that opens the folder of this name; None where it is no such folder."""
-    path = Path(name).expanduser()
     try:
+        path, _ = folder_and_task(name)
         if not path.is_dir():
             return None
         return next((module for module in _modules() if (path / module.MARKER).is_file()), None)
     except (OSError, ValueError):
         # Too long for a path, or not one at all.
         return None
+
+
+def folder_and_task(name: str | Path) -> tuple[Path, str | None]:
+    """The folder that a name means, and the task behind `#`; a folder that is called so itself is taken as it is."""
+    path = Path(name).expanduser()
+    folder, mark, task = path.name.rpartition(TASK_MARK)
+    if not mark or not folder or path.exists():
+        return path, None
+    return path.with_name(folder), task
 
 
 @functools.cache

@@ -130,6 +130,16 @@ class Composition(ABC):
         assert isinstance(network, Network)
         return self.apply(network)
 
+    def for_task(self, task: str) -> Composition:
+        """What it is for one task, for compositions that must be told.
+
+        Raises:
+            InputError: it answers all tasks by the same weights, or has no such task.
+        """
+        raise InputError(
+            f"needs not be told a task, got '{task}'", where=self.name, fix="Name the folder without `#` and a task"
+        )
+
     def source(self) -> Source:
         """The composition as a model that can be asked; nothing is loaded yet."""
         return CompositionSource(self)

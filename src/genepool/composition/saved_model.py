@@ -21,6 +21,7 @@ from genepool.composition.composer import ComposerOptions, make_composer
 from genepool.composition.composition import Composition, Saved
 from genepool.composition.skill_set import ComposedSkill, Members, SkillSet, common_base, open_skill
 from genepool.errors import InputError, refuse_newer
+from genepool.saved_models import folder_and_task
 from genepool.weights import Form, Weights, store
 from genepool.weights import open_weights as open_model_weights
 from genepool.weights.json_file import read_json
@@ -113,8 +114,8 @@ def load_composition(folder: str | Path, *, allow_pickle: bool = False) -> Compo
 
 
 def open_source(folder: str | Path, allow_pickle: bool) -> Source:
-    """A saved composition as a model that can be asked."""
-    return load_composition(folder, allow_pickle=allow_pickle).source()
+    """A saved composition, or what it is for one task (`FOLDER#TASK`), as a model that can be asked."""
+    return _opened(folder, allow_pickle).source()
 
 
 def open_weights(folder: str | Path, allow_pickle: bool) -> Weights:
@@ -123,7 +124,13 @@ def open_weights(folder: str | Path, allow_pickle: bool) -> Weights:
     Raises:
         InputError: it chooses by input.
     """
-    return load_composition(folder, allow_pickle=allow_pickle).fold().applied(str(folder))
+    return _opened(folder, allow_pickle).fold().applied(str(folder))
+
+
+def _opened(name: str | Path, allow_pickle: bool) -> Composition:
+    folder, task = folder_and_task(name)
+    composition = load_composition(folder, allow_pickle=allow_pickle)
+    return composition if task is None else composition.for_task(task)
 
 
 def _entry(base: Weights, skill: ComposedSkill, folder: Path | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ s3://..., https://...    whatever fsspec reads, fetched into the cache
 model+adapter            a PEFT LoRA folder on its base; adapter+model as well
 model+adapter.gguf       a LoRA adapter of llama.cpp on its base
 model+skill.safetensors  a genepool skill on its base
+composition#task         what a saved composition is for one task, of those that must be told
 """
 
 from __future__ import annotations
@@ -266,7 +267,7 @@ class _Opener:
         inside = [self.relative_to / path] if self.relative_to and not path.is_absolute() else []
         for candidate in (*inside, path):
             try:
-                if candidate.exists():
+                if candidate.exists() or saved_model(candidate) is not None:
                     return candidate
             except PermissionError:
                 raise

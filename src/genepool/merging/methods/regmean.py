@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 # With off-diagonals of at most this much, scaling by the diagonal leaves eigenvalues of at least a thousandth.
 _SURELY_REGULAR = 0.999
-# Of the scaled matrix; directions below it are ones that no input has, up to rounding.
-_NULL = 1e-10
+# Of the largest eigenvalue: below it are directions that no input has, as far as Gram matrices in float32 can tell.
+_NULL = 1e-6
 
 
 @register
 class RegMean(Method):
     """Matrices of linear layers by least squares; every other tensor is the weighted mean.
 
-    With `W = mean + X` the equations are `X sum_i w_i G_i = sum_i w_i (W_i - mean) G_i`. They are solved in float64,
-    after scaling by the diagonal, for X alone: in directions that no model's inputs have, the mean is left.
+    With `W = mean + X` the equations are `X sum_i w_i G_i = sum_i w_i (W_i - mean) G_i`. They are solved in float64 for
+    X alone, so the mean is left in directions that no model's inputs have.
     """
 
     name = "regmean"
@@ -95,20 +95,17 @@ def solved(
         shrunk.diagonal().copy_(gram.diagonal() * weight)
         total += shrunk
         pull += offset @ shrunk
+    if off_diagonal > _SURELY_REGULAR:
+        values, vectors = torch.linalg.eigh(total)
+        inverse = values.reciprocal().where(values > _NULL * values[-1], 0.0)
+        return (pull @ vectors * inverse) @ vectors.mT
     scale = total.diagonal().sqrt()
     # An input that is always zero pulls nowhere: its equation is X = 0.
     dead = scale == 0
     scale = scale.where(~dead, 1.0)
     total /= scale[:, None] * scale
     total.diagonal()[dead] = 1.0
-    pull /= scale
-    if off_diagonal <= _SURELY_REGULAR:
-        factor, failed = torch.linalg.cholesky_ex(total)
-        if int(failed):
-            raise InputError("its statistics are no Gram matrix", where=where, fix="Compute them again")
-        found = torch.cholesky_solve(pull.mT, factor).mT
-    else:
-        values, vectors = torch.linalg.eigh(total)
-        inverse = values.reciprocal().where(values > _NULL * values[-1], 0.0)
-        found = (pull @ vectors * inverse) @ vectors.mT
-    return found / scale
+    factor, failed = torch.linalg.cholesky_ex(total)
+    if int(failed):
+        raise InputError("its statistics are no Gram matrix", where=where, fix="Compute them again")
+    return torch.cholesky_solve((pull / scale).mT, factor).mT / scale
