@@ -98,7 +98,8 @@ def solved(
     if off_diagonal > _SURELY_REGULAR:
         values, vectors = torch.linalg.eigh(total)
         inverse = values.reciprocal().where(values > _NULL * values[-1], 0.0)
-        return (pull @ vectors * inverse) @ vectors.mT
+        solved: torch.Tensor = (pull @ vectors * inverse) @ vectors.mT
+        return solved
     scale = total.diagonal().sqrt()
     # An input that is always zero pulls nowhere: its equation is X = 0.
     dead = scale == 0
