@@ -164,3 +164,18 @@ def test_singular_directions_of_experts_are_counted(world: Path) -> None:
     opened = OpenedStudy.open(load_study(bred_study(world, "cycleqd", "cycleqd")), "study")
     # Two tasks have an expert each, and the two factors of a square matrix take twice its size.
     assert children("cycleqd") - children("genome") == 2 * 2 * 4 * opened.representation.child_numbers  # type: ignore[attr-defined]
+
+
+def test_files_that_were_read_do_not_count_as_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from genepool.kernels import memory
+
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 5000000 kB\n")
+    (tmp_path / "memory.max").write_text("4000000\n")
+    (tmp_path / "memory.current").write_text("3900000\n")
+    monkeypatch.setattr(memory, "_MACHINE", str(tmp_path / "meminfo"))
+    monkeypatch.setattr(memory, "_CONTAINER", str(tmp_path))
+    assert free_memory() == 100_000
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 3000000\nactive_file 2\n")
+    assert free_memory() == 3_100_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory() == 5_000_000 * 1024

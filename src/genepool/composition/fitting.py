@@ -53,7 +53,10 @@ class FitOptions(ComposerOptions):
     learning_rate: float = Field(default=0.01, gt=0, description="The step size of Adam.")
     batch: int = Field(default=16, ge=1, le=10**5, description="Inputs of each task in a step, at most.")
     micro_batch: int | None = Field(
-        default=None, ge=1, description="Inputs computed at once, so that they fit in memory; null: those of a task."
+        default=None,
+        ge=1,
+        description="Inputs computed at once, so that they fit in memory, and whose mean prediction infomax takes; "
+        "null: those of a task.",
     )
     every: int = Field(default=25, ge=1, description="Steps between two looks at the held-out inputs.")
     patience: int = Field(

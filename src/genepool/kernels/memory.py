@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_MACHINE = "/proc/meminfo"
+_CONTAINER = "/sys/fs/cgroup"
+
 
 class MemoryGate:
     """Threads wait at it until their share is free; one that is larger than the budget goes alone.
@@ -36,11 +39,15 @@ class MemoryGate:
 
 def free_memory() -> int:
     """Bytes that a process can have now without swapping: of the machine, or of the container it runs in."""
-    lines = _lines("/proc/meminfo")
+    lines = _lines(_MACHINE)
     found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
+    limit, used = _lines(f"{_CONTAINER}/memory.max"), _lines(f"{_CONTAINER}/memory.current")
     if limit and used and limit[0].isdecimal() and used[0].isdecimal():
-        found.append(max(0, int(limit[0]) - int(used[0])))
+        # Pages of files that were read count as used, and are given back when they are wanted.
+        cached = [
+            int(line.split()[1]) for line in _lines(f"{_CONTAINER}/memory.stat") if line.startswith("inactive_file ")
+        ]
+        found.append(max(0, int(limit[0]) - int(used[0]) + sum(cached)))
     # Where nobody says, nothing is refused.
     return min(found, default=1 << 62)
 
