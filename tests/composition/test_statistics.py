@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from genepool.composition import World, open_skills
+from genepool.composition import World, load_composition, open_skills
 from genepool.composition.calibration import SkillCalibration, fisher_information, gram_matrices
 from genepool.composition.linear_layers import LinearLayer, linear_layers
 from genepool.errors import InputError
@@ -163,6 +163,16 @@ def test_kept_statistics_are_a_file_that_a_recipe_merges_by(
         means.setdefault(row["model"], []).append(row["mean"])
     assert len(means) == 2
     assert len({tuple(values) for values in means.values()}) == 1
+
+
+@pytest.mark.slow
+def test_statistics_know_the_copies_of_their_skills(composed: Callable[..., Path]) -> None:
+    kept, bundled = (
+        load_composition(composed("regmean", "--keep", *more, out=out))
+        for out, more in (("kept", ()), ("bundled", ("--bundle",)))
+    )
+    one, other = kept.fold().applied(), bundled.fold().applied()
+    assert all(torch.equal(one.read(name), other.read(name)) for name in one.names())
 
 
 @pytest.mark.parametrize("method", METHODS)

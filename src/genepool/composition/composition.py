@@ -90,6 +90,14 @@ class Composition(ABC):
     def tensors(self) -> Mapping[str, torch.Tensor]:
         """What was learned, by name: saved in `router.safetensors`."""
 
+    def saved_tensors(self, hashes: Mapping[str, str]) -> Mapping[str, torch.Tensor]:
+        """What was learned, as it is saved beside skills that have other hashes as copies.
+
+        Args:
+            hashes: the fingerprint of each skill -> that of its copy.
+        """
+        return self.tensors
+
     @property
     def labels(self) -> Mapping[str, Sequence[str]]:
         """What the axes of the tensors stand for, by name of the axis."""

@@ -57,7 +57,12 @@ def save_composition(composition: Composition, out: Path, *, bundle: bool = Fals
             "path": _found_from_anywhere(composition.skills.reference),
             "fingerprint": composition.skills.base.fingerprint(),
         }
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in composition.tensors.items()}
+        hashes = {
+            one.fingerprint: str(entry["fingerprint"])
+            for one, entry in zip(composition.skills.skills, skills, strict=True)
+        }
+        learned = composition.saved_tensors(hashes)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learned.items()}
         said = {
             "genepool_composition": _VERSION,
             "genepool": version("genepool"),

@@ -108,6 +108,13 @@ class MergedByStatistics(Composition):
     def tensors(self) -> Mapping[str, torch.Tensor]:
         return self._statistics
 
+    def saved_tensors(self, hashes: Mapping[str, str]) -> Mapping[str, torch.Tensor]:
+        parts = {name: name.split("/", 2) for name in self._statistics}
+        return {
+            f"{kind}/{hashes.get(key, key)}/{tensor}": self._statistics[name]
+            for name, (kind, key, tensor) in parts.items()
+        }
+
     def apply(self, network: Network) -> Model:
         network.assign(self.fold().applied(self.name))
         return network
