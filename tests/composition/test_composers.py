@@ -70,12 +70,30 @@ def test_trimmed_vectors_keep_the_largest_of_the_elected_sign(
 
     kept = []
     for one in flat:
-        limit = one.abs().sort(descending=True).values[round(density * 12) - 1]
+        # A tensor that the skill does not move is none of its entries.
+        size = sum(len(part) for part in (one[:8], one[8:]) if part.any())
+        limit = one.abs().sort(descending=True).values[max(1, round(density * size)) - 1]
         kept.append(torch.where(one.abs() >= limit, one, 0.0))
     sign = (kept[0] + kept[1]).sign()
     for change, one in zip(found, kept, strict=True):
         expected = torch.where(one * sign > 0, one, 0.0)
         assert torch.equal(torch.cat([change.whole("a").flatten(), change.whole("b").flatten()]), expected)
+
+
+@pytest.mark.slow
+def test_a_bundled_skill_is_trimmed_like_the_fine_tune_that_it_is_a_copy_of(
+    compose: Any, small_bed: Path, tmp_path: Path
+) -> None:
+    """A fine-tune holds tensors that it left as they were; its skill file does not name them."""
+    base = load_file(small_bed / "base" / "model.safetensors")
+    tuned = load_file(small_bed / "full" / "first" / "model.safetensors")
+    biggest = max(base, key=lambda name: base[name].numel())
+    frozen = compose_world.save(tmp_path / "frozen", {**tuned, biggest: base[biggest]})
+    for out, more in (("kept", ()), ("bundled", ("--bundle",))):
+        answer = compose(out, "--keep", *more, method="adamerging_pp", skills=(frozen, "second"))
+        assert answer.code == 0, answer.err
+    kept, bundled = open_weights(tmp_path / "kept"), open_weights(tmp_path / "bundled")
+    assert all(torch.equal(kept.read(name), bundled.read(name)) for name in kept.names())
 
 
 # ---------------------------------------------------------------------- aTLAS

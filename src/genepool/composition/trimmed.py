@@ -1,7 +1,7 @@
 """Task vectors trimmed to their largest entries, of which those of the elected sign stay: TIES without its sum.
 
 What AdaMerging++ learns coefficients of (Yadav et al., arXiv:2306.01708, steps 1 and 2). Thresholds are exact, over all
-tensors of a skill, by streaming passes. Uses `vectors` and the kernels.
+tensors that a skill moves, by streaming passes. Uses `vectors` and the kernels.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from genepool import progress
 from genepool.composition.vectors import TaskVectors
-from genepool.kernels.selection import MagnitudeSelection, keep_count
+from genepool.kernels.selection import Selection, keep_count
 from genepool.weights import Change
 from genepool.weights.change import block_rows
 
@@ -24,7 +24,8 @@ class TrimmedVectors:
 
     Args:
         vectors: the skills.
-        density: the share of its entries that each skill keeps, the largest.
+        density: the share of its entries that each skill keeps, the largest. Tensors that it does not move are not
+            counted: a fine-tune names them and its skill file does not, and both are to be trimmed alike.
     """
 
     def __init__(self, vectors: TaskVectors, density: float) -> None:
@@ -78,12 +79,10 @@ class _Trimmed(Change):
 
 def _thresholds(vectors: TaskVectors, density: float) -> Sequence[float]:
     """The smallest magnitude that each skill keeps."""
-    sizes = [0] * len(vectors.changes)
-    for name in vectors.names:
-        for skill in vectors.holders(name):
-            sizes[skill] += vectors.base.info(name).numel
-    selections = [MagnitudeSelection(keep_count(density, size)) for size in sizes]
-    passes = max(selection.passes for selection in selections)
+    # How many entries are kept is known once the first pass has seen which tensors move.
+    selections = [Selection([1]) for _ in vectors.changes]
+    moved: list[set[str]] = [set() for _ in vectors.changes]
+    passes = Selection.passes
     with progress.bar("looking for the largest entries", passes * len(vectors.names), "tensors") as bar:
         for number in range(passes):
             counts = [selection.begin(number) for selection in selections]
@@ -92,9 +91,14 @@ def _thresholds(vectors: TaskVectors, density: float) -> Sequence[float]:
                     block = vectors.block(name, start, stop)
                     for skill, rows in zip(vectors.holders(name), block, strict=True):
                         selections[skill].observe(number, rows, counts[skill])
+                        if number == 0 and name not in moved[skill] and bool(rows.any()):
+                            moved[skill].add(name)
                 bar.advance()
-            for selection, count in zip(selections, counts, strict=True):
+            for skill, (selection, count) in enumerate(zip(selections, counts, strict=True)):
+                if number == 0:
+                    size = sum(vectors.base.info(name).numel for name in moved[skill])
+                    selection.rank(0, keep_count(density, size))
                 selection.fold(count)
                 selection.finish(number)
     # Entries that are zero are never kept, so nothing moves that the skill does not.
-    return [max(selection.threshold, 1e-45) for selection in selections]
+    return [max(selection.values[0], 1e-45) for selection in selections]
