@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from genepool.composition import load_composition
 from genepool.composition.composers.emr import EmrChange, elected, masked, rescale_factors
 from genepool.composition.vectors import TaskVectors
 from genepool.errors import InputError
@@ -103,6 +104,9 @@ def test_a_task_is_named_behind_the_folder(cli: Cli, small_bed: Path, tmp_path: 
         answer = cli("evaluate", name, "--tasks", small_bed / "tasks", "--task", "first")
         assert answer.code == 2
         assert message in answer.err
+    whole = load_composition(out)
+    hashes = {whole.fingerprint, *(whole.for_task(name).fingerprint for name in ("first", "second"))}
+    assert len(hashes) == 3
     skill = tmp_path / "first.safetensors"
     assert cli("skill", "extract", f"{out}#first", "--base", small_bed / "base", "--out", skill).code == 0
 

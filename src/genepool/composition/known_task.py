@@ -5,8 +5,10 @@ Saved as a folder; `FOLDER#TASK` names the model of one task wherever a model is
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
 from genepool.composition.composition import Composition
@@ -67,6 +69,12 @@ class TaskMember(Composition):
         name = f"{whole.name}{TASK_MARK}{whole.skills.names[number]}"
         super().__init__(whole.composer, whole.skills, whole.record, name)
         self._whole, self._number = whole, number
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, hex, of the whole and the skill that the task belongs to: each task has another model."""
+        skill = self.skills.skills[self._number].fingerprint
+        return hashlib.sha256(f"{self._whole.fingerprint}{TASK_MARK}{skill}".encode()).hexdigest()
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
