@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from genepool.composition import make_composer
 from genepool.composition.composition import Saved
 from genepool.composition.skill_set import ComposedSkill, SkillSet
+from genepool.composition.subspace import SubspaceChange
 from genepool.tasks import open_model
 from genepool.weights import Change, TensorWeights, open_change, open_weights
 from genepool.weights.encodings.low_rank import Product
@@ -142,11 +145,35 @@ def test_one_skill_by_itself_is_that_skill_and_what_a_skill_leaves_alone_counts_
     assert np.allclose(both.whole(second), in_full([skill], second)[0] / 2, atol=1e-5)
 
 
-def test_a_skill_of_zeros_changes_nothing() -> None:
-    zeros = {name: Product(torch.zeros(rows, 2), torch.zeros(2, columns)) for name, (rows, columns) in SHAPES.items()}
-    for method in ("knots", "core_space"):
-        found = merged(method, [zeros, zeros], SHAPES, merge="task_arithmetic")
-        assert all(not found.whole(name).any() for name in SHAPES)
+@pytest.mark.parametrize("merge", ["task_arithmetic", "ties", "dare_ties", "linear"])
+@pytest.mark.parametrize("method", ["knots", "core_space"])
+def test_a_skill_of_zeros_changes_nothing(method: str, merge: str) -> None:
+    """What training never reached: a right factor that was drawn, and a left one of zeros."""
+    generator = torch.Generator().manual_seed(0)
+    zeros = {
+        name: Product(torch.zeros(rows, 2), torch.randn(2, columns, generator=generator))
+        for name, (rows, columns) in SHAPES.items()
+    }
+    found = merged(method, [zeros, zeros], SHAPES, merge=merge)
+    assert all(not found.whole(name).any() for name in SHAPES)
+    first, second = SHAPES
+    (skill,) = drawn(6, (2,), SHAPES)
+    partly = {first: skill[first], second: zeros[second]}
+    found = merged(method, [partly, partly], SHAPES, merge=merge)
+    assert found.whole(first).any()
+    assert not found.whole(second).any()
+
+
+def test_a_matrix_that_is_read_in_blocks_is_merged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = merged("core_space", drawn(7, (2, 3), SHAPES), SHAPES)
+    assert isinstance(found, SubspaceChange)
+    read: list[str] = []
+    inner = found._merged.read
+    monkeypatch.setattr(found._merged, "read", lambda name: read.append(name) or inner(name))
+    for name, (rows, _) in SHAPES.items():
+        blocks = torch.cat([found.rows(name, row, row + 1) for row in range(rows)])
+        torch.testing.assert_close(blocks, found.whole(name))
+    assert read == list(SHAPES)
 
 
 # ---------------------------------------------------------------------- through the command
@@ -176,6 +203,20 @@ def test_adapters_of_unequal_ranks_become_one_adapter(cli: Cli, text_bed: Path, 
     assert cli("compose", method, *skills, "--base", text_bed / "base", "--keep", "--out", kept).code == 0
     asked = cli("evaluate", kept, f"{text_bed / 'base'}+{out}", "--tasks", text_bed / "tasks", "--json")
     assert asked.code == 0, asked.err
+
+
+@pytest.mark.parametrize("method", ["knots", "core_space"])
+def test_adapters_that_were_never_trained_compose(cli: Cli, text_bed: Path, tmp_path: Path, method: str) -> None:
+    skills = [Path(shutil.copytree(text_bed / "lora" / name, tmp_path / name)) for name in ("one", "two")]
+    for skill in skills:
+        held = load_file(skill / "adapter_model.safetensors")
+        zeros = {name: torch.zeros_like(values) if "lora_B" in name else values for name, values in held.items()}
+        save_file(zeros, skill / "adapter_model.safetensors")
+    base, out = text_bed / "base", tmp_path / "out"
+    answer = cli("compose", method, *skills, "--base", base, "--out", out)
+    assert answer.code == 0, answer.err
+    found = open_change(out, open_weights(base))
+    assert all(not found.whole(name).any() for name in found.names())
 
 
 def test_what_cannot_be_merged_there_is_one_clear_error(

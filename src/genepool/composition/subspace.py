@@ -131,6 +131,8 @@ class SubspaceChange(Change):
         self.base = self._vectors.base
         self._transposed = _transposed(self.base)
         self._spaces: dict[str, Coordinates] = {}
+        # A matrix is asked for block by block, and its blocks need one merge.
+        self._last: tuple[str, Product] | None = None
         for tensor in self._vectors.names:
             _check_products(self._vectors, skills, tensor, composer.name)
         self._merged = self._planned()
@@ -146,6 +148,11 @@ class SubspaceChange(Change):
         return (left[start:stop] @ right) * factor
 
     def factors(self, name: str) -> Product:
+        if self._last is None or self._last[0] != name:
+            self._last = (name, self._product(name))
+        return self._last[1]
+
+    def _product(self, name: str) -> Product:
         space = self.space(name)
         merged = self._merged.read(name)
         scale = self._composer.options.scale
@@ -153,6 +160,9 @@ class SubspaceChange(Change):
             left, right = space.left, merged
         else:
             left, right = space.left @ merged, space.right
+        if left.shape[1] == 0:
+            # Skills of zeros span nothing, and no adapter holds factors of rank 0.
+            left, right = left.new_zeros(left.shape[0], 1), right.new_zeros(1, right.shape[1])
         return Product(right.T, left.T, scale) if name in self._transposed else Product(left, right, scale)
 
     def digest(self) -> str:
