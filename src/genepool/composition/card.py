@@ -36,6 +36,8 @@ def composition_card(composition: Composition) -> str:
             f"{examples:,} examples, seed {record.get('seed', 0)}.",
             "",
         ]
+    for warning in record.get("warnings", []):
+        lines += [f"Warning: {_plain(str(warning))}", ""]
     lines += ["| skill | sha256 |", "|---|---|"]
     lines += [f"| {_plain(skill.name)} | {skill.fingerprint[:12]} |" for skill in skills.skills]
     return "\n".join([*lines, ""])

@@ -187,6 +187,20 @@ def test_added_everywhere_it_folds_into_a_model(cli: Callable[..., Any], place: 
         assert json.loads(texts[0])["results"][0]["output"] == json.loads(texts[1])["results"][0]["output"]
 
 
+@pytest.mark.slow
+def test_a_vector_that_does_not_help_is_a_warning_and_stands_on_the_card(
+    cli: Callable[..., Any], place: Path, tmp_path: Path
+) -> None:
+    """Scaled by next to nothing, a vector changes no answer."""
+    out = tmp_path / "out"
+    call = ["compose", "steering", place / "one", "--base", place / "base", "--tasks", place / "tasks", "--task", "one"]
+    answer = cli(*call, "--set", "scales=[1e-9]", "--set", "layers=[0]", "--out", out, "--json")
+    assert answer.code == 0, answer.err
+    assert "warning: one: no vector helps (held-out score 0.000 without one, 0.000 with the best" in answer.err
+    (warning,) = json.loads(answer.out)["record"]["warnings"]
+    assert f"Warning: {warning}" in (out / "README.md").read_text()
+
+
 def test_what_cannot_be_steered_is_one_line(cli: Callable[..., Any], place: Path, tmp_path: Path) -> None:
     call = ["compose", "steering", place / "one", "--base", place / "base", "--out", tmp_path / "out"]
     tasks = ["--tasks", place / "tasks", "--task", "one"]

@@ -98,6 +98,9 @@ class Steering(Composer[SteeringOptions]):
         vectors = torch.stack([vector for _, vector in placed])
         record = {
             "seed": world.seed,
+            "warnings": [
+                _no_help(task, score) for (_, task), score in zip(owned, scores, strict=True) if not _helps(score)
+            ],
             "placed": [
                 {"task": task.task.name, "layer": layer, "norm": round(float(vector.norm()), 4), **score}
                 for (_, task), (layer, vector), score in zip(owned, placed, scores, strict=True)
@@ -169,13 +172,10 @@ class Steering(Composer[SteeringOptions]):
                             best = (score, layer, vector)
                         bar.advance()
                 assert best is not None
-                if best[0] <= without:
-                    name = held[number][0].task.name
-                    progress.message(
-                        f"{name}: no vector helps (score {without:.3f} without, {best[0]:.3f} with the best)"
-                    )
                 placed.append(best[1:])
                 scores.append({"without": round(without, 6), "score": round(best[0], 6)})
+                if not _helps(scores[-1]):
+                    progress.message(f"warning: {_no_help(held[number][0], scores[-1])}")
         return placed, scores
 
     def _free(self, wanted: list[int], placed: Sequence[tuple[int, Any]]) -> list[int]:
@@ -277,6 +277,18 @@ def summed(placed: Sequence[tuple[int, torch.Tensor]]) -> dict[int, torch.Tensor
     for layer, vector in placed:
         found[layer] = found[layer] + vector if layer in found else vector
     return found
+
+
+def _helps(score: Mapping[str, float]) -> bool:
+    """Whether a vector is better than none, on held-out examples."""
+    return score["score"] > score["without"]
+
+
+def _no_help(task: ComposedTask, score: Mapping[str, float]) -> str:
+    return (
+        f"{task.task.name}: no vector helps (held-out score {score['without']:.3f} without one, {score['score']:.3f} "
+        "with the best, which is added all the same)."
+    )
 
 
 def _owned(world: World, number: int) -> list[ComposedTask]:
