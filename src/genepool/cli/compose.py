@@ -143,7 +143,7 @@ def _recipe(context: typer.Context, method: str, skills: list[str]) -> Composing
         return validate(Composing, plain, "")
     except InputError as error:
         key = error.where.removeprefix(":").removeprefix("options.")
-        where = {"method": "METHOD", "tasks": "--tasks"}.get(key, f"--set {key}")
+        where = {"method": "METHOD", "tasks": "--tasks", "bundle": "--bundle"}.get(key, f"--set {key}")
         raise InputError(error.what, where=where, fix=error.fix) from None
 
 

@@ -55,6 +55,14 @@ class Composing(Strict):
             raise PartError(
                 InputError("no tasks are named, and it learns from examples", where="tasks", fix="Name them")
             )
+        if self.bundle and kind.members == "models":
+            raise PartError(
+                InputError(
+                    f"{self.method} composes whole models, and only changes of the base go into the folder",
+                    where="bundle",
+                    fix="Leave it out; the folder keeps their paths and hashes",
+                )
+            )
         return self
 
     def located(self, folder: Path) -> Composing:
