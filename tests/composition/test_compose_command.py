@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from genepool.composition import fitting
 from genepool.composition.gradient import MergedNetwork
 from genepool.composition.residence import Residence
+from genepool.locking import holder, locked
 from genepool.tasks.models.digits.network import Shape
 
 Compose = Callable[..., Any]
@@ -217,6 +219,25 @@ def test_missing_arguments_are_named(cli: Cli, small_bed: Path, tmp_path: Path) 
         answer = cli("compose", *arguments)
         assert answer.code == 2
         assert message in answer.err
+
+
+def test_what_a_kill_leaves_of_a_fit_is_removed_under_its_lock(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may begin to fit between a look at the lock and the removal."""
+    work = tmp_path / ".out.fit"
+    for folder in (tmp_path / "out", work):
+        folder.mkdir()
+        (folder / "mine.txt").write_text("mine")
+    with locked(work):
+        assert "not empty" in compose("out").err
+        assert work.exists()
+    seen = []
+    remove = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **more: (seen.append(holder(path)), remove(path, **more)))
+    assert "not empty" in compose("out").err
+    assert seen == [os.getpid()]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.slow

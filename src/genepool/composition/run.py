@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,10 @@ def compose(
 def _clear_left(work: Path) -> None:
     """Removes what a kill right after the output was published leaves of its fit, unless another process fits there."""
     locking.clear_lock(work)
-    if locking.holder(work) is None:
+    if not work.exists():
+        return
+    # Whoever cannot lock it is not the one to say so: why the output cannot be written is said next.
+    with suppress(InputError), locking.locked(work):
         shutil.rmtree(work, ignore_errors=True)
 
 
