@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from genepool import staging
 from genepool.checked import is_digest, is_line, kind_of
 from genepool.composition.card import composition_card
-from genepool.composition.composer import ComposerOptions, make_composer
+from genepool.composition.composer import ComposerOptions, find_composer, make_composer
 from genepool.composition.composition import Composition, Saved
 from genepool.composition.skill_set import ComposedSkill, Members, SkillSet, common_base, open_skill
 from genepool.errors import InputError, refuse_newer
@@ -82,7 +82,10 @@ def save_composition(composition: Composition, out: Path, *, bundle: bool = Fals
 
 
 def load_composition(folder: str | Path, *, allow_pickle: bool = False) -> Composition:
-    """Opens a saved composition with its base and its skills; headers only.
+    """Opens a saved composition with its base and its skills.
+
+    Headers and what was learned are read. `adamerging_pp` also streams the skills twice, for the thresholds of their
+    entries, and merges in a subspace read the factors of every adapter.
 
     Args:
         folder: the folder.
@@ -99,7 +102,8 @@ def load_composition(folder: str | Path, *, allow_pickle: bool = False) -> Compo
     if said.get("genepool_composition") != _VERSION:
         raise InputError("is no composition of genepool's", where=place, fix=_AGAIN)
     method = _part(said, "method", str, place)
-    composer = make_composer(method, _part(said, "parameters", dict, place), f"{place}:parameters")
+    parameters = _located(method, _part(said, "parameters", dict, place), folder)
+    composer = make_composer(method, parameters, f"{place}:parameters")
     try:
         skills = _open_skills(folder, said, composer.members, allow_pickle)
     except RecursionError:
@@ -157,6 +161,14 @@ def _parameters(options: ComposerOptions) -> dict[str, Any]:
     }
 
 
+def _located(method: str, parameters: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The parameters, with models that were moved together with the folder found beside it."""
+    models = find_composer(method, f"{folder / MARKER}:method").Options.models
+    return {
+        key: _beside(folder, value) if key in models and is_line(value) else value for key, value in parameters.items()
+    }
+
+
 def _found_from_anywhere(reference: str) -> str:
     path = Path(reference).expanduser()
     return str(path.resolve()) if path.exists() else reference
@@ -178,6 +190,7 @@ def _open_skills(folder: Path, said: Mapping[str, Any], members: Members, allow_
     base = open_model_weights(_beside(folder, reference), allow_pickle=allow_pickle)
     found: list[ComposedSkill] = []
     wrong: list[str] = []
+    missing = False
     for number, entry in enumerate(entries):
         name, digest, path, bundled = _checked_entry(entry, f"{place}:skills[{number}]")
         where = str(folder / path) if bundled else _beside(folder, path)
@@ -188,12 +201,15 @@ def _open_skills(folder: Path, said: Mapping[str, Any], members: Members, allow_
                 wrong.append(f"{name} (sha256 {digest[:_SHOWN]}) cannot be opened: {error.what}")
             else:
                 wrong.append(f"{name} (sha256 {digest[:_SHOWN]}) is missing at {where}")
+                missing = True
             continue
         if skill.fingerprint != digest:
             wrong.append(f"{name} was altered (sha256 {skill.fingerprint[:_SHOWN]}, expected {digest[:_SHOWN]})")
         found.append(skill)
     headed = common_base(base, found)
-    if headed.fingerprint() != fingerprint:
+    # A head that the skills carry belongs to the base, and is not there where no skill is.
+    unknown = missing and not found
+    if not unknown and headed.fingerprint() != fingerprint:
         raise InputError(
             f"its base is another one (sha256 {headed.fingerprint()[:_SHOWN]}, expected {fingerprint[:_SHOWN]})",
             where=place,

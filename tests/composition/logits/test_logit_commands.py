@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from genepool.composition import load_composition
 from tests.tasks.tiny_models import write_model, write_translator
 
 Cli = Callable[..., Any]
@@ -132,6 +134,28 @@ def test_a_file_names_a_small_base_beside_it(cli: Cli, place: Path, tmp_path: Pa
     network, held = (json.loads(planned.out)[key] for key in ("network_bytes", "skill_bytes"))
     alone = json.loads(cli("plan", file, "--json").out)["network_bytes"]
     assert network == alone + held["tuned"]  # the small base and its tuned self are of one size
+
+
+def test_whole_models_are_not_bundled(cli: Cli, place: Path, tmp_path: Path) -> None:
+    file = place / "bundled.yaml"
+    said = {"method": "contrastive", "base": "base", "skills": ["one"], "fold": False, "bundle": True}
+    file.write_text(json.dumps({"compose": 1, **said}))
+    typed = ("contrastive", place / "one", "--base", place / "base", "--keep", "--bundle")
+    for words, where in ((typed, "--bundle"), ((file,), f"{file}:bundle")):
+        answer = cli("compose", *words, "--out", tmp_path / "out")
+        assert answer.code == 2
+        assert f"{where}: contrastive composes whole models" in answer.err
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_small_base_that_moved_with_the_folder_is_found(cli: Cli, place: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    for name in ("base", "tuned", "small"):
+        shutil.copytree(place / name, there / name)
+    composed(cli, there / "out", "proxy_tuning", there, "tuned", small_base=there / "small")
+    there.rename(tmp_path / "elsewhere")
+    moved = load_composition(tmp_path / "elsewhere" / "out")
+    assert moved.composer.models() == {"small_base": str(tmp_path / "elsewhere" / "small")}
 
 
 @pytest.mark.slow
