@@ -224,7 +224,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a count": ({"num_hidden_layers": 0}, "num_hidden_layers: got 0"),
     "more layers": ({"num_hidden_layers": 3}, "lacks blk.2."),
     "fewer layers": ({"num_hidden_layers": 1}, "config.json says 1 layers"),
-    "packed": ({"quantization_config": {"quant_method": "gptq"}}, "is a quantised model"),
+    "packed": ({"quantization_config": {"quant_method": "hqq"}}, "is a quantised model"),
 }
 
 

@@ -281,7 +281,7 @@ def test_wrong_options_are_one_line(world: Path, tmp_path: Path, cli: Callable[.
         ((study, "--out", out, "--workers", "0"), "must be at least 1, got 0"),
         ((study, "--out", out, "--workers", "many"), "got 'many', expected a number of workers"),
         ((study, "--out", out, "--budget", "0"), "the budget must be from 1 to 10^9 evaluations, got 0"),
-        ((study, "--out", out, "--seed", "-1"), "the seed must be from 0"),
+        ((study, "--out", out, "--seed", "-1"), "--seed: must be at least 0, got -1"),
         ((study, "--out", world), "not empty"),
     ):
         answer = cli("evolve", *arguments)

@@ -220,7 +220,8 @@ def test_random_search_is_uniform_and_worse_than_cma_es() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_entry_describes_itself(name: str) -> None:
     row = strategy_entry(name).describe()
-    assert set(row) == {"name", "title", "source", "when", "needs", "passes", "proposals", "steady", "parameters"}
+    said = {"name", "title", "source", "when", "needs", "passes", "proposals", "steady", "parameters", "faithful"}
+    assert set(row) == said
     assert row["source"]
     assert row["when"]
     for parameter in row["parameters"]:

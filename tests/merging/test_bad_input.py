@@ -197,7 +197,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         "which can run code when they are opened. Convert it to safetensors",
     ),
     "a tokenizer that is none": (
-        lambda f: (f / "tokenizer.json").write_text("{}"), "x/tokenizer.json: is not a readable tokenizer",
+        lambda f: (f / "tokenizer.json").write_text("[]"), "x/tokenizer.json: is not a JSON object",
     ),
 }  # fmt: skip
 

@@ -137,7 +137,7 @@ def test_tokens_that_are_numbered_differently(save_model: Callable[..., Path]) -
     assert "token 'a' is 0 in " in problem.text
     assert problem.text.endswith("(2 in all)")
     assert [facts.tokenizer for facts in found.models] == [True, True, False]
-    (paths[1] / "tokenizer.json").write_text("{}")
+    (paths[1] / "tokenizer.json").write_text("[]")
     assert [problem.kind for problem in inspect_models(paths, ranks="none").problems] == ["tokenizer"]
 
 

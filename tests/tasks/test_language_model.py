@@ -216,4 +216,4 @@ def test_a_merge_in_memory_has_the_tokenizer_its_recipe_names(tiny_model: Callab
 
     assert template() is None
     assert template(tokenizer=str(other)) == "theirs"
-    assert template(tokenizer=str(other), chat_template="ours") == "ours"
+    assert template(tokenizer=str(other), chat_template="{{ ours }}") == "{{ ours }}"

@@ -15,6 +15,7 @@ from safetensors.torch import save
 
 from genepool.errors import InputError
 from genepool.weights import open_weights, remote, write_checkpoint
+from genepool.weights.fingerprint_cache import cache_folder
 
 NORM = "model.norm.weight"
 
@@ -63,7 +64,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def _cached(tmp_path: Path) -> Path:
-    (folder,) = (tmp_path / "genepool-cache" / "remote").iterdir()
+    (folder,) = (cache_folder() / "remote").iterdir()
     return folder
 
 
@@ -259,7 +260,7 @@ def test_a_local_url_is_opened_where_it_lies(save_model: Callable[..., Path], tm
     folder = save_model("m", _tensors())
     assert open_weights(f"file://{folder}").folder == folder
     assert open_weights(f"file://{folder}/model.safetensors").folder == folder
-    assert not (tmp_path / "genepool-cache" / "remote").exists()
+    assert not (cache_folder() / "remote").exists()
     with pytest.raises(InputError, match="the path does not exist"):
         open_weights(f"file://{tmp_path}/nowhere")
 

@@ -25,7 +25,7 @@ def shuffle(
             "--full-random", help="Draw any layers in any order; --weight is the part that a model gives of its own."
         ),
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Set the seed of the draws.")] = 0,
+    seed: options.SeedOption = 0,
     allow_pickle: options.AllowPickleOption = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,

@@ -161,6 +161,23 @@ def why_unknown(config: Mapping[str, Any] | None) -> str:
     return answer if isinstance(answer, str) else ""
 
 
+@lru_cache(maxsize=16)
+def classes_in(*mappings: str) -> frozenset[str]:
+    """The names of transformers' classes in some of its `MODEL_FOR_..._MAPPING_NAMES`.
+
+    Args:
+        mappings: what the dots stand for, such as SEQUENCE_CLASSIFICATION.
+    """
+
+    def compute() -> _Plain:
+        from transformers.models.auto import modeling_auto
+
+        tables = (getattr(modeling_auto, f"MODEL_FOR_{one}_MAPPING_NAMES", {}) for one in mappings)
+        return {"classes": sorted({name for table in tables for name in table.values() if isinstance(name, str)})}
+
+    return _remembered("mappings", ",".join(mappings), compute, lambda kept: frozenset(_texts(kept["classes"])))
+
+
 def _text_of(config: Mapping[str, Any] | None) -> str:
     """A config's content in one form."""
     kept = {key: value for key, value in (config or {}).items() if key not in _WITHOUT_EFFECT}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from genepool.checked import is_line
 from genepool.errors import InputError, listed
-from genepool.weights.architecture import Architecture, architecture_of, why_unknown
+from genepool.weights.architecture import Architecture, architecture_of, classes_in, why_unknown
 from genepool.weights.tensor_info import TensorInfo, torch_dtype
 from genepool.weights.weights import Weights
 
@@ -103,13 +103,8 @@ def head_for(config: Mapping[str, Any] | None, reads: Literal["text", "image"]) 
 
 def class_head_of(config: Mapping[str, Any] | None) -> ClassHead | None:
     """The head of classes that a model has; None where its class has none, or is not known."""
-    from transformers.models.auto import modeling_auto
-
-    named = (config or {}).get("architectures")
-    architecture = named[0] if isinstance(named, list) and named else None
-    tables = (getattr(modeling_auto, f"MODEL_FOR_{what}_MAPPING_NAMES", {}) for what in _OF_CLASSES)
-    known = {name for table in tables for name in table.values() if isinstance(name, str)}
-    if architecture not in known or (found := architecture_of(config)) is None:
+    found = architecture_of(config)
+    if found is None or found.name not in classes_in(*_OF_CLASSES):
         return None
     # A config of two classes without names does not list them.
     classes = class_names(found.settings)
