@@ -118,5 +118,9 @@ def test_what_is_no_gram_matrix_is_refused() -> None:
     wrong[0, 1] = wrong[1, 0] = 5.0
     with pytest.raises(InputError, match="w: its statistics are no Gram matrix"):
         merge("regmean", models, [{"w": wrong}, {"w": wrong}])
+    lopsided = torch.eye(3)
+    lopsided[0, 1] = 0.2
+    with pytest.raises(InputError, match="gram/m0/w: is not symmetric, as a Gram matrix is"):
+        merge("regmean", models, [{"w": lopsided}, {"w": lopsided}])
     with pytest.raises(InputError, match=r"gram/m0/w: is \[2, 2\] of F32, expected floats of \[3, 3\]"):
         merge("regmean", models, [{"w": torch.eye(2)}, {"w": torch.eye(2)}])

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 StatisticKind = Literal["fisher", "gram"]
 _TRANSPOSED = "gram_transposed"
 _SHOWN = 12
+# How far mirrored entries of a Gram matrix in float32 may lie apart: of their inputs' norms, and of the trace where
+# squares are too small for float32.
+_OF_INPUTS, _OF_ALL = 1e-3, 1e-9
 
 
 class Statistic(NamedTuple):
@@ -92,6 +95,10 @@ class Statistics:
             raise InputError(
                 "holds NaN, infinity or a negative square", where=f"{self.tensors.name}:{name}", fix="Compute it again"
             )
+        if self.kind == "gram" and not _is_symmetric(values):
+            raise InputError(
+                "is not symmetric, as a Gram matrix is", where=f"{self.tensors.name}:{name}", fix="Compute it again"
+            )
         return Statistic(values, name.startswith(_TRANSPOSED))
 
     def check(self, outputs: Iterable[OutputTensor]) -> None:
@@ -131,6 +138,14 @@ class Statistics:
                 fix="Compute it of the models that are merged",
             )
         return True
+
+
+def _is_symmetric(gram: torch.Tensor) -> bool:
+    """Whether a matrix is symmetric but for rounding, measured by the inputs of each entry."""
+    norms = gram.diagonal().sqrt()
+    allowed = norms[:, None] * (_OF_INPUTS * norms)
+    allowed += _OF_ALL * float(norms.square().sum())
+    return bool(((gram - gram.mT).abs_() <= allowed).all())
 
 
 def statistic_of(
