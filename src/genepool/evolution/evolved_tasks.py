@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.tasks.files import has_task, load_tasks
-from genepool.tasks.harness_tasks import PREFIX, Notation, find_task_file, metrics_of
+from genepool.tasks.harness_files import find_task_file
+from genepool.tasks.harness_tasks import PREFIX, Notation, metrics_of
 from genepool.tasks.trust import check_trusted
 
 if TYPE_CHECKING:

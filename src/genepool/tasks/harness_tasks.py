@@ -105,15 +105,6 @@ def tasks_named(notation: str, *, trusted: Collection[str | Path] = ()) -> list[
     return lm_eval_tasks(names)
 
 
-def find_task_file(folder: str | Path, name: str) -> Path | None:
-    """The file of lm-eval in a folder or below it that defines a task of this name; None where none does."""
-    says = re.compile(rf"^task:\s*['\"]?{re.escape(name)}['\"]?\s*(#.*)?$", re.MULTILINE)
-    for file in sorted(one for one in Path(folder).rglob("*") if one.suffix in _YAML and one.is_file()):
-        if says.search(file.read_text(encoding="utf-8", errors="replace")):
-            return file.resolve()
-    return None
-
-
 def ranking_score(values: Mapping[str, object], known: Sequence[str] = ()) -> str | None:
     """The metric an example's score is: the usual ones first, then those the task names."""
     return next((name for name in (*RANKED_BY, *known) if name in values), None)
