@@ -128,6 +128,12 @@ def test_a_group_that_does_not_exist_is_named(group: int, tmp_path: Path) -> Non
         ("fp8_blocks", "weight_block_size", [0, 16], "expected two whole numbers over 0"),
         ("compressed_tensors_int4_groups", "format", "marlin-24", "not read"),
         ("compressed_tensors_int4_groups", "transform_config", {"config_groups": {"R1": {}}}, "rotated"),
+        (
+            "compressed_tensors_float8_blocks",
+            "config_groups",
+            {str(side): {"weights": {"block_structure": [32, side]}} for side in (40, 48)},
+            r"blocks of \[32, 40\] and of \[32, 48\]",
+        ),
         ("compressed_tensors_int4_groups", "sparsity_config", {"format": "sparse-24-bitmask"}, "sparse"),
     ],
 )
