@@ -34,7 +34,7 @@ from genepool.weights.config_layers import with_depth
 from genepool.weights.dequantised import dequantised_in
 from genepool.weights.naming import Renaming, renaming_of
 from genepool.weights.tensor_info import dtype_code
-from genepool.weights.vocabulary.rows import generation_settings, with_special_ids
+from genepool.weights.vocabulary.rows import generation_settings, token_ids, with_special_ids
 from genepool.weights.writer import config_for
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Plan:
             result = {key: value for key, value in result.items() if key not in _LABELS}
             result |= {key: theirs[key] for key in _LABELS if key in theirs}
         if self._has_other_ids:
-            result = with_special_ids(result, self.sources[self.tokenizer_of].config or {})
+            result = with_special_ids(result, self._their_ids, self._moved_ids)
         untied = untied_names(self.reference, result, self.infos)
         return untied_config(result, untied, self.stored) if untied else result
 
@@ -136,10 +136,21 @@ class Plan:
 
     def generation_config(self) -> dict[str, Any] | None:
         """What generation_config.json says, where the tokenizer's model has none and the config's would be wrong."""
-        theirs = self.sources[self.tokenizer_of].config or {}
-        return (
-            generation_settings(self.reference.folder, self.tokenizer_folder, theirs) if self._has_other_ids else None
-        )
+        if not self._has_other_ids:
+            return None
+        return generation_settings(self.reference.folder, self.tokenizer_folder, self._their_ids, self._moved_ids)
+
+    @property
+    def _their_ids(self) -> dict[str, Any]:
+        """What the tokenizer's model says in ids of tokens."""
+        return token_ids(self.sources[self.tokenizer_of].config or {})
+
+    @property
+    def _moved_ids(self) -> dict[int, int]:
+        """Id of a token of the model whose config goes along -> its id in the result."""
+        assert self.joined is not None
+        ids = self.joined.tokenizer.ids
+        return {before: ids[token] for token, before in self.joined.ids[self.config_of].items() if token in ids}
 
     @cached_property
     def depths(self) -> dict[str, int]:

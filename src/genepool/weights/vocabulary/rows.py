@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from genepool.checked import is_whole
 from genepool.weights.carried import GENERATION_FILE
 from genepool.weights.json_file import read_json
 from genepool.weights.roles import infer_roles
@@ -48,25 +49,65 @@ def with_vocab_size(config: Mapping[str, Any] | None, rows: int) -> Mapping[str,
     return {**config, "vocab_size": rows} if "vocab_size" in config else config
 
 
-def with_special_ids(settings: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:
+def token_ids(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config says in ids of tokens, at its top or of the text model inside it.
+
+    These are the ids of `SPECIAL_IDS`, and those that a model itself looks for or begins with: "image_token_id",
+    "decoder_start_token_id".
+    """
+    inner = config.get("text_config")
+    said = {**inner, **config} if isinstance(inner, Mapping) else config
+    return {key: value for key, value in said.items() if key in SPECIAL_IDS or _is_models_own(key)}
+
+
+def with_special_ids(settings: Mapping[str, Any], ids: Mapping[str, Any], moved: Mapping[int, int]) -> dict[str, Any]:
     """Settings of a model with another tokenizer's ids; of a part that no token plays there is none, not a wrong one.
 
     Args:
         settings: what config.json or generation_config.json says.
-        ids: those of `SPECIAL_IDS` that the tokenizer has.
+        ids: what the tokenizer's own model says (`token_ids`), or the tokenizer's settings.
+        moved: id of a token of the model -> the id that the same token has now. What the model itself looks for, and
+            the tokenizer's model does not, goes by it.
     """
-    return {key: value for key, value in settings.items() if key not in SPECIAL_IDS} | {
-        key: ids[key] for key in SPECIAL_IDS if key in ids
-    }
+    inner = settings.get("text_config")
+    has_text_model = isinstance(inner, Mapping)
+    result: dict[str, Any] = {}
+    for key, value in settings.items():
+        if _is_models_own(key):
+            known = ids[key] if key in ids else _moved(value, moved)
+            # None says that there is no such token.
+            if known is not None or value is None:
+                result[key] = known
+        elif key not in SPECIAL_IDS:
+            result[key] = value
+    if isinstance(inner, Mapping):
+        result["text_config"] = with_special_ids(inner, ids, moved)
+    if not has_text_model or any(key in settings for key in SPECIAL_IDS):
+        result |= {key: ids[key] for key in SPECIAL_IDS if key in ids}
+    return result
 
 
-def generation_settings(model: Path | None, tokenizer: Path | None, ids: Mapping[str, Any]) -> dict[str, Any] | None:
+def _is_models_own(key: str) -> bool:
+    """Whether a setting is the id of a token that a model looks for or begins with."""
+    return key.endswith(("_token_id", "_token_index")) and key not in SPECIAL_IDS
+
+
+def _moved(value: Any, moved: Mapping[int, int]) -> Any:
+    """The new ids of one token or of several; None where there is none. What is no id stays, such as LLaVA's -200."""
+    if isinstance(value, list):
+        return [moved[one] for one in value if is_whole(one) and one in moved] or None
+    return moved.get(value) if is_whole(value, 0) else value
+
+
+def generation_settings(
+    model: Path | None, tokenizer: Path | None, ids: Mapping[str, Any], moved: Mapping[int, int]
+) -> dict[str, Any] | None:
     """How a model with another tokenizer writes; None where the tokenizer's own file says it, or no file does.
 
     Args:
         model: folder of the model.
         tokenizer: folder of the tokenizer, whose generation_config.json would go along.
-        ids: as for `with_special_ids`.
+        ids, moved: as for `with_special_ids`.
 
     Raises:
         InputError: the model's generation_config.json cannot be read.
@@ -74,4 +115,4 @@ def generation_settings(model: Path | None, tokenizer: Path | None, ids: Mapping
     if model is None or tokenizer is None or (tokenizer / GENERATION_FILE).is_file():
         return None
     mine = model / GENERATION_FILE
-    return with_special_ids(read_json(mine), ids) if mine.is_file() else None
+    return with_special_ids(read_json(mine), ids, moved) if mine.is_file() else None

@@ -11,7 +11,7 @@ from typing import Any
 from genepool.errors import InputError
 from genepool.weights.opening import open_weights
 from genepool.weights.vocabulary.reading import Vocabulary, read_vocabulary
-from genepool.weights.vocabulary.rows import SPECIAL_IDS, vocabulary_rows
+from genepool.weights.vocabulary.rows import SPECIAL_IDS, token_ids, vocabulary_rows
 from genepool.weights.vocabulary.transplant.matching import special_tokens
 from genepool.weights.weights import Weights
 
@@ -43,7 +43,7 @@ class TokenizerDonor:
         """What a config says of it in ids ("eos_token_id"): its model's, else those of the tokenizer's settings."""
         config = self.weights.config if self.weights is not None else None
         if config is not None:
-            return {key: config[key] for key in SPECIAL_IDS if key in config}
+            return token_ids(config)
         named = {f"{part}_id": self.vocabulary.ids.get(token) for part, token in special_tokens(self.folder).items()}
         return {key: number for key, number in named.items() if key in SPECIAL_IDS and number is not None}
 

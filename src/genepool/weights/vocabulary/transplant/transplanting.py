@@ -57,10 +57,11 @@ class Transplanted(AlignedVocabulary):
     def __init__(self, model: Weights, alignment: Alignment, estimated: Weights, donor: TokenizerDonor) -> None:
         super().__init__(model, _MODEL, alignment, {_MODEL: model, _ESTIMATED: estimated})
         self._donor = donor
+        self._moved = {row: place for place, row in enumerate(alignment.own[_MODEL]) if row != LACKING}
         # The template is the tokenizer's.
         self.chat_template = None
         if self.config is not None:
-            self.config = with_special_ids(self.config, donor.special_ids())
+            self.config = with_special_ids(self.config, donor.special_ids(), self._moved)
 
     @property
     def tokenizer_folder(self) -> Path | None:
@@ -68,7 +69,7 @@ class Transplanted(AlignedVocabulary):
 
     def generation_config(self) -> dict[str, Any] | None:
         """How the model writes, with the donor's ids; None where the donor's own file goes along, or none is there."""
-        return generation_settings(self.folder, self._donor.folder, self._donor.special_ids())
+        return generation_settings(self.folder, self._donor.folder, self._donor.special_ids(), self._moved)
 
 
 class Transplantation:
