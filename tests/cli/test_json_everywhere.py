@@ -80,7 +80,7 @@ CALLS = [
     "top {world}/run",
     "train {world}/tasks/say --base {world}/base --lora 2 --steps 2 --out trained",
     "verify-run trained --step 1",
-    "vocabulary transplant {world}/base --tokenizer {bed}/base --out out",
+    "vocabulary transplant {world}/base --tokenizer {bed}/base --out transplanted",
 ]  # fmt: skip
 NOT_HERE = {"demo": "takes minutes; tests/test_demo.py reads its object"}
 
