@@ -274,3 +274,26 @@ def test_donors_that_cannot_be_used(folders: dict[str, Path], tmp_path: Path, cl
     assert "holds a tokenizer alone, and omp needs the rows of a model" in answer.err
     assert "`--method subword`" in answer.err
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_nothing_can_be_estimated_of(folders: dict[str, Path], tmp_path: Path, cli: Command) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folders["a"] / "model.safetensors")
+    nan = tensors[EMBED].clone()
+    nan[1, 2] = float("nan")
+    for name, changes in {"nan": {EMBED: nan}, "short": {HEAD: tensors[EMBED][:-2].clone()}}.items():
+        shutil.copytree(folders["a"], tmp_path / name)
+        save_file({**tensors, **changes}, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+    donor = folders["d_extended"]
+    for model, other, said in (
+        ("nan", donor, f"nan:{EMBED}: holds NaN or infinity, and rows are estimated of it"),
+        (donor, "nan", f"nan:{EMBED}: holds NaN or infinity"),
+        ("short", donor, f"short:{HEAD}: holds {len(tensors[EMBED]) - 2} rows, and {EMBED} {len(tensors[EMBED])}"),
+    ):
+        out = tmp_path / "out"
+        answer = cli("vocabulary", "transplant", tmp_path / model, "--tokenizer", tmp_path / other, "--out", out, "-q")
+        assert (answer.code, answer.out) == (2, "")
+        assert said in answer.err
+        assert answer.err.count("\n") == 1
+        assert not out.exists()

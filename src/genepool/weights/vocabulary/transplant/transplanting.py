@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
+from genepool.weights.architecture import architecture_of
 from genepool.weights.in_memory import TensorWeights
 from genepool.weights.roles import infer_roles
 from genepool.weights.tensor_info import torch_dtype
@@ -94,6 +96,7 @@ class Transplantation:
         if not self._tensors:
             raise InputError("has no embedding with a row per token", where=model.name, fix="Name a language model")
         self._rows = max(self._tensors.values())
+        _refuse_uneven(model, self._tensors)
         self._vocabulary = described(model.tokenizer_folder, model.name)
         assert model.tokenizer_folder is not None
         self._folder = model.tokenizer_folder
@@ -162,7 +165,7 @@ class Transplantation:
             # A bias: nothing speaks for or against a new token.
             return torch.zeros((len(self.missing), *info.shape[1:]), dtype=kind)
         settings = self._settings
-        rows = self._model.read(name).to(torch.float32)
+        rows = _finite(self._model.read(name).to(torch.float32), self._model, name)
         theirs = self._donor_rows(name) if settings.estimator.needs_donor else None
         common = torch.tensor(list(self.common))
         missing = MissingRows(
@@ -176,7 +179,14 @@ class Transplantation:
             settings.k,
             settings.seed,
         )
-        return settings.estimator.estimate(missing).to(kind)
+        estimated = settings.estimator.estimate(missing).to(kind)
+        if not bool(torch.isfinite(estimated).all()):
+            raise InputError(
+                f"rows that {settings.estimator.name} estimates are larger than {info.dtype} holds",
+                where=f"{self._model.name}:{name}",
+                fix="Name another --method",
+            )
+        return estimated
 
     def _donor_rows(self, name: str) -> torch.Tensor:
         """The donor's tensor of the same part: the head for a head where it has one, else its embedding."""
@@ -184,7 +194,8 @@ class Transplantation:
 
         donor = self._donor.weights
         assert donor is not None
-        return donor.read(_counterpart(self._model, donor, name)).to(torch.float32)
+        theirs = _counterpart(self._model, donor, name)
+        return _finite(donor.read(theirs).to(torch.float32), donor, theirs)
 
     def _bytes(self, name: str) -> int:
         shape = self._model.info(name).shape
@@ -195,6 +206,35 @@ class Transplantation:
         if self._settings.estimator.needs_donor and donor is not None:
             theirs = 2 * donor.info(_counterpart(self._model, donor, name)).numel
         return 4 * (rows * width + theirs)
+
+
+def _refuse_uneven(model: Weights, tensors: Mapping[str, int]) -> None:
+    """Refuses a model whose class has an embedding or a head of tokens that is not among its tensors of tokens."""
+    found = architecture_of(model.config)
+    if found is None:
+        return
+    stored = set(model.names())
+    naming = found.naming(stored)
+    modules = (found.input_embeddings, found.output_embeddings)
+    for name in (one for module in modules for one in naming.in_file(f"{module}.weight")):
+        if name in stored and name not in tensors:
+            other, rows = next(iter(tensors.items()))
+            raise InputError(
+                f"holds {model.info(name).shape[0]:,} rows, and {other} {rows:,}",
+                where=f"{model.name}:{name}",
+                fix="Give both a row per token first, with resize_token_embeddings of transformers",
+            )
+
+
+def _finite(rows: torch.Tensor, weights: Weights, name: str) -> torch.Tensor:
+    """Rows that others are estimated of; one number that is none would spoil them all."""
+    import torch
+
+    if not bool(torch.isfinite(rows).all()):
+        raise InputError(
+            "holds NaN or infinity, and rows are estimated of it", where=f"{weights.name}:{name}", fix="Mend the model"
+        )
+    return rows
 
 
 def _counterpart(model: Weights, donor: Weights, name: str) -> str:
