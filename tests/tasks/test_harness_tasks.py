@@ -326,7 +326,7 @@ def test_the_metric_of_a_notation_is_the_score(model: LanguageModel, yaml: Calla
     assert metrics_of(str(file)) == {"choice": ("acc", "acc_norm", "brier_score")}
     (plain,), (chosen,) = lm_eval_tasks(str(file)), lm_eval_tasks(f"{file}=acc")
     assert plain.asking != chosen.asking
-    usual, other = (ask(model, task).outcomes("m", "choice") for task in (plain, chosen))
+    usual, other = (ask(model, task).outcomes(model.name, "choice") for task in (plain, chosen))
     assert [one.score for one in usual] == [one.detail["acc_norm"] for one in usual]
     assert [one.score for one in other] == [one.detail["acc"] for one in usual]
     with pytest.raises(InputError, match="no metric 'accs'"):
