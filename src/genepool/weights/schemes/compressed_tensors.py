@@ -85,9 +85,8 @@ class CompressedTensors(Scheme):
         found: list[list[int]] = []
         for said in self._weights():
             block = said.get("block_structure")
-            whole = isinstance(block, list) and len(block) == 2 and all(is_whole(one, 1, _MOST_SIDE) for one in block)
-            if whole and block not in found:
-                found.append(block)
+            if isinstance(block, list) and len(block) == 2 and all(is_whole(one, 1, _MOST_SIDE) for one in block):
+                found += [block] if block not in found else []
         if len(found) > 1:
             raise self.refused(f"its groups have blocks of {found[0]} and of {found[1]}", "config_groups")
         return found[0] if found else None
