@@ -390,7 +390,7 @@ _COMMANDS_INTRO = """\
 | 1 | a gate or a check failed |
 | 2 | the input is wrong |
 | 3 | genepool has a fault |
-| 130 | you pressed Ctrl-C |
+| 130 | you pressed Ctrl-C, or the command got SIGTERM |
 
 An error is one line on stderr. With `--json` a command prints one JSON object on stdout. It contains `"schema": 1`.
 Every command that writes a path takes it as `--out`. If the path is also the last argument, you may use either.

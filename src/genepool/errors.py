@@ -10,6 +10,9 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+#: Names in the advice for an unknown word, when none is close.
+_MOST_NAMES = 60
+
 
 class GenepoolError(Exception):
     """Base of all errors genepool raises on purpose; `exit_code` is what the command line exits with."""
@@ -80,7 +83,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.55)
     if close:
         return f"Did you mean '{close[0]}'?"
-    return "Known here: " + ", ".join(names) if names else "Nothing is known here"
+    if not names:
+        return "Nothing is known here"
+    rest = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return f"Known here: {', '.join(names[:_MOST_NAMES])}{rest}"
 
 
 def listed(names: Iterable[str], limit: int = 6) -> str:

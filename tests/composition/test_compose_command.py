@@ -187,6 +187,7 @@ BAD = [
     ({"skills": ("first", "first")}, (), "two skills are called 'first'"),
     ({"learning_rat": 3}, (), "--set learning_rat: .*Did you mean 'learning_rate'"),
     ({"steps": 0}, (), "--set steps: "),
+    ({"low": 5, "high": 1}, (), "start must be from low to high, got 0.3, 5 and 1"),
     ({}, ("--set", "steps"), "--set: got 'steps', expected KEY=VALUE"),
     ({}, ("--bundle",), "--bundle: has no effect without --keep"),
     ({}, ("--task", "absent"), "no task 'absent'"),

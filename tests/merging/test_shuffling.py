@@ -14,6 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genepool.errors import InputError
 from genepool.merging import load_recipe, parse_recipe, plan_merge
 from genepool.merging.shuffling import shuffled_recipe
 from genepool.weights import TensorWeights, open_weights
@@ -122,3 +123,9 @@ def test_models_of_other_depths_are_refused(cli: Callable[..., Any], save_model:
     assert done.code == 2
     assert "depths differ" in done.err
     assert cli("shuffle", one, "--out", one.parent / "r.yaml").code == 2
+
+
+def test_shares_that_no_stack_can_have_are_refused() -> None:
+    models = {name: stack(name, 3) for name in "ab"}
+    with pytest.raises(InputError, match=r"these shares make 6e\+09 layers, more than 10,000"):
+        shuffled_recipe(models, [1e9, 1e9], full_random=True)

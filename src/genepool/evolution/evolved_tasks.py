@@ -114,7 +114,7 @@ def _of_lm_eval(
     except InputError as error:
         among = f"is in no folder of --tasks ({', '.join(map(str, folders))})" if folders else "no --tasks is given"
         raise InputError(
-            f"the task '{task.name}' is not on this machine: {among}, and of lm-eval's {error.what}",
+            f"the task '{task.name}' is not on this machine: {among}, and {error.what}",
             where=place,
             fix=f"Name a folder that holds it with --tasks. {error.fix}",
         ) from None

@@ -16,6 +16,8 @@ from genepool.weights import Weights
 from genepool.weights.roles import infer_roles, layer_counts
 from genepool.weights.stacks import main_stack
 
+# Far beyond any stack that is trained or run.
+_MOST_LAYERS = 10_000
 # Names of draws, each with a generator of its own.
 _MODELS, _LAYERS, _ORDER = "shuffle models", "shuffle layers", "shuffle order"
 
@@ -86,6 +88,13 @@ def _in_place(depths: Mapping[str, int], chances: Sequence[float], seed: int) ->
 
 def _drawn(depths: Mapping[str, int], shares: Sequence[float], seed: int) -> list[tuple[str, int]]:
     """From every model its share of layers, any of them and in any order."""
+    total = sum(share * depth for share, depth in zip(shares, depths.values(), strict=True))
+    if total > _MOST_LAYERS:
+        raise InputError(
+            f"these shares make {total:.3g} layers, more than {_MOST_LAYERS:,}",
+            where="--weight",
+            fix="Give smaller shares; 1 is as many layers as the model has",
+        )
     found = [
         (name, int(layer))
         for (name, depth), share in zip(depths.items(), shares, strict=True)

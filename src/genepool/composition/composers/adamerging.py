@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from genepool.composition.coefficients import CoefficientLayout, Parametrisation, SharedScales, Sharing, groups_of
 from genepool.composition.composer import register
@@ -28,6 +28,12 @@ class AdaMergingOptions(FitOptions):
     start: float = Field(default=0.3, ge=-10, le=10, description="Every coefficient at the beginning (the authors').")
     low: float = Field(default=0.0, ge=-10, le=10, description="Smallest coefficient.")
     high: float = Field(default=1.0, ge=-10, le=10, description="Largest coefficient.")
+
+    @model_validator(mode="after")
+    def _a_range(self) -> AdaMergingOptions:
+        if not self.low <= self.start <= self.high:
+            raise ValueError(f"start must be from low to high, got {self.start:g}, {self.low:g} and {self.high:g}")
+        return self
 
 
 AdaOptions = TypeVar("AdaOptions", bound=AdaMergingOptions)

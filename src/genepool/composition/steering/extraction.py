@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from genepool.composition.steering.layers import decoder_layers, watched
+from genepool.errors import InputError
 from genepool.tasks.decoding import DEFAULT_BATCH, batches, check_length, continuation
 from genepool.tasks.models.causal_lm import LanguageModel
 from genepool.tasks.tokenized import padded
@@ -40,7 +41,10 @@ def answer_states(model: LanguageModel, prompts: Sequence[str], answers: Sequenc
                 model.model(input_ids=ids, attention_mask=mask, use_cache=False, **model.last_logits_only)
             stacked = torch.stack([seen[number] for number in range(len(layers))], 1)
             found.update(zip(rows, stacked, strict=True))
-    return torch.stack([found[row] for row in range(len(texts))])
+    states = torch.stack([found[row] for row in range(len(texts))])
+    if not bool(torch.isfinite(states).all()):
+        raise InputError("its hidden states are NaN or infinite", where=model.title, fix="Leave this model out")
+    return states
 
 
 def steering_vectors(right: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
