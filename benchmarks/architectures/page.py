@@ -25,7 +25,7 @@ An adapter's factors are random. Tensors must be within 1e-5 of PEFT's `merge_an
 them (it warns), and it adds the changes of tied tensors to all of them. There the model that was trained decides.
 
 ```console
-$ python -m benchmarks.architectures --record sweep.jsonl --update     # goes on where it was stopped
+$ python -m benchmarks.architectures --record benchmarks/architectures/record.jsonl --update   # goes on from there
 $ python -m benchmarks.architectures --only bert T5ForConditionalGeneration
 ```
 
