@@ -554,3 +554,24 @@ def test_a_damaged_router_is_refused(
     answer = cli("evaluate", tmp_path / "kept", "--tasks", small_bed / "tasks")
     assert answer.code == 2
     assert re.search(message, answer.err), answer.err
+
+
+def test_an_output_that_another_published_meanwhile_is_found_before_the_fit(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if another command had fitted and published between the first look at the output and the lock."""
+    from genepool.composition import run
+
+    locked = run.locking.locked
+
+    def after_another(work: Path) -> Any:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "theirs").write_text("theirs")
+        return locked(work)
+
+    monkeypatch.setattr(run.locking, "locked", after_another)
+    answer = compose("out")
+    assert answer.code == 2
+    assert "the output folder is not empty" in answer.err
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]

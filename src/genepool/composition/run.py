@@ -93,6 +93,8 @@ def compose(
     refuse_own_input(out, [*named, *([recipe.tasks] if recipe.tasks else [])])
     skills, tasks = _opened(recipe, composer, trusted, allow_pickle)
     with locking.locked(work):
+        # Whoever held the lock until now may have published there.
+        _check_still_free(out, work, overwrite=overwrite)
         world = World(
             skills, tasks, examples=recipe.examples, seed=recipe.seed, device=device, dtype=recipe.dtype, work=work
         )
@@ -100,6 +102,14 @@ def compose(
         form = _write(composition, recipe, out, overwrite)
         shutil.rmtree(work, ignore_errors=True)
     return Composed(out, form, composition)
+
+
+def _check_still_free(out: Path, work: Path, *, overwrite: bool) -> None:
+    try:
+        staging.check_free(out, overwrite=overwrite)
+    except InputError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 def _clear_left(work: Path) -> None:
