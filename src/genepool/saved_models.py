@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -32,9 +33,9 @@ def saved_model(name: str | Path) -> ModuleType | None:
 
 def folder_and_task(name: str | Path) -> tuple[Path, str | None]:
     """The folder that a name means, and the task behind `#`; a folder that is called so itself is taken as it is."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     folder, mark, task = path.name.rpartition(TASK_MARK)
-    if not mark or not folder or path.exists():
+    if not mark or not folder or os.path.exists(path):
         return path, None
     return path.with_name(folder), task
 

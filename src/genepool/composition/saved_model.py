@@ -170,8 +170,9 @@ def _located(method: str, parameters: Mapping[str, Any], folder: Path) -> dict[s
 
 
 def _found_from_anywhere(reference: str) -> str:
-    path = Path(reference).expanduser()
-    return str(path.resolve()) if path.exists() else reference
+    # Not the methods of Path, which raise on homes of nobody and on names without end.
+    path = os.path.expanduser(reference)
+    return str(Path(path).resolve()) if os.path.exists(path) else reference
 
 
 def _part(said: Mapping[str, Any], key: str, kind: type, place: Path) -> Any:
