@@ -208,6 +208,15 @@ def test_bad_input_is_one_clear_error(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_skill_that_is_the_base_is_refused(cli: Cli, small_bed: Path, tmp_path: Path) -> None:
+    skills = [small_bed / "full" / name for name in ("first", "second")]
+    tasks = ("--tasks", small_bed / "tasks", "--out", tmp_path / "out")
+    answer = cli("compose", "adamerging", *skills, "--base", skills[0], *tasks)
+    assert answer.code == 2
+    assert "full/first: is the base too, so it changes nothing" in answer.err
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_arguments_are_named(cli: Cli, small_bed: Path, tmp_path: Path) -> None:
     skills = [small_bed / "full" / name for name in ("first", "second")]
     for arguments, message in (

@@ -110,7 +110,7 @@ def open_skills(
 
     Raises:
         InputError: one cannot be opened, is of another base or kind, carries a head that others lack, numbers its
-            tokens otherwise, or two have one name.
+            tokens otherwise, is the base itself, or two have one name.
     """
     opened = open_weights(base, allow_pickle=allow_pickle)
     if members == "changes":
@@ -120,6 +120,8 @@ def open_skills(
         name = skill_name(reference)
         if name in [other.name for other in found]:
             raise InputError(f"two skills are called '{name}'", where=reference, fix="Rename one of them")
+        if members == "changes" and _one_place(reference, base):
+            raise InputError("is the base too, so it changes nothing", where=reference, fix="Name the skill's own base")
         found.append(open_skill(name, reference, opened, members, allow_pickle))
     return SkillSet(common_base(opened, found), base, tuple(found))
 
@@ -133,6 +135,11 @@ def open_skill(name: str, reference: str, base: Weights, members: Members, allow
     if members == "models":
         return ComposedSkill(name, reference, open_model(reference, base=base, allow_pickle=allow_pickle))
     return ComposedSkill.of_change(name, reference, open_change(reference, base, allow_pickle=allow_pickle))
+
+
+def _one_place(reference: str, base: str) -> bool:
+    paths = [os.path.realpath(os.path.expanduser(name)) for name in (reference, base)]
+    return paths[0] == paths[1] and os.path.exists(paths[0])
 
 
 def skill_name(reference: str) -> str:
