@@ -184,6 +184,11 @@ def test_the_floor_writes_the_first_file(tmp_path: Path, monkeypatch: pytest.Mon
         floor.copy_first_read_all(str(tmp_path / "out"), [str(tmp_path / "a"), str(tmp_path / "c")], sync=False)
 
 
+def test_the_floor_says_its_speed() -> None:
+    text = side_by_side.floor_speed([_run(0.5)], [10**9, 10**9])
+    assert "takes 0.50 s: 6.0 GB/s" in text
+
+
 def _rows_of_today(models: Path) -> list[rows.Row]:
     known = {name: [p.name for p in method.parameters] for name, method in all_methods().items()}
     folders = [models / name for name in checkpoints.model_names(3)]
@@ -210,8 +215,8 @@ def test_rows_follow_the_methods_that_are_there() -> None:
     folders = [Path(name) for name in ("/base", "/a", "/b", "/c")]
     made = rows.rows({"pcb": ["scope"], "iso_c": [], "unheard_of": []}, folders[0], folders[1:])
     assert [(row.name, row.peer, row.aim) for row in made] == [
-        ("pcb, whole vector", False, 6.0),
-        ("pcb, per tensor", False, 6.0),
+        ("pcb, whole vector", False, 6.5),
+        ("pcb, per tensor", False, 6.5),
         ("iso_c", False, None),
     ]
 

@@ -37,6 +37,15 @@ SVD_METHODS = ("tsv_m", "iso_c", "iso_cts")
 # Recipes in genepool's dialect leave parameters at the papers' defaults, but for what a comparison needs the same.
 _OWN_PARAMETERS: dict[str, dict[str, Any]] = {"dare_ties": {"density": 0.5}, "dare_linear": {"density": 0.5}}
 _TRIMMING = ("ties", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear")
+# What is aimed at beyond start-up, in floors, whatever the scope.
+_AIMS: tuple[tuple[tuple[str, ...], float], ...] = (
+    (("linear", "task_arithmetic", "model_stock"), 1.5),
+    (("dare_linear",), 2.5),
+    (("ties",), 4.0),
+    (("breadcrumbs", "breadcrumbs_ties"), 4.5),
+    (("pcb",), 6.5),
+    (("della", "della_linear"), 9.0),
+)
 # Beyond these billions of parameters a row runs only when it is asked for by name: its work grows with the square of
 # the width (SVDs), or takes hundreds of matrix products for each matrix (WUDI).
 _LARGEST = {"tsv_m": 0.3, "iso_c": 0.3, "iso_cts": 0.3, "wudi": 0.06}
@@ -79,7 +88,7 @@ def rows(methods: Mapping[str, Collection[str]], base: Path, experts: Sequence[P
         models = list(experts[:count]) if count <= len(experts) else [base, *experts]
         recipe = mergekit_recipe(method, base if with_base else None, models, own, shared)
         name = f"{method}, per tensor" if scoped else method
-        result.append(Row(name, method, recipe, peer=True, aim=_aim(method, "tensor")))
+        result.append(Row(name, method, recipe, peer=True, aim=_aim(method)))
         if scoped:
             result.append(_own_row(method, "model", base if with_base else None, models, own, shared))
     for method in _OWN:
@@ -132,15 +141,9 @@ def _own_row(
     words = {"model": f"{method}, whole vector", "tensor": f"{method}, per tensor", None: method}
     recipe = yaml.safe_dump(data, sort_keys=False)
     return Row(
-        words[scope], method, recipe, peer=False, aim=_aim(method, scope), largest=_LARGEST.get(method, float("inf"))
+        words[scope], method, recipe, peer=False, aim=_aim(method), largest=_LARGEST.get(method, float("inf"))
     )
 
 
-def _aim(method: str, scope: str | None) -> float | None:
-    if method in ("linear", "task_arithmetic", "model_stock"):
-        return 1.5
-    if method == "pcb":
-        return 6.0
-    if method in _TRIMMING:
-        return 4.0 if scope == "model" else 3.0
-    return None
+def _aim(method: str) -> float | None:
+    return next((aim for names, aim in _AIMS if method in names), None)

@@ -128,7 +128,8 @@ def compare(billions: float, settings: Settings) -> tuple[str, bool]:
         settings.keep({"billions": billions, "row": row.name}, found.runs)
         measured.append(found)
         tell(f"[{number + 1}/{len(chosen)}] {billions:g}B {row.name}: {_summary(found)}")
-    note = _note(layout, files, settings, warning)
+    floors = [run for one in measured for run in one.runs["floor"]]
+    note = _note(layout, files, settings, warning) + floor_speed(floors, [file.stat().st_size for file in files])
     title = f"Merging, {layout.parameters / 1e9:.2f}B parameters"
     failures = [f"{one.row.name}, {name}: {why}" for one in measured for name, why in one.failures.items()]
     text = table(title, note, HEADER, table_rows(edges, measured))
@@ -267,6 +268,12 @@ def _note(layout: checkpoints.Layout, files: Sequence[Path], settings: Settings,
         + (f"Accelerator: {accelerator(settings.device)}. " if settings.device else "")
         + (f"mergekit {settings.peer[1]} reads the same recipe." if settings.peer else "mergekit was left out.")
     )
+
+
+def floor_speed(floors: Sequence[Figures], sizes: Sequence[int]) -> str:
+    """The floor's median as a sentence: seconds, and the GB/s at which it reads the files and writes the first."""
+    wall = median(floors).wall
+    return f" The floor takes {wall:.2f} s: {(sum(sizes) + sizes[0]) / 1e9 / wall:.1f} GB/s, read and written together."
 
 
 def machine() -> str:

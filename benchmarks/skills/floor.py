@@ -5,22 +5,26 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 
-BUFFER_BYTES = 1 << 24
+BUFFER_BYTES = 1 << 20
 
 
 def read_and_write(out: str, nbytes: int, files: list[str]) -> None:
     """Reads `files` from beginning to end, and writes `nbytes` bytes."""
-    buffer = bytearray(BUFFER_BYTES)
+    # It begins with a page, as a file's pages do: see `benchmarks.merge.floor`.
+    buffer = mmap.mmap(-1, BUFFER_BYTES)
     for name in files:
         with open(name, "rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
     with open(out, "wb", buffering=0) as written:
-        while nbytes > 0:
-            nbytes -= written.write(memoryview(buffer)[: min(nbytes, BUFFER_BYTES)])
+        with memoryview(buffer) as view:
+            while nbytes > 0:
+                with view[: min(nbytes, BUFFER_BYTES)] as part:
+                    nbytes -= written.write(part)
         os.fsync(written.fileno())
 
 
