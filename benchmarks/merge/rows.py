@@ -140,9 +140,7 @@ def _own_row(
         data["parameters"] = parameters
     words = {"model": f"{method}, whole vector", "tensor": f"{method}, per tensor", None: method}
     recipe = yaml.safe_dump(data, sort_keys=False)
-    return Row(
-        words[scope], method, recipe, peer=False, aim=_aim(method), largest=_LARGEST.get(method, float("inf"))
-    )
+    return Row(words[scope], method, recipe, peer=False, aim=_aim(method), largest=_LARGEST.get(method, float("inf")))
 
 
 def _aim(method: str) -> float | None:
