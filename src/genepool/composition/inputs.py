@@ -111,7 +111,7 @@ def labelled_inputs(world: World) -> list[TaskInputs]:
             Question(f"{task.name}:{one.id}", task.prompt_for(one, world.network), one.answer)
             for one in composed.examples
         )
-        found.append(TaskInputs(task.name, questions, _closed(composed), *_parted(len(questions))))
+        found.append(TaskInputs(task.name, questions, _closed(composed), *parted(len(questions))))
     return found
 
 
@@ -151,7 +151,7 @@ def own_answers_of(composed: ComposedTask, network: Network, check: bool) -> Tas
     if len(pairs) < len(outcomes):
         progress.message(f"{task.name}: {len(outcomes) - len(pairs)} inputs without an answer are left out")
     questions = tuple(Question(f"{task.name}:{one.id}", task.prompt_for(one, network), output) for one, output in pairs)
-    inputs = TaskInputs(task.name, questions, _closed(composed), *_parted(len(questions)))
+    inputs = TaskInputs(task.name, questions, _closed(composed), *parted(len(questions)))
     recorded = _predictions(network, inputs)
     if check:
         _check_varied(inputs, recorded, network)
@@ -198,7 +198,7 @@ def _check_varied(inputs: TaskInputs, recorded: Sequence[torch.Tensor], network:
         )
 
 
-def _parted(count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def parted(count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Numbers of what is learned from, and of what is held out: the last of the drawn examples."""
     held = round(_HELD * count) if count >= _FEWEST else 0
     return tuple(range(count - held)), tuple(range(count - held, count))

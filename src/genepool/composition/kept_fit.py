@@ -73,6 +73,8 @@ class HeldOutLooks:
         kept: where the state is kept after each.
         optimiser: holds what is learned.
         patience: looks in a row without a lower loss after which the fit ends; 0 for no end.
+        averages: what belongs to the state and no gradient moves, such as the running means of a batch normalisation,
+            by name: the very tensors.
 
     Attributes:
         losses: of every step.
@@ -81,8 +83,11 @@ class HeldOutLooks:
         ended: whether the fit is to end.
     """
 
-    def __init__(self, kept: KeptFit, optimiser: Optimiser, patience: int) -> None:
+    def __init__(
+        self, kept: KeptFit, optimiser: Optimiser, patience: int, averages: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
         self._kept, self._optimiser, self._patience = kept, optimiser, patience
+        self._averages = dict(averages or {})
         self.losses: list[float] = []
         self.history: list[tuple[int, float]] = []
         self.best_step, self.ended = 0, False
@@ -107,20 +112,24 @@ class HeldOutLooks:
         if loss is not None:
             self.history.append((step, loss))
         if loss is None or not self._best or loss < dict(self.history)[self.best_step]:
-            self._best = {name: tensor.clone() for name, tensor in self._optimiser.trained().items()}
+            self._best = {name: tensor.clone() for name, tensor in self._learned().items()}
             self.best_step, self._worse = step, 0
         else:
             self._worse += 1
         self.ended = 0 < self._patience <= self._worse
         state = {f"state:{name}": tensor for name, tensor in self._optimiser.state().items()}
+        state |= {f"average:{name}": tensor for name, tensor in self._averages.items()}
         state |= {f"best:{name}": tensor for name, tensor in self._best.items()}
         said = {"step": step, "best": self.best_step, "worse": self._worse, "losses": self.losses}
         self._kept.put(state, {**said, "history": self.history})
         return self.ended
 
     def best(self) -> dict[str, torch.Tensor]:
-        """What was learned at the best look."""
+        """What was learned at the best look, and the averages then."""
         return self._best
+
+    def _learned(self) -> dict[str, torch.Tensor]:
+        return {**self._optimiser.trained(), **self._averages}
 
     def resume(self) -> int:
         """Puts back what is kept; the number of steps that were taken."""
@@ -145,14 +154,16 @@ class HeldOutLooks:
             raise ValueError("a step is no whole number")
         if not all(map(is_number, losses)) or not all(is_whole(at, 0) and is_number(loss) for at, loss in history):
             raise ValueError("a loss is no number")
-        parts: dict[str, dict[str, torch.Tensor]] = {"state": {}, "best": {}}
+        parts: dict[str, dict[str, torch.Tensor]] = {"state": {}, "average": {}, "best": {}}
         for name, tensor in tensors.items():
             kind, _, own = name.partition(":")
             parts[kind][own] = tensor
         self._optimiser.restore(parts["state"], step)
-        learned = self._optimiser.trained()
-        if {n: t.shape for n, t in parts["best"].items()} != {n: t.shape for n, t in learned.items()}:
-            raise ValueError("its best state has other shapes")
+        for kind, expected in (("average", self._averages), ("best", self._learned())):
+            if {n: t.shape for n, t in parts[kind].items()} != {n: t.shape for n, t in expected.items()}:
+                raise ValueError(f"its {kind} state has other shapes")
+        for name, tensor in self._averages.items():
+            tensor.copy_(parts["average"][name])
         self._best, self.best_step, self._worse = parts["best"], said["best"], said["worse"]
         self.losses, self.history = list(losses), [(at, loss) for at, loss in history]
         self.ended = 0 < self._patience <= self._worse

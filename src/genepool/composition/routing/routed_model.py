@@ -1,0 +1,270 @@
+"""A composition whose weights depend on the input, as a model of the base's kind that tasks can ask.
+
+Each prompt is read by the shared model, the router turns what it reads into the weights of the skills' parts, and
+prompts of equal weights are answered together by the network with these weights. A result is that of the prompt alone.
+Uses `gradient`, which puts a mixture into a network, and tasks.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NoReturn, TypeVar
+
+import torch
+
+from genepool.composition.gradient import MergedNetwork
+from genepool.composition.routing.router import Router
+from genepool.errors import InputError
+from genepool.tasks.answers import AnswerBatch, Question
+from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written
+from genepool.tasks.likelihoods import ContinuationLikelihood
+from genepool.tasks.models import Model
+from genepool.tasks.network import Network
+from genepool.weights import Weights
+
+#: How the router's logits become weights: their softmax, or the likeliest skill alone.
+Choice = Literal["softmax", "top"]
+# Prompts whose weights are remembered: a few MB.
+_REMEMBERED = 50_000
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True)
+class Routing:
+    """A router, and what its logits mean.
+
+    Attributes:
+        router: in evaluation mode.
+        choice: see `Choice`.
+        levels: weights are rounded to multiples of 1 / levels, so that more prompts share theirs; 0 does not round.
+    """
+
+    router: Router
+    choice: Choice
+    levels: int
+
+    def weights(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The weight of every skill for each input, shape (inputs, skills), float32.
+
+        Args:
+            vectors: shape (inputs, width).
+        """
+        with torch.no_grad():
+            logits: torch.Tensor = self.router(vectors)
+        if self.choice == "top":
+            return _one_hot(logits.argmax(1), logits.shape[1])
+        shares = logits.softmax(1)
+        return (shares * self.levels).round() / self.levels if self.levels else shares
+
+
+def _one_hot(places: torch.Tensor, count: int) -> torch.Tensor:
+    """Rows with a 1 at their place, float32."""
+    return torch.nn.functional.one_hot(places, count).float()
+
+
+def input_vectors(network: Network, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
+    """The mean last hidden state of each prompt, shape (prompts, width): what a router reads."""
+    # All layers of a batch are in memory while it is asked.
+    parts = [
+        network.embeddings(prompts[start : start + batch_size], batch_size)
+        for start in range(0, len(prompts), batch_size)
+    ]
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class RoutedBatch(AnswerBatch):
+    """Questions of equal weights.
+
+    Attributes:
+        weights: of the skills, shape (skills,).
+    """
+
+    weights: torch.Tensor
+
+
+class RoutedModel(Model):
+    """A network that holds, for each prompt, what the router says; `routed_kind` gives the class for a kind of base.
+
+    Args:
+        base: the network, which is changed in place from now on.
+        merged: what puts a mixture into it: the shared part first, then one part for each skill.
+        routing: what decides the mixture.
+        name: what the user calls the composition.
+        fingerprint: of the composition.
+    """
+
+    def __init__(self, base: Network, merged: MergedNetwork, routing: Routing, name: str, fingerprint: str) -> None:
+        self.base, self._merged, self._routing = base, merged, routing
+        self._name, self._fingerprint = name, fingerprint
+        self._known: dict[str, tuple[float, ...]] = {}
+        self._put: tuple[float, ...] | None = None
+
+    @classmethod
+    def holds(cls, config: Mapping[str, Any]) -> bool:
+        """No config describes one."""
+        return False
+
+    @classmethod
+    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> Model:
+        """Refused: weights alone do not choose."""
+        raise InputError("weights alone do not choose by input", where=weights.name, fix="Name the composition")
+
+    @property
+    def name(self) -> str:
+        """Of the composition."""
+        return self._name
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the composition."""
+        return self._fingerprint
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self.base.device
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """As the base's."""
+        return self.base.labels
+
+    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """As the base does."""
+        return self.base.chat_text(messages)
+
+    def weights(self, prompts: Sequence[str]) -> torch.Tensor:
+        """The weight of every skill for each prompt, shape (prompts, skills)."""
+        new = [one for one in dict.fromkeys(prompts) if one not in self._known]
+        if new:
+            if len(self._known) + len(new) > _REMEMBERED:
+                self._known.clear()
+                new = list(dict.fromkeys(prompts))
+            self._hold((0.0,) * self._skills)
+            found = self._routing.weights(input_vectors(self.base, new)).tolist()
+            self._known |= {prompt: tuple(row) for prompt, row in zip(new, found, strict=True)}
+        return torch.tensor([self._known[prompt] for prompt in prompts]).view(len(prompts), self._skills)
+
+    def write(
+        self, prompts: Sequence[str], keys: Sequence[str], decoding: Decoding, batch_size: int = DEFAULT_BATCH
+    ) -> list[Written]:
+        """See `Model.write`."""
+        return self._each(
+            prompts,
+            lambda some: self.base.write([prompts[i] for i in some], [keys[i] for i in some], decoding, batch_size),
+        )
+
+    def forced_answers(
+        self, prompts: Sequence[str], answers: Sequence[str], decoding: Decoding, strip: bool, batch_size: int
+    ) -> list[Forced]:
+        """See `Model.forced_answers`."""
+        return self._each(
+            prompts,
+            lambda some: self.base.forced_answers(
+                [prompts[i] for i in some], [answers[i] for i in some], decoding, strip, batch_size
+            ),
+        )
+
+    def loglikelihoods(
+        self, prompts: Sequence[str], continuations: Sequence[str], batch_size: int = DEFAULT_BATCH
+    ) -> list[ContinuationLikelihood]:
+        """See `Model.loglikelihoods`."""
+        return self._each(
+            prompts,
+            lambda some: self.base.loglikelihoods(
+                [prompts[i] for i in some], [continuations[i] for i in some], batch_size
+            ),
+        )
+
+    def class_scores(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
+        """See `Model.class_scores`."""
+        rows = self._each(prompts, lambda some: list(self.base.class_scores([prompts[i] for i in some], batch_size)))
+        return torch.stack(rows) if rows else torch.zeros(0, len(self.labels))
+
+    def hidden_states(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> list[tuple[torch.Tensor, ...]]:
+        """See `Model.hidden_states`; each prompt's are those of the network that answers it."""
+        return self._each(prompts, lambda some: self.base.hidden_states([prompts[i] for i in some], batch_size))
+
+    def answer_batches(
+        self,
+        questions: Sequence[Question],
+        batch_size: int = DEFAULT_BATCH,
+        *,
+        closed: bool = False,
+        packed: bool = False,
+    ) -> list[AnswerBatch]:
+        """See `Model.answer_batches`; a batch holds questions of equal weights."""
+        found: list[AnswerBatch] = []
+        for weights, some in self._groups([one.prompt for one in questions]):
+            asked = [questions[i] for i in some]
+            for batch in self.base.answer_batches(asked, batch_size, closed=closed, packed=packed):
+                plain = replace(batch, numbers=[some[number] for number in batch.numbers])
+                found.append(RoutedBatch(**vars(plain), weights=torch.tensor(weights)))
+        return found
+
+    def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
+        """See `Model.answer_logits`.
+
+        Raises:
+            InputError: another model made the batch.
+        """
+        if not isinstance(batch, RoutedBatch):
+            raise InputError("the questions are not routed", where=self.name, fix="Make the batch with this model")
+        self._hold(tuple(batch.weights.tolist()))
+        return self.base.answer_logits(batch)
+
+    def assign(self, weights: Weights) -> None:
+        """Refused."""
+        raise InputError("a composition takes no other weights", where=self.name, fix="Load it as a new model")
+
+    @contextmanager
+    def changing(self, names: Collection[str]) -> Iterator[dict[str, torch.nn.Parameter]]:
+        """Refused."""
+        self._fixed()
+        yield {}  # type: ignore[unreachable]  # a generator, as the method that it replaces
+
+    def _fixed(self) -> NoReturn:
+        raise InputError("a composition cannot be trained", where=self.name, fix="Train the base or a skill")
+
+    @property
+    def _skills(self) -> int:
+        return self._merged.layout.skills - 1
+
+    def _each(self, prompts: Sequence[str], ask: Callable[[list[int]], Sequence[_Answer]]) -> list[_Answer]:
+        """Asks the numbers of some prompts at a time, each time the network that answers them."""
+        found: dict[int, _Answer] = {}
+        for weights, some in self._groups(prompts):
+            self._hold(weights)
+            found |= dict(zip(some, ask(some), strict=True))
+        return [found[number] for number in range(len(prompts))]
+
+    def _groups(self, prompts: Sequence[str]) -> list[tuple[tuple[float, ...], list[int]]]:
+        """The numbers of the prompts of equal weights, with these."""
+        groups: dict[tuple[float, ...], list[int]] = {}
+        for number, row in enumerate(self.weights(prompts).tolist()):
+            groups.setdefault(tuple(row), []).append(number)
+        return list(groups.items())
+
+    def _hold(self, weights: tuple[float, ...]) -> None:
+        """Puts a mixture into the network: the shared part, and the skills' parts times their weights."""
+        if self._put == weights:
+            return
+        self._put = None
+        coefficients = torch.tensor([1.0, *weights])[:, None, None].expand(self._merged.layout.shape)
+        self._merged.put(coefficients)
+        self._put = weights
+
+
+@functools.cache
+def routed_kind(base: type[Model]) -> type[RoutedModel]:
+    """The class of compositions that answer as a kind of model does, which can all that it can."""
+    words = base.kind.split(" ", 1)[1]
+    return type(
+        f"Routed{base.__name__}",
+        (RoutedModel,),
+        {"kind": f"a routed {words}", "can": base.can, "reads": base.reads, "__doc__": f"A routed {words}."},
+    )
