@@ -13,9 +13,17 @@ from typing import Any
 
 import torch
 
-# Entries of a model that is still small.
+# Entries of a model that is still small, and of one that is taken where none of its kind can be made smaller.
 MOST = 40_000_000
+LARGEST = 200_000_000
 VOCABULARY = 128
+# The most entries, what widths are divided by, whether layers are left out.
+_ATTEMPTS = tuple(
+    (most, divisor, fewer)
+    for most in (MOST, LARGEST)
+    for fewer, divisors in ((True, (16, 8, 4, 32, 1)), (False, (16, 4, 1)))
+    for divisor in divisors
+)
 _LAYERS = re.compile(
     r"(?!num_feat_extract_layers)(.*_)?(num|n)_(\w+_)?(layers?|blocks|hidden_layers)|(n_)?layers?|\w+_layers"
     r"|num_hidden_groups|(encoder_|decoder_)depth|depth"
@@ -23,7 +31,7 @@ _LAYERS = re.compile(
 # Lists with an entry for each layer, and names of layers: made anew by the config of fewer layers.
 _BY_LAYER = re.compile(
     r"layer_types|layers_block_type|\w*_layer_types|block_types|full_attn_idxs|\w*_layer_idx\w*|hybrid_layer_ids|attn_layer_\w+"
-    r"|_?out_features|_?out_indices|stage_names|kv_source_layers|per_layer_config|\w*layers_idx\w*|\w*layer_ids"
+    r"|_?out_features|_?out_indices|stage_names|kv_source_layers|no_rope_layers|moe_layers|per_layer_config|\w*layers_idx\w*|\w*layer_ids"
 )
 _SETS: tuple[tuple[re.Pattern[str], int], ...] = (
     (_LAYERS, 2),
@@ -31,16 +39,35 @@ _SETS: tuple[tuple[re.Pattern[str], int], ...] = (
     (re.compile(r"(num|n)(_\w+)?_experts|moe_num_experts|num_local_experts"), 4),
     (re.compile(r"num_experts_per_tok(en)?|moe_top_?k|num_selected_experts|top_k_experts|moe_k"), 2),
     (re.compile(r"max_position_embeddings|n_positions|max_source_positions|max_target_positions|n_ctx"), 128),
-    (re.compile(r"num_queries|num_query_tokens|num_latents|num_channels_latent"), 4),
+    (re.compile(r"num_self_attends_per_block|num_queries|num_query_tokens|num_latents|num_channels_latent"), 4),
 )  # fmt: skip
 _WIDTH = re.compile(
-    r".*(hidden_size|hidden_dim|d_model|d_ff|d_kv|n_embd|n_inner|_dim|^dim|width|intermediate_size|ffn_dim|embed_dim"
+    r".*(upsample_groups|d_latents|hidden_size|hidden_dim|d_model|d_ff|d_kv|n_embd|n_inner|_dim|^dim|width|intermediate_size|ffn_dim|embed_dim"
     r"|embedding_size|ffn_size|projection_size|head_dim|proj_dim|hidden_sizes|channels|lora_rank|hidden_channels"
     r"|inner_dim|feature_size|encoder_hidden_size|feat_dim|num_feature_dims|latent_dim|model_dim)"
 )
 _KEPT = re.compile(
-    r"num_channels|in_channels|in_chans|num_mel_bins|input_channels|input_dim|patch_size|image_size|rope|_type"
+    r"num_channels|audio_channels|in_channels|in_chans|num_mel_bins|input_channels|input_dim|patch_size|image_size|rope|_type"
 )
+# Settings whose default contradicts the others, has no value, or depends on a layer that is left out: path -> value.
+_OWN: dict[str, dict[str, Any]] = {
+    "autoformer": {"prediction_length": 4},
+    "aya_vision": {"vision_config.num_attention_heads": 8},
+    "bamba": {"mamba_n_heads": 8, "mamba_d_head": "auto"},
+    "chameleon": {"vocabulary_map": {"<image>": 5}},
+    "cohere_compass": {"text_config.layer_types": ["sliding_attention", "full_attention"]},
+    "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"]},
+    "dots3_note": {"text_config.index_head_dim": 64},
+    "dots3_note_text": {"index_head_dim": 64},
+    "emu3": {"vocabulary_map": {"<image>": 5}},
+    "esm": {"vocab_size": 33},
+    "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": "auto"},
+    "informer": {"prediction_length": 4},
+    "janus": {"vq_config.base_channels": 32},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lw_detr": {"projector_scale_factors": [1.0], "num_feature_levels": 1},
+    "nemotron": {"num_key_value_heads": 4, "head_dim": 8},
+}  # fmt: skip
 _TOKEN = re.compile(
     r"(.*_)?(token|tok)(_id|_index|_ids)|(.*_)?(bos|eos|pad|sep|cls|mask|image|audio|video)_(token_)?(id|index|token_id)"
 )
@@ -70,28 +97,26 @@ def tiny_model(name: str, kind: str) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     cls = getattr(transformers, name)
-    settings = CONFIG_MAPPING[kind]().to_dict()
+    # A class that several kinds of config share (the text part of a larger model) says which is its own.
+    configured = getattr(cls, "config_class", None) or CONFIG_MAPPING[kind]
+    settings = configured().to_dict()
     last = ""
-    for divisor, fewer in (
-        (16, True),
-        (8, True),
-        (4, True),
-        (32, True),
-        (1, True),
-        (16, False),
-        (4, False),
-        (1, False),
-    ):
+    for most, divisor, fewer in _ATTEMPTS:
         try:
             with silent():
-                config = CONFIG_MAPPING[kind].from_dict(_reduced(settings, divisor, fewer))
+                config = configured.from_dict(_with_own(_reduced(settings, divisor, fewer), kind))
                 with torch.device("meta"):
                     size = sum(parameter.numel() for parameter in cls(config).parameters())
-                if size > MOST:
+                if size > most:
                     last = last or f"{size:,} entries at the smallest"
                     continue
                 torch.manual_seed(0)
                 model = cls(config).eval()
+            if empty := [
+                key for key, value in model.state_dict().items() if value.is_floating_point() and not value.numel()
+            ]:
+                last = f"{empty[0]} has no entries"
+                continue
         except Exception as error:
             last = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
             continue
@@ -103,8 +128,27 @@ def tiny_model(name: str, kind: str) -> Any:
     raise ValueError(last)
 
 
+def _with_own(settings: dict[str, Any], kind: str) -> dict[str, Any]:
+    for path, value in _OWN.get(kind, {}).items():
+        *outer, key = path.split(".")
+        place = settings
+        for name in outer:
+            place = place[name]
+        place[key] = value
+    return settings
+
+
+def _with_head_dim(settings: dict[str, Any]) -> dict[str, Any]:
+    """Some classes take None for the size of a head, and some of those cannot compute with it."""
+    width, heads = settings.get("hidden_size"), settings.get("num_attention_heads")
+    if settings.get("head_dim", 0) is None and isinstance(width, int) and isinstance(heads, int) and heads:
+        return {**settings, "head_dim": width // heads}
+    return settings
+
+
 def _reduced(value: Any, divisor: int, fewer: bool, key: str = "") -> Any:
     if isinstance(value, dict):
+        value = _with_head_dim(value)
         kept = {inner: one for inner, one in value.items() if not (fewer and _BY_LAYER.fullmatch(str(inner)))}
         return {inner: _reduced(one, divisor, fewer, str(inner)) for inner, one in kept.items() if inner != "dtype"}
     if isinstance(value, list | tuple):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.kernels.reading import is_finite, subtract
+from genepool.merging.agreed_buffers import agreed_buffer
 from genepool.merging.group import TensorGroup
 from genepool.merging.lines_scaling import LinesScale, changed_norm, summed_norm
 from genepool.merging.method import Grain
@@ -60,6 +61,8 @@ class Engine:
         self._lines = LinesScale(plan.recipe.lines, plan.depth) if plan.recipe.lines else None
         self._lines_lock = threading.Lock()
         self._sums = StoredSums(plan)
+        # Buffers that hold infinity in all models alike, once they were met.
+        self._agreed: set[str] = set()
 
     @cached_property
     def needs_torch(self) -> bool:
@@ -270,14 +273,14 @@ class Engine:
         if out.kept is not None:
             rows = self.plan.sources[out.kept.model].read_rows(out.kept.tensor, start, stop)
             stored = torch_dtype(self.plan.infos[out.name].dtype)
-            return self._finite(rows.to(stored), out.kept) if out.info.is_float else rows
+            return self._finite(rows.to(stored), out, out.kept) if out.info.is_float else rows
         if not out.info.is_float:
             return self._copied(out).reshape(out.info.matrix)[start:stop]
         stored = torch_dtype(self.plan.infos[out.name].dtype)
         if out.base is not None and self.method.inputs != "tensors" and not self.moved(out):
             # No model touches this tensor: the base's bytes, not the rounding of an addition of zero.
             base = self.plan.sources[out.base.model].read_rows(out.base.tensor, start, stop)
-            return self._finite(base.to(stored), out.base)
+            return self._finite(base.to(stored), out, out.base)
         self.prepare()
         group = self._group(out, start, stop)
         merged = self.method.merge(group, self._survey(out))
@@ -292,6 +295,10 @@ class Engine:
             unchanged = group.read_base()
             assert unchanged is not None
             merged = self._lines.apply(merged, unchanged, out.role.layer)
+        if out.name in self._agreed:
+            agreed = agreed_buffer(self.plan.sources, out, start, stop)
+            assert agreed is not None
+            return agreed.to(stored)
         result = merged.to(device="cpu", dtype=stored)
         if self.plan.recipe.nonfinite == "refuse" and not is_finite(result):
             # Values are computed in float32, so a wider type to store them in holds no larger ones.
@@ -355,10 +362,10 @@ class Engine:
 
         def read_base() -> torch.Tensor | None:
             # A copy, since what a group returns may be written into and the rows are read once for all models.
-            return None if out.base is None else self._finite(base_rows().to(torch.float32, copy=True), out.base)
+            return None if out.base is None else self._usable(base_rows().to(torch.float32, copy=True), out, out.base)
 
         def read_model(i: int, into: torch.Tensor) -> None:
-            self._finite(into.copy_(rows_of(out.inputs[i])), out.inputs[i])
+            self._usable(into.copy_(rows_of(out.inputs[i])), out, out.inputs[i])
 
         def read_delta(i: int, into: torch.Tensor) -> None:
             given = out.inputs[i]
@@ -377,8 +384,8 @@ class Engine:
                 finite = subtract(rows_of(given), base_rows(), into)
             if not finite:
                 # A difference is spoilt by either side: name the one that is.
-                self._finite(base_rows().to(torch.float32), out.base)
-                self._finite(into, given)
+                self._finite(base_rows().to(torch.float32), out, out.base)
+                self._usable(into, out, given)
 
         return TensorGroup(
             out.name,
@@ -409,8 +416,18 @@ class Engine:
         stack = stacked_changes(sources, out.base.tensor, self.plan.sources[out.base.model])
         return None if stack is None else stack.reshape(len(sources), rows, columns)
 
-    def _finite(self, rows: torch.Tensor, given: Input) -> torch.Tensor:
+    def _usable(self, rows: torch.Tensor, out: OutputTensor, given: Input) -> torch.Tensor:
+        """Rows to compute with: zeros stand for what an agreed buffer holds, which is put back afterwards."""
+        found = self._finite(rows, out, given)
+        return found.nan_to_num_(0.0, 0.0, 0.0) if out.name in self._agreed else found
+
+    def _finite(self, rows: torch.Tensor, out: OutputTensor, given: Input) -> torch.Tensor:
         if self.plan.recipe.nonfinite == "refuse" and not is_finite(rows):
+            if all(
+                agreed_buffer(self.plan.sources, out, start, stop) is not None for start, stop in self._block_rows(out)
+            ):
+                self._agreed.add(out.name)
+                return rows
             wide = self.plan.sources[given.model].info(given.tensor).dtype == "F64"
             raise InputError(
                 "holds NaN, infinity, or values too large for float32" if wide else "holds NaN or infinity",

@@ -108,7 +108,8 @@ class Recipe(Strict):
     )
     nonfinite: Literal["refuse", "allow"] = Field(
         "refuse",
-        description="`refuse` stops at the first tensor with NaN or infinity; `allow` computes with them.",
+        description="`refuse` stops at the first tensor with NaN or infinity, unless it is a buffer of the "
+        "architecture and the same in all models (it is carried); `allow` computes with them.",
     )
     seed: int = Field(0, ge=0, description="Seed of methods that draw at random.")
     recipes: dict[str, Recipe] = Field(
