@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from merging_in_memory import TENSORS, added, drawn, drawn_statistics, merge
+from safetensors.torch import load_file
 
 from genepool.errors import InputError
 from genepool.kernels.memory import MemoryGate
@@ -173,7 +175,7 @@ def test_an_input_too_large_to_compute_with_is_named(
     for name, value in (("base", 0.0), ("x", 1e300)):
         save_model(name, {"norm.weight": torch.full((4,), value, dtype=torch.float64)})
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("genepool: 1\nmethod: task_arithmetic\nbase: base\nmodels: [x]\n")
+    recipe.write_text("genepool: 1\nmethod: ties\nbase: base\nmodels: [x]\n")
     answer = cli("merge", recipe, tmp_path / "out", "--quiet")
     assert answer.code == 2
     assert "x:norm.weight: holds NaN, infinity, or values too large for float32" in answer.err
@@ -225,3 +227,22 @@ def test_surveys_of_many_small_tensors_at_a_time_find_the_same(method: str, monk
     apart = merge(method, setting["base"], setting["models"], scope="model")
     for name, values in together.items():
         torch.testing.assert_close(apart[name], values, msg=name)
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "slerp"])
+def test_doubles_are_summed_as_doubles(method: str, save_model: Callable[..., Path], cli: Callable[..., Any]) -> None:
+    """1/3 and its like have no float32: the merge of equal models is that model, to the last bit."""
+    scale = {"scale": torch.tensor([1 / 3, 1e-300, 2 / 7], dtype=torch.float64), "w": torch.ones(2, 2)}
+    one, other = save_model("one", scale), save_model("other", scale)
+    base = {} if method == "linear" else {"base": str(save_model("base", {**scale, "scale": scale["scale"] * 0.9}))}
+    models = [str(one)] if method == "slerp" else [str(one), str(other)]
+    recipe = one.parent / "recipe.yaml"
+    weight = {"parameters": {"t": 1.0}} if method == "slerp" else {"parameters": {"weight": 0.5}}
+    recipe.write_text(yaml.safe_dump({"genepool": 1, "method": method, "models": models, **base, **weight}))
+    answer = cli("merge", recipe, one.parent / "out")
+    assert answer.code == 0, answer.err
+    merged = load_file(one.parent / "out" / "model.safetensors")["scale"]
+    assert merged.dtype == torch.float64
+    share = 0.3 if method == "task_arithmetic" else 1.0
+    wanted = scale["scale"] * (0.9 + 0.1 * share)  # to its last bit or the one beside it
+    assert torch.allclose(merged, wanted, rtol=4e-16 if method != "linear" else 0.0, atol=0.0)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from genepool.errors import InputError
 from genepool.kernels.reading import is_finite, subtract
 from genepool.merging.agreed_buffers import agreed_buffer
+from genepool.merging.double_sum import all_doubles, summed_doubles
 from genepool.merging.group import TensorGroup
 from genepool.merging.lines_scaling import LinesScale, changed_norm, summed_norm
 from genepool.merging.method import Grain
@@ -24,7 +25,7 @@ from genepool.merging.outputs import Input, OutputTensor
 from genepool.merging.statistics import statistic_of
 from genepool.merging.stored_sum import StoredSums
 from genepool.merging.survey import Survey
-from genepool.merging.weighted_sum import Gram
+from genepool.merging.weighted_sum import Gram, WeightedSum
 from genepool.threads import core_count, in_order, torch_threads
 from genepool.weights.change import BLOCK_ENTRIES
 from genepool.weights.in_memory import stacked_changes
@@ -282,6 +283,8 @@ class Engine:
             base = self.plan.sources[out.base.model].read_rows(out.base.tensor, start, stop)
             return self._finite(base.to(stored), out, out.base)
         self.prepare()
+        if stored == torch.float64 and (doubles := self._doubles(out, start, stop)) is not None:
+            return doubles
         group = self._group(out, start, stop)
         merged = self.method.merge(group, self._survey(out))
         if tuple(merged.shape) != group.rows:
@@ -310,6 +313,18 @@ class Engine:
                 fix=f"{wider}et smaller weights in the recipe, or `genepool merge --allow-nonfinite`",
             )
         return result
+
+    def _doubles(self, out: OutputTensor, start: int, stop: int) -> torch.Tensor | None:
+        """Rows of a weighted sum of tensors in float64; None where another path has to say why."""
+        method, settings, sources = self.method, self.plan.settings(out), self.plan.sources
+        if not isinstance(method, WeightedSum) or self._lines is not None or not all_doubles(sources, out):
+            return None
+        survey = self._survey(out)
+        factors = method.factors(self.plan.site(out), settings.shared, settings.per_model, survey, out.base is not None)
+        if factors is None:
+            return None
+        found = summed_doubles(sources, out, factors, start, stop, method.inputs == "deltas")
+        return found if is_finite(found) else None
 
     # ------------------------------------------------------------------ inputs
 
