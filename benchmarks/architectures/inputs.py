@@ -8,16 +8,20 @@ from typing import Any
 
 import torch
 
+from benchmarks.architectures.tiny import VOCABULARY
+
 _TOKENS = 7
 
 
 def outputs_of(model: Any) -> tuple[dict[str, torch.Tensor], str] | None:
     """What a model computes of the first inputs it takes: (tensors by name, the inputs' names); None if of none."""
+    # A cache made for text alone does not always suit the layers that were left.
+    settings = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
     for inputs in _candidates(model):
         try:
             torch.manual_seed(0)
             with torch.no_grad():
-                found = model(**inputs)
+                found = model(**inputs, **settings)
         except Exception:
             continue
         tensors = dict(_tensors(found))
@@ -41,6 +45,9 @@ def alike(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor],
 def _candidates(model: Any) -> Iterator[dict[str, torch.Tensor]]:
     named = set(inspect.signature(model.forward).parameters)
     ids = torch.arange(5, 5 + _TOKENS)[None]
+    end = _setting(model, "eos_token_id", None)
+    if isinstance(end, int) and 0 <= end < VOCABULARY:
+        ids[0, -1] = end
     parts: dict[str, torch.Tensor] = {"input_ids": ids}
     channels, size = _setting(model, "num_channels", 3), _setting(model, "image_size", 224)
     size = size[0] if isinstance(size, list | tuple) else size
@@ -52,7 +59,9 @@ def _candidates(model: Any) -> Iterator[dict[str, torch.Tensor]]:
     frames = 2 * int(_setting(model, "max_source_positions", 100) or 100)
     for features in (torch.randn(1, bins, frames), torch.randn(1, 100, bins), torch.randn(1, 1, 1024, bins)):
         yield from _sets(named, model, {"input_ids": ids, "input_features": features})
-    yield from _sets(named, model, {"input_ids": ids, "input_values": torch.randn(1, 4000)})
+    yield from _sets(named, model, {"input_ids": ids, "input_values": torch.randn(1, 16000)})
+    yield from _sets(named, model, {"input_ids": ids, "input_values": torch.randn(1, 1, 16000)})
+    yield from _sets(named, model, {"input_ids": ids, "input_values": torch.randn(1, 1024, bins)})
     yield from _sets(named, model, {"input_ids": ids, "pixel_values_videos": torch.randn(1, 4, 3, 64, 64)})
 
 

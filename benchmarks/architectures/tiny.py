@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ _WIDTH = re.compile(
     r"|inner_dim|feature_size|encoder_hidden_size|feat_dim|num_feature_dims|latent_dim|model_dim)"
 )
 _KEPT = re.compile(
-    r"num_channels|audio_channels|in_channels|in_chans|num_mel_bins|input_channels|input_dim|patch_size|image_size|rope|_type"
+    r"num_channels|audio_channels|in_channels|in_chans|num_mel_bins|input_channels|input_dim|patch_size|image_size|rope(?!_head_dim)|_type"
 )
 # Settings whose default contradicts the others, has no value, or depends on a layer that is left out: path -> value.
 _OWN: dict[str, dict[str, Any]] = {
@@ -57,8 +57,6 @@ _OWN: dict[str, dict[str, Any]] = {
     "chameleon": {"vocabulary_map": {"<image>": 5}},
     "cohere_compass": {"text_config.layer_types": ["sliding_attention", "full_attention"]},
     "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"]},
-    "dots3_note": {"text_config.index_head_dim": 64},
-    "dots3_note_text": {"index_head_dim": 64},
     "emu3": {"vocabulary_map": {"<image>": 5}},
     "esm": {"vocab_size": 33},
     "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": "auto"},
@@ -146,11 +144,20 @@ def _with_head_dim(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def _narrowed(sections: Sequence[int], divisor: int) -> list[int]:
+    """The shares of rotary frequencies of a head that many times smaller; none is empty where that can be."""
+    shares = [max(1, section // divisor) for section in sections]
+    left = sum(sections) // divisor - sum(shares[:-1])
+    return [*shares[:-1], left] if left > 0 else list(sections)
+
+
 def _reduced(value: Any, divisor: int, fewer: bool, key: str = "") -> Any:
     if isinstance(value, dict):
         value = _with_head_dim(value)
         kept = {inner: one for inner, one in value.items() if not (fewer and _BY_LAYER.fullmatch(str(inner)))}
         return {inner: _reduced(one, divisor, fewer, str(inner)) for inner, one in kept.items() if inner != "dtype"}
+    if key == "mrope_section" and isinstance(value, list | tuple):
+        return _narrowed(value, divisor)
     if isinstance(value, list | tuple):
         return [_reduced(one, divisor, fewer, key) for one in value]
     if isinstance(value, bool) or not isinstance(value, int):
