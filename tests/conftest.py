@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ from genepool import progress
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# As the command does: torch and transformers leave a million objects that looking for garbage goes through.
+gc.set_threshold(10_000, 20, 20)
 
 # Examples are drawn from a fixed seed, so a red build is red again on the next run.
 settings.register_profile(
@@ -90,6 +94,20 @@ def tiny_testbed() -> Any:
     folder = Path(__file__).parent.parent / ".cache" / "testbed-tiny"
     # Ours alone: when the schedule changes, the old one is replaced.
     return build(folder, tiny=True, overwrite=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The fast tests of a file stay in one process, so its fixtures are made once; a slow test goes where a core is."""
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in ("slow", "harden", "xdist_group")):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def pytest_collection_finish() -> None:
+    """What the test files imported stays, and no search for garbage looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -9,6 +9,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,16 @@ ORDER = [
 ]
 
 
+@cache
+def _named(path: Path) -> list[ast.ClassDef | ast.Import | ast.ImportFrom]:
+    """The imports and the classes of a file: of its tree, all that is asked here."""
+    wanted = (ast.ClassDef, ast.Import, ast.ImportFrom)
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, wanted)]
+
+
 def _imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in _named(path):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("genepool."):
             found.add(node.module.split(".")[1])
         elif isinstance(node, ast.ImportFrom) and node.module == "genepool":
@@ -72,7 +80,7 @@ def test_a_class_name_has_one_meaning() -> None:
     """Private classes and pydantic sections of files count too: whoever searches for a name finds one thing."""
     places: dict[str, list[str]] = {}
     for path in sorted(SOURCE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in _named(path):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(f"{path.relative_to(SOURCE)}:{node.lineno}")
     assert not {name: found for name, found in places.items() if len(found) > 1}

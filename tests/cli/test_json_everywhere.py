@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ def _command_of(line: str) -> str:
     return found
 
 
+@cache
 def _commands() -> set[str]:
     found = {" ".join(words): options for words, options in options_of(typer.main.get_command(build_app()))}
     groups = {name.rpartition(" ")[0] for name in found}
