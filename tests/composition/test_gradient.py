@@ -107,10 +107,10 @@ def test_no_gradient_stays_in_the_network(skills: SkillSet, network: Network) ->
     most = 0
     take = MergedNetwork.inner_products
 
-    def counting(self: MergedNetwork, name: str, gradient: torch.Tensor) -> torch.Tensor:
+    def counting(self: MergedNetwork, name: str, gradient: torch.Tensor, blocks: Any) -> torch.Tensor:
         nonlocal most
         most = max(most, sum(parameter.grad is not None for parameter in network.model.parameters()))
-        return take(self, name, gradient)
+        return take(self, name, gradient, blocks)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MergedNetwork, "inner_products", counting)
@@ -211,7 +211,7 @@ def test_rows_as_parts_get_the_inner_products_of_their_rows(skills: SkillSet, ne
     rows = max(vectors.matrix(name)[0] for name in vectors.names)
     merged = MergedNetwork(network, vectors, CoefficientLayout(3, vectors.names, rows, by_rows=True))
     gradient = torch.rand(vectors.base.info("head.weight").shape, dtype=torch.float64)
-    found = merged.inner_products("head.weight", gradient)
+    found = merged.inner_products("head.weight", gradient, vectors.blocks("head.weight"))
     block = vectors.block("head.weight", 0, len(gradient)).double()
     assert torch.allclose(found[:, : len(gradient)], (block * gradient).sum(2))
     assert not bool(found[:, len(gradient) :].any())

@@ -188,6 +188,8 @@ def _plan_composing(path: Path, json_output: bool, allow_pickle: bool, trust_tas
         f"memory: {size(memory.total)} of {size(memory.free)} free, beside the activations; the network "
         f"{size(memory.network)}, gradients {size(memory.gradient)}, skills {size(sum(memory.skills.values()))}",
     ]
+    if memory.way:
+        lines.append(memory.how())
     if memory.streamed:
         lines.append(f"read from the disk in every step: {', '.join(memory.streamed)}")
     tables.print_text("\n".join(lines))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from genepool.kernels.random_draws import uniform
@@ -80,6 +80,14 @@ class Parametrisation(ABC):
     def coefficients(self, learned: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The coefficients, shape (skills, tensors, parts), by operations that autograd follows."""
 
+    def by_tensor(self) -> list[Parametrisation] | None:
+        """The same for each tensor by itself; None where tensors share something that is learned.
+
+        Whatever is learned then has one place for each tensor, in their order, along its second dimension; a
+        parametrisation of the list makes a tensor's coefficients, shape (skills, 1, parts), of its own place.
+        """
+        return None
+
 
 class SharedScales(Parametrisation):
     """One number for each skill and group of tensors (and part).
@@ -98,6 +106,7 @@ class SharedScales(Parametrisation):
 
         self._layout, self._start, self._softmax = layout, start, softmax
         self._groups = torch.tensor(groups)
+        self._shared = list(groups) != list(range(len(layout.names)))
 
     def start(self) -> dict[str, torch.Tensor]:
         import torch
@@ -108,6 +117,12 @@ class SharedScales(Parametrisation):
     def coefficients(self, learned: Mapping[str, torch.Tensor]) -> torch.Tensor:
         scale = learned["scale"].softmax(0) if self._softmax else learned["scale"]
         return scale[:, self._groups]
+
+    def by_tensor(self) -> list[Parametrisation] | None:
+        if self._shared:
+            return None
+        layouts = [replace(self._layout, names=(name,)) for name in self._layout.names]
+        return [SharedScales(one, [0], self._start, softmax=self._softmax) for one in layouts]
 
 
 class DepthLine(Parametrisation):

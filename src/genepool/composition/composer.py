@@ -17,7 +17,8 @@ from genepool.schema import Strict, described_options, validate
 
 if TYPE_CHECKING:
     from genepool.composition.composition import Composition, Saved
-    from genepool.composition.skill_set import Members
+    from genepool.composition.residence import Residence
+    from genepool.composition.skill_set import Members, SkillSet
     from genepool.composition.world import World
 
 #: What a composer learns from: nothing, inputs whose task is known, or examples with their answers.
@@ -104,6 +105,22 @@ class Composer(ABC, Generic[AnyComposerOptions]):
         Raises:
             InputError: a tensor is missing or has another shape than the skills and the options ask for.
         """
+
+    def plan(self, skills: SkillSet, dtype: str) -> Residence:
+        """What `fit` holds in memory, from headers alone; activations come on top.
+
+        Args:
+            skills: the base and the skills.
+            dtype: what the network computes in.
+
+        Raises:
+            InputError: it does not fit; with the figures.
+        """
+        from genepool.composition.residence import plan_models, plan_residence
+
+        if self.members == "models":
+            return plan_models(skills, tuple(self.models().values()), dtype=dtype)
+        return plan_residence(skills, dtype=dtype)
 
     @classmethod
     def check_count(cls, count: int, where: str) -> None:

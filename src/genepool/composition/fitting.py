@@ -1,8 +1,9 @@
 """Learning the coefficients of a merge by gradient: the loop that every composer of that kind shares.
 
-A step merges the skills, takes the loss of some inputs of every task and its gradient with respect to the coefficients
-(`gradient`), and moves what these are made of. Held-out inputs tell when to stop. What is needed to go on is kept after
-every look at them, so a fit that was stopped goes on to the same bits. Uses `inputs`, training and staging.
+A step takes the loss of some inputs of every task and its gradient with respect to the coefficients (`gradient`, or
+`branches` for LoRA skills), and moves what these are made of (`steps`). Held-out inputs tell when to stop. What is
+needed to go on is kept after every look at them, so a fit that was stopped goes on to the same bits. Uses `inputs`,
+`residence`, training and staging.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from genepool import progress
+from genepool.composition.branches import BranchedNetwork
 from genepool.composition.coefficients import CoefficientLayout, Parametrisation
 from genepool.composition.composer import ComposerOptions
 from genepool.composition.gradient import MergedNetwork
 from genepool.composition.inputs import TaskInputs, labelled_inputs, own_answers
 from genepool.composition.kept_fit import HeldOutLooks, KeptFit
-from genepool.composition.residence import plan_residence
+from genepool.composition.residence import Residence, Way, plan_residence
+from genepool.composition.skill_set import SkillSet
+from genepool.composition.steps import CoefficientSteps, FusedSteps, WholeSteps
 from genepool.composition.world import World
 from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch
 from genepool.threads import torch_threads
-from genepool.training import Diverged, Objective, Optimisation, Optimiser, find_objective, fit
+from genepool.training import Diverged, Objective, Optimisation, find_objective, fit
 from genepool.training.fit import Step
 from genepool.training.run import sensible_threads
 from genepool.weights import Change
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     from genepool.composition.inputs import RecordedPredictions
+    from genepool.composition.steps import Project
 
 #: What a step minimises, as users call it -> the objective in `genepool.training.objectives`. To match is the distance
 #: to what each skill itself predicts on inputs of its own task.
@@ -82,6 +87,39 @@ class FittedCoefficients:
     record: Mapping[str, Any]
 
 
+def plan_fit(
+    skills: SkillSet,
+    parametrisation: Parametrisation,
+    layout: CoefficientLayout,
+    optimisation: Optimisation,
+    *,
+    dtype: str = "float32",
+    changes: Sequence[Change] | None = None,
+    products: bool = True,
+) -> Residence:
+    """What a fit holds, and how it takes gradients; see `plan_residence`.
+
+    A tensor moves in the backward pass where its coefficients depend on nothing else, and no norm of all gradients
+    clips them. LoRA skills run beside the base where a coefficient scales a tensor, or a row of one.
+
+    Args:
+        skills: the base and the skills.
+        parametrisation: what the coefficients are made of.
+        layout: the coefficients.
+        optimisation: of the steps.
+        dtype: what the network computes in.
+        changes: what the skills' changes were made into; the changes themselves when None.
+        products: whether changes that are products of factors are composed as they are.
+
+    Raises:
+        InputError: not even the network and one gradient fit; with the figures.
+    """
+    alone = parametrisation.by_tensor() is not None and not optimisation.clip
+    way: Way = "fused" if alone else "whole"
+    beside = products and (layout.parts == 1 or layout.by_rows)
+    return plan_residence(skills, dtype=dtype, changes=changes, way=way, beside=beside)
+
+
 class CoefficientFit:
     """One fit of coefficients.
 
@@ -92,7 +130,7 @@ class CoefficientFit:
         options: how it is fitted.
         named: what decides the result beside the world and the options, as plain data: the composer and its options.
         optimisation: of the steps; Adam at a constant rate, without decay and clipping, when None.
-        project: changes what is learned in place after every step.
+        project: changes what is learned in place after every step, entry by entry.
         signs: by task, what its loss is multiplied by; 1 for those that are not there.
         changes: what the skills' changes were made into; the changes themselves when None.
     """
@@ -106,7 +144,7 @@ class CoefficientFit:
         named: Mapping[str, Any],
         *,
         optimisation: Optimisation | None = None,
-        project: Callable[[Mapping[str, torch.Tensor]], None] | None = None,
+        project: Project | None = None,
         signs: Mapping[str, float] | None = None,
         changes: Sequence[Change] | None = None,
     ) -> None:
@@ -128,40 +166,77 @@ class CoefficientFit:
             return self._run()
 
     def _run(self) -> FittedCoefficients:
-        import torch
-
-        world, options = self._world, self._options
-        plan = plan_residence(world.skills, dtype=world.dtype, changes=self._changes)
+        plan = self._plan(products=self._changes is None)
         progress.message(plan.text())
         inputs = self._inputs()
+        beside = plan.way == "branches"
+        fitted = self._fit_beside(inputs) if beside else self._fit_merged(plan, inputs)
+        self._world.network.assign(self._world.skills.base)
+        return fitted
+
+    def _plan(self, *, products: bool) -> Residence:
+        return plan_fit(
+            self._world.skills,
+            self._parametrisation,
+            self._layout,
+            self._optimisation,
+            dtype=self._world.dtype,
+            changes=self._changes,
+            products=products,
+        )
+
+    def _fit_beside(self, inputs: Sequence[TaskInputs]) -> FittedCoefficients:
+        """The fit with skills that run beside the base, unless the network proves to use a weight in another way."""
+        world = self._world
+        branched = BranchedNetwork(world.network, world.skills.vectors(), self._layout)
+        with branched.adding():
+            branched.put(self._parametrisation.coefficients(self._parametrisation.start()))
+            unlike = branched.unlike(self._losses(inputs[0], 0)[0])
+            if not unlike:
+                return self._fit(
+                    WholeSteps(branched, self._parametrisation, self._optimisation, self._project), inputs, "branches"
+                )
+        world.network.assign(world.skills.base)
+        plan = self._plan(products=False)
+        progress.message(f"the network does not use {unlike} by its layer alone, so the factors are multiplied out")
+        progress.message(plan.text())
+        return self._fit_merged(plan, inputs)
+
+    def _fit_merged(self, plan: Residence, inputs: Sequence[TaskInputs]) -> FittedCoefficients:
+        """The fit with the skills merged into the weights."""
+        world = self._world
         held = [number for number, name in enumerate(world.skills.names) if name in plan.skills]
         with progress.bar("reading the skills"):
             vectors = world.skills.vectors(held, self._changes)
-        merged = MergedNetwork(world.network, vectors, self._layout, add_up=plan.add_up)
-        learned = {name: torch.nn.Parameter(value) for name, value in self._parametrisation.start().items()}
-        optimiser = Optimiser(learned, self._optimisation)
-        kept = KeptFit(world.work, {**world.identity(), **self._named, "tasks": [one.digest() for one in inputs]})
-        looks = HeldOutLooks(kept, optimiser, options.patience)
+        merged = MergedNetwork(world.network, vectors, self._layout, add_up=plan.add_up, at_hand=plan.at_hand)
+        own = self._parametrisation.by_tensor()
+        steps: CoefficientSteps
+        if plan.way == "fused" and own is not None:
+            steps = FusedSteps(merged, self._parametrisation, own, self._optimisation, self._project)
+        else:
+            steps = WholeSteps(merged, self._parametrisation, self._optimisation, self._project)
+        return self._fit(steps, inputs, plan.way)
+
+    def _fit(self, steps: CoefficientSteps, inputs: Sequence[TaskInputs], way: Way | None) -> FittedCoefficients:
+        import torch
+
+        world, options = self._world, self._options
+        identity = {**world.identity(), **self._named, "gradients": way, "tasks": [one.digest() for one in inputs]}
+        kept = KeptFit(world.work, identity)
+        looks = HeldOutLooks(kept, steps, options.patience)
         start = looks.resume()
         stopped = ""
         with progress.bar("fitting coefficients", options.steps, "steps") as bar:
             bar.advance(start)
 
             def gradients(step: int) -> float:
-                coefficients = self._parametrisation.coefficients(learned)
-                merged.put(coefficients.detach())
-                losses = [part for task in inputs for part in self._losses(task, step)]
-                loss, slopes = merged.gradient(losses)
-                coefficients.backward(slopes.to(coefficients.dtype))  # type: ignore[no-untyped-call]
-                return loss
+                return steps.gradients(step, [part for task in inputs for part in self._losses(task, step)])
 
             def look(step: int) -> bool:
-                merged.put(self._parametrisation.coefficients(learned).detach())
+                steps.put()
                 return looks.add(step, self._held_loss(inputs))
 
             def after(step: Step) -> bool:
-                if self._project is not None:
-                    self._project(optimiser.trained())
                 looks.losses.append(step.loss)
                 bar.advance()
                 bar.note(f"loss {step.loss:.4f}")
@@ -170,7 +245,7 @@ class CoefficientFit:
             try:
                 if not start:
                     look(0)
-                taken = start if looks.ended else fit(optimiser, gradients, after, start=start)
+                taken = start if looks.ended else fit(steps, gradients, after, start=start)
                 stopped = "held-out loss rose" if looks.ended else ""
             except Diverged as error:
                 taken, stopped = error.step - 1, str(error)
@@ -182,9 +257,9 @@ class CoefficientFit:
                     ) from None
                 progress.message(f"warning: {error}; the last good state is what is used")
         best = looks.best()
-        world.network.assign(world.skills.base)
         record = {
             "objective": options.objective,
+            "gradients": way,
             "steps": taken,
             "best_step": looks.best_step,
             "stopped": stopped,

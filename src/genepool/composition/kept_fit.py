@@ -11,12 +11,12 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from genepool import progress, staging
 from genepool.checked import is_number, is_whole, parsed_json
 from genepool.errors import InputError
-from genepool.training import Diverged, Optimiser
+from genepool.training import Diverged
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +66,19 @@ class KeptFit:
         return tensors, said
 
 
+class Learning(Protocol):
+    """What is fitted: an `Optimiser`, or whatever else takes steps."""
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        """What is learned, by name."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What the next step depends on besides its gradient."""
+
+    def restore(self, state: Mapping[str, torch.Tensor], step: int) -> None:
+        """Puts back what `state` gave after `step` steps."""
+
+
 class HeldOutLooks:
     """The looks at the held-out inputs: the best state, and when to stop.
 
@@ -84,7 +97,7 @@ class HeldOutLooks:
     """
 
     def __init__(
-        self, kept: KeptFit, optimiser: Optimiser, patience: int, averages: Mapping[str, torch.Tensor] | None = None
+        self, kept: KeptFit, optimiser: Learning, patience: int, averages: Mapping[str, torch.Tensor] | None = None
     ) -> None:
         self._kept, self._optimiser, self._patience = kept, optimiser, patience
         self._averages = dict(averages or {})

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 from genepool.composition.coefficients import CoefficientLayout, Parametrisation
 from genepool.composition.composer import Composer
 from genepool.composition.composition import Composition, MergedComposition, Saved
-from genepool.composition.fitting import CoefficientFit, FitOptions
+from genepool.composition.fitting import CoefficientFit, FitOptions, plan_fit
+from genepool.composition.residence import Residence
 from genepool.composition.skill_set import SkillSet
 from genepool.composition.world import World
 from genepool.training import Optimisation
@@ -58,7 +59,7 @@ class LearnedMerge(Composer[MergeOptions]):
         return Optimisation(self.options.steps, self.options.learning_rate, shape="constant", clip=0.0)
 
     def project(self, learned: Mapping[str, torch.Tensor]) -> None:
-        """Changes what is learned in place after every step."""
+        """Changes what is learned in place after every step, entry by entry: it may be given one tensor's alone."""
         return None
 
     def signs(self, world: World) -> dict[str, float]:
@@ -71,9 +72,7 @@ class LearnedMerge(Composer[MergeOptions]):
 
     def fit(self, world: World) -> Composition:
         changes = self.made_of(world.skills)
-        vectors = world.skills.vectors(changes=changes)
-        parts = max(vectors.matrix(name)[0] for name in vectors.names) if self.by_rows else self.parts()
-        layout = CoefficientLayout(len(world.skills.skills), vectors.names, parts, self.parts_seed(), self.by_rows)
+        layout = self._layout(world.skills, changes)
         fitted = CoefficientFit(
             world,
             self.parametrised(world.skills, layout, world.seed),
@@ -94,6 +93,18 @@ class LearnedMerge(Composer[MergeOptions]):
             by_rows=self.by_rows,
             changes=changes,
         )
+
+    def plan(self, skills: SkillSet, dtype: str) -> Residence:
+        layout = self._layout(skills, None)
+        # What other changes are made of the skills' is known after passes over all of them.
+        products = type(self).made_of is LearnedMerge.made_of
+        made_of = self.parametrised(skills, layout, 0)
+        return plan_fit(skills, made_of, layout, self.optimisation(), dtype=dtype, products=products)
+
+    def _layout(self, skills: SkillSet, changes: Sequence[Change] | None) -> CoefficientLayout:
+        vectors = skills.vectors(changes=changes)
+        parts = max(vectors.matrix(name)[0] for name in vectors.names) if self.by_rows else self.parts()
+        return CoefficientLayout(len(skills.skills), vectors.names, parts, self.parts_seed(), self.by_rows)
 
     def restore(self, saved: Saved) -> Composition:
         return MergedComposition.restored(

@@ -1,17 +1,19 @@
 """What a fit holds in memory: planned from headers before anything is loaded, so that nothing is killed half way.
 
 The network, and the gradient of one tensor at a time, are always there. Skills are held as far as they fit; the others
-are read from the disk in every step. Uses `vectors`.
+are read from the disk in every step. It is also decided here which way gradients of coefficients are taken. Uses
+`vectors` and `branches`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from genepool.composition.branches import factor_bytes, why_no_branches
 from genepool.composition.skill_set import SkillSet
-from genepool.composition.vectors import held_bytes
+from genepool.composition.vectors import block_bytes, held_bytes
 from genepool.errors import InputError, listed
 from genepool.kernels.memory import free_memory
 from genepool.tasks.models import Source, WeightsSource, open_model
@@ -24,6 +26,16 @@ _SHARE = 0.75
 _BYTES = {name: DTYPE_BYTES[code] for code, name in DTYPE_NAMES.items()}
 
 
+#: How the gradient of coefficients is taken: through LoRA skills that run beside the base; tensor by tensor, each of
+#: which moves in the backward pass; or of all tensors before any moves.
+Way = Literal["branches", "fused", "whole"]
+_SAID: dict[Way, str] = {
+    "branches": "LoRA skills run beside the base, and no gradient of a weight is formed",
+    "fused": "each tensor moves as soon as its gradient is there",
+    "whole": "tensors move when all gradients are there",
+}
+
+
 @dataclass(frozen=True)
 class Residence:
     """What a fit holds, in bytes; activations come on top.
@@ -31,11 +43,14 @@ class Residence:
     Attributes:
         network: the base in memory.
         gradient: of the largest tensor, or of all tensors where they are added up.
-        blocks: some rows of every skill, while they are worked on.
+        blocks: what of every skill is worked on at once.
         skills: by name, what each that is held takes.
         streamed: names of the skills that are read from the disk.
         add_up: whether the gradients of the micro-batches of a step are added up before the vectors are read.
         free: bytes that were free, of which a quarter is left alone.
+        way: how gradients are taken; None where there are none.
+        why: why skills that hold factors do not run beside the base; empty where they do, or hold none.
+        at_hand: of `blocks`, what a tensor's vectors may take between its gradient and its move.
     """
 
     network: int
@@ -45,6 +60,9 @@ class Residence:
     streamed: tuple[str, ...]
     add_up: bool
     free: int
+    way: Way | None = None
+    why: str = ""
+    at_hand: int = 0
 
     @property
     def total(self) -> int:
@@ -61,12 +79,21 @@ class Residence:
             "streamed": list(self.streamed),
             "total_bytes": self.total,
             "free_bytes": self.free,
+            "way": self.way,
+            "why": self.why or None,
         }
+
+    def how(self) -> str:
+        """How gradients are taken, and why not beside the base, in a clause; empty where there are none."""
+        said = "" if self.way is None else _SAID[self.way]
+        return f"{said}; the factors are multiplied out, because {self.why}" if said and self.why else said
 
     def text(self) -> str:
         """One line for people."""
         read = f"; read from the disk in every step: {listed(self.streamed)}" if self.streamed else ""
-        return f"memory: {self.total / 1e9:.2f} GB beside the activations, {len(self.skills)} skills held{read}"
+        return f"memory: {self.total / 1e9:.2f} GB beside the activations, {len(self.skills)} skills held{read}" + (
+            f"; {self.how()}" if self.way else ""
+        )
 
 
 def plan_models(
@@ -105,15 +132,23 @@ def _model_bytes(source: Source, dtype: str) -> int:
 
 
 def plan_residence(
-    skills: SkillSet, *, dtype: str = "float32", changes: Sequence[Change] | None = None, free: int | None = None
+    skills: SkillSet,
+    *,
+    dtype: str = "float32",
+    changes: Sequence[Change] | None = None,
+    free: int | None = None,
+    way: Way | None = None,
+    beside: bool = False,
 ) -> Residence:
-    """Decides which skills a fit holds, from headers alone.
+    """Decides which skills a fit holds, and how it takes gradients, from headers and factors alone.
 
     Args:
         skills: the base and the skills.
         dtype: what the network computes in.
         changes: what the skills' changes were made into; the changes themselves when None.
         free: bytes; those of this machine when None.
+        way: how gradients are taken where skills do not run beside the base; None where none are taken.
+        beside: whether the coefficients are such that LoRA skills may run beside the base.
 
     Raises:
         InputError: not even the network and one gradient fit; with the figures.
@@ -122,27 +157,42 @@ def plan_residence(
     base, size = skills.memory_base, _BYTES[dtype]
     changes = skills.memory_changes if changes is None else changes
     network = sum(base.info(name).numel for name in base.names()) * size
-    moved = skills.vectors(changes=changes).names
-    sizes = [base.info(name).numel * size for name in moved]
+    vectors = skills.vectors(changes=changes)
+    sizes = [base.info(name).numel * size for name in vectors.names]
+    largest = max(sizes, default=0)
     # A block of every skill, once more in the type that is computed in, and their sum.
     blocks = 4 * BLOCK_ENTRIES * (2 * len(changes) + 2)
-    left = _SHARE * free - network - max(sizes, default=0) - blocks
+    left = _SHARE * free - network - largest - blocks
     if left < 0:
-        needed = network + max(sizes, default=0) + blocks
+        needed = network + largest + blocks
         raise InputError(
             f"the network and one gradient take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free, of which "
             f"{_SHARE:.0%} can be used",
             where=skills.reference,
             fix="Compute in two bytes (--dtype bfloat16), or use a machine with more memory",
         )
+    why = ""
+    if factors := factor_bytes(skills, changes) if beside else {}:
+        why = why_no_branches(skills, changes)
+        if not why and sum(factors.values()) <= left:
+            return Residence(network, largest, blocks, factors, (), False, free, "branches")
+        why = why or "they do not fit into memory"
+    at_hand = 0
+    if way == "fused":
+        # Twice the largest tensor, however many skills there are: larger ones are read again from the disk's cache.
+        at_hand = min(2 * 4 * largest // size, max((block_bytes(vectors, name) for name in vectors.names), default=0))
+        at_hand = at_hand if at_hand <= left else 0
+        left -= at_hand
+    wanted = {name: held_bytes(change, base) for name, change in zip(skills.names, changes, strict=True)}
+    # Where all gradients fit, vectors are read once a step, and not once for each micro-batch; that comes before
+    # holding some of them, unless all can be held.
+    further = sum(sizes) - largest
+    room = left if sum(wanted.values()) <= left or further > left else left - further
     held: dict[str, int] = {}
-    for name, change in zip(skills.names, changes, strict=True):
-        takes = held_bytes(change, base)
-        if sum(held.values()) + takes <= left:
+    for name, takes in wanted.items():
+        if sum(held.values()) + takes <= room:
             held[name] = takes
     streamed = tuple(name for name in skills.names if name not in held)
-    rest = left - sum(held.values())
-    # Where all gradients fit, vectors are read once a step, and not once for each micro-batch.
-    add_up = sum(sizes) <= rest
-    gradient = sum(sizes) if add_up else max(sizes, default=0)
-    return Residence(network, gradient, blocks, held, streamed, add_up, free)
+    add_up = sum(held.values()) + further <= left
+    gradient = sum(sizes) if add_up else largest
+    return Residence(network, gradient, blocks + at_hand, held, streamed, add_up, free, way, why, at_hand)

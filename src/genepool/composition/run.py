@@ -19,7 +19,7 @@ from genepool.composition.card import composition_card, composition_record
 from genepool.composition.composer import Composer, make_composer
 from genepool.composition.composition import Composition
 from genepool.composition.recipe import Composing
-from genepool.composition.residence import Residence, plan_models, plan_residence
+from genepool.composition.residence import Residence
 from genepool.composition.saved_model import save_composition
 from genepool.composition.skill_set import SkillSet, open_skills
 from genepool.composition.world import World
@@ -138,9 +138,7 @@ def plan_composing(
     composer = make_composer(recipe.method, recipe.options)
     composer.check_count(len(recipe.skills), "compose")
     skills, tasks = _opened(recipe, composer, trusted, allow_pickle)
-    if composer.members == "models":
-        return plan_models(skills, tuple(composer.models().values()), dtype=recipe.dtype), tasks
-    return plan_residence(skills, dtype=recipe.dtype), tasks
+    return composer.plan(skills, recipe.dtype), tasks
 
 
 def _opened(

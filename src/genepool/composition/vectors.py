@@ -6,11 +6,12 @@ factors. `residence` decides what is held; the numbers are the same either way. 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
 from genepool.weights import Change, TensorInfo, Weights
+from genepool.weights.change import block_rows
 from genepool.weights.encodings.low_rank import Product
 
 if TYPE_CHECKING:
@@ -62,6 +63,15 @@ class TaskVectors:
             return self._stacks[name][:, start:stop].float()
         return torch.stack([self._rows(skill, name, start, stop) for skill in self._holders[name]])
 
+    def blocks(self, name: str, limit: int = 0) -> TensorBlocks:
+        """All blocks of a tensor, to be gone through as often as is wanted.
+
+        Args:
+            name: the tensor.
+            limit: bytes; where all blocks take no more, they are kept after the first time.
+        """
+        return TensorBlocks(self, name, limit)
+
     def factors(self, skill: int, name: str) -> Product | None:
         """A skill's change of a tensor as a product of two factors; None where it is none."""
         held = self._products.get((skill, name))
@@ -92,6 +102,39 @@ class TaskVectors:
                 self._stacks[name] = torch.stack([one for one in dense if one is not None])
                 for skill in self._holders[name]:
                     del self._dense[skill, name]
+
+
+class TensorBlocks:
+    """The blocks of one tensor: (start, stop, what `TaskVectors.block` gives).
+
+    Args:
+        vectors: the skills.
+        name: the tensor.
+        limit: bytes; where all blocks take no more, they are kept after the first time.
+    """
+
+    def __init__(self, vectors: TaskVectors, name: str, limit: int) -> None:
+        self._vectors, self._name = vectors, name
+        self._keep = block_bytes(vectors, name) <= limit
+        self._kept: list[tuple[int, int, torch.Tensor]] | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+        if self._kept is not None:
+            return iter(self._kept)
+        if not self._keep:
+            return self._read()
+        # A list of the very blocks, and not one whole tensor: the same memory layout gives the same bits.
+        self._kept = list(self._read())
+        return iter(self._kept)
+
+    def _read(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+        for start, stop in block_rows(*self._vectors.matrix(self._name)):
+            yield start, stop, self._vectors.block(self._name, start, stop)
+
+
+def block_bytes(vectors: TaskVectors, name: str) -> int:
+    """Bytes that all blocks of a tensor take."""
+    return 4 * vectors.base.info(name).numel * len(vectors.holders(name))
 
 
 def held_dtype(info: TensorInfo) -> torch.dtype:

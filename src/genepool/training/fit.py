@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from genepool.seeding import derive
-from genepool.training.optimiser import Optimiser
+from genepool.training.optimiser import Optimisation
 
 if TYPE_CHECKING:
     from genepool.tasks import Model
@@ -51,8 +51,22 @@ class Diverged(Exception):
         self.step, self.what = step, what
 
 
+class Stepping(Protocol):
+    """What a loop moves: an `Optimiser`, or whatever else takes steps."""
+
+    @property
+    def settings(self) -> Optimisation:
+        """The numbers of the training."""
+
+    def clip(self) -> float:
+        """Clips the gradients; their norm before."""
+
+    def step(self, number: int) -> None:
+        """Takes step `number`, counted from 0."""
+
+
 def fit(
-    optimiser: Optimiser,
+    optimiser: Stepping,
     gradients: Callable[[int], float],
     after_step: Callable[[Step], bool | None] = lambda _: None,
     *,

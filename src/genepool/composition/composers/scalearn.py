@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -52,6 +53,7 @@ class _OutputScales(Parametrisation):
         keys = [re.sub(r"\.\d+\.", ".*.", name) if options.shared else name for name in layout.names]
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         self._groups = torch.tensor([numbers[key] for key in keys])
+        self._shared = len(numbers) < len(keys)
 
     def start(self) -> dict[str, torch.Tensor]:
         import torch
@@ -63,6 +65,12 @@ class _OutputScales(Parametrisation):
 
     def coefficients(self, learned: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return learned["omega"][:, self._groups].expand(self._layout.shape)
+
+    def by_tensor(self) -> list[Parametrisation] | None:
+        if self._shared:
+            return None
+        layouts = [replace(self._layout, names=(name,)) for name in self._layout.names]
+        return [_OutputScales(one, self._options, self._seed) for one in layouts]
 
 
 @register(
