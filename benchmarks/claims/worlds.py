@@ -72,16 +72,21 @@ KINDS = {
 class World:
     """One testbed of one seed.
 
+    Args:
+        kind: the name of one of `KINDS`, or another kind of testbed.
+        seed: of the testbed, and of every merge that draws.
+
     Attributes:
         kind, seed: which.
         bed: as built.
         skills: the specialists' names, in order; recipes name the models so, and the base "base".
     """
 
-    def __init__(self, kind: str, seed: int) -> None:
-        self.kind, self.seed = kind, seed
-        options = KINDS[kind].options
-        self.bed: Testbed = build(CACHE / "beds" / f"{kind}-{seed}", seed=seed, overwrite=True, **options)
+    def __init__(self, kind: str | BedKind, seed: int) -> None:
+        found = KINDS[kind] if isinstance(kind, str) else kind
+        self.kind, self.seed = found.name, seed
+        place = f"{self.kind}-{seed}"
+        self.bed: Testbed = build(CACHE / "beds" / place, seed=seed, overwrite=True, **found.options)
         self.skills = tuple(self.bed.full)
         base = open_weights(self.bed.base)
         held = load_resident(base)
@@ -90,9 +95,9 @@ class World:
         }
         self.tasks = {task.name: task for task in load_tasks(self.bed.tasks)}
         self._ask = _asking(held)
-        asked = "digits" if kind == "digits" else "causal_lm"
+        asked = "digits" if found.options.get("bed") == "digits" else "causal_lm"
         self._asking_code = ("genepool.tasks.evaluate", f"genepool.tasks.models.{asked}")
-        self._memory = _Memory(CACHE / "scores" / f"{kind}-{seed}.jsonl")
+        self._memory = _Memory(CACHE / "scores" / f"{place}.jsonl")
 
     def recipe(self, method: str, skills: Sequence[str], parameters: Mapping[str, Any], **more: Any) -> Recipe:
         """A recipe over some of the specialists; `more` are further keys of a recipe."""

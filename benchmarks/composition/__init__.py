@@ -1,0 +1,6 @@
+"""Composition measured: `python -m benchmarks.composition`. What it costs, and how good it is with how many examples.
+
+`cells`: what was measured, kept example by example. `arms`: what is measured. `routed`: whole specialists behind a
+router, which every composition has to beat. `curves`: the grid of cells, measured in pieces. `claims`: the papers'
+claims, with rules that were written first. `tables`: the page, docs/composition.md.
+"""

@@ -1,0 +1,246 @@
+"""What the papers say of composition, asked of the cells: for each claim its source, its arms, and its rule.
+
+The rules were written before the figures. Verdicts and intervals are those of the other claims (docs/claims.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.claims.verdict import Contrast, Figure, Rule, better
+from benchmarks.claims.worlds import GENERIC
+from benchmarks.composition.arms import ONE
+from benchmarks.composition.bed import DIGITS, TEXT
+from benchmarks.composition.cells import Cells, Key
+
+#: An arm and the number of examples of each task that it was given.
+Named = tuple[str, int]
+#: The cells of one testbed of one seed, by arm -> what is compared.
+Compare = Callable[[Mapping[Named, Mapping[str, np.ndarray]]], dict[str, Contrast]]
+_BOTH = DIGITS + TEXT
+# The part of what specialists gain that has to be kept, and what of the control may be lost.
+_KEPT, _CONTROL = 0.9, 0.03
+
+
+@dataclass(frozen=True)
+class CompositionClaim:
+    """One claim.
+
+    Attributes:
+        name: in the page.
+        words: the claim.
+        source: where it is made.
+        beds: where it is asked.
+        needs: the cells that it is computed from.
+        compare: what is compared in them.
+        rule: when it holds.
+        remark: what a reader must know of the figure, perhaps nothing.
+    """
+
+    name: str
+    words: str
+    source: str
+    beds: tuple[str, ...]
+    needs: tuple[Named, ...]
+    compare: Compare
+    rule: Rule
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A claim on a testbed, with the seeds of which all cells are there.
+
+    Attributes:
+        seeds: these.
+        figures: by name; "main" is what the rule is about.
+    """
+
+    claim: CompositionClaim
+    bed: str
+    seeds: tuple[int, ...]
+    figures: Mapping[str, Figure]
+
+    @property
+    def verdict(self) -> str:
+        """One of three words."""
+        return self.claim.rule.verdict(self.figures)
+
+
+def ask(cells: Cells) -> list[Asked]:
+    """Every claim on those of its testbeds that have all its cells for at least two seeds."""
+    found = []
+    for claim in CLAIMS:
+        for bed in claim.beds:
+            seeds = common_seeds(cells, bed, claim.needs)
+            if len(seeds) > 1:
+                found.append(Asked(claim, bed, tuple(seeds), _figures(cells, claim, bed, seeds)))
+    return found
+
+
+def common_seeds(cells: Cells, bed: str, needs: Sequence[Named]) -> list[int]:
+    """The seeds with which all of some cells were measured."""
+    return sorted(set.intersection(*(set(cells.seeds(bed, arm, size)) for arm, size in needs)))
+
+
+def _figures(cells: Cells, claim: CompositionClaim, bed: str, seeds: Sequence[int]) -> dict[str, Figure]:
+    compared = [
+        claim.compare({(arm, size): cells[Key(bed, seed, arm, size)].scores for arm, size in claim.needs})
+        for seed in seeds
+    ]
+    return {name: Figure.of([one[name] for one in compared]) for name in compared[0]}
+
+
+def against(first: Named, second: Named) -> tuple[tuple[Named, ...], Compare]:
+    """Two arms on all tasks that skills were trained for."""
+
+    def compare(scores: Mapping[Named, Mapping[str, np.ndarray]]) -> dict[str, Contrast]:
+        tasks = [task for task in scores[first] if task != GENERIC]
+        return {"main": Contrast.of(*([scores[arm][task] for task in tasks] for arm in (first, second)))}
+
+    return (first, second), compare
+
+
+def gain_kept(arm: Named) -> tuple[tuple[Named, ...], Compare]:
+    """The part of the gain from the base to the specialists that an arm has, as a mean over the skills' tasks."""
+    base, ceiling = ("base", 0), ("specialists, task known", 0)
+
+    def compare(scores: Mapping[Named, Mapping[str, np.ndarray]]) -> dict[str, Contrast]:
+        tasks = [task for task in scores[base] if task != GENERIC]
+        low, found, high = (
+            float(np.mean([scores[one][task].mean() for task in tasks])) for one in (base, arm, ceiling)
+        )
+        return {"main": Contrast((found - low) / (high - low), 0.0, ())}
+
+    return (base, arm, ceiling), compare
+
+
+def unlearning() -> tuple[tuple[Named, ...], Compare]:
+    """What is lost of the skills that are unlearned ("main"), and of the control ("guard")."""
+    base, arm = ("base", 0), ("unlearned", ONE)
+
+    def compare(scores: Mapping[Named, Mapping[str, np.ndarray]]) -> dict[str, Contrast]:
+        controls = [task for task in scores[arm] if task.startswith(GENERIC)]
+        targets = [task for task in scores[arm] if task not in controls]
+        return {
+            "main": Contrast.of([scores[arm][one] for one in targets], [scores[base][one] for one in targets]),
+            "guard": Contrast.of([scores[arm][one] for one in controls], [scores[base][GENERIC]] * len(controls)),
+        }
+
+    return (base, arm), compare
+
+
+def worse(what: str) -> Rule:
+    """The first arm is worse: the whole interval is below 0."""
+    words = f"the interval of {what} is below 0"
+    return Rule(words, lambda figures: figures["main"].hi < 0, wants_more=False)
+
+
+def _share() -> Rule:
+    words = f"the interval of (score - base) / (specialists - base) is above {_KEPT}, the task known"
+    return Rule(words, lambda figures: figures["main"].lo > _KEPT, wants_more=False)
+
+
+def _unlearned() -> Rule:
+    words = (
+        "the interval of the unlearned skill's task after minus before is below 0, and the interval of the same for "
+        f"the general task is above -{_CONTROL}"
+    )
+    return Rule(
+        words,
+        lambda figures: figures["main"].hi < 0 and figures["guard"].lo > -_CONTROL,
+        wants_more=False,
+    )
+
+
+def _of(arm: str, size: int = ONE) -> Named:
+    return (arm, size)
+
+
+_MEAN = "(mean over the skills' tasks)"
+_ADAMERGING, _ATLAS = "AdaMerging, Yang et al. 2024", "aTLAS, Zhang et al. 2024"
+
+CLAIMS = (
+    CompositionClaim(
+        "learned-unlabelled", "Layer-wise AdaMerging, with entropy and its authors' steps, beats tuned task arithmetic",
+        f"{_ADAMERGING} (80.1 against 69.1 on 8 vision tasks)", _BOTH,
+        *against(_of("entropy as its authors"), ("tuned task arithmetic", 0)),
+        better(f"AdaMerging by entropy (64 inputs a task, 500 steps at 1e-3) minus task arithmetic {_MEAN}"),
+        "the factor of task arithmetic is chosen by labels; the authors adapt on all test inputs",
+    ),
+    CompositionClaim(
+        "collapse", "Task-wise AdaMerging by entropy gets worse when it goes on", "ours", DIGITS,
+        *against(_of("entropy by task, 500 steps"), _of("entropy by task, 100 steps")),
+        worse(f"step 500 minus step 100 {_MEAN}"),
+    ),
+    CompositionClaim(
+        "match-beats-entropy", "To match each skill on its own task beats minimal entropy", "ours", _BOTH,
+        *against(_of("adamerging, match"), _of("adamerging, entropy")),
+        better(f"match minus entropy, 64 inputs a task and otherwise alike {_MEAN}"),
+    ),
+    CompositionClaim(
+        "plus-plus", "AdaMerging++ beats AdaMerging", f"{_ADAMERGING} (81.1 against 80.1, layer-wise)", _BOTH,
+        *against(_of("adamerging_pp, match"), _of("adamerging, match")),
+        better(f"AdaMerging++ minus AdaMerging, both by matching with 64 inputs a task {_MEAN}"),
+    ),
+    CompositionClaim(
+        "blockwise", "A coefficient for each tensor beats one for each skill, from few labels", _ATLAS, _BOTH,
+        *against(_of("likelihood, by tensor"), _of("likelihood, by task")),
+        better(f"by tensor minus by task, 64 labels a task {_MEAN}"),
+    ),
+    CompositionClaim(
+        "negation", "A skill is unlearned by its own vector, and a control task holds the rest", _ATLAS, _BOTH,
+        *unlearning(), _unlearned(),
+    ),
+    CompositionClaim(
+        "lorahub", "LoraHub beats the best single adapter on a mixture that none was trained for",
+        "LoraHub, Huang et al. 2024", TEXT,
+        *against(_of("lorahub", 16), ("best single adapter", 0)),
+        better("LoraHub minus the best adapter on equal parts of all four skills' tasks, 16 labels of each"),
+        "the prompts name their skills",
+    ),
+    CompositionClaim(
+        "lorahub-products", "Sums of products beat sums of factors", "ours, against LoraHub's code", TEXT,
+        *against(_of("lorahub", 16), _of("lorahub, factors added apart", 16)),
+        better("products minus factors added apart, in the same search, on the same mixture"),
+    ),
+    CompositionClaim(
+        "scalearn", "ScaLearn beats the mean of the adapters", "ScaLearn, Frohmann et al. 2024", TEXT,
+        *against(_of("scalearn"), ("mean of adapters", 0)),
+        better(f"ScaLearn (64 labels a task) minus the mean of the adapters {_MEAN}"),
+    ),
+    CompositionClaim(
+        "twin", "Twin-Merging at a tenth of the rank keeps 90% of what specialists gain",
+        "Twin-Merging, Lu et al. 2024", _BOTH, *gain_kept(("twin_merging, task known", 0)), _share(),
+    ),
+    CompositionClaim(
+        "emr", "EMR-Merging keeps 90% of what specialists gain", "EMR-Merging, Huang et al. 2024", _BOTH,
+        *gain_kept(("emr, task known", 0)), _share(),
+    ),
+    CompositionClaim(
+        "router-worth", "Twin-Merging beats whole specialists behind a linear router", "ours", DIGITS,
+        *against(_of("twin_merging"), _of("specialists, LDA-routed")),
+        better(f"Twin-Merging minus specialists routed by LDA on the base's features, 64 examples a task {_MEAN}"),
+    ),
+    CompositionClaim(
+        "fusion", "Factors found at every token beat the best fixed one", "dynamic logit fusion, Fan et al. 2024", TEXT,
+        *against(("dynamic_logit_fusion", 0), ("proxy_tuning, scale chosen", 0)),
+        better(f"dynamic fusion of four specialists minus proxy tuning, its scale chosen on validation {_MEAN}"),
+    ),
+    CompositionClaim(
+        "steering", "Steering vectors behind layers of their own beat all of them behind one layer",
+        "van der Weij et al. 2024", TEXT,
+        *against(_of("steering"), _of("steering, one layer")),
+        better(f"a layer for each vector minus one layer for all {_MEAN}"),
+    ),
+)  # fmt: skip
+
+#: Claims that no testbed can answer yet, and why.
+UNASKED = {
+    "temperatures": "adaptive decoding against the best fixed temperature needs tasks with many right answers",
+    "router-worth on strings": "the prompts of the text testbed name their skill, so that any router is right",
+    "fusion, the gap": "`python -m benchmarks.composition_logits` asks it, with a small and a large model",
+}
