@@ -21,6 +21,11 @@ _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 MOST_SEEDS = len(_STUDENT) + 1
 
 
+def student(seeds: int) -> float:
+    """The two-sided 95% quantile of Student's t for a mean over some seeds, from 2 to `MOST_SEEDS`."""
+    return _STUDENT[seeds - 2]
+
+
 @dataclass(frozen=True)
 class Contrast:
     """Two arms on the same examples, with one seed.
@@ -98,7 +103,7 @@ class Figure:
         if draws:
             lo, hi = map(float, np.percentile(np.average(draws, axis=0, weights=weights), [2.5, 97.5]))
         if seeds > 1:
-            half = _STUDENT[seeds - 2] * float(values.std(ddof=1)) / math.sqrt(seeds)
+            half = student(seeds) * float(values.std(ddof=1)) / math.sqrt(seeds)
             lo, hi = min(lo, mean - half), max(hi, mean + half)
         first, second = (float(np.mean([getattr(c, side) for c in contrasts])) for side in ("first", "second"))
         return cls(first, second, mean, lo, hi)

@@ -214,7 +214,7 @@ CLAIMS = (
     ),
     CompositionClaim(
         "twin", "Twin-Merging at a tenth of the rank keeps 90% of what specialists gain",
-        "Twin-Merging, Lu et al. 2024", _BOTH, *gain_kept(("twin_merging, task known", 0)), _share(),
+        "Twin-Merging, Lu et al. 2024", _BOTH, *gain_kept(_of("twin_merging, task known")), _share(),
     ),
     CompositionClaim(
         "emr", "EMR-Merging keeps 90% of what specialists gain", "EMR-Merging, Huang et al. 2024", _BOTH,
@@ -239,7 +239,7 @@ CLAIMS = (
 )  # fmt: skip
 
 #: Claims that no testbed can answer yet, and why.
-UNASKED = {
+UNASKED_CLAIMS = {
     "temperatures": "adaptive decoding against the best fixed temperature needs tasks with many right answers",
     "router-worth on strings": "the prompts of the text testbed name their skill, so that any router is right",
     "fusion, the gap": "`python -m benchmarks.composition_logits` asks it, with a small and a large model",

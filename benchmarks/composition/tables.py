@@ -1,0 +1,199 @@
+"""Writes docs/composition.md and its picture from the cells: scores against examples, other composers, and claims.
+
+Nothing is measured here. What is missing is said: in the table of how much is there, and as an empty entry.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, student
+from benchmarks.claims.worlds import GENERIC, LIMITS
+from benchmarks.composition.arms import ADAPTERS, ARMS, CURVES, ONE, OTHERS, REFERENCES, SHORT, SIZES, Arm
+from benchmarks.composition.bed import FULL, TINY
+from benchmarks.composition.cells import Cells, Key
+from benchmarks.composition.claims import CLAIMS, UNASKED_CLAIMS, Asked, ask
+from benchmarks.composition.curves import SEEDS, cells_of, grid
+from benchmarks.composition.picture import draw
+from genepool.staging import write_text
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+PICTURE = "composition-curves.svg"
+
+
+def write(folder: Path = DOCS) -> None:
+    """Writes the page and the picture, of the full testbeds where anything is known of them, and of the small ones."""
+    tiny, full = cells_of(full=False), cells_of(full=True)
+    write_text(folder / "composition.md", page(tiny, full))
+    write_text(folder / PICTURE, draw(tiny, [kind.name for kind in TINY]))
+
+
+def page(tiny: Cells, full: Cells) -> str:
+    """The page's text."""
+    names = [kind.name for kind in TINY]
+    parts = [_HEAD.format(seeds=SEEDS, short=SHORT, one=ONE, **LIMITS), *_presence(tiny, names)]
+    parts += [_CURVES_HEAD.format(picture=PICTURE)]
+    for bed in names:
+        parts += [f"### {bed}", "", *_curves(tiny, bed), ""]
+    parts += [_OTHERS_HEAD.format(one=ONE), *_others(tiny, names), "", *_claims(tiny, full)]
+    if any(True for _ in full):
+        parts += ["", "## The testbeds of full size", "", *_presence(full, [kind.name for kind in FULL])]
+        for kind in FULL:
+            parts += [f"### {kind.name}", "", *_curves(full, kind.name), ""]
+    return "\n".join(parts) + "\n"
+
+
+def _presence(cells: Cells, beds: Sequence[str]) -> list[str]:
+    lines = [f"| testbed | {' | '.join(f'seed {seed}' for seed in range(SEEDS))} |", "|---|" + "--:|" * SEEDS]
+    for bed in beds:
+        counts = []
+        for seed in range(SEEDS):
+            keys = [key for _, key in grid(ARMS, bed, seed, SIZES)]
+            counts.append(f"{sum(key in cells for key in keys)} of {len(keys)}")
+        lines.append(f"| {bed} | {' | '.join(counts)} |")
+    return [*lines, ""]
+
+
+def _curves(cells: Cells, bed: str) -> list[str]:
+    """A row an arm, a column a number of examples; the general task and the seconds of a fit at one of them."""
+    lines = [
+        f"| | {' | '.join(map(str, SIZES))} | general task | CPU s of a fit |",
+        "|---|" + "--:|" * (len(SIZES) + 2),
+    ]
+    for arm in _at(bed, (*REFERENCES, *CURVES)):
+        scores = [spread(cells, bed, arm.name, size) if size in arm.sizes else "" for size in SIZES]
+        size = ONE if ONE in arm.sizes else arm.sizes[0]
+        lines.append(f"| {arm.name} | {' | '.join(scores)} | {_general(cells, bed, arm.name, size)} | "
+                     f"{_seconds(cells, bed, arm.name, size)} |")  # fmt: skip
+    return lines
+
+
+def _others(cells: Cells, beds: Sequence[str]) -> list[str]:
+    lines: list[str] = []
+    for bed in beds:
+        rows = []
+        for arm in _at(bed, (*ADAPTERS, *OTHERS)):
+            for size in arm.sizes:
+                if score := spread(cells, bed, arm.name, size):
+                    given = str(size) if size else "none"
+                    general = _general(cells, bed, arm.name, size)
+                    rows.append(f"| {arm.name} | {given} | {score} | {general} | "
+                                f"{_seconds(cells, bed, arm.name, size)} |")  # fmt: skip
+        if rows:
+            lines += [f"### Others on {bed}", "", "| | examples a task | skills | general task | CPU s of a fit |"]
+            lines += ["|---|--:|--:|--:|--:|", *rows, ""]
+    return lines
+
+
+def _at(bed: str, arms: Iterable[Arm]) -> list[Arm]:
+    return [arm for arm in arms if bed in arm.beds]
+
+
+def spread(cells: Cells, bed: str, arm: str, size: int) -> str:
+    """The mean over the skills' tasks and the seeds, with half of its interval; how many seeds, unless all."""
+    seeds = cells.seeds(bed, arm, size)
+    if not seeds:
+        return ""
+    means = [cells[Key(bed, seed, arm, size)].mean(GENERIC) for seed in seeds]
+    told = f"{np.mean(means):.3f}"
+    if len(means) > 1:
+        told += f" ± {student(len(means)) * float(np.std(means, ddof=1)) / math.sqrt(len(means)):.3f}"
+    return told if len(seeds) == SEEDS else f"{told} ({len(seeds)})"
+
+
+def _general(cells: Cells, bed: str, arm: str, size: int) -> str:
+    found = [cells[Key(bed, seed, arm, size)].scores.get(GENERIC) for seed in cells.seeds(bed, arm, size)]
+    means = [float(marks.mean()) for marks in found if marks is not None]
+    return f"{np.mean(means):.3f}" if means else ""
+
+
+def _seconds(cells: Cells, bed: str, arm: str, size: int) -> str:
+    found = [cells[Key(bed, seed, arm, size)].seconds for seed in cells.seeds(bed, arm, size)]
+    return f"{np.mean(found):.1f}" if found and any(found) else ""
+
+
+def _claims(tiny: Cells, full: Cells) -> list[str]:
+    asked = [*ask(tiny), *ask(full)]
+    verdicts = [one.verdict for one in asked]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNASKED))
+    known = {one.claim.name for one in asked}
+    waiting = [claim.name for claim in CLAIMS if claim.name not in known]
+    return [
+        _CLAIMS_HEAD,
+        *(f"- **{claim.name}**: {claim.rule.words}." for claim in CLAIMS),
+        "",
+        "| claim | source | testbed | seeds | our figure | verdict | remark |",
+        "|---|---|---|--:|---|---|---|",
+        *(_row(one) for one in asked),
+        "",
+        f"Of {len(asked)} rows: {counts}.",
+        "",
+        *(f"- Not asked: **{name}**: {why}." for name, why in UNASKED_CLAIMS.items()),
+        *([f"- Not measured yet: {', '.join(waiting)}."] if waiting else []),
+    ]
+
+
+def _row(one: Asked) -> str:
+    claim, main = one.claim, one.figures["main"]
+    remarks = [claim.remark] if claim.remark else []
+    if claim.rule.wants_more and main.hi < 0:
+        remarks.append("the reverse is seen")
+    elif claim.rule.wants_more and main.lo <= 0:
+        remarks.append("no difference seen")
+    if "guard" in one.figures:
+        guard = one.figures["guard"]
+        remarks.append(f"the general task changes by {guard.difference:+.3f} [{guard.lo:+.3f}, {guard.hi:+.3f}]")
+    return (
+        f"| {claim.words} ({claim.name}) | {claim.source} | {one.bed} | {len(one.seeds)} | {main.text()} | "
+        f"{one.verdict} | {'; '.join(remarks)} |"
+    )
+
+
+_HEAD = """\
+# Composition
+
+How good composers are with how many examples, and what is claimed of them. `python -m benchmarks.composition` measures
+and writes this page; it goes on where it was stopped. `benchmarks/composition/cells-tiny.jsonl` keeps the mark of each
+test example.
+
+- The testbeds are those of `--tiny`. Each is trained anew with every one of {seeds} seeds, which also draw the examples
+  and decide every fit. `--full` measures the testbeds of full size.
+- A composer gets the same training examples of each skill's task as the routers do. It is not given the general task.
+- Fits by gradient take at most {short} steps on these testbeds, and otherwise the composers' defaults. A quarter of the
+  examples is held out and tells when to stop.
+- What is chosen (the best static merge, factors, scales) is chosen on the validation split, with at most {valid}
+  examples of each task.
+- Scores are of the test split, at most {test} examples of each task: the mean over the skills' tasks, and apart from it
+  the general task, which the base answers best. ± is half of the 95% interval, Student's t over the seeds. A number in
+  parentheses says how many seeds are there, where it is not all {seeds}.
+- Seconds are those of the processor, on a machine that was shared.
+
+How many cells are there:
+"""
+_CURVES_HEAD = """\
+## Score against examples
+
+*best static merge*: the best of averaging, task arithmetic, TIES, TSV-M and Iso-C. *routed*: each input is answered by
+the specialist that a router chooses by the base's features (linear discriminant analysis, or the nearest mean), so all
+specialists are kept. The text testbed's prompts name their skill, so there any router is right. With 0 examples a
+composer is what its fit begins at: a sum with one factor, the base (atlas), or the plain average (regmean, fisher).
+
+![Mean score over the skills against examples of each task, for eight composers and the references]({picture})
+"""
+_OTHERS_HEAD = """\
+## Other composers
+
+With {one} examples of each task, with another number where it is said, or with none where none are used. *task known*:
+whoever asks says whose task it is. *chosen*: a scale is chosen on the validation split.
+"""
+_CLAIMS_HEAD = """\
+## Claims
+
+A claim holds if its rule is true. The rules were written before the measurements; a claim that fails stays failed. A
+*minus* B means the score of A minus the score of B. Intervals and verdicts are those of [the other claims](claims.md).
+A claim is asked when two seeds are there; the interval tells how few seeds are.
+"""

@@ -1,0 +1,149 @@
+"""The figures of composition: cells that outlive a kill, routers, factors added up apart, verdicts, and the page."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.claims.verdict import FAILS, HOLDS
+from benchmarks.composition import tables
+from benchmarks.composition.apart import FactorSums
+from benchmarks.composition.arms import ARMS, ONE, SIZES
+from benchmarks.composition.bed import DIGITS, FULL, TEXT, TINY
+from benchmarks.composition.cells import Cell, Cells, Key
+from benchmarks.composition.claims import CLAIMS, ask
+from benchmarks.composition.curves import cells_of, grid
+from benchmarks.composition.picture import draw
+from benchmarks.composition.routed import nearest_centroid, picked
+
+BED = TINY[0].name
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.lists(st.booleans(), min_size=1, max_size=70), min_size=1))
+def test_cells_come_back_as_they_were_kept(
+    tmp_path_factory: pytest.TempPathFactory, marks: dict[str, list[bool]]
+) -> None:
+    path = tmp_path_factory.mktemp("cells") / "cells.jsonl"
+    scores = {task: np.array(values, float) for task, values in marks.items()}
+    key = Key(BED, 3, "an arm, with words", 16)
+    Cells(path).add(key, Cell(scores, 1.234, {"chosen": {"scale": 0.5}}))
+    (read,) = Cells(path)
+    cell = Cells(path)[read]
+    assert read == key
+    assert (cell.seconds, cell.said) == (1.23, {"chosen": {"scale": 0.5}})
+    assert {task: list(values) for task, values in cell.scores.items()} == {t: list(v) for t, v in scores.items()}
+
+
+def test_a_line_that_was_cut_off_is_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "cells.jsonl"
+    cells = Cells(path)
+    for seed in range(2):
+        cells.add(Key(BED, seed, "base", 0), Cell({"a": np.ones(9)}, 0.0))
+    path.write_text(path.read_text()[:-5])
+    again = Cells(path)
+    assert again.seeds(BED, "base", 0) == [0]
+    again.add(Key(BED, 1, "base", 0), Cell({"a": np.ones(9)}, 0.0))
+    assert Cells(path).seeds(BED, "base", 0) == [0, 1]
+
+
+def test_scores_between_right_and_wrong_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="only right or wrong"):
+        Cells(tmp_path / "cells.jsonl").add(Key(BED, 0, "base", 0), Cell({"a": np.array([0.5])}, 0.0))
+
+
+def test_the_nearest_mean_is_chosen() -> None:
+    known = np.array([[0.0, 0.0], [2.0, 0.0], [10.0, 10.0], [12.0, 10.0]])
+    asked = np.array([[1.0, 1.0], [11.0, 9.0], [5.9, 5.0], [6.1, 5.1]])
+    assert list(nearest_centroid(known, np.array([0, 0, 1, 1]), asked)) == [0, 1, 0, 1]
+
+
+def test_routers_agree_on_inputs_that_lie_far_apart() -> None:
+    pytest.importorskip("sklearn")
+    from benchmarks.composition.routed import linear_discriminant
+
+    generator = np.random.default_rng(0)
+    owners = np.repeat(np.arange(3), 8)
+    centres = 20 * np.eye(3, 5)
+    known, asked = (centres[owners] + generator.normal(size=(24, 5)) for _ in range(2))
+    assert list(nearest_centroid(known, owners, asked)) == list(owners)
+    assert list(linear_discriminant(known, owners, asked)) == list(owners)
+
+
+def test_a_routed_answer_is_that_of_the_chosen_specialist() -> None:
+    answers = [{"a": np.array([1.0, 0.0, 0.0])}, {"a": np.array([0.0, 1.0, 0.0])}]
+    assert list(picked(answers, {"a": np.array([0, 1, 1])})["a"]) == [1, 1, 0]
+    assert list(picked(answers, {"a": np.array([1, 0, 0])})["a"]) == [0, 0, 0]
+
+
+def test_factors_that_are_added_up_apart_forget_the_sign_of_one_adapter_and_mix_two() -> None:
+    torch = pytest.importorskip("torch")
+    from genepool.weights.encodings.low_rank import Product
+
+    generator = torch.Generator().manual_seed(0)
+    products = [Product(*(torch.randn(*shape, generator=generator) for shape in ((4, 2), (2, 3))), 2.0) for _ in "ab"]
+    changes = [SimpleNamespace(factors=lambda name, one=one: one) for one in products]
+    sums = FactorSums(None, SimpleNamespace(memory_changes=changes))  # type: ignore[arg-type]
+    whole = [2.0 * one.left @ one.right for one in products]
+    alone = sums._sum("weight", torch.tensor([-1.0, 0.0]))
+    assert torch.allclose(alone, whole[0])
+    both = sums._sum("weight", torch.tensor([1.0, 1.0]))
+    crossed = 2.0 * (products[0].left @ products[1].right + products[1].left @ products[0].right)
+    assert torch.allclose(both, whole[0] + whole[1] + crossed, atol=1e-5)
+
+
+def _cells(tmp_path: Path, first: float, second: float, seeds: int) -> Cells:
+    """Cells of "match-beats-entropy" in which two arms have these scores on two tasks, one example apart by seed."""
+    cells = Cells(tmp_path / "cells.jsonl")
+    for seed in range(seeds):
+        for arm, score in (("adamerging, match", first), ("adamerging, entropy", second)):
+            right = (np.arange(100) < 100 * score + seed % 2).astype(float)
+            marks = {"mirror": right, "shuffle": right, "generic": np.zeros(100)}
+            cells.add(Key(BED, seed, arm, ONE), Cell(marks, 1.0))
+    return cells
+
+
+def test_a_claim_holds_when_its_interval_is_on_its_side_and_the_general_task_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "worse").mkdir()
+    (better,) = ask(_cells(tmp_path, 0.8, 0.6, 5))
+    (worse,) = ask(_cells(tmp_path / "worse", 0.6, 0.8, 5))
+    assert (better.claim.name, better.verdict, worse.verdict) == ("match-beats-entropy", HOLDS, FAILS)
+    assert better.figures["main"].difference == pytest.approx(0.2)
+    assert better.seeds == (0, 1, 2, 3, 4)
+
+
+def test_one_seed_answers_no_claim(tmp_path: Path) -> None:
+    assert ask(_cells(tmp_path, 0.8, 0.6, 1)) == []
+
+
+def test_a_page_of_few_cells_says_how_few(tmp_path: Path) -> None:
+    cells = _cells(tmp_path, 0.8, 0.6, 2)
+    text = tables.page(cells, Cells(tmp_path / "none.jsonl"))
+    assert "| adamerging, match |  |  | 0.805 ± 0.064 (2) |  | 0.000 | 1.0 |" in text
+    assert "| 2 | +0.200" in text
+    ElementTree.fromstring(draw(cells, [BED]))
+
+
+def test_every_arm_can_be_told_apart_and_is_measured_somewhere() -> None:
+    assert len({arm.name for arm in ARMS}) == len(ARMS)
+    for arm in ARMS:
+        assert set(arm.beds) <= set(DIGITS + TEXT)
+        assert arm.beds
+        assert set(arm.sizes) <= set(SIZES)
+    assert {kind.name for kind in (*TINY, *FULL)} == set(DIGITS + TEXT)
+
+
+def test_every_claim_is_made_of_cells_that_are_measured() -> None:
+    there = {(key.bed, key.arm, key.examples) for bed in DIGITS + TEXT for _, key in grid(ARMS, bed, 0, SIZES)}
+    for claim in CLAIMS:
+        for bed in claim.beds:
+            assert {(bed, arm, size) for arm, size in claim.needs} <= there, claim.name
+
+
+def test_the_page_is_that_of_the_cells() -> None:
+    assert (tables.DOCS / "composition.md").read_text() == tables.page(cells_of(full=False), cells_of(full=True))
