@@ -154,6 +154,8 @@ _HEAD = """\
 This page tests what the papers say, on small models that are trained on the spot. `python -m benchmarks.claims` writes
 this page, and `claims.json` with the raw figures.
 
+What is claimed of compositions, which learn how much of each skill to use, has [a page of its own](composition.md).
+
 Our models are tiny, and some of the claims are about large models. "Does not hold here" is a statement about these
 testbeds only.
 

@@ -298,7 +298,7 @@ OTHERS = (
 )
 #: Only claims need these.
 ASIDE = (
-    Arm("entropy as its authors", as_its_authors(), _BOTH, (ONE,)),
+    Arm("entropy as its authors", as_its_authors(), DIGITS, (ONE,)),
     Arm("entropy by task, 100 steps", as_its_authors(by="task", steps=100), DIGITS, (ONE,)),
     Arm("entropy by task, 500 steps", as_its_authors(by="task"), DIGITS, (ONE,)),
     Arm("likelihood, by tensor", learned("adamerging", objective="likelihood"), _BOTH, (ONE,)),

@@ -20,9 +20,13 @@ from genepool.tasks.models import Source
 
 #: The small testbeds, on which everything is measured unless it is said otherwise.
 TINY = (
-    BedKind("digits-tiny", "the digits testbed of `--tiny`: eight specialists", {"bed": "digits", "tiny": True}),
-    BedKind("text-tiny", "the text testbed of `--tiny`: four specialists and four adapters", {"tiny": True}),
+    BedKind(
+        "digits-tiny", "the digits testbed of `--tiny`, the first four specialists", {"bed": "digits", "tiny": True}
+    ),
+    BedKind("text-tiny", "the text testbed of `--tiny`, four specialists and four adapters", {"tiny": True}),
 )
+#: Skills of a small testbed that are composed, the first ones.
+FEW = 4
 #: The testbeds of the other claims.
 FULL = (KINDS["digits"], KINDS["text"])
 DIGITS, TEXT = (TINY[0].name, FULL[0].name), (TINY[1].name, FULL[1].name)
@@ -32,6 +36,11 @@ _Made = TypeVar("_Made")
 
 class Bed(World):
     """One trained testbed of one seed. The seed also draws the examples that are given, and every draw of a fit."""
+
+    def __init__(self, kind: BedKind, seed: int) -> None:
+        super().__init__(kind, seed)
+        if kind in TINY:
+            self.skills = self.skills[:FEW]
 
     @cached_property
     def base_model(self) -> Model:
