@@ -5,6 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.claims.verdict import FAILS, HOLDS
-from benchmarks.composition import tables
+from benchmarks.composition import curves, tables
 from benchmarks.composition.apart import FactorSums
 from benchmarks.composition.arms import ARMS, ONE, SIZES
-from benchmarks.composition.bed import DIGITS, FULL, TEXT, TINY
+from benchmarks.composition.bed import DIGITS, FULL, TEXT, TINY, Bed
 from benchmarks.composition.cells import Cell, Cells, Key
 from benchmarks.composition.claims import CLAIMS, ask
-from benchmarks.composition.curves import cells_of, grid
+from benchmarks.composition.curves import cells_of, grid, measure
 from benchmarks.composition.picture import draw
 from benchmarks.composition.routed import nearest_centroid, picked
 
@@ -127,6 +128,47 @@ def test_a_page_of_few_cells_says_how_few(tmp_path: Path) -> None:
     assert "| adamerging, match |  |  | 0.805 ± 0.064 (2) |  | 0.000 | 1.0 |" in text
     assert "| 2 | +0.200" in text
     ElementTree.fromstring(draw(cells, [BED]))
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_and_composers_get_what_routers_get(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A testbed of specialists that learned next to nothing, which is all that this asks for."""
+    pytest.importorskip("sklearn")
+    from benchmarks.claims import worlds
+    from benchmarks.composition import arms, routed
+    from genepool.testbed.digits import builder
+    from genepool.testbed.digits.builder import DigitsSchedule
+    from genepool.testbed.schedule import Phase
+
+    schedule = DigitsSchedule(8, 2, 2, 12, base=Phase(30, 32, 5e-3), full=Phase(4, 32, 5e-3))
+    monkeypatch.setattr(builder, "schedule_for", lambda *, tiny, tasks: schedule)
+    monkeypatch.setattr(worlds, "CACHE", tmp_path)
+    monkeypatch.setattr(arms, "SHORT", 2)
+    asked = [arm for arm in ARMS if arm.name in ("base", "specialists, LDA-routed", "learned_lines", "emr, task known")]
+    path = tmp_path / "cells.jsonl"
+    how: dict[str, Any] = {"full": False, "beds": [BED], "seeds": [0], "sizes": (0, 16)}
+    assert measure(Cells(path), **how, arms=asked, minutes=0) == 5
+    assert measure(Cells(path), **how, arms=asked[:2]) == 0
+    assert measure(Cells(path), **how, arms=asked) == 0
+    cells = Cells(path)
+    assert {(key.arm, key.examples) for key in cells} == {
+        ("base", 0), ("specialists, LDA-routed", 16), ("learned_lines", 0), ("learned_lines", 16),
+        ("emr, task known", 0),
+    }  # fmt: skip
+    assert set(cells[Key(BED, 0, "learned_lines", 16)].scores) == {"rotate", "mirror", "transpose", "invert", "generic"}
+    assert set(cells[Key(BED, 0, "emr, task known", 0)].scores) == {"rotate", "mirror", "transpose", "invert"}
+    bed = Bed(TINY[0], 0)
+    with arms.nothing_held_out():
+        whole = bed.fitted("learned_lines", {"steps": 2}, 16).record["examples"]
+    parted = bed.fitted("learned_lines", {"steps": 2}, 16).record["examples"]
+    assert whole["mirror"] == {"learn": 16, "held": 0}
+    assert parted["mirror"] == {"learn": 12, "held": 4}
+    told = routed.choices(bed, 16, lambda known, owners, asked: np.full(len(asked), len(known)))
+    assert set(told["mirror"]) == {64}
+    monkeypatch.setattr(curves, "Bed", lambda *_: pytest.fail("it is known"))
+    assert measure(Cells(path), **how, arms=asked) == 0
 
 
 def test_every_arm_can_be_told_apart_and_is_measured_somewhere() -> None:

@@ -23,7 +23,7 @@ TINY = (
     BedKind(
         "digits-tiny", "the digits testbed of `--tiny`, the first four specialists", {"bed": "digits", "tiny": True}
     ),
-    BedKind("text-tiny", "the text testbed of `--tiny`, four specialists and four adapters", {"tiny": True}),
+    BedKind("text-tiny", "the text testbed with four specialists and four adapters", {"tiny": True}),
 )
 #: Skills of a small testbed that are composed, the first ones.
 FEW = 4
