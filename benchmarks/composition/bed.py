@@ -20,9 +20,7 @@ from genepool.tasks.models import Source
 
 #: The small testbeds, on which everything is measured unless it is said otherwise.
 TINY = (
-    BedKind(
-        "digits-tiny", "the digits testbed of `--tiny`, the first four specialists", {"bed": "digits", "tiny": True}
-    ),
+    BedKind("digits-tiny", "the digits testbed with its first four specialists", {"bed": "digits", "tiny": True}),
     BedKind("text-tiny", "the text testbed with four specialists and four adapters", {"tiny": True}),
 )
 #: Skills of a small testbed that are composed, the first ones.

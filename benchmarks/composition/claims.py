@@ -180,6 +180,13 @@ CLAIMS = (
         "match-beats-entropy", "To match each skill on its own task beats minimal entropy", "ours", _BOTH,
         *against(_of("adamerging, match"), _of("adamerging, entropy")),
         better(f"match minus entropy, 64 inputs a task and otherwise alike {_MEAN}"),
+        "both stop by the held-out distance to the skills, which is what match minimises",
+    ),
+    CompositionClaim(
+        "match-beats-authors", "To match each skill beats AdaMerging with its authors' entropy and steps", "ours",
+        DIGITS,
+        *against(_of("adamerging, match"), _of("entropy as its authors")),
+        better(f"match (at most 100 steps at 1e-2) minus entropy (500 steps at 1e-3), 64 inputs a task {_MEAN}"),
     ),
     CompositionClaim(
         "plus-plus", "AdaMerging++ beats AdaMerging", f"{_ADAMERGING} (81.1 against 80.1, layer-wise)", _BOTH,

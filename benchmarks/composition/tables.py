@@ -35,7 +35,7 @@ def write(folder: Path = DOCS) -> None:
 def page(tiny: Cells, full: Cells) -> str:
     """The page's text."""
     names = [kind.name for kind in TINY]
-    tiny_beds = "; ".join(f"*{kind.name}*, {kind.words}" for kind in TINY)
+    tiny_beds = "\n".join(f"    - **{kind.name}**: {kind.words}." for kind in TINY)
     parts = [_HEAD.format(seeds=SEEDS, short=SHORT, tiny=tiny_beds, **LIMITS), *_presence(tiny, names)]
     parts += [_CURVES_HEAD.format(picture=PICTURE)]
     for bed in names:
@@ -161,8 +161,9 @@ How good composers are with how many examples, and what is claimed of them. `pyt
 and writes this page; it goes on where it was stopped. `benchmarks/composition/cells-tiny.jsonl` keeps the mark of each
 test example.
 
-- The testbeds are those of `genepool testbed build --tiny`: {tiny}.
-  Each is trained anew with every one of {seeds} seeds, which also draw the examples and decide every fit. `--full`
+- The testbeds are those of `genepool testbed build --tiny`:
+{tiny}
+- Each is trained anew with every one of {seeds} seeds, which also draw the examples and decide every fit. `--full`
   measures the testbeds of full size, with all their skills.
 - A composer gets the same training examples of each skill's task as the routers do. It is not given the general task.
 - Fits by gradient take at most {short} steps on these testbeds, and otherwise the composers' defaults. A quarter of the
