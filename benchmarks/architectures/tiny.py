@@ -49,7 +49,8 @@ _WIDTH = re.compile(
 _KEPT = re.compile(
     r"num_channels|audio_channels|in_channels|in_chans|num_mel_bins|input_channels|input_dim|patch_size|image_size|rope(?!_head_dim)|_type"
 )
-# Settings whose default contradicts the others, has no value, or depends on a layer that is left out: path -> value.
+# Settings whose default contradicts the others, has no value, or depends on a layer that is left out: path -> value, by
+# kind or by class.
 _OWN: dict[str, dict[str, Any]] = {
     "autoformer": {"prediction_length": 4},
     "aya_vision": {"vision_config.num_attention_heads": 8},
@@ -59,12 +60,19 @@ _OWN: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"]},
     "emu3": {"vocabulary_map": {"<image>": 5}},
     "esm": {"vocab_size": 33},
+    "glm5_next": {"text_config.qk_rope_head_dim": 0},
+    "glm5_next_text": {"qk_rope_head_dim": 0},
     "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": "auto"},
     "informer": {"prediction_length": 4},
     "janus": {"vq_config.base_channels": 32},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lw_detr": {"projector_scale_factors": [1.0], "num_feature_levels": 1},
     "nemotron": {"num_key_value_heads": 4, "head_dim": 8},
+    "ReformerModelWithLMHead": {"is_decoder": True},
+    "T5GemmaEncoderModel": {"is_encoder_decoder": False},
+    "time_series_transformer": {"prediction_length": 4},
+    "wav2vec2-bert": {"vocab_size": 32},
+    "wav2vec2-conformer": {"vocab_size": 32},
 }  # fmt: skip
 _TOKEN = re.compile(
     r"(.*_)?(token|tok)(_id|_index|_ids)|(.*_)?(bos|eos|pad|sep|cls|mask|image|audio|video)_(token_)?(id|index|token_id)"
@@ -102,7 +110,7 @@ def tiny_model(name: str, kind: str) -> Any:
     for most, divisor, fewer in _ATTEMPTS:
         try:
             with silent():
-                config = configured.from_dict(_with_own(_reduced(settings, divisor, fewer), kind))
+                config = configured.from_dict(_with_own(_reduced(settings, divisor, fewer), kind, name))
                 with torch.device("meta"):
                     size = sum(parameter.numel() for parameter in cls(config).parameters())
                 if size > most:
@@ -126,8 +134,8 @@ def tiny_model(name: str, kind: str) -> Any:
     raise ValueError(last)
 
 
-def _with_own(settings: dict[str, Any], kind: str) -> dict[str, Any]:
-    for path, value in _OWN.get(kind, {}).items():
+def _with_own(settings: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
+    for path, value in {**_OWN.get(kind, {}), **_OWN.get(name, {})}.items():
         *outer, key = path.split(".")
         place = settings
         for name in outer:
