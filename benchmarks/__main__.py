@@ -10,7 +10,7 @@ BENCHMARKS = {
     "merging": "benchmarks.merge.side_by_side",
     "asking": "benchmarks.asking",
     "training": "benchmarks.training_memory",
-    "composing": "benchmarks.composition_memory",
+    "composing": "benchmarks.composition.memory",
 }
 
 

@@ -179,8 +179,10 @@ def plan_residence(
         why = why or "they do not fit into memory"
     at_hand = 0
     if way == "fused":
-        # Twice the largest tensor, however many skills there are: larger ones are read again from the disk's cache.
-        at_hand = min(2 * 4 * largest // size, max((block_bytes(vectors, name) for name in vectors.names), default=0))
+        # At most twice the largest tensor, however many skills there are: what takes more is read again, from the
+        # disk's cache.
+        taken = (block_bytes(vectors, name) for name in vectors.names)
+        at_hand = max((one for one in taken if one <= 2 * 4 * largest // size), default=0)
         at_hand = at_hand if at_hand <= left else 0
         left -= at_hand
     wanted = {name: held_bytes(change, base) for name, change in zip(skills.names, changes, strict=True)}
