@@ -22,7 +22,7 @@ gc.set_threshold(10_000, 20, 20)
 
 # Examples are drawn from a fixed seed, so a red build is red again on the next run.
 settings.register_profile(
-    "genepool", derandomize=True, deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
+    "genepool", derandomize=True, deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("genepool")
 

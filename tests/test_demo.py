@@ -66,6 +66,7 @@ def test_in_the_short_story_one_weight_for_all_loses_what_weights_of_their_own_k
     assert json.loads(cli(*call).out)["results"] == results
 
 
+@pytest.mark.slow
 def test_a_search_begins_at_the_static_merge(tiny_testbed: Any) -> None:
     merges = {merge.name: merge for merge in static_merges(tiny_testbed)}
     assert not can_be_searched(merges["slerp of pairs, t 0.5"])

@@ -40,7 +40,7 @@ def _ids(rows: tuple[Held, ...]) -> list[str]:
 
 @pytest.mark.parametrize(
     "one",
-    [one for one in FROM_AUTHORS if one.golden in ("pcb_language", "sce", "localize_stitch")],
+    [one for one in FROM_AUTHORS if one.golden in ("pcb_short_script", "sce", "localize_stitch")],
     ids=lambda one: one.golden,
 )
 def test_a_record_holds(one: Held) -> None:

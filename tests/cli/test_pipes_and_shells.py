@@ -63,7 +63,9 @@ def test_a_reader_that_leaves_is_no_error(line: str, buffered: bool, place: Path
     assert (done.returncode, said) == (0, [])
 
 
-@pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "buffered", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["buffered", "unbuffered"]
+)
 def test_a_check_that_failed_fails_though_nobody_reads(buffered: bool, place: Path) -> None:
     done = _unread("inspect m other", place, buffered=buffered)
     assert done.returncode == 1

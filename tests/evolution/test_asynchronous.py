@@ -97,7 +97,7 @@ def test_interruptions_repeat_nothing_and_the_order_on_record_stands(tmp_path: P
             workers = Disordered(store, count, sitting_number, lives=7)
             done = {candidate.id for candidate, _ in store.finished()}
             try:
-                ids = sitting(tmp_path, strategy, 120, workers, store)
+                ids = sitting(tmp_path, strategy, 60, workers, store)
             except KeyboardInterrupt:
                 pass
             else:
@@ -108,9 +108,9 @@ def test_interruptions_repeat_nothing_and_the_order_on_record_stands(tmp_path: P
                 told = store.told_order()
                 assert told[: len(order)] == order
                 order = told
-        assert len(ids) == len(set(ids)) == 120
+        assert len(ids) == len(set(ids)) == 60
         # Nothing finished is begun again; what was in flight when it died is.
-        assert sum(begun.values()) <= 120 + count * 40
+        assert sum(begun.values()) <= 60 + count * 40
         assert sorted(order) == order or count > 1
 
 

@@ -168,10 +168,10 @@ def test_the_winners_curse_is_told(world: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("strategy", "groups"),
     [
-        ("genome", {"population"}),
-        ("m2n2", {"archive"}),
+        pytest.param("genome", {"population"}, marks=pytest.mark.slow),
+        pytest.param("m2n2", {"archive"}, marks=pytest.mark.slow),
         ("cycleqd", {"pick", "say"}),
-        ({"name": "nsga2", "options": {"population": 6}}, {"knee"}),
+        pytest.param({"name": "nsga2", "options": {"population": 6}}, {"knee"}, marks=pytest.mark.slow),
         ({"name": "map_elites", "options": {"batch": 6}}, {"cell"}),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,18 @@ import evolve_world
 import pytest
 import yaml
 
+from genepool.evolution import run_study
+
 Cli = Callable[..., Any]
 #: A name that could be read as that of a gene.
 TRICKY = "a.weight[layers 0-0]"
 SPLIT = {"weight": {"low": 0.0, "high": 1.0, "per": {"layer_groups": 2, "roles": ["attention"]}}}
 
 
-@pytest.fixture
-def studied(world: Path, tmp_path: Path, cli: Cli) -> Path:
-    """A finished study of two skills, one of which has a tricky name, over two groups of layers and one role."""
+@pytest.fixture(scope="module")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished study of two skills, one with a tricky name, over two groups of layers and one role."""
+    folder = tmp_path_factory.mktemp("studied")
     one, other = evolve_world.STUDY["skills"]
     study = {
         **evolve_world.STUDY,
@@ -30,11 +34,15 @@ def studied(world: Path, tmp_path: Path, cli: Cli) -> Path:
         "strategy": {"name": "random_search", "options": {"population": 4}},
         "budget": {"evaluations": 12},
     }
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    where = ("--out", tmp_path / "out", "--ledger", tmp_path / "ledger.sqlite")
-    answer = cli("evolve", tmp_path / "study.yaml", *where, "--quiet")
-    assert answer.code == 0, answer.err
-    return tmp_path / "out"
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    run_study(folder / "study.yaml", folder / "out", ledger=folder / "ledger.sqlite")
+    return folder
+
+
+@pytest.fixture
+def studied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of one's own: what it recorded may be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "studied")) / "out"
 
 
 def recipe_of(cli: Cli, out: Path) -> dict[str, Any]:

@@ -143,7 +143,8 @@ def test_lamarcks_children_inherit_what_was_learned_and_baldwins_do_not(world: P
     assert len(prints) == 3
 
 
-@pytest.mark.parametrize("inherit", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("inherit", [True, False])
 def test_a_study_that_learns_ends_the_same_when_robbed_of_its_children(
     world: Path, tmp_path: Path, inherit: bool
 ) -> None:

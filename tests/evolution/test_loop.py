@@ -164,12 +164,12 @@ def test_ctrl_c_leaves_everything_to_go_on_with(tmp_path: Path) -> None:
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
-    for workers in (1, 2, 3):
+    for workers in (1, 3):
         run(tmp_path / str(workers), workers=workers)
-    assert fakes.history(tmp_path / "2") == fakes.history(tmp_path / "1") == fakes.history(tmp_path / "3")
+    assert fakes.history(tmp_path / "1") == fakes.history(tmp_path / "3")
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_candidate_whose_worker_died_goes_back_to_the_queue(tmp_path: Path, times: int) -> None:
     run(tmp_path / "died", partial(fakes.dying, tmp_path / "died", 3, times), budget=20, workers=2)
     run(tmp_path / "whole", budget=20)
@@ -178,6 +178,7 @@ def test_a_candidate_whose_worker_died_goes_back_to_the_queue(tmp_path: Path, ti
     assert (tmp_path / "died" / "log.txt").read_text().count("death") == times + 1
 
 
+@pytest.mark.slow
 def test_a_candidate_that_kills_every_worker_has_failed(tmp_path: Path) -> None:
     run(tmp_path, partial(fakes.dying, tmp_path, 3, 99), budget=20, workers=2)
     failed = [line for line in fakes.history(tmp_path) if line["fitness"] is None]
@@ -186,6 +187,7 @@ def test_a_candidate_that_kills_every_worker_has_failed(tmp_path: Path) -> None:
     assert (tmp_path / "log.txt").read_text().count("death") == 3
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_start_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"die while starting \(exit code 7\)"):
         run(tmp_path, fakes.stillborn, workers=2)
@@ -193,6 +195,7 @@ def test_workers_that_cannot_start_stop_the_run(tmp_path: Path) -> None:
         run(tmp_path, fakes.misbuilt, workers=2)
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_the_drivers_alone_even_while_workers_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,10 +259,8 @@ def check_nothing_lost(folder: Path, reference: Path, *, kills: int, workers: in
     assert sum(begun.values()) - len(begun) <= kills * workers
 
 
-@pytest.mark.parametrize(
-    ("workers", "kills"),
-    [(1, 1), pytest.param(1, 2, marks=pytest.mark.slow), pytest.param(2, 4, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "kills"), [(1, 1), (2, 4)])
 def test_a_killed_run_goes_on_and_repeats_nothing(tmp_path: Path, workers: int, kills: int) -> None:
     kills = kill_until_done(
         tmp_path / "killed", "cma_es", budget=60, workers=workers, kills=kills, seconds=0.01, group=workers == 2
@@ -270,8 +271,9 @@ def test_a_killed_run_goes_on_and_repeats_nothing(tmp_path: Path, workers: int, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["cma_es", "random_search"])
-@pytest.mark.parametrize(("workers", "group"), [(1, False), (2, False), (2, True)])
+@pytest.mark.parametrize(
+    ("strategy", "workers", "group"), [("cma_es", 1, False), ("random_search", 2, False), ("cma_es", 2, True)]
+)
 def test_dozens_of_kills_change_nothing(tmp_path: Path, strategy: str, workers: int, group: bool) -> None:
     kills = kill_until_done(
         tmp_path / "killed", strategy, budget=240, workers=workers, kills=30, seconds=0.01, group=group

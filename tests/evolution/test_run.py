@@ -159,6 +159,7 @@ def test_another_study_finds_evaluations_in_the_ledger(world: Path, tmp_path: Pa
     assert json.loads((tmp_path / "two" / "best.json").read_text())["cost"]["examples"] == 0
 
 
+@pytest.mark.slow
 def test_a_study_or_a_model_that_changed_is_refused_with_its_name(world: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run_study(world / "study.yaml", out)

@@ -208,6 +208,7 @@ def _run_killed(recipe: Path, out: Path, after: int) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.slow
 def test_a_killed_merge_goes_on_where_it_stopped(tmp_path: Path, recipe: Callable[..., Path]) -> None:
     path, out = recipe(), tmp_path / "out"
     undisturbed = _bytes(run_plan(plan_merge(load_recipe(path)), tmp_path / "whole"))

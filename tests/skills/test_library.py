@@ -464,6 +464,7 @@ print(codes(*reading, ["add", made], ["rm", "s"]), file=sys.stderr)
 """
 
 
+@pytest.mark.slow
 def test_a_library_that_may_not_be_written_to_can_be_read() -> None:
     place = Path(tempfile.mkdtemp())
     try:

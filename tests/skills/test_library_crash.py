@@ -105,6 +105,7 @@ def _go(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
+@pytest.mark.slow
 def test_two_processes_add_the_same_skills_at_once(tmp_path: Path) -> None:
     folder = tmp_path / "library"
     Library.create(folder)

@@ -42,10 +42,20 @@ def minute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "schedule_for", lambda *, tiny, tasks: MINUTE)
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a testbed of that size."""
+    folder = tmp_path_factory.mktemp("digits") / "bed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "schedule_for", lambda *, tiny, tasks: MINUTE)
+        build(folder, bed="digits", skills=SKILLS)
+    return folder
+
+
 @pytest.fixture
-def bed(minute: None, tmp_path: Path) -> Testbed:
-    """A testbed of that size."""
-    return build(tmp_path / "bed", bed="digits", skills=SKILLS)
+def bed(built: Path, minute: None, tmp_path: Path) -> Testbed:
+    """A copy of it of one's own, which may be changed."""
+    return build(shutil.copytree(built, tmp_path / "bed"), bed="digits", skills=SKILLS)
 
 
 def ask(models: list[Any], tasks: list[Any], **options: Any) -> OutcomeTable:

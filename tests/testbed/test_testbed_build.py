@@ -47,6 +47,22 @@ def minute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_bed, "schedule_for", lambda regime, *, tiny, skills: MINUTE)
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a testbed of that size."""
+    folder = tmp_path_factory.mktemp("text") / "bed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_bed, "schedule_for", lambda regime, *, tiny, skills: MINUTE)
+        build(folder, skills=SKILLS)
+    return folder
+
+
+@pytest.fixture
+def bed(built: Path, minute: None, tmp_path: Path) -> Testbed:
+    """A copy of it of one's own, which may be changed."""
+    return build(shutil.copytree(built, tmp_path / "bed"), skills=SKILLS)
+
+
 def _hashes(folder: Path) -> dict[str, str]:
     """Everything that must not depend on where or when a testbed was built."""
     files = hash_files(folder)
@@ -82,8 +98,7 @@ def test_the_manifest_says_what_was_done(minute: None, tmp_path: Path) -> None:
     assert manifest["files"] == {name: value for name, value in everything.items() if name != "manifest.json"}
 
 
-def test_no_input_is_in_two_splits_on_the_disk(minute: None, tmp_path: Path) -> None:
-    bed = build(tmp_path / "bed", skills=SKILLS)
+def test_no_input_is_in_two_splits_on_the_disk(bed: Testbed) -> None:
     for path in bed.tasks.rglob("*.jsonl"):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         assert {split_of(row["prompt"][2:-1]) for row in rows} == {path.stem}
@@ -131,20 +146,16 @@ def test_a_build_leaves_torch_as_it_was(minute: None, tmp_path: Path) -> None:
         ({"regime": "acquire"}, "built with other settings"),
     ],
 )
-def test_other_settings_are_refused_and_nothing_is_touched(
-    minute: None, tmp_path: Path, change: dict[str, Any], said: str
-) -> None:
-    build(tmp_path / "bed", skills=SKILLS)
-    before = hash_files(tmp_path / "bed")
+def test_other_settings_are_refused_and_nothing_is_touched(bed: Testbed, change: dict[str, Any], said: str) -> None:
+    before = hash_files(bed.folder)
     with pytest.raises(InputError) as raised:
-        build(tmp_path / "bed", **{"skills": SKILLS, **change})
+        build(bed.folder, **{"skills": SKILLS, **change})
     assert said in str(raised.value)
-    assert hash_files(tmp_path / "bed") == before
-    assert not build(tmp_path / "bed", **{"skills": SKILLS, **change}, overwrite=True).cached
+    assert hash_files(bed.folder) == before
+    assert not build(bed.folder, **{"skills": SKILLS, **change}, overwrite=True).cached
 
 
-def test_a_changed_or_missing_file_is_noticed(minute: None, tmp_path: Path) -> None:
-    bed = build(tmp_path / "bed", skills=SKILLS)
+def test_a_changed_or_missing_file_is_noticed(bed: Testbed, tmp_path: Path) -> None:
     good = _hashes(bed.folder)
     lines = (bed.tasks / "mask" / "test.jsonl").read_text().splitlines(keepends=True)
     (bed.tasks / "mask" / "test.jsonl").write_text("".join(lines[:-1]))
@@ -182,8 +193,7 @@ def test_an_unknown_regime_names_the_nearest(tmp_path: Path) -> None:
         build(tmp_path / "bed", regime="illicit")
 
 
-def test_a_moved_testbed_names_its_own_base_again(minute: None, tmp_path: Path) -> None:
-    bed = build(tmp_path / "old", skills=SKILLS)
+def test_a_moved_testbed_names_its_own_base_again(bed: Testbed, tmp_path: Path) -> None:
     shutil.move(bed.folder, tmp_path / "new")
     moved = build(tmp_path / "new", skills=SKILLS)
     assert moved.cached

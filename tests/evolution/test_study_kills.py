@@ -1,4 +1,7 @@
-"""The acceptance test of an unkillable run: a hundred kill -9 of driver, worker and group, then the same end."""
+"""The acceptance test of an unkillable run: a hundred kill -9 of driver, worker and group, then the same end.
+
+Every kill costs the start of a driver and two workers, so the slow tests have a part of them, and `harden` all.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,6 @@ from genepool.errors import InputError
 from genepool.evolution import run_study
 from genepool.evolution.snapshot import take_snapshot
 
-KILLS = 100
 SITTING = """
 import sys
 from genepool import progress
@@ -48,10 +50,11 @@ def children(pid: int) -> list[int]:
         return []
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("kills")
+@pytest.mark.parametrize(
+    "least", [pytest.param(24, marks=pytest.mark.slow), pytest.param(100, marks=pytest.mark.harden)]
+)
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds workers in /proc")
-def test_a_hundred_kills_change_nothing(tmp_path: Path) -> None:
+def test_kills_of_driver_worker_and_group_change_nothing(tmp_path: Path, least: int) -> None:
     world = evolve_world.build_world(tmp_path / "world")
     data = {key: value for key, value in evolve_world.STUDY.items() if key not in ("method", "parameters", "search")}
     study = world / "bred.yaml"
@@ -69,7 +72,7 @@ def test_a_hundred_kills_change_nothing(tmp_path: Path) -> None:
             return 0
 
     kills = sittings = 0
-    while kills < KILLS:
+    while kills < least:
         # More than can be done, so that no sitting ends by itself.
         driver, before = sit(10**6), done()
         sittings += 1
