@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from genepool.composition import all_composers, load_composition
-from genepool.composition.composers.lorahub import _CoefficientSearch
+from genepool.composition.coefficients import CoefficientLayout
+from genepool.composition.composers import lorahub as lorahub_file
+from genepool.composition.composers.scalearn import OutputScales, ScaLearnOptions
 from genepool.composition.learned_merge import LearnedMerge
 from genepool.composition.trimmed import TrimmedVectors
 from genepool.composition.vectors import TaskVectors
@@ -115,7 +117,7 @@ def test_parts_have_scales_of_their_own(compose: Any, tmp_path: Path) -> None:
 def test_a_single_skill_unlearns_its_task_while_another_is_held(compose: Any, small_bed: Path, tmp_path: Path) -> None:
     record = told(
         compose("out", "--task", "first", "--task", "plain", "--json", method="atlas", skills=("first",),
-                forget="[first]", steps=12, batch=100, patience=0, every=1)
+                forget="[first]", control=0, steps=12, batch=100, patience=0, every=1)
     )["record"]  # fmt: skip
     # Both losses are in one number, which falls: that of the task to unlearn counts with a minus.
     assert record["loss"][-1] < record["loss"][0]
@@ -127,6 +129,34 @@ def test_a_single_skill_unlearns_its_task_while_another_is_held(compose: Any, sm
         return float(model.class_scores(prompts)[range(len(rows)), answers].mean())
 
     assert likelihood(after) < likelihood(base)
+
+
+@pytest.mark.slow
+def test_a_task_is_forgotten_and_the_control_set_holds(cli: Cli, tiny_testbed: Any, tmp_path: Path) -> None:
+    """A model that was taught a cipher loses it, and keeps what it could before."""
+    bed, out = tiny_testbed.folder, tmp_path / "out"
+    base = bed / "full" / "caesar"
+    made = cli(
+        "compose", "atlas", bed / "full" / "reverse", bed / "base", "--base", base, "--tasks", bed / "tasks",
+        "--task", "caesar", "--task", "generic", "--examples", 32, "--out", out, "--json",
+        *compose_world.quick(forget="[caesar]", learning_rate=0.1, steps=40, every=4, batch=16, patience=0),
+    )  # fmt: skip
+    record = told(made)["record"]
+    control = dict(record["control"])
+    assert control[record["best_step"]] >= 0.95 * control[0]
+    assert min(control.values()) < 0.95 * control[0], "nothing had to be held"
+    asked = ("--tasks", bed / "tasks", "--task", "caesar", "--task", "generic", "--limit", 60, "--json")
+    rows = told(cli("evaluate", base, out, *asked))["results"]
+    means = {(Path(row["model"]).name, row["task"]): row["mean"] for row in rows}
+    assert means["out", "caesar"] < means["caesar", "caesar"] - 0.5
+    assert means["out", "generic"] > means["caesar", "generic"] - 0.15
+
+
+@pytest.mark.slow
+def test_without_held_out_examples_no_control_can_hold(compose: Any) -> None:
+    answer = compose("out", "--examples", 3, method="atlas", forget="[first]")
+    assert answer.code == 2
+    assert "has too few examples to hold any out, so nothing tells whether it is kept" in answer.err
 
 
 @pytest.mark.parametrize(
@@ -188,15 +218,15 @@ def test_an_interrupted_search_goes_on_where_it_was(
     cli: Cli, text_bed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = told(lorahub(cli, text_bed, tmp_path / "whole", "--json"))["record"]
-    loss, calls = _CoefficientSearch._loss, [0]
+    loss, calls = lorahub_file.answers_loss, [0]
 
-    def counted(self: Any, point: Any) -> float:
+    def counted(*arguments: Any) -> float:
         calls[0] += 1
         if calls[0] == 6:
             raise KeyboardInterrupt
-        return float(loss(self, point))
+        return float(loss(*arguments))
 
-    monkeypatch.setattr(_CoefficientSearch, "_loss", counted)
+    monkeypatch.setattr(lorahub_file, "answers_loss", counted)
     assert lorahub(cli, text_bed, tmp_path / "out").code == 130
     calls[0] = 100
     assert told(lorahub(cli, text_bed, tmp_path / "out", "--json"))["record"] == whole
@@ -242,6 +272,30 @@ def test_scaled_outputs_fold_into_one_adapter(cli: Cli, text_bed: Path, tmp_path
     # Around 2 / k at the start, and learned from there.
     assert float((omega - 1).abs().max()) < 0.1
     assert len(omega[0, 0].unique()) > 1
+
+
+def test_dropped_scales_belong_to_the_step_and_count_on_the_average() -> None:
+    layout = CoefficientLayout(2, ("a.0.w", "a.1.w"), 500, by_rows=True)
+    scales = OutputScales(layout, ScaLearnOptions(dropout=0.25), seed=3)
+    learned = scales.start()
+    whole, dropped = scales.coefficients(learned), scales.in_step(learned, 4)
+    assert torch.equal(dropped, scales.in_step(learned, 4))
+    assert not torch.equal(dropped, scales.in_step(learned, 5))
+    kept = dropped != 0
+    assert 0.2 < 1 - float(kept.double().mean()) < 0.3
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
+    plain = OutputScales(layout, ScaLearnOptions(dropout=0), seed=3)
+    assert torch.equal(plain.in_step(learned, 4), whole)
+
+
+@pytest.mark.slow
+def test_dropout_of_scales_is_an_option(cli: Cli, text_bed: Path, tmp_path: Path) -> None:
+    adapters = [text_bed / "lora" / name for name in ("one", "two")]
+    call = ("compose", "scalearn", *adapters, "--base", text_bed / "base", "--tasks", text_bed / "tasks", "--keep")
+    for name, share in (("none", 0), ("some", 0.5)):
+        quick = compose_world.quick(dropout=share, patience=0)
+        assert cli(*call, "--examples", 8, *quick, "--out", tmp_path / name).code == 0
+    assert not torch.equal(coefficients(tmp_path / "none"), coefficients(tmp_path / "some"))
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from genepool.composition import SkillSet, open_skills
 from genepool.composition.coefficients import CoefficientLayout, DepthLine, SharedScales, groups_of
-from genepool.composition.composers.scalearn import ScaLearnOptions, _OutputScales
+from genepool.composition.composers.scalearn import OutputScales, ScaLearnOptions
 from genepool.composition.gradient import MergedNetwork
 from genepool.composition.steps import CoefficientSteps, FusedSteps, WholeSteps
 from genepool.composition.vectors import TaskVectors
@@ -198,8 +198,9 @@ def test_only_what_no_other_tensor_shares_is_by_tensor(skills: SkillSet) -> None
     for by in ("task", "layer", "role"):
         assert SharedScales(layout, groups_of(skills.memory_base, layout.names, by), 0.3).by_tensor() is None
     assert DepthLine(layout, [0.0] * len(layout.names), 0.1, 0.1).by_tensor() is None
-    assert _OutputScales(layout, ScaLearnOptions(shared=True), 0).by_tensor() is None
-    made = _OutputScales(layout, ScaLearnOptions(), 0)
+    assert OutputScales(layout, ScaLearnOptions(shared=True, dropout=0), 0).by_tensor() is None
+    assert OutputScales(layout, ScaLearnOptions(), 0).by_tensor() is None
+    made = OutputScales(layout, ScaLearnOptions(dropout=0), 0)
     own, start = made.by_tensor(), made.start()
     assert own is not None
     alone = [one.coefficients({"omega": start["omega"][:, at : at + 1]}) for at, one in enumerate(own)]

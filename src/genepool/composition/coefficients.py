@@ -80,8 +80,12 @@ class Parametrisation(ABC):
     def coefficients(self, learned: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The coefficients, shape (skills, tensors, parts), by operations that autograd follows."""
 
+    def in_step(self, learned: Mapping[str, torch.Tensor], step: int) -> torch.Tensor:
+        """The coefficients that a step, counted from 0, is taken with: the same, unless a draw belongs to the step."""
+        return self.coefficients(learned)
+
     def by_tensor(self) -> list[Parametrisation] | None:
-        """The same for each tensor by itself; None where tensors share something that is learned.
+        """The same for each tensor by itself; None where tensors share something that is learned, or steps draw.
 
         Whatever is learned then has one place for each tensor, in their order, along its second dimension; a
         parametrisation of the list makes a tensor's coefficients, shape (skills, 1, parts), of its own place.

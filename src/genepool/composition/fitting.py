@@ -132,6 +132,8 @@ class CoefficientFit:
         optimisation: of the steps; Adam at a constant rate, without decay and clipping, when None.
         project: changes what is learned in place after every step, entry by entry.
         signs: by task, what its loss is multiplied by; 1 for those that are not there.
+        least: what a state must keep of the share that the control tasks, those with a sign above 0, predicted right at
+            the start, to be used; 0 where nothing is to be kept.
         changes: what the skills' changes were made into; the changes themselves when None.
     """
 
@@ -146,10 +148,12 @@ class CoefficientFit:
         optimisation: Optimisation | None = None,
         project: Project | None = None,
         signs: Mapping[str, float] | None = None,
+        least: float = 0.0,
         changes: Sequence[Change] | None = None,
     ) -> None:
         self._world, self._parametrisation, self._layout, self._options = world, parametrisation, layout, options
         self._named, self._project, self._signs, self._changes = named, project, dict(signs or {}), changes
+        self._least = least
         self._objective = find_objective(OBJECTIVES[options.objective])
         self._optimisation = optimisation or Optimisation(
             options.steps, options.learning_rate, shape="constant", clip=0.0
@@ -223,7 +227,7 @@ class CoefficientFit:
         world, options = self._world, self._options
         identity = {**world.identity(), **self._named, "gradients": way, "tasks": [one.digest() for one in inputs]}
         kept = KeptFit(world.work, identity)
-        looks = HeldOutLooks(kept, steps, options.patience)
+        looks = HeldOutLooks(kept, steps, options.patience, least=self._least)
         start = looks.resume()
         stopped = ""
         with progress.bar("fitting coefficients", options.steps, "steps") as bar:
@@ -234,7 +238,7 @@ class CoefficientFit:
 
             def look(step: int) -> bool:
                 steps.put()
-                return looks.add(step, self._held_loss(inputs))
+                return looks.add(step, self._held_loss(inputs), self._controls_right(inputs))
 
             def after(step: Step) -> bool:
                 looks.losses.append(step.loss)
@@ -268,6 +272,8 @@ class CoefficientFit:
             "examples": {one.name: {"learn": len(one.learn), "held": len(one.held)} for one in inputs},
             "seed": world.seed,
         }
+        if looks.controls:
+            record["control"] = looks.controls
         with torch.no_grad():
             coefficients = self._parametrisation.coefficients(best)
         return FittedCoefficients(best, coefficients, record)
@@ -307,3 +313,30 @@ class CoefficientFit:
                     total += float(self._loss(objective, batch, teacher, share))
                     any_held = True
         return total if any_held else None
+
+    def _controls_right(self, inputs: Sequence[TaskInputs]) -> float | None:
+        """The mean over control tasks of the share of held-out targets that are predicted right.
+
+        None where nothing is to be kept.
+
+        Raises:
+            InputError: a control task holds nothing out.
+        """
+        import torch
+
+        if not self._least:
+            return None
+        controls = [task for task in inputs if self._signs.get(task.name, 1.0) > 0]
+        total = 0.0
+        with torch.inference_mode():
+            for task in controls:
+                if not task.held:
+                    raise InputError(
+                        "has too few examples to hold any out, so nothing tells whether it is kept",
+                        where=task.name,
+                        fix="Give more --examples of it",
+                    )
+                for batch, _ in task.batches(self._world.network, task.held, self._options.batch):
+                    right = self._world.network.answer_logits(batch).argmax(-1).cpu() == batch.targets
+                    total += float(batch.means(right.double()).sum()) / (len(task.held) * len(controls))
+        return total

@@ -88,31 +88,40 @@ class HeldOutLooks:
         patience: looks in a row without a lower loss after which the fit ends; 0 for no end.
         averages: what belongs to the state and no gradient moves, such as the running means of a batch normalisation,
             by name: the very tensors.
+        least: what a state must keep of the share that control tasks had right at the start, to be the best one.
 
     Attributes:
         losses: of every step.
         history: the held-out loss by step.
+        controls: what control tasks have right, by step; empty where there are none.
         best_step: the step of the lowest; the latest where nothing is held out.
         ended: whether the fit is to end.
     """
 
     def __init__(
-        self, kept: KeptFit, optimiser: Learning, patience: int, averages: Mapping[str, torch.Tensor] | None = None
+        self,
+        kept: KeptFit,
+        optimiser: Learning,
+        patience: int,
+        averages: Mapping[str, torch.Tensor] | None = None,
+        least: float = 0.0,
     ) -> None:
-        self._kept, self._optimiser, self._patience = kept, optimiser, patience
+        self._kept, self._optimiser, self._patience, self._least = kept, optimiser, patience, least
         self._averages = dict(averages or {})
         self.losses: list[float] = []
         self.history: list[tuple[int, float]] = []
+        self.controls: list[tuple[int, float]] = []
         self.best_step, self.ended = 0, False
         self._best: dict[str, torch.Tensor] = {}
         self._worse = 0
 
-    def add(self, step: int, loss: float | None) -> bool:
+    def add(self, step: int, loss: float | None, control: float | None = None) -> bool:
         """Takes a look in and keeps the state.
 
         Args:
             step: how many steps were taken.
             loss: of the held-out inputs; None where there are none.
+            control: share of what control tasks hold out that is right; None where there are none.
 
         Returns:
             Whether the fit is to end.
@@ -124,7 +133,10 @@ class HeldOutLooks:
             raise Diverged(step, "validation loss after")
         if loss is not None:
             self.history.append((step, loss))
-        if loss is None or not self._best or loss < dict(self.history)[self.best_step]:
+        if control is not None:
+            self.controls.append((step, control))
+        held = control is None or control >= self._least * self.controls[0][1]
+        if held and (loss is None or not self._best or loss < dict(self.history)[self.best_step]):
             self._best = {name: tensor.clone() for name, tensor in self._learned().items()}
             self.best_step, self._worse = step, 0
         else:
@@ -134,7 +146,7 @@ class HeldOutLooks:
         state |= {f"average:{name}": tensor for name, tensor in self._averages.items()}
         state |= {f"best:{name}": tensor for name, tensor in self._best.items()}
         said = {"step": step, "best": self.best_step, "worse": self._worse, "losses": self.losses}
-        self._kept.put(state, {**said, "history": self.history})
+        self._kept.put(state, {**said, "history": self.history, "controls": self.controls})
         return self.ended
 
     def best(self) -> dict[str, torch.Tensor]:
@@ -162,10 +174,11 @@ class HeldOutLooks:
         return step
 
     def _put_back(self, tensors: Mapping[str, torch.Tensor], said: Mapping[str, Any]) -> int:
-        step, losses, history = said["step"], said["losses"], said["history"]
+        step, losses, history, controls = said["step"], said["losses"], said["history"], said["controls"]
         if not (is_whole(step, 0) and is_whole(said["best"], 0) and is_whole(said["worse"], 0)):
             raise ValueError("a step is no whole number")
-        if not all(map(is_number, losses)) or not all(is_whole(at, 0) and is_number(loss) for at, loss in history):
+        looks = [*history, *controls]
+        if not all(map(is_number, losses)) or not all(is_whole(at, 0) and is_number(value) for at, value in looks):
             raise ValueError("a loss is no number")
         parts: dict[str, dict[str, torch.Tensor]] = {"state": {}, "average": {}, "best": {}}
         for name, tensor in tensors.items():
@@ -179,5 +192,6 @@ class HeldOutLooks:
             tensor.copy_(parts["average"][name])
         self._best, self.best_step, self._worse = parts["best"], said["best"], said["worse"]
         self.losses, self.history = list(losses), [(at, loss) for at, loss in history]
+        self.controls = [(at, right) for at, right in controls]
         self.ended = 0 < self._patience <= self._worse
         return step

@@ -70,6 +70,10 @@ class LearnedMerge(Composer[MergeOptions]):
         """
         return {}
 
+    def least_control(self) -> float:
+        """What a state must keep of what tasks with a sign above 0 had right at the start; 0 for nothing."""
+        return 0.0
+
     def fit(self, world: World) -> Composition:
         changes = self.made_of(world.skills)
         layout = self._layout(world.skills, changes)
@@ -82,6 +86,7 @@ class LearnedMerge(Composer[MergeOptions]):
             optimisation=self.optimisation(),
             project=self.project,
             signs=self.signs(world),
+            least=self.least_control(),
             changes=changes,
         ).run()
         return MergedComposition(

@@ -98,7 +98,7 @@ class WholeSteps(CoefficientSteps):
         self._put: torch.Tensor | None = None
 
     def gradients(self, number: int, losses: Losses) -> float:
-        coefficients = self._parametrisation.coefficients(self._learned)
+        coefficients = self._parametrisation.in_step(self._learned, number)
         self._put_these(coefficients.detach())
         loss, slopes = self._network.gradient(losses)
         coefficients.backward(slopes.to(coefficients.dtype))  # type: ignore[no-untyped-call]

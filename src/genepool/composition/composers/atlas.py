@@ -26,7 +26,9 @@ class AtlasOptions(FitOptions):
         description="What a step minimises; see `adamerging`. The authors': the likelihood of the right answers.",
     )
     learning_rate: float = Field(
-        default=0.1, gt=0, description="The largest step size (the authors', for few examples)."
+        default=0.1,
+        gt=0,
+        description="The largest step size (the authors', for few examples; to unlearn, theirs is 0.002 to 0.01).",
     )
     weight_decay: float = Field(default=0.1, ge=0, description="AdamW's decay of the scales towards 0 (the authors').")
     clip: float = Field(default=1.0, ge=0, description="Largest norm of the gradient; 0 does not clip (the authors').")
@@ -36,6 +38,13 @@ class AtlasOptions(FitOptions):
     parts_seed: int = Field(default=0, ge=0, lt=2**63, description="Decides which entries belong to which part.")
     forget: tuple[str, ...] = Field(
         default=(), description="Tasks to unlearn: their loss is maximised, that of all other tasks minimised."
+    )
+    control: float = Field(
+        default=0.95,
+        ge=0,
+        le=1,
+        description="To unlearn: use only states in which the other tasks keep this share of the held-out answers that "
+        "the base predicts right (the authors'); 0 asks for nothing.",
     )
 
 
@@ -53,7 +62,8 @@ class AtlasOptions(FitOptions):
 class AnisotropicScaling(LearnedMerge[AtlasOptions]):
     """`th_b = th0_b + sum_i sum_p c_ibp (m_p * t_ib)`; m_p are masks of the parts of tensor b, drawn from a hash.
 
-    To unlearn, the loss is `-L` on the tasks of `forget` and `+L` on the others, which hold the rest in place.
+    To unlearn, the loss is `-L` on the tasks of `forget` and `+L` on the others, the control set, which hold the rest
+    in place. The state with the lowest loss is used, of those in which they keep 95% of what they had right.
     """
 
     def parametrised(self, skills: SkillSet, layout: CoefficientLayout, seed: int) -> Parametrisation:
@@ -74,6 +84,9 @@ class AnisotropicScaling(LearnedMerge[AtlasOptions]):
             weight_decay=options.weight_decay,
             clip=options.clip,
         )
+
+    def least_control(self) -> float:
+        return self.options.control if self.options.forget else 0.0
 
     def signs(self, world: World) -> dict[str, float]:
         known = [composed.task.name for composed in world.tasks]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -12,14 +11,12 @@ from genepool.composition.coefficients import CoefficientLayout
 from genepool.composition.composer import Composer, ComposerOptions, register
 from genepool.composition.composition import Composition, MergedComposition, Saved
 from genepool.composition.gradient import MergedNetwork
-from genepool.composition.inputs import TaskInputs, labelled_inputs
+from genepool.composition.inputs import labelled_inputs
 from genepool.composition.kept_fit import KeptFit
+from genepool.composition.loss_search import LossSearch, answers_loss
 from genepool.composition.residence import plan_residence
 from genepool.composition.world import World
-from genepool.errors import InputError
-from genepool.seeding import numpy_generator
 from genepool.threads import torch_threads
-from genepool.training import find_objective
 from genepool.training.run import sensible_threads
 
 if TYPE_CHECKING:
@@ -56,122 +53,42 @@ class LoraHub(Composer[LoraHubOptions]):
     """
 
     def fit(self, world: World) -> Composition:
+        import torch
+
         with torch_threads(sensible_threads(world.skills.base)):
-            weights, record = _CoefficientSearch(self.options, world, self.name).run()
-        return MergedComposition(self, world.skills, record, weights)
+            plan = plan_residence(world.skills, dtype=world.dtype)
+            progress.message(plan.text())
+            held = [number for number, skill in enumerate(world.skills.names) if skill in plan.skills]
+            vectors = world.skills.vectors(held)
+            layout = CoefficientLayout(len(world.skills.skills), vectors.names)
+            merged = MergedNetwork(world.network, vectors, layout)
+            best, record = self._searched(world, merged)
+        world.network.assign(world.skills.base)
+        weights = torch.tensor(best, dtype=torch.float32)
+        named = dict(zip(world.skills.names, weights.tolist(), strict=True))
+        return MergedComposition(
+            self, world.skills, {**record, "coefficients": named}, weights[:, None, None].expand(layout.shape)
+        )
 
     def restore(self, saved: Saved) -> Composition:
         return MergedComposition.restored(self, saved)
 
-
-class _CoefficientSearch:
-    """One search."""
-
-    def __init__(self, options: LoraHubOptions, world: World, name: str) -> None:
-        self._options, self._world = options, world
-        plan = plan_residence(world.skills, dtype=world.dtype)
-        progress.message(plan.text())
-        held = [number for number, skill in enumerate(world.skills.names) if skill in plan.skills]
-        vectors = world.skills.vectors(held)
-        self._layout = CoefficientLayout(len(world.skills.skills), vectors.names)
-        self._inputs = labelled_inputs(world)
-        self._merged = MergedNetwork(world.network, vectors, self._layout)
-        named = {"composer": name, "options": options.model_dump(mode="json")}
-        self._kept = KeptFit(world.work, {**world.identity(), **named, "tasks": [one.digest() for one in self._inputs]})
-
-    def run(self) -> tuple[Any, dict[str, Any]]:
-        """The best coefficients, shape (skills, tensors, 1), and how they were found."""
+    def _searched(self, world: World, merged: MergedNetwork) -> tuple[np.ndarray, dict[str, Any]]:
+        """The best coefficients, shape (skills,), and how they were found."""
         import numpy as np
         import torch
 
-        search = self._new_search()
-        known = self._known()
-        tried: list[tuple[float, np.ndarray]] = []
-        with progress.bar("searching coefficients", self._options.evaluations, "evaluations") as bar:
-            while len(tried) < self._options.evaluations:
-                points = [np.asarray(point) for point in search.ask()]
-                if not tried:
-                    points[0] = np.zeros(self._layout.skills)
-                losses = []
-                for point in points[: self._options.evaluations - len(tried)]:
-                    at = len(tried)
-                    loss = known[at] if at < len(known) else self._loss(point)
-                    losses.append(loss)
-                    tried.append((loss, point))
-                    bar.advance()
-                    if at >= len(known):
-                        self._keep([one for one, _ in tried])
-                bar.note(f"loss {min(one for one, _ in tried):.4f}")
-                if len(losses) == len(points):
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("ignore")
-                        search.tell(points, [loss if np.isfinite(loss) else 1e30 for loss in losses])
-        finite = [(loss, number) for number, (loss, _) in enumerate(tried) if np.isfinite(loss)]
-        if not finite:
-            raise InputError("no composition has a finite loss", where="compose", fix="Check the skills")
-        loss, best = min(finite)
-        self._world.network.assign(self._world.skills.base)
-        weights = torch.tensor(tried[best][1], dtype=torch.float32)
-        record = {
-            "objective": "likelihood",
-            "evaluations": len(tried),
-            "best_evaluation": best + 1,
-            "loss": [one if np.isfinite(one) else None for one, _ in tried],
-            "coefficients": dict(zip(self._world.skills.names, weights.tolist(), strict=True)),
-            "examples": {one.name: len(one.questions) for one in self._inputs},
-            "seed": self._world.seed,
-        }
-        return weights[:, None, None].expand(self._layout.shape), record
+        options, inputs, shape = self.options, labelled_inputs(world), merged.layout.shape
 
-    def _loss(self, point: np.ndarray) -> float:
-        """Minus the mean log-likelihood of the answers, and the penalty."""
-        import torch
+        def loss(point: np.ndarray) -> float:
+            weights = torch.tensor(point, dtype=torch.float32)
+            merged.put(weights[:, None, None].expand(shape))
+            penalty = float(options.penalty * weights.abs().mean())
+            return answers_loss(world.network, inputs, options.batch) + penalty
 
-        weights = torch.tensor(point, dtype=torch.float32)
-        self._merged.put(weights[:, None, None].expand(self._layout.shape))
-        total = sum(self._task_loss(task) for task in self._inputs) / len(self._inputs)
-        return float(total + self._options.penalty * weights.abs().mean())
-
-    def _task_loss(self, task: TaskInputs) -> float:
-        import torch
-
-        objective, network = find_objective("likelihood"), self._world.network
-        total = 0.0
-        with torch.inference_mode():
-            for batch, _ in task.batches(network, range(len(task.questions)), self._options.batch):
-                total += float(batch.means(objective.losses(network, batch)).sum())
-        return total / len(task.questions)
-
-    def _new_search(self) -> Any:
-        import numpy as np
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pycma announces that matplotlib is missing
-            import cma
-        generator = numpy_generator(self._world.seed, "lorahub")
-        return cma.CMAEvolutionStrategy(
-            np.zeros(self._layout.skills),
-            self._options.sigma,
-            {
-                "bounds": [-_LIMIT, _LIMIT],
-                # NaN means "seed nothing"; every draw then comes from our own generator.
-                "seed": np.nan,
-                "randn": lambda *shape: generator.standard_normal(shape),
-                "verbose": -9,
-                "signals_filename": "",
-                "maxiter": np.inf,
-            },
-        )
-
-    def _keep(self, losses: list[float]) -> None:
-        import torch
-
-        self._kept.put({"losses": torch.tensor(losses, dtype=torch.float64)}, {})
-
-    def _known(self) -> list[float]:
-        """The losses of the evaluations before the search was stopped: it asks for the same points again."""
-        found = self._kept.read()
-        if found is None or "losses" not in found[0]:
-            return []
-        progress.message(f"going on after evaluation {len(found[0]['losses'])}")
-        return [float(loss) for loss in found[0]["losses"]]
+        named = {"composer": self.name, "options": options.model_dump(mode="json")}
+        kept = KeptFit(world.work, {**world.identity(), **named, "tasks": [one.digest() for one in inputs]})
+        start = np.zeros(shape[0])
+        search = LossSearch(self.name, start, options.sigma, (-_LIMIT, _LIMIT), options.evaluations, world.seed)
+        best, record = search.run(loss, kept)
+        return best, {**record, "examples": {one.name: len(one.questions) for one in inputs}, "seed": world.seed}

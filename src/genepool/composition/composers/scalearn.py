@@ -31,12 +31,19 @@ class ScaLearnOptions(FitOptions):
         default="output", description="A scale for each output of a layer, or one for a layer (ScaLearn Uniform)."
     )
     shared: bool = Field(default=False, description="Share the scales over the layers (ScaLearn++).")
+    dropout: float = Field(
+        default=0.3,
+        ge=0,
+        lt=1,
+        description="Share of the scales that are 0 in a step, drawn anew for each; the others grow to make up for it "
+        "(the authors' code, which drops scales, not activations).",
+    )
     spread: float = Field(
         default=1e-3, ge=0, le=1, description="Standard deviation around 2 / k that the scales are drawn with."
     )
 
 
-class _OutputScales(Parametrisation):
+class OutputScales(Parametrisation):
     """Scales for every output of every layer, or for every layer, perhaps the same in all layers.
 
     Args:
@@ -64,19 +71,30 @@ class _OutputScales(Parametrisation):
         return {"omega": 2 / self._layout.skills + self._options.spread * drawn}
 
     def coefficients(self, learned: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return learned["omega"][:, self._groups].expand(self._layout.shape)
+        return self._spread_out(learned["omega"])
+
+    def in_step(self, learned: Mapping[str, torch.Tensor], step: int) -> torch.Tensor:
+        import torch
+
+        share, omega = self._options.dropout, learned["omega"]
+        kept = torch.rand(omega.shape, generator=torch_generator(self._seed, "scalearn dropout", step)) >= share
+        return self._spread_out(omega * kept / (1 - share))
+
+    def _spread_out(self, omega: torch.Tensor) -> torch.Tensor:
+        return omega[:, self._groups].expand(self._layout.shape)
 
     def by_tensor(self) -> list[Parametrisation] | None:
-        if self._shared:
+        # A step that drops scales merges without them, so a tensor cannot be merged for the next step already.
+        if self._shared or self._options.dropout:
             return None
         layouts = [replace(self._layout, names=(name,)) for name in self._layout.names]
-        return [_OutputScales(one, self._options, self._seed) for one in layouts]
+        return [OutputScales(one, self._options, self._seed) for one in layouts]
 
 
 @register(
     "scalearn",
-    source="Frohmann et al., ScaLearn, arXiv:2310.01217: scales drawn from N(2/k, 1e-3), batch 32; without dropout of "
-    "scales",
+    source="Frohmann et al., ScaLearn, arXiv:2310.01217: scales drawn from N(2/k, 1e-3), batch 32, dropout 0.3 "
+    "of the scales",
     when="The skills are adapters and a few labelled examples are there; the result is one adapter.",
     needs="answers",
     gradients=True,
@@ -89,4 +107,4 @@ class ScaLearn(LearnedMerge[ScaLearnOptions]):
     by_rows = True
 
     def parametrised(self, skills: SkillSet, layout: CoefficientLayout, seed: int) -> Parametrisation:
-        return _OutputScales(layout, self.options, seed)
+        return OutputScales(layout, self.options, seed)
