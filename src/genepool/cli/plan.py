@@ -186,7 +186,8 @@ def _plan_composing(path: Path, json_output: bool, allow_pickle: bool, trust_tas
         f"{recipe.method} of {len(recipe.skills)} skills on {recipe.base}: at most {recipe.examples:,} examples of "
         f"each task ({', '.join(names) or 'none'})",
         f"memory: {size(memory.total)} of {size(memory.free)} free, beside the activations; the network "
-        f"{size(memory.network)}, gradients {size(memory.gradient)}, skills {size(sum(memory.skills.values()))}",
+        f"{size(memory.network)}, gradients {size(memory.gradient)}, skills {size(sum(memory.skills.values()))}, kept "
+        f"of them {size(memory.kept)}",
     ]
     if memory.way:
         lines.append(memory.how())

@@ -165,7 +165,7 @@ def gram_matrices(
 
     network = calibration.network
     device = network.device
-    widths = {name: _inputs_of(layer) for name, layer in layers.items()}
+    widths = {name: layer.inputs for name, layer in layers.items()}
     found = {name: torch.zeros(width, width, dtype=torch.float64, device=device) for name, width in widths.items()}
     places = dict.fromkeys(layers, 0)
 
@@ -233,11 +233,6 @@ def _forward(network: Network, batch: AnswerBatch) -> None:
         network.answer_logits(batch)
     except _Reached:
         return
-
-
-def _inputs_of(layer: LinearLayer) -> int:
-    weight = layer.module.weight
-    return int(weight.shape[0 if layer.transposed else 1])  # type: ignore[index]
 
 
 def _finite(values: torch.Tensor, what: str, calibration: SkillCalibration) -> torch.Tensor:

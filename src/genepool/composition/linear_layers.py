@@ -8,6 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from genepool.tasks.models import open_model
+from genepool.tasks.network import Network
+from genepool.weights import Weights
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,6 +27,12 @@ class LinearLayer:
 
     module: torch.nn.Module
     transposed: bool
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers come in."""
+        weight = self.module.weight
+        return int(weight.shape[0 if self.transposed else 1])  # type: ignore[index]
 
 
 def linear_layers(network: torch.nn.Module) -> dict[str, LinearLayer]:
@@ -40,3 +50,10 @@ def linear_layers(network: torch.nn.Module) -> dict[str, LinearLayer]:
         if isinstance(module, nn.Linear | Conv1D) and name in own:
             found[name] = LinearLayer(module, isinstance(module, Conv1D))
     return found
+
+
+def outlined_layers(base: Weights) -> dict[str, LinearLayer]:
+    """The same of the network that a base would be loaded as, without loading it; none where its class is not known."""
+    kind = open_model(base).kind
+    outline = kind.outline(base) if issubclass(kind, Network) else None
+    return {} if outline is None else linear_layers(outline)

@@ -51,6 +51,7 @@ class Residence:
         way: how gradients are taken; None where there are none.
         why: why skills that hold factors do not run beside the base; empty where they do, or hold none.
         at_hand: of `blocks`, what a tensor's vectors may take between its gradient and its move.
+        kept: what is kept of the skills: statistics, or factors.
     """
 
     network: int
@@ -63,11 +64,12 @@ class Residence:
     way: Way | None = None
     why: str = ""
     at_hand: int = 0
+    kept: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.network + self.gradient + self.blocks + sum(self.skills.values())
+        return self.network + self.gradient + self.blocks + sum(self.skills.values()) + self.kept
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -77,7 +79,9 @@ class Residence:
             "block_bytes": self.blocks,
             "skill_bytes": dict(self.skills),
             "streamed": list(self.streamed),
+            "kept_bytes": self.kept,
             "total_bytes": self.total,
+            "peak_bytes": self.total,
             "free_bytes": self.free,
             "way": self.way,
             "why": self.why or None,
@@ -121,6 +125,44 @@ def plan_models(
             "be used",
             where=skills.reference,
             fix="Compute in two bytes (--dtype bfloat16), or use a machine with more memory",
+        )
+    return found
+
+
+def plan_kept(
+    skills: SkillSet,
+    kept: int,
+    *,
+    network: bool = True,
+    gradient: bool = False,
+    dtype: str = "float32",
+    free: int | None = None,
+) -> Residence:
+    """What a composer holds that reads each skill from the disk and keeps something of it.
+
+    Args:
+        skills: the base and the skills.
+        kept: bytes of what is kept.
+        network: the base is loaded.
+        gradient: gradients are taken, of one tensor at a time.
+        dtype: what the network computes in.
+        free: bytes; those of this machine when None.
+
+    Raises:
+        InputError: it does not fit; with the figures.
+    """
+    free = free_memory() if free is None else free
+    base, size = skills.memory_base, _BYTES[dtype]
+    loaded = sum(base.info(name).numel for name in base.names()) * size if network else 0
+    largest = max((base.info(name).numel for name in skills.vectors().names), default=0) * size if gradient else 0
+    blocks = 4 * BLOCK_ENTRIES * (2 * len(skills.skills) + 2)
+    found = Residence(loaded, largest, blocks, {}, (), False, free, kept=kept)
+    if found.total > _SHARE * free:
+        raise InputError(
+            f"the network takes {loaded / 1e9:.2f} GB and what is kept of the skills {kept / 1e9:.2f} GB, and "
+            f"{free / 1e9:.2f} GB are free, of which {_SHARE:.0%} can be used",
+            where=skills.reference,
+            fix="Compose fewer skills at once, or use a machine with more memory",
         )
     return found
 

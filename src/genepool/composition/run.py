@@ -21,7 +21,7 @@ from genepool.composition.composition import Composition
 from genepool.composition.recipe import Composing
 from genepool.composition.residence import Residence
 from genepool.composition.saved_model import save_composition
-from genepool.composition.skill_set import SkillSet, open_skills
+from genepool.composition.skill_set import SkillSet, check_finite, open_skills
 from genepool.composition.world import World
 from genepool.errors import InputError
 from genepool.own_inputs import refuse_own_input
@@ -98,10 +98,22 @@ def compose(
         world = World(
             skills, tasks, examples=recipe.examples, seed=recipe.seed, device=device, dtype=recipe.dtype, work=work
         )
-        composition = composer.fit(world)
+        check_finite(skills)
+        composition = _fitted(composer, world, work)
         form = _write(composition, recipe, out, overwrite)
         shutil.rmtree(work, ignore_errors=True)
     return Composed(out, form, composition)
+
+
+def _fitted(composer: Composer[Any], world: World, work: Path) -> Composition:
+    """Fits; of a fit that was begun here and cannot be done, nothing is left to go on from."""
+    begun = work.exists()
+    try:
+        return composer.fit(world)
+    except InputError:
+        if not begun:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 def _check_still_free(out: Path, work: Path, *, overwrite: bool) -> None:

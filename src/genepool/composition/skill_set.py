@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from genepool import progress
 from genepool.composition.vectors import TaskVectors
 from genepool.errors import InputError
 from genepool.merging.vocabulary import check_vocabularies
-from genepool.tasks.models import Source, open_model
+from genepool.tasks.models import Source, WeightsSource, open_model
 from genepool.weights import BaseWithHead, Change, ModelDifference, Weights, open_change, open_weights
+from genepool.weights.change import block_rows
 from genepool.weights.naming import change_in_memory_layout, in_memory_layout, put_on
 from genepool.weights.quantised import refuse_quantised
+
+if TYPE_CHECKING:
+    import torch
 
 #: What skills are opened as: changes of the base, or whole models.
 Members = Literal["changes", "models"]
@@ -140,6 +146,39 @@ def open_skill(name: str, reference: str, base: Weights, members: Members, allow
 def _one_place(reference: str, base: str) -> bool:
     paths = [os.path.realpath(os.path.expanduser(name)) for name in (reference, base)]
     return paths[0] == paths[1] and os.path.exists(paths[0])
+
+
+def check_finite(skills: SkillSet) -> None:
+    """Reads every skill once, before anything is learned from it.
+
+    Raises:
+        InputError: one holds NaN or infinity; its file and the tensor are named.
+    """
+    with progress.bar("checking the skills", len(skills.skills), "skills") as bar:
+        for skill in skills.skills:
+            bar.note(skill.name)
+            if skill.opened is not None:
+                shapes = {name: skill.change.matrix(name) for name in skill.change.names()}
+                _check_rows(skill, shapes, skill.change.rows)
+            elif isinstance(skill.source, WeightsSource):
+                weights = skill.source.weights
+                infos = {name: weights.info(name) for name in weights.names()}
+                shapes = {name: info.matrix for name, info in infos.items() if info.is_float}
+                _check_rows(skill, shapes, weights.read_rows)
+            bar.advance()
+
+
+def _check_rows(
+    skill: ComposedSkill, shapes: Mapping[str, tuple[int, int]], rows: Callable[[str, int, int], torch.Tensor]
+) -> None:
+    for name, shape in shapes.items():
+        for start, stop in block_rows(*shape):
+            block = rows(name, start, stop)
+            # A finite sum has finite terms; what overflows is looked at again.
+            if not math.isfinite(float(block.sum())) and not bool(block.isfinite().all()):
+                raise InputError(
+                    "holds NaN or infinity", where=f"{skill.reference}:{name}", fix="Train it again, or leave it out"
+                )
 
 
 def skill_name(reference: str) -> str:

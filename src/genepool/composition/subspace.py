@@ -17,13 +17,14 @@ from pydantic import Field
 
 from genepool.composition.composer import Composer, ComposerOptions
 from genepool.composition.composition import Composition, Saved
-from genepool.composition.linear_layers import linear_layers
+from genepool.composition.linear_layers import outlined_layers
+from genepool.composition.residence import Residence, plan_kept
 from genepool.composition.skill_set import SkillSet
 from genepool.composition.vectors import TaskVectors
 from genepool.composition.world import World
 from genepool.errors import InputError
 from genepool.merging import Recipe, plan_merge
-from genepool.tasks.models import Model, open_model
+from genepool.tasks.models import Model
 from genepool.tasks.network import Network
 from genepool.weights import Change, Weights
 from genepool.weights.encodings.low_rank import Product
@@ -79,6 +80,17 @@ class SubspaceMerge(Composer[_Options]):
 
     def fit(self, world: World) -> Composition:
         return MergedInSubspace(self, world.skills, {})
+
+    def plan(self, skills: SkillSet, dtype: str) -> Residence:
+        vectors, kept = skills.vectors(), 0
+        for name in vectors.names:
+            _check_products(vectors, skills, name, self.name)
+            rows, columns = vectors.matrix(name)
+            factors = [vectors.factors(skill, name) for skill in vectors.holders(name)]
+            rank = sum(one.left.shape[1] for one in factors if one is not None)
+            # Common bases of both sides, and what each skill is between them: at most this, float32.
+            kept += 4 * (rank * (rows + columns) + 2 * rank * rank)
+        return plan_kept(skills, kept, network=False, dtype=dtype)
 
     def restore(self, saved: Saved) -> Composition:
         return MergedInSubspace(self, saved.skills, saved.record)
@@ -194,10 +206,6 @@ class SubspaceChange(Change):
             left, right = product.left.double() * product.factor, product.right.double()
             if name in self._transposed:
                 left, right = right.T, left.T
-            if not (bool(torch.isfinite(left).all()) and bool(torch.isfinite(right).all())):
-                raise InputError(
-                    f"a skill changes {name} by NaN or infinity", where=self.name, fix="Leave that skill out"
-                )
             lefts.append(left)
             rights.append(right)
         space = self._composer.coordinates(lefts, rights)
@@ -290,7 +298,4 @@ def _check_products(vectors: TaskVectors, skills: SkillSet, name: str, method: s
 
 def _transposed(base: Weights) -> frozenset[str]:
     """The matrices that are `(inputs, outputs)`, as the base's class says; none where it is not known."""
-    kind = open_model(base).kind
-    outline = kind.outline(base) if issubclass(kind, Network) else None
-    layers = {} if outline is None else linear_layers(outline)
-    return frozenset(name for name, layer in layers.items() if layer.transposed)
+    return frozenset(name for name, layer in outlined_layers(base).items() if layer.transposed)

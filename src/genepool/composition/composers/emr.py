@@ -13,10 +13,10 @@ from genepool import progress
 from genepool.composition.composer import Composer, ComposerOptions, register
 from genepool.composition.composition import Composition, Saved
 from genepool.composition.known_task import KnownTaskComposition
+from genepool.composition.residence import Residence, plan_kept
 from genepool.composition.skill_set import SkillSet
 from genepool.composition.vectors import TaskVectors
 from genepool.composition.world import World
-from genepool.errors import InputError
 from genepool.weights import Change, Weights
 from genepool.weights.change import block_rows
 
@@ -48,6 +48,9 @@ class Emr(Composer[EmrOptions]):
     The mask m_i keeps the entries where t_i has the elected sign, and `l_i = sum |t_i| / sum |m_i t|` gives the task
     back its magnitude. The model of a task is named `FOLDER#TASK`.
     """
+
+    def plan(self, skills: SkillSet, dtype: str) -> Residence:
+        return plan_kept(skills, 0, network=False, dtype=dtype)
 
     def fit(self, world: World) -> Composition:
         factors = rescale_factors(world.skills.vectors(), self.options.rescale)
@@ -137,9 +140,6 @@ def rescale_factors(vectors: TaskVectors, by: Literal["vector", "tensors"]) -> t
     Args:
         vectors: the skills.
         by: see `EmrOptions`.
-
-    Raises:
-        InputError: a skill holds NaN or infinity.
     """
     import torch
 
@@ -155,7 +155,4 @@ def rescale_factors(vectors: TaskVectors, by: Literal["vector", "tensors"]) -> t
                 whole[holders] += block.abs().double().sum((1, 2)) * share
                 kept[holders] += masked(block, elected(block)).abs().double().sum((1, 2)) * share
             bar.advance()
-    if not bool(torch.isfinite(whole).all()):
-        bad = next(change.name for change, total in zip(vectors.changes, whole, strict=True) if not total.isfinite())
-        raise InputError("holds NaN or infinity", where=bad, fix="Leave this skill out")
     return (whole / kept).where(kept > 0, 1.0)

@@ -15,6 +15,9 @@ from genepool.composition.calibration import (
 )
 from genepool.composition.composer import register
 from genepool.composition.composition import Composition
+from genepool.composition.linear_layers import outlined_layers
+from genepool.composition.residence import Residence, plan_kept
+from genepool.composition.skill_set import SkillSet
 from genepool.composition.statistics_merge import MergedByStatistics, StatisticsMerge, StatisticsOptions
 from genepool.composition.world import World
 
@@ -40,6 +43,13 @@ class GramMerge(StatisticsMerge[_Options]):
 
     def method_parameters(self) -> dict[str, Any]:
         return {"off_diagonal": self.options.off_diagonal}
+
+    def plan(self, skills: SkillSet, dtype: str) -> Residence:
+        changed = set(skills.vectors().names)
+        layers = outlined_layers(skills.memory_base)
+        entries = sum(layer.inputs**2 for name, layer in layers.items() if name in changed)
+        # Those of one skill are in float64 while they are added up.
+        return plan_kept(skills, 4 * entries * len(skills.skills) + 8 * entries, dtype=dtype)
 
 
 @register(

@@ -17,6 +17,7 @@ from genepool.composition.gradient import MergedNetwork
 from genepool.composition.inputs import parted
 from genepool.composition.kept_fit import KeptFit
 from genepool.composition.known_task import KnownTaskComposition
+from genepool.composition.residence import Residence, plan_kept
 from genepool.composition.routing.twin_parts import (
     ExclusivePart,
     Factors,
@@ -103,6 +104,17 @@ class TwinMerging(Composer[TwinMergingOptions]):
     The router r reads the mean last hidden state of the shared model `th0 + S`. `FOLDER#TASK` is the model of one task,
     `th0 + S + E_i`, without the router.
     """
+
+    def plan(self, skills: SkillSet, dtype: str) -> Residence:
+        vectors, kept, largest = skills.vectors(), 0, 0
+        for name in truncatable(vectors):
+            rows, columns = vectors.matrix(name)
+            rank = rank_of((rows, columns), self.options.rank)
+            if rank is not None:
+                kept += 4 * rank * (rows + columns) * len(skills.skills)
+                # The matrix, its factors, and the smaller Gram matrix and its eigenvectors in float64.
+                largest = max(largest, 8 * rows * columns + 16 * min(rows, columns) ** 2)
+        return plan_kept(skills, kept + largest, dtype=dtype)
 
     def fit(self, world: World) -> Composition:
         vectors = world.skills.vectors()
