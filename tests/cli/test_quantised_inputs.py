@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.tasks.tiny_models import write_model
-from tests.weights.quantised_models import pack_fp8
+from tests.weights.quantised_models import example, pack_fp8
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,11 @@ def test_plan_inspect_and_compare_say_what_is_dequantised(cli: Callable[..., Any
     assert said in " ".join(cli("plan", path).out.split())
     found = json.loads(cli("inspect", world / "fp8", world / "tuned", "--json").out)
     assert not found["problems"]
+    facts = found["models"][0]
+    in_file = load_file(world / "fp8" / "model.safetensors")
+    assert facts["stored"]["F8_E4M3"] == 14
+    assert facts["bytes"] == sum(value.nbytes for value in in_file.values())
+    assert (facts["scheme"], set(facts["dtypes"])) == ("FP8", {"F32"})
     assert f"{world / 'fp8'} is {said}" in found["notes"]
 
 
@@ -126,6 +131,20 @@ def test_a_quantiser_that_is_not_read_is_named_with_the_reason(
     assert answer.code == 2
     assert "the model is quantised (AQLM), and its codes name entries of learned codebooks" in answer.err
     assert "Merge the unquantised checkpoint" in answer.err
+    seen = cli("inspect", other)
+    assert seen.code == 1
+    assert "is quantised (AQLM), and its codes name" in seen.err
+    assert seen.err.endswith("; name the unquantised checkpoint.\n")
+
+
+def test_the_form_of_a_scheme_is_said(cli: Callable[..., Any], tmp_path: Path) -> None:
+    seen = cli("inspect", example("bitsandbytes_nf4").write(tmp_path / "nf4"))
+    assert seen.code == 0, seen.err
+    rows = {name: rest.split() for name, _, rest in (line.strip().partition("  ") for line in seen.out.splitlines())}
+    assert rows["quantised"] == ["bitsandbytes,", "4", "bits:", "NF4"]
+    assert rows["read as"] == ["F32"]
+    assert "U8" in rows["stored as"]
+    assert "1 tensor is dequantised to float32" in seen.out
 
 
 def test_whole_tensors_of_it_are_not_trained(cli: Callable[..., Any], world: Path, tmp_path: Path) -> None:

@@ -128,7 +128,10 @@ def _models(found: Inspection, labels: Sequence[str]) -> tables.TextTable:
     for part in dict.fromkeys(part for facts in models for part in facts.parts):
         table.add_row(f"  {part}", *(f"{facts.parts.get(part, (0, 0))[1]:,}" for facts in models))
     table.add_row("size", *(options.size_text(facts.bytes) for facts in models))
-    table.add_row("stored as", *(", ".join(facts.dtypes) for facts in models))
+    table.add_row("stored as", *(", ".join(facts.stored or facts.dtypes) for facts in models))
+    if any(facts.scheme for facts in models):
+        table.add_row("quantised", *(facts.scheme or "–" for facts in models))
+        table.add_row("read as", *(", ".join(facts.dtypes) for facts in models))
     table.add_row("output head", *(facts.head for facts in models))
     table.add_row("tokenizer", *("there" if facts.tokenizer else "none" for facts in models))
     return table

@@ -130,7 +130,8 @@ class DequantisedCheckpoint(Checkpoint):
         """What is done on reading, as a clause."""
         dtypes = sorted({self.info(name).dtype for name in self.packed})
         kinds = [name for name, code in _DTYPES.items() if code in dtypes]
-        return f"quantised ({self.scheme.title}); {len(self.packed):,} tensors are dequantised to {', '.join(kinds)}"
+        tensors = "1 tensor is" if len(self.packed) == 1 else f"{len(self.packed):,} tensors are"
+        return f"quantised ({self.scheme.form()}); {tensors} dequantised to {', '.join(kinds)}"
 
 
 def dequantised(stored: Checkpoint) -> Checkpoint:

@@ -62,14 +62,14 @@ def refuse_quantised(weights: Weights, where: str | Path, fix: str) -> None:
         InputError: its config says that it is quantised, or its tensors' names and types do.
     """
     if method := quantised_by(weights):
-        raise InputError(f"the model is quantised{_named(method)}", where=where, fix=fix)
+        raise InputError(f"the model is quantised{by_method(method)}", where=where, fix=fix)
     for name in weights.names():
         if packed := packed_as(weights, name):
             raise InputError(f"the model is quantised: {packed}", where=f"{where}:{name}", fix=fix)
 
 
-def _named(method: str) -> str:
-    """A method, and why its numbers are not read."""
+def by_method(method: str) -> str:
+    """How a model is quantised, and why its numbers are not read, as the rest of a sentence."""
     from genepool.weights.schemes import UNREAD
 
     title, why = UNREAD.get(method, (method, ""))

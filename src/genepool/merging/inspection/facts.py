@@ -9,6 +9,7 @@ from genepool.merging.inspection.result import Head, ModelFacts
 from genepool.weights import PARTS, Role, Weights
 from genepool.weights.architecture import architecture_of
 from genepool.weights.carried import VOCABULARY_FILES
+from genepool.weights.dequantised import DequantisedCheckpoint
 from genepool.weights.quantised import quantised_by
 from genepool.weights.roles import Part, layer_counts
 from genepool.weights.ties import tied_names
@@ -29,16 +30,20 @@ def describe_model(name: str, weights: Weights, roles: Mapping[str, Role], non_f
         sizes = [infos[tensor].numel for tensor, role in roles.items() if role.part == part]
         if sizes:
             parts[part] = (len(sizes), sum(sizes))
+    packed = weights if isinstance(weights, DequantisedCheckpoint) and weights.packed else None
+    files = [packed.stored.info(tensor) for tensor in packed.stored.names()] if packed else []
     return ModelFacts(
         name,
         _architecture(weights),
         len(infos),
         sum(info.numel for info in infos.values()),
-        sum(info.nbytes for info in infos.values()),
+        sum(info.nbytes for info in files or infos.values()),
         dict(Counter(info.dtype for info in infos.values()).most_common()),
+        dict(Counter(info.dtype for info in files).most_common()),
+        packed.scheme.form() if packed else "",
         layer_counts(roles),
         parts,
-        _head(weights, roles),
+        head_of(weights, roles),
         any((weights.folder / file).is_file() for file in VOCABULARY_FILES) if weights.folder else False,
         _quantised(weights, roles),
         tuple(non_finite),
@@ -52,7 +57,13 @@ def _architecture(weights: Weights) -> str | None:
     return str(first) if first else None
 
 
-def _head(weights: Weights, roles: Mapping[str, Role]) -> Head:
+def head_of(weights: Weights, roles: Mapping[str, Role]) -> Head:
+    """Whether a model's output head shares its embedding ("tied"), is a tensor of its own ("own"), or is not there.
+
+    Args:
+        weights: the model, opened.
+        roles: the part each of its tensors plays.
+    """
     architecture = architecture_of(weights.config)
     if architecture is not None and architecture.output_embeddings:
         head = f"{architecture.output_embeddings}.weight"

@@ -14,6 +14,7 @@ from genepool.merging.inspection.result import Deltas, Kind, MergeProblem, Model
 from genepool.merging.matching import Differing, Fit, ShapeConflict
 from genepool.weights import Weights
 from genepool.weights.dequantised import dequantised_in
+from genepool.weights.quantised import by_method
 from genepool.weights.tensor_info import shape_text, widest_dtype
 from genepool.weights.vocabulary.comparison import vocabularies, vocabulary_conflicts
 
@@ -40,7 +41,8 @@ def find_problems(
     ]
     for model in facts:
         if model.quantised:
-            found.append(MergeProblem("quantised", (model.name,), f"{model.name} is quantised ({model.quantised})"))
+            text = f"{model.name} is quantised{by_method(model.quantised)}; name the unquantised checkpoint"
+            found.append(MergeProblem("quantised", (model.name,), text))
         if model.non_finite:
             names = listed(model.non_finite, _SHOWN)
             found.append(MergeProblem("non-finite", (model.name,), f"{model.name} holds NaN or infinity in {names}"))

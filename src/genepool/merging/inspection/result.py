@@ -28,13 +28,17 @@ class ModelFacts:
     Attributes:
         name: what the user calls it.
         architecture: the class its config names; None when there is no config.
-        tensors, parameters, bytes: what is stored; tied copies count once.
-        dtypes: stored type ("BF16") -> number of tensors.
+        tensors, parameters: what is read; tied copies count once.
+        bytes: what the tensors take as they are stored.
+        dtypes: type ("BF16") of what is read -> number of tensors.
+        stored: the same of the tensors in the files, where a quantised model is dequantised on reading; else empty.
+        scheme: how that model is quantised ("bitsandbytes, 4 bits: NF4"); else empty.
         layers: stack ("model.layers") -> number of layers.
         parts: part -> (tensors, parameters), in the order of `PARTS`; parts it does not have are left out.
         head: whether a head shares the embedding ("tied"), is a tensor of its own, or there is none.
         tokenizer: whether tokenizer files lie beside it.
-        quantised: why it counts as quantised ("F8_E4M3", the method its config names); empty when it does not.
+        quantised: why it counts as quantised and is not dequantised ("F8_E4M3", the method its config names); empty
+            when it does not.
         non_finite: its tensors that hold NaN or infinity.
     """
 
@@ -44,6 +48,8 @@ class ModelFacts:
     parameters: int
     bytes: int
     dtypes: Mapping[str, int]
+    stored: Mapping[str, int]
+    scheme: str
     layers: Mapping[str, int]
     parts: Mapping[Part, tuple[int, int]]
     head: Head

@@ -22,7 +22,7 @@ from genepool.weights.schemes.transposing import is_transposed
 if TYPE_CHECKING:
     import torch
 
-_STATES = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4")
+_STATES = {".quant_state.bitsandbytes__nf4": "NF4", ".quant_state.bitsandbytes__fp4": "FP4"}
 _MOST_STATE_BYTES = 1 << 16
 _MOST_BLOCK = 1 << 16
 
@@ -39,6 +39,10 @@ class BitsAndBytes4Bit(Scheme):
     @classmethod
     def holds(cls, settings: Mapping[str, Any]) -> bool:
         return super().holds(settings) and settings.get("load_in_8bit") is not True
+
+    def form(self) -> str:
+        codes = [code for end, code in _STATES.items() if any(self.stems(end))]
+        return f"{self.title}: {' and '.join(codes)}" if codes else self.title
 
     def misread(self) -> str:
         # Seen with bitsandbytes 0.50.2: the kernel for processors begins a new scale with each row, the one for GPUs

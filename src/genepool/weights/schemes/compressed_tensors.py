@@ -58,6 +58,10 @@ class CompressedTensors(Scheme):
             if f"{stem}.weight_packed" not in self.stored:
                 yield _Scaled(self.stored, stem, block)
 
+    def form(self) -> str:
+        named = self.settings.get("format")
+        return f"{self.title}: {named}" if isinstance(named, str) and named else self.title
+
     def _check_format(self) -> None:
         form = str(self.settings.get("format", ""))
         sparse = self.settings.get("sparsity_config")

@@ -47,6 +47,10 @@ class Scheme(ABC):
         """Whether a `quantization_config` says that a checkpoint is quantised so."""
         return settings.get("quant_method") in cls.methods
 
+    def form(self) -> str:
+        """What a user is told of this checkpoint: the title, and which of the scheme's forms it has."""
+        return self.title
+
     def misread(self) -> str:
         """Why `library` computes with other values than the files hold, on a processor; empty when it does not."""
         return ""
