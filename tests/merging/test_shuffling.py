@@ -14,6 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.mergekit.answers import golden_inputs
 from genepool.errors import InputError
 from genepool.merging import load_recipe, parse_recipe, plan_merge
 from genepool.merging.shuffling import shuffled_recipe
@@ -129,3 +130,52 @@ def test_shares_that_no_stack_can_have_are_refused() -> None:
     models = {name: stack(name, 3) for name in "ab"}
     with pytest.raises(InputError, match=r"these shares make 6e\+09 layers, more than 10,000"):
         shuffled_recipe(models, [1e9, 1e9], full_random=True)
+
+
+def with_tokens(folder: Path, tokens: list[str]) -> Path:
+    """A model's folder with a tokenizer of some words, in the order of their ids."""
+    vocabulary = {"type": "WordLevel", "unk_token": tokens[0], "vocab": {token: i for i, token in enumerate(tokens)}}
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": vocabulary}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("theirs", "joined"), [("abcd", False), ("dcba", True), ("abce", True)], ids=["same", "moved", "other"]
+)
+def test_models_of_two_vocabularies_are_joined(
+    cli: Callable[..., Any], models: tuple[Path, Path], tmp_path: Path, theirs: str, joined: bool
+) -> None:
+    with_tokens(models[0], list("abcd"))
+    with_tokens(models[1], list(theirs))
+    recipe, out = tmp_path / "r.yaml", tmp_path / "merged"
+    told = cli("shuffle", *models, "--weight", 1, "--weight", 1, "--seed", 4, "--out", recipe, "--json")
+    assert told.code == 0, told.err
+    assert json.loads(told.out)["recipe"].get("tokenizer") == ("union" if joined else None)
+    done = cli("merge", recipe, out)
+    assert done.code == 0, done.err
+    assert len(open_weights(out).read("model.embed_tokens.weight")) == len({*"abcd", *theirs})
+
+
+def test_rows_that_nobody_explains_are_refused(cli: Callable[..., Any], save_model: Callable[..., Path]) -> None:
+    one = with_tokens(save_model("one", tensors(4), model_type="toy"), list("abcd"))
+    two = save_model("two", {**tensors(4), "model.embed_tokens.weight": torch.zeros(6, 2)}, model_type="toy")
+    done = cli("shuffle", one, two, "--out", one.parent / "r.yaml")
+    assert done.code == 2
+    assert f"{two}: the models differ in their tokens, and no file says which token" in done.err
+    assert not (one.parent / "r.yaml").exists()
+
+
+@pytest.mark.slow
+def test_a_stack_that_would_lack_its_head_is_refused(cli: Callable[..., Any], tmp_path: Path) -> None:
+    models = golden_inputs().write_models(tmp_path / "models")
+    own, tied, recipe = models["a"], models["b_tied"], tmp_path / "r.yaml"
+    done = cli("shuffle", own, tied, "--seed", 6, "--out", recipe)
+    assert done.code == 2
+    assert (
+        f"{tied}: its head is its embedding, and {own}, which the stack begins with, has a head of its own" in done.err
+    )
+    assert not recipe.exists()
+    assert cli("shuffle", tied, own, "--seed", 6, "--out", recipe).code == 0
+    done = cli("merge", recipe, tmp_path / "out")
+    assert done.code == 0, done.err
+    assert open_weights(tmp_path / "out").read("lm_head.weight").equal(open_weights(own).read("lm_head.weight"))

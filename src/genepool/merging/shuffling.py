@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from genepool.errors import InputError
+from genepool.merging.inspection.facts import head_of
 from genepool.seeding import numpy_generator
-from genepool.weights import Weights
+from genepool.weights import Role, Weights
 from genepool.weights.roles import infer_roles, layer_counts
 from genepool.weights.stacks import main_stack
+from genepool.weights.vocabulary.comparison import vocabularies, vocabulary_conflicts
+from genepool.weights.vocabulary.rows import vocabulary_rows
 
 # Far beyond any stack that is trained or run.
 _MOST_LAYERS = 10_000
@@ -36,10 +39,11 @@ def shuffled_recipe(
         seed: of the draws.
 
     Returns:
-        The recipe, as plain data that a YAML file accepts.
+        The recipe, as plain data that a YAML file accepts. It joins the vocabularies of models that differ in them.
 
     Raises:
-        InputError: fewer than two models, a wrong number of weights or a negative one, models of different depths.
+        InputError: fewer than two models, a wrong number of weights or a negative one, models of different depths,
+            vocabularies or heads that no merge brings together.
     """
     names = list(models)
     if len(names) < 2:
@@ -48,15 +52,58 @@ def shuffled_recipe(
     chances = _chances(weights, names, full_random)
     layers = _drawn(depths, chances, seed) if full_random else _in_place(depths, chances, seed)
     slices = [{"sources": [{"model": name, "layer_range": [first, end]}]} for name, first, end in _runs(layers)]
-    return {"genepool": 1, "method": "passthrough", "slices": slices}
+    drawn = {name: models[name] for name in dict.fromkeys(name for name, _ in layers)}
+    _check_heads(drawn, layers[-1][0])
+    recipe = {"genepool": 1, "method": "passthrough", "slices": slices}
+    return recipe if _share_a_vocabulary(drawn) else {**recipe, "tokenizer": "union"}
+
+
+def _roles(weights: Weights) -> dict[str, Role]:
+    return infer_roles({tensor: weights.info(tensor) for tensor in weights.names()})
 
 
 def _depth(name: str, weights: Weights) -> int:
-    roles = infer_roles({tensor: weights.info(tensor) for tensor in weights.names()})
+    roles = _roles(weights)
     depth = layer_counts(roles).get(main_stack(roles), 0)
     if not depth:
         raise InputError("has no layers", where=name, fix="Name a model with layers")
     return depth
+
+
+def _check_heads(drawn: Mapping[str, Weights], last: str) -> None:
+    """Refuses a stack that begins with a model with a head of its own and ends with one whose head is its embedding.
+
+    The config is the first model's and asks for a head, which the last one does not store.
+    """
+    first = next(iter(drawn))
+    heads = {name: head_of(drawn[name], _roles(drawn[name])) for name in (first, last)}
+    if heads[first] == "own" and heads[last] == "tied":
+        raise InputError(
+            f"its head is its embedding, and {first}, which the stack begins with, has a head of its own",
+            where=last,
+            fix="Name models whose heads are alike, or draw again with another --seed",
+        )
+
+
+def _share_a_vocabulary(drawn: Mapping[str, Weights]) -> bool:
+    """Whether rows of one number stand for one token in all models, and all have as many.
+
+    Raises:
+        InputError: they do not, and no file says which token each row of a model stands for.
+    """
+    found = vocabularies(drawn)
+    counts = {name: max(vocabulary_rows(one).values(), default=0) for name, one in drawn.items()}
+    first = next(iter(drawn))
+    if len(set(counts.values())) == 1 and next(vocabulary_conflicts(found), None) is None:
+        return True
+    for name in drawn:
+        if name not in found and (first not in found or counts[name] != counts[first]):
+            raise InputError(
+                "the models differ in their tokens, and no file says which token each row of this one stands for",
+                where=name,
+                fix="Put its tokenizer.json beside it, or name models of one vocabulary",
+            )
+    return False
 
 
 def _chances(weights: Sequence[float], names: Sequence[str], full_random: bool) -> list[float]:
