@@ -196,22 +196,30 @@ def test_the_tokens_of_a_named_model_with_its_special_ids(tmp_path: Path, recipe
     assert written == {"eos_token_id": 3, "max_new_tokens": 4}
 
 
+@pytest.mark.parametrize("place", ["text_config", "decoder", "thinker_config.text_config"])
 def test_ids_of_a_text_model_inside_and_of_images_follow_their_tokens(
-    tmp_path: Path, recipe: Command, cli: Command
+    tmp_path: Path, recipe: Command, cli: Command, place: str
 ) -> None:
     """Of WORDS the base looks for two tokens by id; the named model has one of them, under another id."""
     config = write_model(tmp_path / "x", WORDS) / "config.json"
     said = json.loads(config.read_text())
     inner = {"vocab_size": said.pop("vocab_size"), "eos_token_id": said.pop("eos_token_id"), "pad_token_id": 0}
     ids = {"image_token_id": 4, "audio_token_index": 3, "video_token_id": None, "mark_token_index": -200}
-    config.write_text(json.dumps({**said, **ids, "text_config": inner}))
+    # What counts sounds instead of tokens stays as it is.
+    sounds = {"vocab_size": 90, "eos_token_id": 3}
+    outside, _, key = place.rpartition(".")
+    parts: dict[str, Any] = {"audio_config": sounds, **ids, key: inner}
+    config.write_text(json.dumps({**said, **({outside: parts} if outside else parts)}))
     other = write_model(tmp_path / "y", ["?", "c", "a", "d"]) / "config.json"
     other.write_text(json.dumps({**json.loads(other.read_text()), "eos_token_id": 3}))
     keys = {"base": "x", "method": "task_arithmetic", "models": ["y"], "parameters": {"lambda": 1.0}}
     answer = cli("merge", recipe(**keys, tokenizer={"source": "y"}), tmp_path / "out", "--quiet")
     assert answer.code == 0, answer.err
     found = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert found["text_config"] == {"vocab_size": 4, "eos_token_id": 3}
+    if outside:
+        found = found[outside]
+    assert found[key] == {"vocab_size": 4, "eos_token_id": 3}
+    assert found["audio_config"] == sounds
     ids = {"image_token_id": 1, "video_token_id": None, "mark_token_index": -200}
     assert {key: value for key, value in found.items() if "_token_" in key} == ids
 

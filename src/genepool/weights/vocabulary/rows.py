@@ -15,6 +15,12 @@ from genepool.weights.weights import Weights
 # What a config says in ids of tokens, which are those of a tokenizer: they go with it.
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "mask_token_id", "sep_token_id")
 
+# Where transformers' configs have that of what writes or reads text (`get_text_config`), the likeliest first; other
+# keys of configs end in `_config`.
+_TEXT_PARTS = ("text_config", "decoder", "generator", "text_encoder", "encoder")
+# A config within another one: that of a text model in one of a speaker is at depth 2.
+_DEEPEST = 4
+
 
 def vocabulary_rows(weights: Weights) -> dict[str, int]:
     """The tensors with one row per token (embeddings, heads and their biases) -> how many rows each has.
@@ -33,31 +39,59 @@ def vocabulary_rows(weights: Weights) -> dict[str, int]:
     return {name: count for name, count in found.items() if count == rows}
 
 
-def _vocab_size(config: Mapping[str, Any]) -> int | None:
-    inner = config.get("text_config")
-    size = config.get("vocab_size", inner.get("vocab_size") if isinstance(inner, Mapping) else None)
-    return size if isinstance(size, int) else None
+def _vocab_size(config: Mapping[str, Any], depth: int = _DEEPEST) -> int | None:
+    """The number of tokens that a config says, at its top or else of the first part that says one."""
+    size = config.get("vocab_size")
+    if isinstance(size, int) or not depth:
+        return size if isinstance(size, int) else None
+    sizes = (_vocab_size(part, depth - 1) for part in _parts(config).values())
+    return next((size for size in sizes if size is not None), None)
+
+
+def _parts(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The configs inside a config, those of what writes or reads text first."""
+    found = {
+        key: value
+        for key, value in config.items()
+        if isinstance(value, Mapping) and (key.endswith("_config") or key in _TEXT_PARTS)
+    }
+    return {key: found[key] for key in dict.fromkeys((*_TEXT_PARTS, *found)) if key in found}
+
+
+def _text_parts(config: Mapping[str, Any], depth: int = _DEEPEST) -> dict[str, Mapping[str, Any]]:
+    """Those of them that are about the same tokens, or hold one that is: the others count sounds, pictures or codes."""
+    size = _vocab_size(config)
+    return {
+        key: part
+        for key, part in (_parts(config) if depth else {}).items()
+        if key == _TEXT_PARTS[0]
+        or (size is not None and part.get("vocab_size") == size)
+        or _holds(part, size, depth - 1)
+    }
+
+
+def _holds(part: Mapping[str, Any], size: int | None, depth: int) -> bool:
+    return size is not None and _vocab_size(part) == size and bool(_text_parts(part, depth))
 
 
 def with_vocab_size(config: Mapping[str, Any] | None, rows: int) -> Mapping[str, Any] | None:
     """A config that says so many tokens, wherever it says how many there are."""
     if config is None:
         return None
-    inner = config.get("text_config")
-    if isinstance(inner, Mapping) and "vocab_size" in inner:
-        config = {**config, "text_config": {**inner, "vocab_size": rows}}
-    return {**config, "vocab_size": rows} if "vocab_size" in config else config
+    inner = {key: with_vocab_size(part, rows) for key, part in _text_parts(config).items()}
+    return {**config, **inner, **({"vocab_size": rows} if "vocab_size" in config else {})}
 
 
 def token_ids(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config says in ids of tokens, at its top or of the text model inside it.
+    """What a config says in ids of tokens, at its top or of the text model inside it, however deep.
 
     These are the ids of `SPECIAL_IDS`, and those that a model itself looks for or begins with: "image_token_id",
     "decoder_start_token_id".
     """
-    inner = config.get("text_config")
-    said = {**inner, **config} if isinstance(inner, Mapping) else config
-    return {key: value for key, value in said.items() if key in SPECIAL_IDS or _is_models_own(key)}
+    said: dict[str, Any] = {}
+    for part in reversed(_text_parts(config).values()):
+        said |= token_ids(part)
+    return said | {key: value for key, value in config.items() if key in SPECIAL_IDS or _is_models_own(key)}
 
 
 def with_special_ids(settings: Mapping[str, Any], ids: Mapping[str, Any], moved: Mapping[int, int]) -> dict[str, Any]:
@@ -69,8 +103,7 @@ def with_special_ids(settings: Mapping[str, Any], ids: Mapping[str, Any], moved:
         moved: id of a token of the model -> the id that the same token has now. What the model itself looks for, and
             the tokenizer's model does not, goes by it.
     """
-    inner = settings.get("text_config")
-    has_text_model = isinstance(inner, Mapping)
+    inner = _text_parts(settings)
     result: dict[str, Any] = {}
     for key, value in settings.items():
         if _is_models_own(key):
@@ -80,9 +113,8 @@ def with_special_ids(settings: Mapping[str, Any], ids: Mapping[str, Any], moved:
                 result[key] = known
         elif key not in SPECIAL_IDS:
             result[key] = value
-    if isinstance(inner, Mapping):
-        result["text_config"] = with_special_ids(inner, ids, moved)
-    if not has_text_model or any(key in settings for key in SPECIAL_IDS):
+    result |= {key: with_special_ids(part, ids, moved) for key, part in inner.items()}
+    if not inner or any(key in settings for key in SPECIAL_IDS):
         result |= {key: ids[key] for key in SPECIAL_IDS if key in ids}
     return result
 
