@@ -245,7 +245,7 @@ def test_strategies_are_listed(cli: Callable[..., Any]) -> None:
         ({"method": "task_arithmetics"}, "unknown merge method"),
         ({"parameters": {"lamda": 1}}, "no parameter 'lamda'"),
         ({"search": {"wieght": {"low": 0, "high": 1}}}, "no parameter 'wieght'. Did you mean 'weight'?"),
-        ({"budget": {"evaluations": 7}}, "got 7, expected at least 8, the candidates of one generation"),
+        ({"budget": {"evaluations": 7}}, "one generation. Allow 8 or more, here or with --budget, or set"),
         ({"skills": ["skills/a"]}, "two skills or more"),
         ({"skills": ["skills/a", "skills/none"]}, "none"),
         ({"base": "none"}, "none"),
@@ -281,7 +281,7 @@ def test_wrong_options_are_one_line(world: Path, tmp_path: Path, cli: Callable[.
         ((study, "--out", out, "--workers", "ray:0"), "expected a number or an address of Ray"),
         ((study, "--out", out, "--workers", "0"), "must be at least 1, got 0"),
         ((study, "--out", out, "--workers", "many"), "got 'many', expected a number of workers"),
-        ((study, "--out", out, "--budget", "0"), "the budget must be from 1 to 10^9 evaluations, got 0"),
+        ((study, "--out", out, "--budget", "0"), "must be from 1 to 10^9 evaluations, got 0. Give another --budget"),
         ((study, "--out", out, "--seed", "-1"), "--seed: must be at least 0, got -1"),
         ((study, "--out", world), "not empty"),
     ):

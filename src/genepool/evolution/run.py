@@ -251,7 +251,7 @@ def _changed(study: Study, evaluations: int | None, seed: int | None) -> Study:
     if evaluations is not None:
         if not 1 <= evaluations <= 10**9:
             raise InputError(
-                f"the budget must be from 1 to 10^9 evaluations, got {_short(evaluations)}", fix="Give another budget"
+                f"the budget must be from 1 to 10^9 evaluations, got {_short(evaluations)}", fix="Give another --budget"
             )
         budget = SearchBudget(evaluations=evaluations, minutes=study.budget.minutes)
         study = study.model_copy(update={"budget": budget})
@@ -340,7 +340,7 @@ def _check_budget(study: Study, population: int, where: str) -> None:
         raise InputError(
             f"got {evaluations}, expected at least {population}, the candidates of one generation",
             where=f"{where}:budget.evaluations",
-            fix=f"Allow {population} or more, or set a smaller population under strategy.options",
+            fix=f"Allow {population} or more, here or with --budget, or set strategy.options.population",
         )
 
 
