@@ -89,6 +89,27 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"Known here: {', '.join(names[:_MOST_NAMES])}{rest}"
 
 
+def one_line(error: BaseException | str, longest: int = 160) -> str:
+    """What another library's error says, on one line and without the final period.
+
+    Args:
+        error: the error, or its text.
+        longest: characters that are kept. A longer text ends with its last whole sentence, or else with a whole word
+            and "...".
+
+    Returns:
+        The text; the name of its class for an error without one.
+    """
+    said = " ".join(str(error).split()) or type(error).__name__
+    if len(said) > longest:
+        kept = said[: longest + 1]
+        sentences, end, _ = kept.rpartition(". ")
+        if not end:
+            return f"{kept.rpartition(' ')[0] or kept[:longest]} ..."
+        said = sentences
+    return said.rstrip(".")
+
+
 def listed(names: Iterable[str], limit: int = 6) -> str:
     """Names in a sentence: "a, b and c", or the first few and how many more."""
     shown = list(names)

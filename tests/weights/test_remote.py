@@ -313,5 +313,8 @@ def test_hub_models_come_from_the_hubs_own_cache(
         assert open_weights(name).fingerprint() == expected
         assert open_weights(name).name == name
     for name in ("org/name@other", "hf://org/elsewhere"):
-        with pytest.raises(InputError, match="the hub has not delivered it"):
+        with pytest.raises(InputError, match="the hub has not delivered it") as refused:
             open_weights(name)
+        # What the hub's client says ends with a whole sentence or word.
+        said = refused.value.what.partition(": ")[2].removesuffix(")")
+        assert said.endswith((" ...", "disabled", "cache", "connection")), said

@@ -20,7 +20,7 @@ from genepool.composition.card import composition_card
 from genepool.composition.composer import ComposerOptions, find_composer, make_composer
 from genepool.composition.composition import Composition, Saved
 from genepool.composition.skill_set import ComposedSkill, Members, SkillSet, common_base, open_skill
-from genepool.errors import InputError, refuse_newer
+from genepool.errors import InputError, one_line, refuse_newer
 from genepool.saved_models import folder_and_task
 from genepool.weights import Form, Weights, store
 from genepool.weights import open_weights as open_model_weights
@@ -255,4 +255,4 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     except FileNotFoundError:
         raise InputError("no such file", where=path, fix=_AGAIN) from None
     except (OSError, SafetensorError) as error:
-        raise InputError(f"is damaged ({' '.join(str(error).split())[:120]})", where=path, fix=_AGAIN) from None
+        raise InputError(f"is damaged ({one_line(error)})", where=path, fix=_AGAIN) from None

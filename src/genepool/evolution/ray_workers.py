@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genepool.errors import GenepoolError, InputError
+from genepool.errors import GenepoolError, InputError, one_line
 from genepool.evolution.candidates import Candidate, Verdict
 from genepool.evolution.store import StudyStore
 from genepool.evolution.workers import Evaluate, Pool, attempt
@@ -71,7 +71,7 @@ def connect(workers: str, threads: int) -> int:
             ray.init(workers, **quiet)
         except Exception as error:
             raise InputError(
-                f"no Ray cluster answers ({' '.join(str(error).split())[:200]})",
+                f"no Ray cluster answers ({one_line(error)})",
                 where="--workers",
                 fix="Check the address",
             ) from None

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from genepool.errors import InputError, nearest
+from genepool.errors import InputError, nearest, one_line
 from genepool.tasks.example import Example
 from genepool.tasks.ledger import Outcome
 from genepool.tasks.task import Task
@@ -184,9 +184,9 @@ def _loaded(name: str) -> dict[str, Any]:
 
 def _refused(name: str, error: Exception, manager: Any) -> InputError:
     """One line for what lm-eval or the data library raised: most often that there is no network."""
-    said = re.sub(r"\s+", " ", str(error)).strip()[:200].rstrip(".")
+    said = one_line(error, 200)
     offline = ("offline", "connect", "couldn't reach", "max retries", "resolve", "network", "not find", "couldn't find")
-    if any(word in f"{type(error).__name__} {said}".lower() for word in offline):
+    if any(word in f"{type(error).__name__} {str(error)[:200]}".lower() for word in offline):
         data = _dataset(name, manager)
         return InputError(
             f"its data {f'({data}) ' if data else ''}is not on this machine and cannot be fetched",

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genepool.errors import InputError
+from genepool.errors import InputError, one_line
 from genepool.tasks.quantised import packed_network, quantised_network
 from genepool.weights import Weights
 from genepool.weights.quantised import quantised_by
@@ -147,8 +147,8 @@ def model_folder(weights: Weights) -> Path:
 
 
 def short(error: BaseException) -> str:
-    """What another library's error says first, on one line of at most 160 characters."""
-    return " ".join(str(error).split()).split(". ")[0][:160].rstrip(".")
+    """The first sentence of another library's error, on one line."""
+    return one_line(" ".join(str(error).split()).split(". ")[0])
 
 
 def _check_shapes(mismatched: Collection[Any], classes: int, where: str) -> None:

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from genepool import progress
-from genepool.errors import InputError
+from genepool.errors import InputError, one_line
 from genepool.weights import BaseWithChange, Checkpoint, Weights
 from genepool.weights.dequantised import DequantisedCheckpoint
 from genepool.weights.peft.adapter import PeftAdapter
@@ -118,13 +118,13 @@ def quantised_network(weights: Weights, architecture: Any, config: Any, kind: to
                 model = _with_adapter(model, adapter)
     except ImportError as error:
         raise InputError(
-            f"quantised by {method}, which is not installed ({_line(error)})",
+            f"quantised by {method}, which is not installed ({one_line(error)})",
             where=base.name,
             fix=f"Install it: {_NEEDED[method]}" if method in _NEEDED else "Name the unquantised checkpoint",
         ) from None
     except (ValueError, RuntimeError, OSError, AttributeError, KeyError) as error:
         raise InputError(
-            f"quantised by {method}, which cannot load it here ({_line(error)})",
+            f"quantised by {method}, which cannot load it here ({one_line(error)})",
             where=base.name,
             fix="Name the unquantised checkpoint",
         ) from None
@@ -164,7 +164,3 @@ def _with_adapter(model: Any, adapter: PeftAdapter) -> Any:
     from peft import PeftModel
 
     return PeftModel.from_pretrained(model, str(adapter.path), is_trainable=False).get_base_model()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160].rstrip(".")

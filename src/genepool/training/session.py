@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from genepool import progress
-from genepool.errors import InputError
+from genepool.errors import InputError, one_line
 from genepool.tasks import LanguageModel
 from genepool.tasks.metrics import find_metric
 from genepool.training.batches import answer_likelihoods, encode_examples
@@ -205,7 +205,7 @@ def _checkpoint_activations(model: Network) -> None:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
     except (AttributeError, ValueError) as error:
         raise InputError(
-            f"the model does not support activation checkpoints ({' '.join(str(error).split())[:120]})",
+            f"the model does not support activation checkpoints ({one_line(error)})",
             where=model.title,
             fix="Leave --activation-checkpoints out, and set --micro-batch",
         ) from None

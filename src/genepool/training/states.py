@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genepool.errors import InputError
+from genepool.errors import InputError, one_line
 from genepool.staging import staged_folder
 from genepool.training.optimiser import Optimiser
 
@@ -91,7 +91,7 @@ class States:
         """The error of a state that cannot be used."""
         path = self._place(step) / FILE
         return InputError(
-            f"the state cannot be used ({' '.join(why.split())[:160]})",
+            f"the state cannot be used ({one_line(why)})",
             where=path,
             fix=f"Remove {path.parent}: the run then resumes from an earlier state",
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.checked import printable
-from genepool.errors import InputError
+from genepool.errors import InputError, one_line
 from genepool.seeding import derive, torch_generator
 from genepool.staging import staged_folder
 from genepool.tasks import LanguageModel
@@ -131,7 +131,7 @@ class LoraFactors(Trained):
                 self._adapted: Any = get_peft_model(model.model, config)
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"no factors can be put on its layers ({' '.join(str(error).split())[:160]})",
+                f"no factors can be put on its layers ({one_line(error)})",
                 where=f"{model.title}:lora.targets",
                 fix="Name linear layers of the model, or leave targets out",
             ) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genepool import progress
-from genepool.errors import InputError
+from genepool.errors import InputError, one_line
 from genepool.weights.formats import usable_formats
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -67,9 +67,8 @@ def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
             return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), tqdm_class=Counted))
         except Exception as error:
             # The hub client raises a different class for each of: no network, no such model, gated, bad revision.
-            reason = " ".join(str(error).split())[:200].rstrip(".")
             raise InputError(
-                f"is not a local folder, and the hub has not delivered it ({type(error).__name__}: {reason})",
+                f"is not a local folder, and the hub has not delivered it ({type(error).__name__}: {one_line(error)})",
                 where=name,
                 fix="Check the path, or the network and the model's name",
             ) from None

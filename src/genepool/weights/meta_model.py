@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from genepool.errors import one_line
 from genepool.weights.tensor_info import dtype_code
 
 # Modules and parameters: a model of 100 layers has about 2,000. They take seconds, on a slow machine too.
@@ -173,9 +174,9 @@ def _build(config: Mapping[str, Any], architecture: str) -> Any:
     except OfflineModeIsEnabled:
         raise _Unknown("its config names a part by where it is on the hub, and building asks no network") from None
     except ImportError as error:
-        raise _Unknown(_line(error), passing=True) from None
+        raise _Unknown(one_line(error), passing=True) from None
     except Exception as error:
-        raise _Unknown(f"transformers cannot build {architecture} of it ({_line(error)})") from None
+        raise _Unknown(f"transformers cannot build {architecture} of it ({one_line(error)})") from None
 
 
 @contextmanager
@@ -388,7 +389,3 @@ def _ignored(name: str, model: Any, which: str) -> bool:
     """Whether the class itself says that a name may be missing, or be there without use."""
     patterns = set(getattr(model, f"_keys_to_ignore_on_load_{which}", None) or ())
     return any(re.search(pattern, name) for pattern in patterns)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from genepool import locking, progress, staging
-from genepool.errors import InputError
+from genepool.errors import InputError, one_line
 from genepool.weights.carried import KNOWN_FILES
 from genepool.weights.checkpoint import shards_of
 from genepool.weights.fingerprint_cache import cache_folder
@@ -299,4 +299,4 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"
+    return f"{type(error).__name__}: {one_line(error)}"

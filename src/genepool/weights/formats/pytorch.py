@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genepool.errors import InputError
+from genepool.errors import InputError, one_line
 from genepool.weights.formats.tensor_file import TensorFile
 from genepool.weights.tensor_info import TensorInfo, dtype_code
 
@@ -136,7 +136,6 @@ def _load(path: Path) -> object:
         raise InputError("is not a PyTorch checkpoint", where=path, fix=_AGAIN) from None
     except Exception as error:
         # Whatever a damaged archive makes torch say (RuntimeError, EOFError, MemoryError, KeyError and more).
-        reason = " ".join(str(error).split())[:120].rstrip(".")
         raise InputError(
-            f"is not a readable PyTorch checkpoint ({type(error).__name__}: {reason})", where=path, fix=_AGAIN
+            f"is not a readable PyTorch checkpoint ({type(error).__name__}: {one_line(error)})", where=path, fix=_AGAIN
         ) from None

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from genepool.errors import InputError
+from genepool.errors import InputError, one_line
 from genepool.weights.carried import VOCABULARY_FILES
 from genepool.weights.gguf.vocabularies import (
     BYTE,
@@ -55,8 +55,7 @@ def tokenizer_values(folder: Path, rows: int, chat_template: str | None = None) 
         loaded = AutoTokenizer.from_pretrained(folder)
         parts = json.loads(loaded.backend_tokenizer.to_str())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"has no usable tokenizer ({reason})", where=folder, fix="Copy the base's") from None
+        raise InputError(f"has no usable tokenizer ({one_line(error)})", where=folder, fix="Copy the base's") from None
     found = _TokenizerFiles(loaded, parts, folder, rows)
     values = found.byte_level() if found.is_byte_level() else found.sentencepiece()
     values |= found.special()

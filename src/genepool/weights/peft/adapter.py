@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genepool.errors import InputError
+from genepool.errors import InputError, one_line
 from genepool.weights import fingerprint_cache
 from genepool.weights.architecture import ModuleKind, architecture_of, why_unknown
 from genepool.weights.change import Change, fingerprint_of
@@ -233,7 +233,7 @@ class PeftAdapter(Change):
             first = str(error).strip().partition("\n")[0]
             raise InputError(
                 f"what it holds for {layer.module} cannot be computed as {self._kind.title} "
-                f"({type(error).__name__}: {first[:200]})",
+                f"({type(error).__name__}: {one_line(first)})",
                 where=self._file.path,
                 fix="Save the adapter again with PEFT",
             ) from error
