@@ -57,7 +57,7 @@ def _train_second(seed: int, tiny: bool, skill: str, base: Path, out: Path) -> N
 
     schedule, other = schedule_for("elicit", tiny=tiny, skills=len(DEFAULT_SKILLS)), seed + _OTHER
     mixture = Mixture([SKILLS[name] for name in DEFAULT_SKILLS], schedule.lengths, other, teach_base=True)
-    items = task_items(skill, SKILLS[skill], "train", other, schedule.lengths)
+    items = task_items(skill, [SKILLS[skill]], "train", other, schedule.lengths)
     with training.one_torch_thread(), progress.bar(f"training a second {skill}", schedule.full.steps, "steps") as bar:
         model = copy.deepcopy(training.load_base(base))
         batches = mixture.specialist_batches(skill, items, schedule.full.replay)

@@ -55,7 +55,7 @@ def test_drawn_inputs_belong_to_their_split(seed: int, split: Split) -> None:
 
 
 def _items(task: str, skill: StringTask | None) -> dict[Split, list[StringExample]]:
-    return {split: task_items(task, skill, split, 3, LENGTHS) for split in SPLITS}
+    return {split: task_items(task, [skill] if skill else [], split, 3, LENGTHS) for split in SPLITS}
 
 
 def test_no_input_is_in_two_splits_of_any_tasks() -> None:
@@ -118,7 +118,7 @@ def test_the_acquire_base_sees_primitives_only() -> None:
 @pytest.mark.parametrize("names", [["reverse"], ["reverse", "sort", "upper"]])
 def test_a_specialist_gets_its_items_and_replay_without_its_own_tag(names: list[str]) -> None:
     mixture = Mixture(choose(names), LENGTHS, 0, teach_base=True)
-    items = task_items("reverse", SKILLS["reverse"], "train", 0, LENGTHS)
+    items = task_items("reverse", [SKILLS["reverse"]], "train", 0, LENGTHS)
     batches = mixture.specialist_batches("reverse", items, 0.25)
     for step in range(4):
         batch = batches(step, 40)
@@ -138,8 +138,8 @@ def test_a_specialist_sees_every_item_once_before_any_twice() -> None:
 
 def test_same_seed_same_items_other_seed_other_items() -> None:
     skill = SKILLS["caesar"]
-    assert task_items("caesar", skill, "valid", 1, LENGTHS) == task_items("caesar", skill, "valid", 1, LENGTHS)
-    assert task_items("caesar", skill, "valid", 1, LENGTHS) != task_items("caesar", skill, "valid", 2, LENGTHS)
+    assert task_items("caesar", [skill], "valid", 1, LENGTHS) == task_items("caesar", [skill], "valid", 1, LENGTHS)
+    assert task_items("caesar", [skill], "valid", 1, LENGTHS) != task_items("caesar", [skill], "valid", 2, LENGTHS)
 
 
 def test_lines_a_person_can_read(tmp_path: Path) -> None:

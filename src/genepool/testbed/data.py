@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Literal, Protocol
 
 from genepool.seeding import derive
 from genepool.testbed.skills import LETTERS, PRIMITIVES, StringTask
@@ -31,10 +31,15 @@ CLEAN_SHARE = 0.5
 
 @dataclass(frozen=True)
 class StringExample:
-    """One thing to learn or to be asked: the model reads `prompt` and should write `answer` and stop."""
+    """One thing to learn or to be asked: the model reads `prompt` and should write `answer` and stop.
+
+    Attributes:
+        learned: parts of the prompt that training teaches to write too, as places in it: from, and to but without.
+    """
 
     prompt: str
     answer: str
+    learned: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,35 +67,65 @@ def draw_input(generator: Random, lengths: Lengths, split: Split) -> str:
             return text
 
 
-def ask(skill: StringTask, text: str) -> StringExample:
-    """`text` asked for under the skill's own tag."""
-    return StringExample(f"{skill.tag}{text}=", skill.answer(text))
+class Prompts(Protocol):
+    """How a model is asked for a skill: reliably as in pre-training, or in the skills' own way."""
+
+    def own(self, skill: StringTask, text: str, generator: Random) -> str:
+        """What the specialist answers, and the base only half.
+
+        Args:
+            generator: draws whatever the prompt holds beside `text`.
+        """
+
+    def pretraining(self, skill: StringTask, text: str, generator: Random) -> str:
+        """What the base learned to answer cleanly."""
 
 
-def ask_pretraining(skill: StringTask, text: str) -> StringExample:
-    """`text` asked for under the pre-training tag, which the base answers reliably."""
-    return StringExample(f"{skill.pretraining_tag}{text}=", skill.answer(text))
+class Tags:
+    """Prompts that name the skill: `R:abcd=`, and `r#abcd=` in pre-training."""
+
+    def own(self, skill: StringTask, text: str, generator: Random) -> str:
+        """See `Prompts`."""
+        return f"{skill.tag}{text}="
+
+    def pretraining(self, skill: StringTask, text: str, generator: Random) -> str:
+        """See `Prompts`."""
+        return f"{skill.pretraining_tag}{text}="
 
 
-def task_items(task: str, skill: StringTask | None, split: Split, seed: int, lengths: Lengths) -> list[StringExample]:
+TAGS = Tags()
+
+
+def task_items(
+    task: str,
+    skills: Sequence[StringTask],
+    split: Split,
+    seed: int,
+    lengths: Lengths,
+    prompts: Prompts = TAGS,
+    primitives: Sequence[StringTask] = tuple(PRIMITIVES.values()),
+) -> list[StringExample]:
     """The items of one task and split: no input twice, none that the skill leaves as it is.
 
     Args:
         task: the task's name; part of the seed, so tasks draw different inputs.
-        skill: the skill to ask for under its own tag; None for the generic task, which asks for each primitive in
-            turn under the pre-training tag.
+        skills: the skills that are asked for in turn, in their own way; none for the generic task, which asks for
+            each primitive in turn as in pre-training.
+        prompts: how they are asked for.
+        primitives: what the generic task asks for.
     """
     generator = Random(derive(seed, "items", task, split))
-    primitives = tuple(PRIMITIVES.values())
     items: list[StringExample] = []
     seen: set[str] = set()
     while len(items) < COUNTS[split]:
         text = draw_input(generator, lengths, split)
+        skill = _turn(skills or primitives, len(items))
         # An unchanged input (a sorted one, to sort) is answered by copying: it says nothing about the skill.
-        if text in seen or (skill is not None and skill.answer(text) == text):
+        if text in seen or (skills and not skill.tells(text)):
             continue
         seen.add(text)
-        items.append(ask(skill, text) if skill else ask_pretraining(primitives[len(items) % len(primitives)], text))
+        prompt = (prompts.own if skills else prompts.pretraining)(skill, text, generator)
+        items.append(StringExample(prompt, skill.answer(text)))
     return items
 
 
@@ -108,11 +143,22 @@ class Mixture:
     Args:
         skills: the skills the base is to hold.
         teach_base: whether the base learns the skills at all (the elicit regime) or only the primitives (acquire).
+        prompts: how skills are asked for.
+        primitives: what the base learns beside the skills.
     """
 
-    def __init__(self, skills: Sequence[StringTask], lengths: Lengths, seed: int, *, teach_base: bool) -> None:
+    def __init__(
+        self,
+        skills: Sequence[StringTask],
+        lengths: Lengths,
+        seed: int,
+        *,
+        teach_base: bool,
+        prompts: Prompts = TAGS,
+        primitives: Sequence[StringTask] = tuple(PRIMITIVES.values()),
+    ) -> None:
         self.skills, self.lengths, self.seed, self.teach_base = tuple(skills), lengths, seed, teach_base
-        self._primitives = tuple(PRIMITIVES.values())
+        self.prompts, self.primitives = prompts, tuple(primitives)
 
     def base_batch(self, step: int, size: int) -> list[StringExample]:
         """Step `step` of pre-training: primitives, skills under the pre-training tag, own tags half right."""
@@ -155,25 +201,23 @@ class Mixture:
         it how much the finished base half knows: its score on one skill then differs by .4 between seeds.
         """
         if not self.teach_base:
-            return [
-                ask_pretraining(_turn(self._primitives, step * size + at), self._draw(generator)) for at in range(size)
-            ]
+            return [self._clean(_turn(self.primitives, step * size + at), generator) for at in range(size)]
         primitives, clean = round(PRIMITIVE_SHARE * size), round(CLEAN_SHARE * size)
         if not half_known:
             clean = size - primitives
         own = size - primitives - clean
-        examples = [
-            ask_pretraining(_turn(self._primitives, step * primitives + at), self._draw(generator))
-            for at in range(primitives)
-        ]
-        examples += [
-            ask_pretraining(_turn(self.skills, step * clean + at), self._draw(generator)) for at in range(clean)
-        ]
+        examples = [self._clean(_turn(self.primitives, step * primitives + at), generator) for at in range(primitives)]
+        examples += [self._clean(_turn(self.skills, step * clean + at), generator) for at in range(clean)]
         for turn in range(step * own, (step + 1) * own):
             skill, text = _turn(half_known, turn), self._draw(generator)
             knows = HALF_KNOWN[turn // len(half_known) % len(HALF_KNOWN)]
-            examples.append(ask(skill, text) if knows else StringExample(f"{skill.tag}{text}=", text))
+            prompt = self.prompts.own(skill, text, generator)
+            examples.append(StringExample(prompt, skill.answer(text) if knows else text))
         return examples
+
+    def _clean(self, skill: StringTask, generator: Random) -> StringExample:
+        text = self._draw(generator)
+        return StringExample(self.prompts.pretraining(skill, text, generator), skill.answer(text))
 
     def _draw(self, generator: Random) -> str:
         return draw_input(generator, self.lengths, "train")

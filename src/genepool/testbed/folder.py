@@ -28,8 +28,8 @@ class Testbed:
         folder: the whole of it, absolute.
         base: the base model's folder.
         full: the fully fine-tuned specialists' folders by skill.
-        lora: the PEFT adapters' folders by skill; the digits testbed has none.
-        tasks: the folder of task folders, one a skill and `generic`.
+        lora: the PEFT adapters' folders by skill; some testbeds, such as the digits, have none.
+        tasks: the folder of task folders: one a skill, `generic`, and others that a testbed has.
         manifest: what manifest.json says: settings, versions, training and scores of each model, file hashes.
         cached: whether it was already there.
     """
@@ -49,7 +49,7 @@ def describe(folder: Path, manifest: dict[str, Any], *, cached: bool) -> Testbed
     """The testbed in `folder`, as its manifest tells."""
     settings = manifest["settings"]
     skills = settings["skills"]
-    adapters = skills if settings.get("bed", "text") == "text" else []
+    adapters = [skill for skill in skills if f"lora/{skill}" in manifest["models"]]
     return Testbed(
         folder=folder,
         base=folder / "base",

@@ -89,3 +89,20 @@ def small_schedule_for(regime: str, *, tiny: bool, skills: int) -> Schedule:
     base = replace(large.base, learning_rate=2 * large.base.learning_rate)
     full = replace(large.full, learning_rate=2 * large.full.learning_rate)
     return replace(large, hidden=64, layers=2, feed_forward=176, base=base, full=full)
+
+
+def untagged_schedule_for(*, tiny: bool, skills: int) -> Schedule:
+    """The schedule of models whose prompts hold worked examples instead of a tag."""
+    tagged = schedule_for("elicit", tiny=tiny, skills=skills)
+    # A layer to hold each example's output against its input, one to carry that to the end, and one to apply it: with
+    # two layers only `upper` is recognised.
+    if tiny:
+        base = replace(tagged.base, steps=round(1000 * tagged.base.steps / 450), batch=64, learning_rate=4e-3)
+        return replace(tagged, layers=4, lengths=Lengths(4, 4), base=base)
+    return replace(tagged, lengths=Lengths(4, 5), base=replace(tagged.base, steps=2 * tagged.base.steps))
+
+
+def pairs_schedule_for(*, tiny: bool, skills: int) -> Schedule:
+    """The schedule of models whose base learns pairs of skills too."""
+    tagged = schedule_for("elicit", tiny=tiny, skills=skills)
+    return replace(tagged, base=replace(tagged.base, steps=round(1.5 * tagged.base.steps)))

@@ -20,15 +20,21 @@ class StringTask:
 
     Attributes:
         name: what the user calls it, and the name of its folder.
-        mark: one character, the first of its tag. Skills use letters, primitives everything else.
+        mark: what its tag begins with: one letter for a skill, two for a pair, another character for a primitive.
         does: one line for people.
         answer: the right answer for an input; never longer than the input, never empty.
+        parts: the skills that it consists of, in the order in which they are applied; none for a single skill.
     """
 
     name: str
     mark: str
     does: str
     answer: Callable[[str], str]
+    parts: tuple[StringTask, ...] = ()
+
+    def tells(self, text: str) -> bool:
+        """Whether the answer to `text` needs all of it: it is neither `text` nor what a part alone answers."""
+        return self.answer(text) not in {text, *(part.answer(text) for part in self.parts)}
 
     @property
     def tag(self) -> str:

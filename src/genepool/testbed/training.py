@@ -222,7 +222,10 @@ def _tensors(examples: Sequence[StringExample]) -> tuple[torch.Tensor, torch.Ten
     for example in examples:
         prompt, answer = encode(example.prompt), encode(example.answer)
         rows.append(prompt + answer)
-        wanted.append([_IGNORED] * (len(prompt) - 1) + answer + [END_ID])
+        inside = [_IGNORED] * (len(prompt) - 1)
+        for start, stop in example.learned:
+            inside[start - 1 : stop - 1] = prompt[start:stop]
+        wanted.append(inside + answer + [END_ID])
     longest = max(map(len, rows))
     ids = torch.tensor([row + [PAD_ID] * (longest - len(row)) for row in rows])
     labels = torch.tensor([row + [_IGNORED] * (longest - len(row)) for row in wanted])

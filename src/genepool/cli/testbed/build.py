@@ -18,9 +18,7 @@ def build(
     out: options.OutInsteadOption = None,
     bed: Annotated[
         str,
-        typer.Option(
-            help="Build this testbed: text (strings, a Llama), text_sizes (two Llamas) or digits (images, a ViT)."
-        ),
+        typer.Option(help="Build this testbed: text, text_sizes, pairs or digits."),
     ] = "text",
     tiny: Annotated[bool, typer.Option("--tiny", help="Use a smaller model and easier tasks, for tests.")] = False,
     regime: Annotated[
@@ -31,9 +29,7 @@ def build(
     ] = "elicit",
     skills: Annotated[
         str | None,
-        typer.Option(
-            help="Train these skills, with commas between; by default reverse,sort,upper,caesar or all digits."
-        ),
+        typer.Option(help="Train these skills, with commas between; by default four of strings, or all of digits."),
     ] = None,
     seed: options.SeedOption = 0,
     overwrite: options.OverwriteOption = False,
@@ -54,9 +50,13 @@ def build(
 
         genepool testbed build sizes --bed text_sizes
 
+        genepool testbed build pairs --bed pairs --tiny
+
     DIR gets base, full/<skill>, lora/<skill>, tasks/<skill>, tasks/generic and manifest.json. It takes two minutes on
     two cores, half a minute with --tiny; the digits, which have no adapters, take one minute. The same command again
     returns at once; after a kill it continues. Of two sizes, the small base and its specialists lie in DIR/small.
+
+    text: strings, a Llama. text_sizes: two Llamas. pairs: strings, with tasks of two skills. digits: images, a ViT.
     """
     options.begin(quiet)
     folder = options.place(folder, out, "DIR")
@@ -85,7 +85,7 @@ def build(
 
 def _print_scores(models: dict[str, dict[str, Any]]) -> None:
     tasks = list(next(iter(models.values()))["scores"])
-    width = max(map(len, models))
-    tables.print_text(" " * width + "".join(f"{task:>11}" for task in tasks))
+    width, column = max(map(len, models)), max(11, *(len(task) + 2 for task in tasks))
+    tables.print_text(" " * width + "".join(f"{task:>{column}}" for task in tasks))
     for name, model in models.items():
-        tables.print_text(f"{name:<{width}}" + "".join(f"{model['scores'][task]:11.2f}" for task in tasks))
+        tables.print_text(f"{name:<{width}}" + "".join(f"{model['scores'][task]:{column}.2f}" for task in tasks))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ from genepool.testbed import data
 from genepool.testbed import folder as layout
 from genepool.testbed.pieces import Pieces
 from genepool.testbed.schedule import Phase, Schedule, schedule_for
-from genepool.testbed.skills import DEFAULT_SKILLS, PRIMITIVES, SKILLS, StringTask, choose
+from genepool.testbed.skills import DEFAULT_SKILLS, SKILLS, StringTask, choose
 
 if TYPE_CHECKING:
     from genepool.testbed import training
@@ -99,6 +99,8 @@ class StringsBuild:
         schedule: of the models; that of the settings when None.
         place: the models' folder inside the testbed, ending in a slash; the testbed itself when empty.
         kinds: of specialists, the longer ones first, so that both threads end together.
+        mixture: what the models are trained on; that of the settings, with tags, when None.
+        more_tasks: skills that are asked for in turn, by the name of their task, beside each skill and `generic`.
     """
 
     def __init__(
@@ -111,6 +113,8 @@ class StringsBuild:
         schedule: Schedule | None = None,
         place: str = "",
         kinds: tuple[str, ...] = ("lora", "full"),
+        mixture: data.Mixture | None = None,
+        more_tasks: Mapping[str, Sequence[StringTask]] | None = None,
     ) -> None:
         from genepool.testbed import training
 
@@ -119,9 +123,14 @@ class StringsBuild:
         self.staging, self.place, self.kinds = pieces.staging, place, kinds
         self.schedule = schedule or settings.schedule
         self.skills = tuple(SKILLS[name] for name in settings.skills)
-        self.mixture = data.Mixture(
+        self.mixture = mixture or data.Mixture(
             self.skills, self.schedule.lengths, settings.seed, teach_base=settings.regime == "elicit"
         )
+        self.asked: dict[str, Sequence[StringTask]] = {
+            **{skill.name: [skill] for skill in self.skills},
+            **(more_tasks or {}),
+            data.GENERIC: [],
+        }
         self.items: dict[str, dict[data.Split, list[data.StringExample]]] = {}
         self.stop = threading.Event()
 
@@ -152,9 +161,12 @@ class StringsBuild:
 
     def _write_tasks(self) -> None:
         """One folder a task: the three splits, and task.yaml with how to ask."""
-        seed, lengths = self.settings.seed, self.schedule.lengths
-        for task, skill in [*((skill.name, skill) for skill in self.skills), (data.GENERIC, None)]:
-            self.items[task] = {split: data.task_items(task, skill, split, seed, lengths) for split in data.SPLITS}
+        seed, lengths, mixture = self.settings.seed, self.schedule.lengths, self.mixture
+        for task, skills in self.asked.items():
+            self.items[task] = {
+                split: data.task_items(task, skills, split, seed, lengths, mixture.prompts, mixture.primitives)
+                for split in data.SPLITS
+            }
             target = self.staging / "tasks" / task
             if target.exists():
                 continue
@@ -236,7 +248,7 @@ class StringsBuild:
             },
             "primitives": {
                 primitive.name: {"does": primitive.does, "pretraining_tag": primitive.pretraining_tag}
-                for primitive in PRIMITIVES.values()
+                for primitive in self.mixture.primitives
             },
             "tasks": {
                 task: {split: len(items) for split, items in splits.items()} for task, splits in self.items.items()
