@@ -330,9 +330,9 @@ def after_steps(monkeypatch: pytest.MonkeyPatch, count: int, then: Callable[[], 
     """From the call after `count`, what a step's loss is comes from `then`."""
     gradient, calls = MergedNetwork.gradient, [0]
 
-    def counted(self: MergedNetwork, losses: Any) -> Any:
+    def counted(self: MergedNetwork, losses: Any, move: Any = None) -> Any:
         calls[0] += 1
-        loss, slopes = gradient(self, losses)
+        loss, slopes = gradient(self, losses, move)
         return (then(), slopes) if calls[0] > count else (loss, slopes)
 
     monkeypatch.setattr(MergedNetwork, "gradient", counted)
@@ -361,6 +361,39 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits(
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_fit_goes_on_to_the_same_bits_where_other_memory_is_free(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which skills are held, and in which order gradients are added up, is what it was when the fit began."""
+
+    def interrupted() -> float:
+        raise KeyboardInterrupt
+
+    plan, seen = fitting.plan_residence, []
+
+    def planned(*arguments: Any, **more: Any) -> Residence:
+        """With room for the network, one gradient and the blocks, where a plan was made before."""
+        if seen:
+            least = seen[0].network + seen[0].gradient + seen[0].blocks
+            more["free"] = int(least / 0.75) + 100
+        seen.append(plan(*arguments, **more))
+        return seen[-1]
+
+    assert compose("whole").code == 0
+    monkeypatch.setattr(fitting, "plan_residence", planned)
+    with monkeypatch.context() as patch:
+        after_steps(patch, 3, interrupted)
+        assert compose("out").code == 130
+    assert compose("out").code == 0
+    began, now, then = seen[0], seen[-2], seen[-1]
+    assert then.decisions() == began.decisions() == {"held": ["first", "second"], "add_up": True}
+    assert now.streamed == ("first", "second")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.slow

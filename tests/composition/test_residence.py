@@ -72,6 +72,14 @@ def test_two_bytes_help_where_four_do_not_fit(billion: SkillSet) -> None:
     assert plan_residence(billion, way="fused", free=7 * GB, dtype="bfloat16").total < 5.25 * GB
 
 
+def test_what_was_decided_before_is_decided_again_or_refused(billion: SkillSet) -> None:
+    began = plan_residence(billion, way="fused", free=60 * GB)
+    later = plan_residence(billion, way="fused", free=40 * GB, before=began.decisions())
+    assert later.decisions() == began.decisions() != plan_residence(billion, way="fused", free=24 * GB).decisions()
+    with pytest.raises(InputError, match=r"the fit began with 30.* GB, and 24.00 GB are free now"):
+        plan_residence(billion, way="fused", free=24 * GB, before=began.decisions())
+
+
 def test_what_shares_a_number_does_not_move_alone(billion: SkillSet) -> None:
     layout = CoefficientLayout(8, billion.vectors().names)
     alone, shared = (

@@ -96,6 +96,7 @@ def plan_fit(
     dtype: str = "float32",
     changes: Sequence[Change] | None = None,
     products: bool = True,
+    before: Mapping[str, Any] | None = None,
 ) -> Residence:
     """What a fit holds, and how it takes gradients; see `plan_residence`.
 
@@ -110,6 +111,7 @@ def plan_fit(
         dtype: what the network computes in.
         changes: what the skills' changes were made into; the changes themselves when None.
         products: whether changes that are products of factors are composed as they are.
+        before: what was decided when the fit began.
 
     Raises:
         InputError: not even the network and one gradient fit; with the figures.
@@ -117,7 +119,7 @@ def plan_fit(
     alone = parametrisation.by_tensor() is not None and not optimisation.clip
     way: Way = "fused" if alone else "whole"
     beside = products and (layout.parts == 1 or layout.by_rows)
-    return plan_residence(skills, dtype=dtype, changes=changes, way=way, beside=beside)
+    return plan_residence(skills, dtype=dtype, changes=changes, way=way, beside=beside, before=before)
 
 
 class CoefficientFit:
@@ -178,7 +180,7 @@ class CoefficientFit:
         self._world.network.assign(self._world.skills.base)
         return fitted
 
-    def _plan(self, *, products: bool) -> Residence:
+    def _plan(self, *, products: bool, before: Mapping[str, Any] | None = None) -> Residence:
         return plan_fit(
             self._world.skills,
             self._parametrisation,
@@ -187,6 +189,7 @@ class CoefficientFit:
             dtype=self._world.dtype,
             changes=self._changes,
             products=products,
+            before=before,
         )
 
     def _fit_beside(self, inputs: Sequence[TaskInputs]) -> FittedCoefficients:
@@ -197,9 +200,8 @@ class CoefficientFit:
             branched.put(self._parametrisation.coefficients(self._parametrisation.start()))
             unlike = branched.unlike(self._losses(inputs[0], 0)[0])
             if not unlike:
-                return self._fit(
-                    WholeSteps(branched, self._parametrisation, self._optimisation, self._project), inputs, "branches"
-                )
+                steps = WholeSteps(branched, self._parametrisation, self._optimisation, self._project)
+                return self._fit(steps, inputs, self._kept(inputs, "branches"), "branches")
         world.network.assign(world.skills.base)
         plan = self._plan(products=False)
         progress.message(f"the network does not use {unlike} by its layer alone, so the factors are multiplied out")
@@ -208,7 +210,10 @@ class CoefficientFit:
 
     def _fit_merged(self, plan: Residence, inputs: Sequence[TaskInputs]) -> FittedCoefficients:
         """The fit with the skills merged into the weights."""
-        world = self._world
+        world, kept = self._world, self._kept(inputs, plan.way)
+        if noted := kept.noted():
+            plan = self._plan(products=False, before=noted)
+        kept.notes = plan.decisions()
         held = [number for number, name in enumerate(world.skills.names) if name in plan.skills]
         with progress.bar("reading the skills"):
             vectors = world.skills.vectors(held, self._changes)
@@ -219,14 +224,19 @@ class CoefficientFit:
             steps = FusedSteps(merged, self._parametrisation, own, self._optimisation, self._project)
         else:
             steps = WholeSteps(merged, self._parametrisation, self._optimisation, self._project)
-        return self._fit(steps, inputs, plan.way)
+        return self._fit(steps, inputs, kept, plan.way)
 
-    def _fit(self, steps: CoefficientSteps, inputs: Sequence[TaskInputs], way: Way | None) -> FittedCoefficients:
+    def _kept(self, inputs: Sequence[TaskInputs], way: Way | None) -> KeptFit:
+        world = self._world
+        tasks = [one.digest() for one in inputs]
+        return KeptFit(world.work, {**world.identity(), **self._named, "gradients": way, "tasks": tasks})
+
+    def _fit(
+        self, steps: CoefficientSteps, inputs: Sequence[TaskInputs], kept: KeptFit, way: Way | None
+    ) -> FittedCoefficients:
         import torch
 
         world, options = self._world, self._options
-        identity = {**world.identity(), **self._named, "gradients": way, "tasks": [one.digest() for one in inputs]}
-        kept = KeptFit(world.work, identity)
         looks = HeldOutLooks(kept, steps, options.patience, least=self._least)
         start = looks.resume()
         stopped = ""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,11 +31,15 @@ class KeptFit:
     Args:
         work: the folder; None keeps nothing.
         identity: everything that decides the bits of the result, as plain data.
+
+    Attributes:
+        notes: what is kept beside the state and given back by `noted`; it does not say which fit it is.
     """
 
     def __init__(self, work: Path | None, identity: Mapping[str, Any]) -> None:
         self._path = self.place = None if work is None else work / _FILE
         self._key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self.notes: dict[str, Any] = {}
 
     def put(self, tensors: Mapping[str, torch.Tensor], said: Mapping[str, Any]) -> None:
         """Replaces what is kept."""
@@ -44,7 +49,9 @@ class KeptFit:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        staging.write_bytes(self._path, save(held, {"fit": self._key, "said": json.dumps(said)}))
+        staging.write_bytes(
+            self._path, save(held, {"fit": self._key, "said": json.dumps(said), "notes": json.dumps(self.notes)})
+        )
 
     def read(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """What is kept of this very fit; None where nothing is."""
@@ -64,6 +71,19 @@ class KeptFit:
             progress.message(f"{self._path.parent}: is of another fit, so this one begins again")
             return None
         return tensors, said
+
+    def noted(self) -> dict[str, Any]:
+        """The notes that are kept of this very fit; empty where there are none."""
+        from safetensors import SafetensorError, safe_open
+
+        if self._path is None or not self._path.is_file():
+            return {}
+        with suppress(OSError, ValueError, SafetensorError), safe_open(self._path, "pt") as file:
+            metadata = file.metadata() or {}
+            notes = parsed_json(metadata.get("notes"))
+            if metadata.get("fit") == self._key and isinstance(notes, dict):
+                return notes
+        return {}
 
 
 class Learning(Protocol):

@@ -71,6 +71,10 @@ class Residence:
         """All of it."""
         return self.network + self.gradient + self.blocks + sum(self.skills.values()) + self.kept
 
+    def decisions(self) -> dict[str, Any]:
+        """What rounding depends on: bfloat16 skills are rounded when they are held, and sums have an order."""
+        return {"held": sorted(self.skills), "add_up": self.add_up}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
@@ -181,6 +185,7 @@ def plan_residence(
     free: int | None = None,
     way: Way | None = None,
     beside: bool = False,
+    before: Mapping[str, Any] | None = None,
 ) -> Residence:
     """Decides which skills a fit holds, and how it takes gradients, from headers and factors alone.
 
@@ -191,9 +196,10 @@ def plan_residence(
         free: bytes; those of this machine when None.
         way: how gradients are taken where skills do not run beside the base; None where none are taken.
         beside: whether the coefficients are such that LoRA skills may run beside the base.
+        before: what an earlier plan of the same fit decided (`Residence.decisions`), which its bits depend on.
 
     Raises:
-        InputError: not even the network and one gradient fit; with the figures.
+        InputError: not even the network and one gradient fit, or not what was decided before; with the figures.
     """
     free = free_memory() if free is None else free
     base, size = skills.memory_base, _BYTES[dtype]
@@ -236,7 +242,17 @@ def plan_residence(
     for name, takes in wanted.items():
         if sum(held.values()) + takes <= room:
             held[name] = takes
-    streamed = tuple(name for name in skills.names if name not in held)
     add_up = sum(held.values()) + further <= left
+    if before:
+        held = {name: takes for name, takes in wanted.items() if name in before.get("held", ())}
+        add_up = before.get("add_up") is True
+    streamed = tuple(name for name in skills.names if name not in held)
     gradient = sum(sizes) if add_up else largest
-    return Residence(network, gradient, blocks + at_hand, held, streamed, add_up, free, way, why, at_hand)
+    found = Residence(network, gradient, blocks + at_hand, held, streamed, add_up, free, way, why, at_hand)
+    if before and found.total > free:
+        raise InputError(
+            f"the fit began with {found.total / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free now",
+            where=skills.reference,
+            fix="Free memory, or write to another folder: the fit begins again",
+        )
+    return found
