@@ -372,7 +372,8 @@ def test_a_fit_goes_on_to_the_same_bits_where_other_memory_is_free(
     def interrupted() -> float:
         raise KeyboardInterrupt
 
-    plan, seen = fitting.plan_residence, []
+    plan = fitting.plan_residence
+    seen: list[Residence] = []
 
     def planned(*arguments: Any, **more: Any) -> Residence:
         """With room for the network, one gradient and the blocks, where a plan was made before."""
