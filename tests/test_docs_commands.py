@@ -105,7 +105,9 @@ WRITES = {
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_testbed: Any) -> Path:
     """Models, tasks, skills and studies under every name that the pages use."""
     folder = tmp_path_factory.mktemp("docs")
-    (folder / "bed").symlink_to(tiny_testbed.folder)
+    for name in ("bed", "testbed"):
+        # Where a page builds one, the command finds that it is built.
+        (folder / name).symlink_to(tiny_testbed.folder)
     for name, target in LINKS.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).symlink_to(tiny_testbed.folder / target)
