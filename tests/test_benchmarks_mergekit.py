@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from benchmarks.mergekit import answers, verdicts
+from benchmarks.mergekit import answers, evolve_files, mixtures, parameters, verdicts
 from benchmarks.mergekit.__main__ import RECORD
 from benchmarks.mergekit.cases import CASES
 from benchmarks.mergekit.page import PAGE, used, written
@@ -100,11 +100,15 @@ def _sets(lists: dict[str, list[str]]) -> dict[str, set[str]]:
 
 def test_every_verdict_that_names_a_measurement_has_one() -> None:
     named = [one for all_ in (*verdicts.COMMANDS.values(), *verdicts.KEYS.values()) for one in all_.values()]
-    cases = {one.case for one in (*named, *verdicts.INPUTS.values()) if one.case} - {"recipes", "several documents"}
+    cases = {one.case for one in (*named, *verdicts.INPUTS.values()) if one.case}
+    cases -= {"recipes", "several documents", "mixtures"}
     assert cases <= set(MEASURED["cases"])
     assert set(MEASURED["cases"]) == {*CASES, *answers.TRANSPLANTS}
     assert set(MEASURED["recipes"]) == {name for name, _ in answers.comparable()}
     assert set(MEASURED["genomes"]) == set(answers.stored_genomes())
+    assert set(MEASURED["parameters"]) == set(parameters.VALUES)
+    assert set(MEASURED["mixtures"]) == set(mixtures.MIXTURES)
+    assert set(MEASURED["evolve"]) == set(evolve_files.FILES)
 
 
 def test_every_option_that_a_verdict_points_to_is_there() -> None:
@@ -124,7 +128,8 @@ def test_the_page_is_what_the_record_says() -> None:
 
 def test_what_is_called_the_same_is_the_same_in_float32() -> None:
     worst = {name: value for name, value in MEASURED["recipes"].items() if value > 1e-6}
-    worst |= {name: value for name, value in MEASURED["parameters"].items() if value > 1e-6}
+    live = ("parameters", "mixtures", "evolve")
+    worst |= {name: value for part in live for name, value in MEASURED[part].items() if value > 1e-6}
     assert not worst
     # Rows that are solved for have the condition of the problem on top.
     assert all(value <= 2e-5 for value in MEASURED["cases"].values() if not isinstance(value, str))

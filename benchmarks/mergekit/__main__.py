@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.mergekit import answers, parameters
+from benchmarks.mergekit import answers, evolve_files, mixtures, parameters
 from benchmarks.mergekit.cases import CASES, Pair, TheirsFailed
 from benchmarks.mergekit.page import PAGE, written
 from benchmarks.mergekit.verdicts import missing
@@ -51,6 +51,7 @@ def measured(python: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         os.environ["GENEPOOL_CACHE"] = str(place / "cache")
+        os.environ["HF_DATASETS_CACHE"] = str(place / "datasets")
         models = inputs.write_models(place / "models")
         recipes = {
             name: _two_digits(answers.recipe_difference(name, answer, models, place, inputs))
@@ -62,7 +63,8 @@ def measured(python: Path) -> dict[str, Any]:
             for run in answers.TRANSPLANTS
         }
         pair = Pair(python.parent, place, models)
-        given = {method: _two_digits(value) for method, value in parameters.measure(pair).items()}
+        live = {"parameters": parameters.measure, "mixtures": mixtures.measure, "evolve": evolve_files.measure}
+        found = {part: {name: _two_digits(one) for name, one in run(pair).items()} for part, run in live.items()}
         for name, case in CASES.items():
             try:
                 value = case(pair)
@@ -70,7 +72,7 @@ def measured(python: Path) -> dict[str, Any]:
                 value = f"fails there: {failed}"
             cases[name] = value if isinstance(value, str) else _two_digits(value)
             print(name, cases[name], flush=True)
-    return {**surface, "recipes": recipes, "genomes": genomes, "parameters": given, "cases": cases}
+    return {**surface, "recipes": recipes, "genomes": genomes, **found, "cases": cases}
 
 
 def _two_digits(value: float) -> float:

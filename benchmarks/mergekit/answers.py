@@ -29,6 +29,8 @@ from genepool.weights.vocabulary.reading import read_vocabulary
 GOLDENS = Path(__file__).parents[2] / "tests" / "goldens" / "mergekit"
 #: Recipes with another answer here by design: refused, or with head and norm of all sources.
 BY_DESIGN = {"quirk_chat_template", "quirk_linear_cancel", "quirk_unknown_keys", "slices_uneven_more"}
+#: Recipes with `dtype: bfloat16`, in which mergekit computes and a last bit is far more than the rounding of float32.
+IN_BFLOAT16 = {"dtype_bf16", "dtype_bf16_linear"}
 #: Runs of mergekit-tokensurgeon -> the method here and its k.
 TRANSPLANTS = {
     "omp of 1": ("omp", 1), "omp of 3": ("omp", 3), "omp of 8": ("omp", 8), "nearest 4": ("neighbours", 4),
@@ -47,16 +49,11 @@ def golden_inputs() -> ModuleType:
 
 
 def comparable() -> Iterator[tuple[str, dict[str, Any]]]:
-    """The recipes in float32 that both merge, with what is stored of each answer."""
+    """The recipes that both compute in float32, with what is stored of each answer."""
     answers: dict[str, dict[str, Any]] = json.loads((GOLDENS / "manifest.json").read_text())["recipes"]
     for name, answer in answers.items():
-        if "error" not in answer and name not in BY_DESIGN and not _in_bfloat16(name):
+        if "error" not in answer and name not in BY_DESIGN and name not in IN_BFLOAT16:
             yield name, answer
-
-
-def _in_bfloat16(name: str) -> bool:
-    # Stored or computed in bfloat16, where a last bit is far more than the rounding of float32.
-    return name in ("dtype_bf16", "dtype_bf16_linear", "dtype_out_bf16")
 
 
 def documents(name: str, inputs: ModuleType) -> list[dict[str, Any]]:

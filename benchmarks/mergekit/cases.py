@@ -86,17 +86,6 @@ def largest_difference(one: Path | str, two: Path | str) -> float:
     return max(float((ours.read(n).float() - theirs.read(n).float()).abs().max()) for n in theirs.names())
 
 
-def mixture(pair: Pair) -> float:
-    """Gates from embeddings: the modes that ask the model compute in bfloat16 there."""
-    a, b, base = (str(pair.models[name]) for name in ("a", "b", "base"))
-    experts = [
-        {"source_model": a, "positive_prompts": ["abc"], "negative_prompts": ["sad"]},
-        {"source_model": b, "positive_prompts": ["sad", "cat"], "residual_scale": 0.5},
-    ]
-    data = {"base_model": base, "gate_mode": "cheap_embed", "experts": experts, "dtype": "float32"}
-    return pair.merged("mergekit-moe", "mixture", {**data, "experts_per_token": 1, "architecture": "mixtral"})
-
-
 def shuffle(pair: Pair) -> float:
     """All the weight on one model, where nothing is left to chance."""
     theirs, ours, file = pair.place / "shuffled-theirs", pair.place / "shuffled", pair.place / "shuffled.yaml"
@@ -191,6 +180,6 @@ def quantised(pair: Pair) -> str:
 
 
 CASES: dict[str, Callable[[Pair], float | str]] = {
-    "mixture": mixture, "shuffle": shuffle, "extract": extract,
+    "shuffle": shuffle, "extract": extract,
     "extract embed": extract_embed, "files": files, "legacy": legacy, "bakllama": bakllama, "quantised": quantised,
 }  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.mergekit import evolve_files, mixtures
 from benchmarks.mergekit.answers import comparable, documents, golden_inputs, stored_genomes
 from benchmarks.mergekit.parameters import VALUES
 from benchmarks.mergekit.verdicts import COMMANDS, EVERY_MERGE, INPUTS, KEYS, Verdict, of_method, of_parameter
@@ -60,6 +61,10 @@ class _Evidence:
         for name, told in stored_genomes().items():
             uses = {"evolve.genome", *(f"genome.{key}" for key in told["genome"])}
             self._add(uses, record["genomes"].get(name))
+        for name, mixture in mixtures.MIXTURES.items():
+            self._add({"mixtures", *mixtures.used(mixture)}, record["mixtures"].get(name))
+        for name, file in evolve_files.FILES.items():
+            self._add({"evolve files", *evolve_files.used(file)}, record["evolve"].get(name))
 
     def _add(self, words: Iterable[str], difference: float | None) -> None:
         for word in words:

@@ -81,7 +81,7 @@ COMMANDS: dict[str, dict[str, Verdict]] = {
         "--lazy": Verdict("better", "not needed: there are no intermediate models; a killed merge continues"),
     },
     "mergekit-moe": {
-        "CONFIG_PATH": Verdict("same", "`genepool merge FILE OUT`", "mixture"),
+        "CONFIG_PATH": Verdict("same", "`genepool merge FILE OUT`", "mixtures"),
         "OUT_PATH": Verdict("same", "`OUT`"),
         "--load-in-4bit": Verdict("refused", _AS_IT_IS),
         "--load-in-8bit": Verdict("refused", _AS_IT_IS),
@@ -277,41 +277,49 @@ KEYS: dict[str, dict[str, Verdict]] = {
         "pad_to_multiple_of": Verdict("same"),
     },
     "mixture": {
-        "base_model": Verdict("same", "models as anywhere in genepool: BASE+ADAPTER too", "mixture"),
-        "experts": Verdict("same", "", "mixture"),
+        "base_model": Verdict("same", "models as anywhere in genepool: BASE+ADAPTER too"),
+        "experts": Verdict("same"),
         "gate_mode": Verdict(
             "same",
-            "`cheap_embed`, which the figure is of. `hidden`, `hidden_last`, `hidden_avg` by design in float32, each "
-            "prompt by itself; mergekit computes in bfloat16, and its mean counts padding as tokens. `random` and "
-            "`uniform_random`: other random numbers; `seed` (a key of ours) or `--seed` decides",
-            "mixture",
+            "the figure is of all modes. `hidden`, `hidden_last`, `hidden_avg` by design in float32, each prompt by "
+            "itself; mergekit computes in bfloat16 (for the figure in float32), and its mean counts padding as tokens. "
+            "`random` and `uniform_random`: other random numbers, but for the figure; `seed` (a key of ours) or "
+            "`--seed` decides",
         ),
-        "dtype": Verdict("same", "", "mixture"),
-        "experts_per_token": Verdict("same", "", "mixture"),
-        "shared_experts": Verdict("same", "one for `qwen`, with a gate; at most one for `deepseek`, without"),
+        "dtype": Verdict("same"),
+        "experts_per_token": Verdict("same"),
+        "shared_experts": Verdict(
+            "better",
+            "one for `qwen`, with a gate; at most one for `deepseek`, without. There it must be the base or an expert "
+            "too, or the command fails",
+        ),
         "architecture": Verdict(
             "same",
             "`mixtral`, `qwen`, `qwen3`, `deepseek`; the first that can hold the models by default; the figure is of "
-            "`mixtral`",
-            "mixture",
+            "`mixtral`, `qwen` and `deepseek`",
         ),
     },
     "expert": {
-        "source_model": Verdict("same", "", "mixture"),
-        "positive_prompts": Verdict("same", "an empty prompt is an error", "mixture"),
-        "negative_prompts": Verdict("same", "", "mixture"),
+        "source_model": Verdict("same"),
+        "positive_prompts": Verdict("same", "an empty prompt is an error"),
+        "negative_prompts": Verdict("same"),
         "noise_scale": Verdict(
-            "different by design", "the same rule, other random numbers: from the seed and the tensor's name"
+            "different by design",
+            "the same rule, other random numbers, from the seed and the tensor's name. The figure is with ours in both",
         ),
-        "residual_scale": Verdict("same", "", "mixture"),
+        "residual_scale": Verdict("same"),
     },
     "evolve": {
         "genome": Verdict("same"),
-        "tasks": Verdict("same", "found by name in `--tasks` folders, then among lm-eval's; others are refused"),
+        "tasks": Verdict(
+            "same",
+            "found by name in `--tasks` folders, then among lm-eval's; others are refused. The figure is of the sum of "
+            "the scores",
+        ),
         "limit": Verdict("same", "examples per task that score a candidate"),
         "num_fewshot": Verdict("same", "of lm-eval's tasks; one of genepool's own says it in its task.yaml"),
         "shuffle": Verdict("different by design", "no effect: every candidate answers the same examples"),
-        "random_init": Verdict("same", "other random numbers, from the seed"),
+        "random_init": Verdict("same", "other random numbers, from the seed. The figure is with ours in both"),
         "apply_chat_template": Verdict(
             "different by design", "where the file does not say: if the first model has a chat template. There true"
         ),
@@ -337,11 +345,11 @@ KEYS: dict[str, dict[str, Verdict]] = {
     },
 }
 
-_DRAWS = "the same rule, other random numbers; the figure is at density 1"
+_DRAWS = "the same rule, other random numbers. The figure is with ours in both"
 #: Its merge methods; those not here are `same`.
 METHODS: dict[str, Verdict] = {
     "ties": Verdict("same", "at equal magnitudes [different by design](#different-by-design)"),
-    "dare_linear": Verdict("different by design", f"{_DRAWS} or 0"),
+    "dare_linear": Verdict("different by design", _DRAWS),
     "dare_ties": Verdict("different by design", _DRAWS),
     "della": Verdict("different by design", _DRAWS),
     "della_linear": Verdict("different by design", _DRAWS),
@@ -361,9 +369,7 @@ PARAMETERS: dict[str, Verdict] = {
     "lambda": Verdict("same", "1 by default, applied after `normalize`"),
     "density": Verdict("same", "1 by default"),
     "task_arithmetic.density": Verdict("same", "no effect in either, and a warning here"),
-    "rescale": Verdict("same", "true by default; a test compares shares and norms over many seeds"),
-    "della.rescale": Verdict("same", "true by default; of drawn masks"),
-    "della_linear.rescale": Verdict("same", "true by default; of drawn masks"),
+    "rescale": Verdict("same", "true by default"),
     "ties.rescale": Verdict("same", "false by default"),
     "breadcrumbs.rescale": Verdict("same", "false by default"),
     "breadcrumbs_ties.rescale": Verdict("same", "false by default"),

@@ -35,6 +35,7 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
     },
     "dare_ties": {"merge_method": "dare_ties", "base_model": "base", "filters": ["mlp"], "layer_granularity": 2},
     "slerp": {"merge_method": "slerp", "layer_granularity": 2},
+    "linear_tokens": {"merge_method": "linear", "tokenizer_source": "union"},
 }  # fmt: skip
 
 

@@ -125,21 +125,9 @@ class ExpertMixture(Weights):
             return rows
         changed = rows.to(torch.float32)
         if found.noise:
-            changed = changed + found.noise * self._noise(name, start * info.matrix[1], changed.numel()).view_as(
-                changed
-            )
+            drawn = noise(self.recipe.seed, name, changed.numel(), start * info.matrix[1])
+            changed = changed + found.noise * drawn.view_as(changed)
         return (changed * found.factor).to(rows.dtype)
-
-    def _noise(self, name: str, place: int, count: int) -> torch.Tensor:
-        """Normal numbers of `count` entries of a tensor from a place on: those of a place are the same in any block."""
-        import torch
-
-        device = torch.device("cpu")
-        first, second = (
-            uniform(count, seeding.derive(self.recipe.seed, which, name), place, device) for which in ("noise", "angle")
-        )
-        # Box and Muller 1958: of two uniform numbers one normal; 1 - u, for u may be 0.
-        return torch.sqrt(-2 * torch.log1p(-first)) * torch.cos(2 * math.pi * second)
 
     @property
     def gates(self) -> torch.Tensor:
@@ -157,6 +145,25 @@ class ExpertMixture(Weights):
 
     def fingerprint(self) -> str:
         return self._print
+
+
+def noise(seed: int, name: str, count: int, place: int = 0) -> torch.Tensor:
+    """Normal numbers that belong to the entries of a tensor: those of a place are the same in any block.
+
+    Args:
+        seed: of the mixture.
+        name: of the tensor in the mixture.
+        count: how many.
+        place: of the first, counted from the tensor's first entry.
+
+    Returns:
+        `(count,)` float32 of mean 0 and standard deviation 1.
+    """
+    import torch
+
+    first, second = (uniform(count, seeding.derive(seed, which, name), place) for which in ("noise", "angle"))
+    # Box and Muller 1958: of two uniform numbers one normal; 1 - u, for u may be 0.
+    return torch.sqrt(-2 * torch.log1p(-first)) * torch.cos(2 * math.pi * second)
 
 
 def _copied(choice: ExpertChoice, weights: Weights, name: str) -> _Copied:
