@@ -131,6 +131,48 @@ def test_a_weight_that_is_used_otherwise_is_found(text_bed: Path, how: str) -> N
     assert layer.forward == call
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "layers"), [("gpt_neox", "all-linear"), ("mixtral", ["q_proj", "k_proj", "v_proj", "o_proj"])]
+)
+def test_every_linear_layer_of_other_architectures_adds_up(tmp_path: Path, kind: str, layers: Any) -> None:
+    base = write_model(tmp_path / "base", kind=kind)
+    adapters = [str(write_adapter(base, tmp_path / f"of{n}", n, r=2, target_modules=layers)) for n in (1, 2)]
+    skills = open_skills(str(base), adapters)
+    assert why_no_branches(skills, skills.memory_changes) == ""
+    network = open_model(base).load()
+    assert isinstance(network, Network)
+    branched = BranchedNetwork(network, skills.vectors(), CoefficientLayout(2, skills.vectors().names))
+    with branched.adding():
+        branched.put(torch.full(branched.layout.shape, 0.3))
+        assert branched.unlike(lambda: loss_of(network, 1)) == ""
+
+
+@pytest.mark.slow
+def test_mamba_uses_a_matrix_without_its_layer(tmp_path: Path) -> None:
+    """transformers multiplies by `dt_proj.weight` itself, so that no hook of the layer is called."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    base = tmp_path / "base"
+    write_model(base)
+    torch.manual_seed(0)
+    vocabulary = json.loads((base / "config.json").read_text())["vocab_size"]
+    config = MambaConfig(
+        vocab_size=vocabulary, hidden_size=16, state_size=4, num_hidden_layers=2, initializer_range=0.6, pad_token_id=0
+    )
+    for file in base.glob("model*"):
+        file.unlink()
+    MambaForCausalLM(config).save_pretrained(base)
+    adapter = write_adapter(base, tmp_path / "one", 1, r=2, target_modules=["dt_proj", "in_proj"])
+    skills = open_skills(str(base), [str(adapter)])
+    network = open_model(base).load()
+    assert isinstance(network, Network)
+    branched = BranchedNetwork(network, skills.vectors(), CoefficientLayout(1, skills.vectors().names))
+    with branched.adding():
+        branched.put(torch.full(branched.layout.shape, 0.3))
+        assert branched.unlike(lambda: loss_of(network, 1)) == "backbone.layers.0.mixer.dt_proj.weight"
+
+
 def test_what_is_no_layer_alone_is_said(text_bed: Path, tmp_path: Path) -> None:
     base = text_bed / "base"
     one = str(text_bed / "lora" / "one")

@@ -50,8 +50,8 @@ def test_eight_skills_of_a_billion_entries_fit_into_24_gb(billion: SkillSet) -> 
     assert plan.network == pytest.approx(4.94 * GB, rel=0.01)
     # All gradients are added up, so that what is on the disk is read once a step; the rest holds skills.
     assert plan.add_up
-    assert plan.gradient == plan.network
-    assert len(plan.skills) == 3
+    assert plan.gradient == plan.network + 2 * 4 * 128256 * 2048
+    assert len(plan.skills) == 2
     assert plan.skills["skill0"] == pytest.approx(2.47 * GB, rel=0.01)
     # The vectors of an MLP's matrix are kept between gradient and move, those of the embedding are read again.
     assert plan.at_hand == 8 * 4 * 2048 * 8192
@@ -59,7 +59,7 @@ def test_eight_skills_of_a_billion_entries_fit_into_24_gb(billion: SkillSet) -> 
 
 def test_more_skills_take_no_more_beside_what_is_held(billion: SkillSet) -> None:
     few = SkillSet(billion.base, billion.reference, billion.skills[:2])
-    plans = [plan_residence(one, way="fused", free=9 * GB) for one in (few, billion)]
+    plans = [plan_residence(one, way="fused", free=10 * GB) for one in (few, billion)]
     assert all(not plan.skills and not plan.add_up for plan in plans)
     assert plans[1].total < 1.1 * plans[0].total
     roomy = plan_residence(billion, way="fused", free=60 * GB)
@@ -67,16 +67,16 @@ def test_more_skills_take_no_more_beside_what_is_held(billion: SkillSet) -> None
 
 
 def test_two_bytes_help_where_four_do_not_fit(billion: SkillSet) -> None:
-    with pytest.raises(InputError, match=r"the network and one gradient take 6.* GB, and 7.00 GB are free"):
-        plan_residence(billion, way="fused", free=7 * GB)
-    assert plan_residence(billion, way="fused", free=7 * GB, dtype="bfloat16").total < 5.25 * GB
+    with pytest.raises(InputError, match=r"the network and one gradient take 7.* GB, and 8.00 GB are free"):
+        plan_residence(billion, way="fused", free=8 * GB)
+    assert plan_residence(billion, way="fused", free=8 * GB, dtype="bfloat16").total < 6 * GB
 
 
 def test_what_was_decided_before_is_decided_again_or_refused(billion: SkillSet) -> None:
     began = plan_residence(billion, way="fused", free=60 * GB)
-    later = plan_residence(billion, way="fused", free=40 * GB, before=began.decisions())
+    later = plan_residence(billion, way="fused", free=42 * GB, before=began.decisions())
     assert later.decisions() == began.decisions() != plan_residence(billion, way="fused", free=24 * GB).decisions()
-    with pytest.raises(InputError, match=r"the fit began with 30.* GB, and 24.00 GB are free now"):
+    with pytest.raises(InputError, match=r"the fit began with 3\d.* GB, and 24.00 GB are free now"):
         plan_residence(billion, way="fused", free=24 * GB, before=began.decisions())
 
 

@@ -20,6 +20,7 @@ from genepool.tasks.models import Source, WeightsSource, open_model
 from genepool.weights import Change
 from genepool.weights.change import BLOCK_ENTRIES
 from genepool.weights.tensor_info import DTYPE_BYTES, DTYPE_NAMES
+from genepool.weights.ties import tied_names
 
 # Of what is free; the rest is for activations, the tokenizer, Python and the disk's cache.
 _SHARE = 0.75
@@ -42,7 +43,7 @@ class Residence:
 
     Attributes:
         network: the base in memory.
-        gradient: of the largest tensor, or of all tensors where they are added up.
+        gradient: of the largest tensor, which a tied one has twice, and of all tensors where they are added up.
         blocks: what of every skill is worked on at once.
         skills: by name, what each that is held takes.
         streamed: names of the skills that are read from the disk.
@@ -208,11 +209,13 @@ def plan_residence(
     vectors = skills.vectors(changes=changes)
     sizes = [base.info(name).numel * size for name in vectors.names]
     largest = max(sizes, default=0)
+    # A tied tensor has two gradients before they are one.
+    one = largest * (2 if skills.base.aliases() or tied_names(skills.base) else 1)
     # A block of every skill, once more in the type that is computed in, and their sum.
     blocks = 4 * BLOCK_ENTRIES * (2 * len(changes) + 2)
-    left = _SHARE * free - network - largest - blocks
+    left = _SHARE * free - network - one - blocks
     if left < 0:
-        needed = network + largest + blocks
+        needed = network + one + blocks
         raise InputError(
             f"the network and one gradient take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free, of which "
             f"{_SHARE:.0%} can be used",
@@ -223,7 +226,7 @@ def plan_residence(
     if factors := factor_bytes(skills, changes) if beside else {}:
         why = why_no_branches(skills, changes)
         if not why and sum(factors.values()) <= left:
-            return Residence(network, largest, blocks, factors, (), False, free, "branches")
+            return Residence(network, one, blocks, factors, (), False, free, "branches")
         why = why or "they do not fit into memory"
     at_hand = 0
     if way == "fused":
@@ -236,7 +239,7 @@ def plan_residence(
     wanted = {name: held_bytes(change, base) for name, change in zip(skills.names, changes, strict=True)}
     # Where all gradients fit, vectors are read once a step, and not once for each micro-batch; that comes before
     # holding some of them, unless all can be held.
-    further = sum(sizes) - largest
+    further = sum(sizes)
     room = left if sum(wanted.values()) <= left or further > left else left - further
     held: dict[str, int] = {}
     for name, takes in wanted.items():
@@ -247,7 +250,7 @@ def plan_residence(
         held = {name: takes for name, takes in wanted.items() if name in before.get("held", ())}
         add_up = before.get("add_up") is True
     streamed = tuple(name for name in skills.names if name not in held)
-    gradient = sum(sizes) if add_up else largest
+    gradient = one + (further if add_up else 0)
     found = Residence(network, gradient, blocks + at_hand, held, streamed, add_up, free, way, why, at_hand)
     if before and found.total > free:
         raise InputError(
