@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from genepool.errors import InputError
 from genepool.kernels.memory import MemoryGate
-from genepool.merging import REQUIRED, Recipe, all_methods, engine, plan_merge
+from genepool.merging import REQUIRED, Recipe, all_methods, engine, outputs, plan_merge
 from genepool.weights.in_memory import TensorWeights, load_resident, stack_changes, stacked_changes
 
 
@@ -223,7 +223,7 @@ def test_the_plan_says_what_computing_takes() -> None:
 def test_surveys_of_many_small_tensors_at_a_time_find_the_same(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     setting = _setting(method)
     together = merge(method, setting["base"], setting["models"], scope="model")
-    monkeypatch.setattr(engine, "BATCH_ENTRIES", 1)
+    monkeypatch.setattr(outputs, "BATCH_ENTRIES", 1)
     apart = merge(method, setting["base"], setting["models"], scope="model")
     for name, values in together.items():
         torch.testing.assert_close(apart[name], values, msg=name)

@@ -76,13 +76,15 @@ def test_compiled_sums_within_limits_are_those_of_the_formula(
     # Weights add up as float32 in the loop and round once in the formula.
     torch.testing.assert_close(merged, expected, rtol=3e-7, atol=0)
     assert balance == expected_balance
+    factors = votes if weighted_votes else weights
+    assert kernels.balance_of_votes(vectors, factors, thresholds=low, ceilings=high) == balance
 
 
 @given(seed=seeds, models=st.integers(1, 4), epsilon=st.sampled_from([0.0, 0.1, 0.5]))
 def test_compiled_overlaps_are_those_of_the_formula(seed: int, models: int, epsilon: float) -> None:
     vectors = _vectors(seed, models, 6, 5)
     factors = torch.rand(models, generator=torch.Generator().manual_seed(seed)).tolist()
-    counts = kernels.overlap_counts(vectors, epsilon)
+    counts = torch.from_numpy(kernels.overlap_counts(vectors, epsilon))
     assert torch.equal(counts, overlap._counts_formula(vectors, epsilon))
     assert torch.equal(counts.sum(1), (vectors.abs() > torch.tensor(epsilon)).sum((1, 2)))
     merged = kernels.overlap_mean(vectors, epsilon, factors)

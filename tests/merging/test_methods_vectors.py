@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -204,12 +205,13 @@ def test_compiled_loops_give_the_formulas_bits(seed: int, models: int, entries: 
     expected = agreement._consensus_formula(vectors, factors, thresholds, 2)
     assert torch.equal(consensus(vectors, factors, thresholds, 2), expected)
     assert torch.equal(stitch(vectors, factors, low), agreement._stitch_formula(vectors, factors, low))
-    counts = [torch.zeros((1, 1 << 16), dtype=torch.int64) for _ in range(models)]
+    counts = [np.zeros((1, 1 << 16), np.int64) for _ in range(models)]
     count_scores(vectors, low, high, counts)
-    scores = competition.scores(vectors, low, high)
+    scores = competition._scores_formula(vectors, low, high)
+    assert torch.equal(competition.scores(vectors, low, high), scores)
     for own, counted in zip(scores, counts, strict=True):
         upper = (own.view(torch.int32) >> 16) & 0xFFFF
-        assert torch.equal(counted[0], torch.bincount(upper, minlength=1 << 16))
+        assert torch.equal(torch.from_numpy(counted[0]), torch.bincount(upper, minlength=1 << 16))
 
 
 @given(seed=seeds, spread=st.sampled_from([1e-4, 0.1, 1.0, 5.0]))
@@ -232,12 +234,12 @@ def test_signed_selection_is_exact(values: list[float], data: st.DataObject) -> 
     upper, lower = (bits >> 16) & 0xFFFF, bits & 0xFFFF
     selection = Selection(ranks, signed=True)
     counts = selection.begin(0)
-    counts[0] += torch.bincount(upper, minlength=1 << 16)
+    counts[0] += torch.bincount(upper, minlength=1 << 16).numpy()
     selection.fold(counts)
     selection.finish(0)
     counts = selection.begin(1)
     for row, bucket in zip(counts, selection.buckets, strict=True):
-        row += torch.bincount(lower[upper == bucket], minlength=1 << 16)
+        row += torch.bincount(lower[upper == bucket], minlength=1 << 16).numpy()
     selection.fold(counts)
     selection.finish(1)
     ordered = sorted(values, reverse=True)

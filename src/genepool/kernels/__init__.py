@@ -6,17 +6,19 @@ torch tensors and never ask which of the two ran.
 """
 
 from genepool.kernels.agreement import consensus, stitch
-from genepool.kernels.buffers import empty
-from genepool.kernels.competition import balance, count_scores
+from genepool.kernels.buffers import add_scaled, empty
+from genepool.kernels.competition import balance, count_scores, scores
 from genepool.kernels.counting import count_magnitudes
-from genepool.kernels.election import elect, l1_norms, trimmed_sum
+from genepool.kernels.election import balance_of_votes, elect, l1_norms, trimmed_sum
 from genepool.kernels.overlap import overlap_counts, overlap_mean
 from genepool.kernels.random_draws import drop, uniform
 from genepool.kernels.ranks import drop_by_rank, row_ranks
 from genepool.kernels.sums import gram, weighted_sum
 
 __all__ = [
+    "add_scaled",
     "balance",
+    "balance_of_votes",
     "consensus",
     "count_magnitudes",
     "count_scores",
@@ -29,6 +31,7 @@ __all__ = [
     "overlap_counts",
     "overlap_mean",
     "row_ranks",
+    "scores",
     "stitch",
     "trimmed_sum",
     "uniform",

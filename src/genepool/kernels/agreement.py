@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from genepool.kernels.buffers import empty, float32_array
+from genepool.kernels.buffers import as_array, float32_array, of_kind
 
 if TYPE_CHECKING:
     import torch
 
 
-def consensus(
-    vectors: torch.Tensor, factors: Sequence[float], thresholds: Sequence[float], needed: int
-) -> torch.Tensor:
+def consensus(vectors: Any, factors: Sequence[float], thresholds: Sequence[float], needed: int) -> Any:
     """`sum_k factors[k] v_k` where at least `needed` vectors have `|v_k| > thresholds[k] |sum_j v_j - v_k|`, else 0.
 
     Args:
-        vectors: k task vectors, `(k, ...)` float32, contiguous.
+        vectors: k task vectors, `(k, ...)` float32, contiguous; an array or a tensor.
         factors, thresholds: one of each for every vector.
         needed: how many masks must hold an entry.
 
@@ -25,19 +23,22 @@ def consensus(
         float32, of the shape of one vector.
     """
 
-    if vectors.device.type != "cpu":
+    arrays = as_array(vectors)
+    if arrays is None:
         return _consensus_formula(vectors, factors, thresholds, needed)
+    import numpy as np
+
     from genepool.kernels import compiled_vectors
 
-    merged = empty(vectors.shape[1:])
+    merged = np.empty(arrays.shape[1:], np.float32)
     compiled_vectors.consensus(
-        vectors.reshape(len(factors), -1).numpy(),
+        arrays.reshape(len(factors), -1),
         float32_array(factors),
         float32_array(thresholds),
         needed,
-        merged.view(-1).numpy(),
+        merged.reshape(-1),
     )
-    return merged
+    return of_kind(merged, vectors)
 
 
 def _consensus_formula(
@@ -55,11 +56,11 @@ def _consensus_formula(
     return torch.where(masks >= needed, merged, 0.0)
 
 
-def stitch(vectors: torch.Tensor, factors: Sequence[float], low: Sequence[float]) -> torch.Tensor:
+def stitch(vectors: Any, factors: Sequence[float], low: Sequence[float]) -> Any:
     """Per entry, the mean of `factors[k] v_k` over the vectors that are not zero there and reach `low[k]`; 0 if none.
 
     Args:
-        vectors: k task vectors, `(k, ...)` float32, contiguous.
+        vectors: k task vectors, `(k, ...)` float32, contiguous; an array or a tensor.
         factors: one for each.
         low: smallest magnitude of each that belongs to its region.
 
@@ -67,15 +68,18 @@ def stitch(vectors: torch.Tensor, factors: Sequence[float], low: Sequence[float]
         float32, of the shape of one vector.
     """
 
-    if vectors.device.type != "cpu":
+    arrays = as_array(vectors)
+    if arrays is None:
         return _stitch_formula(vectors, factors, low)
+    import numpy as np
+
     from genepool.kernels import compiled_vectors
 
-    merged = empty(vectors.shape[1:])
+    merged = np.empty(arrays.shape[1:], np.float32)
     compiled_vectors.stitch(
-        vectors.reshape(len(factors), -1).numpy(), float32_array(factors), float32_array(low), merged.view(-1).numpy()
+        arrays.reshape(len(factors), -1), float32_array(factors), float32_array(low), merged.reshape(-1)
     )
-    return merged
+    return of_kind(merged, vectors)
 
 
 def _stitch_formula(vectors: torch.Tensor, factors: Sequence[float], low: Sequence[float]) -> torch.Tensor:

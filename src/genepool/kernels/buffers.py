@@ -1,4 +1,4 @@
-"""What kernels are given beside blocks: room for results, which must not leave holes in the heap, and short lists."""
+"""What kernels are given and give back: numpy arrays or torch tensors, room for results, and short lists."""
 
 from __future__ import annotations
 
@@ -22,6 +22,38 @@ def empty(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Ten
     if torch.device(device).type != "cpu":
         return torch.empty(tuple(shape), dtype=torch.float32, device=device)
     return torch.from_numpy(np.empty(tuple(shape), np.float32))
+
+
+def as_array(values: Any) -> np.ndarray[Any, Any] | None:
+    """An array or a tensor of the processor as an array of the same memory; None for a tensor of another device."""
+    import numpy as np
+
+    if isinstance(values, np.ndarray):
+        return values
+    array: np.ndarray[Any, Any] | None = values.numpy() if values.device.type == "cpu" else None
+    return array
+
+
+def of_kind(array: np.ndarray[Any, Any], given: Any) -> Any:
+    """An array as what `given` is: itself, or a tensor of the same memory."""
+    import numpy as np
+
+    if isinstance(given, np.ndarray):
+        return array
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def add_scaled(base: Any, vector: Any, factor: float = 1.0) -> Any:
+    """`base + factor * vector` in float32, written into `vector`; both are arrays or both are tensors."""
+    import numpy as np
+
+    if isinstance(vector, np.ndarray):
+        with np.errstate(all="ignore"):
+            np.multiply(vector, np.float32(factor), out=vector)
+            return np.add(vector, base, out=vector)
+    return vector.mul_(factor).add_(base)
 
 
 def float32_array(values: Sequence[float]) -> np.ndarray[Any, Any]:

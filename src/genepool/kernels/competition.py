@@ -9,11 +9,12 @@ compiled loop and the formula give the same bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from genepool.kernels.buffers import empty, float32_array
+from genepool.kernels.buffers import as_array, float32_array, of_kind
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -24,16 +25,35 @@ _POWERS_OF_TWO = (1.5403530e-4, 1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022
 _ROUND = 12582912.0
 
 
-def scores(vectors: torch.Tensor, low: Sequence[float], high: Sequence[float]) -> torch.Tensor:
+def scores(vectors: Any, low: Sequence[float], high: Sequence[float]) -> Any:
     """The score of every entry.
 
     Args:
-        vectors: n task vectors, `(n, ...)` float32.
+        vectors: n task vectors, `(n, ...)` float32, an array or a tensor.
         low, high: what the magnitudes of each are clamped to.
 
     Returns:
         float32, of the shape of `vectors`, in [-1, 1]; 0 where a vector or the sum of all is 0.
     """
+    arrays = as_array(vectors)
+    if arrays is None:
+        return _scores_formula(vectors, low, high)
+    import numpy as np
+
+    from genepool.kernels import compiled_vectors
+
+    found = np.empty(arrays.shape, np.float32)
+    compiled_vectors.scores(
+        arrays.reshape(len(arrays), -1),
+        float32_array(low),
+        float32_array(_scales(low, high)),
+        float32_array(high),
+        found.reshape(len(arrays), -1),
+    )
+    return of_kind(found, vectors)
+
+
+def _scores_formula(vectors: torch.Tensor, low: Sequence[float], high: Sequence[float]) -> torch.Tensor:
     import torch
 
     total = torch.zeros_like(vectors[0])
@@ -63,52 +83,55 @@ def scores(vectors: torch.Tensor, low: Sequence[float], high: Sequence[float]) -
 
 
 def count_scores(
-    vectors: torch.Tensor,
+    vectors: Any,
     low: Sequence[float],
     high: Sequence[float],
-    counts: Sequence[torch.Tensor],
+    counts: Sequence[np.ndarray[Any, Any]],
     buckets: Sequence[Sequence[int]] | None = None,
 ) -> None:
     """Adds histograms over the bits of the scores to `counts`, as `genepool.kernels.selection.Selection` reads them.
 
     Args:
         vectors, low, high: as for `scores`; contiguous.
-        counts: one for each vector, int64 on the processor: `(1, 2^16)` over the upper 16 bits, or
+        counts: one for each vector, int64: `(1, 2^16)` over the upper 16 bits, or
             `(number of buckets, 2^16)` over the lower 16 bits of scores whose upper bits are one of the buckets.
         buckets: for each vector; None for the upper bits.
     """
-    import torch
+    import numpy as np
 
-    if vectors.device.type == "cpu":
+    arrays = as_array(vectors)
+    if arrays is not None:
         from genepool.kernels import compiled_vectors
 
-        wanted = [list(own) for own in buckets] if buckets else [[]] * len(vectors)
+        wanted = [list(own) for own in buckets] if buckets else [[]] * len(arrays)
         compiled_vectors.count_scores(
-            vectors.reshape(len(vectors), -1).numpy(),
+            arrays.reshape(len(arrays), -1),
             float32_array(low),
             float32_array(_scales(low, high)),
             float32_array(high),
-            torch.tensor(wanted, dtype=torch.int64).reshape(len(vectors), -1).numpy(),
-            tuple(own.numpy() for own in counts),
+            np.array(wanted, dtype=np.int64).reshape(len(arrays), -1),
+            tuple(counts),
         )
         return
+    import torch
+
     for i, own in enumerate(scores(vectors, low, high)):
         bits = own.reshape(-1).view(torch.int32)
         upper = (bits >> 16) & 0xFFFF
         if buckets is None:
-            counts[i][0] += torch.bincount(upper, minlength=1 << 16).to(counts[i].device)
+            counts[i][0] += torch.bincount(upper, minlength=1 << 16).cpu().numpy()
             continue
         for row, bucket in zip(counts[i], buckets[i], strict=True):
-            row += torch.bincount(bits[upper == bucket] & 0xFFFF, minlength=1 << 16).to(row.device)
+            row += torch.bincount(bits[upper == bucket] & 0xFFFF, minlength=1 << 16).cpu().numpy()
 
 
 def balance(
-    vectors: torch.Tensor,
+    vectors: Any,
     low: Sequence[float],
     high: Sequence[float],
     lowest: Sequence[float],
     highest: Sequence[float],
-) -> torch.Tensor:
+) -> Any:
     """The mean of the clamped vectors, weighted by their scores above `lowest` as shares of the way to `highest`.
 
     Args:
@@ -120,21 +143,24 @@ def balance(
         float32, of the shape of one vector; 0 where every weight is 0.
     """
 
-    if vectors.device.type != "cpu":
+    arrays = as_array(vectors)
+    if arrays is None:
         return _balance_formula(vectors, low, high, lowest, highest)
+    import numpy as np
+
     from genepool.kernels import compiled_vectors
 
-    merged = empty(vectors.shape[1:])
+    merged = np.empty(arrays.shape[1:], np.float32)
     compiled_vectors.balance(
-        vectors.reshape(len(vectors), -1).numpy(),
+        arrays.reshape(len(arrays), -1),
         float32_array(low),
         float32_array(_scales(low, high)),
         float32_array(high),
         float32_array(lowest),
         float32_array(_scales(lowest, highest)),
-        merged.view(-1).numpy(),
+        merged.reshape(-1),
     )
-    return merged
+    return of_kind(merged, vectors)
 
 
 def _balance_formula(
@@ -147,7 +173,7 @@ def _balance_formula(
     import torch
 
     total, weights = torch.zeros_like(vectors[0]), torch.zeros_like(vectors[0])
-    own = scores(vectors, low, high)
+    own = _scores_formula(vectors, low, high)
     for i, (bottom, scale) in enumerate(zip(lowest, _scales(lowest, highest), strict=True)):
         weight = (own[i] - bottom).clamp_min(0) * scale
         total += torch.sign(vectors[i]) * vectors[i].abs().clamp(low[i], high[i]) * weight

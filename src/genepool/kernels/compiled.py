@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
+from numba.core import event
 
 Array = np.ndarray[Any, Any]
 Loop = TypeVar("Loop", bound=Callable[..., Any])
@@ -27,6 +28,24 @@ def _compiled_sum(loop: Loop) -> Loop:
     return ready
 
 
+class _FirstCall(event.Listener):  # type: ignore[misc]  # numba has no types
+    """Says once in a process that a loop is compiled, which takes seconds; what the cache has is only loaded."""
+
+    said = False
+
+    def on_start(self, event: event.Event) -> None:
+        from genepool import progress
+
+        if not self.said:
+            self.said = True
+            progress.message("compiling loops for this processor, once after installation")
+
+    def on_end(self, event: event.Event) -> None:
+        return None
+
+
+event.register("numba:compile", _FirstCall())
+
 # Entries that are gone through at once.
 _RUN = 1024
 _MASK = np.uint64(0xFFFFFFFF)
@@ -39,16 +58,38 @@ _UNIT = np.float32(2.0**-24)
 
 
 @_compiled
-def subtract_bfloat16(a: Array, b: Array, out: Array) -> bool:
-    """`out = a - b` of bfloat16 given as bits, in float32; whether every difference is finite."""
+def subtract(a: Array, b: Array, out: Array) -> bool:
+    """`out = a - b` in float32, of the bits of float32 (uint32) or bfloat16 (uint16); whether all of it is finite."""
     odd = np.uint32(0)
+    # A bfloat16 is the upper half of a float32, so the same shift serves both types.
+    shift = np.uint32(32 - 8 * a.itemsize)
     for i in range(out.size):
         difference = np.float32(
-            np.uint32(np.uint32(a[i]) << np.uint32(16)).view(np.float32)
-            - np.uint32(np.uint32(b[i]) << np.uint32(16)).view(np.float32)
+            np.uint32(np.uint32(a[i]) << shift).view(np.float32) - np.uint32(np.uint32(b[i]) << shift).view(np.float32)
         )
         out[i] = difference
         odd |= np.uint32((difference.view(np.uint32) & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+    return bool(odd == 0)
+
+
+@_compiled
+def subtract_all(rows: Array, base: Array, out: Array) -> bool:
+    """The same of `(k, n)` rows and one base, `(n,)`: `out[k] = rows[k] - base`."""
+    odd = np.uint32(0)
+    shift = np.uint32(32 - 8 * base.itemsize)
+    buffer = np.empty(_RUN, np.float32)
+    for begin in range(0, base.size, _RUN):
+        size = min(_RUN, base.size - begin)
+        below, stored = buffer[:size], base[begin : begin + size]
+        for i in range(size):
+            below[i] = np.uint32(np.uint32(stored[i]) << shift).view(np.float32)
+        for k in range(rows.shape[0]):
+            row, differences = rows[k, begin : begin + size], out[k, begin : begin + size]
+            for i in range(size):
+                differences[i] = np.uint32(np.uint32(row[i]) << shift).view(np.float32) - below[i]
+            bits = differences.view(np.uint32)
+            for i in range(size):
+                odd |= np.uint32((bits[i] & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
     return bool(odd == 0)
 
 
@@ -176,6 +217,30 @@ def elect(
         if normalize:
             for i in range(size):
                 merged[i] /= divisor[i] if divisor[i] != none else np.float32(1)
+    return elected
+
+
+@_compiled
+def balance_of_votes(vectors: Array, votes: Array, low: Array, high: Array) -> int:
+    """The sum of the elected signs that `elect` returns, without the sum of the vectors."""
+    models, entries = vectors.shape
+    none = np.float32(0)
+    buffer = np.empty(_RUN, np.float32)
+    elected = 0
+    for begin in range(0, entries, _RUN):
+        size = min(_RUN, entries - begin)
+        signs = buffer[:size]
+        signs[:] = none
+        for k in range(models):
+            vector, factor = vectors[k, begin : begin + size], votes[k]
+            bits, least, span = _range(vector, low[k : k + 1], high[k : k + 1])
+            for i in range(size):
+                inside = np.uint32((bits[i] & _MAGNITUDE) - least) <= span
+                signs[i] += vector[i] * factor if inside else none
+        balance = np.int32(0)
+        for i in range(size):
+            balance += np.int32(signs[i] > none) - np.int32(signs[i] < none)
+        elected += int(balance)
     return elected
 
 

@@ -15,7 +15,7 @@ _MAGNITUDE, _TOO_LARGE, _TOO_LARGE_NARROW = np.uint32(0x7FFFFFFF), np.uint32(0x7
 
 
 @_compiled
-def _widen(bits: Array, into: Array) -> None:
+def widen(bits: Array, into: Array) -> None:
     """Stored bits as float32; a bfloat16 is the upper half of one, so the same shift serves both types."""
     shift = np.uint32(32 - 8 * bits.itemsize)
     for i in range(bits.size):
@@ -43,9 +43,9 @@ def weighted_sum(  # noqa: C901 (a row of plain loops is what the compiler makes
     for begin in range(0, entries, _RUN):
         size = min(_RUN, entries - begin)
         if base.size:
-            _widen(base[begin : begin + size], below)
+            widen(base[begin : begin + size], below)
         for k in range(models):
-            _widen(rows[k, begin : begin + size], vector)
+            widen(rows[k, begin : begin + size], vector)
             factor = factors[k]
             if subtract:
                 for i in range(size):
@@ -96,9 +96,9 @@ def gram(rows: Array, base: Array, out: Array) -> None:
     for begin in range(0, entries, _RUN):
         size = min(_RUN, entries - begin)
         if base.size:
-            _widen(base[begin : begin + size], below)
+            widen(base[begin : begin + size], below)
         for k in range(models):
-            _widen(rows[k, begin : begin + size], wide[k])
+            widen(rows[k, begin : begin + size], wide[k])
             if base.size:
                 for i in range(size):
                     wide[k, i] -= below[i]

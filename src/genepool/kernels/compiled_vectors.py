@@ -55,6 +55,20 @@ def _scores(vector: Array, total: Array, low: float, scale: float, high: float, 
 
 
 @_compiled
+def scores(vectors: Array, low: Array, scale: Array, high: Array, out: Array) -> None:
+    """The score of every entry; `out` is of the shape of `vectors`, `(k, n)`."""
+    models, entries = vectors.shape
+    total = np.empty(_RUN, f4)
+    steepness = f4(models * _LOG2_E)
+    for begin in range(0, entries, _RUN):
+        size = min(_RUN, entries - begin)
+        _add_up(vectors, begin, total[:size])
+        for k in range(models):
+            own = out[k, begin : begin + size]
+            _scores(vectors[k, begin : begin + size], total[:size], low[k], scale[k], high[k], steepness, own)
+
+
+@_compiled
 def _count_low(bits: Array, buckets: Array, counts: Array) -> None:
     """`counts[j, lower 16 bits] += 1` for those whose upper 16 bits are `buckets[j]`."""
     for begin in range(0, bits.size, 16):

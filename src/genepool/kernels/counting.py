@@ -6,9 +6,12 @@ For non-negative floats the order of the values is the order of their bits: coun
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from genepool.kernels.buffers import as_array
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 LOW_BITS = 15
@@ -16,29 +19,28 @@ HIGH_BUCKETS = 1 << 16
 LOW_BUCKETS = 1 << LOW_BITS
 
 
-def count_magnitudes(values: torch.Tensor, counts: torch.Tensor, bucket: int | None = None) -> None:
+def count_magnitudes(values: Any, counts: np.ndarray[Any, Any], bucket: int | None = None) -> None:
     """Adds the histogram of |values| to `counts`.
 
     Args:
-        values: float32, any shape.
-        counts: int64 on the processor; `(HIGH_BUCKETS,)` without a bucket, `(LOW_BUCKETS,)` with one.
+        values: float32, any shape; an array or a tensor.
+        counts: int64; `(HIGH_BUCKETS,)` without a bucket, `(LOW_BUCKETS,)` with one.
         bucket: count the lower bits of those values only whose upper bits are this.
     """
-    import torch
+    import numpy as np
 
     flat = values.reshape(-1)
-    if not flat.numel():
-        return
-    if flat.device.type == "cpu":
+    array = as_array(flat)
+    if array is None:
+        counts += _formula(flat, counts.size, bucket).cpu().numpy()
+    elif array.size:
         from genepool.kernels import compiled
 
-        bits = flat.view(torch.int32).numpy().view("uint32")
+        bits = array.view(np.uint32)
         if bucket is None:
-            compiled.count_bits(bits, LOW_BITS, counts.numpy())
+            compiled.count_bits(bits, LOW_BITS, counts)
         else:
-            compiled.count_low_bits(bits, LOW_BITS, bucket, counts.numpy())
-    else:
-        counts += _formula(flat, counts.numel(), bucket).to(counts.device)
+            compiled.count_low_bits(bits, LOW_BITS, bucket, counts)
 
 
 def _formula(flat: torch.Tensor, buckets: int, bucket: int | None) -> torch.Tensor:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from genepool.kernels.buffers import empty, float32_array
+from genepool.kernels.buffers import as_array, float32_array, of_kind
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
 def elect(
-    vectors: torch.Tensor,
+    vectors: Any,
     weights: Sequence[float],
     *,
     scales: Sequence[float] | None = None,
@@ -22,11 +23,11 @@ def elect(
     zero_sign: float = 1.0,
     thresholds: Sequence[float] | None = None,
     ceilings: Sequence[float] | None = None,
-) -> tuple[torch.Tensor, int]:
+) -> tuple[Any, int]:
     """Per entry, elects the sign with the larger total mass and adds up the vectors that agree with it.
 
     Args:
-        vectors: k task vectors, `(k, ...)` float32, already trimmed or to be trimmed by the limits.
+        vectors: k task vectors, `(k, ...)` float32, arrays or tensors, already trimmed or to be trimmed by the limits.
         weights: one for each; they scale the votes and the sum.
         scales: a further factor of each vector that its weight in the mean does not count; 1 when None.
         votes: factor of each vector in the vote; that in the sum when None.
@@ -42,13 +43,16 @@ def elect(
 
     low, high = _limits(thresholds, ceilings, len(weights))
     factors = [weight * scale for weight, scale in zip(weights, scales or [1.0] * len(weights), strict=True)]
-    if vectors.device.type != "cpu":
+    arrays = as_array(vectors)
+    if arrays is None:
         return _formula(vectors, factors, weights, low, zero_sign, normalize, high, votes)
+    import numpy as np
+
     from genepool.kernels import compiled
 
-    merged = empty(vectors.shape[1:])
+    merged = np.empty(arrays.shape[1:], np.float32)
     balance = compiled.elect(
-        vectors.reshape(len(weights), -1).numpy(),
+        arrays.reshape(len(weights), -1),
         float32_array(factors if votes is None else votes),
         float32_array(factors),
         float32_array(weights),
@@ -56,18 +60,45 @@ def elect(
         float32_array(high),
         zero_sign,
         normalize,
-        merged.reshape(-1).numpy(),
+        merged.reshape(-1),
     )
-    return merged, int(balance)
+    return of_kind(merged, vectors), int(balance)
 
 
-def trimmed_sum(
-    vectors: torch.Tensor,
+def balance_of_votes(
+    vectors: Any,
     factors: Sequence[float],
     *,
     thresholds: Sequence[float] | None = None,
     ceilings: Sequence[float] | None = None,
-) -> torch.Tensor:
+) -> int:
+    """The second of what `elect` returns, in half the time.
+
+    Args:
+        vectors: as for `elect`.
+        factors: of each vector in the vote: its weight times its scale.
+        thresholds, ceilings: as for `elect`.
+    """
+    low, high = _limits(thresholds, ceilings, len(factors))
+    arrays = as_array(vectors)
+    if arrays is None:
+        return int(_sum_formula(vectors, factors, low, high).sign().sum().item())
+    from genepool.kernels import compiled
+
+    return int(
+        compiled.balance_of_votes(
+            arrays.reshape(len(factors), -1), float32_array(factors), float32_array(low), float32_array(high)
+        )
+    )
+
+
+def trimmed_sum(
+    vectors: Any,
+    factors: Sequence[float],
+    *,
+    thresholds: Sequence[float] | None = None,
+    ceilings: Sequence[float] | None = None,
+) -> Any:
     """`sum_i f_i v_i` over the entries that take part.
 
     Args:
@@ -78,43 +109,46 @@ def trimmed_sum(
     """
 
     low, high = _limits(thresholds, ceilings, len(factors))
-    if vectors.device.type != "cpu":
+    arrays = as_array(vectors)
+    if arrays is None:
         return _sum_formula(vectors, factors, low, high)
+    import numpy as np
+
     from genepool.kernels import compiled
 
-    total = empty(vectors.shape[1:])
+    total = np.empty(arrays.shape[1:], np.float32)
     compiled.trimmed_sum(
-        vectors.reshape(len(factors), -1).numpy(),
+        arrays.reshape(len(factors), -1),
         float32_array(factors),
         float32_array(low),
         float32_array(high),
-        total.reshape(-1).numpy(),
+        total.reshape(-1),
     )
-    return total
+    return of_kind(total, vectors)
 
 
 def l1_norms(
-    vectors: torch.Tensor, *, thresholds: Sequence[float] | None = None, ceilings: Sequence[float] | None = None
-) -> torch.Tensor:
-    """The L1 norm of every vector over the entries that take part, `(k,)` float64 on the processor.
+    vectors: Any, *, thresholds: Sequence[float] | None = None, ceilings: Sequence[float] | None = None
+) -> np.ndarray[Any, Any]:
+    """The L1 norm of every vector over the entries that take part, `(k,)` float64.
 
     Args:
         vectors: `(k, ...)` float32.
         thresholds, ceilings: as for `trimmed_sum`.
     """
-    import torch
+    import numpy as np
 
     low, high = _limits(thresholds, ceilings, len(vectors))
-    if vectors.device.type != "cpu":
-        return torch.stack([_norm_formula(*part) for part in zip(vectors, low, high, strict=True)]).cpu()
+    arrays = as_array(vectors)
+    if arrays is None:
+        return np.array([float(_norm_formula(*part)) for part in zip(vectors, low, high, strict=True)])
     from genepool.kernels import compiled
 
     lows, highs = float32_array(low), float32_array(high)
     norms = [
-        compiled.magnitude_sum(vector.reshape(-1).numpy(), lows[i : i + 1], highs[i : i + 1])
-        for i, vector in enumerate(vectors)
+        compiled.magnitude_sum(vector.reshape(-1), lows[i : i + 1], highs[i : i + 1]) for i, vector in enumerate(arrays)
     ]
-    return torch.tensor(norms, dtype=torch.float64)
+    return np.array(norms)
 
 
 def _norm_formula(vector: torch.Tensor, low: float, high: float) -> torch.Tensor:

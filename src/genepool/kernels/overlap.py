@@ -3,57 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from genepool.kernels.buffers import empty
+from genepool.kernels.buffers import as_array, float32_array, of_kind
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
-def overlap_counts(vectors: torch.Tensor, epsilon: float) -> torch.Tensor:
+def overlap_counts(vectors: Any, epsilon: float) -> np.ndarray[Any, Any]:
     """How many entries of each vector are active, alone or together with others.
 
     Args:
-        vectors: `(k, ...)` float32.
+        vectors: `(k, ...)` float32, an array or a tensor.
         epsilon: an entry is active when its magnitude is above this.
 
     Returns:
-        `(k, 2)` int64 on the processor: entries active in this vector alone, and in another one too.
+        `(k, 2)` int64: entries active in this vector alone, and in another one too.
     """
-    import torch
+    import numpy as np
 
-    counts = torch.zeros((vectors.shape[0], 2), dtype=torch.int64)
-    if vectors.device.type != "cpu":
-        return _counts_formula(vectors, epsilon).cpu()
+    arrays = as_array(vectors)
+    if arrays is None:
+        return np.asarray(_counts_formula(vectors, epsilon).cpu())
     from genepool.kernels import compiled_entries
 
-    compiled_entries.overlap_counts(vectors.reshape(vectors.shape[0], -1).numpy(), epsilon, counts.numpy())
+    counts = np.zeros((len(arrays), 2), np.int64)
+    compiled_entries.overlap_counts(arrays.reshape(len(arrays), -1), epsilon, counts)
     return counts
 
 
-def overlap_mean(vectors: torch.Tensor, epsilon: float, factors: Sequence[float]) -> torch.Tensor:
+def overlap_mean(vectors: Any, epsilon: float, factors: Sequence[float]) -> Any:
     """Per entry the mean over the active vectors; zero where none is.
 
     Args:
-        vectors: `(k, ...)` float32.
+        vectors: `(k, ...)` float32, an array or a tensor.
         epsilon: an entry is active when its magnitude is above this.
         factors: of each vector where it alone is active.
     """
-    import torch
+    import numpy as np
 
-    if vectors.device.type != "cpu":
+    arrays = as_array(vectors)
+    if arrays is None:
         return _mean_formula(vectors, epsilon, factors)
     from genepool.kernels import compiled_entries
 
-    merged = empty(vectors.shape[1:])
-    compiled_entries.overlap_mean(
-        vectors.reshape(vectors.shape[0], -1).numpy(),
-        epsilon,
-        torch.tensor(factors, dtype=torch.float32).numpy(),
-        merged.reshape(-1).numpy(),
-    )
-    return merged
+    merged = np.empty(arrays.shape[1:], np.float32)
+    compiled_entries.overlap_mean(arrays.reshape(len(arrays), -1), epsilon, float32_array(factors), merged.reshape(-1))
+    return of_kind(merged, vectors)
 
 
 def _counts_formula(vectors: torch.Tensor, epsilon: float) -> torch.Tensor:

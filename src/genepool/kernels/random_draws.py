@@ -6,9 +6,9 @@ of its own place, so masks do not depend on blocks, threads, passes or devices.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from genepool.kernels.buffers import empty
+from genepool.kernels.buffers import as_array, empty
 
 if TYPE_CHECKING:
     import torch
@@ -43,18 +43,19 @@ def uniform(count: int, key: int, offset: int = 0, device: torch.device | str = 
     return draws[begin : begin + count]
 
 
-def drop(vector: torch.Tensor, density: float, key: int, offset: int = 0) -> None:
+def drop(vector: Any, density: float, key: int, offset: int = 0) -> None:
     """Sets to zero, in place, the entries whose number in a stream is not below `density`.
 
     Args:
-        vector: float32, contiguous.
+        vector: float32, contiguous; an array or a tensor.
         density: probability that an entry stays.
         key, offset: as for `uniform`; the vector's first entry has the stream's number `offset`.
     """
-    if vector.device.type == "cpu":
+    array = as_array(vector)
+    if array is not None:
         from genepool.kernels import compiled
 
-        compiled.drop(vector.view(-1).numpy(), key, offset, density)
+        compiled.drop(array.reshape(-1), key, offset, density)
     else:
         draws = uniform(vector.numel(), key, offset, vector.device)
         vector.masked_fill_(draws.reshape(vector.shape) >= density, 0.0)

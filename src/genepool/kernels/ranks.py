@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from genepool.kernels.buffers import empty
+from genepool.kernels.buffers import as_array, empty
 from genepool.kernels.random_draws import uniform
 
 if TYPE_CHECKING:
@@ -31,24 +31,26 @@ def row_ranks(rows: torch.Tensor) -> torch.Tensor:
     return ranks
 
 
-def drop_by_rank(
-    rows: torch.Tensor, least: float, most: float, key: int, offset: int = 0, *, rescale: bool = True
-) -> None:
+def drop_by_rank(rows: Any, least: float, most: float, key: int, offset: int = 0, *, rescale: bool = True) -> None:
     """Sets entries to zero at random, in place, the small ones of each row more often than the large.
 
     Args:
-        rows: `(rows, columns)` float32, contiguous.
+        rows: `(rows, columns)` float32, contiguous; an array or a tensor.
         least, most: probability that the smallest and that the largest entry of a row stays; between them it grows
             evenly with the rank.
         key, offset: as for `uniform`; the first entry has the stream's number `offset`.
         rescale: divide what stays by its probability.
     """
-    if rows.device.type != "cpu":
+    array = as_array(rows)
+    if array is None:
         _drop_formula(rows, least, most, uniform(rows.numel(), key, offset, rows.device), rescale)
-    elif rows.numel():
+    elif array.size:
         from genepool.kernels import compiled_entries
 
-        compiled_entries.drop_by_rank(rows.numpy(), key, offset, least, most - least, rescale)
+        if rescale:
+            compiled_entries.drop_by_rank(array, key, offset, least, most - least, rescale)
+        else:
+            compiled_entries.drop_by_bounds(array, key, offset, least, most - least)
 
 
 def _drop_formula(rows: torch.Tensor, least: float, most: float, draws: torch.Tensor, rescale: bool) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
+
+    from genepool.kernels.brackets import Brackets
 
 
 def keep_count(density: float, numel: int) -> int:
@@ -40,21 +42,46 @@ class Selection:
         self._ranks, self._left, self._signed = list(ranks), list(ranks), signed
         # Upper 16 bits first: of all 32, or of the 31 that a magnitude has.
         self._low_bits = 16 if signed else 15
-        self._counts: torch.Tensor | None = None
+        self._counts: np.ndarray[Any, Any] | None = None
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """What is asked for."""
+        return tuple(self._ranks)
+
+    @property
+    def signed(self) -> bool:
+        """Whether values are ordered by value, not by magnitude."""
+        return self._signed
+
+    @property
+    def is_known(self) -> bool:
+        """Whether every value is known; before the last pass only where brackets found them."""
+        return all(rank <= 0 or ties > 0 for rank, ties in zip(self._ranks, self.ties, strict=True))
+
+    def take(self, brackets: Brackets | None) -> None:
+        """Takes what brackets of these ranks found, which spares both passes if they found everything."""
+        if brackets is None:
+            return
+        found = [brackets.found(i, rank) if rank > 0 else None for i, rank in enumerate(self._ranks)]
+        if all(one is not None or rank <= 0 for one, rank in zip(found, self._ranks, strict=True)):
+            for i, one in enumerate(found):
+                if one is not None:
+                    self.values[i], self.ties[i], self.places[i] = one
 
     def rank(self, place: int, rank: int) -> None:
         """Asks for another rank, while the first pass is not finished; the count of entries may decide it."""
         self._ranks[place] = self._left[place] = rank
 
-    def begin(self, number: int) -> torch.Tensor:
+    def begin(self, number: int) -> np.ndarray[Any, Any]:
         """An empty histogram for pass `number`: `(1, 2^16)`, then one row of lower bits for each rank."""
-        import torch
+        import numpy as np
 
         shape = (len(self._ranks), 1 << self._low_bits) if number else (1, 1 << 16)
-        return torch.zeros(shape, dtype=torch.int64)
+        return np.zeros(shape, np.int64)
 
-    def observe(self, number: int, values: torch.Tensor, counts: torch.Tensor) -> None:
-        """Counts one part of the vector by magnitude; float32, any shape, no NaN."""
+    def observe(self, number: int, values: Any, counts: np.ndarray[Any, Any]) -> None:
+        """Counts one part of the vector by magnitude; float32, any shape, no NaN, an array or a tensor."""
         from genepool.kernels import count_magnitudes
 
         if number == 0 and any(rank > 0 for rank in self._ranks):
@@ -64,9 +91,12 @@ class Selection:
                 if rank > 0:
                     count_magnitudes(values, row, bucket)
 
-    def fold(self, counts: torch.Tensor) -> None:
+    def fold(self, counts: np.ndarray[Any, Any]) -> None:
         """Adds one histogram to the whole."""
-        self._counts = counts if self._counts is None else self._counts.add_(counts)
+        if self._counts is None:
+            self._counts = counts
+        else:
+            self._counts += counts
 
     def finish(self, number: int) -> None:
         """Ends one pass."""
@@ -80,24 +110,24 @@ class Selection:
                 self.buckets[i], self._left[i] = self._place(counts[0], rank, upper=True)
             else:
                 negative = self._signed and self.buckets[i] >= 1 << 15
-                row = counts[i].flip(0) if negative else counts[i]
+                row = counts[i][::-1] if negative else counts[i]
                 low, self.places[i] = self._place(row, self._left[i], upper=False)
                 self.ties[i] = int(row[low])
                 low = (1 << self._low_bits) - 1 - low if negative else low
                 self.values[i] = _as_float((self.buckets[i] << self._low_bits) | low)
 
-    def _place(self, counts: torch.Tensor, rank: int, upper: bool) -> tuple[int, int]:
+    def _place(self, counts: np.ndarray[Any, Any], rank: int, upper: bool) -> tuple[int, int]:
         """The bucket that holds the value at `rank`, and its rank among the values there."""
-        import torch
+        import numpy as np
 
         half = 1 << 15
         if upper and self._signed:
             # Bits of negative numbers grow with their magnitudes: their buckets come first, in reverse.
-            counts = torch.cat([counts[half:].flip(0), counts[:half]])
+            counts = np.concatenate([counts[half:][::-1], counts[:half]])
         # Counting from the largest bucket down, the first whose running total reaches the rank holds it.
-        totals = torch.cumsum(counts.flip(0), 0)
-        place = int(torch.searchsorted(totals, torch.tensor(rank)))
-        bucket = counts.numel() - 1 - place
+        totals = np.cumsum(counts[::-1])
+        place = int(np.searchsorted(totals, rank))
+        bucket = counts.size - 1 - place
         left = rank - int(totals[place] - counts[bucket])
         if upper and self._signed:
             bucket = bucket - half if bucket >= half else 2 * half - 1 - bucket

@@ -6,10 +6,11 @@ equal it: 12% of them where 5% were asked for. `Selection` says how many of them
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
 
 
 class TieCut:
@@ -24,58 +25,68 @@ class TieCut:
 
     def __init__(self, value: float, first: int, last: int) -> None:
         self.value, self.first, self.last = value, first, last
-        self._counts: dict[str, list[torch.Tensor]] = {}
+        self._counts: dict[str, list[np.ndarray[Any, Any]]] = {}
         # Ties before each row, for matrices on the edge of the range; None where no tie is kept.
-        self._before: dict[str, torch.Tensor | None] = {}
+        self._before: dict[str, np.ndarray[Any, Any] | None] = {}
 
-    def ties(self, rows: torch.Tensor) -> torch.Tensor:
-        """Entries of the magnitude in each row, `(rows,)` int32 on the processor."""
-        import torch
+    def ties(self, rows: Any) -> np.ndarray[Any, Any]:
+        """Entries of the magnitude in each row, `(rows,)` int64; the rows are an array or a tensor."""
+        import numpy as np
 
-        return (rows.abs() == self.value).sum(-1, dtype=torch.int32).cpu()
+        counts = (abs(rows) == self.value).sum(-1)
+        found: np.ndarray[Any, Any] = counts if isinstance(counts, np.ndarray) else counts.cpu().numpy()
+        return found
 
-    def add(self, name: str, counts: torch.Tensor) -> None:
+    def add(self, name: str, counts: np.ndarray[Any, Any]) -> None:
         """Takes in the `ties` of the next rows of a matrix."""
         self._counts.setdefault(name, []).append(counts)
 
     def finish(self) -> None:
         """Ends the counting."""
-        import torch
+        import numpy as np
 
         seen = 0
         for name, counts in self._counts.items():
-            sums = torch.cat(counts).cumsum(0, dtype=torch.int64)
+            sums = np.concatenate(counts).cumsum(dtype=np.int64)
             here = int(sums[-1]) if len(sums) else 0
             if here and not (seen >= self.first and seen + here <= self.last):
                 outside = seen + here <= self.first or seen >= self.last
-                self._before[name] = None if outside else torch.cat([torch.zeros(1, dtype=torch.int64), sums]) + seen
+                self._before[name] = None if outside else np.concatenate([np.zeros(1, np.int64), sums]) + seen
             seen += here
         self._counts.clear()
 
-    def drop(self, name: str, start: int, rows: torch.Tensor) -> None:
+    def drop(self, name: str, start: int, rows: Any) -> None:
         """Sets the ties outside of the range to zero, in place.
 
         Args:
             name: of the matrix.
             start: the number of its first row here.
-            rows: `(rows, columns)`.
+            rows: `(rows, columns)`, an array or a tensor.
         """
-        import torch
+        import numpy as np
 
         if name not in self._before:
             return
         edges = self._before[name]
         if edges is None:
-            rows.masked_fill_(rows.abs() == self.value, 0.0)
+            rows[abs(rows) == self.value] = 0.0
             return
         before, after = edges[start : start + len(rows)], edges[start + 1 : start + 1 + len(rows)]
         outside = (after <= self.first) | (before >= self.last)
-        some = outside.to(rows.device)
-        if bool(outside.any()):
-            rows.masked_fill_((rows.abs() == self.value) & some.unsqueeze(-1), 0.0)
+        for begin, end in _runs(outside):
+            part = rows[begin:end]
+            part[abs(part) == self.value] = 0.0
         cut = ~outside & ((before < self.first) | (after > self.last))
-        for row in torch.nonzero(cut).flatten().tolist():
-            places = torch.nonzero(rows[row].abs() == self.value).flatten()
+        for row in np.flatnonzero(cut).tolist():
+            places = np.flatnonzero(np.asarray((abs(rows[row]) == self.value).tolist()))
             begin, end = (min(max(edge - int(before[row]), 0), len(places)) for edge in (self.first, self.last))
-            rows[row, places[:begin]] = 0.0
-            rows[row, places[end:]] = 0.0
+            rows[row, places[:begin].tolist()] = 0.0
+            rows[row, places[end:].tolist()] = 0.0
+
+
+def _runs(chosen: np.ndarray[Any, Any]) -> Iterator[tuple[int, int]]:
+    """(begin, end) of every run of true values."""
+    import numpy as np
+
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8)))
+    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)

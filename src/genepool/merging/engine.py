@@ -21,8 +21,9 @@ from genepool.merging.double_sum import all_doubles, summed_doubles
 from genepool.merging.group import TensorGroup
 from genepool.merging.lines_scaling import LinesScale, changed_norm, summed_norm
 from genepool.merging.method import Grain
-from genepool.merging.outputs import Input, OutputTensor
+from genepool.merging.outputs import Input, OutputTensor, in_batches
 from genepool.merging.statistics import statistic_of
+from genepool.merging.stored_arrays import StoredArrays, is_moved
 from genepool.merging.stored_sum import StoredSums
 from genepool.merging.survey import Survey
 from genepool.merging.weighted_sum import Gram, WeightedSum
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 # On an accelerator larger blocks are better: launches cost more than memory.
 DEVICE_BLOCK_ENTRIES = 1 << 25
-# Small tensors share a survey's summary until they have so many entries: a histogram is half a megabyte.
-BATCH_ENTRIES = 1 << 21
 # Finished surveys of single tensors that are remembered, for readers that come back for more rows.
 _REMEMBERED = 64
 
@@ -62,17 +61,18 @@ class Engine:
         self._lines = LinesScale(plan.recipe.lines, plan.depth) if plan.recipe.lines else None
         self._lines_lock = threading.Lock()
         self._sums = StoredSums(plan)
+        self._arrays = StoredArrays(plan, self._sums)
         # Buffers that hold infinity in all models alike, once they were met.
         self._agreed: set[str] = set()
 
     @cached_property
     def needs_torch(self) -> bool:
         """Whether anything here computes with torch, whose import takes longer than many a merge."""
-        settings = [self.plan.settings(out) for out in self.plan.layout.merged]
-        surveys = (self.method.survey(own.shared, own.per_model, 1) for own in settings)
-        if not all(survey is None or isinstance(survey, Gram) for survey in surveys):
+        if not all(self._takes_stored(out) for out in self.plan.layout.outputs):
             return True
-        return not all(self._takes_stored(out) for out in self.plan.layout.outputs)
+        settings = [self.plan.settings(out) for out in self.plan.layout.merged if not self._takes_arrays(out)]
+        surveys = (self.method.survey(own.shared, own.per_model, 1) for own in settings)
+        return not all(survey is None or isinstance(survey, Gram) for survey in surveys)
 
     # ------------------------------------------------------------------ surveys over the whole vector
 
@@ -127,7 +127,8 @@ class Engine:
     def _survey_model(self, survey: Survey, threads: int) -> None:
         from genepool import progress
 
-        batches = _batches(self._float_outputs())
+        outputs = self._float_outputs()
+        batches = in_batches(outputs)
         total = survey.passes * sum(out.info.numel for batch in batches for out in batch)
         with (
             progress.bar(f"surveying for {self.method.name}", total, "entries") as bar,
@@ -135,6 +136,7 @@ class Engine:
             ThreadPoolExecutor(threads) as pool,
         ):
             for number in range(survey.passes):
+                self._sample(survey, number, outputs)
                 if not survey.wanted(number):
                     bar.advance(total // survey.passes)
                     continue
@@ -144,11 +146,18 @@ class Engine:
                     bar.advance(sum(out.info.numel for out in batch))
                 survey.finish(number)
 
+    def _sample(self, survey: Survey, number: int, outputs: Sequence[OutputTensor]) -> None:
+        if survey.samples(number) and all(self._takes_arrays(out) for out in outputs):
+            self._arrays.sample(survey, number, outputs)
+
     def _observe(self, survey: Survey, number: int, outputs: Sequence[OutputTensor]) -> Any:
         summary = survey.begin(number)
         for out in outputs:
             stored = isinstance(survey, Gram) and self._takes_stored(out)
+            arrays = self._takes_arrays(out)
             for start, stop in self._block_rows(out):
+                if arrays and (start := self._arrays.observe(survey, number, out, start, stop, summary)) == stop:
+                    continue
                 products = self._sums.products(out, start, stop) if stored else None
                 if products is not None:
                     assert isinstance(survey, Gram)
@@ -169,6 +178,7 @@ class Engine:
         survey = self.method.survey(settings.shared, settings.per_model, out.info.numel)
         if survey is not None:
             for number in range(survey.passes):
+                self._sample(survey, number, [out])
                 if survey.wanted(number):
                     survey.fold(number, self._observe(survey, number, [out]))
                     survey.finish(number)
@@ -248,7 +258,11 @@ class Engine:
         return max(32 * max(whole, default=0), 2**27)
 
     def _takes_stored(self, out: OutputTensor) -> bool:
-        return self.device_name == "cpu" and out.info.is_float and self._sums.takes(out)
+        return self._takes_arrays(out) or (self.device_name == "cpu" and out.info.is_float and self._sums.takes(out))
+
+    def _takes_arrays(self, out: OutputTensor) -> bool:
+        usable = self.device_name == "cpu" and out.info.is_float and out.name not in self._agreed
+        return usable and self._arrays.takes(out)
 
     def _stored_rows(self, out: OutputTensor, start: int, stop: int) -> memoryview | None:
         """Rows that need no torch; None when they do, or when something in them is not finite."""
@@ -257,7 +271,10 @@ class Engine:
         if out.kept is not None:
             return self._sums.copied(out, start, stop)
         self.prepare()
-        return self._sums.merged(out, self._survey(out), start, stop)
+        survey = self._survey(out)
+        if self._takes_arrays(out):
+            return self._arrays.merged(out, survey, start, stop)
+        return self._sums.merged(out, survey, start, stop)
 
     def _merged(self, out: OutputTensor, start: int, stop: int) -> torch.Tensor:
         import torch
@@ -302,7 +319,7 @@ class Engine:
             agreed = agreed_buffer(self.plan.sources, out, start, stop)
             assert agreed is not None
             return agreed.to(stored)
-        result = merged.to(device="cpu", dtype=stored)
+        result: torch.Tensor = merged.to(device="cpu", dtype=stored)
         if self.plan.recipe.nonfinite == "refuse" and not is_finite(result):
             # Values are computed in float32, so a wider type to store them in holds no larger ones.
             kind = torch.float32 if stored == torch.float64 else stored
@@ -330,14 +347,7 @@ class Engine:
 
     def moved(self, out: OutputTensor) -> bool:
         """Whether any model may differ from the base here; False when it is known without reading that none does."""
-        if out.kept is not None:
-            return out.kept.model != self.plan.recipe.base
-        assert out.base is not None
-        base = self.plan.sources[out.base.model]
-        return any(
-            given.tensor != out.base.tensor or self.plan.sources[given.model].moves(given.tensor, base)
-            for given in out.inputs
-        )
+        return is_moved(self.plan, out)
 
     def _rows_at_once(self, out: OutputTensor) -> int:
         """Rows of a block: as many as the grain asks for, or as fill a block well."""
@@ -467,16 +477,3 @@ class Engine:
                 fix="Name a base: its tensor is then kept",
             )
         return first
-
-
-def _batches(outputs: Sequence[OutputTensor]) -> list[list[OutputTensor]]:
-    """Neighbours together until they have `BATCH_ENTRIES`; decided by sizes alone, so that sums never differ."""
-    batches: list[list[OutputTensor]] = []
-    entries = BATCH_ENTRIES
-    for out in outputs:
-        if entries >= BATCH_ENTRIES:
-            batches.append([])
-            entries = 0
-        batches[-1].append(out)
-        entries += out.info.numel
-    return batches

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ class TensorGroup:
     """All that goes into some rows of one output tensor.
 
     Tensors are seen as matrices: rows run along the last axis, and a scalar or a vector is one row. Everything is
-    float32. What a group returns belongs to the caller, who may write into it once it is not needed again.
+    float32, and a tensor; for methods `on_arrays` mostly a numpy array. What a group returns belongs to the caller, who
+    may write into it once it is not needed again.
 
     Attributes:
         name: the output tensor's name.
@@ -30,7 +31,7 @@ class TensorGroup:
         shared: parameters that hold for all models, resolved for this tensor.
         per_model: for each model its own parameters, resolved for this tensor.
         seed: the recipe's seed.
-        device: where the tensors are.
+        device: where the tensors are; None for arrays.
         read_base: the base's rows; None when the method has no base.
         read_model: writes one model's rows, by its number, into the tensor it is given.
         read_delta: writes one model's rows minus the base's into the tensor it is given.
@@ -38,6 +39,9 @@ class TensorGroup:
         statistic: what calibration found out about one model's rows, by its number; None where nothing.
         held: every model's rows minus the base's, `(models, rows, columns)`, where they lie in memory like that; they
             must not be written into.
+        read_deltas: gives all models' rows minus the base's, `(models, rows, columns)`, where they are arrays; where it
+            is None they are tensors.
+        window: the columns that belong to a sample; all of them for a block.
     """
 
     name: str
@@ -48,13 +52,15 @@ class TensorGroup:
     shared: Mapping[str, Any]
     per_model: Sequence[Mapping[str, Any]]
     seed: int
-    device: torch.device
-    read_base: Callable[[], torch.Tensor | None]
-    read_model: Callable[[int, torch.Tensor], None]
-    read_delta: Callable[[int, torch.Tensor], None]
+    device: Any
+    read_base: Callable[[], Any]
+    read_model: Callable[[int, Any], None]
+    read_delta: Callable[[int, Any], None]
     has_base: bool = True
     statistic: Callable[[int], Statistic | None] = lambda _: None
     held: torch.Tensor | None = None
+    read_deltas: Callable[[], Any] | None = None
+    window: slice = field(default_factory=lambda: slice(None))
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -65,7 +71,7 @@ class TensorGroup:
     @cached_property
     def base(self) -> torch.Tensor:
         """The base, `(rows, columns)`; only for methods that have a base."""
-        base = self.read_base()
+        base: torch.Tensor | None = self.read_base()
         assert base is not None, "the method has no base here"
         return base
 
@@ -77,6 +83,9 @@ class TensorGroup:
     @cached_property
     def deltas(self) -> torch.Tensor:
         """Every model's task vector, model minus base, `(models, rows, columns)`."""
+        if self.read_deltas is not None:
+            arrays: Any = self.read_deltas()
+            return arrays  # type: ignore[no-any-return]
         return self._stack(self.read_delta) if self.held is None else self.held.clone()
 
     @property

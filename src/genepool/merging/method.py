@@ -13,16 +13,13 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from genepool.faithful import HeldAgainst, recorded
 from genepool.merging.group import TensorGroup
 from genepool.merging.parameters import Parameter, Site
 from genepool.merging.statistics import StatisticKind
 from genepool.merging.survey import Survey
-
-if TYPE_CHECKING:
-    import torch
 
 # What a method merges: the models' tensors or their differences to a base; `statistics` of calibration inputs beside
 # them, which `Method.statistic` names. `factors` (of low-rank changes) is a kind that no method here takes yet.
@@ -63,6 +60,8 @@ class Method(ABC):
         models: smallest and largest number of models, the base not counted unless it says so; None for no limit.
         parameters: what it can be told.
         grain: the smallest part of a tensor it can merge by itself; see `grain_of`.
+        on_arrays: whether `merge` and the survey work on numpy arrays as on tensors, because all they use are kernels
+            and operators that both have. Files are then merged without torch (`genepool.merging.stored_arrays`).
         copies: float32 tensors it holds at once beside its inputs, for the estimate of memory.
     """
 
@@ -76,11 +75,12 @@ class Method(ABC):
     parameters: ClassVar[tuple[Parameter, ...]] = ()
     statistic: ClassVar[StatisticKind | None] = None
     grain: ClassVar[Grain] = "entry"
+    on_arrays: ClassVar[bool] = False
     copies: ClassVar[int] = 4
 
     @abstractmethod
-    def merge(self, group: TensorGroup, survey: Any) -> torch.Tensor:
-        """The merged rows, float32, `(rows, columns)` as the inputs.
+    def merge(self, group: TensorGroup, survey: Any) -> Any:
+        """The merged rows, float32, `(rows, columns)`; a tensor, or an array where the inputs are arrays.
 
         Args:
             group: the inputs of some rows of one tensor; of all its rows when the grain is "tensor", of one matrix when
@@ -156,7 +156,7 @@ class Method(ABC):
                 "models": list(self.models),
                 "statistic": self.statistic,
             },
-            "passes": 1 + (survey.passes if survey else 0),
+            "passes": 1 + (survey.reads(self.on_arrays) if survey else 0),
             "parameters": [parameter.to_dict() for parameter in self.parameters],
             "faithful": [one.to_dict() for one in self.comparisons],
         }

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from genepool.weights import Role, TensorInfo
 from genepool.weights.stacks import Stack
 
+# Small tensors share a survey's summary until they have so many entries: a histogram is half a megabyte.
+BATCH_ENTRIES = 1 << 21
+
 
 @dataclass(frozen=True)
 class Input:
@@ -106,6 +109,19 @@ class Layout:
             f"{_counted(names)} of {model} left out: {_abridged(names)}" for model, names in self.left_out.items()
         ]
         return lines
+
+
+def in_batches(outputs: Sequence[OutputTensor]) -> list[list[OutputTensor]]:
+    """Neighbours together until they have `BATCH_ENTRIES`; decided by sizes alone, so that sums never differ."""
+    batches: list[list[OutputTensor]] = []
+    entries = BATCH_ENTRIES
+    for out in outputs:
+        if entries >= BATCH_ENTRIES:
+            batches.append([])
+            entries = 0
+        batches[-1].append(out)
+        entries += out.info.numel
+    return batches
 
 
 def _counted(names: Sequence[str]) -> str:

@@ -104,8 +104,10 @@ class Plan:
     @property
     def passes(self) -> int:
         """How often the inputs are streamed past in all: surveys, LiNeS' norms, and the merge itself."""
+        from genepool.merging.stored_arrays import StoredArrays
+
         survey = self.new_model_survey()
-        surveys = survey.passes if survey else 0
+        surveys = survey.reads(StoredArrays(self).takes_all) if survey else 0
         if self.recipe.lines is None or self.recipe.lines.alpha is not None:
             return 1 + surveys
         # The norms are those of the merged tensors: whatever is known of each tensor alone is found out twice.

@@ -18,7 +18,7 @@ from genepool.merging.method import Method
 from genepool.merging.survey import Chain, Magnitudes, Sums, Survey, TiePlaces
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
 
 
 def largest(density: float, numel: int) -> tuple[int, int] | None:
@@ -39,10 +39,10 @@ class TrimSurvey(Chain):
         self._ranks = [method.kept_ranks(values, numel) for values in per_model]
         # The largest magnitude of all needs no looking for: nothing is above it.
         asked = [[] if kept is None else [kept[1], *([kept[0]] if kept[0] > 1 else [])] for kept in self._ranks]
-        self._limits = Magnitudes(asked, method.prepared)
+        self._limits = Magnitudes(asked, method.prepared, numel)
         self._ties = TiePlaces(self._limits, method.prepared) if method.exact else None
         self._norms = Sums(lambda group: method.l1_norms(group, self))
-        self._votes = Sums(lambda group: method.votes(group, self))
+        self._votes = Sums(lambda group: method.votes(group, self), in_order=False)
         stages: list[tuple[Survey, bool]] = [
             (self._limits, any(kept is not None for kept in self._ranks)),
             *([(self._ties, any(kept is not None for kept in self._ranks))] if self._ties is not None else []),
@@ -61,19 +61,19 @@ class TrimSurvey(Chain):
         """The largest kept magnitude of each model; infinity where outliers stay."""
         return [found[1] if len(found) > 1 else math.inf for found in self._limits.found]
 
-    def without_ties(self, group: TensorGroup, vectors: torch.Tensor) -> torch.Tensor:
+    def without_ties(self, group: TensorGroup, vectors: Any) -> Any:
         """The vectors without the entries that tie with a limit and are one too many; written into."""
         return vectors if self._ties is None else self._ties.drop(group, vectors)
 
     @property
-    def norms(self) -> torch.Tensor:
+    def norms(self) -> np.ndarray[Any, Any]:
         """L1 norms before and after, `(2, models)`, when they were asked for."""
-        return self._norms.total
+        return self._norms.array
 
     @property
     def majority_sign(self) -> float:
         """The sign of the sum of all elected signs; +1 when they balance or were not counted."""
-        return 1.0 if float(self._votes.total) >= 0 else -1.0
+        return 1.0 if float(self._votes.array) >= 0 else -1.0
 
 
 class SparseSum(Method):
@@ -89,6 +89,7 @@ class SparseSum(Method):
 
     inputs = "deltas"
     base = "required"
+    on_arrays = True
     elects: ClassVar[bool] = False
     exact: ClassVar[bool] = False
     rescales_before_trim: ClassVar[bool] = False
@@ -97,7 +98,7 @@ class SparseSum(Method):
         survey = TrimSurvey(self, shared, per_model, numel)
         return survey if survey.passes else None
 
-    def prepared(self, group: TensorGroup) -> torch.Tensor:
+    def prepared(self, group: TensorGroup) -> Any:
         """The task vectors before they are trimmed, `(models, rows, columns)`; methods drop entries here."""
         return group.deltas
 
@@ -121,32 +122,36 @@ class SparseSum(Method):
         # A norm that vanishes cannot be given back.
         return [before / after if min(before, after) >= 1e-7 else 1.0 for before, after in norms]
 
-    def l1_norms(self, group: TensorGroup, survey: TrimSurvey) -> torch.Tensor:
+    def l1_norms(self, group: TensorGroup, survey: TrimSurvey) -> np.ndarray[Any, Any]:
         """L1 norms of a block of every task vector as it is and made sparse, `(2, models)` float64."""
-        import torch
+        import numpy as np
 
         before = kernels.l1_norms(group.deltas)
         if self.rescales_before_trim:
-            return torch.stack([before, kernels.l1_norms(self.prepared(group))])
+            return np.stack([before, kernels.l1_norms(self.prepared(group))])
         after = kernels.l1_norms(self._limited(group, survey), thresholds=survey.thresholds, ceilings=survey.ceilings)
-        return torch.stack([before, after])
+        return np.stack([before, after])
 
-    def votes(self, group: TensorGroup, survey: TrimSurvey) -> torch.Tensor:
+    def votes(self, group: TensorGroup, survey: TrimSurvey) -> np.ndarray[Any, Any]:
         """The sum of the elected signs over a block."""
-        import torch
+        import numpy as np
 
-        return torch.tensor(self._elected(group, survey)[1], dtype=torch.float64)
+        factors = [f * w for f, w in zip(self.factors(group, survey), group.column("weight"), strict=True)]
+        balance = kernels.balance_of_votes(
+            self._limited(group, survey), factors, thresholds=survey.thresholds, ceilings=survey.ceilings
+        )
+        return np.array(balance, np.float64)
 
-    def merge(self, group: TensorGroup, survey: TrimSurvey | None) -> torch.Tensor:
+    def merge(self, group: TensorGroup, survey: TrimSurvey | None) -> Any:
         merged = self._elected(group, survey)[0] if self.elects else self._added(group, survey)
-        return merged.mul_(group.shared["lambda"]).add_(group.base)
+        return kernels.add_scaled(group.base, merged, group.shared["lambda"])
 
-    def _limited(self, group: TensorGroup, survey: TrimSurvey | None) -> torch.Tensor:
+    def _limited(self, group: TensorGroup, survey: TrimSurvey | None) -> Any:
         """The task vectors as kernels with limits are to see them."""
         prepared = self.prepared(group)
         return prepared if survey is None else survey.without_ties(group, prepared)
 
-    def _elected(self, group: TensorGroup, survey: TrimSurvey | None) -> tuple[torch.Tensor, int]:
+    def _elected(self, group: TensorGroup, survey: TrimSurvey | None) -> tuple[Any, int]:
         majority = survey is not None and group.shared.get("zero_sign") == "majority"
         return kernels.elect(
             self._limited(group, survey),
@@ -158,7 +163,7 @@ class SparseSum(Method):
             ceilings=survey.ceilings if survey else None,
         )
 
-    def _added(self, group: TensorGroup, survey: TrimSurvey | None) -> torch.Tensor:
+    def _added(self, group: TensorGroup, survey: TrimSurvey | None) -> Any:
         weights = group.column("weight")
         factors = [f * w for f, w in zip(self.factors(group, survey), weights, strict=True)]
         total = kernels.trimmed_sum(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Entries of all models from which on the compiled loop is ahead of numpy, its loading counted.
 _LARGE = 1 << 31
 # Types that results are rounded to here.
-_KINDS = frozenset({"F32", "BF16", "F16"})
+KINDS = frozenset({"F32", "BF16", "F16"})
 
 
 class StoredSums:
@@ -48,7 +48,7 @@ class StoredSums:
             return same and is_stored_float(self.plan.sources[out.kept.model], out.kept.tensor)
         if not isinstance(self.plan.method, WeightedSum) or self.plan.recipe.lines is not None:
             return False
-        if self.plan.infos[out.name].dtype not in _KINDS:
+        if self.plan.infos[out.name].dtype not in KINDS:
             return False
         return all(is_stored_float(self.plan.sources[given.model], given.tensor) for given in out.reads)
 
@@ -86,14 +86,14 @@ class StoredSums:
         """Dot products between what `WeightedSum.vectors` are in those rows, `(k, k)`; None if they are not finite."""
         import numpy as np
 
-        vectors, base = self._read(out, start, stop)
+        vectors, base = self.bits(out, start, stop)
         products = gram_bits(vectors, base, compiled=self._is_large)
         return products if np.isfinite(products).all() else None
 
     def _summed(self, out: OutputTensor, factors: SumFactors, start: int, stop: int) -> memoryview | None:
         import numpy as np
 
-        vectors, base = self._read(out, start, stop)
+        vectors, base = self.bits(out, start, stop)
         stored = self.plan.infos[out.name].dtype
         result = self._buffer("result", vectors.shape[1], np.uint16 if stored == "BF16" else np.uint32)
         finite = sum_bits(
@@ -114,7 +114,7 @@ class StoredSums:
                 return None
         return result.data.cast("B")
 
-    def _read(self, out: OutputTensor, start: int, stop: int) -> tuple[Bits, Bits]:
+    def bits(self, out: OutputTensor, start: int, stop: int) -> tuple[Bits, Bits]:
         """The vectors, `(k, n)`, and the base they are relative to, `(n,)`; empty when they stand for themselves.
 
         As bits: of bfloat16 when all that is read is bfloat16, else of float32.
@@ -142,11 +142,21 @@ class StoredSums:
 
     def _buffer(self, name: str, entries: int, kind: type[np.generic]) -> Bits:
         """This thread's buffer for one purpose, kept from block to block."""
-        import numpy as np
+        return thread_buffer(self._local, name, entries, kind)
 
-        nbytes = entries * np.dtype(kind).itemsize
-        held: Bits | None = getattr(self._local, name, None)
-        if held is None or held.nbytes < nbytes:
-            held = np.empty(nbytes, np.uint8)
-            setattr(self._local, name, held)
-        return held[:nbytes].view(kind)
+
+def thread_buffer(local: threading.local, name: str, entries: int, kind: type[np.generic]) -> Bits:
+    """A buffer that belongs to one thread and one purpose, kept from block to block.
+
+    It begins with a page, as what it is read from and written to does: the kernel copies faster then.
+    """
+    import mmap
+
+    import numpy as np
+
+    nbytes = entries * np.dtype(kind).itemsize
+    held: Bits | None = getattr(local, name, None)
+    if held is None or held.nbytes < nbytes:
+        held = np.frombuffer(mmap.mmap(-1, max(nbytes, 1)), np.uint8)
+        setattr(local, name, held)
+    return held[:nbytes].view(kind)

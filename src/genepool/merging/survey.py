@@ -6,15 +6,17 @@ the result does not depend on threads. The kinds here (thresholds, sums, chains)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from genepool.kernels.brackets import Brackets
 from genepool.kernels.selection import Selection
 from genepool.kernels.tie_cut import TieCut
 from genepool.merging.group import TensorGroup
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -31,9 +33,28 @@ class Survey:
 
     passes: int = 1
 
+    def reads(self, sampled: bool) -> int:
+        """How many of the passes are usually made, with samples or without.
+
+        Args:
+            sampled: whether the engine gives samples, which it does where it needs no torch.
+        """
+        return self.passes
+
+    def samples(self, number: int) -> bool:
+        """Whether a sample spares passes from this one on; asked when those before it are over."""
+        return False
+
+    def sample(self, number: int, groups: Iterable[TensorGroup]) -> None:
+        """Takes in a sample before a pass: a few rows from everywhere, as arrays, of everything that will be seen."""
+
     def wanted(self, number: int) -> bool:
         """Whether a pass has anything to find; asked when those before it are over."""
         return True
+
+    def in_order(self, number: int) -> bool:
+        """Whether a pass depends on the blocks that it sees, as sums of fractions do."""
+        return False
 
     def begin(self, number: int) -> Any:
         """An empty partial summary, of one tensor or a few."""
@@ -55,6 +76,22 @@ class Chain(Survey):
     def __init__(self, surveys: Sequence[Survey]) -> None:
         self._order = [(survey, number) for survey in surveys for number in range(survey.passes)]
         self.passes = len(self._order)
+        self._surveys = list(surveys)
+
+    def reads(self, sampled: bool) -> int:
+        return sum(survey.reads(sampled) for survey in self._surveys)
+
+    def samples(self, number: int) -> bool:
+        survey, own = self._order[number]
+        return survey.samples(own)
+
+    def sample(self, number: int, groups: Iterable[TensorGroup]) -> None:
+        survey, own = self._order[number]
+        survey.sample(own, groups)
+
+    def in_order(self, number: int) -> bool:
+        survey, own = self._order[number]
+        return survey.in_order(own)
 
     def wanted(self, number: int) -> bool:
         survey, own = self._order[number]
@@ -80,38 +117,93 @@ class Chain(Survey):
 class Magnitudes(Survey):
     """For each of several streamed vectors, its k-th largest magnitudes for some k, exactly.
 
+    With a sample it takes one pass, and two more only if the sample was misleading; without, it takes these two.
+
     Args:
         ranks: the k of each vector, from 1 for the largest; none for one that is not asked about.
         vectors: the vectors' entries in a block, `(vectors, ...)`; the task vectors when not given.
+        numel: entries of each vector; without it no sample is of use.
+        signed: the largest values instead of magnitudes.
     """
 
-    passes = Selection.passes
+    passes = 1 + Selection.passes
+    # The first of the passes without a sample.
+    counting = 1
 
     def __init__(
-        self, ranks: Sequence[Sequence[int]], vectors: Callable[[TensorGroup], torch.Tensor] | None = None
+        self,
+        ranks: Sequence[Sequence[int]],
+        vectors: Callable[[TensorGroup], Any] | None = None,
+        numel: int = 0,
+        signed: bool = False,
     ) -> None:
-        self.selections = [Selection(ks) for ks in ranks]
-        self._vectors = vectors or _deltas
+        self.selections = [Selection(ks, signed) for ks in ranks]
+        self._vectors, self._numel = vectors or _deltas, numel
+        self._brackets: list[Brackets | None] | None = None
 
     @property
     def found(self) -> list[list[float]]:
         """For each vector the magnitudes asked for, in that order; infinity for k = 0."""
         return [selection.values for selection in self.selections]
 
+    def reads(self, sampled: bool) -> int:
+        return 1 if sampled and self._numel else Selection.passes
+
+    def samples(self, number: int) -> bool:
+        return number == 0 and self._numel > 0
+
+    def sample(self, number: int, groups: Iterable[TensorGroup]) -> None:
+        pieces = [self._vectors(group)[..., group.window].copy() for group in groups]
+        if pieces:
+            self._brackets = [
+                Brackets(
+                    [piece[i] for piece in pieces], [rank / self._numel for rank in selection.ranks], selection.signed
+                )
+                if any(selection.ranks)
+                else None
+                for i, selection in enumerate(self.selections)
+            ]
+
+    def wanted(self, number: int) -> bool:
+        if number == 0:
+            return self._brackets is not None
+        return self._brackets is None or not all(selection.is_known for selection in self.selections)
+
     def begin(self, number: int) -> Any:
-        return [selection.begin(number) for selection in self.selections]
+        if number == 0:
+            assert self._brackets is not None
+            return [bracket and bracket.begin() for bracket in self._brackets]
+        return [selection.begin(number - 1) for selection in self.selections]
 
     def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
-        for selection, vector, counts in zip(self.selections, self._vectors(group), partial, strict=True):
-            selection.observe(number, vector, counts)
+        vectors = self._vectors(group)
+        if number == 0:
+            assert self._brackets is not None
+            for bracket, vector, counts in zip(self._brackets, vectors, partial, strict=True):
+                if bracket is not None:
+                    bracket.observe(vector, counts)
+            return
+        for selection, vector, counts in zip(self.selections, vectors, partial, strict=True):
+            selection.observe(number - 1, vector, counts)
 
     def fold(self, number: int, partial: Any) -> None:
+        if number == 0:
+            assert self._brackets is not None
+            for bracket, counts in zip(self._brackets, partial, strict=True):
+                if bracket is not None:
+                    bracket.fold(counts)
+            return
         for selection, counts in zip(self.selections, partial, strict=True):
             selection.fold(counts)
 
     def finish(self, number: int) -> None:
+        if number == 0:
+            assert self._brackets is not None
+            for bracket, selection in zip(self._brackets, self.selections, strict=True):
+                selection.take(bracket)
+            return
         for selection in self.selections:
-            selection.finish(number)
+            selection.finish(number - 1)
 
 
 class TiePlaces(Survey):
@@ -123,7 +215,7 @@ class TiePlaces(Survey):
         vectors: as for `Magnitudes`.
     """
 
-    def __init__(self, magnitudes: Magnitudes, vectors: Callable[[TensorGroup], torch.Tensor] | None = None) -> None:
+    def __init__(self, magnitudes: Magnitudes, vectors: Callable[[TensorGroup], Any] | None = None) -> None:
         self._magnitudes, self._vectors = magnitudes, vectors or _deltas
 
     @cached_property
@@ -165,7 +257,7 @@ class TiePlaces(Survey):
         for _, cut in self._cuts:
             cut.finish()
 
-    def drop(self, group: TensorGroup, vectors: torch.Tensor) -> torch.Tensor:
+    def drop(self, group: TensorGroup, vectors: Any) -> Any:
         """The vectors' entries in a block, `(vectors, rows, columns)`, those that are one too many set to zero."""
         for vector, cut in self._cuts:
             cut.drop(group.name, group.start, vectors[vector])
@@ -177,13 +269,13 @@ class Thresholds(Magnitudes):
 
     Args:
         counts: k of each vector; None for one that needs no threshold.
-        vectors: the vectors' entries in a block, `(vectors, ...)`; the task vectors when not given.
+        vectors, numel: as for `Magnitudes`.
     """
 
     def __init__(
-        self, counts: Sequence[int | None], vectors: Callable[[TensorGroup], torch.Tensor] | None = None
+        self, counts: Sequence[int | None], vectors: Callable[[TensorGroup], Any] | None = None, numel: int = 0
     ) -> None:
-        super().__init__([[] if k is None else [k] for k in counts], vectors)
+        super().__init__([[] if k is None else [k] for k in counts], vectors, numel)
 
     @property
     def values(self) -> list[float]:
@@ -195,13 +287,13 @@ class ExactThresholds(Chain):
     """`Thresholds` for which exactly k entries are kept: of those that tie with the k-th, the first by place.
 
     Args:
-        counts, vectors: as for `Thresholds`.
+        counts, vectors, numel: as for `Thresholds`.
     """
 
     def __init__(
-        self, counts: Sequence[int | None], vectors: Callable[[TensorGroup], torch.Tensor] | None = None
+        self, counts: Sequence[int | None], vectors: Callable[[TensorGroup], Any] | None = None, numel: int = 0
     ) -> None:
-        self._thresholds = Thresholds(counts, vectors)
+        self._thresholds = Thresholds(counts, vectors, numel)
         self._places = TiePlaces(self._thresholds, vectors)
         super().__init__([self._thresholds, self._places])
 
@@ -210,12 +302,12 @@ class ExactThresholds(Chain):
         """The smallest kept magnitude of each vector: 0 where all is kept, infinity where nothing is."""
         return self._thresholds.values
 
-    def drop(self, group: TensorGroup, vectors: torch.Tensor) -> torch.Tensor:
+    def drop(self, group: TensorGroup, vectors: Any) -> Any:
         """The vectors' entries in a block, the ties that are not kept set to zero, in place."""
         return self._places.drop(group, vectors)
 
 
-def _deltas(group: TensorGroup) -> torch.Tensor:
+def _deltas(group: TensorGroup) -> Any:
     return group.deltas
 
 
@@ -223,27 +315,41 @@ class Sums(Survey):
     """The sum over all blocks of what `measure` says of one.
 
     Args:
-        measure: numbers of a block as a tensor of any fixed shape; added up in float64.
+        measure: numbers of a block as an array or a tensor of any fixed shape; added up in float64.
+        in_order: whether they are no whole numbers, so that the sum depends on the blocks.
     """
 
-    def __init__(self, measure: Callable[[TensorGroup], torch.Tensor]) -> None:
-        self._measure = measure
-        self._total: torch.Tensor | float = 0.0
+    def __init__(self, measure: Callable[[TensorGroup], Any], in_order: bool = True) -> None:
+        self._measure, self._in_order = measure, in_order
+        self._total: Any = 0.0
+
+    @property
+    def array(self) -> np.ndarray[Any, Any]:
+        """The sum, float64."""
+        import numpy as np
+
+        return np.asarray(self._total, np.float64)
 
     @property
     def total(self) -> torch.Tensor:
-        """The sum, float64, on the processor."""
+        """The same as a tensor on the processor."""
         import torch
 
-        return torch.as_tensor(self._total, dtype=torch.float64)
+        return torch.from_numpy(self.array)
+
+    def in_order(self, number: int) -> bool:
+        return self._in_order
 
     def begin(self, number: int) -> Any:
         return []
 
     def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
-        import torch
+        import numpy as np
 
-        measured = self._measure(group).to("cpu", torch.float64)
+        measured = self._measure(group)
+        if not isinstance(measured, np.ndarray):
+            measured = measured.cpu().numpy()
+        measured = measured.astype(np.float64)
         partial[:] = [partial[0] + measured] if partial else [measured]
 
     def fold(self, number: int, partial: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from genepool.kernels.selection import keep_count
 from genepool.merging.group import TensorGroup
@@ -13,9 +13,6 @@ from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
 from genepool.merging.sparse import SparseSum
 from genepool.merging.survey import Survey
-
-if TYPE_CHECKING:
-    import torch
 
 TRIM = (
     Parameter(
@@ -35,6 +32,27 @@ TRIM = (
     ),
     GIVE_BACK,
 )  # fmt: skip
+
+
+def keep_ranks(rows: Any, first: int, last: int) -> None:
+    """Sets to zero, in place, what is not of these ranks within its row, from 1 for the largest magnitude.
+
+    Of equal magnitudes the first are the larger, so that exactly as many stay as should.
+
+    Args:
+        rows: `(rows, columns)`, an array or a tensor.
+        first, last: the ranks.
+    """
+    import numpy as np
+
+    if isinstance(rows, np.ndarray):
+        order = np.argsort(-abs(rows), axis=-1, kind="stable")
+        np.put_along_axis(rows, order[..., : first - 1], 0.0, -1)
+        np.put_along_axis(rows, order[..., last:], 0.0, -1)
+        return
+    order = rows.abs().argsort(dim=-1, descending=True, stable=True)
+    rows.scatter_(-1, order[..., : first - 1], 0.0)
+    rows.scatter_(-1, order[..., last:], 0.0)
 
 
 @register
@@ -68,14 +86,11 @@ class Breadcrumbs(SparseSum):
             per_model = [{**values, "density": 1.0} for values in per_model]
         return super().survey(shared, per_model, numel)
 
-    def prepared(self, group: TensorGroup) -> torch.Tensor:
+    def prepared(self, group: TensorGroup) -> Any:
         deltas = group.deltas
         if group.shared["scope"] != "row":
             return deltas
         for delta, values in zip(deltas, group.per_model, strict=True):
             if (ranks := self.kept_ranks(values, delta.shape[-1])) is not None:
-                # Of equal magnitudes the first are the larger, so that exactly as many stay as should.
-                order = delta.abs().argsort(dim=-1, descending=True, stable=True)
-                delta.scatter_(-1, order[..., : ranks[0] - 1], 0.0)
-                delta.scatter_(-1, order[..., ranks[1] :], 0.0)
+                keep_ranks(delta, *ranks)
         return deltas

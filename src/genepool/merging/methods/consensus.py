@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from genepool import kernels
 from genepool.merging.group import TensorGroup
@@ -10,9 +10,6 @@ from genepool.merging.method import Method
 from genepool.merging.methods.task_arithmetic import WEIGHT
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
-
-if TYPE_CHECKING:
-    import torch
 
 
 @register
@@ -26,6 +23,7 @@ class Consensus(Method):
     inputs = "deltas"
     base = "required"
     models = (2, None)
+    on_arrays = True
     parameters = (
         WEIGHT,
         Parameter(
@@ -40,8 +38,8 @@ class Consensus(Method):
         Parameter("lambda", 0.3, "Factor of the summed task vectors.", source="task arithmetic, 8 vision tasks"),
     )  # fmt: skip
 
-    def merge(self, group: TensorGroup, survey: Any) -> torch.Tensor:
+    def merge(self, group: TensorGroup, survey: Any) -> Any:
         merged = kernels.consensus(
             group.deltas, group.column("weight"), group.column("threshold"), group.shared["needed"]
         )
-        return merged.mul_(group.shared["lambda"]).add_(group.base)
+        return kernels.add_scaled(group.base, merged, group.shared["lambda"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 from genepool import kernels
 from genepool.merging.group import TensorGroup
@@ -10,9 +10,6 @@ from genepool.merging.methods.task_arithmetic import NORMALIZE, WEIGHT
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
 from genepool.merging.sparse import SparseSum, TrimSurvey
-
-if TYPE_CHECKING:
-    import torch
 
 DENSITY = Parameter(
     "density",
@@ -49,7 +46,7 @@ class DareLinear(SparseSum):
         NORMALIZE,
     )
 
-    def prepared(self, group: TensorGroup) -> torch.Tensor:
+    def prepared(self, group: TensorGroup) -> Any:
         # Rescaling can wait until its factor is known: trimming looks at each vector by itself.
         deltas = group.deltas
         for i, density in enumerate(group.column("density")):

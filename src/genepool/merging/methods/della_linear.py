@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from genepool import kernels
 from genepool.merging.group import TensorGroup
@@ -10,9 +10,6 @@ from genepool.merging.methods.task_arithmetic import NORMALIZE, WEIGHT
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
 from genepool.merging.sparse import SparseSum
-
-if TYPE_CHECKING:
-    import torch
 
 DROP = (
     Parameter(
@@ -46,7 +43,7 @@ class DellaLinear(SparseSum):
     grain = "row"
     parameters = (WEIGHT, *DROP, LAMBDA, NORMALIZE)
 
-    def prepared(self, group: TensorGroup) -> torch.Tensor:
+    def prepared(self, group: TensorGroup) -> Any:
         deltas = group.deltas
         for i, (density, epsilon) in enumerate(zip(group.column("density"), group.column("epsilon"), strict=True)):
             # A window that reached beyond 0 or 1 would change the mean share that is kept.

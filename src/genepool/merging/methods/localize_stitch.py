@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from genepool import kernels
 from genepool.kernels.selection import keep_count
@@ -13,9 +13,6 @@ from genepool.merging.methods.task_arithmetic import WEIGHT
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
 from genepool.merging.survey import ExactThresholds, Survey
-
-if TYPE_CHECKING:
-    import torch
 
 
 @register
@@ -28,6 +25,7 @@ class LocalizeStitch(Method):
     formula = "th0 + sum_i w_i m_i t_i / sum_i m_i,  m_i: the density_i largest entries of |t_i|"
     inputs = "deltas"
     base = "required"
+    on_arrays = True
     parameters: ClassVar[tuple[Parameter, ...]] = (
         WEIGHT,
         Parameter(
@@ -45,12 +43,12 @@ class LocalizeStitch(Method):
         densities = [values["density"] for values in per_model]
         if all(density >= 1 for density in densities):
             return None
-        return ExactThresholds([keep_count(d, numel) if d < 1 else None for d in densities])
+        return ExactThresholds([keep_count(d, numel) if d < 1 else None for d in densities], numel=numel)
 
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
         return ("density", "scope")
 
-    def merge(self, group: TensorGroup, survey: ExactThresholds | None) -> torch.Tensor:
+    def merge(self, group: TensorGroup, survey: ExactThresholds | None) -> Any:
         low = survey.values if survey else [0.0] * len(group.per_model)
         deltas = group.deltas if survey is None else survey.drop(group, group.deltas)
-        return kernels.stitch(deltas, group.column("weight"), low).add_(group.base)
+        return kernels.add_scaled(group.base, kernels.stitch(deltas, group.column("weight"), low))

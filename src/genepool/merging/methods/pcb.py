@@ -3,22 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from genepool import kernels
-from genepool.kernels.selection import Selection
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
-from genepool.merging.survey import Survey
-
-if TYPE_CHECKING:
-    import torch
+from genepool.merging.survey import Chain, Magnitudes, Survey
 
 
-class Competition(Survey):
-    """For every model, the magnitudes it is clamped to (two passes) and the scores that weigh 0 and 1 (two passes).
+class CompetitionScores(Magnitudes):
+    """Of every model, the score at the edge of its share and the largest.
+
+    Args:
+        models: how many.
+        sizes: the magnitudes that they are clamped to, finished when this begins.
+        kept: how many scores count.
+        numel: entries of the vector.
+    """
+
+    def __init__(self, models: int, sizes: Magnitudes, kept: int, numel: int) -> None:
+        self._sizes = sizes
+        super().__init__([[kept, min(1, numel)]] * models, self._scored, numel, signed=True)
+
+    @property
+    def clamped(self) -> tuple[list[float], list[float]]:
+        """The smallest and the largest magnitude of every model after clamping."""
+        return [found[0] for found in self._sizes.found], [found[1] for found in self._sizes.found]
+
+    def _scored(self, group: TensorGroup) -> Any:
+        return kernels.scores(group.deltas, *self.clamped)
+
+    def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
+        if number < self.counting:
+            super().observe(number, group, partial)
+            return
+        buckets = [selection.buckets for selection in self.selections] if number > self.counting else None
+        kernels.count_scores(group.deltas, *self.clamped, partial, buckets)
+
+
+class Competition(Chain):
+    """For every model, the magnitudes it is clamped to and the scores that weigh 0 and 1: a pass each, with samples.
 
     Args:
         models: how many.
@@ -27,46 +53,23 @@ class Competition(Survey):
         ratio: share of the entries whose score counts.
     """
 
-    passes = 4
-
     def __init__(self, models: int, numel: int, clip: float, ratio: float) -> None:
         # The authors' places in ascending order; where a share is no whole number, both ends are cut unalike.
         low, high = int(numel * clip), int(numel * (1 - clip) - 1)
         kept = numel - int(numel * (1 - ratio))
-        self._sizes = [Selection([numel - low, min(numel - high, numel)]) for _ in range(models)]
-        self._scores = [Selection([kept, min(1, numel)], signed=True) for _ in range(models)]
+        self._sizes = Magnitudes([[numel - low, min(numel - high, numel)]] * models, numel=numel)
+        self._scores = CompetitionScores(models, self._sizes, kept, numel)
+        super().__init__([self._sizes, self._scores])
 
     @property
     def sizes(self) -> tuple[list[float], list[float]]:
         """The smallest and the largest magnitude of every model after clamping."""
-        return [s.values[0] for s in self._sizes], [s.values[1] for s in self._sizes]
+        return self._scores.clamped
 
     @property
     def scores(self) -> tuple[list[float], list[float]]:
         """Of every model, the score at the edge of its share and its largest."""
-        return [s.values[0] for s in self._scores], [s.values[1] for s in self._scores]
-
-    def _at(self, number: int) -> list[Selection]:
-        return self._sizes if number < 2 else self._scores
-
-    def begin(self, number: int) -> list[torch.Tensor]:
-        return [selection.begin(number % 2) for selection in self._at(number)]
-
-    def observe(self, number: int, group: TensorGroup, partial: list[torch.Tensor]) -> None:
-        if number >= 2:
-            buckets = [selection.buckets for selection in self._scores] if number == 3 else None
-            kernels.count_scores(group.deltas, *self.sizes, partial, buckets)
-            return
-        for selection, delta, counts in zip(self._sizes, group.deltas, partial, strict=True):
-            selection.observe(number, delta, counts)
-
-    def fold(self, number: int, partial: list[torch.Tensor]) -> None:
-        for selection, counts in zip(self._at(number), partial, strict=True):
-            selection.fold(counts)
-
-    def finish(self, number: int) -> None:
-        for selection in self._at(number):
-            selection.finish(number % 2)
+        return [found[0] for found in self._scores.found], [found[1] for found in self._scores.found]
 
 
 @register
@@ -84,6 +87,7 @@ class PCB(Method):
     )
     inputs = "deltas"
     base = "required"
+    on_arrays = True
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Parameter(
             "ratio", 0.1, "Share of each model's entries whose score counts.", low=0, high=1,
@@ -106,6 +110,6 @@ class PCB(Method):
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
         return ("ratio", "clip", "scope")
 
-    def merge(self, group: TensorGroup, survey: Competition) -> torch.Tensor:
+    def merge(self, group: TensorGroup, survey: Competition) -> Any:
         merged = kernels.balance(group.deltas, *survey.sizes, *survey.scores)
-        return merged.mul_(group.shared["lambda"]).add_(group.base)
+        return kernels.add_scaled(group.base, merged, group.shared["lambda"])

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from genepool import kernels
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
-
-if TYPE_CHECKING:
-    import torch
 
 EPSILON = Parameter("epsilon", 1e-5, "A change up to this size counts as zero.", low=0, source="the authors' threshold")
 
@@ -26,8 +23,9 @@ class Ram(Method):
     formula = "th0 + mean of t_i over those i with |t_i| > epsilon"
     inputs = "deltas"
     base = "required"
+    on_arrays = True
     parameters = (EPSILON,)
 
-    def merge(self, group: TensorGroup, survey: Any) -> torch.Tensor:
+    def merge(self, group: TensorGroup, survey: Any) -> Any:
         ones = [1.0] * len(group.per_model)
-        return kernels.overlap_mean(group.deltas, group.shared["epsilon"], ones).add_(group.base)
+        return kernels.add_scaled(group.base, kernels.overlap_mean(group.deltas, group.shared["epsilon"], ones))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from genepool import kernels
 from genepool.merging.group import TensorGroup
@@ -13,11 +13,8 @@ from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
 from genepool.merging.survey import Sums, Survey
 
-if TYPE_CHECKING:
-    import torch
 
-
-def amplification(counts: torch.Tensor, r: float, alpha: float) -> list[float]:
+def amplification(counts: Any, r: float, alpha: float) -> list[float]:
     """`1 + r * min(shared / alone, alpha)` of every model; 1 where a model changed nothing alone.
 
     Args:
@@ -38,6 +35,7 @@ class RamPlus(Method):
     formula = "th0 + mean of active t_i; one alone times 1 + r min(rho_i, alpha),  rho_i = shared / alone entries of i"
     inputs = "deltas"
     base = "required"
+    on_arrays = True
     parameters = (
         EPSILON,
         Parameter(
@@ -55,9 +53,9 @@ class RamPlus(Method):
         return ("epsilon", "scope")
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey:
-        return Sums(lambda group: kernels.overlap_counts(group.deltas, group.shared["epsilon"]))
+        return Sums(lambda group: kernels.overlap_counts(group.deltas, group.shared["epsilon"]), in_order=False)
 
-    def merge(self, group: TensorGroup, survey: Sums) -> torch.Tensor:
+    def merge(self, group: TensorGroup, survey: Sums) -> Any:
         shared = group.shared
-        factors = amplification(survey.total, shared["r"], shared["alpha"])
-        return kernels.overlap_mean(group.deltas, shared["epsilon"], factors).add_(group.base)
+        factors = amplification(survey.array, shared["r"], shared["alpha"])
+        return kernels.add_scaled(group.base, kernels.overlap_mean(group.deltas, shared["epsilon"], factors))

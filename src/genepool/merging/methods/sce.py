@@ -30,14 +30,14 @@ class VarianceSurvey(Magnitudes):
         return self.found[0][0]
 
     def begin(self, number: int) -> list[Any]:
-        return [self.selections[0].begin(number), 0]
+        return [self.selections[0].begin(number - self.counting), 0]
 
     def observe(self, number: int, group: TensorGroup, partial: list[Any]) -> None:
         import torch
 
         found = varied(group)[0]
-        self.selections[0].observe(number, found, partial[0])
-        if not number:
+        self.selections[0].observe(number - self.counting, found, partial[0])
+        if number == self.counting:
             partial[1] += int(torch.count_nonzero(found))
 
     def fold(self, number: int, partial: list[Any]) -> None:
@@ -45,7 +45,7 @@ class VarianceSurvey(Magnitudes):
         self._differing += partial[1]
 
     def finish(self, number: int) -> None:
-        if not number:
+        if number == self.counting:
             self.selections[0].rank(0, int(self._share * self._differing))
         super().finish(number)
 
@@ -125,8 +125,8 @@ class Sce(Method):
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey:
         return SelectionSurvey(shared["select_topk"], numel, shared["alike_below"])
 
-    def merge(self, group: TensorGroup, survey: SelectionSurvey) -> torch.Tensor:
+    def merge(self, group: TensorGroup, survey: SelectionSurvey) -> Any:
         ones = [1.0] * len(group.per_model)
         vectors = group.deltas if group.shared["merges"] == "all" else survey.select(group, group.deltas)
         merged, _ = kernels.elect(vectors, survey.weights, votes=ones, normalize=True)
-        return merged.add_(group.base)
+        return kernels.add_scaled(group.base, merged)

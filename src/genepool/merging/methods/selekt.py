@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from genepool import kernels
 from genepool.kernels.selection import keep_count
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
 from genepool.merging.survey import ExactThresholds, Survey
-
-if TYPE_CHECKING:
-    import torch
 
 
 @register
@@ -31,6 +29,7 @@ class SeleKT(Method):
     inputs = "deltas"
     base = "required"
     models = (1, 1)
+    on_arrays = True
     parameters = (
         Parameter(
             "alpha", 0.05, "Share of entries kept: the largest in magnitude, of equal ones the first. At least one, "
@@ -44,14 +43,14 @@ class SeleKT(Method):
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey | None:
         alpha = shared["alpha"]
-        return ExactThresholds([keep_count(alpha, numel)]) if alpha < 1 else None
+        return ExactThresholds([keep_count(alpha, numel)], numel=numel) if alpha < 1 else None
 
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
         return ("alpha", "scope")
 
-    def merge(self, group: TensorGroup, survey: ExactThresholds | None) -> torch.Tensor:
+    def merge(self, group: TensorGroup, survey: ExactThresholds | None) -> Any:
         delta = group.deltas[0]
         if survey is not None:
             survey.drop(group, group.deltas)
-            delta.masked_fill_(delta.abs() < survey.values[0], 0.0)
-        return delta.add_(group.base)
+            delta[abs(delta) < survey.values[0]] = 0.0
+        return kernels.add_scaled(group.base, delta)
