@@ -1,9 +1,10 @@
 """Folders that stand wherever a model is named although they hold no checkpoint, found by a file in them.
 
-A room that saves such folders has a module `saved_model.py`, found by being there, with `MARKER` (the file's name),
-`open_source(folder, allow_pickle)`, which gives a `Source` to be asked, and `open_weights(folder, allow_pickle)`, which
-gives `Weights` or says why there are none. `FOLDER#TASK` names what such a folder is for one task. So `open_model` and
-the opener of weights need not know these rooms.
+A room that saves such folders has a module `saved_model.py`, found by being there. It has `MARKER`, the file's name:
+that of the room and `.json`, so that no room is imported for a folder of another. It has `open_source(folder,
+allow_pickle)`, which gives a `Source` to be asked, and `open_weights(folder, allow_pickle)`, which gives `Weights` or
+says why there are none. `FOLDER#TASK` names what such a folder is for one task. So `open_model` and the opener of
+weights need not know these rooms.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def saved_model(name: str | Path) -> ModuleType | None:
         path, _ = folder_and_task(name)
         if not path.is_dir():
             return None
-        return next((module for module in _modules() if (path / module.MARKER).is_file()), None)
+        rooms = (room for room in _rooms() if (path / f"{room}.json").is_file())
+        return next((importlib.import_module(f"genepool.{room}.{_MODULE}") for room in rooms), None)
     except (OSError, ValueError):
         # Too long for a path, or not one at all.
         return None
@@ -41,8 +43,9 @@ def folder_and_task(name: str | Path) -> tuple[Path, str | None]:
 
 
 @functools.cache
-def _modules() -> tuple[ModuleType, ...]:
+def _rooms() -> tuple[str, ...]:
     import genepool
 
-    rooms = sorted(file.parent.name for place in genepool.__path__ for file in Path(place).glob(f"*/{_MODULE}.py"))
-    return tuple(importlib.import_module(f"genepool.{room}.{_MODULE}") for room in rooms)
+    return tuple(
+        sorted(file.parent.name for place in genepool.__path__ for file in Path(place).glob(f"*/{_MODULE}.py"))
+    )

@@ -6,6 +6,8 @@ Compiled code is kept in numba's cache, so each loop is compiled once after inst
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -26,6 +28,24 @@ def _compiled_sum(loop: Loop) -> Loop:
     """The same for a sum whose order is free, which lets the processor keep many side by side."""
     ready: Loop = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})(loop)
     return ready
+
+
+def _import_without_blas() -> None:
+    """Imports numba's arrays as if there were no scipy.
+
+    They look for its BLAS, which `numpy.correlate` in a loop would use and no loop here does: a fifth of a second.
+    """
+    name = "scipy.linalg.cython_blas"
+    if name in sys.modules:
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # an import of it fails
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        del sys.modules[name]
+
+
+_import_without_blas()
 
 
 class _FirstCall(event.Listener):  # type: ignore[misc]  # numba has no types
