@@ -6,11 +6,12 @@ products; this is what it is compared with. Search, loss and evaluations are tho
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.composition.bed import Bed, timed
 from benchmarks.composition.cells import Cell
-from genepool.composition.composers.lorahub import LoraHub, LoraHubOptions, _CoefficientSearch
+from genepool.composition.coefficients import CoefficientLayout
+from genepool.composition.composers.lorahub import LoraHub, LoraHubOptions
 from genepool.composition.skill_set import SkillSet
 from genepool.tasks.models import WeightsSource
 from genepool.tasks.network import Network
@@ -30,6 +31,11 @@ class FactorSums:
 
     def __init__(self, network: Network, skills: SkillSet) -> None:
         self._network, self._skills = network, skills
+
+    @property
+    def layout(self) -> CoefficientLayout:
+        """One coefficient for a skill, the same for all tensors."""
+        return CoefficientLayout(len(self._skills.skills), self._skills.vectors().names)
 
     def put(self, coefficients: torch.Tensor) -> None:
         """Makes the network the base with the sum; coefficients as those of a merge, the same for all tensors."""
@@ -54,18 +60,14 @@ class FactorSums:
         return products[0].factor * ((scale * left).sum(0) @ (scale * right).sum(0))
 
 
-class _ApartSearch(_CoefficientSearch):
-    def __init__(self, options: LoraHubOptions, world: Any) -> None:
-        super().__init__(options, world, "factors apart")
-        self.sums = FactorSums(world.network, world.skills)
-        self._merged = self.sums  # type: ignore[assignment]
-
-
 def factors_apart(bed: Bed, examples: int) -> Cell:
     """The arm."""
+    import torch
+
     composer = LoraHub(LoraHubOptions())
     skills = bed.opened(composer, adapters=True)
-    search = _ApartSearch(composer.options, bed.given(skills, examples))
-    (weights, _), seconds = timed(search.run)
-    change = search.sums.change(weights[:, 0, 0])
+    world = bed.given(skills, examples)
+    sums = FactorSums(world.network, skills)
+    (best, _), seconds = timed(lambda: composer._searched(world, sums))  # type: ignore[arg-type]
+    change = sums.change(torch.tensor(best, dtype=torch.float32))
     return Cell(bed.ask(WeightsSource(skills.on_base(change).applied("factors apart"))), seconds)

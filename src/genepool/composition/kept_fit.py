@@ -86,7 +86,7 @@ class KeptFit:
         return {}
 
 
-class Learning(Protocol):
+class TakesSteps(Protocol):
     """What is fitted: an `Optimiser`, or whatever else takes steps."""
 
     def trained(self) -> dict[str, torch.Tensor]:
@@ -121,7 +121,7 @@ class HeldOutLooks:
     def __init__(
         self,
         kept: KeptFit,
-        optimiser: Learning,
+        optimiser: TakesSteps,
         patience: int,
         averages: Mapping[str, torch.Tensor] | None = None,
         least: float = 0.0,
