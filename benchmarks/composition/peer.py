@@ -29,7 +29,8 @@ def main(count: str, folder: str, told: str) -> None:
     base, tuned = load("base"), [load(f"full/{number}") for number in range(int(count))]
     layers = sum(1 for parameter in base.parameters() if parameter.requires_grad)
     # With a tied head, fusion_bench 0.2.33 stops: "got multiple values for keys [...], which are tied".
-    merged = LayerWiseMergedModel(get_layer_wise_weights(len(tuned), layers, 0.3), base, tuned)
+    # `strict=False` as its methods for GPT-2 and T5 set it: buffers are in no state dict.
+    merged = LayerWiseMergedModel(get_layer_wise_weights(len(tuned), layers, 0.3), base, tuned, strict=False)
     optimiser = torch.optim.Adam([merged.merge_weight], lr=1e-3)
     ids = batch()
     merged.merge_weights()

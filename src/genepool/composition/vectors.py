@@ -61,7 +61,11 @@ class TaskVectors:
 
         if name in self._stacks:
             return self._stacks[name][:, start:stop].float()
-        return torch.stack([self._rows(skill, name, start, stop) for skill in self._holders[name]])
+        # Filled one after the other, so that no skill's rows are there twice for longer than it takes to copy them.
+        found = torch.empty(len(self._holders[name]), stop - start, self.matrix(name)[1])
+        for place, skill in enumerate(self._holders[name]):
+            found[place] = self._rows(skill, name, start, stop)
+        return found
 
     def blocks(self, name: str, limit: int = 0) -> TensorBlocks:
         """All blocks of a tensor, to be gone through as often as is wanted.
