@@ -33,9 +33,11 @@ from genepool.faithful import HeldAgainst, recorded
 from genepool.faithful import table as comparison_table
 from genepool.measure.gates import Gates
 from genepool.merging import Recipe, all_methods
+from genepool.schema import described_options
 from genepool.tasks import TaskSettings
 from genepool.tasks.generated import Template
 from genepool.training import Training, objectives
+from genepool.training.rewards import rewards
 
 HERE = Path(__file__).parent
 NOTE = "<!-- Written by docs/reference/generate.py from the code; edit the code and run `make docs`. -->"
@@ -109,8 +111,42 @@ def _training_notes() -> str:
         f"| `{name}` | {one.__doc__.splitlines()[0]} | {one.when} | {one.source} |"  # type: ignore[union-attr]
         for name, one in objectives().items()
     ]
+    given = [
+        f"| `{reward.name}` | {reward.__doc__.splitlines()[0]} | {reward.when} | {reward.source} |"  # type: ignore[union-attr]
+        for reward in rewards().values()
+    ]
     return "\n".join(
-        ["## Objectives", "", "| name | what a step minimises | when | source |", "|---|---|---|---|", *rows, ""]
+        [
+            "## Objectives",
+            "",
+            "`--objective NAME`, or `objective` in the file.",
+            "",
+            "| name | what a step minimises | when | source |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            "## Options of objectives",
+            "",
+            "`--set KEY=VALUE`, or `options` in the file.",
+            "",
+            "| objective | option | type | default | meaning |",
+            "|---|---|---|---|---|",
+            *(
+                f"| `{name}` | `{one['name']}` | {' or '.join(one['type'].split(' | '))} | `{one['default']}` "
+                f"| {one['description']} |"
+                for name, objective in objectives().items()
+                for one in described_options(objective.Options)
+            ),
+            "",
+            "## Rewards",
+            "",
+            "The option `reward` names one, or several with their weights.",
+            "",
+            "| name | what it rewards | when | source |",
+            "|---|---|---|---|",
+            *given,
+            "",
+        ]
     )
 
 

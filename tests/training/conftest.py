@@ -38,6 +38,21 @@ def write_task(folder: Path, name: str, answer: dict[str, str]) -> Path:
     return place
 
 
+def write_pairs(folder: Path) -> Path:
+    """The task `first` as pairs: the right letter against the next one of the alphabet."""
+    folder.mkdir(parents=True)
+    prompts = sorted((f"f{one}{two}=" for one in LETTERS for two in LETTERS), key=hash_of)
+    lines = [
+        {"prompt": prompt, "chosen": prompt[1], "rejected": LETTERS[(LETTERS.index(prompt[1]) + 1) % len(LETTERS)]}
+        for prompt in prompts
+    ]
+    parts = {"train": lines[:40], "valid": lines[40:52], "test": lines[52:]}
+    for split, rows in parts.items():
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "task.yaml").write_text("metric: exact_match\nmax_new_tokens: 3\n")
+    return folder
+
+
 def hash_of(text: str) -> int:
     import hashlib
 
@@ -46,12 +61,13 @@ def hash_of(text: str) -> int:
 
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base/, other/ (another base), tasks/{first, grade}."""
+    """base/, other/ (another base), tasks/{first, grade}, pairs/first."""
     world = tmp_path_factory.mktemp("training")
     changes = {"initializer_range": 0.1, "hidden_size": 32, "intermediate_size": 48}
     write_model(world / "base", **changes)
     write_model(world / "other", seed=1, **changes)
     write_task(world / "tasks", "first", {letter: letter for letter in LETTERS})
+    write_pairs(world / "pairs" / "first")
     write_task(world / "tasks", "grade", {letter: str(at) for at, letter in enumerate(LETTERS)})
     return world
 

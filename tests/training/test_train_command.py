@@ -115,6 +115,13 @@ def test_gates_decide_the_exit(train: Callable[..., Any], tmp_path: Path) -> Non
     (tmp_path / "easy.yaml").write_text("gates:\n  - {task: first, measure: difference, at_least: -1}\n")
     assert train("run", "--steps", 1, "--gate", tmp_path / "easy.yaml").code == 0
     assert train("run", "--steps", 1, "--gate", tmp_path / "gate.yaml").code == 1
+    (tmp_path / "kept.yaml").write_text("forgets: 1\n")
+    assert train("run", "--steps", 1, "--gate", tmp_path / "kept.yaml").code == 0
+    # Sixteen examples cannot show that nothing at all was forgotten.
+    (tmp_path / "kept.yaml").write_text("forgets: 0\ngates:\n  - {task: first, measure: difference, at_least: -1}\n")
+    answer = train("run", "--steps", 1, "--gate", tmp_path / "kept.yaml")
+    assert answer.code == 1
+    assert "of 3 gates" in answer.err
 
 
 BAD: dict[str, tuple[list[Any], str]] = {

@@ -133,7 +133,7 @@ def _recipe(context: typer.Context, method: str, skills: list[str]) -> Composing
         "tasks": None if given["tasks"] is None else str(given["tasks"]),
         "task": tuple(given["task"] or ()),
         "examples": given["examples"],
-        "options": _settings(given["set_"] or []),
+        "options": options.settings(given["set_"] or []),
         "fold": not given["keep"],
         "bundle": given["bundle"],
         "seed": given["seed"],
@@ -145,24 +145,6 @@ def _recipe(context: typer.Context, method: str, skills: list[str]) -> Composing
         key = error.where.removeprefix(":").removeprefix("options.")
         where = {"method": "METHOD", "tasks": "--tasks", "bundle": "--bundle"}.get(key, f"--set {key}")
         raise InputError(error.what, where=where, fix=error.fix) from None
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """KEY=VALUE pairs, values read as YAML."""
-    import yaml
-
-    from genepool.errors import InputError
-
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise InputError(f"got {pair!r}, expected KEY=VALUE", where="--set", fix="Write it like steps=100")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            found[key] = value
-    return found
 
 
 def _list(name: str | None, json_output: bool) -> None:

@@ -272,3 +272,25 @@ def size_text(size: float) -> str:
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size:.0f} bytes"
+
+
+def settings(pairs: list[str]) -> dict[str, Any]:
+    """What KEY=VALUE pairs of --set say; values are read as YAML.
+
+    Raises:
+        InputError: a pair has no `=`, or no key.
+    """
+    import yaml
+
+    from genepool.errors import InputError
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"got {pair!r}, expected KEY=VALUE", where="--set", fix="Write it like steps=100")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            found[key] = value
+    return found

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # What a recipe file says itself.
 _OF_A_RECIPE = (
-    "base", "lora", "full", "objective", "teacher", "steps", "batch", "micro_batch", "learning_rate", "every",
+    "base", "lora", "full", "objective", "set_", "teacher", "steps", "batch", "micro_batch", "learning_rate", "every",
     "patience", "others", "test", "seed", "threads", "dtype", "pack", "activation_checkpoints",
 )  # fmt: skip
 
@@ -34,7 +34,14 @@ def train(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Train every tensor: a skill file comes out.")] = False,
     objective: Annotated[
-        str | None, typer.Option("--objective", help="Minimise likelihood, entropy, infomax or distance in each step.")
+        str | None,
+        typer.Option(
+            "--objective", metavar="NAME", help="Minimise this in each step, such as dpo, gkd or grpo [likelihood]."
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set an option of the objective; repeatable."),
     ] = None,
     teacher: Annotated[
         str | None,
@@ -118,6 +125,8 @@ def train(
 
         genepool train tasks/sort --base base/ --full --steps 400 --out run
 
+        genepool train pairs.jsonl --base base/ --objective dpo --set beta=0.2 --out run
+
         genepool train training.yaml --out run
 
     You may kill the command at any time: the same command continues and gives the same bits. The result is a skill,
@@ -178,7 +187,8 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training:
     plain: dict[str, Any] = {"base": given["base"], "tasks": tuple(tasks), "form": "full" if given["full"] else "lora"}
     if given["lora"] is not None:
         plain["lora"] = {"rank": given["lora"]}
-    skipped = {"base", "lora", "full"}
+    plain["options"] = options.settings(given["set_"] or [])
+    skipped = {"base", "lora", "full", "set_"}
     plain |= {key: given[key] for key in _OF_A_RECIPE if key not in skipped and given[key] is not None}
     try:
         return validate(Training, plain, "")
@@ -189,7 +199,9 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training:
 
 def _option(key: str) -> str:
     """The option that says a key of a training: ":learning_rate" is --learning-rate, ":lora.rank" --lora."""
-    name = key.removeprefix(":").partition(".")[0]
+    name, _, inner = key.removeprefix(":").partition(".")
+    if name == "options":
+        return f"--set {inner}"
     return f"--{name.replace('_', '-')}" if name in _OF_A_RECIPE else name
 
 
@@ -200,8 +212,9 @@ def _said_in_the_file(context: typer.Context, file: Path) -> None:
     for name in _OF_A_RECIPE:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            option = f"--{name.replace('_', '-')}"
-            raise InputError("is set by the training file", where=option, fix=f"Set `{name}` in {file}")
+            option = f"--{name.rstrip('_').replace('_', '-')}"
+            key = "options" if name == "set_" else name
+            raise InputError("is set by the training file", where=option, fix=f"Set `{key}` in {file}")
 
 
 def _show(result: TrainingResult, page: Path) -> None:

@@ -29,7 +29,7 @@ from genepool.composition.world import World
 from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch
 from genepool.threads import torch_threads
-from genepool.training import Diverged, Objective, Optimisation, find_objective, fit
+from genepool.training import Diverged, Optimisation, TargetObjective, fit, target_objective
 from genepool.training.fit import Step
 from genepool.training.run import sensible_threads
 from genepool.weights import Change
@@ -156,7 +156,7 @@ class CoefficientFit:
         self._world, self._parametrisation, self._layout, self._options = world, parametrisation, layout, options
         self._named, self._project, self._signs, self._changes = named, project, dict(signs or {}), changes
         self._least = least
-        self._objective = find_objective(OBJECTIVES[options.objective])
+        self._objective = target_objective(OBJECTIVES[options.objective])
         self._optimisation = optimisation or Optimisation(
             options.steps, options.learning_rate, shape="constant", clip=0.0
         )
@@ -303,7 +303,7 @@ class CoefficientFit:
         return [partial(self._loss, self._objective, batch, teacher, share) for batch, teacher in batches]
 
     def _loss(
-        self, objective: Objective, batch: AnswerBatch, teacher: RecordedPredictions | None, share: float
+        self, objective: TargetObjective, batch: AnswerBatch, teacher: RecordedPredictions | None, share: float
     ) -> torch.Tensor:
         return batch.means(objective.losses(self._world.network, batch, teacher)).sum() * share
 
@@ -314,7 +314,7 @@ class CoefficientFit:
         """
         import torch
 
-        objective = find_objective("distance") if all(one.recorded for one in inputs) else self._objective
+        objective = target_objective("distance") if all(one.recorded for one in inputs) else self._objective
         total, any_held = 0.0, False
         with torch.inference_mode():
             for task in inputs:

@@ -16,7 +16,7 @@ from genepool.composition.inputs import TaskInputs
 from genepool.composition.kept_fit import KeptFit
 from genepool.errors import InputError
 from genepool.seeding import numpy_generator
-from genepool.training import find_objective
+from genepool.training import target_objective
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,7 +122,7 @@ def answers_loss(network: Network, inputs: Sequence[TaskInputs], batch_size: int
     """
     import torch
 
-    objective, total = find_objective("likelihood"), 0.0
+    objective, total = target_objective("likelihood"), 0.0
     with torch.inference_mode():
         for task in inputs:
             share = 1 / (len(task.questions) * len(inputs))

@@ -65,7 +65,21 @@ class Gates(Strict):
 
     page = "reference/gates"
 
-    gates: list[Gate] = Field(min_length=1, description="The gates; all must hold.")
+    gates: list[Gate] = Field(default_factory=list, description="The gates; all must hold.")
+    forgets: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="A gate on every task: its score must not fall by more, at the unfavourable end of the interval.",
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Gates:
+        if self.forgets is not None:
+            self.gates = [*self.gates, Gate(task=EACH, measure="difference", at_least=-self.forgets)]
+        if not self.gates:
+            raise ValueError("there is no gate. Give `gates`, or `forgets: 0.02`")
+        return self
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,15 @@ from genepool.training.folder import JOURNAL_FILE
 from genepool.training.gains import AFTER, BEFORE, Gains
 from genepool.training.journal import Journal
 
+#: What an objective may say of the examples of a step, and what that is.
+_NUMBERS = {
+    "reward": "the mean reward of the examples of a step",
+    "margin": "by how much the reward of the chosen answers is above that of the rejected ones",
+    "kl": "the divergence from the model as it began, in nats per token",
+    "length": "tokens of an answer",
+    "kept": "the share of the examples that were learned from; the others were rewarded alike, or not at all",
+}
+
 
 def write_training(run: Path, told: dict[str, Any], gains: Gains, path: Path, *, overwrite: bool = True) -> Path:
     """Writes the page of a finished training, whole or not at all; as Markdown when the name ends in .md.
@@ -42,12 +51,23 @@ def write_training(run: Path, told: dict[str, Any], gains: Gains, path: Path, *,
     else:
         with Journal(run / JOURNAL_FILE) as journal:
             steps = [(float(row.step), row.loss) for row in journal.steps()]
-            validations = journal.validations()
+            validations, means = journal.validations(), journal.means()
         line = [(float(one.step), one.loss) for one in validations]
         curves = [training_figure(steps, line, told["best_step"], label="loss", **size) for size in (WIDE, NARROW)]
         values = comparison_values(compared, facts)
         title = headline(told)
-        text = render_page("train.html.j2", title, **values, curves=curves, validations=validations)
+        numbers = [
+            (
+                name,
+                meaning,
+                [training_figure(points, [], told["best_step"], label=name, **size) for size in (WIDE, NARROW)],
+            )
+            for name, meaning in _NUMBERS.items()
+            if (points := [(float(step), said[name]) for step, said in means.items() if name in said])
+        ]
+        text = render_page(
+            "train.html.j2", title, **values, curves=curves, validations=validations, numbers=numbers, lead=_lead(told)
+        )
     write_text(path, text, overwrite=overwrite)
     return path
 
@@ -69,17 +89,46 @@ def _kept(others: list[dict[str, Any]]) -> str:
     return f"{listed(worse)} got worse" + (f", {rest} other{'s' if rest > 1 else ''} did not" if rest else "")
 
 
+def _lead(told: dict[str, Any]) -> str:
+    """What the dots and the line of the first figure are."""
+    if "equal_pairs" in told:
+        return (
+            "Dots are the mean loss over the pairs of every step, before it was taken; the line is that of the "
+            "validation pairs, of which those are right whose chosen answer has the higher reward."
+        )
+    if "samples" in told:
+        return (
+            "Dots are the mean loss over the tokens of all samples of every step, before it was taken; the line is one "
+            "minus the score on the validation examples."
+        )
+    return (
+        "Dots are the loss of every step, in nats per answer token, before it was taken; the line is the loss on the "
+        "validation examples."
+    )
+
+
 def _facts(told: dict[str, Any]) -> dict[str, str]:
     early = " (stopped early)" if told["stopped_early"] else ""
+    options = told.get("options", {})
     return {
         "base": told["base"]["path"],
         **({"before": f"{head['before']}: the base has no head"} if (head := told.get("head")) else {}),
         "result": told["result"],
         "fingerprint": told["fingerprint"],
         "objective": told["objective"],
+        **({"options": ", ".join(f"{key}: {value}" for key, value in options.items())} if options else {}),
+        **({"samples": samples} if (samples := _samples(told.get("samples"))) else {}),
         "steps": f"{told['steps']:,}{early}; the state of step {told['best_step']:,} was written",
         "learning rate": f"{told['learning_rate']:.3g}",
         "examples": f"{told['examples']['train']:,} to train on, {told['examples']['valid']:,} to validate on",
         "seed": str(told["seed"]),
         "genepool": version("genepool"),
     }
+
+
+def _samples(counts: dict[str, int] | None) -> str:
+    """How many samples were drawn and what became of them."""
+    if counts is None:
+        return ""
+    failed = f"; the reward failed for {counts['failed']:,}" if counts["failed"] else ""
+    return f"{counts['drawn']:,} drawn, {counts['learned_from']:,} learned from{failed}"

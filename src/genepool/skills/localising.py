@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from genepool import progress
 from genepool.errors import InputError
 from genepool.kernels.selection import MagnitudeSelection, keep_count
-from genepool.training import EncodedExamples, answer_likelihoods, descend, find_objective
+from genepool.training import EncodedExamples, answer_likelihoods, descend, target_objective
 from genepool.weights import Change, infer_roles
 from genepool.weights.change import block_rows
 
@@ -179,7 +179,7 @@ class MaskScorer:
                     for name, delta in deltas.items():
                         gate = _gate(scores[name], seeds[name])
                         self._parameters[name].data.view(delta.shape).copy_(base[name] + gate * delta)
-                    loss = descend(find_objective("likelihood"), self.model, self.examples)
+                    loss = descend(target_objective("likelihood"), self.model, self.examples)
                     slopes = {}
                     for name, delta in deltas.items():
                         gradient = self._parameters[name].grad

@@ -21,7 +21,7 @@ from genepool.skills.transfer_scores import h_score, logme, mean_ranks, tmi
 from genepool.tasks import DEFAULT_BATCH, Example, LanguageModel, Task, open_model
 from genepool.tasks.models import load_as
 from genepool.threads import torch_threads
-from genepool.training import EncodedExamples, answer_likelihoods, descend, encode_examples, find_objective
+from genepool.training import EncodedExamples, answer_likelihoods, descend, encode_examples, target_objective
 from genepool.weights import Weights, open_weights
 from genepool.weights.tensor_info import shape_text
 
@@ -304,7 +304,7 @@ class _Judge:
         """The gradient of the base's loss, minus its likelihood, by the tensors that some skill changes."""
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(name in moved)
-        descend(find_objective("likelihood"), self.model, self.examples)
+        descend(target_objective("likelihood"), self.model, self.examples)
         gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
         for parameter in self.parameters.values():
             parameter.requires_grad_(False).grad = None

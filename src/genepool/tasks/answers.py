@@ -64,7 +64,13 @@ class AnswerBatch:
         """The mean over each question's targets of values that stand one a target, shape (questions,)."""
         import torch
 
-        return torch.stack([part.mean() for part in torch.split(values, torch.bincount(self.owners).tolist())])
+        return torch.stack([part.mean() for part in self.parts(values)])
+
+    def parts(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """Each question's part of values that stand one a target, in the order of `numbers`."""
+        import torch
+
+        return list(torch.split(values, torch.bincount(self.owners).tolist()))
 
 
 def text_batches(
@@ -82,11 +88,8 @@ def text_batches(
     Raises:
         InputError: an answer has no tokens, or a question is too long for the model; it is named.
     """
-    import torch
-
     heads = [model.encode(one.prompt) for one in questions]
     tails = [with_end(model, continuation(model, one.prompt, one.answer), one, closed) for one in questions]
-    lengths = [len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)]
     for one, head, tail in zip(questions, heads, tails, strict=True):
         if len(head) + len(tail) > model.context:
             raise InputError(
@@ -94,7 +97,29 @@ def text_batches(
                 where=one.name,
                 fix="Shorten it, leave it out, or set a smaller few_shot",
             )
-    rows = _packed(lengths, min(model.context, _PACKED_WIDTH)) if packed else [[i] for i in range(len(questions))]
+    return token_batches(model, heads, tails, batch_size, packed=packed)
+
+
+def token_batches(
+    model: LanguageModel,
+    heads: Sequence[Sequence[int]],
+    tails: Sequence[Sequence[int]],
+    batch_size: int,
+    *,
+    packed: bool = False,
+) -> list[AnswerBatch]:
+    """As `text_batches`, for prompts and answers that are tokens and fit the model's context.
+
+    Args:
+        model: who reads them.
+        heads: token ids of each prompt.
+        tails: of its answer, one or more.
+        batch_size, packed: as for `text_batches`.
+    """
+    import torch
+
+    lengths = [len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)]
+    rows = _packed(lengths, min(model.context, _PACKED_WIDTH)) if packed else [[i] for i in range(len(heads))]
     widths = [sum(lengths[i] for i in row) for row in rows]
     made = []
     for chosen in batches(widths, batch_size, model.logit_bytes):
@@ -106,7 +131,7 @@ def text_batches(
         for line, row in enumerate(chosen):
             start = 0
             for i in rows[row]:
-                ids[line, start : start + lengths[i]] = torch.tensor(heads[i] + tails[i])
+                ids[line, start : start + lengths[i]] = torch.tensor([*heads[i], *tails[i]])
                 positions[line, start : start + lengths[i]] = torch.arange(lengths[i])
                 last.append(start + len(heads[i]) - 1)
                 marks += [(len(numbers), line, last[-1] + at, token) for at, token in enumerate(tails[i])]

@@ -203,10 +203,12 @@ class Written:
         text: without the stop that ended it.
         logprob: log-likelihood of the tokens it wrote, an end token not counted, natural logarithm; of the model
             itself, whatever the temperature they were drawn at.
+        tokens: all of them, with the stop or the end token that ended it; empty for models that do not tell.
     """
 
     text: str
     logprob: float
+    tokens: tuple[int, ...] = ()
 
 
 def generate(
@@ -304,6 +306,7 @@ def write_rows(
     """
     generators = [seeding.torch_generator(decoding.seed, "decode", key) for key in keys] if decoding.temperature else []
     written: list[list[int]] = [[] for _ in limits]
+    ends: list[list[int]] = [[] for _ in limits]
     logprobs = [0.0] * len(limits)
     running = [True] * len(limits)
     chosen: torch.Tensor | None = None
@@ -315,7 +318,7 @@ def write_rows(
             if not running[row]:
                 continue
             if token in model.end_tokens:
-                running[row] = False
+                running[row], ends[row] = False, [token]
                 continue
             written[row].append(token)
             logprobs[row] += share
@@ -323,7 +326,8 @@ def write_rows(
             if full or (decoding.stop and _ends(model.decode(written[row]), decoding.stop)):
                 running[row] = False
     return [
-        Written(_cut(model.decode(ids), decoding.stop), logprob) for ids, logprob in zip(written, logprobs, strict=True)
+        Written(_cut(model.decode(ids), decoding.stop), logprob, (*ids, *end))
+        for ids, logprob, end in zip(written, logprobs, ends, strict=True)
     ]
 
 

@@ -10,7 +10,9 @@ from functools import cached_property
 from genepool.tasks.images import ImageFile
 
 # What a line of a file may say of an example.
-EXAMPLE_KEYS = ("id", "prompt", "messages", "image", "answer", "completion", "choices", "tags")
+EXAMPLE_KEYS = (
+    "id", "prompt", "messages", "image", "answer", "completion", "chosen", "rejected", "label", "choices", "tags",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Example:
         messages: the conversation up to the answer, as (role, text), where there is one; put through the tokenizer's
             chat template.
         given: how many of the messages are shown and never learned from; what the assistant says after them is.
+        rejected: answers that are worse than the accepted ones, where the line says some: what preferences are learned
+            from.
         where: the file and line it was read from, for errors; empty where there is none.
     """
 
@@ -39,6 +43,7 @@ class Example:
     image: ImageFile | None = None
     messages: tuple[tuple[str, str], ...] = ()
     given: int = 0
+    rejected: tuple[str, ...] = ()
     where: str = field(default="", compare=False, repr=False)
 
     @property
@@ -52,5 +57,6 @@ class Example:
         shown: object = {"image": self.image.digest} if self.image else self.prompt
         if self.messages:
             shown = {"messages": self.messages}
-        text = json.dumps([shown, self.answers, self.choices], ensure_ascii=False)
+        worse = [self.rejected] if self.rejected else []
+        text = json.dumps([shown, self.answers, self.choices, *worse], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -18,6 +18,7 @@ from genepool.errors import InputError, nearest
 from genepool.tasks.example import EXAMPLE_KEYS, Example
 from genepool.tasks.images import ImageFile, find_image
 from genepool.tasks.metrics import find_metric
+from genepool.tasks.preferences import joined, label_of, split_sides
 from genepool.tasks.task import TaskSettings
 
 ENDINGS = (".jsonl", ".csv", ".parquet")
@@ -36,10 +37,15 @@ def read_examples(path: Path, settings: TaskSettings | None = None) -> tuple[Exa
     """
     path, settings = Path(path), settings or TaskSettings()
     examples: list[Example] = []
+    labels: list[bool | None] = []
     lines: dict[str, int] = {}
     for line, data in _rows(path):
         where = f"{path}:{line}"
         data = _renamed(data, settings.columns, where)
+        label = None
+        if isinstance(data, Mapping) and "label" in data:
+            label, data = label_of(data, where), {key: value for key, value in data.items() if key != "label"}
+        labels.append(label)
         image = _image_of(data, path.parent, where) if settings.input == "image" else None
         example = replace(
             example_from(_without_image(data) if image else data, where, str(line)), image=image, where=where
@@ -55,6 +61,8 @@ def read_examples(path: Path, settings: TaskSettings | None = None) -> tuple[Exa
         raise InputError(
             "the file has no examples", where=path, fix='Write lines like {"prompt": "2+2=", "answer": "4"}'
         )
+    if any(label is not None for label in labels):
+        examples = joined(examples, labels, str(path))
     return tuple(examples)
 
 
@@ -96,8 +104,13 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
     for key in data:
         if key not in EXAMPLE_KEYS:
             raise InputError(f"unknown key '{key}'", where=where, fix=nearest(str(key), EXAMPLE_KEYS))
+    if "label" in data:
+        raise InputError("a `label` has no effect here", where=where, fix="Leave it out")
     if "image" in data:
         raise InputError("has an image, and the task shows text", where=where, fix="Set `input: image` in task.yaml")
+    rejected: tuple[str, ...] = ()
+    if "chosen" in data or "rejected" in data:
+        data, rejected = split_sides(data, where)
     data, messages, given = _plain(data, where)
     if not isinstance(data.get("prompt"), str):
         raise InputError("`prompt` must be text", where=where, fix="Add it")
@@ -115,10 +128,12 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
     identity = data.get("id", default_id)
     if not isinstance(identity, str | int):
         raise InputError("`id` must be text", where=where, fix="Give it a short name")
-    example = Example(str(identity), data["prompt"], tuple(answers), choices, tags, messages=messages, given=given)
+    example = Example(
+        str(identity), data["prompt"], tuple(answers), choices, tags, messages=messages, given=given, rejected=rejected
+    )
     try:
         said = [text for _, text in messages]
-        "".join([example.id, example.prompt, *answers, *choices, *tags, *said]).encode()
+        "".join([example.id, example.prompt, *answers, *rejected, *choices, *tags, *said]).encode()
     except UnicodeEncodeError as error:
         raise InputError(f"is not valid Unicode ({error.reason})", where=where, fix="Write it in UTF-8") from None
     return example
@@ -266,6 +281,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _field(key: str, text: str, where: str) -> Any:
+    if key == "label" and text.lower() in ("true", "false"):
+        return text.lower() == "true"
     if key in _LISTS and not text:
         return []
     if key in _LISTS or (key == "answer" and text.startswith("[")):

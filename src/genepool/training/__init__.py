@@ -7,7 +7,7 @@ skills by alignment, children that learn, and the testbeds. Uses weights, tasks 
 
 from genepool.training.batches import EncodedExamples, answer_likelihoods, encode_examples
 from genepool.training.fit import Diverged, descend, fit
-from genepool.training.objectives import Objective, find_objective, objectives
+from genepool.training.objectives import Objective, TargetObjective, find_objective, objectives, target_objective
 from genepool.training.optimiser import Optimisation, Optimiser
 from genepool.training.recipe import Training, is_training, load_training
 from genepool.training.train import TrainingResult, gains_of, run_training, verify_step
@@ -18,6 +18,7 @@ __all__ = [
     "Objective",
     "Optimisation",
     "Optimiser",
+    "TargetObjective",
     "Training",
     "TrainingResult",
     "answer_likelihoods",
@@ -30,5 +31,6 @@ __all__ = [
     "load_training",
     "objectives",
     "run_training",
+    "target_objective",
     "verify_step",
 ]

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import cycle, groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -40,27 +41,46 @@ class TrainingExamples:
         tasks: what is taught, each with a training split.
         seed: decides the order.
         valid: validation examples of each task, at most.
+        pairs: each example is a pair of an accepted and a rejected answer.
 
     Attributes:
         tasks: the tasks.
         train: every training example; tasks are mixed in proportion to their examples.
         valid: the validation examples.
+        equal: pairs that are left out because both of their answers are alike.
 
     Raises:
         InputError: a task has nothing to train on, or answers that cannot be taught.
     """
 
-    def __init__(self, tasks: Sequence[Task], *, seed: int, valid: int) -> None:
-        self.tasks, self._seed = tuple(tasks), seed
+    def __init__(self, tasks: Sequence[Task], *, seed: int, valid: int, pairs: bool = False) -> None:
+        self.tasks, self._seed, self._pairs, self.equal = tuple(tasks), seed, pairs, 0
         self.train: list[TrainingExample] = []
         self.valid: list[TrainingExample] = []
         for task in tasks:
             _check_teachable(task)
             self.train += [
-                TrainingExample(task, turn) for example in task.examples("train") for turn in turns_of(example)
+                TrainingExample(task, one) for example in task.examples("train") for one in self._learned(task, example)
             ]
-            held = task.splits.get("valid", ())
-            self.valid += [TrainingExample(task, example) for example in held[:valid]]
+            for example in task.splits.get("valid", ())[:valid]:
+                held = self._learned(task, example) if pairs else [example]
+                self.valid += [TrainingExample(task, one) for one in held]
+        if self.equal:
+            progress.message(f"{self.equal:,} pairs are left out: both of their answers are alike")
+        if not self.train:
+            raise InputError(
+                "both answers of every pair are alike, so there is no preference",
+                where=tasks[0].name,
+                fix="Give pairs of answers that differ",
+            )
+
+    def _learned(self, task: Task, example: Example) -> list[Example]:
+        """What is learned from an example: its turns, or its pairs."""
+        if not self._pairs:
+            return turns_of(example)
+        found = pairs_of(task, example)
+        self.equal += sum(one.answer == one.rejected[0] for one in found)
+        return [one for one in found if one.answer != one.rejected[0]]
 
     def at(self, step: int, size: int) -> list[TrainingExample]:
         """The lessons of one step, counted from 0: the next `size` of an endless row of shuffled rounds."""
@@ -93,6 +113,32 @@ def turns_of(example: Example) -> list[Example]:
             turn = replace(example, prompt=before[-1][1], answers=(text,), messages=before)
             found.append(replace(turn, id=f"{example.id}, turn {len(found) + 1}"))
     return [*found, example]
+
+
+def pairs_of(task: Task, example: Example) -> list[Example]:
+    """An example with one accepted and one rejected answer for each pair; the shorter list begins again at its end.
+
+    Raises:
+        InputError: it has no rejected answer.
+    """
+    if not example.rejected:
+        raise InputError(
+            "has no rejected answer, so there is no pair to learn from",
+            where=example.where or f"{task.name}:{example.id}",
+            fix='Write {"prompt": "...", "chosen": "...", "rejected": "..."}, or use another --objective',
+        )
+    count = max(len(example.answers), len(example.rejected))
+    sides = list(zip(islice(cycle(example.answers), count), islice(cycle(example.rejected), count), strict=True))
+    pairs = [replace(example, answers=(chosen,), rejected=(rejected,)) for chosen, rejected in sides]
+    return pairs if count == 1 else [replace(one, id=f"{one.id}, pair {at}") for at, one in enumerate(pairs, 1)]
+
+
+def by_task(lessons: Sequence[TrainingExample]) -> list[tuple[Task, list[int]]]:
+    """The places of the lessons of each task."""
+    order = sorted(range(len(lessons)), key=lambda place: lessons[place].task.name)
+    groups = groupby(order, key=lambda place: lessons[place].task.name)
+    found = [list(group) for _, group in groups]
+    return [(lessons[places[0]].task, places) for places in found]
 
 
 def load_training_task(path: str) -> Task:

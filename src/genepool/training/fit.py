@@ -18,7 +18,7 @@ from genepool.training.optimiser import Optimisation
 if TYPE_CHECKING:
     from genepool.tasks import Model
     from genepool.training.batches import EncodedExamples
-    from genepool.training.objectives import Objective
+    from genepool.training.objectives import TargetObjective
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def fit(
     return settings.steps
 
 
-def descend(objective: Objective, model: Model, examples: EncodedExamples) -> float:
+def descend(objective: TargetObjective, model: Model, examples: EncodedExamples) -> float:
     """Adds the gradient of the mean loss of all examples to the parameters that ask for one.
 
     An example's loss is the mean over the tokens of its answer.

@@ -152,6 +152,10 @@ def _are_rows(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_row, value))
 
 
+def _are_counts(value: object) -> bool:
+    return isinstance(value, dict) and all(is_whole(value.get(key)) for key in ("drawn", "learned_from", "failed"))
+
+
 # What the rest of the house reads of `train.json`.
 _KEYS: dict[str, Callable[[Any], bool]] = {
     "result": lambda value: value in RESULTS,
@@ -166,6 +170,8 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
     "seed": is_whole,
     "asked": is_digest,
     "examples": lambda value: isinstance(value, dict) and all(is_whole(value.get(key)) for key in ("train", "valid")),
+    "options": lambda value: value is None or isinstance(value, dict),
+    "samples": lambda value: value is None or _are_counts(value),
     "target": _are_rows,
     "others": _are_rows,
 }

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.checked import is_digest, is_number, is_whole
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = 1
+#: What an objective may say of an example beside its loss; columns of `examples`, null where it does not.
+NUMBERS = ("reward", "margin", "length", "kl")
 TABLES = frozenset({"meta", "steps", "examples", "validations"})
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS steps (
     step INTEGER PRIMARY KEY, loss REAL NOT NULL, norm REAL NOT NULL, rate REAL NOT NULL, digest TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS examples (
     step INTEGER NOT NULL, place INTEGER NOT NULL, task TEXT NOT NULL, example TEXT NOT NULL, loss REAL NOT NULL,
-    kept INTEGER NOT NULL, PRIMARY KEY (step, place));
+    kept INTEGER NOT NULL, reward REAL, margin REAL, length REAL, kl REAL, PRIMARY KEY (step, place));
 CREATE TABLE IF NOT EXISTS validations (step INTEGER PRIMARY KEY, loss REAL NOT NULL, score REAL NOT NULL);
 """
 
@@ -51,12 +54,23 @@ class StepRow:
 
 @dataclass(frozen=True)
 class ExampleRow:
-    """An example of a step: its task, its key, its mean loss, and whether it was learned from."""
+    """An example of a step, or a sample of one.
+
+    Attributes:
+        task: its name.
+        example: its key.
+        loss: the mean over its targets, or of its pair.
+        kept: whether it was learned from.
+        numbers: what else is known, by the names in `NUMBERS`: the reward; for pairs that of the chosen answer and by
+            how much it is above that of the rejected one (margin); tokens of the answer (length); the divergence from
+            the model as it began, in nats per token (kl).
+    """
 
     task: str
     example: str
     loss: float
     kept: bool = True
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,15 @@ class Journal(Record):
     """
 
     noun, version, schema, tables = "training", FORMAT, _SCHEMA, TABLES
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        # Records of the first version had fewer columns.
+        known = {row[1] for row in self._rows("PRAGMA table_info(examples)")}
+        if missing := [name for name in NUMBERS if name not in known]:
+            with self._transaction():
+                for name in missing:
+                    self._db.execute(f"ALTER TABLE examples ADD COLUMN {name} REAL")
 
     # ------------------------------------------------------------------ what the run is
 
@@ -128,9 +151,10 @@ class Journal(Record):
                 "INSERT INTO steps VALUES (?, ?, ?, ?, ?)", (row.step, row.loss, row.norm, row.rate, row.digest)
             )
             self._db.executemany(
-                "INSERT INTO examples VALUES (?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO examples (step, place, task, example, loss, kept, {', '.join(NUMBERS)}) "
+                f"VALUES ({', '.join('?' * (6 + len(NUMBERS)))})",
                 [
-                    (row.step, place, one.task, one.example, one.loss, int(one.kept))
+                    (row.step, place, one.task, one.example, one.loss, int(one.kept), *map(one.numbers.get, NUMBERS))
                     for place, one in enumerate(examples)
                 ],
             )
@@ -153,6 +177,40 @@ class Journal(Record):
                     raise ValueError(f"{step!r:.40}")
                 found.append(StepRow(step, loss, norm, rate, digest))
         return found
+
+    def means(self, step: int | None = None) -> dict[int, dict[str, float]]:
+        """By step: the mean over its examples of each number that an objective said, and the share that was kept.
+
+        Steps of objectives that say none are left out.
+
+        Args:
+            step: only this one.
+        """
+        columns = ", ".join(f"avg({name})" for name in (*NUMBERS, "kept"))
+        found: dict[int, dict[str, float]] = {}
+        only, arguments = ("", ()) if step is None else ("WHERE step = ?", (step,))
+        query = f"SELECT step, {columns} FROM examples {only} GROUP BY step ORDER BY step"
+        for step, *values in self._rows(query, arguments):
+            with self._believing("a number of an example"):
+                said = {name: value for name, value in zip(NUMBERS, values, strict=False) if value is not None}
+                if not (is_whole(step, 1) and all(map(is_number, (*said.values(), values[-1])))):
+                    raise ValueError(f"{step!r:.40}")
+                if said:
+                    found[step] = {**said, "kept": values[-1]}
+        return found
+
+    def samples(self) -> dict[str, int]:
+        """How many samples there were, how many were learned from, and for how many the reward failed.
+
+        The rest were all rewarded alike within their prompt, which says nothing.
+        """
+        ((drawn, kept, failed),) = self._rows(
+            "SELECT count(*), coalesce(sum(kept), 0), sum(reward IS NULL) FROM examples"
+        )
+        with self._believing("a number of an example"):
+            if not all(is_whole(one, 0) for one in (drawn, kept, failed or 0)):
+                raise ValueError(f"{kept!r:.40}")
+        return {"drawn": drawn, "learned_from": kept, "failed": failed or 0}
 
     # ------------------------------------------------------------------ validations
 

@@ -14,6 +14,7 @@ from genepool.tasks import Example, open_model
 from genepool.tasks.network import Network
 from genepool.tasks.pretrained import load_tokenizer
 from genepool.tasks.quantised import packed_base
+from genepool.training.objectives import PairObjective
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training
 from genepool.training.trained import modules_of
@@ -36,7 +37,8 @@ class TrainingMemory:
     """Bytes that a training holds at once.
 
     Attributes:
-        weights: the base, in what it computes in; a teacher is taken to be as large.
+        weights: the base, in what it computes in; a teacher is taken to be as large, and so is a frozen copy of the
+            base where the objective compares with it and every tensor is trained.
         trained: float32 values of what is trained, where they are not the weights themselves.
         moments: AdamW's two, and the gradient.
         activations: of one micro-batch, an estimate.
@@ -78,7 +80,8 @@ def plan_memory(opened: OpenedTraining) -> TrainingMemory:
     moments = 12 * parameters
     # What is packed stays as it is stored.
     held = sum(info.numel * size if info.is_float else info.nbytes for info in infos)
-    weights = held * (1 if recipe.teacher is None else 2)
+    copied = recipe.form == "full" and recipe.made_objective().needs_reference
+    weights = held * (1 + (recipe.teacher is not None) + copied)
     return TrainingMemory(weights, own, moments, _activations(opened, size), parameters)
 
 
@@ -114,7 +117,8 @@ def _activations(opened: OpenedTraining, size: int) -> int:
     vocabulary = number("vocab_size")
     image, patch = number("image_size"), number("patch_size")
     longest = (image // patch) ** 2 + 1 if image and patch else _longest(opened)
-    tokens = (opened.recipe.micro_batch or opened.recipe.batch) * longest
+    rows = opened.recipe.micro_batch or opened.recipe.batch
+    tokens = rows * longest * (2 if isinstance(opened.recipe.made_objective(), PairObjective) else 1)
     layer = tokens * (_HIDDEN * hidden + _INNER * inner) * size
     kept = layer + layers * tokens * hidden * size if opened.recipe.activation_checkpoints else layers * layer
     # Logits in the type of the model, in float32, and their gradient.
@@ -133,4 +137,4 @@ def _longest(opened: OpenedTraining) -> int:
 
 def _text(example: Example) -> str:
     before = "".join(text for _, text in example.messages) or example.prompt
-    return before + example.answer
+    return before + max(example.answer, *example.rejected, key=len)

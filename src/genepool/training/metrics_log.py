@@ -27,26 +27,29 @@ class MetricsLog:
     """
 
     def __init__(self, run: Path, journal: Journal, start: int) -> None:
+        self._journal, means = journal, journal.means()
         validations = {one.step: one for one in journal.validations() if one.step <= start}
         lines = [_line(validations[0])] if 0 in validations else []
         for row in journal.steps():
             if row.step <= start:
-                lines.append(_line(row))
+                lines.append(_line(row, means.get(row.step)))
                 lines += [_line(validations[row.step])] if row.step in validations else []
         staging.write_text(run / FILE, "".join(lines))
         self._file = (run / FILE).open("a", encoding="utf-8")
         self._events = _writer(run / EVENTS, start)
 
     def step(self, row: StepRow) -> None:
-        """Adds a step."""
-        self._add(row, {"train/loss": row.loss, "train/gradient_norm": row.norm, "train/learning_rate": row.rate})
+        """Adds a step, which the journal holds already."""
+        means = self._journal.means(row.step).get(row.step, {})
+        scalars = {"train/loss": row.loss, "train/gradient_norm": row.norm, "train/learning_rate": row.rate}
+        self._add(row, scalars | {f"train/{name}": value for name, value in means.items()}, means)
 
     def validation(self, found: Validation) -> None:
         """Adds a validation."""
         self._add(found, {"valid/loss": found.loss, "valid/exact": found.score})
 
-    def _add(self, row: StepRow | Validation, scalars: dict[str, float]) -> None:
-        self._file.write(_line(row))
+    def _add(self, row: StepRow | Validation, scalars: dict[str, float], means: dict[str, float] | None = None) -> None:
+        self._file.write(_line(row, means))
         self._file.flush()
         if self._events is not None:
             for name, value in scalars.items():
@@ -67,11 +70,12 @@ class MetricsLog:
         self.close()
 
 
-def _line(row: StepRow | Validation) -> str:
+def _line(row: StepRow | Validation, means: dict[str, float] | None = None) -> str:
     if isinstance(row, Validation):
         told: dict[str, Any] = {"step": row.step, "valid_loss": row.loss, "valid_exact": row.score}
     else:
         told = {"step": row.step, "loss": row.loss, "gradient_norm": row.norm, "learning_rate": row.rate}
+    told |= means or {}
     return json.dumps(told, allow_nan=False) + "\n"
 
 

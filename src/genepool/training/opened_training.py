@@ -18,6 +18,7 @@ from genepool.tasks.pretrained import load_tokenizer
 from genepool.tasks.tokenized import templated
 from genepool.training.class_prior import class_prior
 from genepool.training.examples import TrainingExample, TrainingExamples, load_training_task
+from genepool.training.objectives import PairObjective
 from genepool.training.recipe import Training
 from genepool.weights import BaseWithHead, ClassHead, Weights, head_for, open_weights, with_head
 from genepool.weights.class_head import class_names
@@ -65,7 +66,8 @@ class OpenedTraining:
                 where=recipe.base,
                 fix="Train factors: --lora",
             )
-        lessons = TrainingExamples(tasks, seed=recipe.seed, valid=recipe.valid)
+        pairs = isinstance(recipe.made_objective(), PairObjective)
+        lessons = TrainingExamples(tasks, seed=recipe.seed, valid=recipe.valid, pairs=pairs)
         kept = _others(recipe, tasks, base, trusted) if others else ()
         for task in tasks:
             _check_askable(task, base)
@@ -96,10 +98,13 @@ class OpenedTraining:
 
     def settings(self, threads: int) -> dict[str, Any]:
         """Everything that decides the bits of the result, as plain data."""
-        recipe = self.recipe.model_dump(mode="json", exclude={"tasks", "others", "base", "test", "teacher", "threads"})
+        outside = {"tasks", "others", "base", "test", "teacher", "threads", "options"}
+        recipe = self.recipe.model_dump(mode="json", exclude=outside)
         teacher = self.recipe.teacher
+        options = self.recipe.made_objective().options.model_dump(mode="json")
         return {
             **recipe,
+            **({"options": options} if options else {}),
             "base": self.base.fingerprint(),
             "tasks": [task.name for task in self.lessons.tasks],
             "lessons": self.lessons.digest(),

@@ -7,12 +7,15 @@ model; the rest of the room is built on it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from genepool.errors import InputError, nearest
-from genepool.schema import Strict, read_yaml, validate
+from genepool.schema import Strict, read_yaml, validate, validate_part
+
+if TYPE_CHECKING:
+    from genepool.training.objectives import Objective
 
 
 class Lora(Strict):
@@ -48,6 +51,9 @@ class Training(Strict):
     lora: Lora = Field(default=Lora(), description="The factors.")
     objective: str = Field(
         default="likelihood", description="What a step minimises; the table below lists the objectives."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the objective, which the tables below list."
     )
     teacher: str | None = Field(default=None, description="The model whose predictions the objective compares with.")
     steps: int = Field(default=200, ge=1, le=10**7, description="Optimiser steps, at most.")
@@ -113,12 +119,21 @@ class Training(Strict):
     def _taught(self) -> Training:
         from genepool.training.objectives import objectives
 
+        options = validate_part(objectives()[self.objective].Options, self.options, "options")
+        if (iterations := getattr(options, "iterations", 1)) > 1 and self.every % iterations:
+            raise ValueError(f"`every` must be a multiple of the option iterations ({iterations}), got {self.every}")
         needs = objectives()[self.objective].needs_teacher
         if needs and self.teacher is None:
             raise ValueError(f"the objective {self.objective} needs a `teacher`")
         if not needs and self.teacher is not None:
             raise ValueError(f"the objective {self.objective} does not use a `teacher`. Leave it out")
         return self
+
+    def made_objective(self) -> Objective:
+        """The objective with its options."""
+        from genepool.training.objectives import find_objective
+
+        return find_objective(self.objective, self.options)
 
     def located(self, folder: Path) -> Training:
         """The same with paths that are relative to the file's folder made so that they can be found from here."""

@@ -32,6 +32,7 @@ from genepool.training.folder import (
 from genepool.training.gains import Gains, measure_gains
 from genepool.training.journal import Journal, StepRow, Validation, digest_of
 from genepool.training.metrics_log import MetricsLog
+from genepool.training.objectives import PairObjective, RolloutObjective
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.session import Session
 from genepool.training.states import States
@@ -177,6 +178,8 @@ class Run:
             self._restore(start, session)
         # A kill may have come between a new state and the removal of those before it.
         self.states.forget_all_but({0, start, self._best(start)})
+        if not start and not self.journal.steps():
+            session.trainer.before_first_step()
         if not any(one.step == 0 for one in self._recorded()):
             self._validate(0, session)
         if start:
@@ -327,12 +330,24 @@ class Run:
             "made_by": "train",
             "base": {"name": self.recipe.base, "fingerprint": without_head(self.opened.base).fingerprint()},
             "objective": self.recipe.objective,
+            **({"options": options} if (options := self._options()) else {}),
             "tasks": [task.name for task in self.opened.lessons.tasks],
             "lessons": self.opened.lessons.digest(),
             "steps": step,
             "seed": self.recipe.seed,
             "genepool": version("genepool"),
         }
+
+    def _options(self) -> dict[str, Any]:
+        """Those of the objective, defaults included."""
+        return self.recipe.made_objective().options.model_dump(mode="json")
+
+    def _learned_from(self) -> dict[str, Any]:
+        """What of the data there was nothing to learn from, where something is left out."""
+        objective = self.recipe.made_objective()
+        if isinstance(objective, PairObjective):
+            return {"equal_pairs": self.opened.lessons.equal}
+        return {"samples": self.journal.samples()} if isinstance(objective, RolloutObjective) else {}
 
     def _head(self) -> dict[str, Any]:
         """The head that was made fresh, and what stands before it in the table."""
@@ -350,6 +365,7 @@ class Run:
             "fingerprint": fingerprint,
             "form": recipe.form,
             "objective": recipe.objective,
+            **({"options": options} if (options := self._options()) else {}),
             "steps": last,
             "best_step": best,
             "stopped_early": last < recipe.steps,
@@ -357,6 +373,7 @@ class Run:
             "seed": recipe.seed,
             "asked": self.opened.asked(),
             "examples": {"train": len(lessons.train), "valid": len(lessons.valid)},
+            **self._learned_from(),
             "validations": [asdict(one) for one in self._recorded()],
             **gains.to_dict(),
         }

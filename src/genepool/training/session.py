@@ -1,33 +1,28 @@
 """A model in training: what one step computes, and how a state is judged. Knows no folder and no record.
 
-Everything a step does belongs to (seed, step): its examples, and what dropout leaves out. Uses the objectives, the
-lessons, and the trained part of a model; `run` makes it durable.
+Everything a step does belongs to (seed, step): its examples, and what dropout leaves out. Uses a trainer, the lessons,
+and the trained part of a model; `run` makes it durable.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genepool import progress
 from genepool.errors import InputError, one_line
 from genepool.tasks import LanguageModel
-from genepool.tasks.metrics import find_metric
 from genepool.training.batches import answer_likelihoods, encode_examples
 from genepool.training.examples import TrainingExample, TrainingExamples
-from genepool.training.fit import drawing
 from genepool.training.journal import ExampleRow
-from genepool.training.objectives import find_objective
 from genepool.training.optimiser import Optimisation, Optimiser
-from genepool.training.trained import trained_part
+from genepool.training.trained import Reference, trained_part
+from genepool.training.trainers import Classroom, trainer_for
 
 if TYPE_CHECKING:
-    from genepool.tasks import Model, Task
-    from genepool.tasks.answers import AnswerBatch
+    from genepool.tasks import Model
     from genepool.tasks.network import Network
     from genepool.training.recipe import Training
     from genepool.weights import Weights
@@ -50,7 +45,8 @@ class Session:
     Attributes:
         trained: the part that is trained.
         optimiser: of its parameters.
-        rows: the examples of the last step, each with its loss.
+        trainer: computes its steps.
+        rows: the examples or samples of the last step, each with its loss.
         speed: examples a second, over the whole session.
     """
 
@@ -62,14 +58,16 @@ class Session:
         lessons: TrainingExamples,
         teacher: Model | None = None,
     ) -> None:
-        self._recipe, self.model, self._lessons, self._teacher = recipe, model, lessons, teacher
-        self._objective = find_objective(recipe.objective)
+        self.model = model
+        objective = recipe.made_objective()
         if recipe.pack:
             check_packing(model, lessons.train[:_TRIED])
         self.trained = trained_part(model, base, recipe)
+        if objective.needs_reference:
+            self.trained.remember()
         settings = Optimisation(
             recipe.steps,
-            recipe.learning_rate or self.trained.learning_rate(),
+            recipe.learning_rate or objective.rate * self.trained.learning_rate(),
             round(recipe.warmup * recipe.steps),
             recipe.schedule,
             weight_decay=recipe.weight_decay,
@@ -77,8 +75,7 @@ class Session:
         )
         self.optimiser = Optimiser(self.trained.parameters(), settings)
         self.rows: list[ExampleRow] = []
-        self._check(lessons.train)
-        self._checked = self._encoded(lessons.valid)
+        self.trainer = trainer_for(Classroom(recipe, model, lessons, objective, teacher, Reference(self.trained)))
         self._seconds, self._seen = 0.0, 0
         if recipe.activation_checkpoints:
             _checkpoint_activations(model)
@@ -92,82 +89,19 @@ class Session:
         """Leaves the gradients of a step, counted from 0, in the parameters.
 
         Returns:
-            The loss: the mean over the tokens of all answers of the step.
+            The loss: the mean over the tokens of all answers of the step, or over its pairs.
         """
-        import torch
-
         began = time.monotonic()
-        lessons = self._lessons.at(step, self._recipe.batch)
-        encoded = self._encoded(lessons)
-        tokens = sum(len(batch.targets) for batch, _ in encoded)
-        rows: dict[int, ExampleRow] = {}
-        total = 0.0
-        self._begin_step()
-        with torch.enable_grad(), drawing(self._recipe.seed, step, "dropout"):
-            for batch, places in encoded:
-                losses = self._objective.losses(self.model, batch, self._teacher)
-                share = losses.sum() / tokens
-                share.backward()  # type: ignore[no-untyped-call]
-                total += float(share.detach())
-                for place, loss in zip(places, batch.means(losses.detach()).tolist(), strict=True):
-                    lesson = lessons[place]
-                    rows[place] = ExampleRow(lesson.task.name, lesson.example.key, loss)
-        self.model.model.eval()
-        self.rows = [rows[place] for place in range(len(lessons))]
-        self._seconds, self._seen = self._seconds + time.monotonic() - began, self._seen + len(lessons)
+        total, self.rows = self.trainer.gradients(step)
+        self._seconds, self._seen = self._seconds + time.monotonic() - began, self._seen + len(self.rows)
         return total
 
-    def _begin_step(self) -> None:
-        """Dropout is on; running statistics stay the base's, since they are no part of what is trained."""
-        import torch
-
-        self.model.model.train()
-        for module in self.model.model.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                module.eval()
-
     def validate(self) -> tuple[float, float] | None:
-        """The mean loss over the tokens of the validation answers, and the share of whole answers that are likeliest.
+        """A loss and a score from 0 to 1 on the validation examples, as the trainer defines them.
 
         None where there are no validation examples.
         """
-        import torch
-
-        if not self._checked:
-            return None
-        loss, tokens, right, count = 0.0, 0, 0, 0
-        with torch.inference_mode():
-            for batch, places in self._checked:
-                loss += float(self._objective.losses(self.model, batch, self._teacher).double().sum())
-                tokens += len(batch.targets)
-                hits = batch.means(answer_likelihoods(self.model, batch)[1].double())
-                right, count = right + int((hits == 1).sum()), count + len(places)
-        return loss / tokens, right / count
-
-    def _check(self, lessons: Sequence[TrainingExample]) -> None:
-        """Every training example is read once before the first step: none ends a training that has run for hours."""
-        with progress.bar("reading the training examples", len(lessons), "examples") as bar:
-            for lesson in lessons:
-                encode_examples(self.model, [lesson.example], lesson.task, 1, closed=_closed(lesson.task))
-                bar.advance()
-
-    def _encoded(self, lessons: Sequence[TrainingExample]) -> list[tuple[AnswerBatch, list[int]]]:
-        """Lessons as batches, each with the places of its rows among the lessons."""
-        found = []
-        order = sorted(range(len(lessons)), key=lambda place: lessons[place].task.name)
-        for _, group in groupby(order, key=lambda place: lessons[place].task.name):
-            places = list(group)
-            task = lessons[places[0]].task
-            size = self._recipe.micro_batch or self._recipe.batch
-            examples, pack = [lessons[place].example for place in places], self._recipe.pack
-            encoded = encode_examples(self.model, examples, task, size, closed=_closed(task), packed=pack)
-            found += [(batch, [places[number] for number in batch.numbers]) for batch in encoded.batches]
-        return found
-
-
-def _closed(task: Task) -> bool:
-    """Whether the end belongs to an answer: a choice is judged by its text alone, what is written must also end."""
-    return find_metric(task.settings.metric).needs == "text"
+        return self.trainer.validate()
 
 
 def check_packing(model: Network, lessons: Sequence[TrainingExample]) -> None:

@@ -5,10 +5,12 @@ The factors are PEFT's own layers, so what is trained is what PEFT loads. Uses t
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +29,7 @@ from genepool.weights.peft.folder import NOTES_FILE
 if TYPE_CHECKING:
     import torch
 
+    from genepool.tasks.answers import AnswerBatch
     from genepool.tasks.network import Network
 
 #: The full learning rate at a hidden size of 2000, its exponent, and how much larger that of factors is.
@@ -73,6 +76,14 @@ class Trained(ABC):
         Raises:
             InputError: a tensor has another name or layout in memory than on the disk.
         """
+
+    @abstractmethod
+    def remember(self) -> None:
+        """Called before the first step, where the model as it is now will be asked for during the training."""
+
+    @abstractmethod
+    def as_begun(self) -> AbstractContextManager[None]:
+        """Inside, the model is what it was when it was remembered: nothing that was trained counts."""
 
     def learning_rate(self) -> float:
         """What the hidden size asks for."""
@@ -140,6 +151,14 @@ class LoraFactors(Trained):
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         return self._parameters
+
+    def remember(self) -> None:
+        """The base stands beside the factors, with an adapter that it had before put into its weights."""
+
+    @contextmanager
+    def as_begun(self) -> Iterator[None]:
+        with self._adapted.disable_adapter():
+            yield
 
     def write(
         self,
@@ -236,6 +255,7 @@ class FullFineTune(Trained):
 
     def __init__(self, model: Network, weights: Weights) -> None:
         super().__init__(model)
+        self._begun: Any = None
         self._parameters = dict(model.model.named_parameters())
         memory = in_memory_layout(weights)
         for name in self._parameters:
@@ -250,6 +270,18 @@ class FullFineTune(Trained):
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         return self._parameters
+
+    def remember(self) -> None:
+        self._begun = copy.deepcopy(self.model.model).requires_grad_(False).eval()
+
+    @contextmanager
+    def as_begun(self) -> Iterator[None]:
+        assert self._begun is not None
+        trained, self.model.model = self.model.model, self._begun
+        try:
+            yield
+        finally:
+            self.model.model = trained
 
     def write(
         self,
@@ -267,6 +299,31 @@ class FullFineTune(Trained):
         )
         words = {"name": printable(", ".join(lineage["tasks"])), "training": dict(lineage)}
         store(ModelDifference(tuned, base), out, Form("dense"), "extract", words=words, overwrite=True)
+
+
+class Reference:
+    """A model as it was before the training, asked while it is trained.
+
+    Args:
+        trained: its trained part, which remembers.
+    """
+
+    def __init__(self, trained: Trained) -> None:
+        self._trained = trained
+
+    def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
+        """See `Model.answer_logits`; without gradients and without dropout."""
+        import torch
+
+        model = self._trained.model
+        with torch.no_grad(), self._trained.as_begun():
+            modes = {module: module.training for module in model.model.modules()}
+            model.model.eval()
+            try:
+                return model.answer_logits(batch)
+            finally:
+                for module, mode in modes.items():
+                    module.training = mode
 
 
 def trained_part(model: Network, weights: Weights, recipe: Training) -> Trained:

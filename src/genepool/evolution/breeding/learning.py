@@ -21,7 +21,7 @@ from genepool.tasks.answers import AnswerBatch
 from genepool.tasks.metrics import find_metric
 from genepool.tasks.models import check_kind, load_as
 from genepool.threads import torch_threads
-from genepool.training import Diverged, Optimisation, Optimiser, encode_examples, find_objective, fit
+from genepool.training import Diverged, Optimisation, Optimiser, encode_examples, fit, target_objective
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,7 @@ class Learner:
         self._compute, self._device, self.inherit = compute, device, settings.inherit
         self.model: LanguageModel | None = None
         check_kind(LanguageModel, open_model(founders.base), _NEEDS)
-        self._objective = find_objective("likelihood")
+        self._objective = target_objective("likelihood")
         self._lessons: list[tuple[Task, Sequence[Example], float]] = []
         for task in tasks:
             examples = task.examples("train")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from genepool.training.objectives import Objective, Teacher
+from genepool.training.objectives import TargetObjective, Teacher
 
 if TYPE_CHECKING:
     import torch
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from genepool.tasks.answers import AnswerBatch
 
 
-class Distance(Objective):
+class Distance(TargetObjective):
     """The Kullback-Leibler divergence from the prediction of the teacher, in nats, at each target of the answers."""
 
     name = "distance"
@@ -21,7 +21,9 @@ class Distance(Objective):
     when = "another model is good at the task: distillation"
     needs_teacher = True
 
-    def losses(self, model: Model, batch: AnswerBatch, teacher: Teacher | None = None) -> torch.Tensor:
+    def losses(
+        self, model: Model, batch: AnswerBatch, teacher: Teacher | None = None, reference: Teacher | None = None
+    ) -> torch.Tensor:
         import torch
 
         assert teacher is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from genepool.training.batches import answer_likelihoods
-from genepool.training.objectives import Objective, Teacher
+from genepool.training.objectives import TargetObjective, Teacher
 
 if TYPE_CHECKING:
     import torch
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from genepool.tasks.answers import AnswerBatch
 
 
-class Likelihood(Objective):
+class Likelihood(TargetObjective):
     """Minus the log-likelihood of each token of the right answer: cross-entropy."""
 
     name = "likelihood"
     source = "maximum likelihood; Wei et al., Finetuned Language Models Are Zero-Shot Learners, arXiv:2109.01652"
     when = "there are right answers: supervised fine-tuning"
 
-    def losses(self, model: Model, batch: AnswerBatch, teacher: Teacher | None = None) -> torch.Tensor:
+    def losses(
+        self, model: Model, batch: AnswerBatch, teacher: Teacher | None = None, reference: Teacher | None = None
+    ) -> torch.Tensor:
         return -answer_likelihoods(model, batch)[0]

@@ -1,0 +1,27 @@
+"""What a step computes, by the kind of data it learns from: answers, pairs, or what the model itself writes.
+
+A trainer turns the lessons of a step into gradients and into rows of the record. Everything it does belongs to
+(seed, step). Uses objectives, rewards and lessons; `session` runs one, and knows the optimiser and the clock.
+"""
+
+from __future__ import annotations
+
+from genepool.training.objectives import PairObjective, RolloutObjective
+from genepool.training.trainers.answers import AnswerTrainer
+from genepool.training.trainers.pairs import PairTrainer
+from genepool.training.trainers.rollouts import RolloutTrainer
+from genepool.training.trainers.trainer import Classroom, Trainer
+
+
+def trainer_for(room: Classroom) -> Trainer:
+    """The trainer for the objective of a training.
+
+    Raises:
+        InputError: the model cannot be trained with this objective, or an example cannot be read.
+    """
+    kinds: dict[type, type[Trainer]] = {PairObjective: PairTrainer, RolloutObjective: RolloutTrainer}
+    found = next((made for kind, made in kinds.items() if isinstance(room.objective, kind)), AnswerTrainer)
+    return found(room)
+
+
+__all__ = ["AnswerTrainer", "Classroom", "PairTrainer", "RolloutTrainer", "Trainer", "trainer_for"]

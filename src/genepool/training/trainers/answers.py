@@ -1,0 +1,98 @@
+"""Steps that learn from answers: those of the data, or those that the model writes itself and a teacher corrects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from genepool.seeding import numpy_generator
+from genepool.training.batches import answer_likelihoods
+from genepool.training.examples import TrainingExample
+from genepool.training.journal import ExampleRow
+from genepool.training.objectives import TargetObjective
+from genepool.training.samples import draw_samples, sample_batches
+from genepool.training.trainers.trainer import Classroom, Trainer
+
+if TYPE_CHECKING:
+    import torch
+
+    from genepool.tasks.answers import AnswerBatch
+    from genepool.training.objectives import OwnAnswers
+
+
+class AnswerTrainer(Trainer):
+    """The mean loss over the tokens of all answers of a step.
+
+    Args:
+        room: who learns what.
+    """
+
+    def __init__(self, room: Classroom) -> None:
+        super().__init__(room)
+        assert isinstance(room.objective, TargetObjective)
+        self.objective = room.objective
+        self.read_all(self.lessons.train)
+        self._checked = self.encoded(self.lessons.valid)
+
+    def gradients(self, step: int) -> tuple[float, list[ExampleRow]]:
+        lessons = self.lessons.at(step, self.recipe.batch)
+        encoded = self._answered(lessons, step)
+        tokens = sum(len(batch.targets) for batch, _ in encoded)
+        rows: dict[int, ExampleRow] = {}
+        total = 0.0
+        with self.stepping(step):
+            for batch, places in encoded:
+                losses = self._losses(batch)
+                share = losses.sum() / tokens
+                share.backward()  # type: ignore[no-untyped-call]
+                total += float(share.detach())
+                lengths = map(len, batch.parts(losses))
+                means = batch.means(losses.detach()).tolist()
+                for place, loss, length in zip(places, means, lengths, strict=True):
+                    lesson = lessons[place]
+                    numbers = {"length": length} if self.objective.own_answers else {}
+                    rows[place] = ExampleRow(lesson.task.name, lesson.example.key, loss, numbers=numbers)
+        return total, [rows[place] for place in range(len(lessons))]
+
+    def validate(self) -> tuple[float, float] | None:
+        """The mean loss over the tokens of the validation answers, and the share of whole answers that are likeliest.
+
+        None where there are no validation examples.
+        """
+        import torch
+
+        if not self._checked:
+            return None
+        loss, tokens, right, count = 0.0, 0, 0, 0
+        # Not inference mode: a reference switches factors off and on again.
+        with torch.no_grad():
+            for batch, places in self._checked:
+                loss += float(self._losses(batch).double().sum())
+                tokens += len(batch.targets)
+                hits = batch.means(answer_likelihoods(self.model, batch)[1].double())
+                right, count = right + int((hits == 1).sum()), count + len(places)
+        return loss / tokens, right / count
+
+    def _losses(self, batch: AnswerBatch) -> torch.Tensor:
+        reference = self.reference if self.objective.needs_reference else None
+        return self.objective.losses(self.model, batch, self.teacher, reference)
+
+    def _answered(self, lessons: Sequence[TrainingExample], step: int) -> list[tuple[AnswerBatch, list[int]]]:
+        """Lessons as batches with the answers of the data; a share of them with what the model writes now."""
+        if (own := self.objective.own_answers) is None:
+            return self.encoded(lessons)
+        drawn = [place for place, lesson in enumerate(lessons) if self._is_own(lesson, step, own)]
+        given = [place for place in range(len(lessons)) if place not in set(drawn)]
+        found: list[tuple[AnswerBatch, list[int]]] = []
+        if drawn:
+            chosen = [lessons[place] for place in drawn]
+            samples = draw_samples(self.model, chosen, 1, own.temperature, seed=self.recipe.seed, step=step)
+            batches = sample_batches(self.model, samples, self.size)
+            found += [(batch, [drawn[number] for number in batch.numbers]) for batch in batches]
+        if given:
+            encoded = self.encoded([lessons[place] for place in given])
+            found += [(batch, [given[place] for place in places]) for batch, places in encoded]
+        return found
+
+    def _is_own(self, lesson: TrainingExample, step: int, own: OwnAnswers) -> bool:
+        return bool(numpy_generator(self.recipe.seed, "own", step, lesson.example.key).random() < own.share)

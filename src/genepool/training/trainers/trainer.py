@@ -1,0 +1,132 @@
+"""What all trainers share: whom they train, how lessons become batches, and what stays still in a step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from genepool import progress
+from genepool.tasks.metrics import find_metric
+from genepool.training.batches import encode_examples
+from genepool.training.examples import TrainingExample, TrainingExamples, by_task
+from genepool.training.fit import drawing
+from genepool.training.journal import ExampleRow
+
+if TYPE_CHECKING:
+    from genepool.tasks import Task
+    from genepool.tasks.answers import AnswerBatch
+    from genepool.tasks.network import Network
+    from genepool.training.objectives import Objective, Teacher
+    from genepool.training.recipe import Training
+    from genepool.training.trained import Reference
+
+
+@dataclass(frozen=True)
+class Classroom:
+    """Who learns what, from whom.
+
+    Attributes:
+        recipe: the training.
+        model: the one that is trained, in place.
+        lessons: what it learns from.
+        objective: what a step minimises.
+        teacher: whose predictions the objective compares with; None where it needs nobody.
+        reference: the model as it was before the training.
+    """
+
+    recipe: Training
+    model: Network
+    lessons: TrainingExamples
+    objective: Objective
+    teacher: Teacher | None
+    reference: Reference
+
+
+class Trainer(ABC):
+    """Turns the lessons of a step into gradients.
+
+    Args:
+        room: who learns what.
+    """
+
+    #: Whether dropout layers drop something during a step.
+    dropout: ClassVar[bool] = True
+
+    def __init__(self, room: Classroom) -> None:
+        self.recipe, self.model, self.lessons = room.recipe, room.model, room.lessons
+        self.teacher, self.reference = room.teacher, room.reference
+
+    @abstractmethod
+    def gradients(self, step: int) -> tuple[float, list[ExampleRow]]:
+        """Leaves the gradients of a step, counted from 0, in the parameters.
+
+        Returns:
+            The loss, and a row for every example or sample of the step.
+        """
+
+    @abstractmethod
+    def validate(self) -> tuple[float, float] | None:
+        """A loss and a score from 0 to 1 on the validation examples; None where there are none."""
+
+    def before_first_step(self) -> None:
+        """Looks at what must hold before anything is learned.
+
+        Raises:
+            InputError: the training would do harm.
+        """
+        return
+
+    @contextmanager
+    def stepping(self, step: int) -> Iterator[None]:
+        """Inside, gradients are on and dropout draws from (seed, step).
+
+        Running statistics stay the base's, since they are no part of what is trained.
+        """
+        import torch
+
+        network = self.model.model
+        network.train()
+        for module in network.modules():
+            still = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+            if still or (not self.dropout and isinstance(module, torch.nn.modules.dropout._DropoutNd)):
+                module.eval()
+        with torch.enable_grad(), drawing(self.recipe.seed, step, "dropout"):
+            yield
+        network.eval()
+
+    @property
+    def size(self) -> int:
+        """Examples that are computed at once, at most."""
+        return self.recipe.micro_batch or self.recipe.batch
+
+    def read_all(self, lessons: Sequence[TrainingExample]) -> None:
+        """Reads every training example once before the first step: none ends a training that has run for hours.
+
+        Raises:
+            InputError: one cannot be read.
+        """
+        with progress.bar("reading the training examples", len(lessons), "examples") as bar:
+            for lesson in lessons:
+                encode_examples(self.model, [lesson.example], lesson.task, 1, closed=is_closed(lesson.task))
+                bar.advance()
+
+    def encoded(
+        self, lessons: Sequence[TrainingExample], size: int | None = None
+    ) -> list[tuple[AnswerBatch, list[int]]]:
+        """Lessons as batches, each with the places of its rows among the lessons."""
+        found = []
+        for task, places in by_task(lessons):
+            examples = [lessons[place].example for place in places]
+            encoded = encode_examples(
+                self.model, examples, task, size or self.size, closed=is_closed(task), packed=self.recipe.pack
+            )
+            found += [(batch, [places[number] for number in batch.numbers]) for batch in encoded.batches]
+        return found
+
+
+def is_closed(task: Task) -> bool:
+    """Whether the end belongs to an answer: a choice is judged by its text alone, what is written must also end."""
+    return find_metric(task.settings.metric).needs == "text"
