@@ -72,6 +72,23 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return world
 
 
+@pytest.fixture(scope="session")
+def half_known(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that answers a half of the task `first`."""
+    from genepool.training import Training, run_training
+
+    folder = tmp_path_factory.mktemp("half")
+    recipe = Training(
+        base=str(small_world / "base"), tasks=(str(small_world / "tasks" / "first"),), steps=60, every=20, patience=0,
+        learning_rate=0.02, batch=16, test=4,
+    )  # fmt: skip
+    # No test is running yet, whose own cache this could use.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENEPOOL_CACHE", str(folder / "cache"))
+        run_training(recipe, folder / "run", ledger=folder / "ledger.sqlite")
+    return f"{small_world / 'base'}+{folder / 'run' / 'adapter'}"
+
+
 @pytest.fixture
 def train(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> Callable[..., Any]:
     """`train("run", *options)`: teaches the task `first` to the base."""

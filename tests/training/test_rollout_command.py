@@ -10,24 +10,9 @@ from typing import Any
 import pytest
 from training_runs import result_bytes, rows, told
 
-from genepool.training import Training, run_training
 from genepool.training import run as running
 
 SHORT = ("--steps", 6, "--every", 3, "--batch", 4, "--lora", 2, "--set", "samples=4", "--test", 8, "--quiet")
-
-
-@pytest.fixture(scope="module")
-def half_known(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model that answers a half of the task `first`."""
-    folder = tmp_path_factory.mktemp("half")
-    recipe = Training(
-        base=str(small_world / "base"), tasks=(str(small_world / "tasks" / "first"),), steps=60, every=20, patience=0,
-        learning_rate=0.02, batch=16, test=4,
-    )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GENEPOOL_CACHE", str(folder / "cache"))
-        run_training(recipe, folder / "run", ledger=folder / "ledger.sqlite")
-    return f"{small_world / 'base'}+{folder / 'run' / 'adapter'}"
 
 
 def test_every_sample_is_on_record_with_its_reward_and_divergence(
