@@ -22,7 +22,7 @@ FILES = re.findall(r"^```\w+\n(?:#|//|\{#) ([\w./]+)(?: #\})?\n(.*?)^```", PAGE,
 COMMANDS = re.findall(r"^genepool .*$", PAGE, re.MULTILINE)
 KINDS = (
     "merging/methods", "evolution/strategies", "tasks/metrics", "tasks/models", "weights/formats",
-    "training/objectives", "evolution/representations", "report/sections", "cli", "testbed/beds",
+    "training/objectives", "training/rewards", "evolution/representations", "report/sections", "cli", "testbed/beds",
 )  # fmt: skip
 # Runs every command line of stdin in one process, which reads the source once.
 _RUN = """
@@ -90,6 +90,7 @@ def test_every_example_works(tiny_testbed: Any, tmp_path: Path) -> None:
     assert "106,944 parameters" in said
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     assert json.loads((tmp_path / "focal" / "train.json").read_text())["objective"] == "focal"
+    assert json.loads((tmp_path / "brief" / "train.json").read_text())["samples"]["failed"] == 0
     assert json.loads((tmp_path / "weighed" / "best.json").read_text())["vary"] == "skill_weights"
     assert "0 of 8 candidates failed." in (tmp_path / "report.md").read_text()
     assert (tmp_path / "ciphers" / "full" / "caesar" / "model.safetensors").is_file()

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from genepool.errors import InputError, nearest
+from genepool.errors import InputError, nearest, one_line
 from genepool.training.samples import Sample
 
 FAILED = math.nan
@@ -80,7 +80,7 @@ class Rewards:
                 try:
                     scores = reward.score(part)
                 except Exception as error:
-                    why = why or f"{reward.name}: {' '.join(str(error).split())[:160]}"
+                    why = why or f"{reward.name}: {one_line(error)}"
                     scores = [FAILED] * len(part)
                 total = [before + weight * score for before, score in zip(total, scores, strict=True)]
             found += [value if math.isfinite(value) else FAILED for value in total]
