@@ -49,7 +49,7 @@ def test_wrong_use_is_one_line_and_exit_code_two(cli: Callable[..., Any], argume
 def test_every_failure_has_its_exit_code(
     cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
 ) -> None:
-    def broken() -> typer.Typer:
+    def broken(_: str | None) -> typer.Typer:
         app = typer.Typer()
 
         @app.callback(invoke_without_command=True)

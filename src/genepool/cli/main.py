@@ -18,7 +18,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from importlib.metadata import version as installed
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -42,8 +41,12 @@ Merge, breed and measure fine-tuned models: one model that can do it all, from t
 """
 
 
-def build_app() -> typer.Typer:
-    """The typer application with every command of this folder registered."""
+def build_app(only: str | None = None) -> typer.Typer:
+    """The typer application with every command of this folder registered.
+
+    Args:
+        only: the one command, or group of commands, whose options are wanted; those of all commands when None.
+    """
     app = typer.Typer(
         name="genepool",
         cls=_InPanels,
@@ -58,14 +61,16 @@ def build_app() -> typer.Typer:
         version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     ) -> None:
         if version:
+            from importlib.metadata import version as installed
+
             print(f"genepool {installed('genepool')}")
             raise typer.Exit
 
-    _add_commands(app, commands)
+    _add_commands(app, commands, only)
     return app
 
 
-def _add_commands(app: typer.Typer, package: ModuleType) -> None:
+def _add_commands(app: typer.Typer, package: ModuleType, only: str | None) -> None:
     for name, is_group in sorted((info.name, info.ispkg) for info in pkgutil.iter_modules(package.__path__)):
         if name in _NOT_COMMANDS:
             continue
@@ -73,11 +78,23 @@ def _add_commands(app: typer.Typer, package: ModuleType) -> None:
         typed, panel = name.rstrip("_").replace("_", "-"), getattr(module, "PANEL", None)
         if is_group:
             group = typer.Typer(no_args_is_help=True, help=module.__doc__)
-            _add_commands(group, module)
+            _add_commands(group, module, None if only in (None, typed) else "")
             app.add_typer(group, name=typed, rich_help_panel=panel)
         else:
             spelled = _spelled(getattr(module, "OLD_SPELLINGS", {}))
-            app.command(typed, cls=spelled, rich_help_panel=panel)(getattr(module, name))
+            function = getattr(module, name)
+            known = function if only in (None, typed) else _without_options(function)
+            app.command(typed, cls=spelled, rich_help_panel=panel)(known)
+
+
+def _without_options(function: Callable[..., None]) -> Callable[[], None]:
+    """What the help of all commands says of one, whose options nobody asks for: typer takes 2 ms to read them."""
+
+    def described() -> None:
+        raise AssertionError(f"{function.__name__} was built without its options")
+
+    described.__doc__ = function.__doc__
+    return described
 
 
 class _InPanels(TyperGroup):
@@ -114,9 +131,9 @@ def _spelled(old: Mapping[str, str]) -> type[TyperCommand]:
 
 
 @cache
-def _command(build: Callable[[], typer.Typer]) -> Any:
+def _command(build: Callable[[str | None], typer.Typer], only: str | None) -> Any:
     """The commands as they are run; built once in a process, since one that runs many would spend its time on that."""
-    return typer.main.get_command(build())
+    return typer.main.get_command(build(only))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -130,7 +147,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        result = _command(build_app).main(args=arguments, prog_name="genepool", standalone_mode=False)
+        # The first word that is no option names the command; a shell that completes a line asks for any of them.
+        word = next((word for word in arguments if not word.startswith("-")), "")
+        only = None if "_GENEPOOL_COMPLETE" in os.environ else word
+        result = _command(build_app, only).main(args=arguments, prog_name="genepool", standalone_mode=False)
         # Here, so that a full disk under stdout is an error like any other.
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
