@@ -34,8 +34,9 @@ def build(
 
     Args:
         folder: where base, full/<skill>, lora/<skill>, tasks/<task> and manifest.json appear together.
-        bed: "text" (a small Llama and strings), "text_sizes" (two of them), "pairs" (with tasks of two skills) or
-            "digits" (a small vision transformer and images, no adapters; needs scikit-learn).
+        bed: "text" (a small Llama and strings), "text_sizes" (two of them), "untagged" (prompts with worked examples
+            that name no skill), "pairs" (with tasks of two skills) or "digits" (a small vision transformer and images,
+            no adapters; needs scikit-learn).
         tiny: about a tenth of the default's work, for tests: specialists beat the base by 25 points at least.
         regime: "elicit" (specialists bring out what the base half holds; merges well) or "acquire" (they learn
             something new; no merge works: the negative control), which "text" and "text_sizes" have.

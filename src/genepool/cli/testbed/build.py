@@ -18,7 +18,7 @@ def build(
     out: options.OutInsteadOption = None,
     bed: Annotated[
         str,
-        typer.Option(help="Build this testbed: text, text_sizes, pairs or digits."),
+        typer.Option(help="Build this testbed: text, text_sizes, untagged, pairs or digits."),
     ] = "text",
     tiny: Annotated[bool, typer.Option("--tiny", help="Use a smaller model and easier tasks, for tests.")] = False,
     regime: Annotated[
@@ -53,10 +53,12 @@ def build(
         genepool testbed build pairs --bed pairs --tiny
 
     DIR gets base, full/<skill>, lora/<skill>, tasks/<skill>, tasks/generic and manifest.json. It takes two minutes on
-    two cores, half a minute with --tiny; the digits, which have no adapters, take one minute. The same command again
-    returns at once; after a kill it continues. Of two sizes, the small base and its specialists lie in DIR/small.
+    two cores, half a minute with --tiny. Untagged takes some four times as long; the digits, which have no adapters,
+    take one minute. The same command again returns at once; after a kill it continues. Of two sizes, the small base
+    and its specialists lie in DIR/small.
 
-    text: strings, a Llama. text_sizes: two Llamas. pairs: strings, with tasks of two skills. digits: images, a ViT.
+    text: strings, a Llama. text_sizes: two Llamas. untagged: worked examples instead of tags. pairs: with tasks of two
+    skills. digits: images, a ViT.
     """
     options.begin(quiet)
     folder = options.place(folder, out, "DIR")
