@@ -215,3 +215,24 @@ def test_rows_as_parts_get_the_inner_products_of_their_rows(skills: SkillSet, ne
     block = vectors.block("head.weight", 0, len(gradient)).double()
     assert torch.allclose(found[:, : len(gradient)], (block * gradient).sum(2))
     assert not bool(found[:, len(gradient) :].any())
+
+
+@settings(max_examples=8)
+@given(start=st.integers(0, 6), held=st.sets(st.integers(0, 2)))
+def test_blocks_are_the_rows_of_every_skill_and_read_the_base_once(
+    skills: SkillSet, start: int, held: set[int]
+) -> None:
+    vectors, name, reads = skills.vectors(held), "head.weight", 0
+    expected = [change.rows(name, start, 9) for change in skills.memory_changes]
+    read = vectors.base.read_rows
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        nonlocal reads
+        reads += 1
+        return read(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vectors.base, "read_rows", counted)
+        found = vectors.block(name, start, 9)
+    assert torch.equal(found, torch.stack(expected))
+    assert reads == (0 if len(held) == 3 else 1)

@@ -7,6 +7,7 @@ factors. `residence` decides what is held; the numbers are the same either way. 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
@@ -61,10 +62,17 @@ class TaskVectors:
 
         if name in self._stacks:
             return self._stacks[name][:, start:stop].float()
-        # Filled one after the other, so that no skill's rows are there twice for longer than it takes to copy them.
+        # Fine-tunes are differences to one base, whose rows are read once for all of them.
+        base_rows = cache(lambda: self.base.read_rows(name, start, stop))
         found = torch.empty(len(self._holders[name]), stop - start, self.matrix(name)[1])
         for place, skill in enumerate(self._holders[name]):
-            found[place] = self._rows(skill, name, start, stop)
+            held = self._held_rows(skill, name, start, stop)
+            if held is not None:
+                found[place] = held
+                continue
+            change = self.changes[skill]
+            shared = base_rows if change.base is self.base else None
+            change.rows_into(self._own[skill][name], start, stop, found[place], shared)
         return found
 
     def blocks(self, name: str, limit: int = 0) -> TensorBlocks:
@@ -81,12 +89,12 @@ class TaskVectors:
         held = self._products.get((skill, name))
         return held if held is not None else self.changes[skill].factors(self._own[skill][name])
 
-    def _rows(self, skill: int, name: str, start: int, stop: int) -> torch.Tensor:
+    def _held_rows(self, skill: int, name: str, start: int, stop: int) -> torch.Tensor | None:
         if (product := self._products.get((skill, name))) is not None:
             return (product.left[start:stop].float() @ product.right.float()) * product.factor
         if (dense := self._dense.get((skill, name))) is not None:
             return dense[start:stop].float()
-        return self.changes[skill].rows(self._own[skill][name], start, stop)
+        return None
 
     def _hold(self, held: Collection[int]) -> None:
         import torch

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -65,6 +65,18 @@ class Change(ABC):
     @abstractmethod
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows of the change of a tensor as a matrix, `(stop - start, columns)` float32. Never write into them."""
+
+    def rows_into(
+        self, name: str, start: int, stop: int, out: torch.Tensor, base_rows: Callable[[], torch.Tensor] | None = None
+    ) -> None:
+        """The same, written into a tensor.
+
+        Args:
+            name, start, stop: as for `rows`.
+            out: `(stop - start, columns)` float32, contiguous.
+            base_rows: reads these rows of `base`, once for all who ask; None where nobody shares them.
+        """
+        out.copy_(self.rows(name, start, stop))
 
     def whole(self, name: str) -> torch.Tensor:
         """All of them, `(rows, columns)`."""

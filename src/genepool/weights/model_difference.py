@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from genepool import progress
@@ -82,6 +83,14 @@ class ModelDifference(Change):
         out = torch.empty(mine.shape)
         subtract(mine.contiguous(), theirs.contiguous(), out)
         return out
+
+    def rows_into(
+        self, name: str, start: int, stop: int, out: torch.Tensor, base_rows: Callable[[], torch.Tensor] | None = None
+    ) -> None:
+        if base_rows is None or self._rows.get(name, stop) < stop or self.tuned.holds_change(self.base):
+            super().rows_into(name, start, stop, out)
+            return
+        subtract(self.tuned.read_rows(name, start, stop).contiguous(), base_rows().contiguous(), out)
 
     def moves(self, name: str) -> bool:
         if not self.tuned.moves(name, self.base):
