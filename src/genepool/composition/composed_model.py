@@ -1,19 +1,20 @@
-"""A composition that decodes as a causal language model: what such models have in common.
+"""Compositions in memory: what all of them have in common, and what those that decode as a language model do.
 
-Its network treats a prompt and its answer differently, so it is told where answers begin. It holds several models, or
-more than weights, so nothing can be assigned to it. Uses tasks.
+A composition holds several models, or more than weights, so nothing can be assigned to it. The network of one that
+decodes treats a prompt and its answer differently, so it is told where answers begin. Uses tasks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch, Question
 from genepool.tasks.decoding import DEFAULT_BATCH
-from genepool.tasks.models import Capability
+from genepool.tasks.models import Capability, Model
 from genepool.tasks.models.causal_lm import LanguageModel
 from genepool.weights import Weights
 
@@ -21,7 +22,37 @@ if TYPE_CHECKING:
     import torch
 
 
-class ComposedLanguageModel(LanguageModel):
+class ComposedModel(Model):
+    """What every composition in memory has: a name and a fingerprint of its own, and no weights to be replaced.
+
+    Subclasses set `_name` and `_fingerprint`.
+    """
+
+    _name: str
+    _fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """Of the composition."""
+        return self._name
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the composition."""
+        return self._fingerprint
+
+    def assign(self, weights: Weights) -> None:
+        """Refused."""
+        raise InputError("a composition takes no other weights", where=self.name, fix="Load it as a new model")
+
+    @contextmanager
+    def changing(self, names: Collection[str]) -> Iterator[dict[str, torch.nn.Parameter]]:
+        """Refused."""
+        raise InputError("a composition cannot be trained", where=self.name, fix="Train the base or a skill")
+        yield {}  # type: ignore[unreachable]  # a generator, as the method that it replaces
+
+
+class ComposedLanguageModel(ComposedModel, LanguageModel):
     """A composition whose network writes with the tokens of one of its models.
 
     Args:
@@ -37,16 +68,6 @@ class ComposedLanguageModel(LanguageModel):
     def __init__(self, lead: LanguageModel, network: Any, name: str, fingerprint: str) -> None:
         super().__init__(lead._held(), network, lead.tokenizer)
         self._name, self._fingerprint = name, fingerprint
-
-    @property
-    def name(self) -> str:
-        """Of the composition."""
-        return self._name
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the composition."""
-        return self._fingerprint
 
     def answers_begin(self, places: Sequence[int]) -> dict[str, torch.Tensor]:
         """See `LanguageModel.answers_begin`."""
@@ -69,12 +90,20 @@ class ComposedLanguageModel(LanguageModel):
         """Refused: several models have several."""
         self._cannot("show its hidden states")
 
-    def assign(self, weights: Weights) -> None:
-        """Refused."""
-        raise InputError("a composition takes no other weights", where=self.name, fix="Load it as a new model")
 
-    @contextmanager
-    def changing(self, names: Collection[str]) -> Iterator[dict[str, torch.nn.Parameter]]:
-        """Refused."""
-        raise InputError("a composition cannot be trained", where=self.name, fix="Train the base or a skill")
-        yield {}  # type: ignore[unreachable]  # a generator, as the method that it replaces
+class LanguageModelAroundOne(ComposedLanguageModel):
+    """A composition around one language model, which is not changed.
+
+    Args:
+        base: the model in memory.
+        network, name, fingerprint: as for `ComposedLanguageModel`.
+    """
+
+    def __init__(self, base: LanguageModel, network: Any, name: str, fingerprint: str) -> None:
+        super().__init__(base, network, name, fingerprint)
+        self.base = base
+
+    @cached_property
+    def keeps_keys_and_values(self) -> bool:
+        """As the model does."""
+        return self.base.keeps_keys_and_values

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
-from genepool.composition.composed_model import ComposedLanguageModel
+from genepool.composition.composed_model import LanguageModelAroundOne
 from genepool.tasks.models.causal_lm import LanguageModel
 
 if TYPE_CHECKING:
     import torch
 
 
-class AdaptiveLanguageModel(ComposedLanguageModel):
+class AdaptiveLanguageModel(LanguageModelAroundOne):
     """A frozen model and its head. Asked at temperature 1 it draws at the head's; at 0 it is the model itself.
 
     Args:
@@ -42,13 +41,7 @@ class AdaptiveLanguageModel(ComposedLanguageModel):
         from genepool.composition.logits.fused_network import FusedForCausalLM
         from genepool.composition.logits.vocabulary_map import VocabularyMap
 
-        self.base = base
         reader = HeadInputReader(base.model, VocabularyMap(None, base.vocabulary_size, True))
         rule = Tempered(temperatures, whole=whole)
         network = FusedForCausalLM(reader, [TemperatureHead(reader, weight, bias)], rule).eval()
         super().__init__(base, network, name, fingerprint)
-
-    @cached_property
-    def keeps_keys_and_values(self) -> bool:
-        """As the model does."""
-        return self.base.keeps_keys_and_values

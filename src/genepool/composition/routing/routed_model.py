@@ -8,13 +8,13 @@ Uses `gradient`, which puts a mixture into a network, and tasks.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
+from genepool.composition.composed_model import ComposedModel
 from genepool.composition.gradient import MergedNetwork
 from genepool.composition.routing.router import Router
 from genepool.errors import InputError
@@ -86,7 +86,7 @@ class RoutedBatch(AnswerBatch):
     weights: torch.Tensor
 
 
-class RoutedModel(Model):
+class RoutedModel(ComposedModel):
     """A network that holds, for each prompt, what the router says; `routed_kind` gives the class for a kind of base.
 
     Args:
@@ -112,16 +112,6 @@ class RoutedModel(Model):
     def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> Model:
         """Refused: weights alone do not choose."""
         raise InputError("weights alone do not choose by input", where=weights.name, fix="Name the composition")
-
-    @property
-    def name(self) -> str:
-        """Of the composition."""
-        return self._name
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the composition."""
-        return self._fingerprint
 
     @property
     def device(self) -> torch.device:
@@ -216,19 +206,6 @@ class RoutedModel(Model):
             raise InputError("the questions are not routed", where=self.name, fix="Make the batch with this model")
         self._hold(tuple(batch.weights.tolist()))
         return self.base.answer_logits(batch)
-
-    def assign(self, weights: Weights) -> None:
-        """Refused."""
-        raise InputError("a composition takes no other weights", where=self.name, fix="Load it as a new model")
-
-    @contextmanager
-    def changing(self, names: Collection[str]) -> Iterator[dict[str, torch.nn.Parameter]]:
-        """Refused."""
-        self._fixed()
-        yield {}  # type: ignore[unreachable]  # a generator, as the method that it replaces
-
-    def _fixed(self) -> NoReturn:
-        raise InputError("a composition cannot be trained", where=self.name, fix="Train the base or a skill")
 
     @property
     def _skills(self) -> int:

@@ -6,10 +6,9 @@ Uses `layers`, `steered_network` and tasks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING
 
-from genepool.composition.composed_model import ComposedLanguageModel
+from genepool.composition.composed_model import LanguageModelAroundOne
 from genepool.errors import InputError
 from genepool.tasks.models.causal_lm import LanguageModel
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class SteeredLanguageModel(ComposedLanguageModel):
+class SteeredLanguageModel(LanguageModelAroundOne):
     """A base whose hidden states are moved while it answers.
 
     Args:
@@ -39,15 +38,9 @@ class SteeredLanguageModel(ComposedLanguageModel):
         from genepool.composition.steering.layers import decoder_layers
         from genepool.composition.steering.steered_network import SteeredForCausalLM
 
-        self.base = base
         layers = decoder_layers(base.model, base.title)
         network = SteeredForCausalLM(base.model, layers, vectors, everywhere=everywhere).eval()
         super().__init__(base, network, name, fingerprint)
-
-    @cached_property
-    def keeps_keys_and_values(self) -> bool:
-        """As the base does."""
-        return self.base.keeps_keys_and_values
 
 
 def steering_biases(base: LanguageModel, layers: list[int]) -> list[str]:

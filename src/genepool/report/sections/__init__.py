@@ -7,13 +7,12 @@ Markdown and as JSON. Uses the report's figures and words; `page` puts the secti
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from markupsafe import Markup
 
+from genepool.folder_classes import classes_of
 from genepool.report.templates import fill
 
 if TYPE_CHECKING:
@@ -65,12 +64,4 @@ class Section(ABC):
 @functools.cache
 def all_sections() -> tuple[type[Section], ...]:
     """Every section, in the order of the page."""
-    found: list[type[Section]] = []
-    for module in pkgutil.iter_modules(__path__):
-        names = vars(importlib.import_module(f"{__name__}.{module.name}"))
-        found += [
-            one
-            for one in names.values()
-            if isinstance(one, type) and issubclass(one, Section) and one.__module__ == names["__name__"]
-        ]
-    return tuple(sorted(found, key=lambda section: section.order))
+    return tuple(sorted(classes_of(__name__, Section), key=lambda section: section.order))

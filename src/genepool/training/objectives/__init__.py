@@ -9,8 +9,6 @@ they ask for, and the loop (`genepool.training.fit`) follows the gradients.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 from pydantic import Field, field_validator
 
 from genepool.errors import InputError, nearest
+from genepool.folder_classes import classes_of
 from genepool.schema import Strict, validate
 
 if TYPE_CHECKING:
@@ -238,13 +237,7 @@ Kind = TypeVar("Kind", bound=Objective)
 
 def objectives() -> dict[str, type[Objective]]:
     """Every objective by name."""
-    found: dict[str, type[Objective]] = {}
-    for module in pkgutil.iter_modules(__path__):
-        loaded = importlib.import_module(f"{__name__}.{module.name}")
-        for value in vars(loaded).values():
-            if isinstance(value, type) and issubclass(value, Objective) and value.__module__ == loaded.__name__:
-                found[value.name] = value
-    return dict(sorted(found.items()))
+    return {kind.name: kind for kind in sorted(classes_of(__name__, Objective), key=lambda kind: kind.name)}
 
 
 def find_objective(name: str, options: Mapping[str, Any] | None = None, where: str = "--objective") -> Objective:

@@ -6,14 +6,13 @@ sample out; the trainer counts them and ends a training where most of a step fai
 
 from __future__ import annotations
 
-import importlib
 import math
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from genepool.errors import InputError, nearest, one_line
+from genepool.folder_classes import classes_of
 from genepool.training.samples import Sample
 
 FAILED = math.nan
@@ -99,13 +98,7 @@ class Rewards:
 
 def rewards() -> dict[str, Reward]:
     """Every reward by name."""
-    found: dict[str, Reward] = {}
-    for module in pkgutil.iter_modules(__path__):
-        loaded = importlib.import_module(f"{__name__}.{module.name}")
-        for value in vars(loaded).values():
-            if isinstance(value, type) and issubclass(value, Reward) and value.__module__ == loaded.__name__:
-                found[value.name] = value()
-    return dict(sorted(found.items()))
+    return {kind.name: kind() for kind in sorted(classes_of(__name__, Reward), key=lambda kind: kind.name)}
 
 
 def find_reward(name: str) -> Reward:

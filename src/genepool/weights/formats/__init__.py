@@ -5,12 +5,11 @@ Asked by `checkpoint`, `adapter`, `remote` and `hub` for what a file is and what
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import cache
 from pathlib import Path
 
 from genepool.errors import InputError
+from genepool.folder_classes import classes_of
 from genepool.weights.formats.tensor_file import TensorFile
 from genepool.weights.wrappers import unwrapped
 
@@ -22,14 +21,7 @@ NEED_ASKING = "Convert it to safetensors (transformers' save_pretrained does), o
 @cache
 def formats() -> tuple[type[TensorFile], ...]:
     """Every format, the preferred one first."""
-    found: list[type[TensorFile]] = []
-    for module in pkgutil.iter_modules(__path__):
-        loaded = importlib.import_module(f"{__name__}.{module.name}")
-        for value in vars(loaded).values():
-            own = isinstance(value, type) and issubclass(value, TensorFile) and value.__module__ == loaded.__name__
-            if own and value is not TensorFile:
-                found.append(value)
-    return tuple(sorted(found, key=lambda kind: kind.preference))
+    return tuple(sorted(classes_of(__name__, TensorFile), key=lambda kind: kind.preference))
 
 
 def usable_formats(allow_pickle: bool) -> list[type[TensorFile]]:

@@ -5,13 +5,11 @@ Asked by `dequantised` for how a checkpoint is read. Schemes that are not read a
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
+from genepool.folder_classes import classes_of
 from genepool.weights.schemes.scheme import Scheme
 
 __all__ = ["UNREAD", "Scheme", "scheme_of", "schemes"]
@@ -41,18 +39,7 @@ UNREAD: Final[Mapping[str, tuple[str, str]]] = {
 @cache
 def schemes() -> tuple[type[Scheme], ...]:
     """Every scheme that is read, by title."""
-    found: list[type[Scheme]] = []
-    for module in pkgutil.iter_modules(__path__):
-        loaded = importlib.import_module(f"{__name__}.{module.name}")
-        found += [
-            value
-            for value in vars(loaded).values()
-            if isinstance(value, type)
-            and issubclass(value, Scheme)
-            and not inspect.isabstract(value)
-            and value.__module__ == loaded.__name__
-        ]
-    return tuple(sorted(found, key=lambda kind: kind.title))
+    return tuple(sorted(classes_of(__name__, Scheme), key=lambda kind: kind.title))
 
 
 def scheme_of(settings: Mapping[str, Any]) -> type[Scheme] | None:

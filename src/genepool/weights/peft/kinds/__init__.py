@@ -6,12 +6,11 @@ change no weight.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import cache
 from pathlib import Path
 
 from genepool.errors import InputError
+from genepool.folder_classes import classes_of
 from genepool.weights.peft.kinds.kind import Kind
 from genepool.weights.peft.kinds.refused import REFUSED, WAY_OUT
 
@@ -21,14 +20,7 @@ __all__ = ["REFUSED", "Kind", "kind_of", "kinds"]
 @cache
 def kinds() -> dict[str, Kind]:
     """Every kind that is read, by PEFT's name of it."""
-    found: dict[str, Kind] = {}
-    for module in pkgutil.iter_modules(__path__):
-        loaded = importlib.import_module(f"{__name__}.{module.name}")
-        for value in vars(loaded).values():
-            own = isinstance(value, type) and issubclass(value, Kind) and value.__module__ == loaded.__name__
-            if own and value.peft_type:
-                found[value.peft_type] = value()
-    return dict(sorted(found.items()))
+    return dict(sorted((one.peft_type, one()) for one in classes_of(__name__, Kind) if one.peft_type))
 
 
 def kind_of(name: object, path: Path) -> Kind:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from genepool.errors import InputError, nearest
+from genepool.folder_classes import classes_of
 
 if TYPE_CHECKING:
     import torch
@@ -68,14 +67,7 @@ class RowEstimator(ABC):
 @cache
 def row_estimators() -> dict[str, RowEstimator]:
     """Every estimator by name."""
-    found: dict[str, RowEstimator] = {}
-    for module in pkgutil.iter_modules(__path__):
-        loaded = importlib.import_module(f"{__name__}.{module.name}")
-        for value in vars(loaded).values():
-            own = isinstance(value, type) and issubclass(value, RowEstimator) and value.__module__ == loaded.__name__
-            if own:
-                found[value.name] = value()
-    return dict(sorted(found.items()))
+    return dict(sorted((kind.name, kind()) for kind in classes_of(__name__, RowEstimator)))
 
 
 def find_estimator(name: str, where: str = "--method") -> RowEstimator:
