@@ -18,6 +18,7 @@ from genepool.composition import all_composers, load_composition
 from genepool.composition.coefficients import CoefficientLayout
 from genepool.composition.composers import lorahub as lorahub_file
 from genepool.composition.composers.scalearn import OutputScales, ScaLearnOptions
+from genepool.composition.fitting import CoefficientFit
 from genepool.composition.learned_merge import LearnedMerge
 from genepool.composition.trimmed import TrimmedVectors
 from genepool.composition.vectors import TaskVectors
@@ -150,6 +151,21 @@ def test_a_task_is_forgotten_and_the_control_set_holds(cli: Cli, tiny_testbed: A
     means = {(Path(row["model"]).name, row["task"]): row["mean"] for row in rows}
     assert means["out", "caesar"] < means["caesar", "caesar"] - 0.5
     assert means["out", "generic"] > means["caesar", "generic"] - 0.15
+
+
+@pytest.mark.slow
+def test_where_no_state_keeps_the_control_nothing_changes_and_it_is_said(
+    compose: Any, small_bed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = iter([0.8, *[0.75] * 9])
+    monkeypatch.setattr(CoefficientFit, "_controls_right", lambda *_: next(shares))
+    answer = compose("out", "--json", method="atlas", forget="[first]", learning_rate=0.1, steps=6, every=2, patience=0)
+    record = told(answer)["record"]
+    assert record["best_step"] == 0
+    assert record["control"] == [[0, 0.8], [2, 0.75], [4, 0.75], [6, 0.75]]
+    assert "Warning: No state after the start" in (tmp_path / "out" / "README.md").read_text()
+    base, found = open_weights(small_bed / "base"), open_weights(tmp_path / "out")
+    assert all(torch.equal(base.read(name), found.read(name)) for name in base.names())
 
 
 @pytest.mark.slow

@@ -271,7 +271,7 @@ class CoefficientFit:
                     ) from None
                 progress.message(f"warning: {error}; the last good state is what is used")
         best = looks.best()
-        record = {
+        record: dict[str, Any] = {
             "objective": options.objective,
             "gradients": way,
             "steps": taken,
@@ -284,6 +284,10 @@ class CoefficientFit:
         }
         if looks.controls:
             record["control"] = looks.controls
+        if looks.controls and looks.best_step == 0:
+            warning = "No state after the start was better and kept the control tasks, so nothing changed."
+            record["warnings"] = [warning]
+            progress.message(f"warning: {warning} Try a smaller learning_rate, or a smaller every")
         with torch.no_grad():
             coefficients = self._parametrisation.coefficients(best)
         return FittedCoefficients(best, coefficients, record)
