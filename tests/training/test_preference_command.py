@@ -54,8 +54,11 @@ def test_the_other_preferences_run(
     cli: Callable[..., Any], small_world: Path, tmp_path: Path, options: list[Any]
 ) -> None:
     form = [] if "--full" in options else ["--lora", 2]
+    # One file, which is split, does as well as a folder.
+    pairs, file = small_world / "pairs" / "first", tmp_path / "pairs.jsonl"
+    file.write_text("".join((pairs / f"{split}.jsonl").read_text() for split in ("train", "valid", "test")))
     answer = cli(
-        "train", small_world / "pairs" / "first", "--base", small_world / "base", "--objective", *options, *form,
+        "train", file, "--base", small_world / "base", "--objective", *options, *form,
         "--out", tmp_path / "run", "--steps", 2, "--batch", 4, "--micro-batch", 3, "--test", 4, "--quiet",
     )  # fmt: skip
     assert answer.code == 0, answer.err

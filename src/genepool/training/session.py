@@ -19,7 +19,7 @@ from genepool.training.examples import TrainingExample, TrainingExamples
 from genepool.training.journal import ExampleRow
 from genepool.training.optimiser import Optimisation, Optimiser
 from genepool.training.trained import Reference, trained_part
-from genepool.training.trainers import Classroom, trainer_for
+from genepool.training.trainers import TrainerInputs, trainer_for
 
 if TYPE_CHECKING:
     from genepool.tasks import Model
@@ -75,7 +75,7 @@ class Session:
         )
         self.optimiser = Optimiser(self.trained.parameters(), settings)
         self.rows: list[ExampleRow] = []
-        self.trainer = trainer_for(Classroom(recipe, model, lessons, objective, teacher, Reference(self.trained)))
+        self.trainer = trainer_for(TrainerInputs(recipe, model, lessons, objective, teacher, Reference(self.trained)))
         self._seconds, self._seen = 0.0, 0
         if recipe.activation_checkpoints:
             _checkpoint_activations(model)

@@ -10,18 +10,18 @@ from genepool.training.objectives import PairObjective, RolloutObjective
 from genepool.training.trainers.answers import AnswerTrainer
 from genepool.training.trainers.pairs import PairTrainer
 from genepool.training.trainers.rollouts import RolloutTrainer
-from genepool.training.trainers.trainer import Classroom, Trainer
+from genepool.training.trainers.trainer import Trainer, TrainerInputs
 
 
-def trainer_for(room: Classroom) -> Trainer:
+def trainer_for(inputs: TrainerInputs) -> Trainer:
     """The trainer for the objective of a training.
 
     Raises:
         InputError: the model cannot be trained with this objective, or an example cannot be read.
     """
     kinds: dict[type, type[Trainer]] = {PairObjective: PairTrainer, RolloutObjective: RolloutTrainer}
-    found = next((made for kind, made in kinds.items() if isinstance(room.objective, kind)), AnswerTrainer)
-    return found(room)
+    found = next((made for kind, made in kinds.items() if isinstance(inputs.objective, kind)), AnswerTrainer)
+    return found(inputs)
 
 
-__all__ = ["AnswerTrainer", "Classroom", "PairTrainer", "RolloutTrainer", "Trainer", "trainer_for"]
+__all__ = ["AnswerTrainer", "PairTrainer", "RolloutTrainer", "Trainer", "TrainerInputs", "trainer_for"]

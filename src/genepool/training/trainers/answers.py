@@ -11,7 +11,7 @@ from genepool.training.examples import TrainingExample
 from genepool.training.journal import ExampleRow
 from genepool.training.objectives import TargetObjective
 from genepool.training.samples import draw_samples, sample_batches
-from genepool.training.trainers.trainer import Classroom, Trainer
+from genepool.training.trainers.trainer import Trainer, TrainerInputs
 
 if TYPE_CHECKING:
     import torch
@@ -24,13 +24,13 @@ class AnswerTrainer(Trainer):
     """The mean loss over the tokens of all answers of a step.
 
     Args:
-        room: who learns what.
+        inputs: the model, what it learns from, and what a step minimises.
     """
 
-    def __init__(self, room: Classroom) -> None:
-        super().__init__(room)
-        assert isinstance(room.objective, TargetObjective)
-        self.objective = room.objective
+    def __init__(self, inputs: TrainerInputs) -> None:
+        super().__init__(inputs)
+        assert isinstance(inputs.objective, TargetObjective)
+        self.objective = inputs.objective
         self.read_all(self.lessons.train)
         self._checked = self.encoded(self.lessons.valid)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from genepool.training.examples import TrainingExample
 from genepool.training.journal import ExampleRow
 from genepool.training.objectives import PairLikelihoods, PairObjective
-from genepool.training.trainers.trainer import Classroom, Trainer
+from genepool.training.trainers.trainer import Trainer, TrainerInputs
 
 if TYPE_CHECKING:
     from genepool.tasks.answers import AnswerBatch
@@ -22,15 +22,15 @@ class PairTrainer(Trainer):
     Dropout layers are off: they would add noise to the difference of two models that a loss is made of (TRL's default).
 
     Args:
-        room: who learns what.
+        inputs: the model, what it learns from, and what a step minimises.
     """
 
     dropout = False
 
-    def __init__(self, room: Classroom) -> None:
-        super().__init__(room)
-        assert isinstance(room.objective, PairObjective)
-        self.objective = room.objective
+    def __init__(self, inputs: TrainerInputs) -> None:
+        super().__init__(inputs)
+        assert isinstance(inputs.objective, PairObjective)
+        self.objective = inputs.objective
         self.read_all(both_sides(self.lessons.train))
 
     def gradients(self, step: int) -> tuple[float, list[ExampleRow]]:

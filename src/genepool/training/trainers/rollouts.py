@@ -15,7 +15,7 @@ from genepool.training.journal import ExampleRow
 from genepool.training.objectives import RolloutLikelihoods, RolloutObjective
 from genepool.training.rewards import Rewards
 from genepool.training.samples import Sample, draw_samples, sample_batches, writer
-from genepool.training.trainers.trainer import Classroom, Trainer
+from genepool.training.trainers.trainer import Trainer, TrainerInputs
 
 if TYPE_CHECKING:
     import torch
@@ -51,16 +51,16 @@ class RolloutTrainer(Trainer):
     """The mean loss over the tokens of all samples of a step.
 
     Args:
-        room: who learns what.
+        inputs: the model, what it learns from, and what a step minimises.
 
     Raises:
         InputError: the model cannot write, or an answer cannot be judged.
     """
 
-    def __init__(self, room: Classroom) -> None:
-        super().__init__(room)
-        assert isinstance(room.objective, RolloutObjective)
-        self.objective, self.drawing = room.objective, room.objective.drawing
+    def __init__(self, inputs: TrainerInputs) -> None:
+        super().__init__(inputs)
+        assert isinstance(inputs.objective, RolloutObjective)
+        self.objective, self.drawing = inputs.objective, inputs.objective.drawing
         writer(self.model)
         self.rewards = Rewards(self.drawing.reward)
         for task in self.lessons.tasks:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Classroom:
-    """Who learns what, from whom.
+class TrainerInputs:
+    """What a trainer is made of.
 
     Attributes:
         recipe: the training.
@@ -49,15 +49,15 @@ class Trainer(ABC):
     """Turns the lessons of a step into gradients.
 
     Args:
-        room: who learns what.
+        inputs: the model, what it learns from, and what a step minimises.
     """
 
     #: Whether dropout layers drop something during a step.
     dropout: ClassVar[bool] = True
 
-    def __init__(self, room: Classroom) -> None:
-        self.recipe, self.model, self.lessons = room.recipe, room.model, room.lessons
-        self.teacher, self.reference = room.teacher, room.reference
+    def __init__(self, inputs: TrainerInputs) -> None:
+        self.recipe, self.model, self.lessons = inputs.recipe, inputs.model, inputs.lessons
+        self.teacher, self.reference = inputs.teacher, inputs.reference
 
     @abstractmethod
     def gradients(self, step: int) -> tuple[float, list[ExampleRow]]:
