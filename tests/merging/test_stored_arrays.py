@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from genepool.errors import InputError
 from genepool.kernels import brackets
 from genepool.kernels.brackets import Brackets
+from genepool.kernels.kept_marks import KeptMarks
 from genepool.merging import load_recipe, plan_merge, stored_arrays
 from genepool.merging.registry import all_methods
 from genepool.merging.stored_arrays import StoredArrays
@@ -95,6 +96,23 @@ def test_too_many_kept_values_are_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(brackets, "MOST_KEPT", 10)
     vector = np.random.default_rng(1).standard_normal(10_000).astype(np.float32)
     assert _found(vector, [vector[:100]], [5000], False, 5000) == [None]
+
+
+@given(seed=st.integers(0, 999), rows=st.integers(1, 6), columns=st.sampled_from([1, 7, 8, 19]), cut=st.integers(0, 6))
+def test_what_was_dropped_is_recalled_in_any_parts_and_then_forgotten(
+    seed: int, rows: int, columns: int, cut: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    whole = generator.standard_normal((2, rows, columns)).astype(np.float32)
+    left = np.where(generator.random(whole.shape) < 0.5, whole, np.float32(0))
+    marks = KeptMarks()
+    marks.remember(10, left)
+    for start, stop in ((0, min(cut, rows)), (min(cut, rows), rows)):
+        part = whole[:, start:stop].copy()
+        if start < stop:
+            assert marks.recall(10 + start, part)
+            assert (part == left[:, start:stop]).all()
+    assert not marks.recall(10, whole)
 
 
 # ---------------------------------------------------------------------- whole merges
@@ -175,6 +193,26 @@ def test_a_misleading_sample_changes_nothing(
     monkeypatch.setattr(brackets, "_ends", lambda keys, starts, share: (1, 2))
     misled = plan_merge(load_recipe(recipe)).weights()
     assert all(torch.equal(first[name], misled.read(name)) for name in TENSORS)
+
+
+@pytest.mark.parametrize("scope", ["model", "tensor"])
+@pytest.mark.usefixtures("small_blocks")
+def test_a_sample_of_the_differences_spares_two_passes(
+    scope: str, written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = []
+    observe = StoredArrays.observe
+    monkeypatch.setattr(
+        StoredArrays,
+        "observe",
+        lambda self, survey, number, *more: passes.append(number) or observe(self, survey, number, *more),
+    )
+    plan = plan_merge(load_recipe(written("ties", [torch.bfloat16], parameters={"scope": scope, "density": 0.3})))
+    monkeypatch.setattr(stored_arrays, "_PIECE", 64)
+    for name in TENSORS:
+        plan.weights().read(name)
+    # The brackets, no counting of bits, and the votes.
+    assert set(passes) == {0, 3}
 
 
 @pytest.mark.parametrize("threads", [1, 2])

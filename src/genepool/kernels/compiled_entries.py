@@ -136,6 +136,15 @@ def drop_by_rank(rows: Array, key: int, offset: int, least: float, span: float, 
             row[i] = value if draws[ahead + i] < probability else np.float32(0)
 
 
+@_compiled
+def keep_marked(bits: Array, marks: Array, first: int) -> None:
+    """Sets to zero the float32 whose mark is not set; marks are packed as `numpy.packbits` does, from `first` on."""
+    for i in range(bits.size):
+        place = np.uint64(first + i)
+        mark = (marks[place >> np.uint64(3)] >> np.uint8(np.uint64(7) - (place & np.uint64(7)))) & np.uint8(1)
+        bits[i] &= np.uint32(0) - np.uint32(mark)
+
+
 # Buckets of magnitudes within a row: the upper half of a float32, five powers of two from the largest down.
 _BUCKETS = 640
 _UPPER = np.uint32(16)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool import kernels
+from genepool.kernels.kept_marks import KeptMarks
 from genepool.kernels.selection import keep_count
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
@@ -41,6 +42,9 @@ class TrimSurvey(Chain):
         asked = [[] if kept is None else [kept[1], *([kept[0]] if kept[0] > 1 else [])] for kept in self._ranks]
         self._limits = Magnitudes(asked, method.prepared, numel)
         self._ties = TiePlaces(self._limits, method.prepared) if method.exact else None
+        # Marks are of one tensor: those of a whole model would grow with it.
+        remembers = method.remembers_drops and shared.get("rescale") == "l1" and method.scope(shared) == "tensor"
+        self._marks = KeptMarks() if remembers else None
         self._norms = Sums(lambda group: method.l1_norms(group, self))
         self._votes = Sums(lambda group: method.votes(group, self), in_order=False)
         stages: list[tuple[Survey, bool]] = [
@@ -60,6 +64,18 @@ class TrimSurvey(Chain):
     def ceilings(self) -> list[float]:
         """The largest kept magnitude of each model; infinity where outliers stay."""
         return [found[1] if len(found) > 1 else math.inf for found in self._limits.found]
+
+    def remember(self, group: TensorGroup, prepared: Any) -> None:
+        """Remembers which entries of a block were dropped at random, until it is merged."""
+        if self._marks is not None and group.read_deltas is not None:
+            self._marks.remember(group.start, prepared)
+
+    def recalled(self, group: TensorGroup) -> Any:
+        """The task vectors without the entries that were dropped; None where that is not remembered."""
+        if self._marks is None or group.read_deltas is None:
+            return None
+        deltas: Any = group.deltas
+        return deltas if self._marks.recall(group.start, deltas) else None
 
     def without_ties(self, group: TensorGroup, vectors: Any) -> Any:
         """The vectors without the entries that tie with a limit and are one too many; written into."""
@@ -83,6 +99,8 @@ class SparseSum(Method):
 
     Class attributes:
         elects: elect a sign per entry and add up what agrees; otherwise add up all.
+        remembers_drops: `prepared` sets entries to zero and changes no other unless the density rescales them, and
+            takes so long that what it dropped is remembered from the pass for norms to the merge.
         exact: of entries that tie with a limit, keep as many as the share says, by place; otherwise all of them.
         rescales_before_trim: an L1 norm to be given back is that which dropping took, not trimming.
     """
@@ -91,6 +109,7 @@ class SparseSum(Method):
     base = "required"
     on_arrays = True
     elects: ClassVar[bool] = False
+    remembers_drops: ClassVar[bool] = False
     exact: ClassVar[bool] = False
     rescales_before_trim: ClassVar[bool] = False
 
@@ -127,9 +146,12 @@ class SparseSum(Method):
         import numpy as np
 
         before = kernels.l1_norms(group.deltas)
+        prepared = self.prepared(group)
+        survey.remember(group, prepared)
         if self.rescales_before_trim:
-            return np.stack([before, kernels.l1_norms(self.prepared(group))])
-        after = kernels.l1_norms(self._limited(group, survey), thresholds=survey.thresholds, ceilings=survey.ceilings)
+            return np.stack([before, kernels.l1_norms(prepared)])
+        left = survey.without_ties(group, prepared)
+        after = kernels.l1_norms(left, thresholds=survey.thresholds, ceilings=survey.ceilings)
         return np.stack([before, after])
 
     def votes(self, group: TensorGroup, survey: TrimSurvey) -> np.ndarray[Any, Any]:
@@ -148,7 +170,8 @@ class SparseSum(Method):
 
     def _limited(self, group: TensorGroup, survey: TrimSurvey | None) -> Any:
         """The task vectors as kernels with limits are to see them."""
-        prepared = self.prepared(group)
+        recalled = None if survey is None else survey.recalled(group)
+        prepared = self.prepared(group) if recalled is None else recalled
         return prepared if survey is None else survey.without_ties(group, prepared)
 
     def _elected(self, group: TensorGroup, survey: TrimSurvey | None) -> tuple[Any, int]:

@@ -114,7 +114,8 @@ class StoredArrays:
     def sample(self, survey: Survey, number: int, outputs: Sequence[OutputTensor]) -> None:
         """Gives a survey a sample of what it will see; none where that would take too long, or is not finite."""
         try:
-            survey.sample(number, list(self._pieces(outputs)))
+            # One piece after the other: each is read into the same buffers.
+            survey.sample(number, self._pieces(outputs))
         except NotFinite:
             return
 

@@ -40,6 +40,7 @@ class DellaLinear(SparseSum):
     source = "DELLA-Merging, Deep et al. 2024, arXiv:2406.11617"
     when = "As DARE, when large changes matter more than small ones."
     formula = "th0 + lambda * sum_i w_i m_i t_i / p_i,  m_i ~ Bernoulli(p_i),  p_i = density - e + 2 e rank_row(|t_i|)"
+    remembers_drops = True
     grain = "row"
     parameters = (WEIGHT, *DROP, LAMBDA, NORMALIZE)
 
