@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from genepool.cli.main import build_app
 from genepool.cli.options import Panel
@@ -82,3 +83,19 @@ def test_the_first_line_says_what_to_do_next(cli: Cli) -> None:
 def test_a_group_lists_its_commands(cli: Cli, command: list[str]) -> None:
     inner = typer.main.get_command(build_app()).commands[command[0]].commands  # type: ignore[attr-defined]
     assert set(inner) <= set(cli(*command, "--help").out.split())
+
+
+def test_a_command_that_is_built_alone_is_as_among_all() -> None:
+    whole, alone = (typer.main.get_command(build_app(only)) for only in (None, "skill"))
+    assert isinstance(whole, TyperGroup)
+    assert isinstance(alone, TyperGroup)
+    inside, same = whole.commands["skill"], alone.commands["skill"]
+    assert isinstance(inside, TyperGroup)
+    assert isinstance(same, TyperGroup)
+    for name, command in inside.commands.items():
+        assert [one.opts for one in command.params] == [one.opts for one in same.commands[name].params]
+    # Of the others, what the help of all commands says.
+    assert not alone.commands["merge"].params
+    assert {name: one.help for name, one in whole.commands.items()} == {
+        name: one.help for name, one in alone.commands.items()
+    }

@@ -200,13 +200,13 @@ def test_a_misleading_sample_changes_nothing(
 def test_a_sample_of_the_differences_spares_two_passes(
     scope: str, written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes = []
-    observe = StoredArrays.observe
-    monkeypatch.setattr(
-        StoredArrays,
-        "observe",
-        lambda self, survey, number, *more: passes.append(number) or observe(self, survey, number, *more),
-    )
+    passes, observe = [], StoredArrays.observe
+
+    def noted(self: StoredArrays, survey: Any, number: int, *more: Any) -> int:
+        passes.append(number)
+        return observe(self, survey, number, *more)
+
+    monkeypatch.setattr(StoredArrays, "observe", noted)
     plan = plan_merge(load_recipe(written("ties", [torch.bfloat16], parameters={"scope": scope, "density": 0.3})))
     monkeypatch.setattr(stored_arrays, "_PIECE", 64)
     for name in TENSORS:

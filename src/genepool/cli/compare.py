@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -154,6 +153,8 @@ def _write_pages(
 
     compared = [Compared(one, tuple(results), paired.flips[one.new]()) for one, results in judged]
     for path in pages:
+        from importlib.metadata import version
+
         write_comparison(compared, {**facts, "genepool": version("genepool")}, path, overwrite=overwrite)
 
 

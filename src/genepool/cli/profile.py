@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -62,6 +61,8 @@ def profile(
 
     table = ask(models, tasks, task, split, ledger, limit, device, dtype, trust_tasks, allow_pickle)
     profiles = [measure.profile(table, model, risk=risk, seed=seed) for model in table.models]
+    from importlib.metadata import version
+
     facts = {"tasks": str(tasks), "split": split, "seed of the bootstrap": str(seed), "genepool": version("genepool")}
     facts |= {f"fingerprint of {one.model}": one.fingerprint for one in profiles}
     for path in out or []:
