@@ -18,7 +18,7 @@ def build(
     out: options.OutInsteadOption = None,
     bed: Annotated[
         str,
-        typer.Option(help="Build this testbed: text, text_sizes, untagged, pairs or digits."),
+        typer.Option(help="Build this testbed: text, text_sizes, untagged, pairs, sentences or digits."),
     ] = "text",
     tiny: Annotated[bool, typer.Option("--tiny", help="Use a smaller model and easier tasks, for tests.")] = False,
     regime: Annotated[
@@ -29,7 +29,9 @@ def build(
     ] = "elicit",
     skills: Annotated[
         str | None,
-        typer.Option(help="Train these skills, with commas between; by default four of strings, or all of digits."),
+        typer.Option(
+            help="Train these skills, with commas between; by default four of strings, or all of another bed."
+        ),
     ] = None,
     seed: options.SeedOption = 0,
     overwrite: options.OverwriteOption = False,
@@ -58,7 +60,7 @@ def build(
     and its specialists lie in DIR/small.
 
     text: strings, a Llama. text_sizes: two Llamas. untagged: worked examples instead of tags. pairs: with tasks of two
-    skills. digits: images, a ViT.
+    skills. sentences: texts of installed packages, all-MiniLM-L6-v2. digits: images, a ViT.
     """
     options.begin(quiet)
     folder = options.place(folder, out, "DIR")
