@@ -20,6 +20,7 @@ from genepool.training.session import Session
 from genepool.training.trained import Reference
 from genepool.weights import open_weights
 
+SLOW = pytest.mark.slow
 SHORT = ("--lora", 2, "--steps", 30, "--every", 10, "--batch", 8, "--quiet")
 
 
@@ -144,7 +145,9 @@ def test_a_training_file_says_the_options(small_world: Path, tmp_path: Path) -> 
     assert load_training(file).made_objective().options.model_dump() == {"beta": 0.1, "label_smoothing": 0.1}
 
 
-@pytest.mark.parametrize("objective", ["gkd", "muscle", "any_to_any", "lwf"])
+@pytest.mark.parametrize(
+    "objective", ["gkd", *(pytest.param(one, marks=SLOW) for one in ("muscle", "any_to_any", "lwf"))]
+)
 def test_what_compares_with_others_learns_from_them(
     cli: Callable[..., Any], small_world: Path, tmp_path: Path, objective: str
 ) -> None:
