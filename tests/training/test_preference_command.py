@@ -49,7 +49,12 @@ def test_a_model_learns_to_prefer(cli: Callable[..., Any], small_world: Path, tm
 
 
 @pytest.mark.parametrize(
-    "options", [["ipo"], ["dpo_norm", "--full"], ["dpo", "--full", "--set", "label_smoothing=0.1"]]
+    "options",
+    [
+        ["ipo"],
+        pytest.param(["dpo_norm", "--full"], marks=SLOW),
+        pytest.param(["dpo", "--set", "label_smoothing=0.1"], marks=SLOW),
+    ],
 )
 def test_the_other_preferences_run(
     cli: Callable[..., Any], small_world: Path, tmp_path: Path, options: list[Any]
