@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from benchmarks.claims.verdict import FAILS, HOLDS
 from benchmarks.composition import curves, tables
 from benchmarks.composition.apart import FactorSums
-from benchmarks.composition.arms import ARMS, ONE, SIZES
+from benchmarks.composition.arms import ARMS, CURVES, ONE, SIZES
 from benchmarks.composition.bed import DIGITS, FULL, TEXT, TINY, Bed
 from benchmarks.composition.cells import Cell, Cells, Key
-from benchmarks.composition.claims import CLAIMS, ask
+from benchmarks.composition.claims import CLAIMS, OPEN, ask
 from benchmarks.composition.curves import cells_of, grid, measure
-from benchmarks.composition.picture import draw
+from benchmarks.composition.picture import draw, drawn
 from benchmarks.composition.routed import nearest_centroid, picked
 
 BED = TINY[0].name
@@ -118,8 +118,12 @@ def test_a_claim_holds_when_its_interval_is_on_its_side_and_the_general_task_doe
     assert better.seeds == (0, 1, 2, 3, 4)
 
 
-def test_one_seed_answers_no_claim(tmp_path: Path) -> None:
-    assert ask(_cells(tmp_path, 0.8, 0.6, 1)) == []
+def test_few_seeds_have_a_figure_and_no_verdict_and_one_seed_has_none(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (few,) = ask(_cells(tmp_path, 0.8, 0.6, 4))
+    assert few.verdict == OPEN
+    assert few.figures["main"].difference == pytest.approx(0.2)
+    assert ask(_cells(tmp_path / "one", 0.8, 0.6, 1)) == []
 
 
 def test_a_page_of_few_cells_says_how_few(tmp_path: Path) -> None:
@@ -169,6 +173,20 @@ def test_a_stopped_run_goes_on_and_composers_get_what_routers_get(
     assert set(told["mirror"]) == {64}
     monkeypatch.setattr(curves, "Bed", lambda *_: pytest.fail("it is known"))
     assert measure(Cells(path), **how, arms=asked) == 0
+
+
+def test_curves_are_drawn_of_the_seeds_that_they_have_in_common(tmp_path: Path) -> None:
+    cells = Cells(tmp_path / "cells.jsonl")
+    for arm in CURVES:
+        for seed in range(2):
+            for size in (0, ONE):
+                cells.add(Key(BED, seed, arm.name, size), Cell({"a": np.ones(4)}, 0.0))
+    assert drawn(cells, BED) == ((0, ONE), [0, 1])
+    for arm in CURVES:
+        assert drawn(cells, BED) == ((0, ONE), [0, 1])
+        for size in SIZES:
+            cells.add(Key(BED, 1, arm.name, size), Cell({"a": np.ones(4)}, 0.0))
+    assert drawn(cells, BED) == (SIZES, [1])
 
 
 def test_every_arm_can_be_told_apart_and_is_measured_somewhere() -> None:

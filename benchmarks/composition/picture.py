@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from benchmarks.claims.worlds import GENERIC
 from benchmarks.composition.arms import CURVES as COMPOSERS
-from benchmarks.composition.arms import REFERENCES, SIZES, Arm
+from benchmarks.composition.arms import ONE, REFERENCES, SIZES, Arm
 from benchmarks.composition.cells import Cells, Key
 from genepool.report.colour import CURVES
 from genepool.report.svg import Scale, dots, element, polyline, ticks
@@ -46,13 +46,14 @@ def draw(cells: Cells, beds: Sequence[str]) -> str:
 
 
 def _panel(cells: Cells, bed: str, left: float) -> Markup:
-    curves = [(f"c{at}", _points(cells, bed, arm)) for at, arm in enumerate(COMPOSERS) if bed in arm.beds]
-    grey = [(arm.name, _points(cells, bed, arm)) for arm in _GREY]
+    sizes, seeds = drawn(cells, bed)
+    curves = [(f"c{at}", _points(cells, bed, arm, sizes, seeds)) for at, arm in enumerate(COMPOSERS)]
+    grey = [(arm.name, _points(cells, bed, arm, sizes, seeds)) for arm in _GREY]
     seen = [score for _, points in (*curves, *grey) for _, score in points] or [0.0, 1.0]
     y = Scale(min(seen) - 0.02, max(seen) + 0.02, _BOTTOM, _TOP)
     parts = [
         element("path", class_="axis", d=polyline([(left, _TOP), (left, _BOTTOM), (left + _PANEL, _BOTTOM)])),
-        element("text", bed, x=left, y=_TOP - 14),
+        element("text", f"{bed}, {len(seeds)} seed{'s' * (len(seeds) != 1)}", x=left, y=_TOP - 14),
         element("text", "examples of each task", x=left + _PANEL, y=_BOTTOM + 38, text_anchor="end"),
     ]
     parts += [element("text", str(size), x=_at(size, left), y=_BOTTOM + 18, text_anchor="middle") for size in SIZES]
@@ -73,15 +74,25 @@ def _panel(cells: Cells, bed: str, left: float) -> Markup:
     return element("g", *parts)
 
 
-def _points(cells: Cells, bed: str, arm: Arm) -> list[tuple[int, float]]:
-    """The mean over the seeds that have the arm at all of its sizes, so that a curve is of the same testbeds."""
-    known = [set(cells.seeds(bed, arm.name, size)) for size in arm.sizes]
-    seeds = sorted(set.intersection(*known))
-    if not seeds:
-        return []
+def drawn(cells: Cells, bed: str) -> tuple[tuple[int, ...], list[int]]:
+    """The numbers of examples of a panel and its seeds, which all curves have in common, so that they can be compared.
+
+    All numbers where a seed has them all, otherwise the start and one more.
+    """
+    for sizes in (SIZES, (0, ONE)):
+        known = [cells.seeds(bed, arm.name, size) for arm in COMPOSERS for size in sizes]
+        if seeds := sorted(set.intersection(*map(set, known))):
+            return sizes, seeds
+    return SIZES, []
+
+
+def _points(cells: Cells, bed: str, arm: Arm, sizes: Sequence[int], seeds: Sequence[int]) -> list[tuple[int, float]]:
+    """The mean over the seeds for each number of examples, where all of them are there."""
+    keys = {size: [Key(bed, seed, arm.name, size) for seed in seeds] for size in sizes if size in arm.sizes}
     return [
-        (size, float(np.mean([cells[Key(bed, seed, arm.name, size)].mean(GENERIC) for seed in seeds])))
-        for size in arm.sizes
+        (size, float(np.mean([cells[key].mean(GENERIC) for key in named])))
+        for size, named in keys.items()
+        if named and all(key in cells for key in named)
     ]
 
 

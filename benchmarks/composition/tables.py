@@ -16,7 +16,7 @@ from benchmarks.claims.worlds import GENERIC, LIMITS
 from benchmarks.composition.arms import ADAPTERS, ARMS, CURVES, ONE, OTHERS, REFERENCES, SHORT, SIZES, Arm
 from benchmarks.composition.bed import FULL, TINY
 from benchmarks.composition.cells import Cells, Key
-from benchmarks.composition.claims import CLAIMS, UNASKED_CLAIMS, Asked, ask
+from benchmarks.composition.claims import CLAIMS, OPEN, UNASKED_CLAIMS, Asked, ask
 from benchmarks.composition.curves import SEEDS, cells_of, grid
 from benchmarks.composition.picture import draw
 from genepool.staging import write_text
@@ -120,11 +120,11 @@ def _seconds(cells: Cells, bed: str, arm: str, size: int) -> str:
 def _claims(tiny: Cells, full: Cells) -> list[str]:
     asked = [*ask(tiny), *ask(full)]
     verdicts = [one.verdict for one in asked]
-    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNASKED))
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNASKED, OPEN))
     known = {one.claim.name for one in asked}
     waiting = [claim.name for claim in CLAIMS if claim.name not in known]
     return [
-        _CLAIMS_HEAD,
+        _CLAIMS_HEAD.format(seeds=SEEDS),
         *(f"- **{claim.name}**: {claim.rule.words}." for claim in CLAIMS),
         "",
         "| claim | source | testbed | seeds | our figure | verdict | remark |",
@@ -141,10 +141,8 @@ def _claims(tiny: Cells, full: Cells) -> list[str]:
 def _row(one: Asked) -> str:
     claim, main = one.claim, one.figures["main"]
     remarks = [claim.remark] if claim.remark else []
-    if claim.rule.wants_more and main.hi < 0:
-        remarks.append("the reverse is seen")
-    elif claim.rule.wants_more and main.lo <= 0:
-        remarks.append("no difference seen")
+    if one.verdict != OPEN and claim.rule.wants_more and main.lo <= 0:
+        remarks.append("the reverse is seen" if main.hi < 0 else "no difference seen")
     if "guard" in one.figures:
         guard = one.figures["guard"]
         remarks.append(f"the general task changes by {guard.difference:+.3f} [{guard.lo:+.3f}, {guard.hi:+.3f}]")
@@ -198,5 +196,6 @@ _CLAIMS_HEAD = """\
 
 A claim holds if its rule is true. The rules were written before the measurements; a claim that fails stays failed. A
 *minus* B means the score of A minus the score of B. Intervals and verdicts are those of [the other claims](claims.md).
-A claim is asked when two seeds are there; the interval tells how few seeds are.
+A verdict is given when all {seeds} seeds are there, since the rules are about these. Of fewer seeds the figure is
+shown, from two on.
 """
