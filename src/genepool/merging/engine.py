@@ -11,25 +11,24 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
-from genepool.kernels.reading import is_finite, subtract
+from genepool.kernels.reading import is_finite
 from genepool.merging.agreed_buffers import agreed_buffer
 from genepool.merging.double_sum import all_doubles, summed_doubles
 from genepool.merging.group import TensorGroup
+from genepool.merging.group_inputs import GroupInputs
 from genepool.merging.lines_scaling import LinesScale, changed_norm, summed_norm
 from genepool.merging.method import Grain
-from genepool.merging.outputs import Input, OutputTensor, in_batches
-from genepool.merging.statistics import statistic_of
+from genepool.merging.outputs import OutputTensor, in_batches
 from genepool.merging.stored_arrays import StoredArrays, is_moved
 from genepool.merging.stored_sum import StoredSums
 from genepool.merging.survey import Survey
 from genepool.merging.weighted_sum import Gram, WeightedSum
 from genepool.threads import core_count, in_order, torch_threads
 from genepool.weights.change import BLOCK_ENTRIES
-from genepool.weights.in_memory import stacked_changes
 from genepool.weights.tensor_info import shape_text, tensor_bytes, torch_dtype
 
 if TYPE_CHECKING:
@@ -62,8 +61,7 @@ class Engine:
         self._lines_lock = threading.Lock()
         self._sums = StoredSums(plan)
         self._arrays = StoredArrays(plan, self._sums)
-        # Buffers that hold infinity in all models alike, once they were met.
-        self._agreed: set[str] = set()
+        self._inputs = GroupInputs(plan, device, self._block_rows)
 
     @cached_property
     def needs_torch(self) -> bool:
@@ -163,7 +161,7 @@ class Engine:
                     assert isinstance(survey, Gram)
                     survey.add(products, summary)
                 else:
-                    survey.observe(number, self._group(out, start, stop), summary)
+                    survey.observe(number, self._inputs.group(out, start, stop), summary)
         return summary
 
     def _survey(self, out: OutputTensor) -> Survey | None:
@@ -261,7 +259,7 @@ class Engine:
         return self._takes_arrays(out) or (self.device_name == "cpu" and out.info.is_float and self._sums.takes(out))
 
     def _takes_arrays(self, out: OutputTensor) -> bool:
-        usable = self.device_name == "cpu" and out.info.is_float and out.name not in self._agreed
+        usable = self.device_name == "cpu" and out.info.is_float and out.name not in self._inputs.agreed
         return usable and self._arrays.takes(out)
 
     def _stored_rows(self, out: OutputTensor, start: int, stop: int) -> memoryview | None:
@@ -274,7 +272,8 @@ class Engine:
         survey = self._survey(out)
         if self._takes_arrays(out):
             return self._arrays.merged(out, survey, start, stop)
-        return self._sums.merged(out, survey, start, stop)
+        # The survey may just have met a buffer that is carried.
+        return self._sums.merged(out, survey, start, stop) if self._sums.takes(out) else None
 
     def _merged(self, out: OutputTensor, start: int, stop: int) -> torch.Tensor:
         import torch
@@ -291,18 +290,18 @@ class Engine:
         if out.kept is not None:
             rows = self.plan.sources[out.kept.model].read_rows(out.kept.tensor, start, stop)
             stored = torch_dtype(self.plan.infos[out.name].dtype)
-            return self._finite(rows.to(stored), out, out.kept) if out.info.is_float else rows
+            return self._inputs.finite(rows.to(stored), out, out.kept) if out.info.is_float else rows
         if not out.info.is_float:
-            return self._copied(out).reshape(out.info.matrix)[start:stop]
+            return self._inputs.copied(out).reshape(out.info.matrix)[start:stop]
         stored = torch_dtype(self.plan.infos[out.name].dtype)
         if out.base is not None and self.method.inputs != "tensors" and not self.moved(out):
             # No model touches this tensor: the base's bytes, not the rounding of an addition of zero.
             base = self.plan.sources[out.base.model].read_rows(out.base.tensor, start, stop)
-            return self._finite(base.to(stored), out, out.base)
+            return self._inputs.finite(base.to(stored), out, out.base)
         self.prepare()
         if stored == torch.float64 and (doubles := self._doubles(out, start, stop)) is not None:
             return doubles
-        group = self._group(out, start, stop)
+        group = self._inputs.group(out, start, stop)
         merged = self.method.merge(group, self._survey(out))
         if tuple(merged.shape) != group.rows:
             raise InputError(
@@ -315,7 +314,7 @@ class Engine:
             unchanged = group.read_base()
             assert unchanged is not None
             merged = self._lines.apply(merged, unchanged, out.role.layer)
-        if out.name in self._agreed:
+        if out.name in self._inputs.agreed:
             agreed = agreed_buffer(self.plan.sources, out, start, stop)
             assert agreed is not None
             return agreed.to(stored)
@@ -369,111 +368,4 @@ class Engine:
 
     def _groups(self, out: OutputTensor) -> Iterator[TensorGroup]:
         for start, stop in self._block_rows(out):
-            yield self._group(out, start, stop)
-
-    def _group(self, out: OutputTensor, start: int, stop: int) -> TensorGroup:
-        import torch
-
-        settings, sources = self.plan.settings(out), self.plan.sources
-        device = torch.device(self.device_name)
-
-        def rows_of(given: Input) -> torch.Tensor:
-            return sources[given.model].read_rows(given.tensor, start, stop).to(device)
-
-        @cache
-        def base_rows() -> torch.Tensor:
-            assert out.base is not None
-            return rows_of(out.base)
-
-        def read_base() -> torch.Tensor | None:
-            # A copy, since what a group returns may be written into and the rows are read once for all models.
-            return None if out.base is None else self._usable(base_rows().to(torch.float32, copy=True), out, out.base)
-
-        def read_model(i: int, into: torch.Tensor) -> None:
-            self._usable(into.copy_(rows_of(out.inputs[i])), out, out.inputs[i])
-
-        def read_delta(i: int, into: torch.Tensor) -> None:
-            given = out.inputs[i]
-            assert out.base is not None
-            source, base = sources[given.model], sources[out.base.model]
-            # Another layer of the same model, or a head that stands for a tied embedding, is a difference of rows too.
-            same = given.tensor == out.base.tensor
-            if same and not source.moves(given.tensor, base):
-                into.zero_()
-                return
-            if same and source.holds_change(base):
-                delta = source.delta_rows(given.tensor, base, start, stop)
-                assert delta is not None
-                finite = is_finite(into.copy_(delta))
-            else:
-                finite = subtract(rows_of(given), base_rows(), into)
-            if not finite:
-                # A difference is spoilt by either side: name the one that is.
-                self._finite(base_rows().to(torch.float32), out, out.base)
-                self._usable(into, out, given)
-
-        return TensorGroup(
-            out.name,
-            self.plan.site(out),
-            out.info.shape,
-            start,
-            stop,
-            settings.shared,
-            settings.per_model,
-            self.plan.recipe.seed,
-            device,
-            read_base,
-            read_model,
-            read_delta,
-            out.base is not None,
-            partial(statistic_of, self.plan.statistics, out.inputs, start, stop, device),
-            self._held(out, start, stop),
-        )
-
-    def _held(self, out: OutputTensor, start: int, stop: int) -> torch.Tensor | None:
-        """All differences of a whole tensor, where a search keeps them in memory beside each other."""
-        rows, columns = out.info.matrix
-        if out.base is None or self.device_name != "cpu" or stop - start < rows:
-            return None
-        if any(given.tensor != out.base.tensor for given in out.inputs):
-            return None
-        sources = [self.plan.sources[given.model] for given in out.inputs]
-        stack = stacked_changes(sources, out.base.tensor, self.plan.sources[out.base.model])
-        return None if stack is None else stack.reshape(len(sources), rows, columns)
-
-    def _usable(self, rows: torch.Tensor, out: OutputTensor, given: Input) -> torch.Tensor:
-        """Rows to compute with: zeros stand for what an agreed buffer holds, which is put back afterwards."""
-        found = self._finite(rows, out, given)
-        return found.nan_to_num_(0.0, 0.0, 0.0) if out.name in self._agreed else found
-
-    def _finite(self, rows: torch.Tensor, out: OutputTensor, given: Input) -> torch.Tensor:
-        if self.plan.recipe.nonfinite == "refuse" and not is_finite(rows):
-            if all(
-                agreed_buffer(self.plan.sources, out, start, stop) is not None for start, stop in self._block_rows(out)
-            ):
-                self._agreed.add(out.name)
-                return rows
-            wide = self.plan.sources[given.model].info(given.tensor).dtype == "F64"
-            raise InputError(
-                "holds NaN, infinity, or values too large for float32" if wide else "holds NaN or infinity",
-                where=f"{given.model}:{given.tensor}",
-                fix="Its training diverged or the file is damaged: leave this model out, or `genepool merge "
-                "--allow-nonfinite`",
-            )
-        return rows
-
-    def _copied(self, out: OutputTensor) -> torch.Tensor:
-        """Integer and boolean tensors are not merged: the base's is kept, or the one all models agree on."""
-        import torch
-
-        sources = self.plan.sources
-        if out.base is not None:
-            return sources[out.base.model].read(out.base.tensor)
-        first, *others = (sources[given.model].read(given.tensor) for given in out.inputs)
-        if not all(torch.equal(first, other) for other in others):
-            raise InputError(
-                f"tensors of type {out.info.dtype} cannot be averaged, and the models' differ",
-                where=f"{self.plan.recipe.where}:{out.name}",
-                fix="Name a base: its tensor is then kept",
-            )
-        return first
+            yield self._inputs.group(out, start, stop)
