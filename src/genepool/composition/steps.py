@@ -157,7 +157,7 @@ class FusedSteps(CoefficientSteps):
         import torch
 
         assert not settings.clip, "a norm of all gradients is known too late"
-        self.settings, self._network, self._parametrisation, self._project = settings, network, parametrisation, project
+        self.settings, self._network, self._project = settings, network, project
         self._own = own
         start = parametrisation.start()
         self._learned = [
@@ -201,8 +201,13 @@ class FusedSteps(CoefficientSteps):
         """Nothing: the step was taken when the gradients were."""
 
     def put(self) -> None:
+        import torch
+
         if not self._held:
-            self._network.put(self._parametrisation.coefficients(self.trained()))
+            # As `move` makes them: those of all tensors at once may be rounded otherwise.
+            with torch.no_grad():
+                each = [own.coefficients(learned) for own, learned in zip(self._own, self._learned, strict=True)]
+            self._network.put(torch.cat(each, 1))
             self._held = True
 
     def trained(self) -> dict[str, torch.Tensor]:
