@@ -149,7 +149,7 @@ class Fixed(Router):
     """Gives its inputs back as logits."""
 
     def __init__(self) -> None:
-        super().__init__(1, 2)
+        super().__init__(2, 2)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         return vectors
@@ -359,6 +359,13 @@ def test_a_damaged_or_altered_folder_is_refused(cli: Cli, twin: Path, small_bed:
         ({factor: tensors[factor][:-1].contiguous()}, f"{factor}: has shape"),
         ({"router/norms.0.running_var": tensors["router/norms.0.running_var"] * float("nan")}, "no finite numbers"),
         ({"router/out.bias": torch.zeros(7)}, "router/out.bias: has shape [7], expected [3]"),
+        ({"router/hidden.0.weight": torch.zeros(1, 10**6)}, "has shape [1, 1000000], expected [2000000, 1000000]"),
+        ({"router/norms.0.running_var": -tensors["router/norms.0.running_var"] - 1}, "its router gives NaN"),
+        ({"router/out.bias": torch.full((3,), 3e38), "router/out.weight": torch.full((3, 16), 3e38)}, "gives NaN or"),
+        (
+            {f"router/{name}": tensor.detach() + 1 for name, tensor in Router(5, 3).tensors().items()},
+            "its router reads 5 numbers, and hidden states have 8. Compose it again",
+        ),
     ):
         kept = {name: value for name, value in {**tensors, **wrong}.items() if value is not None}
         save_file(kept, out / "router.safetensors", {"format": "pt"})

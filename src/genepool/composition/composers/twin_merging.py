@@ -136,6 +136,8 @@ class TwinMerging(Composer[TwinMergingOptions]):
                 left = saved.tensor(f"left/{number}/{name}", (rows, None))
                 held[name] = left, saved.tensor(f"right/{number}/{name}", (left.shape[1], columns))
         width = saved.tensor("router/hidden.0.weight", (None, None)).shape[1]
+        # Checked before a router of this width takes memory: one row of a file is not to ask for a square of rows.
+        saved.tensor("router/hidden.0.weight", (2 * width, width))
         router = Router(width, len(vectors.changes), self.options.dropout).eval()
         router.put({name: saved.tensor(f"router/{name}", tuple(own.shape)) for name, own in router.tensors().items()})
         return TwinComposition(self, saved.skills, saved.record, factors, router)
@@ -242,7 +244,7 @@ class TwinComposition(KnownTaskComposition):
             progress.message(f"{self.name}: the parts of the skills are read from the disk for every mixture")
         vectors = self.skills.vectors(held, parts)
         merged = MergedNetwork(network, vectors, CoefficientLayout(len(parts), vectors.names))
-        routing = Routing(self._router, options.choice, options.levels)
+        routing = Routing(self._router, options.choice, options.levels, self.name)
         return routed_kind(type(network))(network, merged, routing, self.name, self.fingerprint)
 
     def fold(self) -> NoReturn:

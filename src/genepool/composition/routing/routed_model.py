@@ -40,20 +40,33 @@ class Routing:
         router: in evaluation mode.
         choice: see `Choice`.
         levels: weights are rounded to multiples of 1 / levels, so that more prompts share theirs; 0 does not round.
+        where: what the user calls the composition, for errors.
     """
 
     router: Router
     choice: Choice
     levels: int
+    where: str = ""
 
     def weights(self, vectors: torch.Tensor) -> torch.Tensor:
         """The weight of every skill for each input, shape (inputs, skills), float32.
 
         Args:
             vectors: shape (inputs, width).
+
+        Raises:
+            InputError: the router was trained for another width, or gives NaN or infinity.
         """
+        if vectors.shape[1] != self.router.width:
+            raise InputError(
+                f"its router reads {self.router.width} numbers, and hidden states have {vectors.shape[1]}",
+                where=self.where,
+                fix="Compose it again",
+            )
         with torch.no_grad():
             logits: torch.Tensor = self.router(vectors)
+        if not bool(torch.isfinite(logits).all()):
+            raise InputError("its router gives NaN or infinity", where=self.where, fix="Compose it again")
         if self.choice == "top":
             return _one_hot(logits.argmax(1), logits.shape[1])
         shares = logits.softmax(1)

@@ -39,7 +39,7 @@ class Router(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(before, size) for before, size in pairwise(sizes))
         self.norms = nn.ModuleList(nn.BatchNorm1d(size) for size in sizes[1:])
         self.out = nn.Linear(sizes[-1], skills)
-        self.dropout = dropout
+        self.width, self.dropout = width, dropout
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         x = vectors.float()
