@@ -115,6 +115,19 @@ def test_what_was_dropped_is_recalled_in_any_parts_and_then_forgotten(
     assert not marks.recall(10, whole)
 
 
+def test_one_large_tensor_keeps_no_more_than_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample of blocks that are unlike each other gives a wide bracket, and a tensor is one part, however large."""
+    monkeypatch.setattr(brackets, "MOST_KEPT", 1000)
+    vector = np.random.default_rng(1).standard_normal(100_000).astype(np.float32)
+    made = Brackets([vector[:50], vector[50:100] * 1e-9], [0.5])
+    part = made.begin()
+    for start in range(0, vector.size, 100):
+        made.observe(vector[start : start + 100], part)
+    assert sum(keys.size for keys in part.kept[0]) <= 1000 < part.size
+    made.fold(part)
+    assert made.found(0, 50_000) is None
+
+
 # ---------------------------------------------------------------------- whole merges
 
 

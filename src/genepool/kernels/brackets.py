@@ -31,10 +31,17 @@ _local = threading.local()
 
 @dataclass
 class BracketCounts:
-    """What a part of a vector says: `counts` as in `compiled_brackets.count_brackets`, and the keys kept of each."""
+    """What a part of a vector says.
+
+    Attributes:
+        counts: as in `compiled_brackets.count_brackets`.
+        kept: the keys kept of each bracket.
+        size: how many there are to keep, whether they were kept or were too many.
+    """
 
     counts: Keys
     kept: list[list[Keys]] = field(default_factory=list)
+    size: int = 0
 
 
 class Brackets:
@@ -81,13 +88,15 @@ class Brackets:
         kept, ends = _room(len(self._kept), bits.size), np.empty(len(self._kept), np.int64)
         compiled_brackets.count_brackets(bits, self.signed, self._lows, self._highs, part.counts, kept, ends)
         for row, end, keys in zip(kept, ends.tolist(), part.kept, strict=True):
-            if end and self._size <= MOST_KEPT:
+            part.size += end
+            # A part may be one tensor of a billion entries, so it is bounded by itself too.
+            if end and self._size + part.size <= MOST_KEPT:
                 keys.append(row[:end].copy())
 
     def fold(self, part: BracketCounts) -> None:
         """Adds a part to the whole."""
         self._counts += part.counts
-        self._size += sum(keys.size for own in part.kept for keys in own)
+        self._size += part.size
         if self._size > MOST_KEPT:
             self._kept = [[] for _ in self._kept]
             return
