@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from genepool import kernels
-from genepool.kernels import election, overlap, ranks
+from genepool.kernels import compiled_entries, election, overlap, ranks
 
 seeds = st.integers(0, 10_000)
 
@@ -47,16 +50,41 @@ def test_ranks_by_hand() -> None:
     offset=st.integers(0, 2**33),
     window=st.sampled_from([(0.0, 0.4), (0.3, 0.3), (0.43, 0.57), (0.6, 1.0)]),
     rescale=st.booleans(),
+    kind=st.sampled_from(["any", "one magnitude", "mostly zeros"]),
 )
 def test_what_is_dropped_by_rank_is_what_the_formula_drops(
-    seed: int, shape: tuple[int, int], offset: int, window: tuple[float, float], rescale: bool
+    seed: int, shape: tuple[int, int], offset: int, window: tuple[float, float], rescale: bool, kind: str
 ) -> None:
     values = _vectors(seed, *shape)
+    if kind == "one magnitude":
+        values = values.sign() + 1e-5 * values
+    elif kind == "mostly zeros":
+        values = torch.where(values > 1, values, 0.0)
     expected = values.clone()
     draws = kernels.uniform(values.numel(), seed, offset)
     ranks._drop_formula(expected, *window, draws, rescale)
     kernels.drop_by_rank(values, *window, seed, offset, rescale=rescale)
     assert torch.equal(values, expected)
+
+
+def test_rows_that_bounds_do_not_decide_are_sorted_and_zeros_not_looked_at() -> None:
+    """Counting takes as many steps as the row is long, for each entry of it."""
+
+    def decided(row: np.ndarray[Any, Any]) -> bool:
+        size = row.size
+        draws = np.random.default_rng(0).random(size, dtype=np.float32)
+        keys, buckets, unsure = np.empty(size, np.uint32), np.empty(size, np.uint32), np.empty(size, np.uint8)
+        counts, bounds = np.empty((2, compiled_entries._BUCKETS), np.int32), np.empty((2, 640), np.float32)
+        return bool(
+            compiled_entries._drop_row(
+                row, draws, np.float32(0.45), np.float32(0.1), keys, buckets, counts, *bounds, unsure
+            )
+        )
+
+    normal = np.random.default_rng(1).standard_normal(4096).astype(np.float32)
+    assert decided(normal.copy())
+    assert not decided(np.sign(normal))
+    assert decided(np.where(normal > 1.5, normal, np.float32(0)))
 
 
 @given(seed=seeds, models=st.integers(1, 4), normalize=st.booleans(), weighted_votes=st.booleans())

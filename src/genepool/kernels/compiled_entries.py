@@ -147,6 +147,8 @@ def keep_marked(bits: Array, marks: Array, first: int) -> None:
 
 # Buckets of magnitudes within a row: the upper half of a float32, five powers of two from the largest down.
 _BUCKETS = 640
+# Entries that are counted in a row; to sort costs no more from about here on, whatever the row's length.
+_MOST_COUNTED = 64
 _UPPER = np.uint32(16)
 
 
@@ -181,7 +183,8 @@ def _drop_row(
     lower: Array,
     upper: Array,
     unsure: Array,
-) -> None:
+) -> bool:
+    """Drops entries of one row by the bounds of their ranks; False, and nothing is done, where too few are decided."""
     columns = row.size
     bits = row.view(np.uint32)
     most = np.uint32(0)
@@ -207,10 +210,16 @@ def _drop_row(
             lower[bucket] = _probability(2 * below, columns, floor, slope)
             upper[bucket] = _probability(2 * (below + here - 1), columns, floor, slope)
             below += here
+    to_count = np.int32(0)
     for i in range(columns):
-        above = draws[i] >= upper[buckets[i]]
-        unsure[i] = np.uint8(draws[i] >= lower[buckets[i]]) & np.uint8(not above)
-        row[i] = np.float32(0) if above else row[i]
+        # To drop a zero changes nothing, and rows of differences of bfloat16 are mostly zeros.
+        unsure[i] = np.uint8(draws[i] >= lower[buckets[i]]) & np.uint8(draws[i] < upper[buckets[i]])
+        unsure[i] &= np.uint8(bits[i] != np.uint32(0))
+        to_count += np.int32(unsure[i])
+    if to_count > _MOST_COUNTED:
+        return False
+    for i in range(columns):
+        row[i] = np.float32(0) if draws[i] >= upper[buckets[i]] else row[i]
     for begin in range(0, columns, 64):
         part = unsure[begin : min(begin + 64, columns)]
         met = np.uint8(0)
@@ -220,13 +229,15 @@ def _drop_row(
             for i in range(begin, begin + part.size):
                 if unsure[i] and draws[i] >= _counted_probability(keys, keys[i], floor, slope):
                     row[i] = np.float32(0)
+    return True
 
 
 @_compiled
 def drop_by_bounds(rows: Array, key: int, offset: int, least: float, span: float) -> None:
-    """What `drop_by_rank` does without rescaling, without sorting.
+    """What `drop_by_rank` does without rescaling, mostly without sorting.
 
-    A draw decides nearly every entry by the bounds of its rank; the few others are ranked by counting.
+    A draw decides nearly every entry by the bounds of its rank; the few others are ranked by counting. A row of nearly
+    one magnitude is sorted.
     """
     lines, columns = rows.shape
     keys, buckets, unsure = np.empty(columns, np.uint32), np.empty(columns, np.uint32), np.empty(columns, np.uint8)
@@ -239,4 +250,5 @@ def drop_by_bounds(rows: Array, key: int, offset: int, least: float, span: float
         philox(key, begin // 4, draws)
         ahead = begin % 4
         own = draws[ahead : ahead + columns]
-        _drop_row(rows[line], own, floor, slope, keys, buckets, counts, lower, upper, unsure)
+        if not _drop_row(rows[line], own, floor, slope, keys, buckets, counts, lower, upper, unsure):
+            drop_by_rank(rows[line : line + 1], key, begin, least, span, False)
