@@ -74,10 +74,10 @@ def test_rows_that_bounds_do_not_decide_are_sorted_and_zeros_not_looked_at() -> 
         size = row.size
         draws = np.random.default_rng(0).random(size, dtype=np.float32)
         keys, buckets, unsure = np.empty(size, np.uint32), np.empty(size, np.uint32), np.empty(size, np.uint8)
-        counts, bounds = np.empty((2, compiled_entries._BUCKETS), np.int32), np.empty((2, 640), np.float32)
+        counts, bounds = np.empty((2, 640), np.int32), [np.empty(640, np.float32) for _ in range(2)]
         return bool(
             compiled_entries._drop_row(
-                row, draws, np.float32(0.45), np.float32(0.1), keys, buckets, counts, *bounds, unsure
+                row, draws, np.float32(0.45), np.float32(0.1), keys, buckets, counts, bounds[0], bounds[1], unsure
             )
         )
 
