@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genepool import kernels
-from genepool.kernels import counting, election, random_draws, reading
+from genepool.kernels import compiled, counting, election, random_draws, reading
 
 seeds = st.integers(0, 10_000)
 keys = st.integers(0, 2**63 - 1)
@@ -148,3 +148,10 @@ def test_differences_are_exact_and_what_is_not_finite_is_seen(
     assert reading.subtract(a, b, into) == (spoilt is None) == reading._formula(a, b, expected)
     assert torch.equal(into.nan_to_num(), expected.nan_to_num())
     assert torch.equal(into.nan_to_num(), (a.float() - b.float()).nan_to_num())
+
+
+def test_that_loops_are_compiled_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    listener = compiled._FirstCall()
+    listener.on_start(None)
+    listener.on_start(None)
+    assert capsys.readouterr().err.count("compiling loops for this processor") == 1
