@@ -50,7 +50,7 @@ def test_ranks_by_hand() -> None:
     offset=st.integers(0, 2**33),
     window=st.sampled_from([(0.0, 0.4), (0.3, 0.3), (0.43, 0.57), (0.6, 1.0)]),
     rescale=st.booleans(),
-    kind=st.sampled_from(["any", "one magnitude", "mostly zeros"]),
+    kind=st.sampled_from(["any", "one magnitude", "mostly zeros", "bfloat16", "uneven"]),
 )
 def test_what_is_dropped_by_rank_is_what_the_formula_drops(
     seed: int, shape: tuple[int, int], offset: int, window: tuple[float, float], rescale: bool, kind: str
@@ -60,6 +60,12 @@ def test_what_is_dropped_by_rank_is_what_the_formula_drops(
         values = values.sign() + 1e-5 * values
     elif kind == "mostly zeros":
         values = torch.where(values > 1, values, 0.0)
+    elif kind == "bfloat16":
+        # Few magnitudes, each many times.
+        values = values.bfloat16().float()
+    elif kind == "uneven":
+        # Some entries are far smaller than the largest of their row, and some are subnormal.
+        values = values * torch.tensor([1.0, 2.0**-9, 2.0**-140]).repeat(values.shape[1])[: values.shape[1]]
     expected = values.clone()
     draws = kernels.uniform(values.numel(), seed, offset)
     ranks._drop_formula(expected, *window, draws, rescale)
@@ -75,15 +81,16 @@ def test_rows_that_bounds_do_not_decide_are_sorted_and_zeros_not_looked_at() -> 
         draws = np.random.default_rng(0).random(size, dtype=np.float32)
         keys, buckets, unsure = np.empty(size, np.uint32), np.empty(size, np.uint32), np.empty(size, np.uint8)
         counts, bounds = np.empty((2, 640), np.int32), [np.empty(640, np.float32) for _ in range(2)]
+        limits, mixed = (np.float32(0.45), np.float32(0.1)), np.empty(640, np.uint8)
         return bool(
-            compiled_entries._drop_row(
-                row, draws, np.float32(0.45), np.float32(0.1), keys, buckets, counts, bounds[0], bounds[1], unsure
-            )
+            compiled_entries._drop_row(row, draws, *limits, keys, buckets, counts, bounds[0], bounds[1], mixed, unsure)
         )
 
     normal = np.random.default_rng(1).standard_normal(4096).astype(np.float32)
     assert decided(normal.copy())
-    assert not decided(np.sign(normal))
+    # One magnitude is one rank; magnitudes that differ little are many in one bucket.
+    assert decided(np.sign(normal))
+    assert not decided(np.sign(normal) + np.float32(1e-5) * normal)
     assert decided(np.where(normal > 1.5, normal, np.float32(0)))
 
 

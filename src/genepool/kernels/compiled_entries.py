@@ -137,12 +137,10 @@ def drop_by_rank(rows: Array, key: int, offset: int, least: float, span: float, 
 
 
 @_compiled
-def keep_marked(bits: Array, marks: Array, first: int) -> None:
-    """Sets to zero the float32 whose mark is not set; marks are packed as `numpy.packbits` does, from `first` on."""
+def keep_marked(bits: Array, marks: Array) -> None:
+    """Sets to zero the float32 whose mark, a byte of 0 or 1, is 0."""
     for i in range(bits.size):
-        place = np.uint64(first + i)
-        mark = (marks[place >> np.uint64(3)] >> np.uint8(np.uint64(7) - (place & np.uint64(7)))) & np.uint8(1)
-        bits[i] &= np.uint32(0) - np.uint32(mark)
+        bits[i] &= np.uint32(0) - np.uint32(marks[i])
 
 
 # Buckets of magnitudes within a row: the upper half of a float32, five powers of two from the largest down.
@@ -172,6 +170,25 @@ def _counted_probability(keys: Array, key: np.uint32, floor: np.float32, slope: 
 
 
 @_compiled
+def _fill_buckets(keys: Array, buckets: Array, first: np.uint32, counts: Array, mixed: Array) -> None:
+    """Counts the keys of each bucket, and says which buckets may hold more than one magnitude."""
+    columns = keys.size
+    counts[:] = 0
+    mixed[:] = 0
+    # Smaller keys share the first bucket.
+    mixed[0] = np.uint8(first > np.uint32(0))
+    # Two tables in turn: few values are met so often that one would wait for itself.
+    even, odd = counts[0], counts[1]
+    for i in range(0, columns - 1, 2):
+        even[buckets[i]] += np.int32(1)
+        odd[buckets[i + 1]] += np.int32(1)
+    if columns % 2:
+        even[buckets[columns - 1]] += np.int32(1)
+    for i in range(columns):
+        mixed[buckets[i]] |= np.uint8((keys[i] & np.uint32(0xFFFF)) != np.uint32(0))
+
+
+@_compiled
 def _drop_row(
     row: Array,
     draws: Array,
@@ -182,6 +199,7 @@ def _drop_row(
     counts: Array,
     lower: Array,
     upper: Array,
+    mixed: Array,
     unsure: Array,
 ) -> bool:
     """Drops entries of one row by the bounds of their ranks; False, and nothing is done, where too few are decided."""
@@ -194,21 +212,19 @@ def _drop_row(
     first = np.uint32(max(np.int32(most >> _UPPER) - np.int32(_BUCKETS - 1), np.int32(0)))
     for i in range(columns):
         buckets[i] = np.uint32(max(np.uint32(keys[i] >> _UPPER), first) - first)
-    counts[:] = 0
-    # Two tables in turn: few values are met so often that one would wait for itself.
+    _fill_buckets(keys, buckets, first, counts, mixed)
     even, odd = counts[0], counts[1]
-    for i in range(0, columns - 1, 2):
-        even[buckets[i]] += np.int32(1)
-        odd[buckets[i + 1]] += np.int32(1)
-    if columns % 2:
-        even[buckets[columns - 1]] += np.int32(1)
     below = 0
     for bucket in range(_BUCKETS):
         here = even[bucket] + odd[bucket]
         if here:
-            # Mean ranks of a bucket lie between those of its first and of its last entry.
-            lower[bucket] = _probability(2 * below, columns, floor, slope)
-            upper[bucket] = _probability(2 * (below + here - 1), columns, floor, slope)
+            if mixed[bucket]:
+                # Mean ranks of a bucket lie between those of its first and of its last entry.
+                lower[bucket] = _probability(2 * below, columns, floor, slope)
+                upper[bucket] = _probability(2 * (below + here - 1), columns, floor, slope)
+            else:
+                # Equal magnitudes, as most of a bucket are among differences of bfloat16.
+                lower[bucket] = upper[bucket] = _probability(2 * below + here - 1, columns, floor, slope)
             below += here
     to_count = np.int32(0)
     for i in range(columns):
@@ -243,6 +259,7 @@ def drop_by_bounds(rows: Array, key: int, offset: int, least: float, span: float
     keys, buckets, unsure = np.empty(columns, np.uint32), np.empty(columns, np.uint32), np.empty(columns, np.uint8)
     counts = np.empty((2, _BUCKETS), np.int32)
     lower, upper = np.empty(_BUCKETS, np.float32), np.empty(_BUCKETS, np.float32)
+    mixed = np.empty(_BUCKETS, np.uint8)
     draws = np.empty((columns + 7) // 4 * 4, np.float32)
     floor, slope = np.float32(least), np.float32(span)
     for line in range(lines):
@@ -250,5 +267,5 @@ def drop_by_bounds(rows: Array, key: int, offset: int, least: float, span: float
         philox(key, begin // 4, draws)
         ahead = begin % 4
         own = draws[ahead : ahead + columns]
-        if not _drop_row(rows[line], own, floor, slope, keys, buckets, counts, lower, upper, unsure):
+        if not _drop_row(rows[line], own, floor, slope, keys, buckets, counts, lower, upper, mixed, unsure):
             drop_by_rank(rows[line : line + 1], key, begin, least, span, False)

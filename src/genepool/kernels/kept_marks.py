@@ -42,8 +42,10 @@ class KeptMarks:
         if first is None or self._blocks[first][0] < stop:
             return False
         end, marks = self._blocks[first]
+        byte, bit = divmod((start - first) * columns, 8)
         for vector, own in zip(vectors, marks, strict=True):
-            compiled_entries.keep_marked(vector.reshape(-1).view(np.uint32), own, (start - first) * columns)
+            bits = vector.reshape(-1).view(np.uint32)
+            compiled_entries.keep_marked(bits, np.unpackbits(own[byte:], count=bit + bits.size)[bit:])
         if stop == end:
             del self._blocks[first]
         return True
