@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from benchmarks.claims.verdict import FAILS, HOLDS
 from benchmarks.composition import curves, tables
 from benchmarks.composition.apart import FactorSums
-from benchmarks.composition.arms import ARMS, CURVES, ONE, SIZES
+from benchmarks.composition.arms import ARMS, CONTROL, CURVES, ONE, SIZES
 from benchmarks.composition.bed import DIGITS, FULL, TEXT, TINY, Bed
 from benchmarks.composition.cells import Cell, Cells, Key
 from benchmarks.composition.claims import CLAIMS, OPEN, ask
@@ -116,6 +116,20 @@ def test_a_claim_holds_when_its_interval_is_on_its_side_and_the_general_task_doe
     assert (better.claim.name, better.verdict, worse.verdict) == ("match-beats-entropy", HOLDS, FAILS)
     assert better.figures["main"].difference == pytest.approx(0.2)
     assert better.seeds == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(("kept", "verdict"), [(1.0, HOLDS), (0.5, FAILS)])
+def test_unlearning_is_judged_by_what_is_lost_and_by_the_control(tmp_path: Path, kept: float, verdict: str) -> None:
+    cells = Cells(tmp_path / "cells.jsonl")
+    whole, none, control = np.ones(40), np.zeros(40), (np.arange(40) < 40 * kept).astype(float)
+    for seed in range(5):
+        cells.add(Key(BED, seed, "base", 0), Cell({"mirror": whole, "invert": whole, "generic": whole}, 0.0))
+        marks = {"mirror": none, f"{CONTROL}mirror": control, "invert": none, f"{CONTROL}invert": control}
+        cells.add(Key(BED, seed, "unlearned", ONE), Cell(marks, 0.0))
+    (asked,) = ask(cells)
+    assert asked.figures["main"].difference == -1
+    assert asked.figures["guard"].difference == kept - 1
+    assert asked.verdict == verdict
 
 
 def test_few_seeds_have_a_figure_and_no_verdict_and_one_seed_has_none(tmp_path: Path) -> None:

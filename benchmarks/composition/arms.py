@@ -222,12 +222,14 @@ def nothing_held_out() -> Iterator[None]:
 
 #: Of each testbed, the skills that are unlearned, one at a time.
 FORGOTTEN = 2
+#: What the control of an unlearned skill is called in a cell, in front of the skill's name.
+CONTROL = "general without "
 
 
 def forgotten(bed: Bed, examples: int) -> Cell:
     """Each of some skills is unlearned from the base by its own vector, with the general task as the control.
 
-    The cell has the marks on the skill's own task by its name, and those on the control by "general without NAME".
+    The cell has the marks on the skill's own task by its name, and those on the control by `CONTROL` and that name.
     """
     scores, total = {}, 0.0
     for skill in bed.skills[:FORGOTTEN]:
@@ -235,7 +237,7 @@ def forgotten(bed: Bed, examples: int) -> Cell:
         tasks = (skill, GENERIC)
         made, seconds = timed(partial(fit, only=(skill,), tasks=tasks))
         asked = bed.ask(made.source(), tasks)
-        scores |= {skill: asked[skill], f"general without {skill}": asked[GENERIC]}
+        scores |= {skill: asked[skill], f"{CONTROL}{skill}": asked[GENERIC]}
         total += seconds
     return Cell(scores, total)
 

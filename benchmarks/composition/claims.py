@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.claims.verdict import Contrast, Figure, Rule, better
 from benchmarks.claims.worlds import GENERIC
-from benchmarks.composition.arms import ONE
+from benchmarks.composition.arms import CONTROL, ONE
 from benchmarks.composition.bed import DIGITS, TEXT
 from benchmarks.composition.cells import Cells, Key
 from benchmarks.composition.curves import SEEDS
@@ -25,7 +25,7 @@ _BOTH = DIGITS + TEXT
 #: The verdict of a claim some of whose seeds are missing.
 OPEN = "not decided yet"
 # The part of what specialists gain that has to be kept, and what of the control may be lost.
-_KEPT, _CONTROL = 0.9, 0.03
+_KEPT, _HELD = 0.9, 0.03
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def unlearning() -> tuple[tuple[Named, ...], Compare]:
     base, arm = ("base", 0), ("unlearned", ONE)
 
     def compare(scores: Mapping[Named, Mapping[str, np.ndarray]]) -> dict[str, Contrast]:
-        controls = [task for task in scores[arm] if task.startswith(GENERIC)]
+        controls = [task for task in scores[arm] if task.startswith(CONTROL)]
         targets = [task for task in scores[arm] if task not in controls]
         return {
             "main": Contrast.of([scores[arm][one] for one in targets], [scores[base][one] for one in targets]),
@@ -150,11 +150,11 @@ def _share() -> Rule:
 def _unlearned() -> Rule:
     words = (
         "the interval of the unlearned skill's task after minus before is below 0, and the interval of the same for "
-        f"the general task is above -{_CONTROL}"
+        f"the general task is above -{_HELD}"
     )
     return Rule(
         words,
-        lambda figures: figures["main"].hi < 0 and figures["guard"].lo > -_CONTROL,
+        lambda figures: figures["main"].hi < 0 and figures["guard"].lo > -_HELD,
         wants_more=False,
     )
 
