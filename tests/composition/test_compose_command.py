@@ -364,6 +364,24 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits(
 
 
 @pytest.mark.slow
+def test_a_fit_that_was_interrupted_before_its_first_step_looks_no_second_time(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second look at the same state would be one without a lower loss, after which patience may end the fit."""
+
+    def interrupted() -> float:
+        raise KeyboardInterrupt
+
+    assert compose("whole", patience=1, every=1).code == 0
+    with monkeypatch.context() as patch:
+        after_steps(patch, 0, interrupted)
+        assert compose("out", patience=1, every=1).code == 130
+    assert compose("out", patience=1, every=1).code == 0
+    for file in ("genepool.json", "model.safetensors"):
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.slow
 def test_a_fit_goes_on_to_the_same_bits_where_other_memory_is_free(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

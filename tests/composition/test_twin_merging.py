@@ -127,14 +127,18 @@ def test_a_router_learns_clusters_and_is_the_best_held_out_state() -> None:
     assert loss == pytest.approx(best[1], rel=1e-5)
 
 
-def test_a_router_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at", [0, 40])
+def test_a_router_that_was_stopped_goes_on_to_the_same_bits(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, record = train_router(clusters(8), 3, HOW, KeptFit(tmp_path / "one", {}))
     add = HeldOutLooks.add
 
     def stopped(self: HeldOutLooks, step: int, loss: float | None) -> bool:
-        if step == 40:
+        ended = add(self, step, loss)
+        if step == at:
             raise KeyboardInterrupt
-        return add(self, step, loss)
+        return ended
 
     monkeypatch.setattr(HeldOutLooks, "add", stopped)
     with pytest.raises(KeyboardInterrupt):

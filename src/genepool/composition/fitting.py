@@ -257,7 +257,7 @@ class CoefficientFit:
                 return (step.number % options.every == 0 or step.number == options.steps) and look(step.number)
 
             try:
-                if not start:
+                if not looks.begun:
                     look(0)
                 taken = start if looks.ended else fit(steps, gradients, after, start=start)
                 stopped = "held-out loss rose" if looks.ended else ""

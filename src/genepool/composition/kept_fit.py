@@ -169,6 +169,11 @@ class HeldOutLooks:
         self._kept.put(state, {**said, "history": self.history, "controls": self.controls})
         return self.ended
 
+    @property
+    def begun(self) -> bool:
+        """Whether a look was taken, now or before the fit was stopped."""
+        return bool(self._best)
+
     def best(self) -> dict[str, torch.Tensor]:
         """What was learned at the best look, and the averages then."""
         return self._best

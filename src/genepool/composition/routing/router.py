@@ -146,7 +146,7 @@ def train_router(inputs: RoutedInputs, skills: int, how: RouterFit, kept: KeptFi
             return False
 
         try:
-            if not start:
+            if not looks.begun:
                 looks.add(0, _held_loss(router, inputs))
             taken = fit(optimiser, gradients, after, start=start)
         except Diverged as error:
