@@ -34,7 +34,7 @@ def test_every_sample_is_on_record_with_its_reward_and_divergence(
     assert rows(run, "SELECT count(*) FROM examples WHERE kept = 0 AND loss != 0") == [(0,)]
     assert rows(run, "SELECT max(abs(kl)) < 1e-6 FROM examples WHERE step = 1") == [(1,)]
     assert rows(run, "SELECT min(kl) >= -1e-6, max(kl) > 0.001 FROM examples WHERE step = 4") == [(1, 1)]
-    assert "<h3>kl</h3>" in (run / "report.html").read_text()
+    assert "<h3>KL divergence</h3>" in (run / "report.html").read_text()
 
 
 @pytest.mark.slow

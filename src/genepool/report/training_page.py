@@ -21,13 +21,16 @@ from genepool.training.folder import JOURNAL_FILE
 from genepool.training.gains import AFTER, BEFORE, Gains
 from genepool.training.journal import Journal
 
-#: What an objective may say of the examples of a step, and what that is.
+#: What an objective may say of the examples of a step: its heading, and what it is.
 _NUMBERS = {
-    "reward": "the mean reward of the examples of a step",
-    "margin": "by how much the reward of the chosen answers is above that of the rejected ones",
-    "kl": "the divergence from the model as it began, in nats per token",
-    "length": "tokens of an answer",
-    "kept": "the share of the examples that were learned from; the others were rewarded alike, or not at all",
+    "reward": ("Reward", "the mean reward of the examples of a step"),
+    "margin": ("Margin", "by how much the reward of the chosen answers is above that of the rejected ones"),
+    "kl": ("KL divergence", "the divergence from the model as it began, in nats per token"),
+    "length": ("Length", "tokens of an answer"),
+    "kept": (
+        "Share kept",
+        "the share of the examples that were learned from; the others were rewarded alike, or not at all",
+    ),
 }
 
 
@@ -58,11 +61,11 @@ def write_training(run: Path, told: dict[str, Any], gains: Gains, path: Path, *,
         title = headline(told)
         numbers = [
             (
-                name,
+                heading,
                 meaning,
                 [training_figure(points, [], told["best_step"], label=name, **size) for size in (WIDE, NARROW)],
             )
-            for name, meaning in _NUMBERS.items()
+            for name, (heading, meaning) in _NUMBERS.items()
             if (points := [(float(step), said[name]) for step, said in means.items() if name in said])
         ]
         text = render_page(
