@@ -49,7 +49,7 @@ class Rewards:
         named: a reward, or several with their weights.
 
     Raises:
-        InputError: there is none of that name, or a weight is not finite.
+        InputError: there is none of that name, or none is named.
     """
 
     def __init__(self, named: str | Mapping[str, float]) -> None:
