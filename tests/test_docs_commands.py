@@ -29,7 +29,7 @@ def _blocks(page: Path) -> list[tuple[str, str]]:
 
 def _lines(text: str) -> list[list[str]]:
     """The words of the command lines in a block, without "genepool"."""
-    typed = [line.removeprefix("$ ") for line in text.splitlines()]
+    typed = [line.removeprefix("$ ") for line in text.replace("\\\n", " ").splitlines()]
     return [shlex.split(line, comments=True)[1:] for line in typed if line.startswith("genepool ")]
 
 

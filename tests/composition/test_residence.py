@@ -80,7 +80,8 @@ def test_what_was_decided_before_is_decided_again_or_refused(billion: SkillSet) 
         plan_residence(billion, way="fused", free=24 * GB, before=began.decisions())
 
 
-def test_what_shares_a_number_does_not_move_alone(billion: SkillSet) -> None:
+def test_what_shares_a_number_does_not_move_alone(billion: SkillSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genepool.composition.residence.free_memory", lambda: 24 * GB)
     layout = CoefficientLayout(8, billion.vectors().names)
     alone, shared = (
         SharedScales(layout, groups, 0.3) for groups in (range(len(layout.names)), [0] * len(layout.names))
