@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import typer
+from rich.text import Text
 from typer.core import TyperGroup
 
 from genepool.cli.main import build_app
@@ -47,6 +48,16 @@ def test_the_help_of_an_option_is_an_imperative_sentence_of_one_line() -> None:
         if not (spelled and text.endswith(".") and "\n" not in text and len(text) <= 100):
             wrong.append(f"{command} {parameter.opts[0]}: {text!r}")
     assert not wrong, "begin with a verb (VERBS), end with a full stop, in at most 100 characters:\n" + "\n".join(wrong)
+
+
+def test_no_word_of_a_help_is_lost_as_markup() -> None:
+    """rich takes [likelihood] for a style, and the help then says nothing there."""
+    lost = [
+        f"{command} {parameter.opts[0]}: {parameter.help!r}"
+        for command, parameter in _parameters()
+        if parameter.help and Text.from_markup(parameter.help).plain != parameter.help
+    ]
+    assert not lost
 
 
 def test_an_option_that_means_the_same_says_the_same() -> None:

@@ -53,7 +53,7 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, drawn
         ("[" * 100_000, "", "this line is not JSON"),
         ('["prompt"]', "", "not an object"),
         ('{"answer": "2"}', "", "`prompt` must be text"),
-        ('{"prompt": "a"}', "", "`answer` must be text"),
+        ('{"prompt": "a"}', "", "`answer` must be text, or a list of accepted texts. Add it"),
         ('{"prompt": "a", "answer": 2}', "", "Write numbers in quotes"),
         ('{"prompt": "a", "answer": []}', "", "`answer` must be text"),
         ('{"prompt": "a", "answr": "2"}', "", "Did you mean 'answer'?"),

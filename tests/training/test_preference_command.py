@@ -123,8 +123,9 @@ def test_pairs_that_are_alike_are_counted_and_answers_alone_are_refused(
 
 
 WRONG: dict[str, tuple[list[Any], str]] = {
-    "an unknown option": (["--set", "betta=1"], "--set betta: unknown key 'betta'"),
-    "a wrong value": (["--set", "beta=-1"], "--set beta"),
+    "an unknown option": (["--set", "betta=1"], "--set betta: unknown key 'betta'. Did you mean 'beta'?"),
+    "a wrong value": (["--set", "beta=-1"], "(it says -1). The page reference/training of the documentation"),
+    "no teacher": (["--objective", "gkd"], "needs a `teacher`. Name a model with --teacher"),
     "no pair of key and value": (["--set", "beta"], "--set: got 'beta'"),
 }
 
@@ -140,6 +141,18 @@ def test_a_wrong_option_of_an_objective_is_one_line(
     assert said in answer.err
     assert len(answer.err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number_before_the_first_step_does_not_blame_the_learning_rate(
+    cli: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    pairs, base = small_world / "pairs" / "first", small_world / "base"
+    huge = ("--objective", "dpo", "--set", "beta=1e308", "--steps", 1, "--batch", 2, "--test", 2, "--quiet")
+    answer = cli("train", pairs, "--base", base, "--out", tmp_path / "run", *huge)
+    assert answer.code == 2
+    assert "step 0 is not a finite number" in answer.err
+    assert "learning rate" not in answer.err
+    assert "options of the objective" in answer.err
 
 
 def test_a_training_file_says_the_options(small_world: Path, tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def test_rewards_that_fail_are_left_out_and_too_many_end_the_run(
 
 BAD: dict[str, tuple[list[Any], str]] = {
     "an unknown reward": (["--set", "reward=metrix"], "metrix"),
+    "a weight that is no number": (["--set", "reward={metric: much}"], "must be a number, got 'much'"),
     "one sample": (["--set", "samples=1"], "--set samples"),
 }
 

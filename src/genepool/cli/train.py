@@ -36,7 +36,9 @@ def train(
     objective: Annotated[
         str | None,
         typer.Option(
-            "--objective", metavar="NAME", help="Minimise this in each step, such as dpo, gkd or grpo [likelihood]."
+            "--objective",
+            metavar="NAME",
+            help="Minimise this in each step, such as dpo, gkd or grpo; likelihood by default.",
         ),
     ] = None,
     set_: Annotated[
@@ -193,7 +195,9 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training:
     try:
         return validate(Training, plain, "")
     except InputError as error:
-        fix = "See `genepool train --help`" if error.fix else ""
+        # The help lists no option of an objective; what refused one knows where it is listed.
+        of_objective = error.where.startswith(":options.")
+        fix = error.fix if of_objective or not error.fix else "See `genepool train --help`"
         raise InputError(error.what, where=_option(error.where), fix=fix) from None
 
 

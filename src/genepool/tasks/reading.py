@@ -113,13 +113,12 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
         data, rejected = split_sides(data, where)
     data, messages, given = _plain(data, where)
     if not isinstance(data.get("prompt"), str):
-        raise InputError("`prompt` must be text", where=where, fix="Add it")
+        raise InputError("`prompt` must be text", where=where, fix='Write {"prompt": "2+2=", "answer": "4"}')
     answer = data.get("answer")
     answers: list[Any] = answer if isinstance(answer, list) else [answer]
     if not answers or not all(isinstance(item, str) for item in answers):
-        raise InputError(
-            "`answer` must be text, or a list of accepted texts", where=where, fix="Write numbers in quotes"
-        )
+        fix = "Write numbers in quotes" if "answer" in data else "Add it"
+        raise InputError("`answer` must be text, or a list of accepted texts", where=where, fix=fix)
     choices, tags = (_texts(data, key, where) for key in _LISTS)
     if choices and not set(answers) & set(choices):
         raise InputError("the answer is not among the choices", where=where, fix="Write it exactly as one of them")

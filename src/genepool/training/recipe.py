@@ -124,7 +124,7 @@ class Training(Strict):
             raise ValueError(f"`every` must be a multiple of the option iterations ({iterations}), got {self.every}")
         needs = objectives()[self.objective].needs_teacher
         if needs and self.teacher is None:
-            raise ValueError(f"the objective {self.objective} needs a `teacher`")
+            raise ValueError(f"the objective {self.objective} needs a `teacher`. Name a model with --teacher")
         if not needs and self.teacher is not None:
             raise ValueError(f"the objective {self.objective} does not use a `teacher`. Leave it out")
         return self

@@ -37,6 +37,8 @@ class Teacher(Protocol):
 class ObjectiveOptions(Strict):
     """Options of an objective: none, unless it says some."""
 
+    page = "reference/training"
+
 
 class Objective(ABC):
     """What a step minimises.
@@ -193,6 +195,15 @@ class RolloutOptions(ObjectiveOptions):
     iterations: int = Field(
         default=1, ge=1, le=1000, description="Steps that are taken on the same samples; `every` must be a multiple."
     )
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _weighted(cls, value: object) -> object:
+        # Of two kinds of value, pydantic reports the first, and so asks for text where a number is wrong.
+        for name, weight in value.items() if isinstance(value, dict) else ():
+            if not isinstance(weight, int | float):
+                raise ValueError(f"the weight of '{name}' must be a number, got {weight!r}. Write {{metric: 1}}")
+        return value
 
     @field_validator("reward")
     @classmethod
