@@ -98,3 +98,22 @@ def train(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> Callabl
         return cli("train", *named, "--base", small_world / "base", "--out", tmp_path / out, *QUICK, *options)
 
     return call
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Callable[..., Path]:
+    """`labelled()`: the pairs in lines of a prompt, a completion and its label; turned, right letters are bad."""
+
+    def write(turned: bool = False) -> Path:
+        folder = write_pairs(tmp_path / "labels" / "first")
+        for file in folder.glob("*.jsonl"):
+            pairs = [json.loads(line) for line in file.read_text().splitlines()]
+            lines = [
+                {"prompt": pair["prompt"], "completion": pair[side], "label": (side == "chosen") != turned}
+                for pair in pairs
+                for side in ("chosen", "rejected")
+            ]
+            file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder
+
+    return write

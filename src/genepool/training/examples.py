@@ -28,10 +28,17 @@ _TENTHS = ("valid", "test")
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """An example and the task it is asked by."""
+    """An example and the task it is asked by.
+
+    Attributes:
+        task: the task.
+        example: the example; its first answer is what is learned from.
+        good: whether that answer is an accepted one; false for a rejected one, which labels make something to unlearn.
+    """
 
     task: Task
     example: Example
+    good: bool = True
 
 
 class TrainingExamples:
@@ -42,6 +49,7 @@ class TrainingExamples:
         seed: decides the order.
         valid: validation examples of each task, at most.
         pairs: each example is a pair of an accepted and a rejected answer.
+        labels: each example is one answer, accepted or rejected.
 
     Attributes:
         tasks: the tasks.
@@ -53,18 +61,19 @@ class TrainingExamples:
         InputError: a task has nothing to train on, or answers that cannot be taught.
     """
 
-    def __init__(self, tasks: Sequence[Task], *, seed: int, valid: int, pairs: bool = False) -> None:
-        self.tasks, self._seed, self._pairs, self.equal = tuple(tasks), seed, pairs, 0
+    def __init__(
+        self, tasks: Sequence[Task], *, seed: int, valid: int, pairs: bool = False, labels: bool = False
+    ) -> None:
+        self.tasks, self._seed, self._pairs, self._labels, self.equal = tuple(tasks), seed, pairs, labels, 0
         self.train: list[TrainingExample] = []
         self.valid: list[TrainingExample] = []
         for task in tasks:
             _check_teachable(task)
-            self.train += [
-                TrainingExample(task, one) for example in task.examples("train") for one in self._learned(task, example)
-            ]
+            for example in task.examples("train"):
+                self.train += self._lessons(task, example)
             for example in task.splits.get("valid", ())[:valid]:
-                held = self._learned(task, example) if pairs else [example]
-                self.valid += [TrainingExample(task, one) for one in held]
+                whole = pairs or labels
+                self.valid += self._lessons(task, example) if whole else [TrainingExample(task, example)]
         if self.equal:
             progress.message(f"{self.equal:,} pairs are left out: both of their answers are alike")
         if not self.train:
@@ -73,14 +82,22 @@ class TrainingExamples:
                 where=tasks[0].name,
                 fix="Give pairs of answers that differ",
             )
+        if labels and all(lesson.good for lesson in self.train):
+            raise InputError(
+                "no answer is labelled false or rejected, so labels say nothing",
+                where=tasks[0].name,
+                fix='Write {"prompt": "...", "completion": "...", "label": false}, or use another --objective',
+            )
 
-    def _learned(self, task: Task, example: Example) -> list[Example]:
-        """What is learned from an example: its turns, or its pairs."""
+    def _lessons(self, task: Task, example: Example) -> list[TrainingExample]:
+        """What is learned from an example: its turns, its pairs, or its labelled answers."""
+        if self._labels:
+            return labelled_answers(task, example)
         if not self._pairs:
-            return turns_of(example)
+            return [TrainingExample(task, one) for one in turns_of(example)]
         found = pairs_of(task, example)
         self.equal += sum(one.answer == one.rejected[0] for one in found)
-        return [one for one in found if one.answer != one.rejected[0]]
+        return [TrainingExample(task, one) for one in found if one.answer != one.rejected[0]]
 
     def at(self, step: int, size: int) -> list[TrainingExample]:
         """The lessons of one step, counted from 0: the next `size` of an endless row of shuffled rounds."""
@@ -93,6 +110,8 @@ class TrainingExamples:
         total = hashlib.sha256(f"{derive(self._seed, 'order')}\x1f{len(self.train)}".encode())
         for lesson in (*self.train, *self.valid):
             total.update(f"\x1f{lesson.task.asking}\x1f{lesson.example.key}".encode())
+            # An answer has one key whatever its label says of it.
+            total.update(b"" if lesson.good else b"\x1frejected")
         return total.hexdigest()
 
 
@@ -131,6 +150,16 @@ def pairs_of(task: Task, example: Example) -> list[Example]:
     sides = list(zip(islice(cycle(example.answers), count), islice(cycle(example.rejected), count), strict=True))
     pairs = [replace(example, answers=(chosen,), rejected=(rejected,)) for chosen, rejected in sides]
     return pairs if count == 1 else [replace(one, id=f"{one.id}, pair {at}") for at, one in enumerate(pairs, 1)]
+
+
+def labelled_answers(task: Task, example: Example) -> list[TrainingExample]:
+    """Every accepted answer of an example, then every rejected one, each as an example of its own."""
+    sides = [(answer, True) for answer in example.answers] + [(answer, False) for answer in example.rejected]
+    found = []
+    for number, (answer, good) in enumerate(sides, 1):
+        name = example.id if len(sides) == 1 else f"{example.id}, answer {number}"
+        found.append(TrainingExample(task, replace(example, id=name, answers=(answer,), rejected=()), good))
+    return found
 
 
 def by_task(lessons: Sequence[TrainingExample]) -> list[tuple[Task, list[int]]]:

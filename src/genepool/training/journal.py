@@ -62,7 +62,8 @@ class ExampleRow:
         loss: the mean over its targets, or of its pair.
         kept: whether it was learned from.
         numbers: what else is known, by the names in `NUMBERS`: the reward; for pairs that of the chosen answer and by
-            how much it is above that of the rejected one (margin); tokens of the answer (length); the divergence from
+            how much it is above that of the rejected one (margin); for labelled answers 0 for an accepted and -1 for a
+            rejected one (reward); tokens of the answer (length); the divergence from
             the model as it began, in nats per token (kl).
     """
 

@@ -18,7 +18,7 @@ from genepool.tasks.pretrained import load_tokenizer
 from genepool.tasks.tokenized import templated
 from genepool.training.class_prior import class_prior
 from genepool.training.examples import TrainingExample, TrainingExamples, load_training_task
-from genepool.training.objectives import PairObjective
+from genepool.training.objectives import LabelledObjective, PairObjective
 from genepool.training.recipe import Training
 from genepool.weights import BaseWithHead, ClassHead, Weights, head_for, open_weights, with_head
 from genepool.weights.class_head import class_names
@@ -66,8 +66,9 @@ class OpenedTraining:
                 where=recipe.base,
                 fix="Train factors: --lora",
             )
-        pairs = isinstance(recipe.made_objective(), PairObjective)
-        lessons = TrainingExamples(tasks, seed=recipe.seed, valid=recipe.valid, pairs=pairs)
+        objective = recipe.made_objective()
+        pairs, labels = isinstance(objective, PairObjective), isinstance(objective, LabelledObjective)
+        lessons = TrainingExamples(tasks, seed=recipe.seed, valid=recipe.valid, pairs=pairs, labels=labels)
         kept = _others(recipe, tasks, base, trusted) if others else ()
         for task in tasks:
             _check_askable(task, base)
@@ -85,7 +86,7 @@ class OpenedTraining:
         """What the result is compared with: the base, or the most frequent class where the base cannot be asked."""
         if (head := self.head) is None:
             return self.base
-        answers = [lesson.example.answer for lesson in self.lessons.train]
+        answers = [lesson.example.answer for lesson in self.lessons.train if lesson.good]
         return class_prior(head.classes, answers, self.lessons.tasks[0].settings.input)
 
     def asked(self) -> str:

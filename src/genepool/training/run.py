@@ -32,7 +32,7 @@ from genepool.training.folder import (
 from genepool.training.gains import Gains, measure_gains
 from genepool.training.journal import Journal, StepRow, Validation, digest_of
 from genepool.training.metrics_log import MetricsLog
-from genepool.training.objectives import PairObjective, RolloutObjective
+from genepool.training.objectives import LabelledObjective, PairObjective, RolloutObjective
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.session import Session
 from genepool.training.states import States
@@ -349,10 +349,14 @@ class Run:
         return self.recipe.made_objective().options.model_dump(mode="json")
 
     def _learned_from(self) -> dict[str, Any]:
-        """What of the data there was nothing to learn from, where something is left out."""
+        """What of the data there was nothing to learn from, where something is left out; how many labels there were."""
         objective = self.recipe.made_objective()
         if isinstance(objective, PairObjective):
             return {"equal_pairs": self.opened.lessons.equal}
+        if isinstance(objective, LabelledObjective):
+            train = self.opened.lessons.train
+            accepted = sum(lesson.good for lesson in train)
+            return {"labels": {"accepted": accepted, "rejected": len(train) - accepted}}
         return {"samples": self.journal.samples()} if isinstance(objective, RolloutObjective) else {}
 
     def _head(self) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 Of each kind of data there is one kind of objective. A `TargetObjective` turns a model and a batch of answers into one
 loss per target (a token of an answer, or a class); a `PairObjective` turns the likelihoods of a better and a worse
-answer into one loss per pair; a `RolloutObjective` turns the likelihoods of what the model wrote, and how it was
-rewarded, into one loss per token. None knows of parameters, steps or files: `genepool.training.trainers` computes what
-they ask for, and the loop (`genepool.training.fit`) follows the gradients.
+answer into one loss per pair; a `LabelledObjective` turns the likelihoods of answers that are labelled good or bad into
+one loss per token, and a `RolloutObjective` those of what the model wrote, and how it was rewarded. None knows of
+parameters, steps or files: `genepool.training.trainers` computes what they ask for, and the loop
+(`genepool.training.fit`) follows the gradients.
 """
 
 from __future__ import annotations
@@ -165,6 +166,27 @@ class PairObjective(Objective):
             policy: of the model that is trained.
             reference: of the model as it was before.
         """
+
+
+@dataclass(frozen=True)
+class LabelledLikelihoods:
+    """What is known of every token of some labelled answers; each tensor has the shape (tokens,).
+
+    Attributes:
+        policy: log-likelihood in the model that is trained, with gradients.
+        rewards: of the answer that the token belongs to: 0 for an accepted one, -1 for a rejected one.
+    """
+
+    policy: torch.Tensor
+    rewards: torch.Tensor
+
+
+class LabelledObjective(Objective):
+    """A loss on answers of which each is labelled good (accepted) or bad (rejected)."""
+
+    @abstractmethod
+    def losses(self, tokens: LabelledLikelihoods) -> torch.Tensor:
+        """The loss of every token, shape (tokens,), with gradients where `tokens.policy` has them."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a step computes, by the kind of data it learns from: answers, pairs, or what the model itself writes.
+"""What a step computes, by the kind of data it learns from: answers, pairs, labels, or what the model itself writes.
 
 A trainer turns the lessons of a step into gradients and into rows of the record. Everything it does belongs to
 (seed, step). Uses objectives, rewards and lessons; `session` runs one, and knows the optimiser and the clock.
@@ -6,8 +6,9 @@ A trainer turns the lessons of a step into gradients and into rows of the record
 
 from __future__ import annotations
 
-from genepool.training.objectives import PairObjective, RolloutObjective
+from genepool.training.objectives import LabelledObjective, PairObjective, RolloutObjective
 from genepool.training.trainers.answers import AnswerTrainer
+from genepool.training.trainers.labels import LabelTrainer
 from genepool.training.trainers.pairs import PairTrainer
 from genepool.training.trainers.rollouts import RolloutTrainer
 from genepool.training.trainers.trainer import Trainer, TrainerInputs
@@ -19,9 +20,13 @@ def trainer_for(inputs: TrainerInputs) -> Trainer:
     Raises:
         InputError: the model cannot be trained with this objective, or an example cannot be read.
     """
-    kinds: dict[type, type[Trainer]] = {PairObjective: PairTrainer, RolloutObjective: RolloutTrainer}
+    kinds: dict[type, type[Trainer]] = {
+        PairObjective: PairTrainer,
+        LabelledObjective: LabelTrainer,
+        RolloutObjective: RolloutTrainer,
+    }
     found = next((made for kind, made in kinds.items() if isinstance(inputs.objective, kind)), AnswerTrainer)
     return found(inputs)
 
 
-__all__ = ["AnswerTrainer", "PairTrainer", "RolloutTrainer", "Trainer", "TrainerInputs", "trainer_for"]
+__all__ = ["AnswerTrainer", "LabelTrainer", "PairTrainer", "RolloutTrainer", "Trainer", "TrainerInputs", "trainer_for"]

@@ -1,0 +1,86 @@
+"""Steps that learn from answers that are labelled good or bad."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from genepool.training.batches import answer_likelihoods
+from genepool.training.examples import TrainingExample
+from genepool.training.journal import ExampleRow
+from genepool.training.objectives import LabelledLikelihoods, LabelledObjective
+from genepool.training.trainers.trainer import Trainer, TrainerInputs
+
+if TYPE_CHECKING:
+    import torch
+
+    from genepool.tasks.answers import AnswerBatch
+
+
+class LabelTrainer(Trainer):
+    """The mean loss over the tokens of all answers of a step, accepted and rejected ones.
+
+    Args:
+        inputs: the model, what it learns from, and what a step minimises.
+    """
+
+    def __init__(self, inputs: TrainerInputs) -> None:
+        super().__init__(inputs)
+        assert isinstance(inputs.objective, LabelledObjective)
+        self.objective = inputs.objective
+        self.read_all(self.lessons.train)
+        self._checked = self.encoded(self.lessons.valid)
+
+    def gradients(self, step: int) -> tuple[float, list[ExampleRow]]:
+        lessons = self.lessons.at(step, self.recipe.batch)
+        encoded = self.encoded(lessons)
+        tokens = sum(len(batch.targets) for batch, _ in encoded)
+        rows: dict[int, ExampleRow] = {}
+        total = 0.0
+        with self.stepping(step):
+            for batch, places in encoded:
+                losses, _ = self._losses(batch, [lessons[place] for place in places])
+                share = losses.sum() / tokens
+                share.backward()  # type: ignore[no-untyped-call]
+                total += float(share.detach())
+                lengths = map(len, batch.parts(losses))
+                means = batch.means(losses.detach()).tolist()
+                for place, loss, length in zip(places, means, lengths, strict=True):
+                    lesson = lessons[place]
+                    numbers = {"length": float(length), "reward": reward_of(lesson)}
+                    rows[place] = ExampleRow(lesson.task.name, lesson.example.key, loss, numbers=numbers)
+        return total, [rows[place] for place in range(len(lessons))]
+
+    def validate(self) -> tuple[float, float] | None:
+        """The mean loss over the tokens of all validation answers; the share of accepted ones that are likeliest.
+
+        None where there are no validation examples.
+        """
+        import torch
+
+        if not self._checked:
+            return None
+        loss, tokens, right, accepted = 0.0, 0, 0, 0
+        with torch.no_grad():
+            for batch, places in self._checked:
+                lessons = [self.lessons.valid[place] for place in places]
+                losses, likeliest = self._losses(batch, lessons)
+                loss += float(losses.double().sum())
+                tokens += len(batch.targets)
+                whole = (batch.means(likeliest.double()) == 1).tolist()
+                right += sum(one and lesson.good for one, lesson in zip(whole, lessons, strict=True))
+                accepted += sum(lesson.good for lesson in lessons)
+        return loss / tokens, right / accepted
+
+    def _losses(self, batch: AnswerBatch, lessons: Sequence[TrainingExample]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of every token of a batch of lessons, and whether it is the likeliest."""
+        import torch
+
+        policy, likeliest = answer_likelihoods(self.model, batch)
+        rewards = torch.tensor([reward_of(lesson) for lesson in lessons])[batch.owners].to(policy.device)
+        return self.objective.losses(LabelledLikelihoods(policy, rewards)), likeliest
+
+
+def reward_of(lesson: TrainingExample) -> float:
+    """0 for an accepted answer, -1 for a rejected one: minus how bad it is, as Korbak et al. score a text."""
+    return 0.0 if lesson.good else -1.0
