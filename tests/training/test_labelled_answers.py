@@ -12,14 +12,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from tiny_models import write_classifier, write_translator
 from training_runs import result_bytes, rows, told
 
 from genepool.errors import InputError
-from genepool.tasks import Example, Task
-from genepool.training import find_objective, objectives
+from genepool.tasks import Example, Task, open_model
+from genepool.training import encode_examples, find_objective, objectives
 from genepool.training import run as running
 from genepool.training.examples import TrainingExamples, labelled_answers
 from genepool.training.objectives import LabelledLikelihoods, LabelledObjective
+from genepool.training.value_head import ValueHead
 
 LABELLED = sorted(name for name, one in objectives().items() if issubclass(one, LabelledObjective))
 SHORT = ("--lora", 2, "--steps", 30, "--every", 10, "--batch", 16, "--learning-rate", 0.01, "--quiet")
@@ -31,8 +34,11 @@ def labelled_objective(name: str, **options: Any) -> LabelledObjective:
     return found
 
 
-def losses_of(name: str, shares: list[float], rewards: list[float], **options: Any) -> list[float]:
-    tokens = LabelledLikelihoods(torch.tensor(shares).log(), torch.tensor(rewards))
+def losses_of(
+    name: str, shares: list[float], rewards: list[float], values: list[float] | None = None, **options: Any
+) -> list[float]:
+    expected = None if values is None else torch.tensor(values)
+    tokens = LabelledLikelihoods(torch.tensor(shares).log(), torch.tensor(rewards), expected)
     return labelled_objective(name, **options).losses(tokens).tolist()
 
 
@@ -62,6 +68,50 @@ def test_a_rejected_token_that_is_nearly_certain_is_still_unlearned() -> None:
     assert float(slopes[0, 0]) == pytest.approx(1, rel=0.5)
 
 
+def test_advantage_weighted_regression_by_hand() -> None:
+    # A = 0.5, -0.5, 0.25: weights exp(A / beta), errors A squared.
+    rewards, values = [0.0, -1.0, 0.0], [-0.5, -0.5, -0.25]
+    found = losses_of("awr", [0.5, 0.5, 1.0], rewards, values)
+    likelihoods = [math.exp(0.05) * math.log(2), math.exp(-0.05) * math.log(2), 0]
+    expected = [0.5 * one + 0.5 * a * a for one, a in zip(likelihoods, (0.5, -0.5, 0.25), strict=True)]
+    assert found == pytest.approx(expected, rel=1e-5)
+    sharp = losses_of("awr", [0.5, 0.5, 1.0], rewards, values, alpha=1, beta=0.1, clip=100)
+    assert sharp == pytest.approx([100 * math.log(2), math.exp(-5) * math.log(2), 0], rel=1e-5)
+    assert losses_of("awr", [0.5] * 3, rewards, values, alpha=0) == pytest.approx([0.25, 0.25, 0.0625])
+
+
+@given(value=st.floats(-1, 0), reward=st.sampled_from([0.0, -1.0]), beta=st.floats(0.01, 100))
+def test_the_value_learns_the_reward_alone_and_the_answer_is_weighted(value: float, reward: float, beta: float) -> None:
+    policy, values = torch.tensor([-1.0], requires_grad=True), torch.tensor([value], requires_grad=True)
+    tokens = LabelledLikelihoods(policy, torch.tensor([reward]), values)
+    slopes = torch.autograd.grad(
+        labelled_objective("awr", alpha=0.25, beta=beta).losses(tokens).sum(), (policy, values)
+    )
+    weight = min(math.exp(min((reward - value) / beta, 50)), 1000)
+    assert float(slopes[0]) == pytest.approx(-0.25 * weight, rel=1e-3)
+    # No gradient through the weight: only of (1 - alpha) (r - V)^2.
+    assert float(slopes[1]) == pytest.approx(0.75 * 2 * (value - reward), abs=1e-5)
+
+
+def test_a_value_head_reads_the_state_before_each_token(small_world: Path) -> None:
+    model: Any = open_model(small_world / "base").load()
+    examples = [Example("1", "fab=", ("a",)), Example("2", "fabc=", ("bc",))]
+    (batch,) = encode_examples(model, examples).batches
+    head = ValueHead(model)
+    with head.listening():
+        model.answer_logits(batch)
+        assert head.values(batch).tolist() == pytest.approx([-0.5] * len(batch.targets))
+        head.weight.data.copy_(torch.linspace(-1, 1, len(head.weight)))
+        found = head.values(batch)
+    states = model.model(**batch.inputs, output_hidden_states=True).hidden_states[-1].detach()
+    for at, (row, place) in enumerate(zip(batch.rows.tolist(), batch.places.tolist(), strict=True)):
+        expected = -1 / (1 + math.exp(-float(states[row, place] @ head.weight.detach())))
+        assert float(found[at]) == pytest.approx(expected, abs=1e-5)
+    assert len(set(found.tolist())) > 1
+    with pytest.raises(InputError, match="no layer behind which"):
+        head.values(batch)  # nothing was read
+
+
 def test_every_label_is_an_answer_of_its_own() -> None:
     example = Example("1", "p", ("a", "b"), rejected=("c",))
     found = labelled_answers(Task("t", {}), example)
@@ -76,14 +126,14 @@ def test_every_label_is_an_answer_of_its_own() -> None:
         TrainingExamples([Task("t", {"train": [Example("1", "p", ("a",))]})], seed=0, valid=1, labels=True)
 
 
-@pytest.mark.parametrize("objective", LABELLED)
+@pytest.mark.parametrize("objective", ["unlikelihood", pytest.param("awr", marks=pytest.mark.slow)])
 def test_a_model_learns_from_labels(
     cli: Callable[..., Any], labelled: Callable[..., Path], small_world: Path, tmp_path: Path, objective: str
 ) -> None:
     task, run = labelled(), tmp_path / "run"
     answer = cli(
         "train", task, "--base", small_world / "base", "--objective", objective, "--others", small_world / "tasks",
-        "--micro-batch", 7, "--out", run, *SHORT, "--json",
+        "--micro-batch", 7, "--test", 8, "--out", run, *SHORT, "--steps", 20, "--json",
     )  # fmt: skip
     assert answer.code == 0, answer.err
     found = json.loads(answer.out)
@@ -118,6 +168,65 @@ def test_what_a_model_knew_is_unlearned_where_it_is_rejected(
     whole, half = rejected(1.0, 30), rejected(0.5, 1)
     assert half[0] == pytest.approx(whole[0] / 2)
     assert sum(whole[-5:]) / 5 < 0.6 * whole[0]
+
+
+def test_a_value_head_is_no_part_of_the_result_and_a_fork_begins_one(
+    cli: Callable[..., Any], labelled: Callable[..., Path], small_world: Path, tmp_path: Path
+) -> None:
+    task, short = labelled(), ("--full", "--steps", 2, "--every", 1, "--batch", 4, "--test", 2, "--quiet")
+    runs: dict[str, list[Any]] = {"plain": ["likelihood"], "valued": ["awr", "--fork", tmp_path / "plain"]}
+    for name, objective in (*runs.items(), ("back", ["unlikelihood", "--fork", tmp_path / "valued"])):
+        answer = cli(
+            "train", task, "--base", small_world / "base", "--objective", *objective, "--out", tmp_path / name, *short
+        )
+        assert answer.code == 0, answer.err
+    names = []
+    for name in runs:
+        with safe_open(tmp_path / name / "skill.safetensors", "pt") as file:
+            names.append(set(file.keys()))
+    assert names[0] == names[1]
+    with safe_open(tmp_path / "valued" / "states" / "0000002" / "state.safetensors", "pt") as file:
+        assert float(file.get_tensor("value:objective.value_head").abs().max()) > 0
+
+
+@pytest.mark.slow
+def test_an_encoder_decoder_has_values(cli: Callable[..., Any], labelled: Callable[..., Path], tmp_path: Path) -> None:
+    write_translator(tmp_path / "translator")
+    answer = cli(
+        "train", labelled(), "--base", tmp_path / "translator", "--objective", "awr", "--test", 4,
+        "--out", tmp_path / "run", *SHORT,
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    losses = [one["loss"] for one in told(tmp_path / "run")["validations"]]
+    assert min(losses[1:]) < losses[0]
+
+
+def test_a_classifier_unlearns_classes_and_has_no_values(
+    cli: Callable[..., Any], labelled: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_classifier(tmp_path / "classifier", labels=tuple("abcdefgh"))
+    common = (
+        "train",
+        labelled(),
+        "--base",
+        tmp_path / "classifier",
+        "--steps",
+        1,
+        "--batch",
+        4,
+        "--test",
+        2,
+        "--quiet",
+    )
+    answer = cli(*common, "--objective", "awr", "--out", tmp_path / "valued")
+    assert answer.code == 2
+    assert "no layer behind which a value head could stand" in answer.err
+    assert len(answer.err.strip().splitlines()) == 1
+    answer = cli(*common, "--objective", "unlikelihood", "--out", tmp_path / "run")
+    assert answer.code == 0, answer.err
+    # A head at its start tells eight classes hardly apart: none is likely, so a rejected one costs little.
+    means = dict(rows(tmp_path / "run", "SELECT reward, avg(loss) FROM examples WHERE length = 1 GROUP BY reward"))
+    assert 0 < means[-1.0] < 1 < means[0.0]
 
 
 def test_answers_without_labels_are_refused(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:

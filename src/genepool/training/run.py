@@ -292,7 +292,7 @@ class Run:
         self._restore(best, session)
         result = self.out / session.trained.place
         base = self.opened.base
-        session.trained.write(result, session.optimiser.trained(), base, self._lineage(best))
+        session.trained.write(result, session.result(), base, self._lineage(best))
         tuned = open_weights(str(result), base=base)
         # The model that was trained is as large as each of the two that are asked now.
         rate = session.optimiser.settings.learning_rate

@@ -22,6 +22,8 @@ from genepool.training.trained import Reference, trained_part
 from genepool.training.trainers import TrainerInputs, trainer_for
 
 if TYPE_CHECKING:
+    import torch
+
     from genepool.tasks import Model
     from genepool.tasks.network import Network
     from genepool.training.recipe import Training
@@ -44,7 +46,7 @@ class Session:
 
     Attributes:
         trained: the part that is trained.
-        optimiser: of its parameters.
+        optimiser: of its parameters, and of what the trainer trains beside them.
         trainer: computes its steps.
         rows: the examples or samples of the last step, each with its loss.
         speed: examples a second, over the whole session.
@@ -73,9 +75,9 @@ class Session:
             weight_decay=recipe.weight_decay,
             clip=recipe.clip,
         )
-        self.optimiser = Optimiser(self.trained.parameters(), settings)
         self.rows: list[ExampleRow] = []
         self.trainer = trainer_for(TrainerInputs(recipe, model, lessons, objective, teacher, Reference(self.trained)))
+        self.optimiser = Optimiser({**self.trained.parameters(), **self.trainer.parameters()}, settings)
         self._seconds, self._seen = 0.0, 0
         if recipe.activation_checkpoints:
             _checkpoint_activations(model)
@@ -84,6 +86,11 @@ class Session:
     def speed(self) -> float:
         """Examples a second."""
         return self._seen / self._seconds if self._seconds else 0.0
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """What was trained of the model, in float32, by name."""
+        values = self.optimiser.trained()
+        return {name: values[name] for name in self.trained.parameters()}
 
     def gradients(self, step: int) -> float:
         """Leaves the gradients of a step, counted from 0, in the parameters.

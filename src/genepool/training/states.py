@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 FOLDER, FILE = "states", "state.safetensors"
+#: How the names begin of what is trained beside a model and is no part of the result.
+OWN = "objective."
 
 
 class States:
@@ -74,8 +76,12 @@ class States:
         Raises:
             InputError: the file is damaged, or of another training.
         """
+        state = self.load(step)
+        if not step:
+            # A fork brings what another objective trained of the model; what this one trains beside it begins anew.
+            state = {name: one for name, one in optimiser.state().items() if name.startswith(f"value:{OWN}")} | state
         try:
-            optimiser.restore(self.load(step), step)
+            optimiser.restore(state, step)
         except (KeyError, ValueError) as error:
             raise self.damaged(step, str(error)) from None
 

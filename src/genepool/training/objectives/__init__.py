@@ -175,14 +175,22 @@ class LabelledLikelihoods:
     Attributes:
         policy: log-likelihood in the model that is trained, with gradients.
         rewards: of the answer that the token belongs to: 0 for an accepted one, -1 for a rejected one.
+        values: what a value head expects of the reward before the token, with gradients; None where nobody needs it.
     """
 
     policy: torch.Tensor
     rewards: torch.Tensor
+    values: torch.Tensor | None = None
 
 
 class LabelledObjective(Objective):
-    """A loss on answers of which each is labelled good (accepted) or bad (rejected)."""
+    """A loss on answers of which each is labelled good (accepted) or bad (rejected).
+
+    Attributes:
+        needs_values: whether a value head is trained with it.
+    """
+
+    needs_values: ClassVar[bool] = False
 
     @abstractmethod
     def losses(self, tokens: LabelledLikelihoods) -> torch.Tensor:

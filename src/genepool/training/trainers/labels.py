@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from genepool.training.batches import answer_likelihoods
 from genepool.training.examples import TrainingExample
 from genepool.training.journal import ExampleRow
 from genepool.training.objectives import LabelledLikelihoods, LabelledObjective
+from genepool.training.states import OWN
 from genepool.training.trainers.trainer import Trainer, TrainerInputs
+from genepool.training.value_head import ValueHead
 
 if TYPE_CHECKING:
     import torch
@@ -22,14 +25,21 @@ class LabelTrainer(Trainer):
 
     Args:
         inputs: the model, what it learns from, and what a step minimises.
+
+    Raises:
+        InputError: the objective needs a value head, and the model has no place for one.
     """
 
     def __init__(self, inputs: TrainerInputs) -> None:
         super().__init__(inputs)
         assert isinstance(inputs.objective, LabelledObjective)
         self.objective = inputs.objective
+        self._head = ValueHead(self.model) if self.objective.needs_values else None
         self.read_all(self.lessons.train)
         self._checked = self.encoded(self.lessons.valid)
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        return {} if self._head is None else {f"{OWN}value_head": self._head.weight}
 
     def gradients(self, step: int) -> tuple[float, list[ExampleRow]]:
         lessons = self.lessons.at(step, self.recipe.batch)
@@ -76,9 +86,13 @@ class LabelTrainer(Trainer):
         """The loss of every token of a batch of lessons, and whether it is the likeliest."""
         import torch
 
-        policy, likeliest = answer_likelihoods(self.model, batch)
+        values = None
+        with nullcontext() if self._head is None else self._head.listening():
+            policy, likeliest = answer_likelihoods(self.model, batch)
+            if self._head is not None:
+                values = self._head.values(batch)
         rewards = torch.tensor([reward_of(lesson) for lesson in lessons])[batch.owners].to(policy.device)
-        return self.objective.losses(LabelledLikelihoods(policy, rewards)), likeliest
+        return self.objective.losses(LabelledLikelihoods(policy, rewards, values)), likeliest
 
 
 def reward_of(lesson: TrainingExample) -> float:

@@ -16,6 +16,8 @@ from genepool.training.fit import drawing
 from genepool.training.journal import ExampleRow
 
 if TYPE_CHECKING:
+    import torch
+
     from genepool.tasks import Task
     from genepool.tasks.answers import AnswerBatch
     from genepool.tasks.network import Network
@@ -58,6 +60,10 @@ class Trainer(ABC):
     def __init__(self, inputs: TrainerInputs) -> None:
         self.recipe, self.model, self.lessons = inputs.recipe, inputs.model, inputs.lessons
         self.teacher, self.reference = inputs.teacher, inputs.reference
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """What is trained beside the model and is no part of the result, by names that begin with `OWN`."""
+        return {}
 
     @abstractmethod
     def gradients(self, step: int) -> tuple[float, list[ExampleRow]]:

@@ -1,0 +1,83 @@
+"""What an answer is worth, predicted at each of its tokens: a head that is trained beside a model and then dropped.
+
+`trainers` reads it while the model reads a batch. Uses torch and the model in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from genepool.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from genepool.tasks.answers import AnswerBatch
+    from genepool.tasks.network import Network
+
+
+class ValueHead:
+    """V = -sigmoid(w . h) before each token, where h is what the model makes its logits of.
+
+    w is zeros at the start, so that V is -0.5 everywhere; a reward lies between -1 and 0. Both as in the code of Korbak
+    et al., arXiv:2302.08582.
+
+    Args:
+        model: the one that is trained, with its factors in place.
+
+    Attributes:
+        weight: w, shape (hidden,), float32.
+
+    Raises:
+        InputError: the model has no layer that makes the logits of tokens.
+    """
+
+    def __init__(self, model: Network) -> None:
+        import torch
+
+        find = getattr(model.model, "get_output_embeddings", None)
+        layer: Any = find() if find is not None else None
+        if layer is None or "classes" in model.can:
+            raise self._none(model)
+        self._model, self._layer = model, layer
+        self._hidden: Any = None
+        # A packed layer has another shape of weight.
+        width = getattr(layer, "in_features", None) or layer.weight.shape[-1]
+        self.weight = torch.nn.Parameter(torch.zeros(width, device=model.device))
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, what the model makes logits of is kept for `values`."""
+
+        def keep(_: Any, inputs: tuple[Any, ...]) -> None:
+            self._hidden = inputs[0]
+
+        hook = self._layer.register_forward_pre_hook(keep)
+        try:
+            yield
+        finally:
+            hook.remove()
+            self._hidden = None
+
+    def values(self, batch: AnswerBatch) -> torch.Tensor:
+        """V before every target of the batch that was read last, shape (targets,), with gradients where they are on.
+
+        Raises:
+            InputError: the model computes its logits past the layer that it names.
+        """
+        import torch
+
+        if self._hidden is None:
+            raise self._none(self._model)
+        hidden: torch.Tensor = self._hidden
+        rows, places = batch.rows.to(hidden.device), batch.places.to(hidden.device)
+        return -torch.sigmoid(hidden[rows, places].float() @ self.weight)
+
+    def _none(self, model: Network) -> InputError:
+        return InputError(
+            f"{type(model).kind} of this architecture has no layer behind which a value head could stand",
+            where=model.title,
+            fix="Name a causal language model, or another --objective",
+        )
