@@ -44,7 +44,7 @@ def test_a_model_learns_to_prefer(cli: Callable[..., Any], small_world: Path, tm
     assert rows(run, "SELECT count(*) FROM examples WHERE reward IS NULL OR length < 2 OR kl IS NOT NULL") == [(0,)]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["margin"] for line in lines if "margin" in line] == pytest.approx(margins)
-    assert "<h3>margin</h3>" in (run / "report.html").read_text()
+    assert "<h3>Margin</h3>" in (run / "report.html").read_text()
     assert cli("verify-run", run, "--step", 13, "--quiet").code == 0
 
 
