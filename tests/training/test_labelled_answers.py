@@ -102,7 +102,7 @@ def test_a_value_head_reads_the_state_before_each_token(small_world: Path) -> No
         model.answer_logits(batch)
         assert head.values(batch).tolist() == pytest.approx([-0.5] * len(batch.targets))
         head.weight.data.copy_(torch.linspace(-1, 1, len(head.weight)))
-        found = head.values(batch)
+        found = head.values(batch).detach()
     states = model.model(**batch.inputs, output_hidden_states=True).hidden_states[-1].detach()
     for at, (row, place) in enumerate(zip(batch.rows.tolist(), batch.places.tolist(), strict=True)):
         expected = -1 / (1 + math.exp(-float(states[row, place] @ head.weight.detach())))
