@@ -188,9 +188,11 @@ class LabelledObjective(Objective):
 
     Attributes:
         needs_values: whether a value head is trained with it.
+        ends_rejected: whether the token that ends an answer counts for rejected answers too.
     """
 
     needs_values: ClassVar[bool] = False
+    ends_rejected: ClassVar[bool] = True
 
     @abstractmethod
     def losses(self, tokens: LabelledLikelihoods) -> torch.Tensor:

@@ -25,7 +25,8 @@ class Unlikelihood(LabelledObjective):
     """-log p for each token of an accepted answer, -alpha log(1 - p) for each token of a rejected one.
 
     p is the likelihood of the token after all before it, those of the rejected answer too. A loss of a rejected token
-    is largest where the model is surest of it.
+    is largest where the model is surest of it. The token that ends a rejected answer is left out, since it ends right
+    answers as well; the scored texts of Korbak et al. have no such token either.
 
     Example:
         >>> import torch
@@ -41,6 +42,7 @@ class Unlikelihood(LabelledObjective):
         "toxicity"
     )
     when = "answers are labelled good or bad, and the bad ones must not be given"
+    ends_rejected = False
     Options: ClassVar[type[ObjectiveOptions]] = UnlikelihoodOptions
 
     def losses(self, tokens: LabelledLikelihoods) -> torch.Tensor:

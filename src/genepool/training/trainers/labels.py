@@ -36,14 +36,14 @@ class LabelTrainer(Trainer):
         self.objective = inputs.objective
         self._head = ValueHead(self.model) if self.objective.needs_values else None
         self.read_all(self.lessons.train)
-        self._checked = self.encoded(self.lessons.valid)
+        self._checked = self._labelled(self.lessons.valid)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         return {} if self._head is None else {f"{OWN}value_head": self._head.weight}
 
     def gradients(self, step: int) -> tuple[float, list[ExampleRow]]:
         lessons = self.lessons.at(step, self.recipe.batch)
-        encoded = self.encoded(lessons)
+        encoded = self._labelled(lessons)
         tokens = sum(len(batch.targets) for batch, _ in encoded)
         rows: dict[int, ExampleRow] = {}
         total = 0.0
@@ -81,6 +81,17 @@ class LabelTrainer(Trainer):
                 right += sum(one and lesson.good for one, lesson in zip(whole, lessons, strict=True))
                 accepted += sum(lesson.good for lesson in lessons)
         return loss / tokens, right / accepted
+
+    def _labelled(self, lessons: Sequence[TrainingExample]) -> list[tuple[AnswerBatch, list[int]]]:
+        """As `encoded`; rejected answers without the token that ends one, where the objective leaves it out."""
+        if self.objective.ends_rejected:
+            return self.encoded(lessons)
+        found = []
+        for good in (True, False):
+            places = [place for place, lesson in enumerate(lessons) if lesson.good is good]
+            encoded = self.encoded([lessons[place] for place in places], closed=None if good else False)
+            found += [(batch, [places[number] for number in numbers]) for batch, numbers in encoded]
+        return found
 
     def _losses(self, batch: AnswerBatch, lessons: Sequence[TrainingExample]) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss of every token of a batch of lessons, and whether it is the likeliest."""

@@ -120,14 +120,21 @@ class Trainer(ABC):
                 bar.advance()
 
     def encoded(
-        self, lessons: Sequence[TrainingExample], size: int | None = None
+        self, lessons: Sequence[TrainingExample], size: int | None = None, closed: bool | None = None
     ) -> list[tuple[AnswerBatch, list[int]]]:
-        """Lessons as batches, each with the places of its rows among the lessons."""
+        """Lessons as batches, each with the places of its rows among the lessons.
+
+        Args:
+            lessons: what is read.
+            size: examples in a batch, at most; None: `size`.
+            closed: whether the token that ends an answer is part of it; None: where the task says so.
+        """
         found = []
         for task, places in by_task(lessons):
             examples = [lessons[place].example for place in places]
+            ends = is_closed(task) if closed is None else closed
             encoded = encode_examples(
-                self.model, examples, task, size or self.size, closed=is_closed(task), packed=self.recipe.pack
+                self.model, examples, task, size or self.size, closed=ends, packed=self.recipe.pack
             )
             found += [(batch, [places[number] for number in batch.numbers]) for batch in encoded.batches]
         return found
