@@ -320,3 +320,15 @@ def test_a_lock_file_that_says_nonsense_still_locks(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="another process is writing here"):
             fill(out, "mine")
         assert locking.holder(out) == 0
+
+
+def test_what_a_kill_left_is_cleared_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    (tmp_path / ".dead.partial").write_bytes(b"half")
+    (tmp_path / ".other").write_bytes(b"no partial file")
+    (tmp_path / ".link.partial").symlink_to(tmp_path / ".other")
+    with staging.staged_file(tmp_path / "alive") as file:
+        file.write(b"whole")
+        staging.clear_left(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {".alive.partial", ".other", ".link.partial"}
+    assert (tmp_path / "alive").read_bytes() == b"whole"
+    staging.clear_left(tmp_path / "missing")

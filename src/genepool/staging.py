@@ -143,6 +143,19 @@ def _taken_partial(partial: Path, path: Path, patience: float) -> int:
         os.close(handle)
 
 
+def clear_left(folder: Path) -> None:
+    """Removes the partial files in a folder that no process is writing: what killed ones left."""
+    with suppress(OSError):
+        for partial in folder.glob(".*.partial"):
+            with suppress(OSError):
+                handle = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove_if_same(partial, handle)
+                finally:
+                    os.close(handle)
+
+
 def _remove_if_same(partial: Path, handle: int) -> None:
     with suppress(FileNotFoundError):
         if os.path.samestat(os.fstat(handle), os.lstat(partial)):

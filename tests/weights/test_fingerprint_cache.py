@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from genepool.weights import fingerprint_cache, open_weights
-from genepool.weights.fingerprint_cache import cached, lookup
+from genepool.weights.fingerprint_cache import cache_folder, cached, lookup
 
 DIGESTS = ("0" * 64, "1" * 64)
 
@@ -88,3 +88,12 @@ def test_a_checkpoint_rewritten_with_its_old_time_has_another_fingerprint(
     file.write_bytes((tmp_path / "other.safetensors").read_bytes())
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert fingerprint() != first
+
+
+def test_what_a_kill_left_goes_when_the_next_fingerprint_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("weights")
+    left = cache_folder() / "fingerprints" / f".{'0' * 64}.partial"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    cached([tmp_path / "x"], lambda: "1" * 64)
+    assert not left.exists()

@@ -34,6 +34,9 @@ def cached(paths: Sequence[Path], compute: Callable[[], str]) -> str:
         return known
     entry, settled = _entry(paths), _settled(paths)
     result = compute()
+    if entry is not None:
+        # Files that were written anew have another entry, so nobody else would come by what a kill left.
+        staging.clear_left(entry.parent)
     # Files that were written meanwhile have no fingerprint to remember.
     if entry is not None and settled and _entry(paths) == entry:
         with contextlib.suppress(OSError, InputError):
