@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +98,18 @@ def test_an_adapter_for_another_model_is_refused(base_folder: Path, adapter: Pat
     other = save_model("other", {"model.layers.0.self_attn.q_proj.weight": torch.ones(5, 5)})
     with pytest.raises(InputError, match="made for another model"):
         open_weights(f"{other}+{adapter}")
+
+
+def test_an_adapter_that_nobody_holds_lets_go_of_its_file(base_folder: Path, adapter: Path) -> None:
+    """At once, not when garbage is looked for: a thousand are opened one after the other where skills are ranked."""
+    base = open_weights(base_folder)
+    gc.disable()
+    try:
+        opened = open_weights(adapter, base=base)
+        moved = next(name for name in opened.names() if opened.moves(name, base))
+        opened.delta_rows(moved, base, 0, 1)
+        change = weakref.ref(opened.change)
+        del opened
+        assert change() is None
+    finally:
+        gc.enable()

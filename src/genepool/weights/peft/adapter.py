@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Collection, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -241,7 +242,15 @@ class PeftAdapter(Change):
     def _layer(self, module: str, parts: Mapping[str, str], start: Weights, parameter: str = "") -> Layer:
         def made(layout: Layout) -> Layer:
             return Layer(
-                module, parts, self._content.shared, self._file, self.settings, start, layout, self._siblings, parameter
+                module,
+                parts,
+                self._content.shared,
+                self._file,
+                self.settings,
+                start,
+                layout,
+                self._siblings(),
+                parameter,
             )
 
         layer = made("linear")
@@ -287,8 +296,16 @@ class PeftAdapter(Change):
                     return True
         return False
 
-    def _siblings(self) -> Mapping[str, Layer]:
-        return self._layers
+    def _siblings(self) -> Callable[[], Mapping[str, Layer]]:
+        # Layers that held their adapter would keep its file open until garbage is looked for.
+        own = weakref.ref(self)
+
+        def siblings() -> Mapping[str, Layer]:
+            adapter = own()
+            assert adapter is not None, "layers are read by their adapter"
+            return adapter._layers
+
+        return siblings
 
     def _repeats_base(self, stored: str, name: str) -> bool:
         """Whether an embedding that was saved beside its factors is the base's own."""
