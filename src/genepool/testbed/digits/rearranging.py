@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from genepool.errors import InputError, nearest
 from genepool.seeding import derive
 from genepool.tasks.models.digits import PIXELS, SIDE, WHITE
+from genepool.testbed.choosing import chosen
 
 # The digits as they are: what every model should go on reading. Named as the text testbed names its general task.
 GENERIC = "generic"
@@ -82,11 +82,4 @@ def choose(names: Sequence[str]) -> tuple[Rearrangement, ...]:
     Raises:
         InputError: a name is unknown or given twice, or there is none.
     """
-    if not names:
-        raise InputError("no task is named", where="skills", fix=f"Known here: {', '.join(TASKS)}")
-    for name in names:
-        if name not in TASKS:
-            raise InputError(f"there is no digits task '{name}'", where="skills", fix=nearest(name, TASKS))
-    if len(set(names)) < len(names):
-        raise InputError("a task is named twice", where="skills", fix="Name each task once")
-    return tuple(TASKS[name] for name in names)
+    return chosen(names, TASKS, "digits")

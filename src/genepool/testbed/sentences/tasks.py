@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from genepool.errors import InputError, nearest
+from genepool.testbed.choosing import chosen
 from genepool.testbed.data import GENERIC
 from genepool.testbed.sentences import reading
 
@@ -109,14 +109,7 @@ def choose(names: Sequence[str]) -> tuple[TextTask, ...]:
     Raises:
         InputError: a name is unknown or given twice, or there is none.
     """
-    if not names:
-        raise InputError("no task is named", where="skills", fix=f"Known here: {', '.join(TASKS)}")
-    for name in names:
-        if name not in TASKS:
-            raise InputError(f"there is no sentences task '{name}'", where="skills", fix=nearest(name, TASKS))
-    if len(set(names)) < len(names):
-        raise InputError("a task is named twice", where="skills", fix="Name each task once")
-    return tuple(TASKS[name] for name in names)
+    return chosen(names, TASKS, "sentences")
 
 
 def labels_of(tasks: Sequence[TextTask]) -> tuple[str, ...]:
