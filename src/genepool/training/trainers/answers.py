@@ -37,22 +37,11 @@ class AnswerTrainer(Trainer):
     def gradients(self, step: int) -> tuple[float, list[ExampleRow]]:
         lessons = self.lessons.at(step, self.recipe.batch)
         encoded = self._answered(lessons, step)
-        tokens = sum(len(batch.targets) for batch, _ in encoded)
-        rows: dict[int, ExampleRow] = {}
-        total = 0.0
-        with self.stepping(step):
-            for batch, places in encoded:
-                losses = self._losses(batch)
-                share = losses.sum() / tokens
-                share.backward()  # type: ignore[no-untyped-call]
-                total += float(share.detach())
-                lengths = map(len, batch.parts(losses))
-                means = batch.means(losses.detach()).tolist()
-                for place, loss, length in zip(places, means, lengths, strict=True):
-                    lesson = lessons[place]
-                    numbers = {"length": length} if self.objective.own_answers else {}
-                    rows[place] = ExampleRow(lesson.task.name, lesson.example.key, loss, numbers=numbers)
-        return total, [rows[place] for place in range(len(lessons))]
+
+        def numbers(_: TrainingExample, length: int) -> dict[str, float]:
+            return {"length": length} if self.objective.own_answers else {}
+
+        return self.token_gradients(step, lessons, encoded, lambda batch, _: self._losses(batch), numbers)
 
     def validate(self) -> tuple[float, float] | None:
         """The mean loss over the tokens of the validation answers, and the share of whole answers that are likeliest.

@@ -44,22 +44,11 @@ class LabelTrainer(Trainer):
     def gradients(self, step: int) -> tuple[float, list[ExampleRow]]:
         lessons = self.lessons.at(step, self.recipe.batch)
         encoded = self._labelled(lessons)
-        tokens = sum(len(batch.targets) for batch, _ in encoded)
-        rows: dict[int, ExampleRow] = {}
-        total = 0.0
-        with self.stepping(step):
-            for batch, places in encoded:
-                losses, _ = self._losses(batch, [lessons[place] for place in places])
-                share = losses.sum() / tokens
-                share.backward()  # type: ignore[no-untyped-call]
-                total += float(share.detach())
-                lengths = map(len, batch.parts(losses))
-                means = batch.means(losses.detach()).tolist()
-                for place, loss, length in zip(places, means, lengths, strict=True):
-                    lesson = lessons[place]
-                    numbers = {"length": float(length), "reward": reward_of(lesson)}
-                    rows[place] = ExampleRow(lesson.task.name, lesson.example.key, loss, numbers=numbers)
-        return total, [rows[place] for place in range(len(lessons))]
+
+        def numbers(lesson: TrainingExample, length: int) -> dict[str, float]:
+            return {"length": float(length), "reward": reward_of(lesson)}
+
+        return self.token_gradients(step, lessons, encoded, lambda batch, asked: self._losses(batch, asked)[0], numbers)
 
     def validate(self) -> tuple[float, float] | None:
         """The mean loss over the tokens of all validation answers; the share of accepted ones that are likeliest.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -118,6 +118,43 @@ class Trainer(ABC):
             for lesson in lessons:
                 encode_examples(self.model, [lesson.example], lesson.task, 1, closed=is_closed(lesson.task))
                 bar.advance()
+
+    def token_gradients(
+        self,
+        step: int,
+        lessons: Sequence[TrainingExample],
+        encoded: Sequence[tuple[AnswerBatch, list[int]]],
+        losses_of: Callable[[AnswerBatch, list[TrainingExample]], torch.Tensor],
+        numbers_of: Callable[[TrainingExample, int], dict[str, float]],
+    ) -> tuple[float, list[ExampleRow]]:
+        """Leaves the gradients of the mean loss over the tokens of all answers of a step.
+
+        Args:
+            step: its number.
+            lessons: the examples.
+            encoded: they as batches, each with the places of its rows among the examples.
+            losses_of: the loss of each token of a batch, `(tokens,)`.
+            numbers_of: what is said of an example beside its loss, by its number of tokens.
+
+        Returns:
+            The loss, and a row for each example.
+        """
+        tokens = sum(len(batch.targets) for batch, _ in encoded)
+        rows: dict[int, ExampleRow] = {}
+        total = 0.0
+        with self.stepping(step):
+            for batch, places in encoded:
+                losses = losses_of(batch, [lessons[place] for place in places])
+                share = losses.sum() / tokens
+                share.backward()  # type: ignore[no-untyped-call]
+                total += float(share.detach())
+                lengths = map(len, batch.parts(losses))
+                means = batch.means(losses.detach()).tolist()
+                for place, loss, length in zip(places, means, lengths, strict=True):
+                    lesson = lessons[place]
+                    numbers = numbers_of(lesson, length)
+                    rows[place] = ExampleRow(lesson.task.name, lesson.example.key, loss, numbers=numbers)
+        return total, [rows[place] for place in range(len(lessons))]
 
     def encoded(
         self, lessons: Sequence[TrainingExample], size: int | None = None, closed: bool | None = None
