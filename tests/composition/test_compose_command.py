@@ -250,6 +250,25 @@ def test_what_a_kill_leaves_of_a_fit_is_removed_under_its_lock(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("more", [(), ("--keep", "--bundle")])
+def test_what_is_finished_is_not_composed_again(compose: Compose, tmp_path: Path, more: tuple[str, ...]) -> None:
+    first = told(compose("out", "--json", *more))
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "out").glob("*.*")}
+    again = told(compose("out", "--json", *more))
+    assert (first.pop("finished_before"), again.pop("finished_before")) == (False, True)
+    assert first == again
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "out").glob("*.*")}
+    assert "finished before" in compose("out", *more).out
+    for other in (("--seed", 5), ("--examples", 7), ("--set", "start=0.2")):
+        refused = compose("out", *more, *other)
+        assert refused.code == 2
+        assert "not empty" in refused.err
+    for weights in (tmp_path / "out").glob("*.safetensors"):
+        weights.unlink()
+    assert compose("out", *more).code == 2
+    assert not list(tmp_path.glob(".*"))
+
+
 @pytest.mark.slow
 def test_an_output_that_is_there_is_left_alone(compose: Compose, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()

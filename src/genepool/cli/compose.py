@@ -74,7 +74,7 @@ def compose(
 
     A task belongs to the skill of its name; other tasks belong to the base. The result is used like any model.
 
-    After Ctrl-C or a kill, the same command goes on.
+    After Ctrl-C or a kill, the same command goes on; when it is finished, it changes nothing.
     """
     options.begin(quiet)
     if list_:
@@ -95,6 +95,8 @@ def compose(
     if json_output:
         options.print_json(said)
         return
+    if found.resumed:
+        tables.print_text("this composition was finished before; nothing was done")
     record = said["record"]
     if "steps" in record:
         tables.print_text(f"{record['steps']:,} steps; the state of step {record['best_step']:,} is the best one")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,10 @@ from genepool import locking, progress, staging
 from genepool.composition.card import composition_card, composition_record
 from genepool.composition.composer import Composer, make_composer
 from genepool.composition.composition import Composition
+from genepool.composition.finished import ASKED, RECORD_FILE, asked_of, finished_record, form_of
 from genepool.composition.recipe import Composing
 from genepool.composition.residence import Residence
-from genepool.composition.saved_model import save_composition
+from genepool.composition.saved_model import MARKER, save_composition
 from genepool.composition.skill_set import SkillSet, check_finite, open_skills
 from genepool.composition.world import World
 from genepool.errors import InputError
@@ -29,7 +30,7 @@ from genepool.tasks import Task, load_tasks
 from genepool.weights import Change, write_checkpoint
 from genepool.weights.peft.writer import AdapterWriter
 
-RECIPE_FILE, RECORD_FILE = "compose.yaml", "genepool.json"
+RECIPE_FILE = "compose.yaml"
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,29 @@ class Composed:
     Attributes:
         out: the folder.
         form: "checkpoint", "adapter" or "composition".
-        composition: what was fitted.
+        method: the composer's name.
+        skills: the base and the skills.
+        record: how it was fitted, as plain data.
+        resumed: whether it was finished before this call, and nothing was done.
     """
 
     out: Path
     form: str
-    composition: Composition
+    method: str
+    skills: SkillSet
+    record: Mapping[str, Any]
+    resumed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """What `genepool compose --json` prints."""
-        skills = self.composition.skills
         return {
             "out": str(self.out),
             "form": self.form,
-            "method": self.composition.composer.name,
-            "base": {"name": skills.reference, "fingerprint": skills.base.fingerprint()},
-            "skills": [{"name": one.name, "fingerprint": one.fingerprint} for one in skills.skills],
-            "record": self.composition.record,
+            "finished_before": self.resumed,
+            "method": self.method,
+            "base": {"name": self.skills.reference, "fingerprint": self.skills.base.fingerprint()},
+            "skills": [{"name": one.name, "fingerprint": one.fingerprint} for one in self.skills.skills],
+            "record": dict(self.record),
         }
 
 
@@ -68,7 +75,7 @@ def compose(
     allow_pickle: bool = False,
     overwrite: bool = False,
 ) -> Composed:
-    """Fits a composition, or goes on with a fit that was stopped, and writes it.
+    """Fits a composition, or goes on with a fit that was stopped, and writes it; does nothing where it is finished.
 
     Args:
         recipe: the composition.
@@ -86,23 +93,38 @@ def compose(
     composer = make_composer(recipe.method, recipe.options, "--set")
     composer.check_count(len(recipe.skills), "compose")
     work = out.with_name(f".{out.name}.fit")
-    if not overwrite and out.is_dir() and any(out.iterdir()):
+    filled = out.is_dir() and any(out.iterdir())
+    if filled and not overwrite:
         _clear_left(work)
-    staging.check_free(out, overwrite=overwrite)
+    if not (filled and (out / RECORD_FILE).is_file()) and not (out / MARKER).is_file():
+        staging.check_free(out, overwrite=overwrite)
     named = [recipe.base, *recipe.skills, *composer.models().values()]
     refuse_own_input(out, [*named, *([recipe.tasks] if recipe.tasks else [])])
     skills, tasks = _opened(recipe, composer, trusted, allow_pickle)
+    world = World(
+        skills, tasks, examples=recipe.examples, seed=recipe.seed, device=device, dtype=recipe.dtype, work=work
+    )
+    asked = asked_of(recipe, composer, world)
+
+    def finished() -> Composed | None:
+        record = None if overwrite else finished_record(out, asked)
+        return None if record is None else Composed(out, form_of(out), composer.name, skills, record, resumed=True)
+
+    if found := finished():
+        return found
+    staging.check_free(out, overwrite=overwrite)
     with locking.locked(work):
         # Whoever held the lock until now may have published there.
+        if found := finished():
+            shutil.rmtree(work, ignore_errors=True)
+            return found
         _check_still_free(out, work, overwrite=overwrite)
-        world = World(
-            skills, tasks, examples=recipe.examples, seed=recipe.seed, device=device, dtype=recipe.dtype, work=work
-        )
         check_finite(skills)
         composition = _fitted(composer, world, work)
+        composition.record[ASKED] = asked
         form = _write(composition, recipe, out, overwrite)
         shutil.rmtree(work, ignore_errors=True)
-    return Composed(out, form, composition)
+    return Composed(out, form, composer.name, skills, composition.record)
 
 
 def _fitted(composer: Composer[Any], world: World, work: Path) -> Composition:

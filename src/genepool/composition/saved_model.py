@@ -54,7 +54,7 @@ def save_composition(composition: Composition, out: Path, *, bundle: bool = Fals
             _entry(composition.skills.base, skill, folder if bundle else None) for skill in composition.skills.skills
         ]
         base = {
-            "path": _found_from_anywhere(composition.skills.reference),
+            "path": found_from_anywhere(composition.skills.reference),
             "fingerprint": composition.skills.base.fingerprint(),
         }
         hashes = {
@@ -144,7 +144,7 @@ def _opened(name: str | Path, allow_pickle: bool) -> Composition:
 
 def _entry(base: Weights, skill: ComposedSkill, folder: Path | None) -> dict[str, Any]:
     if folder is None or skill.opened is None:
-        return {"name": skill.name, "fingerprint": skill.fingerprint, "path": _found_from_anywhere(skill.reference)}
+        return {"name": skill.name, "fingerprint": skill.fingerprint, "path": found_from_anywhere(skill.reference)}
     place = Path(SKILLS_FOLDER) / f"{skill.name}.safetensors"
     (folder / SKILLS_FOLDER).mkdir(exist_ok=True)
     form = Form("low-rank") if all(skill.change.factors(name) for name in skill.change.names()) else Form("dense")
@@ -157,7 +157,7 @@ def _parameters(options: ComposerOptions) -> dict[str, Any]:
     """The options as plain data, with models that can be found from anywhere."""
     said = options.model_dump(mode="json")
     return {
-        key: _found_from_anywhere(value) if key in options.models and value else value for key, value in said.items()
+        key: found_from_anywhere(value) if key in options.models and value else value for key, value in said.items()
     }
 
 
@@ -169,7 +169,8 @@ def _located(method: str, parameters: Mapping[str, Any], folder: Path) -> dict[s
     }
 
 
-def _found_from_anywhere(reference: str) -> str:
+def found_from_anywhere(reference: str) -> str:
+    """A path as it is found from every folder; the name of a hub model as it is."""
     # Not the methods of Path, which raise on homes of nobody and on names without end.
     path = os.path.expanduser(reference)
     return str(Path(path).resolve()) if os.path.exists(path) else reference
