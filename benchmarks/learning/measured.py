@@ -1,0 +1,58 @@
+"""The cells: every arm with every seed, measured in pieces and kept in a file, so that a stopped run goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.composition.cells import Cells
+from benchmarks.learning.arms import ARMS, Arm
+from benchmarks.learning.bed import TARGET, LearningBed
+from benchmarks.learning.claims import SEEDS, key_of
+from genepool import progress
+from genepool.threads import torch_threads
+
+_FILE = Path(__file__).parent / "cells.jsonl"
+
+
+def known_cells() -> Cells:
+    """What was measured until now."""
+    return Cells(_FILE)
+
+
+def measure(
+    cells: Cells,
+    *,
+    arms: Iterable[Arm] = ARMS,
+    seeds: Iterable[int] = range(SEEDS),
+    minutes: float | None = None,
+) -> int:
+    """Measures what is not there yet.
+
+    Args:
+        cells: where it is kept.
+        arms: these.
+        seeds: of the testbed and of every draw.
+        minutes: begin no other cell after so many; None for no limit.
+
+    Returns:
+        How many cells are still missing.
+    """
+    began, missing, arms = time.monotonic(), 0, tuple(arms)
+    for seed in seeds:
+        opened: LearningBed | None = None
+        for arm in arms:
+            key = key_of(arm.name, seed)
+            if key in cells:
+                continue
+            if minutes is not None and time.monotonic() - began > 60 * minutes:
+                missing += 1
+                continue
+            opened = opened or LearningBed(seed)
+            with torch_threads(1), progress.silenced():
+                cell = arm.measure(opened)
+            cells.add(key, cell)
+            score = cell.scores[TARGET].mean()
+            progress.message(f"seed {seed}, {arm.name}: {score:.3f} after {cell.seconds:.1f} s")
+    return missing

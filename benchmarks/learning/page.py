@@ -1,0 +1,142 @@
+"""Writes docs/learning.md from the cells: what every arm scored and cost, and the claims.
+
+Nothing is measured here. What is missing is said: a row without all seeds says how many it has.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, student
+from benchmarks.claims.worlds import GENERIC, LIMITS
+from benchmarks.composition.cells import Cell, Cells
+from benchmarks.learning.arms import ARMS, LONG_RATES, PROMPTS, RATES, SAMPLES, Arm
+from benchmarks.learning.bed import BATCH, HALF, KIND, LABELS, LESS, STEPS, TARGET, WRONG
+from benchmarks.learning.claims import CLAIMS, OPEN, SEEDS, AskedClaim, ask, key_of
+from benchmarks.learning.measured import known_cells
+from genepool.staging import write_text
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+
+
+def write(folder: Path = DOCS) -> None:
+    """Writes the page."""
+    write_text(folder / "learning.md", page(known_cells()))
+
+
+def page(cells: Cells) -> str:
+    """The page's text."""
+    head = _HEAD.format(
+        seeds=SEEDS, target=TARGET, steps=STEPS, batch=BATCH, labels=LABELS, rates=", ".join(f"{r:g}" for r in RATES),
+        long=f"{LONG_RATES[0]:g}", prompts=PROMPTS, samples=SAMPLES, half=HALF, less=LESS,
+        wrong=f"{100 * WRONG:.0f}", **LIMITS,
+    )  # fmt: skip
+    rows = [row for arm in ARMS if (row := _arm(cells, arm))]
+    return "\n".join([head, *_ARMS_HEAD, *rows, "", *_claims(cells)]) + "\n"
+
+
+def _arm(cells: Cells, arm: Arm) -> str:
+    found = [cells[key_of(arm.name, seed)] for seed in cells.seeds(KIND.name, arm.name, 0)]
+    if not found:
+        return ""
+    others = [task for task in found[0].scores if task not in (TARGET, GENERIC)]
+    rates = sorted({cell.said["rate"] for cell in found})
+    parts = [
+        arm.name, arm.words, _spread(found, [TARGET]), _spread(found, [GENERIC]), _spread(found, others),
+        *(_mean(found, name) for name in ("steps", "generated", "labels")),
+        ", ".join(f"{rate:g}" for rate in rates if rate), f"{np.mean([cell.seconds for cell in found]):.1f}",
+    ]  # fmt: skip
+    return f"| {' | '.join(parts)} |"
+
+
+def _spread(found: list[Cell], tasks: list[str]) -> str:
+    """The mean over tasks and seeds with half of its interval, and how many seeds, unless all."""
+    means = [float(np.mean([cell.scores[task].mean() for task in tasks])) for cell in found]
+    told = f"{np.mean(means):.3f}"
+    if len(means) > 1:
+        told += f" ± {student(len(means)) * float(np.std(means, ddof=1)) / math.sqrt(len(means)):.3f}"
+    return told if len(means) == SEEDS else f"{told} ({len(means)})"
+
+
+def _mean(found: list[Cell], name: str) -> str:
+    mean = float(np.mean([cell.said[name] for cell in found]))
+    return f"{mean:,.0f}" if mean else ""
+
+
+def _claims(cells: Cells) -> list[str]:
+    asked = ask(cells)
+    verdicts = [one.verdict for one in asked]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNASKED, OPEN))
+    known = {one.claim.name for one in asked}
+    waiting = [claim.name for claim in CLAIMS if claim.name not in known]
+    return [
+        _CLAIMS_HEAD.format(seeds=SEEDS),
+        *(f"- **{claim.name}**: {claim.rule.words}." for claim in CLAIMS),
+        "",
+        "| claim | source | seeds | our figure | verdict | remark |",
+        "|---|---|--:|---|---|---|",
+        *(_claim(one) for one in asked),
+        "",
+        f"Of {len(asked)} claims: {counts}.",
+        *(["", f"Not measured yet: {', '.join(waiting)}."] if waiting else []),
+    ]
+
+
+def _claim(one: AskedClaim) -> str:
+    claim, main = one.claim, one.figures["main"]
+    remarks = [claim.remark] if claim.remark else []
+    if one.verdict != OPEN and claim.rule.wants_more and main.lo <= 0:
+        remarks.append("the reverse is seen" if main.hi < 0 else "no difference seen")
+    if one.verdict == UNASKED and (why := claim.rule.unasked(one.figures)):
+        remarks.append(why)
+    if "guard" in one.figures:
+        remarks.append(f"target: {one.figures['guard'].text()}")
+    return (
+        f"| {claim.words} ({claim.name}) | {claim.source} | {len(one.seeds)} | {main.text()} | {one.verdict} | "
+        f"{'; '.join(remarks)} |"
+    )
+
+
+_HEAD = """\
+# Learning
+
+What is claimed of objectives, rewards and teachers, asked on a small testbed. `python -m benchmarks.learning` measures
+and writes this page; it goes on where it was stopped. `benchmarks/learning/cells.jsonl` keeps the mark of each test
+example.
+
+- The testbed is that of `genepool testbed build --tiny`: a Llama with a width of 64 that was trained on strings. The
+  skill that is learned is `{target}`. *General* is the task that the base is trained for; *others* are the three other
+  skills, which the base hardly has.
+- It is trained anew with every one of {seeds} seeds, which also draw every order and every sample.
+- A training is `genepool train` with low-rank factors: {steps} steps of {batch} examples, of the same {labels} prompts.
+  With rewards, a step has {prompts} prompts and {samples} samples of each. The last state counts.
+- The learning rate is the best of {rates} on the validation split ({valid} examples). Trainings by rewards have {long}.
+- Whatever a claim compares has equally many steps. Steps, generated tokens and labels of every arm are in the table.
+  Generated tokens are those that models wrote for the data or in the steps; one that is judged by a metric uses labels
+  too.
+- The half-known model scores about {half}, the one that knows less about {less}: their numbers of steps are chosen on
+  the validation split. They were trained on other examples. What they cost is not counted, since both sides of a claim
+  begin with the same model.
+- A rejected or wrong answer is the base's own: the first of 8 samples that is wrong. Of the labelled answers, {wrong}%
+  are wrong.
+- Scores are of the test split, at most {test} examples of each task. ± is half of the 95% interval, Student's t over the
+  seeds. A number in parentheses says how many seeds are there, where it is not all {seeds}.
+- Seconds are those of the processor, with the choice of the rate, on a machine that was shared.
+"""
+_ARMS_HEAD = (
+    "## Arms",
+    "",
+    "| | what it is | target | general | others | steps | generated tokens | labels | rates chosen | CPU s |",
+    "|---|---|--:|--:|--:|--:|--:|--:|---|--:|",
+)
+_CLAIMS_HEAD = """\
+## Claims
+
+A claim holds if its rule is true. The rules were written before the measurements; a claim that fails stays failed. A
+*minus* B means the score of A minus the score of B. Intervals and verdicts are those of [the other claims](claims.md).
+A verdict is given when all {seeds} seeds are there, since the rules are about these. Of fewer seeds the figure is
+shown, from two on.
+"""
