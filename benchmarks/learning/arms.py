@@ -157,8 +157,8 @@ ARMS = (
     # Teachers.
     trained("sft on samples", "supervised, on five samples of the specialist for each prompt",
             lambda bed: bed.samples_of(_specialist(bed), MANY)),
-    trained("distance on samples", "the specialist's predictions on the same samples", lambda bed: bed.samples_of(_specialist(bed), MANY),
-            teacher=_specialist, objective="distance"),
+    trained("distance on samples", "the specialist's predictions on the same samples",
+            lambda bed: bed.samples_of(_specialist(bed), MANY), teacher=_specialist, objective="distance"),
     trained("gkd", "GKD: one sample of the specialist for each prompt, and half of the answers its own",
             lambda bed: bed.samples_of(_specialist(bed), 1), teacher=_specialist, objective="gkd"),
     _from_half("any_to_any, weaker teacher", "the half-known model, taught by the one that knows less",

@@ -35,7 +35,7 @@ WRONG = 0.4
 #: What a model that half knows a skill should score, and one that knows less.
 HALF, LESS = 0.45, 0.25
 # Steps that are tried for such a model, and the learning rate at which it is trained.
-_TRIED, _SLOW = (4, 6, 8, 10, 12, 15, 18, 22, 28, 36), 1e-3
+_TRIED, _SLOW = (2, 4, 6, 8, 10, 12, 15, 18, 22, 28, 36), 3e-4
 #: Where in the training split the examples of a purpose begin; none shares an example with another.
 PLACES = {"main": 0, "half": 1024, "less": 2048, "new": 3072}
 

@@ -205,7 +205,9 @@ CLAIMS = (
     LearningClaim(
         "razor", "Reinforcement forgets less than supervised training at equal skill", "Shenfeld et al. 2025",
         ("grpo", "sft, long", "base"), keeping("grpo", "sft, long"),
-        better_at_no_cost("GRPO minus supervised training, equally many steps (general task)", "the same for the target"),
+        better_at_no_cost(
+            "GRPO minus supervised training, equally many steps (general task)", "the same for the target"
+        ),
     ),
     LearningClaim(
         "majority-destroys", "The majority as a reward destroys a half-known skill", "ours",

@@ -122,8 +122,8 @@ example.
   begin with the same model.
 - A rejected or wrong answer is the base's own: the first of 8 samples that is wrong. Of the labelled answers, {wrong}%
   are wrong.
-- Scores are of the test split, at most {test} examples of each task. ± is half of the 95% interval, Student's t over the
-  seeds. A number in parentheses says how many seeds are there, where it is not all {seeds}.
+- Scores are of the test split, at most {test} examples of each task. ± is half of the 95% interval, Student's t over
+  the seeds. A number in parentheses says how many seeds are there, where it is not all {seeds}.
 - Seconds are those of the processor, with the choice of the rate, on a machine that was shared.
 """
 _ARMS_HEAD = (
