@@ -16,7 +16,7 @@ from benchmarks.claims.verdict import FAILS, HOLDS
 from benchmarks.composition import curves, tables
 from benchmarks.composition.apart import FactorSums
 from benchmarks.composition.arms import ARMS, CONTROL, CURVES, ONE, SIZES
-from benchmarks.composition.bed import DIGITS, FULL, TEXT, TINY, Bed
+from benchmarks.composition.bed import FULL, PAIR_TASKS, PAIRS, SMALL, TINY, Bed
 from benchmarks.composition.cells import Cell, Cells, Key
 from benchmarks.composition.claims import CLAIMS, OPEN, ask
 from benchmarks.composition.curves import cells_of, grid, measure
@@ -140,6 +140,22 @@ def test_few_seeds_have_a_figure_and_no_verdict_and_one_seed_has_none(tmp_path: 
     assert ask(_cells(tmp_path / "one", 0.8, 0.6, 1)) == []
 
 
+def test_two_skills_in_turn_are_told_apart_from_the_skills_and_are_what_is_compared(tmp_path: Path) -> None:
+    cells = Cells(tmp_path / "cells.jsonl")
+    skills = dict.fromkeys((skill for both in PAIR_TASKS.values() for skill in both), np.ones(40))
+    for seed in range(5):
+        for arm, score in (("adamerging, match", 0.5), ("specialists, LDA-routed", 0.25)):
+            half = (np.arange(40) < 40 * score).astype(float)
+            marks = {**skills, **dict.fromkeys(PAIR_TASKS, half), "generic": np.zeros(40)}
+            cells.add(Key(PAIRS, seed, arm, ONE), Cell(marks, 2.0))
+    (asked,) = ask(cells)
+    assert (asked.claim.name, asked.verdict) == ("composes", HOLDS)
+    assert asked.figures["main"].difference == 0.25
+    text = tables.page(cells, Cells(tmp_path / "none.jsonl"))
+    assert "| adamerging, match | 64 | 0.500 ± 0.000 | 1.000 ± 0.000 | 0.000 | 2.0 |" in text
+    assert "| reverse_upper |  |  |  | 0.500 |" in text
+
+
 def test_a_page_of_few_cells_says_how_few(tmp_path: Path) -> None:
     cells = _cells(tmp_path, 0.8, 0.6, 2)
     text = tables.page(cells, Cells(tmp_path / "none.jsonl"))
@@ -206,14 +222,14 @@ def test_curves_are_drawn_of_the_seeds_that_they_have_in_common(tmp_path: Path) 
 def test_every_arm_can_be_told_apart_and_is_measured_somewhere() -> None:
     assert len({arm.name for arm in ARMS}) == len(ARMS)
     for arm in ARMS:
-        assert set(arm.beds) <= set(DIGITS + TEXT)
+        assert set(arm.beds) <= {kind.name for kind in (*SMALL, *FULL)}
         assert arm.beds
         assert set(arm.sizes) <= set(SIZES)
-    assert {kind.name for kind in (*TINY, *FULL)} == set(DIGITS + TEXT)
+        assert all(arm.sizes_on(bed) for bed in arm.beds)
 
 
 def test_every_claim_is_made_of_cells_that_are_measured() -> None:
-    there = {(key.bed, key.arm, key.examples) for bed in DIGITS + TEXT for _, key in grid(ARMS, bed, 0, SIZES)}
+    there = {(key.bed, key.arm, key.examples) for kind in (*SMALL, *FULL) for _, key in grid(ARMS, kind.name, 0, SIZES)}
     for claim in CLAIMS:
         for bed in claim.beds:
             assert {(bed, arm, size) for arm, size in claim.needs} <= there, claim.name

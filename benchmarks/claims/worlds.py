@@ -26,6 +26,8 @@ GENERIC = "generic"
 Scores = dict[str, np.ndarray]
 #: The testbed of populations, which `breeding` opens.
 BREEDING = "breeding"
+# The kinds of model that testbeds hold, by the testbed; causal language models where nothing is said.
+_ASKED = {"digits": "digits", "sentences": "classifier"}
 # Examples of each task that settings are chosen on, and that results are told on.
 LIMITS = {"valid": 256, "test": 512}
 
@@ -95,7 +97,7 @@ class World:
         }
         self.tasks = {task.name: task for task in load_tasks(self.bed.tasks)}
         self._ask = _asking(held)
-        asked = "digits" if found.options.get("bed") == "digits" else "causal_lm"
+        asked = _ASKED.get(found.options.get("bed", "text"), "causal_lm")
         self._asking_code = ("genepool.tasks.evaluate", f"genepool.tasks.models.{asked}")
         self._memory = _Memory(CACHE / "scores" / f"{place}.jsonl")
 

@@ -12,7 +12,7 @@ import importlib
 
 from benchmarks.composition import tables
 from benchmarks.composition.arms import ARMS, SIZES
-from benchmarks.composition.bed import FULL, TINY
+from benchmarks.composition.bed import FULL, SMALL
 from benchmarks.composition.curves import SEEDS, cells_of, measure
 from genepool import progress
 
@@ -21,7 +21,7 @@ _COSTS = ("memory", "large")
 
 def main() -> None:
     """Measures or draws."""
-    names, kinds = [arm.name for arm in ARMS], [kind.name for kind in (*TINY, *FULL)]
+    names, kinds = [arm.name for arm in ARMS], [kind.name for kind in (*SMALL, *FULL)]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.composition", description=__doc__)
     parser.add_argument("what", nargs="?", choices=("measure", "page", *_COSTS), default="measure")
     parser.add_argument("--full", action="store_true", help="on the testbeds of full size")

@@ -19,7 +19,17 @@ import numpy as np
 from benchmarks.claims import arms as static
 from benchmarks.claims.worlds import GENERIC
 from benchmarks.composition.apart import factors_apart
-from benchmarks.composition.bed import DIGITS, TEXT, Bed, timed
+from benchmarks.composition.bed import (
+    DIGITS,
+    FULL,
+    PAIR_TASKS,
+    PAIRS,
+    SENTENCES,
+    TEXT,
+    UNTAGGED,
+    Bed,
+    timed,
+)
 from benchmarks.composition.cells import Cell
 from benchmarks.composition.routed import ROUTERS, routed
 from genepool.composition import Composition, MergedComposition, find_composer, inputs, make_composer
@@ -34,8 +44,8 @@ SIZES = (0, 16, 64, 256)
 ONE = 64
 #: The static merges that the best is chosen of, on the validation split.
 STATIC = (static.AVERAGE, static.TASK_ARITHMETIC, static.TIES, static.TSV_M, static.ISO_C)
-#: Steps of a fit by gradient on the small testbeds, at most, where an arm says nothing of them. On the full ones they
-#: are the composer's own.
+#: Steps of a fit by gradient on the small testbeds and on those of one question, at most, where an arm says nothing of
+#: them. On the full ones they are the composer's own.
 SHORT = 100
 #: The steps of the authors of AdaMerging, who hold nothing out.
 AUTHORS_STEPS = {"objective": "entropy", "learning_rate": 1e-3, "steps": 500, "patience": 0}
@@ -62,16 +72,30 @@ class Arm:
     beds: tuple[str, ...]
     sizes: tuple[int, ...]
 
+    def sizes_on(self, bed: str) -> tuple[int, ...]:
+        """With how many examples of each task it is measured on a testbed; with one number on those of one question."""
+        if bed in DIGITS + TEXT:
+            return self.sizes
+        return (ONE,) if ONE in self.sizes else self.sizes[:1]
 
-def learned(method: str, *, adapters: bool = False, **options: Any) -> Measure:
-    """An arm of a composer that is fitted once for all skills; with 0 examples it is what its fit begins at."""
+
+def learned(method: str, *, adapters: bool = False, pairs: bool = False, **options: Any) -> Measure:
+    """An arm of a composer that is fitted once for all skills; with 0 examples it is what its fit begins at.
+
+    Args:
+        method: the composer.
+        adapters: of the adapters instead of the fine-tunes.
+        pairs: with examples of the tasks of two skills in turn, instead of those of the skills.
+        options: of the composer.
+    """
 
     def measure(bed: Bed, examples: int) -> Cell:
         composer = make_composer(method, options)
         if not examples and composer.needs != "nothing":
             return bed.cell(lambda: start_of(bed, method, options))
         settings = short(bed, method, options)
-        composition, seconds = timed(lambda: bed.fitted(method, settings, examples, adapters=adapters))
+        tasks = bed.pairs if pairs else ()
+        composition, seconds = timed(lambda: bed.fitted(method, settings, examples, adapters=adapters, tasks=tasks))
         return Cell(bed.ask(composition.source()), seconds, _told(composition))
 
     return measure
@@ -80,7 +104,7 @@ def learned(method: str, *, adapters: bool = False, **options: Any) -> Measure:
 def short(bed: Bed, method: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Options of a composer, with fewer steps on a small testbed; see `SHORT`."""
     by_gradient = issubclass(find_composer(method).Options, FitOptions)
-    return {"steps": SHORT, **options} if by_gradient and bed.kind in (DIGITS[0], TEXT[0]) else options
+    return {"steps": SHORT, **options} if by_gradient and bed.kind not in {kind.name for kind in FULL} else options
 
 
 def chosen(method: str, grid: Sequence[Mapping[str, Any]], *, adapters: bool = False) -> Measure:
@@ -89,7 +113,7 @@ def chosen(method: str, grid: Sequence[Mapping[str, Any]], *, adapters: bool = F
     def measure(bed: Bed, examples: int) -> Cell:
         def best() -> tuple[float, Mapping[str, Any]]:
             made = ((options, bed.fitted(method, options, examples, adapters=adapters).source()) for options in grid)
-            scored = [(_mean(bed.ask(model, bed.skills, "valid")), options) for options, model in made]
+            scored = [(_mean(bed.ask(model, bed.judged, "valid")), options) for options, model in made]
             return max(scored, key=lambda entry: entry[0])
 
         (_, options), seconds = timed(best)
@@ -160,18 +184,35 @@ def _of_recipe(make: Callable[[Bed], tuple[Recipe, Mapping[str, Any]]]) -> Measu
 
 
 def _best_static(bed: Bed) -> tuple[Recipe, Mapping[str, Any]]:
-    arm, settings, recipe = static.best_of(bed, STATIC, bed.skills)
+    arm, settings, recipe = _best(bed, STATIC)
     return recipe, {"chosen": {"method": arm.name, **settings}}
 
 
 def _task_arithmetic(bed: Bed) -> tuple[Recipe, Mapping[str, Any]]:
-    _, settings, recipe = static.best(bed, static.TASK_ARITHMETIC, bed.skills)
+    _, settings, recipe = _best(bed, (static.TASK_ARITHMETIC,))
     return recipe, {"chosen": dict(settings)}
 
 
+def _best(bed: Bed, arms: Sequence[static.Arm]) -> tuple[static.Arm, static.Settings, Recipe]:
+    """The static merge of all skills that does best on the validation split, the first of equals."""
+
+    def score(recipe: Recipe) -> float:
+        return static.mean_score(bed.scores(recipe, bed.judged, "valid"), bed.judged)
+
+    tried = ((arm, *one) for arm in arms for one in static.candidates(bed, arm, bed.skills))
+    return max(tried, key=lambda entry: score(entry[2]))
+
+
 def _specialists(bed: Bed, examples: int) -> Cell:
-    """Every task asked of its own specialist, the general one of the base."""
+    """Every task asked of its own specialist, the general one of the base.
+
+    Two skills in turn are asked of the one of their two specialists that does better on the validation split.
+    """
     own = _joined(bed.scores(bed.specialist(skill), (skill,), "test") for skill in bed.skills)
+    for pair in bed.pairs:
+        two = [bed.specialist(skill) for skill in PAIR_TASKS[pair]]
+        better = max(two, key=lambda recipe: bed.scores(recipe, (pair,), "valid")[pair].mean())
+        own |= bed.scores(better, (pair,), "test")
     return Cell(own | bed.scores(bed.base(), (GENERIC,), "test"), 0.0)
 
 
@@ -256,22 +297,25 @@ def _mean(scores: Mapping[str, np.ndarray]) -> float:
 
 
 _BOTH = DIGITS + TEXT
+# The testbeds of one question: all of them, those of strings, and those whose every task is a skill's own.
+_FURTHER = (UNTAGGED, PAIRS, SENTENCES)
+_ALL, _STRINGS, _OWN = _BOTH + _FURTHER, (UNTAGGED, PAIRS), (*_BOTH, UNTAGGED, SENTENCES)
 REFERENCES = (
-    Arm("base", _of_recipe(lambda bed: (bed.base(), {})), _BOTH, (0,)),
-    Arm("best static merge", _of_recipe(_best_static), _BOTH, (0,)),
-    Arm("tuned task arithmetic", _of_recipe(_task_arithmetic), _BOTH, (0,)),
-    Arm("specialists, task known", _specialists, _BOTH, (0,)),
-    *(Arm(name, routed(name), _BOTH, SIZES[1:]) for name in ROUTERS),
+    Arm("base", _of_recipe(lambda bed: (bed.base(), {})), _ALL, (0,)),
+    Arm("best static merge", _of_recipe(_best_static), _ALL, (0,)),
+    Arm("tuned task arithmetic", _of_recipe(_task_arithmetic), _ALL, (0,)),
+    Arm("specialists, task known", _specialists, _ALL, (0,)),
+    *(Arm(name, routed(name), _ALL, SIZES[1:]) for name in ROUTERS),
 )
 CURVES = (
-    Arm("adamerging, match", learned("adamerging"), _BOTH, SIZES),
-    Arm("adamerging, entropy", learned("adamerging", objective="entropy"), _BOTH, SIZES),
-    Arm("adamerging_pp, match", learned("adamerging_pp"), _BOTH, SIZES),
-    Arm("atlas", learned("atlas"), _BOTH, SIZES),
-    Arm("learned_lines", learned("learned_lines"), _BOTH, SIZES),
-    Arm("role_scales", learned("role_scales"), _BOTH, SIZES),
-    Arm("regmean", learned("regmean"), _BOTH, SIZES),
-    Arm("fisher", learned("fisher"), _BOTH, SIZES),
+    Arm("adamerging, match", learned("adamerging"), _ALL, SIZES),
+    Arm("adamerging, entropy", learned("adamerging", objective="entropy"), _ALL, SIZES),
+    Arm("adamerging_pp, match", learned("adamerging_pp"), _ALL, SIZES),
+    Arm("atlas", learned("atlas"), _ALL, SIZES),
+    Arm("learned_lines", learned("learned_lines"), _ALL, SIZES),
+    Arm("role_scales", learned("role_scales"), _ALL, SIZES),
+    Arm("regmean", learned("regmean"), _ALL, SIZES),
+    Arm("fisher", learned("fisher"), _ALL, SIZES),
 )
 ADAPTERS = (
     Arm("adapters, task known", _own_adapters, TEXT, (0,)),
@@ -286,17 +330,24 @@ ADAPTERS = (
 )
 OTHERS = (
     Arm("regmean_pp", learned("regmean_pp"), _BOTH, (ONE,)),
-    Arm("emr, task known", known_task("emr"), _BOTH, (0,)),
-    Arm("twin_merging", learned("twin_merging"), _BOTH, (ONE,)),
-    Arm("twin_merging, task known", known_task("twin_merging"), _BOTH, (ONE,)),
-    Arm("proxy_tuning, scale chosen", chosen("proxy_tuning", [{"scale": one} for one in SUM_SCALES]), TEXT, (0,)),
+    Arm("emr, task known", known_task("emr"), _OWN, (0,)),
+    Arm("twin_merging", learned("twin_merging"), _ALL, (ONE,)),
+    Arm("twin_merging, task known", known_task("twin_merging"), _OWN, (ONE,)),
+    Arm(
+        "proxy_tuning, scale chosen",
+        chosen("proxy_tuning", [{"scale": one} for one in SUM_SCALES]),
+        TEXT + _STRINGS,
+        (0,),
+    ),
     Arm("emulated_fine_tuning", learned("emulated_fine_tuning"), TEXT, (0,)),
     Arm("contrastive, task known", each("contrastive"), TEXT, (0,)),
-    Arm("dynamic_logit_fusion", learned("dynamic_logit_fusion"), TEXT, (0,)),
-    Arm("weighted_by_shift", learned("weighted_by_shift"), TEXT, (0,)),
+    Arm("dynamic_logit_fusion", learned("dynamic_logit_fusion"), TEXT + _STRINGS, (0,)),
+    Arm("weighted_by_shift", learned("weighted_by_shift"), TEXT + _STRINGS, (0,)),
     Arm("steering", learned("steering"), TEXT, (ONE,)),
     Arm("steering, one layer", learned("steering", place="one"), TEXT, (ONE,)),
     Arm("adaptive_decoding, task known", each("adaptive_decoding"), TEXT, (ONE,)),
+    Arm("atlas, given the pairs", learned("atlas", pairs=True), (PAIRS,), (ONE,)),
+    Arm("lorahub, given the pairs", learned("lorahub", adapters=True, pairs=True), (PAIRS,), (ONE,)),
 )
 #: Only claims need these.
 ASIDE = (

@@ -17,12 +17,40 @@ from genepool.composition import Composer, Composition, SkillSet, make_composer,
 from genepool.composition import World as Given
 from genepool.tasks import Ledger, Model, Task, evaluate, open_model
 from genepool.tasks.models import Source
+from genepool.testbed.pairs import pairs_of
+from genepool.testbed.skills import DEFAULT_SKILLS, SKILLS
 
 #: The small testbeds, on which everything is measured unless it is said otherwise.
 TINY = (
     BedKind("digits-tiny", "the digits testbed with its first four specialists", {"bed": "digits", "tiny": True}),
     BedKind("text-tiny", "the text testbed with four specialists and four adapters", {"tiny": True}),
 )
+#: Testbeds that each ask one further question, with one number of examples.
+FURTHER = (
+    BedKind(
+        "untagged-tiny",
+        "the text testbed with prompts that name no skill, which must be inferred from two worked examples in the "
+        "prompt",
+        {"bed": "untagged", "tiny": True},
+    ),
+    BedKind(
+        "pairs-tiny",
+        "the text testbed with tasks of two skills in turn, which no specialist was trained on",
+        {"bed": "pairs", "tiny": True},
+    ),
+    BedKind(
+        "sentences",
+        "a real encoder of sentences, all-MiniLM-L6-v2 with 22.6 million entries, and a specialist for each of three "
+        "ways of classifying real texts, at default size",
+        {"bed": "sentences"},
+    ),
+)
+SMALL = (*TINY, *FURTHER)
+UNTAGGED, PAIRS, SENTENCES = (kind.name for kind in FURTHER)
+#: The tasks of two skills in turn, by the two that each is made of.
+PAIR_TASKS = {
+    pair.name: tuple(part.name for part in pair.parts) for pair in pairs_of([SKILLS[name] for name in DEFAULT_SKILLS])
+}
 #: Skills of a small testbed that are composed, the first ones.
 FEW = 4
 #: The testbeds of the other claims.
@@ -37,7 +65,7 @@ class Bed(World):
 
     def __init__(self, kind: BedKind, seed: int) -> None:
         super().__init__(kind, seed)
-        if kind in TINY:
+        if kind in SMALL:
             self.skills = self.skills[:FEW]
 
     @cached_property
@@ -46,9 +74,21 @@ class Bed(World):
         return open_model(self.sources["base"]).load()
 
     @property
+    def pairs(self) -> tuple[str, ...]:
+        """The tasks of two skills in turn; none on most testbeds."""
+        return tuple(task for task in self.tasks if task in PAIR_TASKS)
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The tasks by whose mean something is chosen: those of two skills in turn where there are any, else all
+        skills' own.
+        """
+        return self.pairs or self.skills
+
+    @property
     def asked_tasks(self) -> tuple[str, ...]:
-        """The tasks of all skills, and the general one last."""
-        return (*self.skills, GENERIC)
+        """The tasks of all skills, those of two in turn, and the general one last."""
+        return (*self.skills, *self.pairs, GENERIC)
 
     def paths(self, adapters: bool) -> dict[str, Path]:
         """The folders of the specialists, or of the adapters, by skill."""

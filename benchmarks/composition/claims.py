@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.claims.verdict import Contrast, Figure, Rule, better
 from benchmarks.claims.worlds import GENERIC
 from benchmarks.composition.arms import CONTROL, ONE
-from benchmarks.composition.bed import DIGITS, TEXT
+from benchmarks.composition.bed import DIGITS, PAIR_TASKS, PAIRS, SENTENCES, TEXT, UNTAGGED
 from benchmarks.composition.cells import Cells, Key
 from benchmarks.composition.curves import SEEDS
 
@@ -98,10 +98,11 @@ def _figures(cells: Cells, claim: CompositionClaim, bed: str, seeds: Sequence[in
 
 
 def against(first: Named, second: Named) -> tuple[tuple[Named, ...], Compare]:
-    """Two arms on all tasks that skills were trained for."""
+    """Two arms on all tasks that skills were trained for; on those of two skills in turn where there are any."""
 
     def compare(scores: Mapping[Named, Mapping[str, np.ndarray]]) -> dict[str, Contrast]:
-        tasks = [task for task in scores[first] if task != GENERIC]
+        pairs = [task for task in scores[first] if task in PAIR_TASKS]
+        tasks = pairs or [task for task in scores[first] if task != GENERIC]
         return {"main": Contrast.of(*([scores[arm][task] for task in tasks] for arm in (first, second)))}
 
     return (first, second), compare
@@ -180,7 +181,8 @@ CLAIMS = (
         worse(f"step 500 minus step 100 {_MEAN}"),
     ),
     CompositionClaim(
-        "match-beats-entropy", "To match each skill on its own task beats minimal entropy", "ours", _BOTH,
+        "match-beats-entropy", "To match each skill on its own task beats minimal entropy", "ours",
+        (*_BOTH, SENTENCES),
         *against(_of("adamerging, match"), _of("adamerging, entropy")),
         better(f"match minus entropy, 64 inputs a task and otherwise alike {_MEAN}"),
         "both stop by the held-out distance to the skills, which is what match minimises",
@@ -231,9 +233,22 @@ CLAIMS = (
         *gain_kept(("emr, task known", 0)), _share(),
     ),
     CompositionClaim(
-        "router-worth", "Twin-Merging beats whole specialists behind a linear router", "ours", DIGITS,
+        "router-worth", "Twin-Merging beats whole specialists behind a linear router", "ours", (*DIGITS, UNTAGGED),
         *against(_of("twin_merging"), _of("specialists, LDA-routed")),
         better(f"Twin-Merging minus specialists routed by LDA on the base's features, 64 examples a task {_MEAN}"),
+    ),
+    CompositionClaim(
+        "composes", "A learned merge does two skills in turn, and routed specialists do not", "ours", (PAIRS,),
+        *against(_of("adamerging, match"), _of("specialists, LDA-routed")),
+        better("AdaMerging by matching minus specialists routed by LDA, 64 inputs of each skill's task (mean over the "
+               "tasks of two skills in turn)"),
+        "neither was given an example of two skills in turn",
+    ),
+    CompositionClaim(
+        "learned-real", "A learned merge of a real encoder beats the best static one", "ours", (SENTENCES,),
+        *against(_of("adamerging, match"), ("best static merge", 0)),
+        better(f"AdaMerging by matching, 64 inputs a task, minus the best static merge {_MEAN}"),
+        "the static merge and its factor are chosen by labels",
     ),
     CompositionClaim(
         "fusion", "Factors found at every token beat the best fixed one", "dynamic logit fusion, Fan et al. 2024", TEXT,
@@ -251,6 +266,5 @@ CLAIMS = (
 #: Claims that no testbed can answer yet, and why.
 UNASKED_CLAIMS = {
     "temperatures": "adaptive decoding against the best fixed temperature needs tasks with many right answers",
-    "router-worth on strings": "the prompts of the text testbed name their skill, so that any router is right",
     "fusion, the gap": "`python -m benchmarks.composition_logits` asks it, with a small and a large model",
 }

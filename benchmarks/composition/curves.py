@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from benchmarks.composition.arms import ARMS, SIZES, Arm
-from benchmarks.composition.bed import FULL, TINY, Bed
+from benchmarks.composition.bed import FULL, SMALL, Bed
 from benchmarks.composition.cells import Cells, Key
 from genepool import progress
 from genepool.threads import torch_threads
@@ -26,7 +26,7 @@ def grid(arms: Iterable[Arm], bed: str, seed: int, sizes: Iterable[int]) -> Iter
     wanted = set(sizes)
     for arm in arms:
         if bed in arm.beds:
-            for size in arm.sizes:
+            for size in arm.sizes_on(bed):
                 if size in wanted:
                     yield arm, Key(bed, seed, arm.name, size)
 
@@ -57,7 +57,7 @@ def measure(
     """
     began, missing, arms, wanted = time.monotonic(), 0, tuple(arms), set(beds)
     for seed in seeds:
-        for kind in FULL if full else TINY:
+        for kind in FULL if full else SMALL:
             if wanted and kind.name not in wanted:
                 continue
             opened: Bed | None = None

@@ -14,8 +14,8 @@ import numpy as np
 from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, student
 from benchmarks.claims.worlds import GENERIC, LIMITS
 from benchmarks.composition.arms import ADAPTERS, ARMS, CURVES, ONE, OTHERS, REFERENCES, SHORT, SIZES, Arm
-from benchmarks.composition.bed import FULL, TINY
-from benchmarks.composition.cells import Cells, Key
+from benchmarks.composition.bed import FULL, FURTHER, PAIR_TASKS, PAIRS, SMALL, TINY
+from benchmarks.composition.cells import Cell, Cells, Key
 from benchmarks.composition.claims import CLAIMS, OPEN, UNASKED_CLAIMS, Asked, ask
 from benchmarks.composition.curves import SEEDS, cells_of, grid
 from benchmarks.composition.picture import draw
@@ -35,12 +35,13 @@ def write(folder: Path = DOCS) -> None:
 def page(tiny: Cells, full: Cells) -> str:
     """The page's text."""
     names = [kind.name for kind in TINY]
-    tiny_beds = "\n".join(f"    - **{kind.name}**: {kind.words}." for kind in TINY)
-    parts = [_HEAD.format(seeds=SEEDS, short=SHORT, tiny=tiny_beds, **LIMITS), *_presence(tiny, names)]
+    small = "\n".join(f"    - **{kind.name}**: {kind.words}." for kind in SMALL)
+    parts = [_HEAD.format(seeds=SEEDS, short=SHORT, small=small, **LIMITS)]
+    parts += _presence(tiny, [kind.name for kind in SMALL])
     parts += [_CURVES_HEAD.format(picture=PICTURE)]
     for bed in names:
         parts += [f"### {bed}", "", *_curves(tiny, bed), ""]
-    parts += [_OTHERS_HEAD.format(one=ONE), *_others(tiny, names), "", *_claims(tiny, full)]
+    parts += [_OTHERS_HEAD.format(one=ONE), *_others(tiny, names), "", *_further(tiny), *_claims(tiny, full)]
     if any(True for _ in full):
         parts += ["", "## The testbeds of full size", "", *_presence(full, [kind.name for kind in FULL])]
         for kind in FULL:
@@ -79,14 +80,52 @@ def _others(cells: Cells, beds: Sequence[str]) -> list[str]:
         rows = []
         for arm in _at(bed, (*ADAPTERS, *OTHERS)):
             for size in arm.sizes:
-                if score := spread(cells, bed, arm.name, size):
-                    given = str(size) if size else "none"
-                    general = _general(cells, bed, arm.name, size)
-                    rows.append(f"| {arm.name} | {given} | {score} | {general} | "
-                                f"{_seconds(cells, bed, arm.name, size)} |")  # fmt: skip
+                rows += _row_of(cells, bed, arm, size)
         if rows:
-            lines += [f"### Others on {bed}", "", "| | examples a task | skills | general task | CPU s of a fit |"]
-            lines += ["|---|--:|--:|--:|--:|", *rows, ""]
+            lines += [f"### Others on {bed}", "", *_heads(bed), *rows, ""]
+    return lines
+
+
+def _further(cells: Cells) -> list[str]:
+    """A table for each testbed of one question, with all its arms."""
+    lines = [_FURTHER_HEAD.format(one=ONE)]
+    for kind in FURTHER:
+        arms = _at(kind.name, (*REFERENCES, *CURVES, *ADAPTERS, *OTHERS))
+        rows = [row for arm in arms for size in arm.sizes_on(kind.name) for row in _row_of(cells, kind.name, arm, size)]
+        if rows:
+            lines += [f"### {kind.name}", "", *_heads(kind.name), *rows, ""]
+            if kind.name == PAIRS:
+                lines += [*_each_pair(cells), ""]
+    return lines
+
+
+def _heads(bed: str) -> list[str]:
+    names = ["examples a task", *(["two skills in turn"] if bed == PAIRS else []), "skills", "general task"]
+    return [f"| | {' | '.join(names)} | CPU s of a fit |", "|---|" + "--:|" * (len(names) + 1)]
+
+
+def _row_of(cells: Cells, bed: str, arm: Arm, size: int) -> list[str]:
+    """The row of an arm with a number of examples, where it was measured."""
+    scores = [
+        spread(cells, bed, arm.name, size, pairs=pairs) for pairs in ((True, False) if bed == PAIRS else (False,))
+    ]
+    if not scores[0]:
+        return []
+    told = [arm.name, str(size) if size else "none", *scores, _general(cells, bed, arm.name, size)]
+    return [f"| {' | '.join(told)} | {_seconds(cells, bed, arm.name, size)} |"]
+
+
+def _each_pair(cells: Cells) -> list[str]:
+    """What the base and the specialists can do of each pair by itself, which no composition is needed for."""
+    lines = ["| two skills in turn | base | better of two specialists | best static merge | adamerging, match |"]
+    lines += ["|---|--:|--:|--:|--:|"]
+    arms = [("base", 0), ("specialists, task known", 0), ("best static merge", 0), ("adamerging, match", ONE)]
+    for pair in PAIR_TASKS:
+        found = []
+        for arm, size in arms:
+            marks = [cells[Key(PAIRS, seed, arm, size)].scores[pair].mean() for seed in cells.seeds(PAIRS, arm, size)]
+            found.append(f"{np.mean(marks):.3f}" if marks else "")
+        lines.append(f"| {pair} | {' | '.join(found)} |")
     return lines
 
 
@@ -94,16 +133,28 @@ def _at(bed: str, arms: Iterable[Arm]) -> list[Arm]:
     return [arm for arm in arms if bed in arm.beds]
 
 
-def spread(cells: Cells, bed: str, arm: str, size: int) -> str:
-    """The mean over the skills' tasks and the seeds, with half of its interval; how many seeds, unless all."""
+def spread(cells: Cells, bed: str, arm: str, size: int, *, pairs: bool = False) -> str:
+    """The mean over tasks and seeds, with half of its interval; how many seeds, unless all.
+
+    Args:
+        cells: what was measured.
+        bed, arm, size: which.
+        pairs: of the tasks of two skills in turn, instead of those of the skills.
+    """
     seeds = cells.seeds(bed, arm, size)
-    if not seeds:
+    means = [_mean(cells[Key(bed, seed, arm, size)], pairs) for seed in seeds]
+    if not means or math.isnan(means[0]):
         return ""
-    means = [cells[Key(bed, seed, arm, size)].mean(GENERIC) for seed in seeds]
     told = f"{np.mean(means):.3f}"
     if len(means) > 1:
         told += f" ± {student(len(means)) * float(np.std(means, ddof=1)) / math.sqrt(len(means)):.3f}"
     return told if len(seeds) == SEEDS else f"{told} ({len(seeds)})"
+
+
+def _mean(cell: Cell, pairs: bool) -> float:
+    """NaN where there are no such tasks."""
+    found = [marks.mean() for task, marks in cell.scores.items() if (task in PAIR_TASKS) == pairs and task != GENERIC]
+    return float(np.mean(found)) if found else math.nan
 
 
 def _general(cells: Cells, bed: str, arm: str, size: int) -> str:
@@ -159,10 +210,10 @@ How good composers are with how many examples, and what is claimed of them. `pyt
 and writes this page; it goes on where it was stopped. `benchmarks/composition/cells-tiny.jsonl` keeps the mark of each
 test example.
 
-- The testbeds are those of `genepool testbed build --tiny`:
-{tiny}
+- The testbeds are those of `genepool testbed build`; what is called tiny is built with `--tiny`:
+{small}
 - Each is trained anew with every one of {seeds} seeds, which also draw the examples and decide every fit. `--full`
-  measures the testbeds of full size, with all their skills.
+  measures the testbeds digits and text at full size, with all their skills.
 - A composer gets the same training examples of each skill's task as the routers do. It is not given the general task.
 - Fits by gradient take at most {short} steps on these testbeds, and otherwise the composers' defaults. A quarter of the
   examples is held out and tells when to stop.
@@ -190,6 +241,18 @@ _OTHERS_HEAD = """\
 
 With {one} examples of each task, with another number where it is said, or with none where none are used. *task known*:
 whoever asks says whose task it is. *chosen*: a scale is chosen on the validation split.
+"""
+_FURTHER_HEAD = """\
+## Testbeds of one question
+
+With {one} examples of each skill's task, where any are used; *given the pairs* means examples of the tasks of two
+skills in turn instead.
+
+- **untagged-tiny**: does a router still choose right, where no prompt names its skill?
+- **pairs-tiny**: does a composition do what none of its parts was trained for? The base heard of pairs in training: it
+  obeys each half of a tag in 40% of the examples, so the specialist of one half can do some of a pair by itself. What
+  is chosen on validation is chosen on the pairs. *Task known* is the better of a pair's two specialists.
+- **sentences**: is it the same with a real model and real texts?
 """
 _CLAIMS_HEAD = """\
 ## Claims
