@@ -7,7 +7,9 @@ are jinja2's, in its sandbox: they may come from strangers.
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from genepool import seeding
-from genepool.errors import InputError
+from genepool.bounded import SECONDS, bounded
+from genepool.checked import is_whole
+from genepool.errors import InputError, one_line
 from genepool.schema import Strict
 from genepool.tasks.example import Example
 from genepool.tasks.task import Task, TaskSettings
@@ -33,6 +37,9 @@ _SHARES = {"train": range(0, 8), "valid": range(8, 12), "test": range(12, 16)}
 # Draws in a row that give nothing new before the examples are called exhausted.
 _PATIENCE = 2_000
 _LONGEST = 100_000
+_MOST_EXAMPLES = 1_000_000
+# Seconds that the texts of a template may take on average; they take a twentieth of it.
+_EACH = 0.001
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -56,6 +63,10 @@ class Variable(Strict):
         ends = self.integer or self.number or self.letters
         if ends is not None and ends[0] > ends[1]:
             raise ValueError(f"{ends[0]:g} is above {ends[1]:g}. Write the lower end first")
+        if self.integer is not None and not all(is_whole(end) for end in self.integer):
+            raise ValueError("a whole number must be from -2^63 to 2^63 - 1")
+        if self.number is not None and not math.isfinite(self.number[1] - self.number[0]):
+            raise ValueError("the ends of `number` are too far apart")
         if self.letters is not None and not 0 <= self.letters[0] <= self.letters[1] <= _LONGEST:
             raise ValueError(f"the length of a text must be from 0 to {_LONGEST:,}")
         return self
@@ -125,8 +136,9 @@ class Template(Strict):
                 raise ValueError(f"'{name}' cannot be a variable's name. Use letters; says, result and text are taken")
         if unknown := next((split for split in self.counts if split not in _SHARES), None):
             raise ValueError(f"no split '{unknown}'. Known are train, valid and test")
-        if not self.counts or any(count < 1 for count in self.counts.values()):
-            raise ValueError("`counts` must be at least 1 for each split. Leave out splits without examples")
+        if not self.counts or any(not 1 <= count <= _MOST_EXAMPLES for count in self.counts.values()):
+            what = f"`counts` must be from 1 to {_MOST_EXAMPLES:,} for each split"
+            raise ValueError(f"{what}. Leave out splits without examples")
         return self
 
 
@@ -222,6 +234,8 @@ class _Drawing:
 
     def __init__(self, template: Template, where: str) -> None:
         self._template, self._where = template, where
+        # A text may take seconds, but not every one of thousands: what it takes is earned back at a fixed rate.
+        self._left = SECONDS
 
     def __call__(self, generator: np.random.Generator) -> dict[str, Any]:
         template = self._template
@@ -253,14 +267,17 @@ class _Drawing:
     def _text(self, key: str, source: str, values: Mapping[str, Any]) -> str:
         from jinja2 import TemplateError
 
-        try:
-            text: str = self._compiled(source).render(values)
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise InputError(str(error).rstrip("."), where=f"{self._where}:{key}", fix="Correct the template") from None
+        where, began = f"{self._where}:{key}", time.process_time()
+        with bounded("the template", where=where, fix="Write a simpler one", seconds=max(self._left, _EACH)):
+            try:
+                text: str = self._compiled(source).render(values)
+            except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+                raise InputError(one_line(error), where=where, fix="Correct the template") from None
+        self._left = min(self._left + _EACH - (time.process_time() - began), SECONDS)
         if len(text) > _LONGEST:
             raise InputError(
                 f"the text has {len(text):,} letters, expected at most {_LONGEST:,}",
-                where=f"{self._where}:{key}",
+                where=where,
                 fix="Draw shorter texts",
             )
         return text

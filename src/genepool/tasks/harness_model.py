@@ -17,6 +17,7 @@ from genepool.errors import InputError
 from genepool.tasks.decoding import Decoding, generate_tokens
 from genepool.tasks.likelihoods import token_likelihoods
 from genepool.tasks.models.causal_lm import LanguageModel
+from genepool.tasks.tokenized import templated
 
 # lm-eval's default number of tokens to write, HFLM.max_gen_toks in 0.4.
 _WRITTEN = 256
@@ -65,12 +66,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Messages as the tokenizer's template writes them."""
-        if add_generation_prompt:
-            return self._model.chat_text(chat_history)
-        text: str = self._model.tokenizer.apply_chat_template(
-            chat_history, tokenize=False, continue_final_message=True, add_generation_prompt=False
-        )
-        return text
+        return templated(self._model.tokenizer, chat_history, self._model.name, opened=add_generation_prompt)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log-likelihood, whether greedy) of each continuation after its context."""

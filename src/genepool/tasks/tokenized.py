@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from genepool.bounded import bounded
 from genepool.errors import InputError
 from genepool.tasks.decoding import DEFAULT_BATCH, batches, check_length
 from genepool.tasks.network import Network
@@ -22,26 +23,35 @@ if TYPE_CHECKING:
 _REMEMBERED = 50_000
 
 
-def templated(tokenizer: Any, messages: Sequence[Mapping[str, str]], where: str) -> str:
-    """Messages put through a tokenizer's chat template, open for the model's answer.
+def templated(tokenizer: Any, messages: Sequence[Mapping[str, str]], where: str, *, opened: bool = True) -> str:
+    """Messages put through a tokenizer's chat template.
+
+    Args:
+        tokenizer: transformers' tokenizer.
+        messages: the conversation.
+        where: the model, for errors.
+        opened: open for the model's answer; else the last message stays open to be continued.
 
     Raises:
-        InputError: the tokenizer has no chat template, or its template refuses these messages.
+        InputError: the tokenizer has no chat template, or its template refuses these messages or takes too long.
     """
-    from jinja2 import TemplateError
-
     if not getattr(tokenizer, "chat_template", None):
         raise InputError(
             "the tokenizer has no chat template", where=where, fix="Set `chat_template: false` for the task"
         )
-    try:
-        text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        raise InputError(
-            f"the chat template refuses the messages ({short(error)})",
-            where=where,
-            fix="Leave out what it does not support, such as a system message",
-        ) from None
+    ending = {"add_generation_prompt": opened, "continue_final_message": not opened}
+    with bounded("the chat template", where=where, fix="Correct it, or set `chat_template: false` for the task"):
+        try:
+            text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, **ending)
+        except MemoryError:
+            raise
+        # A template is a program: it may fail in every way that one can.
+        except Exception as error:
+            raise InputError(
+                f"the chat template refuses the messages ({short(error)})",
+                where=where,
+                fix="Leave out what it does not support, such as a system message",
+            ) from None
     return text
 
 

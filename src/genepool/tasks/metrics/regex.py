@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from genepool.bounded import bounded
 from genepool.tasks.example import Example
 from genepool.tasks.metrics import metric, something_to_find
 
@@ -21,4 +22,5 @@ def _wrong(example: Example) -> tuple[str, str] | None:
 def regex(output: str, example: Example, strip: bool) -> float:
     """1 when one of the answers, taken as a regular expression, is found in the output."""
     text = output.strip() if strip else output
-    return float(any(re.search(pattern, text) for pattern in example.answers))
+    with bounded("the regular expression", where=example.where or example.id, fix="Write a simpler one"):
+        return float(any(re.search(pattern, text) for pattern in example.answers))

@@ -1,0 +1,109 @@
+"""Bounds on a stranger's work: what takes too long or too much ends in one line, and all else goes on as it was."""
+
+from __future__ import annotations
+
+import re
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genepool import bounded as limits
+from genepool.bounded import bounded
+from genepool.errors import InputError
+from genepool.tasks import load_tasks
+from genepool.tasks.example import Example
+from genepool.tasks.metrics import find_metric
+from genepool.tasks.tokenized import templated
+
+HANGS: dict[str, tuple[Callable[[], object], str]] = {
+    "a loop": (lambda: [0 for _ in range(10**12)], "0.1 s"),
+    "a regular expression": (lambda: re.search(r"(a+)+$", "a" * 60 + "b"), "0.1 s"),
+    "a power": (lambda: 10 ** (10**9), "0.1 s"),
+    "one allocation": (lambda: "a".ljust(10**12), "64 MB"),
+    "many": (lambda: ["a" * 10**6 * i for i in range(10**6)], "64 MB"),
+}
+
+
+@pytest.mark.parametrize("name", HANGS)
+def test_what_has_no_end_gets_one(name: str) -> None:
+    work, said = HANGS[name]
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with (
+        pytest.raises(InputError, match=rf"^task\.yaml: the work takes more than {said}( of memory)?\. Write less\.$"),
+        bounded("the work", where="task.yaml", fix="Write less", seconds=0.1, memory=64 << 20),
+    ):
+        work()
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    assert signal.getsignal(signal.SIGPROF) == signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_PROF)[0] == 0
+
+
+@given(st.integers() | st.text())
+def test_what_ends_by_itself_is_left_alone(value: object) -> None:
+    with bounded("the work", where="x", fix="y"):
+        found = [value, value]
+    assert found == [value, value]
+    with pytest.raises(KeyError, match="own"), bounded("the work", where="x", fix="y"):
+        raise KeyError("own")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that are reached soon."""
+    monkeypatch.setattr(limits, "SECONDS", 0.2)
+    monkeypatch.setattr(limits, "BYTES", 64 << 20)
+
+
+ENDLESS = {
+    "nested ranges": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "doubling": "{% set x = namespace(t='a') %}{% for i in range(60) %}{% set x.t = x.t ~ x.t %}{% endfor %}",
+    "ljust": "{{ 'a'.ljust(9999999999) }}",
+    "center": "{{ 'a' | center(9999999999) }}",
+    "format": "{{ '{:>9999999999}'.format(1) }}",
+    "lipsum": "{{ lipsum(n=10000000) }}",
+    "macros": "{% macro f(n) %}{{ f(n + 1) }}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+    "replace": "{{ ('a' * 9999) | replace('a', 'a' * 9999) | replace('a', 'a' * 9999) }}",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_template_has_an_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None) -> None:
+    monkeypatch.setattr("genepool.tasks.generated.SECONDS", 0.2)
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "template.yaml").write_text("answer: a\nprompt: |\n  " + ENDLESS[name] + "\n")
+    with pytest.raises(InputError, match=r"template\.yaml:prompt"):
+        load_tasks(tmp_path)
+
+
+def test_the_time_of_a_template_is_that_of_all_its_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each text is allowed seconds, but not each of thousands."""
+    monkeypatch.setattr("genepool.tasks.generated.SECONDS", 0.2)
+    (tmp_path / "t").mkdir()
+    slow = "{% for a in range(99999) %}{{ '' }}{% endfor %}"
+    (tmp_path / "t" / "template.yaml").write_text(
+        f'variables: {{a: {{integer: [0, 99999]}}}}\nanswer: a\nprompt: "{slow}{{{{ a }}}}"\ncounts: {{valid: 5000}}\n'
+    )
+    (task,) = load_tasks(tmp_path)
+    with pytest.raises(InputError, match=r"template\.yaml:prompt: the template takes more than"):
+        task.examples("valid")
+
+
+def test_a_pattern_and_a_chat_template_have_an_end(small: None) -> None:
+    from tests.tasks.tiny_models import character_tokenizer
+
+    example = Example("7", "?", ("(a+)+$",), where="test.jsonl:3")
+    with pytest.raises(InputError, match=r"^test\.jsonl:3: the regular expression takes more than 0\.2 s\."):
+        find_metric("regex").score("a" * 60 + "b", example, True)
+    tokenizer = character_tokenizer()
+    for template in ENDLESS.values():
+        tokenizer.chat_template = template
+        with pytest.raises(InputError, match="^model: the chat template"):
+            templated(tokenizer, [{"role": "user", "content": "hello"}], "model")
+    tokenizer.chat_template = "{{ messages[0].content.nothing.at.all }}{{ 1 / 0 }}"
+    with pytest.raises(InputError, match="refuses the messages"):
+        templated(tokenizer, [{"role": "user", "content": "hello"}], "model")
