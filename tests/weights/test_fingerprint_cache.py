@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from genepool.weights import fingerprint_cache, open_weights
@@ -97,3 +98,37 @@ def test_what_a_kill_left_goes_when_the_next_fingerprint_is_taken(tmp_path: Path
     left.write_text("half")
     cached([tmp_path / "x"], lambda: "1" * 64)
     assert not left.exists()
+
+
+@pytest.mark.usefixtures("settled")
+def test_recheck_hashes_a_file_once_more(tmp_path: Path) -> None:
+    """What no time of change tells: a disk that went bad, or a file system that keeps none."""
+    file = tmp_path / "file"
+    file.write_text("one")
+    cached([file], lambda: DIGESTS[0])
+    fingerprint_cache.recheck(True)
+    try:
+        assert lookup([file]) is None
+        assert cached([file], lambda: DIGESTS[1]) == DIGESTS[1]
+        assert cached([file], lambda: pytest.fail("hashed twice in one process")) == DIGESTS[1]
+    finally:
+        fingerprint_cache.recheck(False)
+    assert lookup([file]) == DIGESTS[1]
+
+
+@pytest.mark.usefixtures("settled")
+def test_recheck_through_the_command(tmp_path: Path, cli: Callable[..., Any], save_model: Callable[..., Path]) -> None:
+    base, tuned = save_model("base", {"w": torch.ones(2, 2)}), save_model("tuned", {"w": torch.zeros(2, 2)})
+
+    def fingerprint(*first: str) -> str:
+        out = tmp_path / "skill.safetensors"
+        assert cli(*first, "skill", "extract", tuned, "--base", base, "--out", out, "--overwrite").code == 0
+        with safe_open(out, "pt") as opened:
+            return str(opened.metadata()["base_fingerprint"])
+
+    right = fingerprint()
+    for entry in (cache_folder() / "fingerprints").iterdir():
+        entry.write_text(DIGESTS[0])
+    assert fingerprint() == DIGESTS[0]
+    assert fingerprint("--recheck") == right
+    assert fingerprint() == right

@@ -59,7 +59,14 @@ def build_app(only: str | None = None) -> typer.Typer:
     @app.callback(invoke_without_command=True)
     def top(
         version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+        recheck: Annotated[
+            bool, typer.Option("--recheck", help="Compute the fingerprints of all models anew; remembered ones are not used.")
+        ] = False,
     ) -> None:
+        if recheck or "genepool.weights.fingerprint_cache" in sys.modules:
+            from genepool.weights import fingerprint_cache
+
+            fingerprint_cache.recheck(recheck)
         if version:
             from importlib.metadata import version as installed
 

@@ -270,7 +270,8 @@ def _stamp(weights: Weights) -> str:
     if isinstance(weights, Checkpoint):
         stats = [os.stat(file.path) for file in weights.files]
         read_as = [weights.told(), weights.scheme.settings] if isinstance(weights, DequantisedCheckpoint) else []
-        return json.dumps([[os.path.realpath(weights.path), s.st_size, s.st_mtime_ns] for s in stats] + read_as)
+        seen = [[s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for s in stats]
+        return json.dumps([os.path.realpath(weights.path), seen, *read_as])
     if isinstance(weights, ExpertMixture):
         parts = [_stamp(one) for one in (weights.base, *weights.experts)]
         return json.dumps([weights.recipe.model_dump(mode="json"), *parts])

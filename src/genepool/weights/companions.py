@@ -28,7 +28,8 @@ def companion_folder(file: TensorFile) -> Path:
         InputError: what the file carries makes no sense.
     """
     stat = os.stat(file.path)
-    key = f"{_VERSION}\x1f{os.path.realpath(file.path)}\x1f{stat.st_size}\x1f{stat.st_mtime_ns}\x1f{stat.st_ino}"
+    times = f"{stat.st_mtime_ns} {stat.st_ctime_ns}"
+    key = f"{_VERSION}\x1f{os.path.realpath(file.path)}\x1f{stat.st_size}\x1f{times}\x1f{stat.st_ino}"
     return cached_folder("companions", key, file.path.stem, file.companions, file)
 
 

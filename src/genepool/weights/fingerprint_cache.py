@@ -28,6 +28,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genepool"
 
 
+# Entries that may be trusted while every file is hashed anew; None while all may.
+_checked: set[Path] | None = None
+
+
+def recheck(anew: bool) -> None:
+    """Hashes every file once more in this process, whatever is remembered of it; or trusts what is remembered again."""
+    global _checked
+    _checked = set() if anew else None
+
+
 def cached(paths: Sequence[Path], compute: Callable[[], str]) -> str:
     """`compute()`, or its result of the last time if none of `paths` has changed since."""
     if (known := lookup(paths)) is not None:
@@ -41,12 +51,14 @@ def cached(paths: Sequence[Path], compute: Callable[[], str]) -> str:
     if entry is not None and settled and _entry(paths) == entry:
         with contextlib.suppress(OSError, InputError):
             staging.write_text(entry, result)
+            if _checked is not None:
+                _checked.add(entry)
     return result
 
 
 def lookup(paths: Sequence[Path]) -> str | None:
     """The remembered fingerprint of these files as they are now; None when it has not been computed."""
-    if (entry := _entry(paths)) is not None:
+    if (entry := _entry(paths)) is not None and (_checked is None or entry in _checked):
         with contextlib.suppress(OSError, UnicodeDecodeError):
             text = entry.read_text()
             if is_digest(text):
