@@ -37,6 +37,7 @@ from genepool.schema import described_options
 from genepool.tasks import TaskSettings
 from genepool.tasks.generated import Template
 from genepool.training import Training, objectives
+from genepool.training.loops import Loop, stages
 from genepool.training.rewards import rewards
 
 HERE = Path(__file__).parent
@@ -87,6 +88,13 @@ def pages() -> dict[str, str]:
             Training,
             _training_notes(),
         ),
+        "loops.md": _models_page(
+            "Loop files",
+            "`genepool train` reads a loop file: trainings whose data the model writes itself between rounds. Relative "
+            "paths start at the file's folder; see [Run loops](../how-to/loops.md).",
+            Loop,
+            _loop_notes(),
+        ),
         "compose.md": _models_page(
             "Composition files",
             "`genepool compose` reads a composition file. Relative paths start at the file's folder; see "
@@ -103,6 +111,37 @@ def pages() -> dict[str, str]:
         "cli.md": _commands_page(),
         **python_pages(NOTE),
     }
+
+
+def _loop_notes() -> str:
+    """The stages, found by being there."""
+    rows = [
+        f"| `{name}` | {one.__doc__.splitlines()[0]} | {one.when} | {one.source} |"  # type: ignore[union-attr]
+        for name, one in stages().items()
+    ]
+    return "\n".join(
+        [
+            "## Stages",
+            "",
+            "An item of `first`, `round` or `last` is the name of a stage with its options.",
+            "",
+            "| name | what it does | when | source |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            "## Options of stages",
+            "",
+            "| stage | option | type | default | meaning |",
+            "|---|---|---|---|---|",
+            *(
+                f"| `{name}` | `{one['name']}` | {' or '.join(one['type'].split(' | '))} | `{one['default']}` "
+                f"| {one['description']} |"
+                for name, stage in stages().items()
+                for one in described_options(stage.Options)
+            ),
+            "",
+        ]
+    )
 
 
 def _training_notes() -> str:

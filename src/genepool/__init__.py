@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from genepool.tasks.models import Named
     from genepool.testbed import build as build_testbed
     from genepool.training import Training, TrainingResult
+    from genepool.training.loops import Loop
     from genepool.weights import Weights
     from genepool.weights import open_weights as load
 
@@ -263,7 +264,7 @@ def evolve(
 
 
 def train(
-    training: Training | str | Path,
+    training: Training | Loop | str | Path,
     out: str | Path,
     *,
     ledger: str | Path | None = None,
@@ -280,11 +281,12 @@ def train(
         print(gp.train(recipe, out="trained").told["target"])
 
     Args:
-        training: a training, or the path of a training file.
+        training: a training or a loop of trainings, or the path of a file of one.
         out: its folder: `adapter/` or `skill.safetensors`, `train.json`, `report.html`, `run.sqlite`.
         ledger: where outcomes before and after are kept; `$GENEPOOL_LEDGER`, else `genepool.sqlite` here.
         device: torch's name of the device.
-        fork: folder of another training of the same form: begin with what that one had learned.
+        fork: folder of another training of the same form: begin with what that one had learned. For a loop, of any
+            training or loop.
         trusted: files of tasks that may run code: Python files, and lm-eval's own task files.
         allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
         overwrite: begin anew, replacing the folder `out` with everything in it.
@@ -295,27 +297,35 @@ def train(
             no number any more.
     """
     from genepool import progress
+    from genepool.report.loop_page import write_loop
     from genepool.report.training_page import write_training
     from genepool.training import load_training, run_training
     from genepool.training.folder import REPORT_FILE
+    from genepool.training.loops import Loop, is_loop, load_loop, run_loop
+
+    if isinstance(training, str | Path):
+        path = Path(training)
+        training = load_loop(path) if is_loop(path) else load_training(path)
 
     def draw(result: TrainingResult) -> None:
         assert result.gains is not None
         with progress.bar("drawing the page"):
-            write_training(result.out, result.told, result.gains, result.out / REPORT_FILE)
+            write = write_loop if isinstance(training, Loop) else write_training
+            write(result.out, result.told, result.gains, result.out / REPORT_FILE)
 
-    return run_training(
-        load_training(Path(training)) if isinstance(training, str | Path) else training,
-        out,
-        ledger=ledger,
-        device=device,
-        fork=fork,
-        trusted=trusted,
-        allow_pickle=allow_pickle,
-        overwrite=overwrite,
-        gate=gate,
-        draw=draw,
-    )
+    shared: dict[str, Any] = {
+        "ledger": ledger,
+        "device": device,
+        "fork": fork,
+        "trusted": trusted,
+        "allow_pickle": allow_pickle,
+        "overwrite": overwrite,
+        "gate": gate,
+        "draw": draw,
+    }
+    if isinstance(training, Loop):
+        return run_loop(training, out, **shared)
+    return run_training(training, out, **shared)
 
 
 def __getattr__(name: str) -> Any:

@@ -58,6 +58,10 @@ def report(
         options.only_with(context, False, "a study", "beside")
         _training(study, page, ledger, trust_tasks or (), overwrite, json_output)
         return
+    if (study / "loop.json").is_file():
+        options.only_with(context, False, "a study", "beside")
+        _loop(study, page, ledger, trust_tasks or (), overwrite, json_output)
+        return
     if (study / "run.sqlite").is_file() and not (study / "study.yaml").is_file():
         from genepool.errors import InputError
 
@@ -91,6 +95,25 @@ def _training(
     gains = gains_of(run, ledger=ledger, trusted=trusted)
     with progress.bar("drawing the page"):
         write_training(run, told, gains, page, overwrite=overwrite)
+    if json_output:
+        options.print_json({"report": str(page), "bytes": page.stat().st_size, **told})
+    else:
+        tables.print_text(str(page))
+
+
+def _loop(
+    run: Path, page: Path, ledger: Path | None, trusted: Sequence[Path], overwrite: bool, json_output: bool
+) -> None:
+    """The page of a loop of trainings."""
+    from genepool import progress
+    from genepool.report.loop_page import write_loop
+    from genepool.training.loops import loop_gains_of, read_loop_result
+
+    told = read_loop_result(run)
+    assert told is not None
+    gains = loop_gains_of(run, ledger=ledger, trusted=trusted)
+    with progress.bar("drawing the page"):
+        write_loop(run, told, gains, page, overwrite=overwrite)
     if json_output:
         options.print_json({"report": str(page), "bytes": page.stat().st_size, **told})
     else:

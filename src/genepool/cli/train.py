@@ -10,7 +10,9 @@ import typer
 from genepool.cli import options, tables
 
 if TYPE_CHECKING:
+    from genepool.measure import Comparison
     from genepool.training import Training, TrainingResult
+    from genepool.training.loops import Loop
 
 # What a recipe file says itself.
 _OF_A_RECIPE = (
@@ -25,7 +27,10 @@ PANEL = options.Panel.training
 def train(
     context: typer.Context,
     tasks: Annotated[
-        list[str], typer.Argument(metavar="TASK...", help="Task folders or JSONL files; or one training file (.yaml).")
+        list[str],
+        typer.Argument(
+            metavar="TASK...", help="Task folders or JSONL files; or one file (.yaml) of a training or a loop."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Write the run to this folder; a run that was stopped continues.")],
     base: Annotated[str | None, typer.Option("--base", metavar="MODEL", help="Train this model.")] = None,
@@ -131,6 +136,8 @@ def train(
 
         genepool train training.yaml --out run
 
+        genepool train loop.yaml --out run
+
     You may kill the command at any time: the same command continues and gives the same bits. The result is a skill,
     DIR/adapter or DIR/skill.safetensors. You can add it to a library, merge it, or ask `BASE+DIR/adapter`.
     """
@@ -141,7 +148,6 @@ def train(
     import genepool
     from genepool import measure
     from genepool.errors import CheckFailed
-    from genepool.training import gains_of
     from genepool.training.folder import REPORT_FILE
 
     recipe = _recipe(context, tasks)
@@ -162,25 +168,35 @@ def train(
     else:
         _show(result, page)
     if gate is not None:
-        gains = result.gains or gains_of(
-            result.out, ledger=ledger, device=device, trusted=trust_tasks or (), allow_pickle=allow_pickle
-        )
-        comparison = gains.comparison
+        known = {"ledger": ledger, "device": device, "trusted": trust_tasks or (), "allow_pickle": allow_pickle}
+        comparison = _comparison(recipe, result, known)
         judged = measure.check_gates(measure.load_gates(gate), comparison, gate)
         if failed := [one for one in judged if not one.passed]:
             raise CheckFailed(f"{gate}: {len(failed)} of {len(judged)} gates do not hold")
 
 
-def _recipe(context: typer.Context, tasks: list[str]) -> Training:
+def _comparison(recipe: Training | Loop, result: TrainingResult, known: dict[str, Any]) -> Comparison:
+    """Before and after; of what was finished before, out of the ledger."""
+    from genepool.training import gains_of
+    from genepool.training.loops import Loop, loop_gains_of
+
+    if result.gains is not None:
+        return result.gains.comparison
+    again = loop_gains_of if isinstance(recipe, Loop) else gains_of
+    return again(result.out, **known).comparison
+
+
+def _recipe(context: typer.Context, tasks: list[str]) -> Training | Loop:
     """The training that the command line says, or its file."""
     from genepool.errors import InputError
     from genepool.schema import validate
     from genepool.training import Training, is_training, load_training
+    from genepool.training.loops import is_loop, load_loop
 
     first = Path(tasks[0])
     if len(tasks) == 1 and (is_training(first) or first.suffix in (".yaml", ".yml")):
         _said_in_the_file(context, first)
-        return load_training(first)
+        return load_loop(first) if is_loop(first) else load_training(first)
     given = context.params
     if given["base"] is None:
         raise InputError("no base is named", where="--base", fix="Name the model, or a training file that does")
@@ -218,7 +234,7 @@ def _said_in_the_file(context: typer.Context, file: Path) -> None:
         if source is not None and source.name == "COMMANDLINE":
             option = f"--{name.rstrip('_').replace('_', '-')}"
             key = "options" if name == "set_" else name
-            raise InputError("is set by the training file", where=option, fix=f"Set `{key}` in {file}")
+            raise InputError("is set by the file", where=option, fix=f"Set `{key}` in {file}")
 
 
 def _show(result: TrainingResult, page: Path) -> None:
@@ -240,6 +256,12 @@ def _show(result: TrainingResult, page: Path) -> None:
         if part == "target":
             table.add_section()
     tables.show(table)
+    if "tokens_generated" in result.told:
+        told = result.told
+        tables.print_text(
+            f"{told['rounds']:,} rounds: {told['steps']:,} steps, {told['tokens_generated']:,} tokens generated, "
+            f"{told['labels']:,} known answers used"
+        )
     if (head := result.told.get("head")) is not None:
         tables.print_text(f"before: {head['before']}, since the base has no head")
     tables.print_text(f"the result: {result.result}\nthe page: {page}")

@@ -213,6 +213,14 @@ class Journal(Record):
                 raise ValueError(f"{kept!r:.40}")
         return {"drawn": drawn, "learned_from": kept, "failed": failed or 0}
 
+    def generated(self) -> int:
+        """Tokens of all samples of all steps; for objectives whose examples are samples."""
+        ((total,),) = self._rows("SELECT coalesce(sum(length), 0) FROM examples")
+        with self._believing("a length of an example"):
+            if not is_number(total, 0):
+                raise ValueError(f"{total!r:.40}")
+        return int(total)
+
     # ------------------------------------------------------------------ validations
 
     def validated(self, found: Validation) -> None:

@@ -286,6 +286,21 @@ class Run:
 
     def finish(self, ledger: str | Path | None) -> tuple[dict[str, Any], Gains]:
         """Writes the best state as a skill, measures it before and after, and records the end."""
+        told, tuned = self._written()
+        gains = self._measure(tuned, ledger)
+        told = {**told, **gains.to_dict()}
+        self._write_told(told)
+        return told, gains
+
+    def finish_unmeasured(self) -> dict[str, Any]:
+        """Writes the best state as a skill and records the end; base and result are asked nothing."""
+        told, _ = self._written()
+        told = {**told, "target": [], "others": [], "flips": []}
+        self._write_told(told)
+        return told
+
+    def _written(self) -> tuple[dict[str, Any], Weights]:
+        """Writes the best state as a skill: what is told of it, scores left out, and the model with it."""
         session, last = self._session, self.states.kept()[-1]
         assert session is not None
         best = self._best(last)
@@ -294,14 +309,11 @@ class Run:
         base = self.opened.base
         session.trained.write(result, session.result(), base, self._lineage(best))
         tuned = open_weights(str(result), base=base)
-        # The model that was trained is as large as each of the two that are asked now.
+        # The model that was trained is as large as each of the two that are asked afterwards.
         rate = session.optimiser.settings.learning_rate
         self._session = None
         del session
-        gains = self._measure(tuned, ledger)
-        told = self._told(result.name, best, last, rate, tuned.fingerprint(), gains)
-        self._write_told(told)
-        return told, gains
+        return self._told(result.name, best, last, rate, tuned.fingerprint()), tuned
 
     def measure_again(self, told: dict[str, Any], ledger: str | Path | None) -> tuple[dict[str, Any], Gains]:
         """Asks base and result of a finished training what is to be asked now, and records that instead."""
@@ -326,7 +338,8 @@ class Run:
             )
 
     def _write_told(self, told: dict[str, Any]) -> None:
-        if (result := self.out / told["result"]).is_dir():
+        # A card is about scores; the training of a stage has none of its own.
+        if told["target"] and (result := self.out / told["result"]).is_dir():
             staging.write_text(result / "README.md", card(told))
         text = json.dumps(told, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         staging.write_text(self.out / RESULT_FILE, text)
@@ -365,7 +378,7 @@ class Run:
             return {}
         return {"head": {**head.to_dict(), "before": self.opened.before.name}}
 
-    def _told(self, result: str, best: int, last: int, rate: float, fingerprint: str, gains: Gains) -> dict[str, Any]:
+    def _told(self, result: str, best: int, last: int, rate: float, fingerprint: str) -> dict[str, Any]:
         recipe, lessons = self.recipe, self.opened.lessons
         return {
             "schema": 1,
@@ -385,7 +398,6 @@ class Run:
             "examples": {"train": len(lessons.train), "valid": len(lessons.valid)},
             **self._learned_from(),
             "validations": [asdict(one) for one in self._recorded()],
-            **gains.to_dict(),
         }
 
 

@@ -1,0 +1,175 @@
+"""The loop file: which stages make a round, and how many rounds there are, as read from a file with the key `loop: 1`.
+
+Pydantic models of the YAML a user writes, and its reader. Opens no model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from genepool.errors import InputError
+from genepool.schema import PartError, Strict, read_yaml, validate
+from genepool.training.loops.stage import Stage, find_stage
+from genepool.training.recipe import Lora, Training
+
+#: Keys of a training that a loop says once for all of its trainings.
+_SHARED = ("train", "base", "tasks", "others", "form", "lora", "test", "seed", "threads", "dtype")
+
+
+class Loop(Strict):
+    """One loop, as read from a file with the key `loop: 1`."""
+
+    page = "reference/loops"
+
+    loop: Literal[1] = Field(default=1, description="Version of this format; marks a file as a loop.")
+    base: str = Field(description="The model it begins with: a folder, a hub model, BASE+ADAPTER or BASE+SKILL.")
+    tasks: tuple[str, ...] = Field(min_length=1, description="Task folders, or JSONL files of examples.")
+    others: str | None = Field(
+        default=None,
+        description="Folder of tasks that must not be forgotten; null: the folders beside the first task's.",
+    )
+    rounds: int = Field(default=3, ge=1, le=10_000, description="How often the stages of `round` run.")
+    first: tuple[dict[str, dict[str, Any]], ...] = Field(
+        default=(), description="Stages that run once, before the first round."
+    )
+    round: tuple[dict[str, dict[str, Any]], ...] = Field(
+        min_length=1, description="Stages of a round, in order; each is a name with its options, as listed below."
+    )
+    last: tuple[dict[str, dict[str, Any]], ...] = Field(
+        default=(), description="Stages that run once, after the last round."
+    )
+    training: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Keys of a training file for every training of the loop, such as `batch` and `learning_rate`.",
+    )
+    form: Literal["lora", "full"] = Field(
+        default="lora", description="lora: each training adds factors; full: every tensor is trained."
+    )
+    lora: Lora = Field(default=Lora(), description="The factors of each training.")
+    test: int | None = Field(
+        default=None, ge=1, description="Test examples of each task, at most, for before and after; null: all."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Decides every draw.")
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Threads torch computes with; null: as many as the machine has cores, one for models below 20 M.",
+    )
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = Field(
+        default="float32", description="What the models compute in; what is trained is kept in float32."
+    )
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _one_task(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Path) else value
+
+    @field_validator("first", "round", "last", mode="before")
+    @classmethod
+    def _bare_names(cls, value: Any) -> Any:
+        """A stage without options may be a name alone, or a name with nothing behind it."""
+        if not isinstance(value, list | tuple):
+            return value
+        found = []
+        for one in value:
+            plain = {one: {}} if isinstance(one, str) else one
+            found.append({k: {} if v is None else v for k, v in plain.items()} if isinstance(plain, dict) else plain)
+        return tuple(found)
+
+    @model_validator(mode="after")
+    def _composed(self) -> Loop:
+        for key in self.training:
+            if key in _SHARED and key != "train":
+                raise ValueError(f"`training` says `{key}`, which the loop says itself. Move it to the top")
+        try:
+            validate(Training, {"base": self.base, "tasks": self.tasks, **self.training}, "")
+        except InputError as error:
+            inner = error.where.removeprefix(":")
+            where = f"training.{inner}" if inner else "training"
+            raise PartError(InputError(error.what, where=where, fix=error.fix)) from None
+        known: set[str] = set()
+        trains = False
+        for part in ("first", "round", "last"):
+            for number, stage in enumerate(self._made(part), 1):
+                where = f"{part}.{number}.{stage.name}"
+                if missing := [name for name in stage.reads if name not in known]:
+                    what = f"reads '{missing[0]}', which no stage before it writes"
+                    fix = f"Written before it: {', '.join(sorted(known))}" if known else "Put a draw before it"
+                    raise PartError(InputError(what, where=where, fix=fix))
+                known |= set(stage.writes)
+                trains = trains or stage.trains
+        if not trains:
+            raise ValueError("no stage trains, so nothing would be learned. Add a stage `train`")
+        return self
+
+    def _made(self, part: str) -> list[Stage]:
+        """The stages of `first`, `round` or `last`, with their options."""
+        found = []
+        for number, stage in enumerate(getattr(self, part), 1):
+            where = f"{part}.{number}"
+            if len(stage) != 1:
+                what = f"a stage is one name with its options, got {len(stage)} names"
+                raise PartError(InputError(what, where=where, fix="Begin each stage with a `-` of its own"))
+            ((name, options),) = stage.items()
+            try:
+                found.append(find_stage(name, options))
+            except InputError as error:
+                inner = error.where.removeprefix(":")
+                place = f"{where}.{name}.{inner}" if inner else f"{where}.{name}"
+                raise PartError(InputError(error.what, where=place, fix=error.fix)) from None
+        return found
+
+    def plan(self) -> list[tuple[int, int, Stage]]:
+        """Every stage that will run, in order: its round, its number within the round, and the stage.
+
+        The round of `first` is 0, that of `last` one more than `rounds`; numbers are counted from 1.
+        """
+        parts = [(0, self._made("first"))]
+        parts += [(number, self._made("round")) for number in range(1, self.rounds + 1)]
+        parts.append((self.rounds + 1, self._made("last")))
+        return [(round_, number, stage) for round_, part in parts for number, stage in enumerate(part, 1)]
+
+    def training_of(self, **changes: Any) -> Training:
+        """A training of the loop.
+
+        Args:
+            changes: its base and tasks, and whatever else it says itself.
+
+        Raises:
+            InputError: a value is wrong.
+        """
+        shared = {"form": self.form, "lora": self.lora, "threads": self.threads, "dtype": self.dtype}
+        return validate(Training, {"patience": 0, **self.training, **shared, **changes}, "training")
+
+    def located(self, folder: Path) -> Loop:
+        """The same with paths that are relative to the file's folder made so that they can be found from here."""
+        plain = Training(base=self.base, tasks=self.tasks, others=self.others).located(folder)
+        return self.model_copy(update={"base": plain.base, "tasks": plain.tasks, "others": plain.others})
+
+
+def is_loop(path: Path) -> bool:
+    """Whether a path is a YAML file with the key `loop`."""
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return False
+    data = read_yaml(path)
+    return isinstance(data, dict) and "loop" in data
+
+
+def load_loop(path: Path) -> Loop:
+    """Reads a loop file.
+
+    Raises:
+        InputError: naming the key that is wrong; a version from the future is refused.
+    """
+    data = read_yaml(path)
+    if isinstance(data, dict) and data.get("loop") not in (None, 1) and type(data.get("loop")) is int:
+        raise InputError(
+            f"its format is {data['loop']}, and this version reads 1",
+            where=f"{path}:loop",
+            fix="Install a newer genepool",
+        )
+    return validate(Loop, data, path).located(path.parent)
