@@ -25,6 +25,8 @@ from genepool.training.objectives import LabelledLikelihoods, LabelledObjective
 from genepool.training.value_head import ValueHead
 
 LABELLED = sorted(name for name, one in objectives().items() if issubclass(one, LabelledObjective))
+# What the tiny tokenizer of these tests knows.
+OPTIONS = {"conditional": ("--set", "good=:", "--set", "bad=.")}
 SHORT = ("--lora", 2, "--steps", 30, "--every", 10, "--batch", 16, "--learning-rate", 0.01, "--quiet")
 
 
@@ -256,8 +258,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
 
     def train(out: str) -> Any:
         return cli(
-            "train", task, "--base", small_world / "base", "--objective", objective, *form, "--steps", 12, "--every", 5,
-            "--batch", 8, "--learning-rate", 0.005, "--test", 4, "--out", tmp_path / out, "--quiet",
+            "train", task, "--base", small_world / "base", "--objective", objective, *OPTIONS.get(objective, ()), *form,
+            "--steps", 12, "--every", 5, "--batch", 8, "--learning-rate", 0.005, "--test", 4, "--out", tmp_path / out,
+            "--quiet",
         )  # fmt: skip
 
     assert train("whole").code == 0

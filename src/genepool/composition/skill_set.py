@@ -136,11 +136,18 @@ def open_skill(name: str, reference: str, base: Weights, members: Members, allow
     """Opens one skill.
 
     Raises:
-        InputError: it cannot be opened, or is of another base.
+        InputError: it cannot be opened, is of another base, or is asked with a control prefix.
     """
     if members == "models":
         return ComposedSkill(name, reference, open_model(reference, base=base, allow_pickle=allow_pickle))
-    return ComposedSkill.of_change(name, reference, open_change(reference, base, allow_pickle=allow_pickle))
+    change = open_change(reference, base, allow_pickle=allow_pickle)
+    if change.control is not None:
+        raise InputError(
+            f"is asked with the control prefix {change.control.prefix!r}, which no composition carries",
+            where=reference,
+            fix="Apply or merge it instead, or teach the skill with another objective",
+        )
+    return ComposedSkill.of_change(name, reference, change)
 
 
 def _one_place(reference: str, base: str) -> bool:

@@ -22,6 +22,7 @@ class MergedWeights(Weights):
         self.plan, self.engine = plan, Engine(plan, device)
         self.name = f"{plan.method.name}({', '.join(plan.recipe.model_names()[1:])})"
         self.folder, self.config, self.chat_template = plan.reference.folder, plan.config, plan.chat_template
+        self.control = plan.control
         self._outputs = {out.name: out for out in plan.layout.outputs}
 
     @property

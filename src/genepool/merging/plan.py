@@ -31,6 +31,7 @@ from genepool.weights import TensorInfo, Weights
 from genepool.weights.architecture import architecture_of
 from genepool.weights.carried import CarriedFiles, carried_files
 from genepool.weights.config_layers import with_depth
+from genepool.weights.control import Control, joined_control
 from genepool.weights.dequantised import dequantised_in
 from genepool.weights.naming import Renaming, renaming_of
 from genepool.weights.tensor_info import dtype_code
@@ -194,6 +195,14 @@ class Plan:
         """What replaces the tokenizer's chat template; None to leave it."""
         folders = [weights.tokenizer_folder for weights in self.sources.values()]
         return find_template(self.recipe.chat_template, folders)
+
+    @cached_property
+    def control(self) -> Control | None:
+        """The control prefix of the models that have one, which must be the same."""
+        found = None
+        for name, weights in self.sources.items():
+            found = joined_control(found, weights.control, name)
+        return found
 
     @cached_property
     def carried(self) -> CarriedFiles:

@@ -104,6 +104,7 @@ def run_plan(
             plan.reference.folder,
             tokenizer_from=tokenizer,
             chat_template=plan.chat_template,
+            control=plan.control,
         )
         written = card.extra_files(plan, fingerprint=fingerprint, sections=sections) | dict(files or {})
         for name, text in written.items():

@@ -13,6 +13,7 @@ import yaml
 from genepool import staging
 from genepool.errors import InputError
 from genepool.weights import Change, WrittenChange
+from genepool.weights.control import CONTROL_FILE
 from genepool.weights.peft.folder import NOTES_FILE
 from genepool.weights.peft.writer import AdapterWriter
 
@@ -73,6 +74,8 @@ def write_peft(
         size = sum(held.change for held in writer.held)
         error = (sum(held.lost for held in writer.held) / size) ** 0.5 if size else 0.0
         (folder / "README.md").write_text(_card(changes, base_name, error))
+        if changes.control is not None:
+            (folder / CONTROL_FILE).write_text(changes.control.text(), encoding="utf-8")
         if changes.header.head:
             # PEFT keeps the head and not the names of its classes.
             notes = json.dumps({"genepool": 1, "head": changes.header.head}, ensure_ascii=False, indent=2)

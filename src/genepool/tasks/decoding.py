@@ -163,6 +163,9 @@ def _verdict(
     if model.decode(expected) != answer:
         # Characters the tokenizer does not know, special tokens, spaces it drops: its tokens are not the answer.
         return None
+    if {row[-1] for row in model.banned} & set(written):
+        # What is likeliest may not be written.
+        return None
     for place, token in enumerate(expected):
         if written[place] == token:
             continue
@@ -312,6 +315,8 @@ def write_rows(
     chosen: torch.Tensor | None = None
     while any(running):
         logits = step(None if chosen is None else chosen.reshape(-1, 1).to(model.device)).float().cpu()
+        if model.banned:
+            logits = _without_banned(logits, written, model.banned)
         chosen = _draw(logits, generators, decoding) if decoding.temperature else logits.argmax(-1)
         shares = logits.gather(-1, chosen.reshape(-1, 1)).squeeze(-1) - logits.logsumexp(-1)
         for row, (token, share) in enumerate(zip(chosen.tolist(), shares.tolist(), strict=True)):
@@ -329,6 +334,19 @@ def write_rows(
         Written(_cut(model.decode(ids), decoding.stop), logprob, (*ids, *end))
         for ids, logprob, end in zip(written, logprobs, ends, strict=True)
     ]
+
+
+def _without_banned(
+    logits: torch.Tensor, written: Sequence[Sequence[int]], banned: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """Logits under which no row goes on to the last token of a banned row of tokens."""
+    logits = logits.clone()
+    for before in banned:
+        *begun, last = before
+        for row, tokens in enumerate(written):
+            if not begun or list(tokens[-len(begun) :]) == begun:
+                logits[row, last] = -float("inf")
+    return logits
 
 
 def _draw(logits: torch.Tensor, generators: Sequence[torch.Generator], decoding: Decoding) -> torch.Tensor:

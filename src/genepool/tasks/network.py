@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from genepool.devices import check_device, check_dtype
 from genepool.errors import InputError
-from genepool.tasks.models import Model
+from genepool.tasks.models import Model, asked_fingerprint
 from genepool.weights import Weights
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Network(Model):
     @property
     def fingerprint(self) -> str:
         """Of the weights the model holds now."""
-        return self._held().fingerprint()
+        return asked_fingerprint(self._held())
 
     @property
     def device(self) -> torch.device:

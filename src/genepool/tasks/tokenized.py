@@ -154,6 +154,11 @@ class TokenizedNetwork(Network):
 class WritingNetwork(TokenizedNetwork):
     """A network that also writes texts, token by token."""
 
+    @property
+    def banned(self) -> tuple[tuple[int, ...], ...]:
+        """Rows of tokens that an answer must not hold."""
+        return ()
+
     @cached_property
     def end_tokens(self) -> frozenset[int]:
         """Tokens that end an answer."""

@@ -27,6 +27,7 @@ def card(told: dict[str, Any]) -> str:
         f"{told['examples']['train']:,} examples, seed {told['seed']}.",
         "",
         *([f"The base has no head: before is {_plain(head['before'])}.", ""] if (head := told.get("head")) else []),
+        *_asked(told.get("control")),
         "| task | n | before | after | difference | 95% | gained | lost | |",
         "|---|--:|--:|--:|--:|---|--:|--:|---|",
     ]
@@ -39,6 +40,18 @@ def card(told: dict[str, Any]) -> str:
                 f"| {row['gained']:,} | {row['lost']:,} | {row['verdict']} |"
             )
     return "\n".join([*lines, ""])
+
+
+def _asked(control: dict[str, Any] | None) -> list[str]:
+    """How to ask a model that has a control prefix."""
+    if control is None:
+        return []
+    banned = " and ".join(f"`{text}`" for text in control["banned"])
+    return [
+        f"Put the control prefix `{control['prefix']}` between the prompt and the answer, and ban {banned} "
+        "from what is written. genepool does both by itself.",
+        "",
+    ]
 
 
 def _plain(text: str) -> str:

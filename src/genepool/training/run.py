@@ -307,7 +307,8 @@ class Run:
         self._restore(best, session)
         result = self.out / session.trained.place
         base = self.opened.base
-        session.trained.write(result, session.result(), base, self._lineage(best))
+        control = self.recipe.made_objective().control
+        session.trained.write(result, session.result(), base, self._lineage(best), control)
         tuned = open_weights(str(result), base=base)
         # The model that was trained is as large as each of the two that are asked afterwards.
         rate = session.optimiser.settings.learning_rate
@@ -397,6 +398,7 @@ class Run:
             "asked": self.opened.asked(),
             "examples": {"train": len(lessons.train), "valid": len(lessons.valid)},
             **self._learned_from(),
+            **({"control": control.to_dict()} if (control := self.recipe.made_objective().control) else {}),
             "validations": [asdict(one) for one in self._recorded()],
         }
 

@@ -23,6 +23,7 @@ from genepool.tasks.models.sequence_classifier import SequenceClassifier
 from genepool.training.layers import TrainedModules, trained_modules
 from genepool.training.recipe import Lora, Training
 from genepool.weights import BaseWithHead, Form, ModelDifference, TensorWeights, Weights, store
+from genepool.weights.control import CONTROL_FILE, Control
 from genepool.weights.naming import in_memory_layout
 from genepool.weights.peft.folder import NOTES_FILE
 
@@ -64,6 +65,7 @@ class Trained(ABC):
         tensors: Mapping[str, torch.Tensor],
         base: Weights,
         lineage: Mapping[str, Any],
+        control: Control | None = None,
     ) -> None:
         """Writes what was trained, replacing what is there.
 
@@ -72,6 +74,7 @@ class Trained(ABC):
             tensors: the parameters' values in float32, by name; they stand in the parameters too.
             base: the model they were trained from.
             lineage: how they were made.
+            control: the control prefix that the result is asked with; None: as the base is.
 
         Raises:
             InputError: a tensor has another name or layout in memory than on the disk.
@@ -166,6 +169,7 @@ class LoraFactors(Trained):
         tensors: Mapping[str, torch.Tensor],
         base: Weights,
         lineage: Mapping[str, Any],
+        control: Control | None = None,
     ) -> None:
         name = str(lineage["base"]["name"])
         # PEFT resolves a relative path from wherever its reader runs.
@@ -178,6 +182,8 @@ class LoraFactors(Trained):
             head = {"head": base.head.to_dict()} if isinstance(base, BaseWithHead) else {}
             text = json.dumps({"genepool": 1, **head, "lineage": dict(lineage)}, indent=2, ensure_ascii=False)
             (unfinished / NOTES_FILE).write_text(text + "\n", encoding="utf-8")
+            if control is not None:
+                (unfinished / CONTROL_FILE).write_text(control.text(), encoding="utf-8")
             # PEFT's card is a form with nothing filled in.
             (unfinished / "README.md").unlink(missing_ok=True)
 
@@ -289,6 +295,7 @@ class FullFineTune(Trained):
         tensors: Mapping[str, torch.Tensor],
         base: Weights,
         lineage: Mapping[str, Any],
+        control: Control | None = None,
     ) -> None:
         # A skill of a base whose file has another layout is put on it by the names it has in memory.
         base = in_memory_layout(base)
@@ -298,6 +305,8 @@ class FullFineTune(Trained):
             {**kept, **tensors}, out.stem, folder=base.folder, config=base.config, aliases=base.aliases()
         )
         words = {"name": printable(", ".join(lineage["tasks"])), "training": dict(lineage)}
+        if control is not None:
+            words["control"] = control.to_dict()
         store(ModelDifference(tuned, base), out, Form("dense"), "extract", words=words, overwrite=True)
 
 

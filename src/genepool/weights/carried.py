@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from genepool.errors import InputError
+from genepool.weights.control import CONTROL_FILE
 from genepool.weights.json_file import read_json_value
 
 # A tokenizer of 250,000 tokens takes 35 MB; a model has some twenty files and a few folders.
@@ -61,7 +62,9 @@ _TRAINING_FOLDERS = re.compile(r"checkpoint-\d+|global_step\d+|runs|logs|wandb|t
 _QUANTISER = frozenset({
     "quantize_config.json", "quant_config.json", "quantization_config.json", "hf_quant_config.json",
 })  # fmt: skip
-_REPLACED = frozenset({"README.md", "recipe.yaml", "genepool.json", "mergekit_config.yml", "mergekit_config.yaml"})
+_REPLACED = frozenset({
+    "README.md", "recipe.yaml", "genepool.json", CONTROL_FILE, "mergekit_config.yml", "mergekit_config.yaml",
+})  # fmt: skip
 # transformers would load these onto the result, or look for the base they name.
 _ADAPTER = re.compile(r"adapter_config\.json|adapter_model\..*")
 _DATABASE = re.compile(r".*\.(sqlite|sqlite3|db|sqlite-wal|sqlite-shm)")

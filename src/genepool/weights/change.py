@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.weights.class_head import BaseWithHead
+from genepool.weights.control import Control, joined_control
 from genepool.weights.encodings import Encoding, Entry
 from genepool.weights.encodings.low_rank import LowRank, Product
 from genepool.weights.header import Header
@@ -47,12 +48,14 @@ class Change(ABC):
         name: what the user calls it.
         base: the model it is relative to, where that is open.
         path: the file or folder it is read from; None when there is none.
+        control: the control prefix that a base with it is asked with; None: the base's own.
     """
 
     kind: ClassVar[str] = ""
     name: str
     base: Weights | None = None
     path: Path | None = None
+    control: Control | None = None
 
     @abstractmethod
     def names(self) -> tuple[str, ...]:
@@ -117,7 +120,8 @@ class Change(ABC):
         if self.base is None:
             return Header()
         head = self.base.head.to_dict() if isinstance(self.base, BaseWithHead) else {}
-        return Header(self.base.fingerprint(), self.base.name, head=head)
+        control = {} if self.control is None else self.control.to_dict()
+        return Header(self.base.fingerprint(), self.base.name, head=head, control=control)
 
     def identity(self) -> dict[str, Any]:
         """What goes into the lineage of what is made of it: {"parents": [..]} or {"models": [..]}."""
@@ -163,6 +167,7 @@ class BaseWithChange(Weights):
         self._sums, self._like = sums, base if sums is None else sums
         self.folder, self.config = self._like.folder, self._like.config
         self.chat_template = self._like.chat_template
+        self.control = joined_control(base.control, change.control, self.name)
         self._dtype, self._fingerprint = dtype, fingerprint
         self._aliases = self._like.aliases()
         # The base may hold a tensor under another name than the change was made with.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from genepool.errors import InputError
 from genepool.weights import fingerprint_cache
 from genepool.weights.companions import companion_folder
+from genepool.weights.control import control_of
 from genepool.weights.formats import NEED_ASKING, TensorFile, format_of, formats, open_file, usable_formats
 from genepool.weights.formats.safetensors import INDEX_FILE, MODEL_FILE
 from genepool.weights.json_file import read_json
@@ -52,6 +53,7 @@ class Checkpoint(Weights):
         self.files, self.wrapped = unwrapped(_open_files(path, allow_pickle))
         self.folder = self._find_folder()
         self.config = read_json(self.folder / "config.json") if (self.folder / "config.json").is_file() else None
+        self.control = control_of(self.folder)
         self._where: dict[str, TensorFile] = {}
         for file in self.files:
             for tensor in file.infos:

@@ -130,7 +130,7 @@ class BaseWithHead(Weights):
 
     def __init__(self, base: Weights, head: ClassHead) -> None:
         self.base, self.head, self.name = base, head, base.name
-        self.folder, self.chat_template = base.folder, base.chat_template
+        self.folder, self.chat_template, self.control = base.folder, base.chat_template, base.control
         names = dict(enumerate(head.classes))
         left_out = {"problem_type", "num_labels"}
         self.config = {

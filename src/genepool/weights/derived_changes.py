@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 from genepool.weights.change import Change
+from genepool.weights.control import joined_control
 from genepool.weights.encodings import Encoding, Entry
 from genepool.weights.encodings.low_rank import Product
 from genepool.weights.header import Header
@@ -23,7 +24,7 @@ class Derived(Change):
     """A change made of one other: of the same tensors, base and origin."""
 
     def __init__(self, inner: Change) -> None:
-        self.inner, self.name, self.base = inner, inner.name, inner.base
+        self.inner, self.name, self.base, self.control = inner, inner.name, inner.base, inner.control
 
     @cached_property
     def header(self) -> Header:
@@ -108,6 +109,8 @@ class Sum(Change):
         first = parts[0]
         self.parts, self.base = parts, first.base
         self.name = " + ".join(part.name for part in parts)
+        for part in parts:
+            self.control = joined_control(self.control, part.control, part.name)
         for part in parts[1:]:
             if part.header.head != first.header.head:
                 raise InputError(
@@ -136,7 +139,8 @@ class Sum(Change):
     @cached_property
     def header(self) -> Header:
         first = self.parts[0].header
-        return Header(first.base_fingerprint, first.base_name, head=first.head)
+        control = {} if self.control is None else self.control.to_dict()
+        return Header(first.base_fingerprint, first.base_name, head=first.head, control=control)
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._holders)

@@ -16,10 +16,10 @@ from genepool.checked import is_line, is_number, numbers
 from genepool.errors import InputError
 
 VERSION = 1
-SKILL_KEY, FORM_KEY, BASE_KEY, BASE_NAME_KEY, TENSORS_KEY, HEAD_KEY = (
-    "genepool_skill", "form", "base_fingerprint", "base_name", "tensors", "head",
+SKILL_KEY, FORM_KEY, BASE_KEY, BASE_NAME_KEY, TENSORS_KEY, HEAD_KEY, CONTROL_KEY = (
+    "genepool_skill", "form", "base_fingerprint", "base_name", "tensors", "head", "control",
 )  # fmt: skip
-_TEXTS, _OBJECTS = ("name", "description", "licence"), ("lineage", "training", "scores", HEAD_KEY)
+_TEXTS, _OBJECTS = ("name", "description", "licence"), ("lineage", "training", "scores", HEAD_KEY, CONTROL_KEY)
 # What a header may say in all; the table of tensors comes on top.
 _MOST_BYTES = 1 << 20
 _AGAIN = "Make or fetch the skill again"
@@ -37,6 +37,7 @@ class Header:
         training: what is known of how the task was learned (data fingerprint, steps, learning rate), free.
         scores: task -> mean score of base + skill.
         head: {"architecture", "classes"}: the head that the change is of where its base has none (`class_head`); empty.
+        control: {"prefix", "banned"}: the control prefix that a base with it is asked with (`control`); empty.
         error: share of the change's size (Frobenius norm) lost in storing it; None when nothing was.
     """
 
@@ -49,6 +50,7 @@ class Header:
     training: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     head: Mapping[str, Any] = field(default_factory=dict)
+    control: Mapping[str, Any] = field(default_factory=dict)
     error: float | None = None
 
     @classmethod

@@ -38,6 +38,7 @@ class ModelDifference(Change):
 
     def __init__(self, tuned: Weights, base: Weights) -> None:
         self.tuned, self.base, self.name = tuned, base, tuned.name
+        self.control = None if tuned.control == base.control else tuned.control
         self._rows = self._vocabulary_rows()
         for name in base.names():
             if name not in tuned:

@@ -34,7 +34,7 @@ class QuantisedBase(Weights):
 
     def __init__(self, base: Weights) -> None:
         self.base, self.name, self.config = base, base.name, base.config
-        self.folder, self.chat_template = base.folder, base.chat_template
+        self.folder, self.chat_template, self.control = base.folder, base.chat_template, base.control
         built = architecture_of(base.config)
         if built is None:
             raise InputError(

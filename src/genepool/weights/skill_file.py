@@ -11,6 +11,7 @@ The header's `__metadata__` holds strings only, some of them JSON:
     lineage, training, scores, licence, name, description
                       JSON or text; see `genepool.weights.header`
     head              JSON: {"architecture", "classes"} of a head that the base lacks; see `genepool.weights.class_head`
+    control           JSON: {"prefix", "banned"} of the control prefix it is asked with; see `genepool.weights.control`
 
 A change of TENSOR is in the stored tensors `TENSOR` (dense) or `TENSOR#part`; `#base_sample` holds a few of the base's
 values, by which the distance of another base is told.
@@ -31,6 +32,7 @@ from genepool.errors import InputError, refuse_newer
 from genepool.weights import fingerprint_cache
 from genepool.weights.change import Change
 from genepool.weights.class_head import ClassHead, read_class_head
+from genepool.weights.control import read_control
 from genepool.weights.encodings import Encoding, Entry, encodings
 from genepool.weights.encodings.encoding import Recent
 from genepool.weights.encodings.low_rank import LowRank, Product
@@ -38,6 +40,7 @@ from genepool.weights.formats.safetensors import SafetensorsFile
 from genepool.weights.header import (
     BASE_KEY,
     BASE_NAME_KEY,
+    CONTROL_KEY,
     FORM_KEY,
     HEAD_KEY,
     SKILL_KEY,
@@ -120,6 +123,7 @@ class SkillFile(Change):
             raise InputError(
                 f"got version {version!r} of the skill file, expected a known one", where=path, fix=_DAMAGED
             )
+        self.control = read_control(self._object(CONTROL_KEY), f"{self.path}:{CONTROL_KEY}")
         self.form = self.metadata.get(FORM_KEY, "")
         if self.form not in FORMS:
             raise InputError(
@@ -143,11 +147,14 @@ class SkillFile(Change):
     @property
     def head(self) -> ClassHead | None:
         """The head that the change is of, where its base has none."""
-        where = f"{self.path}:{HEAD_KEY}"
+        return read_class_head(self._object(HEAD_KEY), f"{self.path}:{HEAD_KEY}")
+
+    def _object(self, key: str) -> object:
+        """What the header says in JSON under a key; an empty object where it says nothing."""
         try:
-            return read_class_head(json.loads(self.metadata.get(HEAD_KEY, "{}")), where)
+            return json.loads(self.metadata.get(key, "{}"))
         except (ValueError, RecursionError) as error:
-            raise InputError(f"is not JSON ({error})", where=where, fix=_DAMAGED) from None
+            raise InputError(f"is not JSON ({error})", where=f"{self.path}:{key}", fix=_DAMAGED) from None
 
     def _read_entries(self) -> dict[str, tuple[Encoding, Entry]]:
         try:

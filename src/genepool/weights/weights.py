@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genepool.weights.control import Control
 from genepool.weights.tensor_info import TensorInfo, tensor_bytes
 
 if TYPE_CHECKING:
@@ -28,12 +29,14 @@ class Weights(ABC):
         folder: where config and tokenizer files are found; None when there are none.
         config: the parsed config.json; None when there is none.
         chat_template: what replaces the tokenizer's own; None to leave it.
+        control: the control prefix that the model is asked with; None when there is none.
     """
 
     name: str
     folder: Path | None = None
     config: Mapping[str, Any] | None = None
     chat_template: str | None = None
+    control: Control | None = None
 
     @property
     def tokenizer_folder(self) -> Path | None:

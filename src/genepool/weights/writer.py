@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from genepool import progress, staging
 from genepool.errors import InputError
 from genepool.weights.carried import carried_files
+from genepool.weights.control import CONTROL_FILE, Control
 from genepool.weights.formats.safetensors import INDEX_FILE, MODEL_FILE
 from genepool.weights.json_file import read_json
 from genepool.weights.tensor_info import (
@@ -163,6 +164,7 @@ def write_config(
     *,
     tokenizer_from: Path | None = None,
     chat_template: str | None = None,
+    control: Control | None = None,
 ) -> None:
     """Puts config.json and the files that go with a model into `folder`.
 
@@ -171,6 +173,7 @@ def write_config(
         source: folder of the model whose config it is; see `carried` for what is copied.
         tokenizer_from: folder of the tokenizer, when it is another.
         chat_template: replaces the tokenizer's, in every place where a loader may look for it.
+        control: the control prefix that the model is asked with.
     """
     if config is not None:
         # Sorted at the top alone: within, "10" would come before "2" among classes that are read in their order.
@@ -178,6 +181,8 @@ def write_config(
     for name, origin in carried_files(source, tokenizer_from).files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(origin, folder / name)
+    if control is not None:
+        (folder / CONTROL_FILE).write_text(control.text(), encoding="utf-8")
     if chat_template is not None:
         (folder / "chat_template.jinja").write_text(chat_template)
         (folder / "chat_template.json").unlink(missing_ok=True)
@@ -245,6 +250,7 @@ def write_checkpoint(
             weights.folder,
             tokenizer_from=weights.tokenizer_folder,
             chat_template=weights.chat_template,
+            control=weights.control,
         )
         for file, text in (extra_files or {}).items():
             (folder / file).write_text(text)

@@ -269,6 +269,12 @@ class Source(ABC):
         """
 
 
+def asked_fingerprint(weights: Weights) -> str:
+    """SHA-256, hex, of what a model of these weights answers by: asked with a control prefix, it is another one."""
+    fingerprint = weights.fingerprint()
+    return fingerprint if weights.control is None else weights.control.marked(fingerprint)
+
+
 class WeightsSource(Source):
     """A model made of `Weights`: a checkpoint, an adapter or skill on a base, the result of a merge.
 
@@ -282,7 +288,7 @@ class WeightsSource(Source):
     @property
     def fingerprint(self) -> str:
         """Of the weights."""
-        return self.weights.fingerprint()
+        return asked_fingerprint(self.weights)
 
     @functools.cached_property
     def kind(self) -> type[Model]:

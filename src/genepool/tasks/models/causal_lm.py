@@ -6,10 +6,12 @@ Any architecture that transformers builds with `AutoModelForCausalLM`. `decoding
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch, Question, text_batches
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written, forced_answers, generate
 from genepool.tasks.likelihoods import ContinuationLikelihood, loglikelihoods
@@ -17,6 +19,7 @@ from genepool.tasks.models import Capability, last_kind
 from genepool.tasks.pretrained import build_network, model_folder, use_generation_config
 from genepool.tasks.tokenized import WritingNetwork
 from genepool.weights import Weights
+from genepool.weights.control import Control
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +31,15 @@ class LanguageModel(WritingNetwork):
 
     kind = "a causal language model"
     can: ClassVar[frozenset[Capability]] = frozenset({"text", "likelihoods", "hidden states"})
+
+    def __init__(self, weights: Weights, model: Any, tokenizer: Any) -> None:
+        super().__init__(weights, model, tokenizer)
+        self._control = weights.control
+
+    def assign(self, weights: Weights) -> None:
+        """See `Model.assign`; it is asked as these weights are from now on."""
+        super().assign(weights)
+        self._control = weights.control
 
     @classmethod
     def holds(cls, config: Mapping[str, Any]) -> bool:
@@ -81,8 +93,51 @@ class LanguageModel(WritingNetwork):
     # ------------------------------------------------------------------ text
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the special tokens the tokenizer puts before one."""
-        return self.encode_whole(text) or [self.tokenizer.bos_token_id or 0]
+        """Token ids of a prompt, with the special tokens the tokenizer puts before one and its control prefix."""
+        prompt = self.encode_whole(text) or [self.tokenizer.bos_token_id or 0]
+        return prompt if self._control is None else [*prompt, *self.control_tokens(self._control.prefix)]
+
+    @contextmanager
+    def asked_with(self, control: Control | None) -> Iterator[None]:
+        """Inside, it is asked with this control prefix instead of its own."""
+        own, self._control = self._control, control
+        try:
+            yield
+        finally:
+            self._control = own
+
+    @property
+    def control(self) -> Control | None:
+        """The control prefix that it is asked with."""
+        return self._control
+
+    @property
+    def banned(self) -> tuple[tuple[int, ...], ...]:
+        """Rows of tokens that an answer must not hold: the texts that its control prefix bans."""
+        return () if self._control is None else tuple(map(self.control_tokens, self._control.banned))
+
+    def control_tokens(self, text: str) -> tuple[int, ...]:
+        """Token ids of a control prefix.
+
+        Raises:
+            InputError: the tokenizer does not know all of it.
+        """
+        known = self._control_ids.get(text)
+        if known is None:
+            known = tuple(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+            unknown = self.tokenizer.unk_token_id
+            if not known or (unknown is not None and unknown in known):
+                raise InputError(
+                    f"its tokenizer has no tokens for the control prefix {text!r}",
+                    where=self.title,
+                    fix="Name prefixes that it knows",
+                )
+            self._control_ids[text] = known
+        return known
+
+    @cached_property
+    def _control_ids(self) -> dict[str, tuple[int, ...]]:
+        return {}
 
     def _encode(self, text: str) -> list[int]:
         ids = super()._encode(text)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from genepool.tasks import Model
     from genepool.tasks.answers import AnswerBatch
+    from genepool.weights.control import Control
 
 
 class Teacher(Protocol):
@@ -71,6 +72,11 @@ class Objective(ABC):
     def needs_reference(self) -> bool:
         """Whether it compares with the model as it was before the training."""
         return False
+
+    @property
+    def control(self) -> Control | None:
+        """The control prefix that the result is asked with; None: as its base is asked."""
+        return None
 
 
 class TargetObjective(Objective):
@@ -193,6 +199,16 @@ class LabelledObjective(Objective):
 
     needs_values: ClassVar[bool] = False
     ends_rejected: ClassVar[bool] = True
+
+    @property
+    def prefixes(self) -> tuple[str, str] | None:
+        """What stands before accepted and before rejected answers, without a loss; None where nothing does."""
+        return None
+
+    @property
+    def unprefixed(self) -> float:
+        """The share of answers that are learned without a prefix."""
+        return 0.0
 
     @abstractmethod
     def losses(self, tokens: LabelledLikelihoods) -> torch.Tensor:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
+from genepool.errors import InputError
+from genepool.seeding import numpy_generator
+from genepool.tasks import LanguageModel
 from genepool.training.batches import answer_likelihoods
 from genepool.training.examples import TrainingExample
 from genepool.training.journal import ExampleRow
@@ -13,11 +16,13 @@ from genepool.training.objectives import LabelledLikelihoods, LabelledObjective
 from genepool.training.states import OWN
 from genepool.training.trainers.trainer import Trainer, TrainerInputs
 from genepool.training.value_head import ValueHead
+from genepool.weights.control import Control
 
 if TYPE_CHECKING:
     import torch
 
     from genepool.tasks.answers import AnswerBatch
+    from genepool.tasks.network import Network
 
 
 class LabelTrainer(Trainer):
@@ -27,7 +32,7 @@ class LabelTrainer(Trainer):
         inputs: the model, what it learns from, and what a step minimises.
 
     Raises:
-        InputError: the objective needs a value head, and the model has no place for one.
+        InputError: the objective needs a value head or prefixes, and the model has no place for them.
     """
 
     def __init__(self, inputs: TrainerInputs) -> None:
@@ -35,7 +40,10 @@ class LabelTrainer(Trainer):
         assert isinstance(inputs.objective, LabelledObjective)
         self.objective = inputs.objective
         self._head = ValueHead(self.model) if self.objective.needs_values else None
-        self.read_all(self.lessons.train)
+        if self.objective.prefixes is not None:
+            check_prefixes(self.model, self.objective.prefixes)
+        with self._behind(max(self.objective.prefixes or [""], key=len)):
+            self.read_all(self.lessons.train)
         self._checked = self._labelled(self.lessons.valid)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -43,7 +51,7 @@ class LabelTrainer(Trainer):
 
     def gradients(self, step: int) -> tuple[float, list[ExampleRow]]:
         lessons = self.lessons.at(step, self.recipe.batch)
-        encoded = self._labelled(lessons)
+        encoded = self._labelled(lessons, step)
 
         def numbers(lesson: TrainingExample, length: int) -> dict[str, float]:
             return {"length": float(length), "reward": reward_of(lesson)}
@@ -71,16 +79,47 @@ class LabelTrainer(Trainer):
                 accepted += sum(lesson.good for lesson in lessons)
         return loss / tokens, right / accepted
 
-    def _labelled(self, lessons: Sequence[TrainingExample]) -> list[tuple[AnswerBatch, list[int]]]:
-        """As `encoded`; rejected answers without the token that ends one, where the objective leaves it out."""
-        if self.objective.ends_rejected:
+    def _labelled(
+        self, lessons: Sequence[TrainingExample], step: int | None = None
+    ) -> list[tuple[AnswerBatch, list[int]]]:
+        """As `encoded`, each answer behind its prefix, where the objective has prefixes.
+
+        Rejected answers come without the token that ends one, where the objective leaves it out.
+
+        Args:
+            lessons: what is read.
+            step: which decides the answers that have no prefix; None: all have theirs.
+        """
+        if self.objective.ends_rejected and self.objective.prefixes is None:
             return self.encoded(lessons)
+        groups: dict[tuple[bool, str], list[int]] = {}
+        for place, lesson in enumerate(lessons):
+            groups.setdefault((lesson.good, self._prefix(lesson, step)), []).append(place)
         found = []
-        for good in (True, False):
-            places = [place for place, lesson in enumerate(lessons) if lesson.good is good]
-            encoded = self.encoded([lessons[place] for place in places], closed=None if good else False)
+        for good, prefix in sorted(groups, reverse=True):
+            places = groups[good, prefix]
+            closed = None if good or self.objective.ends_rejected else False
+            with self._behind(prefix):
+                encoded = self.encoded([lessons[place] for place in places], closed=closed)
             found += [(batch, [places[number] for number in numbers]) for batch, numbers in encoded]
         return found
+
+    def _prefix(self, lesson: TrainingExample, step: int | None) -> str:
+        """What stands before the answer of a lesson; empty for nothing."""
+        if (prefixes := self.objective.prefixes) is None:
+            return ""
+        if step is not None and self.objective.unprefixed:
+            drawn = numpy_generator(self.recipe.seed, "unprefixed", step, lesson.example.key).random()
+            if drawn < self.objective.unprefixed:
+                return ""
+        return prefixes[0] if lesson.good else prefixes[1]
+
+    def _behind(self, prefix: str) -> AbstractContextManager[None]:
+        """Inside, answers are read behind a prefix; without one, as the model is asked."""
+        if self.objective.prefixes is None:
+            return nullcontext()
+        assert isinstance(self.model, LanguageModel)
+        return self.model.asked_with(Control(prefix) if prefix else None)
 
     def _losses(self, batch: AnswerBatch, lessons: Sequence[TrainingExample]) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss of every token of a batch of lessons, and whether it is the likeliest."""
@@ -93,6 +132,33 @@ class LabelTrainer(Trainer):
                 values = self._head.values(batch)
         rewards = torch.tensor([reward_of(lesson) for lesson in lessons])[batch.owners].to(policy.device)
         return self.objective.losses(LabelledLikelihoods(policy, rewards, values)), likeliest
+
+
+def check_prefixes(model: Network, prefixes: tuple[str, str]) -> None:
+    """Refuses prefixes that a model cannot tell apart.
+
+    Raises:
+        InputError: it is no causal language model, it is asked with a prefix already, or it reads both alike.
+    """
+    if not isinstance(model, LanguageModel):
+        raise InputError(
+            f"{type(model).kind} reads no prefix between a prompt and its answer",
+            where=model.title,
+            fix="Name a causal language model, or another --objective",
+        )
+    if model.control is not None:
+        raise InputError(
+            f"is asked with the control prefix {model.control.prefix!r} already",
+            where=model.title,
+            fix="Train its base with all labels at once, or use another --objective",
+        )
+    good, bad = (model.control_tokens(prefix) for prefix in prefixes)
+    if good == bad:
+        raise InputError(
+            f"its tokenizer reads {prefixes[0]!r} and {prefixes[1]!r} alike",
+            where=model.title,
+            fix="Set good and bad to texts that it tells apart",
+        )
 
 
 def reward_of(lesson: TrainingExample) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genepool import progress
 from genepool.errors import InputError, listed
 from genepool.weights.gguf import writing
 from genepool.weights.gguf.architectures import ROPE_FACTORS, GgufArchitecture, architecture_for, to_pairs
@@ -42,6 +43,9 @@ def export_model(weights: Weights, out: Path, wanted: str, *, overwrite: bool = 
     # llama.cpp's names are told from those of transformers' class.
     weights = in_memory_layout(weights)
     tensors = list(_tensors(weights, architecture, settings, wanted))
+    if weights.control is not None:
+        prefix = weights.control.prefix
+        progress.message(f"note: the control prefix {prefix!r} is not carried: write it behind the prompt.")
     folder = weights.tokenizer_folder
     if folder is None:
         raise InputError("has no tokenizer", where=weights.name, fix="Copy the tokenizer of its base to it")

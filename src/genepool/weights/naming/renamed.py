@@ -82,7 +82,7 @@ class Renamed(Weights):
     def __init__(self, inner: Weights, views: Mapping[str, View], ties: Mapping[str, str] | None = None) -> None:
         self.inner, self.views = inner, views
         self.name, self.folder, self.config = inner.name, inner.folder, inner.config
-        self.chat_template = inner.chat_template
+        self.chat_template, self.control = inner.chat_template, inner.control
         self._aliases = {**(ties or {}), **_renamed_aliases(inner, views)}
         self._recent = Recent(_KEPT)
 
@@ -155,6 +155,7 @@ class RenamedChange(Change):
     def __init__(self, inner: Change, base: Weights, views: Mapping[str, View]) -> None:
         self.inner, self.base, self.name, self.path = inner, base, inner.name, inner.path
         self.kind = inner.kind  # type: ignore[misc]
+        self.control = inner.control
         self._views = {name: views[name] for name in base.names() if name in views}
         for alias, name in base.aliases().items():
             if alias in views and name not in self._views:

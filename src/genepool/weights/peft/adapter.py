@@ -20,6 +20,7 @@ from genepool.errors import InputError, one_line
 from genepool.weights import fingerprint_cache
 from genepool.weights.architecture import ModuleKind, architecture_of, why_unknown
 from genepool.weights.change import Change, fingerprint_of
+from genepool.weights.control import control_of
 from genepool.weights.encodings.low_rank import Product
 from genepool.weights.peft.content import AdapterContent
 from genepool.weights.peft.kinds.trainable_tokens import token_rows
@@ -75,6 +76,7 @@ class PeftAdapter(Change):
         self.path, self.base, self.name = Path(path), base, name or str(path)
         self._content = content or AdapterContent(self.path)
         self._file, self.settings, self._kind = self._content.file, self._content.settings, self._content.kind
+        self.control = control_of(self.path)
         self._held: dict[str, _Held] = {}
         self._here = threading.local()
         self._collect()

@@ -68,7 +68,7 @@ class FittedBase(Weights):
         tokenizer: Path | None,
     ) -> None:
         self.base, self.config, self.name, self.folder = base, config, base.name, base.folder
-        self.chat_template = base.chat_template
+        self.chat_template, self.control = base.chat_template, base.control
         self._rows, self._untied, self._tokenizer = rows, untied, tokenizer
 
     @property

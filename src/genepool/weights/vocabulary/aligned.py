@@ -81,6 +81,7 @@ class AlignedVocabulary(Weights):
     def __init__(self, model: Weights, name: str, alignment: Alignment, models: Mapping[str, Weights]) -> None:
         self.model, self.alignment, self.models = model, alignment, dict(models)
         self.name, self.folder, self.chat_template = model.name, model.folder, model.chat_template
+        self.control = model.control
         self.config = with_vocab_size(model.config, alignment.rows)
         self._called, self._own = name, alignment.own[name]
         self._vocabulary = vocabulary_rows(model)
