@@ -60,7 +60,10 @@ def build_app(only: str | None = None) -> typer.Typer:
     def top(
         version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
         recheck: Annotated[
-            bool, typer.Option("--recheck", help="Compute the fingerprints of all models anew; remembered ones are not used.")
+            bool,
+            typer.Option(
+                "--recheck", help="Compute the fingerprints of all models anew; remembered ones are not used."
+            ),
         ] = False,
     ) -> None:
         if recheck or "genepool.weights.fingerprint_cache" in sys.modules:

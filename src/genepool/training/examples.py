@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import cycle, groupby, islice
 from pathlib import Path
 
@@ -50,6 +50,8 @@ class TrainingExamples:
         valid: validation examples of each task, at most.
         pairs: each example is a pair of an accepted and a rejected answer.
         labels: each example is one answer, accepted or rejected.
+        shares: weights of the tasks, by name, in the draws of each step; None: shuffled rounds of all examples.
+        portions: the part of a task's training examples that is used, by name; the whole of the others.
 
     Attributes:
         tasks: the tasks.
@@ -62,14 +64,23 @@ class TrainingExamples:
     """
 
     def __init__(
-        self, tasks: Sequence[Task], *, seed: int, valid: int, pairs: bool = False, labels: bool = False
+        self,
+        tasks: Sequence[Task],
+        *,
+        seed: int,
+        valid: int,
+        pairs: bool = False,
+        labels: bool = False,
+        shares: Mapping[str, float] | None = None,
+        portions: Mapping[str, float] | None = None,
     ) -> None:
         self.tasks, self._seed, self._pairs, self._labels, self.equal = tuple(tasks), seed, pairs, labels, 0
+        self._shares = shares
         self.train: list[TrainingExample] = []
         self.valid: list[TrainingExample] = []
         for task in tasks:
             _check_teachable(task)
-            for example in task.examples("train"):
+            for example in _portion(task, (portions or {}).get(task.name, 1.0), seed):
                 self.train += self._lessons(task, example)
             for example in task.splits.get("valid", ())[:valid]:
                 whole = pairs or labels
@@ -82,6 +93,8 @@ class TrainingExamples:
                 where=tasks[0].name,
                 fix="Give pairs of answers that differ",
             )
+        if empty := next((name for name, own in self._by_task.items() if not own and (shares or {}).get(name)), None):
+            raise InputError("has a share and nothing to learn from", where=empty, fix="Give it a share of 0")
         if labels and all(lesson.good for lesson in self.train):
             raise InputError(
                 "no answer is labelled false or rejected, so labels say nothing",
@@ -100,10 +113,33 @@ class TrainingExamples:
         return [TrainingExample(task, one) for one in found if one.answer != one.rejected[0]]
 
     def at(self, step: int, size: int) -> list[TrainingExample]:
-        """The lessons of one step, counted from 0: the next `size` of an endless row of shuffled rounds."""
+        """The lessons of one step, counted from 0.
+
+        The next `size` of an endless row of shuffled rounds; or, where tasks have shares, draws of (seed, step).
+        """
+        if self._shares is not None:
+            return self._drawn(step, size, self._shares)
         count = len(self.train)
         places = range(step * size, (step + 1) * size)
         return [self.train[_round(self._seed, place // count, count)[place % count]] for place in places]
+
+    def _drawn(self, step: int, size: int, shares: Mapping[str, float]) -> list[TrainingExample]:
+        generator = numpy_generator(self._seed, "shares", step)
+        weights = np.array([shares[task.name] for task in self.tasks], dtype=float)
+        counts = generator.multinomial(size, weights / weights.sum())
+        found: list[TrainingExample] = []
+        for task, count in zip(self.tasks, counts.tolist(), strict=True):
+            own = self._by_task[task.name]
+            # Of a task with fewer examples than were drawn, some come twice.
+            found += [own[int(place)] for place in generator.choice(len(own), count, replace=count > len(own))]
+        return found
+
+    @cached_property
+    def _by_task(self) -> dict[str, list[TrainingExample]]:
+        found: dict[str, list[TrainingExample]] = {task.name: [] for task in self.tasks}
+        for lesson in self.train:
+            found[lesson.task.name].append(lesson)
+        return found
 
     def digest(self) -> str:
         """SHA-256, hex, of everything that decides what is learned from: tasks, examples and their order."""
@@ -113,6 +149,17 @@ class TrainingExamples:
             # An answer has one key whatever its label says of it.
             total.update(b"" if lesson.good else b"\x1frejected")
         return total.hexdigest()
+
+
+def _portion(task: Task, part: float, seed: int) -> Sequence[Example]:
+    """The part of a task's training examples that is used: one at least, in the order of the file."""
+    examples = task.examples("train")
+    if part == 1:
+        return examples
+    chosen = numpy_generator(seed, "portion", task.name).permutation(len(examples))[
+        : max(1, round(part * len(examples)))
+    ]
+    return [examples[place] for place in sorted(chosen.tolist())]
 
 
 @lru_cache(maxsize=4)

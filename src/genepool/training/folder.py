@@ -20,6 +20,7 @@ import yaml
 
 from genepool.checked import differences, is_digest, is_line, is_number, is_text, is_whole, parsed_json
 from genepool.errors import InputError
+from genepool.training.averaging import judged_values
 from genepool.training.recipe import Training, load_training
 from genepool.training.states import States
 
@@ -83,7 +84,7 @@ def forked_state(folder: Path, recipe: Training) -> dict[str, torch.Tensor]:
             "that training trains another part of a model", where=folder, fix="Give the same --lora RANK or --full"
         )
     state = states.load(best if best in kept else kept[-1])
-    return {name: tensor for name, tensor in state.items() if name.startswith("value:")}
+    return judged_values(state)
 
 
 def clear(out: Path) -> None:

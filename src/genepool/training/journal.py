@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genepool.checked import is_digest, is_number, is_whole
+from genepool.checked import is_digest, is_number, is_text, is_whole
 from genepool.errors import InputError
 from genepool.record import Record
 
@@ -220,6 +220,16 @@ class Journal(Record):
             if not is_number(total, 0):
                 raise ValueError(f"{total!r:.40}")
         return int(total)
+
+    def drawn(self) -> dict[str, int]:
+        """How many examples, or samples, of each task there were in all steps."""
+        found: dict[str, int] = {}
+        for task, count in self._rows("SELECT task, count(*) FROM examples GROUP BY task ORDER BY task"):
+            with self._believing("the name of a task"):
+                if not is_text(task):
+                    raise ValueError(f"{task!r:.40}")
+                found[task] = count
+        return found
 
     # ------------------------------------------------------------------ validations
 

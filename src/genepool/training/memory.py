@@ -39,7 +39,8 @@ class TrainingMemory:
     Attributes:
         weights: the base, in what it computes in; a teacher is taken to be as large, and so is a frozen copy of the
             base where the objective compares with it and every tensor is trained.
-        trained: float32 values of what is trained, where they are not the weights themselves.
+        trained: float32 values of what is trained, where they are not the weights themselves; and of their running
+            mean, where one is kept.
         moments: AdamW's two, and the gradient.
         activations: of one micro-batch, an estimate.
         parameters: how many entries are trained.
@@ -76,6 +77,7 @@ def plan_memory(opened: OpenedTraining) -> TrainingMemory:
     entries = sum(base.info(name).numel for name in base.names())
     parameters = entries if recipe.form == "full" else _factors(base, recipe)
     own = 0 if recipe.form == "full" and size == 4 else 4 * parameters
+    own += 0 if recipe.average is None else 4 * parameters
     # The gradient and two moments, in float32 whatever the model computes in.
     moments = 12 * parameters
     # What is packed stays as it is stored.

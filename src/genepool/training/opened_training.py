@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genepool import progress
-from genepool.errors import InputError
+from genepool.errors import InputError, nearest
 from genepool.tasks import Task, load_tasks, open_model
 from genepool.tasks.answering import check_fits
 from genepool.tasks.models import Source
@@ -68,7 +68,16 @@ class OpenedTraining:
             )
         objective = recipe.made_objective()
         pairs, labels = isinstance(objective, PairObjective), isinstance(objective, LabelledObjective)
-        lessons = TrainingExamples(tasks, seed=recipe.seed, valid=recipe.valid, pairs=pairs, labels=labels)
+        _check_named(recipe, tasks)
+        lessons = TrainingExamples(
+            tasks,
+            seed=recipe.seed,
+            valid=recipe.valid,
+            pairs=pairs,
+            labels=labels,
+            shares=recipe.shares,
+            portions=recipe.portions,
+        )
         kept = _others(recipe, tasks, base, trusted) if others else ()
         for task in tasks:
             _check_askable(task, base)
@@ -114,6 +123,20 @@ class OpenedTraining:
             "threads": threads,
             **({} if teacher is None else {"teacher": open_model(teacher, allow_pickle=self.allow_pickle).fingerprint}),
         }
+
+
+def _check_named(recipe: Training, tasks: Sequence[Task]) -> None:
+    """Refuses shares or portions of tasks that are not trained on, and shares that leave one out.
+
+    Raises:
+        InputError: naming the task.
+    """
+    names = [task.name for task in tasks]
+    for key, given in (("shares", recipe.shares or {}), ("portions", recipe.portions or {})):
+        if unknown := next((name for name in given if name not in names), None):
+            raise InputError(f"'{unknown}' is no task of this training", where=key, fix=nearest(unknown, names))
+    if recipe.shares is not None and (missing := next((name for name in names if name not in recipe.shares), None)):
+        raise InputError(f"the task '{missing}' has no share", where="shares", fix="Give it one; 0 leaves it out")
 
 
 def _able(base: Weights, tasks: Sequence[Task]) -> Weights:

@@ -7,7 +7,8 @@ alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -117,6 +118,19 @@ class Optimiser:
         """The parameters in float32, by name: the very tensors, not copies."""
         return {name: master.detach() for name, master in self._masters.items()}
 
+    def judged(self) -> dict[str, torch.Tensor]:
+        """What is validated and written, in float32, by name: here what is trained."""
+        return self.trained()
+
+    def moved(self) -> dict[str, torch.Tensor]:
+        """Everything that a step moves of a model, by name: what a step taken again must come to."""
+        return self.trained()
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, `judged` stands in the parameters."""
+        yield
+
     def state(self) -> dict[str, torch.Tensor]:
         """Everything the next step depends on besides its gradient: parameters and both moments, by name."""
         found = {f"value:{name}": tensor for name, tensor in self.trained().items()}
@@ -135,18 +149,23 @@ class Optimiser:
         import torch
 
         for name, master in self._masters.items():
-            _fill(master, state[f"value:{name}"], name)
+            fill(master, state[f"value:{name}"], name)
             if master is not self._parameters[name]:
-                _fill(self._parameters[name], master.detach(), name)
+                fill(self._parameters[name], master.detach(), name)
             if step:
                 moments = {m: torch.zeros_like(master) for m in ("exp_avg", "exp_avg_sq")}
                 for moment, tensor in moments.items():
-                    _fill(tensor, state[f"{moment}:{name}"], name)
+                    fill(tensor, state[f"{moment}:{name}"], name)
                 place = master.device if self.settings.fused else torch.device("cpu")
                 self._adam.state[master] = {"step": torch.tensor(float(step), device=place), **moments}
 
 
-def _fill(target: torch.Tensor, values: torch.Tensor, name: str) -> None:
+def fill(target: torch.Tensor, values: torch.Tensor, name: str) -> None:
+    """Puts values into a tensor.
+
+    Raises:
+        ValueError: they have another shape; `name` says whose.
+    """
     import torch
 
     if target.shape != values.shape:

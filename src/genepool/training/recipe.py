@@ -6,6 +6,7 @@ model; the rest of the room is built on it.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +34,26 @@ class Lora(Strict):
     )
 
 
+class Average(Strict):
+    """A running mean of the weights, which is validated and written in their place.
+
+    After every step: mean = decay * mean + (1 - decay) * weights, from the weights at the start on. For factors, the
+    mean is of each factor, not of their product.
+    """
+
+    decay: float = Field(default=0.999, ge=0, lt=1, description="Weight of the mean so far.")
+    rises: bool = Field(
+        default=True,
+        description="After step t the decay is at most (1 + t) / (10 + t), so that a short training does not stay at "
+        "its start (an option of TensorFlow's ExponentialMovingAverage). false: momentum interpolation, which keeps "
+        "what the model knew at the start for longer.",
+    )
+
+    def decay_after(self, step: int) -> float:
+        """The decay after a step, counted from 1."""
+        return min(self.decay, (1 + step) / (10 + step)) if self.rises else self.decay
+
+
 class Training(Strict):
     """One training, as read from a file with the key `train: 1`."""
 
@@ -44,6 +65,17 @@ class Training(Strict):
     others: str | None = Field(
         default=None,
         description="Folder of tasks that must not be forgotten; null: the folders beside the first task's.",
+    )
+    shares: dict[str, float] | None = Field(
+        default=None,
+        description="How likely an example of a step is one of each task, as weights by the tasks' names, such as "
+        "{generic: 0.5, sort: 0.5}. Examples are then drawn from (seed, step), the same one seldom twice in a step; "
+        "null: all examples in shuffled rounds, so that a task counts by its size.",
+    )
+    portions: dict[str, float] | None = Field(
+        default=None,
+        description="The part of a task's training examples that is used, by the tasks' names, such as "
+        "{sort: 0.0039}; which ones, the seed decides. Tasks that are not named are used whole, and null uses all.",
     )
     form: Literal["lora", "full"] = Field(
         default="lora", description="lora: factors, which become an adapter; full: every tensor, which becomes a skill."
@@ -73,6 +105,9 @@ class Training(Strict):
     )
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay.")
     clip: float = Field(default=1.0, ge=0, description="Largest norm of the gradient; 0 does not clip.")
+    average: Average | None = Field(
+        default=None, description="Validate and write a running mean of the weights (EMA); null: the weights."
+    )
     pack: bool = Field(default=False, description="Put several short examples into one row; no example sees another.")
     activation_checkpoints: bool = Field(
         default=False, description="Compute activations again in the backward pass: a third slower, far less memory."
@@ -105,6 +140,21 @@ class Training(Strict):
     @classmethod
     def _one_task(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | Path) else value
+
+    @field_validator("shares")
+    @classmethod
+    def _some_share(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        if value is not None and (min(value.values(), default=0) < 0 or not 0 < sum(value.values()) < math.inf):
+            raise ValueError(f"shares must be 0 or more, and one of them above 0, got {value}")
+        return value
+
+    @field_validator("portions")
+    @classmethod
+    def _parts_of_one(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        for name, part in (value or {}).items():
+            if not 0 < part <= 1:
+                raise ValueError(f"a portion must be above 0 and at most 1, got {part} for {name}")
+        return value
 
     @field_validator("objective")
     @classmethod

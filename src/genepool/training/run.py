@@ -196,11 +196,11 @@ class Run:
         """Puts back the state of a step, which must be the one on record."""
         self.states.restore(step, session.optimiser)
         row = self.journal.step(step)
-        if step and (row is None or row.digest != digest_of(session.optimiser.trained())):
+        if step and (row is None or row.digest != digest_of(session.optimiser.moved())):
             raise self.states.damaged(step, "it is not the one on record")
 
     def _after(self, step: Step, session: Session, log: MetricsLog) -> bool:
-        digest = digest_of(session.optimiser.trained())
+        digest = digest_of(session.optimiser.moved())
         row = StepRow(step.number, step.loss, step.norm, step.rate, digest)
         self.journal.took(row, session.rows)
         log.step(row)
@@ -267,7 +267,7 @@ class Run:
         def compare(taken: Step) -> bool:
             bar.advance()
             known = self.journal.step(taken.number)
-            if known is None or known.digest != digest_of(session.optimiser.trained()):
+            if known is None or known.digest != digest_of(session.optimiser.moved()):
                 raise CheckFailed(f"{self.out}: step {taken.number} has other bits than it had")
             return taken.number == step
 
@@ -308,7 +308,8 @@ class Run:
         result = self.out / session.trained.place
         base = self.opened.base
         control = self.recipe.made_objective().control
-        session.trained.write(result, session.result(), base, self._lineage(best), control)
+        with session.optimiser.in_place():
+            session.trained.write(result, session.result(), base, self._lineage(best), control)
         tuned = open_weights(str(result), base=base)
         # The model that was trained is as large as each of the two that are asked afterwards.
         rate = session.optimiser.settings.learning_rate
@@ -351,6 +352,7 @@ class Run:
             "base": {"name": self.recipe.base, "fingerprint": without_head(self.opened.base).fingerprint()},
             "objective": self.recipe.objective,
             **({"options": options} if (options := self._options()) else {}),
+            **({} if self.recipe.average is None else {"average": self.recipe.average.model_dump(mode="json")}),
             "tasks": [task.name for task in self.opened.lessons.tasks],
             "lessons": self.opened.lessons.digest(),
             "steps": step,
@@ -397,6 +399,8 @@ class Run:
             "seed": recipe.seed,
             "asked": self.opened.asked(),
             "examples": {"train": len(lessons.train), "valid": len(lessons.valid)},
+            **({} if recipe.average is None else {"average": recipe.average.model_dump(mode="json")}),
+            **({} if recipe.shares is None else {"drawn": self.journal.drawn()}),
             **self._learned_from(),
             **({"control": control.to_dict()} if (control := self.recipe.made_objective().control) else {}),
             "validations": [asdict(one) for one in self._recorded()],

@@ -14,6 +14,7 @@ import numpy as np
 
 from genepool.errors import InputError, one_line
 from genepool.tasks import LanguageModel
+from genepool.training.averaging import AveragingOptimiser
 from genepool.training.batches import answer_likelihoods, encode_examples
 from genepool.training.examples import TrainingExample, TrainingExamples
 from genepool.training.journal import ExampleRow
@@ -77,7 +78,12 @@ class Session:
         )
         self.rows: list[ExampleRow] = []
         self.trainer = trainer_for(TrainerInputs(recipe, model, lessons, objective, teacher, Reference(self.trained)))
-        self.optimiser = Optimiser({**self.trained.parameters(), **self.trainer.parameters()}, settings)
+        own, beside = self.trained.parameters(), self.trainer.parameters()
+        self.optimiser = (
+            Optimiser({**own, **beside}, settings)
+            if recipe.average is None
+            else AveragingOptimiser({**own, **beside}, settings, recipe.average, own)
+        )
         self._seconds, self._seen = 0.0, 0
         if recipe.activation_checkpoints:
             _checkpoint_activations(model)
@@ -88,8 +94,8 @@ class Session:
         return self._seen / self._seconds if self._seconds else 0.0
 
     def result(self) -> dict[str, torch.Tensor]:
-        """What was trained of the model, in float32, by name."""
-        values = self.optimiser.trained()
+        """What is written of the model, in float32, by name."""
+        values = self.optimiser.judged()
         return {name: values[name] for name in self.trained.parameters()}
 
     def gradients(self, step: int) -> float:
@@ -108,7 +114,8 @@ class Session:
 
         None where there are no validation examples.
         """
-        return self.trainer.validate()
+        with self.optimiser.in_place():
+            return self.trainer.validate()
 
 
 def check_packing(model: Network, lessons: Sequence[TrainingExample]) -> None:
