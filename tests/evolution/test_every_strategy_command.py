@@ -80,6 +80,8 @@ def study_of(world: Path, name: str, steady: bool) -> Path:
         "budget": {"evaluations": BUDGET},
         "steady": steady,
     }
+    if getattr(entry.build, "trains", False):
+        data["vary"] = {"kind": kind_for(entry), "learn": {"steps": 1, "batch": 2}}
     path = world / f"{name}-{'steady' if steady else 'generations'}.yaml"
     path.write_text(yaml.safe_dump(data))
     return path

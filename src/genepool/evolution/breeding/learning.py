@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from genepool.checked import is_number
 from genepool.errors import InputError
 from genepool.evolution.breeding.founders import Founders
 from genepool.seeding import numpy_generator
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from genepool.training.fit import Step
 
     Tensors = Mapping[str, torch.Tensor]
+    Lessons = list[tuple[Task, Sequence[Example], float]]
 
 # What an error names as the one that needs a causal language model.
 _NEEDS = "learning (the study's `learn`)"
@@ -74,8 +76,11 @@ class Learner:
         self.model: LanguageModel | None = None
         check_kind(LanguageModel, open_model(founders.base), _NEEDS)
         self._objective = target_objective("likelihood")
-        self._lessons: list[tuple[Task, Sequence[Example], float]] = []
-        for task in tasks:
+        self._lessons: Lessons = []
+        # Of each, the place of its task among the study's: one whose weight is 0 is not learned.
+        self._places: list[int] = []
+        self._count = len(tasks)
+        for place, task in enumerate(tasks):
             examples = task.examples("train")
             if task.asker is not None or not find_metric(task.settings.metric).answers_are_texts or not examples:
                 why = (
@@ -84,6 +89,7 @@ class Learner:
                 raise InputError(f"task '{task.name}' {why}", where="study:learn", fix="Leave `learn` or the task out")
             if weight := weights.get(task.name, 1.0):
                 self._lessons.append((task, examples, weight))
+                self._places.append(place)
 
     def use(self, model: Model) -> None:
         """Lends a model of the founders' architecture, so that none has to be built."""
@@ -98,12 +104,17 @@ class Learner:
             parts += [task.name, task.asking, repr(weight), *(example.key for example in examples)]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
-    def teach(self, birth: str, tensors: Tensors) -> dict[str, torch.Tensor]:
+    def teach(self, birth: str, tensors: Tensors, own: object = None) -> dict[str, torch.Tensor]:
         """What a child's tensors are after learning; those given stay as they are.
 
         Args:
             birth: digest of its birth, which decides the examples it learns from.
             tensors: what it was born with.
+            own: settings of this child alone, as its birth says them: its learning rate, and under `mix` how much
+                each task counts beside the study's weights; None where all children learn alike.
+
+        Raises:
+            InputError: such settings cannot be, or what was learned holds NaN or infinity.
         """
         import torch
 
@@ -113,7 +124,8 @@ class Learner:
             self.model = load_as(LanguageModel, open_model(like), _NEEDS, device=self._device, dtype=self._compute)
         # Learned in float32 whatever children are stored as: small steps would be lost in bfloat16.
         latent = {key: torch.nn.Parameter(value.to(torch.float32, copy=True)) for key, value in tensors.items()}
-        wanted = Optimisation(self._settings.steps, self._settings.rate, shape="constant", fused=False)
+        rate, lessons = self._own(own)
+        wanted = Optimisation(self._settings.steps, rate, shape="constant", fused=False)
         with torch_threads(self._threads):
             self.model.assign(self._founders.express(latent, birth, birth))
             with ExitStack() as stack:
@@ -127,7 +139,7 @@ class Learner:
 
                 def gradients(step: int) -> float:
                     total = 0.0
-                    for weight, batch in self._batches(birth, step):
+                    for weight, batch in self._batches(birth, step, lessons):
                         loss = weight * batch.means(self._objective.losses(model, batch)).mean()
                         loss.backward()  # type: ignore[no-untyped-call]
                         total += float(loss.detach())
@@ -143,7 +155,8 @@ class Learner:
                     fit(Optimiser(latent, wanted), gradients, express)
                 except Diverged as error:
                     raise InputError(
-                        f"the child would hold NaN or infinity after learning ({error})", fix="Lower `learn.rate`"
+                        f"the child would hold NaN or infinity after learning ({error})",
+                        fix=f"Lower {'`learn.rate`' if own is None else 'the learning rates'}",
                     ) from None
         return {key: value.detach().to(tensors[key].dtype) for key, value in latent.items()}
 
@@ -154,13 +167,28 @@ class Learner:
             latent[name].grad = gradient if known is None else known + gradient
         parameter.grad = None
 
-    def _batches(self, birth: str, step: int) -> list[tuple[float, AnswerBatch]]:
+    def _own(self, own: object) -> tuple[float, Lessons]:
+        """The learning rate of a child, and its lessons with their weights; a record may be a stranger's."""
+        if own is None:
+            return self._settings.rate, self._lessons
+        rate, mix = (own.get("rate"), own.get("mix")) if isinstance(own, Mapping) else (None, None)
+        factors = [1.0] * self._count if mix is None else mix
+        fits = isinstance(factors, list | tuple) and len(factors) == self._count
+        if not is_number(rate, 0, 1e6) or not fits or not all(is_number(one, 1e-30, 1e30) for one in factors):
+            raise InputError(
+                f"got {own!r:.100}, expected a learning rate and {self._count} weights",
+                fix="Restore the study's record from a copy",
+            )
+        placed = zip(self._lessons, self._places, strict=True)
+        return rate, [(task, examples, weight * factors[place]) for (task, examples, weight), place in placed]
+
+    def _batches(self, birth: str, step: int, lessons: Lessons) -> list[tuple[float, AnswerBatch]]:
         """Examples of every task, each with its share of the loss."""
         assert self.model is not None
-        each = max(1, self._settings.batch // len(self._lessons))
-        total = sum(weight for _, _, weight in self._lessons)
+        each = max(1, self._settings.batch // len(lessons))
+        total = sum(weight for _, _, weight in lessons)
         made = []
-        for task, examples, weight in self._lessons:
+        for task, examples, weight in lessons:
             generator = numpy_generator(self._seed, "learning", birth, step, task.name)
             picked = generator.choice(len(examples), size=min(each, len(examples)), replace=False)
             chosen = [examples[int(i)] for i in picked]

@@ -74,7 +74,8 @@ class Offspring:
             # Baldwin: what it learned counts for it alone, so it is kept beside what it was born with.
             grown = f"{name}{_GROWN}"
             lessons = self._fingerprint(name, birth)
-            tensors = self._find(grown) or self._keep(grown, self.learner.teach(lessons, tensors))
+            taught = self._find(grown)
+            tensors = taught or self._keep(grown, self.learner.teach(lessons, tensors, birth.parameters.get("learn")))
         return self.founders.express(tensors, name, self._fingerprint(name, birth))
 
     def keep_only(self, names: Collection[str], *, writing: bool = False) -> None:
@@ -110,7 +111,8 @@ class Offspring:
                     continue
                 made = self._make(its)
                 if self.learner is not None and self.learner.inherit and its.op != "copy":
-                    made = self.learner.teach(self._fingerprint(current, its), made)
+                    own = its.parameters.get("learn")
+                    made = self.learner.teach(self._fingerprint(current, its), made, own)
                 found = self._keep(current, made)
             waiting.pop()
             if not waiting:

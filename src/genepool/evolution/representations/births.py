@@ -88,6 +88,12 @@ class BirthRepresentation(Representation[Birth, AnyBirths]):
         fewest = getattr(strategy_entry(study.strategy.name).build, "fewest", 1)
         if len(study.skills) < fewest:
             raise ValueError(f"{study.strategy.name} needs {fewest} skills or more, got {len(study.skills)}")
+        assert isinstance(study.vary, BirthOptions)
+        learn = study.vary.learn
+        if getattr(strategy_entry(study.strategy.name).build, "trains", False) and (learn is None or not learn.inherit):
+            raise ValueError(
+                f"{study.strategy.name} trains its models, so `vary` needs `learn: {{steps: N}}` with `inherit: true`"
+            )
 
     @classmethod
     def forked(cls, study: Study, run: FinishedRun) -> Study:

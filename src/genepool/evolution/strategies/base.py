@@ -323,6 +323,8 @@ class Breeder(AskTell["list[Birth]", AnyOptions]):
     held: ClassVar[str | None] = None
     #: Whether its children move along singular directions of founders, which are then remembered.
     spectral: ClassVar[bool] = False
+    #: Whether its children are trainings that go on, so that they must learn and hand on what they learned.
+    trains: ClassVar[bool] = False
 
     def __init__(self, founders: Sequence[str], tasks: Sequence[str], seed: int, options: AnyOptions) -> None:
         super().__init__(seed, options)
