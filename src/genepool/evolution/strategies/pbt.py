@@ -52,7 +52,7 @@ class PbtOptions(StrategyOptions):
 
 
 @dataclass(frozen=True)
-class Member:
+class PopulationMember:
     """One training of the population.
 
     Attributes:
@@ -92,14 +92,14 @@ class Pbt(Breeder[PbtOptions]):
         self._members = [self._begun(place) for place in range(options.population)]
         self._next = list(self._members)
 
-    def _begun(self, place: int) -> Member:
+    def _begun(self, place: int) -> PopulationMember:
         """A member before its first turn; founders are shared out."""
         options = self.options
         generator = numpy_generator(self.seed, "pbt", "begin", place)
         low, high = map(math.log, options.rate)
         rate = math.exp(generator.uniform(low, high))
         weights = [float(4 ** generator.uniform(-1, 1)) for _ in self.tasks] if options.mix else []
-        return Member(self.founders[place % len(self.founders)], rate, tuple(weights))
+        return PopulationMember(self.founders[place % len(self.founders)], rate, tuple(weights))
 
     def living(self) -> frozenset[str]:
         return frozenset(member.model for member in self._next) - set(self.founders)
@@ -129,7 +129,7 @@ class Pbt(Breeder[PbtOptions]):
         told = set(succeeded(len(names), evidence).tolist())
         # A turn that failed leaves its member where it was.
         self._members = [
-            Member(names[place], one.rate, one.mix, float(fitness[place])) if place in told else one
+            PopulationMember(names[place], one.rate, one.mix, float(fitness[place])) if place in told else one
             for place, one in enumerate(self._next)
         ]
         self._next = list(self._members)
@@ -148,4 +148,4 @@ class Pbt(Breeder[PbtOptions]):
             source = self._members[best[int(generator.integers(len(best)))]]
             factors = [self.options.factors[int(one)] for one in generator.integers(2, size=1 + len(source.mix))]
             mix = tuple(weight * factor for weight, factor in zip(source.mix, factors[1:], strict=True))
-            self._next[place] = Member(source.model, source.rate * factors[0], mix)
+            self._next[place] = PopulationMember(source.model, source.rate * factors[0], mix)
