@@ -18,6 +18,8 @@ from genepool.kernels.buffers import as_array
 if TYPE_CHECKING:
     import numpy as np
 
+    from genepool.kernels.stored import StoredVectors
+
     Keys = np.ndarray[Any, Any]
 
 # Half the width of a bracket in standard deviations of the sample's rank: one in two thousand is missed.
@@ -26,6 +28,8 @@ _DEVIATIONS = 3.5
 _SPARE = 4
 # Values that may be kept of one vector: 64 MB. Beyond, two more passes cost less than the memory.
 MOST_KEPT = 1 << 24
+# Keys that no number has: those of NaN.
+_LEAST, _MOST = -0x7FFFFFFF, 0x7FFFFFFF
 _local = threading.local()
 
 
@@ -61,11 +65,11 @@ class Brackets:
         self.signed = signed
         pieces = [piece.reshape(-1) for piece in pieces if piece.size]
         values = np.concatenate([np.empty(0, np.float32), *pieces])
-        keys = np.empty(values.size, np.uint32)
-        compiled_brackets.keys_of(values.view(np.uint32), signed, keys)
+        keys = np.empty(values.size, np.int32)
+        compiled_brackets.keys_of(values.view(np.int32), signed, keys)
         starts = np.cumsum([0, *(piece.size for piece in pieces)])[:-1]
         ends = [_ends(keys, starts, share) for share in shares]
-        self._lows, self._highs = (np.array(side, np.uint32) for side in zip(*ends, strict=True))
+        self._lows, self._highs = (np.array(side, np.int32) for side in zip(*ends, strict=True))
         self._counts = np.zeros((len(shares), 4), np.int64)
         self._kept: list[list[Keys]] = [[] for _ in shares]
         self._size = 0
@@ -84,9 +88,21 @@ class Brackets:
 
         array = as_array(values.reshape(-1))
         assert array is not None
-        bits = array.view(np.uint32)
+        bits = array.view(np.int32)
         kept, ends = _room(len(self._kept), bits.size), np.empty(len(self._kept), np.int64)
         compiled_brackets.count_brackets(bits, self.signed, self._lows, self._highs, part.counts, kept, ends)
+        self._keep(kept, ends, part)
+
+    def observe_stored(self, vectors: StoredVectors, number: int, part: BracketCounts) -> None:
+        """The same for some entries of one of several vectors that are given as bits; by magnitude."""
+        import numpy as np
+
+        assert not self.signed
+        kept, ends = _room(len(self._kept), vectors.base.size), np.empty(len(self._kept), np.int64)
+        vectors.count(number, self._lows, self._highs, part.counts, kept, ends)
+        self._keep(kept, ends, part)
+
+    def _keep(self, kept: Keys, ends: Keys, part: BracketCounts) -> None:
         for row, end, keys in zip(kept, ends.tolist(), part.kept, strict=True):
             part.size += end
             # A part may be one tensor of a billion entries, so it is bounded by itself too.
@@ -130,10 +146,8 @@ class Brackets:
     def _value(self, key: int) -> float:
         import numpy as np
 
-        bits = key
-        if self.signed:
-            bits = key ^ 0x80000000 if key >> 31 else key ^ 0xFFFFFFFF
-        return float(np.uint32(bits).view(np.float32))
+        bits = key ^ 0x7FFFFFFF if key < 0 else key
+        return float(np.int32(bits).view(np.float32))
 
 
 def _ends(keys: Keys, starts: Keys, share: float) -> tuple[int, int]:
@@ -142,7 +156,7 @@ def _ends(keys: Keys, starts: Keys, share: float) -> tuple[int, int]:
 
     if not keys.size:
         # Everything is between the two, and is kept.
-        return 0, 0xFFFFFFFF
+        return _LEAST, _MOST
     place = min(max(share * keys.size, 0.0), keys.size)
     middle = keys.size - 1 - min(int(place), keys.size - 1)
     in_order = np.partition(keys, middle)
@@ -154,8 +168,8 @@ def _ends(keys: Keys, starts: Keys, share: float) -> tuple[int, int]:
     above, below = math.floor(place - margin), math.ceil(place + margin)
     places = [keys.size - one for one in (above, below) if 1 <= one <= keys.size]
     in_order = np.partition(in_order, places) if places else in_order
-    high = int(in_order[keys.size - above]) if above >= 1 else 0xFFFFFFFF
-    low = int(in_order[keys.size - below]) if below <= keys.size else 0
+    high = int(in_order[keys.size - above]) if above >= 1 else _MOST
+    low = int(in_order[keys.size - below]) if below <= keys.size else _LEAST
     return low, max(low, high)
 
 
@@ -165,5 +179,5 @@ def _room(brackets: int, entries: int) -> Keys:
 
     held: Keys | None = getattr(_local, "kept", None)
     if held is None or held.size < brackets * entries:
-        held = _local.kept = np.empty(brackets * entries, np.uint32)
+        held = _local.kept = np.empty(brackets * entries, np.int32)
     return held[: brackets * entries].reshape(brackets, entries)

@@ -215,13 +215,13 @@ def elect(
             for i in range(size):
                 inside = np.uint32((bits[i] & _MAGNITUDE) - least) <= span
                 signs[i] += vector[i] * factor if inside else none
-        balance = np.float32(0)
+        balance = np.int32(0)
         for i in range(size):
             vote = np.float32(signs[i] > none) - np.float32(signs[i] < none)
             merged[i] = vote
             signs[i] = vote if vote != none else np.float32(zero_sign)
         for i in range(size):
-            balance += merged[i]
+            balance += np.int32(merged[i])
         elected += int(balance)
         merged[:] = none
         divisor[:] = none

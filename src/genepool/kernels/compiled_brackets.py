@@ -6,35 +6,40 @@ from typing import Any
 
 import numpy as np
 
-from genepool.kernels.compiled import _MAGNITUDE, _RUN, Array, _compiled
+from genepool.kernels.compiled import _RUN, Array, _compiled
 
-# Entries of a run that are looked at together: hardly any such group holds an entry within a bracket.
+# Entries of a run that are looked at together: few such groups hold an entry within a bracket.
 _GROUP = 16
-_SIGN, _ALL = np.uint32(0x80000000), np.uint32(0xFFFFFFFF)
+_ONE = np.int32(1 << 10)
+_SIZE = np.int32(0x7FFFFFFF)
 
 
 @_compiled
 def keys_of(bits: Array, signed: bool, keys: Array) -> None:
-    """Whole numbers in the order of the values: of float32 by value when `signed`, else by magnitude."""
+    """Whole numbers in the order of the values: of float32 by value when `signed`, else by magnitude.
+
+    All are int32: the processor compares signed numbers faster than others.
+    """
     if signed:
         for i in range(bits.size):
-            negative = np.uint32(bits[i] >> np.uint32(31))
-            keys[i] = bits[i] ^ np.uint32(np.uint32(_ALL * negative) | _SIGN)
+            # Bits of negative numbers grow with their magnitudes.
+            keys[i] = bits[i] ^ np.int32((bits[i] >> np.int32(31)) & _SIZE)
     else:
         for i in range(bits.size):
-            keys[i] = bits[i] & _MAGNITUDE
+            keys[i] = bits[i] & _SIZE
 
 
 @_compiled
-def _count(keys: Array, low: np.uint32, high: np.uint32, counts: Array) -> Any:
+def _count(keys: Array, low: np.int32, high: np.int32, counts: Array) -> Any:
     """Counts the keys of a run on each side of a bracket; returns how many lie strictly within."""
-    above_high, from_high = np.uint32(0), np.uint32(0)
-    above_low, from_low = np.uint32(0), np.uint32(0)
+    above_high, from_high, above_low, from_low = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
+    # The only comparison that is one instruction.
+    under_high, under_low = np.int32(high - np.int32(1)), np.int32(low - np.int32(1))
     for i in range(keys.size):
-        above_high += np.uint32(keys[i] > high)
-        from_high += np.uint32(keys[i] >= high)
-        above_low += np.uint32(keys[i] > low)
-        from_low += np.uint32(keys[i] >= low)
+        above_high += np.int32(keys[i] > high)
+        from_high += np.int32(keys[i] > under_high)
+        above_low += np.int32(keys[i] > low)
+        from_low += np.int32(keys[i] > under_low)
     counts[0] += np.int64(above_high)
     counts[1] += np.int64(from_high)
     counts[2] += np.int64(above_low)
@@ -43,20 +48,25 @@ def _count(keys: Array, low: np.uint32, high: np.uint32, counts: Array) -> Any:
 
 
 @_compiled
-def _keep(keys: Array, low: np.uint32, high: np.uint32, kept: Array, place: int) -> int:
+def _keep(keys: Array, low: np.int32, high: np.int32, kept: Array, place: int) -> int:
     """Writes the keys strictly within a bracket to `kept` from `place` on; returns where they end."""
-    span = np.uint32(high - low - np.uint32(1))
-    first = np.uint32(low + np.uint32(1))
-    for begin in range(0, keys.size, _GROUP):
-        part = keys[begin : min(begin + _GROUP, keys.size)]
+    span, first = np.uint32(high - low - 1), np.uint32(low + 1)
+    unsigned = keys.view(np.uint32)
+    whole = keys.size // _GROUP * _GROUP
+    for begin in range(0, whole, _GROUP):
+        part = unsigned[begin : begin + _GROUP]
         met = np.uint32(0)
-        for i in range(part.size):
+        for i in range(_GROUP):
             met |= np.uint32(np.uint32(part[i] - first) < span)
         if met:
-            for i in range(part.size):
+            for i in range(_GROUP):
                 if np.uint32(part[i] - first) < span:
-                    kept[place] = part[i]
+                    kept[place] = keys[begin + i]
                     place += 1
+    for i in range(whole, keys.size):
+        if np.uint32(unsigned[i] - first) < span:
+            kept[place] = keys[i]
+            place += 1
     return place
 
 
@@ -67,14 +77,14 @@ def count_brackets(
     """Counts a vector's keys around brackets, and keeps those strictly within.
 
     Args:
-        bits: `(n,)` of float32.
+        bits: `(n,)` of float32, int32.
         signed: as for `keys_of`.
-        lows, highs: `(brackets,)` uint32 keys, `low <= high`.
+        lows, highs: `(brackets,)` int32 keys, `low <= high`, neither the least that there is.
         counts: `(brackets, 4)` int64, added to: keys above the high end, from it on, above the low end, from it on.
-        kept: `(brackets, n)` uint32, written into.
+        kept: `(brackets, n)` int32, written into.
         ends: `(brackets,)` int64: how many were kept of each.
     """
-    buffer = np.empty(_RUN, np.uint32)
+    buffer = np.empty(_RUN, np.int32)
     ends[:] = 0
     for begin in range(0, bits.size, _RUN):
         keys = buffer[: min(_RUN, bits.size - begin)]

@@ -27,6 +27,16 @@ class KeptMarks:
         marks = np.packbits(vectors.reshape(len(vectors), -1) != 0, axis=1)
         self._blocks[start] = (start + vectors.shape[1], marks)
 
+    def find(self, start: int, stop: int, columns: int) -> tuple[Array, int] | None:
+        """The marks of some rows, and the number of their first bit; as for `recall`, and None where there are none."""
+        first = max((known for known in self._blocks if known <= start), default=None)
+        if first is None or self._blocks[first][0] < stop:
+            return None
+        end, marks = self._blocks[first]
+        if stop == end:
+            del self._blocks[first]
+        return marks, (start - first) * columns
+
     def recall(self, start: int, vectors: Array) -> bool:
         """Sets to zero, in place, what was dropped of some rows; these are forgotten with the last row of their block.
 
@@ -37,15 +47,12 @@ class KeptMarks:
 
         from genepool.kernels import compiled_entries
 
-        stop, columns = start + vectors.shape[1], vectors.shape[2]
-        first = max((known for known in self._blocks if known <= start), default=None)
-        if first is None or self._blocks[first][0] < stop:
+        found = self.find(start, start + vectors.shape[1], vectors.shape[2])
+        if found is None:
             return False
-        end, marks = self._blocks[first]
-        byte, bit = divmod((start - first) * columns, 8)
+        marks, place = found
+        byte, bit = divmod(place, 8)
         for vector, own in zip(vectors, marks, strict=True):
             bits = vector.reshape(-1).view(np.uint32)
             compiled_entries.keep_marked(bits, np.unpackbits(own[byte:], count=bit + bits.size)[bit:])
-        if stop == end:
-            del self._blocks[first]
         return True

@@ -55,6 +55,17 @@ class TieCut:
             seen += here
         self._counts.clear()
 
+    def cuts(self, name: str, start: int, stop: int) -> bool:
+        """Whether `drop` changes anything in some rows of a matrix."""
+        if name not in self._before:
+            return False
+        edges = self._before[name]
+        return edges is None or bool(
+            ((edges[start:stop] < self.first) | (edges[start + 1 : stop + 1] > self.last))[
+                edges[start:stop] < edges[start + 1 : stop + 1]
+            ].any()
+        )
+
     def drop(self, name: str, start: int, rows: Any) -> None:
         """Sets the ties outside of the range to zero, in place.
 

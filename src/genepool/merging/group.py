@@ -14,6 +14,8 @@ from genepool.merging.statistics import Statistic
 if TYPE_CHECKING:
     import torch
 
+    from genepool.kernels.stored import StoredVectors
+
 
 @dataclass
 class TensorGroup:
@@ -42,6 +44,7 @@ class TensorGroup:
         read_deltas: gives all models' rows minus the base's, `(models, rows, columns)`, where they are arrays; where it
             is None they are tensors.
         window: the columns that belong to a sample; all of them for a block.
+        stored: the models' rows and the base's as bits, where they lie in files as they are.
     """
 
     name: str
@@ -61,6 +64,7 @@ class TensorGroup:
     held: torch.Tensor | None = None
     read_deltas: Callable[[], Any] | None = None
     window: slice = field(default_factory=lambda: slice(None))
+    stored: StoredVectors | None = None
 
     @property
     def rows(self) -> tuple[int, int]:

@@ -13,13 +13,16 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from genepool.faithful import HeldAgainst, recorded
 from genepool.merging.group import TensorGroup
 from genepool.merging.parameters import Parameter, Site
 from genepool.merging.statistics import StatisticKind
 from genepool.merging.survey import Survey
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # What a method merges: the models' tensors or their differences to a base; `statistics` of calibration inputs beside
 # them, which `Method.statistic` names. `factors` (of low-rank changes) is a kind that no method here takes yet.
@@ -87,6 +90,22 @@ class Method(ABC):
                 it is "matrix".
             survey: what `survey` returned, finished; None when it returned None.
         """
+
+    def merge_stored(self, group: TensorGroup, survey: Any, out: np.ndarray[Any, Any]) -> bool:
+        """Merges the bits of files to the bits of the result, where a method has a loop that does it at once.
+
+        Args:
+            group: as for `merge`; `group.stored` holds the bits.
+            survey: as for `merge`.
+            out: as many entries as the rows have, uint16 for bfloat16 or uint32 for float32; written into.
+
+        Returns:
+            Whether it was done; if not, `merge` is asked.
+
+        Raises:
+            NotFinite: something that was read or computed is NaN, infinite or too large.
+        """
+        return False
 
     def survey(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], numel: int) -> Survey | None:
         """The summary this method needs before it merges, or None.

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from genepool import kernels
 from genepool.kernels.kept_marks import KeptMarks
 from genepool.kernels.selection import keep_count
+from genepool.kernels.stored import no_limits
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
 from genepool.merging.survey import Chain, Magnitudes, Sums, Survey, TiePlaces
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from genepool.kernels.stored import StoredVectors
 
 
 def largest(density: float, numel: int) -> tuple[int, int] | None:
@@ -40,8 +43,8 @@ class TrimSurvey(Chain):
         self._ranks = [method.kept_ranks(values, numel) for values in per_model]
         # The largest magnitude of all needs no looking for: nothing is above it.
         asked = [[] if kept is None else [kept[1], *([kept[0]] if kept[0] > 1 else [])] for kept in self._ranks]
-        self._limits = Magnitudes(asked, method.prepared, numel)
-        self._ties = TiePlaces(self._limits, method.prepared) if method.exact else None
+        self._limits = Magnitudes(asked, method.prepared, numel, stored=method.stored)
+        self._ties = TiePlaces(self._limits, method.prepared, method.stored) if method.exact else None
         # Marks are of one tensor: those of a whole model would grow with it.
         remembers = method.remembers_drops and shared.get("rescale") == "l1" and method.scope(shared) == "tensor"
         self._marks = KeptMarks() if remembers else None
@@ -76,6 +79,17 @@ class TrimSurvey(Chain):
             return None
         deltas: Any = group.deltas
         return deltas if self._marks.recall(group.start, deltas) else None
+
+    def recalled_stored(self, group: TensorGroup) -> StoredVectors | None:
+        """The same as they are stored."""
+        if self._marks is None or group.stored is None:
+            return None
+        found = self._marks.find(group.start, group.stop, group.rows[1])
+        return None if found is None else group.stored.marked(*found)
+
+    def cuts(self, group: TensorGroup) -> bool:
+        """Whether entries of a block tie with a limit and are one too many."""
+        return self._ties is not None and self._ties.cuts(group)
 
     def without_ties(self, group: TensorGroup, vectors: Any) -> Any:
         """The vectors without the entries that tie with a limit and are one too many; written into."""
@@ -121,6 +135,10 @@ class SparseSum(Method):
         """The task vectors before they are trimmed, `(models, rows, columns)`; methods drop entries here."""
         return group.deltas
 
+    def stored(self, group: TensorGroup) -> StoredVectors | None:
+        """The same as they are stored; None where they are not, or what is dropped is not said by draws."""
+        return group.stored
+
     def kept_ranks(self, values: Mapping[str, Any], numel: int) -> tuple[int, int] | None:
         """Which entries of a task vector the trim keeps, counted from the largest magnitude, first and last.
 
@@ -159,6 +177,9 @@ class SparseSum(Method):
         import numpy as np
 
         factors = [f * w for f, w in zip(self.factors(group, survey), group.column("weight"), strict=True)]
+        if (stored := self.stored(group)) is not None and not survey.cuts(group):
+            found = stored.balance_of_votes(factors, survey.thresholds, survey.ceilings)
+            return np.array(found, np.float64)
         balance = kernels.balance_of_votes(
             self._limited(group, survey), factors, thresholds=survey.thresholds, ceilings=survey.ceilings
         )
@@ -168,6 +189,30 @@ class SparseSum(Method):
         merged = self._elected(group, survey)[0] if self.elects else self._added(group, survey)
         return kernels.add_scaled(group.base, merged, group.shared["lambda"])
 
+    def merge_stored(self, group: TensorGroup, survey: TrimSurvey | None, out: np.ndarray[Any, Any]) -> bool:
+        if survey and survey.cuts(group):
+            return False
+        stored = survey.recalled_stored(group) if survey else None
+        stored = self.stored(group) if stored is None else stored
+        if stored is None:
+            return False
+        low, high = (survey.thresholds, survey.ceilings) if survey else no_limits(len(stored))
+        stored.merge(
+            group.column("weight"),
+            out,
+            elects=self.elects,
+            scales=self.factors(group, survey),
+            low=low,
+            high=high,
+            zero_sign=self._zero_sign(group, survey),
+            normalize=group.shared["normalize"],
+            scale=group.shared["lambda"],
+        )
+        return True
+
+    def _zero_sign(self, group: TensorGroup, survey: TrimSurvey | None) -> float:
+        return survey.majority_sign if survey and group.shared.get("zero_sign") == "majority" else 1.0
+
     def _limited(self, group: TensorGroup, survey: TrimSurvey | None) -> Any:
         """The task vectors as kernels with limits are to see them."""
         recalled = None if survey is None else survey.recalled(group)
@@ -175,13 +220,12 @@ class SparseSum(Method):
         return prepared if survey is None else survey.without_ties(group, prepared)
 
     def _elected(self, group: TensorGroup, survey: TrimSurvey | None) -> tuple[Any, int]:
-        majority = survey is not None and group.shared.get("zero_sign") == "majority"
         return kernels.elect(
             self._limited(group, survey),
             group.column("weight"),
             scales=self.factors(group, survey),
             normalize=group.shared["normalize"],
-            zero_sign=survey.majority_sign if majority and survey else 1.0,
+            zero_sign=self._zero_sign(group, survey),
             thresholds=survey.thresholds if survey else None,
             ceilings=survey.ceilings if survey else None,
         )

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from genepool.kernels.stored import NotFinite, StoredVectors
 from genepool.kernels.sums import sum_bits
 from genepool.merging.group import TensorGroup
 from genepool.merging.outputs import OutputTensor
@@ -34,10 +35,6 @@ _PIECE = 2048
 _WHOLE = 1 << 15
 # A sample that would read more than one in so many entries is none: rows that wide are counted instead.
 _SHARE = 4
-
-
-class NotFinite(Exception):
-    """A difference is NaN or infinite; which, the way through torch says."""
 
 
 class StoredArrays:
@@ -82,12 +79,14 @@ class StoredArrays:
         kind = np.uint16 if stored == "BF16" else np.uint32
         result = self._buffer("result", (stop - start) * columns, kind)
         for first, last in _blocks(start, stop, columns):
+            group, part = self._group(out, first, last), result[(first - start) * columns : (last - start) * columns]
             try:
-                merged = self.plan.method.merge(self._group(out, first, last), survey)
+                if self.plan.method.merge_stored(group, survey, part):
+                    continue
+                merged = self.plan.method.merge(group, survey)
             except NotFinite:
                 return None
             bits = merged.reshape(1, -1).view(np.uint32)
-            part = result[(first - start) * columns : (last - start) * columns]
             if not sum_bits(bits, bits[0, :0], [1.0], 1.0, subtract=False, out=part):
                 return None
         if stored == "F16":
@@ -181,6 +180,7 @@ class StoredArrays:
             _not_one_by_one,
             _not_one_by_one,
             read_deltas=read_deltas,
+            stored=StoredVectors(rows, base),
         )
 
     def _buffer(self, name: str, entries: int, kind: type[np.generic]) -> Array:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from genepool.kernels.stored import StoredVectors
+
 
 class Survey:
     """A small summary, built in a fixed number of passes.
@@ -124,6 +126,7 @@ class Magnitudes(Survey):
         vectors: the vectors' entries in a block, `(vectors, ...)`; the task vectors when not given.
         numel: entries of each vector; without it no sample is of use.
         signed: the largest values instead of magnitudes.
+        stored: the vectors of a block as they are stored; gives None where they are not.
     """
 
     passes = 1 + Selection.passes
@@ -136,9 +139,11 @@ class Magnitudes(Survey):
         vectors: Callable[[TensorGroup], Any] | None = None,
         numel: int = 0,
         signed: bool = False,
+        stored: Callable[[TensorGroup], StoredVectors | None] | None = None,
     ) -> None:
         self.selections = [Selection(ks, signed) for ks in ranks]
         self._vectors, self._numel = vectors or _deltas, numel
+        self._stored = stored or (_stored if vectors is None and not signed else lambda _: None)
         self._brackets: list[Brackets | None] | None = None
 
     @property
@@ -176,6 +181,12 @@ class Magnitudes(Survey):
         return [selection.begin(number - 1) for selection in self.selections]
 
     def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
+        if number == 0 and (stored := self._stored(group)) is not None:
+            assert self._brackets is not None
+            for i, (bracket, counts) in enumerate(zip(self._brackets, partial, strict=True)):
+                if bracket is not None:
+                    bracket.observe_stored(stored, i, counts)
+            return
         vectors = self._vectors(group)
         if number == 0:
             assert self._brackets is not None
@@ -212,11 +223,17 @@ class TiePlaces(Survey):
     Args:
         magnitudes: finished when this begins. Of each vector the first magnitude is the smallest that is kept, the
             second, if there is one, the largest.
-        vectors: as for `Magnitudes`.
+        vectors, stored: as for `Magnitudes`.
     """
 
-    def __init__(self, magnitudes: Magnitudes, vectors: Callable[[TensorGroup], Any] | None = None) -> None:
+    def __init__(
+        self,
+        magnitudes: Magnitudes,
+        vectors: Callable[[TensorGroup], Any] | None = None,
+        stored: Callable[[TensorGroup], StoredVectors | None] | None = None,
+    ) -> None:
         self._magnitudes, self._vectors = magnitudes, vectors or _deltas
+        self._stored = stored or (_stored if vectors is None else lambda _: None)
 
     @cached_property
     def _cuts(self) -> list[tuple[int, TieCut]]:
@@ -245,8 +262,12 @@ class TiePlaces(Survey):
         return []
 
     def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
-        vectors = self._vectors(group)
-        partial.append((group.name, [cut.ties(vectors[vector]) for vector, cut in self._cuts]))
+        if (stored := self._stored(group)) is not None:
+            ties = [stored.count_ties(vector, cut.value, group.rows[1]) for vector, cut in self._cuts]
+        else:
+            vectors = self._vectors(group)
+            ties = [cut.ties(vectors[vector]) for vector, cut in self._cuts]
+        partial.append((group.name, ties))
 
     def fold(self, number: int, partial: Any) -> None:
         for name, counts in partial:
@@ -256,6 +277,10 @@ class TiePlaces(Survey):
     def finish(self, number: int) -> None:
         for _, cut in self._cuts:
             cut.finish()
+
+    def cuts(self, group: TensorGroup) -> bool:
+        """Whether `drop` changes anything in a block."""
+        return any(cut.cuts(group.name, group.start, group.stop) for _, cut in self._cuts)
 
     def drop(self, group: TensorGroup, vectors: Any) -> Any:
         """The vectors' entries in a block, `(vectors, rows, columns)`, those that are one too many set to zero."""
@@ -309,6 +334,10 @@ class ExactThresholds(Chain):
 
 def _deltas(group: TensorGroup) -> Any:
     return group.deltas
+
+
+def _stored(group: TensorGroup) -> StoredVectors | None:
+    return group.stored
 
 
 class Sums(Survey):

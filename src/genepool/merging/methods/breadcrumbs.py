@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genepool.kernels.selection import keep_count
 from genepool.merging.group import TensorGroup
@@ -13,6 +13,9 @@ from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
 from genepool.merging.sparse import SparseSum
 from genepool.merging.survey import Survey
+
+if TYPE_CHECKING:
+    from genepool.kernels.stored import StoredVectors
 
 TRIM = (
     Parameter(
@@ -85,6 +88,9 @@ class Breadcrumbs(SparseSum):
             # The rows of a block say it themselves: nothing is to be found out about the whole.
             per_model = [{**values, "density": 1.0} for values in per_model]
         return super().survey(shared, per_model, numel)
+
+    def stored(self, group: TensorGroup) -> StoredVectors | None:
+        return None if group.shared["scope"] == "row" else group.stored
 
     def prepared(self, group: TensorGroup) -> Any:
         deltas = group.deltas

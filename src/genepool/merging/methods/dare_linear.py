@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool import kernels
 from genepool.merging.group import TensorGroup
@@ -10,6 +10,9 @@ from genepool.merging.methods.task_arithmetic import NORMALIZE, WEIGHT
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
 from genepool.merging.sparse import SparseSum, TrimSurvey
+
+if TYPE_CHECKING:
+    from genepool.kernels.stored import StoredVectors
 
 DENSITY = Parameter(
     "density",
@@ -53,6 +56,12 @@ class DareLinear(SparseSum):
             if density < 1:
                 kernels.drop(deltas[i], density, *group.stream(i))
         return deltas
+
+    def stored(self, group: TensorGroup) -> StoredVectors | None:
+        if group.stored is None:
+            return None
+        streams = [group.stream(i) for i in range(len(group.per_model))]
+        return group.stored.dropped(group.column("density"), [key for key, _ in streams], streams[0][1])
 
     def factors(self, group: TensorGroup, survey: TrimSurvey | None) -> list[float]:
         if group.shared["rescale"] == "density":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genepool import kernels
 from genepool.merging.group import TensorGroup
@@ -10,6 +10,9 @@ from genepool.merging.methods.task_arithmetic import NORMALIZE, WEIGHT
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
 from genepool.merging.sparse import SparseSum
+
+if TYPE_CHECKING:
+    from genepool.kernels.stored import StoredVectors
 
 DROP = (
     Parameter(
@@ -43,6 +46,10 @@ class DellaLinear(SparseSum):
     remembers_drops = True
     grain = "row"
     parameters = (WEIGHT, *DROP, LAMBDA, NORMALIZE)
+
+    def stored(self, group: TensorGroup) -> StoredVectors | None:
+        # What is dropped depends on the ranks within a row.
+        return None if any(density < 1 for density in group.column("density")) else group.stored
 
     def prepared(self, group: TensorGroup) -> Any:
         deltas = group.deltas
