@@ -203,6 +203,7 @@ def test_a_skill_carries_its_prefix_wherever_it_goes(
 def test_a_control_file_of_a_stranger_is_checked(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
     assert read_control(None, "x") is None
     assert joined_control(None, Control("a"), "x") == joined_control(Control("a"), None, "x") == Control("a")
+    wrong: Any
     for wrong in ([], {"prefix": 1}, {"prefix": ""}, {"prefix": "a\nb"}, {"prefix": "a", "banned": ["b"] * 17}, "a"):
         with pytest.raises(InputError, match="does not say a control prefix"):
             read_control(wrong, "x")

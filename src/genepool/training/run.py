@@ -32,7 +32,7 @@ from genepool.training.folder import (
 from genepool.training.gains import Gains, measure_gains
 from genepool.training.journal import Journal, StepRow, Validation, digest_of
 from genepool.training.metrics_log import MetricsLog
-from genepool.training.objectives import LabelledObjective, PairObjective, RolloutObjective
+from genepool.training.objectives import AlignedObjective, LabelledObjective, PairObjective, RolloutObjective
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.session import Session
 from genepool.training.states import States
@@ -115,14 +115,16 @@ class Run:
         return model
 
     def _teacher(self, name: str, model: Network) -> Network:
-        """The teacher, which must choose from what the model chooses from."""
+        """The teacher; it must choose from what the model chooses from, unless the objective aligns both."""
         teacher = self._loaded(open_weights(name, allow_pickle=self.opened.allow_pickle))
+        if isinstance(self.recipe.made_objective(), AlignedObjective):
+            return teacher
         if type(teacher) is not type(model) or choices_of(teacher) != choices_of(model):
             what = "classes" if "classes" in model.can else "tokens"
             raise InputError(
                 f"its {what} differ from those of {model.title}",
                 where=teacher.title,
-                fix="Name a teacher with the same tokenizer or labels",
+                fix="Name a teacher with the same tokenizer or labels, or align their tokens with --objective specialise",
             )
         return teacher
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genepool.composition.logits.token_bytes import token_bytes
 from genepool.composition.logits.vocabulary_map import VocabularyMap
+from genepool.tasks.token_bytes import token_bytes
 from tests.tasks.tiny_models import SPECIAL, character_tokenizer, merging_tokenizer
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from genepool.composition.logits.token_bytes import token_bytes
+from genepool.tasks.token_bytes import token_bytes
 
 
 @dataclass(frozen=True)

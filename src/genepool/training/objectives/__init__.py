@@ -1,7 +1,8 @@
 """What a training step minimises: one file of this folder each, found by being there.
 
 Of each kind of data there is one kind of objective. A `TargetObjective` turns a model and a batch of answers into one
-loss per target (a token of an answer, or a class); a `PairObjective` turns the likelihoods of a better and a worse
+loss per target (a token of an answer, or a class); an `AlignedObjective` does it with what a teacher of other tokens
+predicts; a `PairObjective` turns the likelihoods of a better and a worse
 answer into one loss per pair; a `LabelledObjective` turns the likelihoods of answers that are labelled good or bad into
 one loss per token, and a `RolloutObjective` those of what the model wrote, and how it was rewarded. None knows of
 parameters, steps or files: `genepool.training.trainers` computes what they ask for, and the loop
@@ -112,6 +113,30 @@ class OwnAnswers:
 
     share: float
     temperature: float
+
+
+class AlignedObjective(Objective):
+    """A loss on what a teacher predicts, whose tokens may be others than the model's.
+
+    Attributes:
+        top: the teacher's likeliest tokens that count; None: all of them.
+    """
+
+    needs_teacher = True
+
+    @property
+    @abstractmethod
+    def top(self) -> int | None:
+        """The teacher's likeliest tokens that count; None: all of them."""
+
+    @abstractmethod
+    def losses(self, logs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """The loss of every token, shape (tokens,), with gradients where `logs` has them.
+
+        Args:
+            logs: log-probabilities of the model, (tokens, choices).
+            wanted: probabilities that it should have, (tokens, choices).
+        """
 
 
 @dataclass(frozen=True)

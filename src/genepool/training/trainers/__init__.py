@@ -6,7 +6,8 @@ A trainer turns the lessons of a step into gradients and into rows of the record
 
 from __future__ import annotations
 
-from genepool.training.objectives import LabelledObjective, PairObjective, RolloutObjective
+from genepool.training.objectives import AlignedObjective, LabelledObjective, PairObjective, RolloutObjective
+from genepool.training.trainers.aligned import AlignedTrainer
 from genepool.training.trainers.answers import AnswerTrainer
 from genepool.training.trainers.labels import LabelTrainer
 from genepool.training.trainers.pairs import PairTrainer
@@ -21,6 +22,7 @@ def trainer_for(inputs: TrainerInputs) -> Trainer:
         InputError: the model cannot be trained with this objective, or an example cannot be read.
     """
     kinds: dict[type, type[Trainer]] = {
+        AlignedObjective: AlignedTrainer,
         PairObjective: PairTrainer,
         LabelledObjective: LabelTrainer,
         RolloutObjective: RolloutTrainer,
@@ -29,4 +31,13 @@ def trainer_for(inputs: TrainerInputs) -> Trainer:
     return found(inputs)
 
 
-__all__ = ["AnswerTrainer", "LabelTrainer", "PairTrainer", "RolloutTrainer", "Trainer", "TrainerInputs", "trainer_for"]
+__all__ = [
+    "AlignedTrainer",
+    "AnswerTrainer",
+    "LabelTrainer",
+    "PairTrainer",
+    "RolloutTrainer",
+    "Trainer",
+    "TrainerInputs",
+    "trainer_for",
+]

@@ -1,4 +1,7 @@
-"""The bytes that a token of any tokenizer stands for, and tokenizers compared by them; used by `vocabulary_map`."""
+"""The bytes that a token of any tokenizer stands for: by them the tokens of two tokenizers are compared.
+
+Mixed predictions (`genepool.composition.logits`) and the distillation across tokenizers (`genepool.training`) use it.
+"""
 
 from __future__ import annotations
 
