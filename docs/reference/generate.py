@@ -179,11 +179,21 @@ def _training_notes() -> str:
             "",
             "## Rewards",
             "",
-            "The option `reward` names one, or several with their weights.",
+            "The option `reward` names one, or several with their weights: `{metric: 1, majority: 0.5}`. A map instead "
+            "of a weight sets options too: `{majority: {weight: 0.5, after: '='}}`.",
             "",
             "| name | what it rewards | when | source |",
             "|---|---|---|---|",
             *given,
+            "",
+            "| reward | option | type | default | meaning |",
+            "|---|---|---|---|---|",
+            *(
+                f"| `{name}` | `{one['name']}` | {' or '.join(one['type'].split(' | '))} | `{one['default']}` "
+                f"| {one['description']} |"
+                for name, reward in rewards().items()
+                for one in described_options(reward.Options)
+            ),
             "",
         ]
     )

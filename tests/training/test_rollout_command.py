@@ -146,8 +146,10 @@ def test_a_wrong_option_is_one_line(cli: Callable[..., Any], small_world: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [1, 4, 6, 7])
-@pytest.mark.parametrize("objective", ["dpo", "grpo", "gkd"])
+@pytest.mark.parametrize(
+    ("objective", "stop"),
+    [*((name, stop) for name in ("dpo", "grpo", "gkd") for stop in (1, 4, 6, 7)), ("hpt", 6), ("evol_rl", 6)],
+)
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     cli: Callable[..., Any],
     half_known: str,
@@ -158,7 +160,14 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     stop: int,
 ) -> None:
     task = small_world / ("pairs" if objective == "dpo" else "tasks") / "first"
-    more = {"dpo": [], "grpo": ["--set", "iterations=2", "--set", "samples=4"], "gkd": ["--teacher", half_known]}
+    few = ["--set", "samples=4"]
+    more = {
+        "dpo": [],
+        "grpo": ["--set", "iterations=2", *few],
+        "gkd": ["--teacher", half_known],
+        "hpt": ["--set", "iterations=2", "--set", "temperature=0.3", *few],
+        "evol_rl": ["--set", "trained=2", "--set", "temperature=0.1", *few],
+    }
     command = (
         "train", task, "--base", half_known, "--objective", objective, *more[objective], "--lora", 2, "--steps", 8,
         "--every", 4, "--batch", 4, "--learning-rate", 0.01, "--test", 4, "--quiet",

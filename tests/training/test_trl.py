@@ -23,6 +23,7 @@ from genepool.weights import open_weights
 ACCELERATOR = SimpleNamespace(
     device=torch.device("cpu"),
     num_processes=1,
+    sync_gradients=True,
     gather=lambda tensor: tensor,
     gather_for_metrics=lambda tensor: tensor,
     reduce=lambda tensor, reduction: tensor,
@@ -135,12 +136,14 @@ def test_preferences(small_world: Path, pairs: Path, objective: str, theirs: str
         assert sum(margins) / 5 == pytest.approx(trainer._metrics["train"]["rewards/margins"][0], rel=1e-5)
 
 
-@pytest.mark.parametrize("kl", [0.0, 0.2])
-def test_group_relative_policy_optimisation(small_world: Path, kl: float) -> None:
+@pytest.mark.parametrize(("kl", "entropy"), [(0.0, 0.0), (0.2, 0.0), (0.2, 0.3)])
+def test_group_relative_policy_optimisation(small_world: Path, kl: float, entropy: float) -> None:
     from trl.trainer.grpo_trainer import GRPOTrainer
     from trl.trainer.utils import nanstd
 
-    session = moved_session(small_world, small_world / "tasks" / "first", "grpo", {"samples": 4, "kl": kl})
+    session = moved_session(
+        small_world, small_world / "tasks" / "first", "grpo", {"samples": 4, "kl": kl, "entropy": entropy}
+    )
     lessons = session.trainer.lessons.at(0, 5)
     drawn = draw_samples(session.model, lessons, 4, 1.0, seed=0, step=0)
     # Rewards that the metric would not give: they differ within every group.
@@ -153,6 +156,8 @@ def test_group_relative_policy_optimisation(small_world: Path, kl: float) -> Non
     with torch.no_grad():
         logs = token_logs(session.model.model, ids, mask)
         before = token_logs(began.model, ids, mask)
+        shares = session.model.model(input_ids=ids, attention_mask=mask).logits[:, :-1].softmax(-1)
+        entropies = torch.distributions.Categorical(shares).entropy()
     trainer = SimpleNamespace(
         model=SimpleNamespace(training=True),
         accelerator=ACCELERATOR,
@@ -167,9 +172,11 @@ def test_group_relative_policy_optimisation(small_world: Path, kl: float) -> Non
         epsilon_high=0.2,
         use_vllm=False,
         current_gradient_accumulation_steps=1,
-        _entropy_bonus_enabled=False,
+        _entropy_bonus_enabled=entropy > 0,
+        use_adaptive_entropy=False,
+        entropy_coef=entropy,
         _metrics=defaultdict(lambda: defaultdict(list)),
-        _get_per_token_logps_and_entropies=lambda *_, **__: (logs, torch.zeros_like(logs), None),
+        _get_per_token_logps_and_entropies=lambda *_, **__: (logs, entropies, None),
     )
     inputs = {
         "prompt_ids": ids[:, :1],

@@ -27,6 +27,7 @@ _NUMBERS = {
     "margin": ("Margin", "by how much the reward of the chosen answers is above that of the rejected ones"),
     "kl": ("KL divergence", "the divergence from the model as it began, in nats per token"),
     "length": ("Length", "tokens of an answer"),
+    "demonstration": ("Right answers", "their share of all rows: right answers that were learned instead of samples"),
     "kept": (
         "Share kept",
         "the share of the examples that were learned from; the others were rewarded alike, or not at all",
@@ -134,4 +135,6 @@ def _samples(counts: dict[str, int] | None) -> str:
     if counts is None:
         return ""
     failed = f"; the reward failed for {counts['failed']:,}" if counts["failed"] else ""
-    return f"{counts['drawn']:,} drawn, {counts['learned_from']:,} learned from{failed}"
+    alike = f"; {counts['equal_groups']:,} of {counts['groups']:,} prompts rewarded alike" if "groups" in counts else ""
+    taught = f"; {counts['demonstrations']:,} right answers instead" if "demonstrations" in counts else ""
+    return f"{counts['drawn']:,} drawn, {counts['learned_from']:,} learned from{failed}{alike}{taught}"

@@ -22,6 +22,7 @@ from genepool.checked import differences, is_digest, is_line, is_number, is_text
 from genepool.errors import InputError
 from genepool.training.averaging import judged_values
 from genepool.training.recipe import Training, load_training
+from genepool.training.rewards import located
 from genepool.training.states import States
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def recipe_text(recipe: Training) -> str:
     told["tasks"] = [found(task) for task in recipe.tasks]
     if recipe.others is not None:
         told["others"] = found(recipe.others)
+    if "reward" in recipe.options:
+        told["options"]["reward"] = located(recipe.options["reward"], found)
     return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
 
 
@@ -154,7 +157,12 @@ def _are_rows(value: object) -> bool:
 
 
 def _are_counts(value: object) -> bool:
-    return isinstance(value, dict) and all(is_whole(value.get(key)) for key in ("drawn", "learned_from", "failed"))
+    if not isinstance(value, dict):
+        return False
+    # Trainings of before did not count groups, and few learn right answers instead.
+    groups = ("groups", "equal_groups") if "groups" in value else ()
+    taught = ("demonstrations",) if "demonstrations" in value else ()
+    return all(is_whole(value.get(key)) for key in ("drawn", "learned_from", "failed", *groups, *taught))
 
 
 # What the rest of the house reads of `train.json`.

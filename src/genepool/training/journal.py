@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 #: What an objective may say of an example beside its loss; columns of `examples`, null where it does not.
-NUMBERS = ("reward", "margin", "length", "kl")
+NUMBERS = ("reward", "margin", "length", "kl", "demonstration")
 TABLES = frozenset({"meta", "steps", "examples", "validations"})
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS steps (
     step INTEGER PRIMARY KEY, loss REAL NOT NULL, norm REAL NOT NULL, rate REAL NOT NULL, digest TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS examples (
     step INTEGER NOT NULL, place INTEGER NOT NULL, task TEXT NOT NULL, example TEXT NOT NULL, loss REAL NOT NULL,
-    kept INTEGER NOT NULL, reward REAL, margin REAL, length REAL, kl REAL, PRIMARY KEY (step, place));
+    kept INTEGER NOT NULL, reward REAL, margin REAL, length REAL, kl REAL, demonstration REAL,
+    PRIMARY KEY (step, place));
 CREATE TABLE IF NOT EXISTS validations (step INTEGER PRIMARY KEY, loss REAL NOT NULL, score REAL NOT NULL);
 """
 
@@ -63,8 +64,9 @@ class ExampleRow:
         kept: whether it was learned from.
         numbers: what else is known, by the names in `NUMBERS`: the reward; for pairs that of the chosen answer and by
             how much it is above that of the rejected one (margin); for labelled answers 0 for an accepted and -1 for a
-            rejected one (reward); tokens of the answer (length); the divergence from
-            the model as it began, in nats per token (kl).
+            rejected one (reward); tokens of the answer (length); the divergence from the model as it began, in nats per
+            token (kl); 1 for a right answer that is learned instead of samples, 0 for a sample beside such
+            (demonstration).
     """
 
     task: str
@@ -200,18 +202,34 @@ class Journal(Record):
                     found[step] = {**said, "kept": values[-1]}
         return found
 
-    def samples(self) -> dict[str, int]:
-        """How many samples there were, how many were learned from, and for how many the reward failed.
+    def samples(self, group: int) -> dict[str, int]:
+        """What became of the samples.
 
-        The rest were all rewarded alike within their prompt, which says nothing.
+        Args:
+            group: samples of each prompt that are on record.
+
+        Returns:
+            How many samples there were (drawn), how many were learned from, and for how many the reward failed; of how
+            many prompts (groups) all samples were rewarded alike, which says nothing (equal_groups); and where there
+            are any, how many right answers were learned instead of samples (demonstrations).
         """
-        ((drawn, kept, failed),) = self._rows(
-            "SELECT count(*), coalesce(sum(kept), 0), sum(reward IS NULL) FROM examples"
-        )
+        only = "FROM examples WHERE demonstration IS NOT 1"
+        ((drawn, kept, failed),) = self._rows(f"SELECT count(*), coalesce(sum(kept), 0), sum(reward IS NULL) {only}")
+        groups = f"SELECT min(reward) AS least, max(reward) AS most {only} GROUP BY step, place / ?"
+        ((prompts, equal),) = self._rows(f"SELECT count(*), sum(least = most) FROM ({groups})", (group,))
+        ((taught,),) = self._rows("SELECT count(*) FROM examples WHERE demonstration = 1")
+        told = {
+            "drawn": drawn,
+            "learned_from": kept,
+            "failed": failed or 0,
+            "groups": prompts,
+            "equal_groups": equal or 0,
+            **({"demonstrations": taught} if taught else {}),
+        }
         with self._believing("a number of an example"):
-            if not all(is_whole(one, 0) for one in (drawn, kept, failed or 0)):
+            if not all(is_whole(one, 0) for one in told.values()):
                 raise ValueError(f"{kept!r:.40}")
-        return {"drawn": drawn, "learned_from": kept, "failed": failed or 0}
+        return told
 
     def generated(self) -> int:
         """Tokens of all samples of all steps; for objectives whose examples are samples."""

@@ -67,6 +67,8 @@ class OpenedTraining:
                 fix="Train factors: --lora",
             )
         objective = recipe.made_objective()
+        # The models that its options name are there.
+        objective.settings()
         pairs, labels = isinstance(objective, PairObjective), isinstance(objective, LabelledObjective)
         _check_named(recipe, tasks)
         lessons = TrainingExamples(
@@ -113,7 +115,7 @@ class OpenedTraining:
         outside = {"tasks", "others", "base", "test", "teacher", "threads", "options"}
         recipe = self.recipe.model_dump(mode="json", exclude=outside)
         teacher = self.recipe.teacher
-        options = self.recipe.made_objective().options.model_dump(mode="json")
+        options = self.recipe.made_objective().settings()
         return {
             **recipe,
             **({"options": options} if options else {}),

@@ -192,8 +192,14 @@ class Training(Strict):
             inside = folder / path
             return str(inside) if not Path(path).is_absolute() and inside.exists() else path
 
+        options = dict(self.options)
+        if "reward" in options:
+            from genepool.training.rewards import located
+
+            options["reward"] = located(options["reward"], lambda name: _model_near(name, folder))
         return self.model_copy(
             update={
+                "options": options,
                 "base": _model_near(self.base, folder),
                 "teacher": None if self.teacher is None else _model_near(self.teacher, folder),
                 "tasks": tuple(map(found, self.tasks)),

@@ -375,7 +375,9 @@ class Run:
             train = self.opened.lessons.train
             accepted = sum(lesson.good for lesson in train)
             return {"labels": {"accepted": accepted, "rejected": len(train) - accepted}}
-        return {"samples": self.journal.samples()} if isinstance(objective, RolloutObjective) else {}
+        if isinstance(objective, RolloutObjective):
+            return {"samples": self.journal.samples(objective.drawing.group)}
+        return {}
 
     def _head(self) -> dict[str, Any]:
         """The head that was made fresh, and what stands before it in the table."""

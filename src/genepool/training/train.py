@@ -115,7 +115,8 @@ def _check_place(out: Path, opened: OpenedTraining, fork: str | Path | None, ove
     if overwrite or not (out / JOURNAL_FILE).is_file():
         staging.check_free(out, overwrite=overwrite)
     recipe = opened.recipe
-    models = [part for name in (recipe.base, recipe.teacher or "") for part in (name, *name.split("+")) if part]
+    named = [recipe.base, recipe.teacher or "", *recipe.made_objective().models()]
+    models = [part for name in named for part in (name, *name.split("+")) if part]
     needed = [opened.base.folder, *recipe.tasks, recipe.others, *models, fork if overwrite else None]
     refuse_own_input(out, (one for one in needed if one is not None))
 

@@ -9,7 +9,7 @@ import copy
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -322,14 +322,25 @@ class Reference:
 
     def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
         """See `Model.answer_logits`; without gradients and without dropout."""
+        with self._still() as model:
+            return model.answer_logits(batch)
+
+    def hidden_states(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """The last hidden states of texts, (tokens, hidden) each; without dropout."""
+        with self._still() as model:
+            return [layers[-1] for layers in model.hidden_states(list(texts))]
+
+    @contextmanager
+    def _still(self) -> Iterator[Network]:
+        """Inside, the model is what it was, without gradients and dropout."""
         import torch
 
-        model = self._trained.model
         with torch.no_grad(), self._trained.as_begun():
+            model = self._trained.model
             modes = {module: module.training for module in model.model.modules()}
             model.model.eval()
             try:
-                return model.answer_logits(batch)
+                yield model
             finally:
                 for module, mode in modes.items():
                     module.training = mode

@@ -8,30 +8,78 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.errors import InputError, nearest, one_line
 from genepool.folder_classes import classes_of
+from genepool.schema import Strict, validate
 from genepool.training.samples import Sample
+
+if TYPE_CHECKING:
+    import torch
 
 FAILED = math.nan
 
 
+class RewardOptions(Strict):
+    """Options of a reward: none, unless it says some."""
+
+    page = "reference/training"
+
+
+@dataclass(frozen=True)
+class RewardInputs:
+    """What a reward may ask beside the samples.
+
+    Attributes:
+        embed: the last hidden states of texts, (tokens, hidden) each, of the model as it was before the training.
+        device, dtype: where and in what another model computes that a reward loads.
+    """
+
+    embed: Callable[[Sequence[str]], list[torch.Tensor]]
+    device: str
+    dtype: str
+
+
 class Reward(ABC):
     """How good some samples are.
+
+    Args:
+        options: its options; the defaults when None.
 
     Attributes:
         name: what `reward` calls it; its file's name.
         source: where it comes from.
         when: one sentence on what it is for.
         follows_majority: whether samples are good for being like the others, which must be right for that.
+        Options: the model of its options.
+        models: those of its options that name a model, which decides the bits of a training by its fingerprint.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     when: ClassVar[str]
     follows_majority: ClassVar[bool] = False
+    Options: ClassVar[type[RewardOptions]] = RewardOptions
+    models: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, options: RewardOptions | None = None) -> None:
+        self.options = options if options is not None else self.Options()
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it asks the model as it was before the training."""
+        return False
+
+    def begin(self, inputs: RewardInputs) -> None:
+        """Called once before the first sample.
+
+        Raises:
+            InputError: what it needs is not there.
+        """
+        return
 
     @abstractmethod
     def score(self, samples: Sequence[Sample]) -> list[float]:
@@ -41,27 +89,71 @@ class Reward(ABC):
             Exception: it failed for all of them.
         """
 
+    def elected(self, samples: Sequence[Sample]) -> Sample | None:
+        """The sample whose answer the majority gives, for rewards that follow it; None where nothing is answered."""
+        return None
+
+    def fingerprint(self, option: str) -> str:
+        """Of the model that an option names.
+
+        Raises:
+            InputError: there is none.
+        """
+        from genepool.weights import open_weights
+
+        return open_weights(str(getattr(self.options, option))).fingerprint()
+
+
+#: A reward, or several: a weight each, or a map of options with the key `weight`.
+Named = str | Mapping[str, Any]
+
 
 class Rewards:
     """A weighted sum of rewards.
 
     Args:
-        named: a reward, or several with their weights.
+        named: a reward, or several with their weights and options.
 
     Raises:
-        InputError: there is none of that name, or none is named.
+        InputError: there is none of that name, none is named, or an option is wrong.
     """
 
-    def __init__(self, named: str | Mapping[str, float]) -> None:
-        weights = {named: 1.0} if isinstance(named, str) else dict(named)
-        if not weights:
+    def __init__(self, named: Named) -> None:
+        if not named:
             raise InputError("no reward is named", where="reward", fix=f"Name one: {', '.join(rewards())}")
-        self._parts = [(find_reward(name), weight) for name, weight in weights.items()]
+        self._parts = [
+            (find_reward(name, {key: value for key, value in said.items() if key != "weight"}), said.get("weight", 1.0))
+            for name, said in _as_options(named).items()
+        ]
 
     @property
     def follows_majority(self) -> bool:
         """Whether one of them does."""
         return any(reward.follows_majority for reward, _ in self._parts)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether one of them asks the model as it was before the training."""
+        return any(reward.needs_reference for reward, _ in self._parts)
+
+    def begin(self, inputs: RewardInputs) -> None:
+        """Called once before the first sample; see `Reward.begin`."""
+        for reward, _ in self._parts:
+            reward.begin(inputs)
+
+    def models(self) -> list[str]:
+        """The models that options name."""
+        found = [getattr(reward.options, option) for reward, _ in self._parts for option in reward.models]
+        return [str(name) for name in found if name is not None]
+
+    def settings(self) -> dict[str, Any]:
+        """Names, weights and options as plain data, where a model stands by its fingerprint instead of its place."""
+        told = {}
+        for reward, weight in self._parts:
+            options = reward.options.model_dump(mode="json")
+            known = {one: reward.fingerprint(one) for one in reward.models if options[one] is not None}
+            told[reward.name] = {"weight": weight, **options, **known}
+        return told
 
     def of(self, samples: Sequence[Sample], group: int) -> tuple[list[float], str]:
         """The reward of each sample, and why the first one failed that did.
@@ -89,25 +181,65 @@ class Rewards:
 
     def measured_majority(self, samples: Sequence[Sample], group: int) -> float:
         """The share of prompts whose most frequent answer is right by the task's metric (maj@group)."""
-        from genepool.training.rewards.majority import most_frequent
         from genepool.training.rewards.metric import judged
 
+        voting = next(reward for reward, _ in self._parts if reward.follows_majority)
         groups = [samples[start : start + group] for start in range(0, len(samples), group)]
-        return sum(judged(most_frequent(part)) == 1 for part in groups) / len(groups)
+        elected = [voting.elected(part) for part in groups]
+        return sum(one is not None and judged(one) == 1 for one in elected) / len(groups)
 
 
-def rewards() -> dict[str, Reward]:
+def located(named: Named, found: Callable[[str], str]) -> Named:
+    """The same with the models that options name put where they are found.
+
+    Args:
+        named: as for `Rewards`.
+        found: the place of what a file calls a model.
+    """
+    if isinstance(named, str):
+        return named
+    known = rewards()
+    places: dict[str, Any] = {}
+    for name, said in named.items():
+        models = known[name].models if name in known and isinstance(said, Mapping) else ()
+        places[name] = {**said, **{key: found(said[key]) for key in models if said.get(key)}} if models else said
+    return places
+
+
+def rewards() -> dict[str, type[Reward]]:
     """Every reward by name."""
-    return {kind.name: kind() for kind in sorted(classes_of(__name__, Reward), key=lambda kind: kind.name)}
+    return {kind.name: kind for kind in sorted(classes_of(__name__, Reward), key=lambda kind: kind.name)}
 
 
-def find_reward(name: str) -> Reward:
+def find_reward(name: str, options: Mapping[str, Any] | None = None) -> Reward:
     """The reward of this name.
 
+    Args:
+        name: what `reward` calls it.
+        options: those that are not the defaults.
+
     Raises:
-        InputError: there is none; the nearest name is suggested.
+        InputError: there is none, and the nearest name is suggested; or an option is unknown or wrong.
     """
     known = rewards()
     if name not in known:
         raise InputError(f"there is no reward '{name}'", where="reward", fix=nearest(name, known))
-    return known[name]
+    return known[name](validate(known[name].Options, dict(options or {}), f"reward.{name}"))
+
+
+def _as_options(named: Named) -> dict[str, Mapping[str, Any]]:
+    """Each reward with its weight and its options.
+
+    Raises:
+        InputError: a weight is no number.
+    """
+    if isinstance(named, str):
+        return {named: {}}
+    told = {name: said if isinstance(said, Mapping) else {"weight": said} for name, said in named.items()}
+    for name, said in told.items():
+        weight = said.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise InputError(
+                f"the weight of '{name}' must be a number, got {weight!r}", where="reward", fix="Write {metric: 1}"
+            )
+    return told

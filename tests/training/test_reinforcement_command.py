@@ -1,0 +1,89 @@
+"""`genepool train` with reinforcement, as it is typed: what is drawn, taught, rewarded, counted and refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_runs import rows, told
+
+SHORT = ("--steps", 2, "--every", 2, "--batch", 4, "--learning-rate", 0.01, "--test", 4, "--quiet")
+
+
+def test_prompts_that_no_sample_solves_are_learned_from_their_answer(
+    cli: Callable[..., Any], half_known: str, small_world: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    answer = cli(
+        "train", small_world / "tasks" / "first", "--base", half_known, "--objective", "hpt", "--set", "gate=1",
+        "--set", "samples=4", "--set", "demonstration=0.5", "--set", "entropy=0.01", "--set", "temperature=0.3",
+        "--out", run, "--json", *SHORT, "--batch", 12,
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)["samples"]
+    solved = [
+        row[0]
+        for row in rows(
+            run,
+            "SELECT sum(reward = 1) FROM examples WHERE demonstration = 0 GROUP BY step, place / 4 ORDER BY step",
+        )
+    ]
+    assert len(solved) == found["groups"] == 24
+    taught = sum(count <= 1 for count in solved)
+    assert 0 < taught < 24
+    assert found["demonstrations"] == taught == rows(run, "SELECT sum(demonstration) FROM examples")[0][0]
+    # Solved by all: alike, so that nothing is learned. The samples of a prompt that is taught are not kept either.
+    assert found["equal_groups"] == sum(count in (0, 4) for count in solved)
+    assert found["learned_from"] == 4 * sum(count in (2, 3) for count in solved)
+    assert found["drawn"] == 96
+    assert "right answers instead" in (run / "report.html").read_text()
+
+
+def test_novel_answers_of_the_majority_are_rewarded_by_the_model_or_an_encoder(
+    cli: Callable[..., Any], half_known: str, small_world: Path, tmp_path: Path
+) -> None:
+    task = small_world / "tasks" / "first"
+    more = ("--objective", "evol_rl", "--set", "samples=6", "--set", "trained=3", "--set", "temperature=0.1", *SHORT)
+    answer = cli("train", task, "--base", half_known, "--out", tmp_path / "own", "--full", *more)
+    assert answer.code == 0, answer.err
+    assert told(tmp_path / "own")["samples"]["drawn"] == 2 * 4 * 3
+    values = [row[0] for row in rows(tmp_path / "own", "SELECT reward FROM examples")]
+    assert all(-1 <= value <= -0.5 or 0.5 <= value <= 1 for value in values)
+    encoder = tmp_path / "encoder"
+    shutil.copytree(small_world / "other", encoder)
+    named = ("--set", "reward={{novelty: {{encoder: {}}}}}")
+    answer = cli(
+        "train", task, "--base", half_known, "--out", tmp_path / "run", *more, named[0], named[1].format(encoder)
+    )
+    assert answer.code == 0, answer.err
+    # The same encoder elsewhere is the same training; another one is another.
+    encoder.rename(tmp_path / "moved")
+    again = ("train", task, "--base", half_known, "--out", tmp_path / "run", *more, named[0])
+    assert cli(*again, named[1].format(tmp_path / "moved")).code == 0
+    assert cli("verify-run", tmp_path / "run", "--step", 2, "--quiet").code == 0
+    other = cli(*again, named[1].format(small_world / "base"))
+    assert other.code == 2
+    assert "novelty" in other.err
+    assert "the training changed" in other.err
+
+
+BAD: dict[str, tuple[list[Any], str]] = {
+    "more trained than drawn": (["--set", "samples=4", "--set", "trained=5"], "at most the number of samples (4)"),
+    "an unknown option": (["--set", "reward={novelty: {encoda: x}}"], "encoda"),
+    "an encoder that is not there": (["--set", "reward={novelty: {encoder: nowhere}}"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BAD))
+def test_what_is_wrong_is_one_line(cli: Callable[..., Any], small_world: Path, tmp_path: Path, case: str) -> None:
+    options, said = BAD[case]
+    task, base = small_world / "tasks" / "first", small_world / "base"
+    answer = cli("train", task, "--base", base, "--objective", "grpo", "--out", tmp_path / "run", *options, *SHORT)
+    assert answer.code == 2
+    assert said in answer.err
+    assert len(answer.err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
