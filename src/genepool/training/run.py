@@ -124,7 +124,7 @@ class Run:
             raise InputError(
                 f"its {what} differ from those of {model.title}",
                 where=teacher.title,
-                fix="Name a teacher with the same tokenizer or labels, or align their tokens with --objective specialise",
+                fix="Name a teacher with the same tokenizer or labels, or use --objective specialise",
             )
         return teacher
 
