@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genepool.composition import SkillSet, open_skills
+from genepool.composition import vectors as vectors_module
 from genepool.composition.coefficients import CoefficientLayout, DepthLine, SharedScales, groups_of
 from genepool.composition.composers.scalearn import OutputScales, ScaLearnOptions
 from genepool.composition.gradient import MergedNetwork
@@ -156,14 +157,33 @@ def test_a_step_reads_each_vector_once_where_its_tensor_fits(
     seen: dict[str, int] = {}
     block = TaskVectors.block
 
-    def counting(self: TaskVectors, name: str, start: int, stop: int) -> torch.Tensor:
+    def counting(self: TaskVectors, name: str, start: int, stop: int, out: torch.Tensor | None) -> torch.Tensor:
         seen[name] = seen.get(name, 0) + 1
-        return block(self, name, start, stop)
+        return block(self, name, start, stop, out)
 
     monkeypatch.setattr(TaskVectors, "block", counting)
     steps.gradients(0, losses(network, 0))
     assert set(seen) == set(vectors.names)
     assert set(seen.values()) == {reads}
+
+
+@pytest.mark.parametrize("kept", [0, LARGE])
+def test_blocks_of_all_tensors_are_worked_on_in_the_same_room_and_are_what_they_are_elsewhere(
+    skills: SkillSet, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    """What is asked for anew at every block, the C library keeps after it was freed."""
+    monkeypatch.setattr(vectors_module, "block_rows", lambda rows, _: [(at, at + 1) for at in range(rows)])
+    vectors = skills.vectors()
+    takes = {name: vectors.base.info(name).numel if kept else vectors.matrix(name)[1] for name in vectors.names}
+    rooms = set()
+    for name in sorted(vectors.names, key=lambda name: -takes[name]):
+        blocks = vectors.blocks(name, kept)
+        for _ in range(2):
+            for start, stop, block in blocks:
+                assert torch.equal(block, vectors.block(name, start, stop))
+                rooms.add(block.untyped_storage().data_ptr())
+        assert not kept or [id(one[2]) for one in blocks] == [id(one[2]) for one in blocks]
+    assert len(rooms) == 1
 
 
 def test_nothing_moves_after_a_loss_that_is_no_number(skills: SkillSet, network: Network) -> None:

@@ -230,10 +230,10 @@ def plan_residence(
         why = why or "they do not fit into memory"
     at_hand = 0
     if way == "fused":
-        # At most twice the largest tensor, however many skills there are: what takes more is read again, from the
-        # disk's cache.
+        # At most the largest tensor, however many skills there are, so that a step stays below one of training, which
+        # holds all gradients: what takes more is read again, from the disk's cache.
         taken = (block_bytes(vectors, name) for name in vectors.names)
-        at_hand = max((one for one in taken if one <= 2 * 4 * largest // size), default=0)
+        at_hand = max((one for one in taken if one <= 4 * largest // size), default=0)
         at_hand = at_hand if at_hand <= left else 0
         left -= at_hand
     wanted = {name: held_bytes(change, base) for name, change in zip(skills.names, changes, strict=True)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
@@ -17,6 +18,10 @@ from genepool.weights.encodings.low_rank import Product
 
 if TYPE_CHECKING:
     import torch
+
+
+# Entries of float32 in a cache line, at which torch begins what it allocates.
+_ALIGNED = 16
 
 
 class TaskVectors:
@@ -43,6 +48,7 @@ class TaskVectors:
         self._products: dict[tuple[int, str], Product] = {}
         self._dense: dict[tuple[int, str], torch.Tensor] = {}
         self._stacks: dict[str, torch.Tensor] = {}
+        self._room: torch.Tensor | None = None
         self._hold(held)
 
     def holders(self, name: str) -> list[int]:
@@ -53,10 +59,16 @@ class TaskVectors:
         """(rows, columns) of a tensor as a matrix."""
         return self.base.info(name).matrix
 
-    def block(self, name: str, start: int, stop: int) -> torch.Tensor:
+    def block(self, name: str, start: int, stop: int, out: torch.Tensor | None = None) -> torch.Tensor:
         """Rows `start` to `stop` of every holder's change, `(holders, stop - start, columns)` float32.
 
         Never write into it.
+
+        Args:
+            name: the tensor.
+            start, stop: which rows.
+            out: float32 entries, as many as there are, that a block which is not held is written to; new ones when
+                None.
         """
         import torch
 
@@ -64,7 +76,8 @@ class TaskVectors:
             return self._stacks[name][:, start:stop].float()
         # Fine-tunes are differences to one base, whose rows are read once for all of them.
         base_rows = cache(lambda: self.base.read_rows(name, start, stop))
-        found = torch.empty(len(self._holders[name]), stop - start, self.matrix(name)[1])
+        shape = (len(self._holders[name]), stop - start, self.matrix(name)[1])
+        found = torch.empty(shape) if out is None else out.view(shape)
         for place, skill in enumerate(self._holders[name]):
             held = self._held_rows(skill, name, start, stop)
             if held is not None:
@@ -76,13 +89,24 @@ class TaskVectors:
         return found
 
     def blocks(self, name: str, limit: int = 0) -> TensorBlocks:
-        """All blocks of a tensor, to be gone through as often as is wanted.
+        """All blocks of a tensor, to be gone through as often as is wanted, of one tensor at a time.
+
+        A block is there until the next one is asked for.
 
         Args:
             name: the tensor.
             limit: bytes; where all blocks take no more, they are kept after the first time.
         """
         return TensorBlocks(self, name, limit)
+
+    def room(self, entries: int) -> torch.Tensor:
+        """Room for blocks, float32: the same one for all who ask, so that memory does not grow by what was freed."""
+        import torch
+
+        if self._room is None or len(self._room) < entries:
+            self._room = None
+            self._room = torch.empty(entries)
+        return self._room
 
     def factors(self, skill: int, name: str) -> Product | None:
         """A skill's change of a tensor as a product of two factors; None where it is none."""
@@ -135,13 +159,20 @@ class TensorBlocks:
             return iter(self._kept)
         if not self._keep:
             return self._read()
-        # A list of the very blocks, and not one whole tensor: the same memory layout gives the same bits.
         self._kept = list(self._read())
         return iter(self._kept)
 
     def _read(self) -> Iterator[tuple[int, int, torch.Tensor]]:
-        for start, stop in block_rows(*self._vectors.matrix(self._name)):
-            yield start, stop, self._vectors.block(self._name, start, stop)
+        holders, (rows, columns) = len(self._vectors.holders(self._name)), self._vectors.matrix(self._name)
+        spans = block_rows(rows, columns)
+        # Each block has its own place where it is kept, and not one in a whole tensor: the same memory layout, aligned
+        # alike, gives the same bits.
+        sizes = [holders * (stop - start) * columns for start, stop in spans]
+        places = list(accumulate((-(-size // _ALIGNED) * _ALIGNED for size in sizes), initial=0))
+        room = self._vectors.room(places[-1] if self._keep else max(sizes, default=0))
+        for (start, stop), size, place in zip(spans, sizes, places, strict=False):
+            own = room[place if self._keep else 0 :][:size]
+            yield start, stop, self._vectors.block(self._name, start, stop, own)
 
 
 def block_bytes(vectors: TaskVectors, name: str) -> int:
