@@ -30,11 +30,11 @@ def test_every_metric_is_a_file_of_its_name() -> None:
 
 
 @pytest.mark.parametrize("name", all_metrics())
-def test_a_metric_scores_from_0_to_1_or_asks_for_choices(name: str) -> None:
+def test_a_metric_scores_from_0_to_1_or_asks_for_likelihoods(name: str) -> None:
     found = find_metric(name)
     assert found.name == name
     assert found.wrong(ONE) is None
-    if found.needs == "choices":
+    if found.needs != "text":
         assert found.judge is None
         return
     assert found.judge is not None

@@ -37,7 +37,8 @@ def check_fits(task: Task, kind: type[Model], name: str) -> None:
         return
     task.check_reader(kind, name)
     needs = find_metric(task.settings.metric).needs
-    if "classes" not in kind.can and ("text" if needs == "text" else "likelihoods") not in kind.can:
+    classes = "classes" in kind.can and needs != "likelihood"
+    if not classes and ("text" if needs == "text" else "likelihoods") not in kind.can:
         raise InputError(
             f"the metric {task.settings.metric} of the task '{task.name}' needs {needs}, and {kind.kind} has none",
             where=name,
@@ -97,6 +98,8 @@ def answer(model: Model, task: Task, examples: Sequence[Example], batch_size: in
         return _classify(model, task, examples, batch_size)
     if find_metric(task.settings.metric).needs == "choices":
         return _choose(model, task, examples, batch_size)
+    if find_metric(task.settings.metric).needs == "likelihood":
+        return _read(model, task, examples, batch_size)
     return _write(model, task, examples, batch_size, keep_outputs)
 
 
@@ -150,6 +153,21 @@ def _chosen(example: Example, logprobs: Sequence[float]) -> Outcome:
     choice = example.choices[place]
     confidence = 1 / sum(math.exp(logprob - best) for logprob, _ in known)
     return Outcome(float(choice in example.answers), choice, {"logprob": best, "confidence": confidence})
+
+
+def _read(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Outcome]:
+    """How likely each answer is: the geometric mean over its tokens, which is 1 over its perplexity."""
+    prompts = [task.prompt_for(example, model) for example in examples]
+    found = model.loglikelihoods(prompts, [example.answer for example in examples], batch_size)
+    outcomes = []
+    for one in found:
+        # Weights that overflow give likelihoods that are no numbers: then nothing is likely.
+        if not math.isfinite(one.logprob) or not one.tokens:
+            outcomes.append(Outcome(0.0))
+            continue
+        details = {"logprob": one.logprob, "tokens": float(one.tokens)}
+        outcomes.append(Outcome(math.exp(min(one.logprob / one.tokens, 0.0)), None, details))
+    return outcomes
 
 
 def _write(model: Model, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool) -> list[Outcome]:

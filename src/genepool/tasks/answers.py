@@ -95,7 +95,7 @@ def text_batches(
             raise InputError(
                 f"its prompt ({len(head)} tokens) and answer ({len(tail)}) exceed the context of {model.context}",
                 where=one.name,
-                fix="Shorten it, leave it out, or set a smaller few_shot",
+                fix="Shorten it, leave it out, or set a smaller few_shot (of plain texts a smaller window)",
             )
     return token_batches(model, heads, tails, batch_size, packed=packed)
 

@@ -12,6 +12,7 @@ from genepool.tasks.images import ImageFile
 # What a line of a file may say of an example.
 EXAMPLE_KEYS = (
     "id", "prompt", "messages", "image", "answer", "completion", "chosen", "rejected", "label", "choices", "tags",
+    "text",
 )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Tasks on disk: a folder per task with its splits and an optional task.yaml, a template, a single file, a Python file.
 
 DIR/<task>/{train,valid,test}.jsonl     one object a line: {"id", "prompt", "answer"}, optionally "choices" and "tags";
-                                        .csv and .parquet with columns of these names do as well
+                                        .csv and .parquet with columns of these names do as well; plain texts are
+                                        .txt files, or lines with a "text"
 DIR/<task>/template.yaml                instead: examples drawn from a seed, see `generated`
 DIR/<task>/task.yaml                    see `TaskSettings`
 """
@@ -17,8 +18,9 @@ from genepool.errors import InputError, nearest
 from genepool.schema import read_yaml, validate
 from genepool.tasks.generated import Template, template_task
 from genepool.tasks.harness_tasks import PREFIX, tasks_named
-from genepool.tasks.reading import ENDINGS, read_examples
+from genepool.tasks.reading import ENDINGS, holds_texts, read_examples
 from genepool.tasks.task import Task, TaskSettings
+from genepool.tasks.texts import TEXT_ENDING
 from genepool.tasks.trust import check_trusted
 
 SETTINGS_FILE, TEMPLATE_FILE = "task.yaml", "template.yaml"
@@ -89,19 +91,28 @@ def _chosen(known: dict[str, _Kind], names: Sequence[str] | None, path: Path) ->
 
 def _load_one(path: Path) -> Task:
     if path.is_file():
-        return Task(path.stem, {"all": read_examples(path)})
+        settings = _judged(TaskSettings(), path)
+        return Task(path.stem, {"all": read_examples(path, settings)}, settings)
     settings = TaskSettings()
     if (path / SETTINGS_FILE).is_file():
         settings = validate(TaskSettings, read_yaml(path / SETTINGS_FILE), path / SETTINGS_FILE)
     name, template = path.resolve().name, path / TEMPLATE_FILE
     files = _split_files(path)
     if not template.is_file():
+        settings = _judged(settings, next(iter(files.values())))
         return Task(name, {split: read_examples(file, settings) for split, file in files.items()}, settings)
     if files:
         raise InputError(
             "the task has example files and a template", where=template, fix=f"Remove it or {next(iter(files))}.*"
         )
     return template_task(name, validate(Template, read_yaml(template), template), settings, where=str(template))
+
+
+def _judged(settings: TaskSettings, file: Path) -> TaskSettings:
+    """The settings with the metric of plain texts, where no other is named and the file holds texts."""
+    if "metric" in settings.model_fields_set or not holds_texts(file, settings):
+        return settings
+    return settings.model_copy(update={"metric": "likelihood"})
 
 
 def _holds_task(folder: Path) -> bool:
@@ -111,7 +122,7 @@ def _holds_task(folder: Path) -> bool:
 def _split_files(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for split in _SPLITS:
-        files = [file for ending in ENDINGS if (file := folder / f"{split}{ending}").is_file()]
+        files = [file for ending in (*ENDINGS, TEXT_ENDING) if (file := folder / f"{split}{ending}").is_file()]
         if len(files) > 1:
             raise InputError(f"{files[0].name} holds the same split", where=files[1], fix="Remove one of them")
         if files:

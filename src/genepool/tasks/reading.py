@@ -1,4 +1,4 @@
-"""Examples read from files: JSONL, CSV and Parquet, one example a line or row.
+"""Examples read from files: JSONL, CSV and Parquet, one example a line or row; and plain text, cut into windows.
 
 Every mistake is told with its file and line. `files` finds the files; nothing here asks a model.
 """
@@ -20,6 +20,7 @@ from genepool.tasks.images import ImageFile, find_image
 from genepool.tasks.metrics import find_metric
 from genepool.tasks.preferences import joined, label_of, split_sides
 from genepool.tasks.task import TaskSettings
+from genepool.tasks.texts import TEXT_ENDING, text_rows
 
 ENDINGS = (".jsonl", ".csv", ".parquet")
 _LISTS = ("choices", "tags")
@@ -29,7 +30,7 @@ def read_examples(path: Path, settings: TaskSettings | None = None) -> tuple[Exa
     """The examples of one file, in order.
 
     Args:
-        path: the file; its ending decides: .jsonl, .csv (with a line of names) or .parquet.
+        path: the file; its ending decides: .jsonl, .csv (with a line of names), .parquet or .txt, which is one text.
         settings: of the task they belong to: its metric may ask more of an example, its `columns` rename keys.
 
     Raises:
@@ -41,22 +42,15 @@ def read_examples(path: Path, settings: TaskSettings | None = None) -> tuple[Exa
     lines: dict[str, int] = {}
     for line, data in _rows(path):
         where = f"{path}:{line}"
-        data = _renamed(data, settings.columns, where)
-        label = None
-        if isinstance(data, Mapping) and "label" in data:
-            label, data = label_of(data, where), {key: value for key, value in data.items() if key != "label"}
-        labels.append(label)
-        image = _image_of(data, path.parent, where) if settings.input == "image" else None
-        example = replace(
-            example_from(_without_image(data) if image else data, where, str(line)), image=image, where=where
-        )
-        _check_answers(example, settings, where)
-        if example.id in lines:
-            raise InputError(
-                f"id {example.id!r} is already on line {lines[example.id]}", where=where, fix="Give each its own id"
-            )
-        lines[example.id] = line
-        examples.append(example)
+        for row in text_rows(_renamed(data, settings.columns, where), settings.window, str(line), where):
+            label, example = _example_of(row, path, settings, where, str(line))
+            labels.append(label)
+            if example.id in lines:
+                raise InputError(
+                    f"id {example.id!r} is already on line {lines[example.id]}", where=where, fix="Give each its own id"
+                )
+            lines[example.id] = line
+            examples.append(example)
     if not examples:
         raise InputError(
             "the file has no examples", where=path, fix='Write lines like {"prompt": "2+2=", "answer": "4"}'
@@ -64,6 +58,33 @@ def read_examples(path: Path, settings: TaskSettings | None = None) -> tuple[Exa
     if any(label is not None for label in labels):
         examples = joined(examples, labels, str(path))
     return tuple(examples)
+
+
+def _example_of(
+    data: Any, path: Path, settings: TaskSettings, where: str, default_id: str
+) -> tuple[bool | None, Example]:
+    """The example of a row under our own keys, and its label where it has one."""
+    label = None
+    if isinstance(data, Mapping) and "label" in data:
+        label, data = label_of(data, where), {key: value for key, value in data.items() if key != "label"}
+    image = _image_of(data, path.parent, where) if settings.input == "image" else None
+    example = replace(
+        example_from(_without_image(data) if image else data, where, default_id), image=image, where=where
+    )
+    _check_answers(example, settings, where)
+    return label, example
+
+
+def holds_texts(path: Path, settings: TaskSettings) -> bool:
+    """Whether a file holds plain texts, as its first row says.
+
+    Raises:
+        InputError: the row cannot be read.
+    """
+    for line, data in _rows(Path(path)):
+        renamed = _renamed(data, settings.columns, f"{path}:{line}")
+        return isinstance(renamed, Mapping) and "text" in renamed
+    return False
 
 
 def read_numbers(path: Path, columns: Sequence[str]) -> tuple[list[float], ...]:
@@ -243,8 +264,16 @@ def _renamed(data: Any, columns: Mapping[str, str], where: str) -> Any:
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     """(line, what it says), read as the file's ending asks."""
-    readers: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {".csv": _csv_rows, ".parquet": _parquet_rows}
+    readers: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
+        ".csv": _csv_rows, ".parquet": _parquet_rows, TEXT_ENDING: _plain_text,
+    }  # fmt: skip
     return readers.get(path.suffix.lower(), _json_rows)(path)
+
+
+def _plain_text(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The whole file as one row; none where it is blank."""
+    if (text := _text(path)).strip():
+        yield 1, {"text": text}
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:

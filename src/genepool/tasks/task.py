@@ -39,7 +39,9 @@ class TaskSettings(Strict):
 
     page = "reference/task"
 
-    metric: str = Field("exact_match", description=f"One of {listed(all_metrics())}.")
+    metric: str = Field(
+        "exact_match", description=f"One of {listed(all_metrics())}. For plain texts the default is likelihood."
+    )
     input: Literal["text", "image"] = Field("text", description="What a model reads: the prompt, or the image.")
     max_new_tokens: int = Field(64, ge=1, description="Tokens a model may write before it is stopped.")
     stop: list[str] = Field(default_factory=list, description="Texts that end an answer; they are not part of it.")
@@ -55,6 +57,12 @@ class TaskSettings(Strict):
         1.0, gt=0, le=1, description="Draw from the most likely tokens that together have this probability."
     )
     seed: int = Field(0, ge=0, description="Seed of drawing tokens and of choosing shown examples.")
+    window: int = Field(
+        1000,
+        ge=2,
+        le=10**7,
+        description="Characters of a window, at most, that a plain text is cut into; each window is an example.",
+    )
     classes: list[str] = Field(
         default_factory=list,
         description="What every answer is one of; a head for these is made where a model that is trained has none.",
@@ -139,8 +147,9 @@ class Task:
         """SHA-256, hex, of everything that decides an outcome besides the model and the example."""
         if self.asker is not None:
             return hashlib.sha256(f"callable\x1f{self.name}\x1f{self.version}".encode()).hexdigest()
-        # What columns and classes are called does not matter: examples are known by their content.
-        parts: dict[str, Any] = self.settings.model_dump(mode="json", exclude={"columns", "classes"})
+        # What columns and classes are called does not matter, nor where texts are cut: examples are known by their
+        # content.
+        parts: dict[str, Any] = self.settings.model_dump(mode="json", exclude={"columns", "classes", "window"})
         if parts["input"] == "text":
             del parts["input"]  # what there was before images keeps its digest
         metric = find_metric(self.settings.metric)

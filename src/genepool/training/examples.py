@@ -256,7 +256,9 @@ def _split(task: Task) -> Task:
 def _digest_of_shown(example: Example) -> int:
     """Of what a model is shown alone: a prompt with another answer must not be trained on and tested."""
     image = example.image.digest if example.image is not None else ""
-    text = json.dumps([image, [list(one) for one in example.messages] or example.prompt], ensure_ascii=False)
+    # Of a plain text nothing is shown: it is its answer.
+    shown = [list(one) for one in example.messages] or example.prompt or example.answer
+    text = json.dumps([image, shown], ensure_ascii=False)
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
 
 

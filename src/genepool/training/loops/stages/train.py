@@ -14,7 +14,7 @@ from genepool.training.loops.data import lines_of, write_tasks
 from genepool.training.loops.recipe import Loop
 from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace
 from genepool.training.opened_training import OpenedTraining
-from genepool.training.recipe import Training
+from genepool.training.recipe import Average, Training
 from genepool.training.run import Run
 
 
@@ -37,6 +37,13 @@ class TrainStageOptions(StageOptions):
     steps: int | None = Field(default=None, ge=1, description="Optimiser steps.")
     batch: int | None = Field(default=None, ge=1, description="Examples in a step.")
     learning_rate: float | None = Field(default=None, gt=0, description="The largest learning rate.")
+    shares: dict[str, float] | None = Field(
+        default=None, description="How likely an example is one of each task, as weights by the tasks' names."
+    )
+    portions: dict[str, float] | None = Field(
+        default=None, description="The part of a task's training examples that is used, by the tasks' names."
+    )
+    average: Average | None = Field(default=None, description="A running mean of the weights, which is the result.")
 
 
 class TrainStage(Stage):
@@ -58,7 +65,7 @@ class TrainStage(Stage):
         self._recipe(loop, base=loop.base, tasks=loop.tasks, seed=loop.seed, teacher=self.options.teacher)
 
     def _recipe(self, loop: Loop, **known: Any) -> Training:
-        keys = ("objective", "options", "steps", "batch", "learning_rate")
+        keys = ("objective", "options", "steps", "batch", "learning_rate", "shares", "portions", "average")
         own = {key: value for key in keys if (value := getattr(self.options, key)) is not None}
         if self.options.teacher is None:
             known.pop("teacher", None)
