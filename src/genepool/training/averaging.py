@@ -32,6 +32,7 @@ class AveragingOptimiser(Optimiser):
         settings: the numbers of the steps.
         average: those of the mean.
         averaged: names of the parameters that are averaged; the others are judged as they are.
+        rates: as for `Optimiser`.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class AveragingOptimiser(Optimiser):
         settings: Optimisation,
         average: Average,
         averaged: Collection[str],
+        rates: Mapping[str, float] | None = None,
     ) -> None:
-        super().__init__(parameters, settings)
+        super().__init__(parameters, settings, rates)
         self._average = average
         self._means = {name: tensor.clone() for name, tensor in self.trained().items() if name in averaged}
 

@@ -75,7 +75,7 @@ def plan_memory(opened: OpenedTraining) -> TrainingMemory:
     stored = packed_base(base) or base
     infos = [stored.info(name) for name in stored.names()]
     entries = sum(base.info(name).numel for name in base.names())
-    parameters = entries if recipe.form == "full" else _factors(base, recipe)
+    parameters = entries if recipe.form == "full" else _factors(base, recipe) * recipe.made_objective().sets_of_factors
     own = 0 if recipe.form == "full" and size == 4 else 4 * parameters
     own += 0 if recipe.average is None else 4 * parameters
     # The gradient and two moments, in float32 whatever the model computes in.

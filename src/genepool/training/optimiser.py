@@ -64,9 +64,15 @@ class Optimiser:
     Args:
         parameters: what is trained, by name.
         settings: the numbers.
+        rates: the part of the learning rate of some parameters, by name; 1 for all others.
     """
 
-    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], settings: Optimisation) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        settings: Optimisation,
+        rates: Mapping[str, float] | None = None,
+    ) -> None:
         import torch
 
         self.settings = settings
@@ -75,8 +81,11 @@ class Optimiser:
             name: parameter if parameter.dtype == torch.float32 else torch.nn.Parameter(parameter.detach().float())
             for name, parameter in self._parameters.items()
         }
+        groups: dict[float, list[torch.nn.Parameter]] = {}
+        for name, master in self._masters.items():
+            groups.setdefault((rates or {}).get(name, 1.0), []).append(master)
         self._adam = torch.optim.AdamW(
-            list(self._masters.values()),
+            [{"params": masters, "share": share} for share, masters in groups.items()],
             lr=settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
@@ -106,7 +115,7 @@ class Optimiser:
         import torch
 
         for group in self._adam.param_groups:
-            group["lr"] = self.settings.rate(number)
+            group["lr"] = group["share"] * self.settings.rate(number)
         self._adam.step()
         self._adam.zero_grad()
         with torch.no_grad():

@@ -80,9 +80,9 @@ class Session:
         self.trainer = trainer_for(TrainerInputs(recipe, model, lessons, objective, teacher, Reference(self.trained)))
         own, beside = self.trained.parameters(), self.trainer.parameters()
         self.optimiser = (
-            Optimiser({**own, **beside}, settings)
+            Optimiser({**own, **beside}, settings, self.trainer.rates())
             if recipe.average is None
-            else AveragingOptimiser({**own, **beside}, settings, recipe.average, own)
+            else AveragingOptimiser({**own, **beside}, settings, recipe.average, own, self.trainer.rates())
         )
         self._seconds, self._seen = 0.0, 0
         if recipe.activation_checkpoints:

@@ -149,11 +149,53 @@ class LoraFactors(Trained):
                 where=f"{model.title}:lora.targets",
                 fix="Name linear layers of the model, or leave targets out",
             ) from None
+        self._config, self._seed = config, seed
         self._parameters = {n: p for n, p in self._adapted.named_parameters() if p.requires_grad}
+        self._second: dict[str, torch.nn.Parameter] = {}
         _start(self._parameters, seed)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         return self._parameters
+
+    def second(self, name: str) -> dict[str, torch.nn.Parameter]:
+        """A second set of factors that begins like the first and is no part of the result.
+
+        Args:
+            name: what it is called, for `using`.
+
+        Returns:
+            Its parameters by name.
+
+        Raises:
+            InputError: layers are trained whole beside the factors, and stand only once.
+        """
+        if self._config.modules_to_save:
+            raise InputError(
+                "has a head that is trained whole, so its factors cannot stand twice",
+                where=self.model.title,
+                fix="Use another --objective",
+            )
+        self._adapted.add_adapter(name, self._config)
+        mark = f".{name}."
+        self._second = {n: p for n, p in self._adapted.named_parameters() if mark in n and "lora_" in n}
+        _start({n.replace(mark, ".default."): p for n, p in self._second.items()}, self._seed)
+        self._use("default")
+        return self._second
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[None]:
+        """Inside, the model has the second set of factors instead of the first; both can be moved."""
+        self._use(name)
+        try:
+            yield
+        finally:
+            self._use("default")
+
+    def _use(self, name: str) -> None:
+        self._adapted.set_adapter(name)
+        # PEFT freezes the sets that are not used.
+        for parameter in (*self._parameters.values(), *self._second.values()):
+            parameter.requires_grad_(True)
 
     def remember(self) -> None:
         """The base stands beside the factors, with an adapter that it had before put into its weights."""
@@ -177,7 +219,7 @@ class LoraFactors(Trained):
             str(Path(name).resolve()) if Path(name).exists() else name
         )
         with staged_folder(out, overwrite=True) as unfinished:
-            self._adapted.save_pretrained(str(unfinished), save_embedding_layers=False)
+            self._adapted.save_pretrained(str(unfinished), save_embedding_layers=False, selected_adapters=["default"])
             _in_order(unfinished / "adapter_config.json")
             head = {"head": base.head.to_dict()} if isinstance(base, BaseWithHead) else {}
             text = json.dumps({"genepool": 1, **head, "lineage": dict(lineage)}, indent=2, ensure_ascii=False)
@@ -315,10 +357,13 @@ class Reference:
 
     Args:
         trained: its trained part, which remembers.
+
+    Attributes:
+        trained: the same.
     """
 
     def __init__(self, trained: Trained) -> None:
-        self._trained = trained
+        self.trained = trained
 
     def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
         """See `Model.answer_logits`; without gradients and without dropout."""
@@ -335,8 +380,8 @@ class Reference:
         """Inside, the model is what it was, without gradients and dropout."""
         import torch
 
-        with torch.no_grad(), self._trained.as_begun():
-            model = self._trained.model
+        with torch.no_grad(), self.trained.as_begun():
+            model = self.trained.model
             modes = {module: module.training for module in model.model.modules()}
             model.model.eval()
             try:

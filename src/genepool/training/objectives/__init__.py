@@ -56,6 +56,7 @@ class Objective(ABC):
         when: one sentence on what it is for.
         needs_teacher: whether it compares with another model's predictions.
         rate: the default learning rate, as a part of that of supervised training.
+        sets_of_factors: how many are trained at once.
         Options: the model of its options.
         options: those it was made with.
     """
@@ -65,6 +66,7 @@ class Objective(ABC):
     when: ClassVar[str]
     needs_teacher: ClassVar[bool] = False
     rate: ClassVar[float] = 1.0
+    sets_of_factors: ClassVar[int] = 1
     Options: ClassVar[type[ObjectiveOptions]] = ObjectiveOptions
 
     def __init__(self, options: ObjectiveOptions | None = None) -> None:

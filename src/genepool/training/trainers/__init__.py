@@ -7,8 +7,10 @@ A trainer turns the lessons of a step into gradients and into rows of the record
 from __future__ import annotations
 
 from genepool.training.objectives import AlignedObjective, LabelledObjective, PairObjective, RolloutObjective
+from genepool.training.objectives.fast_slow import FastSlow
 from genepool.training.trainers.aligned import AlignedTrainer
 from genepool.training.trainers.answers import AnswerTrainer
+from genepool.training.trainers.fast_slow import FastSlowTrainer
 from genepool.training.trainers.labels import LabelTrainer
 from genepool.training.trainers.pairs import PairTrainer
 from genepool.training.trainers.rollouts import RolloutTrainer
@@ -23,6 +25,8 @@ def trainer_for(inputs: TrainerInputs) -> Trainer:
     """
     kinds: dict[type, type[Trainer]] = {
         AlignedObjective: AlignedTrainer,
+        # Before the other objectives of pairs, of which it is one.
+        FastSlow: FastSlowTrainer,
         PairObjective: PairTrainer,
         LabelledObjective: LabelTrainer,
         RolloutObjective: RolloutTrainer,

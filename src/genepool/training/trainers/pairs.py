@@ -12,6 +12,8 @@ from genepool.training.objectives import PairLikelihoods, PairObjective
 from genepool.training.trainers.trainer import Trainer, TrainerInputs
 
 if TYPE_CHECKING:
+    import torch
+
     from genepool.tasks.answers import AnswerBatch
     from genepool.training.objectives import Teacher
 
@@ -38,18 +40,30 @@ class PairTrainer(Trainer):
         rows: list[ExampleRow] = []
         total = 0.0
         with self.stepping(step):
-            for part in _parts(lessons, self.size):
+            for part in parts_of(lessons, self.size):
                 policy, reference = self._likelihoods(part)
                 losses = self.objective.losses(policy, reference)
                 share = losses.sum() / len(lessons)
                 share.backward()  # type: ignore[no-untyped-call]
                 total += float(share.detach())
-                won, lost = (one.detach() for one in self.objective.rewards(policy, reference))
-                values = (losses.detach(), won, won - lost, policy.chosen_tokens)
-                for lesson, *row in zip(part, *(one.tolist() for one in values), strict=True):
-                    numbers = dict(zip(("reward", "margin", "length"), row[1:], strict=True))
-                    rows.append(ExampleRow(lesson.task.name, lesson.example.key, row[0], numbers=numbers))
+                rows += self.rows(part, losses, policy, reference)
         return total, rows
+
+    def rows(
+        self,
+        part: Sequence[TrainingExample],
+        losses: torch.Tensor,
+        policy: PairLikelihoods,
+        reference: PairLikelihoods,
+    ) -> list[ExampleRow]:
+        """What is said of some pairs."""
+        won, lost = (one.detach() for one in self.objective.rewards(policy, reference))
+        found = []
+        values = (losses.detach(), won, won - lost, policy.chosen_tokens)
+        for lesson, *row in zip(part, *(one.tolist() for one in values), strict=True):
+            numbers = dict(zip(("reward", "margin", "length"), row[1:], strict=True))
+            found.append(ExampleRow(lesson.task.name, lesson.example.key, row[0], numbers=numbers))
+        return found
 
     def validate(self) -> tuple[float, float] | None:
         """The mean loss over the validation pairs, and the share whose chosen answer has the higher reward."""
@@ -59,7 +73,7 @@ class PairTrainer(Trainer):
             return None
         loss, right = 0.0, 0
         with torch.no_grad():
-            for part in _parts(pairs, self.size):
+            for part in parts_of(pairs, self.size):
                 policy, reference = self._likelihoods(part)
                 loss += float(self.objective.losses(policy, reference).double().sum())
                 won, lost = self.objective.rewards(policy, reference)
@@ -70,11 +84,11 @@ class PairTrainer(Trainer):
         """Of some pairs in the model and in the model as it began."""
         encoded = self.encoded(both_sides(part), 2 * self.size)
         # The reference first: what is switched off for it is on again when the graph of the other is built.
-        reference = _summed(self.reference, encoded, len(part))
-        return _summed(self.model, encoded, len(part)), reference
+        reference = summed_likelihoods(self.reference, encoded, len(part))
+        return summed_likelihoods(self.model, encoded, len(part)), reference
 
 
-def _summed(model: Teacher, encoded: Sequence[tuple[AnswerBatch, list[int]]], pairs: int) -> PairLikelihoods:
+def summed_likelihoods(model: Teacher, encoded: Sequence[tuple[AnswerBatch, list[int]]], pairs: int) -> PairLikelihoods:
     """Log-likelihoods of answers of which the first half are chosen, the second rejected."""
     import torch
 
@@ -99,6 +113,7 @@ def both_sides(lessons: Sequence[TrainingExample]) -> list[TrainingExample]:
     return [*lessons, *turned]
 
 
-def _parts(lessons: Sequence[TrainingExample], size: int) -> Iterator[Sequence[TrainingExample]]:
+def parts_of(lessons: Sequence[TrainingExample], size: int) -> Iterator[Sequence[TrainingExample]]:
+    """The pairs that are computed at once."""
     for start in range(0, len(lessons), size):
         yield lessons[start : start + size]

@@ -65,6 +65,10 @@ class Trainer(ABC):
         """What is trained beside the model and is no part of the result, by names that begin with `OWN`."""
         return {}
 
+    def rates(self) -> dict[str, float]:
+        """The part of the learning rate of what is trained beside the model, by its name; 1 for all others."""
+        return {}
+
     @abstractmethod
     def gradients(self, step: int) -> tuple[float, list[ExampleRow]]:
         """Leaves the gradients of a step, counted from 0, in the parameters.
