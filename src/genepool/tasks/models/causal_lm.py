@@ -162,17 +162,12 @@ class LanguageModel(WritingNetwork):
         A recurrent state is not: it would have read the padding before a short prompt too.
         """
         import torch
-        from transformers import DynamicCache
-        from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+        from genepool.tasks.roomy_cache import is_plain
 
         with torch.inference_mode():
             result = self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device), use_cache=True)
-        state = getattr(result, "past_key_values", None)
-        return (
-            isinstance(state, DynamicCache)
-            and hasattr(state, "batch_select_indices")
-            and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in state.layers)
-        )
+        return is_plain(getattr(result, "past_key_values", None))
 
     @property
     def state_bytes_per_token(self) -> int:

@@ -17,6 +17,7 @@ from genepool.tasks.likelihoods import ContinuationLikelihood, judged
 from genepool.tasks.models import Capability, model_kind
 from genepool.tasks.pretrained import build_network, model_folder, use_generation_config
 from genepool.tasks.tokenized import WritingNetwork, padded
+from genepool.tasks.written_rows import BatchRows
 from genepool.weights import Weights
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ class EncoderDecoder(WritingNetwork):
         written: dict[int, Written] = {}
         with torch.inference_mode():
             for rows in batches([len(head) for head in heads], batch_size, self.logit_bytes, last_only=True):
-                step = self._writer([heads[row] for row in rows])
+                batch = _DecodedRows(self, [heads[row] for row in rows])
                 limits = [min(decoding.max_new_tokens, self._room)] * len(rows)
-                found = write_rows(self, step, limits, [keys[row] for row in rows], decoding)
+                found = write_rows(self, batch, limits, [keys[row] for row in rows], decoding)
                 written.update(zip(rows, found, strict=True))
         return [written[row] for row in range(len(heads))]
 
@@ -161,30 +162,6 @@ class EncoderDecoder(WritingNetwork):
         states: torch.Tensor = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
         return states, mask
 
-    def _writer(self, heads: Sequence[Sequence[int]]) -> Any:
-        """A step of decoding for `write_rows`, the prompts read once."""
-        import torch
-        from transformers.modeling_outputs import BaseModelOutput
-
-        states, mask = self._encoded_batch(heads)
-        begin = torch.tensor([self._begin] * len(heads), device=self.device)
-        memory = None
-
-        def step(new: torch.Tensor | None) -> torch.Tensor:
-            nonlocal memory
-            result = self.model(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states),
-                attention_mask=mask,
-                decoder_input_ids=begin if new is None else new,
-                past_key_values=memory,
-                use_cache=True,
-            )
-            memory = result.past_key_values
-            logits: torch.Tensor = result.logits[:, -1]
-            return logits
-
-        return step
-
     def _read(
         self, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]], batch_size: int
     ) -> Iterator[tuple[int, torch.Tensor]]:
@@ -235,3 +212,57 @@ class EncoderDecoder(WritingNetwork):
             input_ids=ids, attention_mask=mask, output_hidden_states=True
         ).hidden_states
         return states
+
+
+class _DecodedRows(BatchRows):
+    """The rows of a batch whose prompts the encoder has read.
+
+    Args:
+        model: who writes.
+        heads: the prompts' token ids.
+    """
+
+    def __init__(self, model: EncoderDecoder, heads: Sequence[Sequence[int]]) -> None:
+        import torch
+
+        self._model = model
+        self._states, self._mask = model._encoded_batch(heads)
+        self._begin = torch.tensor([model._begin] * len(heads), device=model.device)
+        self._memory: Any = None
+
+    def step(self, new: torch.Tensor | None) -> torch.Tensor:
+        """See `BatchRows.step`."""
+        from transformers import EncoderDecoderCache
+        from transformers.modeling_outputs import BaseModelOutput
+
+        from genepool.tasks.roomy_cache import roomy
+
+        result = self._model.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=self._states),
+            attention_mask=self._mask,
+            decoder_input_ids=self._begin if new is None else new,
+            past_key_values=self._memory,
+            use_cache=True,
+        )
+        if new is None and isinstance(result.past_key_values, EncoderDecoderCache):
+            result.past_key_values.self_attention_cache = roomy(result.past_key_values.self_attention_cache)
+        self._memory = result.past_key_values
+        logits: torch.Tensor = result.logits[:, -1]
+        return logits
+
+    def keep(self, lines: Sequence[int]) -> bool:
+        """See `BatchRows.keep`."""
+        import torch
+        from transformers import EncoderDecoderCache
+
+        from genepool.tasks.roomy_cache import RoomyCache, is_plain
+
+        memory = self._memory
+        if not isinstance(memory, EncoderDecoderCache):
+            return False
+        if not isinstance(memory.self_attention_cache, RoomyCache) or not is_plain(memory.cross_attention_cache):
+            return False
+        kept = torch.tensor(lines, device=self._mask.device)
+        self._states, self._mask = self._states.index_select(0, kept), self._mask.index_select(0, kept)
+        memory.batch_select_indices(kept)
+        return True

@@ -1,0 +1,148 @@
+"""The rows of a batch as a causal language model writes them: its prompts read, then a token for every row at a time.
+
+Where a model keeps keys and values alone, prompts are read in groups and ended rows leave; any other model reads its
+prompts at once, and rows stay until the last has ended. `decoding` chooses the tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from genepool.tasks.models.causal_lm import LanguageModel
+
+# Tokens of prompts that a processor reads at once; measured: half as many and twice as many take as long.
+_READ_AT_ONCE = 1024
+
+
+class BatchRows(ABC):
+    """The rows of a batch that is written; each that has not left is a line."""
+
+    @abstractmethod
+    def step(self, new: torch.Tensor | None) -> torch.Tensor:
+        """The logits behind the last token of each line, (lines, vocabulary).
+
+        Args:
+            new: the tokens chosen last, (lines, 1); None at first.
+        """
+
+    def keep(self, lines: Sequence[int]) -> bool:
+        """Lets all other lines leave and keeps these in this order, or does nothing and says no."""
+        return False
+
+
+class Rows(BatchRows):
+    """The rows of a batch under any model: all stay until the last has ended.
+
+    Args:
+        model: who writes.
+        heads: the prompts' token ids, each at least one.
+    """
+
+    def __init__(self, model: LanguageModel, heads: Sequence[Sequence[int]]) -> None:
+        self.model = model
+        self.ids, self.mask = padded_left(heads, model.device)
+        self.positions = (self.mask.cumsum(-1) - 1).clamp_min(0)
+        self.state: Any = None
+
+    def step(self, new: torch.Tensor | None) -> torch.Tensor:
+        """See `BatchRows.step`."""
+        import torch
+
+        if new is not None:
+            self.mask = torch.cat([self.mask, torch.ones_like(new)], 1)
+            # Rows that have ended go on until the last one has, but never past the last position a model knows.
+            after = (self.positions[:, -1:] + 1).clamp_max(self.model.context - 1)
+            # Where a model keeps no such state, it reads everything again.
+            self.ids = new if self.state is not None else torch.cat([self.ids, new], 1)
+            self.positions = after if self.state is not None else torch.cat([self.positions, after], 1)
+        result = self._read(self.ids, self.mask, self.positions, self.state)
+        self.state = getattr(result, "past_key_values", None)
+        logits: torch.Tensor = result.logits[:, -1]
+        return logits
+
+    def _read(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, state: Any) -> Any:
+        return self.model.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=state,
+            use_cache=True,
+            **self.model.last_logits_only,
+        )
+
+
+class RowsInRoom(Rows):
+    """The rows of a batch under a model that keeps keys and values: prompts are read in groups, and ended rows leave.
+
+    Args:
+        model, heads: as for `Rows`.
+    """
+
+    def __init__(self, model: LanguageModel, heads: Sequence[Sequence[int]]) -> None:
+        super().__init__(model, heads)
+        # Prompts that are alike are read once.
+        self._owners: dict[tuple[int, ...], list[int]] = {}
+        for row, head in enumerate(heads):
+            self._owners.setdefault(tuple(head), []).append(row)
+
+    def step(self, new: torch.Tensor | None) -> torch.Tensor:
+        """See `BatchRows.step`."""
+        return self._prompts() if new is None else super().step(new)
+
+    def keep(self, lines: Sequence[int]) -> bool:
+        """See `BatchRows.keep`."""
+        import torch
+
+        kept = torch.tensor(lines, device=self.mask.device)
+        self.mask, self.positions = self.mask.index_select(0, kept), self.positions.index_select(0, kept)
+        self.state.batch_select_indices(kept)
+        return True
+
+    def _prompts(self) -> torch.Tensor:
+        """Reads the prompts; the logits behind each, (rows, vocabulary)."""
+        import torch
+
+        from genepool.tasks.roomy_cache import RoomyCache
+
+        width = self.mask.shape[1]
+        found: dict[int, torch.Tensor] = {}
+        for group in _groups(list(self._owners), self.model.device.type):
+            ids, mask = padded_left(group, self.model.device)
+            result = self._read(ids, mask, (mask.cumsum(-1) - 1).clamp_min(0), None)
+            if self.state is None:
+                self.state = RoomyCache(result.past_key_values, len(self.mask), width)
+            for line, head in enumerate(group):
+                found.update(dict.fromkeys(self._owners[head], result.logits[line, -1]))
+            owners = [(row, line) for line, head in enumerate(group) for row in self._owners[head]]
+            self.state.put(owners, result.past_key_values)
+        return torch.stack([found[row] for row in range(len(self.mask))])
+
+
+def _groups(heads: Sequence[tuple[int, ...]], device: str) -> Iterator[list[tuple[int, ...]]]:
+    """Prompts that are read at once, the longest first.
+
+    Beyond some tokens a processor gains nothing from more, and what a layer computes no longer fits its cache.
+    """
+    order = sorted(heads, key=lambda head: -len(head))
+    while order:
+        rows = max(1, _READ_AT_ONCE // len(order[0])) if device == "cpu" else len(order)
+        yield order[:rows]
+        order = order[rows:]
+
+
+def padded_left(heads: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids padded on the left, and the mask that keeps the padding out: (rows, width) each."""
+    import torch
+
+    width = max(len(head) for head in heads)
+    ids = torch.zeros(len(heads), width, dtype=torch.long)
+    mask = torch.zeros(len(heads), width, dtype=torch.long)
+    for row, head in enumerate(heads):
+        ids[row, width - len(head) :] = torch.tensor(head)
+        mask[row, width - len(head) :] = 1
+    return ids.to(device), mask.to(device)
