@@ -69,6 +69,11 @@ class ComposedLanguageModel(ComposedModel, LanguageModel):
         super().__init__(lead._held(), network, lead.tokenizer)
         self._name, self._fingerprint = name, fingerprint
 
+    @property
+    def rows_may_leave(self) -> bool:
+        """See `LanguageModel.rows_may_leave`; a composition may remember more of its rows than keys and values."""
+        return False
+
     def answers_begin(self, places: Sequence[int]) -> dict[str, torch.Tensor]:
         """See `LanguageModel.answers_begin`."""
         import torch

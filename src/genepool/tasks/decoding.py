@@ -257,7 +257,7 @@ def _decode_batch(
     """What is written after each prompt of a batch."""
     # Each row's own room, so that a longer prompt in the batch never cuts a shorter one's answer.
     limits = [min(decoding.max_new_tokens, model.context - len(head)) for head in heads]
-    rows = (RowsInRoom if model.keeps_keys_and_values else Rows)(model, heads)
+    rows = (RowsInRoom if model.rows_may_leave else Rows)(model, heads)
     return write_rows(model, rows, limits, keys, decoding)
 
 

@@ -170,6 +170,11 @@ class LanguageModel(WritingNetwork):
         return is_plain(getattr(result, "past_key_values", None))
 
     @property
+    def rows_may_leave(self) -> bool:
+        """Whether rows that are written may be read in groups and leave one by one: nothing else remembers them."""
+        return self.keeps_keys_and_values
+
+    @property
     def state_bytes_per_token(self) -> int:
         """Bytes of keys and values of one token, from the config; 0 where it does not say."""
         config = self.model.config.get_text_config()
