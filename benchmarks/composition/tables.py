@@ -42,10 +42,12 @@ def page(tiny: Cells, full: Cells) -> str:
     for bed in names:
         parts += [f"### {bed}", "", *_curves(tiny, bed), ""]
     parts += [_OTHERS_HEAD.format(one=ONE), *_others(tiny, names), "", *_further(tiny), *_claims(tiny, full)]
-    if any(True for _ in full):
-        parts += ["", "## The testbeds of full size", "", *_presence(full, [kind.name for kind in FULL])]
-        for kind in FULL:
-            parts += [f"### {kind.name}", "", *_curves(full, kind.name), ""]
+    measured = [kind.name for kind in FULL if any(key.bed == kind.name for key in full)]
+    if measured:
+        parts += ["", _FULL_HEAD, *_presence(full, measured)]
+        for bed in measured:
+            parts += [f"### {bed}", "", *_curves(full, bed), ""]
+        parts += _others(full, measured)
     return "\n".join(parts) + "\n"
 
 
@@ -253,6 +255,11 @@ skills in turn instead.
   obeys each half of a tag in 40% of the examples, so the specialist of one half can do some of a pair by itself. What
   is chosen on validation is chosen on the pairs. *Task known* is the better of a pair's two specialists.
 - **sentences**: is it the same with a real model and real texts?
+"""
+_FULL_HEAD = """\
+## The testbeds of full size
+
+All specialists, and the composers' default steps. `python -m benchmarks.composition --full` measures this.
 """
 _CLAIMS_HEAD = """\
 ## Claims
