@@ -111,15 +111,21 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Says how many kills and races the tests of `hardening` counted, in all processes."""
+    """Says how many kills, races and mutations the tests of `hardening` and `hostile` counted, in all processes."""
     reports = [one for kind in terminalreporter.stats.values() for one in kind if getattr(one, "when", "") == "call"]
-    for what, well in (("kills", "nothing lost"), ("races", "no mixed output")):
+    for what, over, well in (
+        ("kills", "commands", "nothing lost"),
+        ("races", "commands", "no mixed output"),
+        ("mutated files", "kinds of file", "each got its result or one line"),
+        ("mutated headers", "reader", "each was read or refused"),
+    ):
         number: Counter[str] = Counter()
         for report in reports:
             for name, counted in report.user_properties:
                 # The name of the command is the test's parameter.
                 number[report.nodeid.partition("[")[2]] += counted if name == what else 0
-        failed = sum(report.failed and f"hardening/test_{what}.py" in report.nodeid for report in reports)
+        counting = [report for report in reports if any(name == what for name, _ in report.user_properties)]
+        failed = sum(report.failed for report in counting)
         if total := number.total():
             end = f"{failed} tests failed" if failed else well
-            terminalreporter.write_line(f"{what}: {total} over {sum(map(bool, number.values()))} commands, {end}")
+            terminalreporter.write_line(f"{what}: {total:,} over {sum(map(bool, number.values()))} {over}, {end}")

@@ -7,7 +7,8 @@ line on stderr and exit code 2. Anything else that escapes is a bug of ours and 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 #: Names in the advice for an unknown word, when none is close.
@@ -108,6 +109,36 @@ def one_line(error: BaseException | str, longest: int = 160) -> str:
             return f"{kept.rpartition(' ')[0] or kept[:longest]} ..."
         said = sentences
     return said.rstrip(".")
+
+
+@contextmanager
+def files_fault(what: str, *, where: str | Path, fix: str) -> Iterator[None]:
+    """Whatever another library raises over a user's file in the block becomes an error of the file, in one line.
+
+    Loaders look at few of the values that they read, so that an odd one makes them stumble anywhere.
+
+    Args:
+        what: what is wrong, such as "has no usable tokenizer"; the library's own words follow.
+        where: the file or folder.
+        fix: the way out.
+
+    Raises:
+        InputError: something was raised; one of ours goes through as it is.
+    """
+    try:
+        yield
+    except (GenepoolError, MemoryError):
+        raise
+    except BaseException as error:
+        # Libraries written in Rust tell of a panic so, which is no `Exception`.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{what} ({first_sentence(error)})", where=where, fix=fix) from None
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first sentence of another library's error, on one line."""
+    return one_line(" ".join(str(error).split()).split(". ")[0] or type(error).__name__)
 
 
 def listed(names: Iterable[str], limit: int = 6) -> str:

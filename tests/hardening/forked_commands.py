@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -77,7 +78,14 @@ class Forks:
         self._process.wait()
 
     def start(
-        self, arguments: Sequence[str], folder: Path, env: Mapping[str, str], errors: Path, at: int = 0, send: int = 0
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        env: Mapping[str, str],
+        errors: Path,
+        at: int = 0,
+        send: int = 0,
+        cpu: int = 0,
     ) -> Forked:
         """Starts a command.
 
@@ -85,11 +93,12 @@ class Forks:
             arguments: without `genepool` itself.
             folder: where it works. What it does below the folder above is counted; the count stands in `errors.steps`.
             env: beside the environment of this process.
-            errors: the file for its stderr.
+            errors: the file for its stderr; `errors.megabytes` says how far it grew.
             at, send: before the step of this number, counted from 1, it sends itself this signal.
+            cpu: seconds of the processor after which the system ends it; 0 for no limit.
         """
         places = {"folder": str(folder), "errors": str(errors)}
-        answer = self.ask(do="start", arguments=list(arguments), env=dict(env), at=at, send=send, **places)
+        answer = self.ask(do="start", arguments=list(arguments), env=dict(env), at=at, send=send, cpu=cpu, **places)
         return Forked(self, answer["pid"])
 
     def ask(self, **request: Any) -> dict[str, Any]:
@@ -159,9 +168,13 @@ def _command(request: Mapping[str, Any]) -> NoReturn:
     for number, place in enumerate((os.devnull, os.devnull, request["errors"])):
         os.dup2(os.open(place, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644), number)
     steps = _count_steps(request["at"], request["send"])
+    if request["cpu"]:
+        resource.setrlimit(resource.RLIMIT_CPU, (request["cpu"], request["cpu"] + 5))
     from genepool.cli.main import run
 
+    before = _megabytes()
     code = run(request["arguments"])
+    Path(f"{request['errors']}.megabytes").write_text(f"{_megabytes() - before:.0f}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What ends an interpreter, but for taking apart all that was imported, which takes longer than most commands.
     atexit._run_exitfuncs()
@@ -169,6 +182,11 @@ def _command(request: Mapping[str, Any]) -> NoReturn:
     sys.stderr.flush()
     Path(f"{request['errors']}.steps").write_text(str(steps()))
     os._exit(code)
+
+
+def _megabytes() -> float:
+    """The most memory this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _count_steps(at: int, send: int) -> Callable[[], int]:

@@ -61,9 +61,7 @@ def build_app(only: str | None = None) -> typer.Typer:
         version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
         recheck: Annotated[
             bool,
-            typer.Option(
-                "--recheck", help="Compute the fingerprints of all models anew; remembered ones are not used."
-            ),
+            typer.Option("--recheck", help="Compute the fingerprints of all models anew."),
         ] = False,
     ) -> None:
         if recheck or "genepool.weights.fingerprint_cache" in sys.modules:

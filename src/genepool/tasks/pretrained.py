@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genepool.errors import InputError, one_line
+from genepool.errors import InputError, files_fault, first_sentence
 from genepool.tasks.quantised import packed_network, quantised_network
 from genepool.weights import Weights
 from genepool.weights.quantised import quantised_by
@@ -48,7 +48,7 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
     except Exception as error:
         # A config's class checks it with errors of its own, and may stumble over any odd value.
         raise InputError(
-            f"cannot be built as a {what} from its config ({short(error)})",
+            f"cannot be built as a {what} from its config ({first_sentence(error)})",
             where=folder,
             fix="Copy the base's" if classes else "Name a text generation model in Hugging Face's layout",
         ) from None
@@ -61,7 +61,10 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
         return packed
     # Cloned, because transformers may keep the very tensors, and `assign` writes into the model's.
     tensors = {name: _cast(weights.read(name), kind) for name in weights.stored_names()}
-    with building(), _silent_transformers():
+    odd = files_fault(
+        "transformers cannot build the model of config.json", where=weights.name, fix="Copy the config of its base"
+    )
+    with odd, building(), _silent_transformers():
         try:
             model, report = architecture.from_pretrained(
                 None,
@@ -73,15 +76,9 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
             )
         except RuntimeError as error:
             raise InputError(
-                f"the tensors do not fit the model of config.json ({short(error)})",
+                f"the tensors do not fit the model of config.json ({first_sentence(error)})",
                 where=weights.name,
                 fix="Name a folder whose config and weights belong together",
-            ) from None
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise InputError(
-                f"transformers cannot build the model of config.json ({short(error)})",
-                where=weights.name,
-                fix="Copy the config of its base",
             ) from None
     _check_shapes(report.get("mismatched_keys") or (), len(config.id2label or ()), weights.name)
     for verb, keys in (("lacks", report["missing_keys"]), ("has unknown", report["unexpected_keys"])):
@@ -104,12 +101,8 @@ def use_generation_config(model: Any, folder: Path) -> None:
 
     if not (folder / "generation_config.json").is_file():
         return
-    try:
+    with files_fault("cannot be used", where=folder / "generation_config.json", fix="Copy the base's"):
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"cannot be used ({short(error)})", where=folder / "generation_config.json", fix="Copy the base's"
-        ) from None
 
 
 def load_tokenizer(weights: Weights) -> Any:
@@ -121,14 +114,15 @@ def load_tokenizer(weights: Weights) -> Any:
     from transformers import AutoTokenizer
 
     folder = weights.tokenizer_folder or model_folder(weights)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        # transformers lists all that it tried.
-        why = "no file says its tokens" if "backend tokenizer" in str(error) else short(error)
-        raise InputError(f"has no usable tokenizer ({why})", where=folder, fix="Copy the base's") from None
+    with files_fault("has no usable tokenizer", where=folder, fix="Copy the base's"):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            known, special = set(tokenizer.get_vocab()), set(tokenizer.all_special_tokens)
+        except ValueError as error:
+            # transformers lists all that it tried.
+            raise ValueError("no file says its tokens") if "backend tokenizer" in str(error) else error from None
     # transformers makes an empty tokenizer where a folder has none.
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+    if known <= special:
         raise InputError("has no tokenizer", where=weights.name, fix="Copy the tokenizer of its base to it")
     if weights.chat_template is not None:
         tokenizer.chat_template = weights.chat_template
@@ -144,11 +138,6 @@ def model_folder(weights: Weights) -> Path:
     if weights.folder is None or not (weights.folder / "config.json").is_file():
         raise InputError("has no config.json beside the weights", where=weights.name, fix="Name a whole model folder")
     return weights.folder
-
-
-def short(error: BaseException) -> str:
-    """The first sentence of another library's error, on one line."""
-    return one_line(" ".join(str(error).split()).split(". ")[0])
 
 
 def _check_shapes(mismatched: Collection[Any], classes: int, where: str) -> None:

@@ -122,7 +122,9 @@ def quantised_network(weights: Weights, architecture: Any, config: Any, kind: to
             where=base.name,
             fix=f"Install it: {_NEEDED[method]}" if method in _NEEDED else "Name the unquantised checkpoint",
         ) from None
-    except (ValueError, RuntimeError, OSError, AttributeError, KeyError) as error:
+    except InputError:
+        raise
+    except Exception as error:
         raise InputError(
             f"quantised by {method}, which cannot load it here ({one_line(error)})",
             where=base.name,

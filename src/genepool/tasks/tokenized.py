@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from genepool.bounded import bounded
-from genepool.errors import InputError
+from genepool.errors import InputError, first_sentence
 from genepool.tasks.decoding import DEFAULT_BATCH, batches, check_length
 from genepool.tasks.network import Network
-from genepool.tasks.pretrained import load_tokenizer, short
+from genepool.tasks.pretrained import load_tokenizer
 from genepool.weights import Weights
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def templated(tokenizer: Any, messages: Sequence[Mapping[str, str]], where: str,
         # A template is a program: it may fail in every way that one can.
         except Exception as error:
             raise InputError(
-                f"the chat template refuses the messages ({short(error)})",
+                f"the chat template refuses the messages ({first_sentence(error)})",
                 where=where,
                 fix="Leave out what it does not support, such as a system message",
             ) from None

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from genepool.errors import InputError
+from genepool.errors import InputError, files_fault, first_sentence
 from genepool.tasks.answers import AnswerBatch, Question, class_batch
 from genepool.tasks.classes import class_labels
 from genepool.tasks.decoding import DEFAULT_BATCH
 from genepool.tasks.images import open_image
 from genepool.tasks.models import Capability, Input, model_kind
 from genepool.tasks.network import Network, behind_the_body
-from genepool.tasks.pretrained import build_network, model_folder, short
+from genepool.tasks.pretrained import build_network, model_folder
 from genepool.weights import Weights
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ class ImageClassifier(Network):
                     known = self.processor(images=image, return_tensors="pt").pixel_values[0]
                 except (ValueError, TypeError) as error:
                     raise InputError(
-                        f"the image processor refuses it ({short(error)})", where=path, fix="Leave the image out"
+                        f"the image processor refuses it ({first_sentence(error)})",
+                        where=path,
+                        fix="Leave the image out",
                     ) from None
             if self._known_bytes < _REMEMBERED_BYTES:
                 self._known[path] = known
@@ -147,11 +149,6 @@ def _load_processor(weights: Weights) -> Any:
     from transformers import AutoImageProcessor
 
     folder = model_folder(weights)
-    try:
+    fix = "Copy the base's preprocessor_config.json"
+    with files_fault("has no usable image processor", where=folder, fix=fix):
         return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise InputError(
-            f"has no usable image processor ({short(error)})",
-            where=folder,
-            fix="Copy the base's preprocessor_config.json",
-        ) from None

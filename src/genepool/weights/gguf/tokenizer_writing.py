@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from genepool.errors import InputError, one_line
+from genepool.errors import InputError, files_fault
 from genepool.weights.carried import VOCABULARY_FILES
 from genepool.weights.gguf.vocabularies import (
     BYTE,
@@ -51,11 +51,9 @@ def tokenizer_values(folder: Path, rows: int, chat_template: str | None = None) 
     # transformers makes an empty tokenizer where there is none.
     if not any((folder / file).is_file() for file in VOCABULARY_FILES):
         raise InputError("has no tokenizer", where=folder, fix="Copy the tokenizer of its base to it")
-    try:
-        loaded = AutoTokenizer.from_pretrained(folder)
+    with files_fault("has no usable tokenizer", where=folder, fix="Copy the base's"):
+        loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         parts = json.loads(loaded.backend_tokenizer.to_str())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"has no usable tokenizer ({one_line(error)})", where=folder, fix="Copy the base's") from None
     found = _TokenizerFiles(loaded, parts, folder, rows)
     values = found.byte_level() if found.is_byte_level() else found.sentencepiece()
     values |= found.special()

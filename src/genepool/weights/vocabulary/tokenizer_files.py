@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from genepool.errors import InputError
+from genepool.errors import InputError, files_fault
 from genepool.weights.carried import GENERATION_FILE, tokenizer_files
 from genepool.weights.companions import cached_folder
 from genepool.weights.json_file import read_json
@@ -88,7 +88,7 @@ class ChangedTokenizer:
         content = self._source
         path = self._folder / "tokenizer.json"
         _take_out(content, self._rows, path)
-        try:
+        with files_fault("cannot be changed", where=path, fix="Fetch the tokenizer again"):
             tokenizer = Tokenizer.from_str(json.dumps(content))
             # All at once: the library builds its search tree anew at every call.
             tokenizer.add_tokens(
@@ -98,8 +98,6 @@ class ChangedTokenizer:
                 ]
             )
             text = tokenizer.to_str(pretty=True)
-        except Exception as error:  # the library raises nothing narrower
-            raise InputError(f"cannot be changed ({error})", where=path, fix="Fetch the tokenizer again") from None
         ids = tokenizer.get_vocab(with_added_tokens=True)
         if len(set(ids.values())) < len(ids):
             raise InputError(
@@ -118,15 +116,10 @@ class ChangedTokenizer:
         from transformers import AutoTokenizer
 
         with tempfile.TemporaryDirectory() as temporary:
-            try:
+            what = f"has no tokenizer.json, and transformers makes none of {self._vocabulary.path.name}"
+            with files_fault(what, where=self._folder, fix="Save the tokenizer with transformers, or add the file"):
                 AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False).save_pretrained(temporary)
-                return read_json(Path(temporary) / "tokenizer.json")
-            except (OSError, ValueError, KeyError, TypeError, ImportError, InputError) as error:
-                raise InputError(
-                    f"has no tokenizer.json, and transformers makes none of {self._vocabulary.path.name} ({error})",
-                    where=self._folder,
-                    fix="Save the tokenizer with transformers, or add the file",
-                ) from None
+                return dict(read_json(Path(temporary) / "tokenizer.json"))
 
     def _files(self, text: str) -> dict[str, str]:
         """All files of the tokenizer, name -> text."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genepool.errors import InputError
+from genepool.errors import InputError, files_fault
 from genepool.weights.opening import open_weights
 from genepool.weights.vocabulary.reading import Vocabulary, read_vocabulary
 from genepool.weights.vocabulary.rows import SPECIAL_IDS, token_ids, vocabulary_rows
@@ -87,15 +87,13 @@ def splitter(folder: Path, vocabulary: Vocabulary, rows: int) -> Callable[[str],
     from tokenizers import Tokenizer
 
     path = folder / "tokenizer.json"
-    try:
+    with files_fault("cannot be used", where=path, fix="Fetch the tokenizer again"):
         if path.is_file():
             backend = Tokenizer.from_file(str(path))
         else:
             from transformers import AutoTokenizer
 
             backend = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).backend_tokenizer
-    except Exception as error:  # neither library raises anything narrower
-        raise InputError(f"cannot be used ({error})", where=path, fix="Fetch the tokenizer again") from None
     unknown = vocabulary.ids.get(str(getattr(backend.model, "unk_token", None)))
 
     def split(text: str) -> list[int]:
