@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from genepool import bounded as limits
-from genepool.bounded import bounded
+from genepool.bounded import bounded, read_bytes, read_text
 from genepool.errors import InputError
 from genepool.tasks import load_tasks
 from genepool.tasks.example import Example
@@ -107,3 +109,30 @@ def test_a_pattern_and_a_chat_template_have_an_end(small: None) -> None:
     tokenizer.chat_template = "{{ messages[0].content.nothing.at.all }}{{ 1 / 0 }}"
     with pytest.raises(InputError, match="refuses the messages"):
         templated(tokenizer, [{"role": "user", "content": "hello"}], "model")
+
+
+def test_a_pipe_or_a_device_is_no_file(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """Opening a pipe that nobody writes to waits for ever, and /dev/zero has no end."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for place in (pipe, Path("/dev/zero"), Path("/dev/null")):
+        for typed in (("inspect", place), ("plan", place), ("skill", "show", place), ("outcomes", "import", place)):
+            answer = cli(*typed)
+            assert (answer.code, answer.err.count("error: ")) == (2, 1), (typed, answer.err)
+            assert str(place) in answer.err
+    with pytest.raises(InputError, match="holds more than 3 bytes"):
+        read_bytes(_written(tmp_path / "four", "1234"), 3)
+    assert read_bytes(_written(tmp_path / "three", "123"), 3) == b"123"
+
+
+def test_what_a_shell_pipes_in_is_read(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"genepool: 1\n")
+    os.close(writing)
+    assert read_text(Path(f"/dev/fd/{reading}"), fix="") == "genepool: 1\n"
+    os.close(reading)
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path

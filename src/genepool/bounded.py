@@ -1,12 +1,15 @@
-"""Bounds on work that a stranger's file asks for: templates and regular expressions may want all time and all memory.
+"""Bounds on work that a stranger's file asks for: a file without an end, a template that wants all time or memory.
 
-No look at a template or a pattern tells what it will take, so it runs under a limit. The limits are the system's own: a
-timer of the processor's time of this process, and the size of its memory. Work that ends by itself takes no longer.
+No look at a template or a regular expression tells what it will take, so it runs under a limit. The limits are the
+system's own: a timer of the processor's time of this process, and the size of its memory. Work that ends by itself
+takes no longer.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +20,7 @@ from genepool.errors import InputError
 #: Seconds of the processor, and bytes beyond what the process holds. What people write takes milliseconds and a few KB.
 SECONDS, BYTES = 5.0, 1 << 30
 
+_MOST_TEXT = 8 << 30
 # Pages of memory that the process has asked for, the first number; Linux has it.
 _SIZES = Path("/proc/self/statm")
 
@@ -52,6 +56,55 @@ def bounded(
         raise InputError(f"{what} takes more than {seconds:g} s", where=where, fix=fix) from None
     except MemoryError:
         raise InputError(f"{what} takes more than {memory >> 20:,} MB of memory", where=where, fix=fix) from None
+
+
+def read_bytes(path: Path, most: int, *, pipes: bool = False, fix: str = "Check the file") -> bytes:
+    """The bytes of a small file; no device and no pipe without an end.
+
+    Args:
+        path: the file.
+        most: bytes that such a file holds at most.
+        pipes: whether a pipe will do, such as a shell's `<(...)`.
+        fix: the way out where the file is wrong.
+
+    Raises:
+        InputError: it cannot be read, is not a regular file, or holds more.
+    """
+    try:
+        # Opening a pipe waits for whoever writes into it; reading from one that nobody has open ends at once.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            mode = os.fstat(handle).st_mode
+            if not (stat.S_ISREG(mode) or (pipes and stat.S_ISFIFO(mode))):
+                raise InputError("is not a regular file", where=path, fix=fix)
+            os.set_blocking(handle, True)
+            with open(handle, "rb", closefd=False) as file:
+                data = file.read(most + 1)
+        finally:
+            os.close(handle)
+    except FileNotFoundError:
+        raise InputError("no such file", where=path, fix="Check the path") from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=path, fix="Check its permissions") from None
+    if len(data) > most:
+        raise InputError(f"holds more than {most:,} bytes", where=path, fix=fix)
+    return data
+
+
+def read_text(path: Path, *, fix: str, encoding: str = "utf-8") -> str:
+    """The text of a file of any size that memory takes, or of a pipe.
+
+    Args:
+        path, fix: as for `read_bytes`.
+        encoding: how it is stored.
+
+    Raises:
+        InputError: as `read_bytes`, or it is no text.
+    """
+    try:
+        return read_bytes(path, _MOST_TEXT, pipes=True, fix=fix).decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot be read ({error})", where=path, fix=fix) from None
 
 
 @contextmanager

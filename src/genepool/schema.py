@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from yaml.constructor import ConstructorError
 
+from genepool.bounded import read_bytes
 from genepool.errors import InputError, nearest
 
 
@@ -49,6 +50,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 # Far beyond what anybody writes: the largest recipes hold some thousand.
 _MOST_VALUES = 1_000_000
+_MOST_BYTES = 64 * 10**6
 
 # pydantic speaks of Python's types; people write YAML.
 _WORDS = (
@@ -125,13 +127,11 @@ def read_documents(path: Path, keys: Collection[str] | None = None) -> list[Any]
     Raises:
         InputError: it cannot be read, is not YAML, is empty, or names a key twice.
     """
+    if Path(path).is_dir():
+        raise InputError("is a folder, expected a YAML file", where=path, fix="Name a file")
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError("no such file", where=path, fix="Check the path") from None
-    except IsADirectoryError:
-        raise InputError("is a folder, expected a YAML file", where=path, fix="Name a file") from None
-    except (OSError, ValueError) as error:
+        text = read_bytes(Path(path), _MOST_BYTES, pipes=True).decode("utf-8")
+    except ValueError as error:
         raise InputError(f"cannot be read ({error})", where=path, fix="Check the file") from None
     documents = parsed_documents(text, path, keys)
     if not documents:

@@ -199,5 +199,5 @@ def test_samples_without_a_score_and_empty_files_are_refused(tmp_path: Path) -> 
             import_outcomes(ledger, write(tmp_path / "s.jsonl", line), model="m")
         with pytest.raises(InputError, match="no outcomes"):
             import_outcomes(ledger, write(tmp_path / "e.jsonl"))
-        with pytest.raises(InputError, match="cannot be read"):
+        with pytest.raises(InputError, match="is not a regular file"):
             import_outcomes(ledger, tmp_path)

@@ -43,14 +43,12 @@ def generate(
     """
     options.begin(quiet)
     from genepool import progress
+    from genepool.bounded import read_text
     from genepool.errors import InputError
 
     prompts = list(prompt or [])
     if prompt_file is not None:
-        try:
-            prompts.append(prompt_file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot be read ({error})", where=prompt_file, fix="Name a text file") from None
+        prompts.append(read_text(prompt_file, fix="Name a text file"))
     if not prompts:
         raise InputError("no prompt is given", where="--prompt", fix="Give --prompt TEXT or --prompt-file FILE")
     if "" in (stop or ()):

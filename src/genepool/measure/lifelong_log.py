@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from genepool.bounded import read_text
 from genepool.errors import InputError, nearest
 
 BlockKind = Literal["train", "evaluate"]
@@ -101,10 +102,7 @@ def read_log(path: str | Path, measure: str = "reward") -> list[Block]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, fix="Save it as text in UTF-8") from None
+    text = read_text(path, fix="Save it as text in UTF-8", encoding="utf-8-sig")
     if path.suffix.lower() != ".jsonl":
         yield from _table_rows(path, text)
         return

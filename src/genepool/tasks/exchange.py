@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from genepool import staging
+from genepool.bounded import read_text
 from genepool.checked import is_line, is_number, is_text
 from genepool.errors import InputError
 from genepool.own_inputs import refuse_own_input
@@ -99,10 +100,7 @@ def _is_lm_evals(line: Mapping[str, Any]) -> bool:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, fix="Name a JSONL file in UTF-8") from None
+    text = read_text(Path(path), fix="Name a JSONL file in UTF-8")
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue

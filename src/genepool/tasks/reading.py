@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from genepool.bounded import read_text
 from genepool.errors import InputError, nearest
 from genepool.tasks.example import EXAMPLE_KEYS, Example
 from genepool.tasks.images import ImageFile, find_image
@@ -347,10 +348,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, fix="Save it as text in UTF-8") from None
+    return read_text(path, fix="Save it as text in UTF-8")
 
 
 def _check_answers(example: Example, settings: TaskSettings, where: str) -> None:

@@ -6,12 +6,11 @@ Checkpoints, adapters, plans and what is carried along all read through here.
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from genepool.bounded import read_bytes
 from genepool.errors import InputError
 
 # The tables of a tokenizer of 250,000 tokens take 35 MB, the index of a model of 100,000 tensors 10 MB.
@@ -56,20 +55,4 @@ def read_bounded(path: Path) -> bytes:
     Raises:
         InputError: it cannot be read, is not a regular file, or is larger than any such file.
     """
-    try:
-        # Opening a pipe waits for whoever writes into it.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise InputError("is not a regular file", where=path, fix="Fetch or write it again")
-            with open(handle, "rb", closefd=False) as file:
-                data = file.read(MOST_BYTES + 1)
-        finally:
-            os.close(handle)
-    except FileNotFoundError:
-        raise InputError("no such file", where=path, fix="Check the path") from None
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path, fix="Check its permissions") from None
-    if len(data) > MOST_BYTES:
-        raise InputError(f"holds more than {MOST_BYTES:,} bytes", where=path, fix="Fetch or write it again")
-    return data
+    return read_bytes(path, MOST_BYTES, fix="Fetch or write it again")

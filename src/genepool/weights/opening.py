@@ -267,6 +267,8 @@ class _Opener:
         inside = [self.relative_to / path] if self.relative_to and not path.is_absolute() else []
         for candidate in (*inside, path):
             try:
+                if candidate.exists() and not (candidate.is_dir() or candidate.is_file()):
+                    raise InputError("is a device or a pipe, expected a model", where=candidate, fix="Name a folder")
                 if candidate.exists() or saved_model(candidate) is not None:
                     return candidate
             except PermissionError:
