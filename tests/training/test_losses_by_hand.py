@@ -16,8 +16,9 @@ from genepool.tasks import Example, Task
 from genepool.training import find_objective, objectives
 from genepool.training.divergences import drawn_divergences, jensen_shannon, kullback_leibler
 from genepool.training.examples import TrainingExample
-from genepool.training.objectives import PairLikelihoods, PairObjective, RolloutLikelihoods, RolloutObjective
+from genepool.training.objectives import PairLikelihoods, PairObjective
 from genepool.training.rewards import Reward, Rewards, find_reward, rewards
+from genepool.training.rollout_objective import RolloutLikelihoods, RolloutObjective
 from genepool.training.samples import Sample
 
 # Log-likelihoods -2, -6 where the model began with -3, -4; answers of 2 and 4 tokens: d_w = 1, d_l = -2.

@@ -13,10 +13,16 @@ from hypothesis import strategies as st
 from genepool.errors import InputError
 from genepool.tasks import Example, Task
 from genepool.training import find_objective
+from genepool.training.advantages import generalised_advantages, whitened
 from genepool.training.examples import TrainingExample
-from genepool.training.objectives import RolloutLikelihoods, RolloutObjective
 from genepool.training.rewards import RewardInputs, Rewards, find_reward, located
 from genepool.training.rewards.novelty import novelty_rewards
+from genepool.training.rollout_objective import (
+    RolloutLikelihoods,
+    RolloutObjective,
+    TokenValues,
+    ValuedRolloutObjective,
+)
 from genepool.training.samples import Sample
 
 
@@ -123,3 +129,65 @@ def test_options_of_rewards_are_checked_and_their_models_located() -> None:
             Rewards(wrong)
     with pytest.raises(InputError, match="no reward 'novel'"):
         find_reward("novel")
+
+
+numbers = st.floats(-3, 3, width=32)
+
+
+@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=6), st.floats(0, 1), st.floats(0, 1))
+def test_advantages_are_the_sum_of_all_later_errors(
+    tokens: list[tuple[float, float]], discount: float, decay: float
+) -> None:
+    rewards, values = (torch.tensor(side, dtype=torch.float64) for side in zip(*tokens, strict=True))
+    found = generalised_advantages(rewards, values, discount, decay)
+    later = [*values.tolist()[1:], 0.0]
+    errors = [r + discount * v - w for r, v, w in zip(rewards.tolist(), later, values.tolist(), strict=True)]
+    expected = [
+        sum((discount * decay) ** (at - token) * errors[at] for at in range(token, len(errors)))
+        for token in range(len(errors))
+    ]
+    assert found.tolist() == pytest.approx(expected, abs=1e-6)
+    if discount == 1 and decay == 1:
+        # Nothing is believed of the values: what really came, less what was expected.
+        assert found[0] == pytest.approx(float(rewards.sum() - values[0]))
+
+
+def test_whitening_is_over_all_tokens() -> None:
+    parts = whitened([torch.tensor([1.0]), torch.tensor([2.0, 6.0])])
+    assert [part.tolist() for part in parts] == [
+        pytest.approx([-2 / 7**0.5]), pytest.approx([-1 / 7**0.5, 3 / 7**0.5])
+    ]  # fmt: skip
+    assert whitened([torch.tensor([5.0])])[0].tolist() == [0.0]
+
+
+def test_proximal_policy_optimisation_by_hand() -> None:
+    policy = torch.tensor([0.5, 0.5, -0.5], requires_grad=True)
+    values = torch.tensor([0.1, 0.5, -0.5], requires_grad=True)
+    known = TokenValues(values, torch.zeros(3), torch.tensor([1.0, 0.0, 0.0]))
+    tokens = RolloutLikelihoods(policy, torch.zeros(3), torch.zeros(3), torch.tensor([1.0, -1.0, -1.0]), values=known)
+    losses = rollouts("reft", value=2.0).losses(tokens)
+    # The larger error of a value and of the clipped one: 0.9, 0.5 (not 0.2), 0.5.
+    assert losses.tolist() == pytest.approx([-1.2 + 0.81, math.exp(0.5) + 0.25, 0.8 + 0.25], rel=1e-5)
+    losses.sum().backward()
+    assert policy.grad is not None
+    assert values.grad is not None
+    assert policy.grad.tolist() == pytest.approx([0, math.exp(0.5), 0], rel=1e-5)
+    assert values.grad.tolist() == pytest.approx([-1.8, 1.0, -1.0], rel=1e-5)
+    # The reward stands at the last token; a token that became likelier than it began costs there.
+    reft = rollouts("reft", kl=0.5, decay=1.0)
+    assert isinstance(reft, ValuedRolloutObjective)
+    found = reft.token_advantages(
+        1.0, torch.tensor([-1.0, -1.0]), torch.tensor([-2.0, -1.0]), torch.tensor([0.5, 0.25])
+    )
+    assert found.tolist() == pytest.approx([1 - 0.5 - 0.5, 1 - 0.25])
+
+
+@pytest.mark.parametrize(
+    ("text", "reads", "reward"),
+    [("7", "number", 1.0), ("so 1,200", "number", 0.0), ("1,200", "number", 0.1), (" -2.5e3 ", "number", 0.1),
+     ("nan", "number", 0.0), ("1_0", "number", 0.0), ("9" * 500, "number", 0.0), ("", "text", 0.0), ("x", "text", 0.1)],
+)  # fmt: skip
+def test_partial_credit(text: str, reads: str, reward: float) -> None:
+    found = find_reward("partial_credit", {"reads": reads}).score(samples(text))
+    assert found == [reward]
+    assert find_reward("partial_credit", {"after": "=", "partial": 0.3}).score(samples("x=5", "5")) == [0.3, 0.0]

@@ -43,6 +43,7 @@ def test_prompts_that_no_sample_solves_are_learned_from_their_answer(
     assert "right answers instead" in (run / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_novel_answers_of_the_majority_are_rewarded_by_the_model_or_an_encoder(
     cli: Callable[..., Any], half_known: str, small_world: Path, tmp_path: Path
 ) -> None:
@@ -69,6 +70,31 @@ def test_novel_answers_of_the_majority_are_rewarded_by_the_model_or_an_encoder(
     assert other.code == 2
     assert "novelty" in other.err
     assert "the training changed" in other.err
+
+
+def test_values_are_trained_beside_the_model_and_rewards_end_samples(
+    cli: Callable[..., Any], half_known: str, small_world: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    answer = cli(
+        "train", small_world / "tasks" / "first", "--base", half_known, "--objective", "reft", "--set", "iterations=2",
+        "--set", "reward={partial_credit: {reads: text, partial: 0.25}}", "--set", "samples=2", "--set", "discount=0.9",
+        "--set", "value=2", "--set", "value_clip=0.3", "--set", "decay=0.5", "--set", "kl=0.1", "--out", run, *SHORT,
+        "--steps", 4,
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert {row[0] for row in rows(run, "SELECT DISTINCT reward FROM examples")} <= {0.0, 0.25, 1.0}
+    assert rows(run, "SELECT count(*), min(kept) FROM examples WHERE kl IS NOT NULL") == [(32, 1)]
+    # Two steps on the same samples.
+    assert rows(run, "SELECT step, reward FROM examples WHERE step = 3 ORDER BY place") == [
+        (3, row[0]) for row in rows(run, "SELECT reward FROM examples WHERE step = 4 ORDER BY place")
+    ]
+    from safetensors.torch import load_file
+
+    state = load_file(run / "states" / "0000004" / "state.safetensors")
+    assert float(state["value:objective.value_head"].abs().max()) > 0
+    assert float(state["value:objective.value_head.bias"].abs().max()) > 0
+    assert not any("value_head" in name for name in load_file(run / "adapter" / "adapter_model.safetensors"))
 
 
 BAD: dict[str, tuple[list[Any], str]] = {

@@ -38,11 +38,15 @@ def test_every_sample_is_on_record_with_its_reward_and_divergence(
 
 
 @pytest.mark.slow
-def test_rewarded_answers_become_frequent(cli: Callable[..., Any], tiny_testbed: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("objective", ["grpo", "reft", "hpt"])
+def test_rewarded_answers_become_frequent(
+    cli: Callable[..., Any], tiny_testbed: Any, tmp_path: Path, objective: str
+) -> None:
+    # As many samples for all, and the reward whose mean is looked at below.
     answer = cli(
-        "train", tiny_testbed.tasks / "reverse", "--base", tiny_testbed.folder / "base", "--objective", "grpo",
-        "--steps", 20, "--every", 10, "--batch", 8, "--learning-rate", 0.003, "--test", 128, "--out", tmp_path / "run",
-        "--quiet",
+        "train", tiny_testbed.tasks / "reverse", "--base", tiny_testbed.folder / "base", "--objective", objective,
+        "--set", "samples=8", "--set", "reward=metric", "--steps", 20, "--every", 10, "--batch", 8,
+        "--learning-rate", 0.003, "--test", 128, "--out", tmp_path / "run", "--quiet",
     )  # fmt: skip
     assert answer.code == 0, answer.err
     (target,) = told(tmp_path / "run")["target"]
@@ -148,7 +152,12 @@ def test_a_wrong_option_is_one_line(cli: Callable[..., Any], small_world: Path, 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "stop"),
-    [*((name, stop) for name in ("dpo", "grpo", "gkd") for stop in (1, 4, 6, 7)), ("hpt", 6), ("evol_rl", 6)],
+    [
+        *((name, stop) for name in ("dpo", "grpo", "gkd") for stop in (1, 4, 6, 7)),
+        ("hpt", 6),
+        ("evol_rl", 6),
+        ("reft", 6),
+    ],
 )
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     cli: Callable[..., Any],
@@ -166,6 +175,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
         "grpo": ["--set", "iterations=2", *few],
         "gkd": ["--teacher", half_known],
         "hpt": ["--set", "iterations=2", "--set", "temperature=0.3", *few],
+        "reft": ["--set", "iterations=2", "--set", "samples=2", "--set", "reward=metric"],
         "evol_rl": ["--set", "trained=2", "--set", "temperature=0.1", *few],
     }
     command = (

@@ -32,8 +32,9 @@ from genepool.training.folder import (
 from genepool.training.gains import Gains, measure_gains
 from genepool.training.journal import Journal, StepRow, Validation, digest_of
 from genepool.training.metrics_log import MetricsLog
-from genepool.training.objectives import AlignedObjective, LabelledObjective, PairObjective, RolloutObjective
+from genepool.training.objectives import AlignedObjective, LabelledObjective, PairObjective
 from genepool.training.opened_training import OpenedTraining
+from genepool.training.rollout_objective import RolloutObjective
 from genepool.training.session import Session
 from genepool.training.states import States
 from genepool.weights import Weights, open_weights, without_head

@@ -47,6 +47,10 @@ class ValueHead:
         width = getattr(layer, "in_features", None) or layer.weight.shape[-1]
         self.weight = torch.nn.Parameter(torch.zeros(width, device=model.device))
 
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """What is trained of it, by name."""
+        return {"value_head": self.weight}
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Inside, what the model makes logits of is kept for `values`."""
@@ -67,13 +71,17 @@ class ValueHead:
         Raises:
             InputError: the model computes its logits past the layer that it names.
         """
-        import torch
-
         if self._hidden is None:
             raise self._none(self._model)
         hidden: torch.Tensor = self._hidden
         rows, places = batch.rows.to(hidden.device), batch.places.to(hidden.device)
-        return -torch.sigmoid(hidden[rows, places].float() @ self.weight)
+        return self._from(hidden[rows, places].float())
+
+    def _from(self, hidden: torch.Tensor) -> torch.Tensor:
+        """V of hidden states, (targets, hidden) -> (targets,)."""
+        import torch
+
+        return -torch.sigmoid(hidden @ self.weight)
 
     def _none(self, model: Network) -> InputError:
         return InputError(
@@ -81,3 +89,23 @@ class ValueHead:
             where=model.title,
             fix="Name a causal language model, or another --objective",
         )
+
+
+class LinearValueHead(ValueHead):
+    """V = w . h + b before each token, both zeros at the start: a value of any size, as PPO's is.
+
+    Args:
+        model: as for `ValueHead`.
+    """
+
+    def __init__(self, model: Network) -> None:
+        import torch
+
+        super().__init__(model)
+        self.bias = torch.nn.Parameter(torch.zeros(1, device=model.device))
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        return {**super().parameters(), "value_head.bias": self.bias}
+
+    def _from(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden @ self.weight + self.bias

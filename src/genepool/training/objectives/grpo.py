@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from genepool.training.divergences import drawn_divergences
-from genepool.training.objectives import ObjectiveOptions, RolloutLikelihoods, RolloutObjective, RolloutOptions
+from genepool.training.objectives import ObjectiveOptions
+from genepool.training.rollout_objective import RolloutLikelihoods, RolloutObjective, RolloutOptions
 
 if TYPE_CHECKING:
     import torch

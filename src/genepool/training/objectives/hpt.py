@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from genepool.training.objectives import ObjectiveOptions, RolloutLikelihoods, RolloutObjective, RolloutOptions
+from genepool.training.objectives import ObjectiveOptions
 from genepool.training.objectives.grpo import centred
+from genepool.training.rollout_objective import RolloutLikelihoods, RolloutObjective, RolloutOptions
 
 if TYPE_CHECKING:
     import torch

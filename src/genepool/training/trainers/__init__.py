@@ -6,8 +6,9 @@ A trainer turns the lessons of a step into gradients and into rows of the record
 
 from __future__ import annotations
 
-from genepool.training.objectives import AlignedObjective, LabelledObjective, PairObjective, RolloutObjective
+from genepool.training.objectives import AlignedObjective, LabelledObjective, PairObjective
 from genepool.training.objectives.fast_slow import FastSlow
+from genepool.training.rollout_objective import RolloutObjective, ValuedRolloutObjective
 from genepool.training.trainers.aligned import AlignedTrainer
 from genepool.training.trainers.answers import AnswerTrainer
 from genepool.training.trainers.fast_slow import FastSlowTrainer
@@ -15,6 +16,7 @@ from genepool.training.trainers.labels import LabelTrainer
 from genepool.training.trainers.pairs import PairTrainer
 from genepool.training.trainers.rollouts import RolloutTrainer
 from genepool.training.trainers.trainer import Trainer, TrainerInputs
+from genepool.training.trainers.valued_rollouts import ValuedRolloutTrainer
 
 
 def trainer_for(inputs: TrainerInputs) -> Trainer:
@@ -29,6 +31,7 @@ def trainer_for(inputs: TrainerInputs) -> Trainer:
         FastSlow: FastSlowTrainer,
         PairObjective: PairTrainer,
         LabelledObjective: LabelTrainer,
+        ValuedRolloutObjective: ValuedRolloutTrainer,
         RolloutObjective: RolloutTrainer,
     }
     found = next((made for kind, made in kinds.items() if isinstance(inputs.objective, kind)), AnswerTrainer)
@@ -43,5 +46,6 @@ __all__ = [
     "RolloutTrainer",
     "Trainer",
     "TrainerInputs",
+    "ValuedRolloutTrainer",
     "trainer_for",
 ]

@@ -47,7 +47,7 @@ class LabelTrainer(Trainer):
         self._checked = self._labelled(self.lessons.valid)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        return {} if self._head is None else {f"{OWN}value_head": self._head.weight}
+        return {} if self._head is None else {f"{OWN}{name}": one for name, one in self._head.parameters().items()}
 
     def gradients(self, step: int) -> tuple[float, list[ExampleRow]]:
         lessons = self.lessons.at(step, self.recipe.batch)

@@ -14,9 +14,9 @@ from genepool.tasks.metrics import find_metric
 from genepool.training.divergences import drawn_divergences
 from genepool.training.examples import TrainingExample, by_task
 from genepool.training.journal import ExampleRow
-from genepool.training.objectives import RolloutLikelihoods, RolloutObjective
 from genepool.training.rewards import RewardInputs, Rewards
 from genepool.training.rewards.metric import judged
+from genepool.training.rollout_objective import RolloutLikelihoods, RolloutObjective
 from genepool.training.samples import Sample, draw_samples, sample_batches, writer
 from genepool.training.trainers.trainer import Trainer, TrainerInputs
 
@@ -111,8 +111,6 @@ class RolloutTrainer(Trainer):
 
     def _from_samples(self, drawn: Drawn) -> tuple[float, list[ExampleRow]]:
         """Adds the gradients of the mean loss over the tokens of samples; the loss, and a row for each sample."""
-        import torch
-
         # What no advantage moves has no gradient; it still counts among the tokens, as in TRL.
         count = len(drawn.samples)
         known = [place for place in range(count) if drawn.rewards[place].isfinite() and not drawn.is_taught[place]]
@@ -123,22 +121,33 @@ class RolloutTrainer(Trainer):
         total = 0.0
         for batch in sample_batches(self.model, [drawn.samples[p] for p in moves], self.size) if moves else []:
             places = [moves[number] for number in batch.numbers]
-            reference = self._logs(self.reference, batch)[0] if self._compares else None
-            policy, entropies = self._logs(self.model, batch, self.objective.needs_entropies)
-            before = torch.cat([drawn.logs[p] for p in places]) if drawn.logs else policy.detach()
-            advantages = drawn.advantages[places].to(policy.device)[batch.owners.to(policy.device)]
-            found = self.objective.losses(RolloutLikelihoods(policy, before, reference, advantages, entropies))
-            share = found.sum() / tokens
+            likelihoods = self._likelihoods(batch, places, drawn)
+            found = self.objective.losses(likelihoods)
+            share = batch.means(found).sum() / len(known) if self.objective.per_sample else found.sum() / tokens
             share.backward()  # type: ignore[no-untyped-call]
             total += float(share.detach())
             losses |= zip(places, batch.means(found.detach()).tolist(), strict=True)
-            if reference is not None:
-                kl = drawn_divergences(policy.detach(), reference)
+            if likelihoods.reference is not None:
+                kl = drawn_divergences(likelihoods.policy.detach(), likelihoods.reference)
                 apart |= zip(places, batch.means(kl).tolist(), strict=True)
         return total, [
-            self._row(drawn, place, losses.get(place, 0.0), apart.get(place), bool(drawn.advantages[place]))
+            self._row(drawn, place, losses.get(place, 0.0), apart.get(place), self._is_kept(drawn, place))
             for place in range(count)
         ]
+
+    def _likelihoods(self, batch: AnswerBatch, places: Sequence[int], drawn: Drawn) -> RolloutLikelihoods:
+        """What the objective is told of a batch of samples, which stand at these places of what was drawn."""
+        import torch
+
+        reference = self._logs(self.reference, batch)[0] if self._compares else None
+        policy, entropies = self._logs(self.model, batch, self.objective.needs_entropies)
+        before = torch.cat([drawn.logs[place] for place in places]) if drawn.logs else policy.detach()
+        advantages = drawn.advantages[list(places)].to(policy.device)[batch.owners.to(policy.device)]
+        return RolloutLikelihoods(policy, before, reference, advantages, entropies)
+
+    def _is_kept(self, drawn: Drawn, place: int) -> bool:
+        """Whether a sample counts as learned from."""
+        return bool(drawn.advantages[place])
 
     def _row(self, drawn: Drawn, place: int, loss: float, kl: float | None, kept: bool) -> ExampleRow:
         """What is recorded of a sample."""
