@@ -29,6 +29,9 @@ class Lora(Strict):
         description="The change is scaled by alpha / rank. 32 whatever the rank, so that the best learning rate hardly "
         "depends on it (Schulman and Thinking Machines Lab, LoRA Without Regret, 2025).",
     )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="How likely an input of the factors is left out in a step."
+    )
     targets: tuple[str, ...] = Field(
         default=(), description="Names of the linear layers that get factors, such as q_proj; all of them when empty."
     )

@@ -132,7 +132,7 @@ class LoraFactors(Trained):
             lora_alpha=lora.alpha,
             target_modules=list(modules.targets),
             exclude_modules=list(modules.excluded) or None,
-            lora_dropout=0.0,
+            lora_dropout=lora.dropout,
             bias="none",
             init_lora_weights=False,
             modules_to_save=list(modules.whole) or None,

@@ -63,7 +63,8 @@ class Pair(Stage):
 
     def _pair(self, line: Line) -> Line | None:
         ask = self.options
-        judged = [(one.reward, one.text) for one in line.samples if one.reward is not None]
+        # An empty answer has no tokens, and so no likelihood.
+        judged = [(one.reward, one.text) for one in line.samples if one.reward is not None and one.text]
         if not judged or (ask.chosen == "answer" and line.own):
             return None
         # Of equal rewards the first counts.
