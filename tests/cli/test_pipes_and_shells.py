@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,15 @@ def test_an_interrupt_that_was_to_be_ignored_is_ignored(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "on\n", "")
+
+
+def test_a_folder_that_is_gone_is_told(
+    tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("method: linear\nmodels: [a, b]\n")
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    answer = cli("merge", recipe, "out")
+    assert (answer.code, answer.err) == (2, "error: the folder you are in is gone. Change to one that is there.\n")

@@ -122,7 +122,9 @@ def test_generate_writes_what_the_model_says(
         (["--prompt", "a", "--top-p", "0"], "--top-p"),
         (["--prompt", "a", "--chat"], "no chat template"),
         (["--prompt", "a" * 50], "does not fit the context of 40"),
-        (["--prompt-file", "/no/such"], "/no/such: cannot be read"),
+        (["--prompt-file", "/no/such"], "/no/such: no such file"),
+        (["--prompt", "\udcff"], "--prompt: is not text"),
+        (["--prompt", "a", "--stop", "\udcff"], "--stop: is not text"),
     ],
 )
 def test_generate_tells_what_is_wrong_in_one_line(
@@ -132,6 +134,15 @@ def test_generate_tells_what_is_wrong_in_one_line(
     assert (answer.code, answer.out) == (2, "")
     assert said in answer.err
     assert answer.err.count("\n") == 1
+
+
+def test_a_temperature_near_zero_takes_the_likeliest_token(
+    tiny_model: Callable[..., Path], cli: Callable[..., Any]
+) -> None:
+    """Divided by a number that small, every logit is infinite."""
+    model = tiny_model()
+    wrote = {cli("generate", model, "--prompt", "a", "--temperature", t).out for t in ("0", "1e-320", "1e-30")}
+    assert len(wrote) == 1
 
 
 def test_a_race_drops_who_is_surely_behind_and_says_so(

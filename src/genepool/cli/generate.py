@@ -44,9 +44,13 @@ def generate(
     options.begin(quiet)
     from genepool import progress
     from genepool.bounded import read_text
+    from genepool.checked import is_text
     from genepool.errors import InputError
 
     prompts = list(prompt or [])
+    for option, texts in (("--prompt", prompts), ("--stop", stop or ())):
+        if not all(map(is_text, texts)):
+            raise InputError("is not text", where=option, fix="Write it as UTF-8")
     if prompt_file is not None:
         prompts.append(read_text(prompt_file, fix="Name a text file"))
     if not prompts:

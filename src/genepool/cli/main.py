@@ -172,12 +172,21 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("GENEPOOL_DEBUG"):
             raise
+        if isinstance(error, OSError) and not _has_folder():
+            return _fail("the folder you are in is gone. Change to one that is there.", 2)
         where = f"{type(error).__name__}: {_flat(str(error))}"
         return _fail(f"{where} This is a fault of genepool's; set GENEPOOL_DEBUG=1 for the traceback.", 3)
     if result == 130:
         # Typer turns Ctrl-C inside a command into this result.
         return _interrupted()
     return result if isinstance(result, int) else 0
+
+
+def _has_folder() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 def main() -> None:

@@ -25,6 +25,8 @@ DEFAULT_BATCH = 128
 LOGIT_BYTES = 512 * 1024**2
 # Ended rows leave when at most this share of the lines goes on.
 _LEAVE_AT = 0.75
+#: A temperature below which only the likeliest tokens have a share.
+_COLD = 1e-6
 
 
 @dataclass(frozen=True)
@@ -341,7 +343,11 @@ def _draw(logits: torch.Tensor, generators: Sequence[torch.Generator], decoding:
             "the model's logits are NaN or infinite",
             fix="Decode at temperature 0, or check the model with genepool inspect",
         )
-    shares = torch.softmax(logits / decoding.temperature, -1)
+    temperature = decoding.temperature
+    if temperature < _COLD:
+        # Divided by so little, the logits would be infinite; their distances from the largest may be.
+        logits, temperature = logits - logits.max(-1, keepdim=True).values, max(temperature, 1e-30)
+    shares = torch.softmax(logits / temperature, -1)
     if decoding.top_p < 1:
         ordered, order = shares.sort(-1, descending=True)
         # A token stays if the more likely ones before it do not reach top_p yet: the likeliest always does.
