@@ -21,7 +21,7 @@ from genepool.errors import InputError
 from genepool.testbed.schedule import Phase
 from genepool.testbed.sentences import builder, reading, texts
 from genepool.testbed.sentences.builder import SentencesSchedule
-from genepool.testbed.sentences.tasks import CODE_OR_PROSE, DEFAULT_TASKS, TASKS, choose, labels_of
+from genepool.testbed.sentences.tasks import CODE_OR_PROSE, DEFAULT_TASKS, TASKS, TextTask, choose, labels_of
 from genepool.testbed.sentences.texts import Text, gather, splits_of
 
 COUNTS: dict[Any, int] = {"train": 6, "valid": 2, "test": 3}
@@ -123,6 +123,20 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield made
     for cached in (texts._files, texts.splits_of):
         cached.cache_clear()
+
+
+def test_one_file_gives_all_texts_of_a_split_where_it_has_no_other(packages: Path) -> None:
+    """Of eight files one is of the validation split."""
+    for file in (packages / "torch").glob("*.cmake"):
+        file.unlink()
+    for number in range(8):
+        lines = [
+            f"set(value_{chr(97 + at)}_{chr(97 + number)} here)\nunset(that_{chr(97 + at)})\n\n" for at in range(25)
+        ]
+        (packages / "torch" / f"{number}.cmake").write_text("".join(lines))
+    task = TextTask("cmake", "", {"cmake": TASKS["language"].origins["cmake"]})
+    found = gather(task, {"train": 6, "valid": 20, "test": 3}, 0)
+    assert len({one.text for one in found["valid"]}) == 20
 
 
 @pytest.mark.parametrize("task", [*TASKS.values(), CODE_OR_PROSE], ids=lambda task: task.name)

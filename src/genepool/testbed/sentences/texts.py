@@ -21,9 +21,9 @@ from genepool.seeding import derive
 from genepool.testbed.data import SPLITS, Split
 from genepool.testbed.sentences.tasks import TextOrigin, TextTask
 
-# Texts of a class that a file gives in one turn, and turns of all files until there are enough: no file decides what a
-# class looks like where there are many.
-PER_TURN, TURNS = 2, 5
+# Texts of a class that a file gives in one turn of all files. There are turns until there are enough texts, so no file
+# decides what a class looks like where there are many.
+PER_TURN = 2
 # Files that are larger are left out: nobody wrote them by hand.
 _LARGEST = 400_000
 
@@ -92,10 +92,11 @@ def _in_turns(origin: TextOrigin, seed: int) -> Iterator[tuple[Split, list[str]]
     left: list[tuple[Split, list[str]]] = []
     for split, texts in _files_in_order_of_chance(origin, seed):
         yield split, texts[:PER_TURN]
-        left.append((split, texts))
-    for turn in range(1, TURNS):
+        left.append((split, texts[PER_TURN:]))
+    while left := [(split, texts) for split, texts in left if texts]:
         for split, texts in left:
-            yield split, texts[turn * PER_TURN : (turn + 1) * PER_TURN]
+            yield split, texts[:PER_TURN]
+        left = [(split, texts[PER_TURN:]) for split, texts in left]
 
 
 def _files_in_order_of_chance(origin: TextOrigin, seed: int) -> Iterator[tuple[Split, list[str]]]:
