@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+# What is left of the ties of a row: all, none, or some.
+KEPT, DROPPED, CUT = 0, 1, 2
+
 
 class TieCut:
     """Of the entries of one magnitude, in the order of streamed matrices and of their places, a range is kept.
@@ -55,16 +58,19 @@ class TieCut:
             seen += here
         self._counts.clear()
 
-    def cuts(self, name: str, start: int, stop: int) -> bool:
-        """Whether `drop` changes anything in some rows of a matrix."""
+    def kept(self, name: str, start: int, stop: int) -> np.ndarray[Any, Any]:
+        """What `drop` leaves of the ties of some rows of a matrix: `KEPT`, `DROPPED` or `CUT`, `(rows,)` int8."""
+        import numpy as np
+
         if name not in self._before:
-            return False
+            return np.full(stop - start, KEPT, np.int8)
         edges = self._before[name]
-        return edges is None or bool(
-            ((edges[start:stop] < self.first) | (edges[start + 1 : stop + 1] > self.last))[
-                edges[start:stop] < edges[start + 1 : stop + 1]
-            ].any()
-        )
+        if edges is None:
+            return np.full(stop - start, DROPPED, np.int8)
+        before, after = edges[start:stop], edges[start + 1 : stop + 1]
+        found = np.where((before >= self.first) & (after <= self.last), KEPT, CUT)
+        # Rows without ties are as their neighbours.
+        return np.where((after <= self.first) | (before >= self.last), DROPPED, found).astype(np.int8)
 
     def drop(self, name: str, start: int, rows: Any) -> None:
         """Sets the ties outside of the range to zero, in place.

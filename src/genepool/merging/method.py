@@ -91,6 +91,10 @@ class Method(ABC):
             survey: what `survey` returned, finished; None when it returned None.
         """
 
+    def breaks(self, group: TensorGroup, survey: Any) -> list[int]:
+        """The rows within a block before which it must be divided for `merge_stored`, in order."""
+        return []
+
     def merge_stored(self, group: TensorGroup, survey: Any, out: np.ndarray[Any, Any]) -> bool:
         """Merges the bits of files to the bits of the result, where a method has a loop that does it at once.
 

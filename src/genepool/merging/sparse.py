@@ -17,7 +17,7 @@ from genepool.kernels.selection import keep_count
 from genepool.kernels.stored import no_limits
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
-from genepool.merging.survey import Chain, Magnitudes, Sums, Survey, TiePlaces
+from genepool.merging.survey import Chain, Limits, Magnitudes, Sums, Survey, TiePlaces
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +49,9 @@ class TrimSurvey(Chain):
         remembers = method.remembers_drops and shared.get("rescale") == "l1" and method.scope(shared) == "tensor"
         self._marks = KeptMarks() if remembers else None
         self._norms = Sums(lambda group: method.l1_norms(group, self))
-        self._votes = Sums(lambda group: method.votes(group, self), in_order=False)
+        self._votes = Sums(
+            lambda group: method.votes(group, self), False, lambda group: method.stored_votes(group, self)
+        )
         stages: list[tuple[Survey, bool]] = [
             (self._limits, any(kept is not None for kept in self._ranks)),
             *([(self._ties, any(kept is not None for kept in self._ranks))] if self._ties is not None else []),
@@ -87,9 +89,19 @@ class TrimSurvey(Chain):
         found = self._marks.find(group.start, group.stop, group.rows[1])
         return None if found is None else group.stored.marked(*found)
 
-    def cuts(self, group: TensorGroup) -> bool:
-        """Whether entries of a block tie with a limit and are one too many."""
-        return self._ties is not None and self._ties.cuts(group)
+    def breaks(self, group: TensorGroup) -> list[int]:
+        """The rows of a block from which on other entries that tie with a limit stay."""
+        return [] if self._ties is None else self._ties.breaks(group)
+
+    def limits(self, group: TensorGroup) -> Limits | None:
+        """The smallest and the largest kept magnitude of each model; None where entries that tie with them do not stay.
+
+        Args:
+            group: a block without breaks.
+        """
+        if self._ties is None:
+            return self.thresholds, self.ceilings
+        return self._ties.limited(group, self.thresholds, self.ceilings)
 
     def without_ties(self, group: TensorGroup, vectors: Any) -> Any:
         """The vectors without the entries that tie with a limit and are one too many; written into."""
@@ -177,33 +189,44 @@ class SparseSum(Method):
         import numpy as np
 
         factors = [f * w for f, w in zip(self.factors(group, survey), group.column("weight"), strict=True)]
-        if (stored := self.stored(group)) is not None and not survey.cuts(group):
-            found = stored.balance_of_votes(factors, survey.thresholds, survey.ceilings)
-            return np.array(found, np.float64)
         balance = kernels.balance_of_votes(
             self._limited(group, survey), factors, thresholds=survey.thresholds, ceilings=survey.ceilings
         )
         return np.array(balance, np.float64)
 
+    def stored_votes(self, group: TensorGroup, survey: TrimSurvey) -> np.ndarray[Any, Any] | None:
+        """The same from the bits of files; None where they do not do."""
+        import numpy as np
+
+        stored = self.stored(group)
+        limits = None if survey.breaks(group) else survey.limits(group)
+        if stored is None or limits is None:
+            return None
+        factors = [f * w for f, w in zip(self.factors(group, survey), group.column("weight"), strict=True)]
+        return np.array(stored.balance_of_votes(factors, *limits), np.float64)
+
     def merge(self, group: TensorGroup, survey: TrimSurvey | None) -> Any:
         merged = self._elected(group, survey)[0] if self.elects else self._added(group, survey)
         return kernels.add_scaled(group.base, merged, group.shared["lambda"])
 
+    def breaks(self, group: TensorGroup, survey: TrimSurvey | None) -> list[int]:
+        return survey.breaks(group) if survey else []
+
     def merge_stored(self, group: TensorGroup, survey: TrimSurvey | None, out: np.ndarray[Any, Any]) -> bool:
-        if survey and survey.cuts(group):
+        limits = survey.limits(group) if survey else no_limits(len(group.per_model))
+        if limits is None:
             return False
         stored = survey.recalled_stored(group) if survey else None
         stored = self.stored(group) if stored is None else stored
         if stored is None:
             return False
-        low, high = (survey.thresholds, survey.ceilings) if survey else no_limits(len(stored))
         stored.merge(
             group.column("weight"),
             out,
             elects=self.elects,
             scales=self.factors(group, survey),
-            low=low,
-            high=high,
+            low=limits[0],
+            high=limits[1],
             zero_sign=self._zero_sign(group, survey),
             normalize=group.shared["normalize"],
             scale=group.shared["lambda"],

@@ -8,7 +8,9 @@ same for both, and so are the bits of the result. The engine takes this way wher
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from genepool.kernels.stored import NotFinite, StoredVectors
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# Entries of a block: those of four models and their differences fit into a cache of two megabytes.
+# Entries of a part: those of four models and their differences fit into a cache of two megabytes.
 _ENTRIES = 1 << 16
 # A sample has at most so many pieces, and at least so many of a tensor that is not read whole.
 _MOST_PIECES, _FEWEST_PIECES = 256, 16
@@ -78,17 +80,15 @@ class StoredArrays:
         columns, stored = out.info.matrix[1], self.plan.infos[out.name].dtype
         kind = np.uint16 if stored == "BF16" else np.uint32
         result = self._buffer("result", (stop - start) * columns, kind)
-        for first, last in _blocks(start, stop, columns):
-            group, part = self._group(out, first, last), result[(first - start) * columns : (last - start) * columns]
-            try:
-                if self.plan.method.merge_stored(group, survey, part):
-                    continue
-                merged = self.plan.method.merge(group, survey)
-            except NotFinite:
-                return None
-            bits = merged.reshape(1, -1).view(np.uint32)
-            if not sum_bits(bits, bits[0, :0], [1.0], 1.0, subtract=False, out=part):
-                return None
+        group, method = self._group(out, start, stop), self.plan.method
+        try:
+            edges = [start, *method.breaks(group, survey), stop]
+            for block in self._cut(group, pairwise(edges)) if len(edges) > 2 else [group]:
+                place = result[(block.start - start) * columns : (block.stop - start) * columns]
+                if not method.merge_stored(block, survey, place):
+                    self._merge_parts(block, survey, place)
+        except NotFinite:
+            return None
         if stored == "F16":
             with np.errstate(over="ignore"):
                 result = result.view(np.float32).astype(np.float16)
@@ -96,18 +96,34 @@ class StoredArrays:
                 return None
         return result.data.cast("B")
 
+    def _merge_parts(self, group: TensorGroup, survey: Any, result: Array) -> None:
+        """Merges a block in parts, by way of float32 arrays."""
+        import numpy as np
+
+        for part in self._parts(group):
+            merged = self.plan.method.merge(part, survey).reshape(1, -1).view(np.uint32)
+            begin = (part.start - group.start) * group.rows[1]
+            rounded = result[begin : begin + merged.size]
+            if not sum_bits(merged, merged[0, :0], [1.0], 1.0, subtract=False, out=rounded):
+                raise NotFinite
+
     def observe(self, survey: Survey, number: int, out: OutputTensor, start: int, stop: int, partial: Any) -> int:
         """Streams some rows past a survey.
 
         Returns:
-            The row that it came to: `stop`, or the first of a block that is not finite.
+            The row that it came to: `stop`, or the first of a part that is not finite.
         """
-        whole = survey.in_order(number)
-        for first, last in [(start, stop)] if whole else _blocks(start, stop, out.info.matrix[1]):
+        group = self._group(out, start, stop)
+        try:
+            if survey.observe_stored(number, group, partial):
+                return stop
+        except NotFinite:
+            return start
+        for part in [group] if survey.in_order(number) else self._parts(group):
             try:
-                survey.observe(number, self._group(out, first, last), partial)
+                survey.observe(number, part, partial)
             except NotFinite:
-                return first
+                return part.start
         return stop
 
     def sample(self, survey: Survey, number: int, outputs: Sequence[OutputTensor]) -> None:
@@ -146,13 +162,41 @@ class StoredArrays:
             begin += out.info.numel
 
     def _group(self, out: OutputTensor, start: int, stop: int) -> TensorGroup:
+        settings, (rows, base) = self.plan.settings(out), self._sums.bits(out, start, stop)
+        group = TensorGroup(
+            out.name,
+            self.plan.site(out),
+            out.info.shape,
+            start,
+            stop,
+            settings.shared,
+            settings.per_model,
+            self.plan.recipe.seed,
+            None,
+            _no_base,
+            _not_one_by_one,
+            _not_one_by_one,
+        )
+        return self._with_bits(group, rows, base)
+
+    def _parts(self, group: TensorGroup) -> Iterator[TensorGroup]:
+        """A block in parts whose differences in float32 stay in the processor's cache."""
+        return self._cut(group, _blocks(group.start, group.stop, group.rows[1]))
+
+    def _cut(self, group: TensorGroup, edges: Iterable[tuple[int, int]]) -> Iterator[TensorGroup]:
+        columns = group.rows[1]
+        assert group.stored is not None
+        for first, last in edges:
+            place = slice((first - group.start) * columns, (last - group.start) * columns)
+            part = replace(group, start=first, stop=last)
+            yield self._with_bits(part, group.stored.rows[:, place], group.stored.base[place])
+
+    def _with_bits(self, group: TensorGroup, rows: Array, base: Array) -> TensorGroup:
         import numpy as np
 
         from genepool.kernels import compiled, compiled_sums
 
-        settings = self.plan.settings(out)
-        shape = (stop - start, out.info.matrix[1])
-        rows, base = self._sums.bits(out, start, stop)
+        shape = group.rows
 
         def read_base() -> Array:
             below = np.empty(shape, np.float32)
@@ -166,25 +210,14 @@ class StoredArrays:
                 raise NotFinite
             return differences.reshape(len(rows), *shape)
 
-        return TensorGroup(
-            out.name,
-            self.plan.site(out),
-            out.info.shape,
-            start,
-            stop,
-            settings.shared,
-            settings.per_model,
-            self.plan.recipe.seed,
-            None,
-            read_base,
-            _not_one_by_one,
-            _not_one_by_one,
-            read_deltas=read_deltas,
-            stored=StoredVectors(rows, base),
-        )
+        return replace(group, read_base=read_base, read_deltas=read_deltas, stored=StoredVectors(rows, base))
 
     def _buffer(self, name: str, entries: int, kind: type[np.generic]) -> Array:
         return thread_buffer(self._local, name, entries, kind)
+
+
+def _no_base() -> None:
+    return None
 
 
 def _not_one_by_one(model: int, into: Array) -> None:

@@ -6,13 +6,14 @@ the result does not depend on threads. The kinds here (thresholds, sums, chains)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from genepool.kernels.brackets import Brackets
 from genepool.kernels.selection import Selection
-from genepool.kernels.tie_cut import TieCut
+from genepool.kernels.tie_cut import CUT, DROPPED, TieCut
 from genepool.merging.group import TensorGroup
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
     from genepool.kernels.stored import StoredVectors
+
+Limits = tuple[list[float], list[float]]
 
 
 class Survey:
@@ -65,6 +68,17 @@ class Survey:
     def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
         """Takes in a block; may change `partial` alone, since several tensors are observed at once."""
 
+    def observe_stored(self, number: int, group: TensorGroup, partial: Any) -> bool:
+        """The same from the bits of files, `group.stored`, where there is a loop that does it at once.
+
+        Returns:
+            Whether it was done; if not, `observe` is called for the block, or for parts of it.
+
+        Raises:
+            NotFinite: a difference is NaN or infinite.
+        """
+        return False
+
     def fold(self, number: int, partial: Any) -> None:
         """Adds a partial summary to the whole."""
 
@@ -106,6 +120,10 @@ class Chain(Survey):
     def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
         survey, own = self._order[number]
         survey.observe(own, group, partial)
+
+    def observe_stored(self, number: int, group: TensorGroup, partial: Any) -> bool:
+        survey, own = self._order[number]
+        return survey.observe_stored(own, group, partial)
 
     def fold(self, number: int, partial: Any) -> None:
         survey, own = self._order[number]
@@ -181,12 +199,6 @@ class Magnitudes(Survey):
         return [selection.begin(number - 1) for selection in self.selections]
 
     def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
-        if number == 0 and (stored := self._stored(group)) is not None:
-            assert self._brackets is not None
-            for i, (bracket, counts) in enumerate(zip(self._brackets, partial, strict=True)):
-                if bracket is not None:
-                    bracket.observe_stored(stored, i, counts)
-            return
         vectors = self._vectors(group)
         if number == 0:
             assert self._brackets is not None
@@ -196,6 +208,16 @@ class Magnitudes(Survey):
             return
         for selection, vector, counts in zip(self.selections, vectors, partial, strict=True):
             selection.observe(number - 1, vector, counts)
+
+    def observe_stored(self, number: int, group: TensorGroup, partial: Any) -> bool:
+        stored = self._stored(group) if number == 0 else None
+        if stored is None:
+            return False
+        assert self._brackets is not None
+        for i, (bracket, counts) in enumerate(zip(self._brackets, partial, strict=True)):
+            if bracket is not None:
+                bracket.observe_stored(stored, i, counts)
+        return True
 
     def fold(self, number: int, partial: Any) -> None:
         if number == 0:
@@ -262,12 +284,14 @@ class TiePlaces(Survey):
         return []
 
     def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
-        if (stored := self._stored(group)) is not None:
-            ties = [stored.count_ties(vector, cut.value, group.rows[1]) for vector, cut in self._cuts]
-        else:
-            vectors = self._vectors(group)
-            ties = [cut.ties(vectors[vector]) for vector, cut in self._cuts]
-        partial.append((group.name, ties))
+        vectors = self._vectors(group)
+        partial.append((group.name, [cut.ties(vectors[vector]) for vector, cut in self._cuts]))
+
+    def observe_stored(self, number: int, group: TensorGroup, partial: Any) -> bool:
+        if (stored := self._stored(group)) is None:
+            return False
+        partial.append((group.name, [stored.count_ties(i, cut.value, group.rows[1]) for i, cut in self._cuts]))
+        return True
 
     def fold(self, number: int, partial: Any) -> None:
         for name, counts in partial:
@@ -278,9 +302,35 @@ class TiePlaces(Survey):
         for _, cut in self._cuts:
             cut.finish()
 
-    def cuts(self, group: TensorGroup) -> bool:
-        """Whether `drop` changes anything in a block."""
-        return any(cut.cuts(group.name, group.start, group.stop) for _, cut in self._cuts)
+    def breaks(self, group: TensorGroup) -> list[int]:
+        """The rows of a block where `drop` leaves other ties than in the row before."""
+        import numpy as np
+
+        kept = [cut.kept(group.name, group.start, group.stop) for _, cut in self._cuts]
+        places = [np.flatnonzero(np.diff(rows)) for rows in kept]
+        return sorted({group.start + 1 + place for found in places for place in found.tolist()})
+
+    def limited(self, group: TensorGroup, low: Sequence[float], high: Sequence[float]) -> Limits | None:
+        """Limits that leave of a block what `drop` and the magnitudes' own do; None where no limits do.
+
+        Args:
+            group: a block without breaks.
+            low, high: the limits found, of every vector.
+        """
+        import numpy as np
+
+        least, most = list(low), list(high)
+        for vector, cut in self._cuts:
+            kept = int(cut.kept(group.name, group.start, group.start + 1)[0])
+            if kept == CUT:
+                return None
+            if kept == DROPPED and low[vector] == high[vector]:
+                least[vector] = most[vector] = math.inf
+            elif kept == DROPPED and cut.value == low[vector]:
+                least[vector] = float(np.nextafter(np.float32(cut.value), np.float32(np.inf)))
+            elif kept == DROPPED:
+                most[vector] = float(np.nextafter(np.float32(cut.value), np.float32(0)))
+        return least, most
 
     def drop(self, group: TensorGroup, vectors: Any) -> Any:
         """The vectors' entries in a block, `(vectors, rows, columns)`, those that are one too many set to zero."""
@@ -346,10 +396,16 @@ class Sums(Survey):
     Args:
         measure: numbers of a block as an array or a tensor of any fixed shape; added up in float64.
         in_order: whether they are no whole numbers, so that the sum depends on the blocks.
+        stored: the same from the bits of files; None for a block where it cannot.
     """
 
-    def __init__(self, measure: Callable[[TensorGroup], Any], in_order: bool = True) -> None:
-        self._measure, self._in_order = measure, in_order
+    def __init__(
+        self,
+        measure: Callable[[TensorGroup], Any],
+        in_order: bool = True,
+        stored: Callable[[TensorGroup], Any] | None = None,
+    ) -> None:
+        self._measure, self._in_order, self._stored = measure, in_order, stored
         self._total: Any = 0.0
 
     @property
@@ -373,9 +429,17 @@ class Sums(Survey):
         return []
 
     def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
+        self._add(self._measure(group), partial)
+
+    def observe_stored(self, number: int, group: TensorGroup, partial: Any) -> bool:
+        if self._stored is None or (measured := self._stored(group)) is None:
+            return False
+        self._add(measured, partial)
+        return True
+
+    def _add(self, measured: Any, partial: Any) -> None:
         import numpy as np
 
-        measured = self._measure(group)
         if not isinstance(measured, np.ndarray):
             measured = measured.cpu().numpy()
         measured = measured.astype(np.float64)
