@@ -30,22 +30,21 @@ def _compiled_sum(loop: Loop) -> Loop:
     return ready
 
 
-def _import_without_blas() -> None:
-    """Imports numba's arrays as if there were no scipy.
-
-    They look for its BLAS, which `numpy.correlate` in a loop would use and no loop here does: a fifth of a second.
-    """
-    name = "scipy.linalg.cython_blas"
-    if name in sys.modules:
+def _import_without(module: str, absent: str) -> None:
+    """Imports a module of numba as if another one that it looks for were not installed."""
+    if absent in sys.modules:
         return
-    sys.modules[name] = None  # type: ignore[assignment]  # an import of it fails
+    sys.modules[absent] = None  # type: ignore[assignment]  # an import of it fails
     try:
-        importlib.import_module("numba.np.arraymath")
+        importlib.import_module(module)
     finally:
-        del sys.modules[name]
+        del sys.modules[absent]
 
 
-_import_without_blas()
+# SciPy's BLAS, which `numpy.correlate` in a loop would use, and cffi's parser of C: no loop here needs either, and they
+# take a fifth of a second, and a fiftieth.
+_import_without("numba.np.arraymath", "scipy.linalg.cython_blas")
+_import_without("numba.core.typing.cffi_utils", "cffi")
 
 
 class _FirstCall(event.Listener):  # type: ignore[misc]  # numba has no types
