@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from genepool.training.objectives import AlignedObjective, LabelledObjective, PairObjective
 from genepool.training.objectives.fast_slow import FastSlow
+from genepool.training.objectives.hard import Hard
 from genepool.training.rollout_objective import RolloutObjective, ValuedRolloutObjective
 from genepool.training.trainers.aligned import AlignedTrainer
 from genepool.training.trainers.answers import AnswerTrainer
 from genepool.training.trainers.fast_slow import FastSlowTrainer
+from genepool.training.trainers.hard import HardTrainer
 from genepool.training.trainers.labels import LabelTrainer
 from genepool.training.trainers.pairs import PairTrainer
 from genepool.training.trainers.rollouts import RolloutTrainer
@@ -29,6 +31,7 @@ def trainer_for(inputs: TrainerInputs) -> Trainer:
         AlignedObjective: AlignedTrainer,
         # Before the other objectives of pairs, of which it is one.
         FastSlow: FastSlowTrainer,
+        Hard: HardTrainer,
         PairObjective: PairTrainer,
         LabelledObjective: LabelTrainer,
         ValuedRolloutObjective: ValuedRolloutTrainer,
