@@ -7,6 +7,13 @@ from typing import Any
 
 import yaml
 
+_OF_REWARDS = [
+    "It is a reward model: `member_0` and those beside it are adapters, and `heads.safetensors` has a vector for each "
+    "that turns the last hidden state after an answer into its reward. Below, a pair counts as right where the chosen "
+    "answer is rewarded more than the rejected one; before, where the base finds it likelier.",
+    "",
+]
+
 
 def card(told: dict[str, Any]) -> str:
     """The card of an adapter, as the hub reads it.
@@ -26,6 +33,7 @@ def card(told: dict[str, Any]) -> str:
         f"{told['best_step']:,} is this one), learning rate {told['learning_rate']:.3g}, "
         f"{told['examples']['train']:,} examples, seed {told['seed']}.",
         "",
+        *(_OF_REWARDS if told["result"] == "reward_model" else []),
         *([f"The base has no head: before is {_plain(head['before'])}.", ""] if (head := told.get("head")) else []),
         *_asked(told.get("control")),
         "| task | n | before | after | difference | 95% | gained | lost | |",

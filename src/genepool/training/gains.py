@@ -81,7 +81,7 @@ class Gains:
 
 def measure_gains(
     base: Weights | Source,
-    tuned: Weights,
+    tuned: Weights | Source,
     targets: Sequence[Task],
     others: Sequence[Task],
     *,

@@ -14,11 +14,11 @@ from genepool.tasks import Example, open_model
 from genepool.tasks.network import Network
 from genepool.tasks.pretrained import load_tokenizer
 from genepool.tasks.quantised import packed_base
-from genepool.training.objectives import PairObjective
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training
+from genepool.training.reward_ensemble import RewardModelSource, is_reward_model
 from genepool.training.trained import modules_of
-from genepool.weights import Weights, infer_roles
+from genepool.weights import Weights, infer_roles, open_weights
 
 #: Entries of activations that a layer keeps for the backward pass, per token, in hidden sizes: what enters and leaves
 #: the norms, projections, attention and the residual sums. Of the MLP, in inner sizes: its two inputs and its product.
@@ -38,7 +38,7 @@ class TrainingMemory:
 
     Attributes:
         weights: the base, in what it computes in; a teacher is taken to be as large, and so is a frozen copy of the
-            base where the objective compares with it and every tensor is trained.
+            base where the objective compares with it and every tensor is trained; models that rewards ask.
         trained: float32 values of what is trained, where they are not the weights themselves; and of their running
             mean, where one is kept.
         moments: AdamW's two, and the gradient.
@@ -83,8 +83,19 @@ def plan_memory(opened: OpenedTraining) -> TrainingMemory:
     # What is packed stays as it is stored.
     held = sum(info.numel * size if info.is_float else info.nbytes for info in infos)
     copied = recipe.form == "full" and recipe.made_objective().needs_reference
-    weights = held * (1 + (recipe.teacher is not None) + copied)
+    weights = held * (1 + (recipe.teacher is not None) + copied) + _beside(recipe) * size
     return TrainingMemory(weights, own, moments, _activations(opened, size), parameters)
+
+
+def _beside(recipe: Training) -> int:
+    """Entries of the models that options of the objective name: reward models and encoders.
+
+    Raises:
+        InputError: one is not there.
+    """
+    named = recipe.made_objective().models()
+    models = [RewardModelSource(name).base if is_reward_model(name) else open_weights(name) for name in named]
+    return sum(model.info(name).numel for model in models for name in model.names())
 
 
 def _factors(base: Weights, recipe: Training) -> int:
@@ -120,7 +131,7 @@ def _activations(opened: OpenedTraining, size: int) -> int:
     image, patch = number("image_size"), number("patch_size")
     longest = (image // patch) ** 2 + 1 if image and patch else _longest(opened)
     rows = opened.recipe.micro_batch or opened.recipe.batch
-    tokens = rows * longest * (2 if isinstance(opened.recipe.made_objective(), PairObjective) else 1)
+    tokens = rows * longest * (2 if opened.recipe.made_objective().reads_pairs else 1)
     layer = tokens * (_HIDDEN * hidden + _INNER * inner) * size
     kept = layer + layers * tokens * hidden * size if opened.recipe.activation_checkpoints else layers * layer
     # Logits in the type of the model, in float32, and their gradient.

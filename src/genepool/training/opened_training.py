@@ -11,15 +11,17 @@ from typing import Any
 
 from genepool import progress
 from genepool.errors import InputError, nearest
-from genepool.tasks import Task, load_tasks, open_model
+from genepool.tasks import LanguageModel, Task, load_tasks, open_model
 from genepool.tasks.answering import check_fits
-from genepool.tasks.models import Source
+from genepool.tasks.models import Source, check_kind
 from genepool.tasks.pretrained import load_tokenizer
 from genepool.tasks.tokenized import templated
 from genepool.training.class_prior import class_prior
 from genepool.training.examples import TrainingExample, TrainingExamples, load_training_task
-from genepool.training.objectives import LabelledObjective, PairObjective
+from genepool.training.objectives import LabelledObjective
+from genepool.training.objectives.reward_model import RewardModelObjective
 from genepool.training.recipe import Training
+from genepool.training.reward_ensemble import RewardModelSource, preference_task
 from genepool.weights import BaseWithHead, ClassHead, Weights, head_for, open_weights, with_head
 from genepool.weights.class_head import class_names
 from genepool.weights.dequantised import dequantised_in
@@ -69,7 +71,7 @@ class OpenedTraining:
         objective = recipe.made_objective()
         # The models that its options name are there.
         objective.settings()
-        pairs, labels = isinstance(objective, PairObjective), isinstance(objective, LabelledObjective)
+        pairs, labels = objective.reads_pairs, isinstance(objective, LabelledObjective)
         _check_named(recipe, tasks)
         lessons = TrainingExamples(
             tasks,
@@ -80,17 +82,52 @@ class OpenedTraining:
             shares=recipe.shares,
             portions=recipe.portions,
         )
+        # A reward model answers no other task.
+        others = others and not isinstance(objective, RewardModelObjective)
         kept = _others(recipe, tasks, base, trusted) if others else ()
         for task in tasks:
             _check_askable(task, base)
             _check_classes(task, base)
         _check_conversations(lessons, base)
-        return cls(recipe, base, lessons, kept, allow_pickle)
+        opened = cls(recipe, base, lessons, kept, allow_pickle)
+        if opened.rewards:
+            check_kind(LanguageModel, open_model(base), "the objective reward_model")
+            # Its test examples must be pairs too.
+            assert opened.targets
+        return opened
 
     @property
     def head(self) -> ClassHead | None:
         """The head that is made fresh; None where the base is trained as it is."""
         return self.base.head if isinstance(self.base, BaseWithHead) else None
+
+    @property
+    def rewards(self) -> bool:
+        """Whether a reward model comes out, which answers nothing itself."""
+        return isinstance(self.recipe.made_objective(), RewardModelObjective)
+
+    @cached_property
+    def targets(self) -> tuple[Task, ...]:
+        """What base and result are asked of the tasks that are taught: a reward model which of two answers is better.
+
+        Raises:
+            InputError: test examples are no pairs, where a reward model is trained.
+        """
+        tasks = self.lessons.tasks
+        return tuple(map(preference_task, tasks)) if self.rewards else tasks
+
+    def tuned(self, result: Path) -> Weights | RewardModelSource:
+        """What came out of the training.
+
+        Args:
+            result: its adapter, skill or reward model.
+
+        Raises:
+            InputError: it is damaged, or belongs to another base.
+        """
+        if self.rewards:
+            return RewardModelSource(result, self.base)
+        return open_weights(str(result), base=self.base)
 
     @cached_property
     def before(self) -> Weights | Source:
@@ -103,7 +140,7 @@ class OpenedTraining:
     def asked(self) -> str:
         """SHA-256, hex, of what base and result are asked in the end: it may change after the training."""
         total = hashlib.sha256()
-        for task in (*self.lessons.tasks, *self.others):
+        for task in (*self.targets, *self.others):
             # What a stage of a loop is trained on has no test split: it is asked nothing.
             tested = task.examples("test") if {"test", "all"} & set(task.splits) else ()
             keys = [example.key for example in tested[: self.recipe.test]]

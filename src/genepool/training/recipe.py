@@ -175,6 +175,8 @@ class Training(Strict):
         options = validate_part(objectives()[self.objective].Options, self.options, "options")
         if (iterations := getattr(options, "iterations", 1)) > 1 and self.every % iterations:
             raise ValueError(f"`every` must be a multiple of the option iterations ({iterations}), got {self.every}")
+        if objectives()[self.objective].factors_only and self.form == "full":
+            raise ValueError(f"the objective {self.objective} trains factors alone. Leave --full (`form`) out")
         needs = objectives()[self.objective].needs_teacher
         if needs and self.teacher is None:
             raise ValueError(f"the objective {self.objective} needs a `teacher`. Name a model with --teacher")

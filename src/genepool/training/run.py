@@ -32,8 +32,9 @@ from genepool.training.folder import (
 from genepool.training.gains import Gains, measure_gains
 from genepool.training.journal import Journal, StepRow, Validation, digest_of
 from genepool.training.metrics_log import MetricsLog
-from genepool.training.objectives import AlignedObjective, LabelledObjective, PairObjective
+from genepool.training.objectives import AlignedObjective, LabelledObjective
 from genepool.training.opened_training import OpenedTraining
+from genepool.training.reward_ensemble import RewardModelSource
 from genepool.training.rollout_objective import RolloutObjective
 from genepool.training.session import Session
 from genepool.training.states import States
@@ -302,7 +303,7 @@ class Run:
         self._write_told(told)
         return told
 
-    def _written(self) -> tuple[dict[str, Any], Weights]:
+    def _written(self) -> tuple[dict[str, Any], Weights | RewardModelSource]:
         """Writes the best state as a skill: what is told of it, scores left out, and the model with it."""
         session, last = self._session, self.states.kept()[-1]
         assert session is not None
@@ -313,28 +314,29 @@ class Run:
         control = self.recipe.made_objective().control
         with session.optimiser.in_place():
             session.trained.write(result, session.result(), base, self._lineage(best), control)
-        tuned = open_weights(str(result), base=base)
+        tuned = self.opened.tuned(result)
         # The model that was trained is as large as each of the two that are asked afterwards.
         rate = session.optimiser.settings.learning_rate
         self._session = None
         del session
-        return self._told(result.name, best, last, rate, tuned.fingerprint()), tuned
+        fingerprint = tuned.fingerprint if isinstance(tuned, RewardModelSource) else tuned.fingerprint()
+        return self._told(result.name, best, last, rate, fingerprint), tuned
 
     def measure_again(self, told: dict[str, Any], ledger: str | Path | None) -> tuple[dict[str, Any], Gains]:
         """Asks base and result of a finished training what is to be asked now, and records that instead."""
-        tuned = open_weights(str(self.out / told["result"]), base=self.opened.base)
+        tuned = self.opened.tuned(self.out / told["result"])
         gains = self._measure(tuned, ledger)
         told = {**told, "asked": self.opened.asked(), **gains.to_dict()}
         self._write_told(told)
         (self.out / REPORT_FILE).unlink(missing_ok=True)
         return told, gains
 
-    def _measure(self, tuned: Weights, ledger: str | Path | None) -> Gains:
+    def _measure(self, tuned: Weights | RewardModelSource, ledger: str | Path | None) -> Gains:
         with torch_threads(self.threads):
             return measure_gains(
                 self.opened.before,
                 tuned,
-                self.opened.lessons.tasks,
+                self.opened.targets,
                 self.opened.others,
                 ledger=ledger,
                 limit=self.recipe.test,
@@ -370,7 +372,7 @@ class Run:
     def _learned_from(self) -> dict[str, Any]:
         """What of the data there was nothing to learn from, where something is left out; how many labels there were."""
         objective = self.recipe.made_objective()
-        if isinstance(objective, PairObjective):
+        if objective.reads_pairs:
             return {"equal_pairs": self.opened.lessons.equal}
         if isinstance(objective, LabelledObjective):
             train = self.opened.lessons.train

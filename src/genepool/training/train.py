@@ -19,7 +19,6 @@ from genepool.training.journal import Journal
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training, load_training
 from genepool.training.run import Run
-from genepool.weights import open_weights
 
 
 @dataclass(frozen=True)
@@ -166,14 +165,14 @@ def gains_of(
     if (told := read_result(out)) is None or not (out / JOURNAL_FILE).is_file():
         raise InputError("holds no finished training", where=out, fix="Name the --out of a `genepool train`")
     opened = OpenedTraining.open(load_training(out / RECIPE_FILE), trusted=trusted, allow_pickle=allow_pickle)
-    tuned = open_weights(str(out / str(told["result"])), base=opened.base)
+    tuned = opened.tuned(out / str(told["result"]))
     with Journal(out / JOURNAL_FILE) as journal:
         threads = journal.get("settings", {}).get("threads")
     with torch_threads(threads if is_whole(threads, 1) else None):
         return measure_gains(
             opened.before,
             tuned,
-            opened.lessons.tasks,
+            opened.targets,
             opened.others,
             ledger=ledger,
             limit=opened.recipe.test,

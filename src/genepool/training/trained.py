@@ -21,6 +21,7 @@ from genepool.staging import staged_folder
 from genepool.tasks import LanguageModel
 from genepool.tasks.models.sequence_classifier import SequenceClassifier
 from genepool.training.layers import TrainedModules, trained_modules
+from genepool.training.objectives.reward_model import RewardModelObjective
 from genepool.training.recipe import Lora, Training
 from genepool.weights import BaseWithHead, Form, ModelDifference, TensorWeights, Weights, store
 from genepool.weights.control import CONTROL_FILE, Control
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from genepool.tasks.answers import AnswerBatch
     from genepool.tasks.network import Network
 
-#: The full learning rate at a hidden size of 2000, its exponent, and how much larger that of factors is.
-_RATE, _WIDTH, _EXPONENT, _LORA = 5e-5, 2000, 0.781, 10
+#: The full learning rate at a hidden size of 2000, and its exponent.
+_RATE, _WIDTH, _EXPONENT = 5e-5, 2000, 0.781
+#: How much larger that of factors is.
+FACTOR_BOOST = 10
 
 
 class Trained(ABC):
@@ -120,39 +123,16 @@ class LoraFactors(Trained):
     """
 
     place = "adapter"
-    boost = _LORA
+    boost = FACTOR_BOOST
 
     def __init__(self, model: Network, lora: Lora, weights: Weights, seed: int) -> None:
         super().__init__(model)
-        from peft import LoraConfig, get_peft_model
-
-        modules = modules_of(type(model), model.model, weights, lora)
-        config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            target_modules=list(modules.targets),
-            exclude_modules=list(modules.excluded) or None,
-            lora_dropout=lora.dropout,
-            bias="none",
-            init_lora_weights=False,
-            modules_to_save=list(modules.whole) or None,
-            task_type=_task_type(model),
-        )
-        try:
-            with warnings.catch_warnings():
-                # PEFT asks transformers by names of which it says that they will go.
-                warnings.simplefilter("ignore", FutureWarning)
-                self._adapted: Any = get_peft_model(model.model, config)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"no factors can be put on its layers ({one_line(error)})",
-                where=f"{model.title}:lora.targets",
-                fix="Name linear layers of the model, or leave targets out",
-            ) from None
+        config = lora_config(model, lora, weights)
+        self._adapted: Any = with_factors(model, config, "default")
         self._config, self._seed = config, seed
         self._parameters = {n: p for n, p in self._adapted.named_parameters() if p.requires_grad}
         self._second: dict[str, torch.nn.Parameter] = {}
-        _start(self._parameters, seed)
+        start_factors(self._parameters, seed)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         return self._parameters
@@ -178,7 +158,7 @@ class LoraFactors(Trained):
         self._adapted.add_adapter(name, self._config)
         mark = f".{name}."
         self._second = {n: p for n, p in self._adapted.named_parameters() if mark in n and "lora_" in n}
-        _start({n.replace(mark, ".default."): p for n, p in self._second.items()}, self._seed)
+        start_factors({n.replace(mark, ".default."): p for n, p in self._second.items()}, self._seed)
         self._use("default")
         return self._second
 
@@ -220,7 +200,7 @@ class LoraFactors(Trained):
         )
         with staged_folder(out, overwrite=True) as unfinished:
             self._adapted.save_pretrained(str(unfinished), save_embedding_layers=False, selected_adapters=["default"])
-            _in_order(unfinished / "adapter_config.json")
+            in_order(unfinished / "adapter_config.json")
             head = {"head": base.head.to_dict()} if isinstance(base, BaseWithHead) else {}
             text = json.dumps({"genepool": 1, **head, "lineage": dict(lineage)}, indent=2, ensure_ascii=False)
             (unfinished / NOTES_FILE).write_text(text + "\n", encoding="utf-8")
@@ -230,14 +210,67 @@ class LoraFactors(Trained):
             (unfinished / "README.md").unlink(missing_ok=True)
 
 
-def _in_order(file: Path) -> None:
+def lora_config(model: Network, lora: Lora, weights: Weights) -> Any:
+    """PEFT's config of factors.
+
+    Args:
+        model: the base, loaded.
+        lora: rank, alpha and layers.
+        weights: what it was loaded from.
+
+    Raises:
+        InputError: the model has no such layers.
+    """
+    from peft import LoraConfig
+
+    modules = modules_of(type(model), model.model, weights, lora)
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=list(modules.targets),
+        exclude_modules=list(modules.excluded) or None,
+        lora_dropout=lora.dropout,
+        bias="none",
+        init_lora_weights=False,
+        modules_to_save=list(modules.whole) or None,
+        task_type=_task_type(model),
+    )
+
+
+def with_factors(model: Network, config: Any, name: str) -> Any:
+    """PEFT's model around a network with one set of factors; the network is changed in place.
+
+    Args:
+        model: the base, loaded.
+        config: of the factors.
+        name: of the set.
+
+    Raises:
+        InputError: PEFT cannot put factors on its layers.
+    """
+    from peft import get_peft_model
+
+    try:
+        with warnings.catch_warnings():
+            # PEFT asks transformers by names of which it says that they will go.
+            warnings.simplefilter("ignore", FutureWarning)
+            return get_peft_model(model.model, config, adapter_name=name)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"no factors can be put on its layers ({one_line(error)})",
+            where=f"{model.title}:lora.targets",
+            fix="Name linear layers of the model, or leave targets out",
+        ) from None
+
+
+def in_order(file: Path) -> None:
     """PEFT writes sets of names in an order that changes from process to process."""
     told = json.loads(file.read_text(encoding="utf-8"))
     told = {key: sorted(value) if isinstance(value, list) else value for key, value in told.items()}
     file.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _start(parameters: Mapping[str, torch.nn.Parameter], seed: int) -> None:
+def start_factors(parameters: Mapping[str, torch.nn.Parameter], seed: int) -> None:
     """PEFT's own start, A Kaiming-uniform with a = sqrt(5) and B zero, each tensor from its own (seed, name)."""
     import torch
 
@@ -404,6 +437,11 @@ def trained_part(model: Network, weights: Weights, recipe: Training) -> Trained:
     """
     if isinstance(weights, BaseWithHead):
         draw_head(model, weights, recipe.seed)
+    objective = recipe.made_objective()
+    if isinstance(objective, RewardModelObjective):
+        from genepool.training.reward_factors import RewardFactors
+
+        return RewardFactors(model, recipe.lora, weights, recipe.seed, objective.sets_of_factors)
     if recipe.form == "lora":
         return LoraFactors(model, recipe.lora, weights, recipe.seed)
     return FullFineTune(model, weights)

@@ -18,7 +18,77 @@ if TYPE_CHECKING:
     from genepool.tasks.network import Network
 
 
-class ValueHead:
+class LogitInputs:
+    """What a model makes the logits of tokens of: the last hidden states, after whatever stands before the last layer.
+
+    Args:
+        model: the network, with its factors in place.
+
+    Attributes:
+        width: the size of a hidden state.
+
+    Raises:
+        InputError: the model has no layer that makes the logits of tokens.
+    """
+
+    def __init__(self, model: Network) -> None:
+        find = getattr(model.model, "get_output_embeddings", None)
+        layer: Any = find() if find is not None else None
+        if layer is None or "classes" in model.can:
+            raise self._none(model)
+        self._model, self._layer = model, layer
+        self._hidden: Any = None
+        # A packed layer has another shape of weight.
+        self.width = int(getattr(layer, "in_features", None) or layer.weight.shape[-1])
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, what the model makes logits of is kept."""
+
+        def keep(_: Any, inputs: tuple[Any, ...]) -> None:
+            self._hidden = inputs[0]
+
+        hook = self._layer.register_forward_pre_hook(keep)
+        try:
+            yield
+        finally:
+            hook.remove()
+            self._hidden = None
+
+    def before_targets(self, batch: AnswerBatch) -> torch.Tensor:
+        """The state before every target of the batch that was read last, shape (targets, hidden), float32.
+
+        Raises:
+            InputError: the model computes its logits past the layer that it names.
+        """
+        return self._at(batch.rows, batch.places)
+
+    def at_ends(self, batch: AnswerBatch) -> torch.Tensor:
+        """The state at the last target of every question, which has read all of it, shape (questions, hidden), float32.
+
+        Raises:
+            InputError: as `before_targets`.
+        """
+        import torch
+
+        last = torch.bincount(batch.owners).cumsum(0) - 1
+        return self._at(batch.rows[last], batch.places[last] + 1)
+
+    def _at(self, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        if self._hidden is None:
+            raise self._none(self._model)
+        hidden: torch.Tensor = self._hidden
+        return hidden[rows.to(hidden.device), places.to(hidden.device)].float()
+
+    def _none(self, model: Network) -> InputError:
+        return InputError(
+            f"{type(model).kind} of this architecture has no layer behind which a value head could stand",
+            where=model.title,
+            fix="Name a causal language model, or another --objective",
+        )
+
+
+class ValueHead(LogitInputs):
     """V = -sigmoid(w . h) before each token, where h is what the model makes its logits of.
 
     w is zeros at the start, so that V is -0.5 everywhere; a reward lies between -1 and 0. Both as in the code of Korbak
@@ -37,33 +107,12 @@ class ValueHead:
     def __init__(self, model: Network) -> None:
         import torch
 
-        find = getattr(model.model, "get_output_embeddings", None)
-        layer: Any = find() if find is not None else None
-        if layer is None or "classes" in model.can:
-            raise self._none(model)
-        self._model, self._layer = model, layer
-        self._hidden: Any = None
-        # A packed layer has another shape of weight.
-        width = getattr(layer, "in_features", None) or layer.weight.shape[-1]
-        self.weight = torch.nn.Parameter(torch.zeros(width, device=model.device))
+        super().__init__(model)
+        self.weight = torch.nn.Parameter(torch.zeros(self.width, device=model.device))
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """What is trained of it, by name."""
         return {"value_head": self.weight}
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Inside, what the model makes logits of is kept for `values`."""
-
-        def keep(_: Any, inputs: tuple[Any, ...]) -> None:
-            self._hidden = inputs[0]
-
-        hook = self._layer.register_forward_pre_hook(keep)
-        try:
-            yield
-        finally:
-            hook.remove()
-            self._hidden = None
 
     def values(self, batch: AnswerBatch) -> torch.Tensor:
         """V before every target of the batch that was read last, shape (targets,), with gradients where they are on.
@@ -71,24 +120,13 @@ class ValueHead:
         Raises:
             InputError: the model computes its logits past the layer that it names.
         """
-        if self._hidden is None:
-            raise self._none(self._model)
-        hidden: torch.Tensor = self._hidden
-        rows, places = batch.rows.to(hidden.device), batch.places.to(hidden.device)
-        return self._from(hidden[rows, places].float())
+        return self._from(self.before_targets(batch))
 
     def _from(self, hidden: torch.Tensor) -> torch.Tensor:
         """V of hidden states, (targets, hidden) -> (targets,)."""
         import torch
 
         return -torch.sigmoid(hidden @ self.weight)
-
-    def _none(self, model: Network) -> InputError:
-        return InputError(
-            f"{type(model).kind} of this architecture has no layer behind which a value head could stand",
-            where=model.title,
-            fix="Name a causal language model, or another --objective",
-        )
 
 
 class LinearValueHead(ValueHead):

@@ -55,7 +55,8 @@ class Objective(ABC):
         when: one sentence on what it is for.
         needs_teacher: whether it compares with another model's predictions.
         rate: the default learning rate, as a part of that of supervised training.
-        sets_of_factors: how many are trained at once.
+        reads_pairs: whether it learns from pairs of a better and a worse answer.
+        factors_only: whether it trains factors alone, never every tensor.
         Options: the model of its options.
         options: those it was made with.
     """
@@ -65,11 +66,17 @@ class Objective(ABC):
     when: ClassVar[str]
     needs_teacher: ClassVar[bool] = False
     rate: ClassVar[float] = 1.0
-    sets_of_factors: ClassVar[int] = 1
+    reads_pairs: ClassVar[bool] = False
+    factors_only: ClassVar[bool] = False
     Options: ClassVar[type[ObjectiveOptions]] = ObjectiveOptions
 
     def __init__(self, options: ObjectiveOptions | None = None) -> None:
         self.options = options if options is not None else self.Options()
+
+    @property
+    def sets_of_factors(self) -> int:
+        """How many are trained at once, where factors are."""
+        return 1
 
     @property
     def needs_reference(self) -> bool:
@@ -184,6 +191,7 @@ class PairObjective(Objective):
 
     #: Rafailov et al. and TRL begin with 1e-6 for models of a width of 4096, a 28th of what supervised training does.
     rate = 1 / 28
+    reads_pairs = True
     Options: ClassVar[type[ObjectiveOptions]] = PairOptions
 
     def __init__(self, options: ObjectiveOptions | None = None) -> None:

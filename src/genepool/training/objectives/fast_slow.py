@@ -46,8 +46,11 @@ class FastSlow(PairObjective):
         "through an implementation of others; alpha, slow and that a step's own pairs say who leads are ours"
     )
     when = "preferences arrive over time or change, and learning must not slow down where they are fitted already"
-    sets_of_factors = 2
     Options: ClassVar[type[PairOptions]] = FastSlowOptions
+
+    @property
+    def sets_of_factors(self) -> int:
+        return 2
 
     @property
     def slow(self) -> float:

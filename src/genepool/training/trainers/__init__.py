@@ -9,6 +9,7 @@ from __future__ import annotations
 from genepool.training.objectives import AlignedObjective, LabelledObjective, PairObjective
 from genepool.training.objectives.fast_slow import FastSlow
 from genepool.training.objectives.hard import Hard
+from genepool.training.objectives.reward_model import RewardModelObjective
 from genepool.training.rollout_objective import RolloutObjective, ValuedRolloutObjective
 from genepool.training.trainers.aligned import AlignedTrainer
 from genepool.training.trainers.answers import AnswerTrainer
@@ -16,6 +17,7 @@ from genepool.training.trainers.fast_slow import FastSlowTrainer
 from genepool.training.trainers.hard import HardTrainer
 from genepool.training.trainers.labels import LabelTrainer
 from genepool.training.trainers.pairs import PairTrainer
+from genepool.training.trainers.reward_model import RewardModelTrainer
 from genepool.training.trainers.rollouts import RolloutTrainer
 from genepool.training.trainers.trainer import Trainer, TrainerInputs
 from genepool.training.trainers.valued_rollouts import ValuedRolloutTrainer
@@ -33,6 +35,7 @@ def trainer_for(inputs: TrainerInputs) -> Trainer:
         FastSlow: FastSlowTrainer,
         Hard: HardTrainer,
         PairObjective: PairTrainer,
+        RewardModelObjective: RewardModelTrainer,
         LabelledObjective: LabelTrainer,
         ValuedRolloutObjective: ValuedRolloutTrainer,
         RolloutObjective: RolloutTrainer,
@@ -46,6 +49,7 @@ __all__ = [
     "AnswerTrainer",
     "LabelTrainer",
     "PairTrainer",
+    "RewardModelTrainer",
     "RolloutTrainer",
     "Trainer",
     "TrainerInputs",
