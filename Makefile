@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.docs-installed
+AUDIT_STAMP := $(VENV)/.audit-installed
 DEMO_DIR ?= demo
 
-.PHONY: demo demo-full demo-smoke test test-slow harden lint format bench claims docs clean
+.PHONY: demo demo-full demo-smoke test test-slow harden lint audit format bench claims docs clean
 
 # Torch's own threads would fight with the test processes for the cores.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
@@ -58,6 +59,14 @@ $(DOCS_STAMP): $(STAMP)
 docs: $(DOCS_STAMP)  ## rewrites the generated reference pages and builds the site; a broken link is an error
 	$(BIN)/python docs/reference/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+$(AUDIT_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[audit]"
+	@touch $@
+
+audit: $(AUDIT_STAMP)  ## known weaknesses of the dependencies, and their licences; names what could not be looked up
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
+	$(TEST_ENV) $(BIN)/python -m pytest tests/test_licences.py
 
 clean:
 	rm -rf $(VENV) site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -25,6 +25,8 @@ from genepool.weights.carried import KNOWN_FILES
 from genepool.weights.checkpoint import shards_of
 from genepool.weights.fingerprint_cache import cache_folder
 from genepool.weights.formats import TensorFile, formats, usable_formats
+from genepool.weights.json_file import MOST_BYTES
+from genepool.weights.waiting import waited
 
 _URL = re.compile(r"[a-z][a-z0-9.-]*://.+", re.IGNORECASE)
 _COMPANIONS = ("config.json", "adapter_config.json", *KNOWN_FILES)
@@ -34,6 +36,8 @@ _MARKS = frozenset(
 )
 _RECORD = ".fetched.json"
 _CHUNK = 1 << 22
+# Bytes of one file of weights: the largest that hubs take have 50 GB.
+_MOST_OF_WEIGHTS = 10**12
 
 
 def is_url(text: str) -> bool:
@@ -112,7 +116,7 @@ class _Place:
         """What is known of one file of the folder; None when it is not there."""
         path = f"{self.folder}/{name}"
         try:
-            info = self.filesystem.info(path)
+            info = waited(lambda: self.filesystem.info(path), f"{self.url}/{name}")
             if info.get("type") == "directory":
                 return None
             # fsspec's own key knows nothing but the address on http, and retrained weights have the size of the old.
@@ -121,6 +125,8 @@ class _Place:
         except (FileNotFoundError, PermissionError):
             # Some stores answer "forbidden" for what does not exist.
             return None
+        except InputError:
+            raise
         except Exception as error:
             raise self.unreachable(error) from None
         return _File(path, info.get("size"), f"{info.get('size')} {mark}")
@@ -128,7 +134,10 @@ class _Place:
     def list(self) -> list[str]:
         """Names in the folder; empty where the store cannot list them."""
         try:
-            return sorted(path.rpartition("/")[2] for path in self.filesystem.ls(self.folder, detail=False))
+            names = waited(lambda: self.filesystem.ls(self.folder, detail=False), self.url)
+            return sorted(path.rpartition("/")[2] for path in names)
+        except InputError:
+            raise
         except Exception:
             return []
 
@@ -240,16 +249,25 @@ class _Mirror:
         if self._here(name, file):
             return
         partial = _partial(self.folder, name, file)
+        most = _most_bytes(name)
+        if file.size is not None and file.size > most:
+            raise self._too_large(name, f"has {file.size:,} bytes, expected at most {most:,}")
         with open(partial, "ab") as target:
             for chunk in self._chunks(file, target, bar):
                 target.write(chunk)
                 bar.advance(len(chunk))
+                if target.tell() > (most if file.size is None else file.size):
+                    break
             target.flush()
             os.fsync(target.fileno())
             size = target.tell()
+        if file.size is None and size > most:
+            partial.unlink()
+            raise self._too_large(name, f"has no size and does not end after {most:,} bytes")
+        if file.size is not None and size > file.size:
+            partial.unlink()
+            raise self._too_large(name, f"sends more than the {file.size:,} bytes that it announced")
         if file.size is not None and size != file.size:
-            if size > file.size:
-                partial.unlink()
             raise InputError(
                 f"the connection ended after {size} of {file.size} bytes",
                 where=f"{self.place.url}/{name}" if not self.place.single else self.place.url,
@@ -259,22 +277,31 @@ class _Mirror:
         self.record[name] = file.stamp
         staging.write_text(self.folder / _RECORD, json.dumps(self.record))
 
+    def _too_large(self, name: str, what: str) -> InputError:
+        where = f"{self.place.url}/{name}" if not self.place.single else self.place.url
+        return InputError(what, where=where, fix="Check the address")
+
     def _chunks(self, file: _File, target: Any, bar: progress.Bar) -> Iterator[bytes]:
         """The remote bytes from where `target` ends; from the beginning where the store cannot go on."""
         try:
-            with self.place.filesystem.open(file.path, "rb") as source:
+            with waited(lambda: self.place.filesystem.open(file.path, "rb"), self.place.url) as source:
                 if begun := target.tell():
                     try:
                         source.seek(begun)
                         bar.advance(begun)
                     except Exception:
                         target.truncate(0)
-                while chunk := source.read(_CHUNK):
+                while chunk := waited(lambda: source.read(_CHUNK), self.place.url):
                     yield chunk
         except (InputError, GeneratorExit):
             raise
         except Exception as error:
             raise self.place.unreachable(error, ": what was fetched is kept") from None
+
+
+def _most_bytes(name: str) -> int:
+    """What a file of this name holds at most: configs and tokenizers take little, weights may take a disk."""
+    return _MOST_OF_WEIGHTS if any(Path(name).suffix in kind.suffixes for kind in formats()) else MOST_BYTES
 
 
 def _partial(folder: Path, name: str, file: _File) -> Path:
