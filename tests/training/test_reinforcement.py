@@ -168,7 +168,7 @@ def test_proximal_policy_optimisation_by_hand() -> None:
     losses = rollouts("reft", value=2.0).losses(tokens)
     # The larger error of a value and of the clipped one: 0.9, 0.5 (not 0.2), 0.5.
     assert losses.tolist() == pytest.approx([-1.2 + 0.81, math.exp(0.5) + 0.25, 0.8 + 0.25], rel=1e-5)
-    losses.sum().backward()
+    losses.sum().backward()  # type: ignore[no-untyped-call]
     assert policy.grad is not None
     assert values.grad is not None
     assert policy.grad.tolist() == pytest.approx([0, math.exp(0.5), 0], rel=1e-5)

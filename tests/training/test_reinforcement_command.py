@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from training_runs import rows, told
 
 SHORT = ("--steps", 2, "--every", 2, "--batch", 4, "--learning-rate", 0.01, "--test", 4, "--quiet")
@@ -95,6 +96,29 @@ def test_values_are_trained_beside_the_model_and_rewards_end_samples(
     assert float(state["value:objective.value_head"].abs().max()) > 0
     assert float(state["value:objective.value_head.bias"].abs().max()) > 0
     assert not any("value_head" in name for name in load_file(run / "adapter" / "adapter_model.safetensors"))
+
+
+@pytest.mark.slow
+def test_the_recipe_of_reft_learns_right_answers_first_and_keeps_near_them(
+    cli: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    recipe = yaml.safe_load((Path(__file__).parents[2] / "recipes" / "reft.yaml").read_text())
+    first, second = recipe["first"][0]["train"], recipe["round"][0]["train"]
+    second["options"]["reward"] = {"partial_credit": {"reads": "text"}}
+    for stage, steps in ((first, 40), (second, 10)):
+        stage |= {"steps": steps, "batch": 8, "learning_rate": 0.02 if stage is first else 0.002}
+    recipe |= {"base": str(small_world / "base"), "tasks": [str(small_world / "tasks" / "first")], "others": None}
+    recipe["training"] = {"every": 10}
+    (tmp_path / "reft.yaml").write_text(yaml.safe_dump(recipe | {"test": 16}))
+    answer = cli("train", tmp_path / "reft.yaml", "--out", tmp_path / "run", "--quiet", "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert [one["stage"] for one in found["stages"]] == ["train", "train"]
+    assert found["tokens_generated"] > 0
+    inner = next((tmp_path / "run" / "stages").glob("0001-01-train")) / "run"
+    # Before the second training nothing is apart from the model that the first one made.
+    assert rows(inner, "SELECT max(abs(kl)) < 1e-5 FROM examples WHERE step = 1") == [(1,)]
+    assert found["stages"][0]["last_loss"] < 0.9 * found["stages"][0]["first_loss"]
 
 
 BAD: dict[str, tuple[list[Any], str]] = {

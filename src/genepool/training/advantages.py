@@ -44,4 +44,5 @@ def whitened(parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     whole = torch.cat(list(parts))
     centred = whole - whole.mean()
     variance = centred.square().sum() / max(1, len(whole) - 1)
-    return list((centred * torch.rsqrt(variance + 1e-8)).split([len(part) for part in parts]))
+    white = centred * torch.rsqrt(variance + 1e-8)
+    return list(torch.split(white, [len(part) for part in parts]))

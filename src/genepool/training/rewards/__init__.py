@@ -53,6 +53,7 @@ class Reward(ABC):
         name: what `reward` calls it; its file's name.
         source: where it comes from.
         when: one sentence on what it is for.
+        reads_answers: whether it compares a sample with the right answer, which must be known for that.
         follows_majority: whether samples are good for being like the others, which must be right for that.
         Options: the model of its options.
         models: those of its options that name a model, which decides the bits of a training by its fingerprint.
@@ -61,6 +62,7 @@ class Reward(ABC):
     name: ClassVar[str]
     source: ClassVar[str]
     when: ClassVar[str]
+    reads_answers: ClassVar[bool] = False
     follows_majority: ClassVar[bool] = False
     Options: ClassVar[type[RewardOptions]] = RewardOptions
     models: ClassVar[tuple[str, ...]] = ()
@@ -125,6 +127,11 @@ class Rewards:
             (find_reward(name, {key: value for key, value in said.items() if key != "weight"}), said.get("weight", 1.0))
             for name, said in _as_options(named).items()
         ]
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether one of them compares samples with right answers."""
+        return any(reward.reads_answers for reward, _ in self._parts)
 
     @property
     def follows_majority(self) -> bool:

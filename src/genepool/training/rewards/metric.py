@@ -14,6 +14,7 @@ class MetricReward(Reward):
 
     name = "metric"
     source = "verifiable rewards: Lambert et al., Tulu 3, arXiv:2411.15124"
+    reads_answers = True
     when = "the right answer is known or can be checked"
 
     def score(self, samples: Sequence[Sample]) -> list[float]:

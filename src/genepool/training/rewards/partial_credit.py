@@ -32,6 +32,7 @@ class PartialCreditReward(Reward):
     name = "partial_credit"
     source = "Luong et al., ReFT, arXiv:2401.08967: 0.1 for a wrong number"
     when = "right answers are numbers and a model first has to learn to give one"
+    reads_answers = True
     Options: ClassVar[type[RewardOptions]] = PartialCreditOptions
 
     def score(self, samples: Sequence[Sample]) -> list[float]:

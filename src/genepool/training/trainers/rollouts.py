@@ -198,10 +198,9 @@ class RolloutTrainer(Trainer):
         lessons = self.lessons.at(step // ask.iterations, self.recipe.batch)
         voters = draw_samples(self.model, lessons, ask.samples, ask.temperature, seed=self.recipe.seed, step=step)
         found = torch.tensor(self._rewards_of(voters, step)).reshape(-1, ask.samples)
-        solved = torch.tensor([_is_right(sample) for sample in voters]).reshape(-1, ask.samples).sum(1).tolist()
+        taught = self._are_taught(voters) if self.objective.teaches else [False] * len(lessons)
         rewards = found[:, : ask.group].contiguous()
         advantages = self.objective.advantages(rewards)
-        taught = [self.objective.is_taught(count) for count in solved]
         advantages[torch.tensor(taught)] = 0
         samples = [sample for number, sample in enumerate(voters) if number % ask.samples < ask.group]
         return Drawn(
@@ -213,6 +212,11 @@ class RolloutTrainer(Trainer):
             [lesson for lesson, one in zip(lessons, taught, strict=True) if one],
             [one for one in taught for _ in range(ask.group)],
         )
+
+    def _are_taught(self, samples: Sequence[Sample]) -> list[bool]:
+        """Whether each prompt is learned from its right answer."""
+        right, group = [_is_right(sample) for sample in samples], self.drawing.samples
+        return [self.objective.is_taught(sum(right[at : at + group])) for at in range(0, len(right), group)]
 
     def _rewards_of(self, samples: Sequence[Sample], step: int) -> list[float]:
         """The reward of each sample, NaN where it failed.

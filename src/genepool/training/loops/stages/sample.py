@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from genepool.errors import InputError
-from genepool.tasks import Task
+from genepool.tasks import LanguageModel, Task
 from genepool.tasks.metrics import find_metric
 from genepool.training.examples import TrainingExample
 from genepool.training.loops.data import Line, WrittenAnswer
 from genepool.training.loops.recipe import Loop
 from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace
-from genepool.training.rewards import Rewards
+from genepool.training.rewards import RewardInputs, Rewards
 from genepool.training.samples import Sample, draw_samples
 from genepool.training.trainers.rollouts import MOST_FAILED
+
+if TYPE_CHECKING:
+    import torch
 
 # Prompts between two looks at the budget of tokens. Fixed: what stands together decides when the budget is spent.
 _AT_ONCE = 16
@@ -27,8 +30,8 @@ class SamplingOptions(StageOptions):
     """How many answers are drawn, and how they are judged."""
 
     temperature: float = Field(default=1.0, gt=0, le=100, description="At which tokens are drawn.")
-    reward: str | dict[str, float] = Field(
-        default="metric", description="A reward, or several with their weights: {metric: 1, majority: 0.5}."
+    reward: str | dict[str, float | dict[str, Any]] = Field(
+        default="metric", description="A reward, or several with their weights or options, as for the objective grpo."
     )
     tokens: int | None = Field(
         default=None,
@@ -69,7 +72,7 @@ class SampleStage(Stage):
         ask = self.options
         lines = place.read(ask.of)
         model = place.load(place.model)
-        judge = Judge(ask.reward, place.tasks)
+        judge = Judge(ask.reward, place.tasks, model, place.loop.dtype)
         found: list[Line] = []
         tokens = 0
         for start in range(0, len(lines), _AT_ONCE):
@@ -90,15 +93,24 @@ class Judge:
     Args:
         reward: one, or several with their weights.
         tasks: whose examples are answered.
+        model: who writes; rewards that compare texts read them by it.
+        dtype: in what other models compute that rewards ask.
 
     Attributes:
         labels: of the known answers that were looked at.
     """
 
-    def __init__(self, reward: str | Mapping[str, float], tasks: Mapping[str, Task]) -> None:
+    def __init__(
+        self, reward: str | Mapping[str, Any], tasks: Mapping[str, Task], model: LanguageModel, dtype: str
+    ) -> None:
         self._rewards = Rewards(reward)
+
+        def embed(texts: Sequence[str]) -> list[torch.Tensor]:
+            return [layers[-1] for layers in model.hidden_states(list(texts))]
+
+        self._rewards.begin(RewardInputs(embed, str(model.device), dtype))
         self._tasks = tasks
-        self._looks = "metric" in ([reward] if isinstance(reward, str) else reward)
+        self._looks = self._rewards.reads_answers
         self._given = self._failed = 0
         self._why = ""
         self.labels: set[str] = set()
@@ -158,13 +170,14 @@ def described(lines: list[Line]) -> dict[str, float]:
     return {"reward": sum(every) / len(every), "best": sum(map(max, groups)) / len(groups)}
 
 
-def check_rewarded(reward: str | Mapping[str, float], tasks: Mapping[str, Task]) -> None:
+def check_rewarded(reward: str | Mapping[str, Any], tasks: Mapping[str, Task]) -> None:
     """Refuses a reward that there is none of, and tasks that nothing is written for.
 
     Raises:
         InputError: naming it.
     """
-    Rewards(reward)
+    # The models that its options name are there.
+    Rewards(reward).settings()
     for task in tasks.values():
         if find_metric(task.settings.metric).needs != "text":
             raise InputError(
