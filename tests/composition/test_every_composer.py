@@ -89,7 +89,7 @@ def test_skills_of_another_base_a_wrong_number_and_no_examples(bed: Bed, method:
     if low > 1:
         refused(bed.compose(method, count=1), f"{method} needs {low} or more skills, got 1")
     if high is not None:
-        refused(bed.compose(method, count=high + 1), f"{method} needs {high} skills, got {high + 1}")
+        refused(bed.compose(method, count=high + 1), f"{method} needs {high} skill{'s' * (high != 1)}, got {high + 1}")
     (bed.place / "tasks" / "one" / "train.jsonl").write_text("")
     refused(bed.compose(method), "one")
 

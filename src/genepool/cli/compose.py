@@ -100,7 +100,8 @@ def compose(
     record = said["record"]
     if "steps" in record:
         tables.print_text(f"{record['steps']:,} steps; the state of step {record['best_step']:,} is the best one")
-    tables.print_text(f"{out}: {_FORMS[found.form]} of {len(said['skills'])} skills by {said['method']}")
+    count = len(said["skills"])
+    tables.print_text(f"{out}: {_FORMS[found.form]} of {count} skill{'s' * (count != 1)} by {said['method']}")
 
 
 _FORMS = {"checkpoint": "a model", "adapter": "an adapter", "composition": "a composition"}

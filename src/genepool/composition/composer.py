@@ -132,7 +132,8 @@ class Composer(ABC, Generic[AnyComposerOptions]):
         low, high = cls.skills
         if count < low or (high is not None and count > high):
             many = f"{low} or more" if high is None else str(low) if low == high else f"{low} to {high}"
-            raise InputError(f"{cls.name} needs {many} skills, got {count}", where=where, fix="Name other skills")
+            asked = f"{many} skill{'s' * (many != '1')}"
+            raise InputError(f"{cls.name} needs {asked}, got {count}", where=where, fix=f"Name {asked}")
 
     @classmethod
     def parameters(cls) -> list[dict[str, Any]]:
