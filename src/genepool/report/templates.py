@@ -70,6 +70,7 @@ def _environment() -> Environment:
         verdict=text.verdict,
         duration=text.duration,
         count=text.count,
+        divergence=text.divergence,
         compact=text.compact,
         exact=text.exact,
         shortened=text.shortened,

@@ -93,6 +93,11 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60:,} h {minutes % 60:02d} min"
 
 
+def divergence(value: float | None) -> str:
+    """A divergence in nats: four decimals of a small one, else three digits; a dash where it is no number."""
+    return "–" if value is None else f"{value:.4f}" if value < 0.1 else f"{value:.3g}"
+
+
 def count(value: int | None) -> str:
     """A whole number with thousands separated; a dash when there is none."""
     return DASH if value is None else f"{value:,}"

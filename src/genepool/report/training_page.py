@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from genepool.errors import listed
+from genepool.report import markdown
 from genepool.report.comparison_page import Compared, comparison_markdown, comparison_values
 from genepool.report.flips import flips_of
 from genepool.report.templates import NARROW, WIDE, render_page
-from genepool.report.text import percent
+from genepool.report.text import divergence, percent
 from genepool.report.training_figure import training_figure
 from genepool.staging import write_text
 from genepool.training.folder import JOURNAL_FILE
@@ -51,7 +52,7 @@ def write_training(run: Path, told: dict[str, Any], gains: Gains, path: Path, *,
     compared = [Compared(gains.comparison, (), flips_of(gains.table, BEFORE, AFTER))]
     facts = _facts(told)
     if path.suffix == ".md":
-        text = f"# {headline(told)}\n\n{comparison_markdown(compared, facts)}"
+        text = f"# {headline(told)}\n\n{_writing_markdown(told)}{comparison_markdown(compared, facts)}"
     else:
         with Journal(run / JOURNAL_FILE) as journal:
             steps = [(float(row.step), row.loss) for row in journal.steps()]
@@ -70,7 +71,14 @@ def write_training(run: Path, told: dict[str, Any], gains: Gains, path: Path, *,
             if (points := [(float(step), said[name]) for step, said in means.items() if name in said])
         ]
         text = render_page(
-            "train.html.j2", title, **values, curves=curves, validations=validations, numbers=numbers, lead=_lead(told)
+            "train.html.j2",
+            title,
+            **values,
+            curves=curves,
+            validations=validations,
+            numbers=numbers,
+            lead=_lead(told),
+            writing=told.get("writing") or [],
         )
     write_text(path, text, overwrite=overwrite)
     return path
@@ -80,6 +88,18 @@ def headline(told: dict[str, Any]) -> str:
     """What was gained and what was forgotten, in one sentence."""
     gained = [f"{row['task']} from {percent(row['before'])}% to {percent(row['after'])}%" for row in told["target"]]
     return f"{listed(gained)}; {_kept(told['others'])}"
+
+
+def _writing_markdown(told: dict[str, Any]) -> str:
+    """How long answers are and how far the model moved, as a table."""
+    if not (writing := told.get("writing")):
+        return ""
+    heads = ("task", "answers", "tokens before", "tokens after", "KL to the base, nats per token")
+    rows = [
+        (row["task"], f"{row['n']:,}", f"{row['before']:.1f}", f"{row['after']:.1f}", divergence(row["kl"]))
+        for row in writing
+    ]
+    return "\n".join(markdown.table(heads, rows)) + "\n"
 
 
 def _kept(others: list[dict[str, Any]]) -> str:
@@ -122,12 +142,30 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
         "objective": told["objective"],
         **({"options": ", ".join(f"{key}: {value}" for key, value in options.items())} if options else {}),
         **({"samples": samples} if (samples := _samples(told.get("samples"))) else {}),
+        **({"running mean": mean} if (mean := _named(told.get("average"))) else {}),
+        **({"examples by task": drawn} if (drawn := _named(told.get("drawn"))) else {}),
         "steps": f"{told['steps']:,}{early}; the state of step {told['best_step']:,} was written",
         "learning rate": f"{told['learning_rate']:.3g}",
         "examples": f"{told['examples']['train']:,} to train on, {told['examples']['valid']:,} to validate on",
+        **({"cost": cost} if (cost := _cost(told)) else {}),
         "seed": str(told["seed"]),
         "genepool": version("genepool"),
     }
+
+
+def _named(values: dict[str, Any] | None) -> str:
+    """Numbers by their names."""
+    return ", ".join(f"{name}: {value}" for name, value in (values or {}).items())
+
+
+def _cost(told: dict[str, Any]) -> str:
+    """What the training computed: what a control must have as much of."""
+    if (cost := told.get("cost")) is None:
+        return ""
+    rounds = cost["examples"] / max(1, told["examples"]["train"])
+    what = "samples" if "samples" in told else f"examples ({rounds:.1f} rounds of all)"
+    wrote = f", {cost['tokens']:,} tokens written" if cost["tokens"] else ""
+    return f"{cost['steps']:,} steps, {cost['examples']:,} {what}{wrote}"
 
 
 def _samples(counts: dict[str, int] | None) -> str:

@@ -165,6 +165,23 @@ def _are_counts(value: object) -> bool:
     return all(is_whole(value.get(key)) for key in ("drawn", "learned_from", "failed", *groups, *taught))
 
 
+def _is_writing(value: object) -> bool:
+    """Whether it is what `train.json` says a model writes to the examples of one task."""
+    if not isinstance(value, dict) or not is_text(value.get("task")) or not is_whole(value.get("n"), 1):
+        return False
+    numbers = [value.get("before"), value.get("after"), *([] if value.get("kl") is None else [value["kl"]])]
+    shown = value.get("shown")
+    return all(map(is_number, numbers)) and isinstance(shown, list) and all(map(_is_shown, shown))
+
+
+def _is_shown(value: object) -> bool:
+    return isinstance(value, dict) and all(map(is_text, map(value.get, ("id", "prompt", "answer", "before", "after"))))
+
+
+def _are_whole(value: object) -> bool:
+    return isinstance(value, dict) and all(map(is_whole, value.values()))
+
+
 # What the rest of the house reads of `train.json`.
 _KEYS: dict[str, Callable[[Any], bool]] = {
     "result": lambda value: value in RESULTS,
@@ -181,6 +198,10 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
     "examples": lambda value: isinstance(value, dict) and all(is_whole(value.get(key)) for key in ("train", "valid")),
     "options": lambda value: value is None or isinstance(value, dict),
     "samples": lambda value: value is None or _are_counts(value),
+    "average": lambda value: value is None or isinstance(value, dict),
+    "drawn": lambda value: value is None or _are_whole(value),
+    "cost": lambda value: value is None or (_are_whole(value) and {"steps", "examples", "tokens"} <= value.keys()),
+    "writing": lambda value: value is None or (isinstance(value, list) and all(map(_is_writing, value))),
     "target": _are_rows,
     "others": _are_rows,
 }

@@ -38,6 +38,7 @@ from genepool.training.reward_ensemble import RewardModelSource
 from genepool.training.rollout_objective import RolloutObjective
 from genepool.training.session import Session
 from genepool.training.states import States
+from genepool.training.writing import measure_writing
 from genepool.weights import Weights, open_weights, without_head
 from genepool.weights.float_rows import first_nonfinite
 
@@ -290,7 +291,7 @@ class Run:
 
     def finish(self, ledger: str | Path | None) -> tuple[dict[str, Any], Gains]:
         """Writes the best state as a skill, measures it before and after, and records the end."""
-        told, tuned = self._written()
+        told, tuned = self._written(measured=True)
         gains = self._measure(tuned, ledger)
         told = {**told, **gains.to_dict()}
         self._write_told(told)
@@ -298,12 +299,12 @@ class Run:
 
     def finish_unmeasured(self) -> dict[str, Any]:
         """Writes the best state as a skill and records the end; base and result are asked nothing."""
-        told, _ = self._written()
+        told, _ = self._written(measured=False)
         told = {**told, "target": [], "others": [], "flips": []}
         self._write_told(told)
         return told
 
-    def _written(self) -> tuple[dict[str, Any], Weights | RewardModelSource]:
+    def _written(self, *, measured: bool) -> tuple[dict[str, Any], Weights | RewardModelSource]:
         """Writes the best state as a skill: what is told of it, scores left out, and the model with it."""
         session, last = self._session, self.states.kept()[-1]
         assert session is not None
@@ -315,12 +316,28 @@ class Run:
         with session.optimiser.in_place():
             session.trained.write(result, session.result(), base, self._lineage(best), control)
         tuned = self.opened.tuned(result)
+        # What rewards does not write, nor does a base that needed a head.
+        writes = measured and not isinstance(tuned, RewardModelSource) and self.opened.head is None
+        written = self._writing(session) if writes else []
         # The model that was trained is as large as each of the two that are asked afterwards.
         rate = session.optimiser.settings.learning_rate
         self._session = None
         del session
         fingerprint = tuned.fingerprint if isinstance(tuned, RewardModelSource) else tuned.fingerprint()
-        return self._told(result.name, best, last, rate, fingerprint), tuned
+        told = self._told(result.name, best, last, rate, fingerprint)
+        return {**told, **({"writing": written} if written else {})}, tuned
+
+    def _writing(self, session: Session) -> list[dict[str, Any]]:
+        """What the model writes now, and wrote as its base."""
+        with torch_threads(self.threads):
+            return measure_writing(
+                session,
+                self.opened.base,
+                (*self.opened.lessons.tasks, *self.opened.others),
+                seed=self.recipe.seed,
+                control=self.recipe.made_objective().control,
+                limit=self.recipe.test,
+            )
 
     def measure_again(self, told: dict[str, Any], ledger: str | Path | None) -> tuple[dict[str, Any], Gains]:
         """Asks base and result of a finished training what is to be asked now, and records that instead."""
@@ -382,6 +399,12 @@ class Run:
             return {"samples": self.journal.samples(objective.drawing.group)}
         return {}
 
+    def _cost(self, steps: int) -> dict[str, int]:
+        """What controls must have as much of: steps, examples or samples that they saw, and tokens that they wrote."""
+        samples = isinstance(self.recipe.made_objective(), RolloutObjective)
+        tokens = self.journal.generated() if samples else 0
+        return {"steps": steps, "examples": sum(self.journal.drawn().values()), "tokens": tokens}
+
     def _head(self) -> dict[str, Any]:
         """The head that was made fresh, and what stands before it in the table."""
         if (head := self.opened.head) is None:
@@ -410,6 +433,7 @@ class Run:
             **({} if recipe.shares is None else {"drawn": self.journal.drawn()}),
             **self._learned_from(),
             **({"control": control.to_dict()} if (control := self.recipe.made_objective().control) else {}),
+            "cost": self._cost(last),
             "validations": [asdict(one) for one in self._recorded()],
         }
 

@@ -91,6 +91,14 @@ class Trained(ABC):
     def as_begun(self) -> AbstractContextManager[None]:
         """Inside, the model is what it was when it was remembered: nothing that was trained counts."""
 
+    def undone(self, base: Weights) -> AbstractContextManager[None]:
+        """Inside, the model is what it was loaded as; afterwards what was trained may be lost.
+
+        Args:
+            base: what it was loaded from.
+        """
+        return self.as_begun()
+
     def learning_rate(self) -> float:
         """What the hidden size asks for."""
         # Of vectors and matrices the matrices' inputs say how wide the layers are; the median is that of the layers.
@@ -363,6 +371,11 @@ class FullFineTune(Trained):
             yield
         finally:
             self.model.model = trained
+
+    @contextmanager
+    def undone(self, base: Weights) -> Iterator[None]:
+        self.model.assign(base)
+        yield
 
     def write(
         self,
