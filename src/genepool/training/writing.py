@@ -113,11 +113,11 @@ def measure_writing(
                 kl = float(torch.cat([drawn_divergences(p.double(), q.double()) for p, q in pairs]).mean())
                 examples = [lesson.example for lesson in lessons[name]]
                 shown = tuple(
-                    WritingShown(one.id, one.prompt, one.answer, old[0], new[0])
-                    for one, old, new in list(zip(examples, before, after[name], strict=True))[:SHOWN]
+                    WritingShown(one.id, one.prompt, one.answer, was[0], now[0])
+                    for one, was, now in list(zip(examples, before, after[name], strict=True))[:SHOWN]
                 )
-                lengths = [sum(tokens for _, tokens in part) / len(part) for part in (before, after[name])]
-                found.append(asdict(Writing(name, len(examples), *lengths, kl if math.isfinite(kl) else None, shown)))
+                old, new = (sum(tokens for _, tokens in part) / len(part) for part in (before, after[name]))
+                found.append(asdict(Writing(name, len(examples), old, new, kl if math.isfinite(kl) else None, shown)))
     return found
 
 
