@@ -150,7 +150,7 @@ def test_a_fresh_head_is_the_same_in_every_run_and_goes_on_to_the_same_bits(
 
 def test_the_head_begins_as_transformers_begins_one(world: Path) -> None:
     from genepool.tasks import open_model
-    from genepool.training.trained import draw_head
+    from genepool.training.fresh_head import draw_head
 
     base = BaseWithHead(open_weights(world / "masked"), ClassHead("BertForSequenceClassification", ("x", "y")))
     assert set(base.modules) == {"classifier", "bert.pooler"}

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +30,14 @@ from genepool.training.folder import (
 from genepool.training.gains import Gains, measure_gains
 from genepool.training.journal import Journal, StepRow, Validation, digest_of
 from genepool.training.metrics_log import MetricsLog
-from genepool.training.objectives import AlignedObjective, LabelledObjective
+from genepool.training.objectives import AlignedObjective
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.reward_ensemble import RewardModelSource
-from genepool.training.rollout_objective import RolloutObjective
 from genepool.training.session import Session
 from genepool.training.states import States
+from genepool.training.told import Ending, described, lineage
 from genepool.training.writing import measure_writing
-from genepool.weights import Weights, open_weights, without_head
+from genepool.weights import Weights, open_weights
 from genepool.weights.float_rows import first_nonfinite
 
 # Entries of a model below which one thread is as fast as two, and several times faster on a machine that is busy.
@@ -314,7 +312,7 @@ class Run:
         base = self.opened.base
         control = self.recipe.made_objective().control
         with session.optimiser.in_place():
-            session.trained.write(result, session.result(), base, self._lineage(best), control)
+            session.trained.write(result, session.result(), base, lineage(self.opened, best), control)
         tuned = self.opened.tuned(result)
         # What rewards does not write, nor does a base that needed a head.
         writes = measured and not isinstance(tuned, RewardModelSource) and self.opened.head is None
@@ -324,7 +322,7 @@ class Run:
         self._session = None
         del session
         fingerprint = tuned.fingerprint if isinstance(tuned, RewardModelSource) else tuned.fingerprint()
-        told = self._told(result.name, best, last, rate, fingerprint)
+        told = described(self.opened, self.journal, Ending(result.name, best, last, rate, fingerprint))
         return {**told, **({"writing": written} if written else {})}, tuned
 
     def _writing(self, session: Session) -> list[dict[str, Any]]:
@@ -367,75 +365,6 @@ class Run:
             staging.write_text(result / "README.md", card(told))
         text = json.dumps(told, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         staging.write_text(self.out / RESULT_FILE, text)
-
-    def _lineage(self, step: int) -> dict[str, Any]:
-        return {
-            "made_by": "train",
-            "base": {"name": self.recipe.base, "fingerprint": without_head(self.opened.base).fingerprint()},
-            "objective": self.recipe.objective,
-            **({"options": options} if (options := self._options()) else {}),
-            **({} if self.recipe.average is None else {"average": self.recipe.average.model_dump(mode="json")}),
-            "tasks": [task.name for task in self.opened.lessons.tasks],
-            "lessons": self.opened.lessons.digest(),
-            "steps": step,
-            "seed": self.recipe.seed,
-            "genepool": version("genepool"),
-        }
-
-    def _options(self) -> dict[str, Any]:
-        """Those of the objective, defaults included."""
-        return self.recipe.made_objective().options.model_dump(mode="json")
-
-    def _learned_from(self) -> dict[str, Any]:
-        """What of the data there was nothing to learn from, where something is left out; how many labels there were."""
-        objective = self.recipe.made_objective()
-        if objective.reads_pairs:
-            return {"equal_pairs": self.opened.lessons.equal}
-        if isinstance(objective, LabelledObjective):
-            train = self.opened.lessons.train
-            accepted = sum(lesson.good for lesson in train)
-            return {"labels": {"accepted": accepted, "rejected": len(train) - accepted}}
-        if isinstance(objective, RolloutObjective):
-            return {"samples": self.journal.samples(objective.drawing.group)}
-        return {}
-
-    def _cost(self, steps: int) -> dict[str, int]:
-        """What controls must have as much of: steps, examples or samples that they saw, and tokens that they wrote."""
-        samples = isinstance(self.recipe.made_objective(), RolloutObjective)
-        tokens = self.journal.generated() if samples else 0
-        return {"steps": steps, "examples": sum(self.journal.drawn().values()), "tokens": tokens}
-
-    def _head(self) -> dict[str, Any]:
-        """The head that was made fresh, and what stands before it in the table."""
-        if (head := self.opened.head) is None:
-            return {}
-        return {"head": {**head.to_dict(), "before": self.opened.before.name}}
-
-    def _told(self, result: str, best: int, last: int, rate: float, fingerprint: str) -> dict[str, Any]:
-        recipe, lessons = self.recipe, self.opened.lessons
-        return {
-            "schema": 1,
-            "result": result,
-            "base": {"path": recipe.base, "fingerprint": without_head(self.opened.base).fingerprint()},
-            **self._head(),
-            "fingerprint": fingerprint,
-            "form": recipe.form,
-            "objective": recipe.objective,
-            **({"options": options} if (options := self._options()) else {}),
-            "steps": last,
-            "best_step": best,
-            "stopped_early": last < recipe.steps,
-            "learning_rate": rate,
-            "seed": recipe.seed,
-            "asked": self.opened.asked(),
-            "examples": {"train": len(lessons.train), "valid": len(lessons.valid)},
-            **({} if recipe.average is None else {"average": recipe.average.model_dump(mode="json")}),
-            **({} if recipe.shares is None else {"drawn": self.journal.drawn()}),
-            **self._learned_from(),
-            **({"control": control.to_dict()} if (control := self.recipe.made_objective().control) else {}),
-            "cost": self._cost(last),
-            "validations": [asdict(one) for one in self._recorded()],
-        }
 
 
 def choices_of(model: Network) -> object:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.checked import printable
 from genepool.errors import InputError, one_line
-from genepool.seeding import derive, torch_generator
+from genepool.seeding import torch_generator
 from genepool.staging import staged_folder
 from genepool.tasks import LanguageModel
 from genepool.tasks.models.sequence_classifier import SequenceClassifier
+from genepool.training.fresh_head import draw_head
 from genepool.training.layers import TrainedModules, trained_modules
 from genepool.training.objectives.reward_model import RewardModelObjective
 from genepool.training.recipe import Lora, Training
@@ -312,21 +313,6 @@ def modules_of(kind: type[Network], network: Any, weights: Weights, lora: Lora) 
     """
     fresh = weights.modules if isinstance(weights, BaseWithHead) else ()
     return trained_modules(network, kind.heads_of(network), fresh, lora.targets, f"{weights.name}:lora.targets")
-
-
-def draw_head(model: Network, base: BaseWithHead, seed: int) -> None:
-    """Gives a head that the base lacks its start, as transformers begins one, each module from its own (seed, name)."""
-    import torch
-
-    network = model.model
-    for name in base.modules:
-        for inner, module in network.get_submodule(name).named_modules(prefix=name):
-            for parameter in module.parameters(recurse=False):
-                # transformers leaves alone what it has loaded, and these zeros it has.
-                parameter._is_hf_initialized = False
-            with torch.random.fork_rng(), torch.no_grad():
-                torch.manual_seed(derive(seed, "head", inner))
-                network._init_weights(module)
 
 
 class FullFineTune(Trained):
