@@ -10,9 +10,10 @@ from importlib.metadata import version
 from typing import Any
 
 from genepool.training.journal import Journal
-from genepool.training.objectives import LabelledObjective, RolloutObjective
+from genepool.training.objectives import LabelledObjective
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training
+from genepool.training.rollout_objective import RolloutObjective
 from genepool.weights import without_head
 
 
