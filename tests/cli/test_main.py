@@ -12,6 +12,7 @@ import typer
 
 from genepool import progress
 from genepool.cli import main as command_line
+from genepool.cli import options
 from genepool.errors import CheckFailed, InputError
 from genepool.tasks import Ledger, Outcome
 from genepool.tasks.exchange import export_outcomes
@@ -142,3 +143,13 @@ def test_an_option_that_says_nothing_without_another_is_not_passed_over(
     answer = cli(*call)
     assert (answer.code, answer.out) == (2, "")
     assert answer.err == f"error: {option}: has no effect without {other}. Add {other}, or leave it out.\n"
+
+
+def test_settings_are_read_as_yaml_and_each_once() -> None:
+    found = options.settings(["steps=10", "choice=top", "rates=[0.1, 1e-3]", "none=null", "empty=", "odd=!!int abc"])
+    assert found == {
+        "steps": 10, "choice": "top", "rates": [0.1, "1e-3"], "none": None, "empty": None, "odd": "!!int abc",
+    }  # fmt: skip
+    assert options.settings(["deep=" + "[" * 5000]) == {"deep": "[" * 5000}
+    with pytest.raises(InputError, match="--set: steps is set twice"):
+        options.settings(["steps=1", "steps=2"])

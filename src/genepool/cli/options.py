@@ -278,19 +278,21 @@ def settings(pairs: list[str]) -> dict[str, Any]:
     """What KEY=VALUE pairs of --set say; values are read as YAML.
 
     Raises:
-        InputError: a pair has no `=`, or no key.
+        InputError: a pair has no `=` or no key, or a key is set twice.
     """
-    import yaml
-
     from genepool.errors import InputError
+    from genepool.schema import parsed_documents
 
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise InputError(f"got {pair!r}, expected KEY=VALUE", where="--set", fix="Write it like steps=100")
+        if key in found:
+            raise InputError(f"{key} is set twice", where="--set", fix="Leave one of them out")
         try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            said = parsed_documents(value, Path("--set"))
+            found[key] = said[0] if said else None
+        except InputError:
             found[key] = value
     return found
