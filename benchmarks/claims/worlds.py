@@ -27,7 +27,7 @@ Scores = dict[str, np.ndarray]
 #: The testbed of populations, which `breeding` opens.
 BREEDING = "breeding"
 # The kinds of model that testbeds hold, by the testbed; causal language models where nothing is said.
-_ASKED = {"digits": "digits", "sentences": "classifier"}
+_ASKED = {"digits": "digits", "sentences": "sequence_classifier"}
 # Examples of each task that settings are chosen on, and that results are told on.
 LIMITS = {"valid": 256, "test": 512}
 

@@ -265,6 +265,7 @@ CLAIMS = (
 
 #: Claims that no testbed can answer yet, and why.
 UNASKED_CLAIMS = {
-    "temperatures": "adaptive decoding against the best fixed temperature needs tasks with many right answers",
+    "temperatures": "every task of these testbeds has one right answer, for which the lowest temperature is the best; "
+    "adaptive decoding against the best fixed one needs tasks with many right answers beside such tasks",
     "fusion, the gap": "`python -m benchmarks.composition_logits` asks it, with a small and a large model",
 }
