@@ -157,7 +157,7 @@ class LearningBed(Bed):
 
     @cached_property
     def marked(self) -> Data:
-        """Prompts with one answer each and its label; a share `WRONG` of them is wrong and was written by the base."""
+        """Labelled answers of the main prompts: a right one of each, and wrong ones of the base so that `WRONG` are."""
         lines = [{"prompt": p, "completion": a, "label": good} for p, a, good in self._marked]
         return self.written("marked", lines, len(lines), self._wrong[1])
 
@@ -175,12 +175,13 @@ class LearningBed(Bed):
 
     @cached_property
     def _marked(self) -> list[tuple[str, str, bool]]:
-        """Prompt, answer, and whether that is right: two wrong ones among every five."""
+        """Prompt, answer, and whether that is right."""
         found, _ = self._wrong
-        wrongs = [int((at + 1) * WRONG) > int(at * WRONG) for at in range(len(found))]
-        return [
-            (one.prompt, wrong if bad else one.answer, not bad) for (one, wrong), bad in zip(found, wrongs, strict=True)
-        ]
+        bad = round(len(found) * WRONG / (1 - WRONG))
+        good = [(one.prompt, one.answer, True) for one, _ in found]
+        # A prompt's own answer stands before its wrong one, the last ones with both kinds: a run looks at them.
+        turned = [(one.prompt, wrong, False) for one, wrong in found[-bad:]]
+        return good[:-bad] + [line for both in zip(good[-bad:], turned, strict=True) for line in both]
 
     def samples_of(self, teacher: str, count: int) -> Data:
         """Prompts with answers that a teacher drew at temperature 1, so many to each, whether right or wrong."""

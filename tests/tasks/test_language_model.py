@@ -217,3 +217,31 @@ def test_a_merge_in_memory_has_the_tokenizer_its_recipe_names(tiny_model: Callab
     assert template() is None
     assert template(tokenizer=str(other)) == "theirs"
     assert template(tokenizer=str(other), chat_template="{{ ours }}") == "{{ ours }}"
+
+
+def test_what_is_predicted_of_answers_is_that_of_the_whole_text_and_prompts_are_spared(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from genepool.tasks.answers import Question
+
+    model = LanguageModel.load(open_weights(tiny_model()))
+    asked = [Question("a", "R:hello=", "olleh"), Question("b", "R:ab=", "ba"), Question("c", "S:zyx=", "xyz")]
+    (batch,) = model.answer_batches(asked, 8, closed=True, packed=False)
+    with torch.no_grad():
+        whole = model.model(**batch.inputs, use_cache=False).logits[batch.rows, batch.places]
+        kept: list[int] = []
+        forward = model.model.forward
+        assert model.last_logits_only
+
+        def noting(*arguments: Any, **named: Any) -> Any:
+            kept.append(named["logits_to_keep"])
+            return forward(*arguments, **named)
+
+        monkeypatch.setattr(model.model, "forward", noting)
+        spared = model.answer_logits(batch)
+    width = batch.inputs["input_ids"].shape[1]
+    assert kept == [width - int(batch.places.min())]
+    assert kept[0] < width
+    assert torch.allclose(spared, whole, atol=1e-5)

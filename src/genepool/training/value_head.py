@@ -61,7 +61,7 @@ class LogitInputs:
         Raises:
             InputError: the model computes its logits past the layer that it names.
         """
-        return self._at(batch.rows, batch.places)
+        return self._at(batch, batch.rows, batch.places)
 
     def at_ends(self, batch: AnswerBatch) -> torch.Tensor:
         """The state at the last target of every question, which has read all of it, shape (questions, hidden), float32.
@@ -72,13 +72,15 @@ class LogitInputs:
         import torch
 
         last = torch.bincount(batch.owners).cumsum(0) - 1
-        return self._at(batch.rows[last], batch.places[last] + 1)
+        return self._at(batch, batch.rows[last], batch.places[last] + 1)
 
-    def _at(self, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    def _at(self, batch: AnswerBatch, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         if self._hidden is None:
             raise self._none(self._model)
         hidden: torch.Tensor = self._hidden
-        return hidden[rows.to(hidden.device), places.to(hidden.device)].float()
+        # The layer is given the last places alone, from the first one of which something is asked.
+        spared = batch.inputs["input_ids"].shape[1] - hidden.shape[1]
+        return hidden[rows.to(hidden.device), (places - spared).to(hidden.device)].float()
 
     def _none(self, model: Network) -> InputError:
         return InputError(

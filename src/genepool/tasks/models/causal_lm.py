@@ -75,8 +75,11 @@ class LanguageModel(WritingNetwork):
         """See `Model.answer_logits`."""
         inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
         begins = {} if "position_ids" in inputs else self.answers_begin(batch.last)
-        logits: torch.Tensor = self.model(**inputs, use_cache=False, **begins).logits
-        return logits[batch.rows.to(self.device), batch.places.to(self.device)].float()
+        # Before the first answer of the batch nothing is asked; with a large vocabulary, logits are most of the memory.
+        unread = int(batch.places.min()) if self.last_logits_only and not begins else 0
+        spared = {"logits_to_keep": inputs["input_ids"].shape[1] - unread} if unread else {}
+        logits: torch.Tensor = self.model(**inputs, use_cache=False, **begins, **spared).logits
+        return logits[batch.rows.to(self.device), (batch.places - unread).to(self.device)].float()
 
     def forced_answers(
         self, prompts: Sequence[str], answers: Sequence[str], decoding: Decoding, strip: bool, batch_size: int
