@@ -96,7 +96,7 @@ def trained(
 def _sft_then_dpo(bed: LearningBed, rate: float) -> Learned:
     """Half of the steps each; the supervised half at a rate of its own, the one that is best for it alone."""
     first = _best(bed, lambda one: bed.learn(bed.chosen, learning_rate=one, steps=STEPS // 2))
-    second = bed.learn(bed.pairs, base=first.model, learning_rate=rate, steps=STEPS // 2, objective="dpo")
+    second = bed.learn(bed.preferences, base=first.model, learning_rate=rate, steps=STEPS // 2, objective="dpo")
     return second.after(first)
 
 
@@ -142,7 +142,7 @@ ARMS = (
           lambda bed: Learned(_specialist(bed))),
     # Preferences.
     trained("sft on chosen", "supervised, on the chosen answers of the pairs", lambda bed: bed.chosen),
-    trained("dpo", "DPO on the pairs", lambda bed: bed.pairs, objective="dpo"),
+    trained("dpo", "DPO on the pairs", lambda bed: bed.preferences, objective="dpo"),
     Arm("sft then dpo", "half of the steps supervised, then half by DPO, on the same pairs", _sft_then_dpo),
     # Forgetting.
     trained("sft", "supervised, on right answers", lambda bed: bed.labelled),

@@ -16,7 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.composition.bed import TINY, Bed
-from genepool.tasks import Example, open_model
+from genepool.tasks import Example, decoding, open_model
 from genepool.tasks.models import Source
 from genepool.training import Training, run_training, samples
 from genepool.training.examples import TrainingExample
@@ -142,7 +142,7 @@ class LearningBed(Bed):
         return found, tokens
 
     @cached_property
-    def pairs(self) -> Data:
+    def preferences(self) -> Data:
         """Prompts with the right answer and a wrong one that the base wrote."""
         found, tokens = self._wrong
         lines = [{"prompt": one.prompt, "chosen": one.answer, "rejected": wrong} for one, wrong in found]
@@ -150,7 +150,7 @@ class LearningBed(Bed):
 
     @cached_property
     def chosen(self) -> Data:
-        """The chosen answers of `pairs` as plain answers; what their other sides cost is theirs too."""
+        """The chosen answers of `preferences` as plain answers; what their other sides cost is theirs too."""
         found, tokens = self._wrong
         lines = [{"prompt": one.prompt, "answer": one.answer} for one, _ in found]
         return self.written("chosen", lines, len(lines), tokens)
@@ -269,7 +269,7 @@ class LearningBed(Bed):
 @contextmanager
 def counting_tokens() -> Iterator[list[int]]:
     """Inside, the tokens of all samples that trainings draw are counted; what is judged by writing is not."""
-    counted, write = [0], samples.generate_tokens
+    counted, write = [0], decoding.generate_tokens
 
     def counted_tokens(*arguments: Any, **named: Any) -> Any:
         written = write(*arguments, **named)

@@ -27,8 +27,8 @@ def main(shape_name: str, device: str, method: str, form: str, folder: str, told
     recipe = Training(
         base=str(place / "base"),
         tasks=(str(place / "tasks" / ("dpo" if method == "dpo" else "sft") / "words"),),
-        form=form,  # type: ignore[arg-type]
-        lora={"rank": RANK, "alpha": ALPHA},  # type: ignore[arg-type]
+        form=form,
+        lora={"rank": RANK, "alpha": ALPHA},
         objective=OBJECTIVES[method],
         options={"samples": SAMPLES} if method == "grpo" else {},
         steps=shape.steps,
@@ -40,7 +40,7 @@ def main(shape_name: str, device: str, method: str, form: str, folder: str, told
         valid=1,
         test=1,
         threads=1,
-        dtype=shape.dtype,  # type: ignore[arg-type]
+        dtype=shape.dtype,
     )
     with patch.object(session.Session, "gradients", clock.ticking(session.Session.gradients)):
         run_training(recipe, place / f"ours-{method}-{form}", ledger=":memory:", device=device, overwrite=True)
