@@ -1,6 +1,7 @@
 """What is measured: trainings with their settings and what they learn from, and the models they are compared with.
 
-The learning rate of an arm is the best of `RATES` on the validation split of the target, unless the arm names others.
+The learning rate of an arm is the best of `RATES` on the validation split of the target with the first seed, unless the
+arm names others.
 Whatever is the same for two arms of a claim is said once: steps, examples of a step and labels are those of `bed`.
 """
 
@@ -13,11 +14,9 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.composition.cells import Cell
-from benchmarks.learning.bed import STEPS, Data, Learned, LearningBed
+from benchmarks.learning.bed import RATES, STEPS, Data, Learned, LearningBed
 from genepool.training.trainers.rollouts import RolloutTrainer
 
-#: Learning rates that arms choose of, on the validation split.
-RATES = (3e-4, 1.5e-3, 7e-3)
 #: That of arms that are too long to be trained several times: near the default of `grpo` for this model.
 LONG_RATES = (3e-4,)
 #: Steps of a long training by rewards; prompts of a step, and samples of each.
@@ -46,10 +45,15 @@ class Arm:
     make: Make
     rates: tuple[float, ...] = RATES
 
-    def measure(self, bed: LearningBed) -> Cell:
-        """Trains at every rate, and asks the best model all tasks."""
+    def measure(self, bed: LearningBed, rates: Sequence[float] = ()) -> Cell:
+        """Trains at every rate, and asks the best model all tasks.
+
+        Args:
+            bed: the testbed.
+            rates: these instead of the arm's own.
+        """
         began = time.process_time()
-        made = [(rate, self.make(bed, rate)) for rate in self.rates]
+        made = [(rate, self.make(bed, rate)) for rate in rates or self.rates]
         scored = [(bed.score(one.model) if len(made) > 1 else 0.0, rate, one) for rate, one in made]
         _, rate, best = max(scored, key=lambda entry: entry[0])
         seconds = time.process_time() - began
@@ -94,14 +98,10 @@ def trained(
 
 
 def _sft_then_dpo(bed: LearningBed, rate: float) -> Learned:
-    """Half of the steps each; the supervised half at a rate of its own, the one that is best for it alone."""
-    first = _best(bed, lambda one: bed.learn(bed.chosen, learning_rate=one, steps=STEPS // 2))
+    """Half of the steps each; the supervised half is what is best by itself."""
+    first = bed.half_way
     second = bed.learn(bed.preferences, base=first.model, learning_rate=rate, steps=STEPS // 2, objective="dpo")
     return second.after(first)
-
-
-def _best(bed: LearningBed, make: Callable[[float], Learned]) -> Learned:
-    return max(map(make, RATES), key=lambda one: bed.score(one.model))
 
 
 def _whatever_the_majority(bed: LearningBed, rate: float) -> Learned:

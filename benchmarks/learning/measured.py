@@ -13,6 +13,8 @@ from benchmarks.learning.claims import SEEDS, key_of
 from genepool import progress
 from genepool.threads import torch_threads
 
+#: The seed with which learning rates are chosen; the others have the same.
+FIRST = 0
 _FILE = Path(__file__).parent / "cells.jsonl"
 
 
@@ -46,12 +48,17 @@ def measure(
             key = key_of(arm.name, seed)
             if key in cells:
                 continue
+            if seed != FIRST and key_of(arm.name, FIRST) not in cells:
+                missing += 1
+                continue
             if minutes is not None and time.monotonic() - began > 60 * minutes:
                 missing += 1
                 continue
             opened = opened or LearningBed(seed)
+            first = key_of(arm.name, FIRST)
+            rates = (cells[first].said["rate"],) if seed != FIRST and first in cells else ()
             with torch_threads(1), progress.silenced():
-                cell = arm.measure(opened)
+                cell = arm.measure(opened, rates)
             cells.add(key, cell)
             score = cell.scores[TARGET].mean()
             progress.message(f"seed {seed}, {arm.name}: {score:.3f} after {cell.seconds:.1f} s")

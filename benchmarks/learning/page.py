@@ -13,10 +13,10 @@ import numpy as np
 from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, student
 from benchmarks.claims.worlds import GENERIC, LIMITS
 from benchmarks.composition.cells import Cell, Cells
-from benchmarks.learning.arms import ARMS, LONG_RATES, PROMPTS, RATES, SAMPLES, Arm
-from benchmarks.learning.bed import BATCH, HALF, KIND, LABELS, LESS, STEPS, TARGET, WRONG
+from benchmarks.learning.arms import ARMS, LONG_RATES, PROMPTS, SAMPLES, Arm
+from benchmarks.learning.bed import BATCH, HALF, KIND, LABELS, LESS, RATES, STEPS, TARGET, WRONG
 from benchmarks.learning.claims import CLAIMS, OPEN, SEEDS, AskedClaim, ask, key_of
-from benchmarks.learning.measured import known_cells
+from benchmarks.learning.measured import FIRST, known_cells
 from genepool.staging import write_text
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -39,15 +39,17 @@ def page(cells: Cells) -> str:
 
 
 def _arm(cells: Cells, arm: Arm) -> str:
-    found = [cells[key_of(arm.name, seed)] for seed in cells.seeds(KIND.name, arm.name, 0)]
+    seeds = cells.seeds(KIND.name, arm.name, 0)
+    found = [cells[key_of(arm.name, seed)] for seed in seeds]
     if not found:
         return ""
+    timed = [cell.seconds for seed, cell in zip(seeds, found, strict=True) if seed != FIRST or len(seeds) == 1]
     others = [task for task in found[0].scores if task not in (TARGET, GENERIC)]
     rates = sorted({cell.said["rate"] for cell in found})
     parts = [
         arm.name, arm.words, _spread(found, [TARGET]), _spread(found, [GENERIC]), _spread(found, others),
         *(_mean(found, name) for name in ("steps", "generated", "labels")),
-        ", ".join(f"{rate:g}" for rate in rates if rate), f"{np.mean([cell.seconds for cell in found]):.1f}",
+        ", ".join(f"{rate:g}" for rate in rates if rate), f"{np.mean(timed):.1f}",
     ]  # fmt: skip
     return f"| {' | '.join(parts)} |"
 
@@ -113,7 +115,8 @@ example.
 - It is trained anew with every one of {seeds} seeds, which also draw every order and every sample.
 - A training is `genepool train` with low-rank factors: {steps} steps of {batch} examples, of the same {labels} prompts.
   With rewards, a step has {prompts} prompts and {samples} samples of each. The last state counts.
-- The learning rate is the best of {rates} on the validation split ({valid} examples). Trainings by rewards have {long}.
+- The learning rate of an arm is the best of {rates} on the validation split ({valid} examples) with seed 0, and the
+  other seeds have the same. Trainings by rewards have {long}.
 - Whatever a claim compares has equally many steps. Steps, generated tokens and labels of every arm are in the table.
   Generated tokens are those that models wrote for the data or in the steps; one that is judged by a metric uses labels
   too.
@@ -124,7 +127,7 @@ example.
   are wrong.
 - Scores are of the test split, at most {test} examples of each task. ± is half of the 95% interval, Student's t over
   the seeds. A number in parentheses says how many seeds are there, where it is not all {seeds}.
-- Seconds are those of the processor, with the choice of the rate, on a machine that was shared.
+- Seconds are those of the processor, where the rate was known, on a machine that was shared.
 """
 _ARMS_HEAD = (
     "## Arms",
