@@ -10,6 +10,7 @@ BENCHMARKS = {
     "merging": "benchmarks.merge.side_by_side",
     "asking": "benchmarks.asking",
     "training": "benchmarks.training_memory",
+    "trl": "benchmarks.training.side_by_side",
     "composing": "benchmarks.composition.memory",
 }
 

@@ -103,7 +103,7 @@ def write(folder: Path, shape: Shape) -> None:
 
 def even_end(text: str) -> float:
     """1 when the last word has an even number, which half of all texts do: the reward of both."""
-    return float(text.strip()[-1:] in "02468")
+    return float(text.strip().endswith(tuple("02468")))
 
 
 class Clock:
