@@ -77,7 +77,7 @@ def _no_label(what: str, task: Task, example: Example, model: Model) -> InputErr
     more = "..." if len(model.labels) > _NAMED else ""
     return InputError(
         what,
-        where=f"{task.name}:{example.id}",
+        where=example.place(task.name),
         fix=f"The classes of {model.name}: {', '.join(model.labels[:_NAMED])}{more}",
     )
 

@@ -49,7 +49,7 @@ def _scored(scorer: Scorer, name: str, model: Model, example: Example) -> Outcom
     if isinstance(score, str) or not isinstance(score, SupportsFloat) or not 0 <= float(score) <= 1:
         raise InputError(
             f"got the score {score!r}, expected a number from 0 to 1",
-            where=f"{name}:{example.id}",
+            where=example.place(name),
             fix="Correct the function of the task",
         )
     return Outcome(float(score), output)

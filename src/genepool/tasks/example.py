@@ -52,6 +52,10 @@ class Example:
         """The answer that is shown and that examples are shown with."""
         return self.answers[0]
 
+    def place(self, task: str) -> str:
+        """Where it stands, for errors: its file and line, or where it has none the task of this name and its own."""
+        return self.where or f"{task}:{self.id}"
+
     @cached_property
     def key(self) -> str:
         """SHA-256, hex, of the content: the same example has the same key whatever its id."""

@@ -201,7 +201,7 @@ class Task:
         except InputError as error:
             raise InputError(
                 f"the conversation cannot be put to {kind} ({error.what})",
-                where=example.where or f"{self.name}:{example.id}",
+                where=example.place(self.name),
                 fix="Name a model with a chat template, or write `prompt` and `answer` instead of `messages`",
             ) from None
 
@@ -235,7 +235,7 @@ class Task:
             self.check_reader(type(model), model.name)
         if self.settings.input == "image":
             if example.image is None:
-                raise InputError("has no image", where=f"{self.name}:{example.id}", fix="Add an image to the example")
+                raise InputError("has no image", where=example.place(self.name), fix="Add an image to the example")
             return str(example.image.path)
         ask = self.settings
         if example.messages:

@@ -190,7 +190,7 @@ def pairs_of(task: Task, example: Example) -> list[Example]:
     if not example.rejected:
         raise InputError(
             "has no rejected answer, so there is no pair to learn from",
-            where=example.where or f"{task.name}:{example.id}",
+            where=example.place(task.name),
             fix='Write {"prompt": "...", "chosen": "...", "rejected": "..."}, or use another --objective',
         )
     count = max(len(example.answers), len(example.rejected))

@@ -211,7 +211,7 @@ def _check_classes(task: Task, base: Weights) -> None:
             if example.answer not in labels:
                 raise InputError(
                     f"its answer {example.answer[:40]!r} is not a class of {base.name}",
-                    where=f"{task.name}:{example.id}",
+                    where=example.place(task.name),
                     fix=f"Use one of them: {', '.join(labels[:5])}{'...' if len(labels) > 5 else ''}",
                 )
 
