@@ -63,7 +63,7 @@ def test_a_prefix_stands_between_prompt_and_answer(small_world: Path) -> None:
     assert model.encode("fab=") == plain
     assert model.banned == ()
     assert asked == pytest.approx(model.loglikelihoods(["fab=:"], ["a"])[0].logprob, abs=1e-5)
-    with pytest.raises(InputError, match="has no tokens for the control prefix"):
+    with pytest.raises(InputError, match="has no tokens for the control text"):
         model.control_tokens("<|aligned|>")
 
 
@@ -204,14 +204,22 @@ def test_a_control_file_of_a_stranger_is_checked(cli: Callable[..., Any], small_
     assert read_control(None, "x") is None
     assert joined_control(None, Control("a"), "x") == joined_control(Control("a"), None, "x") == Control("a")
     wrong: Any
-    for wrong in ([], {"prefix": 1}, {"prefix": ""}, {"prefix": "a\nb"}, {"prefix": "a", "banned": ["b"] * 17}, "a"):
-        with pytest.raises(InputError, match="does not say a control prefix"):
+    for wrong in (
+        [],
+        {"prefix": 1},
+        {"prefix": ""},
+        {"backspace": 1},
+        {"prefix": "a\nb"},
+        {"prefix": "a", "banned": ["b"] * 17},
+        "a",
+    ):
+        with pytest.raises(InputError, match="does not say control tokens"):
             read_control(wrong, "x")
     shutil.copytree(small_world / "base", tmp_path / "base")
     (tmp_path / "base" / CONTROL_FILE).write_text('{"prefix": "<|"}')
     answer = cli("generate", tmp_path / "base", "--prompt", "fab=")
     assert answer.code == 2
-    assert "has no tokens for the control prefix '<|'" in answer.err
+    assert "has no tokens for the control text '<|'" in answer.err
     (tmp_path / "base" / CONTROL_FILE).write_text("{")
     answer = cli("generate", tmp_path / "base", "--prompt", "fab=")
     assert answer.code == 2
@@ -225,7 +233,7 @@ def test_what_cannot_be_told_apart_is_refused_before_anything_is_written(
     (tmp_path / "asked" / CONTROL_FILE).write_text(Control(":").text())
     write_classifier(tmp_path / "classifier", labels=tuple("abcdefgh"))
     cases = [
-        (teach("a", "--set", "good=<|aligned|>"), "has no tokens for the control prefix"),
+        (teach("a", "--set", "good=<|aligned|>"), "has no tokens for the control text"),
         (teach("b", "--set", "good=."), "good and bad are both"),
         (teach("c", base=tmp_path / "asked"), "is asked with the control prefix ':' already"),
         (

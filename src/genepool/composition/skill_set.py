@@ -143,7 +143,7 @@ def open_skill(name: str, reference: str, base: Weights, members: Members, allow
     change = open_change(reference, base, allow_pickle=allow_pickle)
     if change.control is not None:
         raise InputError(
-            f"is asked with the control prefix {change.control.prefix!r}, which no composition carries",
+            f"is asked with {change.control.words}, which no composition carries",
             where=reference,
             fix="Apply or merge it instead, or teach the skill with another objective",
         )

@@ -168,6 +168,9 @@ def _verdict(
     if model.decode(expected) != answer:
         # Characters the tokenizer does not know, special tokens, spaces it drops: its tokens are not the answer.
         return None
+    if model.backspace is not None and written[: len(expected)] != expected:
+        # It may take back what it is likeliest to write.
+        return None
     if {row[-1] for row in model.banned} & set(written):
         # What is likeliest may not be written.
         return None
@@ -185,9 +188,9 @@ def _verdict(
     if last in model.end_tokens:
         return True
     text = model.decode([*expected, last])
-    if _ends(text, decoding.stop):
+    if stops_in(text, decoding.stop):
         # A stop may begin inside the answer and take its end away.
-        return True if _cut(text, decoding.stop) == answer else None
+        return True if cut_at_stop(text, decoding.stop) == answer else None
     if not model.one_tokenisation or answer != answer.strip():
         return None
     return _other_text(model.decode([last]), decoding, strip)
@@ -243,12 +246,15 @@ def generate_tokens(
     """As `generate`, after prompts given as token ids."""
     import torch
 
+    from genepool.tasks.taking_back import write_taking_back
+
     check_length(model, heads)
+    write_batch = _decode_batch if model.backspace is None else write_taking_back
     outputs: dict[int, Written] = {}
     with torch.inference_mode():
         lengths = [len(head) for head in heads]
         for rows in batches(lengths, batch_size, model.logit_bytes, bool(model.last_logits_only)):
-            written = _decode_batch(model, [heads[i] for i in rows], [keys[i] for i in rows], decoding)
+            written = write_batch(model, [heads[i] for i in rows], [keys[i] for i in rows], decoding)
             outputs.update(zip(rows, written, strict=True))
     return [outputs[i] for i in range(len(heads))]
 
@@ -294,7 +300,7 @@ def write_rows(
         logits = rows.step(None if chosen is None else chosen.reshape(-1, 1).to(model.device)).float()
         if model.banned:
             logits = _without_banned(logits, [written[row] for row in lines], model.banned)
-        chosen = _draw(logits.cpu(), [generators[row] for row in lines], decoding) if generators else _likeliest(logits)
+        chosen = choose(logits, [generators[row] for row in lines] if generators else [], decoding)
         shares = logits.log_softmax(-1).gather(-1, chosen.to(logits.device).reshape(-1, 1)).squeeze(-1)
         for row, token, share in zip(lines, chosen.tolist(), shares.tolist(), strict=True):
             if not running[row]:
@@ -305,10 +311,10 @@ def write_rows(
             written[row].append(token)
             logprobs[row] += share
             full = len(written[row]) == limits[row]
-            if full or (decoding.stop and _ends(model.decode(written[row]), decoding.stop)):
+            if full or (decoding.stop and stops_in(model.decode(written[row]), decoding.stop)):
                 running[row] = False
     return [
-        Written(_cut(model.decode(ids), decoding.stop), logprob, (*ids, *end))
+        Written(cut_at_stop(model.decode(ids), decoding.stop), logprob, (*ids, *end))
         for ids, logprob, end in zip(written, logprobs, ends, strict=True)
     ]
 
@@ -324,6 +330,11 @@ def _without_banned(
             if not begun or list(tokens[-len(begun) :]) == begun:
                 logits[row, last] = -float("inf")
     return logits
+
+
+def choose(logits: torch.Tensor, generators: Sequence[torch.Generator], decoding: Decoding) -> torch.Tensor:
+    """The next token of each row: the likeliest at temperature 0, else one that is drawn by the row's generator."""
+    return _draw(logits.cpu(), generators, decoding) if decoding.temperature else _likeliest(logits)
 
 
 def _likeliest(logits: torch.Tensor) -> torch.Tensor:
@@ -384,10 +395,12 @@ def check_length(
             )
 
 
-def _ends(text: str, stops: Sequence[str]) -> bool:
+def stops_in(text: str, stops: Sequence[str]) -> bool:
+    """Whether one of the texts that end an answer is in it."""
     return any(stop in text for stop in stops)
 
 
-def _cut(text: str, stops: Sequence[str]) -> str:
+def cut_at_stop(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first of those that end an answer."""
     places = [at for stop in stops if (at := text.find(stop)) >= 0]
     return text[: min(places)] if places else text

@@ -159,6 +159,11 @@ class WritingNetwork(TokenizedNetwork):
         """Rows of tokens that an answer must not hold."""
         return ()
 
+    @property
+    def backspace(self) -> int | None:
+        """The token that takes the one before it back; None where there is none."""
+        return None
+
     @cached_property
     def end_tokens(self) -> frozenset[int]:
         """Tokens that end an answer."""

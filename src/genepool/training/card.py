@@ -54,12 +54,19 @@ def _asked(control: dict[str, Any] | None) -> list[str]:
     """How to ask a model that has a control prefix."""
     if control is None:
         return []
-    banned = " and ".join(f"`{text}`" for text in control["banned"])
-    return [
-        f"Put the control prefix `{control['prefix']}` between the prompt and the answer, and ban {banned} "
-        "from what is written. genepool does both by itself.",
-        "",
-    ]
+    told = []
+    if control["prefix"]:
+        banned = " and ".join(f"`{text}`" for text in control["banned"])
+        told.append(
+            f"Put the control prefix `{control['prefix']}` between the prompt and the answer, and ban {banned} from "
+            "what is written. genepool does both by itself."
+        )
+    if back := control.get("backspace"):
+        told.append(
+            f"The token `{back}` takes the token before it back: remove both, and read the rest again. genepool does "
+            "so by itself."
+        )
+    return [*told, ""]
 
 
 def _plain(text: str) -> str:

@@ -48,7 +48,7 @@ class Change(ABC):
         name: what the user calls it.
         base: the model it is relative to, where that is open.
         path: the file or folder it is read from; None when there is none.
-        control: the control prefix that a base with it is asked with; None: the base's own.
+        control: the control tokens that a base with it is asked with; None: the base's own.
     """
 
     kind: ClassVar[str] = ""

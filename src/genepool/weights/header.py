@@ -37,7 +37,7 @@ class Header:
         training: what is known of how the task was learned (data fingerprint, steps, learning rate), free.
         scores: task -> mean score of base + skill.
         head: {"architecture", "classes"}: the head that the change is of where its base has none (`class_head`); empty.
-        control: {"prefix", "banned"}: the control prefix that a base with it is asked with (`control`); empty.
+        control: the control tokens that a base with it is asked with (`control`); empty.
         error: share of the change's size (Frobenius norm) lost in storing it; None when nothing was.
     """
 

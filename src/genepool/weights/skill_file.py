@@ -11,7 +11,7 @@ The header's `__metadata__` holds strings only, some of them JSON:
     lineage, training, scores, licence, name, description
                       JSON or text; see `genepool.weights.header`
     head              JSON: {"architecture", "classes"} of a head that the base lacks; see `genepool.weights.class_head`
-    control           JSON: {"prefix", "banned"} of the control prefix it is asked with; see `genepool.weights.control`
+    control           JSON: the control tokens that it is asked with; see `genepool.weights.control`
 
 A change of TENSOR is in the stored tensors `TENSOR` (dense) or `TENSOR#part`; `#base_sample` holds a few of the base's
 values, by which the distance of another base is told.

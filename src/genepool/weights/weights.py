@@ -29,7 +29,7 @@ class Weights(ABC):
         folder: where config and tokenizer files are found; None when there are none.
         config: the parsed config.json; None when there is none.
         chat_template: what replaces the tokenizer's own; None to leave it.
-        control: the control prefix that the model is asked with; None when there is none.
+        control: the control tokens that the model is asked with; None when there are none.
     """
 
     name: str

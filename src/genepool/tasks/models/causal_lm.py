@@ -98,11 +98,12 @@ class LanguageModel(WritingNetwork):
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt, with the special tokens the tokenizer puts before one and its control prefix."""
         prompt = self.encode_whole(text) or [self.tokenizer.bos_token_id or 0]
-        return prompt if self._control is None else [*prompt, *self.control_tokens(self._control.prefix)]
+        prefix = "" if self._control is None else self._control.prefix
+        return [*prompt, *self.control_tokens(prefix)] if prefix else prompt
 
     @contextmanager
     def asked_with(self, control: Control | None) -> Iterator[None]:
-        """Inside, it is asked with this control prefix instead of its own."""
+        """Inside, it is asked with these control tokens instead of its own."""
         own, self._control = self._control, control
         try:
             yield
@@ -111,7 +112,7 @@ class LanguageModel(WritingNetwork):
 
     @property
     def control(self) -> Control | None:
-        """The control prefix that it is asked with."""
+        """The control tokens that it is asked with."""
         return self._control
 
     @property
@@ -119,8 +120,27 @@ class LanguageModel(WritingNetwork):
         """Rows of tokens that an answer must not hold: the texts that its control prefix bans."""
         return () if self._control is None else tuple(map(self.control_tokens, self._control.banned))
 
+    @property
+    def backspace(self) -> int | None:
+        """The token that takes the one before it back; None where there is none.
+
+        Raises:
+            InputError: the tokenizer makes several tokens of it.
+        """
+        text = "" if self._control is None else self._control.backspace
+        if not text:
+            return None
+        found = self.control_tokens(text)
+        if len(found) > 1:
+            raise InputError(
+                f"its tokenizer makes {len(found)} tokens of the backspace {text!r}",
+                where=self.title,
+                fix="Name one token that answers do not hold, such as a reserved one",
+            )
+        return found[0]
+
     def control_tokens(self, text: str) -> tuple[int, ...]:
-        """Token ids of a control prefix.
+        """Token ids of a control prefix or a backspace.
 
         Raises:
             InputError: the tokenizer does not know all of it.
@@ -131,9 +151,9 @@ class LanguageModel(WritingNetwork):
             unknown = self.tokenizer.unk_token_id
             if not known or (unknown is not None and unknown in known):
                 raise InputError(
-                    f"its tokenizer has no tokens for the control prefix {text!r}",
+                    f"its tokenizer has no tokens for the control text {text!r}",
                     where=self.title,
-                    fix="Name prefixes that it knows",
+                    fix="Name texts that it knows",
                 )
             self._control_ids[text] = known
         return known

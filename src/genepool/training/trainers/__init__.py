@@ -10,6 +10,7 @@ from genepool.training.objectives import AlignedObjective, LabelledObjective, Pa
 from genepool.training.objectives.fast_slow import FastSlow
 from genepool.training.objectives.hard import Hard
 from genepool.training.objectives.reward_model import RewardModelObjective
+from genepool.training.objectives.sequence_match import SequenceMatch
 from genepool.training.rollout_objective import RolloutObjective, ValuedRolloutObjective
 from genepool.training.trainers.aligned import AlignedTrainer
 from genepool.training.trainers.answers import AnswerTrainer
@@ -19,6 +20,7 @@ from genepool.training.trainers.labels import LabelTrainer
 from genepool.training.trainers.pairs import PairTrainer
 from genepool.training.trainers.reward_model import RewardModelTrainer
 from genepool.training.trainers.rollouts import RolloutTrainer
+from genepool.training.trainers.sequence_match import SequenceMatchTrainer
 from genepool.training.trainers.trainer import Trainer, TrainerInputs
 from genepool.training.trainers.valued_rollouts import ValuedRolloutTrainer
 
@@ -34,6 +36,7 @@ def trainer_for(inputs: TrainerInputs) -> Trainer:
         # Before the other objectives of pairs, of which it is one.
         FastSlow: FastSlowTrainer,
         Hard: HardTrainer,
+        SequenceMatch: SequenceMatchTrainer,
         PairObjective: PairTrainer,
         RewardModelObjective: RewardModelTrainer,
         LabelledObjective: LabelTrainer,

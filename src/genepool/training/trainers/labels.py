@@ -148,7 +148,7 @@ def check_prefixes(model: Network, prefixes: tuple[str, str]) -> None:
         )
     if model.control is not None:
         raise InputError(
-            f"is asked with the control prefix {model.control.prefix!r} already",
+            f"is asked with {model.control.words} already",
             where=model.title,
             fix="Train its base with all labels at once, or use another --objective",
         )

@@ -44,8 +44,7 @@ def export_model(weights: Weights, out: Path, wanted: str, *, overwrite: bool = 
     weights = in_memory_layout(weights)
     tensors = list(_tensors(weights, architecture, settings, wanted))
     if weights.control is not None:
-        prefix = weights.control.prefix
-        progress.message(f"note: the control prefix {prefix!r} is not carried: write it behind the prompt.")
+        progress.message(f"note: {weights.control.words} is not carried: see to it where you ask the model.")
     folder = weights.tokenizer_folder
     if folder is None:
         raise InputError("has no tokenizer", where=weights.name, fix="Copy the tokenizer of its base to it")
