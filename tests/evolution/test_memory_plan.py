@@ -179,3 +179,12 @@ def test_files_that_were_read_do_not_count_as_used(tmp_path: Path, monkeypatch: 
     assert free_memory() == 3_100_000
     (tmp_path / "memory.max").write_text("max\n")
     assert free_memory() == 5_000_000 * 1024
+
+
+def test_a_budget_below_one_generation_is_refused_by_the_plan_too(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = {**evolve_world.STUDY, "budget": {"evaluations": 2}}
+    (world / "small.yaml").write_text(yaml.safe_dump(study))
+    assert command(["plan", str(world / "small.yaml")]) == 2
+    assert "small.yaml:budget.evaluations: got 2, expected at least" in capsys.readouterr().err

@@ -199,10 +199,11 @@ def _plan_composing(path: Path, json_output: bool, allow_pickle: bool, trust_tas
 def _plan_study(study: Study, path: Path, workers: int, json_output: bool, trust: Permissions) -> None:
     from genepool.evolution.memory_plan import asked_per_candidate, plan_memory
     from genepool.evolution.opened_study import OpenedStudy
-    from genepool.evolution.run import first_generation
+    from genepool.evolution.run import check_budget, first_generation
 
     opened = OpenedStudy.open(study, str(path), trust=trust)
     population = first_generation(opened)
+    check_budget(study, population, str(path))
     memory = plan_memory(opened, workers)
     evaluations = study.budget.evaluations
     asked = asked_per_candidate(opened, population) * len(opened.tasks)

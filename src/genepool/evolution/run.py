@@ -148,7 +148,7 @@ def run_study(
         savings = _savings(opened)
         memory = plan_memory(opened, count or os.cpu_count() or 1)
         memory.check(where, study.compute)
-        _check_budget(study, first_generation(opened), where)
+        check_budget(study, first_generation(opened), where)
         # Opened now, so that a ledger that cannot be used is refused before anything is written.
         Ledger(ledger).close()
         settings = {**study.settings(), "inputs": opened.inputs}
@@ -334,7 +334,17 @@ def _on_ray(
     )
 
 
-def _check_budget(study: Study, population: int, where: str) -> None:
+def check_budget(study: Study, population: int, where: str) -> None:
+    """Refuses a budget of less than one generation.
+
+    Args:
+        study: the study.
+        population: candidates of its first generation.
+        where: its file, for errors.
+
+    Raises:
+        InputError: there are too few evaluations.
+    """
     evaluations = study.budget.evaluations
     if evaluations is not None and evaluations < population:
         raise InputError(
