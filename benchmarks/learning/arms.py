@@ -14,13 +14,13 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.composition.cells import Cell
-from benchmarks.learning.bed import RATES, STEPS, Data, Learned, LearningBed
+from benchmarks.learning.bed import FLIPPED, PROMPTS, RATES, STEPS, Data, Learned, LearningBed
 from genepool.training.trainers.rollouts import RolloutTrainer
 
 #: That of arms that are too long to be trained several times: near the default of `grpo` for this model.
 LONG_RATES = (3e-4,)
-#: Steps of a long training by rewards; prompts of a step, and samples of each.
-LONG_STEPS, PROMPTS, SAMPLES = 150, 8, 8
+#: Steps of a long training by rewards, and samples of each prompt.
+LONG_STEPS, SAMPLES = 100, 8
 #: Samples of a teacher for each prompt, where its answers are all that is learned from: as many as GKD's own writing
 #: and the samples that it is given have tokens.
 MANY = 5
@@ -119,6 +119,18 @@ def _rewarded(reward: str | Mapping[str, float] = "metric", steps: int = STEPS, 
     }
 
 
+def _sft_then(objective: str) -> Make:
+    """Half of the steps supervised, at the rate that is best for this by itself, then half by rewards."""
+
+    def make(bed: LearningBed, rate: float) -> Learned:
+        first = bed.half_way_of_prompts
+        settings = {**_rewarded(steps=STEPS // 2), "objective": objective, "options": {"samples": SAMPLES}}
+        second = bed.learn(bed.labelled, base=first.model, learning_rate=rate, **settings)
+        return second.after(first)
+
+    return make
+
+
 def _specialist(bed: LearningBed) -> str:
     return str(bed.bed.full["reverse"])
 
@@ -154,6 +166,13 @@ ARMS = (
             objective="unlikelihood"),
     trained("awr", "advantage-weighted regression, on all with their labels", lambda bed: bed.marked,
             objective="awr"),
+    trained("conditional", "conditional training, on all with their labels; asked with the good prefix",
+            lambda bed: bed.marked, objective="conditional"),
+    # Preferences of which some are wrong.
+    trained("dpo on noise", "DPO on the pairs, a fifth of which is turned round", lambda bed: bed.noisy_preferences,
+            objective="dpo"),
+    trained("robust dpo on noise", "its robust form, told that it is a fifth", lambda bed: bed.noisy_preferences,
+            objective="dpo", options={"label_smoothing": FLIPPED}),
     # Teachers.
     trained("sft on samples", "supervised, on five samples of the specialist for each prompt",
             lambda bed: bed.samples_of(_specialist(bed), MANY)),
@@ -185,6 +204,13 @@ ARMS = (
             **_rewarded(steps=LONG_STEPS)),
     trained("grpo, kl", "the same with kl=0.1", lambda bed: bed.labelled, rates=LONG_RATES,
             **_rewarded(steps=LONG_STEPS, kl=0.1)),
+    trained("hpt", "HPT: right answers where no sample is right, else a policy gradient", lambda bed: bed.labelled,
+            rates=LONG_RATES, **{**_rewarded(), "objective": "hpt", "options": {"samples": SAMPLES}}),
+    Arm("sft then grpo", "half of the steps supervised, then half by GRPO on the metric", _sft_then("grpo"),
+        LONG_RATES),
+    Arm("sft then reft", "half of the steps supervised, then half by PPO as ReFT does", _sft_then("reft"), LONG_RATES),
+    trained("sft, short", "supervised, as many steps of as many prompts as HPT and what follows half of the steps",
+            lambda bed: bed.labelled, batch=PROMPTS),
     trained("sft, long", "supervised, as many steps of as many prompts", lambda bed: bed.labelled,
             steps=LONG_STEPS, batch=PROMPTS),
 )  # fmt: skip

@@ -30,10 +30,12 @@ TARGET = "reverse"
 LABELS, LOOKED_AT = 256, 8
 #: Optimiser steps and examples of a step, where an arm says nothing else.
 STEPS, BATCH = 60, 32
+#: Prompts of a step where samples are drawn and rewarded.
+PROMPTS = 8
 #: Learning rates that are chosen of, on the validation split.
 RATES = (3e-4, 1.5e-3, 7e-3)
-#: Of labelled data, the share of wrong answers.
-WRONG = 0.4
+#: Of labelled data, the share of wrong answers; of noisy pairs, the share that is turned round.
+WRONG, FLIPPED = 0.4, 0.2
 #: What a model that half knows a skill should score, and one that knows less.
 HALF, LESS = 0.45, 0.25
 # Steps that are tried for such a model, and the learning rate at which it is trained.
@@ -146,6 +148,20 @@ class LearningBed(Bed):
         return self.written("pairs", lines, len(lines), tokens)
 
     @cached_property
+    def noisy_preferences(self) -> Data:
+        """The same, every so many of them turned round, so that `FLIPPED` are wrong."""
+        found, tokens = self._wrong
+        lines = [
+            {"prompt": one.prompt, **dict(zip(("chosen", "rejected"), self._sides(at, one, wrong), strict=True))}
+            for at, (one, wrong) in enumerate(found)
+        ]
+        return self.written("noisy-preferences", lines, len(lines), tokens)
+
+    @staticmethod
+    def _sides(at: int, example: Example, wrong: str) -> tuple[str, str]:
+        return (wrong, example.answer) if at % round(1 / FLIPPED) == 0 else (example.answer, wrong)
+
+    @cached_property
     def chosen(self) -> Data:
         """The chosen answers of `preferences` as plain answers; what their other sides cost is theirs too."""
         found, tokens = self._wrong
@@ -226,6 +242,12 @@ class LearningBed(Bed):
     def half_way(self) -> Learned:
         """The base after half of the steps on the chosen answers, at the rate that is best for this by itself."""
         made = [self.learn(self.chosen, learning_rate=rate, steps=STEPS // 2) for rate in RATES]
+        return max(made, key=lambda one: self.score(one.model))
+
+    @cached_property
+    def half_way_of_prompts(self) -> Learned:
+        """The same on right answers, with as many of them in a step as trainings by rewards have prompts."""
+        made = [self.learn(self.labelled, learning_rate=rate, steps=STEPS // 2, batch=PROMPTS) for rate in RATES]
         return max(made, key=lambda one: self.score(one.model))
 
     def _knowing(self, purpose: str, wanted: float) -> Learned:

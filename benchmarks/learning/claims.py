@@ -279,10 +279,27 @@ CLAIMS = (
             better(f"{name} minus {control} (target)"),
         )
         for name, words in (("unlikelihood", "Unlikelihood on labelled answers"),
-                            ("awr", "Advantage-weighted regression on labelled answers"))
+                            ("awr", "Advantage-weighted regression on labelled answers"),
+                            ("conditional", "Conditional training on labelled answers"))
         for against, said, control in (
             ("all", "beats supervised training on all of them, 40% being wrong", "supervised training on all"),
             ("good", "beats leaving the wrong ones out", "supervised training on the good ones"),
         )
+    ),
+    LearningClaim(
+        "robust", "Robust DPO beats DPO when preferences are noisy", "Chowdhury et al. 2024",
+        ("robust dpo on noise", "dpo on noise"), target("robust dpo on noise", "dpo on noise"),
+        better("robust DPO (label_smoothing 0.2) minus DPO on pairs of which a fifth is turned round (target)"),
+    ),
+    LearningClaim(
+        "hpt", "HPT beats supervised training and then reinforcement", "Lv et al. 2025 (HPT)",
+        ("hpt", "sft then grpo"), target("hpt", "sft then grpo"),
+        better("HPT minus half of the steps by likelihood and half by GRPO, the same prompts and labels (target)"),
+        "HPT draws samples in every step, its control in half of them",
+    ),
+    LearningClaim(
+        "reft", "ReFT beats supervised training at equal labels", "Luong et al. 2024",
+        ("sft then reft", "sft, short"), target("sft then reft", "sft, short"),
+        better("half of the steps by likelihood and half by PPO minus all by likelihood, the same prompts (target)"),
     ),
 )  # fmt: skip

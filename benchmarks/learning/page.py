@@ -13,8 +13,8 @@ import numpy as np
 from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, student
 from benchmarks.claims.worlds import GENERIC, LIMITS
 from benchmarks.composition.cells import Cell, Cells
-from benchmarks.learning.arms import ARMS, LONG_RATES, PROMPTS, SAMPLES, Arm
-from benchmarks.learning.bed import BATCH, HALF, KIND, LABELS, LESS, RATES, STEPS, TARGET, WRONG
+from benchmarks.learning.arms import ARMS, LONG_RATES, SAMPLES, Arm
+from benchmarks.learning.bed import BATCH, HALF, KIND, LABELS, LESS, PROMPTS, RATES, STEPS, TARGET, WRONG
 from benchmarks.learning.claims import CLAIMS, OPEN, SEEDS, AskedClaim, ask, key_of
 from benchmarks.learning.measured import FIRST, known_cells
 from genepool.staging import write_text
@@ -124,7 +124,7 @@ example.
   the validation split. They were trained on other examples. What they cost is not counted, since both sides of a claim
   begin with the same model.
 - A rejected or wrong answer is the base's own: the first of 8 samples that is wrong. Of the labelled answers, {wrong}%
-  are wrong.
+  are wrong: each prompt has a right one, and some a wrong one too.
 - Scores are of the test split, at most {test} examples of each task. ± is half of the 95% interval, Student's t over
   the seeds. A number in parentheses says how many seeds are there, where it is not all {seeds}.
 - Seconds are those of the processor, where the rate was known, on a machine that was shared.
