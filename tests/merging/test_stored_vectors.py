@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genepool import kernels
-from genepool.kernels import compiled
+from genepool.kernels import competition, compiled
 from genepool.kernels.brackets import Brackets
 from genepool.kernels.kept_marks import KeptMarks
 from genepool.kernels.stored import NotFinite, StoredVectors, no_limits
@@ -133,6 +133,30 @@ def test_counts_around_a_bracket_are_those_of_the_differences(
         value = float(abs(vector.reshape(-1)[0]))
         ties = TieCut(value, 0, 1).ties(vector)
         assert (stored.count_ties(number, value, shape[1]) == ties).all()
+
+
+@given(seed=seeds, models=st.integers(1, 4), shape=shapes, kind=kinds, stored_as=kinds)
+def test_a_competition_from_bits_is_that_of_the_differences(
+    seed: int, models: int, shape: tuple[int, int], kind: Any, stored_as: Any
+) -> None:
+    stored, vectors = _vectors(seed, models, shape, kind)
+    low, high = [0.001] * models, [0.5] * models
+    scores = kernels.scores(vectors, low, high)
+    made, again = ([Brackets([own[:, :50]], [0.3, 0.0], signed=True) for own in scores] for _ in range(2))
+    parts, stored_parts = ([one.begin() for one in some] for some in (made, again))
+    for one, own, part in zip(made, scores, parts, strict=True):
+        one.observe(own, part)
+    competition.count_stored_scores(stored, low, high, again, stored_parts)
+    for part, stored_part in zip(parts, stored_parts, strict=True):
+        assert (part.counts == stored_part.counts).all()
+        assert part.size == stored_part.size
+        assert all(np.array_equal(a, b) for a, b in zip(part.kept, stored_part.kept, strict=True))
+    lowest, highest = [0.0] * models, [float(own.max()) for own in scores]
+    out = np.empty(stored.base.size, stored_as)
+    competition.merge_stored(stored, low, high, lowest, highest, 1.2, out)
+    base = (stored.base.astype(np.uint32) << (32 - 8 * stored.base.itemsize)).view(np.float32)
+    merged = kernels.balance(vectors, low, high, lowest, highest)
+    assert (out == _stored(kernels.add_scaled(base.reshape(shape), merged, 1.2), stored_as)).all()
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.uint32])

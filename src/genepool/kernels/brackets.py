@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from genepool.kernels.buffers import as_array
+from genepool.kernels.stored import NotFinite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,6 +149,36 @@ class Brackets:
 
         bits = key ^ 0x7FFFFFFF if key < 0 else key
         return float(np.int32(bits).view(np.float32))
+
+
+def observe_together(
+    brackets: Sequence[Brackets],
+    parts: Sequence[BracketCounts],
+    entries: int,
+    count: Callable[[Keys, Keys, Keys, Keys, Keys], bool],
+) -> None:
+    """Counts entries of several vectors at once, each around as many brackets.
+
+    Args:
+        brackets, parts: one of each for every vector.
+        entries: how many of each vector.
+        count: the loop; given the low and high ends, `(vectors, brackets)`, the counts, `(vectors, brackets, 4)`, room
+            for what is kept, `(vectors, brackets, entries)`, and for how many there are, `(vectors, brackets)`. Returns
+            whether everything is finite.
+
+    Raises:
+        NotFinite: something is not.
+    """
+    import numpy as np
+
+    lows, highs = (np.stack([getattr(one, side) for one in brackets]) for side in ("_lows", "_highs"))
+    counts, ends = np.zeros((*lows.shape, 4), np.int64), np.empty(lows.shape, np.int64)
+    kept = _room(lows.size, entries).reshape(*lows.shape, entries)
+    if not count(lows, highs, counts, kept, ends):
+        raise NotFinite
+    for bracket, part, found, own, until in zip(brackets, parts, counts, kept, ends, strict=True):
+        part.counts += found
+        bracket._keep(own, until, part)
 
 
 def _ends(keys: Keys, starts: Keys, share: float) -> tuple[int, int]:

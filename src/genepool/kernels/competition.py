@@ -9,13 +9,18 @@ compiled loop and the formula give the same bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from genepool.kernels.buffers import as_array, float32_array, of_kind
+from genepool.kernels.stored import NotFinite
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from genepool.kernels.brackets import BracketCounts, Brackets
+    from genepool.kernels.stored import StoredVectors
 
 
 _LOG2_E = 1.4426950408889634
@@ -161,6 +166,72 @@ def balance(
         merged.reshape(-1),
     )
     return of_kind(merged, vectors)
+
+
+def count_stored_scores(
+    vectors: StoredVectors,
+    low: Sequence[float],
+    high: Sequence[float],
+    brackets: Sequence[Brackets],
+    parts: Sequence[BracketCounts],
+) -> None:
+    """Counts the scores of vectors that are given as bits around brackets, one `Brackets` for each vector.
+
+    Raises:
+        NotFinite: a difference is not.
+    """
+    from genepool.kernels import compiled_competition
+    from genepool.kernels.brackets import observe_together
+
+    observe_together(
+        brackets,
+        parts,
+        vectors.base.size,
+        partial(
+            compiled_competition.count,
+            vectors.rows,
+            vectors.base,
+            float32_array(low),
+            float32_array(_scales(low, high)),
+            float32_array(high),
+        ),
+    )
+
+
+def merge_stored(
+    vectors: StoredVectors,
+    low: Sequence[float],
+    high: Sequence[float],
+    lowest: Sequence[float],
+    highest: Sequence[float],
+    factor: float,
+    out: np.ndarray[Any, Any],
+) -> None:
+    """The base plus `factor` times the `balance` of vectors that are given as bits, as it is stored.
+
+    Args:
+        vectors: as files store them.
+        low, high, lowest, highest: as for `balance`.
+        factor: of the merged vector.
+        out: `(n,)` uint16 for bfloat16 or uint32 for float32, written into.
+
+    Raises:
+        NotFinite: a difference is not, or a result is too large for its type.
+    """
+    from genepool.kernels import compiled_competition
+
+    if not compiled_competition.merge(
+        vectors.rows,
+        vectors.base,
+        float32_array(low),
+        float32_array(_scales(low, high)),
+        float32_array(high),
+        float32_array(lowest),
+        float32_array(_scales(lowest, highest)),
+        factor,
+        out,
+    ):
+        raise NotFinite
 
 
 def _balance_formula(

@@ -109,6 +109,25 @@ def count_scores(
 
 
 @_compiled
+def _weigh(
+    vector: Array,
+    own: Array,
+    least: float,
+    most: float,
+    bottom: float,
+    stretch: float,
+    merged: Array,
+    weights: Array,
+) -> None:
+    """Adds a run of one clamped vector by its scores `own`."""
+    for i in range(own.size):
+        weight = max(own[i] - bottom, f4(0)) * stretch
+        sign = f4(vector[i] > f4(0)) - f4(vector[i] < f4(0))
+        merged[i] += sign * min(max(abs(vector[i]), least), most) * weight
+        weights[i] += weight
+
+
+@_compiled
 def balance(
     vectors: Array, low: Array, scale: Array, high: Array, lowest: Array, weight_scale: Array, out: Array
 ) -> None:
@@ -125,12 +144,7 @@ def balance(
         for k in range(models):
             vector = vectors[k, begin : begin + run]
             _scores(vector, total[:run], low[k], scale[k], high[k], steepness, own[:run])
-            bottom, stretch, least, most = lowest[k], weight_scale[k], low[k], high[k]
-            for i in range(run):
-                weight = max(own[i] - bottom, f4(0)) * stretch
-                sign = f4(vector[i] > f4(0)) - f4(vector[i] < f4(0))
-                merged[i] += sign * min(max(abs(vector[i]), least), most) * weight
-                weights[i] += weight
+            _weigh(vector, own[:run], low[k], high[k], lowest[k], weight_scale[k], merged, weights[:run])
         for i in range(run):
             merged[i] = merged[i] / weights[i] if weights[i] > f4(0) else f4(0)
 

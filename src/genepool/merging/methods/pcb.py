@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool import kernels
+from genepool.kernels.competition import count_stored_scores, merge_stored
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
 from genepool.merging.survey import Chain, Magnitudes, Survey
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class CompetitionScores(Magnitudes):
@@ -34,6 +38,16 @@ class CompetitionScores(Magnitudes):
 
     def _scored(self, group: TensorGroup) -> Any:
         return kernels.scores(group.deltas, *self.clamped)
+
+    def observe_stored(self, number: int, group: TensorGroup, partial: Any) -> bool:
+        if number >= self.counting or group.stored is None:
+            return False
+        assert self._brackets is not None
+        brackets = [bracket for bracket in self._brackets if bracket is not None]
+        if len(brackets) < len(self._brackets):
+            return False
+        count_stored_scores(group.stored, *self.clamped, brackets, partial)
+        return True
 
     def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
         if number < self.counting:
@@ -109,6 +123,12 @@ class PCB(Method):
 
     def whole_model_parameters(self, shared: Mapping[str, Any]) -> tuple[str, ...]:
         return ("ratio", "clip", "scope")
+
+    def merge_stored(self, group: TensorGroup, survey: Competition, out: np.ndarray[Any, Any]) -> bool:
+        if group.stored is None:
+            return False
+        merge_stored(group.stored, *survey.sizes, *survey.scores, group.shared["lambda"], out)
+        return True
 
     def merge(self, group: TensorGroup, survey: Competition) -> Any:
         merged = kernels.balance(group.deltas, *survey.sizes, *survey.scores)
