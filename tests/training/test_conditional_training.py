@@ -22,7 +22,6 @@ from genepool.training.objectives import LabelledLikelihoods
 from genepool.weights import open_weights
 from genepool.weights.control import CONTROL_FILE, Control, joined_control, read_control
 
-PREFIXES = ("--set", "good=:", "--set", "bad=.")
 BRIEF = ("--steps", 60, "--every", 30, "--batch", 16, "--learning-rate", 0.02, "--quiet")
 
 
@@ -35,10 +34,11 @@ def teach(cli: Callable[..., Any], labelled: Callable[..., Path], small_world: P
         wrong = [line if line["label"] else {**line, "completion": "0"} for line in lines]
         file.write_text("".join(json.dumps(line) + "\n" for line in wrong))
 
-    def call(out: str, *options: Any, base: Any = None, form: Any = ("--lora", 4)) -> Any:
+    def call(out: str, *options: Any, base: Any = None, form: Any = ("--lora", 4), good: str = ":") -> Any:
         return cli(
-            "train", task, "--base", base or small_world / "base", "--objective", "conditional", *PREFIXES,
-            "--others", small_world / "tasks", "--test", 12, "--out", tmp_path / out, *form, *BRIEF, *options,
+            "train", task, "--base", base or small_world / "base", "--objective", "conditional",
+            "--set", f"good={good}", "--set", "bad=.", "--others", small_world / "tasks", "--test", 12,
+            "--out", tmp_path / out, *form, *BRIEF, *options,
         )  # fmt: skip
 
     return call
@@ -233,8 +233,8 @@ def test_what_cannot_be_told_apart_is_refused_before_anything_is_written(
     (tmp_path / "asked" / CONTROL_FILE).write_text(Control(":").text())
     write_classifier(tmp_path / "classifier", labels=tuple("abcdefgh"))
     cases = [
-        (teach("a", "--set", "good=<|aligned|>"), "has no tokens for the control text"),
-        (teach("b", "--set", "good=."), "good and bad are both"),
+        (teach("a", good="<|aligned|>"), "has no tokens for the control text"),
+        (teach("b", good="."), "good and bad are both"),
         (teach("c", base=tmp_path / "asked"), "is asked with the control prefix ':' already"),
         (
             teach("d", "--others", tmp_path / "labels", base=tmp_path / "classifier"),

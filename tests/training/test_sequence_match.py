@@ -194,10 +194,10 @@ def test_a_backspace_is_one_token(small_world: Path) -> None:
 def imitate(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> Callable[..., Any]:
     """`imitate("run", ...)`: SequenceMatch on the task `first`."""
 
-    def call(out: str, *options: Any, base: Any = None) -> Any:
+    def call(out: str, *options: Any, back: str = "+") -> Any:
         return cli(
-            "train", small_world / "tasks" / "first", "--base", base or small_world / "base", "--objective",
-            "sequence_match", "--set", "backspace=+", "--test", 8, "--out", tmp_path / out, *QUICK, *options,
+            "train", small_world / "tasks" / "first", "--base", small_world / "base", "--objective",
+            "sequence_match", "--set", f"backspace={back}", "--test", 8, "--out", tmp_path / out, *QUICK, *options,
         )  # fmt: skip
 
     return call
@@ -245,11 +245,11 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
 
 
 def test_a_backspace_that_cannot_be_taught_is_refused(imitate: Callable[..., Any], tmp_path: Path) -> None:
-    answer = imitate("run", "--set", "backspace=<|back|>")
+    answer = imitate("run", back="<|back|>")
     assert answer.code == 2
     assert "has no tokens for the control text '<|back|>'" in answer.err
     assert len(answer.err.strip().splitlines()) == 1
-    answer = imitate("run", "--set", "backspace=ab")
+    answer = imitate("run", back="ab")
     assert answer.code == 2
     assert "makes 2 tokens of the backspace 'ab'" in answer.err
     assert not (tmp_path / "run" / "train.json").exists()
