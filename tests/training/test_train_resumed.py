@@ -144,6 +144,18 @@ def test_a_fork_is_gone_on_with_when_the_other_folder_is_gone(
         assert "another part of a model" in refused.err
 
 
+def test_a_fork_of_another_base_is_refused(
+    cli: Callable[..., Any], train: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    assert train("run", "--steps", 2).code == 0
+    words = (small_world / "tasks" / "first", "--base", small_world / "other", "--out", tmp_path / "fork", *QUICK)
+    answer = cli("train", *words, "--fork", tmp_path / "run")
+    assert answer.code == 2
+    assert "was trained from another base: base was" in answer.err
+    assert not (tmp_path / "fork" / "states").exists()
+    assert answer.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("result", "/etc"), ("steps", "many"), ("target", [{}]), ("base", 3), ("learning_rate", None)]
 )

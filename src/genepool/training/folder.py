@@ -66,6 +66,26 @@ def check_same(known: Mapping[str, Any], settings: Mapping[str, Any], where: Pat
         )
 
 
+def check_same_base(known: Mapping[str, Any], settings: Mapping[str, Any], where: Path) -> None:
+    """Refuses to begin with what was learned on top of another base: it means nothing on this one.
+
+    Args:
+        known: the settings of the training that is forked.
+        settings: those of the new one.
+        where: the folder of the former.
+
+    Raises:
+        InputError: their bases differ.
+    """
+    if known.get("base") not in (None, settings["base"]):
+        found = "; ".join(differences({"base": known["base"]}, {"base": settings["base"]}))
+        raise InputError(
+            f"was trained from another base: {found}",
+            where=where,
+            fix="Name its base with --base, or its result as part of the base: --base BASE+DIR/adapter",
+        )
+
+
 def forked_state(folder: Path, recipe: Training) -> dict[str, torch.Tensor]:
     """What the best state of a finished training trained, or the latest of one that is not.
 

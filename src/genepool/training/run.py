@@ -24,6 +24,7 @@ from genepool.training.folder import (
     REPORT_FILE,
     RESULT_FILE,
     check_same,
+    check_same_base,
     forked_state,
     recipe_text,
 )
@@ -95,6 +96,8 @@ class Run:
             settings["fork"] = known["fork"]
         elif self._fork is not None:
             self._forked = forked_state(self._fork, self.recipe)
+            with Journal(self._fork / JOURNAL_FILE) as other:
+                check_same_base(other.get("settings", None) or {}, settings, self._fork)
             settings["fork"] = digest_of(self._forked)
         return settings
 
