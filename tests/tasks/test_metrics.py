@@ -33,6 +33,10 @@ def test_every_metric_is_a_file_of_its_name() -> None:
 def test_a_metric_scores_from_0_to_1_or_asks_for_likelihoods(name: str) -> None:
     found = find_metric(name)
     assert found.name == name
+    if found.from_prompt:
+        # What is right stands in the prompt, and there is nothing in this one.
+        assert found.wrong(ONE) is not None
+        return
     assert found.wrong(ONE) is None
     if found.needs != "text":
         assert found.judge is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from genepool.training import run as running
+from genepool.training.loops import run as looping
+from genepool.training.loops.folder import StageMark
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL: dict[str, Any] = {"steps": 6, "batch": 8, "learning_rate": 0.02}
 LOOP: dict[str, Any] = {
     "loop": 1,
@@ -89,3 +95,205 @@ def test_every_round_leaves_its_samples_its_trainings_and_what_they_cost(
     before = files(tmp_path / "run")
     assert loop("run").code == 0
     assert files(tmp_path / "run") == before
+
+
+# What makes a recipe short; the mechanisms stay.
+SHORT: dict[str, dict[str, Any]] = {
+    "draw": {"count": 16},
+    "train": {"steps": 4, "batch": 8},
+    "sample": {"samples": 4, "tokens": None},
+    "measure": {"count": 8},
+    "search": {"tokens": 400},
+}
+
+
+def shortened(name: str, folder: Path) -> Path:
+    """A recipe with few prompts, steps and rounds, in a file of its own."""
+    told = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    for part in ("first", "round", "last"):
+        for stage in told.get(part, []):
+            ((kind, options),) = stage.items()
+            options = dict(options or {})
+            # What a round begins with, such as learning the format of Countdown, keeps its steps.
+            known = {} if part == "first" and kind == "train" and options["of"] is None else SHORT.get(kind, {})
+            stage[kind] = {**options, **{key: value for key, value in known.items() if key in options or value}}
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump({**told, "rounds": 1, "test": 16, "others": str(folder / "tasks" / "generic")}))
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(file.stem for file in RECIPES.glob("*.yaml")))
+def test_every_recipe_runs_on_the_testbed(
+    cli: Callable[..., Any], tiny_testbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("base", "tasks"):
+        (tmp_path / place).symlink_to(tiny_testbed.folder / place)
+    (tmp_path / "countdown").symlink_to(RECIPES / "countdown")
+    answer = cli("train", shortened(name, tmp_path), "--out", "run", "--quiet", "--json")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    assert [row["task"] for row in told["others"]] == ["generic"]
+    did = {one["stage"]: one["told"] for one in told["stages"]}
+    assert told["tokens_generated"] > 0
+    CHECKS[name](did, tmp_path / "run", told)
+
+
+def lines(run: Path, pattern: str) -> list[dict[str, Any]]:
+    (file,) = (run / "stages").glob(pattern)
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def of_failures(did: dict[str, Any], run: Path, told: dict[str, Any]) -> None:
+    """The easy half stands before the hard one, and only wrong samples are rejected."""
+    easy, hard = lines(run, "0000-01-*/easy.jsonl"), lines(run, "0000-03-*/hard.jsonl")
+    assert not {line["prompt"] for line in easy} & {line["prompt"] for line in hard}
+    samples = {line["prompt"]: line["samples"] for line in lines(run, "0001-02-sample/samples.jsonl")}
+    for pair in lines(run, "0001-*-pair/pairs.jsonl"):
+        right = pair["prompt"][2:-1][::-1]
+        assert pair["answers"] == [right]
+        assert pair["rejected"][0] in [text for text, _, reward in samples[pair["prompt"]] if reward == 0]
+
+
+def of_refinement(did: dict[str, Any], run: Path, told: dict[str, Any]) -> None:
+    """A refined answer is preferred only where it is better, and is learned under what asked for it."""
+    refined = {line["prompt"]: line["samples"] for line in lines(run, "0001-03-refine/refined.jsonl")}
+    for lesson in lines(run, "0001-03-refine/refinements.jsonl"):
+        prompt, _, first = lesson["prompt"].removesuffix(";").partition("=")
+        (one, _, _), (two, _, reward) = refined[f"{prompt}="]
+        assert (first, lesson["answers"], reward) == (one, [two], 1.0)
+    for pair in lines(run, "0001-05-pair/pairs.jsonl"):
+        (one, _, before), (two, _, after) = refined[pair["prompt"]]
+        assert (pair["rejected"], pair["answers"]) == ([one], [two])
+        assert after > before
+    assert {"first", "second", "improved", "worsened"} <= set(did["refine"])
+
+
+def of_self_play(did: dict[str, Any], run: Path, told: dict[str, Any]) -> None:
+    """New prompts come from those whose samples differed, and are no labels; half stay the tasks'."""
+    samples = lines(run, "0001-01-sample/samples.jsonl")
+    prompts = lines(run, "0001-04-evolve/prompts.jsonl")
+    new = [line for line in prompts if line.get("own")]
+    assert 0 < len(new) <= 8
+    assert did["evolve"]["buffer"] == len(prompts) - len(new) == 8
+    telling = [line for line in samples if len({reward for _, _, reward in line["samples"]}) > 1]
+    assert telling
+    assert all(line["prompt"].startswith("R:") for line in new)
+
+
+def of_curation(did: dict[str, Any], run: Path, told: dict[str, Any]) -> None:
+    """Half of the lessons are known answers."""
+    lessons = lines(run, "0001-*-select/lessons.jsonl")
+    own = [line for line in lessons if line.get("own")]
+    assert len(own) == len(lessons) - len(own) == did["select"]["real"] == 16
+
+
+def of_search(did: dict[str, Any], run: Path, told: dict[str, Any]) -> None:
+    """A step is worth the mean over the answers that went through it; trees stay within their size."""
+    steps = lines(run, "0001-02-search/steps.jsonl")
+    assert did["search"]["nodes"] == len(steps)
+    assert all(0 <= reward <= 1 for line in steps for _, _, reward in line["samples"])
+    assert {line["prompt"].count(";") for line in steps} >= {0, 1}
+    per_tree = [sum(line["prompt"].startswith(root["prompt"]) for line in steps)
+                for root in lines(run, "0001-02-search/samples.jsonl")]  # fmt: skip
+    assert max(per_tree) <= 20
+    assert told["stages"][2]["tokens"] >= 400
+
+
+def of_best_of_n(did: dict[str, Any], run: Path, told: dict[str, Any]) -> None:
+    """What is learned from was judged right."""
+    for line in lines(run, "0001-*-select/lessons.jsonl"):
+        assert [reward for _, _, reward in line["samples"]] == [1.0]
+
+
+CHECKS: dict[str, Callable[[dict[str, Any], Path, dict[str, Any]], None]] = {
+    "iterative": of_failures,
+    "self-refinement": of_refinement,
+    "self-play": of_self_play,
+    "self-curated": of_curation,
+    "search": of_search,
+    "best-of-n": of_best_of_n,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", ["sample", "in a training", "a training", "the end"])
+def test_a_loop_that_was_stopped_goes_on_to_the_same_bits(
+    loop: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
+) -> None:
+    short = {"rounds": 1, "round": LOOP["round"][:4]}
+    assert loop("whole", **short).code == 0
+    with monkeypatch.context() as patch:
+
+        def dying(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        if stop == "in a training":
+            after = running.Run._after
+
+            def stopping(self: Any, step: Any, *rest: Any) -> bool:
+                ended = after(self, step, *rest)
+                if step.number == 4:
+                    raise KeyboardInterrupt
+                return ended
+
+            patch.setattr(running.Run, "_after", stopping)
+        elif stop == "the end":
+            patch.setattr(looping.LoopRun, "measure", dying)
+        else:
+            write = StageMark.write
+            name = "sample" if stop == "sample" else "train"
+            # Everything of the stage is on the disk, and nothing says yet that it is finished.
+            patch.setattr(StageMark, "write", lambda mark: dying() if mark.name == name else write(mark))
+        assert loop("stopped", **short).code == 130
+    assert not (tmp_path / "stopped" / "loop.json").exists()
+    assert loop("stopped", **short).code == 0
+    whole, stopped = files(tmp_path / "whole"), files(tmp_path / "stopped")
+    assert {name for name in whole if whole[name] != stopped.get(name)} == set()
+    assert whole.keys() == stopped.keys()
+
+
+@pytest.mark.slow
+def test_a_changed_loop_is_refused_with_what_differs_and_a_fork_begins_with_what_was_learned(
+    loop: Callable[..., Any], tmp_path: Path
+) -> None:
+    short = {"rounds": 1, "round": LOOP["round"][:4]}
+    assert loop("run", **short).code == 0
+    other = [*LOOP["round"][:2], {"select": {"at_least": 0.5}}, {"train": {**SMALL, "steps": 3}}]
+    answer = loop("run", **{**short, "round": other})
+    assert answer.code == 2
+    assert "round[2].select.at_least was 1.0 and is 0.5" in answer.err
+    assert "--fork" in answer.err
+    assert len(answer.err.strip().splitlines()) == 1
+    learned = (tmp_path / "run" / "stages" / "0001-04-train" / "run" / "adapter").resolve()
+    assert loop("further", "--fork", tmp_path / "run", **{**short, "round": other}).code == 0
+    start = tmp_path / "further" / "start" / "0001"
+    assert (start / "adapter_model.safetensors").read_bytes() == (learned / "adapter_model.safetensors").read_bytes()
+    recipe = (tmp_path / "further" / "stages" / "0001-04-train" / "run" / "training.yaml").read_text()
+    assert "start/0001" in recipe
+    # Lines that somebody changed are named, and removing their stage makes them again.
+    file = tmp_path / "run" / "stages" / "0001-02-sample" / "samples.jsonl"
+    before = file.read_text()
+    file.write_text(before.replace('"id"', '"ID"', 1))
+    shutil.rmtree(tmp_path / "run" / "stages" / "0001-03-select")
+    (tmp_path / "run" / "loop.json").unlink()
+    answer = loop("run", **short)
+    assert answer.code == 2
+    assert "samples.jsonl: is not the file on record. Remove" in answer.err
+    shutil.rmtree(file.parent)
+    assert loop("run", **short).code == 0
+    assert file.read_text() == before
+
+
+@pytest.mark.slow
+def test_a_loop_without_one_valid_sample_ends_in_one_line(
+    loop: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    answer = loop("run", base=str(small_world / "base"), round=[
+        {"draw": {"count": 2}}, {"sample": {"samples": 2}}, {"select": {"at_least": 2}}, {"train": SMALL},
+    ])  # fmt: skip
+    assert answer.code == 2
+    assert "none of the samples of 2 prompts is valid" in answer.err
+    assert len(answer.err.strip().splitlines()) == 1
+    assert not (tmp_path / "run" / "loop.json").exists()

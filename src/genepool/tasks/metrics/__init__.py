@@ -36,6 +36,7 @@ class Metric:
         equality: the score is 1 exactly when what was written is an answer, so that reading the answer can tell.
         answers_are_texts: an example's answer is a text that a right model may write, so that its likelihood means
             something and a model can be taught to write it.
+        from_prompt: what is right is read from the prompt; an example's answers are never looked at.
         wrong: what keeps an example from being judged so, and the way out; None when nothing does.
     """
 
@@ -46,6 +47,7 @@ class Metric:
     within: bool = False
     equality: bool = False
     answers_are_texts: bool = True
+    from_prompt: bool = False
     wrong: Callable[[Example], tuple[str, str] | None] = lambda _example: None
 
     @property
@@ -107,6 +109,7 @@ def metric(
     within: bool = False,
     equality: bool = False,
     answers_are_texts: bool = True,
+    from_prompt: bool = False,
     wrong: Callable[[Example], tuple[str, str] | None] = lambda _example: None,
 ) -> Callable[[Judge], Judge]:
     """Makes a function a metric of its name; the arguments are those of `Metric`.
@@ -125,6 +128,7 @@ def metric(
             within=within,
             equality=equality,
             answers_are_texts=answers_are_texts,
+            from_prompt=from_prompt,
             wrong=wrong,
         )
         register(found)

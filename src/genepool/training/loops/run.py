@@ -203,6 +203,7 @@ class LoopRun:
                 )
         for _, _, stage in loop.plan():
             stage.check(loop, self.tasks)
+        self._loaded: tuple[str, Network] | None = None
         self.threads = loop.threads or sensible_threads(self.opened.base)
 
     # ------------------------------------------------------------------ beginning
@@ -295,6 +296,9 @@ class LoopRun:
             self._trusted,
             self._allow_pickle,
         )
+        if stage.trains:
+            # The model that is trained takes the place of the one that was asked.
+            self._loaded = None
         done = stage.run(place)
         lines = {name: write_lines(folder / f"{name}.jsonl", found) for name, found in done.lines.items()}
         mark = StageMark(
@@ -323,9 +327,13 @@ class LoopRun:
         return read_lines(mark.folder / f"{name}.jsonl", mark.lines[name], self.tasks)
 
     def _load(self, name: str) -> Network:
-        model = open_model(open_weights(name, allow_pickle=self._allow_pickle)).load(self._device, self.loop.dtype)
-        assert isinstance(model, Network)
-        return model
+        """A model in memory; the last one stays there, for the next stage."""
+        if self._loaded is None or self._loaded[0] != name:
+            self._loaded = None
+            model = open_model(open_weights(name, allow_pickle=self._allow_pickle)).load(self._device, self.loop.dtype)
+            assert isinstance(model, Network)
+            self._loaded = name, model
+        return self._loaded[1]
 
     # ------------------------------------------------------------------ ending
 

@@ -17,7 +17,8 @@ from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace
 class DrawOptions(StageOptions):
     """Options of `draw`."""
 
-    of: str | None = Field(default=None, description="Lines to draw from; null: the training examples of the tasks.")
+    of: str | None = Field(default=None, description="Lines to draw from; null: the examples of the tasks.")
+    split: str = Field(default="train", description="Which examples of the tasks, where `of` is null.")
     to: str = Field(default="prompts", description="Name of the lines that it writes.")
     count: int | None = Field(default=None, ge=1, description="Prompts, at most; null: all there are.")
     by: Literal["length", "likelihood"] | None = Field(
@@ -57,7 +58,7 @@ class Draw(Stage):
 
     def run(self, place: StagePlace) -> Done:
         ask = self.options
-        found = place.read(ask.of) if ask.of is not None else _all(place.tasks)
+        found = place.read(ask.of) if ask.of is not None else _all(place.tasks, ask.split)
         looked_at: list[str] = []
         if ask.by is not None:
             hard = [float(len(line.example.prompt)) for line in found]
@@ -72,8 +73,8 @@ class Draw(Stage):
         return Done({ask.to: chosen}, {"from": len(found), "drawn": len(chosen)}, labels=set(looked_at))
 
 
-def _all(tasks: Mapping[str, Task]) -> list[Line]:
-    return [line for task in tasks.values() for line in lines_of(task, "train")]
+def _all(tasks: Mapping[str, Task], split: str) -> list[Line]:
+    return [line for task in tasks.values() for line in lines_of(task, split)]
 
 
 def losses_of(place: StagePlace, lines: list[Line]) -> list[float]:

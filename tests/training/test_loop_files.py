@@ -1,0 +1,178 @@
+"""Loop files and what stands in them: what is refused before anything runs, the tree, and the Countdown task."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genepool.tasks.example import Example
+from genepool.tasks.metrics import find_metric
+from genepool.training.loops import load_loop, stage, stages
+from genepool.training.loops.tree import Node, chosen_leaf, upper_bound
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+TRAIN: dict[str, Any] = {"train": {"of": "prompts"}}
+ROUND: list[Any] = ["draw", TRAIN]
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown stage": ({"round": ["drow", TRAIN]}, "round.1.drow: there is no stage 'drow'. Did you mean 'draw'?"),
+    "lines that nobody writes": ({"round": ["sample", TRAIN]}, "round.1.sample: reads 'prompts', which no stage"),
+    "no training": ({"round": ["draw"]}, "no stage trains"),
+    "two stages in one item": ({"round": [{"draw": {}, **TRAIN}]}, "a stage is one name with its options, got 2"),
+    "an unknown option": ({"round": [{"draw": {"cont": 3}}, TRAIN]}, "round.1.draw.cont: unknown key 'cont'"),
+    "an unknown key of a training": ({"training": {"bach": 3}}, "training.bach: unknown key 'bach'"),
+    "a key that the loop says itself": ({"training": {"seed": 3}}, "`training` says `seed`"),
+    "an unknown objective": (
+        {"round": ["draw", {"train": {"of": "prompts", "objective": "dpu"}}]}, "there is no objective 'dpu'",
+    ),
+    "a part without a measure": ({"round": [{"draw": {"part": [0, 0.5]}}, TRAIN]}, "`part` needs `by`"),
+    "a version from the future": ({"loop": 2}, "its format is 2, and this version reads 1"),
+    "an unknown reward": ({"round": ["draw", {"sample": {"reward": "metrix"}}, TRAIN]}, "no reward 'metrix'"),
+    "a template without the answer": (
+        {"round": ["draw", "sample", {"refine": {"template": "{prompt}"}}, TRAIN]}, "must contain {answer}",
+    ),
+    "a task of conversations": ({"tasks": ["talk"]}, "the conversation cannot be put"),
+    "an empty split": ({"tasks": ["empty"]}, "has no training examples"),
+    "shown examples": ({"tasks": ["shown"]}, "shows solved examples"),
+}  # fmt: skip
+
+
+SPLITS = ("train", "valid", "test")
+
+
+def write(folder: Path, line: dict[str, Any], settings: str, splits: tuple[str, ...] = SPLITS) -> None:
+    folder.mkdir()
+    for split in splits:
+        (folder / f"{split}.jsonl").write_text(json.dumps(line) + "\n")
+    (folder / "task.yaml").write_text(settings)
+
+
+@pytest.mark.parametrize("case", sorted(BAD))
+def test_a_wrong_loop_is_one_line_and_nothing_is_written(
+    cli: Callable[..., Any], small_world: Path, tmp_path: Path, case: str
+) -> None:
+    said = [{"role": "user", "content": "fab="}, {"role": "assistant", "content": "a"}]
+    write(tmp_path / "talk", {"messages": said}, "max_new_tokens: 3\n")
+    write(tmp_path / "empty", {"prompt": "fab=", "answer": "a"}, "max_new_tokens: 3\n", ("valid", "test"))
+    write(tmp_path / "shown", {"prompt": "fab=", "answer": "a"}, "few_shot: 1\n")
+    changes, expected = BAD[case]
+    file = tmp_path / "loop.yaml"
+    plain = {"loop": 1, "base": str(small_world / "base"), "tasks": [str(small_world / "tasks" / "first")]}
+    file.write_text(yaml.safe_dump({**plain, "round": ROUND, **changes}))
+    answer = cli("train", file, "--out", tmp_path / "run", "--quiet")
+    assert answer.code == 2, answer.err
+    assert expected in answer.err
+    assert len(answer.err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_file_says_is_no_option_beside_it(cli: Callable[..., Any], tmp_path: Path) -> None:
+    file = tmp_path / "loop.yaml"
+    file.write_text(yaml.safe_dump({"loop": 1, "base": "base", "tasks": ["one"], "round": ROUND}))
+    answer = cli("train", file, "--out", tmp_path / "run", "--steps", 3)
+    assert answer.code == 2
+    assert "is set by the file" in answer.err
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_recipe_names_stages_that_can_follow_each_other(file: Path) -> None:
+    loop = load_loop(file)
+    names = [one.name for _, _, one in loop.plan()]
+    assert "train" in names
+    assert set(names) <= set(stages())
+
+
+def test_every_stage_is_a_file_of_its_name_and_says_what_it_is_for() -> None:
+    folder = Path(stage.__file__).parent / "stages"
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert set(stages()) == files
+    for one in stages().values():
+        assert one.__doc__
+        assert one.when
+        assert one.source
+
+
+def test_the_next_step_is_that_of_the_highest_upper_bound() -> None:
+    root = Node()
+    good, bad = root.add("a;", (1,), ended=False), root.add("b;", (2,), ended=False)
+    assert good is not None
+    assert bad is not None
+    assert root.add("a;", (1,), ended=False) is None
+    for _ in range(3):
+        good.back_up(1.0)
+    bad.back_up(0.0)
+    assert (root.visits, root.value) == (4, 0.75)
+    assert upper_bound(good, 2) == pytest.approx(1 + 2 * math.sqrt(math.log(4) / 3))
+    assert upper_bound(bad, 2) == pytest.approx(2 * math.sqrt(math.log(4)))
+    # 2.36 and 2.35: what was rarely tried is nearly as good; with less exploration the better one is clearly chosen.
+    assert chosen_leaf(root, 2, 6) is good
+    bad.back_up(0.0)
+    assert chosen_leaf(root, 0, 6) is good
+    end = good.add("c", (3,), ended=True)
+    assert end is not None
+    assert end.text == "a;c"
+    assert end.tokens == (1, 3)
+    # All below `good` has ended, so only `bad` can grow; and nothing can that is as deep as it may be.
+    assert chosen_leaf(root, 0, 6) is bad
+    assert chosen_leaf(root, 0, 1) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1)), max_size=20))
+def test_a_step_is_visited_as_often_as_the_steps_after_it_and_its_own(turns: list[tuple[int, float]]) -> None:
+    root = Node()
+    own: dict[int, int] = {}
+    for number, (choice, reward) in enumerate(turns):
+        nodes = list(root.below())
+        node = nodes[choice % len(nodes)].add(f"{number}", (number,), ended=False)
+        assert node is not None
+        node.back_up(reward)
+        own[id(node)] = 1
+    for node in root.below():
+        assert node.visits == own.get(id(node), 0) + sum(child.visits for child in node.children)
+        assert 0 <= node.value <= 1
+
+
+@pytest.mark.parametrize(
+    ("output", "score"),
+    [
+        ("3*5=15;15+7=22", 1),
+        ("7+15=22", 0),  # 15 is not there
+        ("3*5=15\n15 + 7 = 22", 1),
+        ("5*3=15;7+15=22", 1),
+        ("3*5=15", 0),
+        ("3*5=16;16+6=22", 0),
+        ("3+3=6;6+7=13", 0),
+        ("3*5=15;15+7=22;", 0),
+        ("", 0),
+        ("22", 0),
+        ("9" * 5000 + "*5=15", 0),
+    ],
+)
+def test_a_derivation_counts_when_every_step_holds_and_the_last_is_the_target(output: str, score: float) -> None:
+    example = Example("1", "3 5 7>22:", ("any",))
+    assert find_metric("countdown").score(output, example, True) == score
+
+
+def test_the_countdown_task_is_what_its_generator_writes_and_no_tested_prompt_is_trained_on() -> None:
+    spec = importlib.util.spec_from_file_location("generate_countdown", RECIPES / "countdown" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    prompts: list[str] = []
+    for name, text in module.files().items():
+        assert (RECIPES / "countdown" / name).read_text() == text
+        for line in map(json.loads, text.splitlines()):
+            prompts.append(line["prompt"])
+            example = Example(line["id"], line["prompt"], (line["answer"],))
+            assert find_metric("countdown").score(line["answer"], example, True) == 1
+    assert len(prompts) == len(set(prompts))
