@@ -122,24 +122,6 @@ def shortened(name: str, folder: Path) -> Path:
     return file
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(file.stem for file in RECIPES.glob("*.yaml")))
-def test_every_recipe_runs_on_the_testbed(
-    cli: Callable[..., Any], tiny_testbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for place in ("base", "tasks"):
-        (tmp_path / place).symlink_to(tiny_testbed.folder / place)
-    (tmp_path / "countdown").symlink_to(RECIPES / "countdown")
-    answer = cli("train", shortened(name, tmp_path), "--out", "run", "--quiet", "--json")
-    assert answer.code == 0, answer.err
-    told = json.loads(answer.out)
-    assert [row["task"] for row in told["others"]] == ["generic"]
-    did = {one["stage"]: one["told"] for one in told["stages"]}
-    assert told["tokens_generated"] > 0
-    CHECKS[name](did, tmp_path / "run", told)
-
-
 def lines(run: Path, pattern: str) -> list[dict[str, Any]]:
     (file,) = (run / "stages").glob(pattern)
     return [json.loads(line) for line in file.read_text().splitlines()]
@@ -215,6 +197,24 @@ CHECKS: dict[str, Callable[[dict[str, Any], Path, dict[str, Any]], None]] = {
     "search": of_search,
     "best-of-n": of_best_of_n,
 }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(CHECKS))
+def test_every_recipe_runs_on_the_testbed(
+    cli: Callable[..., Any], tiny_testbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("base", "tasks"):
+        (tmp_path / place).symlink_to(tiny_testbed.folder / place)
+    (tmp_path / "countdown").symlink_to(RECIPES / "countdown")
+    answer = cli("train", shortened(name, tmp_path), "--out", "run", "--quiet", "--json")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    assert [row["task"] for row in told["others"]] == ["generic"]
+    did = {one["stage"]: one["told"] for one in told["stages"]}
+    assert told["tokens_generated"] > 0
+    CHECKS[name](did, tmp_path / "run", told)
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ class _Searched:
     tokens: int = 0
 
 
-class Search(Stage):
+class SearchStage(Stage):
     """Searches a tree of steps for each prompt: choose a step by UCT, draw steps after it, finish and reward each."""
 
     name = "search"
