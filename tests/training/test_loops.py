@@ -110,12 +110,12 @@ SHORT: dict[str, dict[str, Any]] = {
 def shortened(name: str, folder: Path) -> Path:
     """A recipe with few prompts, steps and rounds, in a file of its own."""
     told = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
-    for part in ("first", "round", "last"):
+    # What comes before the first round stays as it is: it is what makes the rounds work.
+    for part in ("round", "last"):
         for stage in told.get(part, []):
             ((kind, options),) = stage.items()
             options = dict(options or {})
-            # What a round begins with, such as learning the format of Countdown, keeps its steps.
-            known = {} if part == "first" and kind == "train" and options["of"] is None else SHORT.get(kind, {})
+            known = SHORT.get(kind, {})
             stage[kind] = {**options, **{key: value for key, value in known.items() if key in options or value}}
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump({**told, "rounds": 1, "test": 16, "others": str(folder / "tasks" / "generic")}))
@@ -129,7 +129,7 @@ def lines(run: Path, pattern: str) -> list[dict[str, Any]]:
 
 def of_failures(did: dict[str, Any], run: Path, told: dict[str, Any]) -> None:
     """The easy half stands before the hard one, and only wrong samples are rejected."""
-    easy, hard = lines(run, "0000-01-*/easy.jsonl"), lines(run, "0000-03-*/hard.jsonl")
+    easy, hard = lines(run, "0000-02-*/easy.jsonl"), lines(run, "0000-03-*/hard.jsonl")
     assert not {line["prompt"] for line in easy} & {line["prompt"] for line in hard}
     samples = {line["prompt"]: line["samples"] for line in lines(run, "0001-02-sample/samples.jsonl")}
     for pair in lines(run, "0001-*-pair/pairs.jsonl"):
