@@ -34,9 +34,15 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 
 def in_order(
-    pool: ThreadPoolExecutor, work: Callable[[_Item], Any], items: Iterable[_Item], threads: int
+    pool: ThreadPoolExecutor | None, work: Callable[[_Item], Any], items: Iterable[_Item], threads: int
 ) -> Iterator[tuple[_Item, Any]]:
-    """(item, work(item)) in the order of the items, worked on by a pool of `threads`, few results waiting at a time."""
+    """(item, work(item)) in the order of the items, worked on by a pool of `threads`, few results waiting at a time.
+
+    Without a pool the work is done here, item by item.
+    """
+    if pool is None:
+        yield from ((item, work(item)) for item in items)
+        return
     waiting: deque[tuple[_Item, Future[Any]]] = deque()
     try:
         for item in items:

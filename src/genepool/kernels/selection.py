@@ -10,10 +10,15 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from genepool.kernels.counting import count_magnitudes
+
 if TYPE_CHECKING:
     import numpy as np
 
     from genepool.kernels.brackets import Brackets
+
+# Buckets that are counted together first; a power of two.
+_RUN = 256
 
 
 def keep_count(density: float, numel: int) -> int:
@@ -82,8 +87,6 @@ class Selection:
 
     def observe(self, number: int, values: Any, counts: np.ndarray[Any, Any]) -> None:
         """Counts one part of the vector by magnitude; float32, any shape, no NaN, an array or a tensor."""
-        from genepool.kernels import count_magnitudes
-
         if number == 0 and any(rank > 0 for rank in self._ranks):
             count_magnitudes(values, counts[0])
         elif number:
@@ -118,17 +121,19 @@ class Selection:
 
     def _place(self, counts: np.ndarray[Any, Any], rank: int, upper: bool) -> tuple[int, int]:
         """The bucket that holds the value at `rank`, and its rank among the values there."""
-        import numpy as np
-
         half = 1 << 15
         if upper and self._signed:
+            import numpy as np
+
             # Bits of negative numbers grow with their magnitudes: their buckets come first, in reverse.
             counts = np.concatenate([counts[half:][::-1], counts[:half]])
-        # Counting from the largest bucket down, the first whose running total reaches the rank holds it.
-        totals = np.cumsum(counts[::-1])
-        place = int(np.searchsorted(totals, rank))
-        bucket = counts.size - 1 - place
-        left = rank - int(totals[place] - counts[bucket])
+        # Counting from the largest bucket down, the first whose running total reaches the rank holds it. First runs of
+        # buckets are counted down, then those of one run: a running total of all of them takes longer than the counting
+        # of a small model.
+        runs = counts.reshape(-1, _RUN)
+        run, left = _reached(runs.sum(1), rank)
+        bucket, left = _reached(runs[run], left)
+        bucket += run * _RUN
         if upper and self._signed:
             bucket = bucket - half if bucket >= half else 2 * half - 1 - bucket
         return bucket, left
@@ -145,6 +150,14 @@ class MagnitudeSelection(Selection):
     def threshold(self) -> float:
         """The k-th largest magnitude, once both passes are over."""
         return self.values[0]
+
+
+def _reached(counts: np.ndarray[Any, Any], rank: int) -> tuple[int, int]:
+    """The last place at which the counts from there to the end reach a rank, and the rank that is left there."""
+    totals = counts[::-1].cumsum()
+    place = int(totals.searchsorted(rank))
+    found = counts.size - 1 - place
+    return found, rank - int(totals[place] - counts[found])
 
 
 def _as_float(bits: int) -> float:

@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,8 @@ class Engine:
         self._surveyed = plan.scope != "model"
         self._surveys: OrderedDict[str, Survey | None] = OrderedDict()
         self._whole = threading.local()
+        self._grains: dict[str, Grain] = {}
+        self._on_arrays: dict[str, bool] = {}
         self._lines = LinesScale(plan.recipe.lines, plan.depth) if plan.recipe.lines else None
         self._lines_lock = threading.Lock()
         self._sums = StoredSums(plan)
@@ -131,7 +134,8 @@ class Engine:
         with (
             progress.bar(f"surveying for {self.method.name}", total, "entries") as bar,
             torch_threads(1 if self.needs_torch else None),
-            ThreadPoolExecutor(threads) as pool,
+            # To start a thread takes as long as a pass over a small model.
+            ThreadPoolExecutor(threads) if len(batches) > 1 else nullcontext() as pool,
         ):
             for number in range(survey.passes):
                 self._sample(survey, number, outputs)
@@ -237,8 +241,10 @@ class Engine:
         """The smallest part of this tensor that can be computed by itself."""
         if out.kept is not None:
             return "entry"
-        settings = self.plan.settings(out)
-        return self.method.grain_of(self.plan.site(out), out.info.shape, settings.shared)
+        if out.name not in self._grains:
+            settings = self.plan.settings(out)
+            self._grains[out.name] = self.method.grain_of(self.plan.site(out), out.info.shape, settings.shared)
+        return self._grains[out.name]
 
     def working_bytes(self, out: OutputTensor) -> int:
         """Memory that computing one tensor takes, about: float32 inputs and the method's copies of what is in work."""
@@ -260,7 +266,11 @@ class Engine:
 
     def _takes_arrays(self, out: OutputTensor) -> bool:
         usable = self.device_name == "cpu" and out.info.is_float and out.name not in self._inputs.agreed
-        return usable and self._arrays.takes(out)
+        if not usable:
+            return False
+        if out.name not in self._on_arrays:
+            self._on_arrays[out.name] = self._arrays.takes(out)
+        return self._on_arrays[out.name]
 
     def _stored_rows(self, out: OutputTensor, start: int, stop: int) -> memoryview | None:
         """Rows that need no torch; None when they do, or when something in them is not finite."""

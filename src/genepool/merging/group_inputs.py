@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import TYPE_CHECKING
@@ -35,9 +36,21 @@ class GroupInputs:
     def __init__(self, plan: Plan, device: str, blocks: Callable[[OutputTensor], Iterator[tuple[int, int]]]) -> None:
         self.plan, self.device_name, self._blocks = plan, device, blocks
         self.agreed: set[str] = set()
+        # Views of what the models hold.
+        self._stacks: dict[str, torch.Tensor | None] = {}
+        self._unread: dict[str, TensorGroup] = {}
 
     def group(self, out: OutputTensor, start: int, stop: int) -> TensorGroup:
         """Rows of one tensor of the result as a method sees them; nothing is read yet."""
+        held = self._held(out, start, stop)
+        if held is None:
+            return self._new_group(out, start, stop, None)
+        # A search looks at small tensors in memory, pass after pass: to make a group takes as long as to look at it.
+        if out.name not in self._unread:
+            self._unread[out.name] = self._new_group(out, start, stop, held)
+        return copy.copy(self._unread[out.name])
+
+    def _new_group(self, out: OutputTensor, start: int, stop: int, held: torch.Tensor | None) -> TensorGroup:
         import torch
 
         settings, sources = self.plan.settings(out), self.plan.sources
@@ -93,7 +106,7 @@ class GroupInputs:
             read_delta,
             out.base is not None,
             partial(statistic_of, self.plan.statistics, out.inputs, start, stop, device),
-            self._held(out, start, stop),
+            held,
         )
 
     def _held(self, out: OutputTensor, start: int, stop: int) -> torch.Tensor | None:
@@ -103,9 +116,11 @@ class GroupInputs:
             return None
         if any(given.tensor != out.base.tensor for given in out.inputs):
             return None
-        sources = [self.plan.sources[given.model] for given in out.inputs]
-        stack = stacked_changes(sources, out.base.tensor, self.plan.sources[out.base.model])
-        return None if stack is None else stack.reshape(len(sources), rows, columns)
+        if out.name not in self._stacks:
+            sources = [self.plan.sources[given.model] for given in out.inputs]
+            stack = stacked_changes(sources, out.base.tensor, self.plan.sources[out.base.model])
+            self._stacks[out.name] = None if stack is None else stack.reshape(len(sources), rows, columns)
+        return self._stacks[out.name]
 
     def _usable(self, rows: torch.Tensor, out: OutputTensor, given: Input) -> torch.Tensor:
         """Rows to compute with: zeros stand for what an agreed buffer holds, which is put back afterwards."""

@@ -52,6 +52,9 @@ def find_method(name: str, where: str = "") -> Method:
     Raises:
         InputError: there is none; the nearest name is suggested.
     """
+    # A search asks for the same one thousands of times.
+    if name in _registry:
+        return _registry[name]
     methods = all_methods()
     if name not in methods:
         raise InputError(f"unknown merge method '{name}'", where=where, fix=nearest(name, methods))

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from genepool.kernels.stored import StoredVectors
 
+# Entries of prepared task vectors that a survey keeps from pass to pass: 256 MB.
+_READY_ENTRIES = 1 << 26
+
 
 def largest(density: float, numel: int) -> tuple[int, int] | None:
     """Ranks of the share `density` of entries, the largest, as `SparseSum.kept_ranks` gives them."""
@@ -43,8 +46,11 @@ class TrimSurvey(Chain):
         self._ranks = [method.kept_ranks(values, numel) for values in per_model]
         # The largest magnitude of all needs no looking for: nothing is above it.
         asked = [[] if kept is None else [kept[1], *([kept[0]] if kept[0] > 1 else [])] for kept in self._ranks]
-        self._limits = Magnitudes(asked, method.prepared, numel, stored=method.stored)
-        self._ties = TiePlaces(self._limits, method.prepared, method.stored) if method.exact else None
+        self._method = method
+        self._ready: dict[str, Any] = {}
+        self._ready_room = _READY_ENTRIES
+        self._limits = Magnitudes(asked, self.prepared, numel, stored=method.stored)
+        self._ties = TiePlaces(self._limits, self.prepared, method.stored) if method.exact else None
         # Marks are of one tensor: those of a whole model would grow with it.
         remembers = method.remembers_drops and shared.get("rescale") == "l1" and method.scope(shared) == "tensor"
         self._marks = KeptMarks() if remembers else None
@@ -69,6 +75,24 @@ class TrimSurvey(Chain):
     def ceilings(self) -> list[float]:
         """The largest kept magnitude of each model; infinity where outliers stay."""
         return [found[1] if len(found) > 1 else math.inf for found in self._limits.found]
+
+    def prepared(self, group: TensorGroup, last: bool = False) -> Any:
+        """The task vectors of a block as the method prepares them.
+
+        A search merges small models thousands of times: of what lies in memory anyway they are kept from pass to pass.
+
+        Args:
+            group: the block.
+            last: they will not be asked for again.
+        """
+        ready = self._ready.pop(group.name, None) if last else self._ready.get(group.name)
+        if ready is not None:
+            return ready
+        found = self._method.prepared(group)
+        if group.held is not None and not last and group.held.numel() <= self._ready_room:
+            self._ready_room -= group.held.numel()
+            self._ready[group.name] = found
+        return found
 
     def remember(self, group: TensorGroup, prepared: Any) -> None:
         """Remembers which entries of a block were dropped at random, until it is merged."""
@@ -176,7 +200,7 @@ class SparseSum(Method):
         import numpy as np
 
         before = kernels.l1_norms(group.deltas)
-        prepared = self.prepared(group)
+        prepared = survey.prepared(group)
         survey.remember(group, prepared)
         if self.rescales_before_trim:
             return np.stack([before, kernels.l1_norms(prepared)])
@@ -190,7 +214,7 @@ class SparseSum(Method):
 
         factors = [f * w for f, w in zip(self.factors(group, survey), group.column("weight"), strict=True)]
         balance = kernels.balance_of_votes(
-            self._limited(group, survey), factors, thresholds=survey.thresholds, ceilings=survey.ceilings
+            self._limited(group, survey, last=False), factors, thresholds=survey.thresholds, ceilings=survey.ceilings
         )
         return np.array(balance, np.float64)
 
@@ -236,11 +260,13 @@ class SparseSum(Method):
     def _zero_sign(self, group: TensorGroup, survey: TrimSurvey | None) -> float:
         return survey.majority_sign if survey and group.shared.get("zero_sign") == "majority" else 1.0
 
-    def _limited(self, group: TensorGroup, survey: TrimSurvey | None) -> Any:
+    def _limited(self, group: TensorGroup, survey: TrimSurvey | None, *, last: bool = True) -> Any:
         """The task vectors as kernels with limits are to see them."""
-        recalled = None if survey is None else survey.recalled(group)
-        prepared = self.prepared(group) if recalled is None else recalled
-        return prepared if survey is None else survey.without_ties(group, prepared)
+        if survey is None:
+            return self.prepared(group)
+        recalled = survey.recalled(group)
+        prepared = survey.prepared(group, last) if recalled is None else recalled
+        return survey.without_ties(group, prepared)
 
     def _elected(self, group: TensorGroup, survey: TrimSurvey | None) -> tuple[Any, int]:
         return kernels.elect(

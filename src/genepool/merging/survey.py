@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from genepool.kernels.brackets import Brackets
+from genepool.kernels.buffers import as_array
 from genepool.kernels.selection import Selection
 from genepool.kernels.tie_cut import CUT, DROPPED, TieCut
 from genepool.merging.group import TensorGroup
@@ -200,6 +201,9 @@ class Magnitudes(Survey):
 
     def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
         vectors = self._vectors(group)
+        # A slice of an array is made faster than one of a tensor, which counts where tensors are small.
+        arrays = as_array(vectors)
+        vectors = vectors if arrays is None else arrays
         if number == 0:
             assert self._brackets is not None
             for bracket, vector, counts in zip(self._brackets, vectors, partial, strict=True):
