@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genepool import kernels
-from genepool.kernels import compiled_entries, election, overlap, ranks
+from genepool.kernels import compiled_entries, election, overlap, ranks, variance
 
 seeds = st.integers(0, 10_000)
 
@@ -124,3 +124,15 @@ def test_compiled_overlaps_are_those_of_the_formula(seed: int, models: int, epsi
     assert torch.equal(counts.sum(1), (vectors.abs() > torch.tensor(epsilon)).sum((1, 2)))
     merged = kernels.overlap_mean(vectors, epsilon, factors)
     torch.testing.assert_close(merged, overlap._mean_formula(vectors, epsilon, factors), rtol=0, atol=0)
+
+
+@given(seed=seeds, models=st.integers(1, 4), threshold=st.sampled_from([0.0, 0.3, float("inf")]))
+def test_compiled_variances_are_those_of_the_formula(seed: int, models: int, threshold: float) -> None:
+    vectors = _vectors(seed, models, 6, 5)
+    found = kernels.variances(vectors)
+    torch.testing.assert_close(found, variance._formula(vectors), rtol=0, atol=0)
+    torch.testing.assert_close(found, vectors.var(0, correction=0) * models, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(kernels.squares(vectors), (vectors.double() ** 2).sum((1, 2)), rtol=1e-12)
+    left = vectors.clone()
+    kernels.keep_largest(left, found, threshold)
+    assert torch.equal(left, torch.where(found < threshold, 0.0, vectors))

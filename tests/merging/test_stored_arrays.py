@@ -40,6 +40,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("della_linear", {"rescale": "none", "density": 0.5}),
     ("pcb", {"scope": "tensor", "ratio": 0.4}),
     ("localize_stitch", {"scope": "tensor"}),
+    ("sce", {"select_topk": 0.5, "merges": "all"}),
 ]
 values = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=True)
 

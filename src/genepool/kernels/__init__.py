@@ -14,6 +14,7 @@ from genepool.kernels.overlap import overlap_counts, overlap_mean
 from genepool.kernels.random_draws import drop, uniform
 from genepool.kernels.ranks import drop_by_rank, row_ranks
 from genepool.kernels.sums import gram, weighted_sum
+from genepool.kernels.variance import keep_largest, squares, variances
 
 __all__ = [
     "add_scaled",
@@ -27,13 +28,16 @@ __all__ = [
     "elect",
     "empty",
     "gram",
+    "keep_largest",
     "l1_norms",
     "overlap_counts",
     "overlap_mean",
     "row_ranks",
     "scores",
+    "squares",
     "stitch",
     "trimmed_sum",
     "uniform",
+    "variances",
     "weighted_sum",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from genepool.kernels.compiled import _MAGNITUDE, _RUN, Array, _compiled, philox
+from genepool.kernels.compiled import _MAGNITUDE, _RUN, Array, _compiled, _compiled_sum, philox
 
 _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -62,6 +62,48 @@ def overlap_mean(vectors: Array, epsilon: float, factors: Array, out: Array) -> 
         for i in range(active.size):
             mean = total[i] / np.float32(max(active[i], 1))
             total[i] = alone[i] if active[i] == 1 else mean
+
+
+@_compiled
+def variances(vectors: Array, out: Array) -> None:
+    """`variance.variances`; see there."""
+    models, entries = vectors.shape
+    count, run = np.float32(models), np.empty(_RUN, np.float32)
+    for begin in range(0, entries, _RUN):
+        size = min(_RUN, entries - begin)
+        mean, total = run[:size], out[begin : begin + size]
+        mean[:] = np.float32(0)
+        total[:] = np.float32(0)
+        for k in range(models):
+            vector = vectors[k, begin : begin + size]
+            for i in range(size):
+                mean[i] += vector[i]
+        for i in range(size):
+            mean[i] /= count
+        for k in range(models):
+            vector = vectors[k, begin : begin + size]
+            for i in range(size):
+                away = vector[i] - mean[i]
+                total[i] += away * away
+
+
+@_compiled
+def keep_largest(vectors: Array, sizes: Array, threshold: float) -> None:
+    """`variance.keep_largest`; see there."""
+    least = np.float32(threshold)
+    for k in range(vectors.shape[0]):
+        vector = vectors[k]
+        for i in range(sizes.size):
+            vector[i] = vector[i] if sizes[i] >= least else np.float32(0)
+
+
+@_compiled_sum
+def sum_of_squares(vector: Array) -> float:
+    """In float64, in whatever order is fastest."""
+    total = 0.0
+    for i in range(vector.size):
+        total += np.float64(vector[i]) * np.float64(vector[i])
+    return total
 
 
 # Bits sorted by in one step of the radix sort; three steps order the 31 bits of a magnitude.

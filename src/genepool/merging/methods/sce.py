@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from genepool import kernels
 from genepool.merging.group import TensorGroup
@@ -11,9 +11,6 @@ from genepool.merging.method import Method
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
 from genepool.merging.survey import Chain, Magnitudes, Sums, Survey, TiePlaces
-
-if TYPE_CHECKING:
-    import torch
 
 
 class VarianceSurvey(Magnitudes):
@@ -33,12 +30,10 @@ class VarianceSurvey(Magnitudes):
         return [self.selections[0].begin(number - self.counting), 0]
 
     def observe(self, number: int, group: TensorGroup, partial: list[Any]) -> None:
-        import torch
-
         found = varied(group)[0]
         self.selections[0].observe(number - self.counting, found, partial[0])
         if number == self.counting:
-            partial[1] += int(torch.count_nonzero(found))
+            partial[1] += int((found != 0).sum())
 
     def fold(self, number: int, partial: list[Any]) -> None:
         self.selections[0].fold(partial[0])
@@ -60,39 +55,31 @@ class SelectionSurvey(Chain):
     def __init__(self, share: float, numel: int, alike_below: float) -> None:
         self._variance = VarianceSurvey(share) if share < 1 else None
         self._ties = TiePlaces(self._variance, varied) if self._variance else None
-        self._squares = Sums(lambda group: self.select(group, group.deltas).square_().sum((1, 2)))
+        self._squares = Sums(lambda group: kernels.squares(self.select(group, group.deltas)))
         self._numel, self._alike_below = numel, alike_below
         super().__init__([stage for stage in (self._variance, self._ties, self._squares) if stage is not None])
 
-    def select(self, group: TensorGroup, deltas: torch.Tensor) -> torch.Tensor:
+    def select(self, group: TensorGroup, deltas: Any) -> Any:
         """A block's task vectors, zero where nothing is selected; written into."""
         if self._variance is None or self._ties is None:
             return deltas
-        found = self._ties.drop(group, variances(deltas)[None])[0]
-        return deltas.masked_fill_(found < self._variance.threshold, 0.0)
+        found = self._ties.drop(group, kernels.variances(deltas)[None])[0]
+        kernels.keep_largest(deltas, found, self._variance.threshold)
+        return deltas
 
     @property
     def weights(self) -> list[float]:
         """Each model's share of the squares; equal shares where their means sum to too little."""
-        squares = self._squares.total
+        squares = self._squares.array
         total = float(squares.sum())
         if total <= 0 or total / self._numel < self._alike_below:
             return [1 / len(squares)] * len(squares)
         return [square / total for square in squares.tolist()]
 
 
-def variances(deltas: torch.Tensor) -> torch.Tensor:
-    """Per entry the variance over the models, times their number; the order is what counts."""
-    mean = deltas.mean(0)
-    total = (deltas[0] - mean).square_()
-    for delta in deltas[1:]:
-        total.add_((delta - mean).square_())
-    return total
-
-
-def varied(group: TensorGroup) -> torch.Tensor:
+def varied(group: TensorGroup) -> Any:
     """The variances of a block, as the only vector of a survey: `(1, rows, columns)`."""
-    return variances(group.resting_deltas)[None]
+    return kernels.variances(group.resting_deltas)[None]
 
 
 @register
@@ -105,6 +92,7 @@ class Sce(Method):
     formula = "th0 + mean over agreeing i of w_i s t_i,  w_i ~ sum (s t_i)^2,  s: top entries by variance over models"
     inputs = "deltas"
     base = "required"
+    on_arrays = True
     parameters = (
         Parameter(
             "select_topk", 0.1, "Share of the varying entries that is selected in each tensor: those that vary most "
