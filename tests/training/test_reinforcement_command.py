@@ -108,7 +108,6 @@ def test_the_recipe_of_reft_learns_right_answers_first_and_keeps_near_them(
     for stage, steps in ((first, 40), (second, 10)):
         stage |= {"steps": steps, "batch": 8, "learning_rate": 0.02 if stage is first else 0.002}
     recipe |= {"base": str(small_world / "base"), "tasks": [str(small_world / "tasks" / "first")], "others": None}
-    recipe["training"] = {"every": 10}
     (tmp_path / "reft.yaml").write_text(yaml.safe_dump(recipe | {"test": 16}))
     answer = cli("train", tmp_path / "reft.yaml", "--out", tmp_path / "run", "--quiet", "--json")
     assert answer.code == 0, answer.err
