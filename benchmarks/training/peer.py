@@ -1,7 +1,7 @@
 """One training by TRL in a process of its own; see `side_by_side`. Nothing of genepool is imported.
 
-What TRL does by default and genepool does not is off: bfloat16, activation checkpoints, checkpoints on the disk, rows
-of a log. The losses are those that genepool's are held against in its tests.
+What TRL does by default and genepool does not is off: bfloat16 where the model is in float32, activation checkpoints,
+checkpoints on the disk, rows of a log. The losses are those that genepool's are held against in its tests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def main(shape_name: str, device: str, method: str, form: str, folder: str, told
             clock.tick()
 
     examples = json.loads((place / "examples.json").read_text())
-    network = AutoModelForCausalLM.from_pretrained(place / "base", dtype=getattr(torch, shape.dtype))
+    two_bytes = shape.dtype != "float32"
+    # What is trained is kept in float32 by both, and computed with in the type of the model.
+    kept = shape.dtype if form == "lora" else "float32"
+    network = AutoModelForCausalLM.from_pretrained(place / "base", dtype=getattr(torch, kept))
     tokenizer = AutoTokenizer.from_pretrained(place / "base")
     factors = None
     if form == "lora":
@@ -38,7 +41,7 @@ def main(shape_name: str, device: str, method: str, form: str, folder: str, told
     settings = {
         "output_dir": str(place / f"peer-{method}-{form}"), "max_steps": shape.steps,
         "per_device_train_batch_size": shape.batch, "learning_rate": RATE, "use_cpu": device == "cpu",
-        "bf16": False, "gradient_checkpointing": False, "save_strategy": "no", "report_to": [], "seed": 0,
+        "bf16": two_bytes, "gradient_checkpointing": False, "save_strategy": "no", "report_to": [], "seed": 0,
         "logging_steps": shape.steps, "disable_tqdm": True, "max_grad_norm": 1.0,
     }  # fmt: skip
     more: dict[str, Any] = {"processing_class": tokenizer, "peft_config": factors, "callbacks": [Ticking()]}

@@ -101,6 +101,6 @@ def _note(shape: Shape, device: str, rounds: int) -> str:
         f"A {shape.kind} of random weights in {shape.dtype}: width {config['hidden_size']}, "
         f"{config['num_hidden_layers']} layers, a vocabulary of {config['vocab_size']:,}; on {device}. Prompts of "
         f"{shape.prompt} tokens and answers of {shape.answer}; {shape.batch} examples, pairs or samples "
-        f"({SAMPLES} of a prompt) in a step, {shape.steps} steps, of which the first {WARM} are not timed. Medians of "
-        f"{rounds} runs of each in turn."
+        f"({SAMPLES} of a prompt) in a step, {shape.steps} steps, of which the first {WARM} are not timed. "
+        f"{'One run' if rounds == 1 else f'Medians of {rounds} runs'} of each, in turn."
     )

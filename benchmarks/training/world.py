@@ -1,4 +1,4 @@
-"""The model and the data that both are trained on: a Llama or a Qwen of random weights, and texts of random words.
+"""The model and the data that both are trained on: a Llama of random weights and texts of random words.
 
 Every prompt and every answer has the same number of words, each one token, so a step is as large for both whatever the
 order of the examples. Nothing of genepool and nothing of TRL is imported.
@@ -48,9 +48,9 @@ SHAPES = {
          "tie_word_embeddings": True},
         "float32", prompt=48, answer=16, batch=16, steps=10,
     ),
-    # Qwen2.5 0.5B.
+    # The shape of Qwen2.5 0.5B. Not its class, for which transformers takes no other tokenizer than Qwen's.
     "qwen": Shape(
-        "qwen2",
+        "llama",
         {"vocab_size": 151_936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
          "num_attention_heads": 14, "num_key_value_heads": 2, "max_position_embeddings": 4096,
          "tie_word_embeddings": True},
