@@ -36,9 +36,11 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
     import transformers
     from transformers import AutoConfig
 
-    from genepool.weights.meta_model import building, read_config
+    from genepool.weights.meta_model import building, oversized, read_config
 
     folder = model_folder(weights)
+    if weights.config is not None and (many := oversized(weights.config)):
+        raise InputError(f"says {many} that can be built", where=folder / "config.json", fix="Copy the base's")
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if weights.config is not None:

@@ -220,6 +220,12 @@ def _contexts(cls: Any) -> list[Any]:
 
 def _check_size(config: Mapping[str, Any]) -> None:
     """Refuses counts that nobody's model has, before lists of that length are made of them."""
+    if what := oversized(config):
+        raise _Unknown(f"its config says {what} that are built")
+
+
+def oversized(config: Mapping[str, Any]) -> str:
+    """The first count of a config that nobody's model has, and how many there may be; empty where all are possible."""
     waiting: list[tuple[str, Any]] = list(config.items())
     while waiting:
         key, value = waiting.pop()
@@ -230,7 +236,8 @@ def _check_size(config: Mapping[str, Any]) -> None:
         elif isinstance(value, int) and not _FREE.search(key):
             most = MOST_REPEATED if _COUNT.search(key) else MOST_ENTRIES
             if value > most:
-                raise _Unknown(f"its config says {key}: {value:,}, more than the {most:,} that are built")
+                return f"{key}: {value:,}, more than the {most:,}"
+    return ""
 
 
 @contextmanager
