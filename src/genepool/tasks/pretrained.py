@@ -120,6 +120,8 @@ def load_tokenizer(weights: Weights) -> Any:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             known, special = set(tokenizer.get_vocab()), set(tokenizer.all_special_tokens)
+            # Odd settings are first looked at when a text is read.
+            tokenizer.decode(tokenizer("a", verbose=False).input_ids, skip_special_tokens=True)
         except ValueError as error:
             # transformers lists all that it tried.
             raise ValueError("no file says its tokens") if "backend tokenizer" in str(error) else error from None
