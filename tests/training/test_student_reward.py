@@ -69,7 +69,7 @@ def test_the_reward_is_the_share_that_the_student_answers_behind_the_example(ask
         written = model.write(prompts, [one.key for one in questions], Decoding(3), 8)
         right = [one.text.strip() == question.answer for one, question in zip(written, questions, strict=True)]
         assert reward == sum(right) / 6
-    assert 0 < max(found)
+    assert max(found) > 0
 
 
 def test_a_question_that_it_was_shown_is_not_asked(asked: Path, student: str) -> None:
@@ -102,13 +102,11 @@ def test_the_recipe_tunes_a_teacher_and_leaves_data_for_the_student(
     assert len(set(rewards)) > 1
     # As the page on loops says it.
     (tmp_path / "tailored").mkdir()
-    lessons = tmp_path / "aligned" / "stages" / "0002-03-select" / "lessons.jsonl"
-    shutil.copy(lessons, tmp_path / "tailored" / "train.jsonl")
-    (tmp_path / "tailored" / "task.yaml").write_text("columns: {prompt: prompt, answer: answers}\n")
-    shutil.copy(asked / "test.jsonl", tmp_path / "tailored" / "test.jsonl")
-    test = [json.loads(line) for line in (tmp_path / "tailored" / "test.jsonl").read_text().splitlines()]
-    text = "".join(json.dumps({**one, "answers": [one["answer"]]}) + "\n" for one in test)
-    (tmp_path / "tailored" / "test.jsonl").write_text(text)
+    lessons = (tmp_path / "aligned" / "stages" / "0002-03-select" / "lessons.jsonl").read_text()
+    (tmp_path / "tailored" / "train.jsonl").write_text(lessons.replace('"answers":', '"answer":'))
+    for split in ("valid", "test"):
+        shutil.copy(asked / f"{split}.jsonl", tmp_path / "tailored")
+    (tmp_path / "tailored" / "task.yaml").write_text("columns: {prompt: prompt}\n")
     answer = cli("train", tmp_path / "tailored", "--base", student, "--out", tmp_path / "taught", *QUICK)
     assert answer.code == 0, answer.err
-    assert told(tmp_path / "taught")["examples"]["train"] == 48
+    assert told(tmp_path / "taught")["examples"]["train"] == lessons.count("\n") > 40
