@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -48,7 +48,7 @@ from genepool.training.loops.stage import Stage, StagePlace
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.run import sensible_threads
 from genepool.training.train import TrainingResult
-from genepool.weights import Form, ModelDifference, Sum, open_change, open_weights, store
+from genepool.weights import Change, Form, ModelDifference, Sum, open_change, open_weights, store
 
 
 @dataclass
@@ -154,6 +154,26 @@ def loop_gains_of(
     return LoopRun(load_loop(out / LOOP_FILE), out, device=device, trusted=trusted, allow_pickle=allow_pickle).gains(
         ledger
     )
+
+
+class LoopedChange(Sum):
+    """What all trainings of a loop changed of its base.
+
+    Args:
+        parts: what they changed; factors put side by side are the sum, to the last bit.
+        made_from: the trainings' results, as they lie in the loop's folder.
+    """
+
+    def __init__(self, parts: Sequence[Change], made_from: Sequence[str]) -> None:
+        super().__init__(parts)
+        self._made_from = made_from
+
+    def identity(self) -> dict[str, Any]:
+        # Where the folder lies is no part of what was made in it.
+        known = super().identity().get("models", [])
+        if len(known) != len(self._made_from):
+            return {"models": [{**one, "name": " + ".join(self._made_from)} for one in known]}
+        return {"models": [{**one, "name": name} for one, name in zip(known, self._made_from, strict=True)]}
 
 
 class LoopRun:
@@ -287,6 +307,7 @@ class LoopRun:
             round_,
             derive(self.loop.seed, "loop", round_, number),
             self.tasks,
+            {task.name: task for task in self.opened.others},
             {name: functools.partial(self._read, name, mark) for name, mark in state.lines.items()},
             self.loop.base,
             self._model(state.parts),
@@ -324,7 +345,11 @@ class LoopRun:
                 shutil.rmtree(path)
 
     def _read(self, name: str, mark: StageMark) -> list[Line]:
-        return read_lines(mark.folder / f"{name}.jsonl", mark.lines[name], self.tasks)
+        return read_lines(
+            mark.folder / f"{name}.jsonl",
+            mark.lines[name],
+            {task.name: task for task in (*self.tasks.values(), *self.opened.others)},
+        )
 
     def _load(self, name: str) -> Network:
         """A model in memory; the last one stays there, for the next stage."""
@@ -341,12 +366,12 @@ class LoopRun:
         """Writes what all rounds changed of the base as one skill, measures it, and records the end."""
         base = self.opened.base
         if self.loop.form == "lora" and not any(part.suffix for part in state.parts):
-            # Factors side by side are the sum, to the last bit.
-            change: Any = Sum([open_change(str(part), base) for part in state.parts])
+            changes = [open_change(str(part), base) for part in state.parts]
             form = None
         else:
             tuned = open_weights(self._model(state.parts), allow_pickle=self._allow_pickle)
-            change, form = ModelDifference(tuned, base), Form("dense")
+            changes, form = [ModelDifference(tuned, base)], Form("dense")
+        change = LoopedChange(changes, [part.relative_to(self.out).as_posix() for part in state.parts])
         words = {"name": ", ".join(self.tasks)}
         arguments = {"rounds": self.loop.rounds, "seed": self.loop.seed, "genepool": version("genepool")}
         store(change, self.out / SKILL, form, "train", arguments, words=words, overwrite=True)

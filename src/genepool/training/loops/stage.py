@@ -39,6 +39,7 @@ class StagePlace:
         round: counted from 1; 0 for what comes before the first.
         seed: of everything that the stage draws; another one in every stage of every round.
         tasks: by name.
+        others: tasks that must not be forgotten, by name.
         lines: the lines that the stages before it wrote, by name; `read` loads them.
         base: the model that the loop began with, as it is named.
         model: the model as the stages before it left it, as it is named: the parent.
@@ -53,6 +54,7 @@ class StagePlace:
     round: int
     seed: int
     tasks: Mapping[str, Task]
+    others: Mapping[str, Task]
     lines: Mapping[str, Callable[[], list[Line]]]
     base: str
     model: str
