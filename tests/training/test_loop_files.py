@@ -91,6 +91,29 @@ def test_every_recipe_names_stages_that_can_follow_each_other(file: Path) -> Non
     assert set(names) <= set(stages())
 
 
+def test_a_loop_is_planned_before_it_runs(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
+    file = tmp_path / "loop.yaml"
+    plain = {
+        "loop": 1,
+        "base": str(small_world / "base"),
+        "tasks": [str(small_world / "tasks" / "first")],
+        "rounds": 3,
+        "first": [{"draw": {"by": "length", "part": [0.5, 1], "to": "hard"}}, {"train": {"of": "hard", "steps": 5}}],
+        "round": [{"draw": {"count": 10}}, {"sample": {"samples": 4}}, "pair", {"train": {"of": "pairs", "steps": 7}}],
+        "training": {"objective": "dpo"},
+    }
+    file.write_text(yaml.safe_dump(plain))
+    answer = cli("plan", file, "--json", "--quiet")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    assert told["stages"][0]["lines"] == {"hard": 24}
+    assert (told["samples"], told["steps"], told["examples"]) == (3 * 10 * 4, 5 + 3 * 7, 48)
+    assert (told["tasks"], told["others"]) == (["first"], ["grade"])
+    assert 0 < told["memory"]["parameters"] < told["memory"]["total"]
+    shown = cli("plan", file, "--quiet")
+    assert "3 rounds on 48 examples: at most 120 samples and 26 steps in all" in shown.out
+
+
 def test_every_stage_is_a_file_of_its_name_and_says_what_it_is_for() -> None:
     folder = Path(stage.__file__).parent / "stages"
     files = {path.stem for path in folder.glob("*.py")} - {"__init__"}

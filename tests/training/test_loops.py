@@ -91,7 +91,14 @@ def test_every_round_leaves_its_samples_its_trainings_and_what_they_cost(
         small_world / "tasks" / "first", "--limit", 8, "--json", "--quiet",
     )  # fmt: skip
     assert json.loads(result.out)["results"][0]["mean"] == told["target"][0]["after"]
-    assert "Stages" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert all(f'id="{name}"' in page for name in ("rounds", "stages"))
+    assert cli("report", tmp_path / "run", "--out", tmp_path / "page.md", "--quiet").code == 0
+    text = (tmp_path / "page.md").read_text()
+    assert "| round | first | grade | steps | tokens | known answers |" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| 2 | ") and line.count("|") == 7)
+    tokens = sum(one["tokens"] for one in told["stages"] if one["round"] == 2)
+    assert row.split(" | ")[3:5] == ["9", f"{tokens:,}"]
     before = files(tmp_path / "run")
     assert loop("run").code == 0
     assert files(tmp_path / "run") == before

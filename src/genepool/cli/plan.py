@@ -45,6 +45,8 @@ def plan(
 
         genepool plan training.yaml
 
+        genepool plan loop.yaml
+
         genepool plan compose.yaml
 
     Only headers of models are read.
@@ -58,10 +60,15 @@ def plan(
     options.load_plugins(plugin)
     is_study, is_training = _has_key(recipe, "study") or _has_key(recipe, "genome"), _has_key(recipe, "train")
     options.only_with(context, is_study, "a study file", "workers", "tasks")
-    is_composing = _has_key(recipe, "compose")
-    options.only_with(context, not (is_study or is_training or is_composing), "a recipe file", "all_tensors", "rest")
+    is_composing, is_loop = _has_key(recipe, "compose"), _has_key(recipe, "loop")
+    options.only_with(
+        context, not (is_study or is_training or is_composing or is_loop), "a recipe file", "all_tensors", "rest"
+    )
     if is_composing:
         _plan_composing(recipe, json_output, allow_pickle, trust_tasks or ())
+        return
+    if is_loop:
+        _plan_loop(recipe, json_output, allow_pickle, trust_tasks or ())
         return
     if is_training:
         _plan_training(recipe, json_output, allow_pickle, trust_tasks or ())
@@ -169,6 +176,33 @@ def _plan_training(path: Path, json_output: bool, allow_pickle: bool, trust_task
         f"memory: {size(memory.total)} of {size(free)} free: {'fits' if memory.total <= free else 'DOES NOT FIT'}; "
         f"weights {size(memory.weights)}, trained values {size(memory.trained)}, gradient and moments "
         f"{size(memory.moments)}, activations about {size(memory.activations)}, the program {size(memory.program)}"
+    )
+
+
+def _plan_loop(path: Path, json_output: bool, allow_pickle: bool, trust_tasks: Sequence[Path]) -> None:
+    from genepool.kernels.memory import free_memory
+    from genepool.training.loops import load_loop
+    from genepool.training.loops.planning import plan_loop
+
+    shown, free = plan_loop(load_loop(path), trusted=trust_tasks, allow_pickle=allow_pickle), free_memory()
+    if json_output:
+        options.print_json({**shown, "free": free})
+        return
+    table = tables.TextTable("round", ["stage", "writes", "samples", "steps"], prose=("writes",))
+    for one in shown["stages"]:
+        # The rounds are alike.
+        if one["round"] in (0, 1, shown["rounds"] + 1):
+            writes = ", ".join(f"{count:,} {name}" for name, count in one["lines"].items() if count)
+            counts = [f"{one[key]:,}" if one[key] else "" for key in ("samples", "steps")]
+            table.add_row(str(one["round"]), one["stage"], writes, *counts)
+    tables.show(table)
+    size, total = options.size_text, shown["memory"]["total"]
+    tables.print_text(
+        f"{shown['rounds']:,} rounds on {shown['examples']:,} examples: at most {shown['samples']:,} samples and "
+        f"{shown['steps']:,} steps in all\n"
+        f"asked before and after: {', '.join(shown['tasks'])}; others: {', '.join(shown['others']) or 'none'}\n"
+        f"memory of the largest training: {size(total)} of {size(free)} free: "
+        f"{'fits' if total <= free else 'DOES NOT FIT'}"
     )
 
 

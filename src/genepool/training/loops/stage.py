@@ -92,6 +92,21 @@ class Done:
     fresh: bool = False
 
 
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage will do at most.
+
+    Attributes:
+        lines: that it writes, by name.
+        samples: answers that models write in it.
+        steps: of the optimiser.
+    """
+
+    lines: Mapping[str, int] = field(default_factory=dict)
+    samples: int = 0
+    steps: int = 0
+
+
 class Stage(ABC):
     """One step of a round.
 
@@ -135,6 +150,16 @@ class Stage(ABC):
             InputError: an option does not suit the loop or its tasks.
         """
         return
+
+    def planned(self, loop: Loop, lines: Mapping[str, int]) -> StagePlan:
+        """What it will do at most; as many lines as it reads, unless a stage knows better.
+
+        Args:
+            loop: the whole file.
+            lines: how many there are at most, by name; "" are the training examples of the tasks.
+        """
+        most = max((lines[name] for name in self.reads), default=0)
+        return StagePlan(dict.fromkeys(self.writes, most))
 
     @abstractmethod
     def run(self, place: StagePlace) -> Done:

@@ -11,7 +11,8 @@ from genepool.seeding import numpy_generator
 from genepool.tasks import Task
 from genepool.training.batches import answer_likelihoods, encode_examples
 from genepool.training.loops.data import Line, lines_of
-from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace
+from genepool.training.loops.recipe import Loop
+from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace, StagePlan
 
 
 class DrawOptions(StageOptions):
@@ -55,6 +56,12 @@ class Draw(Stage):
     @property
     def writes(self) -> tuple[str, ...]:
         return (self.options.to,)
+
+    def planned(self, loop: Loop, lines: Mapping[str, int]) -> StagePlan:
+        low, high = self.options.part
+        found = lines[self.options.of or ""]
+        part = max(round(high * found) - round(low * found), 1)
+        return StagePlan({self.options.to: min(part, self.options.count or part)})
 
     def run(self, place: StagePlace) -> Done:
         ask = self.options

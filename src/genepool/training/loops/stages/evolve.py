@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -13,7 +13,8 @@ from genepool.seeding import numpy_generator
 from genepool.tasks import Example, Task
 from genepool.training.loops.data import Line, lines_of
 from genepool.training.loops.judging import answers_drawn
-from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace
+from genepool.training.loops.recipe import Loop
+from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace, StagePlan
 from genepool.training.samples import writer
 
 
@@ -69,6 +70,10 @@ class Evolve(Stage):
     @property
     def writes(self) -> tuple[str, ...]:
         return (self.options.to,)
+
+    def planned(self, loop: Loop, lines: Mapping[str, int]) -> StagePlan:
+        count = self.options.count or lines[self.options.of]
+        return StagePlan({self.options.to: count}, samples=count - round(self.options.buffer * count))
 
     def run(self, place: StagePlace) -> Done:
         ask = self.options

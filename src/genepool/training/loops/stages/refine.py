@@ -13,7 +13,7 @@ from genepool.tasks import Task
 from genepool.training.loops.data import Line, WrittenAnswer
 from genepool.training.loops.judging import Judge, answers_drawn, check_rewarded
 from genepool.training.loops.recipe import Loop
-from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace
+from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace, StagePlan
 
 
 class RefineOptions(StageOptions):
@@ -67,6 +67,10 @@ class Refine(Stage):
 
     def check(self, loop: Loop, tasks: Mapping[str, Task]) -> None:
         check_rewarded(self.options.reward, tasks)
+
+    def planned(self, loop: Loop, lines: Mapping[str, int]) -> StagePlan:
+        most = lines[self.options.of]
+        return StagePlan(dict.fromkeys(self.writes, most), samples=most if self.options.by == "model" else 0)
 
     def run(self, place: StagePlace) -> Done:
         ask = self.options

@@ -11,7 +11,7 @@ from genepool.tasks import DEFAULT_BATCH, Task
 from genepool.training.loops.data import Line
 from genepool.training.loops.judging import Judge, answers_drawn, check_rewarded, described
 from genepool.training.loops.recipe import Loop
-from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace
+from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace, StagePlan
 
 # Answers between two looks at the budget of tokens: one batch. Fixed: it decides when the budget is spent.
 _AT_ONCE = DEFAULT_BATCH
@@ -58,6 +58,10 @@ class SampleStage(Stage):
 
     def check(self, loop: Loop, tasks: Mapping[str, Task]) -> None:
         check_rewarded(self.options.reward, tasks)
+
+    def planned(self, loop: Loop, lines: Mapping[str, int]) -> StagePlan:
+        prompts = lines[self.options.of]
+        return StagePlan({self.options.to: prompts}, samples=prompts * self.options.samples)
 
     def run(self, place: StagePlace) -> Done:
         ask = self.options

@@ -17,7 +17,7 @@ from genepool.training.examples import TrainingExample
 from genepool.training.loops.data import Line, WrittenAnswer
 from genepool.training.loops.judging import Judge, check_rewarded, described
 from genepool.training.loops.recipe import Loop
-from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace
+from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace, StagePlan
 from genepool.training.loops.tree import Node, chosen_leaf
 from genepool.training.samples import Sample, writer
 
@@ -93,6 +93,11 @@ class SearchStage(Stage):
 
     def check(self, loop: Loop, tasks: Mapping[str, Task]) -> None:
         check_rewarded(self.options.reward, tasks)
+
+    def planned(self, loop: Loop, lines: Mapping[str, int]) -> StagePlan:
+        prompts = lines[self.options.of]
+        nodes = prompts * self.options.nodes
+        return StagePlan({self.options.to: prompts, self.options.steps: nodes}, samples=nodes)
 
     def run(self, place: StagePlace) -> Done:
         ask = self.options

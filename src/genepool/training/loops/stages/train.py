@@ -12,7 +12,7 @@ from genepool.training.folder import JOURNAL_FILE, read_result
 from genepool.training.journal import Journal
 from genepool.training.loops.data import lines_of, write_tasks
 from genepool.training.loops.recipe import Loop
-from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace
+from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace, StagePlan
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Average, Training
 from genepool.training.run import Run
@@ -62,7 +62,7 @@ class TrainStage(Stage):
         return () if self.options.of is None else (self.options.of,)
 
     def check(self, loop: Loop, tasks: Mapping[str, Task]) -> None:
-        self._recipe(loop, base=loop.base, tasks=loop.tasks, seed=loop.seed, teacher=self.options.teacher)
+        self.training(loop)
 
     def _recipe(self, loop: Loop, **known: Any) -> Training:
         keys = ("objective", "options", "steps", "batch", "learning_rate", "shares", "portions", "average")
@@ -70,6 +70,18 @@ class TrainStage(Stage):
         if self.options.teacher is None:
             known.pop("teacher", None)
         return loop.training_of(**known, **own)
+
+    def planned(self, loop: Loop, lines: Mapping[str, int]) -> StagePlan:
+        return StagePlan(steps=self.training(loop).steps)
+
+    def training(self, loop: Loop) -> Training:
+        """The training, on the tasks' own examples instead of what earlier stages will have written.
+
+        Raises:
+            InputError: a value is wrong.
+        """
+        teacher = loop.base if self.options.teacher in ("base", "parent") else self.options.teacher
+        return self._recipe(loop, base=loop.base, tasks=loop.tasks, seed=loop.seed, teacher=teacher)
 
     def run(self, place: StagePlace) -> Done:
         ask, loop = self.options, place.loop
