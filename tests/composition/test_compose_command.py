@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import compose_world
@@ -18,8 +20,11 @@ from safetensors.torch import load_file, save_file
 
 from genepool.composition import fitting
 from genepool.composition.gradient import MergedNetwork
+from genepool.composition.inputs import TaskInputs, _check_varied, parted
 from genepool.composition.residence import Residence
+from genepool.errors import InputError
 from genepool.locking import holder, locked
+from genepool.tasks.answers import Question
 from genepool.tasks.models.digits.network import Shape
 
 Compose = Callable[..., Any]
@@ -340,6 +345,20 @@ def test_inputs_of_one_class_are_refused_without_labels(cli: Cli, small_bed: Pat
     assert re.search(r"second: .*answers 16 inputs nearly alike \('\d'\), so nothing can be learned", answer.err)
     assert not (tmp_path / "out").exists()
     assert cli(*call, "--out", tmp_path / "out", "--set", "check_inputs=false").code == 0
+
+
+@pytest.mark.parametrize(("choices", "refused"), [(("a", "b"), False), (("c", "d"), True), ((), True)])
+def test_answers_are_alike_or_not_among_the_choices_of_the_task(choices: tuple[str, ...], refused: bool) -> None:
+    """A head may hold the classes of many tasks, of which one task asks about a few."""
+    labels = tuple("abcdefghijklmnop")
+    even = torch.full((16,), 1e-4)
+    even[:2] = 0.5
+    even[2] = 0.1
+    recorded = [(even / even.sum()).log()[None]] * 8
+    questions = tuple(Question(str(number), "", "a") for number in range(8))
+    network: Any = SimpleNamespace(can={"classes"}, labels=labels, name="skill")
+    with pytest.raises(InputError, match="nearly alike") if refused else nullcontext():
+        _check_varied(TaskInputs("task", questions, False, *parted(8)), recorded, network, set(choices))
 
 
 # ---------------------------------------------------------------------- fits that end early

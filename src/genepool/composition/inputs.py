@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -154,7 +154,7 @@ def own_answers_of(composed: ComposedTask, network: Network, check: bool) -> Tas
     inputs = TaskInputs(task.name, questions, _closed(composed), *parted(len(questions)))
     recorded = _predictions(network, inputs)
     if check:
-        _check_varied(inputs, recorded, network)
+        _check_varied(inputs, recorded, network, {choice for one in composed.examples for choice in one.choices})
     return TaskInputs(inputs.name, questions, inputs.closed, inputs.learn, inputs.held, recorded)
 
 
@@ -170,8 +170,17 @@ def _predictions(network: Network, inputs: TaskInputs) -> tuple[torch.Tensor, ..
     return tuple(found[number] for number in range(len(inputs.questions)))
 
 
-def _check_varied(inputs: TaskInputs, recorded: Sequence[torch.Tensor], network: Network) -> None:
+def _check_varied(
+    inputs: TaskInputs, recorded: Sequence[torch.Tensor], network: Network, choices: Collection[str]
+) -> None:
     """Refuses inputs of one class, which a skill's own predictions tell without labels.
+
+    Args:
+        inputs: as the skill answered them.
+        recorded: what it predicts for each.
+        network: holds the skill.
+        choices: the classes that the task asks about; empty for all that the model has. A head may have those of
+            other tasks too.
 
     Raises:
         InputError: of a classifier, the entropy of the mean prediction is below half of what equally frequent classes
@@ -185,6 +194,8 @@ def _check_varied(inputs: TaskInputs, recorded: Sequence[torch.Tensor], network:
     answers = {question.answer for question in inputs.questions}
     if "classes" in network.can:
         mean = torch.cat(list(recorded)).exp().mean(0)
+        if own := [at for at, label in enumerate(network.labels) if label in choices]:
+            mean = mean[own] / mean[own].sum().clamp_min(1e-30)
         entropy = float(-(mean * mean.clamp_min(1e-30).log()).sum())
         varied = entropy >= 0.5 * math.log(min(len(mean), count))
     else:
