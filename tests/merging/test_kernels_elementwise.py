@@ -79,11 +79,12 @@ def test_rows_that_bounds_do_not_decide_are_sorted_and_zeros_not_looked_at() -> 
     def decided(row: np.ndarray[Any, Any]) -> bool:
         size = row.size
         draws = np.random.default_rng(0).random(size, dtype=np.float32)
-        keys, buckets, unsure = np.empty(size, np.uint32), np.empty(size, np.uint32), np.empty(size, np.uint8)
+        keys, buckets, unsure = (np.empty(size, np.uint32) for _ in range(3))
         counts, bounds = np.empty((2, 640), np.int32), [np.empty(640, np.float32) for _ in range(2)]
         limits, mixed = (np.float32(0.45), np.float32(0.1)), np.empty(640, np.uint8)
+        room = [np.empty(size, np.float32) for _ in range(2)]
         return bool(
-            compiled_entries._drop_row(row, draws, *limits, keys, buckets, counts, bounds[0], bounds[1], mixed, unsure)
+            compiled_entries._drop_row(row, draws, *limits, keys, buckets, counts, *bounds, mixed, unsure, *room)
         )
 
     normal = np.random.default_rng(1).standard_normal(4096).astype(np.float32)

@@ -220,7 +220,7 @@ def elect(
             merged[i] = vote
             signs[i] = vote if vote != none else np.float32(zero_sign)
         for i in range(size):
-            balance += np.int32(merged[i])
+            balance = np.int32(balance + np.int32(merged[i]))
         elected += int(balance)
         merged[:] = none
         divisor[:] = none
@@ -258,7 +258,7 @@ def balance_of_votes(vectors: Array, votes: Array, low: Array, high: Array) -> i
                 signs[i] += vector[i] * factor if inside else none
         balance = np.int32(0)
         for i in range(size):
-            balance += np.int32(signs[i] > none) - np.int32(signs[i] < none)
+            balance = np.int32(balance + np.int32(signs[i] > none) - np.int32(signs[i] < none))
         elected += int(balance)
     return elected
 

@@ -35,11 +35,12 @@ def _count(keys: Array, low: np.int32, high: np.int32, counts: Array) -> Any:
     above_high, from_high, above_low, from_low = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
     # The only comparison that is one instruction.
     under_high, under_low = np.int32(high - np.int32(1)), np.int32(low - np.int32(1))
+    # Cast at every step: a sum of two int32 is an int64 otherwise, and takes twice as long.
     for i in range(keys.size):
-        above_high += np.int32(keys[i] > high)
-        from_high += np.int32(keys[i] > under_high)
-        above_low += np.int32(keys[i] > low)
-        from_low += np.int32(keys[i] > under_low)
+        above_high = np.int32(above_high + np.int32(keys[i] > high))
+        from_high = np.int32(from_high + np.int32(keys[i] > under_high))
+        above_low = np.int32(above_low + np.int32(keys[i] > low))
+        from_low = np.int32(from_low + np.int32(keys[i] > under_low))
     counts[0] += np.int64(above_high)
     counts[1] += np.int64(from_high)
     counts[2] += np.int64(above_low)

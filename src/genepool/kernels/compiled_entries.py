@@ -203,12 +203,15 @@ def _probability(twice: Any, columns: int, floor: np.float32, slope: np.float32)
 @_compiled
 def _counted_probability(keys: Array, key: np.uint32, floor: np.float32, slope: np.float32) -> Any:
     """The same of one key of a row, by counting all others."""
-    twice, sought = np.int32(0), np.int32(key)
+    below, until = np.int32(0), np.int32(0)
+    sought, beyond = np.int32(key), np.int32(np.int32(key) + np.int32(1))
     # Magnitudes have no sign bit: comparing them as signed numbers is the faster way.
     signed = keys.view(np.int32)
+    # Cast at every step: a sum of two int32 is an int64 otherwise, and takes several times as long.
     for i in range(signed.size):
-        twice += np.int32(signed[i] < sought) + np.int32(signed[i] <= sought)
-    return _probability(np.int64(twice) - 1, keys.size, floor, slope)
+        below = np.int32(below + np.int32(signed[i] < sought))
+        until = np.int32(until + np.int32(signed[i] < beyond))
+    return _probability(np.int64(below) + np.int64(until) - 1, keys.size, floor, slope)
 
 
 @_compiled
@@ -222,8 +225,8 @@ def _fill_buckets(keys: Array, buckets: Array, first: np.uint32, counts: Array, 
     # Two tables in turn: few values are met so often that one would wait for itself.
     even, odd = counts[0], counts[1]
     for i in range(0, columns - 1, 2):
-        even[buckets[i]] += np.int32(1)
-        odd[buckets[i + 1]] += np.int32(1)
+        even[buckets[i]] += 1
+        odd[buckets[i + 1]] += 1
     if columns % 2:
         even[buckets[columns - 1]] += np.int32(1)
     for i in range(columns):
@@ -231,7 +234,7 @@ def _fill_buckets(keys: Array, buckets: Array, first: np.uint32, counts: Array, 
 
 
 @_compiled
-def _drop_row(
+def _drop_row(  # noqa: C901 (a row of plain loops is what the compiler makes vectors of)
     row: Array,
     draws: Array,
     floor: np.float32,
@@ -243,6 +246,8 @@ def _drop_row(
     upper: Array,
     mixed: Array,
     unsure: Array,
+    sure: Array,
+    likely: Array,
 ) -> bool:
     """Drops entries of one row by the bounds of their ranks; False, and nothing is done, where too few are decided."""
     columns = row.size
@@ -268,19 +273,25 @@ def _drop_row(
                 # Equal magnitudes, as most of a bucket are among differences of bfloat16.
                 lower[bucket] = upper[bucket] = _probability(2 * below + here - 1, columns, floor, slope)
             below += here
-    to_count = np.int32(0)
+    # Looked up first: the comparisons after it are made wide, and half of their outcomes no branch would foresee.
+    for i in range(columns):
+        sure[i] = lower[buckets[i]]
+    for i in range(columns):
+        likely[i] = upper[buckets[i]]
     for i in range(columns):
         # To drop a zero changes nothing, and rows of differences of bfloat16 are mostly zeros.
-        unsure[i] = np.uint8(draws[i] >= lower[buckets[i]]) & np.uint8(draws[i] < upper[buckets[i]])
-        unsure[i] &= np.uint8(bits[i] != np.uint32(0))
-        to_count += np.int32(unsure[i])
+        within = np.uint32(draws[i] >= sure[i]) & np.uint32(draws[i] < likely[i])
+        unsure[i] = within & np.uint32(bits[i] != np.uint32(0))
+    to_count = np.uint32(0)
+    for i in range(columns):
+        to_count = np.uint32(to_count + unsure[i])
     if to_count > _MOST_COUNTED:
         return False
     for i in range(columns):
-        row[i] = np.float32(0) if draws[i] >= upper[buckets[i]] else row[i]
+        bits[i] = bits[i] if draws[i] < likely[i] else np.uint32(0)
     for begin in range(0, columns, 64):
         part = unsure[begin : min(begin + 64, columns)]
-        met = np.uint8(0)
+        met = np.uint32(0)
         for i in range(part.size):
             met |= part[i]
         if met:
@@ -298,7 +309,8 @@ def drop_by_bounds(rows: Array, key: int, offset: int, least: float, span: float
     one magnitude is sorted.
     """
     lines, columns = rows.shape
-    keys, buckets, unsure = np.empty(columns, np.uint32), np.empty(columns, np.uint32), np.empty(columns, np.uint8)
+    keys, buckets, unsure = np.empty(columns, np.uint32), np.empty(columns, np.uint32), np.empty(columns, np.uint32)
+    sure, likely = np.empty(columns, np.float32), np.empty(columns, np.float32)
     counts = np.empty((2, _BUCKETS), np.int32)
     lower, upper = np.empty(_BUCKETS, np.float32), np.empty(_BUCKETS, np.float32)
     mixed = np.empty(_BUCKETS, np.uint8)
@@ -309,5 +321,7 @@ def drop_by_bounds(rows: Array, key: int, offset: int, least: float, span: float
         philox(key, begin // 4, draws)
         ahead = begin % 4
         own = draws[ahead : ahead + columns]
-        if not _drop_row(rows[line], own, floor, slope, keys, buckets, counts, lower, upper, mixed, unsure):
+        if not _drop_row(
+            rows[line], own, floor, slope, keys, buckets, counts, lower, upper, mixed, unsure, sure, likely
+        ):
             drop_by_rank(rows[line : line + 1], key, begin, least, span, False)

@@ -221,7 +221,7 @@ def balance_of_votes(
                 signs[i] += vector[i] * factor
         balance = np.int32(0)
         for i in range(size):
-            balance += np.int32(signs[i] > _NOTHING) - np.int32(signs[i] < _NOTHING)
+            balance = np.int32(balance + np.int32(signs[i] > _NOTHING) - np.int32(signs[i] < _NOTHING))
         elected += np.int64(balance)
     return elected, bool(odd == 0)
 
@@ -276,6 +276,6 @@ def count_ties(
                 _drop(vector, keys[0], place + begin, chances[0], draws)
             bits, found = vector.view(np.int32), np.int32(0)
             for i in range(size):
-                found += np.int32((bits[i] & np.int32(0x7FFFFFFF)) == wanted)
+                found = np.int32(found + np.int32((bits[i] & np.int32(0x7FFFFFFF)) == wanted))
             counts[line] += np.int64(found)
     return bool(odd == 0)
