@@ -119,16 +119,8 @@ def read_mark(folder: Path) -> StageMark | None:
 
 def loop_text(loop: Loop) -> str:
     """The loop as a file says it, with paths that can be found from anywhere."""
-
-    def found(path: str) -> str:
-        return str(Path(path).resolve()) if Path(path).exists() else path
-
-    told = {"loop": 1, **loop.model_dump(mode="json", exclude_defaults=True)}
-    told["base"] = "+".join(map(found, loop.base.split("+")))
-    told["tasks"] = [found(task) for task in loop.tasks]
-    if loop.others is not None:
-        told["others"] = found(loop.others)
-    return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+    told = loop.resolved().model_dump(mode="json", exclude_defaults=True)
+    return str(yaml.safe_dump({"loop": 1, **told}, sort_keys=False, allow_unicode=True))
 
 
 def read_record(out: Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ Pydantic models of the YAML a user writes, and its reader. Opens no model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,8 +148,40 @@ class Loop(Strict):
 
     def located(self, folder: Path) -> Loop:
         """The same with paths that are relative to the file's folder made so that they can be found from here."""
-        plain = Training(base=self.base, tasks=self.tasks, others=self.others).located(folder)
-        return self.model_copy(update={"base": plain.base, "tasks": plain.tasks, "others": plain.others})
+
+        def found(path: str) -> str:
+            inside = folder / path
+            return str(inside) if not Path(path).is_absolute() and inside.exists() else path
+
+        return self.with_paths(found)
+
+    def resolved(self) -> Loop:
+        """The same with paths that can be found from anywhere."""
+        return self.with_paths(lambda path: str(Path(path).resolve()) if Path(path).exists() else path)
+
+    def with_paths(self, found: Callable[[str], str]) -> Loop:
+        """The same with every file and folder that it names where `found` finds it."""
+
+        def model(name: str) -> str:
+            return "+".join(map(found, name.split("+")))
+
+        def placed(options: dict[str, Any]) -> dict[str, Any]:
+            from genepool.training.rewards import located
+
+            told = dict(options)
+            if "reward" in told:
+                told["reward"] = located(told["reward"], model)
+            if told.get("teacher") not in (None, "base", "parent"):
+                told["teacher"] = model(told["teacher"])
+            return told
+
+        parts = {
+            part: tuple({name: placed(options) for name, options in stage.items()} for stage in getattr(self, part))
+            for part in ("first", "round", "last")
+        }
+        others = None if self.others is None else found(self.others)
+        update = {"base": model(self.base), "tasks": tuple(map(found, self.tasks)), "others": others, **parts}
+        return self.model_copy(update=update)
 
 
 def is_loop(path: Path) -> bool:

@@ -46,6 +46,7 @@ from genepool.training.loops.folder import (
 from genepool.training.loops.recipe import Loop, load_loop
 from genepool.training.loops.stage import Stage, StagePlace
 from genepool.training.opened_training import OpenedTraining
+from genepool.training.rewards import Rewards
 from genepool.training.run import sensible_threads
 from genepool.training.train import TrainingResult
 from genepool.weights import Change, Form, ModelDifference, Sum, open_change, open_weights, store
@@ -249,9 +250,14 @@ class LoopRun:
         """Everything that decides the bits of the result, as plain data."""
         if known is not None and self.loop.threads is None and isinstance(known.get("threads"), int):
             self.threads = known["threads"]
-        plain = self.loop.model_dump(mode="json", exclude={"base", "tasks", "others", "test", "threads"})
+        # Where something lies may change; what it is may not.
+        nowhere = self.loop.with_paths(lambda path: Path(path).name)
+        plain = nowhere.model_dump(mode="json", exclude={"base", "tasks", "others", "test", "threads"})
+        rewards = [Rewards(reward) for *_, one in self.loop.plan() if (reward := getattr(one.options, "reward", None))]
+        judges = [one.settings() for one in rewards if one.models()]
         return {
             **plain,
+            **({"rewards": judges} if judges else {}),
             "base": self.opened.base.fingerprint(),
             "tasks": list(self.tasks),
             "lessons": self.opened.lessons.digest(),
