@@ -59,7 +59,7 @@ def run(shape_name: str = "small", device: str = "cpu", rounds: int = 2) -> str:
         folder = Path(name)
         write(folder, shape)
         seen: dict[tuple[str, str], dict[str, Runs]] = {
-            (method, form): {who: Runs() for who in WHO} for method in METHODS for form in FORMS
+            (method, form): {who: Runs() for who in WHO} for form in FORMS for method in METHODS
         }
         for number in range(rounds):
             for (method, form), sides in seen.items():
@@ -67,7 +67,10 @@ def run(shape_name: str = "small", device: str = "cpu", rounds: int = 2) -> str:
                     asked = [shape_name, device, method, form, str(folder), str(folder / "told.json")]
                     runs.processes.append(measure([sys.executable, "-m", f"benchmarks.training.{who}", *asked]))
                     runs.steps.append(json.loads((folder / "told.json").read_text()))
-                    tell(f"round {number + 1}: {method} {form} {who}: {runs.step_seconds(device):.3f} s a step")
+                    tell(
+                        f"round {number + 1}: {method} {form} {who}: {runs.step_seconds(device):.3f} s a step, "
+                        f"{runs.memory(device):.2f} GB"
+                    )
         rows = [_row(method, form, sides, shape, device) for (method, form), sides in seen.items()]
     return table("Training beside TRL", _note(shape, device, rounds), _titles(device), rows)
 
