@@ -180,6 +180,28 @@ def test_a_reward_model_that_was_stopped_goes_on_to_the_same_bits(
     assert cli("plan", tmp_path / "whole" / "training.yaml", "--json").code == 0
 
 
+def test_another_training_cannot_go_on_from_a_reward_model_nor_it_from_another(
+    cli: Callable[..., Any], judge: Path, small_world: Path, tmp_path: Path
+) -> None:
+    base = ("--base", small_world / "base", "--fork", judge, "--out", tmp_path / "run", "--quiet")
+    pairs = ("train", small_world / "pairs" / "first", *base, "--objective")
+    for command in ((*pairs, "dpo"), (*pairs, "reward_model", "--set", "members=3")):
+        answer = cli(*command)
+        assert answer.code == 2
+        assert "another part of a model" in answer.err
+    # From the same kind it goes on; the mean of all weights is what is written then.
+    (tmp_path / "more.yaml").write_text(
+        f"train: 1\nbase: {small_world / 'base'}\ntasks: [{small_world / 'pairs' / 'first'}]\n"
+        "objective: reward_model\noptions: {members: 2}\naverage: {decay: 0.5}\nsteps: 2\nevery: 2\nbatch: 4\n"
+        "learning_rate: 0.0001\n"
+    )
+    answer = cli("train", tmp_path / "more.yaml", "--fork", judge, "--out", tmp_path / "more", "--quiet")
+    assert answer.code == 0, answer.err
+    assert told(tmp_path / "more")["target"][0]["after"] > 0.8
+    heads = [load_file(run / "reward_model" / "heads.safetensors")["member_0"] for run in (judge, tmp_path / "more")]
+    assert 0 < float((heads[0] - heads[1]).abs().max()) < 0.1
+
+
 def _changed(folder: Path, key: str, value: Any) -> None:
     about = json.loads((folder / "reward_model.json").read_text())
     about[key] = value

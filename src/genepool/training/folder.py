@@ -102,12 +102,21 @@ def forked_state(folder: Path, recipe: Training) -> dict[str, torch.Tensor]:
     told = read_result(folder)
     best = kept[-1] if told is None else told.get("best_step")
     before = load_training(folder / RECIPE_FILE)
-    if (before.form, before.lora) != (recipe.form, recipe.lora):
+    if _part(before) != _part(recipe):
         raise InputError(
-            "that training trains another part of a model", where=folder, fix="Give the same --lora RANK or --full"
+            "that training trains another part of a model",
+            where=folder,
+            fix="Give the same --lora RANK or --full, and for a reward model the same members",
         )
     state = states.load(best if best in kept else kept[-1])
     return judged_values(state)
+
+
+def _part(recipe: Training) -> tuple[object, ...]:
+    """What of a model a recipe trains, to be compared with what another one does."""
+    objective = recipe.made_objective()
+    own = (objective.name, objective.sets_of_factors) if objective.factors_only else ()
+    return recipe.form, recipe.lora, own
 
 
 def clear(out: Path) -> None:
