@@ -1,8 +1,8 @@
 """Task vectors as files store them: counted and merged from bits to bits, each in one compiled loop.
 
 The functions of `election`, `brackets` and `random_draws` take float32 vectors that somebody made first. Where files
-hold bfloat16 or float32 as they are, `StoredVectors` does the same with their bits, and no vector is ever made: three
-models of bfloat16 are read in a third of the time that is needed to write their differences and to read them again.
+hold bfloat16 or float32 as they are, `StoredVectors` does the same with their bits, and no vector longer than a run is
+ever made. Merging blocks by `genepool.merging.stored_arrays` uses it.
 """
 
 from __future__ import annotations
