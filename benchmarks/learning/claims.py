@@ -226,7 +226,7 @@ CLAIMS = (
         better("the share of examples that the weaker teacher alone solves, minus 0,"),
     ),
     LearningClaim(
-        "complement-specialist", "So does a stronger one", _ROTH,
+        "complement-specialist", "A stronger teacher knows what its student does not", _ROTH,
         ("specialist", "half-known"), complement("specialist", "half-known"),
         better("the share of examples that the specialist alone solves, minus 0,"),
     ),
@@ -241,7 +241,7 @@ CLAIMS = (
                 better("any-to-any minus plain KL (share of examples that are newly solved)"),
             ),
             LearningClaim(
-                f"transfer-losses-{word}", f"and loses less than half as much ({teacher})", _ROTH,
+                f"transfer-losses-{word}", f"Any-to-any transfer loses less than half of what plain KL loses ({teacher})", _ROTH,
                 (ours, plain, "half-known"), half_the_losses(ours, plain, "half-known"),
                 less("any-to-any minus half of plain KL (share of examples that are solved no more)"),
             ),
