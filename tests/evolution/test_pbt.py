@@ -160,6 +160,14 @@ def test_a_study_ends_alike_stopped_or_not_and_tells_every_turn(world: Path, tmp
     assert all(birth["learn"]["rate"] > 0 for birth in pedigree.values())
 
 
+def test_a_plan_says_how_many_steps_a_population_takes(cli: Callable[..., Any], world: Path) -> None:
+    study = bred_study(world, "planned", {"name": "pbt", "options": {"population": 4}}, vary=LEARN)
+    answer = cli("plan", study)
+    assert answer.code == 0, answer.err
+    assert "every child learns 2 steps of 2 examples, 28 steps in all at most" in answer.out
+    assert json.loads(cli("plan", study, "--json").out)["learning"] == {"steps": 2, "batch": 2}
+
+
 @pytest.mark.parametrize("vary", [None, {"kind": "whole_models"}, {**LEARN, "learn": {"inherit": False}}])
 def test_without_learning_it_is_refused_in_one_line(
     cli: Callable[..., Any], world: Path, tmp_path: Path, vary: dict[str, Any] | None

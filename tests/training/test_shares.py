@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -124,3 +125,29 @@ def test_shares_that_cannot_be_are_refused_in_one_line(
     assert answer.code == 2
     assert said in answer.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_says_what_is_used_of_each_task(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for split in ("train", "valid", "test"):
+        (texts / f"{split}.txt").write_text("abc " * 30)
+    (texts / "task.yaml").write_text("window: 12\n")
+    recipe = {
+        "train": 1, "base": str(small_world / "base"), "batch": 8, "average": {"decay": 0.99},
+        "tasks": [str(small_world / "tasks" / "first"), str(texts)], "portions": {"first": 0.25},
+        "shares": {"first": 1, "texts": 3},
+    }  # fmt: skip
+    (tmp_path / "mix.yaml").write_text(yaml.safe_dump(recipe))
+    answer = cli("plan", tmp_path / "mix.yaml")
+    assert answer.code == 0, answer.err
+    assert "first: 12 examples, 25.00% of its training split; 2.0 of the 8 in a step, on average" in answer.out
+    assert "texts: 10 texts of at most 12 characters; 6.0 of the 8 in a step, on average" in answer.out
+    assert "a running mean of the weights is written (decay 0.99)" in answer.out
+    planned = {}
+    for name, changes in {"mix": {}, "weights": {"average": None}, "sizes": {"shares": None}}.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**recipe, **changes}))
+        planned[name] = json.loads(cli("plan", tmp_path / f"{name}.yaml", "--json").out)
+    # A mean is one more float32 copy of what is trained.
+    assert planned["mix"]["trained"] - planned["weights"]["trained"] == 4 * planned["mix"]["parameters"]
+    assert [one["each_step"] for one in planned["sizes"]["tasks"]] == [8 * 12 / 22, 8 * 10 / 22]

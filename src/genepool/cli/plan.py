@@ -159,14 +159,25 @@ def _plan_training(path: Path, json_output: bool, allow_pickle: bool, trust_task
     from genepool.training import load_training
     from genepool.training.memory import plan_memory
     from genepool.training.opened_training import OpenedTraining
+    from genepool.training.planned import plan_lessons
 
     recipe = load_training(path)
     opened = OpenedTraining.open(recipe, trusted=trust_tasks, allow_pickle=allow_pickle)
     memory, free = plan_memory(opened), free_memory()
     examples = {"train": len(opened.lessons.train), "valid": len(opened.lessons.valid)}
+    planned = plan_lessons(opened)
     if json_output:
-        options.print_json({"steps": recipe.steps, "examples": examples, **memory.to_dict(), "free": free})
+        tasks = {"tasks": [one.to_dict() for one in planned]}
+        options.print_json({"steps": recipe.steps, "examples": examples, **tasks, **memory.to_dict(), "free": free})
         return
+    for one in planned:
+        what = f"texts of at most {one.window:,} characters" if one.texts else "examples"
+        part = f", {one.portion:.2%} of its training split" if one.portion < 1 else ""
+        if len(planned) > 1 or one.texts or part:
+            line = f"{one.task}: {one.used:,} {what}{part}; {one.each_step:.1f} of the {recipe.batch} in a step"
+            tables.print_text(f"{line}, on average" if len(planned) > 1 else line)
+    if recipe.average is not None:
+        tables.print_text(f"a running mean of the weights is written (decay {recipe.average.decay:g})")
     size = options.size_text
     others = ", ".join(task.name for task in opened.others) or "none"
     tables.print_text(
@@ -241,11 +252,13 @@ def _plan_study(study: Study, path: Path, workers: int, json_output: bool, trust
     memory = plan_memory(opened, workers)
     evaluations = study.budget.evaluations
     asked = asked_per_candidate(opened, population) * len(opened.tasks)
+    learn: Any = getattr(study.vary, "learn", None)
     facts = {
         "strategy": study.strategy.name,
         "first_generation": population,
         "evaluations": evaluations,
         "examples_per_candidate": asked,
+        **({} if learn is None else {"learning": {"steps": learn.steps, "batch": learn.batch}}),
         **memory.to_dict(),
     }
     if json_output:
@@ -259,6 +272,9 @@ def _plan_study(study: Study, path: Path, workers: int, json_output: bool, trust
         f"every worker holds a model in {study.compute} ({size(memory.model)})"
         + (f", the base ({size(memory.base)})" if memory.base else ""),
     ]
+    if learn is not None:
+        in_all = f", {learn.steps * evaluations:,} steps in all at most" if evaluations is not None else ""
+        lines.append(f"every child learns {learn.steps:,} steps of {learn.batch:,} examples{in_all}")
     if memory.skills:
         names = ", ".join(f"{name} ({size(need)})" for name, need in memory.skills.items())
         ready = "" if study.base is None else ", with their changes ready"
