@@ -241,7 +241,8 @@ CLAIMS = (
                 better("any-to-any minus plain KL (share of examples that are newly solved)"),
             ),
             LearningClaim(
-                f"transfer-losses-{word}", f"Any-to-any transfer loses less than half of what plain KL loses ({teacher})", _ROTH,
+                f"transfer-losses-{word}",
+                f"Any-to-any transfer loses less than half of what plain KL loses ({teacher})", _ROTH,
                 (ours, plain, "half-known"), half_the_losses(ours, plain, "half-known"),
                 less("any-to-any minus half of plain KL (share of examples that are solved no more)"),
             ),
