@@ -121,6 +121,7 @@ def test_members_are_adapters_that_peft_loads_to_the_same_rewards(judge: Path, s
     assert bool(ensemble.rewards(["fab="], [""]).isfinite().all())
 
 
+@pytest.mark.slow
 def test_what_a_reward_model_prefers_is_reinforced_less_where_members_disagree(
     cli: Callable[..., Any], judge: Path, half_known: str, small_world: Path, tmp_path: Path
 ) -> None:
@@ -180,6 +181,7 @@ def test_a_reward_model_that_was_stopped_goes_on_to_the_same_bits(
     assert cli("plan", tmp_path / "whole" / "training.yaml", "--json").code == 0
 
 
+@pytest.mark.slow
 def test_another_training_cannot_go_on_from_a_reward_model_nor_it_from_another(
     cli: Callable[..., Any], judge: Path, small_world: Path, tmp_path: Path
 ) -> None:
