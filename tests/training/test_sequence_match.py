@@ -31,13 +31,28 @@ def sequence_match(**options: Any) -> SequenceMatch:
     return found
 
 
-@given(values=st.lists(st.floats(-20, 20), min_size=1, max_size=6), gamma=st.floats(0.5, 1))
+@given(values=st.lists(st.floats(-20, 20), min_size=2, max_size=6), gamma=st.floats(0.5, 0.999))
 def test_the_values_of_a_way_add_up_to_that_of_its_prompt(values: list[float], gamma: float) -> None:
     before = torch.tensor(values, dtype=torch.float64)
-    after = torch.cat([before[1:], torch.zeros(1, dtype=torch.float64)])
+    after = torch.cat([before[1:], before[-1:]])
     discounts = gamma ** torch.arange(len(values), dtype=torch.float64)
+    discounts[-1] /= 1 - gamma  # the last state is the one behind the end, where every way stays
     steps = Transitions(torch.zeros_like(before), before, after, discounts)
     assert float(sequence_match(gamma=gamma).own_losses(steps).sum()) == pytest.approx(values[0] / 2, abs=1e-6)
+
+
+def test_an_offset_of_all_logits_hardly_counts() -> None:
+    """What a model's probabilities do not depend on: an end of value 0 would ask for the offsets of a whole answer."""
+    logs = torch.tensor([-0.1, -0.2, 0.0])
+    found = []
+    for offset in (0.0, 10.0):
+        values = torch.full((3,), offset)
+        discounts = 0.99 ** torch.arange(3.0)
+        discounts[-1] /= 1 - 0.99
+        steps = Transitions(logs + values, values, values, discounts)
+        objective = sequence_match()
+        found.append(float(objective.data_losses(steps).sum() + objective.own_losses(steps).sum()))
+    assert abs(found[1] - found[0]) < 0.5
 
 
 def test_the_losses_of_data_by_hand() -> None:
@@ -92,11 +107,14 @@ def test_the_steps_of_a_way_are_what_the_model_thinks_of_each_state(small_world:
             steps = trainer.transitions(way, found, slip)
             values = [float(state.logsumexp(-1)) for state in states]
             chosen = [float(state[token]) for state, token in zip(states, way.tokens, strict=True)]
-            assert steps.chosen.tolist() == pytest.approx([*chosen, float(slip[back])], abs=1e-4)
-            assert steps.before.tolist() == pytest.approx([*values, float(slip.logsumexp(-1))], abs=1e-4)
-            # Back where the wrong token was chosen; nothing follows the end.
-            assert steps.after.tolist() == pytest.approx([*values[1:], 0.0, values[at]], abs=1e-4)
-            assert steps.discounts.tolist() == pytest.approx([*(0.5**n for n in range(len(values))), 0.5 ** (at + 1)])
+            stays = float(behind([*way.head, *way.tokens]).logsumexp(-1))
+            assert steps.chosen.tolist() == pytest.approx([*chosen, stays, float(slip[back])], abs=1e-4)
+            assert steps.before.tolist() == pytest.approx([*values, stays, float(slip.logsumexp(-1))], abs=1e-4)
+            # Behind the end it stays; from the wrong token it is back where that was chosen.
+            assert steps.after.tolist() == pytest.approx([*values[1:], stays, stays, values[at]], abs=1e-4)
+            count = len(values)
+            expected = [*(0.5**n for n in range(count)), 0.5**count / (1 - 0.5), 0.5 ** (at + 1)]
+            assert steps.discounts.tolist() == pytest.approx(expected)
 
 
 def test_mistakes_are_drawn_for_a_share_and_need_a_backspace(small_world: Path) -> None:
@@ -161,7 +179,10 @@ def test_a_model_that_never_ends_does_not_write_for_ever(small_world: Path, monk
     with model.asked_with(Control(backspace="+")):
         model.write(["f="], ["k"], Decoding(max_new_tokens=4))
         assert len(calls) <= taking_back.MOST_CHOICES * 4
-        model.write(["f="], ["k"], Decoding(max_new_tokens=4, temperature=0.5))
+        for key in "abcdef":
+            (found,) = model.write(["f="], [key], Decoding(max_new_tokens=4, temperature=0.5))
+            assert found.tokens
+            assert back not in found.tokens
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])

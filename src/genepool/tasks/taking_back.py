@@ -68,7 +68,8 @@ def write_taking_back(
             barred = logits.clone()
             for line, at in enumerate(running):
                 row = rows[at]
-                if not row.tokens:
+                # The last choice leaves something written.
+                if not row.tokens or row.chosen + 1 == MOST_CHOICES * limits[at]:
                     barred[line, back] = -float("inf")
                 if not decoding.temperature:
                     barred[line, list(row.taken[-1])] = -float("inf")

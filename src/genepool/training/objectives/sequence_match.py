@@ -23,8 +23,8 @@ class Transitions:
     Attributes:
         chosen: Q of each step: the logit of what was chosen.
         before: V of the state before it: the log-sum-exp of all logits there.
-        after: V of the state behind it; 0 behind the end of an answer.
-        discounts: gamma to the number of steps before it.
+        after: V of the state behind it.
+        discounts: gamma to the number of steps before it; for the steps that stay behind an end for ever, their sum.
     """
 
     chosen: torch.Tensor
@@ -45,7 +45,7 @@ class SequenceMatchOptions(ObjectiveOptions):
     mistakes: float = Field(
         default=0.5, ge=0, le=1, description="Share of answers that show one wrong token and how it is taken back."
     )
-    gamma: float = Field(default=0.99, gt=0, le=1, description="Discount of a step.")
+    gamma: float = Field(default=0.99, gt=0, lt=1, description="Discount of a step.")
     alpha: float = Field(default=1.0, gt=0, description="The smaller, the more large rewards of data are damped.")
 
 
@@ -54,10 +54,10 @@ class SequenceMatch(Objective):
 
     With V(s) = logsumexp Q(s, .) and phi(x) = x - x^2 / (4 alpha), it minimises, discounted,
     -E_data phi(Q(s, a) - gamma V(s')) + 1/2 E_data (V(s) - gamma V(s')) + 1/2 E_model (V(s) - gamma V(s')).
-    Over one way from a prompt to the end of an answer, the last two are half of V of the prompt each, since V is 0
-    behind the end. E_model is over answers that the model itself writes. A wrong token of an answer is not imitated;
-    that it is taken back is. The result carries the backspace: whoever asks it removes both tokens and goes on from
-    there.
+    Behind the end of an answer there is one choice, to stay there for ever, so that over a whole way the last two are
+    half of V of the prompt each. E_model is over answers that the model itself writes. A wrong token of an answer is
+    not imitated; that it is taken back is. The result carries the backspace: whoever asks it removes both tokens and
+    goes on from there.
 
     Example:
         >>> import torch
@@ -70,7 +70,7 @@ class SequenceMatch(Objective):
     name = "sequence_match"
     source = (
         "Cundy and Ermon, SequenceMatch, arXiv:2306.05426; derived anew from Garg et al., IQ-Learn, "
-        "arXiv:2106.12142, with V = 0 behind the end; mistakes, gamma and alpha are ours"
+        "arXiv:2106.12142, with an end that lasts for ever; mistakes, gamma and alpha are ours"
     )
     when = "mistakes of a model pile up while it writes, and it should come back from them"
     Options: ClassVar[type[ObjectiveOptions]] = SequenceMatchOptions

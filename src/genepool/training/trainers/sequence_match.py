@@ -183,9 +183,17 @@ class SequenceMatchTrainer(Trainer):
         count, gamma = len(tokens), self.objective.options.gamma
         chosen = logits[:-1].gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
         values = logits.logsumexp(-1)
-        after = torch.cat([values[1:-1], values.new_zeros(1) if way.ended else values[-1:]])
         discounts = gamma ** torch.arange(count, device=logits.device, dtype=values.dtype)
-        steps = Transitions(chosen, values[:-1], after, discounts)
+        steps = Transitions(chosen, values[:-1], values[1:], discounts)
+        if way.ended:
+            # Behind the end there is one choice, for ever: its steps are alike, and their discounts add up.
+            last, for_ever = values[-1:], discounts[-1:] * gamma / (1 - gamma)
+            steps = Transitions(
+                torch.cat([steps.chosen, last]),
+                torch.cat([steps.before, last]),
+                torch.cat([steps.after, last]),
+                torch.cat([discounts, for_ever]),
+            )
         if way.mistake is None or slip is None:
             return steps
         place = way.mistake[0]
@@ -195,7 +203,7 @@ class SequenceMatchTrainer(Trainer):
             torch.cat([steps.chosen, slip[self._back].reshape(1)]),
             torch.cat([steps.before, slip.logsumexp(-1).reshape(1)]),
             torch.cat([steps.after, values[place].reshape(1)]),
-            torch.cat([discounts, discounts[place].reshape(1) * gamma]),
+            torch.cat([steps.discounts, discounts[place].reshape(1) * gamma]),
         )
 
     def _logits(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[torch.Tensor]:
