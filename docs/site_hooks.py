@@ -15,7 +15,11 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
-FROM_THE_TOP = {"CONTRIBUTING.md": "contributing.md", "SECURITY.md": "vulnerabilities.md", "CHANGELOG.md": "changelog.md"}
+FROM_THE_TOP = {
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "vulnerabilities.md",
+    "CHANGELOG.md": "changelog.md",
+}
 # `docs/reference/python_pages.py` writes this line; what follows it is for readers without the site.
 _MODULE = re.compile(r"^<!-- mkdocstrings: (genepool[\w.]*) -->\n.*", re.DOTALL | re.MULTILINE)
 _LOADED = re.compile(r"<(?:script|img|iframe|source|video|audio)\b[^>]*\bsrc=[\"']?(?:https?:)?//[^>]*>|"
