@@ -114,6 +114,29 @@ def test_a_loop_is_planned_before_it_runs(cli: Callable[..., Any], small_world: 
     assert "3 rounds on 48 examples: at most 120 samples and 26 steps in all" in shown.out
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "this loop is not finished"),
+        ("nonsense", "loop.json: cannot be read"),
+        ('{"schema": 1, "result": "/etc/passwd"}', "loop.json:result: is damaged"),
+        ('{"schema": 2}', "is not the result of a loop that this version reads"),
+    ],
+)
+def test_a_result_that_is_missing_or_was_tampered_with_is_named(
+    cli: Callable[..., Any], tmp_path: Path, text: str | None, said: str
+) -> None:
+    (tmp_path / "record.json").write_text("{}")
+    (tmp_path / "loop.yaml").write_text("loop: 1\n")
+    if text is not None:
+        (tmp_path / "loop.json").write_text(text)
+    answer = cli("report", tmp_path, "--quiet")
+    assert answer.code == 2
+    assert said in answer.err
+    assert len(answer.err.strip().splitlines()) == 1
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_every_stage_is_a_file_of_its_name_and_says_what_it_is_for() -> None:
     folder = Path(stage.__file__).parent / "stages"
     files = {path.stem for path in folder.glob("*.py")} - {"__init__"}

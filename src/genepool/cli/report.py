@@ -62,6 +62,10 @@ def report(
         options.only_with(context, False, "a study", "beside")
         _loop(study, page, ledger, trust_tasks or (), overwrite, json_output)
         return
+    if (study / "record.json").is_file() and (study / "loop.yaml").is_file():
+        from genepool.errors import InputError
+
+        raise InputError("this loop is not finished", where=study, fix="Run the same `genepool train` again")
     if (study / "run.sqlite").is_file() and not (study / "study.yaml").is_file():
         from genepool.errors import InputError
 
