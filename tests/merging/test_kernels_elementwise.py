@@ -82,10 +82,9 @@ def test_rows_that_bounds_do_not_decide_are_sorted_and_zeros_not_looked_at() -> 
         keys, buckets, unsure = (np.empty(size, np.uint32) for _ in range(3))
         counts, bounds = np.empty((2, 640), np.int32), [np.empty(640, np.float32) for _ in range(2)]
         limits, mixed = (np.float32(0.45), np.float32(0.1)), np.empty(640, np.uint8)
-        room = [np.empty(size, np.float32) for _ in range(2)]
-        return bool(
-            compiled_entries._drop_row(row, draws, *limits, keys, buckets, counts, *bounds, mixed, unsure, *room)
-        )
+        room: list[Any] = [keys, buckets, counts, *bounds, mixed, unsure]
+        room += [np.empty(size, np.float32) for _ in range(2)]
+        return bool(compiled_entries._drop_row(row, draws, *limits, *room))
 
     normal = np.random.default_rng(1).standard_normal(4096).astype(np.float32)
     assert decided(normal.copy())

@@ -17,7 +17,8 @@ from genepool.kernels.selection import keep_count
 from genepool.kernels.stored import no_limits
 from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
-from genepool.merging.survey import Chain, Limits, Magnitudes, Sums, Survey, TiePlaces
+from genepool.merging.survey import Chain, Magnitudes, Sums, Survey
+from genepool.merging.tie_places import Limits, TiePlaces
 
 if TYPE_CHECKING:
     import numpy as np

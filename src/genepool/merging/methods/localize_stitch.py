@@ -12,7 +12,8 @@ from genepool.merging.method import Method
 from genepool.merging.methods.task_arithmetic import WEIGHT
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
-from genepool.merging.survey import ExactThresholds, Survey
+from genepool.merging.survey import Survey
+from genepool.merging.tie_places import ExactThresholds
 
 
 @register

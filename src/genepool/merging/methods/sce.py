@@ -10,7 +10,8 @@ from genepool.merging.group import TensorGroup
 from genepool.merging.method import Method
 from genepool.merging.parameters import Parameter
 from genepool.merging.registry import register
-from genepool.merging.survey import Chain, Magnitudes, Sums, Survey, TiePlaces
+from genepool.merging.survey import Chain, Magnitudes, Sums, Survey
+from genepool.merging.tie_places import TiePlaces
 
 
 class VarianceSurvey(Magnitudes):
