@@ -36,13 +36,13 @@ class Runs:
 
     def step_seconds(self, device: str) -> float:
         """The median of a step: of the processor, or with an accelerator of the clock."""
-        return statistics.median(one["cpu" if device == "cpu" else "wall"] for one in self.steps)
+        return float(statistics.median(one["cpu" if device == "cpu" else "wall"] for one in self.steps))
 
     def memory(self, device: str) -> float:
         """The median of the peak: of the process's own memory, or of an accelerator's, in GB."""
         if device == "cpu":
             return statistics.median(one.anonymous for one in self.processes)
-        return statistics.median(one["device_memory"] for one in self.steps)
+        return float(statistics.median(one["device_memory"] for one in self.steps))
 
 
 def run(shape_name: str = "small", device: str = "cpu", rounds: int = 2) -> str:
