@@ -94,6 +94,38 @@ def test_alike_prompts_are_read_once_and_ended_rows_are_not_read_any_more(
     assert read[-1] < len(PROMPTS)
 
 
+@pytest.mark.parametrize("at_once", [1, 30, 10**6])
+def test_what_all_prompts_begin_with_is_read_once_and_changes_no_answer(
+    model: LanguageModel, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(written_rows, "_READ_AT_ONCE", at_once)
+    monkeypatch.setattr(written_rows, "_WORTH_SHARING", 5)
+    heads = [model.encode("12+34=46 " + prompt) for prompt in PROMPTS]
+    read: list[int] = []
+    watched = model.model.register_forward_pre_hook(
+        lambda _, args, named: read.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    decoding = Decoding(max_new_tokens=8, stop=STOPS)
+    try:
+        assert model.keeps_keys_and_values
+        read.clear()
+        found = generate_tokens(model, heads, PROMPTS, decoding, 128)
+    finally:
+        watched.remove()
+    for one, head in zip(found, heads, strict=True):
+        tokens, logprob = alone(model, head, decoding)
+        assert list(one.tokens) == tokens
+        assert one.logprob == pytest.approx(logprob, abs=1e-3)
+    unique = set(map(tuple, heads))
+    windows = getattr(model.model.config, "sliding_window", None)
+    # The beginning has nine tokens and the one that begins a text, if there is one; with a window it is read again.
+    begin = min(map(len, unique)) - 1
+    assert read[0] == begin
+    if at_once == 1:
+        expected = [len(head) - (0 if windows else begin) for head in sorted(unique, key=len, reverse=True)]
+        assert read[1 : 1 + len(unique)] == expected
+
+
 def test_drawn_answers_do_not_depend_on_the_rows_beside(model: LanguageModel) -> None:
     decoding = Decoding(max_new_tokens=12, temperature=1.2, top_p=0.9, seed=5, stop=("1",))
     together = model.write(PROMPTS, PROMPTS, decoding)

@@ -26,6 +26,39 @@ def is_plain(cache: Any) -> bool:
     )
 
 
+def looks_at_all(cache: Any) -> bool:
+    """Whether every layer of a plain cache looks at all tokens."""
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def begun_cache(shared: DynamicCache, late: Sequence[int]) -> DynamicCache:
+    """The cache of rows that begin with what one row has read, each some places later and less of it.
+
+    Args:
+        shared: the cache of that row; every layer looks at all tokens.
+        late: by how many places each row begins later.
+    """
+    made = DynamicCache()
+    for layer in shared.layers:
+        own = DynamicLayer()
+        if layer.is_initialized:
+            own.update(*(_begun(tokens, late) for tokens in (layer.keys, layer.values)))
+        made.layers.append(own)
+    return made
+
+
+def _begun(tokens: torch.Tensor, late: Sequence[int]) -> torch.Tensor:
+    """Tokens of one row, (1, heads, tokens, size), in several rows: behind places of zeros, the last ones left out."""
+    if not any(late):
+        return tokens.expand(len(late), *tokens.shape[1:])
+    rows = tokens.new_zeros(len(late), *tokens.shape[1:])
+    count = tokens.shape[-2]
+    for row, places in zip(rows, late, strict=True):
+        if places < count:
+            row.narrow(-2, places, count - places).copy_(tokens[0].narrow(-2, 0, count - places))
+    return rows
+
+
 class _Room:
     """Keys or values of one layer.
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Tokens of prompts that a processor reads at once; measured: half as many and twice as many take as long.
 _READ_AT_ONCE = 1024
+# Tokens that all prompts of a batch begin with, as solved examples do, are read once from this many on.
+_WORTH_SHARING = 32
 
 
 class BatchRows(ABC):
@@ -107,13 +109,20 @@ class RowsInRoom(Rows):
         """Reads the prompts; the logits behind each, (rows, vocabulary)."""
         import torch
 
-        from genepool.tasks.roomy_cache import RoomyCache
+        from genepool.tasks.roomy_cache import RoomyCache, looks_at_all
 
-        width = self.mask.shape[1]
+        width, unique = self.mask.shape[1], list(self._owners)
+        begin = _common_beginning(unique)
+        shared: Any = None
+        if begin >= _WORTH_SHARING and len(unique) > 1:
+            ids, mask = padded_left([unique[0][:begin]], self.model.device)
+            shared = self._read(ids, mask, mask.cumsum(-1) - 1, None).past_key_values
+            # What a window holds of the beginning depends on how long the rest is.
+            shared = shared if looks_at_all(shared) else None
+        known = begin if shared is not None else 0
         found: dict[int, torch.Tensor] = {}
-        for group in _groups(list(self._owners), self.model.device.type):
-            ids, mask = padded_left(group, self.model.device)
-            result = self._read(ids, mask, (mask.cumsum(-1) - 1).clamp_min(0), None)
+        for group in _groups(unique, known, self.model.device.type):
+            result = self._read_group(group, known, shared)
             if self.state is None:
                 self.state = RoomyCache(result.past_key_values, len(self.mask), width)
             for line, head in enumerate(group):
@@ -122,15 +131,33 @@ class RowsInRoom(Rows):
             self.state.put(owners, result.past_key_values)
         return torch.stack([found[row] for row in range(len(self.mask))])
 
+    def _read_group(self, group: Sequence[tuple[int, ...]], known: int, shared: Any) -> Any:
+        """What the network gives for some prompts of which it has read the first `known` tokens, which are alike."""
+        from genepool.tasks.roomy_cache import begun_cache
 
-def _groups(heads: Sequence[tuple[int, ...]], device: str) -> Iterator[list[tuple[int, ...]]]:
-    """Prompts that are read at once, the longest first.
+        ids, mask = padded_left(group, self.model.device)
+        positions = (mask.cumsum(-1) - 1).clamp_min(0)
+        # Rows end together. A shorter one begins later, so it reads the end of what is known again.
+        late = [len(group[0]) - len(head) for head in group]
+        state = begun_cache(shared, late) if known else None
+        return self._read(ids[:, known:], mask, positions[:, known:], state)
+
+
+def _common_beginning(heads: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens all prompts begin with, one of each left to be read."""
+    first, last = min(heads), max(heads)
+    shortest = min(map(len, heads)) - 1
+    return next((i for i in range(shortest) if first[i] != last[i]), shortest)
+
+
+def _groups(heads: Sequence[tuple[int, ...]], known: int, device: str) -> Iterator[list[tuple[int, ...]]]:
+    """Prompts that are read at once but for their first `known` tokens, the longest first.
 
     Beyond some tokens a processor gains nothing from more, and what a layer computes no longer fits its cache.
     """
     order = sorted(heads, key=lambda head: -len(head))
     while order:
-        rows = max(1, _READ_AT_ONCE // len(order[0])) if device == "cpu" else len(order)
+        rows = max(1, _READ_AT_ONCE // (len(order[0]) - known)) if device == "cpu" else len(order)
         yield order[:rows]
         order = order[rows:]
 
