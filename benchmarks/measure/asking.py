@@ -88,7 +88,8 @@ def run(only: str = "") -> str:
     note = (
         f"A random Llama of {SHAPE['num_hidden_layers']} layers, width {SHAPE['hidden_size']} and "
         f"{VOCABULARY:,} tokens, batches of {BATCH}, {torch.get_num_threads()} threads; examples per CPU second, "
-        f"medians of {RUNS}, building prompts not counted. Equal: examples whose scores, and what was chosen or written, agree."
+        f"medians of {RUNS}, building prompts not counted. Equal: examples whose scores, and what was chosen or "
+        "written, agree."
     )
     heads = ("task", "genepool", "lm-eval's HFLM", "ratio", "of wall seconds", "equal")
     return table("Asking as lm-eval does", note, heads, rows)

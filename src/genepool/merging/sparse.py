@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool import kernels
+from genepool.kernels.buffers import sliceable
 from genepool.kernels.kept_marks import KeptMarks
 from genepool.kernels.selection import keep_count
 from genepool.kernels.stored import no_limits
@@ -50,7 +51,7 @@ class TrimSurvey(Chain):
         self._method = method
         self._ready: dict[str, Any] = {}
         self._ready_room = _READY_ENTRIES
-        self._limits = Magnitudes(asked, self.prepared, numel, stored=method.stored)
+        self._limits = Magnitudes(asked, lambda group: sliceable(self.prepared(group)), numel, stored=method.stored)
         self._ties = TiePlaces(self._limits, self.prepared, method.stored) if method.exact else None
         # Marks are of one tensor: those of a whole model would grow with it.
         remembers = method.remembers_drops and shared.get("rescale") == "l1" and method.scope(shared) == "tensor"

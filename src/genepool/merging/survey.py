@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genepool.kernels.brackets import Brackets
-from genepool.kernels.buffers import as_array
 from genepool.kernels.selection import Selection
 from genepool.merging.group import TensorGroup
 
@@ -196,9 +195,6 @@ class Magnitudes(Survey):
 
     def observe(self, number: int, group: TensorGroup, partial: Any) -> None:
         vectors = self._vectors(group)
-        # A slice of an array is made faster than one of a tensor, which counts where tensors are small.
-        arrays = as_array(vectors)
-        vectors = vectors if arrays is None else arrays
         if number == 0:
             assert self._brackets is not None
             for bracket, vector, counts in zip(self._brackets, vectors, partial, strict=True):

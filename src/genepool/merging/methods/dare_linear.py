@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool import kernels
-from genepool.kernels.buffers import as_array
+from genepool.kernels.buffers import sliceable
 from genepool.merging.group import TensorGroup
 from genepool.merging.methods.task_arithmetic import NORMALIZE, WEIGHT
 from genepool.merging.parameters import Parameter
@@ -53,8 +53,7 @@ class DareLinear(SparseSum):
     def prepared(self, group: TensorGroup) -> Any:
         # Rescaling can wait until its factor is known: trimming looks at each vector by itself.
         deltas = group.deltas
-        arrays = as_array(deltas)
-        rows = deltas if arrays is None else arrays
+        rows = sliceable(deltas)
         for i, density in enumerate(group.column("density")):
             if density < 1:
                 kernels.drop(rows[i], density, *group.stream(i))
