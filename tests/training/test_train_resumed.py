@@ -195,3 +195,24 @@ def test_a_start_that_failed_is_mended_without_overwriting(
     assert answer.code == 0, answer.err
     assert train("whole", "--steps", 2, tasks=[file]).code == 0
     assert result_bytes(tmp_path / "run") == result_bytes(tmp_path / "whole")
+
+
+def test_a_record_of_an_older_version_lacks_keys_that_are_at_their_defaults(
+    train: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert train("run").code == 0
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    for run in ("run", "other"):
+        with sqlite3.connect(tmp_path / run / "run.sqlite") as opened:
+            ((text,),) = opened.execute("SELECT value FROM meta WHERE key = 'settings'")
+            known = json.loads(text)
+            for key in ("average", "shares", "portions"):
+                known.pop(key)
+            known["lora"].pop("dropout")
+            if run == "other":
+                known["weight_decay"] = 0.5
+            opened.execute("UPDATE meta SET value = ? WHERE key = 'settings'", (json.dumps(known),))
+    assert train("run").code == 0
+    answer = train("other")
+    assert answer.code == 2
+    assert "changed since it began: weight_decay was 0.5 and is 0.0." in answer.err

@@ -51,19 +51,43 @@ def recipe_text(recipe: Training) -> str:
     return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
 
 
-def check_same(known: Mapping[str, Any], settings: Mapping[str, Any], where: Path) -> None:
+def check_same(known: Mapping[str, Any], settings: Mapping[str, Any], recipe: Training, where: Path) -> None:
     """Refuses settings that are not those on record.
+
+    Args:
+        known: on record. What it does not say it had by default: an older version knew fewer keys.
+        settings: what they are now.
+        recipe: the training.
+        where: the record.
 
     Raises:
         InputError: naming every key that differs.
     """
     told = json.loads(json.dumps(settings))
-    if found := differences(dict(known), told):
+    if found := differences(_filled(known, _defaults(recipe), told), told):
         raise InputError(
             "the training changed since it began: " + "; ".join(found),
             where=where,
             fix="Undo the change to resume, start another --out with --fork and this folder, or pass --overwrite",
         )
+
+
+def _defaults(recipe: Training) -> dict[str, Any]:
+    """Every key of a training and of its objective, as plain data."""
+    plain = type(recipe)(base=recipe.base, tasks=recipe.tasks).model_dump(mode="json")
+    options = type(recipe.made_objective()).Options.model_construct().model_dump(mode="json")
+    return {**plain, "options": options}
+
+
+def _filled(known: Mapping[str, Any], defaults: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with the defaults of the keys that are said now and were not when it was written."""
+    found = dict(known)
+    for key in now.keys() & defaults.keys():
+        if key not in found:
+            found[key] = {} if isinstance(defaults[key], dict) and isinstance(now[key], dict) else defaults[key]
+        if isinstance(found[key], dict) and isinstance(defaults[key], dict) and isinstance(now[key], dict):
+            found[key] = _filled(found[key], defaults[key], now[key])
+    return found
 
 
 def check_same_base(known: Mapping[str, Any], settings: Mapping[str, Any], where: Path) -> None:

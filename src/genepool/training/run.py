@@ -83,7 +83,7 @@ class Run:
             self.states.put(0, self._forked)
         known = self.journal.begin(json.loads(json.dumps(settings)))
         if known is not None:
-            check_same(known, settings, self.out / JOURNAL_FILE)
+            check_same(known, settings, self.recipe, self.out / JOURNAL_FILE)
         text, file = recipe_text(self.recipe), self.out / RECIPE_FILE
         # A base or a task that was moved is found where it is now.
         if not file.is_file() or file.read_text(encoding="utf-8", errors="replace") != text:
@@ -288,7 +288,7 @@ class Run:
     def check(self) -> None:
         """Checks that base, lessons and settings are those on record; writes nothing."""
         settings = self._settings()
-        check_same(self.journal.get("settings", None) or {}, settings, self.out / JOURNAL_FILE)
+        check_same(self.journal.get("settings", None) or {}, settings, self.recipe, self.out / JOURNAL_FILE)
 
     # ------------------------------------------------------------------ ending
 
