@@ -213,7 +213,7 @@ CLAIMS = (
         "majority-destroys", "The majority as a reward destroys a half-known skill", "ours",
         ("majority, half-known", "half-known"), target("majority, half-known", "half-known"),
         failing("the half-known model after GRPO on the majority minus before (target)"),
-        "genepool refuses this training; the refusal was switched off",
+        "the refusal of majorities that are mostly wrong was switched off",
     ),
     LearningClaim(
         "metric-completes", "The metric as a reward completes a half-known skill", "the control of the claim above",
