@@ -22,7 +22,7 @@ from genepool.errors import InputError
 from genepool.kernels import brackets
 from genepool.kernels.brackets import Brackets
 from genepool.kernels.kept_marks import KeptMarks
-from genepool.merging import load_recipe, plan_merge, stored_arrays
+from genepool.merging import Recipe, load_recipe, plan_merge, stored_arrays
 from genepool.merging.registry import all_methods
 from genepool.merging.stored_arrays import StoredArrays
 
@@ -194,6 +194,25 @@ def test_the_same_bits_as_through_torch(
     expected = plan_merge(load_recipe(recipe)).weights()
     for name in TENSORS:
         assert torch.equal(_bits(found[name]), _bits(expected.read(name))), name
+
+
+def test_limits_next_to_each_other_leave_nothing_between_them(save_model: Callable[..., Path]) -> None:
+    """The middle row has ties with both limits and keeps neither, nor what is larger or smaller."""
+    low = 1.0
+    high = float(np.nextafter(np.float32(low), np.float32(2)))
+    model = torch.tensor([[low, low, low, 9], [low, high, 0.1, 9], [high, high, high, 9]])
+    base = save_model("base", {"w": torch.zeros(3, 4)})
+    recipe = Recipe(
+        method="breadcrumbs",
+        base=str(base),
+        models=[{"model": str(save_model("tuned", {"w": model}))}],
+        # Of twelve entries the largest four are dropped, and the next six stay.
+        parameters={"gamma": 4 / 12, "density": 0.5, "lambda": 1.0},
+    )
+    plan = plan_merge(recipe)
+    assert StoredArrays(plan).takes_all
+    expected = torch.tensor([[low, low, low, 0], [0, 0, 0, 0], [high, high, high, 0]])
+    assert torch.equal(plan.weights().read("w"), expected)
 
 
 @pytest.mark.parametrize("method", ["ties", "breadcrumbs", "dare_ties"])

@@ -111,6 +111,10 @@ class TiePlaces(Survey):
                 least[vector] = float(np.nextafter(np.float32(cut.value), np.float32(np.inf)))
             elif kept == DROPPED:
                 most[vector] = float(np.nextafter(np.float32(cut.value), np.float32(0)))
+        for vector in {vector for vector, _ in self._cuts}:
+            # Two limits next to each other, both dropped: no number is between them.
+            if least[vector] > most[vector]:
+                least[vector] = most[vector] = math.inf
         return least, most
 
     def drop(self, group: TensorGroup, vectors: Any) -> Any:
