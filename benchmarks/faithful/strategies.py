@@ -322,6 +322,42 @@ def _weight_es(golden: Mapping[str, Any]) -> list[HeldAgainst]:
     ]  # fmt: skip
 
 
+def _pbt(golden: Mapping[str, Any]) -> list[HeldAgainst]:
+    """Truncation selection and the perturbation of section 4 of the paper, written a second time."""
+    from genepool.evolution.strategies.pbt import Pbt, PbtOptions
+
+    generator = np.random.default_rng(7)
+    strategy = Pbt(["a", "b"], ["t1", "t2"], 0, PbtOptions(population=20, mix=True))
+    unequal, copies, rounds = 0, 0, 12
+    for turn in range(rounds):
+        births = strategy._ask()
+        names, scores = [f"{turn}.{place}" for place in range(len(births))], generator.random((len(births), 1))
+        strategy._tell(names, births, scores[:, 0], _evidence(scores))
+        strategy.generation = turn + 1
+        before = [birth.parameters["learn"] for birth in births]
+        order = np.argsort(-scores[:, 0])
+        best, worst = set(order[:4].tolist()), set(order[-4:].tolist())
+        for place, birth in enumerate(strategy._ask()):
+            (parent,), learn = birth.parents, birth.parameters["learn"]
+            source = names.index(parent)
+            own = [learn["rate"], *learn["mix"]]
+            ratios = np.array(own) / [before[source]["rate"], *before[source]["mix"]]
+            if place in worst:
+                copies += 1
+                near = np.minimum(np.abs(ratios - 0.8), np.abs(ratios - 1.2)).max() < 1e-12
+                unequal += source not in best or not near
+            else:
+                unequal += source != place or bool((ratios != 1).any())
+    return [
+        HeldAgainst(
+            "truncation selection and the perturbation of section 4, written a second time", FORMULA,
+            f"{rounds} turns of 20 members with a rate and two weights, {copies} copies", "float64", rounds * 20,
+            float(unequal), "members that go on from another model or with other settings than the rule allows",
+        ),
+        HeldAgainst("the authors' code", READ, note="not available: we found none that is public"),
+    ]  # fmt: skip
+
+
 def _library(name: str) -> str:
     from importlib.metadata import version
 
@@ -334,7 +370,7 @@ def measure() -> dict[str, list[HeldAgainst]]:
     measured = {
         "genome": _genome, "genome_plus": _genome_plus, "m2n2": _m2n2, "cycleqd": _cycleqd, "openai_es": _openai_es,
         "nsga2": _nsga2, "map_elites": _map_elites, "differential_evolution": _differential_evolution,
-        "weight_es": _weight_es,
+        "weight_es": _weight_es, "pbt": _pbt,
     }  # fmt: skip
     found = {name: rows(goldens.get(name, {})) for name, rows in measured.items()}
     pycma = f"py{_library('cma')}, `CMAEvolutionStrategy`"

@@ -37,7 +37,8 @@ from genepool.schema import described_options
 from genepool.tasks import TaskSettings
 from genepool.tasks.generated import Template
 from genepool.training import Training, objectives
-from genepool.training.loops import Loop, stages
+from genepool.training.loops import Loop
+from genepool.training.loops.stage import stages
 from genepool.training.rewards import rewards
 
 HERE = Path(__file__).parent

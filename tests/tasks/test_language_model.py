@@ -245,3 +245,25 @@ def test_what_is_predicted_of_answers_is_that_of_the_whole_text_and_prompts_are_
     assert kept == [width - int(batch.places.min())]
     assert kept[0] < width
     assert torch.allclose(spared, whole, atol=1e-5)
+
+
+def test_a_watched_model_gives_its_last_layer_every_place(tiny_model: Callable[..., Path]) -> None:
+    """Otherwise it is spared the places before the first answer, which the logits do not tell."""
+    import torch
+
+    from genepool.tasks.answers import Question
+
+    model = LanguageModel.load(open_weights(tiny_model()))
+    (batch,) = model.answer_batches([Question("q", "abc=", "de"), Question("q", "ab=", "d")])
+    seen: list[int] = []
+    head = model.model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    with torch.no_grad():
+        spared = model.answer_logits(batch)
+        with model.watched():
+            whole = model.answer_logits(batch)
+        again = model.answer_logits(batch)
+    handle.remove()
+    assert seen[0] == seen[2] < seen[1] == batch.inputs["input_ids"].shape[1]
+    torch.testing.assert_close(spared, whole)
+    torch.testing.assert_close(spared, again, rtol=0, atol=0)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from genepool.tasks.example import Example
 from genepool.tasks.metrics import find_metric
-from genepool.training.loops import is_loop, load_loop, stage, stages
+from genepool.training.loops import is_loop, load_loop, stage
+from genepool.training.loops.stage import stages
 from genepool.training.loops.tree import Node, chosen_leaf, upper_bound
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -178,7 +178,7 @@ def gram_matrices(
         return take
 
     hooks = [layer.module.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
-    with torch.no_grad(), _ending_before(until):
+    with torch.no_grad(), network.watched(), _ending_before(until):
         try:
             for batch in calibration.batches():
                 _forward(network, batch)

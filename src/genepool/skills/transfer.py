@@ -276,7 +276,7 @@ class _Judge:
         head = self.model.model.get_output_embeddings()
         listener = head.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])) if featured else None
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), self.model.watched():
                 for batch in self.examples.batches:
                     states.clear()
                     logprobs, hits = answer_likelihoods(self.model, batch)

@@ -133,6 +133,14 @@ class Network(Model):
         return own_tensors(self._built(weights, self.model.dtype))
 
     @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Inside, every layer is given all places of a batch, for whoever looks at what it is given.
+
+        Otherwise the last layer may be spared the places that no answer is read at.
+        """
+        yield
+
+    @contextmanager
     def changing(self, names: Collection[str]) -> Iterator[dict[str, torch.nn.Parameter]]:
         """The parameters of these tensors, with gradients, to be changed in place inside the block.
 

@@ -32,6 +32,8 @@ class LanguageModel(WritingNetwork):
     kind = "a causal language model"
     can: ClassVar[frozenset[Capability]] = frozenset({"text", "likelihoods", "hidden states"})
 
+    _watched = False
+
     def __init__(self, weights: Weights, model: Any, tokenizer: Any) -> None:
         super().__init__(weights, model, tokenizer)
         self._control = weights.control
@@ -77,10 +79,20 @@ class LanguageModel(WritingNetwork):
         inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
         begins = {} if "position_ids" in inputs else self.answers_begin(batch.last)
         # Before the first answer of the batch nothing is asked; with a large vocabulary, logits are most of the memory.
-        unread = int(batch.places.min()) if self.last_logits_only and not begins else 0
+        spare = self.last_logits_only and not begins and not self._watched
+        unread = int(batch.places.min()) if spare else 0
         spared = {"logits_to_keep": inputs["input_ids"].shape[1] - unread} if unread else {}
         logits: torch.Tensor = self.model(**inputs, use_cache=False, **begins, **spared).logits
         return logits[batch.rows.to(self.device), (batch.places - unread).to(self.device)].float()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """See `Network.watched`."""
+        before, self._watched = self._watched, True
+        try:
+            yield
+        finally:
+            self._watched = before
 
     def forced_answers(
         self, prompts: Sequence[str], answers: Sequence[str], decoding: Decoding, strip: bool, batch_size: int

@@ -10,7 +10,7 @@ from __future__ import annotations
 from genepool.training.loops.folder import read_loop_result
 from genepool.training.loops.recipe import Loop, is_loop, load_loop
 from genepool.training.loops.run import loop_gains_of, run_loop
-from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace, find_stage, stages
+from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace, find_stage
 
 __all__ = [
     "Done",
@@ -24,5 +24,4 @@ __all__ = [
     "loop_gains_of",
     "read_loop_result",
     "run_loop",
-    "stages",
 ]
