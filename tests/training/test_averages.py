@@ -11,12 +11,14 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from training_runs import result_bytes, told
 
 from genepool.training import Optimisation, Optimiser
 from genepool.training import run as running
 from genepool.training.averaging import AveragingOptimiser, judged_values
 from genepool.training.recipe import Average
+from genepool.weights import open_weights
 
 STEPS = Optimisation(6, 0.1, shape="constant")
 
@@ -61,6 +63,8 @@ def test_the_mean_stands_in_the_model_only_while_it_is_judged(dtype: torch.dtype
         mean, weights = optimiser.judged()["own"].clone(), parameters["own"].detach().clone()
         with pytest.raises(RuntimeError), optimiser.in_place():
             assert torch.equal(parameters["own"], mean.to(dtype))
+            # What is written is read while the mean stands in the model.
+            assert torch.equal(optimiser.judged()["own"], mean)
             raise RuntimeError
         assert torch.equal(parameters["own"], weights)
         assert torch.equal(optimiser.judged()["own"], mean)
@@ -105,17 +109,27 @@ def averaged(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> Call
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["lora", "full"])
-def test_the_mean_is_what_is_validated_and_written(averaged: Callable[..., Any], tmp_path: Path, form: str) -> None:
+def test_the_mean_is_what_is_validated_and_written(
+    averaged: Callable[..., Any], small_world: Path, tmp_path: Path, form: str
+) -> None:
     for out, decay in (("plain", None), ("none", 0.0), ("mean", 0.9)):
         answer = averaged(out, decay, form=form)
         assert answer.code == 0, answer.err
-    # A mean with a decay of 0 is the weights.
-    assert told(tmp_path / "plain")["fingerprint"] == told(tmp_path / "none")["fingerprint"]
+    # A mean with a decay of 0 is the weights; the notes of a result say that there was one.
+    file = "skill.safetensors" if form == "full" else "adapter/adapter_model.safetensors"
+    weights, none = (load_file(tmp_path / out / file) for out in ("plain", "none"))
+    assert all(torch.equal(weights[name], none[name]) for name in weights.keys() | none.keys())
     plain, mean = told(tmp_path / "plain"), told(tmp_path / "mean")
     assert plain["validations"][1:] != mean["validations"][1:]
     assert plain["validations"][1:] == told(tmp_path / "none")["validations"][1:]
     assert mean["average"] == {"decay": 0.9, "rises": True}
     assert plain["fingerprint"] != mean["fingerprint"]
+    if form == "full":
+        state = load_file(tmp_path / "mean" / "states" / f"{mean['best_step']:07d}" / "state.safetensors")
+        base = open_weights(str(small_world / "base"))
+        written = open_weights(str(tmp_path / "mean" / "skill.safetensors"), base=base)
+        for name in (one.removeprefix("average:") for one in state if one.startswith("average:")):
+            torch.testing.assert_close(written.read(name), state[f"average:{name}"])
 
 
 def test_a_training_with_a_mean_goes_on_to_the_same_bits(

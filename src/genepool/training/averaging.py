@@ -46,16 +46,23 @@ class AveragingOptimiser(Optimiser):
         super().__init__(parameters, settings, rates)
         self._average = average
         self._means = {name: tensor.clone() for name, tensor in self.trained().items() if name in averaged}
+        self._stands = False
 
     def step(self, number: int) -> None:
         super().step(number)
         decay = self._average.decay_after(number + 1)
         trained = self.trained()
         for name, mean in self._means.items():
-            mean.lerp_(trained[name], 1 - decay)
+            # An interpolation turns -0 into 0 even where nothing of the mean is kept.
+            mean.lerp_(trained[name], 1 - decay) if decay else mean.copy_(trained[name])
 
     def judged(self) -> dict[str, torch.Tensor]:
-        return {**self.trained(), **self._means}
+        trained = self.trained()
+        if not self._stands:
+            return {**trained, **self._means}
+        # Where a parameter is its own master, both have changed places.
+        rounded = [name for name in self._means if self._parameters[name] is not self._masters[name]]
+        return {**trained, **{name: self._means[name] for name in rounded}}
 
     def moved(self) -> dict[str, torch.Tensor]:
         return {**self.trained(), **{f"{MEAN}{name}": mean for name, mean in self._means.items()}}
@@ -63,9 +70,11 @@ class AveragingOptimiser(Optimiser):
     @contextmanager
     def in_place(self) -> Iterator[None]:
         self._exchange()
+        self._stands = True
         try:
             yield
         finally:
+            self._stands = False
             self._exchange(back=True)
 
     def _exchange(self, back: bool = False) -> None:
