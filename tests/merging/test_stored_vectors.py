@@ -201,3 +201,15 @@ def test_a_cut_says_what_it_leaves_of_each_row(seed: int, rows: int, first: int,
         left = (after[ties] != 0).sum()
         if ties.any():
             assert kept == (KEPT if left == ties.sum() else CUT if left else DROPPED)
+
+
+def test_scores_of_magnitudes_that_hardly_differ_are_numbers() -> None:
+    """The inverse of a range of denormal numbers is infinite; it is taken for a range of one value."""
+    import torch
+
+    vectors = np.array([[1e-45, -3e-45, 0.0], [1.0, 2.0, -4.0]], np.float32)
+    low, high = [0.0, 1.0], [3e-45, 4.0]
+    with np.errstate(all="raise"):
+        scores = kernels.scores(vectors, low, high)
+    assert np.isfinite(scores).all()
+    assert (scores == competition._scores_formula(torch.tensor(vectors), low, high).numpy()).all()

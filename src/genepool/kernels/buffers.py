@@ -66,4 +66,6 @@ def float32_array(values: Sequence[float]) -> np.ndarray[Any, Any]:
     """A parameter of every model, as compiled loops take them."""
     import numpy as np
 
-    return np.array(values, dtype=np.float32)
+    # What is too large is infinite: the loops tell of results that are.
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype=np.float32)

@@ -253,10 +253,12 @@ def _balance_formula(
 
 
 def _scales(low: Sequence[float], high: Sequence[float]) -> list[float]:
-    """What stretches each range to 0..1, as float32; 0 for a range of one value or of none."""
+    """What stretches each range to 0..1, as float32; 0 for a range of one value, of none, or too narrow to stretch."""
     import numpy as np
 
-    spans = float32_array(high) - float32_array(low)
-    usable = np.isfinite(spans) & (spans > 0)
-    scales: list[float] = np.where(usable, np.float32(1) / np.where(usable, spans, np.float32(1)), 0).tolist()
-    return scales
+    with np.errstate(all="ignore"):
+        spans = float32_array(high) - float32_array(low)
+        scales = np.float32(1) / spans
+    # Of a span that is not a normal number the inverse is infinite, and zero times it is NaN.
+    found: list[float] = np.where(np.isfinite(spans) & (spans > 0) & np.isfinite(scales), scales, 0).tolist()
+    return found
