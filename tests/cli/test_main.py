@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import typer
+from pydantic import BaseModel
 
 from genepool import progress
 from genepool.cli import main as command_line
@@ -151,5 +152,17 @@ def test_settings_are_read_as_yaml_and_each_once() -> None:
         "steps": 10, "choice": "top", "rates": [0.1, "1e-3"], "none": None, "empty": None, "odd": "!!int abc",
     }  # fmt: skip
     assert options.settings(["deep=" + "[" * 5000]) == {"deep": "[" * 5000}
+
+    class Texts(BaseModel):
+        mark: str
+        other: str | None = None
+        number: int | str = 0
+
+    typed = ["mark=#", "other=~", "number=1"]
+    assert options.settings(typed, Texts) == {"mark": "#", "other": "~", "number": 1}
+    assert options.settings(["mark=null", "other=null"], Texts) == {"mark": "null", "other": None}
+    assert options.settings(["mark='1'", "other=2026-01-01", "new=1"], Texts) == {
+        "mark": "1", "other": "2026-01-01", "new": 1,
+    }  # fmt: skip
     with pytest.raises(InputError, match="--set: steps is set twice"):
         options.settings(["steps=1", "steps=2"])

@@ -109,7 +109,7 @@ _FORMS = {"checkpoint": "a model", "adapter": "an adapter", "composition": "a co
 
 def _recipe(context: typer.Context, method: str, skills: list[str]) -> Composing:
     """The composition that the command line says, or its file."""
-    from genepool.composition import Composing, load_composing
+    from genepool.composition import Composing, all_composers, load_composing
     from genepool.errors import InputError
     from genepool.schema import validate
 
@@ -129,6 +129,7 @@ def _recipe(context: typer.Context, method: str, skills: list[str]) -> Composing
         raise InputError("Missing argument 'SKILL...'", fix="Name the skills to compose")
     if given["base"] is None:
         raise InputError("no base is named", where="--base", fix="Name the model that the skills belong to")
+    kind = all_composers().get(method)
     plain: dict[str, Any] = {
         "method": method,
         "base": given["base"],
@@ -136,7 +137,7 @@ def _recipe(context: typer.Context, method: str, skills: list[str]) -> Composing
         "tasks": None if given["tasks"] is None else str(given["tasks"]),
         "task": tuple(given["task"] or ()),
         "examples": given["examples"],
-        "options": options.settings(given["set_"] or []),
+        "options": options.settings(given["set_"] or [], kind and kind.Options),
         "fold": not given["keep"],
         "bundle": given["bundle"],
         "seed": given["seed"],
@@ -145,8 +146,8 @@ def _recipe(context: typer.Context, method: str, skills: list[str]) -> Composing
     try:
         return validate(Composing, plain, "")
     except InputError as error:
-        key = error.where.removeprefix(":").removeprefix("options.")
-        where = {"method": "METHOD", "tasks": "--tasks", "bundle": "--bundle"}.get(key, f"--set {key}")
+        key = error.where.removeprefix(":").removeprefix("options").removeprefix(".")
+        where = {"method": "METHOD", "tasks": "--tasks", "bundle": "--bundle"}.get(key, f"--set {key}".rstrip())
         raise InputError(error.what, where=where, fix=error.fix) from None
 
 

@@ -8,9 +8,12 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 class Panel(StrEnum):
@@ -274,8 +277,13 @@ def size_text(size: float) -> str:
     return f"{size:.0f} bytes"
 
 
-def settings(pairs: list[str]) -> dict[str, Any]:
+def settings(pairs: list[str], model: type[BaseModel] | None = None) -> dict[str, Any]:
     """What KEY=VALUE pairs of --set say; values are read as YAML.
+
+    Args:
+        pairs: as they were typed.
+        model: of the options. Where it takes a text and nothing else, a value that YAML does not read as a text, such
+            as `#`, `~` or `1`, is the text as it was typed. `null` is none where the model allows it.
 
     Raises:
         InputError: a pair has no `=` or no key, or a key is set twice.
@@ -295,4 +303,8 @@ def settings(pairs: list[str]) -> dict[str, Any]:
             found[key] = said[0] if said else None
         except InputError:
             found[key] = value
+        field = None if model is None else model.model_fields.get(key)
+        if field is not None and field.annotation in (str, str | None) and not isinstance(found[key], str):
+            optional = field.annotation is not str and value in ("", "null")
+            found[key] = None if optional else value
     return found

@@ -192,6 +192,7 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training | Loop:
     from genepool.schema import validate
     from genepool.training import Training, is_training, load_training
     from genepool.training.loops import is_loop, load_loop
+    from genepool.training.objectives import objectives
 
     first = Path(tasks[0])
     if len(tasks) == 1 and (is_training(first) or first.suffix in (".yaml", ".yml")):
@@ -205,7 +206,8 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training | Loop:
     plain: dict[str, Any] = {"base": given["base"], "tasks": tuple(tasks), "form": "full" if given["full"] else "lora"}
     if given["lora"] is not None:
         plain["lora"] = {"rank": given["lora"]}
-    plain["options"] = options.settings(given["set_"] or [])
+    objective = objectives().get(given["objective"] or Training.model_fields["objective"].default)
+    plain["options"] = options.settings(given["set_"] or [], objective and objective.Options)
     skipped = {"base", "lora", "full", "set_"}
     plain |= {key: given[key] for key in _OF_A_RECIPE if key not in skipped and given[key] is not None}
     try:
@@ -221,7 +223,7 @@ def _option(key: str) -> str:
     """The option that says a key of a training: ":learning_rate" is --learning-rate, ":lora.rank" --lora."""
     name, _, inner = key.removeprefix(":").partition(".")
     if name == "options":
-        return f"--set {inner}"
+        return f"--set {inner}".rstrip()
     return f"--{name.replace('_', '-')}" if name in _OF_A_RECIPE else name
 
 
