@@ -235,6 +235,7 @@ def test_what_cannot_be_told_apart_is_refused_before_anything_is_written(
     cases = [
         (teach("a", good="<|aligned|>"), "has no tokens for the control text"),
         (teach("b", good="."), "good and bad are both"),
+        (teach("e", good="h"), "holds 'h', which the result could not write"),
         (teach("c", base=tmp_path / "asked"), "is asked with the control prefix ':' already"),
         (
             teach("d", "--others", tmp_path / "labels", base=tmp_path / "classifier"),

@@ -273,4 +273,7 @@ def test_a_backspace_that_cannot_be_taught_is_refused(imitate: Callable[..., Any
     answer = imitate("run", back="ab")
     assert answer.code == 2
     assert "makes 2 tokens of the backspace 'ab'" in answer.err
+    answer = imitate("run", back="h")
+    assert answer.code == 2
+    assert "holds 'h', which the result could not write" in answer.err
     assert not (tmp_path / "run" / "train.json").exists()

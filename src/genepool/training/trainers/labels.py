@@ -32,7 +32,8 @@ class LabelTrainer(Trainer):
         inputs: the model, what it learns from, and what a step minimises.
 
     Raises:
-        InputError: the objective needs a value head or prefixes, and the model has no place for them.
+        InputError: the objective needs a value head or prefixes, and the model has no place for them; or a right answer
+            holds a prefix, which the result does not write.
     """
 
     def __init__(self, inputs: TrainerInputs) -> None:
@@ -40,10 +41,11 @@ class LabelTrainer(Trainer):
         assert isinstance(inputs.objective, LabelledObjective)
         self.objective = inputs.objective
         self._head = ValueHead(self.model) if self.objective.needs_values else None
+        never = {}
         if self.objective.prefixes is not None:
-            check_prefixes(self.model, self.objective.prefixes)
+            never = check_prefixes(self.model, self.objective.prefixes)
         with self._behind(max(self.objective.prefixes or [""], key=len)):
-            self.read_all(self.lessons.train)
+            self.read_all(self.lessons.train, never)
         self._checked = self._labelled(self.lessons.valid)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -134,8 +136,8 @@ class LabelTrainer(Trainer):
         return self.objective.losses(LabelledLikelihoods(policy, rewards, values)), likeliest
 
 
-def check_prefixes(model: Network, prefixes: tuple[str, str]) -> None:
-    """Refuses prefixes that a model cannot tell apart.
+def check_prefixes(model: Network, prefixes: tuple[str, str]) -> dict[str, tuple[int, ...]]:
+    """The tokens of prefixes, each by its text; refuses prefixes that a model cannot tell apart.
 
     Raises:
         InputError: it is no causal language model, it is asked with a prefix already, or it reads both alike.
@@ -159,6 +161,7 @@ def check_prefixes(model: Network, prefixes: tuple[str, str]) -> None:
             where=model.title,
             fix="Set good and bad to texts that it tells apart",
         )
+    return dict(zip(prefixes, (good, bad), strict=True))
 
 
 def reward_of(lesson: TrainingExample) -> float:

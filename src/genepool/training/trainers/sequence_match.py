@@ -52,7 +52,7 @@ class SequenceMatchTrainer(Trainer):
         inputs: the model, what it learns from, and what a step minimises.
 
     Raises:
-        InputError: the model cannot write, or its tokenizer has no such backspace.
+        InputError: the model cannot write, its tokenizer has no such backspace, or an answer holds it.
     """
 
     def __init__(self, inputs: TrainerInputs) -> None:
@@ -61,6 +61,7 @@ class SequenceMatchTrainer(Trainer):
         self.objective = inputs.objective
         self._writer = writer(self.model)
         self._back: int | None = None
+        never: dict[str, tuple[int, ...]] = {}
         if (control := self.objective.control) is not None:
             if self._writer.control is not None:
                 raise InputError(
@@ -70,7 +71,8 @@ class SequenceMatchTrainer(Trainer):
                 )
             with self._writer.asked_with(control):
                 self._back = self._writer.backspace
-        self.read_all(self.lessons.train)
+            never[control.backspace] = self._writer.control_tokens(control.backspace)
+        self.read_all(self.lessons.train, never)
         self._checked = self.encoded(self.lessons.valid)
 
     def gradients(self, step: int) -> tuple[float, list[ExampleRow]]:

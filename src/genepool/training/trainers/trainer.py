@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from genepool import progress
+from genepool.errors import InputError
 from genepool.tasks.metrics import find_metric
 from genepool.training.batches import encode_examples
 from genepool.training.examples import TrainingExample, TrainingExamples, by_task
@@ -112,15 +113,21 @@ class Trainer(ABC):
         """Examples that are computed at once, at most."""
         return self.recipe.micro_batch or self.recipe.batch
 
-    def read_all(self, lessons: Sequence[TrainingExample]) -> None:
+    def read_all(self, lessons: Sequence[TrainingExample], never: Mapping[str, Sequence[int]] | None = None) -> None:
         """Reads every training example once before the first step: none ends a training that has run for hours.
 
+        Args:
+            lessons: the examples.
+            never: texts, each with its tokens, that the result cannot write: an answer that is right must not hold one.
+
         Raises:
-            InputError: one cannot be read.
+            InputError: one cannot be read, or has such an answer.
         """
         with progress.bar("reading the training examples", len(lessons), "examples") as bar:
             for lesson in lessons:
-                encode_examples(self.model, [lesson.example], lesson.task, 1, closed=is_closed(lesson.task))
+                found = encode_examples(self.model, [lesson.example], lesson.task, 1, closed=is_closed(lesson.task))
+                if never and lesson.good:
+                    _check_writable(lesson, [batch.targets.tolist() for batch in found.batches], never)
                 bar.advance()
 
     def token_gradients(
@@ -184,3 +191,17 @@ class Trainer(ABC):
 def is_closed(task: Task) -> bool:
     """Whether the end belongs to an answer: a choice is judged by its text alone, what is written must also end."""
     return find_metric(task.settings.metric).needs == "text"
+
+
+def _check_writable(
+    lesson: TrainingExample, answers: Sequence[Sequence[int]], never: Mapping[str, Sequence[int]]
+) -> None:
+    """Refuses a right answer that holds a text which the result never writes."""
+    for text, tokens in never.items():
+        size = len(tokens)
+        if any(list(tokens) == row[at : at + size] for row in answers for at in range(len(row) - size + 1)):
+            raise InputError(
+                f"its answer {lesson.example.answer[:40]!r} holds {text!r}, which the result could not write",
+                where=lesson.example.place(lesson.task.name),
+                fix="Set another text, one that no right answer holds",
+            )
