@@ -126,6 +126,16 @@ def test_what_all_prompts_begin_with_is_read_once_and_changes_no_answer(
         assert read[1 : 1 + len(unique)] == expected
 
 
+def test_attention_that_is_written_out_sees_no_padding_in_float64(tiny_model: Callable[..., Path]) -> None:
+    """The lowest number of float64 is minus infinity in float32, and shares of nothing but that are NaN."""
+    model = LanguageModel.load(open_weights(tiny_model("m", seed=3)), dtype="float64")
+    model.model.set_attn_implementation("eager")
+    heads = [model.encode(prompt) for prompt in PROMPTS]
+    decoding = Decoding(max_new_tokens=6)
+    found = generate_tokens(model, heads, PROMPTS, decoding, 128)
+    assert [list(one.tokens) for one in found] == [alone(model, head, decoding)[0] for head in heads]
+
+
 def test_drawn_answers_do_not_depend_on_the_rows_beside(model: LanguageModel) -> None:
     decoding = Decoding(max_new_tokens=12, temperature=1.2, top_p=0.9, seed=5, stop=("1",))
     together = model.write(PROMPTS, PROMPTS, decoding)

@@ -121,7 +121,7 @@ class RowsInRoom(Rows):
             shared = shared if looks_at_all(shared) else None
         known = begin if shared is not None else 0
         found: dict[int, torch.Tensor] = {}
-        for group in _groups(unique, known, self.model.device.type):
+        for group in _groups(unique, known, self.model.device.type, alike=self.model.model.dtype == torch.float64):
             result = self._read_group(group, known, shared)
             if self.state is None:
                 self.state = RoomyCache(result.past_key_values, len(self.mask), width)
@@ -150,14 +150,26 @@ def _common_beginning(heads: Sequence[tuple[int, ...]]) -> int:
     return next((i for i in range(shortest) if first[i] != last[i]), shortest)
 
 
-def _groups(heads: Sequence[tuple[int, ...]], known: int, device: str) -> Iterator[list[tuple[int, ...]]]:
+def _groups(
+    heads: Sequence[tuple[int, ...]], known: int, device: str, *, alike: bool = False
+) -> Iterator[list[tuple[int, ...]]]:
     """Prompts that are read at once but for their first `known` tokens, the longest first.
 
     Beyond some tokens a processor gains nothing from more, and what a layer computes no longer fits its cache.
+
+    Args:
+        heads: the prompts.
+        known: tokens that are read already.
+        device: "cpu", or another one.
+        alike: read only prompts of one length at once, without padding. Attention that transformers writes out
+            ("eager", which Gemma 2 and gpt-oss use) takes shares in float32, where the lowest number of float64 is minus
+            infinity: places of padding, which see nothing, would be NaN, and so would the row.
     """
     order = sorted(heads, key=lambda head: -len(head))
     while order:
         rows = max(1, _READ_AT_ONCE // (len(order[0]) - known)) if device == "cpu" else len(order)
+        if alike:
+            rows = min(rows, sum(len(head) == len(order[0]) for head in order))
         yield order[:rows]
         order = order[rows:]
 
