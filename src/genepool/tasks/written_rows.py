@@ -162,8 +162,8 @@ def _groups(
         known: tokens that are read already.
         device: "cpu", or another one.
         alike: read only prompts of one length at once, without padding. Attention that transformers writes out
-            ("eager", which Gemma 2 and gpt-oss use) takes shares in float32, where the lowest number of float64 is minus
-            infinity: places of padding, which see nothing, would be NaN, and so would the row.
+            ("eager", which Gemma 2 and gpt-oss use) takes shares in float32, where the lowest number of float64 is
+            minus infinity: places of padding, which see nothing, would be NaN, and so would the row.
     """
     order = sorted(heads, key=lambda head: -len(head))
     while order:
