@@ -113,8 +113,7 @@ def run_loop(
         check_gated_tasks(load_gates(gate), [*run.tasks, *(task.name for task in run.opened.others)], gate)
     if overwrite or not (out / RECORD_FILE).is_file():
         staging.check_free(out, overwrite=overwrite)
-    models = [loop.base, *loop.base.split("+")]
-    needed = [run.opened.base.folder, *loop.tasks, loop.others, *models, fork if overwrite else None]
+    needed = [run.opened.base.folder, loop.base, *loop.names(), fork if overwrite else None]
     refuse_own_input(out, (one for one in needed if one is not None))
     with locking.locked(out), locking.reporting_full_disk(out):
         if overwrite and out.is_dir():
@@ -323,10 +322,12 @@ class LoopRun:
             self._trusted,
             self._allow_pickle,
         )
-        if stage.trains:
+        if stage.trains or stage.alters:
             # The model that is trained takes the place of the one that was asked.
             self._loaded = None
         done = stage.run(place)
+        if stage.alters:
+            self._loaded = None
         lines = {name: write_lines(folder / f"{name}.jsonl", found) for name, found in done.lines.items()}
         mark = StageMark(
             folder,

@@ -119,6 +119,7 @@ class Stage(ABC):
         when: one sentence on what it is for.
         resumes: whether it goes on with what a killed run left in its folder; otherwise that is removed.
         trains: whether it leaves another model.
+        alters: whether it changes a model in memory that it asked for, which nobody after it may be asked then.
         Options: the model of its options.
         options: those it was made with.
     """
@@ -128,6 +129,7 @@ class Stage(ABC):
     when: ClassVar[str]
     resumes: ClassVar[bool] = False
     trains: ClassVar[bool] = False
+    alters: ClassVar[bool] = False
     Options: ClassVar[type[StageOptions]] = StageOptions
 
     def __init__(self, options: StageOptions | None = None) -> None:

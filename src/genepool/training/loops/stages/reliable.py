@@ -80,6 +80,8 @@ class Reliable(Stage):
     )
     when = "pairs that a reward made may be the wrong way round"
     resumes = True
+    # The estimator's factors are put into the base.
+    alters = True
     Options: ClassVar[type[StageOptions]] = ReliableOptions
     options: ReliableOptions
 
