@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,15 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a part without a measure": ({"round": [{"draw": {"part": [0, 0.5]}}, TRAIN]}, "`part` needs `by`"),
     "a version from the future": ({"loop": 2}, "its format is 2, and this version reads 1"),
     "an unknown reward": ({"round": ["draw", {"sample": {"reward": "metrix"}}, TRAIN]}, "no reward 'metrix'"),
+    "a reward that is a number": (
+        {"round": ["draw", {"train": {"of": "prompts", "objective": "grpo", "options": {"reward": 5}}}]}, "reward",
+    ),
+    "a reward model that is a number": (
+        {"round": ["draw", {"sample": {"reward": {"reward_model": {"path": 5}}}}, TRAIN]}, "reward.reward_model:path",
+    ),
+    "a training of a reward model": (
+        {"round": ["draw", {"train": {"of": "prompts", "objective": "reward_model"}}]}, "trains a reward model",
+    ),
     "a template without the answer": (
         {"round": ["draw", "sample", {"refine": {"template": "{prompt}"}}, TRAIN]}, "must contain {answer}",
     ),
@@ -82,6 +92,36 @@ def test_what_the_file_says_is_no_option_beside_it(cli: Callable[..., Any], tmp_
     answer = cli("train", file, "--out", tmp_path / "run", "--steps", 3)
     assert answer.code == 2
     assert "is set by the file" in answer.err
+
+
+def test_models_in_the_options_of_an_objective_lie_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    reward = {"reward_model": {"path": "judge"}}
+    grpo = {"of": "prompts", "objective": "grpo", "options": {"reward": reward}}
+    plain = {
+        "loop": 1,
+        "base": "base",
+        "tasks": ["one"],
+        "training": {"objective": "grpo", "options": {"reward": reward}},
+    }
+    (tmp_path / "loop.yaml").write_text(yaml.safe_dump({**plain, "round": ["draw", {"train": grpo}]}))
+    loop = load_loop(tmp_path / "loop.yaml")
+    found = str(tmp_path / "judge")
+    assert loop.round[1]["train"]["options"]["reward"]["reward_model"]["path"] == found
+    assert loop.training["options"]["reward"]["reward_model"]["path"] == found
+    assert loop.names().count(found) == 2
+
+
+def test_a_loop_is_not_written_over_its_teacher(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(small_world / "other", out / "teacher")
+    train = {"of": "prompts", "objective": "distance", "teacher": str(out / "teacher")}
+    plain = {"loop": 1, "base": str(small_world / "base"), "tasks": [str(small_world / "tasks" / "first")]}
+    file = tmp_path / "loop.yaml"
+    file.write_text(yaml.safe_dump({**plain, "rounds": 1, "round": [{"draw": {"count": 4}}, {"train": train}]}))
+    answer = cli("train", file, "--out", out, "--overwrite", "--quiet")
+    assert answer.code == 2, answer.err
+    assert (out / "teacher" / "config.json").is_file()
 
 
 @pytest.mark.parametrize("file", sorted(filter(is_loop, RECIPES.glob("*.yaml"))), ids=lambda file: file.stem)

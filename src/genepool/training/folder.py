@@ -47,7 +47,8 @@ def recipe_text(recipe: Training) -> str:
     if recipe.others is not None:
         told["others"] = found(recipe.others)
     if "reward" in recipe.options:
-        told["options"]["reward"] = located(recipe.options["reward"], found)
+        reward = located(recipe.options["reward"], lambda name: "+".join(map(found, name.split("+"))))
+        told["options"]["reward"] = reward
     return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
 
 

@@ -171,8 +171,11 @@ class Loop(Strict):
             told = dict(options)
             if "reward" in told:
                 told["reward"] = located(told["reward"], model)
-            if told.get("teacher") not in (None, "base", "parent"):
+            if isinstance(told.get("teacher"), str) and told["teacher"] not in ("base", "parent"):
                 told["teacher"] = model(told["teacher"])
+            # Those of an objective, which may name a reward.
+            if isinstance(told.get("options"), dict):
+                told["options"] = placed(told["options"])
             return told
 
         parts = {
@@ -180,8 +183,20 @@ class Loop(Strict):
             for part in ("first", "round", "last")
         }
         others = None if self.others is None else found(self.others)
+        training = placed(self.training)
         update = {"base": model(self.base), "tasks": tuple(map(found, self.tasks)), "others": others, **parts}
-        return self.model_copy(update=update)
+        return self.model_copy(update={**update, "training": training})
+
+    def names(self) -> list[str]:
+        """Every file, folder and model that it names; of a sum of models each one."""
+        told: list[str] = []
+
+        def note(name: str) -> str:
+            told.append(name)
+            return name
+
+        self.with_paths(note)
+        return told
 
 
 def is_loop(path: Path) -> bool:

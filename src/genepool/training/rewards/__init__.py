@@ -203,13 +203,15 @@ def located(named: Named, found: Callable[[str], str]) -> Named:
         named: as for `Rewards`.
         found: the place of what a file calls a model.
     """
-    if isinstance(named, str):
+    # What is no reward at all is refused where it is read.
+    if not isinstance(named, Mapping):
         return named
     known = rewards()
     places: dict[str, Any] = {}
     for name, said in named.items():
         models = known[name].models if name in known and isinstance(said, Mapping) else ()
-        places[name] = {**said, **{key: found(said[key]) for key in models if said.get(key)}} if models else said
+        told = {key: found(said[key]) for key in models if isinstance(said.get(key), str)}
+        places[name] = {**said, **told} if told else said
     return places
 
 

@@ -7,14 +7,17 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from genepool.errors import InputError
 from genepool.tasks import Task
 from genepool.training.folder import JOURNAL_FILE, read_result
 from genepool.training.journal import Journal
 from genepool.training.loops.data import lines_of, write_tasks
 from genepool.training.loops.recipe import Loop
 from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace, StagePlan
+from genepool.training.objectives.reward_model import RewardModelObjective
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Average, Training
+from genepool.training.rollout_objective import RolloutObjective
 from genepool.training.run import Run
 
 
@@ -62,7 +65,12 @@ class TrainStage(Stage):
         return () if self.options.of is None else (self.options.of,)
 
     def check(self, loop: Loop, tasks: Mapping[str, Task]) -> None:
-        self.training(loop)
+        if isinstance(self.training(loop).made_objective(), RewardModelObjective):
+            raise InputError(
+                "trains a reward model, which writes nothing, so that no stage could go on with it",
+                where="train.objective",
+                fix="Train it by itself, and name its folder in a `reward` of the loop",
+            )
 
     def _recipe(self, loop: Loop, **known: Any) -> Training:
         keys = ("objective", "options", "steps", "batch", "learning_rate", "shares", "portions", "average")
@@ -112,7 +120,8 @@ class TrainStage(Stage):
                 told = run.finish_unmeasured()
             losses = [step.loss for step in journal.steps()]
             # Objectives that draw their own samples count them as well.
-            tokens = journal.generated() if "samples" in told else 0
+            objective = recipe.made_objective()
+            tokens = journal.generated(objective.drawing.iterations) if isinstance(objective, RolloutObjective) else 0
         said = {
             "objective": recipe.objective,
             "examples": told["examples"]["train"],
