@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 from training_runs import result_bytes, rows, told
 
+from genepool.tasks import load_tasks, open_model
 from genepool.training import run as running
+from genepool.training.examples import TrainingExample
+from genepool.training.journal import ExampleRow, Journal, StepRow
+from genepool.training.samples import draw_samples
 
 SHORT = ("--steps", 6, "--every", 3, "--batch", 4, "--lora", 2, "--set", "samples=4", "--test", 8, "--quiet")
 
@@ -69,12 +73,32 @@ def test_samples_are_drawn_again_to_the_same_bits_and_shared_by_steps(
         rows(tmp_path / "run", f"SELECT example, length, reward FROM examples WHERE step = {n}") for n in (1, 3, 4)
     ]
     assert drawn[0] == drawn[1] != drawn[2]
+    # Written once, learned from three times.
+    assert told(tmp_path / "run")["cost"]["tokens"] == sum(row[1] for step in (0, 2) for row in drawn[step])
     answer = cli(
         "train", task, "--base", half_known, "--objective", "grpo", "--set", "iterations=2", *SHORT,
         "--out", tmp_path / "other",
     )  # fmt: skip
     assert answer.code == 2
     assert "multiple of the option iterations (2), got 3" in answer.err
+
+
+def test_right_answers_beside_samples_were_not_generated(tmp_path: Path) -> None:
+    numbers = ({"length": 3.0, "demonstration": 0.0}, {"length": 5.0, "demonstration": 1.0})
+    with Journal(tmp_path / "run.sqlite") as journal:
+        journal.took(StepRow(1, 0.5, 1.0, 0.1, "0" * 64), [ExampleRow("t", "e", 0.5, numbers=one) for one in numbers])
+        assert journal.generated() == 3
+
+
+def test_an_example_that_comes_twice_in_a_step_has_samples_of_its_own(half_known: str, small_world: Path) -> None:
+    model: Any = open_model(half_known).load()
+    (task,) = load_tasks(small_world / "tasks" / "first")
+    one, other = (TrainingExample(task, example) for example in task.examples("train")[:2])
+
+    def texts(lessons: list[TrainingExample], count: int) -> list[str]:
+        return [sample.text for sample in draw_samples(model, lessons, count, 2.0, seed=3, step=1)]
+
+    assert texts([one, other, one], 4) == [*texts([one], 8)[:4], *texts([other], 4), *texts([one], 8)[4:]]
 
 
 def test_a_majority_that_is_wrong_is_refused_and_one_that_is_right_is_learned_from(

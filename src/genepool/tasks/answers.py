@@ -151,10 +151,13 @@ def with_end(model: WritingNetwork, tail: Sequence[int], question: Question, clo
     """
     if not tail:
         raise InputError("the answer has no tokens, so it has no likelihood", where=question.name, fix="Leave it out")
-    if not closed or not model.end_tokens:
-        return list(tail)
+    return [*tail, *end_of(model)] if closed else list(tail)
+
+
+def end_of(model: WritingNetwork) -> list[int]:
+    """The token that ends an answer that is read; none where the model has none."""
     own = model.tokenizer.eos_token_id
-    return [*tail, own if own in model.end_tokens else min(model.end_tokens)]
+    return [own if own in model.end_tokens else min(model.end_tokens)] if model.end_tokens else []
 
 
 def class_batch(

@@ -231,9 +231,16 @@ class Journal(Record):
                 raise ValueError(f"{kept!r:.40}")
         return told
 
-    def generated(self) -> int:
-        """Tokens of all samples of all steps; for objectives whose examples are samples."""
-        ((total,),) = self._rows("SELECT coalesce(sum(length), 0) FROM examples")
+    def generated(self, iterations: int = 1) -> int:
+        """Tokens of all samples of all steps; for objectives whose examples are samples.
+
+        Right answers that were learned beside them were not generated.
+
+        Args:
+            iterations: steps that share the same samples, which were generated once.
+        """
+        only = "demonstration IS NOT 1 AND (step - 1) % ? = 0"
+        ((total,),) = self._rows(f"SELECT coalesce(sum(length), 0) FROM examples WHERE {only}", (iterations,))
         with self._believing("a length of an example"):
             if not is_number(total, 0):
                 raise ValueError(f"{total!r:.40}")

@@ -20,7 +20,7 @@ from genepool.checked import parsed_json
 from genepool.errors import InputError, one_line
 from genepool.schema import Strict, validate
 from genepool.tasks import DEFAULT_BATCH, LanguageModel, Task, open_model
-from genepool.tasks.answers import token_batches
+from genepool.tasks.answers import end_of, token_batches
 from genepool.tasks.decoding import continuation
 from genepool.tasks.likelihoods import ContinuationLikelihood
 from genepool.tasks.models import Capability, Model, Source, load_as
@@ -115,9 +115,7 @@ class RewardEnsemble(Model):
 
     def _tail(self, prompt: str, answer: str) -> list[int]:
         """The tokens of an answer with the one that ends it."""
-        end = self.model.tokenizer.eos_token_id
-        tail = continuation(self.model, prompt, answer) if answer else []
-        tail = [*tail, *([] if end is None else [end])]
+        tail = [*(continuation(self.model, prompt, answer) if answer else []), *end_of(self.model)]
         if not tail:
             raise InputError("an empty answer has no tokens", where=self.name, fix="Use a tokenizer with an end token")
         return tail

@@ -5,6 +5,7 @@ Each answer belongs to (seed, step, example, number of the sample), so a step th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -73,8 +74,14 @@ def draw_samples(
         ask = task.settings
         decoding = Decoding(ask.max_new_tokens, tuple(ask.stop), temperature, 1.0, seed)
         order = [(place, number) for place in places for number in range(count)]
+        firsts: dict[int, int] = {}
+        seen = Counter[str]()
+        for place in places:
+            # Of an example that comes twice, the second one's samples are further ones.
+            firsts[place] = seen[lessons[place].example.key]
+            seen[lessons[place].example.key] += count
         prompts = {place: tuple(able.encode(task.prompt_for(lessons[place].example, able))) for place in places}
-        keys = [f"{step}\x1f{lessons[place].example.key}\x1f{number}" for place, number in order]
+        keys = [f"{step}\x1f{lessons[place].example.key}\x1f{firsts[place] + number}" for place, number in order]
         written = generate_tokens(able, [prompts[place] for place, _ in order], keys, decoding, DEFAULT_BATCH)
         for at, one in zip(order, written, strict=True):
             found[at] = Sample(lessons[at[0]], prompts[at[0]], one.tokens, one.text)

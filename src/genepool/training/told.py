@@ -119,7 +119,8 @@ def _learned_from(opened: OpenedTraining, journal: Journal) -> dict[str, Any]:
 
 def _cost(recipe: Training, journal: Journal, steps: int) -> dict[str, int]:
     """What controls must have as much of: steps, examples or samples that they saw, and tokens that they wrote."""
-    tokens = journal.generated() if isinstance(recipe.made_objective(), RolloutObjective) else 0
+    objective = recipe.made_objective()
+    tokens = journal.generated(objective.drawing.iterations) if isinstance(objective, RolloutObjective) else 0
     return {"steps": steps, "examples": sum(journal.drawn().values()), "tokens": tokens}
 
 
