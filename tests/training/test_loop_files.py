@@ -51,6 +51,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a template without the answer": (
         {"round": ["draw", "sample", {"refine": {"template": "{prompt}"}}, TRAIN]}, "must contain {answer}",
     ),
+    "a share of no task": (
+        {"round": [{"train": {"of": None, "shares": {"firsd": 1}}}]}, "shares: 'firsd' is no task",
+    ),
     "a task of conversations": ({"tasks": ["talk"]}, "the conversation cannot be put"),
     "an empty split": ({"tasks": ["empty"]}, "has no training examples"),
     "shown examples": ({"tasks": ["shown"]}, "shows solved examples"),

@@ -58,6 +58,17 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept if "adapter_config" not in path.name}
 
 
+def test_a_training_on_the_tasks_uses_the_known_answers_of_its_steps(
+    loop: Callable[..., Any], cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    answer = loop("run", "--json", rounds=1, round=[{"train": {"of": None, "steps": 2, "batch": 3}}])
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["labels"] == 6
+    inner = tmp_path / "run" / "stages" / "0001-01-train" / "run"
+    answer = cli("verify-run", tmp_path / "run", "--step", 1, "--quiet")
+    assert answer.err == f"error: {tmp_path / 'run'}: holds a loop. Name one of its trainings, such as {inner}.\n"
+
+
 @pytest.mark.slow
 def test_every_round_leaves_its_samples_its_trainings_and_what_they_cost(
     loop: Callable[..., Any], cli: Callable[..., Any], half_known: str, small_world: Path, tmp_path: Path

@@ -208,8 +208,9 @@ def _plan_loop(path: Path, json_output: bool, allow_pickle: bool, trust_tasks: S
             table.add_row(str(one["round"]), one["stage"], writes, *counts)
     tables.show(table)
     size, total = options.size_text, shown["memory"]["total"]
+    rounds = "1 round" if shown["rounds"] == 1 else f"{shown['rounds']:,} rounds"
     tables.print_text(
-        f"{shown['rounds']:,} rounds on {shown['examples']:,} examples: at most {shown['samples']:,} samples and "
+        f"{rounds} on {shown['examples']:,} examples: at most {shown['samples']:,} samples and "
         f"{shown['steps']:,} steps in all\n"
         f"asked before and after: {', '.join(shown['tasks'])}; others: {', '.join(shown['others']) or 'none'}\n"
         f"memory of the largest training: {size(total)} of {size(free)} free: "

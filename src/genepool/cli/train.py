@@ -260,8 +260,9 @@ def _show(result: TrainingResult, page: Path) -> None:
     tables.show(table)
     if "tokens_generated" in result.told:
         told = result.told
+        rounds = "1 round" if told["rounds"] == 1 else f"{told['rounds']:,} rounds"
         tables.print_text(
-            f"{told['rounds']:,} rounds: {told['steps']:,} steps, {told['tokens_generated']:,} tokens generated, "
+            f"{rounds}: {told['steps']:,} steps, {told['tokens_generated']:,} tokens generated, "
             f"{told['labels']:,} known answers used"
         )
     if (head := result.told.get("head")) is not None:

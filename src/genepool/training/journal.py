@@ -246,6 +246,14 @@ class Journal(Record):
                 raise ValueError(f"{total!r:.40}")
         return int(total)
 
+    def examples(self) -> set[tuple[str, str]]:
+        """The examples of all steps: of each, the name of its task and its key."""
+        found = set(self._rows("SELECT DISTINCT task, example FROM examples"))
+        with self._believing("an example"):
+            if not all(is_text(task) and is_text(key) for task, key in found):
+                raise ValueError("its task or its key is no text")
+        return found
+
     def drawn(self) -> dict[str, int]:
         """How many examples, or samples, of each task there were in all steps."""
         found: dict[str, int] = {}

@@ -72,7 +72,7 @@ class OpenedTraining:
         # The models that its options name are there.
         objective.settings()
         pairs, labels = objective.reads_pairs, isinstance(objective, LabelledObjective)
-        _check_named(recipe, tasks)
+        check_named(recipe, [task.name for task in tasks])
         lessons = TrainingExamples(
             tasks,
             seed=recipe.seed,
@@ -164,13 +164,16 @@ class OpenedTraining:
         }
 
 
-def _check_named(recipe: Training, tasks: Sequence[Task]) -> None:
+def check_named(recipe: Training, names: Collection[str]) -> None:
     """Refuses shares or portions of tasks that are not trained on, and shares that leave one out.
+
+    Args:
+        recipe: the training.
+        names: of its tasks.
 
     Raises:
         InputError: naming the task.
     """
-    names = [task.name for task in tasks]
     for key, given in (("shares", recipe.shares or {}), ("portions", recipe.portions or {})):
         if unknown := next((name for name in given if name not in names), None):
             raise InputError(f"'{unknown}' is no task of this training", where=key, fix=nearest(unknown, names))

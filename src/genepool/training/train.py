@@ -129,6 +129,9 @@ def verify_step(out: str | Path, step: int, *, device: str = "cpu", allow_pickle
     """
     out = Path(out)
     if not (out / JOURNAL_FILE).is_file():
+        inner = next(iter(sorted(out.glob(f"stages/*/run/{JOURNAL_FILE}"))), None)
+        if inner is not None:
+            raise InputError("holds a loop", where=out, fix=f"Name one of its trainings, such as {inner.parent}")
         raise InputError("holds no training", where=out, fix="Name the --out of a `genepool train`")
     opened = OpenedTraining.open(load_training(out / RECIPE_FILE), others=False, allow_pickle=allow_pickle)
     with Journal(out / JOURNAL_FILE) as journal:

@@ -122,7 +122,7 @@ def run_loop(
         run.begin()
         known = read_loop_result(out)
         if known is not None and known["asked"] == run.opened.asked():
-            progress.message(f"this loop is finished: {known['rounds']} rounds; for more, name another --out")
+            progress.message("this loop is finished; for more rounds, name another --out")
             if draw is None or (out / REPORT_FILE).is_file():
                 return TrainingResult(out, known, resumed=True)
         told, gains = run.finish(run.run(), ledger) if known is None else run.measure(known, ledger)

@@ -11,11 +11,11 @@ from genepool.errors import InputError
 from genepool.tasks import Task
 from genepool.training.folder import JOURNAL_FILE, read_result
 from genepool.training.journal import Journal
-from genepool.training.loops.data import lines_of, write_tasks
+from genepool.training.loops.data import Line, write_tasks
 from genepool.training.loops.recipe import Loop
 from genepool.training.loops.stage import Done, Stage, StageOptions, StagePlace, StagePlan
 from genepool.training.objectives.reward_model import RewardModelObjective
-from genepool.training.opened_training import OpenedTraining
+from genepool.training.opened_training import OpenedTraining, check_named
 from genepool.training.recipe import Average, Training
 from genepool.training.rollout_objective import RolloutObjective
 from genepool.training.run import Run
@@ -65,12 +65,16 @@ class TrainStage(Stage):
         return () if self.options.of is None else (self.options.of,)
 
     def check(self, loop: Loop, tasks: Mapping[str, Task]) -> None:
-        if isinstance(self.training(loop).made_objective(), RewardModelObjective):
+        recipe = self.training(loop)
+        if isinstance(recipe.made_objective(), RewardModelObjective):
             raise InputError(
                 "trains a reward model, which writes nothing, so that no stage could go on with it",
                 where="train.objective",
                 fix="Train it by itself, and name its folder in a `reward` of the loop",
             )
+        # Which tasks other lines will be of is known when they are written.
+        if self.options.of is None:
+            check_named(recipe, tasks)
 
     def _recipe(self, loop: Loop, **known: Any) -> Training:
         keys = ("objective", "options", "steps", "batch", "learning_rate", "shares", "portions", "average")
@@ -94,8 +98,7 @@ class TrainStage(Stage):
     def run(self, place: StagePlace) -> Done:
         ask, loop = self.options, place.loop
         if ask.of is None:
-            folders = [str(task) for task in loop.tasks]
-            labels = {line.label for task in place.tasks.values() for line in lines_of(task, "train")}
+            folders, labels = [str(task) for task in loop.tasks], set()
         else:
             lines = place.read(ask.of)
             folders = [str(folder) for folder in write_tasks(place.folder / "data", lines, place.tasks)]
@@ -119,6 +122,10 @@ class TrainStage(Stage):
                 run.train()
                 told = run.finish_unmeasured()
             losses = [step.loss for step in journal.steps()]
+            if ask.of is None:
+                taken = journal.examples()
+                taught = [(one.task.name, one.example) for one in opened.lessons.train]
+                labels |= {Line(task, one).label for task, one in taught if (task, one.key) in taken}
             # Objectives that draw their own samples count them as well.
             objective = recipe.made_objective()
             tokens = journal.generated(objective.drawing.iterations) if isinstance(objective, RolloutObjective) else 0
