@@ -6,7 +6,8 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import made_study
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from genepool import measure
 from genepool.errors import InputError
 from genepool.measure import Interval
-from genepool.report import ExtraModel, collect_study, render_report, report_markdown
+from genepool.report import ExtraModel, collect_study, render_report, report_markdown, wording
 from genepool.report.flips import FLIPS_SHOWN
 from genepool.report.sections.changes import Changes
 from genepool.report.sections.cost import Costs
@@ -24,6 +25,7 @@ from genepool.report.sections.recipe import Recipes
 from genepool.report.sections.scores import Scores
 from genepool.report.sections.search import SearchCurves
 from genepool.report.sections.standings import Standings
+from genepool.report.study_outcomes import StudyOutcomes
 from genepool.tasks import load_tasks
 
 
@@ -368,3 +370,8 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     assert last.startswith("error: ")
     assert complaint in last
     assert [path for path in sorted(world.rglob("*")) if path not in before and "sqlite" not in path.name] == []
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "One skill in one model"), (13, "13 skills in one model")])
+def test_the_heading_counts_the_skills(count: int, said: str) -> None:
+    assert wording.title(cast("StudyOutcomes", SimpleNamespace(skills=["one"] * count))) == said

@@ -137,7 +137,7 @@ def _recipe(context: typer.Context, method: str, skills: list[str]) -> Composing
         "tasks": None if given["tasks"] is None else str(given["tasks"]),
         "task": tuple(given["task"] or ()),
         "examples": given["examples"],
-        "options": options.settings(given["set_"] or [], kind and kind.Options),
+        "options": options.settings(given["set_"] or [], None if kind is None else kind.Options),
         "fold": not given["keep"],
         "bundle": given["bundle"],
         "seed": given["seed"],

@@ -207,7 +207,7 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training | Loop:
     if given["lora"] is not None:
         plain["lora"] = {"rank": given["lora"]}
     objective = objectives().get(given["objective"] or Training.model_fields["objective"].default)
-    plain["options"] = options.settings(given["set_"] or [], objective and objective.Options)
+    plain["options"] = options.settings(given["set_"] or [], None if objective is None else objective.Options)
     skipped = {"base", "lora", "full", "set_"}
     plain |= {key: given[key] for key in _OF_A_RECIPE if key not in skipped and given[key] is not None}
     try:

@@ -136,7 +136,7 @@ def summary(one: Compared) -> str:
     it = one.comparison
     moved = it.difference.interval
     sure = it.difference.sure
-    verb = ("gains" if it.difference.difference > 0 else "loses") if sure else "changes the mean by"
+    verb = ("gains" if it.difference.difference > 0 else "loses") if sure else "changes by"
     amount = points(moved.mean) if not sure else points(abs(moved.mean)).lstrip("+")
     over = f"in the mean over {len(it.tasks)} tasks" if len(it.tasks) > 1 else f"at {it.tasks[0].task}"
     parts = [

@@ -62,7 +62,8 @@ def _axes(x: Scale, y: Scale, height: float) -> Markup:
         parts.append(element("text", f"{value:g}", class_="tick end", x=x.start - 8, y=at + 4))
     parts.append(element("line", class_="axis", x1=x.start, x2=x.end, y1=y.start, y2=y.start))
     for value in ticks(0, x.high, 6):
-        parts.append(element("line", class_="axis", x1=x(value), x2=x(value), y1=y.start, y2=y.start + 4))
-        parts.append(element("text", f"{value:,.0f}", class_="tick middle", x=x(value), y=y.start + 18))
+        if value == int(value):
+            parts.append(element("line", class_="axis", x1=x(value), x2=x(value), y1=y.start, y2=y.start + 4))
+            parts.append(element("text", f"{int(value):,}", class_="tick middle", x=x(value), y=y.start + 18))
     parts.append(element("text", "steps", class_="label middle", x=(x.start + x.end) / 2, y=height - 5))
     return element("g", *parts)

@@ -14,7 +14,8 @@ _WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", 
 
 def title(study: StudyOutcomes) -> str:
     """The heading."""
-    return f"{_word(len(study.skills)).capitalize()} skills in one model"
+    count = len(study.skills)
+    return f"{_word(count).capitalize()} {'skill' if count == 1 else 'skills'} in one model"
 
 
 def summary(study: StudyOutcomes) -> str:
