@@ -136,6 +136,26 @@ def test_attention_that_is_written_out_sees_no_padding_in_float64(tiny_model: Ca
     assert [list(one.tokens) for one in found] == [alone(model, head, decoding)[0] for head in heads]
 
 
+def test_rows_that_a_network_turns_otherwise_are_written_apart(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LongRoPE turns all keys of a batch by the longest row, so a short row beside a long one was read otherwise."""
+    scaling = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "rope_theta": 1e4}
+    scaling["original_max_position_embeddings"] = 12
+    model = LanguageModel.load(open_weights(tiny_model("m", seed=3, rope_parameters=scaling)))
+    prompts = ["ab=", "a", "0123456789abcdef", "gh: hg 12 abcd", "b", "hhh"]
+    heads = [model.encode(prompt) for prompt in prompts]
+    decoding = Decoding(max_new_tokens=6)
+    assert model.turns_at == 12
+    found = generate_tokens(model, heads, prompts, decoding, 128)
+    expected = [alone(model, head, decoding)[0] for head in heads]
+    assert [list(one.tokens) for one in found] == expected
+    # Otherwise it would not matter here.
+    monkeypatch.setattr(model, "turns_at", 10**9)
+    mixed = generate_tokens(model, heads, prompts, decoding, 128)
+    assert [list(one.tokens) for one in mixed] != expected
+
+
 def test_drawn_answers_do_not_depend_on_the_rows_beside(model: LanguageModel) -> None:
     decoding = Decoding(max_new_tokens=12, temperature=1.2, top_p=0.9, seed=5, stop=("1",))
     together = model.write(PROMPTS, PROMPTS, decoding)

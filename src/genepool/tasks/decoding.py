@@ -252,10 +252,15 @@ def generate_tokens(
     write_batch = _decode_batch if model.backspace is None else write_taking_back
     outputs: dict[int, Written] = {}
     with torch.inference_mode():
-        lengths = [len(head) for head in heads]
-        for rows in batches(lengths, batch_size, model.logit_bytes, bool(model.last_logits_only)):
-            written = write_batch(model, [heads[i] for i in rows], [keys[i] for i in rows], decoding)
-            outputs.update(zip(rows, written, strict=True))
+        longest = model.turns_at - decoding.max_new_tokens
+        # Rows that a network turns otherwise are written apart: it turns all rows of a batch alike.
+        for turned in (False, True):
+            part = [i for i, head in enumerate(heads) if (len(head) > longest) == turned]
+            lengths = [len(heads[i]) for i in part]
+            for batch in batches(lengths, batch_size, model.logit_bytes, bool(model.last_logits_only)):
+                rows = [part[at] for at in batch]
+                written = write_batch(model, [heads[i] for i in rows], [keys[i] for i in rows], decoding)
+                outputs.update(zip(rows, written, strict=True))
     return [outputs[i] for i in range(len(heads))]
 
 
@@ -265,7 +270,9 @@ def _decode_batch(
     """What is written after each prompt of a batch."""
     # Each row's own room, so that a longer prompt in the batch never cuts a shorter one's answer.
     limits = [min(decoding.max_new_tokens, model.context - len(head)) for head in heads]
-    rows = (RowsInRoom if model.rows_may_leave else Rows)(model, heads)
+    # What is read before a network turns its keys otherwise does not go with what it reads after.
+    turns = any(len(head) + limit > model.turns_at for head, limit in zip(heads, limits, strict=True))
+    rows = (RowsInRoom if model.rows_may_leave and not turns else Rows)(model, heads)
     return write_rows(model, rows, limits, keys, decoding)
 
 

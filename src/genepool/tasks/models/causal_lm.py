@@ -210,6 +210,19 @@ class LanguageModel(WritingNetwork):
         """Whether rows that are written may be read in groups and leave one by one: nothing else remembers them."""
         return self.keeps_keys_and_values
 
+    @cached_property
+    def turns_at(self) -> int:
+        """Tokens after which the network turns all keys of a batch otherwise, as LongRoPE does (Phi-3 128k).
+
+        Beyond any context where it never does.
+        """
+        config = self.model.config.get_text_config()
+        scaling = getattr(config, "rope_parameters", None) or {}
+        if scaling.get("rope_type") != "longrope":
+            return 10**9
+        until = scaling.get("original_max_position_embeddings")
+        return int(until or getattr(config, "original_max_position_embeddings", None) or self.context)
+
     @property
     def state_bytes_per_token(self) -> int:
         """Bytes of keys and values of one token, from the config; 0 where it does not say."""
