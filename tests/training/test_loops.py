@@ -175,8 +175,9 @@ def of_self_play(did: dict[str, Any], run: Path, told: dict[str, Any]) -> None:
     samples = lines(run, "0001-01-sample/samples.jsonl")
     prompts = lines(run, "0001-04-evolve/prompts.jsonl")
     new = [line for line in prompts if line.get("own")]
-    assert 0 < len(new) <= 8
-    assert did["evolve"]["buffer"] == len(prompts) - len(new) == 8
+    half = len(samples) // 2
+    assert 0 < len(new) <= half
+    assert did["evolve"]["buffer"] == len(prompts) - len(new) == half
     telling = [line for line in samples if len({reward for _, _, reward in line["samples"]}) > 1]
     assert telling
     assert all(line["prompt"].startswith("R:") for line in new)
