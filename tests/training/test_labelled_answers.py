@@ -242,6 +242,23 @@ def test_answers_without_labels_are_refused(cli: Callable[..., Any], small_world
     assert not (tmp_path / "run").exists()
 
 
+def test_answers_that_are_labelled_both_ways_are_counted(
+    cli: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    pairs = [("fab=", "a", "b"), ("fbc=", "b", "b"), ("fcd=", "c", "c")]
+    lines = [json.dumps({"prompt": prompt, "chosen": good, "rejected": bad}) for prompt, good, bad in pairs]
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    answer = cli(
+        "train", folder, "--base", small_world / "base", "--objective", "unlikelihood", "--steps", 1, "--batch", 2,
+        "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert "2 answers are labelled both accepted and rejected, and are learned as both" in answer.err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [["--lora", 2], ["--full"]], ids=["lora", "full"])
 @pytest.mark.parametrize("objective", LABELLED)

@@ -95,6 +95,9 @@ def test_what_the_file_says_is_no_option_beside_it(cli: Callable[..., Any], tmp_
     answer = cli("train", file, "--out", tmp_path / "run", "--steps", 3)
     assert answer.code == 2
     assert "is set by the file" in answer.err
+    answer = cli("train", tmp_path / "loop.yaml", "tasks/first", "--base", "base", "--out", tmp_path / "run")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "loop.yaml: stands beside other tasks. Name the file alone" in answer.err
 
 
 def test_models_in_the_options_of_an_objective_lie_beside_the_file(tmp_path: Path) -> None:

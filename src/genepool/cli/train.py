@@ -198,6 +198,8 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training | Loop:
     if len(tasks) == 1 and (is_training(first) or first.suffix in (".yaml", ".yml")):
         _said_in_the_file(context, first)
         return load_loop(first) if is_loop(first) else load_training(first)
+    if (file := next((one for one in tasks if is_training(Path(one)) or is_loop(Path(one))), None)) is not None:
+        raise InputError("stands beside other tasks", where=file, fix="Name the file alone; it names its tasks itself")
     given = context.params
     if given["base"] is None:
         raise InputError("no base is named", where="--base", fix="Name the model, or a training file that does")

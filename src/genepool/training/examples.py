@@ -95,6 +95,8 @@ class TrainingExamples:
             )
         if empty := next((name for name, own in self._by_task.items() if not own and (shares or {}).get(name)), None):
             raise InputError("has a share and nothing to learn from", where=empty, fix="Give it a share of 0")
+        if labels and (both := _labelled_both_ways(self.train)):
+            progress.message(f"{both:,} answers are labelled both accepted and rejected, and are learned as both")
         if labels and all(lesson.good for lesson in self.train):
             raise InputError(
                 "no answer is labelled false or rejected, so labels say nothing",
@@ -149,6 +151,14 @@ class TrainingExamples:
             # An answer has one key whatever its label says of it.
             total.update(b"" if lesson.good else b"\x1frejected")
         return total.hexdigest()
+
+
+def _labelled_both_ways(lessons: Sequence[TrainingExample]) -> int:
+    """How many answers to the same prompt are an accepted and a rejected one."""
+    kinds: dict[bool, set[tuple[str, str]]] = {True: set(), False: set()}
+    for lesson in lessons:
+        kinds[lesson.good].add((lesson.task.name, lesson.example.key))
+    return len(kinds[True] & kinds[False])
 
 
 def _portion(task: Task, part: float, seed: int) -> Sequence[Example]:
