@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from genepool.tasks.example import Example
 from genepool.tasks.metrics import find_metric
 from genepool.training.loops import is_loop, load_loop, stage
+from genepool.training.loops.data import Line, WrittenAnswer, read_lines, write_lines
 from genepool.training.loops.stage import stages
 from genepool.training.loops.tree import Node, chosen_leaf, upper_bound
 
@@ -116,6 +118,18 @@ def test_models_in_the_options_of_an_objective_lie_beside_the_file(tmp_path: Pat
     assert loop.round[1]["train"]["options"]["reward"]["reward_model"]["path"] == found
     assert loop.training["options"]["reward"]["reward_model"]["path"] == found
     assert loop.names().count(found) == 2
+
+
+def test_a_known_answer_that_is_refined_to_is_one_label(tmp_path: Path) -> None:
+    line = Line("t", Example("1", "fab=", ("a",)), (WrittenAnswer("b", 1, 0.0),))
+    place: Any = SimpleNamespace(read=lambda _: [line], folder=tmp_path)
+    done = stage.find_stage("refine", {"by": "answer"}).run(place)
+    digest = write_lines(tmp_path / "lessons.jsonl", done.lines["refinements"])
+    task: Any = None
+    (lesson,) = read_lines(tmp_path / "lessons.jsonl", digest, {"t": task})
+    assert lesson.example.prompt == "fab=b\n"
+    assert not lesson.own
+    assert {lesson.label} == set(done.labels) == {line.label}
 
 
 def test_a_loop_is_not_written_over_its_teacher(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:

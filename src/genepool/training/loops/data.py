@@ -45,17 +45,19 @@ class Line:
         example: the prompt; its answers are the known ones, or those to learn from.
         samples: what models wrote, in the order in which it was drawn.
         own: the answers were written by a model: they are no labels.
+        known_of: the prompt that the known answer belongs to, where this one was made of it; empty: this one.
     """
 
     task: str
     example: Example
     samples: tuple[WrittenAnswer, ...] = ()
     own: bool = False
+    known_of: str = ""
 
     @property
     def label(self) -> str:
         """What a known answer is counted by: the task and the prompt, as 16 hexadecimal digits."""
-        return hashlib.sha256(f"{self.task}\x1f{self.example.prompt}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.task}\x1f{self.known_of or self.example.prompt}".encode()).hexdigest()[:16]
 
     @property
     def rewards(self) -> list[float]:
@@ -73,6 +75,7 @@ class Line:
             **({"rejected": list(example.rejected)} if example.rejected else {}),
             **({"tags": list(example.tags)} if example.tags else {}),
             **({"own": True} if self.own else {}),
+            **({"known_of": self.known_of} if self.known_of else {}),
             **({"samples": [[one.text, one.tokens, one.reward] for one in self.samples]} if self.samples else {}),
         }
 
@@ -117,7 +120,8 @@ def read_lines(path: Path, digest: str, tasks: Mapping[str, Task]) -> list[Line]
 
 def _line(told: Any, tasks: Mapping[str, Task]) -> Line:
     lists = {key: told.get(key, []) for key in ("answers", "rejected", "tags")}
-    texts = [told["task"], told["id"], told["prompt"], *(text for part in lists.values() for text in part)]
+    known_of = told.get("known_of", "")
+    texts = [told["task"], told["id"], told["prompt"], known_of, *(text for part in lists.values() for text in part)]
     if not all(map(is_text, texts)) or told["task"] not in tasks or not lists["answers"]:
         raise ValueError(told)
     samples = []
@@ -127,7 +131,7 @@ def _line(told: Any, tasks: Mapping[str, Task]) -> Line:
         samples.append(WrittenAnswer(text, tokens, reward))
     answers, rejected, tags = (tuple(part) for part in lists.values())
     example = Example(told["id"], told["prompt"], answers, rejected=rejected, tags=tags)
-    return Line(told["task"], example, tuple(samples), told.get("own", False) is True)
+    return Line(told["task"], example, tuple(samples), told.get("own", False) is True, known_of)
 
 
 def write_tasks(folder: Path, lines: Sequence[Line], tasks: Mapping[str, Task]) -> list[Path]:

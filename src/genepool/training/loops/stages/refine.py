@@ -96,7 +96,8 @@ class Refine(Stage):
                 answer = (one.text,) if one.text else ()
                 if answer:
                     known = ask.by == "answer" and not line.own
-                    lessons.append(Line(line.task, replace(question.example, answers=answer), own=not known))
+                    example = replace(question.example, answers=answer)
+                    lessons.append(Line(line.task, example, own=not known, known_of=line.example.prompt))
         if not lessons:
             raise InputError(
                 f"none of {len(lines)} second answers is valid: none is good enough to learn from",
