@@ -115,6 +115,7 @@ def test_options_of_rewards_are_checked_and_their_models_located() -> None:
     half = Rewards({"majority": {"weight": 0.5, "after": "="}, "metric": 2})
     assert half.of(samples("1=7", "2=7", "8"), 3) == ([2.5, 2.5, 0.0], "")
     assert half.settings() == {"majority": {"weight": 0.5, "after": "="}, "metric": {"weight": 2}}
+    assert Rewards({"metric": "1e-3", "novelty": {"weight": "2e0"}}).settings()["metric"] == {"weight": 0.001}
     told = {"novelty": {"encoder": "here"}, "metric": 1, "majority": {"after": "="}}
     moved = located(told, lambda name: f"/there/{name}")
     assert moved == {"novelty": {"encoder": "/there/here"}, "metric": 1, "majority": {"after": "="}}
@@ -124,6 +125,7 @@ def test_options_of_rewards_are_checked_and_their_models_located() -> None:
         ({"majority": {"weight": "much"}}, "must be a number"),
         ({"majority": {"weight": True}}, "must be a number"),
         ({"majority": {"weight": math.inf}}, "must be a number"),
+        ({"majority": "nan"}, "must be a number"),
     ):
         with pytest.raises(InputError, match=said):
             Rewards(wrong)

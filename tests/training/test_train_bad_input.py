@@ -37,6 +37,13 @@ def test_weights_that_are_no_numbers_end_the_training_in_one_line(
     assert not (tmp_path / "run" / "adapter").exists()
 
 
+def test_a_first_loss_that_is_no_number_is_not_blamed_on_the_learning_rate(train: Callable[..., Any]) -> None:
+    answer = train("run", "--objective", "sequence_match", "--set", "alpha=1e-300")
+    assert answer.code == 2
+    assert "the loss of step 1 is not a finite number" in answer.err
+    assert "options of the objective nearer to their defaults" in answer.err
+
+
 @pytest.mark.slow
 def test_a_far_too_large_learning_rate_keeps_the_state_before_it(train: Callable[..., Any], tmp_path: Path) -> None:
     answer = train("run", "--learning-rate", 1e6, "--every", 1, "--patience", 0)

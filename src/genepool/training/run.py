@@ -160,12 +160,12 @@ class Run:
                 raise InputError(
                     f"{error}, so the training ends; {last}",
                     where=self.out,
-                    fix=f"{self._cure(error, session)}, in another --out or with --overwrite",
+                    fix=f"{self._cure(session)}, in another --out or with --overwrite",
                 ) from None
 
-    def _cure(self, error: Diverged, session: Session) -> str:
+    def _cure(self, session: Session) -> str:
         """What to change after a loss that is no number."""
-        if error.step == 0:
+        if not self.journal.steps():
             # No step was taken, so the learning rate has no part in it.
             return "Start again with options of the objective nearer to their defaults, or with another --dtype"
         return f"Start again with a learning rate below {session.optimiser.settings.learning_rate:g}"

@@ -247,6 +247,14 @@ def _as_options(named: Named) -> dict[str, Mapping[str, Any]]:
     told = {name: said if isinstance(said, Mapping) else {"weight": said} for name, said in named.items()}
     for name, said in told.items():
         weight = said.get("weight", 1.0)
+        if isinstance(weight, str):
+            # YAML reads 1e-3, which has no point, as a text.
+            try:
+                weight = float(weight)
+            except ValueError:
+                pass
+            else:
+                told[name] = {**said, "weight": weight}
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
             raise InputError(
                 f"the weight of '{name}' must be a number, got {weight!r}", where="reward", fix="Write {metric: 1}"
