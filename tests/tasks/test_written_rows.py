@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import write_translator
 
+from genepool.errors import InputError
 from genepool.tasks import Decoding, LanguageModel, written_rows
 from genepool.tasks.decoding import generate_tokens
 from genepool.tasks.models import open_model
@@ -178,6 +179,12 @@ def test_the_rows_of_an_encoder_decoder_leave_too(tmp_path: Path) -> None:
         watched.remove()
     assert [one.tokens for one in together] == [one.tokens for one in apart]
     assert fewest < len(PROMPTS)
+
+
+def test_a_decoder_without_room_for_a_token_is_refused(tmp_path: Path) -> None:
+    model: Any = open_model(write_translator(tmp_path / "m", kind="bart", max_position_embeddings=1)).load()
+    with pytest.raises(InputError, match="no room for an answer in a context of 1"):
+        model.write([""], ["a"], Decoding())
 
 
 @settings(max_examples=60, deadline=None)

@@ -52,6 +52,12 @@ class EncoderDecoder(WritingNetwork):
         import torch
 
         heads = self._heads(prompts)
+        if self._room < 1:
+            raise InputError(
+                f"its decoder has no room for an answer in a context of {self.context}",
+                where=self.name,
+                fix="Copy the config of its base",
+            )
         written: dict[int, Written] = {}
         with torch.inference_mode():
             for rows in batches([len(head) for head in heads], batch_size, self.logit_bytes, last_only=True):
