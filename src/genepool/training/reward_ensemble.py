@@ -134,8 +134,8 @@ class RewardEnsemble(Model):
 
     @classmethod
     def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> Self:
-        """It is opened from its folder."""
-        raise NotImplementedError
+        """Refused: weights alone do not reward."""
+        raise InputError("weights alone do not reward", where=weights.name, fix="Name the folder of a reward model")
 
     def assign(self, weights: Weights) -> None:
         self._cannot("take weights")
