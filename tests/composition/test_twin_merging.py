@@ -171,9 +171,12 @@ def test_weights_of_logits_by_hand() -> None:
 
 def compose(cli: Cli, bed: Path, out: Path, *options: Any, folder: str = "full", skills: Any = NAMES) -> Any:
     named = [bed / folder / one if isinstance(one, str) else one for one in skills]
+    said = {str(option).partition("=")[0] for option in options}
+    usual = [word for one in ("rank=0.4", "epochs=8", "batch=9") if one.partition("=")[0] not in said
+             for word in ("--set", one)]  # fmt: skip
     return cli(
         "compose", "twin_merging", *named, "--base", bed / "base", "--tasks", bed / "tasks", "--examples", 12,
-        "--set", "rank=0.4", "--set", "epochs=8", "--set", "batch=9", "--out", out, "--json", *options,
+        *usual, "--out", out, "--json", *options,
     )  # fmt: skip
 
 
