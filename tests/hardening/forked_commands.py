@@ -174,13 +174,16 @@ def _command(request: Mapping[str, Any]) -> NoReturn:
 
     before = _megabytes()
     code = run(request["arguments"])
-    Path(f"{request['errors']}.megabytes").write_text(f"{_megabytes() - before:.0f}")
+    grown = _megabytes() - before
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What ends an interpreter, but for taking apart all that was imported, which takes longer than most commands.
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    Path(f"{request['errors']}.steps").write_text(str(steps()))
+    # Counted before these files are written, which are no steps of the command.
+    counted = steps()
+    Path(f"{request['errors']}.megabytes").write_text(f"{grown:.0f}")
+    Path(f"{request['errors']}.steps").write_text(str(counted))
     os._exit(code)
 
 
