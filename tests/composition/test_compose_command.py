@@ -674,3 +674,17 @@ def test_an_output_that_another_published_meanwhile_is_found_before_the_fit(
     assert "the output folder is not empty" in answer.err
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]
+
+
+def test_a_finished_composition_called_again_removes_the_lock_that_a_kill_left(
+    cli: Cli, small_bed: Path, tmp_path: Path
+) -> None:
+    typed = [
+        "compose", "regmean", small_bed / "full" / "first", small_bed / "full" / "second", "--base", small_bed / "base",
+        "--tasks", small_bed / "tasks", "--examples", 4, "--out", tmp_path / "out", "--json",
+    ]  # fmt: skip
+    assert cli(*typed).code == 0
+    (tmp_path / ".out.lock").write_text("")
+    answer = cli(*typed)
+    assert (answer.code, json.loads(answer.out)["finished_before"]) == (0, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -111,6 +111,8 @@ def compose(
         return None if record is None else Composed(out, form_of(out), composer.name, skills, record, resumed=True)
 
     if found := finished():
+        # What a kill left that came right after the result was published.
+        locking.clear_lock(out)
         return found
     staging.check_free(out, overwrite=overwrite)
     with locking.locked(work):
