@@ -116,6 +116,32 @@ def read_yaml(path: Path, keys: Collection[str] | None = None) -> Any:
     return documents[0]
 
 
+def has_mark(path: Path, key: str) -> bool:
+    """Whether a path is a YAML file with a key at its top, which says what kind of file it is."""
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return False
+    data = read_yaml(path)
+    return isinstance(data, dict) and key in data
+
+
+def read_marked(model: type[Model], path: Path, key: str) -> Model:
+    """Reads a YAML file whose key says what kind of file it is, and in which version.
+
+    Args:
+        model: what the file is checked against.
+        path: the file.
+        key: the key.
+
+    Raises:
+        InputError: naming the key that is wrong; a version other than 1 is refused.
+    """
+    data = read_yaml(path)
+    if isinstance(data, dict) and data.get(key) not in (None, 1) and type(data.get(key)) is int:
+        what = f"its format is {data[key]}, and this version reads 1"
+        raise InputError(what, where=f"{path}:{key}", fix="Install a newer genepool")
+    return validate(model, data, path)
+
+
 def read_documents(path: Path, keys: Collection[str] | None = None) -> list[Any]:
     """Every document of a YAML file that is not empty.
 

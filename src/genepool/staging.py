@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -380,3 +380,20 @@ def _is_special(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def empty(folder: Path, order: Mapping[str, int]) -> None:
+    """Empties a folder, or removes the link that stands for it.
+
+    Args:
+        folder: whose content goes.
+        order: when files of these names go: below 0 first, above 0 last, so that a kill never leaves what lies.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    for path in sorted(folder.iterdir(), key=lambda path: (order.get(path.name, 0), path.name)):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -54,15 +53,13 @@ def test_a_seed_is_a_mutation(form: str, tmp_path: Path) -> None:
     data = struct.pack("<Q", len(good)) + good + bytes(8) if form == "safetensors" else good
     file, seen = tmp_path / "file", set()
     for seed in range(50):
-        for _ in range(2):
-            file.write_bytes(data)
-            mutated(file, form, seed)
-            found = file.read_bytes()
-            assert _again(data, form, seed, tmp_path) == found
+        file.write_bytes(data)
+        mutated(file, form, seed)
+        found = file.read_bytes()
+        assert _again(data, form, seed, tmp_path) == found
         seen.add(found)
     assert len(seen - {data}) > 25
     assert len(ODD) == len({repr(one) for one in ODD}), "an odd value stands twice"
-    assert random.Random(1).random() == random.Random(1).random()
 
 
 def _again(data: bytes, form: str, seed: int, folder: Path) -> bytes:

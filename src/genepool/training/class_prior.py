@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from genepool.errors import InputError
 from genepool.tasks.decoding import DEFAULT_BATCH
 from genepool.tasks.models import Capability, Input, LoadedSource, Model, Source
 from genepool.weights import Weights
@@ -71,8 +72,8 @@ class ClassPrior(Model):
 
     @classmethod
     def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> Self:
-        """It has no weights."""
-        raise NotImplementedError
+        """Refused: it has no weights."""
+        raise InputError("weights are no class prior", where=weights.name, fix="Name the model itself")
 
     @property
     def device(self) -> torch.device:

@@ -11,13 +11,13 @@ DIR/train.json        what was gained and what was forgotten (`gains`); written 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from genepool import staging
 from genepool.checked import differences, is_digest, is_line, is_number, is_text, is_whole, parsed_json
 from genepool.errors import InputError
 from genepool.training.averaging import judged_values
@@ -149,15 +149,7 @@ def clear(out: Path) -> None:
 
     What says that a training is finished goes first, what says that one is here last.
     """
-    if out.is_symlink():
-        out.unlink()
-        return
-    last = {JOURNAL_FILE: 1, f"{JOURNAL_FILE}-wal": 1, f"{JOURNAL_FILE}-shm": 1, RESULT_FILE: -1}
-    for path in sorted(out.iterdir(), key=lambda path: (last.get(path.name, 0), path.name)):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    staging.empty(out, {JOURNAL_FILE: 1, f"{JOURNAL_FILE}-wal": 1, f"{JOURNAL_FILE}-shm": 1, RESULT_FILE: -1})
 
 
 def read_result(out: Path) -> dict[str, Any] | None:

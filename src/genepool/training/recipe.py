@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from genepool.errors import InputError, nearest
-from genepool.schema import Strict, read_yaml, validate, validate_part
+from genepool.errors import nearest
+from genepool.schema import Strict, has_mark, read_marked, validate_part
 
 if TYPE_CHECKING:
     from genepool.training.objectives import Objective
@@ -224,10 +224,7 @@ def _model_near(name: str, folder: Path) -> str:
 
 def is_training(path: Path) -> bool:
     """Whether a path is a YAML file with the key `train`."""
-    if path.suffix not in (".yaml", ".yml") or not path.is_file():
-        return False
-    data = read_yaml(path)
-    return isinstance(data, dict) and "train" in data
+    return has_mark(path, "train")
 
 
 def load_training(path: Path) -> Training:
@@ -236,11 +233,4 @@ def load_training(path: Path) -> Training:
     Raises:
         InputError: naming the key that is wrong; a version from the future is refused.
     """
-    data = read_yaml(path)
-    if isinstance(data, dict) and data.get("train") not in (None, 1) and type(data.get("train")) is int:
-        raise InputError(
-            f"its format is {data['train']}, and this version reads 1",
-            where=f"{path}:train",
-            fix="Install a newer genepool",
-        )
-    return validate(Training, data, path).located(path.parent)
+    return read_marked(Training, path, "train").located(path.parent)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,15 +179,7 @@ def trained_parts(folder: Path) -> list[Path]:
 
 def clear_loop(out: Path) -> None:
     """Empties the folder, or removes the link that stands for it; what says that a loop is here goes last."""
-    if out.is_symlink():
-        out.unlink()
-        return
-    order = {RESULT_FILE: -1, RECORD_FILE: 1}
-    for path in sorted(out.iterdir(), key=lambda path: (order.get(path.name, 0), path.name)):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    staging.empty(out, {RESULT_FILE: -1, RECORD_FILE: 1})
 
 
 def read_loop_result(out: Path) -> dict[str, Any] | None:

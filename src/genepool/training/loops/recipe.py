@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from genepool.errors import InputError
-from genepool.schema import PartError, Strict, read_yaml, validate
+from genepool.schema import PartError, Strict, has_mark, read_marked, validate
 from genepool.training.loops.stage import Stage, find_stage
 from genepool.training.recipe import Lora, Training
 
@@ -201,10 +201,7 @@ class Loop(Strict):
 
 def is_loop(path: Path) -> bool:
     """Whether a path is a YAML file with the key `loop`."""
-    if path.suffix not in (".yaml", ".yml") or not path.is_file():
-        return False
-    data = read_yaml(path)
-    return isinstance(data, dict) and "loop" in data
+    return has_mark(path, "loop")
 
 
 def load_loop(path: Path) -> Loop:
@@ -213,11 +210,4 @@ def load_loop(path: Path) -> Loop:
     Raises:
         InputError: naming the key that is wrong; a version from the future is refused.
     """
-    data = read_yaml(path)
-    if isinstance(data, dict) and data.get("loop") not in (None, 1) and type(data.get("loop")) is int:
-        raise InputError(
-            f"its format is {data['loop']}, and this version reads 1",
-            where=f"{path}:loop",
-            fix="Install a newer genepool",
-        )
-    return validate(Loop, data, path).located(path.parent)
+    return read_marked(Loop, path, "loop").located(path.parent)
