@@ -7,7 +7,7 @@ DOCS_STAMP := $(VENV)/.docs-installed
 AUDIT_STAMP := $(VENV)/.audit-installed
 DEMO_DIR ?= demo
 
-.PHONY: demo demo-full demo-smoke test test-slow harden lint audit format bench claims docs clean
+.PHONY: compiled demo demo-full demo-smoke test test-slow harden lint audit format bench claims docs clean
 
 # Torch's own threads would fight with the test processes for the cores.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
@@ -28,13 +28,17 @@ demo-full: $(STAMP)  ## the same with larger models and budgets, in some ten min
 demo-smoke: $(STAMP)  ## the same story in about a minute, in a temporary folder
 	@folder=$$(mktemp -d) && $(BIN)/genepool demo $$folder/demo --tiny && rm -r $$folder
 
-test: $(STAMP)  ## the fast tests
+# Tests start hundreds of commands. Where Python is told to write no bytecode, each would compile genepool anew.
+compiled: $(STAMP)
+	@$(BIN)/python -m compileall -q src
+
+test: compiled  ## the fast tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not harden"
 
-test-slow: $(STAMP)  ## kill -9, training, whole stories
+test-slow: compiled  ## kill -9, training, whole stories
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not harden"
 
-harden: $(STAMP)  ## kill -9 and races over every command that writes; GENEPOOL_HARDEN=5 for five times as many
+harden: compiled  ## kill -9 and races over every command that writes; GENEPOOL_HARDEN=5 for five times as many
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -m harden tests
 
 lint: $(STAMP)  ## style and types

@@ -5,6 +5,7 @@ Ratios are taken within a round, between runs that are seconds apart, and the me
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ from benchmarks.measuring import (
     CommandFailed,
     Figures,
     median,
+    memory_at_hand,
     paired_ratio,
     table,
     tell,
@@ -67,6 +69,11 @@ class Settings:
         """Removes all outputs, so that every run writes new files and none inherits another's unwritten pages."""
         shutil.rmtree(self.outputs, ignore_errors=True)
         self.outputs.mkdir(parents=True)
+
+    def clear_with_memory(self, byte_count: int) -> None:
+        """`clear`, and as many bytes of memory at hand for the run that follows."""
+        self.clear()
+        memory_at_hand(self.outputs, byte_count)
 
     def floor(self, files: Sequence[Path], *flags: str) -> list[str]:
         """The command that reads `files` and writes the first."""
@@ -163,7 +170,8 @@ def _edges(files: Sequence[Path], settings: Settings) -> dict[str, list[Figures]
     if settings.peer:
         python = settings.peer[0].with_name("python")
         commands["mergekit: its imports"] = [str(python), "-c", "import mergekit.scripts.run_yaml"]
-    return time_in_turn(commands, settings.rounds, between=settings.clear)
+    fresh = functools.partial(settings.clear_with_memory, _at_hand(files))
+    return time_in_turn(commands, settings.rounds, between=fresh)
 
 
 def _time_row(row: Row, start: str, files: Sequence[Path], settings: Settings, folder: Path) -> Measured:
@@ -187,10 +195,16 @@ def _time_row(row: Row, start: str, files: Sequence[Path], settings: Settings, f
     if settings.peer and row.peer:
         commands["mergekit"] = [str(settings.peer[0]), str(recipe), str(settings.outputs / "mergekit")]
     failures: dict[str, str] = {}
-    runs = time_in_turn(commands, settings.rounds, between=settings.clear, failures=failures)
+    fresh = functools.partial(settings.clear_with_memory, _at_hand(files))
+    runs = time_in_turn(commands, settings.rounds, between=fresh, failures=failures)
     if "floor" in failures:
         raise CommandFailed(failures["floor"])
     return Measured(row, runs, failures)
+
+
+def _at_hand(files: Sequence[Path]) -> int:
+    """Bytes for the output and as much again for what the process itself asks for; at most a quarter of the free."""
+    return min(2 * files[0].stat().st_size, available_memory() // 4)
 
 
 def table_rows(edges: Mapping[str, Sequence[Figures]], measured: Sequence[Measured]) -> list[list[str]]:
@@ -264,7 +278,8 @@ def _note(layout: checkpoints.Layout, files: Sequence[Path], settings: Settings,
         "floor, the start-up, `genepool merge` and mergekit run in turn, and ratios are taken within it. Start-up is "
         "the same merge of models as deep and 64 wide: imports, planning, publishing. Beyond it is (merge - start-up) "
         "/ floor, in wall seconds. genepool forces its output to the disk before it "
-        "publishes it; the floor and mergekit do not. "
+        "publishes it; the floor and mergekit do not. Before each run a file of twice the output's size is written and "
+        "removed, so that no run pays for memory that the system had lent out. "
         + (f"Accelerator: {accelerator(settings.device)}. " if settings.device else "")
         + (f"mergekit {settings.peer[1]} reads the same recipe." if settings.peer else "mergekit was left out.")
     )

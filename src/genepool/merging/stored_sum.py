@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Bits = np.ndarray[Any, Any]
 
 # Entries of all models from which on the compiled loop is ahead of numpy, its loading counted.
-_LARGE = 1 << 31
+_LARGE = 1 << 29
 # Types that results are rounded to here.
 KINDS = frozenset({"F32", "BF16", "F16"})
 

@@ -106,16 +106,19 @@ class _Table:
         self.tokens: dict[int, str] = {}
 
     def add(self, token: object, number: object, where: str = "") -> None:
-        place = f"{self.path}{where}"
         if not isinstance(token, str) or not isinstance(number, int) or isinstance(number, bool):
             what = f"got the token {token!r} under {number!r}, expected text and a whole number"
-            raise InputError(what, where=place, fix=_AGAIN)
+            raise InputError(what, where=self._place(where), fix=_AGAIN)
         if not 0 <= number < _MOST_ID:
-            raise InputError(f"token {token!r} has the id {number}", where=place, fix=_AGAIN)
+            raise InputError(f"token {token!r} has the id {number}", where=self._place(where), fix=_AGAIN)
         if (known := self.ids.setdefault(token, number)) != number:
-            raise _twice(token, (known, number), place)
+            raise _twice(token, (known, number), self._place(where))
         if (other := self.tokens.setdefault(number, token)) != token:
-            raise InputError(f"tokens {other!r} and {token!r} both have the id {number}", where=place, fix=_AGAIN)
+            what = f"tokens {other!r} and {token!r} both have the id {number}"
+            raise InputError(what, where=self._place(where), fix=_AGAIN)
+
+    def _place(self, where: str) -> str:
+        return f"{self.path}{where}"
 
     def add_all(self, tokens: Iterable[tuple[object, object]], where: str = "") -> _Table:
         for token, number in tokens:
