@@ -245,6 +245,42 @@ CLAIMS = (
         "neither was given an example of two skills in turn",
     ),
     CompositionClaim(
+        "calm", "A specialist that attends to another does two skills in turn better than either of the two",
+        "CALM, Bansal et al. 2024", (PAIRS,),
+        *against(_of("calm, given the pair"), ("specialists, task known", 0)),
+        better("CALM of the two specialists, 64 examples of the pair, minus the better of the two (mean over the tasks "
+               "of two skills in turn)"),
+        "the better one is chosen on validation; it is given no example of the pair",
+    ),
+    CompositionClaim(
+        "x-cross", "Two specialists as streams do two skills in turn better than either of the two",
+        "X-Cross, Hadad et al. 2025", (PAIRS,),
+        *against(_of("x_cross, given the pair"), ("specialists, task known", 0)),
+        better("X-Cross of the two specialists, 64 examples of the pair, minus the better of the two (mean over the "
+               "tasks of two skills in turn)"),
+        "the better one is chosen on validation; it is given no example of the pair",
+    ),
+    CompositionClaim(
+        "capability-routing", "Capability routing beats whole specialists behind a linear router",
+        "Model-SAT, Zhang et al. 2025", (*DIGITS, UNTAGGED),
+        *against(_of("capability routing"), _of("specialists, LDA-routed")),
+        better(f"capability routing minus specialists routed by LDA, 64 examples a task {_MEAN}"),
+        "capability routing is given labels, and may abstain",
+    ),
+    CompositionClaim(
+        "task-expert", "A decoder with an expert for each specialist beats the specialist of each task",
+        "TaskExpert, Ye and Xu 2023 (against single-task models)", DIGITS,
+        *against(_of("task_expert, task known"), ("specialists, task known", 0)),
+        better(f"TaskExpert minus the specialists, 64 labels a task, the task known to both {_MEAN}"),
+        "the specialists were trained on all training examples",
+    ),
+    CompositionClaim(
+        "task-tokens", "A tokenizer for each task makes a frozen base better at it",
+        "Task Tokens, Vainshtein et al. 2025", DIGITS,
+        *against(_of("task_tokens, task known"), ("base", 0)),
+        better(f"the base with task tokens, 64 labels a task, minus the base {_MEAN}"),
+    ),
+    CompositionClaim(
         "learned-real", "A learned merge of a real encoder beats the best static one", "ours", (SENTENCES,),
         *against(_of("adamerging, match"), ("best static merge", 0)),
         better(f"AdaMerging by matching, 64 inputs a task, minus the best static merge {_MEAN}"),

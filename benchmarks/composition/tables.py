@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, student
 from benchmarks.claims.worlds import GENERIC, LIMITS
-from benchmarks.composition.arms import ADAPTERS, ARMS, CURVES, ONE, OTHERS, REFERENCES, SHORT, SIZES, Arm
+from benchmarks.composition.arms import ADAPTERS, ARMS, BESIDE, CURVES, ONE, OTHERS, REFERENCES, SHORT, SIZES, Arm
 from benchmarks.composition.bed import FULL, FURTHER, PAIR_TASKS, PAIRS, SMALL, TINY
 from benchmarks.composition.cells import Cell, Cells, Key
 from benchmarks.composition.claims import CLAIMS, OPEN, UNASKED_CLAIMS, Asked, ask
@@ -80,7 +80,7 @@ def _others(cells: Cells, beds: Sequence[str]) -> list[str]:
     lines: list[str] = []
     for bed in beds:
         rows = []
-        for arm in _at(bed, (*ADAPTERS, *OTHERS)):
+        for arm in _at(bed, (*ADAPTERS, *OTHERS, *BESIDE)):
             for size in arm.sizes:
                 rows += _row_of(cells, bed, arm, size)
         if rows:
@@ -92,7 +92,7 @@ def _further(cells: Cells) -> list[str]:
     """A table for each testbed of one question, with all its arms."""
     lines = [_FURTHER_HEAD.format(one=ONE)]
     for kind in FURTHER:
-        arms = _at(kind.name, (*REFERENCES, *CURVES, *ADAPTERS, *OTHERS))
+        arms = _at(kind.name, (*REFERENCES, *CURVES, *ADAPTERS, *OTHERS, *BESIDE))
         rows = [row for arm in arms for size in arm.sizes_on(kind.name) for row in _row_of(cells, kind.name, arm, size)]
         if rows:
             lines += [f"### {kind.name}", "", *_heads(kind.name), *rows, ""]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch, Question
 from genepool.tasks.decoding import DEFAULT_BATCH
-from genepool.tasks.models import Capability, Model
+from genepool.tasks.models import Capability, Model, Source, WeightsSource
 from genepool.tasks.models.causal_lm import LanguageModel
 from genepool.weights import Weights
 
@@ -94,6 +94,25 @@ class ComposedLanguageModel(ComposedModel, LanguageModel):
     def hidden_states(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> list[tuple[torch.Tensor, ...]]:
         """Refused: several models have several."""
         self._cannot("show its hidden states")
+
+
+def check_plain_models(sources: Sequence[Source], asker: str) -> None:
+    """Refuses models that cannot be read beside others, before anything is loaded.
+
+    Args:
+        sources: the models.
+        asker: the composer, for errors.
+
+    Raises:
+        InputError: one is no causal language model, or is a composition itself.
+    """
+    for source in sources:
+        if source.kind is not LanguageModel or not isinstance(source, WeightsSource):
+            raise InputError(
+                f"{asker} needs {LanguageModel.kind}, got {source.kind.kind}",
+                where=source.name,
+                fix="Name models with weights of their own",
+            )
 
 
 class LanguageModelAroundOne(ComposedLanguageModel):

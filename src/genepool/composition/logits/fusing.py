@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from pydantic import Field
 
 from genepool import progress
+from genepool.composition.composed_model import check_plain_models
 from genepool.composition.composer import Composer, ComposerOptions
 from genepool.composition.composition import Composition, Saved
 from genepool.composition.logits.fused_model import FusedLanguageModel
@@ -111,13 +112,7 @@ class FusedComposition(Composition):
             InputError: one is no causal language model, or is a composition itself.
         """
         lead, others = self.sources()
-        for source in (lead, *others):
-            if source.kind is not LanguageModel or not isinstance(source, WeightsSource):
-                raise InputError(
-                    f"{self.composer.name} needs {LanguageModel.kind}, got {source.kind.kind}",
-                    where=source.name,
-                    fix="Name models with weights of their own",
-                )
+        check_plain_models((lead, *others), self.composer.name)
 
     def vocabularies_differ(self) -> bool:
         """Whether a model has other tokens than the leading one; reads tokenizers only."""

@@ -148,7 +148,7 @@ class RoutedModel(ComposedModel):
                 self._known.clear()
                 new = list(dict.fromkeys(prompts))
             self._hold((0.0,) * self._skills)
-            found = self._routing.weights(input_vectors(self.base, new)).tolist()
+            found = self._weights_of(input_vectors(self.base, new)).tolist()
             self._known |= {prompt: tuple(row) for prompt, row in zip(new, found, strict=True)}
         return torch.tensor([self._known[prompt] for prompt in prompts]).view(len(prompts), self._skills)
 
@@ -224,6 +224,9 @@ class RoutedModel(ComposedModel):
     def _skills(self) -> int:
         return self._merged.layout.skills - 1
 
+    def _weights_of(self, vectors: torch.Tensor) -> torch.Tensor:
+        return self._routing.weights(vectors)
+
     def _each(self, prompts: Sequence[str], ask: Callable[[list[int]], Sequence[_Answer]]) -> list[_Answer]:
         """Asks the numbers of some prompts at a time, each time the network that answers them."""
         found: dict[int, _Answer] = {}
@@ -249,12 +252,20 @@ class RoutedModel(ComposedModel):
         self._put = weights
 
 
+_Routed = TypeVar("_Routed", bound=RoutedModel)
+
+
 @functools.cache
 def routed_kind(base: type[Model]) -> type[RoutedModel]:
     """The class of compositions that answer as a kind of model does, which can all that it can."""
+    return routed_like(base, RoutedModel)
+
+
+def routed_like(base: type[Model], routed: type[_Routed]) -> type[_Routed]:
+    """A class of compositions that answers as a kind of model does, whose answers `routed` decides."""
     words = base.kind.split(" ", 1)[1]
     return type(
-        f"Routed{base.__name__}",
-        (RoutedModel,),
+        f"{routed.__name__.removesuffix('Model')}{base.__name__}",
+        (routed,),
         {"kind": f"a routed {words}", "can": base.can, "reads": base.reads, "__doc__": f"A routed {words}."},
     )
