@@ -33,10 +33,12 @@ from benchmarks.composition.bed import (
 )
 from benchmarks.composition.cells import Cell
 from benchmarks.composition.routed import ROUTERS, routed
+from benchmarks.composition.shared_modules import HEADS, known_tasks, new_tasks
 from genepool.composition import Composition, MergedComposition, find_composer, inputs, make_composer
 from genepool.composition.coefficients import CoefficientLayout
 from genepool.composition.fitting import FitOptions
 from genepool.composition.learned_merge import LearnedMerge
+from genepool.composition.module_fit import ModuleFitOptions
 from genepool.merging import Recipe
 from genepool.tasks.models import Source
 
@@ -104,7 +106,7 @@ def learned(method: str, *, adapters: bool = False, pairs: bool = False, **optio
 
 def short(bed: Bed, method: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Options of a composer, with fewer steps on a small testbed; see `SHORT`."""
-    by_gradient = issubclass(find_composer(method).Options, FitOptions)
+    by_gradient = issubclass(find_composer(method).Options, FitOptions | ModuleFitOptions)
     return {"steps": SHORT, **options} if by_gradient and bed.kind not in {kind.name for kind in FULL} else options
 
 
@@ -226,9 +228,9 @@ def _own_adapters(bed: Bed, examples: int) -> Cell:
 
 
 def _best_adapter(bed: Bed, examples: int) -> Cell:
-    """The adapter with the best mean over all skills on the validation split, alone."""
+    """The adapter with the best mean over all judged tasks on the validation split, alone."""
     skills = bed.opened(make_composer("lorahub", {}), adapters=True).skills
-    best = max(skills, key=lambda skill: _mean(bed.ask(skill.source, bed.skills, "valid")))
+    best = max(skills, key=lambda skill: _mean(bed.ask(skill.source, bed.judged, "valid")))
     return Cell(bed.ask(best.source), 0.0, {"chosen": best.name})
 
 
@@ -320,8 +322,8 @@ CURVES = (
 )
 ADAPTERS = (
     Arm("adapters, task known", _own_adapters, TEXT, (0,)),
-    Arm("best single adapter", _best_adapter, TEXT, (0,)),
-    Arm("mean of adapters", lambda bed, _: bed.cell(_average(bed, adapters=True).source), TEXT, (0,)),
+    Arm("best single adapter", _best_adapter, TEXT + _STRINGS, (0,)),
+    Arm("mean of adapters", lambda bed, _: bed.cell(_average(bed, adapters=True).source), TEXT + _STRINGS, (0,)),
     Arm("sum of adapters, factor chosen", _sum_of_adapters, TEXT, (0,)),
     Arm("scalearn", learned("scalearn", adapters=True), TEXT, (ONE,)),
     Arm("lorahub", learned("lorahub", adapters=True), TEXT, (16, ONE)),
@@ -358,6 +360,20 @@ BESIDE = (
     Arm("task_expert, task known", partial(beside.told_tasks, method="task_expert", frozen=False), DIGITS, (ONE,)),
     Arm("task_tokens, task known", partial(beside.told_tasks, method="task_tokens", frozen=True), DIGITS, (ONE,)),
 )
+#: Routers of tokens and tasks, of adapters.
+ROUTED = (
+    Arm("arrow", learned("arrow", adapters=True), TEXT + _STRINGS, (0,)),
+    Arm("lora_flow", learned("lora_flow", adapters=True), TEXT + _STRINGS, (ONE,)),
+    Arm("x_lora", learned("x_lora", adapters=True), TEXT + _STRINGS, (ONE,)),
+    Arm("k_shot", learned("k_shot", adapters=True), TEXT + _STRINGS, (ONE,)),
+    Arm("k_shot, given the pairs", learned("k_shot", adapters=True, pairs=True), (PAIRS,), (ONE,)),
+    Arm("lora_flow, given the pairs", learned("lora_flow", adapters=True, pairs=True), (PAIRS,), (ONE,)),
+    Arm("poly, task known", known_tasks("poly"), (*TEXT, UNTAGGED), (ONE,)),
+    Arm("mhr, task known", known_tasks("mhr", heads=HEADS), (*TEXT, UNTAGGED), (ONE,)),
+    Arm("poly, new task", new_tasks("poly", "all"), (*TEXT, UNTAGGED), (ONE,)),
+    Arm("mhr-z, new task", new_tasks("mhr", "z", heads=HEADS), (*TEXT, UNTAGGED), (ONE,)),
+    Arm("mhr-mu, new task", new_tasks("mhr", "mu", heads=HEADS), (*TEXT, UNTAGGED), (ONE,)),
+)
 #: Only claims need these.
 ASIDE = (
     Arm("entropy as its authors", as_its_authors(), DIGITS, (ONE,)),
@@ -367,4 +383,4 @@ ASIDE = (
     Arm("likelihood, by task", learned("adamerging", objective="likelihood", by="task"), _BOTH, (ONE,)),
     Arm("unlearned", forgotten, _BOTH, (ONE,)),
 )
-ARMS = (*REFERENCES, *CURVES, *ADAPTERS, *OTHERS, *BESIDE, *ASIDE)
+ARMS = (*REFERENCES, *CURVES, *ADAPTERS, *OTHERS, *BESIDE, *ROUTED, *ASIDE)

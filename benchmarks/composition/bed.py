@@ -103,7 +103,9 @@ class Bed(World):
             only: these skills; all when empty.
         """
         paths = self.paths(adapters)
-        named = [str(paths[skill]) for skill in only or self.skills]
+        # A composer that can do without skills makes modules of its own.
+        own = not composer.skills[0] and not adapters
+        named = [] if own else [str(paths[skill]) for skill in only or self.skills]
         return open_skills(str(self.bed.base), named, members=composer.members)
 
     def given(self, skills: SkillSet, examples: int, tasks: Sequence[str] = ()) -> Given:

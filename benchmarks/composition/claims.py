@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.claims.verdict import Contrast, Figure, Rule, better
+from benchmarks.claims.verdict import Contrast, Figure, Rule, better, kept
 from benchmarks.claims.worlds import GENERIC
 from benchmarks.composition.arms import CONTROL, ONE
 from benchmarks.composition.bed import DIGITS, PAIR_TASKS, PAIRS, SENTENCES, TEXT, UNTAGGED
@@ -279,6 +279,25 @@ CLAIMS = (
         "Task Tokens, Vainshtein et al. 2025", DIGITS,
         *against(_of("task_tokens, task known"), ("base", 0)),
         better(f"the base with task tokens, 64 labels a task, minus the base {_MEAN}"),
+    ),
+    CompositionClaim(
+        "arrow", "Arrow beats the mean of the adapters, without any example", "Arrow, Ostapenko et al. 2024",
+        (*TEXT, UNTAGGED, PAIRS),
+        *against(("arrow", 0), ("mean of adapters", 0)),
+        better(f"Arrow minus every adapter with the same weight for all tokens {_MEAN}"),
+    ),
+    CompositionClaim(
+        "mhr-z", "A new task needs its shares of known modules alone", "MHR, Caccia et al. 2023", (*TEXT, UNTAGGED),
+        *against(_of("mhr-z, new task"), _of("poly, new task")),
+        kept(f"MHR-z, which trains under 1% of the numbers, minus Poly that trains all, on tasks that the modules did "
+             f"not see, 64 examples each {_MEAN}", 0.01),
+    ),
+    CompositionClaim(
+        "k-shot", "K-shot experts beat the best single adapter on a task that none was trained for",
+        "K-shot experts, Yang et al. 2024", (PAIRS,),
+        *against(_of("k_shot, given the pairs"), ("best single adapter", 0)),
+        better("K-shot experts minus the best adapter on the tasks of two skills in turn, 64 labels of each"),
+        "the best adapter is chosen on the validation split",
     ),
     CompositionClaim(
         "learned-real", "A learned merge of a real encoder beats the best static one", "ours", (SENTENCES,),

@@ -13,12 +13,25 @@ import numpy as np
 
 from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, student
 from benchmarks.claims.worlds import GENERIC, LIMITS
-from benchmarks.composition.arms import ADAPTERS, ARMS, BESIDE, CURVES, ONE, OTHERS, REFERENCES, SHORT, SIZES, Arm
+from benchmarks.composition.arms import (
+    ADAPTERS,
+    ARMS,
+    BESIDE,
+    CURVES,
+    ONE,
+    OTHERS,
+    REFERENCES,
+    ROUTED,
+    SHORT,
+    SIZES,
+    Arm,
+)
 from benchmarks.composition.bed import FULL, FURTHER, PAIR_TASKS, PAIRS, SMALL, TINY
 from benchmarks.composition.cells import Cell, Cells, Key
 from benchmarks.composition.claims import CLAIMS, OPEN, UNASKED_CLAIMS, Asked, ask
 from benchmarks.composition.curves import SEEDS, cells_of, grid
 from benchmarks.composition.picture import draw
+from benchmarks.composition.shared_modules import HEADS
 from genepool.staging import write_text
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -41,7 +54,13 @@ def page(tiny: Cells, full: Cells) -> str:
     parts += [_CURVES_HEAD.format(picture=PICTURE)]
     for bed in names:
         parts += [f"### {bed}", "", *_curves(tiny, bed), ""]
-    parts += [_OTHERS_HEAD.format(one=ONE), *_others(tiny, names), "", *_further(tiny), *_claims(tiny, full)]
+    parts += [
+        _OTHERS_HEAD.format(one=ONE, heads=HEADS),
+        *_others(tiny, names),
+        "",
+        *_further(tiny),
+        *_claims(tiny, full),
+    ]
     measured = [kind.name for kind in FULL if any(key.bed == kind.name for key in full)]
     if measured:
         parts += ["", _FULL_HEAD, *_presence(full, measured)]
@@ -80,7 +99,7 @@ def _others(cells: Cells, beds: Sequence[str]) -> list[str]:
     lines: list[str] = []
     for bed in beds:
         rows = []
-        for arm in _at(bed, (*ADAPTERS, *OTHERS, *BESIDE)):
+        for arm in _at(bed, (*ADAPTERS, *OTHERS, *BESIDE, *ROUTED)):
             for size in arm.sizes:
                 rows += _row_of(cells, bed, arm, size)
         if rows:
@@ -92,7 +111,7 @@ def _further(cells: Cells) -> list[str]:
     """A table for each testbed of one question, with all its arms."""
     lines = [_FURTHER_HEAD.format(one=ONE)]
     for kind in FURTHER:
-        arms = _at(kind.name, (*REFERENCES, *CURVES, *ADAPTERS, *OTHERS, *BESIDE))
+        arms = _at(kind.name, (*REFERENCES, *CURVES, *ADAPTERS, *OTHERS, *BESIDE, *ROUTED))
         rows = [row for arm in arms for size in arm.sizes_on(kind.name) for row in _row_of(cells, kind.name, arm, size)]
         if rows:
             lines += [f"### {kind.name}", "", *_heads(kind.name), *rows, ""]
@@ -242,7 +261,9 @@ _OTHERS_HEAD = """\
 ## Other composers
 
 With {one} examples of each task, with another number where it is said, or with none where none are used. *task known*:
-whoever asks says whose task it is. *chosen*: a scale is chosen on the validation split.
+whoever asks says whose task it is. *chosen*: a scale is chosen on the validation split. Arrow, LoRA-Flow, X-LoRA and
+K-shot experts mix the adapters token by token. *New task*: modules learn from the examples of the other skills' tasks
+(300 steps), and then from those of the task that is asked (100 steps); modules have rank 4, and MHR {heads} heads.
 """
 _FURTHER_HEAD = """\
 ## Testbeds of one question
