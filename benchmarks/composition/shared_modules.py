@@ -33,7 +33,7 @@ def known_tasks(method: str, **options: Any) -> Measure:
     def measure(bed: Bed, examples: int) -> Cell:
         settings = {**MODULES, "steps": FIRST, **options}
         whole, seconds = timed(lambda: bed.fitted(method, settings, examples))
-        scores = {}
+        scores: dict[str, Any] = {}
         for skill in bed.skills:
             scores |= bed.ask(whole.for_task(skill).source(), (skill,))
         return Cell(scores, seconds, {"trained_numbers": whole.record["trained_numbers"]})
@@ -49,7 +49,8 @@ def new_tasks(method: str, trains: str, **options: Any) -> Measure:
     """
 
     def measure(bed: Bed, examples: int) -> Cell:
-        scores, total, numbers = {}, 0.0, [0, 0]
+        scores: dict[str, Any] = {}
+        total, numbers = 0.0, [0, 0]
         for skill in bed.skills:
             others = [one for one in bed.skills if one != skill]
             begin = partial(bed.fitted, method, {**MODULES, "steps": FIRST, **options}, examples, tasks=others)

@@ -125,11 +125,11 @@ def _recipe(context: typer.Context, method: str, skills: list[str]) -> Composing
             raise InputError("skills are named beside a composition file", where=skills[0], fix=f"Name them in {file}")
         return load_composing(file)
     options.only_with(context, given["keep"], "--keep", "bundle")
-    if not skills:
+    kind = all_composers().get(method)
+    if not skills and (kind is None or kind.skills[0]):
         raise InputError("Missing argument 'SKILL...'", fix="Name the skills to compose")
     if given["base"] is None:
         raise InputError("no base is named", where="--base", fix="Name the model that the skills belong to")
-    kind = all_composers().get(method)
     plain: dict[str, Any] = {
         "method": method,
         "base": given["base"],

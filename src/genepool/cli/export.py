@@ -1,4 +1,4 @@
-"""`genepool export`: a model or an adapter as one file for llama.cpp."""
+"""`genepool export`: a model or an adapter as one file for llama.cpp, or a composition as PEFT's files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ PANEL = options.Panel.models
 
 def export(
     model: options.ModelArgument,
-    out: Annotated[Path, typer.Argument(help="The file, ending in .gguf.")],
+    out: Annotated[Path, typer.Argument(help="The file, ending in .gguf; with --type peft, the folder.")],
     stored_type: Annotated[
-        str, typer.Option("--type", help="Store matrices as f32, f16, bf16 or q8_0; vectors and norms stay f32.")
+        str,
+        typer.Option("--type", help="Store matrices as f32, f16, bf16 or q8_0; or peft: a composition for PEFT."),
     ] = "f16",
     base: Annotated[
         str | None,
@@ -27,7 +28,7 @@ def export(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Write a model as a GGUF file for llama.cpp and the programs that use it.
+    """Write a model as a GGUF file for llama.cpp, or a composition as files that PEFT loads.
 
     [bold]Examples[/bold]
 
@@ -36,9 +37,14 @@ def export(
         genepool export base+skill.safetensors skilled.gguf
 
         genepool export adapter/ adapter.gguf --base base
+
+        genepool export composition/ for-peft/ --type peft
     """
     options.begin(quiet)
     options.refuse_own_input(out, model, base)
+    if stored_type == "peft":
+        _for_peft(model, out, base, allow_pickle, overwrite, json_output)
+        return
     from genepool.weights import open_weights
     from genepool.weights.gguf.adapter_exporting import export_adapter
     from genepool.weights.gguf.exporting import export_model
@@ -59,3 +65,16 @@ def export(
     tables.print_text(
         f"{written.path}: {written.kind}, {written.tensors:,} tensors, {options.size_text(written.nbytes)}"
     )
+
+
+def _for_peft(model: str, out: Path, base: str | None, allow_pickle: bool, overwrite: bool, json_output: bool) -> None:
+    from genepool.composition.peft_export import export_peft
+    from genepool.errors import InputError
+
+    if base is not None:
+        raise InputError("a composition names its base itself", where="--base", fix="Leave it out")
+    written = export_peft(model, out, allow_pickle=allow_pickle, overwrite=overwrite)
+    if json_output:
+        options.print_json(written.to_dict())
+        return
+    tables.print_text(f"{written.path}: {written.kind}")

@@ -16,6 +16,7 @@ from genepool.composition.gradient import MergedNetwork, torch_wide
 from genepool.composition.linear_layers import LinearLayer, linear_layers
 from genepool.composition.skill_set import SkillSet
 from genepool.composition.vectors import TaskVectors
+from genepool.errors import InputError
 from genepool.tasks.models import open_model
 from genepool.tasks.network import Network
 from genepool.weights import Change
@@ -48,6 +49,21 @@ def why_no_branches(skills: SkillSet, changes: Sequence[Change]) -> str:
             if vectors.factors(skill, name) is None:
                 return f"{skills.names[skill]} changes {name} by no product of two factors"
     return ""
+
+
+def check_branches(skills: SkillSet) -> None:
+    """Refuses skills that cannot run beside the base; headers and factors alone are read.
+
+    Raises:
+        InputError: a skill is no LoRA of linear layers; it is named with the tensor.
+    """
+    if why := why_no_branches(skills, skills.memory_changes):
+        raise InputError(
+            f"the skills cannot stand beside the base: {why}",
+            where=skills.reference,
+            fix="Name LoRA adapters (`genepool skill extract TUNED --base BASE --rank 16` makes one of a fine-tune), "
+            "or compose with twin_merging",
+        )
 
 
 def factor_bytes(skills: SkillSet, changes: Sequence[Change]) -> dict[str, int]:

@@ -24,7 +24,7 @@ def composition_card(composition: Composition) -> str:
     lines = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         "",
-        f"# {', '.join(_plain(name) for name in skills.names)} on {_plain(base)}",
+        f"# {', '.join(_plain(name) for name in skills.names or [composer.name])} on {_plain(base)}",
         "",
         f"Composed by genepool {version('genepool')} with `{composer.name}` ({composer.source}).",
         "",
@@ -38,8 +38,9 @@ def composition_card(composition: Composition) -> str:
         ]
     for warning in record.get("warnings", []):
         lines += [f"Warning: {_plain(str(warning))}", ""]
-    lines += ["| skill | sha256 |", "|---|---|"]
-    lines += [f"| {_plain(skill.name)} | {skill.fingerprint[:12]} |" for skill in skills.skills]
+    if skills.skills:
+        lines += ["| skill | sha256 |", "|---|---|"]
+        lines += [f"| {_plain(skill.name)} | {skill.fingerprint[:12]} |" for skill in skills.skills]
     return "\n".join([*lines, ""])
 
 

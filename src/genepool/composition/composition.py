@@ -22,9 +22,12 @@ from genepool.tasks.network import Network
 from genepool.weights import Change
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from genepool.composition.composer import Composer
+    from genepool.composition.peft_export import PeftExport
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,27 @@ class Composition(ABC):
         Raises:
             InputError: it chooses by input, so no single change does the same; why is said.
         """
+
+    def write_peft(self, folder: Path) -> PeftExport:
+        """Writes files that PEFT loads and that do the same: what folds as one LoRA, unless it is said otherwise.
+
+        Args:
+            folder: is there, and empty.
+
+        Raises:
+            InputError: PEFT has nothing that does the same; what would be lost is said.
+        """
+        from genepool.composition.peft_export import write_fold
+
+        if self.composer.out == "module":
+            learned = sorted({name.partition("/")[0] for name in self.tensors}) or ["nothing but its settings"]
+            raise InputError(
+                f"PEFT has nothing that does what {self.composer.name} does: its adapters alone would be written, and "
+                f"what decides ({', '.join(learned)}) would be lost",
+                where=self.name,
+                fix="Use the folder as it is",
+            )
+        return write_fold(self, folder)
 
     @property
     def kind(self) -> type[Model]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
@@ -19,27 +19,40 @@ from genepool.tasks.network import Network
 from genepool.weights import Change
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
+
+    from genepool.composition.peft_export import PeftExport
 
 
 class KnownTaskComposition(Composition):
     """Frozen skills, of which the one that a task belongs to decides the weights."""
 
+    @property
+    def tasks(self) -> Sequence[str]:
+        """The tasks that it has weights for: those of the skills, unless it is said otherwise."""
+        return self.skills.names
+
+    def identity_of(self, number: int) -> str:
+        """What tells the model of a task from the others: the hash of its skill, unless it is said otherwise."""
+        return self.skills.skills[number].fingerprint
+
     @abstractmethod
     def change_of(self, number: int) -> Change:
-        """What the base becomes for the task of a skill, in the layout of memory.
+        """What the base becomes for a task, in the layout of memory.
 
         Args:
-            number: of the skill.
+            number: of the task; of the skill where tasks are those of the skills.
         """
 
     def for_task(self, task: str) -> Composition:
         """The composition for one task.
 
         Raises:
-            InputError: no skill is called so.
+            InputError: there is no such task.
         """
-        names = self.skills.names
+        names = list(self.tasks)
         if task not in names:
             raise InputError(f"has no task '{task}'", where=self.name, fix=nearest(task, names))
         return TaskMember(self, names.index(task))
@@ -51,7 +64,7 @@ class KnownTaskComposition(Composition):
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        names = [f"{self.name}{TASK_MARK}{name}" for name in self.skills.names[:2]]
+        names = [f"{self.name}{TASK_MARK}{name}" for name in self.tasks[:2]]
         raise InputError(
             "answers each task by weights of its own", where=self.name, fix=f"Name the task, as in {' or '.join(names)}"
         )
@@ -62,19 +75,19 @@ class TaskMember(Composition):
 
     Args:
         whole: the composition.
-        number: of the skill that the task belongs to.
+        number: of the task.
     """
 
     def __init__(self, whole: KnownTaskComposition, number: int) -> None:
-        name = f"{whole.name}{TASK_MARK}{whole.skills.names[number]}"
+        name = f"{whole.name}{TASK_MARK}{whole.tasks[number]}"
         super().__init__(whole.composer, whole.skills, whole.record, name)
         self._whole, self._number = whole, number
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, hex, of the whole and the skill that the task belongs to: each task has another model."""
-        skill = self.skills.skills[self._number].fingerprint
-        return hashlib.sha256(f"{self._whole.fingerprint}{TASK_MARK}{skill}".encode()).hexdigest()
+        """SHA-256, hex, of the whole and what the task is known by: each task has another model."""
+        own = self._whole.identity_of(self._number)
+        return hashlib.sha256(f"{self._whole.fingerprint}{TASK_MARK}{own}".encode()).hexdigest()
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
@@ -89,3 +102,8 @@ class TaskMember(Composition):
 
     def source(self) -> Source:
         return WeightsSource(self.fold().applied(self.name))
+
+    def write_peft(self, folder: Path) -> PeftExport:
+        from genepool.composition.peft_export import write_fold
+
+        return write_fold(self, folder)

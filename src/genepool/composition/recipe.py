@@ -25,7 +25,9 @@ class Composing(Strict):
     compose: Literal[1] = Field(default=1, description="Version of this format; marks a file as a composition.")
     method: str = Field(description="The composer; `genepool compose --list` shows them.")
     base: str = Field(description="The model that the skills belong to: a folder, a file or a hub model.")
-    skills: tuple[str, ...] = Field(min_length=1, description="Fine-tunes, PEFT adapters or skill files.")
+    skills: tuple[str, ...] = Field(
+        default=(), description="Fine-tunes, PEFT adapters or skill files; none for composers that make their own."
+    )
     tasks: str | None = Field(
         default=None, description="Folder of tasks; a task belongs to the skill of its name, others to the base."
     )
@@ -51,6 +53,8 @@ class Composing(Strict):
         except InputError as error:
             raise PartError(InputError(error.what, where="method", fix=error.fix)) from None
         validate_part(kind.Options, self.options, "options")
+        if not self.skills and kind.skills[0]:
+            raise PartError(InputError("no skills are named", where="skills", fix="Name the skills to compose"))
         if kind.needs != "nothing" and self.tasks is None:
             raise PartError(
                 InputError("no tasks are named, and it learns from examples", where="tasks", fix="Name them")

@@ -19,6 +19,7 @@ from genepool.composition.card import composition_card, composition_record
 from genepool.composition.composer import Composer, make_composer
 from genepool.composition.composition import Composition
 from genepool.composition.finished import ASKED, RECORD_FILE, asked_of, finished_record, form_of
+from genepool.composition.peft_export import write_lora
 from genepool.composition.recipe import Composing
 from genepool.composition.residence import Residence
 from genepool.composition.saved_model import MARKER, save_composition
@@ -28,7 +29,6 @@ from genepool.errors import InputError
 from genepool.own_inputs import refuse_own_input
 from genepool.tasks import Task, load_tasks
 from genepool.weights import Change, write_checkpoint
-from genepool.weights.peft.writer import AdapterWriter
 
 RECIPE_FILE = "compose.yaml"
 
@@ -216,16 +216,7 @@ def _write_adapter(change: Change, skills: SkillSet, out: Path, files: dict[str,
     Raises:
         InputError: a tensor changes that no adapter holds.
     """
-    base = Path(skills.reference)
-    reference = str(base.resolve()) if base.exists() else skills.reference
-    with staging.staged_folder(out, overwrite=overwrite) as folder, AdapterWriter(change, folder) as writer:
-        writer.hold(f"writing {out}")
-        if writer.left_out or not writer.factored:
-            raise InputError(
-                writer.left_out or "the skills change no matrix that an adapter holds",
-                where=skills.reference,
-                fix="Compose adapters, or by another method",
-            )
-        writer.finish((reference, None))
+    with staging.staged_folder(out, overwrite=overwrite) as folder:
+        write_lora(change, skills, folder)
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")

@@ -124,7 +124,7 @@ def load_composition(folder: str | Path, *, allow_pickle: bool = False) -> Compo
 
 def open_source(folder: str | Path, allow_pickle: bool) -> Source:
     """A saved composition, or what it is for one task (`FOLDER#TASK`), as a model that can be asked."""
-    return _opened(folder, allow_pickle).source()
+    return opened(folder, allow_pickle).source()
 
 
 def open_weights(folder: str | Path, allow_pickle: bool) -> Weights:
@@ -133,10 +133,11 @@ def open_weights(folder: str | Path, allow_pickle: bool) -> Weights:
     Raises:
         InputError: it chooses by input.
     """
-    return _opened(folder, allow_pickle).fold().applied(str(folder))
+    return opened(folder, allow_pickle).fold().applied(str(folder))
 
 
-def _opened(name: str | Path, allow_pickle: bool) -> Composition:
+def opened(name: str | Path, allow_pickle: bool) -> Composition:
+    """A saved composition, or what it is for one task (`FOLDER#TASK`)."""
     folder, task = folder_and_task(name)
     composition = load_composition(folder, allow_pickle=allow_pickle)
     return composition if task is None else composition.for_task(task)
