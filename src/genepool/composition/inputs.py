@@ -21,6 +21,7 @@ from genepool.tasks import DEFAULT_BATCH
 from genepool.tasks.answering import answer
 from genepool.tasks.answers import AnswerBatch, Question
 from genepool.tasks.metrics import find_metric
+from genepool.tasks.playing import demonstrations
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Of the inputs of a task, the share that is held out, to tell when to stop; of fewer inputs than this none.
 _HELD, _FEWEST = 0.25, 4
+# Steps of an episode that are learned from, at most: neighbours are nearly alike.
+_STEPS = 32
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,9 @@ def labelled_inputs(world: World) -> list[TaskInputs]:
     found = []
     for composed in world.tasks:
         task = composed.task
+        if _played(composed):
+            found.append(_expert_inputs(world, composed))
+            continue
         if not find_metric(task.settings.metric).answers_are_texts:
             raise InputError("its answers are patterns, not texts", where=task.name, fix="Give examples with answers")
         questions = tuple(
@@ -142,20 +148,60 @@ def own_answers(world: World, *, check: bool = True) -> list[TaskInputs]:
 def own_answers_of(composed: ComposedTask, network: Network, check: bool) -> TaskInputs:
     """One task's inputs with the answers and the predictions of whatever the network holds; see `own_answers`."""
     task = composed.task
-    outcomes = answer(network, task, composed.examples, DEFAULT_BATCH, True)
-    pairs = [(one, told.output) for one, told in zip(composed.examples, outcomes, strict=True) if told.output]
-    if not pairs:
-        raise InputError(
-            f"{network.name} answers none of its inputs", where=task.name, fix="Give other inputs, or leave it out"
-        )
-    if len(pairs) < len(outcomes):
-        progress.message(f"{task.name}: {len(outcomes) - len(pairs)} inputs without an answer are left out")
-    questions = tuple(Question(f"{task.name}:{one.id}", task.prompt_for(one, network), output) for one, output in pairs)
+    questions = _answered(composed, network)
     inputs = TaskInputs(task.name, questions, _closed(composed), *parted(len(questions)))
     recorded = _predictions(network, inputs)
     if check:
         _check_varied(inputs, recorded, network, {choice for one in composed.examples for choice in one.choices})
     return TaskInputs(inputs.name, questions, inputs.closed, inputs.learn, inputs.held, recorded)
+
+
+def _answered(composed: ComposedTask, network: Network) -> tuple[Question, ...]:
+    """One task's inputs with the answers that the network gives; of episodes, some of the steps that it takes.
+
+    Raises:
+        InputError: it answers none.
+    """
+    task = composed.task
+    if _played(composed):
+        steps = demonstrations(network, task, composed.examples, DEFAULT_BATCH, _STEPS)
+        questions = tuple(Question(*step) for step in steps)
+    else:
+        outcomes = answer(network, task, composed.examples, DEFAULT_BATCH, True)
+        pairs = [(one, told.output) for one, told in zip(composed.examples, outcomes, strict=True) if told.output]
+        if 0 < len(pairs) < len(outcomes):
+            progress.message(f"{task.name}: {len(outcomes) - len(pairs)} inputs without an answer are left out")
+        questions = tuple(
+            Question(f"{task.name}:{one.id}", task.prompt_for(one, network), output) for one, output in pairs
+        )
+    if not questions:
+        raise InputError(
+            f"{network.name} answers none of its inputs", where=task.name, fix="Give other inputs, or leave it out"
+        )
+    return questions
+
+
+def _expert_inputs(world: World, composed: ComposedTask) -> TaskInputs:
+    """What the skill that a task of episodes belongs to does there: the right answers.
+
+    Raises:
+        InputError: the task belongs to no skill.
+    """
+    task, owner = composed.task, composed.owner
+    if owner is None:
+        raise InputError(
+            "is a task of episodes and belongs to no skill, so nobody shows what is right",
+            where=task.name,
+            fix="Leave it out with --task, or give demonstrations: lines with an observation and an action",
+        )
+    world.network.assign(world.skills.skills[owner].change.applied())
+    questions = _answered(composed, world.network)
+    world.network.assign(world.skills.base)
+    return TaskInputs(task.name, questions, False, *parted(len(questions)))
+
+
+def _played(composed: ComposedTask) -> bool:
+    return find_metric(composed.task.settings.metric).needs == "episode"
 
 
 def _predictions(network: Network, inputs: TaskInputs) -> tuple[torch.Tensor, ...]:

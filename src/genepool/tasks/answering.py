@@ -1,4 +1,4 @@
-"""How examples are put to a model and its answers judged: by writing, by likelihoods, or by its classes.
+"""How examples are put to a model and judged: by writing, by likelihoods, by its classes, or by playing.
 
 What a metric needs and what a kind of model can do meet here; `evaluate` keeps what comes back.
 """
@@ -14,6 +14,7 @@ from genepool.tasks.example import Example
 from genepool.tasks.ledger import Outcome
 from genepool.tasks.metrics import find_metric
 from genepool.tasks.models import Model
+from genepool.tasks.playing import episode_outcomes
 from genepool.tasks.task import Task
 
 # Different answers of a task that are held against a classifier's labels before it is refused.
@@ -37,8 +38,9 @@ def check_fits(task: Task, kind: type[Model], name: str) -> None:
         return
     task.check_reader(kind, name)
     needs = find_metric(task.settings.metric).needs
-    classes = "classes" in kind.can and needs != "likelihood"
-    if not classes and ("text" if needs == "text" else "likelihoods") not in kind.can:
+    asked = {"text": "text", "episode": "episodes"}.get(needs, "likelihoods")
+    classes = "classes" in kind.can and needs in ("text", "choices")
+    if not classes and asked not in kind.can:
         raise InputError(
             f"the metric {task.settings.metric} of the task '{task.name}' needs {needs}, and {kind.kind} has none",
             where=name,
@@ -55,6 +57,8 @@ def check_labels(task: Task, examples: Sequence[Example], model: Model) -> None:
     if task.asker is not None or "classes" not in model.can:
         return
     metric = find_metric(task.settings.metric)
+    if metric.needs == "episode":
+        return
     if metric.needs == "choices":
         for example in examples:
             if missing := [choice for choice in example.choices if choice not in model.labels]:
@@ -94,6 +98,8 @@ def answer(model: Model, task: Task, examples: Sequence[Example], batch_size: in
     """
     if task.asker is not None:
         return list(task.asker(model, examples, batch_size))
+    if find_metric(task.settings.metric).needs == "episode":
+        return episode_outcomes(model, task, examples, batch_size)
     if "classes" in model.can:
         return _classify(model, task, examples, batch_size)
     if find_metric(task.settings.metric).needs == "choices":

@@ -7,12 +7,13 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from genepool.tasks.environments import EPISODE_KEYS, Episode
 from genepool.tasks.images import ImageFile
 
 # What a line of a file may say of an example.
 EXAMPLE_KEYS = (
     "id", "prompt", "messages", "image", "answer", "completion", "chosen", "rejected", "label", "choices", "tags",
-    "text",
+    "text", *EPISODE_KEYS,
 )  # fmt: skip
 
 
@@ -33,6 +34,7 @@ class Example:
         given: how many of the messages are shown and never learned from; what the assistant says after them is.
         rejected: answers that are worse than the accepted ones, where the line says some: what preferences are learned
             from.
+        episode: what a policy plays instead of reading a prompt, in a task of episodes.
         where: the file and line it was read from, for errors; empty where there is none.
     """
 
@@ -45,6 +47,7 @@ class Example:
     messages: tuple[tuple[str, str], ...] = ()
     given: int = 0
     rejected: tuple[str, ...] = ()
+    episode: Episode | None = None
     where: str = field(default="", compare=False, repr=False)
 
     @property
@@ -62,6 +65,8 @@ class Example:
         shown: object = {"image": self.image.digest} if self.image else self.prompt
         if self.messages:
             shown = {"messages": self.messages}
+        if self.episode:
+            shown = {"episode": self.episode.content()}
         worse = [self.rejected] if self.rejected else []
         text = json.dumps([shown, self.answers, self.choices, *worse], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from genepool.bounded import read_text
+from genepool.checked import is_text
 from genepool.errors import InputError, nearest
+from genepool.tasks.environments import EPISODE_KEYS, episode_of
 from genepool.tasks.example import EXAMPLE_KEYS, Example
 from genepool.tasks.images import ImageFile, find_image
 from genepool.tasks.metrics import find_metric
@@ -128,6 +130,10 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
             raise InputError(f"unknown key '{key}'", where=where, fix=nearest(str(key), EXAMPLE_KEYS))
     if "label" in data:
         raise InputError("a `label` has no effect here", where=where, fix="Leave it out")
+    if "environment" in data:
+        return _played(data, where, default_id)
+    if alone := next((key for key in EPISODE_KEYS if key in data), None):
+        raise InputError(f"has a `{alone}` and no `environment`", where=where, fix="Leave it out, or name one")
     if "image" in data:
         raise InputError("has an image, and the task shows text", where=where, fix="Set `input: image` in task.yaml")
     rejected: tuple[str, ...] = ()
@@ -146,11 +152,15 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
         raise InputError("the answer is not among the choices", where=where, fix="Write it exactly as one of them")
     if "" in choices:
         raise InputError("a choice is empty, and so always the likeliest", where=where, fix="Write something in it")
-    identity = data.get("id", default_id)
-    if not isinstance(identity, str | int):
-        raise InputError("`id` must be text", where=where, fix="Give it a short name")
     example = Example(
-        str(identity), data["prompt"], tuple(answers), choices, tags, messages=messages, given=given, rejected=rejected
+        _identity(data, where, default_id),
+        data["prompt"],
+        tuple(answers),
+        choices,
+        tags,
+        messages=messages,
+        given=given,
+        rejected=rejected,
     )
     try:
         said = [text for _, text in messages]
@@ -158,6 +168,23 @@ def example_from(data: Any, where: str, default_id: str = "0") -> Example:
     except UnicodeEncodeError as error:
         raise InputError(f"is not valid Unicode ({error.reason})", where=where, fix="Write it in UTF-8") from None
     return example
+
+
+def _played(data: Mapping[str, Any], where: str, default_id: str) -> Example:
+    """The example of a line that says an episode of an environment."""
+    if also := next((key for key in data if key not in ("id", "tags", *EPISODE_KEYS)), None):
+        raise InputError(f"has an episode of an environment and `{also}`", where=where, fix="Leave one of them out")
+    episode = episode_of(data, where)
+    identity = _identity(data, where, default_id)
+    # People read what it is; a model is shown nothing, and nothing is the right answer.
+    return Example(identity, episode.words, ("",), tags=_texts(data, "tags", where), episode=episode)
+
+
+def _identity(data: Mapping[str, Any], where: str, default_id: str) -> str:
+    identity = data.get("id", default_id)
+    if not isinstance(identity, str | int) or not is_text(str(identity)):
+        raise InputError("`id` must be text", where=where, fix="Give it a short name")
+    return str(identity)
 
 
 def _plain(data: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], tuple[tuple[str, str], ...], int]:
@@ -352,6 +379,12 @@ def _text(path: Path) -> str:
 
 
 def _check_answers(example: Example, settings: TaskSettings, where: str) -> None:
+    if example.episode is not None and find_metric(settings.metric).needs != "episode":
+        raise InputError(
+            f"names an environment, and the metric {settings.metric} judges answers",
+            where=where,
+            fix="Write `metric: episode_return` and `returns: [LOW, HIGH]` in task.yaml",
+        )
     if settings.classes and (other := next((one for one in example.answers if one not in settings.classes), None)):
         raise InputError(
             f"its answer {other[:40]!r} is not a class of the task",

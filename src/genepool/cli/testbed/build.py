@@ -18,7 +18,7 @@ def build(
     out: options.OutInsteadOption = None,
     bed: Annotated[
         str,
-        typer.Option(help="Build this testbed: text, text_sizes, untagged, pairs, sentences or digits."),
+        typer.Option(help="Build this testbed: text, text_sizes, untagged, pairs, sentences, digits or policies."),
     ] = "text",
     tiny: Annotated[bool, typer.Option("--tiny", help="Use a smaller model and easier tasks, for tests.")] = False,
     regime: Annotated[
@@ -54,13 +54,15 @@ def build(
 
         genepool testbed build pairs --bed pairs --tiny
 
+        genepool testbed build policies --bed policies --tiny
+
     DIR gets base, full/<skill>, lora/<skill>, tasks/<skill>, tasks/generic and manifest.json. It takes two minutes on
     two cores, half a minute with --tiny. Untagged takes some four times as long; the digits, which have no adapters,
     take one minute. The same command again returns at once; after a kill it continues. Of two sizes, the small base
     and its specialists lie in DIR/small.
 
     text: strings, a Llama. text_sizes: two Llamas. untagged: worked examples instead of tags. pairs: with tasks of two
-    skills. sentences: texts of installed packages, all-MiniLM-L6-v2. digits: images, a ViT.
+    skills. sentences: texts of installed packages, all-MiniLM-L6-v2. digits: images, a ViT. policies: poles on a cart.
     """
     options.begin(quiet)
     folder = options.place(folder, out, "DIR")

@@ -30,7 +30,7 @@ class Metric:
         name: what `task.yaml` calls it.
         version: part of how an outcome is kept: outcomes of another version are never mixed in.
         needs: what the model is asked for: "text" that it writes, "choices", the likelihoods of what an example has
-            to choose from, or the "likelihood" of its answer.
+            to choose from, the "likelihood" of its answer, or to play an "episode".
         judge: scores what was written; None where nothing is.
         within: it looks for something within what was written, so that right answers need not be alike.
         equality: the score is 1 exactly when what was written is an answer, so that reading the answer can tell.
@@ -42,7 +42,7 @@ class Metric:
 
     name: str
     version: str
-    needs: Literal["text", "choices", "likelihood"] = "text"
+    needs: Literal["text", "choices", "likelihood", "episode"] = "text"
     judge: Judge | None = None
     within: bool = False
     equality: bool = False

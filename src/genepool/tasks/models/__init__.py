@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from genepool.tasks.likelihoods import ContinuationLikelihood
 
 # What a kind of model can be asked for; each stands for the methods of `Model` under its heading.
-Capability = Literal["text", "likelihoods", "classes", "hidden states"]
+Capability = Literal["text", "likelihoods", "classes", "hidden states", "episodes"]
 # What a model reads, and what a task's prompts are.
 Input = Literal["text", "image"]
 
