@@ -165,6 +165,8 @@ def _prepare(page: Path, folder: Path) -> None:
     if page.stem == "compose-skills":
         for text in (text for language, text in _blocks(page) if language == "yaml"):
             (folder / text.partition("\n")[0].removeprefix("# ")).write_text(text)
+    if page.stem == "serve":
+        (folder / "requests.jsonl").write_text(next(text for language, text in _blocks(page) if language == "json"))
     if page.stem == "from-examples-to-a-merge":
         recipe, gates = (text for language, text in _blocks(page) if language == "yaml")
         (folder / "recipe.yaml").write_text(recipe)

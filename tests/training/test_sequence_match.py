@@ -132,7 +132,7 @@ def test_mistakes_are_drawn_for_a_share_and_need_a_backspace(small_world: Path) 
 def scripted(monkeypatch: pytest.MonkeyPatch, model: Any, script: Callable[[list[int]], list[int]]) -> None:
     """The model finds the tokens of `script` likeliest behind a text, the first one most."""
 
-    def logits(_: Any, rows_: list[list[int]]) -> torch.Tensor:
+    def logits(_: Any, rows_: list[list[int]], requests: Any) -> torch.Tensor:
         found = torch.zeros(len(rows_), model.vocabulary_size)
         for line, row in enumerate(rows_):
             for place, token in enumerate(script(row)):

@@ -26,6 +26,9 @@ def evaluate(
     limit: options.LimitOption = None,
     batch_size: options.BatchSizeOption = 128,
     outputs: Annotated[bool, typer.Option(help="Keep what models write, also where the score needs no text.")] = False,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Put adapters of one base into shared batches; not with --race.")
+    ] = False,
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
@@ -55,11 +58,17 @@ def evaluate(
         genepool evaluate base/+adapter/ --tasks tasks/ --task reverse --split valid --json
 
         genepool evaluate candidates/* --tasks tasks/ --split valid --race
+
+        genepool evaluate base/ base/+lora/sort base/+lora/reverse --tasks tasks/ --mixed
     """
     options.begin(quiet)
     options.load_plugins(plugin)
     options.only_with(context, race, "--race", "race_error")
     from genepool import progress
+    from genepool.errors import InputError
+
+    if race and mixed:
+        raise InputError("a race asks one model after the other", where="--mixed", fix="Leave --mixed or --race out")
 
     with progress.bar("loading torch"):
         from genepool import measure
@@ -84,6 +93,10 @@ def evaluate(
             raced = race_models(models, asked, risk=race_error, seed=seed or 0, **asking)
             table, dropped, evaluated = raced.table, raced.dropped, raced.asked
         else:
+            if mixed:
+                from genepool.composition.mixing.evaluation import of_one_base
+
+                asking["shared"] = of_one_base
             table = ask(models, asked, seed=seed, **asking)
             evaluated = table.evaluated
     matrix = measure.CrossMatrix.of(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,13 @@ def generate(
     model: options.ModelArgument,
     prompt: Annotated[list[str] | None, typer.Option(help="Use this text as a prompt; repeatable.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Use the whole text of this file as a prompt.")] = None,
+    requests: Annotated[
+        Path | None,
+        typer.Option(help="Read prompts, each with the skill that answers it, from this JSONL file; one batch."),
+    ] = None,
+    show_skills: Annotated[
+        bool, typer.Option("--show-skills", help="Print the skills that answered each prompt, with their weights.")
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Stop after N tokens.")] = 64,
     temperature: Annotated[
         float, typer.Option(min=0, help="Sample at this temperature; 0 takes the most likely token.")
@@ -40,11 +47,14 @@ def generate(
         genepool generate merged/ --prompt "R:hello="
 
         genepool generate chat-model/ --chat --prompt "Name three rivers." --temperature 0.7 --seed 1
+
+        genepool generate base/ --requests requests.jsonl --show-skills
     """
     options.begin(quiet)
     from genepool import progress
     from genepool.bounded import read_text
     from genepool.checked import is_text
+    from genepool.composition.mixing.requests import read_requests
     from genepool.errors import InputError
 
     prompts = list(prompt or [])
@@ -53,6 +63,10 @@ def generate(
             raise InputError("is not text", where=option, fix="Write it as UTF-8")
     if prompt_file is not None:
         prompts.append(read_text(prompt_file, fix="Name a text file"))
+    if requests is not None and prompts:
+        raise InputError("stands beside other prompts", where="--requests", fix="Leave --prompt and --prompt-file out")
+    asked = None if requests is None else read_requests(requests)
+    prompts += [one.prompt for one in asked or ()]
     if not prompts:
         raise InputError("no prompt is given", where="--prompt", fix="Give --prompt TEXT or --prompt-file FILE")
     if "" in (stop or ()):
@@ -60,9 +74,15 @@ def generate(
     if top_p <= 0:
         raise InputError("must be above 0, got 0", where="--top-p", fix="Give a value of at most 1")
     with progress.bar(f"loading {model}"):
-        from genepool.tasks import Decoding, open_model
+        from genepool.tasks import Decoding, Source, open_model
 
-        source = open_model(model, allow_pickle=allow_pickle)
+        source: Source
+        if asked is None:
+            source = open_model(model, allow_pickle=allow_pickle)
+        else:
+            from genepool.composition.mixing.requested_model import RequestedSource
+
+            source = RequestedSource(model, asked, allow_pickle=allow_pickle)
         if "text" not in source.kind.can:
             raise InputError(
                 f"{source.kind.kind} cannot generate text", where=model, fix=f"Use it for {source.kind.offers()}"
@@ -73,9 +93,18 @@ def generate(
     with progress.bar("writing"):
         written = loaded.write(texts, [f"{i}:{text}" for i, text in enumerate(texts)], decoding, len(texts))
     outputs = [one.text for one in written]
+    used = loaded.skills_used(texts, outputs) if show_skills else ()
     if json_output:
-        pairs = [{"prompt": text, "output": output} for text, output in zip(prompts, outputs, strict=True)]
+        pairs: list[dict[str, Any]] = [
+            {"prompt": text, "output": output} for text, output in zip(prompts, outputs, strict=True)
+        ]
+        for pair, request in zip(pairs, asked or (), strict=False):
+            pair["skill"] = request.skill or None
+        for pair, one in zip(pairs, used, strict=False):
+            pair.update(one.to_dict())
         options.print_json({"model": model, "fingerprint": loaded.fingerprint, "results": pairs})
         return
-    for output in outputs:
+    for number, output in enumerate(outputs):
         tables.print_text(output)
+        for line in used[number].lines() if used else ():
+            tables.print_text(f"  {line}")

@@ -1,12 +1,15 @@
 """How examples are put to a model and judged: by writing, by likelihoods, by its classes, or by playing.
 
-What a metric needs and what a kind of model can do meet here; `evaluate` keeps what comes back.
+What a metric needs and what a kind of model can do meet here; `evaluate` keeps what comes back. What is asked is
+yielded as an `Inquiry`, so that models which share a network can be asked in common batches.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 from genepool.errors import InputError
 from genepool.tasks.decoding import Decoding
@@ -16,6 +19,50 @@ from genepool.tasks.metrics import find_metric
 from genepool.tasks.models import Model
 from genepool.tasks.playing import episode_outcomes
 from genepool.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """What a model is asked.
+
+    Attributes:
+        method: the method of `Model`.
+        rows: its arguments that hold a value for each prompt, the prompts first.
+        settings: its other arguments.
+    """
+
+    method: str
+    rows: tuple[Sequence[str], ...]
+    settings: tuple[Any, ...]
+
+    def put(self, model: Model) -> list[Any]:
+        """What a model answers to each prompt."""
+        return list(getattr(model, self.method)(*self.rows, *self.settings))
+
+    def of(self, numbers: Sequence[int]) -> Inquiry:
+        """The same of some prompts."""
+        return Inquiry(self.method, tuple([row[i] for i in numbers] for row in self.rows), self.settings)
+
+
+#: Asks one thing after the other, and ends in an outcome for each example.
+Inquiries: TypeAlias = Generator[Inquiry, list[Any], list[Outcome]]
+
+
+class SharedAsking(Protocol):
+    """A network that several models share, each a number."""
+
+    @property
+    def asked(self) -> Model:
+        """What prepares the prompts."""
+
+    def ask(self, owners: Sequence[int], ask: Callable[[Model, list[int]], Sequence[Any]]) -> list[Any]:
+        """Answers rows, each by its own model.
+
+        Args:
+            owners: the model of each row.
+            ask: asks a model the rows of these numbers.
+        """
+
 
 # Different answers of a task that are held against a classifier's labels before it is refused.
 _HELD_AGAINST = 200
@@ -100,6 +147,69 @@ def answer(model: Model, task: Task, examples: Sequence[Example], batch_size: in
         return list(task.asker(model, examples, batch_size))
     if find_metric(task.settings.metric).needs == "episode":
         return episode_outcomes(model, task, examples, batch_size)
+    asking = _inquiries(model, task, examples, batch_size, keep_outputs)
+    try:
+        inquiry = next(asking)
+        while True:
+            inquiry = asking.send(inquiry.put(model))
+    except StopIteration as end:
+        outcomes: list[Outcome] = end.value
+        return outcomes
+
+
+def is_answered(task: Task) -> bool:
+    """Whether a model is asked prompts, and does not play or is asked by the task itself."""
+    return task.asker is None and find_metric(task.settings.metric).needs != "episode"
+
+
+def answer_together(
+    shared: SharedAsking,
+    task: Task,
+    examples: Sequence[tuple[int, Sequence[Example]]],
+    batch_size: int,
+    keep_outputs: bool,
+) -> list[list[Outcome]]:
+    """As `answer`, of several models that share a network: a batch may hold rows of all of them.
+
+    Args:
+        shared: the network.
+        task: how they are asked and judged; see `is_answered`.
+        examples: a model's number, and what it is asked.
+        batch_size, keep_outputs: as for `answer`.
+
+    Returns:
+        For each of `examples` its outcomes.
+    """
+    askings = [_inquiries(shared.asked, task, own, batch_size, keep_outputs) for _, own in examples]
+    found: dict[int, list[Outcome]] = {}
+    waiting: dict[int, Inquiry] = {}
+
+    def go_on(place: int, answers: list[Any] | None) -> None:
+        try:
+            # A generator that has not begun takes None.
+            waiting[place] = askings[place].send(answers)  # type: ignore[arg-type]
+        except StopIteration as end:
+            found[place] = end.value
+
+    for place in range(len(askings)):
+        go_on(place, None)
+    while waiting:
+        first = next(iter(waiting.values()))
+        alike = {i: one for i, one in waiting.items() if (one.method, one.settings) == (first.method, first.settings)}
+        waiting = {i: one for i, one in waiting.items() if i not in alike}
+        joined = Inquiry(
+            first.method,
+            tuple([value for one in alike.values() for value in one.rows[at]] for at in range(len(first.rows))),
+            first.settings,
+        )
+        owners = [examples[place][0] for place, one in alike.items() for _ in one.rows[0]]
+        answers = iter(shared.ask(owners, lambda model, numbers, joined=joined: joined.of(numbers).put(model)))
+        for place, one in alike.items():
+            go_on(place, [next(answers) for _ in one.rows[0]])
+    return [found[place] for place in range(len(askings))]
+
+
+def _inquiries(model: Model, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool) -> Inquiries:
     if "classes" in model.can:
         return _classify(model, task, examples, batch_size)
     if find_metric(task.settings.metric).needs == "choices":
@@ -112,9 +222,11 @@ def answer(model: Model, task: Task, examples: Sequence[Example], batch_size: in
 # ---------------------------------------------------------------------- classes
 
 
-def _classify(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Outcome]:
+def _classify(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> Inquiries:
     """The class with the highest score: of all classes, or of the example's choices."""
-    scores = model.class_scores([task.prompt_for(example, model) for example in examples], batch_size).tolist()
+    prompts = [task.prompt_for(example, model) for example in examples]
+    found = yield Inquiry("class_scores", (prompts,), (batch_size,))
+    scores = [row.tolist() for row in found]
     places = {label: place for place, label in enumerate(model.labels)}
     if find_metric(task.settings.metric).needs == "choices":
         rows = zip(examples, scores, strict=True)
@@ -138,7 +250,7 @@ def _labelled(task: Task, example: Example, row: Sequence[float], places: dict[s
 # ---------------------------------------------------------------------- texts
 
 
-def _choose(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Outcome]:
+def _choose(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> Inquiries:
     """Multiple choice: the choice whose continuation is likeliest; the sum of its tokens' log-likelihoods decides."""
     prompts, choices = [], []
     for example in examples:
@@ -146,7 +258,7 @@ def _choose(model: Model, task: Task, examples: Sequence[Example], batch_size: i
         for choice in example.choices:
             prompts.append(prompt)
             choices.append(choice)
-    scored = iter(model.loglikelihoods(prompts, choices, batch_size))
+    scored = iter((yield Inquiry("loglikelihoods", (prompts, choices), (batch_size,))))
     return [_chosen(example, [next(scored).logprob for _ in example.choices]) for example in examples]
 
 
@@ -161,10 +273,11 @@ def _chosen(example: Example, logprobs: Sequence[float]) -> Outcome:
     return Outcome(float(choice in example.answers), choice, {"logprob": best, "confidence": confidence})
 
 
-def _read(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Outcome]:
+def _read(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> Inquiries:
     """How likely each answer is: the geometric mean over its tokens, which is 1 over its perplexity."""
     prompts = [task.prompt_for(example, model) for example in examples]
-    found = model.loglikelihoods(prompts, [example.answer for example in examples], batch_size)
+    answers = [example.answer for example in examples]
+    found = yield Inquiry("loglikelihoods", (prompts, answers), (batch_size,))
     outcomes = []
     for one in found:
         # Weights that overflow give likelihoods that are no numbers: then nothing is likely.
@@ -176,7 +289,7 @@ def _read(model: Model, task: Task, examples: Sequence[Example], batch_size: int
     return outcomes
 
 
-def _write(model: Model, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool) -> list[Outcome]:
+def _write(model: Model, task: Task, examples: Sequence[Example], batch_size: int, keep_outputs: bool) -> Inquiries:
     ask = task.settings
     metric = find_metric(ask.metric)
     decoding = Decoding(ask.max_new_tokens, tuple(ask.stop), ask.temperature, ask.top_p, ask.seed)
@@ -185,9 +298,8 @@ def _write(model: Model, task: Task, examples: Sequence[Example], batch_size: in
     details: dict[int, dict[str, float]] = {}
     if metric.equality and ask.temperature == 0:
         single = [i for i, example in enumerate(examples) if len(example.answers) == 1]
-        forced = model.forced_answers(
-            [prompts[i] for i in single], [examples[i].answer for i in single], decoding, ask.strip, batch_size
-        )
+        rows = [prompts[i] for i in single], [examples[i].answer for i in single]
+        forced = yield Inquiry("forced_answers", rows, (decoding, ask.strip, batch_size))
         for i, result in zip(single, forced, strict=True):
             details[i] = {
                 "logprob": result.logprob,
@@ -202,7 +314,8 @@ def _write(model: Model, task: Task, examples: Sequence[Example], batch_size: in
                 outcomes[i] = Outcome(0.0, None, details[i])
     rest = [i for i in range(len(examples)) if i not in outcomes]
     if rest:
-        written = model.write([prompts[i] for i in rest], [examples[i].key for i in rest], decoding, batch_size)
+        keyed = [prompts[i] for i in rest], [examples[i].key for i in rest]
+        written = yield Inquiry("write", keyed, (decoding, batch_size))
         for i, one in zip(rest, written, strict=True):
             score = metric.score(one.text, examples[i], ask.strip)
             sure = {"confidence": math.exp(min(one.logprob, 0.0))} if math.isfinite(one.logprob) else {}

@@ -112,7 +112,7 @@ def forced_answers(
                 ids[row, : lengths[i]] = torch.tensor(heads[i] + tails[i])
             # Padding stands behind every token that matters, so the causal mask alone keeps it out.
             begins = model.answers_begin([len(heads[i]) - 1 for i in rows])
-            logits = model.model(input_ids=ids.to(model.device), use_cache=False, **begins).logits.float()
+            logits = model.run(rows, input_ids=ids.to(model.device), use_cache=False, **begins).logits.float()
             best = logits.argmax(-1).cpu()
             shares = torch.log_softmax(logits, -1)
             targets = ids.roll(-1, 1).to(model.device).unsqueeze(-1)
@@ -259,20 +259,24 @@ def generate_tokens(
             lengths = [len(heads[i]) for i in part]
             for batch in batches(lengths, batch_size, model.logit_bytes, bool(model.last_logits_only)):
                 rows = [part[at] for at in batch]
-                written = write_batch(model, [heads[i] for i in rows], [keys[i] for i in rows], decoding)
+                written = write_batch(model, [heads[i] for i in rows], [keys[i] for i in rows], decoding, rows)
                 outputs.update(zip(rows, written, strict=True))
     return [outputs[i] for i in range(len(heads))]
 
 
 def _decode_batch(
-    model: LanguageModel, heads: Sequence[Sequence[int]], keys: Sequence[str], decoding: Decoding
+    model: LanguageModel,
+    heads: Sequence[Sequence[int]],
+    keys: Sequence[str],
+    decoding: Decoding,
+    requests: Sequence[int],
 ) -> list[Written]:
-    """What is written after each prompt of a batch."""
+    """What is written after each prompt of a batch; `requests` are the prompts' numbers."""
     # Each row's own room, so that a longer prompt in the batch never cuts a shorter one's answer.
     limits = [min(decoding.max_new_tokens, model.context - len(head)) for head in heads]
     # What is read before a network turns its keys otherwise does not go with what it reads after.
     turns = any(len(head) + limit > model.turns_at for head, limit in zip(heads, limits, strict=True))
-    rows = (RowsInRoom if model.rows_may_leave and not turns else Rows)(model, heads)
+    rows = (RowsInRoom if model.rows_may_leave and not turns else Rows)(model, heads, requests)
     return write_rows(model, rows, limits, keys, decoding)
 
 

@@ -6,12 +6,14 @@ What the ledger knows is not asked again, and a model all of whose outcomes are 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 
 from genepool import progress
 from genepool.devices import check_device, check_dtype
 from genepool.errors import InputError
-from genepool.tasks.answering import answer, check_fits, check_labels
+from genepool.tasks.answering import SharedAsking, answer, answer_together, check_fits, check_labels, is_answered
 from genepool.tasks.decoding import DEFAULT_BATCH
 from genepool.tasks.example import Example
 from genepool.tasks.ledger import Ledger, Outcome
@@ -24,6 +26,23 @@ from genepool.threads import torch_threads
 # Examples that are asked between two commits: what a kill loses of a large task, at most. Fixed, since which examples
 # stand together in a batch can show in the last bits of a likelihood.
 _COMMITTED = 2048
+
+
+@dataclass(frozen=True)
+class AskedTogether:
+    """Models that share a network.
+
+    Attributes:
+        members: of each, its place among the models, and its number in the network.
+        load: loads the network.
+    """
+
+    members: tuple[tuple[int, int], ...]
+    load: Callable[[], SharedAsking]
+
+
+#: Finds models that share a network: the models, the device and the type they compute in -> groups.
+FindShared = Callable[[Sequence[Source], str, str], list[AskedTogether]]
 
 
 def evaluate(
@@ -41,6 +60,7 @@ def evaluate(
     device: str = "cpu",
     dtype: str = "float32",
     allow_pickle: bool = False,
+    shared: FindShared | None = None,
 ) -> OutcomeTable:
     """Every model on every task.
 
@@ -60,6 +80,8 @@ def evaluate(
         device: torch's name of the device, for models that are not in memory yet.
         dtype: what the models compute in, those in memory too. Outcomes in another type than float32 are kept apart.
         allow_pickle: names may lead to PyTorch's .bin and .pt files, which are loaded with `weights_only`.
+        shared: finds models that share a network, which are asked in common batches. Their likelihoods may differ in
+            the last digits from those of a model that is asked by itself. None: every model is.
 
     Raises:
         InputError: a model or task cannot be used, a model cannot be asked a task, or there is no such device or type.
@@ -83,17 +105,29 @@ def evaluate(
         for task in tasks:
             check_fits(task, source.kind, source.name)
     cells: dict[tuple[str, str], TaskOutcomes] = {}
-    fingerprints: dict[str, str] = {}
+    fingerprints = {label: source.fingerprint for label, source in zip(labels, sources, strict=True)}
+    asked = [_Asked(source, label, device, dtype) for source, label in zip(sources, labels, strict=True)]
     total = len(sources) * sum(map(len, examples.values()))
     with progress.bar("evaluating", total, "examples") as bar, torch_threads(threads):
-        for label, source in zip(labels, sources, strict=True):
-            fingerprints[label] = source.fingerprint
-            asked = _Asked(source, label, device, dtype)
+
+        def opened(place: int, task: Task) -> _Cell:
+            label = labels[place]
+            return _Cell(asked[place], fingerprints[label], task, examples[task.name], ledger, keep_outputs, bar)
+
+        for group in [] if shared is None else shared(sources, device, dtype):
+            load = cache(group.load)
+            for task in [task for task in tasks if is_answered(task)]:
+                bar.note(f"{len(group.members)} models: {task.name}")
+                own = [(number, opened(place, task)) for place, number in group.members]
+                _ask_together(load, own, batch_size)
+                for (place, _), (_, cell) in zip(group.members, own, strict=True):
+                    cells[labels[place], task.name] = cell.outcomes()
+        for place, label in enumerate(labels):
             for task in tasks:
-                bar.note(f"{label}: {task.name}")
-                cells[label, task.name] = _evaluate_one(
-                    asked, fingerprints[label], task, examples[task.name], ledger, batch_size, keep_outputs, bar
-                )
+                if (label, task.name) not in cells:
+                    bar.note(f"{label}: {task.name}")
+                    cells[label, task.name] = _ask_alone(opened(place, task), batch_size)
+            asked[place].leave()
     return OutcomeTable(cells, examples, fingerprints, split)
 
 
@@ -110,6 +144,10 @@ class _Asked:
                 self._loaded = self._source.load(self._device, self._dtype)
         return self._loaded
 
+    def leave(self) -> None:
+        """Nothing more is asked: the memory is another's."""
+        self._loaded = None
+
     def asking(self, task: Task) -> str:
         """What the ledger knows the asking by: the task's digest, and with another type than float32 that type."""
         if self._dtype == "float32":
@@ -117,38 +155,68 @@ class _Asked:
         return hashlib.sha256(f"{task.asking}\x1f{self._dtype}".encode()).hexdigest()
 
 
-def _evaluate_one(
-    asked: _Asked,
-    fingerprint: str,
-    task: Task,
-    examples: Sequence[Example],
-    ledger: Ledger,
-    batch_size: int,
-    keep_outputs: bool,
-    bar: progress.Bar,
-) -> TaskOutcomes:
-    asking = asked.asking(task)
-    known = ledger.find(fingerprint, asking, [example.key for example in examples])
-    written = find_metric(task.settings.metric).needs == "text" and task.asker is None
-    if keep_outputs and written:
-        known = {key: outcome for key, outcome in known.items() if outcome.output is not None}
-    # Two examples with the same content are one evaluation.
-    firsts: dict[str, Example] = {}
-    for example in examples:
-        firsts.setdefault(example.key, example)
-    open_examples = [example for key, example in firsts.items() if key not in known]
-    bar.advance(len(examples) - len(open_examples))
-    fresh: dict[str, Outcome] = {}
-    if open_examples:
-        check_labels(task, examples, asked.model())
-    for start in range(0, len(open_examples), _COMMITTED):
-        block = open_examples[start : start + _COMMITTED]
-        outcomes = answer(asked.model(), task, block, batch_size, keep_outputs)
+class _Cell:
+    """A model on a task: what the ledger knows, what is open, and what is found."""
+
+    def __init__(
+        self,
+        asked: _Asked,
+        fingerprint: str,
+        task: Task,
+        examples: Sequence[Example],
+        ledger: Ledger,
+        keep_outputs: bool,
+        bar: progress.Bar,
+    ) -> None:
+        self.asked, self.task, self.examples, self.keep_outputs = asked, task, examples, keep_outputs
+        self._fingerprint, self._ledger, self._bar = fingerprint, ledger, bar
+        self._asking = asked.asking(task)
+        known = ledger.find(fingerprint, self._asking, [example.key for example in examples])
+        written = find_metric(task.settings.metric).needs == "text" and task.asker is None
+        if keep_outputs and written:
+            known = {key: outcome for key, outcome in known.items() if outcome.output is not None}
+        self._known, self._fresh = known, dict[str, Outcome]()
+        # Two examples with the same content are one evaluation.
+        firsts: dict[str, Example] = {}
+        for example in examples:
+            firsts.setdefault(example.key, example)
+        self.open = [example for key, example in firsts.items() if key not in known]
+        bar.advance(len(examples) - len(self.open))
+
+    def record(self, block: Sequence[Example], outcomes: Sequence[Outcome]) -> None:
+        """Keeps the outcomes of some examples, in one commit."""
         new = list(zip(block, outcomes, strict=True))
-        ledger.record(fingerprint, asked.name, task.name, asking, [(e.key, e.id, o) for e, o in new])
-        fresh.update((example.key, outcome) for example, outcome in new)
-        bar.advance(len(block))
-    return TaskOutcomes(tuple(fresh.get(e.key) or known[e.key] for e in examples), len(examples) - len(fresh))
+        rows = [(e.key, e.id, outcome) for e, outcome in new]
+        self._ledger.record(self._fingerprint, self.asked.name, self.task.name, self._asking, rows)
+        self._fresh.update((example.key, outcome) for example, outcome in new)
+        self._bar.advance(len(block))
+
+    def outcomes(self) -> TaskOutcomes:
+        """Of all examples."""
+        found = tuple(self._fresh.get(e.key) or self._known[e.key] for e in self.examples)
+        return TaskOutcomes(found, len(self.examples) - len(self._fresh))
+
+
+def _ask_alone(cell: _Cell, batch_size: int) -> TaskOutcomes:
+    if cell.open:
+        check_labels(cell.task, cell.examples, cell.asked.model())
+    for start in range(0, len(cell.open), _COMMITTED):
+        block = cell.open[start : start + _COMMITTED]
+        cell.record(block, answer(cell.asked.model(), cell.task, block, batch_size, cell.keep_outputs))
+    return cell.outcomes()
+
+
+def _ask_together(load: Callable[[], SharedAsking], cells: Sequence[tuple[int, _Cell]], batch_size: int) -> None:
+    """Asks what is open, of all models at once; without anything open the network is not loaded."""
+    task, longest = cells[0][1].task, max(len(cell.open) for _, cell in cells)
+    if longest:
+        check_labels(task, cells[0][1].examples, load().asked)
+    for start in range(0, longest, _COMMITTED):
+        blocks = [(number, cell, cell.open[start : start + _COMMITTED]) for number, cell in cells]
+        asked = [(number, block) for number, _, block in blocks]
+        found = answer_together(load(), task, asked, batch_size, cells[0][1].keep_outputs)
+        for (_, cell, block), outcomes in zip(blocks, found, strict=True):
+            cell.record(block, outcomes)
 
 
 def _reseeded(task: Task, seed: int) -> Task:

@@ -7,7 +7,7 @@ choice is read on top of them; choices of one token are not read at all, since t
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,14 +64,14 @@ def token_likelihoods(
 
     # The last token is judged by what stands before it and never read.
     check_length(model, heads, tails, unread=1)
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[Hashable, tuple[int, ...]], list[int]] = {}
     for place, head in enumerate(heads):
-        groups.setdefault(tuple(head), []).append(place)
+        groups.setdefault((model.alike(place), tuple(head)), []).append(place)
     results: dict[int, ContinuationLikelihood] = {}
     with torch.inference_mode():
         if model.keeps_keys_and_values:
-            shared = {head: places for head, places in groups.items() if len(places) > 1}
-            results.update(_shared(model, shared, tails, batch_size))
+            shared = [places for places in groups.values() if len(places) > 1]
+            results.update(_shared(model, shared, heads, tails, batch_size))
         rest = [place for place in range(len(heads)) if place not in results]
         results.update(_alone(model, rest, heads, tails, batch_size))
     return [results[place] for place in range(len(heads))]
@@ -97,7 +97,8 @@ def _alone(
             ids[line, : lengths[row]] = torch.tensor([*heads[i], *tails[i][:-1]])
         # Padding stands behind every token that matters, so the causal mask alone keeps it out.
         begins = model.answers_begin([len(heads[places[row]]) - 1 for row in rows])
-        logits = model.model(input_ids=ids.to(model.device), use_cache=False, **begins).logits
+        requests = [places[row] for row in rows]
+        logits = model.run(requests, input_ids=ids.to(model.device), use_cache=False, **begins).logits
         for line, row in enumerate(rows):
             i = places[row]
             first, count = len(heads[i]) - 1, len(tails[i])
@@ -118,12 +119,16 @@ def judged(logits: torch.Tensor, tail: Sequence[int]) -> ContinuationLikelihood:
 
 
 def _shared(
-    model: LanguageModel, groups: dict[tuple[int, ...], list[int]], tails: Sequence[Sequence[int]], batch_size: int
+    model: LanguageModel,
+    groups: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]],
+    tails: Sequence[Sequence[int]],
+    batch_size: int,
 ) -> dict[int, ContinuationLikelihood]:
-    """Continuations of prompts that several have in common."""
+    """Continuations of prompts that several have in common; each of `groups` has one prompt."""
     import torch
 
-    heads = list(groups)
+    heads = [prompts[places[0]] for places in groups]
     state_bytes = model.state_bytes_per_token
     logit_bytes = max(model.logit_bytes, state_bytes * LOGIT_BYTES // _STATE_BYTES)
     found: dict[int, ContinuationLikelihood] = {}
@@ -137,7 +142,8 @@ def _shared(
             ids[line, width - len(heads[row]) :] = torch.tensor(heads[row])
             mask[line, width - len(heads[row]) :] = 1
         ids, mask = ids.to(model.device), mask.to(model.device)
-        result = model.model(
+        result = model.run(
+            [groups[row][0] for row in rows],
             input_ids=ids,
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp_min(0),
@@ -148,7 +154,7 @@ def _shared(
         found.update(
             _continued(
                 model,
-                [(line, place) for line, row in enumerate(rows) for place in groups[heads[row]]],
+                [(line, place) for line, row in enumerate(rows) for place in groups[row]],
                 tails,
                 last,
                 mask,
@@ -215,7 +221,8 @@ def _continued(
         own.batch_select_indices(chosen)
         before = mask.index_select(0, chosen)
         places = before.sum(-1, keepdim=True) + torch.arange(width, device=mask.device)
-        logits = model.model(
+        logits = model.run(
+            [pairs[number][1] for number in numbers],
             input_ids=ids,
             attention_mask=torch.cat([before, torch.ones_like(ids)], 1),
             # Padding behind a short continuation must not ask for a position the model does not have.

@@ -7,9 +7,9 @@ place. Every kind of model in `models` that has a network in memory builds on th
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from genepool.devices import check_device, check_dtype
 from genepool.errors import InputError
@@ -18,6 +18,24 @@ from genepool.weights import Weights
 
 if TYPE_CHECKING:
     import torch
+
+
+class PassListener(Protocol):
+    """Is told of every pass of a network which request each of its lines belongs to.
+
+    A request is the number of a prompt among those that a question names. Lines are sorted by length, read once where
+    prompts are alike, repeated, and leave when they have ended: only who asks knows whose they are.
+    """
+
+    def alike(self, request: int) -> Hashable:
+        """What requests of one prompt must have in common so that it is read once for them."""
+
+    def passing(self, requests: Sequence[int]) -> AbstractContextManager[None]:
+        """The pass runs inside.
+
+        Args:
+            requests: of each line.
+        """
 
 
 class Network(Model):
@@ -31,6 +49,8 @@ class Network(Model):
         model: the network.
         title: of the weights it was made of, whatever it holds now; for errors.
     """
+
+    _listener: PassListener | None = None
 
     def __init__(self, weights: Weights, model: Any) -> None:
         self.model = model
@@ -61,6 +81,33 @@ class Network(Model):
     def _prepared_by(cls, weights: Weights) -> tuple[Any, ...]:
         """What else the class is made with: whatever prepares its prompts."""
         return ()
+
+    @contextmanager
+    def listened(self, listener: PassListener) -> Iterator[None]:
+        """Inside, the listener is told of every pass that answers a question, and the pass runs as it wants."""
+        before, self._listener = self._listener, listener
+        try:
+            yield
+        finally:
+            self._listener = before
+
+    def run(self, requests: Sequence[int], **inputs: Any) -> Any:
+        """One pass of the network.
+
+        Args:
+            requests: the request that each line belongs to.
+            inputs: what the network is called with.
+        """
+        with self.passing(requests):
+            return self.model(**inputs)
+
+    def passing(self, requests: Sequence[int]) -> AbstractContextManager[None]:
+        """Inside, a part of the network makes a pass whose lines belong to these requests; see `run`."""
+        return nullcontext() if self._listener is None else self._listener.passing(requests)
+
+    def alike(self, request: int) -> Hashable:
+        """What requests of one prompt must have in common so that it is read once for them."""
+        return None if self._listener is None else self._listener.alike(request)
 
     @property
     def name(self) -> str:

@@ -41,7 +41,11 @@ class _Row:
 
 
 def write_taking_back(
-    model: LanguageModel, heads: Sequence[Sequence[int]], keys: Sequence[str], decoding: Decoding
+    model: LanguageModel,
+    heads: Sequence[Sequence[int]],
+    keys: Sequence[str],
+    decoding: Decoding,
+    requests: Sequence[int],
 ) -> list[Written]:
     """What a model with a backspace writes after each prompt of a batch.
 
@@ -53,6 +57,7 @@ def write_taking_back(
         heads: token ids of the prompts.
         keys: one per row; the randomness of a drawn answer belongs to (seed, key).
         decoding: how; `max_new_tokens` bounds what is written in the end.
+        requests: the prompts' numbers.
     """
     import torch
 
@@ -64,7 +69,8 @@ def write_taking_back(
     running = list(range(len(heads)))
     with torch.inference_mode():
         while running:
-            logits = _last_logits(model, [[*heads[at], *rows[at].tokens] for at in running])
+            tokens = [[*heads[at], *rows[at].tokens] for at in running]
+            logits = _last_logits(model, tokens, [requests[at] for at in running])
             barred = logits.clone()
             for line, at in enumerate(running):
                 row = rows[at]
@@ -104,7 +110,7 @@ def _goes_on(model: LanguageModel, row: _Row, token: int, share: float, limit: i
     return row.chosen < MOST_CHOICES * limit
 
 
-def _last_logits(model: LanguageModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+def _last_logits(model: LanguageModel, rows: Sequence[Sequence[int]], requests: Sequence[int]) -> torch.Tensor:
     """Logits behind the last token of each row, (rows, vocabulary), float32, on the processor."""
     import torch
 
@@ -114,6 +120,6 @@ def _last_logits(model: LanguageModel, rows: Sequence[Sequence[int]]) -> torch.T
         ids[line, : len(row)] = torch.tensor(row)
     # Padding stands behind every token that matters, so the causal mask alone keeps it out.
     begins = model.answers_begin([len(row) - 1 for row in rows])
-    logits = model.model(input_ids=ids.to(model.device), use_cache=False, **begins).logits
+    logits = model.run(requests, input_ids=ids.to(model.device), use_cache=False, **begins).logits
     found: torch.Tensor = logits[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])].float().cpu()
     return found

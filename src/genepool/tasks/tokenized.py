@@ -133,7 +133,7 @@ class TokenizedNetwork(Network):
         with torch.inference_mode():
             for rows in batches([len(head) for head in heads], batch_size, self._token_bytes):
                 ids, mask = padded([heads[row] for row in rows], self.device)
-                layers = self._layers(ids, mask)
+                layers = self._layers(rows, ids, mask)
                 for line, row in enumerate(rows):
                     found[row] = tuple(layer[line, : len(heads[row])].float().cpu() for layer in layers)
         return [found[row] for row in range(len(heads))]
@@ -143,10 +143,10 @@ class TokenizedNetwork(Network):
         """Bytes of one token's hidden state, which bounds the batches of models that have no logits per token."""
         return 4 * int(getattr(self.model.config.get_text_config(), "hidden_size", 0) or 4096)
 
-    def _layers(self, ids: torch.Tensor, mask: torch.Tensor) -> Sequence[torch.Tensor]:
+    def _layers(self, requests: Sequence[int], ids: torch.Tensor, mask: torch.Tensor) -> Sequence[torch.Tensor]:
         """Hidden states of a batch, the embedding first: (rows, width, hidden) each."""
-        states: Sequence[torch.Tensor] = self.model(
-            input_ids=ids, attention_mask=mask, output_hidden_states=True
+        states: Sequence[torch.Tensor] = self.run(
+            requests, input_ids=ids, attention_mask=mask, output_hidden_states=True
         ).hidden_states
         return states
 

@@ -7,7 +7,7 @@ prompts at once, and rows stay until the last has ended. `decoding` chooses the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,10 +43,15 @@ class Rows(BatchRows):
     Args:
         model: who writes.
         heads: the prompts' token ids, each at least one.
+        requests: the prompts' numbers; counted from 0 when None.
     """
 
-    def __init__(self, model: LanguageModel, heads: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, model: LanguageModel, heads: Sequence[Sequence[int]], requests: Sequence[int] | None = None
+    ) -> None:
         self.model = model
+        #: Of every line.
+        self.requests = list(range(len(heads)) if requests is None else requests)
         self.ids, self.mask = padded_left(heads, model.device)
         self.positions = (self.mask.cumsum(-1) - 1).clamp_min(0)
         self.state: Any = None
@@ -62,13 +67,16 @@ class Rows(BatchRows):
             # Where a model keeps no such state, it reads everything again.
             self.ids = new if self.state is not None else torch.cat([self.ids, new], 1)
             self.positions = after if self.state is not None else torch.cat([self.positions, after], 1)
-        result = self._read(self.ids, self.mask, self.positions, self.state)
+        result = self._read(self.requests, self.ids, self.mask, self.positions, self.state)
         self.state = getattr(result, "past_key_values", None)
         logits: torch.Tensor = result.logits[:, -1]
         return logits
 
-    def _read(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, state: Any) -> Any:
-        return self.model.model(
+    def _read(
+        self, requests: Sequence[int], ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, state: Any
+    ) -> Any:
+        return self.model.run(
+            requests,
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
@@ -82,15 +90,22 @@ class RowsInRoom(Rows):
     """The rows of a batch under a model that keeps keys and values: prompts are read in groups, and ended rows leave.
 
     Args:
-        model, heads: as for `Rows`.
+        model, heads, requests: as for `Rows`.
     """
 
-    def __init__(self, model: LanguageModel, heads: Sequence[Sequence[int]]) -> None:
-        super().__init__(model, heads)
-        # Prompts that are alike are read once.
-        self._owners: dict[tuple[int, ...], list[int]] = {}
-        for row, head in enumerate(heads):
-            self._owners.setdefault(tuple(head), []).append(row)
+    def __init__(
+        self, model: LanguageModel, heads: Sequence[Sequence[int]], requests: Sequence[int] | None = None
+    ) -> None:
+        super().__init__(model, heads, requests)
+        self._heads = [tuple(head) for head in heads]
+        # Prompts that are alike are read once, by the first row of them.
+        firsts: dict[tuple[Hashable, tuple[int, ...]], int] = {}
+        self._owners: dict[int, list[int]] = {}
+        for row, head in enumerate(self._heads):
+            first = firsts.setdefault((model.alike(self.requests[row]), head), row)
+            self._owners.setdefault(first, []).append(row)
+        #: Whether what prompts begin with may be read once for all.
+        self._may_share = len({kind for kind, _ in firsts}) == 1
 
     def step(self, new: torch.Tensor | None) -> torch.Tensor:
         """See `BatchRows.step`."""
@@ -102,6 +117,7 @@ class RowsInRoom(Rows):
 
         kept = torch.tensor(lines, device=self.mask.device)
         self.mask, self.positions = self.mask.index_select(0, kept), self.positions.index_select(0, kept)
+        self.requests = [self.requests[line] for line in lines]
         self.state.batch_select_indices(kept)
         return True
 
@@ -112,35 +128,38 @@ class RowsInRoom(Rows):
         from genepool.tasks.roomy_cache import RoomyCache, looks_at_all
 
         width, unique = self.mask.shape[1], list(self._owners)
-        begin = _common_beginning(unique)
+        heads = [self._heads[row] for row in unique]
+        begin = _common_beginning(heads)
         shared: Any = None
-        if begin >= _WORTH_SHARING and len(unique) > 1:
-            ids, mask = padded_left([unique[0][:begin]], self.model.device)
-            shared = self._read(ids, mask, mask.cumsum(-1) - 1, None).past_key_values
+        if begin >= _WORTH_SHARING and len(unique) > 1 and self._may_share:
+            ids, mask = padded_left([heads[0][:begin]], self.model.device)
+            shared = self._read(self.requests[:1], ids, mask, mask.cumsum(-1) - 1, None).past_key_values
             # What a window holds of the beginning depends on how long the rest is.
             shared = shared if looks_at_all(shared) else None
         known = begin if shared is not None else 0
         found: dict[int, torch.Tensor] = {}
-        for group in _groups(unique, known, self.model.device.type, alike=self.model.model.dtype == torch.float64):
+        for places in _groups(heads, known, self.model.device.type, alike=self.model.model.dtype == torch.float64):
+            group = [unique[place] for place in places]
             result = self._read_group(group, known, shared)
             if self.state is None:
                 self.state = RoomyCache(result.past_key_values, len(self.mask), width)
-            for line, head in enumerate(group):
-                found.update(dict.fromkeys(self._owners[head], result.logits[line, -1]))
-            owners = [(row, line) for line, head in enumerate(group) for row in self._owners[head]]
+            for line, first in enumerate(group):
+                found.update(dict.fromkeys(self._owners[first], result.logits[line, -1]))
+            owners = [(row, line) for line, first in enumerate(group) for row in self._owners[first]]
             self.state.put(owners, result.past_key_values)
         return torch.stack([found[row] for row in range(len(self.mask))])
 
-    def _read_group(self, group: Sequence[tuple[int, ...]], known: int, shared: Any) -> Any:
+    def _read_group(self, rows: Sequence[int], known: int, shared: Any) -> Any:
         """What the network gives for some prompts of which it has read the first `known` tokens, which are alike."""
         from genepool.tasks.roomy_cache import begun_cache
 
+        group = [self._heads[row] for row in rows]
         ids, mask = padded_left(group, self.model.device)
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
         # Rows end together. A shorter one begins later, so it reads the end of what is known again.
         late = [len(group[0]) - len(head) for head in group]
         state = begun_cache(shared, late) if known else None
-        return self._read(ids[:, known:], mask, positions[:, known:], state)
+        return self._read([self.requests[row] for row in rows], ids[:, known:], mask, positions[:, known:], state)
 
 
 def _common_beginning(heads: Sequence[tuple[int, ...]]) -> int:
@@ -150,10 +169,8 @@ def _common_beginning(heads: Sequence[tuple[int, ...]]) -> int:
     return next((i for i in range(shortest) if first[i] != last[i]), shortest)
 
 
-def _groups(
-    heads: Sequence[tuple[int, ...]], known: int, device: str, *, alike: bool = False
-) -> Iterator[list[tuple[int, ...]]]:
-    """Prompts that are read at once but for their first `known` tokens, the longest first.
+def _groups(heads: Sequence[tuple[int, ...]], known: int, device: str, *, alike: bool = False) -> Iterator[list[int]]:
+    """Numbers of the prompts that are read at once but for their first `known` tokens, the longest first.
 
     Beyond some tokens a processor gains nothing from more, and what a layer computes no longer fits its cache.
 
@@ -165,11 +182,12 @@ def _groups(
             ("eager", which Gemma 2 and gpt-oss use) takes shares in float32, where the lowest number of float64 is
             minus infinity: places of padding, which see nothing, would be NaN, and so would the row.
     """
-    order = sorted(heads, key=lambda head: -len(head))
+    order = sorted(range(len(heads)), key=lambda place: -len(heads[place]))
     while order:
-        rows = max(1, _READ_AT_ONCE // (len(order[0]) - known)) if device == "cpu" else len(order)
+        longest = len(heads[order[0]])
+        rows = max(1, _READ_AT_ONCE // (longest - known)) if device == "cpu" else len(order)
         if alike:
-            rows = min(rows, sum(len(head) == len(order[0]) for head in order))
+            rows = min(rows, sum(len(heads[place]) == longest for place in order))
         yield order[:rows]
         order = order[rows:]
 

@@ -234,6 +234,7 @@ class TwinComposition(KnownTaskComposition):
         return routed_kind(open_model(self.skills.base).kind)
 
     def apply(self, network: Network) -> Model:
+        from genepool.composition.mixing.attached import AttachedSkills, why_not_mixed
         from genepool.composition.routing.routed_model import Routing, routed_kind
 
         options = self.composer.options
@@ -245,7 +246,18 @@ class TwinComposition(KnownTaskComposition):
         vectors = self.skills.vectors(held, parts)
         merged = MergedNetwork(network, vectors, CoefficientLayout(len(parts), vectors.names))
         routing = Routing(self._router, options.choice, options.levels, self.name)
-        return routed_kind(type(network))(network, merged, routing, self.name, self.fingerprint)
+        # Otherwise they are put into the network's weights, one mixture at a time.
+        beside = range(1, len(parts))
+        mixed = not set(beside) & set(why_not_mixed(vectors, network.model, all_rows=True))
+        return routed_kind(type(network))(
+            network,
+            merged,
+            routing,
+            self.name,
+            self.fingerprint,
+            skills=self.skills.names,
+            attached=AttachedSkills(network.model, vectors, beside, all_rows=True) if mixed else None,
+        )
 
     def fold(self) -> NoReturn:
         """Refused: it chooses by input."""

@@ -1,14 +1,16 @@
 """A composition whose weights depend on the input, as a model of the base's kind that tasks can ask.
 
-Each prompt is read by the shared model, the router turns what it reads into the weights of the skills' parts, and
-prompts of equal weights are answered together by the network with these weights. A result is that of the prompt alone.
-Uses `gradient`, which puts a mixture into a network, and tasks.
+Each prompt is read by the shared model, and the router turns what it reads into the weights of the skills' parts. Parts
+that are low-rank changes of linear layers run beside the network, so prompts of any weights are answered in one batch
+(`mixing`). Otherwise prompts of equal weights are answered together, by the network with these weights (`gradient`). A
+result is that of the prompt alone.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +18,8 @@ import torch
 
 from genepool.composition.composed_model import ComposedModel
 from genepool.composition.gradient import MergedNetwork
+from genepool.composition.mixing.attached import AttachedSkills
+from genepool.composition.mixing.listeners import WeightsByRequest
 from genepool.composition.routing.router import Router
 from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch, Question
@@ -23,6 +27,7 @@ from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written
 from genepool.tasks.likelihoods import ContinuationLikelihood
 from genepool.tasks.models import Model
 from genepool.tasks.network import Network
+from genepool.tasks.used_skills import UsedSkills
 from genepool.weights import Weights
 
 #: How the router's logits become weights: their softmax, or the likeliest skill alone.
@@ -90,10 +95,10 @@ def input_vectors(network: Network, prompts: Sequence[str], batch_size: int = DE
 
 @dataclass(frozen=True)
 class RoutedBatch(AnswerBatch):
-    """Questions of equal weights.
+    """Questions, and the weights of the skills.
 
     Attributes:
-        weights: of the skills, shape (skills,).
+        weights: shape (questions of all batches, skills); (skills,) where all questions of a batch share theirs.
     """
 
     weights: torch.Tensor
@@ -108,11 +113,24 @@ class RoutedModel(ComposedModel):
         routing: what decides the mixture.
         name: what the user calls the composition.
         fingerprint: of the composition.
+        skills: their names.
+        attached: the skills' parts beside the network, numbered as in `merged`; None: prompts are answered in groups.
     """
 
-    def __init__(self, base: Network, merged: MergedNetwork, routing: Routing, name: str, fingerprint: str) -> None:
+    def __init__(
+        self,
+        base: Network,
+        merged: MergedNetwork,
+        routing: Routing,
+        name: str,
+        fingerprint: str,
+        *,
+        skills: Sequence[str] = (),
+        attached: AttachedSkills | None = None,
+    ) -> None:
         self.base, self._merged, self._routing = base, merged, routing
         self._name, self._fingerprint = name, fingerprint
+        self._names, self._attached = tuple(skills), attached
         self._known: dict[str, tuple[float, ...]] = {}
         self._put: tuple[float, ...] | None = None
 
@@ -151,6 +169,14 @@ class RoutedModel(ComposedModel):
             found = self._weights_of(input_vectors(self.base, new)).tolist()
             self._known |= {prompt: tuple(row) for prompt, row in zip(new, found, strict=True)}
         return torch.tensor([self._known[prompt] for prompt in prompts]).view(len(prompts), self._skills)
+
+    def skills_used(self, prompts: Sequence[str], answers: Sequence[str]) -> list[UsedSkills]:
+        """See `Model.skills_used`: a prompt's skills answer all of it."""
+        names = self._names or [f"skill {number}" for number in range(1, self._skills + 1)]
+        return [
+            UsedSkills({name: weight for name, weight in zip(names, row, strict=True) if weight})
+            for row in self.weights(prompts).tolist()
+        ]
 
     def write(
         self, prompts: Sequence[str], keys: Sequence[str], decoding: Decoding, batch_size: int = DEFAULT_BATCH
@@ -200,8 +226,12 @@ class RoutedModel(ComposedModel):
         closed: bool = False,
         packed: bool = False,
     ) -> list[AnswerBatch]:
-        """See `Model.answer_batches`; a batch holds questions of equal weights."""
+        """See `Model.answer_batches`; rows hold one question, or a batch holds questions of equal weights."""
         found: list[AnswerBatch] = []
+        if self._attached is not None:
+            each = self.weights([one.prompt for one in questions])
+            made = self.base.answer_batches(questions, batch_size, closed=closed, packed=False)
+            return [RoutedBatch(**vars(batch), weights=each) for batch in made]
         for weights, some in self._groups([one.prompt for one in questions]):
             asked = [questions[i] for i in some]
             for batch in self.base.answer_batches(asked, batch_size, closed=closed, packed=packed):
@@ -217,6 +247,9 @@ class RoutedModel(ComposedModel):
         """
         if not isinstance(batch, RoutedBatch):
             raise InputError("the questions are not routed", where=self.name, fix="Make the batch with this model")
+        if self._attached is not None:
+            with self._beside(batch.weights):
+                return self.base.answer_logits(batch)
         self._hold(tuple(batch.weights.tolist()))
         return self.base.answer_logits(batch)
 
@@ -229,6 +262,9 @@ class RoutedModel(ComposedModel):
 
     def _each(self, prompts: Sequence[str], ask: Callable[[list[int]], Sequence[_Answer]]) -> list[_Answer]:
         """Asks the numbers of some prompts at a time, each time the network that answers them."""
+        if self._attached is not None:
+            with self._beside(self.weights(prompts)):
+                return list(ask(list(range(len(prompts)))))
         found: dict[int, _Answer] = {}
         for weights, some in self._groups(prompts):
             self._hold(weights)
@@ -241,6 +277,15 @@ class RoutedModel(ComposedModel):
         for number, row in enumerate(self.weights(prompts).tolist()):
             groups.setdefault(tuple(row), []).append(number)
         return list(groups.items())
+
+    @contextmanager
+    def _beside(self, weights: torch.Tensor) -> Iterator[None]:
+        """Inside, the skills' parts run beside the network, weighed as these requests want: (requests, skills)."""
+        assert self._attached is not None
+        self._hold((0.0,) * self._skills)
+        with_shared = torch.cat([weights.new_zeros(len(weights), 1), weights], 1)
+        with self.base.listened(WeightsByRequest(self._attached, with_shared)):
+            yield
 
     def _hold(self, weights: tuple[float, ...]) -> None:
         """Puts a mixture into the network: the shared part, and the skills' parts times their weights."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from genepool.tasks.answers import AnswerBatch, Question
     from genepool.tasks.decoding import Forced, Written
     from genepool.tasks.likelihoods import ContinuationLikelihood
+    from genepool.tasks.used_skills import UsedSkills
 
 # What a kind of model can be asked for; each stands for the methods of `Model` under its heading.
 Capability = Literal["text", "likelihoods", "classes", "hidden states", "episodes"]
@@ -153,6 +154,22 @@ class Model(ABC):
             batch_size: rows computed at once.
         """
         self._cannot("generate text")
+
+    def skills_used(self, prompts: Sequence[str], answers: Sequence[str]) -> list[UsedSkills]:
+        """Which skills answer each prompt.
+
+        Args:
+            prompts: texts.
+            answers: what the model wrote after each.
+
+        Raises:
+            InputError: it does not choose among skills.
+        """
+        raise InputError(
+            f"{self.kind} does not choose among skills",
+            where=self.name,
+            fix="Leave --show-skills out, or name a composition that chooses by input",
+        )
 
     # ------------------------------------------------------------------ likelihoods
 

@@ -82,7 +82,7 @@ class LanguageModel(WritingNetwork):
         spare = self.last_logits_only and not begins and not self._watched
         unread = int(batch.places.min()) if spare else 0
         spared = {"logits_to_keep": inputs["input_ids"].shape[1] - unread} if unread else {}
-        logits: torch.Tensor = self.model(**inputs, use_cache=False, **begins, **spared).logits
+        logits: torch.Tensor = self.run(batch.numbers, **inputs, use_cache=False, **begins, **spared).logits
         return logits[batch.rows.to(self.device), (batch.places - unread).to(self.device)].float()
 
     @contextmanager

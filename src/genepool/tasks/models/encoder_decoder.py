@@ -6,7 +6,7 @@ Any architecture that transformers builds with `AutoModelForSeq2SeqLM`. Decoding
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -61,7 +61,7 @@ class EncoderDecoder(WritingNetwork):
         written: dict[int, Written] = {}
         with torch.inference_mode():
             for rows in batches([len(head) for head in heads], batch_size, self.logit_bytes, last_only=True):
-                batch = _DecodedRows(self, [heads[row] for row in rows])
+                batch = _DecodedRows(self, [heads[row] for row in rows], rows)
                 limits = [min(decoding.max_new_tokens, self._room)] * len(rows)
                 found = write_rows(self, batch, limits, [keys[row] for row in rows], decoding)
                 written.update(zip(rows, found, strict=True))
@@ -120,7 +120,7 @@ class EncoderDecoder(WritingNetwork):
     def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
         """See `Model.answer_logits`."""
         inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
-        logits: torch.Tensor = self.model(**inputs, use_cache=False).logits
+        logits: torch.Tensor = self.run(batch.numbers, **inputs, use_cache=False).logits
         return logits[batch.rows.to(self.device), batch.places.to(self.device)].float()
 
     def encode_target(self, text: str) -> list[int]:
@@ -162,10 +162,13 @@ class EncoderDecoder(WritingNetwork):
         check_length(self, heads, unread=1)
         return heads
 
-    def _encoded_batch(self, heads: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encoded_batch(
+        self, heads: Sequence[Sequence[int]], requests: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The encoder's states of some prompts, (rows, width, hidden), and their mask."""
         ids, mask = padded(heads, self.device)
-        states: torch.Tensor = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        with self.passing(requests):
+            states: torch.Tensor = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
         return states, mask
 
     def _read(
@@ -180,21 +183,23 @@ class EncoderDecoder(WritingNetwork):
 
         for tail in tails:
             self._check_target(tail)
-        groups: dict[tuple[int, ...], list[int]] = {}
+        groups: dict[tuple[Hashable, tuple[int, ...]], list[int]] = {}
         for place, head in enumerate(heads):
-            groups.setdefault(tuple(head), []).append(place)
-        unique = list(groups)
+            groups.setdefault((self.alike(place), tuple(head)), []).append(place)
+        unique = list(groups.values())
         first = len(self._begin) - 1
         with torch.inference_mode():
-            for rows in batches([len(head) for head in unique], batch_size, self.logit_bytes):
-                states, mask = self._encoded_batch([unique[row] for row in rows])
-                pairs = [(line, place) for line, row in enumerate(rows) for place in groups[unique[row]]]
+            for rows in batches([len(heads[places[0]]) for places in unique], batch_size, self.logit_bytes):
+                firsts = [unique[row][0] for row in rows]
+                states, mask = self._encoded_batch([heads[first] for first in firsts], firsts)
+                pairs = [(line, place) for line, row in enumerate(rows) for place in unique[row]]
                 lengths = [len(self._begin) + len(tails[place]) for _, place in pairs]
                 for chunk in batches(lengths, batch_size, self.logit_bytes):
                     lines = torch.tensor([pairs[at][0] for at in chunk], device=self.device)
                     ids, _ = padded([[*self._begin, *tails[pairs[at][1]]] for at in chunk], self.device)
                     # Padding stands behind every token that matters, so the causal mask alone keeps it out.
-                    logits = self.model(
+                    logits = self.run(
+                        [pairs[at][1] for at in chunk],
                         encoder_outputs=BaseModelOutput(last_hidden_state=states[lines]),
                         attention_mask=mask[lines],
                         decoder_input_ids=ids,
@@ -212,11 +217,12 @@ class EncoderDecoder(WritingNetwork):
                 fix="Shorten it",
             )
 
-    def _layers(self, ids: torch.Tensor, mask: torch.Tensor) -> Sequence[torch.Tensor]:
+    def _layers(self, requests: Sequence[int], ids: torch.Tensor, mask: torch.Tensor) -> Sequence[torch.Tensor]:
         """Of the encoder, which is what has read the prompt."""
-        states: Sequence[torch.Tensor] = self.model.get_encoder()(
-            input_ids=ids, attention_mask=mask, output_hidden_states=True
-        ).hidden_states
+        with self.passing(requests):
+            states: Sequence[torch.Tensor] = self.model.get_encoder()(
+                input_ids=ids, attention_mask=mask, output_hidden_states=True
+            ).hidden_states
         return states
 
 
@@ -226,13 +232,15 @@ class _DecodedRows(BatchRows):
     Args:
         model: who writes.
         heads: the prompts' token ids.
+        requests: the prompts' numbers.
     """
 
-    def __init__(self, model: EncoderDecoder, heads: Sequence[Sequence[int]]) -> None:
+    def __init__(self, model: EncoderDecoder, heads: Sequence[Sequence[int]], requests: Sequence[int]) -> None:
         import torch
 
         self._model = model
-        self._states, self._mask = model._encoded_batch(heads)
+        self._states, self._mask = model._encoded_batch(heads, requests)
+        self._requests = list(requests)
         self._begin = torch.tensor([model._begin] * len(heads), device=model.device)
         self._memory: Any = None
 
@@ -243,7 +251,8 @@ class _DecodedRows(BatchRows):
 
         from genepool.tasks.roomy_cache import roomy
 
-        result = self._model.model(
+        result = self._model.run(
+            self._requests,
             encoder_outputs=BaseModelOutput(last_hidden_state=self._states),
             attention_mask=self._mask,
             decoder_input_ids=self._begin if new is None else new,
@@ -270,5 +279,6 @@ class _DecodedRows(BatchRows):
             return False
         kept = torch.tensor(lines, device=self._mask.device)
         self._states, self._mask = self._states.index_select(0, kept), self._mask.index_select(0, kept)
+        self._requests = [self._requests[line] for line in lines]
         memory.batch_select_indices(kept)
         return True

@@ -76,7 +76,7 @@ class ImageClassifier(Network):
         found = torch.zeros(len(prompts), len(self.labels))
         with torch.inference_mode():
             for rows, pixels in self._batches(prompts, batch_size):
-                found[rows] = self.model(pixel_values=pixels).logits.float().log_softmax(-1).cpu()
+                found[rows] = self.run(rows, pixel_values=pixels).logits.float().log_softmax(-1).cpu()
         return found
 
     def answer_batches(
@@ -96,7 +96,8 @@ class ImageClassifier(Network):
 
     def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
         """See `Model.answer_logits`."""
-        logits: torch.Tensor = self.model(pixel_values=batch.inputs["pixel_values"].to(self.device)).logits
+        pixels = batch.inputs["pixel_values"].to(self.device)
+        logits: torch.Tensor = self.run(batch.numbers, pixel_values=pixels).logits
         return logits.float()
 
     def hidden_states(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> list[tuple[torch.Tensor, ...]]:
@@ -106,7 +107,7 @@ class ImageClassifier(Network):
         found: dict[int, tuple[torch.Tensor, ...]] = {}
         with torch.inference_mode():
             for rows, pixels in self._batches(prompts, batch_size):
-                layers = self.model(pixel_values=pixels, output_hidden_states=True).hidden_states
+                layers = self.run(rows, pixel_values=pixels, output_hidden_states=True).hidden_states
                 flat = [layer.flatten(2).transpose(1, 2) if layer.dim() == 4 else layer for layer in layers]
                 for line, row in enumerate(rows):
                     found[row] = tuple(layer[line].float().cpu() for layer in flat)

@@ -64,7 +64,7 @@ class SequenceClassifier(TokenizedNetwork):
         with torch.inference_mode():
             for rows in batches([len(head) for head in heads], 1 if pad is None else batch_size, self._token_bytes):
                 ids, mask = padded([heads[row] for row in rows], self.device, pad or 0)
-                logits = self.model(input_ids=ids, attention_mask=mask).logits
+                logits = self.run(rows, input_ids=ids, attention_mask=mask).logits
                 found[rows] = logits.float().log_softmax(-1).cpu()
         return found
 
@@ -92,7 +92,7 @@ class SequenceClassifier(TokenizedNetwork):
     def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
         """See `Model.answer_logits`."""
         inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
-        logits: torch.Tensor = self.model(**inputs).logits
+        logits: torch.Tensor = self.run(batch.numbers, **inputs).logits
         return logits.float()
 
     @cached_property

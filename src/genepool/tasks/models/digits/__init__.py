@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.errors import InputError
@@ -82,7 +82,7 @@ class DigitsModel(Network):
         import torch
 
         with torch.inference_mode():
-            logits = [self.model(part) for part in torch.split(self._pixels(prompts), batch_size)]
+            logits = [self.run(rows, pixels=part) for rows, part in self._parts(prompts, batch_size)]
             return torch.cat(logits).float().log_softmax(-1).cpu()
 
     def answer_batches(
@@ -103,17 +103,27 @@ class DigitsModel(Network):
 
     def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
         """See `Model.answer_logits`."""
-        logits: torch.Tensor = self.model(batch.inputs["pixels"])
+        logits: torch.Tensor = self.run(batch.numbers, pixels=batch.inputs["pixels"])
         return logits.float()
 
     def hidden_states(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> list[tuple[torch.Tensor, ...]]:
         """See `Model.hidden_states`; places are the class token and the four patches."""
         import torch
 
+        parts = []
         with torch.inference_mode():
-            parts = [self.model.states(part) for part in torch.split(self._pixels(prompts), batch_size)]
+            for rows, part in self._parts(prompts, batch_size):
+                with self.passing(rows):
+                    parts.append(self.model.states(part))
         layers = [torch.cat(layer).float().cpu() for layer in zip(*parts, strict=True)]
         return list(zip(*layers, strict=True))
+
+    def _parts(self, prompts: Sequence[str], size: int) -> Iterator[tuple[range, torch.Tensor]]:
+        """(numbers of some prompts, their pixels), at most `size` at a time."""
+        pixels = self._pixels(prompts)
+        for start in range(0, len(prompts), size):
+            rows = range(start, min(start + size, len(prompts)))
+            yield rows, pixels[start : rows.stop]
 
     def _pixels(self, prompts: Sequence[str]) -> torch.Tensor:
         """The images as the network reads them, (prompts, 64).
