@@ -117,6 +117,9 @@ class RoutedModel(ComposedModel):
         attached: the skills' parts beside the network, numbered as in `merged`; None: prompts are answered in groups.
     """
 
+    names: tuple[str, ...] = ()
+    _attached: AttachedSkills | None = None
+
     def __init__(
         self,
         base: Network,
@@ -130,7 +133,7 @@ class RoutedModel(ComposedModel):
     ) -> None:
         self.base, self._merged, self._routing = base, merged, routing
         self._name, self._fingerprint = name, fingerprint
-        self._names, self._attached = tuple(skills), attached
+        self.names, self._attached = tuple(skills), attached
         self._known: dict[str, tuple[float, ...]] = {}
         self._put: tuple[float, ...] | None = None
 
@@ -172,7 +175,7 @@ class RoutedModel(ComposedModel):
 
     def skills_used(self, prompts: Sequence[str], answers: Sequence[str]) -> list[UsedSkills]:
         """See `Model.skills_used`: a prompt's skills answer all of it."""
-        names = self._names or [f"skill {number}" for number in range(1, self._skills + 1)]
+        names = self.names or [f"skill {number}" for number in range(1, self._skills + 1)]
         return [
             UsedSkills({name: weight for name, weight in zip(names, row, strict=True) if weight})
             for row in self.weights(prompts).tolist()
