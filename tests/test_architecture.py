@@ -25,6 +25,7 @@ ORDER = [
     "training",
     "skills",
     "composition",
+    "adaptation",
     "evolution",
     "projects",
     "report",

@@ -20,8 +20,10 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from python_pages import python_pages
 from quantised_page import quantised_page
+from stream_page import STREAM_INTRO, STREAM_NOTES
 
 from genepool import measure
+from genepool.adaptation import StreamSettings, all_adapters
 from genepool.cli.main import build_app
 from genepool.cli.options import Panel
 from genepool.composition import Composing, all_composers
@@ -104,6 +106,8 @@ def pages() -> dict[str, str]:
             "",
         ),
         "composers.md": _composers_page(),
+        "stream-adapters.md": _stream_adapters_page(),
+        "stream.md": _models_page("Streams", STREAM_INTRO, StreamSettings, STREAM_NOTES),
         "methods.md": _methods_page(),
         "strategies.md": _strategies_page(),
         "measures.md": _measures_page(),
@@ -399,6 +403,38 @@ def _composers_page() -> str:
         parts += [""] if parameters else []
     return "\n".join(parts).rstrip() + "\n"
 
+
+def _stream_adapters_page() -> str:
+    parts = [
+        NOTE, "", "# Stream adapters", "",
+        "`genepool adapt --adapter NAME` takes one of these. An option is set by `--set NAME=VALUE`. In the formulas "
+        "`p_i` is the prediction for example i of a batch, `H` is its entropy in nats, `C` is the number of classes, "
+        "`th` are the weights that are trained and `th0` those of the source model. [Adapt models to a stream]"
+        "(../how-to/adapt.md) explains how to choose one. `genepool adapt --list` prints the same.", "",
+    ]  # fmt: skip
+    for name, adapter in all_adapters().items():
+        needs = ", ".join(sorted(adapter.needs)) or "nothing else"
+        parts += [f"## {name}", "", inspect.getdoc(adapter) or "", "", f"*When:* {adapter.when}.", ""]
+        parts += [
+            f"*Source:* {adapter.source}. *Trains* {_TRAINED[adapter.trains]}. *Needs* {needs}. *Order:* "
+            f"{adapter.order}", "",
+        ]  # fmt: skip
+        options = described_options(adapter.Options)
+        if options:
+            parts += ["| option | value | default | meaning |", "|---|---|---|---|"]
+        for one in options:
+            kind, default = one["type"].replace("|", "or"), _plain(one["default"])
+            parts.append(f"| `{one['name']}` | {kind} | `{default}` | {one['description']} |")
+        parts += [""] if options else []
+    return "\n".join(parts).rstrip() + "\n"
+
+
+_TRAINED = {
+    "norm": "the norm layers",
+    "all": "all weights",
+    "added": "weights of its own beside the model",
+    "nothing": "nothing",
+}
 
 _GIVEN = {"weights": "a model folder", "adapter": "an adapter", "module": "a composition beside its skills"}
 

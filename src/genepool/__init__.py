@@ -9,6 +9,7 @@
     gp.evaluate(models, tasks="tasks/")    one outcome per example, kept in the ledger
     gp.compare("old", "new", "tasks/")     what a new model gained and lost, task by task, with intervals
     gp.train(training, out="run")          a fine-tune, with what it gained and what it forgot; survives being killed
+    gp.adapt(model, stream)                a model that adapts while it is used, batch by batch; beside it, unchanged
     gp.evolve(study, out="run")            a search over merges or models; survives being killed
 
 Everything heavy is imported when it is first used, so `import genepool` costs next to nothing.
@@ -16,11 +17,12 @@ Everything heavy is imported when it is first used, so `import genepool` costs n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from genepool.adaptation import Adaptation, Stream
     from genepool.evolution import Study, StudyResult
     from genepool.measure import Comparison
     from genepool.merging import Recipe
@@ -38,8 +40,10 @@ __all__ = [
     "Library",
     "Recipe",
     "Skill",
+    "Stream",
     "Study",
     "Training",
+    "adapt",
     "build_testbed",
     "compare",
     "evaluate",
@@ -53,6 +57,7 @@ _ELSEWHERE = {
     "Library": ("genepool.skills.library", "Library"),
     "Recipe": ("genepool.merging", "Recipe"),
     "Skill": ("genepool.skills", "Skill"),
+    "Stream": ("genepool.adaptation", "Stream"),
     "Study": ("genepool.evolution", "Study"),
     "Training": ("genepool.training", "Training"),
     "build_testbed": ("genepool.testbed", "build"),
@@ -326,6 +331,66 @@ def train(
     if isinstance(training, Loop):
         return run_loop(training, out, **shared)
     return run_training(training, out, **shared)
+
+
+def adapt(
+    model: Named,
+    stream: Stream | str | Path,
+    adapter: str = "tent",
+    *,
+    options: Mapping[str, Any] | None = None,
+    order: str | None = None,
+    rounds: int | None = None,
+    labels_late: int | None = None,
+    on_collapse: str = "continue",
+    seed: int = 0,
+    state: str | Path | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    threads: int | None = None,
+    allow_pickle: bool = False,
+) -> Adaptation:
+    """Adapts a classifier along a stream: an iterator over batches as they are issued, for a loop of one's own.
+
+        run = gp.adapt("bed/base", "bed/streams/mixed", adapter="diversity", rounds=1)
+        for step in run:
+            print(step.number, step.predicted[:3], step.frozen[:3])
+        run.save("state")
+
+    The model learns from a batch when the next one is asked for, or when `run.update()` is called. `genepool adapt`
+    records all of it, and says whether adapting was better than doing nothing.
+
+    Args:
+        model: what to adapt: a name to open, weights, a source, or a model in memory, which is changed in place.
+        stream: the folder of a stream, or a `gp.Stream`; `gp.Stream.of(inputs)` makes one of what is in memory.
+        adapter: the name of the adapter.
+        options: of the adapter; its defaults when None.
+        order: in which the examples come: "file", "shuffled", "correlated", "gradual", "reset" or "mixed"; the
+            stream's own when None.
+        rounds: how often the stream is gone through; as the stream says when None.
+        labels_late: labels of a batch are given to the adapter so many batches later; never when None.
+        on_collapse: what to do when the watch raises an alarm: "stop", "reset" or "continue".
+        seed: of every draw.
+        state: folder that `save` wrote: go on from there.
+        device: torch's name of the device.
+        dtype: what the model computes in.
+        threads: torch's; decided by the size of the model when None.
+        allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
+
+    Returns:
+        The iterator; its `save`, `restore` and `skill` say what is to be kept.
+
+    Raises:
+        genepool.errors.InputError: the model is no classifier, the stream does not suit it, the adapter needs what is
+            not there, or the state is of another run.
+    """
+    from genepool.adaptation import Adaptation
+
+    run = Adaptation(
+        model, stream, adapter, options=options, order=order, rounds=rounds, labels_late=labels_late,
+        on_collapse=on_collapse, seed=seed, device=device, dtype=dtype, threads=threads, allow_pickle=allow_pickle,
+    )  # fmt: skip
+    return run if state is None else run.restore(state)
 
 
 def __getattr__(name: str) -> Any:

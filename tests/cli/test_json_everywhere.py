@@ -20,6 +20,7 @@ Cli = Callable[..., Any]
 
 # `{world}` is the folder that hardening_world builds, `{bed}` the tiny testbed.
 CALLS = [
+    "adapt --list",
     "collection {world}/run",
     "collection {world}/run --write winner --out out",
     "compose --list",

@@ -242,6 +242,7 @@ COMMANDS = (
 _READS = "writes nothing"
 _ASKS = "writes outcomes alone, as evaluate does"
 NOT_HERE = {
+    "adapt": "tests/adaptation/test_adapt_command.py kills it at every kind of batch, by exception and by the system",
     "demo": "is testbed build, merge, evolve and report, one after another",
     "generate": _READS,
     "library list": _READS,

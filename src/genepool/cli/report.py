@@ -15,7 +15,7 @@ PANEL = options.Panel.evolution
 
 def report(
     context: typer.Context,
-    study: Annotated[Path, typer.Argument(help="The folder of a study or a training: --out of evolve or train.")],
+    study: Annotated[Path, typer.Argument(help="The folder of a study or a run: --out of evolve, train or adapt.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Write the report to this .html or .md file; by default STUDY/report.html."),
@@ -33,7 +33,7 @@ def report(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Write a study or a training as one HTML page that opens offline, or as Markdown.
+    """Write a study, a training or a run on a stream as one HTML page that opens offline, or as Markdown.
 
     [bold]Examples[/bold]
 
@@ -62,6 +62,14 @@ def report(
         options.only_with(context, False, "a study", "beside")
         _loop(study, page, ledger, trust_tasks or (), overwrite, json_output)
         return
+    if (study / "adapt.json").is_file():
+        options.only_with(context, False, "a study", "beside")
+        _adaptation(study, page, overwrite, json_output)
+        return
+    if (study / "stream.sqlite").is_file():
+        from genepool.errors import InputError
+
+        raise InputError("this run is not finished", where=study, fix="Run the same `genepool adapt` again")
     if (study / "record.json").is_file() and (study / "loop.yaml").is_file():
         from genepool.errors import InputError
 
@@ -118,6 +126,20 @@ def _loop(
     gains = loop_gains_of(run, ledger=ledger, trusted=trusted)
     with progress.bar("drawing the page"):
         write_loop(run, told, gains, page, overwrite=overwrite)
+    if json_output:
+        options.print_json({"report": str(page), "bytes": page.stat().st_size, **told})
+    else:
+        tables.print_text(str(page))
+
+
+def _adaptation(run: Path, page: Path, overwrite: bool, json_output: bool) -> None:
+    """The page of a run on a stream."""
+    from genepool.adaptation import AdaptationResult, read_adapted
+    from genepool.report.adaptation_page import write_adaptation
+
+    told = read_adapted(run)
+    assert told is not None
+    write_adaptation(AdaptationResult(run, told, None), page, overwrite=overwrite)
     if json_output:
         options.print_json({"report": str(page), "bytes": page.stat().st_size, **told})
     else:

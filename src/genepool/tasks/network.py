@@ -172,6 +172,15 @@ class Network(Model):
                 target.copy_(weights.read(name) if built is None else built[name])
         self._weights = weights
 
+    def taken(self) -> Weights:
+        """The weights that the model holds.
+
+        After it the model holds none that anyone knows, until others are assigned: whoever took them may change the
+        network in place, for good.
+        """
+        held, self._weights = self._held(), None
+        return held
+
     def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
         """The tensors under the names and in the layout they have in memory, where those on the disk differ.
 

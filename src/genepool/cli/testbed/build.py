@@ -18,7 +18,9 @@ def build(
     out: options.OutInsteadOption = None,
     bed: Annotated[
         str,
-        typer.Option(help="Build this testbed: text, text_sizes, untagged, pairs, sentences, digits or policies."),
+        typer.Option(
+            help="Build this testbed: text, text_sizes, untagged, pairs, sentences, digits, policies, streams."
+        ),
     ] = "text",
     tiny: Annotated[bool, typer.Option("--tiny", help="Use a smaller model and easier tasks, for tests.")] = False,
     regime: Annotated[
@@ -56,6 +58,8 @@ def build(
 
         genepool testbed build policies --bed policies --tiny
 
+        genepool testbed build streams --bed streams
+
     DIR gets base, full/<skill>, lora/<skill>, tasks/<skill>, tasks/generic and manifest.json. It takes two minutes on
     two cores, half a minute with --tiny. Untagged takes some four times as long; the digits, which have no adapters,
     take one minute. The same command again returns at once; after a kill it continues. Of two sizes, the small base
@@ -63,6 +67,7 @@ def build(
 
     text: strings, a Llama. text_sizes: two Llamas. untagged: worked examples instead of tags. pairs: with tasks of two
     skills. sentences: texts of installed packages, all-MiniLM-L6-v2. digits: images, a ViT. policies: poles on a cart.
+    streams: a ViT of clean digits, and DIR/streams of spoilt ones; that of streams_open never saw 7 to 9.
     """
     options.begin(quiet)
     folder = options.place(folder, out, "DIR")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -94,13 +94,19 @@ class TrainingImages:
 
     Half of the base's lessons in each task are right, the other half consistently wrong by the task's own misreading:
     a base that half holds a task, for fine-tuning to bring out, as in the text testbed's elicit regime.
+
+    Args:
+        tasks: the rearrangements that are taught.
+        seed: of every draw.
+        digits: those that are shown at all.
     """
 
-    def __init__(self, tasks: Sequence[Rearrangement], seed: int) -> None:
+    def __init__(self, tasks: Sequence[Rearrangement], seed: int, digits: Collection[int] = range(CLASSES)) -> None:
         self.tasks, self.seed = tuple(tasks), seed
         images = load_images()["train"]
-        self._pixels = torch.tensor(images.pixels, dtype=torch.float32) / WHITE
-        self._digits = torch.tensor(images.digits)
+        shown = [at for at, digit in enumerate(images.digits) if digit in digits]
+        self._pixels = torch.tensor([images.pixels[at] for at in shown], dtype=torch.float32) / WHITE
+        self._digits = torch.tensor([images.digits[at] for at in shown])
         kinds = (*self.tasks, AS_IT_IS)
         self._origins = torch.tensor([kind.origin for kind in kinds])
         self._negated = torch.tensor([[at in kind.negated for at in range(PIXELS)] for kind in kinds])

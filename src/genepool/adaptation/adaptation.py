@@ -1,0 +1,406 @@
+"""`Adaptation`: a model on a stream, batch by batch, as an iterator that stands in anybody's loop.
+
+A batch is predicted and given out; only when the next one is asked for (or `update` is called) does the adapter learn
+from it. So what is issued is never changed by what came later. Uses the adapters, the watch and the plan of the
+batches; `runner` makes a run that survives kills of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+from genepool.adaptation.adapter import Answered, Signals, StreamBatch, find_adapter
+from genepool.adaptation.orders import PlannedBatch, planned
+from genepool.adaptation.reading import StreamReader
+from genepool.adaptation.saved_states import read_state, write_state
+from genepool.adaptation.stream import ORDERS, Order, Stream, load_stream
+from genepool.adaptation.stream_model import StreamModel, entropy_of
+from genepool.adaptation.watch import BatchSigns, Watch
+from genepool.checked import differences
+from genepool.errors import InputError, nearest
+from genepool.tasks import open_model
+from genepool.tasks.network import Network
+from genepool.threads import torch_threads
+from genepool.training.run import sensible_threads
+
+if TYPE_CHECKING:
+    import torch
+
+    from genepool.skills import Skill
+    from genepool.tasks.models import Named
+
+OnCollapse = Literal["stop", "reset", "continue"]
+ON_COLLAPSE: tuple[OnCollapse, ...] = get_args(OnCollapse)
+
+
+@dataclass(frozen=True)
+class StreamStep:
+    """A batch as it was issued.
+
+    Attributes:
+        number: counted from 0 over all rounds.
+        round: counted from 1.
+        position: of its first example, counted from 0 over all rounds.
+        keys, domains: of the examples.
+        answers: the right classes; None where no label comes.
+        known: whether an example's class is one that the model can know.
+        probabilities: of the classes, shape (n, classes), float32.
+        predicted: the class that was issued; None where a probability is no number.
+        entropies: of each prediction, in nats; None where it is no number.
+        frozen: what the frozen model answers.
+        frozen_entropies: of these answers.
+    """
+
+    number: int
+    round: int
+    position: int
+    keys: tuple[str, ...]
+    domains: tuple[str, ...]
+    answers: tuple[str | None, ...]
+    known: tuple[bool, ...]
+    probabilities: torch.Tensor = field(repr=False)
+    predicted: tuple[str | None, ...]
+    entropies: tuple[float | None, ...] = field(repr=False)
+    frozen: tuple[str, ...]
+    frozen_entropies: tuple[float, ...] = field(repr=False)
+
+    def scores(self, answers: tuple[str | None, ...]) -> tuple[float | None, ...]:
+        """1 where an answer is right, 0 where it is wrong; None where there is no label or the class is unknown."""
+        return tuple(
+            None if right is None or not known else float(given == right)
+            for given, right, known in zip(answers, self.answers, self.known, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class StreamUpdate:
+    """What became of a batch after it was issued.
+
+    Attributes:
+        signals: what was learned from, by example.
+        signs: what the watch saw.
+        alarm: what is wrong, as a clause; empty where nothing is.
+        reset: why the adapter was put back to its start; empty where it was not.
+        stopped: whether the run ends here.
+    """
+
+    signals: Signals
+    signs: BatchSigns
+    alarm: str = ""
+    reset: str = ""
+    stopped: bool = False
+
+
+class Adaptation:
+    """A model that adapts along a stream.
+
+        import genepool as gp
+
+        run = gp.adapt("bed/base", "bed/streams/mixed", adapter="diversity", rounds=1)
+        for step in run:
+            print(step.number, step.predicted[:3])
+        run.save("state")
+
+    Args:
+        model: what to adapt, a classifier.
+        stream: a stream, or the folder of one.
+        adapter: the name of the adapter.
+        options: of the adapter; its defaults when None.
+        order: in which the examples come; the stream's own when None.
+        rounds: how often the stream is gone through; as the stream says when None.
+        labels_late: labels of a batch are given to the adapter so many batches later; never when None.
+        on_collapse: what to do when the watch raises an alarm: "stop", "reset" or "continue".
+        seed: of every draw.
+        device: torch's name of the device.
+        dtype: what the model computes in.
+        threads: torch's; decided by the size of the model when None.
+        allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
+
+    Raises:
+        InputError: the model is no classifier, the stream does not suit it, or the adapter needs what is not there.
+    """
+
+    def __init__(
+        self,
+        model: Named,
+        stream: Stream | str | Path,
+        adapter: str = "tent",
+        *,
+        options: Mapping[str, Any] | None = None,
+        order: str | None = None,
+        rounds: int | None = None,
+        labels_late: int | None = None,
+        on_collapse: str = "continue",
+        seed: int = 0,
+        device: str = "cpu",
+        dtype: str = "float32",
+        threads: int | None = None,
+        allow_pickle: bool = False,
+    ) -> None:
+        self.adapter = find_adapter(adapter, options)
+        self.stream = stream if isinstance(stream, Stream) else load_stream(stream)
+        self.order: Order = _one_of(order or self.stream.order, ORDERS, "--order")
+        self.on_collapse: OnCollapse = _one_of(on_collapse, ON_COLLAPSE, "--on-collapse")
+        self.rounds = self.stream.rounds if rounds is None else rounds
+        self.labels_late, self.seed, self.dtype = labels_late, seed, dtype
+        self._check_needs()
+        self.batches = planned(self.stream, self.order, self.rounds, seed)
+        self._source = open_model(model, allow_pickle=allow_pickle)
+        self.fingerprint = self._source.fingerprint
+        loaded = self._source.load(device, dtype)
+        if not isinstance(loaded, Network) or "classes" not in loaded.can:
+            raise InputError(f"got {loaded.kind}, expected a classifier", where=loaded.name, fix="Name another model")
+        self._reader = StreamReader(loaded, self.stream)
+        self.model = StreamModel(loaded)
+        self._frozen_model = self.model.copy()
+        # From here on the model in memory is no longer what it was loaded as.
+        self.base = loaded.taken()
+        self.threads = threads or sensible_threads(self.base)
+        self.watch = Watch(len(self.model.labels))
+        with torch_threads(self.threads):
+            self._frozen = self._asked_frozen()
+            self.adapter.begin(self.model, self._reader.source(), seed)
+        self._next, self._position, self._alarm = 0, 0, ""
+        self._issued: tuple[PlannedBatch, StreamBatch, StreamStep] | None = None
+        self.stopped = False
+
+    def _check_needs(self) -> None:
+        """Refuses what an adapter cannot do with this stream, before a model is loaded."""
+        name, needs = self.adapter.name, self.adapter.needs
+        for what, value in (("--rounds", self.rounds), ("--labels-late", self.labels_late)):
+            least = 1 if what == "--rounds" else 0
+            if value is not None and value < least:
+                raise InputError(f"must be at least {least}, got {value}", where=what, fix=f"Give {least} or more")
+        if "several examples" in needs and (self.stream.batch == 1 or len(self.stream.examples) == 1):
+            raise InputError(
+                f"has batches of one example, and {name} compares the examples of a batch",
+                where=self.stream.where,
+                fix="Set `batch` in stream.json to 2 or more, or choose another --adapter",
+            )
+        if "late labels" in needs and self.labels_late is None:
+            raise InputError(f"{name} learns from late labels", where="--adapter", fix="Add --labels-late N")
+        if self.labels_late is not None and all(one.answer is None for one in self.stream.examples):
+            raise InputError(
+                "has no labels that could come late", where=self.stream.where, fix="Leave --labels-late out"
+            )
+
+    def _asked_frozen(self) -> torch.Tensor:
+        """What the frozen model predicts for every example of the stream, in its batches, shape (n, classes)."""
+        import torch
+
+        examples, size = self.stream.examples, self.stream.batch
+        parts = [examples[at : at + size] for at in range(0, len(examples), size)]
+        return torch.cat([self._frozen_model.probabilities(self._reader.inputs(part)) for part in parts])
+
+    # ------------------------------------------------------------------ going on
+
+    def __iter__(self) -> Iterator[StreamStep]:
+        return self
+
+    def __next__(self) -> StreamStep:
+        self.update()
+        if self.stopped or self._next >= len(self.batches):
+            raise StopIteration
+        plan = self.batches[self._next]
+        if plan.fresh and plan.number:
+            self.adapter.reset()
+            self._forget()
+        batch = self._batch(plan)
+        with torch_threads(self.threads):
+            step = self._step(plan, self.adapter.predict(batch).float())
+        self._issued = (plan, batch, step)
+        return step
+
+    def update(self) -> StreamUpdate | None:
+        """Learns from the batch that was issued last; None where that is done, or nothing was issued yet."""
+        if self._issued is None:
+            return None
+        plan, batch, step = self._issued
+        with torch_threads(self.threads):
+            signals = self.adapter.update(batch, self._late(plan))
+        kept = float(signals.kept.float().mean())
+        signs, alarm = self.watch.look(step.probabilities, self._frozen[list(plan.places)], kept)
+        # One alarm for as long as it lasts.
+        fresh, self._alarm = alarm if alarm and not self._alarm else "", alarm
+        reset = "by itself" if signals.reset else ""
+        if plan.fresh and plan.number:
+            reset = "by the order"
+        if fresh and self.on_collapse == "reset":
+            self.adapter.reset()
+            self._forget()
+            reset = "by the watch"
+        self.stopped = bool(fresh) and self.on_collapse == "stop"
+        self._issued = None
+        self._next += 1
+        self._position += len(batch)
+        return StreamUpdate(signals, signs, fresh, reset, self.stopped)
+
+    def _forget(self) -> None:
+        self.watch.forget()
+        self._alarm = ""
+
+    @property
+    def done(self) -> int:
+        """Batches that were issued and learned from."""
+        return self._next
+
+    def look(self, stream: Stream) -> tuple[list[float], list[float]]:
+        """Scores of the adapted and of the frozen model on other examples with labels; nothing is learned from them.
+
+        Args:
+            stream: the examples; those without a label, or of an unknown class, are left out.
+
+        Raises:
+            InputError: they do not suit the model.
+        """
+        reader = StreamReader(self._frozen_model.asked, stream)
+        examples = [one for one in stream.examples if one.answer is not None and one.known]
+        cuts = [examples[at : at + self.stream.batch] for at in range(0, len(examples), self.stream.batch)]
+        if len(cuts) > 1 and len(cuts[-1]) == 1:
+            cuts[-2:] = [cuts[-2] + cuts[-1]]
+        ours: list[float] = []
+        theirs: list[float] = []
+        for cut in cuts:
+            inputs, targets = reader.inputs(cut), reader.targets(cut)
+            with torch_threads(self.threads):
+                ours += (self.adapter.look(inputs).argmax(-1).cpu() == targets).float().tolist()
+                theirs += (self._frozen_model.probabilities(inputs).argmax(-1) == targets).float().tolist()
+        return ours, theirs
+
+    def _batch(self, plan: PlannedBatch) -> StreamBatch:
+        examples = [self.stream.examples[place] for place in plan.places]
+        return StreamBatch(plan.number, self._reader.inputs(examples), tuple(one.key for one in examples))
+
+    def _late(self, plan: PlannedBatch) -> list[Answered]:
+        """The batch whose labels come now, where one does."""
+        if self.labels_late is None or plan.number < self.labels_late:
+            return []
+        before = self.batches[plan.number - self.labels_late]
+        examples = [self.stream.examples[place] for place in before.places]
+        return [Answered(self._batch(before), self._reader.targets(examples))]
+
+    def _step(self, plan: PlannedBatch, probabilities: torch.Tensor) -> StreamStep:
+        examples = [self.stream.examples[place] for place in plan.places]
+        frozen, labels = self._frozen[list(plan.places)], self.model.labels
+        finite = probabilities.isfinite().all(-1).tolist()
+        answers = probabilities.argmax(-1).tolist()
+        entropies = entropy_of(probabilities).tolist()
+        return StreamStep(
+            plan.number,
+            plan.round,
+            self._position,
+            tuple(one.key for one in examples),
+            tuple(one.domain for one in examples),
+            tuple(one.answer for one in examples),
+            tuple(one.known for one in examples),
+            probabilities,
+            tuple(labels[at] if good else None for at, good in zip(answers, finite, strict=True)),
+            tuple(one if good else None for one, good in zip(entropies, finite, strict=True)),
+            tuple(labels[at] for at in frozen.argmax(-1).tolist()),
+            tuple(entropy_of(frozen).tolist()),
+        )
+
+    # ------------------------------------------------------------------ state
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides what is predicted, as plain data, except for the machine."""
+        return {
+            "model": self.fingerprint,
+            "stream": self.stream.digest,
+            "adapter": self.adapter.name,
+            "options": self.adapter.options.model_dump(mode="json"),
+            "order": self.order,
+            "rounds": self.rounds,
+            "labels_late": self.labels_late,
+            "on_collapse": self.on_collapse,
+            "seed": self.seed,
+            "dtype": self.dtype,
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the state as a folder, `state.safetensors` and `state.json`, replacing an earlier one.
+
+        What was issued last is learned from first.
+
+        Raises:
+            InputError: the folder cannot be written, or holds something else.
+        """
+        self.update()
+        adapter = self.adapter.state()
+        values = {
+            "identity": self.identity(),
+            "batches": self._next,
+            "position": self._position,
+            "alarm": self._alarm,
+            "stopped": self.stopped,
+            "watch": self.watch.state(),
+            "adapter": dict(adapter.values),
+        }
+        return write_state(Path(folder), adapter.tensors, values)
+
+    def restore(self, folder: str | Path) -> Self:
+        """Goes on from a state that was saved.
+
+        Returns:
+            Itself.
+
+        Raises:
+            InputError: there is none, it is damaged, or it is of another model, stream, adapter or setting.
+        """
+        folder = Path(folder)
+        state, values = read_state(folder)
+        if found := differences(values.get("identity"), self.identity()):
+            raise InputError(
+                "is the state of another run: " + "; ".join(found), where=folder, fix="Name the state of this run"
+            )
+        try:
+            self.adapter.restore(type(state)(state.tensors, values["adapter"]))
+            self.watch.restore(values["watch"])
+            self._next, self._position = int(values["batches"]), int(values["position"])
+            self._alarm, self.stopped = str(values["alarm"]), bool(values["stopped"])
+            if self._position != sum(len(one.places) for one in self.batches[: self._next]):
+                raise ValueError("the position is not that of the batches")
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"is damaged ({error})", where=folder, fix="Remove it to begin again") from None
+        self._issued = None
+        return self
+
+    # ------------------------------------------------------------------ what comes out
+
+    def lineage(self) -> dict[str, Any]:
+        """How the adapted model was made, as it is kept with its skill."""
+        from importlib.metadata import version
+
+        told = self.identity()
+        return {
+            "made_by": "adapt",
+            "base": {"name": str(self._source.name), "fingerprint": self.base.fingerprint()},
+            "stream": {"name": self.stream.name, "digest": told.pop("stream")},
+            **{key: value for key, value in told.items() if key != "model"},
+            "batches": self._next,
+            "genepool": version("genepool"),
+        }
+
+    def skill(self) -> Skill | None:
+        """What the model has become, as a change of its base.
+
+        Returns:
+            The skill; None where the adapter changes no tensor of the model, or a tensor is no number any more.
+
+        Raises:
+            InputError: a tensor has another name or layout in memory than on the disk.
+        """
+        from genepool.adaptation.learned_skill import learned_change
+        from genepool.skills import Skill as Made
+
+        change = learned_change(self.base, self.adapter.result(), self.stream.name)
+        return None if change is None else Made(change, "extract")
+
+
+def _one_of(given: str, known: tuple[Any, ...], where: str) -> Any:
+    if given not in known:
+        raise InputError(f"there is no '{given}'", where=where, fix=nearest(given, known))
+    return given

@@ -1,0 +1,1 @@
+"""The stream adapters: one file each, named as the command line calls it and found by being there."""

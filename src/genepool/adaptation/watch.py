@@ -1,0 +1,116 @@
+"""The watch: signs that an adapter has collapsed, from its predictions alone, beside those of the frozen model.
+
+No label is needed. The frozen model on the same batches says what is usual, so that a stream whose labels come sorted
+raises no alarm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from genepool.adaptation.stream_model import entropy_of
+
+#: Batches that the watch looks at together. Ours, as are the limits below.
+WINDOW = 10
+#: The commonest prediction is too common from this share on, where it is also so much commoner than the frozen
+#: model's.
+COMMON, COMMONER = 0.5, 0.2
+#: The mean prediction says too little from this share of the frozen model's entropy on.
+NARROW = 0.5
+
+
+@dataclass(frozen=True)
+class BatchSigns:
+    """What is seen of one batch.
+
+    Attributes:
+        commonest: share of the commonest prediction.
+        spread: entropy of the mean prediction, in nats.
+        kept: share of the examples that were learned from.
+        broken: whether a probability is no number.
+    """
+
+    commonest: float
+    spread: float
+    kept: float
+    broken: bool
+
+
+class Watch:
+    """Looks at batch after batch; its state is plain data.
+
+    Args:
+        classes: their number.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._classes = classes
+        self._counts: deque[tuple[list[int], list[int]]] = deque(maxlen=WINDOW)
+        self._means: deque[tuple[list[float], list[float]]] = deque(maxlen=WINDOW)
+
+    def look(self, adapted: torch.Tensor, frozen: torch.Tensor, kept: float) -> tuple[BatchSigns, str]:
+        """Takes a batch into account.
+
+        Args:
+            adapted: probabilities that were issued, shape (n, classes).
+            frozen: of the frozen model, on the same examples.
+            kept: share of the examples that were learned from.
+
+        Returns:
+            Its signs, and what is wrong as a clause; empty where nothing is.
+        """
+        if not bool(adapted.isfinite().all()):
+            return BatchSigns(1.0, 0.0, kept, True), "a prediction is not a number"
+        counts = torch.bincount(adapted.argmax(-1), minlength=self._classes)
+        usual = torch.bincount(frozen.argmax(-1), minlength=self._classes)
+        mean = adapted.double().mean(0)
+        self._counts.append((counts.tolist(), usual.tolist()))
+        self._means.append((mean.tolist(), frozen.double().mean(0).tolist()))
+        signs = BatchSigns(float(counts.max()) / len(adapted), float(entropy_of(mean)), kept, False)
+        return signs, self._wrong()
+
+    def forget(self) -> None:
+        """Begins anew, as after a reset."""
+        self._counts.clear()
+        self._means.clear()
+
+    def _wrong(self) -> str:
+        if len(self._counts) < WINDOW:
+            return ""
+        (ours, theirs), (mean, usual) = (
+            [torch.tensor([pair[side] for pair in seen], dtype=torch.float64).mean(0) for side in (0, 1)]
+            for seen in (self._counts, self._means)
+        )
+        common, was = float(ours.max() / ours.sum()), float(theirs.max() / theirs.sum())
+        if common >= COMMON and common >= was + COMMONER:
+            return f"{common:.0%} of the predictions are one class, {was:.0%} of the frozen model's"
+        spread, was = float(entropy_of(mean)), float(entropy_of(usual))
+        if spread <= NARROW * was:
+            return f"the entropy of the mean prediction is {spread:.2f} nats, {was:.2f} of the frozen model"
+        return ""
+
+    # ------------------------------------------------------------------ state
+
+    def state(self) -> dict[str, Any]:
+        """As plain data; numbers keep all of their bits."""
+        return {"counts": [list(pair) for pair in self._counts], "means": [list(pair) for pair in self._means]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts back what `state` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        self.forget()
+        for seen, name in ((self._counts, "counts"), (self._means, "means")):
+            for ours, theirs in state[name]:
+                if len(ours) != self._classes or len(theirs) != self._classes:
+                    raise ValueError(f"{name} of another number of classes")
+                if not all(isinstance(one, int | float) and math.isfinite(one) for one in (*ours, *theirs)):
+                    raise ValueError(f"{name} that are no numbers")
+                seen.append((ours, theirs))  # type: ignore[arg-type]

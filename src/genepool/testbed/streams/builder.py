@@ -1,0 +1,195 @@
+"""Making the testbed of streams: the digits ViT, trained on clean digits alone, and the streams that spoil them.
+
+`genepool.testbed.build(folder, bed="streams")` publishes what is made here. torch and scikit-learn are imported only
+once something has to be made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genepool import progress
+from genepool.staging import staged_folder
+from genepool.testbed import folder as layout
+from genepool.testbed.data import SPLITS
+from genepool.testbed.pieces import Pieces
+from genepool.testbed.schedule import Phase
+from genepool.threads import torch_threads
+
+if TYPE_CHECKING:
+    from genepool.tasks.models.digits.network import DigitsTransformer
+
+# Raise this when the code changes what a build makes; numbers of the schedule are hashed by themselves.
+RECIPE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StreamsSchedule:
+    """Every number of a build: the model's shape and its training."""
+
+    hidden: int
+    layers: int
+    heads: int
+    feed_forward: int
+    base: Phase
+
+
+def schedule_for(*, tiny: bool) -> StreamsSchedule:
+    """The schedule: shapes as in the digits testbed."""
+    if tiny:
+        return StreamsSchedule(32, 2, 4, 64, base=Phase(300, 96, 4e-3, warmup=30))
+    return StreamsSchedule(64, 4, 4, 128, base=Phase(600, 128, 2e-3, warmup=50))
+
+
+@dataclass(frozen=True)
+class StreamsSettings:
+    """Everything that decides what a build makes.
+
+    Attributes:
+        open_set: the base is never shown some digits, which the streams have.
+    """
+
+    tiny: bool
+    seed: int
+    open_set: bool = False
+    bed: str = "streams"
+
+    @property
+    def schedule(self) -> StreamsSchedule:
+        """The model's shape and its training."""
+        return schedule_for(tiny=self.tiny)
+
+    def digest(self) -> str:
+        """A hash of the settings, the schedule and the version of the recipe."""
+        whole = {"version": RECIPE_VERSION, **asdict(self), "schedule": asdict(self.schedule)}
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+    def make(self, pieces: Pieces, out: Path) -> dict[str, Any]:
+        """Trains the base, writes the streams and returns the manifest."""
+        with progress.bar("loading torch"):
+            import torch
+
+            from genepool.testbed import training  # noqa: F401  (these are the seconds the bar is for)
+        # Constructors draw from torch's global generator; the caller gets it back as it was.
+        with torch_threads(1), torch.random.fork_rng(devices=[]):
+            return _StreamsBuild(self, pieces).run()
+
+
+class _StreamsBuild:
+    """One run: knows what is finished and makes the rest."""
+
+    def __init__(self, settings: StreamsSettings, pieces: Pieces) -> None:
+        from genepool.tasks.models.digits import CLASSES
+        from genepool.testbed.digits.images import load_images
+        from genepool.testbed.streams.folders import OPEN_STREAMS, STREAMS, UNKNOWN
+
+        self.settings, self.pieces, self.schedule = settings, pieces, settings.schedule
+        self.images = load_images()
+        self.unknown = UNKNOWN if settings.open_set else ()
+        self.known = [digit for digit in range(CLASSES) if digit not in self.unknown]
+        self.streams = OPEN_STREAMS if settings.open_set else STREAMS
+
+    def run(self) -> dict[str, Any]:
+        """Makes all pieces and returns the manifest."""
+        with progress.bar("building the streams testbed", self.schedule.base.steps, "steps") as bar:
+            bar.note("tasks and streams")
+            self._write_task()
+            self._write_streams()
+            bar.note("base")
+            self._base(bar)
+        return self._manifest(self.pieces.collect(["base"]))
+
+    def _write_task(self) -> None:
+        from genepool.testbed.digits.images import write_items
+        from genepool.testbed.digits.rearranging import AS_IT_IS
+
+        target = self.pieces.staging / "tasks" / AS_IT_IS.name
+        if target.exists():
+            return
+        with staged_folder(target) as unfinished:
+            for split in SPLITS:
+                write_items(unfinished / f"{split}.jsonl", AS_IT_IS, split, self.images[split])
+            (unfinished / "task.yaml").write_text("metric: exact_match\nmax_new_tokens: 1\n", encoding="utf-8")
+
+    def _write_streams(self) -> None:
+        from genepool.testbed.streams.folders import write_stream
+
+        for one in self.streams:
+            target = self.pieces.staging / "streams" / one.name
+            if not target.exists():
+                with staged_folder(target) as unfinished:
+                    test, train = self.images["test"], self.images["train"]
+                    write_stream(unfinished, one, test, train, self.settings.seed, self.unknown)
+
+    def _base(self, bar: progress.Bar) -> None:
+        """Trains the base on digits as they are and publishes it, unless a killed build had finished it."""
+        if self.pieces.finished("base"):
+            bar.advance(self.schedule.base.steps)
+            return
+        from safetensors.torch import save_file
+
+        from genepool.tasks.models.digits.network import Shape
+        from genepool.testbed.digits.builder import train
+        from genepool.testbed.digits.images import TrainingImages
+        from genepool.testbed.digits.model import new_base
+
+        schedule = self.schedule
+        model = new_base(
+            Shape(schedule.hidden, schedule.layers, schedule.heads, schedule.feed_forward), self.settings.seed
+        )
+        train(model, TrainingImages((), self.settings.seed, self.known).base_batch, schedule.base, bar.advance)
+        scores = {name: round(score, 4) for name, score in self._scores(model).items()}
+        record = {"steps": schedule.base.steps, "scored_items": len(self.images["test"].digits), "scores": scores}
+
+        def save(place: Path) -> None:
+            save_file(model.state_dict(), place / "model.safetensors", metadata={"format": "pt"})
+            text = json.dumps(model.shape.config(), indent=2, sort_keys=True)
+            (place / "config.json").write_text(text + "\n", encoding="utf-8")
+
+        self.pieces.publish("base", record, save)
+
+    def _scores(self, model: DigitsTransformer) -> dict[str, float]:
+        """Accuracy on clean digits and under every corruption, of the digits that it was shown."""
+        import numpy as np
+        import torch
+
+        from genepool.tasks.models.digits import WHITE
+        from genepool.testbed.streams.corruptions import CORRUPTIONS, corrupted
+        from genepool.testbed.streams.folders import SEVERITY
+
+        test = self.images["test"]
+        shown = [at for at, digit in enumerate(test.digits) if digit in self.known]
+        pixels = np.array(test.pixels, dtype=np.float64) / WHITE
+        spoilt = {
+            name: np.stack([corrupted(pixels[at], name, SEVERITY, self.settings.seed, at) for at in shown])
+            for name in CORRUPTIONS
+        }
+        digits = torch.tensor([test.digits[at] for at in shown])
+        with torch.inference_mode():
+            return {
+                name: float((model(torch.tensor(rows, dtype=torch.float32)).argmax(-1) == digits).float().mean())
+                for name, rows in {"generic": pixels[shown], **spoilt}.items()
+            }
+
+    def _manifest(self, models: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "genepool_testbed": layout.FORMAT,
+            "digest": self.settings.digest(),
+            "settings": {**asdict(self.settings), "skills": []},
+            "schedule": asdict(self.schedule),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("genepool", "torch", "scikit-learn")},
+            },
+            "skills": {},
+            "streams": {one.name: {"order": one.order, "severities": list(one.severities)} for one in self.streams},
+            "tasks": {"generic": {split: len(self.images[split].digits) for split in SPLITS}},
+            "models": models,
+            "files": layout.hash_files(self.pieces.staging),
+        }

@@ -1,0 +1,329 @@
+"""Every adapter is held to its definition: one batch, the formula written a second time, the same bits to rounding."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from genepool.adaptation import Adaptation, Stream, StreamStep, StreamUpdate, load_stream
+from genepool.adaptation.adapters.lame import corrected, neighbours
+from genepool.adaptation.adapters.roid import likelihood_ratio, prior_corrected, stretched
+from genepool.adaptation.augmentation import augmented
+from genepool.adaptation.gradient import GradientAdapter
+from genepool.adaptation.prototypes import source_prototypes
+
+CLOSE = {"atol": 1e-6, "rtol": 1e-5}
+
+
+class Twin:
+    """An adaptation after its first batch, and beside it a network as it was, which a test adapts by the formula."""
+
+    def __init__(self, base: Path, stream: Path | Stream, adapter: str, **options: Any) -> None:
+        self.run = Adaptation(base, stream, adapter, options=options, rounds=1)
+        self.other = self.run.model.copy()
+        plan = self.run.batches[0]
+        self.inputs = self.run._batch(plan).inputs
+        self.step: StreamStep = next(self.run)
+        update = self.run.update()
+        assert update is not None
+        self.update: StreamUpdate = update
+
+    def parameters(self, which: Any = "norm") -> dict[str, torch.nn.Parameter]:
+        found = self.other.trainable(which)
+        for one in found.values():
+            one.requires_grad_(True)
+        return found
+
+    def adam(self, loss: torch.Tensor, parameters: dict[str, torch.nn.Parameter], rate: float = 1e-3) -> None:
+        """The first step of Adam, from its formula: bias corrections make it the gradient's direction."""
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+                m, v = 0.1 * gradient / (1 - 0.9), 0.001 * gradient.square() / (1 - 0.999)
+                parameter.sub_(rate * m / (v.sqrt() + 1e-8))
+
+    def assert_alike(self, which: Any = "norm") -> None:
+        ours = self.run.model.trainable(which)
+        start = dict(self.run._frozen_model.network.named_parameters())
+        moved = 0.0
+        for name, wanted in self.other.trainable(which).items():
+            torch.testing.assert_close(ours[name].detach(), wanted.detach(), **CLOSE)
+            moved = max(moved, float((ours[name] - start[name]).detach().abs().max()))
+        assert moved > 1e-5
+
+
+def _entropy(p: torch.Tensor) -> torch.Tensor:
+    return -(p * p.log()).sum(-1)
+
+
+def test_tent_minimises_the_mean_entropy_by_the_norms(base: Path, stream: Path) -> None:
+    twin = Twin(base, stream, "tent")
+    parameters = twin.parameters()
+    p = twin.other.logits(twin.inputs).softmax(-1)
+    torch.testing.assert_close(twin.step.probabilities, p.detach(), **CLOSE)
+    twin.adam(_entropy(p).mean(), parameters)
+    twin.assert_alike()
+    # Nothing else moved.
+    ours = dict(twin.run.model.network.named_parameters())
+    for name, before in twin.run._frozen_model.network.named_parameters():
+        if "norm" not in name:
+            assert torch.equal(ours[name], before)
+
+
+def test_diversity_adds_the_entropy_of_the_mean(base: Path, stream: Path) -> None:
+    twin = Twin(base, stream, "diversity", diversity=0.7)
+    parameters = twin.parameters()
+    p = twin.other.logits(twin.inputs).softmax(-1)
+    twin.adam(_entropy(p).mean() - 0.7 * _entropy(p.mean(0)), parameters)
+    twin.assert_alike()
+
+
+def test_eata_weighs_sure_examples_and_anchors(base: Path, stream: Path) -> None:
+    twin = Twin(base, stream, "eata", margin=0.9, anchor=50.0)
+    parameters = twin.parameters()
+    p = twin.other.logits(twin.inputs).softmax(-1)
+    h, margin = _entropy(p), 0.9 * math.log(10)
+    kept = h.detach() < margin
+    assert 0 < int(kept.sum()) < len(kept) or bool(kept.all())
+    loss = ((margin - h.detach()).exp() * h)[kept].mean()
+    # At the start the anchor's value and gradient are zero.
+    twin.adam(loss, parameters)
+    twin.assert_alike()
+    assert twin.update.signals.kept.tolist() == kept.tolist()
+    torch.testing.assert_close(twin.update.signals.weight[kept], (margin - h.detach()).exp()[kept], **CLOSE)
+
+
+def test_eatas_second_batch_is_unlike_the_first_and_feels_the_anchor(base: Path, stream: Path) -> None:
+    twin = Twin(base, stream, "eata", margin=1.0, anchor=500.0, redundancy=0.9)
+    adapter: Any = twin.run.adapter
+    first = twin.step.probabilities
+    torch.testing.assert_close(adapter._usual, first[twin.update.signals.kept].mean(0), **CLOSE)
+    fisher = {name: torch.zeros_like(one) for name, one in twin.parameters().items()}
+    source = twin.run._reader.source()
+    assert source is not None
+    for inputs in source.batches:
+        logits = twin.other.logits(inputs)
+        loss = functional.cross_entropy(logits, logits.argmax(-1))
+        for (name, _), gradient in zip(
+            fisher.items(), torch.autograd.grad(loss, list(twin.parameters().values())), strict=True
+        ):
+            fisher[name] += gradient**2 / len(source.batches)
+    for name, wanted in fisher.items():
+        torch.testing.assert_close(adapter._fisher[name], wanted, **CLOSE)
+    usual, step = adapter._usual.clone(), next(twin.run)
+    update = twin.run.update()
+    assert update is not None
+    cosine = functional.cosine_similarity(usual[None], step.probabilities, dim=1).abs()
+    assert update.signals.kept.tolist() == ((cosine < 0.9) & (_entropy(step.probabilities) < math.log(10))).tolist()
+
+
+def test_wisdom_keeps_what_the_source_thought_less_of(base: Path, stream: Path) -> None:
+    twin = Twin(base, stream, "wisdom")
+    # At first both models are one: all are kept, and it is the diversity loss.
+    assert bool(twin.update.signals.kept.all())
+    parameters = twin.parameters()
+    p = twin.other.logits(twin.inputs).softmax(-1)
+    twin.adam(_entropy(p).mean() - 0.5 * _entropy(p.mean(0)), parameters)
+    twin.assert_alike()
+    step = next(twin.run)
+    update = twin.run.update()
+    assert update is not None
+    places = list(twin.run.batches[1].places)
+    before = twin.run._frozen[places]
+    answer = before.argmax(-1)
+    rows = torch.arange(len(answer))
+    assert update.signals.kept.tolist() == (step.probabilities[rows, answer] >= before[rows, answer]).tolist()
+
+
+def test_sar_steps_along_the_gradient_of_the_ascent(base: Path, stream: Path) -> None:
+    twin = Twin(base, stream, "sar", margin=1.0, floor=0.0)
+    adapter: Any = twin.run.adapter
+    names = list(adapter.trained())
+    assert all("blocks." in name for name in names)
+    parameters = {name: one for name, one in twin.parameters().items() if name in names}
+    h = _entropy(twin.other.logits(twin.inputs).softmax(-1))
+    gradients = torch.autograd.grad(h.mean(), list(parameters.values()))
+    norm = torch.cat([one.flatten() for one in gradients]).norm()
+    start = {name: one.detach().clone() for name, one in parameters.items()}
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+            parameter.add_(0.05 * gradient / norm)
+    h = _entropy(twin.other.logits(twin.inputs).softmax(-1))
+    gradients = torch.autograd.grad(h.mean(), list(parameters.values()))
+    with torch.no_grad():
+        for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+            parameter.copy_(start[name] - 1e-3 * gradient)
+    for name, wanted in parameters.items():
+        torch.testing.assert_close(adapter.trained()[name].detach(), wanted.detach(), **CLOSE)
+    assert adapter._mean == pytest.approx(float(h.detach().mean()), abs=1e-5)
+
+
+def test_sar_puts_itself_back_once_and_forgets_the_low_mean(base: Path, stream: Path) -> None:
+    twin = Twin(base, stream, "sar", margin=1.0, floor=100.0)
+    adapter: Any = twin.run.adapter
+    assert (twin.update.reset, adapter._mean) == ("by itself", None)
+    start = dict(twin.run._frozen_model.network.named_parameters())
+    assert all(torch.equal(one, start[name]) for name, one in adapter.trained().items())
+
+
+def test_sar_leaves_the_top_quarter_alone() -> None:
+    from genepool.adaptation.adapters.sar import Sar
+
+    class Named:
+        def trainable(self, _: str) -> dict[str, int]:
+            names = [f"blocks.{at}.norm{n}.weight" for at in range(12) for n in (1, 2)]
+            return dict.fromkeys(["embed.norm.weight", *names, "norm.weight"], 0)
+
+    adapter: Any = Sar()
+    adapter.model = Named()
+    kept = list(adapter.trained())
+    assert kept == ["embed.norm.weight", *(f"blocks.{at}.norm{n}.weight" for at in range(9) for n in (1, 2))]
+
+
+def test_lame_by_numpy(base: Path, stream: Path) -> None:
+    twin = Twin(base, stream, "lame")
+    with torch.no_grad():
+        features, logits = twin.other.features_and_logits(twin.inputs)
+    f = features.double().numpy()
+    f = f / np.linalg.norm(f, axis=1, keepdims=True)
+    distance = np.linalg.norm(f[:, None] - f[None], axis=-1)
+    np.fill_diagonal(distance, np.inf)
+    kernel = np.zeros_like(distance)
+    for row, nearest in enumerate(np.argsort(distance, axis=1)[:, :5]):
+        kernel[row, nearest] = 1
+    unary = -np.log(logits.double().softmax(-1).numpy() + 1e-10)
+    found = np.exp(-unary) / np.exp(-unary).sum(1, keepdims=True)
+    for _ in range(100):
+        raised = np.exp(kernel @ found - unary)
+        found = raised / raised.sum(1, keepdims=True)
+    torch.testing.assert_close(twin.step.probabilities.double(), torch.tensor(found), atol=1e-4, rtol=1e-3)
+    assert not twin.run.adapter.result()
+
+
+def test_lames_parts() -> None:
+    points = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+    assert neighbours(points, 1).tolist() == [[0, 1, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
+    assert neighbours(points, 9).sum() == 12
+    # Without neighbours nothing is corrected.
+    unary = torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(corrected(unary, torch.zeros(3, 3), 5), (-unary).softmax(-1))
+
+
+def test_roid_weighs_certain_and_unusual_examples(base: Path, stream: Path) -> None:
+    twin = Twin(base, stream, "roid", prior=False)
+    parameters = twin.parameters()
+    start = {name: one.detach().clone() for name, one in parameters.items()}
+    logits = twin.other.logits(twin.inputs)
+    p = logits.softmax(-1)
+    d = 1 - functional.cosine_similarity(torch.full((1, 10), 0.1), p.detach(), dim=1)
+    d = (d - d.min()) / (d.max() - d.min())
+    s = -_entropy(p.detach())
+    s = (s - s.min()) / (s.max() - s.min())
+    weight = torch.where(d < d.mean(), torch.zeros_like(d), (d * s * 3).exp())
+    cut = p.clamp(0, 0.99)
+    twin.adam((weight * -(cut * (cut / (1 - cut) + 1e-5).log()).sum(-1)).sum() / len(d), parameters)
+    with torch.no_grad():
+        for name, one in parameters.items():
+            one.copy_(0.99 * one + 0.01 * start[name])
+    twin.assert_alike()
+    torch.testing.assert_close(twin.update.signals.weight, weight, **CLOSE)
+
+
+def test_roids_parts() -> None:
+    p = torch.tensor([[0.5, 0.25, 0.25]])
+    wanted = -(0.5 * math.log(1 + 1e-5) + 2 * 0.25 * math.log(1 / 3 + 1e-5))
+    assert float(likelihood_ratio(p.log())) == pytest.approx(wanted, abs=1e-6)
+    assert stretched(torch.tensor([2.0, 4.0, 3.0])).tolist() == [0.0, 1.0, 0.5]
+    assert stretched(torch.tensor([2.0, 2.0])).tolist() == [0.0, 0.0]
+    corrected_rows = prior_corrected(torch.tensor([[0.6, 0.4], [0.9, 0.1]]))
+    torch.testing.assert_close(corrected_rows.sum(-1), torch.ones(2))
+    # The commoner class of the batch gains.
+    assert float(corrected_rows[0, 0]) > 0.6
+
+
+def test_cotta_follows_the_teacher_and_puts_weights_back(base: Path, stream: Path) -> None:
+    twin = Twin(base, stream, "cotta", restore=0.0, decay=0.9, augmentations=2, sure=1.0)
+    parameters = twin.parameters("all")
+    with torch.no_grad():
+        changed = [augmented(twin.inputs, 0, 0, f"teacher {at}", "m") for at in range(2)]
+        taught = torch.stack([twin.other.logits(one) for one in changed]).mean(0)
+    torch.testing.assert_close(twin.step.probabilities, taught.softmax(-1), **CLOSE)
+    start = {name: one.detach().clone() for name, one in parameters.items()}
+    loss = -(taught.softmax(-1) * twin.other.logits(twin.inputs).log_softmax(-1)).sum(-1).mean()
+    twin.adam(loss, parameters)
+    twin.assert_alike("all")
+    for name, teacher in twin.run.adapter.result().items():
+        torch.testing.assert_close(teacher, (0.9 * start[name] + 0.1 * parameters[name]).detach(), **CLOSE)
+    back = Twin(base, stream, "cotta", restore=1.0, sure=0.0)
+    frozen = dict(back.run._frozen_model.network.named_parameters())
+    assert all(torch.equal(one, frozen[name]) for name, one in back.run.model.network.named_parameters())
+
+
+def test_rmt_is_the_sum_of_its_three_losses(base: Path, stream: Path) -> None:
+    twin = Twin(base, stream, "rmt")
+    parameters = twin.parameters("all")
+    source = twin.run._reader.source()
+    assert source is not None
+    logits = twin.other.logits(twin.inputs)
+    # At first teacher and student are one.
+    torch.testing.assert_close(twin.step.probabilities, (2 * logits).softmax(-1).detach(), **CLOSE)
+    teacher = logits.detach()
+    features, _ = twin.other.features_and_logits(twin.inputs)
+    features_changed, changed = twin.other.features_and_logits(augmented(twin.inputs, 0, 0, "student", "m"))
+
+    def sce(one: torch.Tensor) -> torch.Tensor:
+        forward = -(teacher.softmax(-1) * one.log_softmax(-1)).sum(-1)
+        return 0.5 * forward - 0.5 * (one.softmax(-1) * teacher.log_softmax(-1)).sum(-1)
+
+    prototypes = source_prototypes(twin.other, source)
+    near = functional.cosine_similarity(features.detach()[:, None], prototypes[None], dim=-1).argmax(1)
+    views = [functional.normalize(one, dim=-1) for one in (prototypes[near], features, features_changed)]
+    total, n = torch.zeros(()), len(features)
+    everything = torch.cat(views)
+    for kind, view in enumerate(views):
+        for i in range(n):
+            similar = everything @ view[i] / 0.1
+            others = torch.tensor([place for place in range(3 * n) if place != kind * n + i])
+            scale = similar[others].logsumexp(0)
+            total = total - sum(similar[k * n + i] - scale for k in range(3) if k != kind) / 2
+    loss = 0.5 * sce(logits).mean() + 0.5 * sce(changed).mean() + total / (3 * n)
+    loss = loss + functional.cross_entropy(twin.other.logits(source.batches[0]), source.targets[0])
+    twin.adam(loss, parameters)
+    ours = twin.run.model.trainable("all")
+    for name, wanted in parameters.items():
+        if name.endswith("qkv.bias"):
+            # What is added to all keys changes no attention: its gradient is rounding alone, which Adam scales up.
+            continue
+        far = (ours[name].detach() - wanted.detach()).abs() > 1e-5
+        assert float(far.float().mean()) < 0.02, name
+
+
+def test_prototypes_are_class_means(base: Path, stream: Path) -> None:
+    run = Adaptation(base, stream, "frozen", rounds=1)
+    source = run._reader.source()
+    assert source is not None
+    found = source_prototypes(run.model, source)
+    features = torch.cat([run.model.features_and_logits(one)[0] for one in source.batches])
+    targets = torch.cat(source.targets)
+    for digit in range(10):
+        own = features[targets == digit]
+        wanted = own.mean(0) if len(own) else torch.zeros(features.shape[1])
+        torch.testing.assert_close(found[digit], wanted, **CLOSE)
+
+
+def test_gradient_adapters_take_one_forward(base: Path, stream: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What TENT issues is of the forward that gives its loss."""
+    run = Adaptation(base, load_stream(stream), "tent", rounds=1)
+    calls: list[int] = []
+    ask = run.model.logits
+    monkeypatch.setattr(run.model, "logits", lambda inputs: (calls.append(1), ask(inputs))[1])
+    next(run)
+    run.update()
+    assert isinstance(run.adapter, GradientAdapter)
+    assert len(calls) == 1
