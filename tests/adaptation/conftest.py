@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from tests.adaptation.made_streams import write_model, write_stream
+from made_streams import write_model, write_stream
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_streams import rows, write_model, write_stream
 
 from genepool.adaptation import all_adapters
 from genepool.adaptation.results import auroc
 from genepool.adaptation.stream_record import StreamRecord
 from genepool.skills import Skill
-from tests.adaptation.made_streams import rows, write_model, write_stream
 
 Cli = Callable[..., Any]
 
@@ -215,6 +215,25 @@ def test_the_clean_set_may_be_tasks(cli: Cli, base: Path, stream: Path, tmp_path
     answer = cli(*typed, "--clean", tmp_path / "tasks", "--out", tmp_path / "run")
     told = json.loads(answer.out)
     assert told["clean_before"] == told["clean_after"] is not None
+
+
+def test_code_and_pickles_run_only_when_named(cli: Cli, base: Path, stream: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text((base / "config.json").read_text())
+    torch.save(load_file(base / "model.safetensors"), tmp_path / "old" / "pytorch_model.bin")
+    plain, task = tmp_path / "digits.jsonl", tmp_path / "digits.py"
+    plain.write_text('{"id": "a", "prompt": "' + " ".join(["3"] * 64) + '", "answer": "1"}\n')
+    task.write_text(f"from genepool.tasks import load_tasks\n\n(digits,) = load_tasks({str(plain)!r})\n")
+    typed = ["--stream", stream, "--adapter", "frozen", "--rounds", "1", "--out", tmp_path / "run"]
+    answer = cli("adapt", tmp_path / "old", *typed, "--clean", task)
+    assert (answer.code, "--trust-tasks" in answer.err) == (2, True)
+    answer = cli("adapt", tmp_path / "old", *typed, "--clean", task, "--trust-tasks", task)
+    assert (answer.code, "--allow-pickle" in answer.err) == (2, True)
+    both = ["--trust-tasks", task, "--allow-pickle"]
+    assert cli("adapt", tmp_path / "old", *typed, "--clean", task, *both, "--json").code == 0
 
 
 def test_a_stream_without_labels_has_no_verdict(cli: Cli, base: Path, tmp_path: Path) -> None:

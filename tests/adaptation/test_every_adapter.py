@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from made_streams import rows, write_model, write_stream
 
 import genepool as gp
 from genepool.adaptation import Adaptation, AdapterState, StreamStep, all_adapters, described_adapter, load_stream
 from genepool.errors import InputError
 from genepool.tasks import open_model
-from tests.adaptation.made_streams import rows, write_model, write_stream
 
 NAMES = sorted(all_adapters())
 # Options under which a small untrained model learns within a few batches.

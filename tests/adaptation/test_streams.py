@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_streams import rows, write_stream
 
 from genepool.adaptation import ORDERS, Stream, load_stream
 from genepool.adaptation.orders import planned
 from genepool.errors import InputError
-from tests.adaptation.made_streams import rows, write_stream
 
 Change = Callable[[Path, list[dict[str, Any]]], None]
 

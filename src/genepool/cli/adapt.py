@@ -18,7 +18,7 @@ PANEL = options.Panel.training
 def adapt(
     model: Annotated[str | None, typer.Argument(help=options.MODEL)] = None,
     stream: Annotated[
-        Path | None, typer.Option("--stream", metavar="DIR", help="Go along the stream in this folder.")
+        Path | None, typer.Option("--stream", metavar="DIR", help="Read the examples of this stream, in order.")
     ] = None,
     adapter: Annotated[
         str | None, typer.Option("--adapter", metavar="NAME", help="Use this adapter, such as tent; see --list.")
@@ -39,23 +39,33 @@ def adapt(
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option("--rounds", min=1, metavar="R", help="Go through the stream R times; 15 if it says no other."),
+        typer.Option(
+            "--rounds",
+            min=1,
+            metavar="R",
+            help="Repeat the stream R times; as it says itself by default, else 15.",
+        ),
     ] = None,
     labels_late: Annotated[
         int | None,
-        typer.Option("--labels-late", min=0, metavar="N", help="Give the adapter the labels N batches later."),
+        typer.Option(
+            "--labels-late",
+            min=0,
+            metavar="N",
+            help="Show the labels of a batch to the adapter N batches later.",
+        ),
     ] = None,
     clean: Annotated[
         str | None,
         typer.Option("--clean", metavar="DIR", help="Show what is forgotten of these tasks, or of this stream."),
     ] = None,
     on_collapse: Annotated[
-        str, typer.Option("--on-collapse", help="When the predictions collapse: stop, reset or continue.")
+        str,
+        typer.Option(
+            "--on-collapse", help="Choose what follows a collapse of the predictions: stop, reset or continue."
+        ),
     ] = "continue",
-    gate: Annotated[
-        Path | None,
-        typer.Option("--gate", help="Exit with 1 if it is worse than doing nothing, or a gate of this file fails."),
-    ] = None,
+    gate: options.GateOption = None,
     seed: options.SeedOption = 0,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, metavar="N", help="Compute with N threads.")
@@ -64,7 +74,13 @@ def adapt(
     dtype: options.DtypeOption = "float32",
     trust_tasks: options.TrustTasksOption = None,
     allow_pickle: options.AllowPickleOption = False,
-    list_: Annotated[bool, typer.Option("--list", help="Print the adapters and their options, and stop.")] = False,
+    list_: Annotated[
+        bool,
+        typer.Option(
+            "--list",
+            help="Print the adapters and their options, and stop.",
+        ),
+    ] = False,
     overwrite: options.OverwriteOption = False,
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -84,8 +100,9 @@ def adapt(
         genepool adapt --list
 
     Every prediction is on record before anything is learned from its batch. You may kill the command at any time: the
-    same command continues and gives the same bits. DIR gets skill.safetensors, stream.sqlite, adapt.json and
-    report.html.
+    same command continues and gives the same bits. With --gate, worse than doing nothing exits with 1 too.
+
+    DIR gets skill.safetensors, stream.sqlite, adapt.json and report.html.
     """
     options.begin(quiet)
     if list_:

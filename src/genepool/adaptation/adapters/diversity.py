@@ -16,7 +16,7 @@ class DiversityOptions(RateOptions):
     diversity: float = Field(default=0.5, ge=0, description="Weight of the entropy of the mean prediction; ours.")
 
 
-class Diversity(GradientAdapter):
+class DiverseEntropy(GradientAdapter):
     """min mean_i H(p_i) - w H(mean_i p_i) over the norm layers."""
 
     name = "diversity"
