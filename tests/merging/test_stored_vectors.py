@@ -111,6 +111,22 @@ def test_one_loop_gives_the_bits_of_many(
     assert (out == _stored(expected, stored_as)).all()
 
 
+@given(seed=seeds, models=st.integers(1, 3), shape=shapes, kind=kinds, dropped=st.booleans(), trimmed=st.booleans())
+def test_l1_norms_from_bits_are_those_of_the_differences(
+    seed: int, models: int, shape: tuple[int, int], kind: Any, dropped: bool, trimmed: bool
+) -> None:
+    stored, vectors = _vectors(seed, models, shape, kind)
+    before = kernels.l1_norms(vectors)
+    np.testing.assert_allclose(before, np.abs(vectors.astype(np.float64)).sum((1, 2)), rtol=1e-12)
+    if dropped:
+        stored = stored.dropped([0.6] * models, list(range(models)), 5)
+        for key, vector in enumerate(vectors):
+            kernels.drop(vector, 0.6, key, 5)
+    low, high = ([0.002] * models, [0.5] * models) if trimmed else no_limits(models)
+    after = kernels.l1_norms(vectors, thresholds=low, ceilings=high)
+    assert (stored.l1_norms(low, high) == np.stack([before, after])).all()
+
+
 @given(seed=seeds, shape=shapes, kind=kinds, dropped=st.booleans(), share=st.floats(0, 1))
 def test_counts_around_a_bracket_are_those_of_the_differences(
     seed: int, shape: tuple[int, int], kind: Any, dropped: bool, share: float
@@ -172,6 +188,8 @@ def test_what_is_not_finite_is_refused_everywhere(kind: Any, value: float) -> No
         stored.balance_of_votes([1, 1], low, high)
     with pytest.raises(NotFinite):
         stored.count_ties(1, 0.5, 700)
+    with pytest.raises(NotFinite):
+        stored.l1_norms(low, high)
     made = Brackets([np.ones(9, np.float32)], [0.5])
     with pytest.raises(NotFinite):
         made.observe_stored(stored, 1, made.begin())

@@ -281,11 +281,23 @@ def trimmed_sum(vectors: Array, factors: Array, low: Array, high: Array, out: Ar
 
 
 @_compiled_sum
-def magnitude_sum(vector: Array, low: Array, high: Array) -> float:
-    """The sum of the magnitudes within `low` and `high`, each of one entry; in float64."""
-    bits, least, span = _range(vector, low, high)
+def run_magnitude(vector: Array) -> Any:
+    """The sum of the magnitudes of a run of entries, in float64 and in whatever order is fastest."""
     total = 0.0
     for i in range(vector.size):
-        inside = np.uint32((bits[i] & _MAGNITUDE) - least) <= span
-        total += np.float64(abs(vector[i])) if inside else 0.0
+        total += np.float64(abs(vector[i]))
+    return total
+
+
+@_compiled
+def magnitude_sum(vector: Array, low: Array, high: Array) -> float:
+    """The sum of the magnitudes within `low` and `high`, each of one entry; run by run, in float64."""
+    bits, least, span = _range(vector, low, high)
+    kept = np.empty(_RUN, np.float32)
+    total = 0.0
+    for begin in range(0, vector.size, _RUN):
+        part, own = vector[begin : begin + _RUN], bits[begin : begin + _RUN]
+        for i in range(part.size):
+            kept[i] = part[i] if np.uint32((own[i] & _MAGNITUDE) - least) <= span else np.float32(0)
+        total += run_magnitude(kept[: part.size])
     return total

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from genepool.kernels.compiled import _MAGNITUDE, _RUN, Array, _compiled, philox
+from genepool.kernels.compiled import _MAGNITUDE, _RUN, Array, _compiled, philox, run_magnitude
 from genepool.kernels.compiled_brackets import _count, _keep, keys_of
 from genepool.kernels.compiled_sums import _TOO_LARGE, _TOO_LARGE_NARROW, widen
 
@@ -224,6 +224,40 @@ def balance_of_votes(
             balance = np.int32(balance + np.int32(signs[i] > _NOTHING) - np.int32(signs[i] < _NOTHING))
         elected += np.int64(balance)
     return elected, bool(odd == 0)
+
+
+@_compiled
+def l1_norms(
+    rows: Array,
+    base: Array,
+    chances: Array,
+    keys: Array,
+    place: int,
+    low: Array,
+    high: Array,
+    norms: Array,
+) -> bool:
+    """`norms[0, k]` of every task vector, `norms[1, k]` of what a random drop and a trim leave; whether all is finite.
+
+    `norms` is `(2, k)` float64, written into.
+    """
+    values, draws, room = np.empty(_RUN, np.float32), np.empty(_RUN + 8, np.float32), np.empty(_RUN, np.float32)
+    norms[:] = 0.0
+    odd = np.uint32(0)
+    for begin in range(0, base.size, _RUN):
+        size = min(_RUN, base.size - begin)
+        vector, below = values[:size], room[:size]
+        widen(base[begin : begin + size], below)
+        for k in range(rows.shape[0]):
+            odd |= np.uint32(_difference(rows[k, begin : begin + size], below, vector) >= _TOO_LARGE)
+            norms[0, k] += run_magnitude(vector)
+            if chances[k] < np.float32(1):
+                _drop(vector, keys[k], place + begin, chances[k], draws)
+            if low[k] > _NOTHING or high[k] < np.float32(np.inf):
+                least = low.view(np.uint32)[k]
+                _trim(vector, least, np.uint32(high.view(np.uint32)[k] - least))
+            norms[1, k] += run_magnitude(vector)
+    return bool(odd == 0)
 
 
 @_compiled

@@ -93,6 +93,23 @@ class StoredVectors:
             raise NotFinite
         return counts
 
+    def l1_norms(self, low: Sequence[float], high: Sequence[float]) -> Array:
+        """L1 norms of the task vectors, and of what a random drop and these limits leave of them; `(2, k)` float64.
+
+        Raises:
+            NotFinite: a difference is not.
+        """
+        import numpy as np
+
+        from genepool.kernels import compiled_stored
+
+        norms = np.empty((2, len(self)))
+        chances, keys, _ = self._drops()
+        lows, highs = float32_array(low), float32_array(high)
+        if not compiled_stored.l1_norms(self.rows, self.base, chances, keys, self.offset, lows, highs, norms):
+            raise NotFinite
+        return norms
+
     def balance_of_votes(self, factors: Sequence[float], low: Sequence[float], high: Sequence[float]) -> int:
         """As `election.balance_of_votes`.
 

@@ -56,7 +56,9 @@ class TrimSurvey(Chain):
         # Marks are of one tensor: those of a whole model would grow with it.
         remembers = method.remembers_drops and shared.get("rescale") == "l1" and method.scope(shared) == "tensor"
         self._marks = KeptMarks() if remembers else None
-        self._norms = Sums(lambda group: method.l1_norms(group, self))
+        self._norms = Sums(
+            lambda group: method.l1_norms(group, self), stored=lambda group: method.stored_l1_norms(group, self)
+        )
         self._votes = Sums(
             lambda group: method.votes(group, self), False, lambda group: method.stored_votes(group, self)
         )
@@ -209,6 +211,15 @@ class SparseSum(Method):
         left = survey.without_ties(group, prepared)
         after = kernels.l1_norms(left, thresholds=survey.thresholds, ceilings=survey.ceilings)
         return np.stack([before, after])
+
+    def stored_l1_norms(self, group: TensorGroup, survey: TrimSurvey) -> np.ndarray[Any, Any] | None:
+        """The same from the bits of files; None where they do not do."""
+        stored = self.stored(group)
+        if self.rescales_before_trim:
+            limits: Limits | None = no_limits(len(group.per_model))
+        else:
+            limits = None if survey.breaks(group) else survey.limits(group)
+        return None if stored is None or limits is None else stored.l1_norms(*limits)
 
     def votes(self, group: TensorGroup, survey: TrimSurvey) -> np.ndarray[Any, Any]:
         """The sum of the elected signs over a block."""
