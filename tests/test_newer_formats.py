@@ -65,7 +65,16 @@ def _library(folder: Path) -> list[Any]:
     return ["library", "list", "--library", folder / "library"]
 
 
-@pytest.mark.parametrize("make", [_skill, _recipe, _study_file, _study_record, _ledger, _library])
+def _form(folder: Path) -> list[Any]:
+    from tiny_models import write_model
+
+    base = write_model(folder / "base")
+    (folder / "form").mkdir()
+    (folder / "form" / "form.json").write_text('{"genepool_form": 2}')
+    return ["inspect", base, f"{base}+{folder / 'form'}"]
+
+
+@pytest.mark.parametrize("make", [_form, _skill, _recipe, _study_file, _study_record, _ledger, _library])
 def test_a_newer_format_is_refused_with_what_to_install(
     make: Callable[[Path], list[Any]], tmp_path: Path, cli: Callable[..., Any]
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import typer
 from adapter_pages import adapters_page
+from form_page import forms_page
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from python_pages import python_pages
@@ -112,6 +113,7 @@ def pages() -> dict[str, str]:
         "strategies.md": _strategies_page(),
         "measures.md": _measures_page(),
         "adapters.md": adapters_page(NOTE),
+        "adapter-forms.md": forms_page(NOTE),
         "quantised.md": quantised_page(NOTE),
         "cli.md": _commands_page(),
         **python_pages(NOTE),

@@ -207,6 +207,7 @@ COMMANDS = (
     Writing("compose --keep", f"{_COMPOSE} out --keep --bundle", f"{_COMPOSE} out --keep --seed 5", stays=_FIT),
     # Trainings.
     _study("train", f"{_TRAIN} --lora 2", f"{_TRAIN} --lora 2 --seed 5"),
+    _study("train --form", f"{_TRAIN} --form hydra", f"{_TRAIN} --form hydra --set form.rank=3"),
     _study("train --full", f"{_TRAIN} --full", f"{_TRAIN} --lora 2"),
     Writing(
         "report",

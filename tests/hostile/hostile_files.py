@@ -103,6 +103,13 @@ KINDS = (
     Kind("training result", "trained/train.json", "json", ("report trained --out page.html",)),
     Kind("training journal", "trained/run.sqlite", "sqlite",
          ("report trained --out page.html", "verify-run trained --step 1")),
+    Kind("form of adapter", "formed/form/form.json", "json",
+         ("inspect {world}/base {world}/base+formed/form",
+          "generate {world}/base+formed/form --prompt a --max-new-tokens 2",
+          "skill convert formed/form --base {world}/base --to dense --out out.safetensors")),
+    Kind("tensors of a form", "formed/form/tensors.safetensors", "safetensors",
+         ("generate {world}/base+formed/form --prompt a --max-new-tokens 2",
+          "skill convert formed/form --base {world}/base --to dense --out out.safetensors")),
     Kind("composition", "composed/composition.json", "json",
          ("inspect {world}/base composed#tuned", "generate composed --prompt a --max-new-tokens 2",
           "evaluate composed --tasks tasks --limit 1"),
@@ -322,6 +329,9 @@ MADE |= {
     "outcomes": (("ledger",), "outcomes export outcomes.jsonl --ledger ledger.sqlite"),
     "run": (("study",), "evolve study.yaml --out run --ledger ledger.sqlite"),
     "trained": (("base",), "train tasks/say --base base --out trained --steps 2 --batch 2 --ledger ledger.sqlite"),
+    "formed": (
+        ("base",), "train tasks/say --base base --form hydra --out formed --steps 2 --batch 2 --ledger ledger.sqlite",
+    ),
     "composed": (
         ("owned",), "compose twin_merging tuned skills/b --base base --tasks owned --examples 2 --out composed",
     ),

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 # What a recipe file says itself.
 _OF_A_RECIPE = (
-    "base", "lora", "full", "objective", "set_", "teacher", "steps", "batch", "micro_batch", "learning_rate", "every",
-    "patience", "others", "test", "seed", "threads", "dtype", "pack", "activation_checkpoints",
+    "base", "lora", "full", "form", "objective", "set_", "teacher", "steps", "batch", "micro_batch", "learning_rate",
+    "every", "patience", "others", "test", "seed", "threads", "dtype", "pack", "activation_checkpoints",
 )  # fmt: skip
 
 
 PANEL = options.Panel.training
+# What stands before the options of a form of adapter in --set.
+_OF_FORM = "form."
 
 
 def train(
@@ -38,6 +40,12 @@ def train(
         int | None, typer.Option("--lora", metavar="RANK", min=1, help="Train factors of this rank [8].")
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Train every tensor: a skill file comes out.")] = False,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--form", metavar="NAME", help="Train this form of adapter, such as hydra; --set form.KEY=VALUE sets it."
+        ),
+    ] = None,
     objective: Annotated[
         str | None,
         typer.Option(
@@ -48,7 +56,11 @@ def train(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set an option of the objective; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set an option of the objective, or with form. before it of the form; repeatable.",
+        ),
     ] = None,
     teacher: Annotated[
         str | None,
@@ -132,6 +144,8 @@ def train(
 
         genepool train tasks/sort --base base/ --full --steps 400 --out run
 
+        genepool train tasks/sort --base base/ --form hydra --set form.rank=4 --out run
+
         genepool train pairs.jsonl --base base/ --objective dpo --set beta=0.2 --out run
 
         genepool train training.yaml --out run
@@ -139,7 +153,7 @@ def train(
         genepool train loop.yaml --out run
 
     You may kill the command at any time: the same command continues and gives the same bits. The result is a skill,
-    DIR/adapter or DIR/skill.safetensors. You can add it to a library, merge it, or ask `BASE+DIR/adapter`.
+    DIR/adapter, DIR/skill.safetensors or DIR/form. You can add it to a library, merge it, or ask `BASE+DIR/adapter`.
     """
     options.begin(quiet)
     if overwrite:
@@ -193,6 +207,7 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training | Loop:
     from genepool.training import Training, is_training, load_training
     from genepool.training.loops import is_loop, load_loop
     from genepool.training.objectives import objectives
+    from genepool.weights.adapter_forms import adapter_forms
 
     first = Path(tasks[0])
     if len(tasks) == 1 and (is_training(first) or first.suffix in (".yaml", ".yml")):
@@ -205,19 +220,28 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training | Loop:
         raise InputError("no base is named", where="--base", fix="Name the model, or a training file that does")
     if given["full"] and given["lora"] is not None:
         raise InputError("contradicts --lora", where="--full", fix="Leave one of them out")
-    plain: dict[str, Any] = {"base": given["base"], "tasks": tuple(tasks), "form": "full" if given["full"] else "lora"}
+    if given["form"] is not None and (given["full"] or given["lora"] is not None):
+        other = "--full" if given["full"] else "--lora"
+        raise InputError(f"contradicts {other}", where="--form", fix="Leave one of them out")
+    form = given["form"] or ("full" if given["full"] else "lora")
+    plain: dict[str, Any] = {"base": given["base"], "tasks": tuple(tasks), "form": form}
     if given["lora"] is not None:
         plain["lora"] = {"rank": given["lora"]}
+    of_form = [one.removeprefix(_OF_FORM) for one in given["set_"] or [] if one.startswith(_OF_FORM)]
+    of_objective = [one for one in given["set_"] or [] if not one.startswith(_OF_FORM)]
+    known = adapter_forms().get(form)
+    if of_form:
+        plain["form_options"] = options.settings(of_form, None if known is None else known.Options)
     objective = objectives().get(given["objective"] or Training.model_fields["objective"].default)
-    plain["options"] = options.settings(given["set_"] or [], None if objective is None else objective.Options)
-    skipped = {"base", "lora", "full", "set_"}
+    plain["options"] = options.settings(of_objective, None if objective is None else objective.Options)
+    skipped = {"base", "lora", "full", "form", "set_"}
     plain |= {key: given[key] for key in _OF_A_RECIPE if key not in skipped and given[key] is not None}
     try:
         return validate(Training, plain, "")
     except InputError as error:
         # The help lists no option of an objective; what refused one knows where it is listed.
-        of_objective = error.where.startswith(":options.")
-        fix = error.fix if of_objective or not error.fix else "See `genepool train --help`"
+        of_part = error.where.startswith((":options.", ":form_options."))
+        fix = error.fix if of_part or not error.fix else "See `genepool train --help`"
         raise InputError(error.what, where=_option(error.where), fix=fix) from None
 
 
@@ -226,6 +250,8 @@ def _option(key: str) -> str:
     name, _, inner = key.removeprefix(":").partition(".")
     if name == "options":
         return f"--set {inner}".rstrip()
+    if name == "form_options":
+        return f"--set {_OF_FORM}{inner}"
     return f"--{name.replace('_', '-')}" if name in _OF_A_RECIPE else name
 
 
@@ -237,7 +263,7 @@ def _said_in_the_file(context: typer.Context, file: Path) -> None:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = f"--{name.rstrip('_').replace('_', '-')}"
-            key = "options" if name == "set_" else name
+            key = "options` or `form_options" if name == "set_" else name
             raise InputError("is set by the file", where=option, fix=f"Set `{key}` in {file}")
 
 

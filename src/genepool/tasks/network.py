@@ -15,9 +15,13 @@ from genepool.devices import check_device, check_dtype
 from genepool.errors import InputError
 from genepool.tasks.models import Model, asked_fingerprint
 from genepool.weights import Weights
+from genepool.weights.formed.formed_weights import FormedWeights
 
 if TYPE_CHECKING:
     import torch
+
+    from genepool.weights.formed.adapter_form import AdapterForm
+    from genepool.weights.formed.attached import Attached
 
 
 class PassListener(Protocol):
@@ -51,6 +55,8 @@ class Network(Model):
     """
 
     _listener: PassListener | None = None
+    # The form of adapter that stands in the network.
+    _form: Attached | None = None
 
     def __init__(self, weights: Weights, model: Any) -> None:
         self.model = model
@@ -65,8 +71,10 @@ class Network(Model):
 
         check_dtype(dtype)
         check_device(device)
-        model = cls._built(weights, getattr(torch, dtype))
-        return cls(weights, _moved(model, device, weights.name), *cls._prepared_by(weights))
+        model = cls._built(plain(weights), getattr(torch, dtype))
+        loaded = cls(weights, _moved(model, device, weights.name), *cls._prepared_by(weights))
+        loaded._put_in(weights)
+        return loaded
 
     @classmethod
     @abstractmethod
@@ -149,6 +157,7 @@ class Network(Model):
         """
         import torch
 
+        formed, weights = weights, plain(weights)
         named_alike = set(weights.names()) <= set(self._targets) <= {*weights.names(), *weights.aliases()}
         built = None if named_alike else self._rebuilt(weights)
         for name in sorted(set(self._targets) ^ set(self._targets if built is None else built)):
@@ -167,10 +176,43 @@ class Network(Model):
                 )
         # Until the last tensor is copied the model is neither the old one nor the new, and must not pass for either.
         self._weights = None
+        if self._form is not None:
+            self._form.detach()
+            self._form = None
         with torch.no_grad():
             for name, target in self._targets.items():
                 target.copy_(weights.read(name) if built is None else built[name])
-        self._weights = weights
+        self._weights = formed
+        self._put_in(formed)
+
+    def _put_in(self, weights: Weights) -> None:
+        """Puts the form that stands on some weights into the network, where one does.
+
+        Raises:
+            InputError: the form is made for another kind of model.
+        """
+        if isinstance(weights, FormedWeights):
+            self.refuse_form(weights.formed.form, weights.name)
+            self._form = weights.attached(self.model)
+
+    @classmethod
+    def refuse_form(cls, form: AdapterForm, where: str) -> None:
+        """Refuses a form of adapter that is made for another kind of model.
+
+        Args:
+            form: the form.
+            where: the model, for errors.
+
+        Raises:
+            InputError: it is.
+        """
+        if form.reads != "any" and form.reads not in cls.can:
+            words = {"classes": "models that tell classes", "text": "models that write"}
+            raise InputError(
+                f"the form {form.name} is made for {words[form.reads]}, got {cls.kind}",
+                where=where,
+                fix="Name such a model, or another form",
+            )
 
     def taken(self) -> Weights:
         """The weights that the model holds.
@@ -228,6 +270,11 @@ class Network(Model):
                 "an error interrupted the assignment of weights to this model", fix="Assign weights to it again"
             )
         return self._weights
+
+
+def plain(weights: Weights) -> Weights:
+    """The weights that a network is built of: those below a form that does not fold."""
+    return weights.base if isinstance(weights, FormedWeights) else weights
 
 
 def _moved(model: Any, device: str, where: str) -> Any:

@@ -114,6 +114,17 @@ class OutcomeTable:
             {**self._cells, **other._cells}, self._examples, {**self.fingerprints, **other.fingerprints}, self.split
         )
 
+    def with_tasks_of(self, other: OutcomeTable) -> OutcomeTable:
+        """The same models over the tasks of both tables; fingerprints are this table's.
+
+        Raises:
+            InputError: the tables have other models, or share a task.
+        """
+        if self.models != other.models or self.split != other.split or set(self.tasks) & set(other.tasks):
+            raise InputError("the tables are not of the same models over other tasks", fix="Evaluate them again")
+        examples = {**self._examples, **other._examples}
+        return OutcomeTable({**self._cells, **other._cells}, examples, self.fingerprints, self.split)
+
     def _cell(self, model: str, task: str) -> TaskOutcomes:
         if model not in self.fingerprints:
             raise InputError(f"no model '{model}' in this table", fix=nearest(model, self.fingerprints))

@@ -16,14 +16,17 @@ _OF_REWARDS = [
 
 
 def card(told: dict[str, Any]) -> str:
-    """The card of an adapter, as the hub reads it.
+    """The card of an adapter or a form of one, as the hub reads it.
 
     Args:
         told: what `train.json` says.
     """
     base = str(told["base"]["path"])
     name = Path(base).name if Path(base).exists() else base
-    front = yaml.safe_dump({"base_model": name, "library_name": "peft", "tags": ["genepool", "lora"]}, sort_keys=False)
+    form = told["result"] == "form"
+    library = {"library_name": "genepool", "tags": ["genepool", str(told["form"])]}
+    kept = library if form else {"library_name": "peft", "tags": ["genepool", "lora"]}
+    front = yaml.safe_dump({"base_model": name, **kept}, sort_keys=False)
     lines = [
         f"---\n{front}---",
         "",
@@ -33,6 +36,7 @@ def card(told: dict[str, Any]) -> str:
         f"{told['best_step']:,} is this one), learning rate {told['learning_rate']:.3g}, "
         f"{told['examples']['train']:,} examples, seed {told['seed']}.",
         "",
+        *([f"It is a form of adapter, {told['form']}: ask it as `BASE+FOLDER` with genepool.", ""] if form else []),
         *(_OF_REWARDS if told["result"] == "reward_model" else []),
         *([f"The base has no head: before is {_plain(head['before'])}.", ""] if (head := told.get("head")) else []),
         *_asked(told.get("control")),

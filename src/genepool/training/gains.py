@@ -6,6 +6,7 @@ flipped are listed. Uses tasks and measure.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,6 +86,7 @@ def measure_gains(
     targets: Sequence[Task],
     others: Sequence[Task],
     *,
+    by_task: Mapping[str, Weights] | None = None,
     ledger: str | Path | None = None,
     limit: int | None = None,
     device: str = "cpu",
@@ -97,22 +99,32 @@ def measure_gains(
         tuned: after.
         targets: what was taught.
         others: what must not be forgotten.
+        by_task: what answers a task that was taught in place of `tuned`, where it has parts for each.
         ledger: where outcomes are kept.
         limit: the first N examples of each task; all when None.
         device: torch's name of the device.
         dtype: what the models compute in.
     """
     with Ledger(ledger) as book:
-        table = evaluate(
-            [base, tuned],
-            [*targets, *others],
-            split="test",
-            ledger=book,
-            limit=limit,
-            names=[BEFORE, AFTER],
-            device=device,
-            dtype=dtype,
-        )
+
+        def asked(after: Weights | Source, tasks: Sequence[Task]) -> OutcomeTable:
+            return evaluate(
+                [base, after],
+                tasks,
+                split="test",
+                ledger=book,
+                limit=limit,
+                names=[BEFORE, AFTER],
+                device=device,
+                dtype=dtype,
+            )
+
+        alone = [task for task in targets if task.name in (by_task or {})]
+        rest = [task for task in (*targets, *others) if task not in alone]
+        tables = [asked((by_task or {})[task.name], [task]) for task in alone]
+        if rest:
+            tables.append(asked(tuned, rest))
+        table = functools.reduce(OutcomeTable.with_tasks_of, tables)
     (comparison,) = compare_many(BEFORE, {AFTER: table.pairs(BEFORE, AFTER)})
     flips = tuple(flip for task in table.tasks for flip in _flips(table, task))
     return Gains(table, comparison, tuple(task.name for task in targets), flips)

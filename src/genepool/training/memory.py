@@ -6,7 +6,9 @@ Weights, gradients and AdamW's moments are exact; activations are an estimate fr
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from genepool.errors import InputError
@@ -19,6 +21,7 @@ from genepool.training.recipe import Training
 from genepool.training.reward_ensemble import RewardModelSource, is_reward_model
 from genepool.training.trained import modules_of
 from genepool.weights import Weights, infer_roles, open_weights
+from genepool.weights.formed.sites import sites_of
 
 #: Entries of activations that a layer keeps for the backward pass, per token, in hidden sizes: what enters and leaves
 #: the norms, projections, attention and the residual sums. Of the MLP, in inner sizes: its two inputs and its product.
@@ -99,11 +102,15 @@ def _beside(recipe: Training) -> int:
 
 
 def _factors(base: Weights, recipe: Training) -> int:
-    """Entries of the factors and of what is trained whole beside them: what the training itself counts.
+    """Entries of the factors or of a form, and of what is trained whole beside them: what the training itself counts.
 
     Raises:
         InputError: a target names no linear layer.
     """
+    if recipe.is_form:
+        form = recipe.made_form([Path(task).stem for task in recipe.tasks])
+        shapes = form.all_shapes(sites_of(base))
+        return sum(math.prod(shape) for name, shape in shapes.items() if not form.frozen(name))
     kind = open_model(base).kind
     if issubclass(kind, Network) and (outline := kind.outline(base)) is not None:
         return modules_of(kind, outline, base, recipe.lora).entries(outline, recipe.lora.rank)

@@ -11,9 +11,11 @@ from typing import Any
 
 from genepool import progress
 from genepool.errors import InputError, nearest
+from genepool.saved_models import TASK_MARK
 from genepool.tasks import LanguageModel, Task, load_tasks, open_model
 from genepool.tasks.answering import check_fits
 from genepool.tasks.models import Source, check_kind
+from genepool.tasks.network import Network
 from genepool.tasks.pretrained import load_tokenizer
 from genepool.tasks.tokenized import templated
 from genepool.training.class_prior import class_prior
@@ -25,6 +27,7 @@ from genepool.training.reward_ensemble import RewardModelSource, preference_task
 from genepool.weights import BaseWithHead, ClassHead, Weights, head_for, open_weights, with_head
 from genepool.weights.class_head import class_names
 from genepool.weights.dequantised import dequantised_in
+from genepool.weights.formed.sites import sites_of
 from genepool.weights.quantised import quantised_by
 
 
@@ -73,6 +76,8 @@ class OpenedTraining:
         objective.settings()
         pairs, labels = objective.reads_pairs, isinstance(objective, LabelledObjective)
         check_named(recipe, [task.name for task in tasks])
+        if recipe.is_form:
+            _check_form(recipe, base, [task.name for task in tasks])
         lessons = TrainingExamples(
             tasks,
             seed=recipe.seed,
@@ -129,6 +134,20 @@ class OpenedTraining:
             return RewardModelSource(result, self.base)
         return open_weights(str(result), base=self.base)
 
+    def tuned_by_task(self, result: Path) -> dict[str, Weights]:
+        """What came out of the training for each task that was taught, where it has parts for each; empty elsewhere.
+
+        Args:
+            result: its folder.
+        """
+        if not self.recipe.is_form or not self.recipe.made_form(self._names).by_task:
+            return {}
+        return {name: open_weights(f"{result}{TASK_MARK}{name}", base=self.base) for name in self._names}
+
+    @property
+    def _names(self) -> list[str]:
+        return [task.name for task in self.lessons.tasks]
+
     @cached_property
     def before(self) -> Weights | Source:
         """What the result is compared with: the base, or the most frequent class where the base cannot be asked."""
@@ -153,6 +172,8 @@ class OpenedTraining:
         recipe = self.recipe.model_dump(mode="json", exclude=outside)
         teacher = self.recipe.teacher
         options = self.recipe.made_objective().settings()
+        if self.recipe.is_form:
+            recipe["form_options"] = self.recipe.made_form(self._names).settings()
         return {
             **recipe,
             **({"options": options} if options else {}),
@@ -202,6 +223,24 @@ def _able(base: Weights, tasks: Sequence[Task]) -> Weights:
             )
     classes = dict.fromkeys(name for task in tasks for name in task.settings.classes)
     return with_head(base, ClassHead(architecture, tuple(classes)))
+
+
+def _check_form(recipe: Training, base: Weights, tasks: Sequence[str]) -> None:
+    """Refuses a form of adapter that does not fit the base, before anything is loaded."""
+    form = recipe.made_form(tasks)
+    if isinstance(base, BaseWithHead):
+        raise InputError(
+            f"has no head, and a form ({form.name}) is trained on a base that has one",
+            where=base.name,
+            fix="Train factors first (--lora), merge them, and name the result as the base",
+        )
+    kind = open_model(base).kind
+    if not issubclass(kind, Network):
+        raise InputError(f"{kind.kind} takes no form of adapter", where=base.name, fix="Name another model")
+    kind.refuse_form(form, base.name)
+    # The files that its options name are there.
+    form.settings()
+    form.all_shapes(sites_of(base))
 
 
 def _check_classes(task: Task, base: Weights) -> None:

@@ -16,7 +16,13 @@ from genepool.errors import nearest
 from genepool.schema import Strict, has_mark, read_marked, validate_part
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from genepool.training.objectives import Objective
+    from genepool.weights.formed.adapter_form import AdapterForm
+
+#: Forms that are none of adapters' own: PEFT's factors, and every tensor.
+OWN_FORMS = ("lora", "full")
 
 
 class Lora(Strict):
@@ -80,8 +86,13 @@ class Training(Strict):
         description="The part of a task's training examples that is used, by the tasks' names, such as "
         "{sort: 0.0039}; which ones, the seed decides. Tasks that are not named are used whole, and null uses all.",
     )
-    form: Literal["lora", "full"] = Field(
-        default="lora", description="lora: factors, which become an adapter; full: every tensor, which becomes a skill."
+    form: str = Field(
+        default="lora",
+        description="lora: factors, which become an adapter; full: every tensor, which becomes a skill; or one of the "
+        "[forms of adapters](adapter-forms.md), such as hydra.",
+    )
+    form_options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of a form of adapter, as its page lists them."
     )
     lora: Lora = Field(default=Lora(), description="The factors.")
     objective: str = Field(
@@ -167,6 +178,53 @@ class Training(Strict):
         if value not in objectives():
             raise ValueError(f"there is no objective '{value}'. {nearest(value, objectives())}")
         return value
+
+    @field_validator("form")
+    @classmethod
+    def _known_form(cls, value: str) -> str:
+        from genepool.weights.adapter_forms import adapter_forms
+
+        known = (*OWN_FORMS, *adapter_forms())
+        if value not in known:
+            raise ValueError(f"there is no form '{value}'. {nearest(value, known)}")
+        return value
+
+    @model_validator(mode="after")
+    def _formed(self) -> Training:
+        from genepool.training.objectives import TargetObjective, objectives
+        from genepool.weights.adapter_forms import adapter_forms
+
+        if not self.is_form:
+            if self.form_options:
+                raise ValueError(
+                    f"`form_options` are of forms of adapters, and the form is {self.form}. Leave them out"
+                )
+            return self
+        validate_part(adapter_forms()[self.form].Options, self.form_options, "form_options")
+        objective = objectives()[self.objective]
+        if objective.factors_only:
+            raise ValueError(f"the objective {self.objective} trains factors alone. Leave --form (`form`) out")
+        if adapter_forms()[self.form].by_task and not issubclass(objective, TargetObjective):
+            raise ValueError(
+                f"the form {self.form} has parts for each task, which the objective {self.objective} does not tell "
+                "apart. Use likelihood, or another form"
+            )
+        return self
+
+    @property
+    def is_form(self) -> bool:
+        """Whether a form of adapter is trained: neither factors nor every tensor."""
+        return self.form not in OWN_FORMS
+
+    def made_form(self, tasks: Sequence[str]) -> AdapterForm:
+        """The form of adapter with its options.
+
+        Args:
+            tasks: names of the tasks that it is trained on.
+        """
+        from genepool.weights.adapter_forms import make_form
+
+        return make_form(self.form, self.form_options, tasks, "form_options")
 
     @model_validator(mode="after")
     def _taught(self) -> Training:

@@ -295,7 +295,7 @@ class Run:
     def finish(self, ledger: str | Path | None) -> tuple[dict[str, Any], Gains]:
         """Writes the best state as a skill, measures it before and after, and records the end."""
         told, tuned = self._written(measured=True)
-        gains = self._measure(tuned, ledger)
+        gains = self._measure(tuned, told["result"], ledger)
         told = {**told, **gains.to_dict()}
         self._write_told(told)
         return told, gains
@@ -345,19 +345,20 @@ class Run:
     def measure_again(self, told: dict[str, Any], ledger: str | Path | None) -> tuple[dict[str, Any], Gains]:
         """Asks base and result of a finished training what is to be asked now, and records that instead."""
         tuned = self.opened.tuned(self.out / told["result"])
-        gains = self._measure(tuned, ledger)
+        gains = self._measure(tuned, told["result"], ledger)
         told = {**told, "asked": self.opened.asked(), **gains.to_dict()}
         self._write_told(told)
         (self.out / REPORT_FILE).unlink(missing_ok=True)
         return told, gains
 
-    def _measure(self, tuned: Weights | RewardModelSource, ledger: str | Path | None) -> Gains:
+    def _measure(self, tuned: Weights | RewardModelSource, result: str, ledger: str | Path | None) -> Gains:
         with torch_threads(self.threads):
             return measure_gains(
                 self.opened.before,
                 tuned,
                 self.opened.targets,
                 self.opened.others,
+                by_task=self.opened.tuned_by_task(self.out / result),
                 ledger=ledger,
                 limit=self.recipe.test,
                 device=self._device,

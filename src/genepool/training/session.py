@@ -7,7 +7,7 @@ and the trained part of a model; `run` makes it durable.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from genepool.weights import Weights
 
 
+# Examples that a form begins with, where it looks at what layers read: those of CorDA's scripts.
+_ASKED = 256
 # Examples on which packing is tried; how near likelihoods must be, in float32 and in types of two bytes.
 _TRIED, _ALIKE, _ALIKE_IN_TWO_BYTES = 8, 1e-4, 0.05
 
@@ -65,7 +67,7 @@ class Session:
         objective = recipe.made_objective()
         if recipe.pack:
             check_packing(model, lessons.train[:_TRIED])
-        self.trained = trained_part(model, base, recipe)
+        self.trained = trained_part(model, base, recipe, [task.name for task in lessons.tasks], self._ask(lessons))
         if objective.needs_reference:
             self.trained.remember()
         settings = Optimisation(
@@ -87,6 +89,18 @@ class Session:
         self._seconds, self._seen = 0.0, 0
         if recipe.activation_checkpoints:
             _checkpoint_activations(model)
+
+    def _ask(self, lessons: TrainingExamples) -> Callable[[int | None], float]:
+        """Asks the model its first training examples, each alone, so that no padding is read; their mean loss."""
+
+        def ask(count: int | None) -> float:
+            found: list[float] = []
+            for lesson in lessons.at(0, min(count or _ASKED, len(lessons.train))):
+                for batch in encode_examples(self.model, [lesson.example], lesson.task, 1).batches:
+                    found += (-answer_likelihoods(self.model, batch)[0]).tolist()
+            return sum(found) / len(found)
+
+        return ask
 
     @property
     def speed(self) -> float:

@@ -75,6 +75,7 @@ def described(opened: OpenedTraining, journal: Journal, ending: Ending) -> dict[
         **_head(opened),
         "fingerprint": ending.fingerprint,
         "form": recipe.form,
+        **({"form_options": recipe.form_options} if recipe.form_options else {}),
         "objective": recipe.objective,
         **_options(recipe),
         "steps": ending.last,

@@ -177,6 +177,7 @@ def gains_of(
             tuned,
             opened.targets,
             opened.others,
+            by_task=opened.tuned_by_task(out / str(told["result"])),
             ledger=ledger,
             limit=opened.recipe.test,
             device=device,

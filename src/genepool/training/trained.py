@@ -9,8 +9,8 @@ import copy
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -53,7 +53,7 @@ class Trained(ABC):
     """
 
     place: ClassVar[str]
-    boost: ClassVar[float] = 1.0
+    boost: float = 1.0
 
     def __init__(self, model: Network) -> None:
         self.model = model
@@ -91,6 +91,14 @@ class Trained(ABC):
     @abstractmethod
     def as_begun(self) -> AbstractContextManager[None]:
         """Inside, the model is what it was when it was remembered: nothing that was trained counts."""
+
+    def about(self, task: str) -> AbstractContextManager[None]:
+        """Inside, the model answers as it does for a task, where it has parts for each.
+
+        Args:
+            task: its name.
+        """
+        return nullcontext()
 
     def undone(self, base: Weights) -> AbstractContextManager[None]:
         """Inside, the model is what it was loaded as; afterwards what was trained may be lost.
@@ -423,13 +431,17 @@ class Reference:
                     module.training = mode
 
 
-def trained_part(model: Network, weights: Weights, recipe: Training) -> Trained:
+def trained_part(
+    model: Network, weights: Weights, recipe: Training, tasks: Sequence[str], ask: Callable[[int | None], float]
+) -> Trained:
     """The part that a recipe trains.
 
     Args:
         model: the base, loaded.
         weights: what it was loaded from.
         recipe: the training.
+        tasks: names of the tasks that it learns.
+        ask: as for `TrainedForm`.
 
     Raises:
         InputError: the model has no such part.
@@ -443,4 +455,8 @@ def trained_part(model: Network, weights: Weights, recipe: Training) -> Trained:
         return RewardFactors(model, recipe.lora, weights, recipe.seed, objective.sets_of_factors)
     if recipe.form == "lora":
         return LoraFactors(model, recipe.lora, weights, recipe.seed)
-    return FullFineTune(model, weights)
+    if recipe.form == "full":
+        return FullFineTune(model, weights)
+    from genepool.training.form_training import TrainedForm
+
+    return TrainedForm(model, recipe.made_form(tasks), weights, recipe.seed, ask)

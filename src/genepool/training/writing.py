@@ -95,9 +95,12 @@ def measure_writing(
     lessons = {task.name: [TrainingExample(task, one) for one in task.examples("test")[:count]] for task in able}
     with torch.no_grad():
         with session.optimiser.in_place(), nullcontext() if control is None else model.asked_with(control):
-            after = {name: _answers(model, own) for name, own in lessons.items()}
-            drawn = {name: draw_samples(model, own, 1, 1.0, seed=seed, step=_STEP) for name, own in lessons.items()}
-            policy = {name: _logs(model, samples) for name, samples in drawn.items()}
+            after, drawn, policy = {}, {}, {}
+            for name, own in lessons.items():
+                with session.trained.about(name):
+                    after[name] = _answers(model, own)
+                    drawn[name] = draw_samples(model, own, 1, 1.0, seed=seed, step=_STEP)
+                    policy[name] = _logs(model, drawn[name])
         found = []
         with session.trained.undone(base):
             for task in able:

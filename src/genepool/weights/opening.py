@@ -6,6 +6,7 @@ s3://..., https://...    whatever fsspec reads, fetched into the cache
 model+adapter            a PEFT LoRA folder on its base; adapter+model as well
 model+adapter.gguf       a LoRA adapter of llama.cpp on its base
 model+skill.safetensors  a genepool skill on its base
+model+form               a form of adapter that `train --form` made; form#task for one of its tasks
 composition#task         what a saved composition is for one task, of those that must be told
 """
 
@@ -18,13 +19,15 @@ from typing import Literal
 
 from genepool import progress
 from genepool.errors import InputError
-from genepool.saved_models import saved_model
+from genepool.saved_models import folder_and_task, saved_model
 from genepool.weights import hub, naming, remote
 from genepool.weights.change import BaseWithChange, Change
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.class_head import BaseWithHead, class_head_of, with_head, without_head
 from genepool.weights.dequantised import dequantised
 from genepool.weights.ema import ema_copies, without_copies
+from genepool.weights.formed.form_folder import is_form
+from genepool.weights.formed.formed_weights import form_on
 from genepool.weights.gguf.adapter_reading import GgufAdapter, is_gguf_adapter
 from genepool.weights.model_difference import ModelDifference
 from genepool.weights.peft.adapter import PeftAdapter
@@ -253,6 +256,8 @@ class _Opener:
             # PEFT puts it beside quantised layers, too; what is to be computed of such a model is refused there.
             return adapter_on(weights, path, name, allow_pickle=self.allow_pickle)
         refuse_quantised(weights, name, "Name the unquantised model that it can be added to")
+        if (form := _form_in(path)) is not None:
+            return form_on(weights, form[0], name, form[1])
         if is_skill(path):
             return skill_on(weights, path).applied(name)
         if is_gguf_adapter(path):
@@ -269,7 +274,7 @@ class _Opener:
             try:
                 if candidate.exists() and not (candidate.is_dir() or candidate.is_file()):
                     raise InputError("is a device or a pipe, expected a model", where=candidate, fix="Name a folder")
-                if candidate.exists() or saved_model(candidate) is not None:
+                if candidate.exists() or saved_model(candidate) is not None or _form_in(candidate) is not None:
                     return candidate
             except PermissionError:
                 raise
@@ -306,9 +311,15 @@ class _Opener:
         raise InputError("no such model: the path does not exist", where=text, fix="Check the path")
 
 
+def _form_in(path: Path) -> tuple[Path, str | None] | None:
+    """The folder of a form and the task behind `#`; None where there is none."""
+    folder, task = folder_and_task(path)
+    return (folder, task) if is_form(folder) else None
+
+
 def _is_addition(path: Path) -> bool:
     """Whether a path holds an adapter or a skill and no model of its own."""
-    if is_skill(path) or is_gguf_adapter(path):
+    if is_skill(path) or is_gguf_adapter(path) or _form_in(path) is not None:
         return True
     return path.is_dir() and (path / CONFIG_FILE).is_file() and not (path / "config.json").is_file()
 

@@ -56,9 +56,10 @@ class AnswerTrainer(Trainer):
         # Not inference mode: a reference switches factors off and on again.
         with torch.no_grad():
             for batch, places in self._checked:
-                loss += float(self._losses(batch).double().sum())
+                with self.reference.trained.about(self.lessons.valid[places[0]].task.name):
+                    loss += float(self._losses(batch).double().sum())
+                    hits = batch.means(answer_likelihoods(self.model, batch)[1].double())
                 tokens += len(batch.targets)
-                hits = batch.means(answer_likelihoods(self.model, batch)[1].double())
                 right, count = right + int((hits == 1).sum()), count + len(places)
         return loss / tokens, right / count
 

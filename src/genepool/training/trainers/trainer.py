@@ -155,9 +155,11 @@ class Trainer(ABC):
         total = 0.0
         with self.stepping(step):
             for batch, places in encoded:
-                losses = losses_of(batch, [lessons[place] for place in places])
-                share = losses.sum() / tokens
-                share.backward()  # type: ignore[no-untyped-call]
+                # What a layer computes for a task is asked for again in the backward pass, with checkpoints.
+                with self.reference.trained.about(lessons[places[0]].task.name):
+                    losses = losses_of(batch, [lessons[place] for place in places])
+                    share = losses.sum() / tokens
+                    share.backward()  # type: ignore[no-untyped-call]
                 total += float(share.detach())
                 lengths = map(len, batch.parts(losses))
                 means = batch.means(losses.detach()).tolist()
