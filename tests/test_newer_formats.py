@@ -66,7 +66,7 @@ def _library(folder: Path) -> list[Any]:
 
 
 def _form(folder: Path) -> list[Any]:
-    from tiny_models import write_model
+    from tests.tasks.tiny_models import write_model
 
     base = write_model(folder / "base")
     (folder / "form").mkdir()

@@ -59,7 +59,8 @@ class AdapterAutoencoder(nn.Module):
         x = self.from_latent(torch.cat([latent, tasks], 1)).view(-1, *self._inner)
         for number, layer in enumerate(reversed(self.up)):
             x = layer(x if number == 0 else nn.functional.leaky_relu(x))
-        return x[:, 0, : self.length]
+        found: torch.Tensor = x[:, 0, : self.length]
+        return found
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,9 @@ class Denoiser(nn.Module):
         times: steps from a latent to noise.
     """
 
+    scale: torch.Tensor
+    center: torch.Tensor
+
     def __init__(self, latent: int, condition: int, times: int) -> None:
         super().__init__()
         width = 4 * latent
@@ -202,7 +206,7 @@ def train_denoiser(
         kept = share[time, None]
         with torch.enable_grad():
             told = model(kept.sqrt() * clean + (1 - kept).sqrt() * noise, time, tasks)
-            loss = (told - noise).square().mean()
+            loss: torch.Tensor = (told - noise).square().mean()
             loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 

@@ -109,8 +109,8 @@ def _factors(base: Weights, recipe: Training) -> int:
     """
     if recipe.is_form:
         form = recipe.made_form([Path(task).stem for task in recipe.tasks])
-        shapes = form.all_shapes(sites_of(base))
-        return sum(math.prod(shape) for name, shape in shapes.items() if not form.frozen(name))
+        parts = form.all_shapes(sites_of(base))
+        return sum(math.prod(shape) for name, shape in parts.items() if not form.frozen(name))
     kind = open_model(base).kind
     if issubclass(kind, Network) and (outline := kind.outline(base)) is not None:
         return modules_of(kind, outline, base, recipe.lora).entries(outline, recipe.lora.rank)

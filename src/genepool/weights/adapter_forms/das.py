@@ -37,9 +37,7 @@ class Das(NetworkForm):
     """
 
     name = "das"
-    source = (
-        "Wu et al., Dynamic Architecture Skipping (arXiv:2309.01479), from the text; least squares are ours"
-    )
+    source = "Wu et al., Dynamic Architecture Skipping (arXiv:2309.01479), from the text; least squares are ours"
     when = "A model that should be faster on one task: fewer MLPs, a few trained numbers instead."
     why_not = "an MLP is replaced by a smaller one, which the model's class has no place for"
     traps = (

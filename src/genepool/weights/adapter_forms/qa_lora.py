@@ -62,7 +62,7 @@ class QaLora(LinearForm):
     def forward(
         self, site: LinearSite, parts: Parts, x: torch.Tensor, plain: Callable[[torch.Tensor], torch.Tensor], task: int
     ) -> torch.Tensor:
-        pooled = x.unflatten(-1, (-1, self.options.group)).mean(-1)
+        pooled = x.reshape(*x.shape[:-1], -1, self.options.group).mean(-1)
         return plain(x) + (pooled @ parts["A"].T @ parts["B"].T) * (self.options.alpha / self.options.rank)
 
     def change(

@@ -51,7 +51,7 @@ class Attached:
     ) -> None:
         self.form, self.network, self.sites, self.tensors, self.seed = form, network, sites, tensors, seed
         self.trained, self.on, self.task = trained, True, -1
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], object]] = []
         form.attach(self)
         for site in sites.heads:
             self.replace(site.module, self._headed(site))
@@ -94,7 +94,7 @@ class Attached:
         module.forward = forward
         self._undo.append(undo)
 
-    def also_undo(self, undo: Callable[[], None]) -> None:
+    def also_undo(self, undo: Callable[[], object]) -> None:
         """What else is done when the form is taken out."""
         self._undo.append(undo)
 

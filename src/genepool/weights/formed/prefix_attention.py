@@ -7,6 +7,7 @@ Forms of prefixes use it. Uses torch and transformers.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -81,16 +82,14 @@ def put_before(attached: Attached, prefix: Callable[[int], tuple[torch.Tensor, t
             return prefix(layer) if attached.on else None
 
         _prefixes[module] = given
-        attached.also_undo(lambda module=module: _prefixes.pop(module, None))  # type: ignore[misc]
+        attached.also_undo(functools.partial(_prefixes.pop, module, None))
     configs = [network.config]
     if (text := network.config.get_text_config()) is not network.config:
         configs.append(text)
     for config in configs:
         before = config._attn_implementation
         config._attn_implementation_internal = _NAME
-        attached.also_undo(
-            lambda config=config, before=before: setattr(config, "_attn_implementation_internal", before)
-        )  # type: ignore[misc]
+        attached.also_undo(functools.partial(setattr, config, "_attn_implementation_internal", before))
 
 
 def _attention(layer: torch.nn.Module) -> torch.nn.Module | None:
@@ -131,4 +130,5 @@ def _forward(
             attention_mask = torch.nn.functional.pad(attention_mask, (length, 0), value=seen)
     elif attention_mask is not None:
         attention_mask = attention_mask[..., : key.shape[2]]
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **named)
+    found: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **named)
+    return found
