@@ -26,7 +26,7 @@ from genepool.weights import open_weights
 from genepool.weights.adapter_forms import adapter_forms, make_form
 from genepool.weights.adapter_forms.corda import decomposed
 from genepool.weights.adapter_forms.crash import cka, clusters
-from genepool.weights.formed.adapter_form import AdapterForm, Beginning, LinearForm
+from genepool.weights.formed.adapter_form import Beginning, FormOfAdapter, LinearForm
 from genepool.weights.formed.attached import Attached
 from genepool.weights.formed.form_folder import write_form
 from genepool.weights.formed.sites import LinearSite, ModelSites, sites_of
@@ -43,7 +43,7 @@ FOLDING = sorted(name for name, kind in adapter_forms().items() if issubclass(ki
 ELSEWHERE = {"relaxed_recursive", "stage_sharing", "prefix", "prompt", "das", "abnn"}
 
 
-def made(name: str) -> AdapterForm:
+def made(name: str) -> FormOfAdapter:
     return make_form(name, SMALL.get(name, {}), TASKS if adapter_forms()[name].by_task else (), name)
 
 
@@ -57,7 +57,7 @@ def places(bias: bool, inputs: int, outputs: int, depth: int = 4) -> ModelSites:
     return ModelSites("model", tuple(sites), (), (), {})
 
 
-def drawn(form: AdapterForm, sites: ModelSites, seed: int) -> dict[str, torch.Tensor]:
+def drawn(form: FormOfAdapter, sites: ModelSites, seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     found = {name: torch.randn(shape, generator=generator) * 0.5 for name, shape in form.all_shapes(sites).items()}
     if "centres" in found:
@@ -109,7 +109,7 @@ def logits(network: Any) -> torch.Tensor:
     return found
 
 
-def begun(form: AdapterForm, folder: Path) -> tuple[Any, Attached, dict[str, torch.Tensor]]:
+def begun(form: FormOfAdapter, folder: Path) -> tuple[Any, Attached, dict[str, torch.Tensor]]:
     """A network of the base with the form as it begins."""
     weights = open_weights(folder)
     network = open_model(weights).load().model

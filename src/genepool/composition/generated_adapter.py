@@ -165,32 +165,26 @@ class Piece(NamedTuple):
 
 
 def pieces_of(skills: SkillSet) -> tuple[Piece, ...]:
-    """What the adapters are made of, which must be alike.
+    """What the adapters are made of; of a tensor that some change with a lower rank, or not at all, the largest rank.
 
     Raises:
-        InputError: one changes a tensor otherwise than by a product, or their tensors or ranks differ.
+        InputError: one changes a tensor otherwise than by a product.
     """
     vectors = skills.vectors()
     found = []
     for name in vectors.names:
         rows, columns = vectors.matrix(name)
-        ranks: list[int] = []
-        for number, skill in enumerate(skills.skills):
-            product = vectors.factors(number, name) if number in vectors.holders(name) else None
+        ranks = []
+        for number in vectors.holders(name):
+            product = vectors.factors(number, name)
             if product is None:
                 raise InputError(
-                    f"changes {name} otherwise than by a product of two factors, or not at all",
-                    where=skill.reference,
-                    fix="Name adapters that were trained with the same rank on the same layers",
+                    f"changes {name} otherwise than by a product of two factors",
+                    where=skills.skills[number].reference,
+                    fix="Name adapters, or run `genepool skill convert --to peft --rank N --factors-only` on it first",
                 )
             ranks.append(product.left.shape[1])
-            if ranks[-1] != ranks[0]:
-                raise InputError(
-                    f"has rank {ranks[-1]} in {name}, and {skills.skills[0].reference} has {ranks[0]}",
-                    where=skill.reference,
-                    fix="Name adapters that were trained with the same rank",
-                )
-        found.append(Piece(name, rows, ranks[0], columns))
+        found.append(Piece(name, rows, max(ranks), columns))
     return tuple(found)
 
 
@@ -212,14 +206,17 @@ def owner_of(skill: str, tasks: tuple[ComposedTask, ...]) -> ComposedTask:
 
 
 def flattened(skills: SkillSet, number: int, pieces: tuple[Piece, ...]) -> torch.Tensor:
-    """All factors of an adapter one after the other, its scale in the left ones: (entries,) float32."""
+    """All factors of an adapter one after the other, its scale in the left ones, lower ranks filled up with zeros."""
     import torch
 
     vectors, found = skills.vectors(), []
     for piece in pieces:
-        product = vectors.factors(number, piece.name)
-        assert product is not None
-        found += [(product.left.float() * product.factor).flatten(), product.right.float().flatten()]
+        left, right = torch.zeros(piece.rows, piece.rank), torch.zeros(piece.rank, piece.columns)
+        product = vectors.factors(number, piece.name) if number in vectors.holders(piece.name) else None
+        if product is not None:
+            rank = product.left.shape[1]
+            left[:, :rank], right[:rank] = product.left.float() * product.factor, product.right.float()
+        found += [left.flatten(), right.flatten()]
     return torch.cat(found)
 
 

@@ -23,6 +23,8 @@ from genepool.training.fit import Step, drawing
 
 # Channels of the first convolution; later ones have twice as many, up to the second number.
 _CHANNELS, _MOST = 8, 64
+# Hidden entries of a denoiser, at least.
+_WIDTH = 256
 
 
 class AdapterAutoencoder(nn.Module):
@@ -159,7 +161,7 @@ class Denoiser(nn.Module):
 
     def __init__(self, latent: int, condition: int, times: int) -> None:
         super().__init__()
-        width = 4 * latent
+        width = max(_WIDTH, 2 * latent)
         self.latent, self.time = latent, nn.Embedding(times, width)
         self.first, self.inner = nn.Linear(latent + condition, width), nn.Linear(width, width)
         self.out = nn.Linear(width, latent)

@@ -20,7 +20,7 @@ from genepool.weights.formed.formed_weights import FormedWeights
 if TYPE_CHECKING:
     import torch
 
-    from genepool.weights.formed.adapter_form import AdapterForm
+    from genepool.weights.formed.adapter_form import FormOfAdapter
     from genepool.weights.formed.attached import Attached
 
 
@@ -196,7 +196,7 @@ class Network(Model):
             self._form = weights.attached(self.model)
 
     @classmethod
-    def refuse_form(cls, form: AdapterForm, where: str) -> None:
+    def refuse_form(cls, form: FormOfAdapter, where: str) -> None:
         """Refuses a form of adapter that is made for another kind of model.
 
         Args:

@@ -15,7 +15,7 @@ from genepool.errors import InputError
 from genepool.seeding import derive
 from genepool.training.trained import Trained
 from genepool.weights import Weights
-from genepool.weights.formed.adapter_form import AdapterForm, Beginning
+from genepool.weights.formed.adapter_form import Beginning, FormOfAdapter
 from genepool.weights.formed.attached import Attached
 from genepool.weights.formed.form_folder import write_form
 from genepool.weights.formed.sites import LinearSite, sites_of
@@ -46,7 +46,7 @@ class TrainedForm(Trained):
     place = "form"
 
     def __init__(
-        self, model: Network, form: AdapterForm, weights: Weights, seed: int, ask: Callable[[int | None], float]
+        self, model: Network, form: FormOfAdapter, weights: Weights, seed: int, ask: Callable[[int | None], float]
     ) -> None:
         super().__init__(model)
         self.form, self.boost, self._seed, self._ask = form, form.boost, derive(seed, "form draws"), ask

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from genepool.training.objectives import Objective
-    from genepool.weights.formed.adapter_form import AdapterForm
+    from genepool.weights.formed.adapter_form import FormOfAdapter
 
 #: Forms that are none of adapters' own: PEFT's factors, and every tensor.
 OWN_FORMS = ("lora", "full")
@@ -216,7 +216,7 @@ class Training(Strict):
         """Whether a form of adapter is trained: neither factors nor every tensor."""
         return self.form not in OWN_FORMS
 
-    def made_form(self, tasks: Sequence[str]) -> AdapterForm:
+    def made_form(self, tasks: Sequence[str]) -> FormOfAdapter:
         """The form of adapter with its options.
 
         Args:

@@ -19,7 +19,8 @@ from genepool.training.batches import answer_likelihoods, encode_examples
 from genepool.training.examples import TrainingExample, TrainingExamples
 from genepool.training.journal import ExampleRow
 from genepool.training.optimiser import Optimisation, Optimiser
-from genepool.training.trained import Reference, trained_part
+from genepool.training.trained import Reference
+from genepool.training.trained_part import trained_part
 from genepool.training.trainers import TrainerInputs, trainer_for
 
 if TYPE_CHECKING:

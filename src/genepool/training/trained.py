@@ -9,7 +9,7 @@ import copy
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,10 +20,8 @@ from genepool.seeding import torch_generator
 from genepool.staging import staged_folder
 from genepool.tasks import LanguageModel
 from genepool.tasks.models.sequence_classifier import SequenceClassifier
-from genepool.training.fresh_head import draw_head
 from genepool.training.layers import TrainedModules, trained_modules
-from genepool.training.objectives.reward_model import RewardModelObjective
-from genepool.training.recipe import Lora, Training
+from genepool.training.recipe import Lora
 from genepool.weights import BaseWithHead, Form, ModelDifference, TensorWeights, Weights, store
 from genepool.weights.control import CONTROL_FILE, Control
 from genepool.weights.naming import in_memory_layout
@@ -429,34 +427,3 @@ class Reference:
             finally:
                 for module, mode in modes.items():
                     module.training = mode
-
-
-def trained_part(
-    model: Network, weights: Weights, recipe: Training, tasks: Sequence[str], ask: Callable[[int | None], float]
-) -> Trained:
-    """The part that a recipe trains.
-
-    Args:
-        model: the base, loaded.
-        weights: what it was loaded from.
-        recipe: the training.
-        tasks: names of the tasks that it learns.
-        ask: as for `TrainedForm`.
-
-    Raises:
-        InputError: the model has no such part.
-    """
-    if isinstance(weights, BaseWithHead):
-        draw_head(model, weights, recipe.seed)
-    objective = recipe.made_objective()
-    if isinstance(objective, RewardModelObjective):
-        from genepool.training.reward_factors import RewardFactors
-
-        return RewardFactors(model, recipe.lora, weights, recipe.seed, objective.sets_of_factors)
-    if recipe.form == "lora":
-        return LoraFactors(model, recipe.lora, weights, recipe.seed)
-    if recipe.form == "full":
-        return FullFineTune(model, weights)
-    from genepool.training.form_training import TrainedForm
-
-    return TrainedForm(model, recipe.made_form(tasks), weights, recipe.seed, ask)

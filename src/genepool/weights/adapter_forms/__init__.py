@@ -12,15 +12,15 @@ from typing import Any
 from genepool.errors import InputError, nearest
 from genepool.folder_classes import classes_of
 from genepool.schema import validate
-from genepool.weights.formed.adapter_form import AdapterForm
+from genepool.weights.formed.adapter_form import FormOfAdapter
 
 
-def adapter_forms() -> dict[str, type[AdapterForm]]:
+def adapter_forms() -> dict[str, type[FormOfAdapter]]:
     """Every form by name, in alphabetical order."""
-    return {kind.name: kind for kind in sorted(classes_of(__name__, AdapterForm), key=lambda kind: kind.name)}
+    return {kind.name: kind for kind in sorted(classes_of(__name__, FormOfAdapter), key=lambda kind: kind.name)}
 
 
-def find_form(name: str, where: str) -> type[AdapterForm]:
+def find_form(name: str, where: str) -> type[FormOfAdapter]:
     """The form of this name.
 
     Raises:
@@ -32,7 +32,7 @@ def find_form(name: str, where: str) -> type[AdapterForm]:
     return known[name]
 
 
-def make_form(name: str, options: Mapping[str, Any], tasks: Sequence[str], where: str) -> AdapterForm:
+def make_form(name: str, options: Mapping[str, Any], tasks: Sequence[str], where: str) -> FormOfAdapter:
     """A form with options.
 
     Args:

@@ -68,7 +68,7 @@ class Beginning:
         return torch.empty(shape).uniform_(-bound, bound, generator=torch_generator(self.seed, "form", name))
 
 
-class AdapterForm(ABC):
+class FormOfAdapter(ABC):
     """One form of adapter.
 
     Args:
@@ -202,7 +202,7 @@ def head_shapes(sites: ModelSites) -> Shapes:
 Parts = Mapping[str, "torch.Tensor"]
 
 
-class LinearForm(AdapterForm):
+class LinearForm(FormOfAdapter):
     """A form that changes what linear layers compute, and folds into their weights and biases.
 
     Its tensors are called MODULE.PART; a part that several layers share has a name of its own (`key`).
@@ -303,5 +303,5 @@ class LinearForm(AdapterForm):
         return forward
 
 
-class NetworkForm(AdapterForm):
+class NetworkForm(FormOfAdapter):
     """A form that changes what a network computes elsewhere than in its linear layers: it says why it does not fold."""

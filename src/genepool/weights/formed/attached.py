@@ -17,7 +17,7 @@ from genepool.weights.formed.sites import LinearSite, ModelSites
 if TYPE_CHECKING:
     import torch
 
-    from genepool.weights.formed.adapter_form import AdapterForm
+    from genepool.weights.formed.adapter_form import FormOfAdapter
 
 #: Gets what a module computed before, and its arguments; gives what it computes now.
 Replacement = Callable[..., Any]
@@ -41,7 +41,7 @@ class Attached:
 
     def __init__(
         self,
-        form: AdapterForm,
+        form: FormOfAdapter,
         network: Any,
         sites: ModelSites,
         tensors: Mapping[str, torch.Tensor],

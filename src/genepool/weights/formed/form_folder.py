@@ -20,7 +20,7 @@ from genepool.errors import InputError, nearest, refuse_newer
 from genepool.weights import fingerprint_cache
 from genepool.weights.adapter_forms import make_form
 from genepool.weights.formats.safetensors import SafetensorsFile
-from genepool.weights.formed.adapter_form import AdapterForm
+from genepool.weights.formed.adapter_form import FormOfAdapter
 from genepool.weights.formed.sites import ModelSites, sites_of
 from genepool.weights.json_file import read_json
 from genepool.weights.tensor_info import shape_text
@@ -70,7 +70,7 @@ class FormFolder:
             raise InputError(f"got {kind_of(said.get('seed'))}", where=f"{place}:seed", fix=_AGAIN)
         self.seed: int = said["seed"]
         self.lineage: dict[str, Any] = said["lineage"] if isinstance(said.get("lineage"), dict) else {}
-        self.form: AdapterForm = make_form(name, parameters, tasks, f"{place}:parameters")
+        self.form: FormOfAdapter = make_form(name, parameters, tasks, f"{place}:parameters")
         self.form.check_tasks(f"{place}:tasks")
         self._check_base(said.get("base"), place)
         self.sites: ModelSites = sites_of(base)
@@ -151,7 +151,7 @@ def is_form(path: Path) -> bool:
 
 def write_form(
     out: Path,
-    form: AdapterForm,
+    form: FormOfAdapter,
     tensors: Mapping[str, torch.Tensor],
     base: Mapping[str, Any],
     seed: int,
