@@ -53,12 +53,12 @@ class Prompt(NetworkForm):
         return {"embeddings": beginning.normal("embeddings", shape, 0.02)}
 
     def attach(self, attached: Attached) -> None:
-        read = _Read(attached)
+        read = _PromptStates(attached)
         put_before(attached, read.layer)
         attached.replace("", read.network)
 
 
-class _Read:
+class _PromptStates:
     """The keys and values that the prompt leaves, while an input is read."""
 
     def __init__(self, attached: Attached) -> None:
