@@ -356,6 +356,7 @@ OTHERS = (
 BESIDE = (
     *(Arm(name, routed(name), _ALL, (ONE,)) for name in list(ROUTERS)[2:]),
     Arm("calm, given the pair", partial(beside.each_pair, method="calm"), (PAIRS,), (ONE,)),
+    Arm("a LoRA as large, given the pair", beside.lora_of_each_pair, (PAIRS,), (ONE,)),
     Arm("x_cross, given the pair", partial(beside.each_pair, method="x_cross"), (PAIRS,), (ONE,)),
     Arm("task_expert, task known", partial(beside.told_tasks, method="task_expert", frozen=False), DIGITS, (ONE,)),
     Arm("task_tokens, task known", partial(beside.told_tasks, method="task_tokens", frozen=True), DIGITS, (ONE,)),

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from benchmarks.claims.worlds import Scores
 from benchmarks.composition.bed import PAIR_TASKS, Bed, timed
 from benchmarks.composition.cells import Cell
 from genepool.composition import Composition, make_composer, open_skills
 from genepool.composition import World as Given
+from genepool.composition.module_fit import ModuleFitOptions, fit_modules
+from genepool.tasks.models import LoadedSource
+from genepool.training.fit import drawing
 
 
 def composed(
@@ -49,6 +53,35 @@ def each_pair(bed: Bed, examples: int, method: str) -> Cell:
         scores |= bed.ask(made.source(), (pair,))
         total += seconds
     return Cell(scores, total)
+
+
+def lora_of_each_pair(bed: Bed, examples: int) -> Cell:
+    """What CALM has to be seen beside: the second specialist of each pair with a LoRA of about as many trained numbers.
+
+    It is trained as CALM's connections are, on the same examples, and needs no other model.
+    """
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model
+
+    scores: Scores = {}
+    total, rank = 0.0, 0
+    for pair in bed.pairs:
+        first, second = (str(bed.bed.full[part]) for part in PAIR_TASKS[pair])
+        opened = open_skills(second, [first], members="models")
+        world = Given(opened, [bed.tasks[pair]], examples=examples, seed=bed.seed)
+        network: Any = world.network
+        layers = {name: one for name, one in network.model.named_modules() if "layers." in name}
+        linear = {name: one for name, one in layers.items() if isinstance(one, torch.nn.Linear)}
+        width = network.model.config.hidden_size
+        wanted = make_composer("calm", {}).options.connections * (5 * width**2 + 5 * width)
+        rank = max(1, round(wanted / sum(sum(one.weight.shape) for one in linear.values())))
+        with drawing(bed.seed, 0, "lora"):
+            inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(linear)), network.model)
+        trained = {name: one for name, one in network.model.named_parameters() if "lora_" in name}
+        _, seconds = timed(partial(fit_modules, world, network, trained, ModuleFitOptions(), {}))
+        scores |= bed.ask(LoadedSource(network), (pair,))
+        total += seconds
+    return Cell(scores, total, {"rank": rank})
 
 
 def told_tasks(bed: Bed, examples: int, method: str, frozen: bool) -> Cell:

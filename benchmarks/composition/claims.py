@@ -250,7 +250,7 @@ CLAIMS = (
         *against(_of("calm, given the pair"), ("specialists, task known", 0)),
         better("CALM of the two specialists, 64 examples of the pair, minus the better of the two (mean over the tasks "
                "of two skills in turn)"),
-        "the better one is chosen on validation; it is given no example of the pair",
+        "the better one is chosen on validation and is given no example of the pair; a LoRA that is stands beside",
     ),
     CompositionClaim(
         "x-cross", "Two specialists as streams do two skills in turn better than either of the two",
