@@ -205,5 +205,7 @@ def test_a_language_model_writes_by_the_chosen_skill(cli: Cli, text_bed: Path, t
     for prompt, weights, line in zip(prompts, chosen, told.out.splitlines(), strict=True):
         name = ("one", "two")[int(weights.argmax())] if weights.any() else None
         owner = f"{bed / 'base'}+{bed / 'lora' / name}" if name else bed / "base"
+        shown = cli("generate", out, "--prompt", prompt, "--max-new-tokens", 4, "--show-skills")
+        assert f"skills: {f'{name} 1' if name else 'none, the base alone'}" in shown.out
         alone = cli("generate", owner, "--prompt", prompt, "--max-new-tokens", 4)
         assert line == alone.out.splitlines()[0]
