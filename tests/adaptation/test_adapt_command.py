@@ -172,7 +172,7 @@ def test_worse_than_doing_nothing_fails_under_a_gate(cli: Cli, base: Path, tmp_p
     from genepool.adaptation import Adaptation
 
     lines = rows(64)
-    said = {}
+    said: dict[str, str] = {}
     for step in Adaptation(base, write_stream(tmp_path / "a", lines), "frozen", rounds=1):
         said |= dict(zip(step.keys, step.frozen, strict=True))
     stream = write_stream(tmp_path / "b", [{**row, "answer": said[row["id"]]} for row in lines])
@@ -268,8 +268,7 @@ def test_a_broken_model_gives_no_skill(
 ) -> None:
     from genepool.adaptation.adapters import tent
 
-    plain = tent.entropy
-    monkeypatch.setattr(tent, "entropy", lambda logits: plain(logits) * float("nan"))
+    monkeypatch.setattr(tent, "entropy", lambda logits: logits.sum(-1) * float("nan"))
     typed = ["adapt", base, "--stream", stream, "--adapter", "tent", "--out", tmp_path / "run"]
     answer = cli(*typed, "--json")
     assert answer.code == 0

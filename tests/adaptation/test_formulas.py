@@ -17,8 +17,9 @@ from genepool.adaptation.adapters.roid import likelihood_ratio, prior_corrected,
 from genepool.adaptation.augmentation import augmented
 from genepool.adaptation.gradient import GradientAdapter
 from genepool.adaptation.prototypes import source_prototypes
+from genepool.adaptation.stream_model import Inputs
 
-CLOSE = {"atol": 1e-6, "rtol": 1e-5}
+CLOSE: dict[str, Any] = {"atol": 1e-6, "rtol": 1e-5}
 
 
 class Twin:
@@ -320,9 +321,14 @@ def test_prototypes_are_class_means(base: Path, stream: Path) -> None:
 def test_gradient_adapters_take_one_forward(base: Path, stream: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What TENT issues is of the forward that gives its loss."""
     run = Adaptation(base, load_stream(stream), "tent", rounds=1)
-    calls: list[int] = []
+    calls: list[Inputs] = []
     ask = run.model.logits
-    monkeypatch.setattr(run.model, "logits", lambda inputs: (calls.append(1), ask(inputs))[1])
+
+    def counted(inputs: Inputs) -> torch.Tensor:
+        calls.append(inputs)
+        return ask(inputs)
+
+    monkeypatch.setattr(run.model, "logits", counted)
     next(run)
     run.update()
     assert isinstance(run.adapter, GradientAdapter)

@@ -211,7 +211,7 @@ class StreamAdapter(ABC):
 
     def trained(self) -> Mapping[str, torch.nn.Parameter]:
         """What is trained of the model, by name."""
-        return {} if self.trains in ("added", "nothing") else self.model.trainable(self.trains)
+        return self.model.trainable(self.trains) if self.trains == "norm" or self.trains == "all" else {}
 
     # ------------------------------------------------------------------ state
 

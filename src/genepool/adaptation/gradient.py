@@ -105,7 +105,7 @@ class GradientAdapter(StreamAdapter):
         return self.model.probabilities(inputs)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        names = {parameter: name for name, parameter in self._parameters.items()}
+        names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self._parameters.items()}
         return {
             f"{names[parameter]}{_OF}{key}": torch.as_tensor(value)
             for parameter, moments in self.optimiser.state.items()

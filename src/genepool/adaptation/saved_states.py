@@ -6,7 +6,7 @@ Somebody else may have written the files, so nothing in them is trusted. Uses st
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TENSORS_FILE, VALUES_FILE = "state.safetensors", "state.json"
 FORMAT = 1
-_KEYS = {
+_KEYS: dict[str, Callable[[Any], bool]] = {
     "identity": lambda one: isinstance(one, dict),
     "adapter": lambda one: isinstance(one, dict),
     "watch": lambda one: isinstance(one, dict),

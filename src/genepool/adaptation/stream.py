@@ -245,7 +245,8 @@ def _example(row: Any, where: str, folder: Path | None) -> tuple[StreamExample, 
     for key in row:
         if key not in _KEYS:
             raise InputError(f"unknown key '{key:.40}'", where=where, fix=nearest(str(key), _KEYS))
-    prompt, numbers, shape = row.get("prompt"), row.get("input"), ()
+    prompt, numbers = row.get("prompt"), row.get("input")
+    shape: tuple[int, ...] = ()
     if (prompt is None) == (numbers is None):
         raise InputError("needs either `prompt` or `input`", where=where, fix=_FIX)
     if prompt is not None and not is_text(prompt):

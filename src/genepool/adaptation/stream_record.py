@@ -191,7 +191,8 @@ class StreamRecord(Record):
                 numbers = is_whole(row[0], 0) and is_whole(row[1], 1) and all(map(is_number, row[2:5]))
                 if not (numbers and is_whole(row[5], 0, 1) and is_line(row[6]) and is_line(row[7])):
                     raise ValueError(f"{row[0]!r:.40}")
-            found.append(SignsRow(*row[:5], bool(row[5]), *row[6:]))
+            number, of, commonest, spread, kept, broken, alarm, reset = row
+            found.append(SignsRow(number, of, commonest, spread, kept, bool(broken), alarm, reset))
         return found
 
     def clean(self) -> dict[int, list[tuple[float, float]]]:

@@ -113,4 +113,4 @@ class Watch:
                     raise ValueError(f"{name} of another number of classes")
                 if not all(isinstance(one, int | float) and math.isfinite(one) for one in (*ours, *theirs)):
                     raise ValueError(f"{name} that are no numbers")
-                seen.append((ours, theirs))  # type: ignore[arg-type]
+                seen.append((ours, theirs))

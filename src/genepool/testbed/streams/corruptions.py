@@ -37,7 +37,8 @@ def _noise(image: Pixels, level: int, draw: _Draw) -> Pixels:
 def _impulse(image: Pixels, level: int, draw: _Draw) -> Pixels:
     """Pixels that become paper or ink; those of a severity are among those of the next."""
     chance, colour = draw.random(image.shape), draw.integers(0, 2, image.shape)
-    return np.where(chance < _IMPULSE[level], colour, image)
+    found: Pixels = np.where(chance < _IMPULSE[level], colour, image)
+    return found
 
 
 def _blur(image: Pixels, level: int, draw: _Draw) -> Pixels:  # noqa: ARG001
@@ -52,7 +53,8 @@ def _blur(image: Pixels, level: int, draw: _Draw) -> Pixels:  # noqa: ARG001
 
 def _contrast(image: Pixels, level: int, draw: _Draw) -> Pixels:  # noqa: ARG001
     """Nearer to the mean of the image."""
-    return image.mean() + _CONTRAST[level] * (image - image.mean())
+    found: Pixels = image.mean() + _CONTRAST[level] * (image - image.mean())
+    return found
 
 
 def _brighter(image: Pixels, level: int, draw: _Draw) -> Pixels:  # noqa: ARG001
@@ -131,14 +133,16 @@ def corrupted(pixels: Pixels, name: str, severity: int, seed: int, number: int) 
     """
     draw = numpy_generator(seed, "corruption", name, number)
     found = CORRUPTIONS[name](pixels.reshape(SIDE, SIDE), severity - 1, draw)
-    return np.round(found.clip(0, 1), 3).reshape(PIXELS)
+    rounded: Pixels = np.round(found.clip(0, 1), 3).reshape(PIXELS)
+    return rounded
 
 
 def _blocks(image: Pixels, size: int) -> Pixels:
     """The mean of each block in all of its pixels."""
     count = SIDE // size
     means = image.reshape(count, size, count, size).mean((1, 3))
-    return means.repeat(size, 0).repeat(size, 1)
+    found: Pixels = means.repeat(size, 0).repeat(size, 1)
+    return found
 
 
 def _between(image: Pixels, row: Pixels, column: Pixels) -> Pixels:
