@@ -20,6 +20,7 @@ LIVELY: dict[str, dict[str, Any]] = {
     "eata": {"margin": 1.0, "redundancy": 1.0},
     "sar": {"margin": 1.0, "floor": 0.0},
     "cotta": {"augmentations": 2},
+    "label_shift": {"steps": 20},
 }
 
 

@@ -12,12 +12,14 @@ import torch
 from torch.nn import functional
 
 from genepool.adaptation import Adaptation, Stream, StreamStep, StreamUpdate, load_stream
+from genepool.adaptation.adapters.label_shift import adjusted_loss, long_tail
 from genepool.adaptation.adapters.lame import corrected, neighbours
 from genepool.adaptation.adapters.roid import likelihood_ratio, prior_corrected, stretched
 from genepool.adaptation.augmentation import augmented
 from genepool.adaptation.gradient import GradientAdapter
 from genepool.adaptation.prototypes import source_prototypes
 from genepool.adaptation.stream_model import Inputs
+from genepool.errors import InputError
 
 CLOSE: dict[str, Any] = {"atol": 1e-6, "rtol": 1e-5}
 
@@ -303,6 +305,63 @@ def test_rmt_is_the_sum_of_its_three_losses(base: Path, stream: Path) -> None:
             continue
         far = (ours[name].detach() - wanted.detach()).abs() > 1e-5
         assert float(far.float().mean()) < 0.02, name
+
+
+def test_label_shift_is_the_formula_and_follows_the_labels(base: Path, stream: Path) -> None:
+    twin = Twin(base, stream, "label_shift", steps=20, width=5)
+    adapter: Any = twin.run.adapter
+    source = twin.run._reader.source()
+    assert source is not None
+    q0 = (torch.bincount(torch.cat(source.targets), minlength=10) / 40 + 1e-4) / (1 + 1e-3)
+    net = {name: tensor.double().numpy() for name, tensor in adapter._net.items()}
+    inner = np.maximum(net["first"] @ np.log(10 * q0.double().numpy()) + net["bias"], 0)
+    s, t, delta, d = np.split(net["second"] @ inner + net["shift"], [16, 32, 192])
+    with torch.no_grad():
+        features = twin.other.features_and_logits(twin.inputs)[0].double().numpy()
+    head = twin.other.last_layer()
+    assert head is not None
+    weight, bias = head.weight.detach().double().numpy(), head.bias.detach().double().numpy()
+    logits = ((1 + s) * features + t) @ (weight + delta.reshape(10, 16)).T + bias + d
+    wanted = torch.tensor(logits).softmax(-1)
+    torch.testing.assert_close(twin.step.probabilities.double(), wanted, atol=1e-5, rtol=1e-4)
+    mean = (wanted.mean(0) + 1e-4) / (1 + 1e-3)
+    torch.testing.assert_close(adapter._estimate.double(), 0.9 * q0.double() + 0.1 * mean, atol=1e-5, rtol=1e-4)
+    assert float(adapter._net["second"].abs().max()) > 0
+
+
+def test_a_class_that_is_said_to_be_common_is_predicted_more(base: Path, stream: Path) -> None:
+    def share(common: int) -> float:
+        told = [0.91 if digit == common else 0.01 for digit in range(10)]
+        run = Adaptation(base, stream, "label_shift", options={"distribution": told, "steps": 100}, rounds=1)
+        return float(torch.cat([step.probabilities for step in run])[:, 3].mean())
+
+    assert share(3) > 2 * share(4)
+
+
+def test_label_shifts_parts() -> None:
+    logits, targets = torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([1, 0])
+    source, wanted = torch.tensor([0.5, 0.5]), torch.tensor([0.8, 0.2])
+    raised = logits.exp() * source / wanted
+    expected = -(raised[[0, 1], targets] / raised.sum(1)).log().mean()
+    assert float(adjusted_loss(logits, targets, source, wanted)) == pytest.approx(float(expected), abs=1e-6)
+    drawn = long_tail(5, 50.0, torch.Generator().manual_seed(0))
+    logs = drawn.log().sort().values
+    torch.testing.assert_close(logs.diff(), logs.diff().mean().expand(4))
+    assert float(drawn.sum()) == pytest.approx(1)
+    assert 1 <= float(drawn.max() / drawn.min()) <= 50
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ([0.1] * 9, "got 9 shares, expected 10"),
+        ([0.2] * 10, "the shares sum to 2, expected 1"),
+        ([-0.1, 0.3] + [0.1] * 8, "got the share -0.1"),
+    ],
+)
+def test_a_distribution_that_is_none_is_refused(base: Path, stream: Path, told: list[float], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Adaptation(base, stream, "label_shift", options={"distribution": told})
 
 
 def test_prototypes_are_class_means(base: Path, stream: Path) -> None:

@@ -95,7 +95,7 @@ class StreamModel:
     def features_and_logits(self, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         """What the last linear layer is given, shape (n, width), and the logits; with gradients where they are on."""
         seen: list[torch.Tensor] = []
-        layer = self._last_layer()
+        layer = self.last_layer()
         assert layer is not None
         hook = layer.register_forward_pre_hook(lambda _module, given: seen.append(given[0].flatten(1)))
         try:
@@ -110,9 +110,10 @@ class StreamModel:
     @property
     def has_features(self) -> bool:
         """Whether a linear layer gives the classes, so that what it is given are features."""
-        return self._last_layer() is not None
+        return self.last_layer() is not None
 
-    def _last_layer(self) -> nn.Linear | None:
+    def last_layer(self) -> nn.Linear | None:
+        """The linear layer that gives the classes; None where another kind of layer does."""
         layers = [one for one in self.network.modules() if isinstance(one, nn.Linear)]
         return layers[-1] if layers and layers[-1].out_features == len(self.labels) else None
 
