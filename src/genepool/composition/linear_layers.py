@@ -34,6 +34,12 @@ class LinearLayer:
         weight = self.module.weight
         return int(weight.shape[0 if self.transposed else 1])  # type: ignore[index]
 
+    @property
+    def outputs(self) -> int:
+        """How many numbers go out."""
+        weight = self.module.weight
+        return int(weight.shape[1 if self.transposed else 0])  # type: ignore[index]
+
 
 def linear_layers(network: torch.nn.Module) -> dict[str, LinearLayer]:
     """The linear layers of a network, by the name of their matrix.

@@ -90,7 +90,7 @@ def play(act: Acting, episodes: Sequence[Episode], rows: int, *, keep: bool = Fa
     going = list(range(len(episodes)))
     while going:
         actions = act(seen)
-        known = np.isfinite(actions.reshape(rows, -1)).all(axis=1)
+        known: np.ndarray = np.atleast_1d(np.isfinite(actions.reshape(rows, -1)).all(axis=1))
         still = []
         for row in going:
             if not known[row]:

@@ -8,7 +8,7 @@ merges or composes classifiers does so with policies: a line of demonstrations i
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.errors import InputError
@@ -70,7 +70,7 @@ class Policy(Network):
         import torch
 
         with torch.inference_mode():
-            return actions_of(self.model(self.read(observations)), self.spaces)
+            return actions_of(self.run(range(len(observations)), observations=self.read(observations)), self.spaces)
 
     def read(self, observations: np.ndarray) -> torch.Tensor:
         """Observations as the network reads them."""
@@ -82,10 +82,20 @@ class Policy(Network):
         """See `Model.hidden_states`; an observation is one place, and it stands for the embedding."""
         import torch
 
+        parts = []
         with torch.inference_mode():
-            parts = [self.model.states(part) for part in torch.split(self._observed(prompts), batch_size)]
+            for rows, part in self._parts(prompts, batch_size):
+                with self.passing(rows):
+                    parts.append(self.model.states(part))
         layers = [torch.cat(layer).float().cpu()[:, None] for layer in zip(*parts, strict=True)]
         return list(zip(*layers, strict=True))
+
+    def _parts(self, prompts: Sequence[str], size: int) -> Iterator[tuple[range, torch.Tensor]]:
+        """(numbers of some prompts, their observations), at most `size` at a time."""
+        observed = self._observed(prompts)
+        for start in range(0, len(prompts), size):
+            rows = range(start, min(start + size, len(prompts)))
+            yield rows, observed[start : rows.stop]
 
     def _observed(self, prompts: Sequence[str]) -> torch.Tensor:
         """The observations that prompts write down."""
@@ -118,7 +128,7 @@ class ChoosingPolicy(Policy):
         import torch
 
         with torch.inference_mode():
-            logits = [self.model(part) for part in torch.split(self._observed(prompts), batch_size)]
+            logits = [self.run(rows, observations=part) for rows, part in self._parts(prompts, batch_size)]
             return torch.cat(logits).float().log_softmax(-1).cpu()
 
     def answer_batches(
@@ -139,7 +149,7 @@ class ChoosingPolicy(Policy):
 
     def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
         """See `Model.answer_logits`."""
-        logits: torch.Tensor = self.model(batch.inputs["observations"])
+        logits: torch.Tensor = self.run(batch.numbers, observations=batch.inputs["observations"])
         return logits.float()
 
 

@@ -1,0 +1,139 @@
+"""`python -m benchmarks.policies [measure | page]`: measures what is missing, and writes docs/policies.md.
+
+Cells are added to cells.jsonl one by one, so a run that was stopped goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.policies.arms import ARMS, Measured
+from benchmarks.policies.claims import CLAIMS, SEEDS, Scores
+from genepool import progress, testbed
+from genepool.testbed.policies.worlds import AS_IT_IS, BETWEEN, DEFAULT_WORLDS, WORLDS
+
+CELLS = Path(__file__).parent / "cells.jsonl"
+# Testbeds are built once and asked by every arm.
+BEDS = Path(tempfile.gettempdir()) / "genepool-policies"
+PAGE = Path(__file__).parents[2] / "docs" / "policies.md"
+_TASKS = (*DEFAULT_WORLDS, BETWEEN.name, AS_IT_IS.name)
+
+
+def known(path: Path = CELLS) -> dict[tuple[int, str], dict[str, Any]]:
+    """What was measured, by seed and arm."""
+    if not path.is_file():
+        return {}
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {(row["seed"], row["arm"]): row for row in rows}
+
+
+def measure(seeds: int, *, tiny: bool, minutes: float | None, path: Path = CELLS) -> int:
+    """Measures the cells that are missing; how many still are."""
+    start, missing = time.monotonic(), 0
+    for seed in range(seeds):
+        for arm in ARMS:
+            if (seed, arm.name) in known(path):
+                continue
+            if minutes is not None and time.monotonic() - start > 60 * minutes:
+                missing += 1
+                continue
+            began = time.process_time()
+            with tempfile.TemporaryDirectory() as work:
+                scores, said = _measured(arm.measure, seed, Path(work), tiny)
+            row = {"seed": seed, "arm": arm.name, "seconds": round(time.process_time() - began, 1), "said": said}
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({**row, "scores": scores}) + "\n")
+            progress.message(f"seed {seed}, {arm.name}: {_means(scores)}")
+    return missing
+
+
+def _measured(ask: Any, seed: int, work: Path, tiny: bool) -> Measured:
+    place = BEDS / f"policies{'-tiny' if tiny else ''}-{seed}"
+    bed = testbed.build(place, bed="policies", tiny=tiny, seed=seed)
+    found: Measured = ask(bed, seed, work)
+    return found
+
+
+def _means(scores: Scores) -> str:
+    return ", ".join(f"{task} {sum(one) / len(one):.2f}" for task, one in scores.items())
+
+
+def page(cells: Mapping[tuple[int, str], Mapping[str, Any]]) -> str:
+    """docs/policies.md."""
+    scores = {key: row["scores"] for key, row in cells.items()}
+    seeds = sorted({seed for seed, _ in scores})
+    lines = [
+        "# Policies",
+        "",
+        "How well compositions of policies balance poles of four lengths, and what is claimed of them. `python -m",
+        "benchmarks.policies` measures and writes this page; `benchmarks/policies/cells.jsonl` keeps every episode.",
+        "",
+        "- The testbed is `genepool testbed build DIR --bed policies`: a base that balances Gymnasium's own pole, and",
+        "  an adapter for each of four other poles, evolved by CMA-ES. "
+        + ", ".join(f"`{name}` is {world.does}" for name, world in WORLDS.items())
+        + ".",
+        "- A composer is given the four adapters and 64 training episodes of each task, in which the task's own",
+        "  adapter shows what is right. It is asked test episodes of the four poles, of `between` (lengths that no",
+        "  adapter saw) and of `generic`. The score is the share of the steps that the pole stands.",
+        "- Nothing that a policy observes says how long the pole is.",
+        f"- Seeds {', '.join(map(str, seeds))}; each has its own testbed.",
+        "",
+        "## Scores",
+        "",
+        "Means over the seeds. `cotasp` is told the task.",
+        "",
+        f"| arm | seeds | {' | '.join(f'`{task}`' for task in _TASKS)} | CPU s |",
+        f"|---|---|{'---|' * len(_TASKS)}---|",
+    ]
+    for arm in ARMS:
+        own = [seed for seed in seeds if (seed, arm.name) in scores]
+        if not own:
+            continue
+        cellsof = [_mean_of([scores[seed, arm.name] for seed in own], task) for task in _TASKS]
+        seconds = sum(cells[seed, arm.name]["seconds"] for seed in own) / len(own)
+        lines.append(f"| {arm.name} | {len(own)} | {' | '.join(cellsof)} | {seconds:.0f} |")
+    lines += [
+        "",
+        "## Claims",
+        "",
+        "Rules were written before the figures. An interval is Student's t over the seeds.",
+        "",
+        "| claim | source | figure | verdict | rule |",
+        "|---|---|---|---|---|",
+    ]
+    for claim in CLAIMS:
+        figure, _ = claim.figure(scores)
+        text = "–" if figure is None else figure.text()
+        verdict = claim.verdict(scores)
+        lines.append(f"| {claim.words} ({claim.name}) | {claim.source} | {text} | {verdict} | {claim.rule.words} |")
+    return "\n".join([*lines, ""])
+
+
+def _mean_of(found: list[Scores], task: str) -> str:
+    known_there = [one[task] for one in found if task in one]
+    return f"{sum(sum(one) / len(one) for one in known_there) / len(known_there):.2f}" if known_there else "–"
+
+
+def main() -> None:
+    """Measures or writes."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.policies", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=("measure", "page"), default="measure")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="how many, from 0 on")
+    parser.add_argument("--tiny", action="store_true", help="on the tiny testbed")
+    parser.add_argument("--minutes", type=float, help="begin no other cell after so many minutes")
+    asked = parser.parse_args()
+    if asked.what == "measure":
+        progress.set_quiet(False)
+        missing = measure(asked.seeds, tiny=asked.tiny, minutes=asked.minutes)
+        progress.message(f"{missing} cells are missing" if missing else "every cell is there")
+    PAGE.write_text(page(known()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
