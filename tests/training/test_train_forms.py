@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training_runs import rows, told
+from tiny_models import write_classifier, write_model
+from training_runs import QUICK, rows, told
 
 from genepool.weights import open_weights
 from genepool.weights.adapter_forms import adapter_forms
@@ -153,3 +154,44 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     assert said in answer.err
     assert answer.err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["abnn", "unipt", "hydra", "parallel_adapter"])
+def test_a_classifier_gets_a_form_and_its_head_is_trained_with_it(
+    name: str, cli: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    base = write_classifier(tmp_path / "classifier", labels=tuple("abcdefgh"))
+    task, run = small_world / "tasks" / "first", tmp_path / "run"
+    answer = cli("train", task, "--base", base, "--form", name, *QUICK, "--steps", 30, "--out", run)
+    assert answer.code == 0, answer.err
+    losses = [row[0] for row in rows(run, "SELECT loss FROM validations ORDER BY step")]
+    assert losses[-1] < losses[0]
+    assert cli("verify-run", run, "--step", 25).code == 0
+    (target,) = told(run)["target"]
+    asked = cli("evaluate", f"{base}+{run / 'form'}", "--tasks", task, "--json")
+    assert json.loads(asked.out)["results"][0]["mean"] == pytest.approx(target["after"])
+    head = load_file(run / "form" / "tensors.safetensors")["head.classifier.weight"]
+    assert not torch.equal(head, open_weights(base).read("classifier.weight"))
+
+
+@pytest.mark.slow
+def test_crash_trains_outer_layers_before_a_middle_that_is_not_all_there(
+    cli: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    base = write_model(tmp_path / "deep", num_hidden_layers=5, initializer_range=0.1)
+    task, run = small_world / "tasks" / "first", tmp_path / "run"
+    answer = cli(
+        "train", task, "--base", base, "--form", "crash", "--set", "form.kept=2", *QUICK, "--learning-rate", 0.003,
+        "--out", run,
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    losses = [row[0] for row in rows(run, "SELECT loss FROM validations ORDER BY step")]
+    assert min(losses[1:]) < losses[0]
+    assert cli("verify-run", run, "--step", 15).code == 0
+    centres = load_file(run / "form" / "tensors.safetensors")["centres"].tolist()
+    assert (centres[0], centres[4]) == (0, 4)
+    assert len(set(centres[1:4])) == 2
+    plain, tuned = open_weights(base), open_weights(f"{base}+{run / 'form'}")
+    moved = {name.split(".")[2] for name in plain.names() if not torch.equal(plain.read(name), tuned.read(name))}
+    assert moved == {"0", "4"}
