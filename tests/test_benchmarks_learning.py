@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +14,10 @@ from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED
 from benchmarks.claims.worlds import GENERIC
 from benchmarks.composition.cells import Cell, Cells
 from benchmarks.learning import measured, page
-from benchmarks.learning.arms import ARMS, Arm
+from benchmarks.learning.arm import Arm
 from benchmarks.learning.bed import TARGET, Learned
-from benchmarks.learning.claims import CLAIMS, OPEN, SEEDS, ask, key_of
+from benchmarks.learning.claim import OPEN, SEEDS, ask, key_of
+from benchmarks.learning.families import ARMS, CLAIMS
 from benchmarks.learning.measured import FIRST, known_cells, measure
 from benchmarks.training.world import WARM, Clock, even_end
 
@@ -36,7 +38,7 @@ def cells_of(path: Path, *seeds: int, **arms: dict[str, np.ndarray]) -> Cells:
 
 
 def verdict(cells: Cells, name: str) -> str:
-    (found,) = [one.verdict for one in ask(cells) if one.claim.name == name]
+    (found,) = [one.verdict for one in ask(cells, CLAIMS) if one.claim.name == name]
     return found
 
 
@@ -45,7 +47,7 @@ def test_a_claim_is_judged_when_every_seed_is_there(tmp_path: Path, ours: int, e
     scores = {"dpo": {TARGET: marks((ours, 1), (100 - ours, 0))}, "sft_on_chosen": {TARGET: marks((60, 1), (40, 0))}}
     assert verdict(cells_of(tmp_path / "all.jsonl", **scores), "dpo") == expected
     assert verdict(cells_of(tmp_path / "few.jsonl", 0, 1, **scores), "dpo") == OPEN
-    assert ask(cells_of(tmp_path / "one.jsonl", 0, **scores)) == []
+    assert ask(cells_of(tmp_path / "one.jsonl", 0, **scores), CLAIMS) == []
 
 
 @pytest.mark.parametrize(
@@ -77,12 +79,56 @@ def test_a_transfer_is_judged_by_what_its_student_did_not_know_and_by_what_it_kn
             name = arm.replace("any to any", "any_to_any")
             cells.add(key_of(name, seed), Cell(scores, 0.0, {}))
     gained, lost = (
-        next(one for one in ask(cells) if one.claim.name == f"transfer-{what}-specialist")
+        next(one for one in ask(cells, CLAIMS) if one.claim.name == f"transfer-{what}-specialist")
         for what in ("gains", "losses")
     )
     assert (gained.figures["main"].first, gained.figures["main"].second) == (0.3, 0.2)
     assert (lost.figures["main"].first, lost.figures["main"].second) == (0.02, 0.05)
     assert (gained.verdict, lost.verdict) == (HOLDS, HOLDS)
+
+
+@pytest.mark.parametrize(("ours", "expected"), [(0.8, HOLDS), (0.55, FAILS)])
+def test_true_rewards_are_compared_where_both_have_moved_equally_far(
+    tmp_path: Path, ours: float, expected: str
+) -> None:
+    # The plain one has moved by 1.2 in the end; the other one is there in the middle of its way, at half of its gain.
+    def cell(apart: float, gold: float) -> Cell:
+        numbers = {
+            f"{name} {at + 1}": end * at / 11 for name, end in (("kl", apart), ("gold", gold)) for at in range(12)
+        }
+        return Cell({TARGET: marks((4, 1))}, 0.0, {"numbers": {**numbers, "rank correlation": 0.1}})
+
+    cells = Cells(tmp_path / "cells.jsonl")
+    for seed in range(SEEDS):
+        cells.add(key_of("up-rlhf", seed), cell(2.4, 2 * ours))
+        cells.add(key_of("plain ensemble", seed), cell(1.2, 0.6))
+    (found,) = (one for one in ask(cells, CLAIMS) if one.claim.name == "up-rlhf-plain")
+    assert (found.figures["main"].first, found.figures["main"].second) == pytest.approx((ours, 0.6))
+    assert found.verdict == expected
+
+
+@pytest.mark.parametrize(("once", "expected"), [(0.5, HOLDS), (0.4, FAILS)])
+def test_more_ways_to_an_answer_count_at_an_equal_rate_of_right_ones(
+    tmp_path: Path, once: float, expected: str
+) -> None:
+    cells = Cells(tmp_path / "cells.jsonl")
+    for seed in range(SEEDS):
+        for arm, least, share in (("evol-rl, sums", 90, once), ("majority, sums", 70, 0.5)):
+            scores = {"sums@16": marks((least, 1), (100 - least, 0))}
+            cells.add(key_of(arm, seed), Cell(scores, 0.0, {"numbers": {"sums@1": share}}))
+    assert verdict(cells, "evol-rl") == expected
+
+
+def test_the_page_says_what_is_open_and_which_rates_end_their_grid(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path / "cells.jsonl", FIRST, sft={TARGET: marks((4, 1)), GENERIC: marks((4, 1))})
+    text = page.page(cells)
+    assert "ema (0 of 5 seeds)" in text
+    assert "the lowest" not in text
+    said = {"rate": 3e-4, "steps": 60, "generated": 7, "labels": 256, "numbers": {"share": 0.25}}
+    cells.add(key_of("ema", FIRST), Cell({TARGET: marks((4, 1)), "sums@16": marks((1, 1), (1, 0))}, 1.0, said))
+    text = page.page(cells)
+    assert "The lowest one that was tried was chosen for: ema." in text
+    assert "sums@16: 0.500 (1); share: 0.250 (1) |" in text
 
 
 class _FakeBed:
@@ -93,7 +139,8 @@ class _FakeBed:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def score(self, model: str) -> float:
+    def score(self, model: str, tasks: tuple[str, ...]) -> float:
+        assert tasks == (TARGET,)
         return 1.0 if model == "0.2" else 0.5
 
     def source(self, model: str) -> str:
@@ -131,6 +178,11 @@ def test_arms_can_be_told_apart_and_claims_are_made_of_them() -> None:
     assert len({claim.name for claim in CLAIMS}) == len(CLAIMS)
     for claim in CLAIMS:
         assert set(claim.needs) <= names, claim.name
+
+
+def test_every_claim_is_named_beside_its_system() -> None:
+    _, _, table = (page.DOCS / "systems.md").read_text().partition("## Claims of learning")
+    assert sorted(re.findall("`([^`]+)`", table.partition("\n## ")[0])) == sorted(claim.name for claim in CLAIMS)
 
 
 def test_the_page_is_that_of_the_cells() -> None:

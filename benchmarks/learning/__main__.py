@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.learning import page
-from benchmarks.learning.arms import ARMS
-from benchmarks.learning.claims import SEEDS
+from benchmarks.learning.claim import SEEDS
+from benchmarks.learning.families import ARMS
 from benchmarks.learning.measured import known_cells, measure
 from genepool import progress
 

@@ -9,11 +9,13 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+import numpy as np
 
 from benchmarks.composition.bed import TINY, Bed
 from genepool.tasks import Example, decoding, open_model
@@ -21,6 +23,8 @@ from genepool.tasks.models import Source
 from genepool.training import Training, run_training, samples
 from genepool.training.examples import TrainingExample
 from genepool.training.journal import Journal
+from genepool.training.loops import Loop, run_loop
+from genepool.training.loops.folder import SKILL
 from genepool.weights import open_weights
 
 KIND = TINY[1]
@@ -52,11 +56,18 @@ class Data:
         folder: with train.jsonl, valid.jsonl and test.jsonl.
         labels: examples of which somebody had to know the answer.
         generated: tokens that models wrote for it.
+        beside: folders of further tasks that are learned together with it.
     """
 
     folder: Path
     labels: int
     generated: int = 0
+    beside: tuple[Path, ...] = ()
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """All of them, as a training file names tasks."""
+        return tuple(map(str, (self.folder, *self.beside)))
 
 
 @dataclass(frozen=True)
@@ -64,11 +75,14 @@ class Learned:
     """What a training made, and its price.
 
     Attributes:
-        model: as it is named to genepool.
+        model: as it is named to genepool; empty where the tasks of the testbed are not asked.
         steps: optimiser steps.
         generated: tokens that were written, for its data and in its steps.
         labels: of its data.
         reward: the mean over the samples of its last step; None where nothing is rewarded.
+        numbers: what else it says of itself, by name.
+        marks: further marks of 0 or 1, by a name that is no task of the testbed.
+        out: the folder of the training.
     """
 
     model: str
@@ -76,6 +90,13 @@ class Learned:
     generated: int = 0
     labels: int = 0
     reward: float | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    marks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    out: Path = Path()
+
+    def saying(self, **numbers: float) -> Learned:
+        """The same with further numbers."""
+        return replace(self, numbers={**self.numbers, **numbers})
 
     def after(self, earlier: Learned) -> Learned:
         """The same with the steps of a training on the same data that came before."""
@@ -91,36 +112,59 @@ class LearningBed(Bed):
         self.work = Path(self._folder.name)
         self._runs = 0
         self._sampled: dict[str, Data] = {}
+        #: What families keep for their arms, so that it is made once.
+        self.shelf: dict[str, Any] = {}
 
     # ------------------------------------------------------------------ data
 
-    def examples(self, purpose: str, count: int = LABELS) -> list[Example]:
-        """Training examples of the target that no other purpose uses."""
+    def examples(self, purpose: str, count: int = LABELS, task: str = TARGET) -> list[Example]:
+        """Training examples of the target, or of another task, that no other purpose uses."""
         start = PLACES[purpose]
-        return list(self.tasks[TARGET].examples("train")[start : start + count])
+        return list(self.tasks[task].examples("train")[start : start + count])
 
-    def written(self, name: str, lines: Sequence[Mapping[str, Any]], labels: int, generated: int = 0) -> Data:
+    def written(
+        self,
+        name: str,
+        lines: Sequence[Mapping[str, Any]],
+        labels: int,
+        generated: int = 0,
+        task: str = TARGET,
+        valid: Sequence[Mapping[str, Any]] = (),
+        test: Sequence[Mapping[str, Any]] = (),
+        like: str = "",
+    ) -> Data:
         """Lines as a task folder; the last ones are looked at in a run and choose nothing.
 
         Args:
             name: of the data.
             lines: in a shape that genepool reads.
             labels, generated: see `Data`.
+            task: whose examples they are.
+            like: the task of the testbed that is asked alike, where it is not `task`.
+            valid, test: lines of these splits, instead of the last ones and of the first test example.
         """
-        folder = self.work / "data" / name / TARGET
+        folder = self.work / "data" / name / task
         folder.mkdir(parents=True)
-        for split, part in (("train", lines), ("valid", lines[-LOOKED_AT:])):
+        for split, part in (("train", lines), ("valid", valid or lines[-LOOKED_AT:])):
             (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in part))
-        (asked, *_) = self.tasks[TARGET].examples("test")
-        (folder / "test.jsonl").write_text(json.dumps({"prompt": asked.prompt, "answer": asked.answer}) + "\n")
-        told = self.tasks[TARGET].settings
+        (asked, *_) = self.tasks[like or task].examples("test")
+        lines = test or [{"prompt": asked.prompt, "answer": asked.answer}]
+        (folder / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        told = self.tasks[like or task].settings
         (folder / "task.yaml").write_text(f"metric: {told.metric}\nmax_new_tokens: {told.max_new_tokens}\n")
         return Data(folder, labels, generated)
 
-    def answers(self, purpose: str) -> Data:
+    def answers(self, purpose: str, task: str = TARGET) -> Data:
         """Prompts with their right answers."""
-        lines = [{"prompt": one.prompt, "answer": one.answer} for one in self.examples(purpose)]
-        return self.written(f"answers-{purpose}", lines, len(lines))
+        lines = [{"prompt": one.prompt, "answer": one.answer} for one in self.examples(purpose, task=task)]
+        name = f"answers-{purpose}" if task == TARGET else f"answers-{purpose}-{task}"
+        return self.written(name, lines, len(lines), task=task)
+
+    def whole(self, tasks: Sequence[str]) -> Data:
+        """Tasks with all of their training examples."""
+        first, *others = (self.bed.tasks / task for task in tasks)
+        labels = sum(len(self.tasks[task].examples("train")) for task in tasks)
+        return Data(first, labels, beside=tuple(others))
 
     @cached_property
     def labelled(self) -> Data:
@@ -128,7 +172,7 @@ class LearningBed(Bed):
         return self.answers("main")
 
     @cached_property
-    def _wrong(self) -> tuple[list[tuple[Example, str]], int]:
+    def wrong(self) -> tuple[list[tuple[Example, str]], int]:
         """The main examples, each with the first of 8 samples of the base that is wrong, and the tokens of all."""
         examples = self.examples("main")
         drawn, tokens = self.drawn(self.base_model, examples, 8, 1.0)
@@ -143,14 +187,14 @@ class LearningBed(Bed):
     @cached_property
     def preferences(self) -> Data:
         """Prompts with the right answer and a wrong one that the base wrote."""
-        found, tokens = self._wrong
+        found, tokens = self.wrong
         lines = [{"prompt": one.prompt, "chosen": one.answer, "rejected": wrong} for one, wrong in found]
         return self.written("pairs", lines, len(lines), tokens)
 
     @cached_property
     def noisy_preferences(self) -> Data:
         """The same, every so many of them turned round, so that `FLIPPED` are wrong."""
-        found, tokens = self._wrong
+        found, tokens = self.wrong
         lines = [
             {"prompt": one.prompt, **dict(zip(("chosen", "rejected"), self._sides(at, one, wrong), strict=True))}
             for at, (one, wrong) in enumerate(found)
@@ -164,7 +208,7 @@ class LearningBed(Bed):
     @cached_property
     def chosen(self) -> Data:
         """The chosen answers of `preferences` as plain answers; what their other sides cost is theirs too."""
-        found, tokens = self._wrong
+        found, tokens = self.wrong
         lines = [{"prompt": one.prompt, "answer": one.answer} for one, _ in found]
         return self.written("chosen", lines, len(lines), tokens)
 
@@ -172,24 +216,24 @@ class LearningBed(Bed):
     def marked(self) -> Data:
         """Labelled answers of the main prompts: a right one of each, and wrong ones of the base so that `WRONG` are."""
         lines = [{"prompt": p, "completion": a, "label": good} for p, a, good in self._marked]
-        return self.written("marked", lines, len(lines), self._wrong[1])
+        return self.written("marked", lines, len(lines), self.wrong[1])
 
     @cached_property
     def marked_all(self) -> Data:
         """`marked` without the labels."""
         lines = [{"prompt": p, "answer": a} for p, a, _ in self._marked]
-        return self.written("marked-all", lines, len(lines), self._wrong[1])
+        return self.written("marked-all", lines, len(lines), self.wrong[1])
 
     @cached_property
     def marked_good(self) -> Data:
         """The good answers of `marked`; all labels were needed to find them."""
         lines = [{"prompt": p, "answer": a} for p, a, good in self._marked if good]
-        return self.written("marked-good", lines, len(self._marked), self._wrong[1])
+        return self.written("marked-good", lines, len(self._marked), self.wrong[1])
 
     @cached_property
     def _marked(self) -> list[tuple[str, str, bool]]:
         """Prompt, answer, and whether that is right."""
-        found, _ = self._wrong
+        found, _ = self.wrong
         bad = round(len(found) * WRONG / (1 - WRONG))
         good = [(one.prompt, one.answer, True) for one, _ in found]
         # A prompt's own answer stands before its wrong one, the last ones with both kinds: a run looks at them.
@@ -271,7 +315,7 @@ class LearningBed(Bed):
         steps = settings.pop("steps", STEPS)
         recipe = Training(
             **{
-                "base": base or self.base_name, "tasks": (str(data.folder),), "steps": steps, "batch": BATCH,
+                "base": base or self.base_name, "tasks": data.folders, "steps": steps, "batch": BATCH,
                 "every": steps, "patience": 0, "valid": LOOKED_AT, "test": 1, "seed": self.seed, "threads": 1,
                 **settings,
             }
@@ -283,7 +327,23 @@ class LearningBed(Bed):
         with Journal(out / "run.sqlite") as journal:
             reward = journal.means(steps).get(steps, {}).get("reward") if counted[0] else None
         model = f"{recipe.base}+{result.result}"
-        return Learned(model, steps, data.generated + counted[0], data.labels, reward)
+        return Learned(model, steps, data.generated + counted[0], data.labels, reward, out=out)
+
+    def loop(self, data: Data, *, base: str = "", **settings: Any) -> Learned:
+        """A loop by the public call, its last state.
+
+        Args:
+            data: its tasks.
+            base: what it begins as; the testbed's base when empty.
+            settings: keys of a loop file.
+        """
+        begun = {"base": base or self.base_name, "tasks": data.folders, "test": 1, "seed": self.seed, "threads": 1}
+        recipe = Loop(**{**begun, **settings})
+        self._runs += 1
+        out = self.work / "runs" / str(self._runs)
+        told = run_loop(recipe, out, ledger=":memory:").told
+        model = f"{recipe.base}+{out / SKILL}"
+        return Learned(model, told["steps"], told["tokens_generated"], told["labels"], out=out)
 
     # ------------------------------------------------------------------ asking
 
@@ -291,9 +351,10 @@ class LearningBed(Bed):
         """A model by its name."""
         return open_model(open_weights(model))
 
-    def score(self, model: str) -> float:
-        """The share of the target's validation examples that it answers right."""
-        return float(self.ask(self.source(model), (TARGET,), "valid")[TARGET].mean())
+    def score(self, model: str, tasks: Sequence[str] = (TARGET,)) -> float:
+        """The share of the tasks' validation examples that it answers right, each task counting the same."""
+        found = self.ask(self.source(model), tasks, "valid")
+        return float(np.mean([found[task].mean() for task in tasks]))
 
 
 @contextmanager

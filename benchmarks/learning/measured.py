@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.composition.cells import Cells
-from benchmarks.learning.arms import ARMS, Arm
-from benchmarks.learning.bed import TARGET, LearningBed
-from benchmarks.learning.claims import SEEDS, key_of
+from benchmarks.learning.arm import Arm
+from benchmarks.learning.bed import LearningBed
+from benchmarks.learning.claim import SEEDS, key_of
+from benchmarks.learning.families import ARMS
 from genepool import progress
 from genepool.threads import torch_threads
 
@@ -60,6 +61,6 @@ def measure(
             with torch_threads(1), progress.silenced():
                 cell = arm.measure(opened, rates)
             cells.add(key, cell)
-            score = cell.scores[TARGET].mean()
-            progress.message(f"seed {seed}, {arm.name}: {score:.3f} after {cell.seconds:.1f} s")
+            told = ", ".join(f"{task} {marks.mean():.3f}" for task, marks in cell.scores.items())
+            progress.message(f"seed {seed}, {arm.name}: {told} after {cell.seconds:.1f} s")
     return missing

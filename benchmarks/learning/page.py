@@ -13,11 +13,13 @@ import numpy as np
 from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, student
 from benchmarks.claims.worlds import GENERIC, LIMITS
 from benchmarks.composition.cells import Cell, Cells
-from benchmarks.learning.arms import ARMS, LONG_RATES, SAMPLES, Arm
+from benchmarks.learning.arm import LONG_RATES, SAMPLES, Arm
 from benchmarks.learning.bed import BATCH, HALF, KIND, LABELS, LESS, PROMPTS, RATES, STEPS, TARGET, WRONG
-from benchmarks.learning.claims import CLAIMS, OPEN, SEEDS, AskedClaim, ask, key_of
+from benchmarks.learning.claim import OPEN, SEEDS, AskedClaim, LearningClaim, ask, key_of
+from benchmarks.learning.families import ARMS, CLAIMS
 from benchmarks.learning.measured import FIRST, known_cells
 from genepool.staging import write_text
+from genepool.testbed.skills import SKILLS
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
@@ -35,7 +37,7 @@ def page(cells: Cells) -> str:
         wrong=f"{100 * WRONG:.0f}", **LIMITS,
     )  # fmt: skip
     rows = [row for arm in ARMS if (row := _arm(cells, arm))]
-    return "\n".join([head, *_ARMS_HEAD, *rows, "", *_claims(cells)]) + "\n"
+    return "\n".join([head, *_ARMS_HEAD, *rows, "", *_at_the_end(cells), *_claims(cells)]) + "\n"
 
 
 def _arm(cells: Cells, arm: Arm) -> str:
@@ -44,19 +46,32 @@ def _arm(cells: Cells, arm: Arm) -> str:
     if not found:
         return ""
     timed = [cell.seconds for seed, cell in zip(seeds, found, strict=True) if seed != FIRST or len(seeds) == 1]
-    others = [task for task in found[0].scores if task not in (TARGET, GENERIC)]
+    beside = [name for name in found[0].scores if name not in (TARGET, GENERIC)]
+    others = [name for name in beside if name in SKILLS]
+    said = [f"{name}: {_spread(found, [name])}" for name in beside if name not in SKILLS]
+    said += [f"{name}: {_number(found, name)}" for name in found[0].said.get("numbers", {})]
     rates = sorted({cell.said["rate"] for cell in found})
     parts = [
         arm.name, arm.words, _spread(found, [TARGET]), _spread(found, [GENERIC]), _spread(found, others),
         *(_mean(found, name) for name in ("steps", "generated", "labels")),
-        ", ".join(f"{rate:g}" for rate in rates if rate), f"{np.mean(timed):.1f}",
+        ", ".join(f"{rate:g}" for rate in rates if rate), f"{np.mean(timed):.1f}", "; ".join(said),
     ]  # fmt: skip
     return f"| {' | '.join(parts)} |"
 
 
 def _spread(found: list[Cell], tasks: list[str]) -> str:
-    """The mean over tasks and seeds with half of its interval, and how many seeds, unless all."""
-    means = [float(np.mean([cell.scores[task].mean() for task in tasks])) for cell in found]
+    """The mean over tasks and seeds with half of its interval, and how many seeds, unless all; empty if not asked."""
+    if not tasks or tasks[0] not in found[0].scores:
+        return ""
+    return _interval([float(np.mean([cell.scores[task].mean() for task in tasks])) for cell in found])
+
+
+def _number(found: list[Cell], name: str) -> str:
+    """The same of a number that an arm says of itself."""
+    return _interval([float(cell.said["numbers"][name]) for cell in found])
+
+
+def _interval(means: list[float]) -> str:
     told = f"{np.mean(means):.3f}"
     if len(means) > 1:
         told += f" ± {student(len(means)) * float(np.std(means, ddof=1)) / math.sqrt(len(means)):.3f}"
@@ -68,12 +83,28 @@ def _mean(found: list[Cell], name: str) -> str:
     return f"{mean:,.0f}" if mean else ""
 
 
+def _at_the_end(cells: Cells) -> list[str]:
+    """Arms whose rate is the lowest or the highest that was tried: a further one might be better."""
+    ends: dict[str, list[str]] = {"lowest": [], "highest": []}
+    for arm in ARMS:
+        if len(arm.rates) > 1 and (key := key_of(arm.name, FIRST)) in cells:
+            for word, end in (("lowest", min(arm.rates)), ("highest", max(arm.rates))):
+                if cells[key].said["rate"] == end:
+                    ends[word].append(arm.name)
+    said = [
+        f"The {word} one that was tried was chosen for: {', '.join(names)}." for word, names in ends.items() if names
+    ]
+    if not said:
+        return []
+    return ["A rate at the end of its grid might not be the best there is.", *said, ""]
+
+
 def _claims(cells: Cells) -> list[str]:
-    asked = ask(cells)
+    asked = ask(cells, CLAIMS)
     verdicts = [one.verdict for one in asked]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNASKED, OPEN))
     known = {one.claim.name for one in asked}
-    waiting = [claim.name for claim in CLAIMS if claim.name not in known]
+    waiting = [_waiting(cells, claim) for claim in CLAIMS if claim.name not in known]
     return [
         _CLAIMS_HEAD.format(seeds=SEEDS),
         *(f"- **{claim.name}**: {claim.rule.words}." for claim in CLAIMS),
@@ -83,8 +114,14 @@ def _claims(cells: Cells) -> list[str]:
         *(_claim(one) for one in asked),
         "",
         f"Of {len(asked)} claims: {counts}.",
-        *(["", f"Not measured yet: {', '.join(waiting)}."] if waiting else []),
+        *(["", f"Open, since cells are missing: {', '.join(waiting)}."] if waiting else []),
     ]
+
+
+def _waiting(cells: Cells, claim: LearningClaim) -> str:
+    """A claim that cannot be asked yet, and of how many seeds it has all cells."""
+    seeds = set.intersection(*(set(cells.seeds(KIND.name, arm, 0)) for arm in claim.needs))
+    return f"{claim.name} ({len(seeds)} of {SEEDS} seeds)"
 
 
 def _claim(one: AskedClaim) -> str:
@@ -95,7 +132,7 @@ def _claim(one: AskedClaim) -> str:
     if one.verdict == UNASKED and (why := claim.rule.unasked(one.figures)):
         remarks.append(why)
     if "guard" in one.figures:
-        remarks.append(f"target: {one.figures['guard'].text()}")
+        remarks.append(f"{claim.guards}: {one.figures['guard'].text()}")
     return (
         f"| {claim.words} ({claim.name}) | {claim.source} | {len(one.seeds)} | {main.text()} | {one.verdict} | "
         f"{'; '.join(remarks)} |"
@@ -126,6 +163,9 @@ example.
   begin with the same model.
 - A rejected or wrong answer is the base's own: the first of 8 samples that is wrong. Of the labelled answers, {wrong}%
   are wrong: each prompt has a right one, and some a wrong one too.
+- Some arms learn tasks of their own, which the base does not know: sums of four digits, Countdown, images of digits
+  under transformations. Their scores, and numbers that an arm says of itself, stand in the last column.
+- A loop draws its samples at temperature 1. What a loop costs is counted over all of its stages.
 - Scores are of the test split, at most {test} examples of each task. ± is half of the 95% interval, Student's t over
   the seeds. A number in parentheses says how many seeds are there, where it is not all {seeds}.
 - Seconds are those of the processor, where the rate was known, on a machine that was shared.
@@ -133,8 +173,8 @@ example.
 _ARMS_HEAD = (
     "## Arms",
     "",
-    "| | what it is | target | general | others | steps | generated tokens | labels | rates chosen | CPU s |",
-    "|---|---|--:|--:|--:|--:|--:|--:|---|--:|",
+    "| | what it is | target | general | others | steps | generated tokens | labels | rates chosen | CPU s | further |",
+    "|---|---|--:|--:|--:|--:|--:|--:|---|--:|---|",
 )
 _CLAIMS_HEAD = """\
 ## Claims
