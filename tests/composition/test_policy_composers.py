@@ -23,6 +23,7 @@ from genepool.composition.context.sparse_codes import (
     sparse_code,
     text_vector,
 )
+from genepool.composition.kept_fit import HeldOutLooks
 from genepool.composition.saved_model import load_composition
 from genepool.tasks import load_tasks, open_model
 from genepool.tasks.answers import Question
@@ -286,6 +287,34 @@ def test_a_dictionary_learns_to_say_a_task_with_its_code(seed: int) -> None:
     assert np.linalg.norm(vector - dictionary.columns @ code) <= left + 1e-12
     assert np.linalg.norm(dictionary.columns, axis=0).max() <= 1 + 1e-12
     assert np.array_equal(dictionary.columns[:, code == 0], before[:, code == 0])
+
+
+# ---------------------------------------------------------------------- interrupted
+
+
+@pytest.mark.parametrize("method", ["psec", "l2m", "cotasp"])
+def test_a_fit_that_was_stopped_goes_on_to_the_same_bits(
+    cli: Cli, composed: Any, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Stopped in the second task, where tasks come one after the other."""
+    options = {"hidden": 4} if method == "psec" else {}
+    whole = (composed(method, "whole", **options) / "router.safetensors").read_bytes()
+    add, looks, last = HeldOutLooks.add, [0], 2 if method == "psec" else 5
+
+    def stopping(self: HeldOutLooks, *told: Any) -> bool:
+        looks[0] += 1
+        if looks[0] == last:
+            raise KeyboardInterrupt
+        return add(self, *told)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HeldOutLooks, "add", stopping)
+        with pytest.raises(AssertionError):
+            composed(method, "part", **options)
+    assert (tmp_path / ".part.fit").is_dir()
+    assert not (tmp_path / "part").exists()
+    assert (composed(method, "part", **options) / "router.safetensors").read_bytes() == whole
+    assert not (tmp_path / ".part.fit").exists()
 
 
 # ---------------------------------------------------------------------- texts

@@ -81,7 +81,9 @@ class TaskInputs:
         count = len(self.learn)
         size = min(size, count)
         places = range(step * size, (step + 1) * size)
-        return [self.learn[self._order(seed, place // count)[place % count]] for place in places]
+        # Drawn once for all places of a round: a draw for each takes longer than the step of a small network.
+        orders = {number: self._order(seed, number) for number in {place // count for place in places}}
+        return [self.learn[orders[place // count][place % count]] for place in places]
 
     def _order(self, seed: int, number: int) -> list[int]:
         drawn = numpy_generator(seed, "order", self.name, number).permutation(len(self.learn))
