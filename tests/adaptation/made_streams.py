@@ -58,3 +58,31 @@ def write_stream(
         shown = [{key: row[key] for key in ("id", "input", "answer")} for row in rows(40, seed=7)]
         (folder / "source.jsonl").write_text("".join(json.dumps(line) + "\n" for line in shown))
     return folder
+
+
+def write_conv_model(folder: Path) -> Path:
+    """A convolutional network with batch norms, whose running statistics are not those it starts with."""
+    import transformers
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = transformers.ResNetConfig(
+            num_channels=1, embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic",
+            id2label={at: str(at) for at in range(10)}, label2id={str(at): at for at in range(10)},
+        )  # fmt: skip
+        model = transformers.ResNetForImageClassification(config)
+        model.train()
+        for _ in range(3):
+            model(pixel_values=torch.rand(16, 1, 16, 16))
+    model.save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+def image_rows(count: int = 24) -> list[dict[str, Any]]:
+    """Lines of a stream of images, one channel of 16 x 16 pixels."""
+    draw = np.random.default_rng(1)
+    return [
+        {"id": f"i{at}", "input": draw.random((1, 16, 16)).round(3).tolist(), "answer": str(at % 10)}
+        for at in range(count)
+    ]

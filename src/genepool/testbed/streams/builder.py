@@ -1,4 +1,4 @@
-"""Making the testbed of streams: the digits ViT, trained on clean digits alone, and the streams that spoil them.
+"""Making the testbed of streams: the base of the digits testbed, and the streams of digits that spoil what it reads.
 
 `genepool.testbed.build(folder, bed="streams")` publishes what is made here. torch and scikit-learn are imported only
 once something has to be made.
@@ -18,8 +18,9 @@ from genepool import progress
 from genepool.staging import staged_folder
 from genepool.testbed import folder as layout
 from genepool.testbed.data import SPLITS
+from genepool.testbed.digits.builder import DigitsSchedule, schedule_for
+from genepool.testbed.digits.rearranging import DEFAULT_TASKS, TASKS
 from genepool.testbed.pieces import Pieces
-from genepool.testbed.schedule import Phase
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
@@ -27,24 +28,6 @@ if TYPE_CHECKING:
 
 # Raise this when the code changes what a build makes; numbers of the schedule are hashed by themselves.
 RECIPE_VERSION = 1
-
-
-@dataclass(frozen=True)
-class StreamsSchedule:
-    """Every number of a build: the model's shape and its training."""
-
-    hidden: int
-    layers: int
-    heads: int
-    feed_forward: int
-    base: Phase
-
-
-def schedule_for(*, tiny: bool) -> StreamsSchedule:
-    """The schedule: shapes as in the digits testbed."""
-    if tiny:
-        return StreamsSchedule(32, 2, 4, 64, base=Phase(300, 96, 4e-3, warmup=30))
-    return StreamsSchedule(64, 4, 4, 128, base=Phase(600, 128, 2e-3, warmup=50))
 
 
 @dataclass(frozen=True)
@@ -61,13 +44,14 @@ class StreamsSettings:
     bed: str = "streams"
 
     @property
-    def schedule(self) -> StreamsSchedule:
-        """The model's shape and its training."""
-        return schedule_for(tiny=self.tiny)
+    def schedule(self) -> DigitsSchedule:
+        """The model's shape and its training: those of the digits testbed with all of its tasks."""
+        return schedule_for(tiny=self.tiny, tasks=len(DEFAULT_TASKS))
 
     def digest(self) -> str:
         """A hash of the settings, the schedule and the version of the recipe."""
-        whole = {"version": RECIPE_VERSION, **asdict(self), "schedule": asdict(self.schedule)}
+        schedule = asdict(self.schedule)
+        whole = {"version": RECIPE_VERSION, **asdict(self), "schedule": schedule, "tasks": list(DEFAULT_TASKS)}
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     def make(self, pieces: Pieces, out: Path) -> dict[str, Any]:
@@ -128,7 +112,7 @@ class _StreamsBuild:
                     write_stream(unfinished, one, test, train, self.settings.seed, self.unknown)
 
     def _base(self, bar: progress.Bar) -> None:
-        """Trains the base on digits as they are and publishes it, unless a killed build had finished it."""
+        """Trains the base as that of the digits testbed and publishes it, unless a killed build had finished it."""
         if self.pieces.finished("base"):
             bar.advance(self.schedule.base.steps)
             return
@@ -143,7 +127,8 @@ class _StreamsBuild:
         model = new_base(
             Shape(schedule.hidden, schedule.layers, schedule.heads, schedule.feed_forward), self.settings.seed
         )
-        train(model, TrainingImages((), self.settings.seed, self.known).base_batch, schedule.base, bar.advance)
+        tasks = tuple(TASKS[name] for name in DEFAULT_TASKS)
+        train(model, TrainingImages(tasks, self.settings.seed, self.known).base_batch, schedule.base, bar.advance)
         scores = {name: round(score, 4) for name, score in self._scores(model).items()}
         record = {"steps": schedule.base.steps, "scored_items": len(self.images["test"].digits), "scores": scores}
 
