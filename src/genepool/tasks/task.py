@@ -23,6 +23,7 @@ from genepool.schema import Strict
 from genepool.tasks.example import EXAMPLE_KEYS, Example
 from genepool.tasks.ledger import Outcome
 from genepool.tasks.metrics import all_metrics, find_metric
+from genepool.tasks.shown import ShownChoice, find_shown_choice, shown_choices
 
 if TYPE_CHECKING:
     from genepool.tasks.models import Model
@@ -32,7 +33,7 @@ Asker = Callable[["Model", Sequence["Example"], int], Sequence[Outcome]]
 
 
 # Settings that say how a prompt is written.
-_OF_TEXT = frozenset({"few_shot", "separator", "prefix", "suffix", "chat_template", "system"})
+_OF_TEXT = frozenset({"few_shot", "show", "show_for", "separator", "prefix", "suffix", "chat_template", "system"})
 
 
 class TaskSettings(Strict):
@@ -51,6 +52,15 @@ class TaskSettings(Strict):
     stop: list[str] = Field(default_factory=list, description="Texts that end an answer; they are not part of it.")
     strip: bool = Field(True, description="Ignore white space around the answer.")
     few_shot: int = Field(0, ge=0, description="Solved examples from the training split shown before each question.")
+    show: str = Field(
+        "drawn",
+        description=f"Which examples are shown, one of {listed(shown_choices())}: drawn ones, those whose prompts look "
+        "most alike, those tagged with the question's skills, or one of each skill before one of all together.",
+    )
+    show_for: str | None = Field(
+        None,
+        description="Choose by `show` only for questions with this tag, such as hard ones; draw for others.",
+    )
     separator: str = Field("\n\n", description="What stands between shown examples.")
     prefix: str = Field("", description="Text before every prompt.")
     suffix: str = Field("", description="Text after every prompt, before the answer.")
@@ -94,6 +104,10 @@ class TaskSettings(Strict):
     def _heard(self) -> TaskSettings:
         if self.system is not None and not self.chat_template:
             raise ValueError("a `system` message needs `chat_template: true`")
+        if self.show != "drawn" and not self.few_shot:
+            raise ValueError(f"`show: {self.show}` has no effect without `few_shot`. Write how many are shown")
+        if self.show_for is not None and self.show == "drawn":
+            raise ValueError("`show_for` has no effect with `show: drawn`. Write another way, or leave it out")
         if (find_metric(self.metric).needs == "episode") != (self.returns is not None):
             what = "has no effect with" if self.returns else "is needed by"
             raise ValueError(f"`returns` {what} the metric {self.metric}. Write `returns: [LOW, HIGH]`")
@@ -115,6 +129,14 @@ class TaskSettings(Strict):
             if key not in EXAMPLE_KEYS:
                 raise ValueError(f"examples have no '{key}'. {nearest(key, EXAMPLE_KEYS)}")
         return value
+
+    @field_validator("show")
+    @classmethod
+    def _known_way(cls, value: str) -> str:
+        try:
+            return find_shown_choice(value).name
+        except InputError as error:
+            raise ValueError(f"{error.what}. {error.fix}") from None
 
     @field_validator("metric")
     @classmethod
@@ -168,6 +190,14 @@ class Task:
             del parts["input"]  # what there was before images keeps its digest
         if parts["returns"] is None:
             del parts["returns"]  # and what there was before episodes
+        way = find_shown_choice(parts["show"])
+        if way.name == "drawn":
+            del parts["show"], parts["show_for"]  # and what there was before other ways than drawing
+        elif way.tagged or self.settings.show_for is not None:
+            # Tags are no part of an example, and decide here what is shown.
+            # All splits of a template are tagged by one rule, and have no end.
+            known = self.splits if isinstance(self.splits, dict) else {"train": self._pool}
+            parts["tags"] = {split: [one.tags for one in examples] for split, examples in sorted(known.items())}
         metric = find_metric(self.settings.metric)
         parts["metric_version"] = metric.version
         if metric.plugin is not None:
@@ -181,10 +211,10 @@ class Task:
         return self.splits.get("train", self.splits.get("all", ()))
 
     def shown_before(self, example: Example) -> list[Example]:
-        """The solved examples shown before `example`: drawn by the seed and the example, never itself.
+        """The solved examples shown before `example`, chosen as `show` says by the seed and the example; never itself.
 
         Raises:
-            InputError: the training split has fewer examples than are to be shown.
+            InputError: the training split has fewer examples than are to be shown, or none that `show` needs.
         """
         count = self.settings.few_shot
         if count == 0:
@@ -196,10 +226,15 @@ class Task:
                 where=self.name,
                 fix="Write a smaller few_shot",
             )
-        drawn = seeding.numpy_generator(self.settings.seed, "few-shot", example.key).choice(
-            len(pool), size=count, replace=False
-        )
-        return [pool[int(i)] for i in drawn]
+        only = self.settings.show_for
+        way = self._ways[1] if only is None or only in example.tags else self._ways[0]
+        return way.chosen(example, count, seeding.numpy_generator(self.settings.seed, "few-shot", example.key))
+
+    @cached_property
+    def _ways(self) -> tuple[ShownChoice, ShownChoice]:
+        """How examples are chosen: by drawing, and as the settings say."""
+        drawn, own = (find_shown_choice(name)(self._pool, self.name) for name in ("drawn", self.settings.show))
+        return drawn, own
 
     def conversation_text(self, example: Example, chat_text: Callable[[list[dict[str, str]]], str], kind: str) -> str:
         """The messages of an example as one text.
