@@ -16,6 +16,7 @@ from genepool.composition.kept_fit import KeptFit
 from genepool.weights import open_weights
 
 
+@pytest.mark.slow
 def test_the_condition_decides_which_adapter_comes_out(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     kinds = torch.randn(2, 30, generator=generator)
@@ -35,6 +36,7 @@ def test_the_condition_decides_which_adapter_comes_out(tmp_path: Path) -> None:
     assert all(torch.equal(one, two) for one, two in zip(model.parameters(), again.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_diffusion_draws_the_modes_that_it_was_shown() -> None:
     generator = torch.Generator().manual_seed(0)
     # The first task has two modes, the second one has another.
@@ -50,6 +52,7 @@ def test_a_diffusion_draws_the_modes_that_it_was_shown() -> None:
     assert torch.cdist(other, modes).argmin(1).tolist() == [2] * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["icm_lora", "weight_diffusion"])
 def test_an_adapter_is_generated_for_a_task_that_has_none(
     method: str, cli: Callable[..., Any], text_bed: Path, tmp_path: Path
@@ -66,7 +69,8 @@ def test_an_adapter_is_generated_for_a_task_that_has_none(
         bed / "base", "--tasks", bed / "tasks", "--examples", 200, "--set", "steps=20", "--set", "halvings=4", "--set",
         "latent=8", "--out", tmp_path / "made", "--json",
     )  # fmt: skip
-    answer = cli(*typed)
+    quick = ("--set", "diffusion_steps=20") if method == "weight_diffusion" else ()
+    answer = cli(*typed, *quick)
     assert answer.code == 0, answer.err
     record = json.loads(answer.out)["record"]
     assert (record["target"], record["adapters"]) == ("zero", 3)

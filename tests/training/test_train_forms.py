@@ -62,6 +62,17 @@ def test_hydra_learns_and_is_told_and_stands_wherever_a_model_does(
     assert "form_options" in changed.err
 
 
+def test_nothing_is_trained_on_a_form_that_does_not_fold(
+    cli: Callable[..., Any], train: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    assert train("run", "--form", "sequential_adapter", "--steps", 1).code == 0
+    base = f"{small_world / 'base'}+{tmp_path / 'run' / 'form'}"
+    answer = cli("train", small_world / "tasks" / "first", "--base", base, "--out", tmp_path / "more")
+    assert answer.code == 2
+    assert f"error: {base}: the form sequential_adapter does not fold into weights, so nothing" in answer.err
+    assert not (tmp_path / "more").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_form_trains_and_its_steps_can_be_taken_again(

@@ -14,7 +14,9 @@ from genepool import progress
 from genepool.composition.vectors import TaskVectors
 from genepool.errors import InputError
 from genepool.merging.vocabulary import check_vocabularies
+from genepool.saved_models import folder_and_task
 from genepool.tasks.models import Source, WeightsSource, open_model
+from genepool.training.folder import RESULTS
 from genepool.weights import BaseWithHead, Change, ModelDifference, Weights, open_change, open_weights
 from genepool.weights.change import block_rows
 from genepool.weights.naming import change_in_memory_layout, in_memory_layout, put_on
@@ -191,10 +193,14 @@ def _check_rows(
 def skill_name(reference: str) -> str:
     """What a skill is called: the last part of its path without its ending.
 
-    What `genepool train` calls `adapter` or `skill.safetensors` has the name of the run's folder.
+    What `genepool train` calls `adapter`, `form` or `skill.safetensors` has the name of the run's folder. The form of
+    one task, `form#sort`, has the name of the task.
     """
     path = Path(os.path.abspath(os.path.expanduser(reference)))
-    in_run = path.name in ("adapter", "skill.safetensors") and (path.parent / "train.json").is_file()
+    _, task = folder_and_task(path)
+    if task is not None:
+        return task
+    in_run = path.name in RESULTS and (path.parent / "train.json").is_file()
     return path.parent.name if in_run else path.name.removesuffix(".safetensors").removesuffix(".gguf")
 
 

@@ -27,6 +27,7 @@ from genepool.training.reward_ensemble import RewardModelSource, preference_task
 from genepool.weights import BaseWithHead, ClassHead, Weights, head_for, open_weights, with_head
 from genepool.weights.class_head import class_names
 from genepool.weights.dequantised import dequantised_in
+from genepool.weights.formed.formed_weights import FormedWeights
 from genepool.weights.formed.sites import sites_of
 from genepool.weights.quantised import quantised_by
 
@@ -64,6 +65,13 @@ class OpenedTraining:
         """
         tasks = [load_training_task(path) for path in recipe.tasks]
         base = _able(open_weights(recipe.base, allow_pickle=allow_pickle), tasks)
+        if isinstance(base, FormedWeights):
+            name = base.formed.form.name
+            raise InputError(
+                f"the form {name} does not fold into weights, so nothing can be trained on top of it",
+                where=recipe.base,
+                fix="Name the model below it, or train a form that folds",
+            )
         packed = next(dequantised_in(base), None)
         if recipe.form == "full" and (method := quantised_by(base if packed is None else packed.stored)):
             raise InputError(
