@@ -22,7 +22,8 @@ FILES = re.findall(r"^```\w+\n(?:#|//|\{#) ([\w./]+)(?: #\})?\n(.*?)^```", PAGE,
 COMMANDS = re.findall(r"^genepool .*$", PAGE, re.MULTILINE)
 KINDS = (
     "merging/methods", "evolution/strategies", "tasks/metrics", "tasks/models", "weights/formats",
-    "training/objectives", "training/rewards", "evolution/representations", "report/sections", "cli", "testbed/beds",
+    "training/objectives", "training/rewards", "weights/adapter_forms", "evolution/representations",
+    "report/sections", "cli", "testbed/beds",
 )  # fmt: skip
 # Runs every command line of stdin in one process, which reads the source once.
 _RUN = """
