@@ -20,7 +20,7 @@ from genepool.testbed.digits.builder import DigitsSchedule
 from genepool.testbed.schedule import Phase
 from genepool.testbed.streams import builder
 from genepool.testbed.streams.corruptions import CORRUPTIONS, corrupted
-from genepool.testbed.streams.folders import OPEN_STREAMS, STREAMS, UNKNOWN
+from genepool.testbed.streams.folders import FEW_STREAMS, STREAMS, UNKNOWN
 
 pytest.importorskip("sklearn")
 Cli = Callable[..., Any]
@@ -38,6 +38,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(images, "load_images", lambda: few)
         build(folder / "streams", bed="streams")
         build(folder / "open", bed="streams_open")
+        build(folder / "conv", bed="streams_conv", tiny=True)
     return folder
 
 
@@ -91,12 +92,26 @@ def test_classes_are_long_tailed_both_ways(small: Path) -> None:
 
 
 def test_the_open_set_marks_what_the_base_never_saw(small: Path) -> None:
-    for one in OPEN_STREAMS:
+    for one in FEW_STREAMS:
         stream = load_stream(small / "open" / "streams" / one.name)
         assert {int(example.answer or 0) in UNKNOWN for example in stream.examples if not example.known} == {True}
         assert not any(
             int(example.answer or 0) in UNKNOWN for example in (*stream.source, *stream.examples) if example.known
         )
+
+
+def test_the_convolutional_network_has_batch_norms_and_images(small: Path) -> None:
+    for one in FEW_STREAMS:
+        stream = load_stream(small / "conv" / "streams" / one.name)
+        assert (stream.shape, len(stream.source)) == ((1, 16, 16), 20)
+        run = Adaptation(small / "conv" / "base", stream, "tent", rounds=1)
+        assert run.model.has_batch_norm
+        assert len(next(run).keys) > 1
+    first = load_stream(small / "conv" / "streams" / "clean").examples[0]
+    grid = np.array(first.numbers).reshape(16, 16)
+    plain = load_stream(small / "streams" / "streams" / "clean").examples[0].numbers
+    assert (grid[::2, ::2].reshape(-1) == np.array(plain)).all()
+    assert (grid[1::2, 1::2] == grid[::2, ::2]).all()
 
 
 def test_what_a_bed_of_streams_has_not_is_refused(cli: Cli, tmp_path: Path) -> None:

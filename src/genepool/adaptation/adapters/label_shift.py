@@ -105,12 +105,12 @@ class LabelShift(StreamAdapter):
         # Uniform is 0, so that what is common and what is rare stand alike to both sides.
         given = (wanted * classes).log()
         inner = (self._net["first"] @ given + self._net["bias"]).relu()
-        scale, shift, delta, own = (self._net["second"] @ inner + self._net["shift"]).split(
-            [width, width, classes * width, classes]
-        )
-        bias = 0.0 if layer.bias is None else layer.bias.detach().float().cpu()
+        raw = self._net["second"] @ inner + self._net["shift"]
+        scale, shift, delta, own = torch.split(raw, [width, width, classes * width, classes])
+        bias = torch.zeros(classes) if layer.bias is None else layer.bias.detach().float().cpu()
         moved = (1 + scale) * features.cpu() + shift
-        return moved @ (weight + delta.view(classes, width)).T + bias + own
+        found: torch.Tensor = moved @ (weight + delta.view(classes, width)).T + bias + own
+        return found
 
     def look(self, inputs: Inputs) -> torch.Tensor:
         with torch.no_grad():

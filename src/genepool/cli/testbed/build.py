@@ -67,7 +67,8 @@ def build(
 
     text: strings, a Llama. text_sizes: two Llamas. untagged: worked examples instead of tags. pairs: with tasks of two
     skills. sentences: texts of installed packages, all-MiniLM-L6-v2. digits: images, a ViT. policies: poles on a cart.
-    streams: the ViT, and DIR/streams of spoilt digits; that of streams_open never saw 7 to 9.
+    streams: the ViT, and DIR/streams of spoilt digits; that of streams_open never saw 7 to 9, and streams_conv has a
+    convolutional network.
     """
     options.begin(quiet)
     folder = options.place(folder, out, "DIR")

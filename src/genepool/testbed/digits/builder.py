@@ -26,6 +26,8 @@ from genepool.testbed.schedule import Phase
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from genepool.tasks.models.digits.network import DigitsTransformer
     from genepool.testbed.digits.images import Batches, Images
 
@@ -192,7 +194,7 @@ class _DigitsBuild:
         }
 
 
-def train(model: DigitsTransformer, batches: Batches, phase: Phase, after_step: Callable[[], None]) -> None:
+def train(model: nn.Module, batches: Batches, phase: Phase, after_step: Callable[[], None]) -> None:
     """Trains all parameters of `model` in place, to read the digits of `batches`; `after_step` is called after each."""
     import torch
     from torch.nn import functional

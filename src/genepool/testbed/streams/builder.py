@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +25,7 @@ from genepool.testbed.pieces import Pieces
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
-    from genepool.tasks.models.digits.network import DigitsTransformer
+    from torch import nn
 
 # Raise this when the code changes what a build makes; numbers of the schedule are hashed by themselves.
 RECIPE_VERSION = 1
@@ -36,17 +37,19 @@ class StreamsSettings:
 
     Attributes:
         open_set: the base is never shown some digits, which the streams have.
+        conv: the base is a convolutional network of clean digits instead.
     """
 
     tiny: bool
     seed: int
     open_set: bool = False
+    conv: bool = False
     bed: str = "streams"
 
     @property
     def schedule(self) -> DigitsSchedule:
         """The model's shape and its training: those of the digits testbed with all of its tasks."""
-        return schedule_for(tiny=self.tiny, tasks=len(DEFAULT_TASKS))
+        return schedule_for(tiny=self.tiny, tasks=0 if self.conv else len(DEFAULT_TASKS))
 
     def digest(self) -> str:
         """A hash of the settings, the schedule and the version of the recipe."""
@@ -71,13 +74,13 @@ class _StreamsBuild:
     def __init__(self, settings: StreamsSettings, pieces: Pieces) -> None:
         from genepool.tasks.models.digits import CLASSES
         from genepool.testbed.digits.images import load_images
-        from genepool.testbed.streams.folders import OPEN_STREAMS, STREAMS, UNKNOWN
+        from genepool.testbed.streams.folders import FEW_STREAMS, STREAMS, UNKNOWN
 
         self.settings, self.pieces, self.schedule = settings, pieces, settings.schedule
         self.images = load_images()
         self.unknown = UNKNOWN if settings.open_set else ()
         self.known = [digit for digit in range(CLASSES) if digit not in self.unknown]
-        self.streams = OPEN_STREAMS if settings.open_set else STREAMS
+        self.streams = FEW_STREAMS if settings.open_set or settings.conv else STREAMS
 
     def run(self) -> dict[str, Any]:
         """Makes all pieces and returns the manifest."""
@@ -109,37 +112,56 @@ class _StreamsBuild:
             if not target.exists():
                 with staged_folder(target) as unfinished:
                     test, train = self.images["test"], self.images["train"]
-                    write_stream(unfinished, one, test, train, self.settings.seed, self.unknown)
+                    shown = self._shown()
+                    write_stream(unfinished, one, test, train, self.settings.seed, self.unknown, *shown)
 
     def _base(self, bar: progress.Bar) -> None:
         """Trains the base as that of the digits testbed and publishes it, unless a killed build had finished it."""
         if self.pieces.finished("base"):
             bar.advance(self.schedule.base.steps)
             return
+        from genepool.testbed.digits.builder import train
+        from genepool.testbed.digits.images import TrainingImages
+
+        model, save = self._untrained()
+        tasks = () if self.settings.conv else tuple(TASKS[name] for name in DEFAULT_TASKS)
+        lessons = TrainingImages(tasks, self.settings.seed, self.known)
+        train(model, lessons.base_batch, self.schedule.base, bar.advance)
+        scores = {name: round(score, 4) for name, score in self._scores(model).items()}
+        record = {"steps": self.schedule.base.steps, "scored_items": len(self.images["test"].digits), "scores": scores}
+        self.pieces.publish("base", record, save)
+
+    def _untrained(self) -> tuple[nn.Module, Callable[[Path], None]]:
+        """The base before its training, and what writes it into a folder."""
+        schedule, settings = self.schedule, self.settings
+        if settings.conv:
+            from genepool.testbed.streams.conv import ConvDigits
+
+            conv = ConvDigits(settings.seed, tiny=settings.tiny)
+            return conv, conv.save
         from safetensors.torch import save_file
 
         from genepool.tasks.models.digits.network import Shape
-        from genepool.testbed.digits.builder import train
-        from genepool.testbed.digits.images import TrainingImages
         from genepool.testbed.digits.model import new_base
 
-        schedule = self.schedule
-        model = new_base(
-            Shape(schedule.hidden, schedule.layers, schedule.heads, schedule.feed_forward), self.settings.seed
-        )
-        tasks = tuple(TASKS[name] for name in DEFAULT_TASKS)
-        train(model, TrainingImages(tasks, self.settings.seed, self.known).base_batch, schedule.base, bar.advance)
-        scores = {name: round(score, 4) for name, score in self._scores(model).items()}
-        record = {"steps": schedule.base.steps, "scored_items": len(self.images["test"].digits), "scores": scores}
+        model = new_base(Shape(schedule.hidden, schedule.layers, schedule.heads, schedule.feed_forward), settings.seed)
 
         def save(place: Path) -> None:
             save_file(model.state_dict(), place / "model.safetensors", metadata={"format": "pt"})
             text = json.dumps(model.shape.config(), indent=2, sort_keys=True)
             (place / "config.json").write_text(text + "\n", encoding="utf-8")
 
-        self.pieces.publish("base", record, save)
+        return model, save
 
-    def _scores(self, model: DigitsTransformer) -> dict[str, float]:
+    def _shown(self) -> tuple[Any, ...]:
+        """How an image is written into a stream, and its shape; nothing where 64 numbers do."""
+        if not self.settings.conv:
+            return ()
+        from genepool.testbed.streams.conv import SHAPE, enlarged
+
+        return enlarged, SHAPE
+
+    def _scores(self, model: nn.Module) -> dict[str, float]:
         """Accuracy on clean digits and under every corruption, of the digits that it was shown."""
         import numpy as np
         import torch

@@ -6,7 +6,7 @@ Rows are made once for every stream and written as docs/reference/stream.md says
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,19 @@ STREAMS = (
     StreamFolder("label_shift", "shuffled", (2,), tail=True),
     StreamFolder("clean", "shuffled", clean=True),
 )
-#: The streams of the open set.
-OPEN_STREAMS = (StreamFolder("mixed", "mixed"), StreamFolder("clean", "shuffled", clean=True))
+#: The streams of the open set and of the convolutional network.
+FEW_STREAMS = (StreamFolder("mixed", "mixed"), StreamFolder("clean", "shuffled", clean=True))
 
 
 def write_stream(
-    place: Path, what: StreamFolder, images: Images, source: Images, seed: int, unknown: tuple[int, ...] = ()
+    place: Path,
+    what: StreamFolder,
+    images: Images,
+    source: Images,
+    seed: int,
+    unknown: tuple[int, ...] = (),
+    shown: Callable[[Any], list[Any]] | None = None,
+    shape: tuple[int, ...] = (PIXELS,),
 ) -> None:
     """Writes one stream.
 
@@ -75,23 +82,28 @@ def write_stream(
         source: those of the training split, as the base was shown them.
         seed: of the testbed.
         unknown: digits that the base was never shown.
+        shown: how 64 pixels are written; as they are when None.
+        shape: of what is written.
     """
     settings = {
         "genepool_stream": 1, "name": what.name, "order": what.order, "batch": BATCH, "rounds": ROUNDS,
-        "shape": [PIXELS],
+        "shape": list(shape),
     }  # fmt: skip
     (place / "stream.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     pixels = np.array(images.pixels, dtype=np.float64) / WHITE
     with open(place / "stream.jsonl", "w", encoding="utf-8") as file:
         for row in _rows(what, pixels, images.digits, seed):
+            if shown is not None:
+                row["input"] = shown(row["input"])
             if int(row["answer"]) in unknown:
                 row["known"] = False
             file.write(json.dumps(row) + "\n")
     with open(place / "source.jsonl", "w", encoding="utf-8") as file:
-        shown = np.array(source.pixels, dtype=np.float64) / WHITE
-        for at, (row_pixels, digit) in enumerate(zip(shown, source.digits, strict=True)):
+        clean = (np.array(source.pixels, dtype=np.float64) / WHITE).round(3).tolist()
+        for at, (image, digit) in enumerate(zip(clean, source.digits, strict=True)):
             if digit not in unknown:
-                line = {"id": f"train-{at:04d}", "input": row_pixels.round(3).tolist(), "answer": str(digit)}
+                given = image if shown is None else shown(image)
+                line = {"id": f"train-{at:04d}", "input": given, "answer": str(digit)}
                 file.write(json.dumps(line) + "\n")
 
 
