@@ -40,6 +40,7 @@ from genepool.schema import described_options
 from genepool.tasks import TaskSettings
 from genepool.tasks.generated import Template
 from genepool.training import Training, objectives
+from genepool.training.learners import learners
 from genepool.training.loops import Loop
 from genepool.training.loops.stage import stages
 from genepool.training.rewards import rewards
@@ -152,7 +153,7 @@ def _loop_notes() -> str:
 
 
 def _training_notes() -> str:
-    """The objectives, found by being there."""
+    """The objectives, the learners and the rewards, found by being there."""
     rows = [
         f"| `{name}` | {one.__doc__.splitlines()[0]} | {one.when} | {one.source} |"  # type: ignore[union-attr]
         for name, one in objectives().items()
@@ -182,6 +183,27 @@ def _training_notes() -> str:
                 f"| {one['description']} |"
                 for name, objective in objectives().items()
                 for one in described_options(objective.Options)
+            ),
+            "",
+            "## Learners",
+            "",
+            "`--learner NAME`, or `learner` in the file: the tasks are learned one after the other. See "
+            "[Learn tasks in order](../how-to/learn-tasks-in-order.md).",
+            "",
+            "| name | what it does | when | source |",
+            "|---|---|---|---|",
+            *(
+                f"| `{name}` | {one.__doc__.splitlines()[0]} | {one.when} | {one.source} |"  # type: ignore[union-attr]
+                for name, one in learners().items()
+            ),
+            "",
+            "| learner | option | type | default | meaning |",
+            "|---|---|---|---|---|",
+            *(
+                f"| `{name}` | `{one['name']}` | {' or '.join(one['type'].split(' | '))} | `{one['default']}` "
+                f"| {one['description']} |"
+                for name, learner in learners().items()
+                for one in described_options(learner.Options)
             ),
             "",
             "## Rewards",

@@ -303,6 +303,7 @@ def train(
     """
     from genepool import progress
     from genepool.report.loop_page import write_loop
+    from genepool.report.sequence_page import write_sequence
     from genepool.report.training_page import write_training
     from genepool.training import load_training, run_training
     from genepool.training.folder import REPORT_FILE
@@ -315,7 +316,10 @@ def train(
     def draw(result: TrainingResult) -> None:
         assert result.gains is not None
         with progress.bar("drawing the page"):
-            write = write_loop if isinstance(training, Loop) else write_training
+            if isinstance(training, Loop):
+                write = write_loop
+            else:
+                write = write_training if training.learner is None else write_sequence
             write(result.out, result.told, result.gains, result.out / REPORT_FILE)
 
     shared: dict[str, Any] = {

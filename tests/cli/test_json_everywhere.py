@@ -81,6 +81,7 @@ CALLS = [
     "testbed build --out {bed} --tiny",
     "top {world}/run",
     "train {world}/tasks/say --base {world}/base --lora 2 --steps 2 --out trained",
+    "train {world}/owned/a {world}/owned/b --learner ewc --base {world}/base --lora 2 --steps 2 --out in-order",
     "verify-run trained --step 1",
     "vocabulary transplant {world}/base --tokenizer {bed}/base --out transplanted",
 ]  # fmt: skip

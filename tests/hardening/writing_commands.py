@@ -105,6 +105,11 @@ def _study(name: str, typed: str, other: str = "") -> Writing:
 
 _TRAIN = "train {world}/tasks/say --base {world}/base --out run --steps 8 --every 3 --batch 8 --learning-rate 0.001"
 
+_LEARN = (
+    "train {world}/owned/a {world}/owned/b --base {world}/base --out run --lora 2 --steps 4 --every 2 --batch 4 "
+    "--learning-rate 0.001 --learner"
+)
+
 # What a kill right after the output appeared leaves; the same command removes it.
 _FIT = (".out.fit", ".out.fit/*", "..out.fit.lock")
 _COMPOSE = (
@@ -209,6 +214,7 @@ COMMANDS = (
     _study("train", f"{_TRAIN} --lora 2", f"{_TRAIN} --lora 2 --seed 5"),
     _study("train --form", f"{_TRAIN} --form hydra", f"{_TRAIN} --form hydra --set form.rank=3"),
     _study("train --full", f"{_TRAIN} --full", f"{_TRAIN} --lora 2"),
+    _study("train --learner", f"{_LEARN} replay", f"{_LEARN} ewc"),
     Writing(
         "report",
         "report run --out page.html",

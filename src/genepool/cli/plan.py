@@ -14,6 +14,7 @@ from genepool.cli import options, tables
 if TYPE_CHECKING:
     from genepool.evolution import Study
     from genepool.evolution.permissions import Permissions
+    from genepool.training.opened_training import OpenedTraining
 
 PANEL = options.Panel.models
 
@@ -157,13 +158,18 @@ def _has_key(path: Path, key: str) -> bool:
 def _plan_training(path: Path, json_output: bool, allow_pickle: bool, trust_tasks: Sequence[Path]) -> None:
     from genepool.kernels.memory import free_memory
     from genepool.training import load_training
+    from genepool.training.continual.opening import open_sequence
     from genepool.training.memory import plan_memory
     from genepool.training.opened_training import OpenedTraining
     from genepool.training.planned import plan_lessons
 
     recipe = load_training(path)
-    opened = OpenedTraining.open(recipe, trusted=trust_tasks, allow_pickle=allow_pickle)
+    opening = OpenedTraining.open if recipe.learner is None else open_sequence
+    opened = opening(recipe, trusted=trust_tasks, allow_pickle=allow_pickle)
     memory, free = plan_memory(opened), free_memory()
+    if recipe.learner is not None:
+        _plan_sequence(opened, memory.to_dict(), free, json_output)
+        return
     examples = {"train": len(opened.lessons.train), "valid": len(opened.lessons.valid)}
     planned = plan_lessons(opened)
     if json_output:
@@ -187,6 +193,27 @@ def _plan_training(path: Path, json_output: bool, allow_pickle: bool, trust_task
         f"memory: {size(memory.total)} of {size(free)} free: {'fits' if memory.total <= free else 'DOES NOT FIT'}; "
         f"weights {size(memory.weights)}, trained values {size(memory.trained)}, gradient and moments "
         f"{size(memory.moments)}, activations about {size(memory.activations)}, the program {size(memory.program)}"
+    )
+
+
+def _plan_sequence(opened: OpenedTraining, memory: Mapping[str, Any], free: int, json_output: bool) -> None:
+    """What is learned in which order."""
+    from genepool.training.continual.planning import plan_sequence
+
+    shown = plan_sequence(opened)
+    if json_output:
+        options.print_json({**shown, **memory, "free": free})
+        return
+    for at, one in enumerate(shown["stages"], 1):
+        what = f"{one['examples']:,} examples, {one['steps']:,} steps"
+        tables.print_text(f"{at}. {', '.join(one['tasks'])}: {what}, then {one['asked']:,} test examples are asked")
+    others = ", ".join(task.name for task in opened.others) or "none"
+    size = options.size_text
+    tables.print_text(
+        f"learner {shown['learner']}: {shown['steps']:,} steps in all; asked after every task: "
+        f"{', '.join(shown['sequence'])}; others: {others}\n"
+        f"memory: {size(memory['total'])} of {size(free)} free, beside what the learner keeps of earlier tasks: "
+        f"{'fits' if memory['total'] <= free else 'DOES NOT FIT'}"
     )
 
 

@@ -98,6 +98,7 @@ def _training(
 ) -> None:
     """The page of a training."""
     from genepool import progress
+    from genepool.report.sequence_page import write_sequence
     from genepool.report.training_page import write_training
     from genepool.training import gains_of
     from genepool.training.folder import read_result
@@ -106,7 +107,8 @@ def _training(
     assert told is not None
     gains = gains_of(run, ledger=ledger, trusted=trusted)
     with progress.bar("drawing the page"):
-        write_training(run, told, gains, page, overwrite=overwrite)
+        write = write_training if told.get("learner") is None else write_sequence
+        write(run, told, gains, page, overwrite=overwrite)
     if json_output:
         options.print_json({"report": str(page), "bytes": page.stat().st_size, **told})
     else:

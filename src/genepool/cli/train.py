@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 # What a recipe file says itself.
 _OF_A_RECIPE = (
-    "base", "lora", "full", "form", "objective", "set_", "teacher", "steps", "batch", "micro_batch", "learning_rate",
-    "every", "patience", "others", "test", "seed", "threads", "dtype", "pack", "activation_checkpoints",
+    "base", "lora", "full", "form", "objective", "learner", "set_", "teacher", "steps", "batch", "micro_batch",
+    "learning_rate", "every", "patience", "others", "test", "seed", "threads", "dtype", "pack",
+    "activation_checkpoints",
 )  # fmt: skip
 
 
@@ -54,12 +55,18 @@ def train(
             help="Minimise this in each step, such as dpo, gkd or grpo; likelihood by default.",
         ),
     ] = None,
+    learner: Annotated[
+        str | None,
+        typer.Option(
+            "--learner", metavar="NAME", help="Learn the tasks one after the other in this way, such as replay or ewc."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Set an option of the objective, or with form. before it of the form; repeatable.",
+            help="Set an option of the objective or learner, or with form. before it of the form; repeatable.",
         ),
     ] = None,
     teacher: Annotated[
@@ -148,6 +155,8 @@ def train(
 
         genepool train pairs.jsonl --base base/ --objective dpo --set beta=0.2 --out run
 
+        genepool train tasks/sort tasks/upper --base base/ --learner replay --steps 40 --out run
+
         genepool train training.yaml --out run
 
         genepool train loop.yaml --out run
@@ -205,6 +214,7 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training | Loop:
     from genepool.errors import InputError
     from genepool.schema import validate
     from genepool.training import Training, is_training, load_training
+    from genepool.training.learners import learners
     from genepool.training.loops import is_loop, load_loop
     from genepool.training.objectives import objectives
     from genepool.weights.adapter_forms import adapter_forms
@@ -228,12 +238,13 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training | Loop:
     if given["lora"] is not None:
         plain["lora"] = {"rank": given["lora"]}
     of_form = [one.removeprefix(_OF_FORM) for one in given["set_"] or [] if one.startswith(_OF_FORM)]
-    of_objective = [one for one in given["set_"] or [] if not one.startswith(_OF_FORM)]
+    of_method = [one for one in given["set_"] or [] if not one.startswith(_OF_FORM)]
     known = adapter_forms().get(form)
     if of_form:
         plain["form_options"] = options.settings(of_form, None if known is None else known.Options)
-    objective = objectives().get(given["objective"] or Training.model_fields["objective"].default)
-    plain["options"] = options.settings(of_objective, None if objective is None else objective.Options)
+    chosen = given["objective"] or Training.model_fields["objective"].default
+    kind = learners().get(given["learner"]) if given["learner"] is not None else objectives().get(chosen)
+    plain["options"] = options.settings(of_method, None if kind is None else kind.Options)
     skipped = {"base", "lora", "full", "form", "set_"}
     plain |= {key: given[key] for key in _OF_A_RECIPE if key not in skipped and given[key] is not None}
     try:
@@ -286,6 +297,8 @@ def _show(result: TrainingResult, page: Path) -> None:
         if part == "target":
             table.add_section()
     tables.show(table)
+    if "learner" in result.told:
+        _show_matrix(result.told)
     if "tokens_generated" in result.told:
         told = result.told
         rounds = "1 round" if told["rounds"] == 1 else f"{told['rounds']:,} rounds"
@@ -296,3 +309,23 @@ def _show(result: TrainingResult, page: Path) -> None:
     if (head := result.told.get("head")) is not None:
         tables.print_text(f"before: {head['before']}, since the base has no head")
     tables.print_text(f"the result: {result.result}\nthe page: {page}")
+
+
+def _show_matrix(told: dict[str, Any]) -> None:
+    """What every task scored after every task, and the measures of it."""
+    heads = [*told["sequence"], *(one["task"] for one in told["generic"])]
+    table = tables.TextTable("after", [*heads, "memory"])
+    rows = [("nothing", [*told["untrained"], *(one["before"] for one in told["generic"])], 0)]
+    for at, (stage, scores) in enumerate(zip(told["stages"], told["matrix"], strict=True)):
+        others = [one["after"][at] for one in told["generic"]]
+        rows.append((", ".join(stage["tasks"]), [*scores, *others], stage["memory_bytes"]))
+    for name, scores, memory in rows:
+        table.add_row(name, *(f"{score:.3f}" for score in scores), options.size_text(memory))
+    tables.show(table)
+    words = {"acc": "average", "bwt": "backward transfer", "fwt": "forward transfer", "forgetting": "forgetting"}
+    said = [
+        f"{word} {told[key]:{'.3f' if key == 'acc' else '+.3f'}}"
+        for key, word in words.items()
+        if told[key] is not None
+    ]
+    tables.print_text(", ".join(said))

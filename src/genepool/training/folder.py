@@ -76,7 +76,8 @@ def check_same(known: Mapping[str, Any], settings: Mapping[str, Any], recipe: Tr
 def _defaults(recipe: Training) -> dict[str, Any]:
     """Every key of a training and of its objective, as plain data."""
     plain = type(recipe)(base=recipe.base, tasks=recipe.tasks).model_dump(mode="json")
-    options = type(recipe.made_objective()).Options.model_construct().model_dump(mode="json")
+    made = recipe.made_objective() if recipe.learner is None else recipe.made_learner()
+    options = type(made).Options.model_construct().model_dump(mode="json")
     return {**plain, "options": options}
 
 

@@ -125,6 +125,16 @@ def measure_gains(
         if rest:
             tables.append(asked(tuned, rest))
         table = functools.reduce(OutcomeTable.with_tasks_of, tables)
+    return compared_gains(table, targets)
+
+
+def compared_gains(table: OutcomeTable, targets: Sequence[Task]) -> Gains:
+    """Before and after, of outcomes that are known.
+
+    Args:
+        table: of the models `BEFORE` and `AFTER`.
+        targets: what was taught.
+    """
     (comparison,) = compare_many(BEFORE, {AFTER: table.pairs(BEFORE, AFTER)})
     flips = tuple(flip for task in table.tasks for flip in _flips(table, task))
     return Gains(table, comparison, tuple(task.name for task in targets), flips)

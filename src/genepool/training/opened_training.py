@@ -179,7 +179,8 @@ class OpenedTraining:
         outside = {"tasks", "others", "base", "test", "teacher", "threads", "options"}
         recipe = self.recipe.model_dump(mode="json", exclude=outside)
         teacher = self.recipe.teacher
-        options = self.recipe.made_objective().settings()
+        learner = None if self.recipe.learner is None else self.recipe.made_learner().options.model_dump(mode="json")
+        options = self.recipe.made_objective().settings() if learner is None else learner
         if self.recipe.is_form:
             recipe["form_options"] = self.recipe.made_form(self._names).settings()
         return {

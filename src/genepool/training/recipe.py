@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from genepool.errors import nearest
-from genepool.schema import Strict, has_mark, read_marked, validate_part
+from genepool.errors import InputError, nearest
+from genepool.schema import PartError, Strict, has_mark, read_marked, validate_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from genepool.training.learners import TaskLearner
     from genepool.training.objectives import Objective
     from genepool.weights.formed.adapter_form import FormOfAdapter
 
@@ -98,8 +99,13 @@ class Training(Strict):
     objective: str = Field(
         default="likelihood", description="What a step minimises; the table below lists the objectives."
     )
+    learner: str | None = Field(
+        default=None,
+        description="Learn the tasks one after the other, in their order, each with `steps` steps, and hold on to the "
+        "earlier ones in this way; the table of learners lists them. null: learn them together.",
+    )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="Options of the objective, which the tables below list."
+        default_factory=dict, description="Options of the objective, or of the learner; the tables below list them."
     )
     teacher: str | None = Field(default=None, description="The model whose predictions the objective compares with.")
     steps: int = Field(default=200, ge=1, le=10**7, description="Optimiser steps, at most.")
@@ -227,9 +233,38 @@ class Training(Strict):
         return make_form(self.form, self.form_options, tasks, "form_options")
 
     @model_validator(mode="after")
+    def _in_order(self) -> Training:
+        if self.learner is None:
+            return self
+        from genepool.training.learners import learners
+
+        if self.learner not in learners():
+            fix = nearest(self.learner, learners())
+            raise PartError(InputError(f"there is no learner '{self.learner}'", where="learner", fix=fix))
+        kind = learners()[self.learner]
+        validate_part(kind.Options, self.options, "options")
+        if self.is_form:
+            fix = "Train factors or every tensor"
+            raise PartError(InputError(f"does not go with the learner {self.learner}", where="form", fix=fix))
+        if kind.factors_only and self.form == "full":
+            raise ValueError(f"the learner {self.learner} trains factors alone. Leave --full (`form`) out")
+        for key, plain in (("objective", "likelihood"), ("teacher", None), ("average", None), ("shares", None)):
+            if getattr(self, key) != plain:
+                raise PartError(
+                    InputError(f"does not go with the learner {self.learner}", where=key, fix="Leave it out")
+                )
+        if "patience" in self.model_fields_set and self.patience:
+            fix = "Leave it out: every task has all of its steps"
+            raise PartError(InputError(f"does not go with the learner {self.learner}", where="patience", fix=fix))
+        return self
+
+    @model_validator(mode="after")
     def _taught(self) -> Training:
         from genepool.training.objectives import objectives
 
+        if self.learner is not None:
+            # The options are the learner's.
+            return self
         options = validate_part(objectives()[self.objective].Options, self.options, "options")
         if (iterations := getattr(options, "iterations", 1)) > 1 and self.every % iterations:
             raise ValueError(f"`every` must be a multiple of the option iterations ({iterations}), got {self.every}")
@@ -246,7 +281,14 @@ class Training(Strict):
         """The objective with its options."""
         from genepool.training.objectives import find_objective
 
-        return find_objective(self.objective, self.options)
+        return find_objective(self.objective, {} if self.learner is not None else self.options)
+
+    def made_learner(self) -> TaskLearner:
+        """The learner with its options; only for a recipe that names one."""
+        from genepool.training.learners import find_learner
+
+        assert self.learner is not None
+        return find_learner(self.learner, self.options)
 
     def located(self, folder: Path) -> Training:
         """The same with paths that are relative to the file's folder made so that they can be found from here."""

@@ -317,7 +317,7 @@ class Run:
         base = self.opened.base
         control = self.recipe.made_objective().control
         with session.optimiser.in_place():
-            session.trained.write(result, session.result(), base, lineage(self.opened, best), control)
+            session.trained.write(result, session.result(), base, self._lineage(best), control)
         tuned = self.opened.tuned(result)
         # What rewards does not write, nor does a base that needed a head.
         writes = measured and not isinstance(tuned, RewardModelSource) and self.opened.head is None
@@ -329,6 +329,10 @@ class Run:
         fingerprint = tuned.fingerprint if isinstance(tuned, RewardModelSource) else tuned.fingerprint()
         told = described(self.opened, self.journal, Ending(result.name, best, last, rate, fingerprint))
         return {**told, **({"writing": written} if written else {})}, tuned
+
+    def _lineage(self, step: int) -> dict[str, Any]:
+        """How the result was made, as it is kept with it."""
+        return lineage(self.opened, step)
 
     def _writing(self, session: Session) -> list[dict[str, Any]]:
         """What the model writes now, and wrote as its base."""

@@ -21,7 +21,7 @@ from genepool.training.journal import ExampleRow
 from genepool.training.optimiser import Optimisation, Optimiser
 from genepool.training.trained import Reference
 from genepool.training.trained_part import trained_part
-from genepool.training.trainers import TrainerInputs, trainer_for
+from genepool.training.trainers import Trainer, TrainerInputs, trainer_for
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +47,8 @@ class Session:
         base: what it was loaded from.
         lessons: what it learns from.
         teacher: the model whose predictions the objective compares with, for those that need one.
+        make_trainer: makes what computes its steps; the objective's own trainer by default.
+        make_optimiser: makes what takes them, of everything that is trained; AdamW by default.
 
     Attributes:
         trained: the part that is trained.
@@ -63,6 +65,9 @@ class Session:
         base: Weights,
         lessons: TrainingExamples,
         teacher: Model | None = None,
+        *,
+        make_trainer: Callable[[TrainerInputs], Trainer] = trainer_for,
+        make_optimiser: Callable[[dict[str, torch.nn.Parameter], Optimisation], Optimiser] | None = None,
     ) -> None:
         self.model = model
         objective = recipe.made_objective()
@@ -80,13 +85,15 @@ class Session:
             clip=recipe.clip,
         )
         self.rows: list[ExampleRow] = []
-        self.trainer = trainer_for(TrainerInputs(recipe, model, lessons, objective, teacher, Reference(self.trained)))
+        self.trainer = make_trainer(TrainerInputs(recipe, model, lessons, objective, teacher, Reference(self.trained)))
         own, beside = self.trained.parameters(), self.trainer.parameters()
-        self.optimiser = (
-            Optimiser({**own, **beside}, settings, self.trainer.rates())
-            if recipe.average is None
-            else AveragingOptimiser({**own, **beside}, settings, recipe.average, own, self.trainer.rates())
-        )
+        self.optimiser: Optimiser
+        if make_optimiser is not None:
+            self.optimiser = make_optimiser({**own, **beside}, settings)
+        elif recipe.average is None:
+            self.optimiser = Optimiser({**own, **beside}, settings, self.trainer.rates())
+        else:
+            self.optimiser = AveragingOptimiser({**own, **beside}, settings, recipe.average, own, self.trainer.rates())
         self._seconds, self._seen = 0.0, 0
         if recipe.activation_checkpoints:
             _checkpoint_activations(model)

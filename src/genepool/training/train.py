@@ -76,6 +76,13 @@ def run_training(
         KeyboardInterrupt: Ctrl-C; the same call goes on.
     """
     out = Path(out)
+    if recipe.learner is not None:
+        from genepool.training.continual.run import run_sequence
+
+        return run_sequence(
+            recipe, out, ledger=ledger, device=device, fork=fork, trusted=trusted, allow_pickle=allow_pickle,
+            overwrite=overwrite, gate=gate, draw=draw,
+        )  # fmt: skip
     with progress.bar("opening the base and the tasks"):
         opened = OpenedTraining.open(recipe, trusted=trusted, allow_pickle=allow_pickle)
     if gate is not None:
@@ -133,7 +140,14 @@ def verify_step(out: str | Path, step: int, *, device: str = "cpu", allow_pickle
         if inner is not None:
             raise InputError("holds a loop", where=out, fix=f"Name one of its trainings, such as {inner.parent}")
         raise InputError("holds no training", where=out, fix="Name the --out of a `genepool train`")
-    opened = OpenedTraining.open(load_training(out / RECIPE_FILE), others=False, allow_pickle=allow_pickle)
+    recipe = load_training(out / RECIPE_FILE)
+    if recipe.learner is not None:
+        from genepool.training.continual.opening import open_sequence
+        from genepool.training.continual.run import verify_sequence
+
+        verify_sequence(open_sequence(recipe, others=False, allow_pickle=allow_pickle), out, step, device)
+        return
+    opened = OpenedTraining.open(recipe, others=False, allow_pickle=allow_pickle)
     with Journal(out / JOURNAL_FILE) as journal:
         steps = journal.steps()
         if not any(row.step == step for row in steps):
@@ -167,7 +181,14 @@ def gains_of(
     """
     if (told := read_result(out)) is None or not (out / JOURNAL_FILE).is_file():
         raise InputError("holds no finished training", where=out, fix="Name the --out of a `genepool train`")
-    opened = OpenedTraining.open(load_training(out / RECIPE_FILE), trusted=trusted, allow_pickle=allow_pickle)
+    recipe = load_training(out / RECIPE_FILE)
+    if recipe.learner is not None:
+        from genepool.training.continual.opening import open_sequence
+        from genepool.training.continual.run import sequence_gains
+
+        opened = open_sequence(recipe, trusted=trusted, allow_pickle=allow_pickle)
+        return sequence_gains(opened, out, ledger, device)
+    opened = OpenedTraining.open(recipe, trusted=trusted, allow_pickle=allow_pickle)
     tuned = opened.tuned(out / str(told["result"]))
     with Journal(out / JOURNAL_FILE) as journal:
         threads = journal.get("settings", {}).get("threads")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -48,8 +48,9 @@ from genepool.training.loops.stage import Stage, StagePlace
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.rewards import Rewards
 from genepool.training.run import sensible_threads
+from genepool.training.summed_change import SummedChange
 from genepool.training.train import TrainingResult
-from genepool.weights import Change, Form, ModelDifference, Sum, open_change, open_weights, store
+from genepool.weights import Form, ModelDifference, open_change, open_weights, store
 
 
 @dataclass
@@ -154,26 +155,6 @@ def loop_gains_of(
     return LoopRun(load_loop(out / LOOP_FILE), out, device=device, trusted=trusted, allow_pickle=allow_pickle).gains(
         ledger
     )
-
-
-class LoopedChange(Sum):
-    """What all trainings of a loop changed of its base.
-
-    Args:
-        parts: what they changed; factors put side by side are the sum, to the last bit.
-        made_from: the trainings' results, as they lie in the loop's folder.
-    """
-
-    def __init__(self, parts: Sequence[Change], made_from: Sequence[str]) -> None:
-        super().__init__(parts)
-        self._made_from = made_from
-
-    def identity(self) -> dict[str, Any]:
-        # Where the folder lies is no part of what was made in it.
-        known = super().identity().get("models", [])
-        if len(known) != len(self._made_from):
-            return {"models": [{**one, "name": " + ".join(self._made_from)} for one in known]}
-        return {"models": [{**one, "name": name} for one, name in zip(known, self._made_from, strict=True)]}
 
 
 class LoopRun:
@@ -378,7 +359,7 @@ class LoopRun:
         else:
             tuned = open_weights(self._model(state.parts), allow_pickle=self._allow_pickle)
             changes, form = [ModelDifference(tuned, base)], Form("dense")
-        change = LoopedChange(changes, [part.relative_to(self.out).as_posix() for part in state.parts])
+        change = SummedChange(changes, [part.relative_to(self.out).as_posix() for part in state.parts])
         words = {"name": ", ".join(self.tasks)}
         arguments = {"rounds": self.loop.rounds, "seed": self.loop.seed, "genepool": version("genepool")}
         store(change, self.out / SKILL, form, "train", arguments, words=words, overwrite=True)

@@ -1,0 +1,167 @@
+"""The folder of tasks learned one after another: its files, and how they are read back. Loads no model.
+
+DIR/training.yaml          the recipe, with paths that can be found from anywhere
+DIR/run.sqlite             the outcome of every test example after every task (`record`)
+DIR/tasks/NNNN/            the NNNN-th task: a training's files; what is kept (memory.safetensors, memory.json); for
+                           learners that merge merged.safetensors; task.json, written last: the task is learned
+DIR/adapter/, DIR/skill.safetensors      the result
+DIR/train.json             what was gained and what was forgotten, the matrix among it; written last
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genepool import staging
+from genepool.checked import is_digest, is_number, is_text, is_whole, parsed_json
+from genepool.errors import InputError
+from genepool.training.folder import RESULTS
+
+TASKS, MARK, MERGED = "tasks", "task.json", "merged.safetensors"
+
+
+@dataclass(frozen=True)
+class LearnedTask:
+    """A task that is learned.
+
+    Attributes:
+        folder: its folder.
+        tasks: names of what was learned in it: one task, or those that are learned together.
+        result: what was trained, relative to the folder.
+        merged: whether the model that stands after it is a merge, in `merged.safetensors`.
+        steps: that were taken.
+        examples: that were in them.
+        learning_rate: the largest.
+        memory_bytes: what the learner keeps after it.
+        facts: what the learner says of its memory.
+    """
+
+    folder: Path
+    tasks: tuple[str, ...]
+    result: str
+    merged: bool
+    steps: int
+    examples: int
+    learning_rate: float
+    memory_bytes: int
+    facts: Mapping[str, Any]
+
+    @property
+    def trained(self) -> Path:
+        """What was trained."""
+        return self.folder / self.result
+
+    def write(self) -> None:
+        """Says that the task is learned."""
+        told = {
+            "schema": 1,
+            "tasks": list(self.tasks),
+            "result": self.result,
+            "merged": self.merged,
+            "steps": self.steps,
+            "examples": self.examples,
+            "learning_rate": self.learning_rate,
+            "memory_bytes": self.memory_bytes,
+            "facts": dict(self.facts),
+        }
+        text = json.dumps(told, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        staging.write_text(self.folder / MARK, text)
+
+
+def task_folder(out: Path, number: int) -> Path:
+    """Where a task is learned; counted from 0."""
+    return out / TASKS / f"{number + 1:04d}"
+
+
+def read_learned(folder: Path) -> LearnedTask | None:
+    """What a learned task left; None where it is not learned yet.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = folder / MARK
+    if not path.is_file():
+        return None
+    fix = f"Remove {folder}: the task and those after it are learned again"
+    try:
+        told = parsed_json(path.read_text(encoding="utf-8"))
+        if not isinstance(told, dict) or told.get("schema") != 1 or told["result"] not in RESULTS:
+            raise ValueError
+        fits = (
+            isinstance(told["tasks"], list)
+            and all(map(is_text, told["tasks"]))
+            and isinstance(told["merged"], bool)
+            and all(is_whole(told[key], 0) for key in ("steps", "examples", "memory_bytes"))
+            and is_number(told["learning_rate"])
+            and isinstance(told["facts"], dict)
+        )
+        if not fits:
+            raise ValueError
+        names = ("result", "merged", "steps", "examples", "learning_rate", "memory_bytes", "facts")
+        found = LearnedTask(folder, tuple(told["tasks"]), **{name: told[name] for name in names})
+    except (OSError, ValueError, TypeError, KeyError):
+        raise InputError("is damaged", where=path, fix=fix) from None
+    for needed in (found.trained, *([folder / MERGED] if found.merged else [])):
+        if not needed.exists():
+            raise InputError("what was trained is missing", where=needed, fix=fix)
+    return found
+
+
+def is_learned_in_order(told: Mapping[str, Any]) -> bool:
+    """Whether `train.json` is one of tasks learned one after another, with all that the page needs.
+
+    Raises:
+        InputError: it is, and it is damaged.
+    """
+    if told.get("learner") is None:
+        return False
+    wrong = next((key for key, fits in _KEYS.items() if not fits(told.get(key))), None)
+    if wrong:
+        raise InputError(
+            "is damaged", where=f"train.json:{wrong}", fix="Remove it and run the same command: it is written again"
+        )
+    return True
+
+
+def _are_scores(value: object) -> bool:
+    return isinstance(value, list) and all(is_number(one, 0, 1) for one in value)
+
+
+def _is_generic(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and is_text(one.get("task")) and is_number(one.get("before"), 0, 1)
+        and _are_scores(one.get("after"))
+        for one in value
+    )  # fmt: skip
+
+
+def _are_stages(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("tasks"), list)
+        and all(map(is_text, one["tasks"]))
+        and is_digest(one.get("fingerprint"))
+        and is_whole(one.get("steps"), 0)
+        and is_whole(one.get("memory_bytes"), 0)
+        for one in value
+    )
+
+
+def _is_measure(value: object) -> bool:
+    return value is None or is_number(value)
+
+
+_KEYS = {
+    "learner": is_text,
+    "sequence": lambda value: isinstance(value, list) and all(map(is_text, value)),
+    "untrained": _are_scores,
+    "matrix": lambda value: isinstance(value, list) and all(map(_are_scores, value)),
+    "generic": _is_generic,
+    "stages": _are_stages,
+    "memory_bytes": lambda value: is_whole(value, 0),
+    **dict.fromkeys(("acc", "bwt", "fwt", "forgetting"), _is_measure),
+}

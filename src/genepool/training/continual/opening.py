@@ -1,0 +1,42 @@
+"""A recipe that names a learner, opened and checked: a model, and at least two tasks. Headers and task files only."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from genepool.errors import InputError
+from genepool.training.opened_training import OpenedTraining
+from genepool.training.recipe import Training
+
+
+def open_sequence(
+    recipe: Training, *, others: bool = True, trusted: Collection[str | Path] = (), allow_pickle: bool = False
+) -> OpenedTraining:
+    """Opens and checks everything a recipe with a learner names.
+
+    Args:
+        recipe: the training.
+        others: also open the tasks that must not be forgotten.
+        trusted, allow_pickle: as for `run_sequence`.
+
+    Raises:
+        InputError: a model or a task is wrong, or there are no two tasks.
+    """
+    if len(recipe.tasks) < 2:
+        raise InputError(
+            f"the learner {recipe.learner} got 1 task, expected at least 2, which are learned one after the other",
+            where=recipe.tasks[0],
+            fix="Name more tasks, or leave --learner out",
+        )
+    opened = OpenedTraining.open(recipe, others=others, trusted=trusted, allow_pickle=allow_pickle)
+    names = [task.name for task in opened.lessons.tasks]
+    if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
+        raise InputError(f"two tasks are called '{twice}'", where=recipe.tasks[0], fix="Give each its own name")
+    if opened.head is not None:
+        raise InputError(
+            "has no head for the classes of the tasks, and a learner goes on with one that it has",
+            where=recipe.base,
+            fix="Train one task first, and name BASE+DIR/adapter",
+        )
+    return opened
