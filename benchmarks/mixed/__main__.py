@@ -15,11 +15,13 @@ import argparse
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from benchmarks.measuring import table, tell
 from genepool import progress
@@ -45,6 +47,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs of each side")
     asked = parser.parse_args()
     progress.set_quiet(True)
+    transformers.utils.logging.disable_progress_bar()
+    warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     rows = []
     for width in asked.width:
@@ -62,7 +66,7 @@ def main() -> None:
 
 
 def write_world(world: Path, width: int, count: int) -> None:
-    """base/ and 0/, 1/, ...: a random model and adapters of it."""
+    """base/ and skill0/, skill1/, ...: a random model and adapters of it."""
     from peft import LoraConfig, get_peft_model
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -79,9 +83,9 @@ def write_world(world: Path, width: int, count: int) -> None:
     LlamaForCausalLM(config).save_pretrained(world / "base")
     PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>").save_pretrained(world / "base")
     settings = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=MATRICES, init_lora_weights=False)
-    tuned = get_peft_model(LlamaForCausalLM.from_pretrained(world / "base"), settings, adapter_name="0")
+    tuned = get_peft_model(LlamaForCausalLM.from_pretrained(world / "base"), settings, adapter_name="skill0")
     for number in range(1, count):
-        tuned.add_adapter(str(number), settings)
+        tuned.add_adapter(f"skill{number}", settings)
     tuned.save_pretrained(str(world))
 
 
@@ -89,7 +93,7 @@ def _row(world: Path, width: int, count: int, rounds: int) -> list[str]:
     from peft import PeftModel
     from transformers import LlamaForCausalLM
 
-    adapters = [str(number) for number in range(count)]
+    adapters = [f"skill{number}" for number in range(count)]
     owners = [number % count for number in range(REQUESTS)]
     dice = torch.Generator().manual_seed(1)
     ids = torch.randint(1, len(_LETTERS) + 1, (REQUESTS, PROMPT), generator=dice)
@@ -100,7 +104,7 @@ def _row(world: Path, width: int, count: int, rounds: int) -> list[str]:
     prompts = [model.decode(row) for row in ids.tolist()]
     plain = LlamaForCausalLM.from_pretrained(world / "base").eval()
     tuned: Any = PeftModel.from_pretrained(
-        LlamaForCausalLM.from_pretrained(world / "base"), str(world / "0"), adapter_name="0"
+        LlamaForCausalLM.from_pretrained(world / "base"), str(world / "skill0"), adapter_name="skill0"
     )
     for name in adapters[1:]:
         tuned.load_adapter(str(world / name), adapter_name=name)

@@ -39,9 +39,9 @@ class Inquiry:
         """What a model answers to each prompt."""
         return list(getattr(model, self.method)(*self.rows, *self.settings))
 
-    def of(self, numbers: Sequence[int]) -> Inquiry:
-        """The same of some prompts."""
-        return Inquiry(self.method, tuple([row[i] for i in numbers] for row in self.rows), self.settings)
+    def put_some(self, model: Model, numbers: Sequence[int]) -> list[Any]:
+        """What a model answers to the prompts of these numbers."""
+        return Inquiry(self.method, tuple([row[i] for i in numbers] for row in self.rows), self.settings).put(model)
 
 
 #: Asks one thing after the other, and ends in an outcome for each example.
@@ -203,7 +203,7 @@ def answer_together(
             first.settings,
         )
         owners = [examples[place][0] for place, one in alike.items() for _ in one.rows[0]]
-        answers = iter(shared.ask(owners, lambda model, numbers, joined=joined: joined.of(numbers).put(model)))
+        answers = iter(shared.ask(owners, joined.put_some))
         for place, one in alike.items():
             go_on(place, [next(answers) for _ in one.rows[0]])
     return [found[place] for place in range(len(askings))]

@@ -86,15 +86,16 @@ def test_shares_give_what_the_added_weights_give_and_so_do_their_gradients(
     shape = (lines, tokens, len(ranks)) if by_token else (lines, len(ranks))
     drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     slopes = []
-    for compute in (
-        lambda weights: Shares(weights).added("layer", one.layer, one.x, one.output),
-        lambda weights: ByLayer(lambda name, x: weights).added("layer", one.layer, one.x, one.output),
-        lambda weights: expected(one, weights),
-    ):
+    for how in ("shares", "router", "definition"):
         weights = drawn.clone().requires_grad_()
-        found = compute(weights)
+        if how == "definition":
+            found = expected(one, weights)
+        else:
+            mixture = Shares(weights) if how == "shares" else ByLayer(lambda *_, given=weights: given)
+            found = mixture.added("layer", one.layer, one.x, one.output)
         torch.testing.assert_close(found, expected(one, drawn))
-        (found**2).sum().backward() if found.requires_grad else None
+        if found.requires_grad:
+            torch.autograd.backward(found.square().sum())
         slopes.append(weights.grad if weights.grad is not None else torch.zeros_like(weights))
     torch.testing.assert_close(slopes[0], slopes[2])
     torch.testing.assert_close(slopes[1], slopes[2])
@@ -105,9 +106,11 @@ def test_nothing_is_written_into_what_a_gradient_needs(way: Way) -> None:
     one = case(3, [2, 1], 3, 2, biases=True)
     x = one.x.clone().requires_grad_()
     output = x @ one.weight.T
-    ChosenSkills(torch.tensor([1, -1, 0]), 2, way).added("layer", one.layer, x, output).square().sum().backward()
+    found = ChosenSkills(torch.tensor([1, -1, 0]), 2, way).added("layer", one.layer, x, output)
+    torch.autograd.backward(found.square().sum())
     again = one.x.clone().requires_grad_()
-    expected(one._replace(x=again), torch.tensor([[0.0, 1], [0, 0], [1, 0]]).double()).square().sum().backward()
+    wanted = expected(one._replace(x=again), torch.tensor([[0.0, 1], [0, 0], [1, 0]]).double())
+    torch.autograd.backward(wanted.square().sum())
     torch.testing.assert_close(x.grad, again.grad)
 
 

@@ -186,7 +186,7 @@ def test_skills_that_cannot_run_beside_the_base_say_why(text_bed: Path, tmp_path
 # ---------------------------------------------------------------------- typed
 
 
-def lines(place: Path, rows: Sequence[dict[str, str]]) -> Path:
+def lines(place: Path, rows: Sequence[dict[str, Any]]) -> Path:
     place.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return place
 
@@ -238,7 +238,7 @@ def test_wrong_requests_are_told_by_line(cli: Cli, text_bed: Path, gpt2: Path, t
     base, file = text_bed / "base", tmp_path / "r.jsonl"
     other = shutil.copytree(base, tmp_path / "other")
     good = {"prompt": "ab=", "skill": str(text_bed / "lora" / "one")}
-    for row, said in (
+    rows: tuple[tuple[dict[str, Any], str], ...] = (
         ({"prompt": "a", "skill": f"{other}+{text_bed / 'lora' / 'two'}"}, f"{file}:2:skill: "),
         ({"prompt": "a", "skill": str(gpt2 / "lora" / "one")}, f"{file}:2:skill: "),
         ({"prompt": "a", "skill": str(gpt2 / "base")}, f"{file}:2:skill: "),
@@ -247,7 +247,8 @@ def test_wrong_requests_are_told_by_line(cli: Cli, text_bed: Path, gpt2: Path, t
         ({"prompt": 3}, f"{file}:2:prompt: got a number"),
         ({"prompt": "a", "skill": 3}, f"{file}:2:skill: got a number"),
         ({"skill": good["skill"]}, f"{file}:2:prompt: "),
-    ):
+    )
+    for row, said in rows:
         answer = cli("generate", base, "--requests", lines(file, [good, row]), "-q")
         assert answer.code == 2
         assert answer.err.count("\n") == 1
