@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -53,6 +53,7 @@ def compose(cli: Cli, bed: Path, out: Path, method: str, *options: Any, skills: 
 # ---------------------------------------------------------------------- the definition
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), heads=st.sampled_from([1, 2, 4]), rank=st.integers(1, 3))
 def test_factors_are_mixed_apart_head_by_head(seed: int, heads: int, rank: int) -> None:
     """In head h rows of A are `sum_i z_hi A_hi`, columns of B `sum_i z_hi B_hi`, z = sigmoid / sum."""
@@ -181,6 +182,17 @@ def test_named_skills_are_the_modules(cli: Cli, text_bed: Path, tmp_path: Path) 
             assert product is not None
             whole = (one.down[0, number] @ one.up[0, number]).mT
             torch.testing.assert_close(whole, product.left @ product.right * product.factor, atol=1e-5, rtol=1e-4)
+
+
+def test_a_plan_of_modules_needs_no_skills(cli: Cli, text_bed: Path, tmp_path: Path) -> None:
+    file = tmp_path / "compose.yaml"
+    file.write_text(
+        json.dumps({"compose": 1, "method": "poly", "base": str(text_bed / "base"), "tasks": str(text_bed / "tasks")})
+    )
+    one = told(cli("plan", file, "--json"))
+    file.write_text(file.read_text().replace("}", ', "options": {"modules": 16}}'))
+    # Twice as many modules.
+    assert told(cli("plan", file, "--json"))["kept_bytes"] == 2 * one["kept_bytes"] > 0
 
 
 def test_what_poly_cannot_use(cli: Cli, text_bed: Path, tmp_path: Path) -> None:

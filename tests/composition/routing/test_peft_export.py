@@ -137,6 +137,7 @@ def test_arrow(cli: Cli, text_bed: Path, equal_ranks: list[Path], tmp_path: Path
     assert float((found - expected).norm()) < 0.02 * float((base - expected).norm())
 
 
+@pytest.mark.slow
 def test_a_fixed_mixture_is_one_lora_of_the_ranks_sum(cli: Cli, text_bed: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 

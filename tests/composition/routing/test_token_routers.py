@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from genepool.composition import SkillSet, load_composition, make_composer, open_skills
 from genepool.composition.composers.k_shot import JudgedAdapter, chosen, ranked
+from genepool.composition.kept_fit import HeldOutLooks
 from genepool.composition.mixing.layer_factors import LayerFactors
 from genepool.composition.routing.adapter_composition import AdapterComposition
 from genepool.composition.routing.arrow_router import ArrowRouter, prototypes
@@ -111,6 +112,7 @@ def test_two_passes_decode_with_beams_as_without_a_cache(text_bed: Path) -> None
 # ---------------------------------------------------------------------- definitions
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), rank=st.integers(1, 5))
 def test_prototypes_are_the_first_right_singular_vectors(seed: int, rank: int) -> None:
     dice = torch.Generator().manual_seed(seed)
@@ -247,6 +249,45 @@ def test_a_router_is_fitted_and_stands_where_a_model_is_named(
     assert texts[0]["output"] == load_composition(out).load().generate(["abcd="])[0]
     refused = cli("merge", out, tmp_path / "merged")
     assert refused.code == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["x_lora", "poly"])
+def test_a_fit_that_was_stopped_goes_on_to_the_same_bits(
+    cli: Cli, text_bed: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    compose(cli, text_bed, whole, method, *QUICK)
+    add = HeldOutLooks.add
+
+    def stopped(self: HeldOutLooks, step: int, loss: float | None, control: float | None = None) -> bool:
+        ended = add(self, step, loss, control)
+        if step == 4:
+            raise KeyboardInterrupt
+        return ended
+
+    monkeypatch.setattr(HeldOutLooks, "add", stopped)
+    line = ("compose", method, text_bed / "lora" / "one", text_bed / "lora" / "two", "--base", text_bed / "base")
+    more = ("--tasks", text_bed / "tasks", "--examples", 8, "--out", resumed, *QUICK)
+    assert cli(*line, *more).code == 130
+    assert not resumed.exists()
+    monkeypatch.setattr(HeldOutLooks, "add", add)
+    answer = cli(*line, *more)
+    assert answer.code == 0
+    assert "going on after step 4" in answer.err
+    first, second = (load_file(folder / "router.safetensors") for folder in (whole, resumed))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_bundled_adapters_need_not_be_there_any_more(cli: Cli, text_bed: Path, tmp_path: Path) -> None:
+    bed = tmp_path / "bed"
+    shutil.copytree(text_bed, bed)
+    named = [bed / "lora" / name for name in ("one", "two")]
+    assert cli("compose", "arrow", *named, "--base", bed / "base", "--keep", "--bundle", "--out", bed / "out").code == 0
+    before = cli("generate", bed / "out", "--prompt", "abcd=").out
+    shutil.rmtree(bed / "lora")
+    assert cli("generate", bed / "out", "--prompt", "abcd=").out == before
 
 
 @pytest.mark.slow
