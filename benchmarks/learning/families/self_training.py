@@ -120,10 +120,10 @@ def _refined(bed: LearningBed, rate: float) -> Learned:
     template = {"template": "{prompt}{answer};"}
     one = {"sample": {"samples": 1}}
     made = bed.loop(
-        _asked_later(bed), base=bed.half.model, rounds=2, training={"batch": 16, "learning_rate": rate},
+        _asked_later(bed), base=bed.less.model, rounds=2, training={"batch": 16, "learning_rate": rate},
         first=(
             {"draw": {"count": 128}}, one, {"refine": {"by": "answer", **template}},
-            {"train": {"of": "refinements", "steps": 40}},
+            {"train": {"of": "refinements", "steps": 80}},
         ),
         round=(
             {"draw": {"count": 96}}, one, {"refine": template}, {"train": {"of": "refinements", "steps": 10}},
@@ -175,7 +175,7 @@ ARMS = (
         "half-known model", partial(_curated, 0.0), (_TAUGHT,)),
     Arm("self-curated, half real", "the same, half of the lessons being known answers", partial(_curated, 0.5),
         (_TAUGHT,)),
-    Arm("self-refinement", "EVOLVE from the half-known model, asked for first and second answers", _refined,
+    Arm("self-refinement", "EVOLVE from the model that knows less, asked for first and second answers", _refined,
         (_TAUGHT,)),
     Arm("self-play", "eva from the half-known model, on short prompts and what it evolved of the telling ones",
         partial(_self_play, False), _RATES),
