@@ -29,7 +29,7 @@ _DIGITS, _LARGEST = 4, 6
 #: enough to vote.
 _TAUGHT, _MOST, _AT_ONCE, _ENOUGH = 4096, 900, 150, 0.4
 #: Samples that vote and those that are learned from, as the paper's 64 and 32; steps; learning rates.
-_VOTES, _TRAINED, _STEPS, _RATE = 16, 8, 40, 1e-3
+_VOTES, _TRAINED, _STEPS, _RATE = 16, 8, 20, 1e-3
 #: Prompts that are asked, and answers to each.
 _ASKED, _ANSWERS = 128, 16
 
@@ -94,7 +94,7 @@ def _knowing(bed: LearningBed) -> Learned:
 
 def _asked(bed: LearningBed, model: str, split: str) -> np.ndarray:
     """Whether each answer is right: shape (prompts, answers), 0 or 1."""
-    if (name := f"sums {split}") not in bed.shelf:
+    if (name := f"sums asked {split}") not in bed.shelf:
         folder = _written(bed, f"sums-{split}-asked", _lines(bed.seed, split, _ASKED, answers=False), "contains").folder
         bed.shelf[name] = load_tasks(folder)[0]
     task: Task = bed.shelf[name]
