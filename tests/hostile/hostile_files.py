@@ -93,6 +93,8 @@ KINDS = (
     Kind("ledger", "ledger.sqlite", "sqlite",
          ("compare base tuned --tasks tasks --ledger ledger.sqlite", "outcomes export out.jsonl --ledger ledger.sqlite",
           "profile base --tasks tasks --ledger ledger.sqlite"), ("base", "tuned", "tasks")),
+    Kind("requests", "requests.jsonl", "jsonl", ("generate base --requests requests.jsonl --max-new-tokens 2",),
+         ("base", "adapter")),
     Kind("outcomes", "outcomes.jsonl", "jsonl", ("outcomes import outcomes.jsonl --ledger own.sqlite",)),
     Kind("winner", "run/best.json", "json", ("report run --out page.html", "top run", "collection run")),
     Kind("history", "run/history.jsonl", "jsonl", ("report run --out page.html", "top run", "collection run")),
@@ -157,6 +159,13 @@ class World:
                     self._run(line.strip())
             self._there.add(maker)
         return self.folder / name
+
+
+@made("base", "adapter")
+def requests(folder: Path) -> None:
+    """A prompt for an adapter, and one for the base."""
+    rows = [{"prompt": "a", "skill": "adapter"}, {"prompt": "b"}]
+    (folder / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @made()
