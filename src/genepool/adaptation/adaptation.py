@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from genepool.adaptation.adapter import Answered, Signals, StreamBatch, find_adapter
+from genepool.adaptation.augmentation import image_key
 from genepool.adaptation.orders import PlannedBatch, planned
 from genepool.adaptation.reading import StreamReader
 from genepool.adaptation.saved_states import read_state, write_state
@@ -189,7 +190,9 @@ class Adaptation:
             )
 
     def _check_batches(self) -> None:
-        """Refuses batches of one example where a layer normalises by the batch."""
+        """Refuses batches of one example where a layer normalises by the batch, and texts where images are needed."""
+        if "images" in self.adapter.needs:
+            image_key(self._reader.inputs(self.stream.examples[:1]), self.model.title)
         if self.stream.batch == 1 and self.adapter.trains == "norm" and self.model.has_batch_norm:
             raise InputError(
                 f"has batches of one, and the batch norms of {self.model.title} compare the examples of a batch",

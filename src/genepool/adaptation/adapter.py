@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: What of a model an adapter changes.
 Trains = Literal["norm", "all", "added", "nothing"]
 #: What an adapter asks for beside the stream.
-Need = Literal["norm layers", "features", "source examples", "late labels", "several examples"]
+Need = Literal["features", "images", "source examples", "late labels", "several examples"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from genepool.adaptation.adapter import Answered, Signals, SourceExamples, StreamBatch
-from genepool.adaptation.augmentation import augmented, image_key
+from genepool.adaptation.augmentation import augmented
 from genepool.adaptation.gradient import GradientAdapter, RateOptions, StreamLoss
 from genepool.adaptation.mean_teacher import MeanTeacher
 from genepool.adaptation.stream_model import Inputs, plain
@@ -45,6 +45,7 @@ class Cotta(GradientAdapter):
     source = "Wang et al., arXiv:2203.13591; formulas and defaults of the authors' code, with augmentations of ours"
     when = "the model stands the augmentations. It collapses where it does not"
     trains = "all"
+    needs = frozenset({"images"})
     order = "Figures of the paper hang on whether it is reset between domains."
     Options = CottaOptions
 
@@ -64,7 +65,6 @@ class Cotta(GradientAdapter):
     def _teaching(self, batch: StreamBatch) -> torch.Tensor:
         """The teacher's logits, shape (n, classes)."""
         assert isinstance(self.options, CottaOptions)
-        image_key(batch.inputs, self.model.title)
         confidence = self._source.probabilities(batch.inputs).max(-1).values.mean()
         if float(confidence) >= self.options.sure:
             return self._teacher.logits(batch.inputs)

@@ -42,7 +42,7 @@ class Rmt(GradientAdapter):
     source = "Döbler et al., arXiv:2211.13081; formulas and defaults of the authors' code, without its projection head"
     when = "source examples are at hand: they keep most of what the model knew"
     trains = "all"
-    needs = frozenset({"source examples", "features", "several examples"})
+    needs = frozenset({"source examples", "features", "images", "several examples"})
     order = "It matters less than for others."
     Options = RmtOptions
 
