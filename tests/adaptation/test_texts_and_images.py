@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,8 +39,8 @@ def test_what_is_issued_first_is_what_the_model_says(texts: tuple[Path, Path]) -
 @pytest.mark.parametrize("name", ["eata", "lame", "wisdom", "label_shift"])
 def test_adapters_that_see_no_pixels_adapt_to_texts(texts: tuple[Path, Path], name: str) -> None:
     model, stream = texts
-    options = {"label_shift": {"steps": 3}, "eata": {"margin": 1.0, "redundancy": 1.0}}.get(name)
-    run = Adaptation(model, stream, name, options=options, rounds=2)
+    options: dict[str, dict[str, Any]] = {"label_shift": {"steps": 3}, "eata": {"margin": 1.0, "redundancy": 1.0}}
+    run = Adaptation(model, stream, name, options=options.get(name), rounds=2)
     assert all(torch.isfinite(step.probabilities).all() for step in run)
 
 
