@@ -123,11 +123,11 @@ def test_the_page_says_what_is_open_and_which_rates_end_their_grid(tmp_path: Pat
     cells = cells_of(tmp_path / "cells.jsonl", FIRST, sft={TARGET: marks((4, 1)), GENERIC: marks((4, 1))})
     text = page.page(cells)
     assert "ema (0 of 5 seeds)" in text
-    assert "the lowest" not in text
+    assert "The lowest rate" not in text
     said = {"rate": 3e-4, "steps": 60, "generated": 7, "labels": 256, "numbers": {"share": 0.25}}
     cells.add(key_of("ema", FIRST), Cell({TARGET: marks((4, 1)), "sums@16": marks((1, 1), (1, 0))}, 1.0, said))
     text = page.page(cells)
-    assert "The lowest one that was tried was chosen for: ema." in text
+    assert "The lowest rate that was tried was chosen for: ema." in text
     assert "sums@16: 0.500 (1); share: 0.250 (1) |" in text
 
 

@@ -37,7 +37,7 @@ def page(cells: Cells) -> str:
         wrong=f"{100 * WRONG:.0f}", **LIMITS,
     )  # fmt: skip
     rows = [row for arm in ARMS if (row := _arm(cells, arm))]
-    return "\n".join([head, *_ARMS_HEAD, *rows, "", *_at_the_end(cells), *_claims(cells)]) + "\n"
+    return "\n".join([head, *_ARMS_HEAD, *rows, "", *_ends(cells), *_claims(cells)]) + "\n"
 
 
 def _arm(cells: Cells, arm: Arm) -> str:
@@ -83,20 +83,24 @@ def _mean(found: list[Cell], name: str) -> str:
     return f"{mean:,.0f}" if mean else ""
 
 
-def _at_the_end(cells: Cells) -> list[str]:
-    """Arms whose rate is the lowest or the highest that was tried: a further one might be better."""
-    ends: dict[str, list[str]] = {"lowest": [], "highest": []}
-    for arm in ARMS:
-        if len(arm.rates) > 1 and (key := key_of(arm.name, FIRST)) in cells:
-            for word, end in (("lowest", min(arm.rates)), ("highest", max(arm.rates))):
-                if cells[key].said["rate"] == end:
-                    ends[word].append(arm.name)
+def _end(cells: Cells, name: str) -> str:
+    """Whether an arm's rate is the lowest or the highest that was tried; empty where it is neither, or not chosen."""
+    (arm,) = (arm for arm in ARMS if arm.name == name)
+    key = key_of(name, FIRST)
+    if len(arm.rates) == 1 or key not in cells:
+        return ""
+    return {min(arm.rates): "lowest", max(arm.rates): "highest"}.get(cells[key].said["rate"], "")
+
+
+def _ends(cells: Cells) -> list[str]:
+    """Arms whose rate ends their grid: a further one might be better."""
+    found = [(arm.name, _end(cells, arm.name)) for arm in ARMS]
     said = [
-        f"The {word} one that was tried was chosen for: {', '.join(names)}." for word, names in ends.items() if names
+        f"The {word} rate that was tried was chosen for: {'; '.join(names)}."
+        for word in ("lowest", "highest")
+        if (names := [name for name, end in found if end == word])
     ]
-    if not said:
-        return []
-    return ["A rate at the end of its grid might not be the best there is.", *said, ""]
+    return [*said, "A rate beyond those that were tried might be better for them.", ""] if said else []
 
 
 def _claims(cells: Cells) -> list[str]:
@@ -111,7 +115,7 @@ def _claims(cells: Cells) -> list[str]:
         "",
         "| claim | source | seeds | our figure | verdict | remark |",
         "|---|---|--:|---|---|---|",
-        *(_claim(one) for one in asked),
+        *(_claim(cells, one) for one in asked),
         "",
         f"Of {len(asked)} claims: {counts}.",
         *(["", f"Open, since cells are missing: {', '.join(waiting)}."] if waiting else []),
@@ -124,9 +128,10 @@ def _waiting(cells: Cells, claim: LearningClaim) -> str:
     return f"{claim.name} ({len(seeds)} of {SEEDS} seeds)"
 
 
-def _claim(one: AskedClaim) -> str:
+def _claim(cells: Cells, one: AskedClaim) -> str:
     claim, main = one.claim, one.figures["main"]
     remarks = [claim.remark] if claim.remark else []
+    remarks += [f"{arm} has the {end} rate of its grid" for arm in claim.needs if (end := _end(cells, arm))]
     if one.verdict != OPEN and claim.rule.wants_more and main.lo <= 0:
         remarks.append("the reverse is seen" if main.hi < 0 else "no difference seen")
     if one.verdict == UNASKED and (why := claim.rule.unasked(one.figures)):
@@ -153,8 +158,10 @@ example.
 - A training is `genepool train` with low-rank factors: {steps} steps of {batch} examples, of the same {labels} prompts.
   With rewards, a step has {prompts} prompts and {samples} samples of each. The last state counts.
 - The learning rate of an arm is the best of {rates} on the validation split ({valid} examples) with seed 0, and the
-  other seeds have the same. Trainings by rewards have {long}.
-- Whatever a claim compares has equally many steps. Steps, generated tokens and labels of every arm are in the table.
+  other seeds have the same. Trainings by rewards have {long}; loops and stages have rates of their own, which the arms
+  of a claim share where nothing was chosen.
+- Whatever a claim compares has equally many steps, unless its remark says otherwise. Steps, generated tokens and labels
+  of every arm are in the table.
   Generated tokens are those that models wrote for the data or in the steps; one that is judged by a metric uses labels
   too. Of some trainings they count the answer to the one test example that the training itself is measured on, which is
   6 tokens.
