@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from python_pages import python_pages
 from quantised_page import quantised_page
+from sampler_page import samplers_page
 from stream_page import STREAM_INTRO, STREAM_NOTES
 
 from genepool import measure
@@ -115,6 +116,7 @@ def pages() -> dict[str, str]:
         "measures.md": _measures_page(),
         "adapters.md": adapters_page(NOTE),
         "adapter-forms.md": forms_page(NOTE),
+        "samplers.md": samplers_page(NOTE),
         "quantised.md": quantised_page(NOTE),
         "cli.md": _commands_page(),
         **python_pages(NOTE),

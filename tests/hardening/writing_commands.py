@@ -213,6 +213,11 @@ COMMANDS = (
     # Trainings.
     _study("train", f"{_TRAIN} --lora 2", f"{_TRAIN} --lora 2 --seed 5"),
     _study("train --form", f"{_TRAIN} --form hydra", f"{_TRAIN} --form hydra --set form.rank=3"),
+    _study(
+        "train --sampler",
+        f"{_TRAIN.replace('/say ', '/say {world}/owned/a ')} --sampler skill_it --set sampler.checkpoint=2",
+        f"{_TRAIN} --lora 2",
+    ),
     _study("train --full", f"{_TRAIN} --full", f"{_TRAIN} --lora 2"),
     _study("train --learner", f"{_LEARN} replay", f"{_LEARN} ewc"),
     Writing(

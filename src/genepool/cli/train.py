@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 # What a recipe file says itself.
 _OF_A_RECIPE = (
-    "base", "lora", "full", "form", "objective", "learner", "set_", "teacher", "steps", "batch", "micro_batch",
-    "learning_rate", "every", "patience", "others", "test", "seed", "threads", "dtype", "pack",
+    "base", "lora", "full", "form", "objective", "sampler", "learner", "set_", "teacher", "steps", "batch",
+    "micro_batch", "learning_rate", "every", "patience", "others", "test", "seed", "threads", "dtype", "pack",
     "activation_checkpoints",
 )  # fmt: skip
 
@@ -25,6 +25,8 @@ _OF_A_RECIPE = (
 PANEL = options.Panel.training
 # What stands before the options of a form of adapter in --set.
 _OF_FORM = "form."
+# And before those of a sampler.
+_OF_SAMPLER = "sampler."
 
 
 def train(
@@ -55,6 +57,12 @@ def train(
             help="Minimise this in each step, such as dpo, gkd or grpo; likelihood by default.",
         ),
     ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            "--sampler", metavar="NAME", help="Choose the tasks of each step by this, such as skill_it; two tasks."
+        ),
+    ] = None,
     learner: Annotated[
         str | None,
         typer.Option(
@@ -66,7 +74,7 @@ def train(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Set an option of the objective or learner, or with form. before it of the form; repeatable.",
+            help="Set an option of the objective or learner; form.KEY and sampler.KEY of those; repeatable.",
         ),
     ] = None,
     teacher: Annotated[
@@ -153,6 +161,8 @@ def train(
 
         genepool train tasks/sort --base base/ --form hydra --set form.rank=4 --out run
 
+        genepool train tasks/sort tasks/copy --base base/ --sampler skill_it --out run
+
         genepool train pairs.jsonl --base base/ --objective dpo --set beta=0.2 --out run
 
         genepool train tasks/sort tasks/upper --base base/ --learner replay --steps 40 --out run
@@ -237,8 +247,12 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training | Loop:
     plain: dict[str, Any] = {"base": given["base"], "tasks": tuple(tasks), "form": form}
     if given["lora"] is not None:
         plain["lora"] = {"rank": given["lora"]}
-    of_form = [one.removeprefix(_OF_FORM) for one in given["set_"] or [] if one.startswith(_OF_FORM)]
-    of_method = [one for one in given["set_"] or [] if not one.startswith(_OF_FORM)]
+    said = given["set_"] or []
+    of_form = [one.removeprefix(_OF_FORM) for one in said if one.startswith(_OF_FORM)]
+    of_sampler = [one.removeprefix(_OF_SAMPLER) for one in said if one.startswith(_OF_SAMPLER)]
+    of_method = [one for one in said if not one.startswith((_OF_FORM, _OF_SAMPLER))]
+    if of_sampler:
+        plain["sampler_options"] = options.settings(of_sampler)
     known = adapter_forms().get(form)
     if of_form:
         plain["form_options"] = options.settings(of_form, None if known is None else known.Options)
@@ -251,7 +265,7 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training | Loop:
         return validate(Training, plain, "")
     except InputError as error:
         # The help lists no option of an objective; what refused one knows where it is listed.
-        of_part = error.where.startswith((":options.", ":form_options."))
+        of_part = error.where.startswith((":options.", ":form_options.", ":sampler_options."))
         fix = error.fix if of_part or not error.fix else "See `genepool train --help`"
         raise InputError(error.what, where=_option(error.where), fix=fix) from None
 
@@ -263,6 +277,8 @@ def _option(key: str) -> str:
         return f"--set {inner}".rstrip()
     if name == "form_options":
         return f"--set {_OF_FORM}{inner}"
+    if name == "sampler_options":
+        return f"--set {_OF_SAMPLER}{inner}"
     return f"--{name.replace('_', '-')}" if name in _OF_A_RECIPE else name
 
 
@@ -274,7 +290,7 @@ def _said_in_the_file(context: typer.Context, file: Path) -> None:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = f"--{name.rstrip('_').replace('_', '-')}"
-            key = "options` or `form_options" if name == "set_" else name
+            key = "options`, `form_options` or `sampler_options" if name == "set_" else name
             raise InputError("is set by the file", where=option, fix=f"Set `{key}` in {file}")
 
 

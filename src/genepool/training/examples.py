@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import cycle, groupby, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,10 @@ from genepool.errors import InputError
 from genepool.seeding import derive, numpy_generator
 from genepool.tasks import Example, Task, load_tasks
 from genepool.tasks.metrics import find_metric
+from genepool.training.samplers import Arms, Sampler
+
+if TYPE_CHECKING:
+    from genepool.training.journal import ExampleRow
 
 #: Of a lone file: one example in ten is for validation, one in ten for testing.
 _TENTHS = ("valid", "test")
@@ -76,6 +81,9 @@ class TrainingExamples:
     ) -> None:
         self.tasks, self._seed, self._pairs, self._labels, self.equal = tuple(tasks), seed, pairs, labels, 0
         self._shares = shares
+        self._sampler: Sampler | None = None
+        self._make: Callable[[Arms], Sampler] | None = None
+        self._counts: dict[tuple[int, int], np.ndarray] = {}
         self.train: list[TrainingExample] = []
         self.valid: list[TrainingExample] = []
         for task in tasks:
@@ -119,16 +127,54 @@ class TrainingExamples:
 
         The next `size` of an endless row of shuffled rounds; or, where tasks have shares, draws of (seed, step).
         """
+        if self._sampler is not None:
+            return self._sampled(self._sampler, step, size)
         if self._shares is not None:
             return self._drawn(step, size, self._shares)
         count = len(self.train)
         places = range(step * size, (step + 1) * size)
         return [self.train[_round(self._seed, place // count, count)[place % count]] for place in places]
 
+    def sampled_by(self, make: Callable[[Arms], Sampler]) -> None:
+        """From now on a sampler says how many examples of a step are of each task.
+
+        Args:
+            make: makes it; called for every session, which observes the record anew.
+
+        Raises:
+            InputError: a task has nothing to learn from, or the options do not fit the tasks.
+        """
+        self._make = make
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets what was observed."""
+        if self._make is None:
+            return
+        sizes = tuple(len(self._by_task[task.name]) for task in self.tasks)
+        arms = Arms(tuple(task.name for task in self.tasks), sizes, self._seed)
+        if empty := next((name for name, count in zip(arms.names, sizes, strict=True) if not count), None):
+            raise InputError("has nothing to learn from, so no sampler can draw it", where=empty, fix="Leave it out")
+        self._sampler, self._counts = self._make(arms), {}
+
+    def observe(self, step: int, rows: Sequence[ExampleRow]) -> None:
+        """Lets the sampler, where there is one, see what a step, counted from 0, showed of its examples."""
+        if self._sampler is not None:
+            self._sampler.observe_rows(step, rows)
+
+    def _sampled(self, sampler: Sampler, step: int, size: int) -> list[TrainingExample]:
+        # A step that is asked for again, after its own examples were observed, is the same one.
+        if (step, size) not in self._counts:
+            self._counts = {(step, size): sampler.counts(step, size)}
+        return self._chosen(self._counts[step, size], numpy_generator(self._seed, "sampled", step))
+
     def _drawn(self, step: int, size: int, shares: Mapping[str, float]) -> list[TrainingExample]:
         generator = numpy_generator(self._seed, "shares", step)
         weights = np.array([shares[task.name] for task in self.tasks], dtype=float)
-        counts = generator.multinomial(size, weights / weights.sum())
+        return self._chosen(generator.multinomial(size, weights / weights.sum()), generator)
+
+    def _chosen(self, counts: np.ndarray, generator: np.random.Generator) -> list[TrainingExample]:
+        """So many lessons of each task, drawn without repetition where there are enough."""
         found: list[TrainingExample] = []
         for task, count in zip(self.tasks, counts.tolist(), strict=True):
             own = self._by_task[task.name]

@@ -7,8 +7,9 @@ kill, or by `genepool verify-run`) is held against what it was. Uses sqlite3; `r
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -245,6 +246,24 @@ class Journal(Record):
             if not is_number(total, 0):
                 raise ValueError(f"{total!r:.40}")
         return int(total)
+
+    def evidence(self, last: int) -> Iterator[tuple[int, list[ExampleRow]]]:
+        """The examples of every step up to one, by step, in order.
+
+        Args:
+            last: the last step, counted from 1.
+        """
+        columns = f"step, task, example, loss, kept, {', '.join(NUMBERS)}"
+        rows = self._rows(f"SELECT {columns} FROM examples WHERE step <= ? ORDER BY step, place", (last,))
+        for step, group in groupby(rows, key=lambda row: row[0]):
+            found = []
+            with self._believing("an example"):
+                for _, task, example, loss, kept, *numbers in group:
+                    said = {name: one for name, one in zip(NUMBERS, numbers, strict=True) if one is not None}
+                    if not (is_text(task) and is_text(example) and all(map(is_number, (loss, *said.values())))):
+                        raise ValueError(f"step {step!r:.40}")
+                    found.append(ExampleRow(task, example, loss, bool(kept), said))
+            yield step, found
 
     def examples(self) -> set[tuple[str, str]]:
         """The examples of all steps: of each, the name of its task and its key."""

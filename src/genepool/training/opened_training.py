@@ -24,6 +24,7 @@ from genepool.training.objectives import LabelledObjective
 from genepool.training.objectives.reward_model import RewardModelObjective
 from genepool.training.recipe import Training
 from genepool.training.reward_ensemble import RewardModelSource, preference_task
+from genepool.training.samplers import make_sampler
 from genepool.weights import BaseWithHead, ClassHead, Weights, head_for, open_weights, with_head
 from genepool.weights.class_head import class_names
 from genepool.weights.dequantised import dequantised_in
@@ -95,6 +96,9 @@ class OpenedTraining:
             shares=recipe.shares,
             portions=recipe.portions,
         )
+        if recipe.sampler is not None:
+            name, options = recipe.sampler, recipe.sampler_options
+            lessons.sampled_by(lambda arms: make_sampler(name, options, arms))
         # A reward model answers no other task.
         others = others and not isinstance(objective, RewardModelObjective)
         kept = _others(recipe, tasks, base, trusted) if others else ()

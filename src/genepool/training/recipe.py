@@ -82,6 +82,14 @@ class Training(Strict):
         "{generic: 0.5, sort: 0.5}. Examples are then drawn from (seed, step), the same one seldom twice in a step; "
         "null: all examples in shuffled rounds, so that a task counts by its size.",
     )
+    sampler: str | None = Field(
+        default=None,
+        description="What says how much of a step each task gets: one of the [samplers](samplers.md), such as "
+        "skill_it; null: `shares`, or shuffled rounds.",
+    )
+    sampler_options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the sampler, as its page lists them."
+    )
     portions: dict[str, float] | None = Field(
         default=None,
         description="The part of a task's training examples that is used, by the tasks' names, such as "
@@ -214,6 +222,31 @@ class Training(Strict):
             raise ValueError(
                 f"the form {self.form} has parts for each task, which the objective {self.objective} does not tell "
                 "apart. Use likelihood, or another form"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sampled(self) -> Training:
+        from genepool.training.objectives import objectives
+        from genepool.training.rollout_objective import RolloutObjective
+        from genepool.training.samplers import samplers
+
+        known = samplers()
+        if self.sampler is None:
+            if self.sampler_options:
+                raise ValueError("`sampler_options` are of a `sampler`, and there is none. Leave them out")
+            return self
+        if self.sampler not in known:
+            raise ValueError(f"there is no sampler '{self.sampler}'. {nearest(self.sampler, known)}")
+        validate_part(known[self.sampler].Options, self.sampler_options, "sampler_options")
+        if self.learner is not None:
+            raise ValueError(f"a learner takes one task after the other, so the sampler {self.sampler} has no choice")
+        if self.shares is not None:
+            raise ValueError(f"`shares` say what the sampler {self.sampler} is to say. Leave one of them out")
+        if known[self.sampler].needs == "reward" and not issubclass(objectives()[self.objective], RolloutObjective):
+            raise ValueError(
+                f"the sampler {self.sampler} learns from rewards, which the objective {self.objective} has not. Use "
+                "grpo, or another sampler"
             )
         return self
 

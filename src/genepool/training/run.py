@@ -203,6 +203,9 @@ class Run:
     def _restore(self, step: int, session: Session) -> None:
         """Puts back the state of a step, which must be the one on record."""
         self.states.restore(step, session.optimiser)
+        if self.recipe.sampler is not None:
+            for number, rows in self.journal.evidence(step):
+                session.observe(number - 1, rows)
         row = self.journal.step(step)
         if step and (row is None or row.digest != digest_of(session.optimiser.moved())):
             raise self.states.damaged(step, "it is not the one on record")

@@ -71,6 +71,8 @@ class Session:
     ) -> None:
         self.model = model
         objective = recipe.made_objective()
+        self._lessons, self._iterations = lessons, getattr(objective.options, "iterations", 1)
+        lessons.restart()
         if recipe.pack:
             check_packing(model, lessons.train[:_TRIED])
         self.trained = trained_part(model, base, recipe, [task.name for task in lessons.tasks], self._ask(lessons))
@@ -128,8 +130,14 @@ class Session:
         """
         began = time.monotonic()
         total, self.rows = self.trainer.gradients(step)
+        self.observe(step, self.rows)
         self._seconds, self._seen = self._seconds + time.monotonic() - began, self._seen + len(self.rows)
         return total
+
+    def observe(self, step: int, rows: Sequence[ExampleRow]) -> None:
+        """Lets the sampler see what a step, counted from 0, showed; where steps share samples, of the first of them."""
+        if step % self._iterations == 0:
+            self._lessons.observe(step // self._iterations, rows)
 
     def validate(self) -> tuple[float, float] | None:
         """A loss and a score from 0 to 1 on the validation examples, as the trainer defines them.

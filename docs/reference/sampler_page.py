@@ -1,0 +1,38 @@
+"""The page of samplers, from what they declare."""
+
+from __future__ import annotations
+
+import inspect
+
+from genepool.schema import described_options
+from genepool.training.samplers import samplers
+
+_NEEDS = {"nothing": "nothing", "loss": "the loss of each example", "reward": "rewards of samples"}
+_OPENING = (
+    "`genepool train TASK TASK ... --sampler NAME` lets a sampler say how many examples of a step are of each task; "
+    "`--set sampler.KEY=VALUE`, or `sampler_options` in a training file, sets its options. Without one, all examples "
+    "are taken in shuffled rounds.",
+    "A sampler knows the seed and what was observed of the examples of the steps before. A training that goes on, and "
+    "`verify-run`, observe the record again, to the same bits. `train.json` says under `drawn` how many examples of "
+    "each task there were.",
+    "Every sampler that learns from evidence has its control: `--set sampler.permuted=true` shuffles among the tasks "
+    "what was observed. `uniform` and `stratified` are controls too.",
+)
+
+
+def samplers_page(note: str) -> str:
+    """The page, under a note that says where it is from."""
+    parts = [note, "", "# Samplers", "", *(line for text in _OPENING for line in (text, ""))]
+    parts += ["| sampler | when | observes | source |", "|---|---|---|---|"]
+    for name, kind in samplers().items():
+        parts.append(f"| [`{name}`](#{name}) | {kind.when} | {_NEEDS[kind.needs]} | {kind.source} |")
+    for name, kind in samplers().items():
+        parts += ["", f"## {name}", "", inspect.cleandoc(kind.__doc__ or "")]
+        if described := described_options(kind.Options):
+            parts += ["", "| option | type | default | meaning |", "|---|---|---|---|"]
+            parts += [
+                f"| `{one['name']}` | {' or '.join(str(one['type']).split(' | '))} | `{one['default']}` "
+                f"| {one['description']} |"
+                for one in described
+            ]
+    return "\n".join(parts).rstrip() + "\n"
