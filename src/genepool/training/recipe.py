@@ -239,8 +239,6 @@ class Training(Strict):
         if self.sampler not in known:
             raise ValueError(f"there is no sampler '{self.sampler}'. {nearest(self.sampler, known)}")
         validate_part(known[self.sampler].Options, self.sampler_options, "sampler_options")
-        if self.learner is not None:
-            raise ValueError(f"a learner takes one task after the other, so the sampler {self.sampler} has no choice")
         if self.shares is not None:
             raise ValueError(f"`shares` say what the sampler {self.sampler} is to say. Leave one of them out")
         if known[self.sampler].needs == "reward" and not issubclass(objectives()[self.objective], RolloutObjective):
@@ -281,7 +279,13 @@ class Training(Strict):
             raise PartError(InputError(f"does not go with the learner {self.learner}", where="form", fix=fix))
         if kind.factors_only and self.form == "full":
             raise ValueError(f"the learner {self.learner} trains factors alone. Leave --full (`form`) out")
-        for key, plain in (("objective", "likelihood"), ("teacher", None), ("average", None), ("shares", None)):
+        for key, plain in (
+            ("objective", "likelihood"),
+            ("teacher", None),
+            ("average", None),
+            ("shares", None),
+            ("sampler", None),
+        ):
             if getattr(self, key) != plain:
                 raise PartError(
                     InputError(f"does not go with the learner {self.learner}", where=key, fix="Leave it out")
