@@ -56,5 +56,6 @@ class PowerLaw(Sampler):
         import numpy as np
 
         lags = np.array([max(1, step - last) for last in self._last], dtype=float)
-        chances: np.ndarray = lags**-self.options.exponent
-        return chances / chances.sum()
+        chances = lags**-self.options.exponent
+        found: np.ndarray = chances / chances.sum()
+        return found

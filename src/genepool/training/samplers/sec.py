@@ -61,5 +61,6 @@ class Sec(Sampler):
         import numpy as np
 
         logits = np.array(self.values) / self.options.temperature
-        chances: np.ndarray = np.exp(logits - logits.max())
-        return chances / chances.sum()
+        chances = np.exp(logits - logits.max())
+        found: np.ndarray = chances / chances.sum()
+        return found

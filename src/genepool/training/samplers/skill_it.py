@@ -81,5 +81,6 @@ class SkillIt(Sampler):
             graph[names.index(one), names.index(other)] = 0.5 if one != other else 1.0
         losses = np.array(self._past[-self.options.window :]).reshape(-1, len(names)).sum(0)
         logits = self.options.eta * graph @ losses
-        chances: np.ndarray = np.exp(logits - logits.max())
-        return chances / chances.sum()
+        chances = np.exp(logits - logits.max())
+        found: np.ndarray = chances / chances.sum()
+        return found
