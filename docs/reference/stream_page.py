@@ -44,7 +44,7 @@ Chance belongs to (seed, round), so every round has another order and a run that
 last example that would stand alone goes into the batch before it.
 
 The digest of a stream is over its examples, the order of the file, `order`, `batch` and the source examples. A skill
-that came of a stream names it.
+that came of a stream names it. Of image files it holds the names, not what is in them.
 
 ## Example
 

@@ -108,6 +108,26 @@ def test_a_run_that_was_killed_goes_on_to_the_same_rows(
     assert one == other
 
 
+def test_ctrl_c_ends_with_130_and_the_run_goes_on(
+    cli: Cli, base: Path, stream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = ["adapt", base, "--stream", stream, "--adapter", "tent", "--out", tmp_path / "run"]
+    write = StreamRecord.learned
+
+    def interrupted(self: StreamRecord, step: Any, update: Any) -> None:
+        write(self, step, update)
+        if step.number == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamRecord, "learned", interrupted)
+        answer = cli(*typed)
+    assert (answer.code, answer.err.splitlines()[-1].startswith("error: interrupted")) == (130, True)
+    assert cli(*typed).code == 0
+    examples, batches, _ = _rows_of(tmp_path / "run")
+    assert (len(examples), len(batches)) == (96, 12)
+
+
 @pytest.mark.slow
 def test_a_run_that_the_system_kills_goes_on(base: Path, stream: Path, tmp_path: Path) -> None:
     typed = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from made_streams import write_stream
 
-from genepool.adaptation import Adaptation
+from genepool.adaptation import Adaptation, load_stream
 from genepool.errors import InputError
 from genepool.tasks import open_model
 from tests.tasks.tiny_models import write_classifier, write_image_classifier
@@ -64,6 +65,9 @@ def test_image_files_are_named_from_the_streams_folder(tmp_path: Path) -> None:
     step = next(Adaptation(model, stream, "tent", rounds=1))
     wanted = open_model(model).load().class_scores([str(stream / "images" / f"{at}.png") for at in range(4)]).exp()
     torch.testing.assert_close(step.probabilities, wanted, atol=1e-5, rtol=1e-4)
+    digest = load_stream(stream).digest
+    shutil.copytree(stream, tmp_path / "moved")
+    assert load_stream(tmp_path / "moved").digest == digest
     lines[2]["prompt"] = "images/9.png"
     write_stream(stream, lines, source=False, order="file")
     with pytest.raises(InputError, match="images/9.png"):

@@ -57,12 +57,19 @@ class StreamReader:
             return Inputs(((tuple(range(len(examples))), {self._key: values}),), len(examples))
         # The answer is not read: a classifier's batch holds its prompts alone.
         anything = next(iter(self._labels))
-        questions = [Question(f"{self._stream.where}:{one.key}", str(one.prompt), anything) for one in examples]
+        questions = [Question(f"{self._stream.where}:{one.key}", self._prompt(one), anything) for one in examples]
         made = self._model.answer_batches(questions, len(questions))
         parts = tuple(
             (tuple(one.numbers), {name: tensor.to(device) for name, tensor in one.inputs.items()}) for one in made
         )
         return Inputs(parts, len(examples))
+
+    def _prompt(self, example: StreamExample) -> str:
+        """What the model reads; the file of an image is named from the folder of its stream."""
+        prompt = str(example.prompt)
+        if self._model.reads != "image" or self._stream.folder is None:
+            return prompt
+        return str(self._stream.folder / prompt)
 
     def targets(self, examples: Sequence[StreamExample]) -> torch.Tensor:
         """Numbers of the right classes, shape (n,), int64; -1 where there is no label, or the class is unknown."""

@@ -84,6 +84,7 @@ class Stream:
         shape: of an input; empty where the inputs are prompts.
         source: examples of what the model was trained on; empty where there are none.
         where: its file of examples, for errors.
+        folder: where it lies, which files of images are named from; None for one that was made in memory.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Stream:
     shape: tuple[int, ...] = ()
     source: tuple[StreamExample, ...] = ()
     where: str = field(default="the stream", compare=False)
+    folder: Path | None = field(default=None, compare=False)
 
     @classmethod
     def of(
@@ -124,7 +126,7 @@ class Stream:
             given = {"prompt": value} if isinstance(value, str | Path) else {"input": _listed(value)}
             given = {key: str(one) if isinstance(one, Path) else one for key, one in given.items()}
             rows.append({"id": str(at), **given, "answer": answer, "domain": domain})
-        examples, shape = _examples([(f"{name}:{at}", row) for at, row in enumerate(rows)], name, None, None)
+        examples, shape = _examples([(f"{name}:{at}", row) for at, row in enumerate(rows)], name, None)
         return cls(name, examples, "file", batch, rounds, shape, (), name)
 
     @cached_property
@@ -166,12 +168,12 @@ def load_stream(folder: str | Path) -> Stream:
     settings = _settings(file)
     shape = None if settings.shape is None else tuple(settings.shape)
     path = folder / EXAMPLES_FILE
-    examples, shape = _examples(_lines(path), str(path), shape, folder)
+    examples, shape = _examples(_lines(path), str(path), shape)
     if (folder / LABELS_FILE).is_file():
         examples = _labelled(examples, folder / LABELS_FILE)
     source: tuple[StreamExample, ...] = ()
     if (folder / SOURCE_FILE).is_file():
-        source, _ = _examples(_lines(folder / SOURCE_FILE), str(folder / SOURCE_FILE), shape or None, folder)
+        source, _ = _examples(_lines(folder / SOURCE_FILE), str(folder / SOURCE_FILE), shape or None)
         if (missing := next((one for one in source if one.answer is None), None)) is not None:
             raise InputError(
                 "a source example has no `answer`", where=f"{folder / SOURCE_FILE}:{missing.key}", fix="Give its class"
@@ -179,7 +181,7 @@ def load_stream(folder: str | Path) -> Stream:
         if (examples[0].prompt is None) != (source[0].prompt is None):
             raise InputError(f"has other keys than {EXAMPLES_FILE}", where=folder / SOURCE_FILE, fix="Write both alike")
     name = settings.name or folder.resolve().name
-    return Stream(name, examples, settings.order, settings.batch, settings.rounds, shape, source, str(path))
+    return Stream(name, examples, settings.order, settings.batch, settings.rounds, shape, source, str(path), folder)
 
 
 def _settings(file: Path) -> StreamSettings:
@@ -214,13 +216,13 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _examples(
-    lines: Any, where: str, shape: tuple[int, ...] | None, folder: Path | None
+    lines: Any, where: str, shape: tuple[int, ...] | None
 ) -> tuple[tuple[StreamExample, ...], tuple[int, ...]]:
     """The examples of some lines, and the shape that all of their inputs have."""
     found: list[StreamExample] = []
     seen: dict[str, str] = {}
     for place, row in lines:
-        example, own = _example(row, place, folder)
+        example, own = _example(row, place)
         if example.key in seen:
             what = f"id {example.key!r} is already at {seen[example.key]}"
             raise InputError(what, where=place, fix="Give each its own")
@@ -239,7 +241,7 @@ def _examples(
     return tuple(found), () if found[0].prompt is not None or shape is None else shape
 
 
-def _example(row: Any, where: str, folder: Path | None) -> tuple[StreamExample, tuple[int, ...]]:
+def _example(row: Any, where: str) -> tuple[StreamExample, tuple[int, ...]]:
     if not isinstance(row, dict):
         raise InputError(f"got {kind_of(row)}, expected an object", where=where, fix=_FIX)
     for key in row:
@@ -263,9 +265,6 @@ def _example(row: Any, where: str, folder: Path | None) -> tuple[StreamExample, 
     }
     if (key := next((key for key, bad in wrong.items() if bad), None)) is not None:
         raise InputError(f"got {row.get(key)!r:.60} for `{key}`", where=where, fix="See docs/reference/stream.md")
-    if prompt is not None and folder is not None and (folder / prompt).is_file() and not Path(prompt).is_absolute():
-        # The file of an image is named from the folder of its stream.
-        prompt = str(folder / prompt)
     example = StreamExample(
         row["id"], prompt, tuple(flat), row.get("answer"), row.get("domain", ""), row.get("severity"),
         row.get("known", True),
