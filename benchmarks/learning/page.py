@@ -161,10 +161,9 @@ example.
   other seeds have the same. Trainings by rewards have {long}; loops and stages have rates of their own, which the arms
   of a claim share where nothing was chosen.
 - Whatever a claim compares has equally many steps, unless its remark says otherwise. Steps, generated tokens and labels
-  of every arm are in the table.
-  Generated tokens are those that models wrote for the data or in the steps; one that is judged by a metric uses labels
-  too. Of some trainings they count the answer to the one test example that the training itself is measured on, which is
-  6 tokens.
+  of every arm are in the table. Generated tokens are those that models wrote for the data or in the steps; one that is
+  judged by a metric uses labels too. Of some trainings they count the answer to the one test example that the training
+  itself is measured on, which is 6 tokens.
 - The half-known model scores about {half}, the one that knows less about {less}: their numbers of steps are chosen on
   the validation split. They were trained on other examples. What they cost is not counted, since both sides of a claim
   begin with the same model.
