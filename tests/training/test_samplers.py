@@ -156,6 +156,27 @@ def test_a_sampled_training_that_was_stopped_goes_on_to_the_same_bits(
     assert told(tmp_path / "parts")["drawn"] == told(tmp_path / "whole")["drawn"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_sec_learns_from_the_rewards_of_samples(
+    cli: Callable[..., Any], half_known: str, small_world: Path, tmp_path: Path, iterations: int
+) -> None:
+    run = tmp_path / "run"
+    answer = cli(
+        "train", small_world / "tasks" / "first", small_world / "tasks" / "grade", "--base", half_known, "--objective",
+        "grpo", "--sampler", "sec", "--set", "sampler.temperature=0.1", "--set", f"iterations={iterations}", "--steps",
+        8, "--every", 4, "--batch", 8, "--lora", 2, "--set", "samples=4", "--test", 2, "--quiet", "--out", run,
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    # One task is half known, and there is nothing to learn from the other.
+    drawn = told(run)["drawn"]
+    assert drawn["first"] > drawn.get("grade", 0)
+    assert cli("verify-run", run, "--step", 6).code == 0
+    shared = rows(run, "SELECT step, group_concat(example) FROM examples GROUP BY step ORDER BY step")
+    if iterations == 2:
+        assert [one[1] for one in shared[::2]] == [one[1] for one in shared[1::2]]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
