@@ -45,6 +45,9 @@ _ROWS = {
         "SELECT * FROM steps",
         "SELECT * FROM examples",
         "SELECT * FROM validations",
+        # Of tasks that are learned in order.
+        "SELECT * FROM stages",
+        "SELECT * FROM outcomes",
     ),
     "study.sqlite": (
         "SELECT key, value FROM meta WHERE key <> 'seconds'",
@@ -175,4 +178,5 @@ def _database(path: Path) -> frozenset[object]:
             # Killed before it had all its tables, a database has no rows yet.
             if not {"outcomes", "skills", "results"} & there:
                 return frozenset()
-            return frozenset((query, row) for query in _ROWS[path.name] for row in connection.execute(query))
+            asked = [query for query in _ROWS[path.name] if re.findall(r"FROM (\w+)", query)[0] in there]
+            return frozenset((query, row) for query in asked for row in connection.execute(query))
