@@ -128,6 +128,7 @@ def test_a_sampled_training_says_what_was_drawn_and_its_steps_can_be_taken_again
     assert sum(found["drawn"].values()) == 8 * 16
     counts = rows(tmp_path / "run", "SELECT task, count(*) FROM examples GROUP BY task ORDER BY task")
     assert dict(counts) == found["drawn"]
+    assert "<h3>Drawn of grade</h3>" in (tmp_path / "run" / "report.html").read_text()
     # From the state of step 4, after what was observed until then.
     assert cli("verify-run", tmp_path / "run", "--step", 7).code == 0
 

@@ -57,6 +57,7 @@ def write_training(run: Path, told: dict[str, Any], gains: Gains, path: Path, *,
         with Journal(run / JOURNAL_FILE) as journal:
             steps = [(float(row.step), row.loss) for row in journal.steps()]
             validations, means = journal.validations(), journal.means()
+            shares = journal.shares() if told.get("sampler") else {}
         line = [(float(one.step), one.loss) for one in validations]
         curves = [training_figure(steps, line, told["best_step"], label="loss", **size) for size in (WIDE, NARROW)]
         values = comparison_values(compared, facts)
@@ -70,6 +71,10 @@ def write_training(run: Path, told: dict[str, Any], gains: Gains, path: Path, *,
             for name, (heading, meaning) in _NUMBERS.items()
             if (points := [(float(step), said[name]) for step, said in means.items() if name in said])
         ]
+        for task, drawn in shares.items():
+            points = [(float(step), share) for step, share in drawn.items()]
+            figures = [training_figure(points, [], told["best_step"], label="share", **size) for size in (WIDE, NARROW)]
+            numbers.append((f"Drawn of {task}", "its share of the examples of a step, as the sampler chose", figures))
         text = render_page(
             "train.html.j2",
             title,
@@ -143,6 +148,7 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
         **({"options": ", ".join(f"{key}: {value}" for key, value in options.items())} if options else {}),
         **({"samples": samples} if (samples := _samples(told.get("samples"))) else {}),
         **({"running mean": mean} if (mean := _named(told.get("average"))) else {}),
+        **({"sampler": str(told["sampler"])} if told.get("sampler") else {}),
         **({"examples by task": drawn} if (drawn := _named(told.get("drawn"))) else {}),
         "steps": f"{told['steps']:,}{early}; the state of step {told['best_step']:,} was written",
         "learning rate": f"{told['learning_rate']:.3g}",

@@ -247,6 +247,7 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
     "samples": lambda value: value is None or _are_counts(value),
     "average": lambda value: value is None or isinstance(value, dict),
     "drawn": lambda value: value is None or _are_whole(value),
+    "sampler": lambda value: value is None or is_line(value),
     "cost": lambda value: value is None or (_are_whole(value) and {"steps", "examples", "tokens"} <= value.keys()),
     "writing": lambda value: value is None or (isinstance(value, list) and all(map(_is_writing, value))),
     "target": _are_rows,

@@ -283,6 +283,21 @@ class Journal(Record):
                 found[task] = count
         return found
 
+    def shares(self) -> dict[str, dict[int, float]]:
+        """By task: its share of the examples, or samples, of every step."""
+        found: dict[str, dict[int, float]] = {}
+        whole: dict[int, int] = {}
+        rows = self._rows("SELECT step, task, count(*) FROM examples GROUP BY step, task ORDER BY step, task")
+        for step, task, count in rows:
+            with self._believing("an example"):
+                if not (is_text(task) and is_whole(step, 1)):
+                    raise ValueError(f"{task!r:.40}")
+                found.setdefault(task, {})[step] = count
+                whole[step] = whole.get(step, 0) + count
+        return {
+            task: {step: counts.get(step, 0) / total for step, total in whole.items()} for task, counts in found.items()
+        }
+
     # ------------------------------------------------------------------ validations
 
     def validated(self, found: Validation) -> None:
