@@ -261,3 +261,13 @@ def test_the_plan_names_the_order(cli: Callable[..., Any], small_world: Path, tm
     answer = cli("plan", file)
     assert answer.out.startswith("1. grade: 48 examples, 5 steps")
     assert "learner replay" in answer.out
+
+
+def test_a_sampler_has_nothing_to_choose_where_the_order_is_given(
+    cli: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    named = [small_world / "tasks" / name for name in ("first", "grade")]
+    base = ("--base", small_world / "base", "--out", tmp_path / "run")
+    answer = cli("train", *named, "--learner", "lwf", "--sampler", "uniform", *base)
+    assert answer.code == 2
+    assert "does not go with the learner lwf" in answer.err
