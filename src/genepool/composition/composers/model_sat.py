@@ -44,9 +44,9 @@ class ModelSatOptions(ComposerOptions):
     temperature: float = Field(
         default=0.1, gt=0, le=100, description="Of the softmax over the accuracies that are expected of models (ours)."
     )
-    steps: int = Field(default=300, ge=1, le=10**6, description="Steps of Adam, on all inputs (ours).")
+    steps: int = Field(default=100, ge=1, le=10**6, description="Steps of Adam, on all inputs (ours).")
     learning_rate: float = Field(
-        default=0.05, gt=0, le=10, description="Its first step size, which falls to 0 along a line (ours)."
+        default=0.01, gt=0, le=10, description="Its first step size, which falls to 0 along a line (ours)."
     )
     decay: float = Field(default=0.01, ge=0, le=10, description="AdamW's weight decay (ours).")
 
@@ -54,8 +54,8 @@ class ModelSatOptions(ComposerOptions):
 @register(
     "model_sat",
     source="Zhang et al., Capability instruction tuning (Model-SAT), arXiv:2502.17282: a vector of accuracies from 20 "
-    "questions a task, listwise cross-entropy; a linear ranker of the base's features in place of a language model, "
-    "and the abstention, are ours",
+    "questions a task, listwise cross-entropy; a linear ranker of the base's features, which begins as discriminant "
+    "analysis of the tasks, in place of a language model, and the abstention, are ours",
     when="Several whole models, perhaps of different sizes or families, each good at some tasks; more than one may be "
     "right for a task.",
     needs="answers",

@@ -21,6 +21,7 @@ from genepool.composition.routing.nearest_means import (
     NearestMeans,
     conformal_limit,
     fold_numbers,
+    linear_discriminant,
 )
 from genepool.training import Optimisation, Optimiser, fit
 
@@ -120,11 +121,14 @@ def trained_ranker(
 ) -> CapabilityRanker:
     """A ranker trained on all inputs, which declines nothing by its expectation.
 
+    It begins as the discriminant analysis of the tasks: then an expectation is the mean accuracy of a model over the
+    tasks, weighted by how likely each is for the input. Few examples are enough for that, and training goes on there.
+
     Args:
         features: shape (inputs, width), float64.
         right: score of each model on each input, from 0 to 1, shape (inputs, models).
         capabilities: shape (models, tasks).
-        known: see `CapabilityRanker`.
+        known: see `CapabilityRanker`; of discriminant analysis.
         how: the settings.
     """
     # Where all models do equally well nothing can be learned about which to ask.
@@ -135,10 +139,12 @@ def trained_ranker(
     scaled = torch.from_numpy((features - mean) / spread).float()[torch.from_numpy(telling)]
     target = torch.from_numpy(right[telling]).float()
     able = torch.from_numpy(capabilities).float()
-    tasks, width = capabilities.shape[1], features.shape[1]
+    assert known.whitening is not None
+    begun = known.means.double() @ known.whitening.double().T
+    level = known.log_priors.double() - known.means.double().square().sum(1) / 2
     learned = {
-        "weight": torch.nn.Parameter(torch.zeros(tasks, width)),
-        "bias": torch.nn.Parameter(torch.zeros(tasks)),
+        "weight": torch.nn.Parameter((begun * torch.from_numpy(spread)).float()),
+        "bias": torch.nn.Parameter((level + begun @ torch.from_numpy(mean)).float()),
     }
 
     def gradients(_step: int) -> float:
@@ -179,7 +185,8 @@ def judged_ranker(
     for fold in range(FOLDS):
         held = folds == fold
         if held.any():
-            ranker = trained_ranker(features[~held], right[~held], capabilities, _unlimited(known), how)
+            others = linear_discriminant(features[~held], tasks[~held])
+            ranker = trained_ranker(features[~held], right[~held], capabilities, others, how)
             asked = torch.from_numpy(features[held])
             best[held] = ranker.expected(asked).amax(1).numpy()
             chosen[held] = ranker.chosen(asked).numpy()
@@ -193,7 +200,3 @@ def judged_ranker(
         "best_possible": round(float(right.max(1).mean()), 6),
         "chosen": np.bincount(chosen, minlength=right.shape[1]).tolist(),
     }
-
-
-def _unlimited(known: NearestMeans) -> NearestMeans:
-    return NearestMeans(known.means, known.whitening, known.log_priors)
