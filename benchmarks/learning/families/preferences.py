@@ -187,6 +187,7 @@ CLAIMS = (
         "fast-slow-regret", "Fast-slow chasing regrets less where preferences drift", _QI,
         ("online fast-slow", "online dpo"), told(("online fast-slow", "loss"), ("online dpo", "loss")),
         less("the mean loss on pairs when they arrive, fast-slow minus DPO at the same rate"),
+        "a model that prefers nothing loses 0.69: at this rate both lose more, and forget the skill",
     ),
     LearningClaim(
         "fast-slow-mix", "A mix of two domains' fast adapters beats the last adapter on both domains", _QI,
