@@ -26,8 +26,6 @@ from genepool.weights.in_memory import ResidentChange
 if TYPE_CHECKING:
     import torch
 
-    from genepool.composition.inputs import TaskInputs
-
 _ALPHA = "alpha/"
 
 
@@ -50,7 +48,7 @@ class CotaspOptions(ModuleFitOptions):
 @register(
     "cotasp",
     source="Yang et al., CoTASP, arXiv:2305.18444: LASSO 1e-3 on a dictionary for each layer, a straight-through step, "
-    "gradients times `1 - min(pre, post)`, the dictionary updated after each task; a task's text is hashed here to a "
+    "gradients times `1 - min(pre, post)`, the dictionary updated after each task; a task's name is hashed here to a "
     "vector, where they use a sentence encoder, and what they learn by rewards is shown by skills",
     when="Policies of many tasks are to live in one network, and learning one must not change another at all.",
     needs="answers",
@@ -91,7 +89,7 @@ class Cotasp(Composer[CotaspOptions]):
         own = dict(network.model.named_parameters())
         for number, task in enumerate(inputs):
             progress.message(f"{self.name}: task {number + 1} of {len(inputs)}, {task.name}")
-            vector = text_vector(_words(world, task))
+            vector = text_vector(task.name)
             codes = {one: sparse_code(vector, dictionaries[one].columns, options.sparsity) for one in layers}
             alphas = {
                 one: torch.nn.Parameter(torch.tensor(code, dtype=torch.float32, device=network.device))
@@ -251,10 +249,3 @@ def _used(masks: Sequence[torch.Tensor], width: int) -> torch.Tensor:
     import torch
 
     return torch.stack(list(masks)).amax(0) if masks else torch.zeros(width)
-
-
-def _words(world: World, task: TaskInputs) -> str:
-    """What is said of a task: its name, and of episodes what they are played in."""
-    composed = next(one for one in world.tasks if one.task.name == task.name)
-    episode = composed.examples[0].episode
-    return task.name if episode is None else f"{task.name} {episode.words.rsplit(' ', 1)[0]}"
