@@ -19,7 +19,7 @@ EPISODES = 64
 WEIGHTS = (0.25, 0.5, 0.75, 1.0)
 # No skill is the newest of these four. Steps and batches are fewer than the defaults, with a larger step size: the same
 # for every space.
-_PSEC = {"pull": 0.0, "steps": 300, "learning_rate": 1e-3, "batch": 256, "every": 50}
+_PSEC = {"pull": 0.0, "steps": 150, "learning_rate": 1e-3, "batch": 256, "every": 25}
 
 Scores = dict[str, list[float]]
 Measured = tuple[Scores, dict[str, Any]]
@@ -130,11 +130,11 @@ ARMS = (
     Arm("specialists, task known", _specialists),
     Arm("best static sum", _static),
     Arm("psec", composed("psec", _PSEC)),
-    Arm("psec, outputs mixed", composed("psec", {**_PSEC, "space": "output"})),
     Arm("psec, actions mixed", composed("psec", {**_PSEC, "space": "action"})),
-    Arm("psec, constant", composed("psec", {**_PSEC, "constant": True})),
-    Arm("l2m after one task", composed("l2m", {}, skills=1)),
-    Arm("l2m", composed("l2m", {})),
     Arm("cotasp after one task", composed("cotasp", {}, skills=1, by_task=True)),
     Arm("cotasp", composed("cotasp", {}, by_task=True)),
+    Arm("l2m after one task", composed("l2m", {}, skills=1)),
+    Arm("l2m", composed("l2m", {})),
+    Arm("psec, constant", composed("psec", {**_PSEC, "constant": True})),
+    Arm("psec, outputs mixed", composed("psec", {**_PSEC, "space": "output"})),
 )
