@@ -22,7 +22,7 @@ from genepool.composition.mixing.layer_factors import LayerFactors
 from genepool.composition.routing.adapter_composition import AdapterComposition
 from genepool.composition.routing.arrow_router import ArrowRouter, prototypes
 from genepool.composition.routing.layer_gates import LayerGates
-from genepool.composition.routing.shares import warnings_of
+from genepool.composition.routing.shares import mean_weights, warnings_of
 from genepool.composition.routing.token_scores import TokenScores
 from genepool.tasks import Decoding, open_model
 
@@ -238,6 +238,8 @@ def test_a_router_is_fitted_and_stands_where_a_model_is_named(
     assert said["form"] == "composition"
     assert record["loss"][-1] < record["loss"][0]
     assert set(record["shares"]) == {"one", "two"}
+    if method == "x_lora":
+        assert all(sum(one.values()) == pytest.approx(1, abs=1e-3) for one in record["shares"].values())
     assert compose(cli, text_bed, again, method, *QUICK, *LEARNED[method])["record"] == record
     asked = ("--tasks", text_bed / "tasks", "--json", "--ledger", tmp_path / "l.sqlite")
     first = told(cli("evaluate", out, *asked))
@@ -321,6 +323,13 @@ def test_token_weights_of_a_prompt(text_bed: Path, arrow_folder: Path) -> None:
         assert [token for token, _ in used.tokens] == ["b", "a"]
         for (_, shown), row in zip(used.tokens, weights[-3:-1].tolist(), strict=True):
             assert shown == pytest.approx({n: w for n, w in zip(["one", "two"], row, strict=True) if abs(w) >= 5e-4})
+
+
+@pytest.mark.parametrize("name", ["x_lora", "x_lora, layerwise", "x_lora, early"])
+def test_mean_weights_are_those_of_the_tokens(text_bed: Path, arrow_folder: Path, name: str) -> None:
+    model = loaded(text_bed, arrow_folder, name)
+    expected = torch.cat([model.token_weights(prompt)[1] for prompt in PROMPTS]).double().mean(0)
+    assert torch.allclose(mean_weights(model, PROMPTS), expected, atol=1e-6)
 
 
 def test_skills_are_shown_token_by_token(cli: Cli, text_bed: Path, arrow_folder: Path) -> None:

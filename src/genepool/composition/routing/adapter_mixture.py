@@ -82,7 +82,8 @@ class AdapterMixture:
 
     @contextmanager
     def watched(self, watch: Watch) -> Iterator[None]:
-        """Inside, every layer shows the weights that it uses."""
+        """Inside, every layer shows the weights that it uses; one watches at a time."""
+        assert self._watch is None
         self._watch = watch
         try:
             yield

@@ -173,7 +173,8 @@ class TwoPassLanguageModel(LanguageModelAroundOne):
 
     def read(self, prompt: str) -> None:
         """Reads a prompt, for whoever watches the mixture."""
-        self.token_weights(prompt)
+        with torch.inference_mode():
+            self.model(input_ids=torch.tensor([self.base.encode(prompt)], device=self.base.device), use_cache=False)
 
     def token_weights(self, prompt: str, answer: str = "") -> tuple[list[str], torch.Tensor]:
         """The tokens of a prompt and an answer, and the weights of the skills at each; see `shares.token_weights`."""
