@@ -17,7 +17,7 @@ STREAM_NOTES = """\
 |---|---|---|
 | `id` | text | Names the example. Each has its own. |
 | `input` | nested lists of numbers | What the model reads, as it reads it: 64 pixels from 0 to 1 for a model of the testbed, `[channels][height][width]` for a classifier of images. All inputs of a stream have one shape. NaN and infinity are refused. |
-| `prompt` | text | What the model reads, instead of `input`: a text, 64 whole numbers, or the file of an image, named from the stream's folder. |
+| `prompt` | text | What the model reads, instead of `input`: a text, 64 whole numbers, or the file of an image within the stream's folder, named from there. |
 | `answer` | text | The right class. Without it the label never comes, and the example counts for no score. |
 | `domain` | text | Where the example is from, such as the name of a corruption. Adapters never see it. |
 | `severity` | 1 to 5 | How hard it is. The order `gradual` needs it. |
@@ -44,7 +44,7 @@ Chance belongs to (seed, round), so every round has another order and a run that
 last example that would stand alone goes into the batch before it.
 
 The digest of a stream is over its examples, the order of the file, `order`, `batch` and the source examples. A skill
-that came of a stream names it. Of image files it holds the names, not what is in them.
+that came of a stream names it. Of image files it holds what is in them, not their names.
 
 ## Example
 

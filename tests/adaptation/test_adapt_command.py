@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from made_streams import rows, write_model, write_stream
 
-from genepool.adaptation import all_adapters
+from genepool.adaptation import Adaptation, all_adapters
+from genepool.adaptation.augmentation import augmented, told_cost
 from genepool.adaptation.results import auroc
 from genepool.adaptation.stream_record import StreamRecord
 from genepool.skills import Skill
@@ -171,6 +172,30 @@ def test_rows_that_others_changed_are_noticed(
     answer = cli(*typed)
     assert answer.code == 2
     assert "batch 0 comes to other predictions than when it was issued" in answer.err
+
+
+def test_what_augmentations_cost_is_measured_first_and_told(cli: Cli, base: Path, stream: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    typed = ["adapt", base, "--adapter", "cotta", "--set", "augmentations=1", "--rounds", "1"]
+    answer = cli(*typed, "--stream", stream, "--out", out)
+    assert answer.code == 0
+    run = Adaptation(base, stream, "frozen")
+    source = run._reader.source()
+    assert source is not None
+    inputs, targets = source.batches[0], source.targets[0]
+    plain = run.model.logits(inputs).argmax(-1) == targets
+    changed = run.model.logits(augmented(inputs, 0, 0, "cost", "m")).argmax(-1) == targets
+    cost = float(plain.float().mean() - changed.float().mean())
+    told = json.loads((out / "adapt.json").read_text())
+    assert told["augmentation_cost"] == pytest.approx(cost)
+    said = f"augmentations cost the model {100 * cost:.1f} points of accuracy on source examples"
+    assert said in answer.err
+    assert said in (out / "report.html").read_text()
+    bare = write_stream(tmp_path / "bare", rows(16), source=False)
+    assert "an unknown accuracy" in cli(*typed, "--stream", bare, "--out", tmp_path / "other").err
+    assert run.augmentation_cost is None
+    assert told_cost(0.021).endswith("may collapse")
+    assert not told_cost(0.02).endswith("may collapse")
 
 
 def test_a_gate_is_held(cli: Cli, base: Path, stream: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from made_streams import write_stream
 
-from genepool.adaptation import Adaptation, load_stream
+from genepool.adaptation import Adaptation, Stream, load_stream
 from genepool.errors import InputError
 from genepool.tasks import open_model
 from tests.tasks.tiny_models import write_classifier, write_image_classifier
@@ -68,7 +68,21 @@ def test_image_files_are_named_from_the_streams_folder(tmp_path: Path) -> None:
     digest = load_stream(stream).digest
     shutil.copytree(stream, tmp_path / "moved")
     assert load_stream(tmp_path / "moved").digest == digest
+    # What is in a file counts, and not what it is called.
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "moved" / "images" / "3.png")
+    assert load_stream(tmp_path / "moved").digest != digest
+    (stream / "images" / "2.png").rename(stream / "images" / "9.png")
     lines[2]["prompt"] = "images/9.png"
+    assert load_stream(write_stream(stream, lines, source=False, order="file")).digest == digest
+    files = [stream / "images" / f"{at}.png" for at in (0, 1)]
+    made = Stream.of(files).digest
+    assert Stream.of([Path(shutil.copy(one, tmp_path / f"x{one.name}")) for one in files]).digest == made
+    assert Stream.of(files[::-1]).digest != made
+    lines[2]["prompt"] = "../0.png"
     write_stream(stream, lines, source=False, order="file")
-    with pytest.raises(InputError, match="images/9.png"):
+    with pytest.raises(InputError, match="outside the stream's folder"):
+        Adaptation(model, stream, "tent")
+    lines[2]["prompt"] = "images/2.png"
+    write_stream(stream, lines, source=False, order="file")
+    with pytest.raises(InputError, match="images/2.png"):
         Adaptation(model, stream, "tent")

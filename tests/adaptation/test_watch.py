@@ -49,6 +49,34 @@ def test_no_number_is_told_at_once() -> None:
     assert (signs.broken, alarm) == (True, "a prediction is not a number")
 
 
+def test_values_that_waver_at_a_limit_raise_one_alarm() -> None:
+    common, varied = [0, 0, 1, 2], [0, 1, 2, 3]
+    wavering = [common] * WINDOW + [varied, common] * WINDOW
+    watch = Watch(4)
+    alarms = [watch.look(_says(batch), _says(varied), 1.0)[1] for batch in wavering]
+    # Every window holds as many as raise an alarm, or one fewer.
+    assert [at for at, alarm in enumerate(alarms) if alarm] == [WINDOW - 1]
+
+
+def test_an_alarm_ends_after_a_window_without_one_and_after_a_reset() -> None:
+    common, varied = [0, 0, 0, 0], [0, 1, 2, 3]
+
+    def alarms(quiet: int, forget: bool = False) -> int:
+        watch = Watch(4)
+        batches = [common] * WINDOW + [varied] * quiet + [common] * WINDOW
+        found = 0
+        for at, batch in enumerate(batches):
+            if forget and at == WINDOW:
+                watch.forget()
+            found += bool(watch.look(_says(batch), _says(varied), 1.0)[1])
+        return found
+
+    # Half of a window of varied batches ends what is wrong, and then a whole one passes without anything.
+    assert alarms(2 * WINDOW) == 2
+    assert alarms(WINDOW - 2) == 1
+    assert alarms(0, forget=True) == 2
+
+
 @given(st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=6), min_size=1, max_size=2 * WINDOW))
 def test_its_state_is_json_and_goes_on(batches: list[list[int]]) -> None:
     one, other = Watch(4), Watch(4)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from genepool.adaptation.adapter import Answered, Signals, StreamBatch, find_adapter
-from genepool.adaptation.augmentation import image_key
+from genepool.adaptation.augmentation import augmentation_cost, image_key
 from genepool.adaptation.orders import PlannedBatch, planned
 from genepool.adaptation.reading import StreamReader
 from genepool.adaptation.saved_states import read_state, write_state
@@ -120,6 +120,10 @@ class Adaptation:
         threads: torch's; decided by the size of the model when None.
         allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
 
+    Attributes:
+        augmentation_cost: accuracy that the source loses on source examples when they are changed as the adapter
+            changes images, in points of 1; None where it changes none, or there are no source examples.
+
     Raises:
         InputError: the model is no classifier, the stream does not suit it, or the adapter needs what is not there.
     """
@@ -164,8 +168,13 @@ class Adaptation:
         self.watch = Watch(len(self.model.labels))
         with torch_threads(self.threads):
             self._frozen = self._asked_frozen()
-            self.adapter.begin(self.model, self._reader.source(), seed)
-        self._next, self._position, self._alarm = 0, 0, ""
+            source = self._reader.source()
+            # Before the adapter begins, which may change how the model normalises.
+            self.augmentation_cost: float | None = None
+            if self.augments and source is not None:
+                self.augmentation_cost = augmentation_cost(self.model, source, seed)
+            self.adapter.begin(self.model, source, seed)
+        self._next, self._position = 0, 0
         self._issued: tuple[PlannedBatch, StreamBatch, StreamStep] | None = None
         self.stopped = False
 
@@ -191,7 +200,7 @@ class Adaptation:
 
     def _check_batches(self) -> None:
         """Refuses batches of one example where a layer normalises by the batch, and texts where images are needed."""
-        if "images" in self.adapter.needs:
+        if self.augments:
             image_key(self._reader.inputs(self.stream.examples[:1]), self.model.title)
         if self.stream.batch == 1 and self.adapter.trains == "norm" and self.model.has_batch_norm:
             raise InputError(
@@ -220,12 +229,17 @@ class Adaptation:
         plan = self.batches[self._next]
         if plan.fresh and plan.number:
             self.adapter.reset()
-            self._forget()
+            self.watch.forget()
         batch = self._batch(plan)
         with torch_threads(self.threads):
             step = self._step(plan, self.adapter.predict(batch).float())
         self._issued = (plan, batch, step)
         return step
+
+    @property
+    def augments(self) -> bool:
+        """Whether the adapter compares images with changed ones."""
+        return "images" in self.adapter.needs
 
     def update(self) -> StreamUpdate | None:
         """Learns from the batch that was issued last; None where that is done, or nothing was issued yet."""
@@ -236,24 +250,18 @@ class Adaptation:
             signals = self.adapter.update(batch, self._late(plan))
         kept = float(signals.kept.float().mean())
         signs, alarm = self.watch.look(step.probabilities, self._frozen[list(plan.places)], kept)
-        # One alarm for as long as it lasts.
-        fresh, self._alarm = alarm if alarm and not self._alarm else "", alarm
         reset = "by itself" if signals.reset else ""
         if plan.fresh and plan.number:
             reset = "by the order"
-        if fresh and self.on_collapse == "reset":
+        if alarm and self.on_collapse == "reset":
             self.adapter.reset()
-            self._forget()
+            self.watch.forget()
             reset = "by the watch"
-        self.stopped = bool(fresh) and self.on_collapse == "stop"
+        self.stopped = bool(alarm) and self.on_collapse == "stop"
         self._issued = None
         self._next += 1
         self._position += len(batch)
-        return StreamUpdate(signals, signs, fresh, reset, self.stopped)
-
-    def _forget(self) -> None:
-        self.watch.forget()
-        self._alarm = ""
+        return StreamUpdate(signals, signs, alarm, reset, self.stopped)
 
     @property
     def done(self) -> int:
@@ -347,7 +355,6 @@ class Adaptation:
             "identity": self.identity(),
             "batches": self._next,
             "position": self._position,
-            "alarm": self._alarm,
             "stopped": self.stopped,
             "watch": self.watch.state(),
             "adapter": dict(adapter.values),
@@ -373,7 +380,7 @@ class Adaptation:
             self.adapter.restore(type(state)(state.tensors, values["adapter"]))
             self.watch.restore(values["watch"])
             self._next, self._position = int(values["batches"]), int(values["position"])
-            self._alarm, self.stopped = str(values["alarm"]), bool(values["stopped"])
+            self.stopped = bool(values["stopped"])
             if self._position != sum(len(one.places) for one in self.batches[: self._next]):
                 raise ValueError("the position is not that of the batches")
         except (KeyError, TypeError, ValueError) as error:

@@ -15,6 +15,8 @@ from genepool.adaptation.stream_model import Inputs, StreamModel
 from genepool.errors import InputError
 from genepool.seeding import torch_generator
 
+#: An augmentation that takes more accuracy from the source than this is told of; ours.
+DEAR = 0.02
 #: What inputs of images are called.
 IMAGE_KEYS = ("pixels", "pixel_values")
 #: Spread of the grain, as a share of the way from black to white; ours.
@@ -84,3 +86,15 @@ def augmentation_cost(model: StreamModel, source: SourceExamples, seed: int) -> 
         lost += float(plain.sum() - changed.sum())
         count += len(targets)
     return lost / max(count, 1)
+
+
+def told_cost(cost: float | None) -> str:
+    """What an augmentation costs, as a clause.
+
+    Args:
+        cost: as `augmentation_cost` gives it; None where it could not be measured.
+    """
+    if cost is None:
+        return "augmentations cost the model an unknown accuracy, as the stream has no source examples"
+    much = ": it cannot stand them, and may collapse" if cost > DEAR else ""
+    return f"augmentations cost the model {100 * cost:.1f} points of accuracy on source examples{much}"

@@ -69,7 +69,15 @@ class StreamReader:
         prompt = str(example.prompt)
         if self._model.reads != "image" or self._stream.folder is None:
             return prompt
-        return str(self._stream.folder / prompt)
+        path = self._stream.folder / prompt
+        # Outside of it a file would be no part of the stream: it could change, and the digest would not.
+        if not path.resolve().is_relative_to(self._stream.folder.resolve()):
+            raise InputError(
+                f"the image {prompt!r:.200} lies outside the stream's folder",
+                where=f"{self._stream.where}:{example.key}",
+                fix=f"Put it into {self._stream.folder}",
+            )
+        return str(path)
 
     def targets(self, examples: Sequence[StreamExample]) -> torch.Tensor:
         """Numbers of the right classes, shape (n,), int64; -1 where there is no label, or the class is unknown."""

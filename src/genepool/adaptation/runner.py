@@ -20,6 +20,7 @@ from typing import Any
 
 from genepool import locking, progress, staging
 from genepool.adaptation.adaptation import Adaptation, StreamStep
+from genepool.adaptation.augmentation import told_cost
 from genepool.adaptation.learned_skill import learned_change, write_learned
 from genepool.adaptation.results import CLEAN, WHOLE, comparison_of, results_of
 from genepool.adaptation.saved_states import has_state
@@ -130,6 +131,8 @@ def run_adaptation(
             labels_late=recipe.labels_late, on_collapse=recipe.on_collapse, seed=recipe.seed, device=device,
             dtype=recipe.dtype, allow_pickle=allow_pickle, threads=recipe.threads or _known_threads(out, overwrite),
         )  # fmt: skip
+    if run.augments:
+        progress.message(told_cost(run.augmentation_cost))
     with locking.locked(out), locking.reporting_full_disk(out):
         if overwrite and out.is_dir():
             clear(out)
@@ -169,7 +172,12 @@ def load_clean(path: str | Path, trusted: Collection[str | Path] = ()) -> Stream
         return load_stream(path)
     examples = [
         StreamExample(
-            f"{task.name}/{one.id}", str(one.image.path) if one.image else one.prompt, (), one.answer, task.name
+            f"{task.name}/{one.id}",
+            str(one.image.path) if one.image else one.prompt,
+            (),
+            one.answer,
+            task.name,
+            image=one.image.digest if one.image else "",
         )
         for task in load_tasks(path, trusted=trusted)
         for one in task.examples("test")
@@ -239,6 +247,8 @@ def _finished(run: Adaptation, record: StreamRecord, out: Path, recipe: Adapting
         "stopped": run.stopped,
         "skill": None if change is None else SKILL_FILE,
         "trains": run.adapter.trains,
+        "augments": run.augments,
+        "augmentation_cost": run.augmentation_cost,
         **results_of(record, recipe.seed),
     }
     staging.write_text(out / RESULT_FILE, json.dumps(told, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
@@ -332,5 +342,7 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
     "history": _are_rounds,
     "events": _are_events,
     "clean": _are_looks,
+    "augments": lambda value: isinstance(value, bool),
+    "augmentation_cost": _maybe,
     "unknown": lambda value: value is None or _are_numbers(value, ("n", "frozen", "adapted")),
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.adaptation.adapter import AdapterState
 from genepool.bounded import read_text
-from genepool.checked import is_text, is_whole, parsed_json
+from genepool.checked import is_whole, parsed_json
 from genepool.errors import InputError, one_line, refuse_newer
 from genepool.staging import staged_folder
 
@@ -27,7 +27,6 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
     "watch": lambda one: isinstance(one, dict),
     "batches": lambda one: is_whole(one, 0),
     "position": lambda one: is_whole(one, 0),
-    "alarm": is_text,
     "stopped": lambda one: isinstance(one, bool),
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +20,7 @@ from genepool.bounded import read_text
 from genepool.checked import is_line, is_number, is_text, is_whole, kind_of, parsed_json
 from genepool.errors import InputError, nearest, refuse_newer
 from genepool.schema import Strict, validate
+from genepool.tasks.images import MAX_BYTES
 
 STREAM_FILE, EXAMPLES_FILE, LABELS_FILE, SOURCE_FILE = "stream.json", "stream.jsonl", "labels.jsonl", "source.jsonl"
 FORMAT = 1
@@ -30,6 +31,8 @@ SEVERITIES = range(1, 6)
 
 _KEYS = ("id", "prompt", "input", "answer", "domain", "severity", "known")
 _LABEL_KEYS = ("id", "answer")
+# A prompt that is longer names no file.
+_LONGEST_NAME = 1000
 _FIX = 'Write lines like {"id": "1", "prompt": "...", "answer": "...", "domain": "noise"}'
 
 
@@ -60,6 +63,7 @@ class StreamExample:
         domain: where it is from, such as the name of a corruption.
         severity: from 1 to 5; None where it says none.
         known: whether its class is one that the model can know.
+        image: SHA-256 of the image that the prompt names, hex; empty where the stream's folder tells it.
     """
 
     key: str
@@ -69,6 +73,7 @@ class StreamExample:
     domain: str = ""
     severity: int | None = None
     known: bool = True
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Stream:
         """A stream of what is in memory, in this order.
 
         Args:
-            inputs: prompts, or arrays of numbers that are shaped alike.
+            inputs: prompts, files of images as paths, or arrays of numbers that are shaped alike.
             answers: the right class of each, None where it never comes; nobody's when None.
             domains: where each is from.
             name, batch, rounds: as above.
@@ -127,16 +132,25 @@ class Stream:
             given = {key: str(one) if isinstance(one, Path) else one for key, one in given.items()}
             rows.append({"id": str(at), **given, "answer": answer, "domain": domain})
         examples, shape = _examples([(f"{name}:{at}", row) for at, row in enumerate(rows)], name, None)
+        examples = tuple(
+            replace(one, image=_digest(value)) if isinstance(value, Path) else one
+            for one, value in zip(examples, inputs, strict=True)
+        )
         return cls(name, examples, "file", batch, rounds, shape, (), name)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, hex, of the examples and their order in the file, of the source and of what a batch is."""
+        """SHA-256, hex, of the examples and their order in the file, of the source and of what a batch is.
+
+        A prompt that names a file within the folder counts as what is in the file, whatever the file is called.
+        """
         total = hashlib.sha256(json.dumps([FORMAT, self.order, self.batch, self.shape]).encode())
         for part in (self.examples, self.source):
             total.update(b"\x1e")
             for one in part:
-                plain = [one.key, one.prompt, one.numbers, one.answer, one.domain, one.severity, one.known]
+                image = one.image or _content(self.folder, one.prompt)
+                shown = {"image": image} if image else one.prompt
+                plain = [one.key, shown, one.numbers, one.answer, one.domain, one.severity, one.known]
                 total.update(json.dumps(plain).encode() + b"\x1f")
         return total.hexdigest()
 
@@ -182,6 +196,28 @@ def load_stream(folder: str | Path) -> Stream:
             raise InputError(f"has other keys than {EXAMPLES_FILE}", where=folder / SOURCE_FILE, fix="Write both alike")
     name = settings.name or folder.resolve().name
     return Stream(name, examples, settings.order, settings.batch, settings.rounds, shape, source, str(path), folder)
+
+
+def _content(folder: Path | None, prompt: str | None) -> str:
+    """SHA-256, hex, of the file within a folder that a prompt names; empty where it names none."""
+    if folder is None or not prompt or len(prompt) > _LONGEST_NAME:
+        return ""
+    try:
+        path = (folder / prompt).resolve()
+        return _digest(path) if path.is_relative_to(folder.resolve()) else ""
+    except (OSError, ValueError):
+        return ""
+
+
+def _digest(path: Path) -> str:
+    """SHA-256, hex, of a file; empty where there is none, or one that is too large for an image."""
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            return ""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return ""
 
 
 def _settings(file: Path) -> StreamSettings:
@@ -306,6 +342,4 @@ def _labelled(examples: tuple[StreamExample, ...], path: Path) -> tuple[StreamEx
         if key in labels or known[key].answer is not None:
             raise InputError(f"a second label for {key!r:.60}", where=place, fix="Leave one of them out")
         labels[key] = row["answer"]
-    return tuple(
-        one if one.key not in labels else StreamExample(**{**vars(one), "answer": labels[one.key]}) for one in examples
-    )
+    return tuple(one if one.key not in labels else replace(one, answer=labels[one.key]) for one in examples)

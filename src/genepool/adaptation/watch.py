@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from genepool.adaptation.stream_model import entropy_of
+from genepool.checked import is_whole
 
 #: Batches that the watch looks at together. Ours, as are the limits below.
 WINDOW = 10
@@ -52,6 +53,8 @@ class Watch:
         self._classes = classes
         self._counts: deque[tuple[list[int], list[int]]] = deque(maxlen=WINDOW)
         self._means: deque[tuple[list[float], list[float]]] = deque(maxlen=WINDOW)
+        # Batches without anything wrong that an alarm still waits for; 0 where none lasts.
+        self._lasting = 0
 
     def look(self, adapted: torch.Tensor, frozen: torch.Tensor, kept: float) -> tuple[BatchSigns, str]:
         """Takes a batch into account.
@@ -62,22 +65,30 @@ class Watch:
             kept: share of the examples that were learned from.
 
         Returns:
-            Its signs, and what is wrong as a clause; empty where nothing is.
+            Its signs, and an alarm: what is wrong, as a clause. It is empty where nothing is, and where an alarm
+            lasts: one ends after a window of batches with nothing wrong, so values near a limit raise one alarm.
         """
         if not bool(adapted.isfinite().all()):
-            return BatchSigns(1.0, 0.0, kept, True), "a prediction is not a number"
+            return BatchSigns(1.0, 0.0, kept, True), self._raised("a prediction is not a number")
         counts = torch.bincount(adapted.argmax(-1), minlength=self._classes)
         usual = torch.bincount(frozen.argmax(-1), minlength=self._classes)
         mean = adapted.double().mean(0)
         self._counts.append((counts.tolist(), usual.tolist()))
         self._means.append((mean.tolist(), frozen.double().mean(0).tolist()))
         signs = BatchSigns(float(counts.max()) / len(adapted), float(entropy_of(mean)), kept, False)
-        return signs, self._wrong()
+        return signs, self._raised(self._wrong())
 
     def forget(self) -> None:
         """Begins anew, as after a reset."""
         self._counts.clear()
         self._means.clear()
+        self._lasting = 0
+
+    def _raised(self, wrong: str) -> str:
+        """What is wrong, unless an alarm lasts already."""
+        before = self._lasting
+        self._lasting = WINDOW if wrong else max(0, before - 1)
+        return "" if before else wrong
 
     def _wrong(self) -> str:
         if len(self._counts) < WINDOW:
@@ -98,7 +109,11 @@ class Watch:
 
     def state(self) -> dict[str, Any]:
         """As plain data; numbers keep all of their bits."""
-        return {"counts": [list(pair) for pair in self._counts], "means": [list(pair) for pair in self._means]}
+        return {
+            "counts": [list(pair) for pair in self._counts],
+            "means": [list(pair) for pair in self._means],
+            "lasting": self._lasting,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Puts back what `state` gave.
@@ -114,3 +129,6 @@ class Watch:
                 if not all(isinstance(one, int | float) and math.isfinite(one) for one in (*ours, *theirs)):
                     raise ValueError(f"{name} that are no numbers")
                 seen.append((ours, theirs))
+        if not is_whole(state["lasting"], 0, WINDOW):
+            raise ValueError("lasting that is no number of batches")
+        self._lasting = state["lasting"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from genepool.adaptation.augmentation import told_cost
 from genepool.adaptation.results import comparison_of
 from genepool.adaptation.runner import RECORD_FILE, REPORT_FILE, AdaptationResult
 from genepool.adaptation.stream_record import IssuedRow, SignsRow, StreamRecord
@@ -168,6 +169,7 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
         "stream": f"{told['stream']['path']} ({told['stream']['digest'][:12]})",
         "adapter": told["adapter"],
         **({"options": given} if given else {}),
+        **({"augmentations": told_cost(told["augmentation_cost"])} if told["augments"] else {}),
         "order": told["order"],
         "batches": f"{told['batches']:,} in {told['rounds']:,} rounds{stopped}",
         "resets": f"{told['resets']:,}",
