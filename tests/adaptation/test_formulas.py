@@ -14,6 +14,7 @@ from torch.nn import functional
 from genepool.adaptation import Adaptation, Stream, StreamStep, StreamUpdate, load_stream
 from genepool.adaptation.adapters.label_shift import adjusted_loss, long_tail
 from genepool.adaptation.adapters.lame import corrected, neighbours
+from genepool.adaptation.adapters.psmt import most_needed
 from genepool.adaptation.adapters.roid import likelihood_ratio, prior_corrected, stretched
 from genepool.adaptation.augmentation import augmented
 from genepool.adaptation.gradient import GradientAdapter
@@ -305,6 +306,70 @@ def test_rmt_is_the_sum_of_its_three_losses(base: Path, stream: Path) -> None:
             continue
         far = (ours[name].detach() - wanted.detach()).abs() > 1e-5
         assert float(far.float().mean()) < 0.02, name
+
+
+def test_psmt_holds_to_the_step_before_and_its_teacher_keeps_what_is_needed(base: Path, stream: Path) -> None:
+    """Two batches: nothing pulls in the first, and the second feels the weights and the Fisher of the first."""
+    run = Adaptation(base, stream, "psmt", options={"decay": 0.5, "preserve": 0.25, "anchor": 2e4}, rounds=1)
+    student, teacher = run.model.copy(), run.model.copy()
+    parameters = {name: one.requires_grad_(True) for name, one in student.trainable("all").items()}
+    taught = teacher.trainable("all")
+    moments = {name: (torch.zeros_like(one), torch.zeros_like(one)) for name, one in parameters.items()}
+    before = {name: one.detach().clone() for name, one in parameters.items()}
+    fisher = {name: torch.zeros_like(one) for name, one in parameters.items()}
+    pulls = []
+    for number in range(2):
+        step = next(run)
+        inputs = run._batch(run.batches[number]).inputs
+        logits, target = student.logits(inputs), teacher.logits(inputs).detach()
+        issued = (logits + target).softmax(-1).detach()
+        torch.testing.assert_close(step.probabilities, issued, atol=1e-4, rtol=1e-3)
+        both = [logits, student.logits(augmented(inputs, 0, number, "student", "m"))]
+        value = torch.zeros(())
+        for one in both:
+            forward = -(target.softmax(-1) * one.log_softmax(-1)).sum(-1)
+            value = value + 0.25 * (forward - (one.softmax(-1) * target.log_softmax(-1)).sum(-1)).mean()
+        gradients = dict(zip(parameters, torch.autograd.grad(value, list(parameters.values())), strict=True))
+        start = {name: one.detach().clone() for name, one in parameters.items()}
+        pulls.append(max(float((2e4 * 2 * fisher[n] * (start[n] - before[n])).abs().max()) for n in parameters))
+        with torch.no_grad():
+            for name, one in parameters.items():
+                slope = gradients[name] + 2e4 * 2 * fisher[name] * (one - before[name])
+                first, second = moments[name]
+                first.mul_(0.9).add_(0.1 * slope)
+                second.mul_(0.999).add_(0.001 * slope**2)
+                scale = (second / (1 - 0.999 ** (number + 1))).sqrt() + 1e-8
+                one.sub_(1e-3 * first / (1 - 0.9 ** (number + 1)) / scale)
+            fisher = {name: one**2 for name, one in gradients.items()}
+            everything = torch.cat([one.flatten() for one in fisher.values()]).sort().values
+            limit = everything[len(everything) - int(0.25 * len(everything))]
+            for name, one in taught.items():
+                one.copy_(torch.where(fisher[name] >= limit, one, 0.5 * one + 0.5 * parameters[name]))
+        before = start
+        run.update()
+    assert pulls[0] == 0
+    assert pulls[1] > 1e-4
+    adapter: Any = run.adapter
+    for name in parameters:
+        if name.endswith("qkv.bias"):
+            # As for RMT: a gradient that is rounding alone.
+            continue
+        for ours, wanted in (
+            (run.model.trainable("all")[name], parameters[name]),
+            (adapter._teacher.tensors([name])[name], taught[name]),
+        ):
+            far = (ours - wanted).detach().abs() > 1e-5
+            assert float(far.float().mean()) < 0.02, name
+
+
+def test_what_is_most_needed() -> None:
+    fisher = {"a": torch.tensor([[4.0, 1.0], [0.0, 3.0]]), "b": torch.tensor([2.0, 0.0])}
+    told = {share: most_needed(fisher, share) for share in (0.0, 0.34, 1.0)}
+    assert [[one[name].flatten().tolist() for name in "ab"] for one in told.values()] == [
+        [[False] * 4, [False] * 2],
+        [[True, False, False, True], [False] * 2],
+        [[True, True, False, True], [True, False]],
+    ]
 
 
 def test_label_shift_is_the_formula_and_follows_the_labels(base: Path, stream: Path) -> None:

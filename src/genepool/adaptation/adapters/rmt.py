@@ -11,7 +11,7 @@ from pydantic import Field
 from genepool.adaptation.adapter import Answered, Signals, SourceExamples, StreamBatch
 from genepool.adaptation.augmentation import augmented
 from genepool.adaptation.gradient import GradientAdapter, RateOptions, StreamLoss
-from genepool.adaptation.mean_teacher import MeanTeacher
+from genepool.adaptation.mean_teacher import MeanTeacher, symmetric
 from genepool.adaptation.prototypes import nearest_prototype, source_prototypes
 from genepool.adaptation.stream_model import Inputs
 
@@ -95,13 +95,6 @@ class Rmt(GradientAdapter):
         super()._restore(tensors, values)
         mark = "teacher "
         self._teacher.restore({n.removeprefix(mark): one for n, one in tensors.items() if n.startswith(mark)})
-
-
-def symmetric(logits: torch.Tensor, teacher: torch.Tensor, weight: float) -> torch.Tensor:
-    """The symmetric cross-entropy of each prediction with a teacher's, shape (n,), both given as logits."""
-    forward = -(teacher.softmax(-1) * logits.log_softmax(-1)).sum(-1)
-    reverse = -(logits.softmax(-1) * teacher.log_softmax(-1)).sum(-1)
-    return (1 - weight) * forward + weight * reverse
 
 
 def contrast(views: torch.Tensor, temperature: float) -> torch.Tensor:
