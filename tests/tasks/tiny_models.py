@@ -42,7 +42,7 @@ def _special() -> dict[str, str]:
 def write_model(folder: Path, *, seed: int = 0, kind: str = "llama", merging: bool = False, **changes: Any) -> Path:
     """Saves a random model; its weights are wide apart, so that what it writes varies."""
     import torch
-    from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MixtralConfig
+    from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MixtralConfig, OPTConfig
 
     tokenizer = merging_tokenizer() if merging else character_tokenizer()
     shared = {
@@ -60,6 +60,7 @@ def write_model(folder: Path, *, seed: int = 0, kind: str = "llama", merging: bo
         "gpt2": lambda: GPT2Config(**{"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 40, **shared, **changes}),
         "gpt_neox": lambda: GPTNeoXConfig(**{**wide, **shared, **changes}),
         "mixtral": lambda: MixtralConfig(**{**wide, **few, **shared, **changes}),
+        "opt": lambda: OPTConfig(**{**wide, "ffn_dim": 24, "word_embed_proj_dim": 16, **shared, **changes}),
     }
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(configs[kind]())

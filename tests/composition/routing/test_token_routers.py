@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from genepool.composition.routing.layer_gates import LayerGates
 from genepool.composition.routing.shares import mean_weights, warnings_of
 from genepool.composition.routing.token_scores import TokenScores
 from genepool.tasks import Decoding, open_model
+
+sys.path.append(str(Path(__file__).parents[2] / "tasks"))
+from tiny_models import write_model
 
 Cli = Callable[..., Any]
 PROMPTS = ["abcd=", "h=", "fedcbahg=", "aa="]
@@ -79,25 +83,62 @@ def loaded(bed: Path, arrow: Path, name: str) -> Any:
 # ---------------------------------------------------------------------- cache and batch
 
 
+def written_alone(model: Any, prompt: str) -> str:
+    """What reading everything again for each token writes."""
+    lead, network = getattr(model, "base", model), model.model
+    ids = list(lead.encode(prompt))
+    start = len(ids)
+    with torch.inference_mode():
+        for _ in range(DECODING.max_new_tokens):
+            token = int(network(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+            if token in lead.end_tokens:
+                break
+            ids.append(token)
+    return str(lead.decode(ids[start:]))
+
+
 @pytest.mark.parametrize("name", ["arrow", *ROUTERS])
 def test_a_cache_and_a_batch_change_nothing(text_bed: Path, arrow_folder: Path, name: str) -> None:
     """Decoding with a cache, in a padded batch, writes what reading everything again writes for each prompt alone."""
     model = loaded(text_bed, arrow_folder, name)
     written = [one.text for one in model.write(PROMPTS, PROMPTS, DECODING, 4)]
-    lead, network = getattr(model, "base", model), model.model
-    for prompt, text in zip(PROMPTS, written, strict=True):
-        ids = list(lead.encode(prompt))
-        start = len(ids)
-        with torch.inference_mode():
-            for _ in range(DECODING.max_new_tokens):
-                token = int(network(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
-                if token in lead.end_tokens:
-                    break
-                ids.append(token)
-        assert lead.decode(ids[start:]) == text
+    assert written == [written_alone(model, prompt) for prompt in PROMPTS]
     # The routers decide something: the answers are not those of the base.
     plain = [one.text for one in open_model(text_bed / "base").load().write(PROMPTS, PROMPTS, DECODING, 4)]
     assert written != plain
+
+
+@pytest.fixture(scope="module")
+def opt_bed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base/ and lora/{one,two} of OPT, which flattens the tokens of all rows in front of fc1 and fc2."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    bed = tmp_path_factory.mktemp("opt")
+    write_model(bed / "base", kind="opt")
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        config = LoraConfig(r=2, target_modules=["fc1", "fc2"], init_lora_weights=False)
+        tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(bed / "base"), config)
+        tuned.save_pretrained(str(bed / "lora" / name))
+    return bed
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_layers_that_flatten_tokens_get_the_weights_of_each_token(opt_bed: Path, name: str) -> None:
+    """One prompt read at once equals the same prompt token by token, and a batch is read as each prompt alone."""
+    method, tensors, options = ROUTERS[name]
+    model = composition(opt_bed, method, tensors, **options).load()
+    ids = torch.tensor([getattr(model, "base", model).encode("abcd=")])
+    with torch.inference_mode():
+        whole, state, parts = model.model(input_ids=ids, use_cache=False).logits, None, []
+        for at in range(ids.shape[1]):
+            result = model.model(input_ids=ids[:, at : at + 1], past_key_values=state, use_cache=True)
+            state = result.past_key_values
+            parts.append(result.logits)
+    assert torch.allclose(whole, torch.cat(parts, 1), atol=1e-4)
+    written = [one.text for one in model.write(PROMPTS, PROMPTS, DECODING, 4)]
+    assert written == [written_alone(model, prompt) for prompt in PROMPTS]
 
 
 def test_two_passes_decode_with_beams_as_without_a_cache(text_bed: Path) -> None:

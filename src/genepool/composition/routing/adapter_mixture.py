@@ -18,6 +18,7 @@ from genepool.composition.mixing.attached import AttachedSkills
 from genepool.composition.mixing.layer_factors import LayerFactors
 from genepool.composition.mixing.mixtures import ByLayer
 from genepool.composition.skill_set import SkillSet
+from genepool.errors import InputError
 from genepool.tasks.network import Network
 
 #: Gets the name of a layer's matrix and the weights of its tokens, (rows, tokens, skills).
@@ -95,8 +96,19 @@ class AdapterMixture:
         found = self._router.weights(name, inputs)
         if found is None:
             return inputs.new_zeros(1, 1, self._attached.skills)
-        # The head may be given the last places alone.
-        found = found[:, -inputs.shape[1] :]
+        rows, tokens, skills = found.shape
+        if inputs.shape[:2] == (rows * tokens, 1):
+            # Some networks flatten the tokens of all rows in front of a layer, OPT's among them.
+            found = found.reshape(-1, 1, skills)
+        elif len(inputs) != rows:
+            raise InputError(
+                f"is given {len(inputs)} rows in a batch of {rows}, so it cannot be told which token each is",
+                where=name,
+                fix="Name adapters that leave this layer alone",
+            )
+        else:
+            # The head may be given the last places alone.
+            found = found[:, -inputs.shape[1] :]
         if self._watch is not None:
             self._watch(name, found.detach())
         return found
