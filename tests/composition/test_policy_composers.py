@@ -366,3 +366,33 @@ def test_other_composers_learn_from_episodes_too(cli: Cli, world: Path, tmp_path
     assert answer.code == 0, answer.err
     assert load_tasks(tmp_path / "tasks")
     assert open_model(tmp_path / "out").load().act(SEEN).shape == (12,)
+
+
+# ---------------------------------------------------------------------- routers that know nothing of policies
+
+
+def test_token_routers_play_episodes_as_they_classify(cli: Cli, world: Path, tmp_path: Path) -> None:
+    answer = cli(
+        "compose", "arrow", world / "lora" / "first", world / "lora" / "second", "--base", world / "base", "--out",
+        tmp_path / "out", "--set", "top=1",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert cli("evaluate", tmp_path / "out", "--tasks", world / "tasks").code == 0
+    model = open_model(tmp_path / "out").load()
+    assert model.act(SEEN).tolist() == model.class_scores(TEXTS).argmax(1).tolist()
+
+
+def test_routers_of_prompts_refuse_episodes(cli: Cli, world: Path, tmp_path: Path) -> None:
+    """Episodes show no prompt, so nothing can be routed."""
+    for number, name in enumerate(policy_world.SKILLS):
+        rows = [{"prompt": text, "answer": str(number)} for text in TEXTS[6 * number : 6 * number + 6]]
+        (tmp_path / "tasks" / name).mkdir(parents=True)
+        (tmp_path / "tasks" / name / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answer = cli(
+        "compose", "lda_routing", world / "lora" / "first", world / "lora" / "second", "--base", world / "base",
+        "--tasks", tmp_path / "tasks", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    answer = cli("evaluate", tmp_path / "out", "--tasks", world / "tasks")
+    assert answer.code == 2
+    assert "needs episode" in answer.err

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,12 +18,17 @@ from genepool.composition.routing.shares import token_weights, used_skills
 from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch, Question
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written
+from genepool.tasks.environments import Spaces
 from genepool.tasks.likelihoods import ContinuationLikelihood
 from genepool.tasks.models import Model
 from genepool.tasks.models.causal_lm import LanguageModel
+from genepool.tasks.models.policy import Policy
 from genepool.tasks.network import Network
 from genepool.tasks.used_skills import UsedSkills
 from genepool.weights import Weights
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class HookedModel(ComposedModel):
@@ -67,6 +72,17 @@ class HookedModel(ComposedModel):
     def labels(self) -> tuple[str, ...]:
         """As the base's."""
         return self.base.labels
+
+    @property
+    def spaces(self) -> Spaces:
+        """As the base's."""
+        assert isinstance(self.base, Policy)
+        return self.base.spaces
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """See `Actor.act`; an observation is a token."""
+        assert isinstance(self.base, Policy)
+        return self.base.act(observations)
 
     def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
         """As the base does."""

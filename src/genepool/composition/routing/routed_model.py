@@ -310,10 +310,18 @@ def routed_kind(base: type[Model]) -> type[RoutedModel]:
 
 
 def routed_like(base: type[Model], routed: type[_Routed]) -> type[_Routed]:
-    """A class of compositions that answers as a kind of model does, whose answers `routed` decides."""
+    """A class of compositions that answers as a kind of model does, whose answers `routed` decides.
+
+    It plays no episodes: a router reads prompts, and an episode shows none.
+    """
     words = base.kind.split(" ", 1)[1]
     return type(
         f"{routed.__name__.removesuffix('Model')}{base.__name__}",
         (routed,),
-        {"kind": f"a routed {words}", "can": base.can, "reads": base.reads, "__doc__": f"A routed {words}."},
+        {
+            "kind": f"a routed {words}",
+            "can": base.can - {"episodes"},
+            "reads": base.reads,
+            "__doc__": f"A routed {words}.",
+        },
     )
