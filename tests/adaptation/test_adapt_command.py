@@ -323,6 +323,17 @@ def test_a_broken_model_gives_no_skill(
     assert not (tmp_path / "run" / "skill.safetensors").exists()
 
 
+def test_a_model_that_predicts_nan_before_it_learned_is_refused(cli: Cli, base: Path, tmp_path: Path) -> None:
+    lines = rows()
+    lines[5]["input"] = [1e30] * 64
+    stream = write_stream(tmp_path / "s", lines)
+    answer = cli("adapt", base, "--stream", stream, "--adapter", "tent", "--out", tmp_path / "run")
+    assert answer.code == 2, answer.err
+    assert f"stream.jsonl:{lines[5]['id']}: " in answer.err
+    assert "predicts NaN for 1 of 48 examples" in answer.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_page_is_drawn_again(cli: Cli, base: Path, stream: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     typed = ["adapt", base, "--stream", stream, "--adapter", "sar", "--clean", stream, "--out", out]

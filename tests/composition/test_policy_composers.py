@@ -253,13 +253,17 @@ def test_a_folded_task_is_the_masked_network_to_the_bit(composed: Any, world: Pa
 
 
 def test_cotasp_is_asked_by_task_and_refuses_what_is_no_policy(
-    cli: Cli, composed: Any, world: Path, tmp_path: Path
+    cli: Cli, composed: Any, world: Path, text_bed: Path, tmp_path: Path
 ) -> None:
     out = composed("cotasp")
     answer = cli("evaluate", f"{out}#second", "--tasks", world / "tasks" / "second", "--json")
     assert answer.code == 0, answer.err
     assert cli("evaluate", out, "--tasks", world / "tasks" / "second").code == 2
     assert cli("evaluate", f"{out}#other", "--tasks", world / "tasks" / "second").code == 2
+    bed = ("--base", text_bed / "base", "--tasks", text_bed / "tasks")
+    texts = cli("compose", "cotasp", text_bed / "lora" / "one", *bed, "--out", tmp_path / "texts")
+    assert texts.code == 2, texts.err
+    assert "cotasp needs a policy, got a causal language model" in texts.err
 
 
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=9))

@@ -215,7 +215,15 @@ class Adaptation:
 
         examples, size = self.stream.examples, self.stream.batch
         parts = [examples[at : at + size] for at in range(0, len(examples), size)]
-        return torch.cat([self._frozen_model.probabilities(self._reader.inputs(part)) for part in parts])
+        found = torch.cat([self._frozen_model.probabilities(self._reader.inputs(part)) for part in parts])
+        bad = (~found.isfinite().all(-1)).nonzero()
+        if len(bad):
+            raise InputError(
+                f"{self.model.title} predicts NaN for {len(bad)} of {len(found)} examples, before it learned anything",
+                where=f"{self.stream.where}:{examples[int(bad[0])].key}",
+                fix="Look for NaN in the model's weights, and for very large numbers in the inputs",
+            )
+        return found
 
     # ------------------------------------------------------------------ going on
 

@@ -29,6 +29,8 @@ MODEL_TYPE = "genepool_policy"
 class Policy(Network):
     """What all policies in memory have: they act."""
 
+    kind = "a policy"
+
     @classmethod
     def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> Policy:
         """See `Model.load`."""
