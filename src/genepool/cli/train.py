@@ -60,7 +60,9 @@ def train(
     sampler: Annotated[
         str | None,
         typer.Option(
-            "--sampler", metavar="NAME", help="Choose the tasks of each step by this, such as skill_it; two tasks."
+            "--sampler",
+            metavar="NAME",
+            help="Choose the tasks or examples of each step by this, such as skill_it or less.",
         ),
     ] = None,
     learner: Annotated[

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import cycle, groupby, islice
@@ -22,7 +23,7 @@ from genepool.errors import InputError
 from genepool.seeding import derive, numpy_generator
 from genepool.tasks import Example, Task, load_tasks
 from genepool.tasks.metrics import find_metric
-from genepool.training.samplers import Arms, Sampler
+from genepool.training.samplers import Arms, ExampleSampler, Sampler
 
 if TYPE_CHECKING:
     from genepool.training.journal import ExampleRow
@@ -82,6 +83,7 @@ class TrainingExamples:
         self.tasks, self._seed, self._pairs, self._labels, self.equal = tuple(tasks), seed, pairs, labels, 0
         self._shares = shares
         self._sampler: Sampler | None = None
+        self._among: Sequence[int] | None = None
         self._make: Callable[[Arms], Sampler] | None = None
         self._counts: dict[tuple[int, int], np.ndarray] = {}
         self.train: list[TrainingExample] = []
@@ -127,16 +129,40 @@ class TrainingExamples:
 
         The next `size` of an endless row of shuffled rounds; or, where tasks have shares, draws of (seed, step).
         """
-        if self._sampler is not None:
-            return self._sampled(self._sampler, step, size)
+        sampler = self._sampler
+        if isinstance(sampler, ExampleSampler):
+            if sampler.values is None:
+                return self._in_rounds(step, size, self._among)
+            return [self.train[place] for place in sampler.places(step, size).tolist()]
+        if sampler is not None:
+            return self._sampled(sampler, step, size)
         if self._shares is not None:
             return self._drawn(step, size, self._shares)
-        count = len(self.train)
+        return self._in_rounds(step, size)
+
+    def _in_rounds(self, step: int, size: int, among: Sequence[int] | None = None) -> list[TrainingExample]:
+        own = self.train if among is None else [self.train[place] for place in among]
+        count = len(own)
         places = range(step * size, (step + 1) * size)
-        return [self.train[_round(self._seed, place // count, count)[place % count]] for place in places]
+        return [own[_round(self._seed, place // count, count)[place % count]] for place in places]
+
+    @property
+    def unscored(self) -> ExampleSampler | None:
+        """The sampler of single examples that has no scores of them yet; None where there is none."""
+        sampler = self._sampler
+        return sampler if isinstance(sampler, ExampleSampler) and sampler.values is None else None
+
+    @contextmanager
+    def among(self, places: Sequence[int] | None) -> Iterator[None]:
+        """Inside, the shuffled rounds before there are scores are of these training examples; None: of all."""
+        self._among = places
+        try:
+            yield
+        finally:
+            self._among = None
 
     def sampled_by(self, make: Callable[[Arms], Sampler]) -> None:
-        """From now on a sampler says how many examples of a step are of each task.
+        """From now on a sampler says how many examples of a step are of each task, or which ones.
 
         Args:
             make: makes it; called for every session, which observes the record anew.

@@ -24,6 +24,8 @@ FORMAT = 1
 #: What an objective may say of an example beside its loss; columns of `examples`, null where it does not.
 NUMBERS = ("reward", "margin", "length", "kl", "demonstration")
 TABLES = frozenset({"meta", "steps", "examples", "validations"})
+#: Where in `meta` the scores stand by which a sampler chooses single examples.
+SCORES = "scores"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS steps (
     step INTEGER PRIMARY KEY, loss REAL NOT NULL, norm REAL NOT NULL, rate REAL NOT NULL, digest TEXT NOT NULL);
@@ -127,6 +129,7 @@ class Journal(Record):
             # It ended before its first step, by something that was wrong and has been mended since.
             with self._transaction():
                 self._db.execute("DELETE FROM validations")
+                self._db.execute("DELETE FROM meta WHERE key = ?", (SCORES,))
             known = None
         if known is None:
             with self._transaction():
@@ -297,6 +300,22 @@ class Journal(Record):
         return {
             task: {step: counts.get(step, 0) / total for step, total in whole.items()} for task, counts in found.items()
         }
+
+    def scores(self, count: int) -> list[float] | None:
+        """The scores by which a sampler chooses single examples; None where there are none.
+
+        Args:
+            count: training examples.
+
+        Raises:
+            InputError: they are not that many numbers.
+        """
+        found: list[float] | None = self.get(SCORES, None)
+        if found is not None:
+            with self._believing("the scores of the examples"):
+                if not (isinstance(found, list) and len(found) == count and all(map(is_number, found))):
+                    raise ValueError(f"expected {count} numbers")
+        return found
 
     # ------------------------------------------------------------------ validations
 

@@ -84,8 +84,8 @@ class Training(Strict):
     )
     sampler: str | None = Field(
         default=None,
-        description="What says how much of a step each task gets: one of the [samplers](samplers.md), such as "
-        "skill_it; null: `shares`, or shuffled rounds.",
+        description="What says how much of a step each task gets, or which examples it takes: one of the "
+        "[samplers](samplers.md), such as skill_it or less; null: `shares`, or shuffled rounds.",
     )
     sampler_options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the sampler, as its page lists them."
@@ -227,9 +227,10 @@ class Training(Strict):
 
     @model_validator(mode="after")
     def _sampled(self) -> Training:
-        from genepool.training.objectives import objectives
+        from genepool.training.objectives import TargetObjective, objectives
+        from genepool.training.objectives.hard import Hard
         from genepool.training.rollout_objective import RolloutObjective
-        from genepool.training.samplers import samplers
+        from genepool.training.samplers import ExampleSampler, samplers
 
         known = samplers()
         if self.sampler is None:
@@ -245,6 +246,14 @@ class Training(Strict):
             raise ValueError(
                 f"the sampler {self.sampler} learns from rewards, which the objective {self.objective} has not. Use "
                 "grpo, or another sampler"
+            )
+        kind = objectives()[self.objective]
+        # HARD writes other answers beside those of the data.
+        answers = issubclass(kind, TargetObjective) and not issubclass(kind, Hard)
+        if issubclass(known[self.sampler], ExampleSampler) and not answers:
+            raise ValueError(
+                f"the sampler {self.sampler} scores answers, of which the objective {self.objective} learns otherwise. "
+                "Use likelihood, or another sampler"
             )
         return self
 

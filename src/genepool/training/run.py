@@ -17,6 +17,7 @@ from genepool.tasks import open_model
 from genepool.tasks.network import Network
 from genepool.threads import core_count, torch_threads
 from genepool.training.card import card
+from genepool.training.first_training import FirstTraining
 from genepool.training.fit import Diverged, Step, fit
 from genepool.training.folder import (
     JOURNAL_FILE,
@@ -29,7 +30,7 @@ from genepool.training.folder import (
     recipe_text,
 )
 from genepool.training.gains import Gains, measure_gains
-from genepool.training.journal import Journal, StepRow, Validation, digest_of
+from genepool.training.journal import SCORES, Journal, StepRow, Validation, digest_of
 from genepool.training.metrics_log import MetricsLog
 from genepool.training.objectives import AlignedObjective
 from genepool.training.opened_training import OpenedTraining
@@ -146,6 +147,7 @@ class Run:
             self._session = session = self.session()
             try:
                 start = self._resume(session)
+                self._score(session)
                 if not self._stopped(start):
                     self._take(session, start)
             except Diverged as error:
@@ -209,6 +211,24 @@ class Run:
         row = self.journal.step(step)
         if step and (row is None or row.digest != digest_of(session.optimiser.moved())):
             raise self.states.damaged(step, "it is not the one on record")
+
+    def _score(self, session: Session) -> None:
+        """Gives a sampler of single examples its scores: those on record, or those that a first training shows now."""
+        sampler = self.opened.lessons.unscored
+        if sampler is None:
+            return
+        if (known := self.journal.scores(len(self.opened.lessons.train))) is None:
+            if self.journal.steps():
+                raise InputError(
+                    "the scores of the training examples are not on record",
+                    where=self.journal.path,
+                    fix="Start again with --overwrite",
+                )
+            known = sampler.scores(FirstTraining(session, self.opened.lessons)).tolist()
+            if not all(map(math.isfinite, known)):
+                raise Diverged(0, "score of an example after")
+            self.journal.set(SCORES, known)
+        sampler.take(known)
 
     def _after(self, step: Step, session: Session, log: MetricsLog) -> bool:
         digest = digest_of(session.optimiser.moved())
@@ -274,6 +294,7 @@ class Run:
         if before:
             self._restore(before[-1], session)
         start = before[-1] if before else 0
+        self._score(session)
 
         def compare(taken: Step) -> bool:
             bar.advance()

@@ -1,18 +1,19 @@
 """Which examples a training step takes: one file of this folder each, found by being there.
 
-The arms are the tasks that are trained on. A sampler says how much of the next step each arm gets, by what was observed
-of the examples of the steps before; which examples of an arm these are belongs to (seed, step). Its state is the seed
-and what was observed, so a training that goes on, or a step that is taken again, observes the record and goes on to the
-same bits. Uses no model.
+The arms of a `Sampler` are the tasks that are trained on. It says how much of the next step each arm gets, by what was
+observed of the examples of the steps before; which examples of an arm these are belongs to (seed, step). The arms of an
+`ExampleSampler` are single examples, which it scores once, by a first training that is undone. The state of a sampler
+is the seed and what was observed, so a training that goes on, or a step that is taken again, observes the record and
+goes on to the same bits.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -23,11 +24,13 @@ from genepool.seeding import numpy_generator
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from genepool.training.journal import ExampleRow
 
-#: What a sampler must be told of an example: nothing, its loss, or how its samples were rewarded.
-SamplerNeeds = Literal["nothing", "loss", "reward"]
+#: What a sampler must be told of an example: nothing, its loss, how its samples were rewarded, or what a first training
+#: shows of it.
+SamplerNeeds = Literal["nothing", "loss", "reward", "first training"]
 
 
 class SamplerOptions(Strict):
@@ -37,7 +40,8 @@ class SamplerOptions(Strict):
 
     permuted: bool = Field(
         default=False,
-        description="The control: what was observed of the arms is shuffled among them, anew in every step.",
+        description="The control: what was observed of tasks is shuffled among them, anew in every step; scores of "
+        "examples are shuffled once.",
     )
 
 
@@ -142,6 +146,105 @@ class Sampler(ABC):
         self.observe(step, signals)
 
 
+class FirstModel(Protocol):
+    """The model that is trained, before its first step: it may be trained on trial and asked, and is then put back."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Of each validation example the name of its task."""
+
+    @property
+    def steps(self) -> int:
+        """Of the training that follows."""
+
+    @property
+    def batch(self) -> int:
+        """Examples of a step."""
+
+    def train(
+        self,
+        steps: int,
+        places: Sequence[int] | None,
+        pauses: Collection[int] = (),
+        pause: Callable[[Sequence[float]], None] = lambda _: None,
+    ) -> None:
+        """Trains it from its beginning, as the training that follows is set, on shuffled rounds.
+
+        Args:
+            steps: how many; the learning rate falls over them.
+            places: of the training examples that are used; None: all.
+            pauses: after which steps `pause` is called; the first one is 1.
+            pause: called with the learning rates of the steps since the pause before.
+        """
+
+    def losses(self) -> np.ndarray:
+        """The mean loss over the tokens of every training example, (examples,)."""
+
+    def gradients(self, split: Literal["train", "valid"], place: int) -> torch.Tensor:
+        """The gradient of the loss of one example, nothing dropped out, in one row of float32, (parameters,)."""
+
+    def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Adam's moments of the first training, each (parameters,)."""
+
+
+class ExampleSampler(Sampler):
+    """Says which examples the next step takes, by scores that every training example gets before the first step.
+
+    Until it has them, examples come in shuffled rounds.
+
+    Attributes:
+        values: the scores, (examples,), in the order of the training examples; None until they are known.
+    """
+
+    needs = "first training"
+    Options = SamplerOptions
+
+    def __init__(self, options: Strict | None, arms: Arms) -> None:
+        super().__init__(options, arms)
+        self.values: np.ndarray | None = None
+
+    @abstractmethod
+    def scores(self, model: FirstModel) -> np.ndarray:
+        """A score for every training example, (examples,).
+
+        Raises:
+            InputError: something that they need is not there.
+        """
+
+    @abstractmethod
+    def places(self, step: int, size: int) -> np.ndarray:
+        """Which training examples a step takes, (size,) integers.
+
+        Args:
+            step: counted from 0.
+            size: examples in the step.
+        """
+
+    def take(self, scores: Sequence[float]) -> None:
+        """Takes in the scores; the control shuffles them among all examples.
+
+        Args:
+            scores: as `scores` gave them.
+        """
+        import numpy as np
+
+        self.values = np.array(scores, dtype=float)
+        if getattr(self.options, "permuted", False):
+            order = numpy_generator(self.arms.seed, "permuted").permutation(len(self.values))
+            self.values = self.values[order]
+
+    def counts(self, step: int, size: int) -> np.ndarray:
+        """How many examples of a step are of each arm, (arms,): those of its places."""
+        import numpy as np
+
+        ends = np.cumsum(self.arms.sizes)
+        return np.bincount(np.searchsorted(ends, self.places(step, size), side="right"), minlength=len(ends))
+
+    def observe_rows(self, step: int, rows: Sequence[ExampleRow]) -> None:
+        """Observes nothing: the scores stay."""
+        return
+
+
 def _losses(rows: Sequence[ExampleRow]) -> list[float]:
     return [row.loss for row in rows if math.isfinite(row.loss)]
 
@@ -179,12 +282,12 @@ def make_sampler(name: str, options: Mapping[str, object], arms: Arms, where: st
         where: for errors.
 
     Raises:
-        InputError: there is no such sampler, an option is unknown or wrong, or there is only one arm.
+        InputError: there is no such sampler, an option is unknown or wrong, or there is only one task to choose.
     """
     known = samplers()
     if name not in known:
         raise InputError(f"there is no sampler '{name}'", where=where, fix=nearest(name, known))
-    if len(arms.names) < 2:
+    if len(arms.names) < 2 and not issubclass(known[name], ExampleSampler):
         raise InputError(
             f"{name} chooses among tasks, and there is one", where=where, fix="Name several tasks, or leave it out"
         )

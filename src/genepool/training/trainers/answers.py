@@ -63,6 +63,27 @@ class AnswerTrainer(Trainer):
                 right, count = right + int((hits == 1).sum()), count + len(places)
         return loss / tokens, right / count
 
+    def losses_of(self, lessons: Sequence[TrainingExample]) -> list[float]:
+        """The mean loss over the tokens of the answer of each example, in their order; nothing is learned."""
+        import torch
+
+        found = [0.0] * len(lessons)
+        with torch.no_grad():
+            for batch, places in self.encoded(lessons):
+                with self.reference.trained.about(lessons[places[0]].task.name):
+                    means = batch.means(self._losses(batch)).tolist()
+                for place, mean in zip(places, means, strict=True):
+                    found[place] = mean
+        return found
+
+    def gradient_of(self, lesson: TrainingExample) -> None:
+        """Leaves the gradient of the mean loss over the tokens of one answer in the parameters; nothing is dropped."""
+        import torch
+
+        with torch.enable_grad(), self.reference.trained.about(lesson.task.name):
+            for batch, _ in self.encoded([lesson], 1):
+                self._losses(batch).mean().backward()  # type: ignore[no-untyped-call]
+
     def _losses(self, batch: AnswerBatch) -> torch.Tensor:
         reference = self.reference if self.objective.needs_reference else None
         return self.objective.losses(self.model, batch, self.teacher, reference)

@@ -1,0 +1,301 @@
+"""Samplers of single examples: each does what its definition says, and the first training leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from training_runs import result_bytes, rows, told
+
+from genepool.errors import InputError
+from genepool.training.first_training import FirstTraining
+from genepool.training.samplers import Arms, ExampleSampler, FirstModel, make_sampler, samplers
+from genepool.training.samplers.cyclical import Cyclical
+from genepool.training.samplers.less import Less
+
+OF_EXAMPLES = sorted(name for name, kind in samplers().items() if issubclass(kind, ExampleSampler))
+ARMS = Arms(("a", "b"), (30, 10), 0)
+
+
+def scored(name: str, scores: Sequence[float], **options: Any) -> ExampleSampler:
+    sampler = make_sampler(name, options, ARMS)
+    assert isinstance(sampler, ExampleSampler)
+    sampler.take(scores)
+    return sampler
+
+
+@pytest.mark.parametrize("name", OF_EXAMPLES)
+@given(step=st.integers(0, 1000), size=st.integers(1, 64), scores=st.lists(st.floats(0, 9), min_size=40, max_size=40))
+def test_places_are_a_function_of_seed_and_scores(name: str, step: int, size: int, scores: list[float]) -> None:
+    first, second = (scored(name, scores) for _ in range(2))
+    # The other one was asked of other steps before.
+    second.places(step + 1, size)
+    places = first.places(step, size)
+    assert places.tolist() == second.places(step, size).tolist()
+    assert len(places) == size
+    assert places.min() >= 0
+    assert places.max() < 40
+    assert first.counts(step, size).tolist() == [(places < 30).sum(), (places >= 30).sum()]
+
+
+@pytest.mark.parametrize("name", OF_EXAMPLES)
+def test_the_control_shuffles_the_scores(name: str) -> None:
+    scores = list(range(40))
+    values = scored(name, scores, permuted=True).values
+    assert values is not None
+    assert sorted(values.tolist()) == scores
+    assert values.tolist() != scores
+
+
+# ---------------------------------------------------------------------- cyclical
+
+
+@pytest.mark.parametrize(
+    ("smallest", "largest", "factor", "wanted"),
+    [
+        (0.25, 1.0, 0.5, [0.25, 0.5, 1.0, 0.5]),
+        (0.3, 1.0, 0.5, [0.3, 0.6, 1.0, 0.5]),
+        (0.5, 0.5, 0.5, [0.5]),
+    ],
+)
+def test_the_sizes_of_a_cycle(smallest: float, largest: float, factor: float, wanted: list[float]) -> None:
+    sampler = make_sampler("cyclical", {"smallest": smallest, "largest": largest, "factor": factor}, ARMS)
+    assert isinstance(sampler, Cyclical)
+    assert sampler.sizes() == pytest.approx(wanted)
+
+
+@given(size=st.integers(1, 50))
+def test_steps_take_the_epochs_one_after_the_other(size: int) -> None:
+    sampler = scored("cyclical", [1.0] * 40)
+    assert isinstance(sampler, Cyclical)
+    assert sampler.lengths == [10, 20, 40, 20]
+    row = np.concatenate([sampler.epoch(number) for number in range(9)])
+    count = len(row) // size
+    assert (
+        np.concatenate([sampler.places(step, size) for step in range(count)]).tolist() == row[: count * size].tolist()
+    )
+    assert all(len(set(sampler.epoch(number).tolist())) == len(sampler.epoch(number)) for number in range(9))
+
+
+def test_easy_examples_come_oftener_and_not_first() -> None:
+    losses = [1.0] * 20 + [4.0] * 20
+    sampler = scored("cyclical", losses, smallest=0.025, largest=0.025)
+    assert isinstance(sampler, Cyclical)
+    # One example an epoch: the chance of an easy one is 1 / (1 + 1/4).
+    drawn = np.array([sampler.epoch(number)[0] < 20 for number in range(2000)])
+    assert drawn.mean() == pytest.approx(0.8, abs=0.03)
+    whole = scored("cyclical", losses, smallest=1.0)
+    assert isinstance(whole, Cyclical)
+    early = np.mean([(whole.epoch(number)[:20] < 20).mean() for number in range(200)])
+    assert early == pytest.approx(0.5, abs=0.03)
+
+
+# ---------------------------------------------------------------------- less
+
+
+class Drawn:
+    """A model whose gradients and moments were drawn; they turn with every pause."""
+
+    tasks: tuple[str, ...] = ("b", "a", "a")
+    steps, batch = 10, 4
+
+    def __init__(self, parameters: int = 6) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.rows = {
+            "train": torch.randn(3, 40, parameters, generator=generator),
+            "valid": torch.randn(3, 3, parameters, generator=generator),
+        }
+        self.adam = torch.rand(3, 2, parameters, generator=generator)
+        self.at = -1
+        self.warm: Sequence[int] = ()
+
+    def train(
+        self,
+        steps: int,
+        places: Sequence[int] | None,
+        pauses: Collection[int] = (),
+        pause: Callable[[Sequence[float]], None] = lambda _: None,
+    ) -> None:
+        self.warm = places or ()
+        rates: list[float] = []
+        for step in range(1, steps + 1):
+            rates.append(float(steps - step + 1))
+            if step in pauses:
+                self.at += 1
+                pause(tuple(rates))
+                rates = []
+
+    def losses(self) -> np.ndarray:
+        raise NotImplementedError
+
+    def gradients(self, split: Literal["train", "valid"], place: int) -> torch.Tensor:
+        return self.rows[split][self.at, place]
+
+    def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        first, second = self.adam[self.at]
+        return first, second
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+def test_less_by_hand() -> None:
+    model = Drawn()
+    sampler = make_sampler("less", {"warmup": 0.2, "epochs": 3}, ARMS)
+    assert isinstance(sampler, Less)
+    found = sampler.scores(model)
+    # 8 of 40 examples, in steps of 4: two steps a round, at rates 6, 5 | 4, 3 | 2, 1.
+    assert len(set(model.warm)) == 8
+    total = np.zeros((40, 2))
+    for at, rate in enumerate((5.5, 3.5, 1.5)):
+        train, valid = (model.rows[split][at].double().numpy() for split in ("train", "valid"))
+        first, second = model.adam[at].double().numpy()
+        adam = (0.9 * first + 0.1 * train) / np.sqrt(0.999 * second + 0.001 * train**2 + 1e-8)
+        cosines = unit(adam) @ unit(valid).T
+        total += rate / 10.5 * np.stack([cosines[:, 1:].mean(1), cosines[:, 0]], axis=1)
+    assert np.allclose(found, total.max(1), atol=1e-5)
+
+
+def test_less_projects_by_signs_that_keep_angles() -> None:
+    sampler = make_sampler("less", {"projection": 512}, ARMS)
+    assert isinstance(sampler, Less)
+    rows = torch.randn(4, 3000, generator=torch.Generator().manual_seed(1))
+    rows[1] = rows[0] + 0.3 * rows[1]
+    found = sampler.projected(rows)
+    assert found.shape == (4, 512)
+    assert torch.equal(found, sampler.projected(rows))
+    kept, wanted = (unit(one.numpy()) @ unit(one.numpy()).T for one in (found, rows))
+    assert np.allclose(kept, wanted, atol=0.15)
+    # A row of one 1 shows the signs themselves.
+    signs = sampler.projected(torch.eye(3000)[:2]) * 512**0.5
+    assert set(signs.flatten().round(decimals=4).tolist()) == {-1.0, 1.0}
+    assert not torch.equal(signs[0], signs[1])
+    assert torch.equal(sampler.projected(rows[:, :512]), rows[:, :512])
+
+
+def test_less_trains_on_the_best_in_rounds() -> None:
+    scores = np.random.default_rng(0).permutation(40).astype(float)
+    sampler = scored("less", scores.tolist(), part=0.2)
+    best = set(np.argsort(scores)[-8:].tolist())
+    drawn = [sampler.places(step, 4).tolist() for step in range(6)]
+    for number in range(3):
+        assert {*drawn[2 * number], *drawn[2 * number + 1]} == best
+
+
+def test_less_needs_validation_examples() -> None:
+    model = Drawn()
+    model.tasks = ()
+    sampler = make_sampler("less", {}, ARMS)
+    assert isinstance(sampler, Less)
+    with pytest.raises(InputError, match="there are none"):
+        sampler.scores(model)
+
+
+# ---------------------------------------------------------------------- through the command
+
+SHORT = ("--steps", 6, "--every", 4, "--test", 2)
+CYCLICAL = ("--sampler", "cyclical", "--set", "sampler.first_steps=3")
+LESS = ("--sampler", "less", "--set", "sampler.epochs=2", "--set", "sampler.projection=64", "--set", "sampler.part=0.1")
+
+
+@pytest.mark.parametrize("options", [CYCLICAL, LESS])
+def test_the_first_training_leaves_nothing_behind(
+    cli: Callable[..., Any], train: Callable[..., Any], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    answer = train("run", *options, *SHORT)
+    assert answer.code == 0, answer.err
+    assert told(tmp_path / "run")["sampler"] == options[1]
+    # Taken again from the beginning, without a first training: its scores are on record.
+    assert cli("verify-run", tmp_path / "run", "--step", 3).code == 0
+    assert cli("verify-run", tmp_path / "run", "--step", 6).code == 0
+    ((scores,),) = rows(tmp_path / "run", "SELECT value FROM meta WHERE key = 'scores'")
+    taken = rows(tmp_path / "run", "SELECT DISTINCT example FROM examples")
+    if options is LESS:
+        assert len(taken) == int(0.1 * len(json.loads(scores)))
+
+
+def test_what_a_sampler_sees_of_the_first_training(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def scores(self: Less, model: FirstModel) -> np.ndarray:
+        assert isinstance(model, FirstTraining)
+        parameters = model._parameters
+        begun = {name: one.detach().clone() for name, one in parameters.items()}
+
+        def pause(rates: Sequence[float]) -> None:
+            seen["moved"] = any(not torch.equal(one, begun[name]) for name, one in parameters.items())
+            seen["rates"], seen["moments"], seen["losses"] = rates, model.moments(), model.losses()
+            seen["after"] = model.gradients("train", 0)
+
+        before = [model.gradients("train", place) for place in (0, 1)]
+        model.train(1, [1], (), pause)
+        seen["before"] = before
+        seen["back"] = all(torch.equal(one, begun[name]) for name, one in parameters.items())
+        return np.zeros(sum(self.arms.sizes))
+
+    monkeypatch.setattr(Less, "scores", scores)
+    answer = train("run", *LESS, *SHORT)
+    assert answer.code == 0, answer.err
+    assert seen["moved"]
+    assert seen["back"]
+    assert len(seen["rates"]) == 1
+    assert len(seen["losses"]) == told(tmp_path / "run")["examples"]["train"]
+    # The one step was on example 1 alone: Adam's first moment is a tenth of its gradient, clipped to length 1.
+    gradient = seen["before"][1]
+    clipped = gradient / max(1.0, float(gradient.norm()))
+    assert torch.allclose(seen["moments"][0], 0.1 * clipped, rtol=1e-3, atol=1e-7)
+    assert torch.allclose(seen["moments"][1], 0.001 * clipped**2, rtol=1e-3, atol=1e-9)
+    assert not torch.equal(seen["after"], seen["before"][0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [CYCLICAL, LESS])
+def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    from genepool.training.run import Run
+
+    typed = (*options, "--steps", 8, "--every", 4, "--test", 2)
+    assert train("whole", *typed).code == 0
+    for at in (1, 6):
+        out = f"stopped {at}"
+        after = Run._after
+
+        def stopped(self: Run, step: Any, *others: Any, at: int = at, after: Any = after) -> bool:
+            if step.number == at:
+                raise KeyboardInterrupt
+            return bool(after(self, step, *others))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "_after", stopped)
+            assert train(out, *typed).code == 130
+        assert train(out, *typed).code == 0
+        assert result_bytes(tmp_path / out) == result_bytes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--sampler", "cyclical", "--set", "sampler.smallest=0.5", "--set", "sampler.largest=0.4"], "is above"),
+        (["--sampler", "less", "--set", "sampler.part=0"], "error: --set sampler.part: input should be greater"),
+        (["--sampler", "less", "--objective", "dpo"], "the sampler less scores answers"),
+        (["--sampler", "less", "--objective", "hard"], "the sampler less scores answers"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(
+    train: Callable[..., Any], tmp_path: Path, options: list[Any], said: str
+) -> None:
+    answer = train("run", *options)
+    assert answer.code == 2
+    assert said in answer.err
+    assert not (tmp_path / "run").exists()
