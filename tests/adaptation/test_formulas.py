@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from made_streams import rows, write_stream
 from torch.nn import functional
 
 from genepool.adaptation import Adaptation, Stream, StreamStep, StreamUpdate, load_stream
+from genepool.adaptation.adapters.homeostatic import need_after
 from genepool.adaptation.adapters.label_shift import adjusted_loss, long_tail
 from genepool.adaptation.adapters.lame import corrected, neighbours
 from genepool.adaptation.adapters.psmt import most_needed
@@ -494,3 +498,68 @@ def test_gradient_adapters_take_one_forward(base: Path, stream: Path, monkeypatc
     run.update()
     assert isinstance(run.adapter, GradientAdapter)
     assert len(calls) == 1
+
+
+def test_the_need_is_moved_by_what_is_taken() -> None:
+    # At the set point all is taken; above it only what is thought to lower it, and then it is felt as it is.
+    assert need_after(0.0, [(0, 0)], 0.25) == 0.25
+    assert need_after(0.25, [(2, 3)], 0.25) == 0.25
+    assert need_after(0.25, [(1, 1)], 0.25) == 0.0
+    assert need_after(0.25, [(1, 2)], 0.25) == 0.5
+    assert need_after(-1.0, [(2, 1)], 0.25) == -1.0
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.sampled_from([0.05, 0.125, 0.5]))
+def test_right_answers_keep_the_need_small_and_wrong_ones_drive_it_away(classes: list[int], effect: float) -> None:
+    assert abs(need_after(0.0, [(one, one) for one in classes], effect)) <= effect + 1e-9
+    # Always the other effect than was thought: the need never comes back.
+    taken = [(1, 2)] * len(classes)
+    assert need_after(0.0, taken, effect) == pytest.approx(min(1.0, effect * len(classes)))
+
+
+def test_the_homeostatic_rate_is_that_of_the_need(base: Path, stream: Path) -> None:
+    run = Adaptation(base, stream, "homeostatic", labels_late=0, rounds=1, options={"effect": 0.125, "gain": 4.0})
+    other = run.model.copy()
+    step = next(run)
+    inputs = run._batch(run.batches[0]).inputs
+    update = run.update()
+    assert update is not None
+    need = 0.0
+    for answered, right in zip(step.predicted, step.answers, strict=True):
+        raises, felt = (1 if int(one or 0) % 2 == 0 else -1 for one in (answered, right))
+        if need == 0 or (need > 0) != (raises > 0):
+            need = max(-1.0, min(1.0, need + 0.125 * felt))
+    adapter: Any = run.adapter
+    assert adapter._need == need
+    assert need != 0
+    assert update.signals.weight.tolist() == pytest.approx([1 + 4 * abs(need)] * len(step.keys))
+    parameters = other.trainable("all")
+    for one in parameters.values():
+        one.requires_grad_(True)
+    targets = torch.tensor([int(answer or -1) for answer in step.answers])
+    loss = functional.cross_entropy(other.logits(inputs), targets)
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    rate = 1e-3 * (1 + 4 * abs(need))
+    for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+        if not name.endswith("qkv.bias"):
+            wanted = parameter - rate * gradient / (gradient.abs() + 1e-8)
+            far = (run.model.trainable("all")[name] - wanted).detach().abs() > 1e-5
+            assert float(far.float().mean()) < 0.02, name
+
+
+def test_the_rate_rises_where_the_labels_are_exchanged(base: Path, tmp_path: Path) -> None:
+    """Eight rounds of two classes; then each is called by the other's name, which has the other effect."""
+    lines = [
+        {**row, "id": f"{time}-{at}", "domain": "", "answer": str((int(row["answer"]) + (time == 8)) % 2)}
+        for time in range(9)
+        for at, row in enumerate(rows(48, seed=3))
+    ]
+    stream = write_stream(tmp_path / "s", lines, order="file", batch=16)
+    run = Adaptation(base, stream, "homeostatic", labels_late=0, rounds=1, options={"rate": 3e-3, "gain": 1.0})
+    rates = []
+    for _ in run:
+        update = run.update()
+        assert update is not None
+        rates.append(float(update.signals.weight[0]))
+    assert max(rates[21:24]) < 1.2
+    assert max(rates[24:]) > 1.5
