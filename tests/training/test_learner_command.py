@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from training_runs import result_bytes, rows, told
 
+from genepool.tasks import Ledger, evaluate, load_tasks
 from genepool.training import run as running
 from genepool.training.learners import learners
+from genepool.weights import open_weights
 
 # Every learner, with settings under which all of it is used in short trainings.
 SETTINGS: dict[str, list[str]] = {
@@ -192,6 +194,44 @@ def test_tasks_that_share_examples_are_told(cli: Callable[..., Any], small_world
     assert answer.code == 0, answer.err
     assert "one and two share 48 examples" in answer.err
     assert told(tmp_path / "run")["shared"] == [{"tasks": ["one", "two"], "examples": 48}]
+
+
+@pytest.mark.usefixtures("loud")
+def test_of_a_task_that_the_base_answers_right_nothing_can_be_gained(
+    cli: Callable[..., Any], small_world: Path, half_known: str, tmp_path: Path
+) -> None:
+    known = shutil.copytree(small_world / "tasks" / "first", tmp_path / "known")
+    with Ledger(":memory:") as book:
+        answers = evaluate([open_weights(half_known)], load_tasks(known), split="test", ledger=book, names=["half"])
+    lines = (known / "test.jsonl").read_text().splitlines()
+    scores = [one.score for one in answers.outcomes("half", "known")]
+    (known / "test.jsonl").write_text("".join(f"{line}\n" for line, score in zip(lines, scores, strict=True) if score))
+    answer = cli(
+        "train", known, small_world / "tasks" / "grade", "--learner", "sequential", "--base", half_known, "--out",
+        tmp_path / "run", "--steps", 1, "--batch", 4, "--test", 4,
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    said = answer.err.replace("\n", " ")
+    assert "known: the base answers every test example right, so nothing can be gained" in said
+    assert "grade: the base answers every test example right" not in said
+
+
+def test_gates_decide_the_exit_of_tasks_learned_in_order(learn: Callable[..., Any], tmp_path: Path) -> None:
+    easy, hard, wrong = (tmp_path / f"{name}.yaml" for name in ("easy", "hard", "wrong"))
+    for file, task, least in ((easy, "first", -1), (hard, "grade", 0.99), (wrong, "grad", 0)):
+        file.write_text(f"gates:\n  - {{task: {task}, measure: difference, at_least: {least}}}\n")
+    answer = learn("run", "sequential", "--gate", wrong)
+    assert answer.code == 2
+    assert "no task 'grad' is compared. Did you mean 'grade'?" in answer.err
+    assert not (tmp_path / "run").exists()
+    answer = learn("run", "sequential", "--gate", hard)
+    assert answer.code == 1
+    assert "1 of 1 gates do not hold" in answer.err
+    before = told(tmp_path / "run")
+    # Of a finished run the gates are asked too, out of the ledger.
+    assert learn("run", "sequential", "--gate", hard).code == 1
+    assert learn("run", "sequential", "--gate", easy).code == 0
+    assert told(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize(
