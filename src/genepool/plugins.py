@@ -107,12 +107,14 @@ def _run(path: Path) -> None:
     name = f"{_MODULES}{hashlib.sha256(str(resolved).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, resolved)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    _loaded[name] = plugin = Plugin(resolved, hashlib.sha256(resolved.read_bytes()).hexdigest())
+    # What is run is what was hashed. Python's own loader would take compiled code from a cache that knows a file by
+    # its second and its size, and would write one beside the user's file.
+    text = resolved.read_bytes()
+    _loaded[name] = plugin = Plugin(resolved, hashlib.sha256(text).hexdigest())
     try:
-        spec.loader.exec_module(module)
+        exec(compile(text, str(resolved), "exec"), module.__dict__)
     except InputError as error:
         raise InputError(error.what, where=path, fix=error.fix) from None
     except Exception as error:

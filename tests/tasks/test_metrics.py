@@ -33,8 +33,8 @@ def test_every_metric_is_a_file_of_its_name() -> None:
 def test_a_metric_scores_from_0_to_1_or_asks_for_likelihoods(name: str) -> None:
     found = find_metric(name)
     assert found.name == name
-    if found.from_prompt:
-        # What is right stands in the prompt, and there is nothing in this one.
+    if found.from_prompt or found.needs == "episode":
+        # What is right stands in the prompt, or is done in an environment, and this one has neither.
         assert found.wrong(ONE) is not None
         return
     assert found.wrong(ONE) is None

@@ -97,7 +97,10 @@ def detectable_difference(n: int, disagreement: float, *, alpha: float = ALPHA, 
 
 
 def examples_needed(difference: float, disagreement: float, *, alpha: float = ALPHA, power: float = POWER) -> int:
-    """How many examples the exact McNemar test needs to find a true difference with probability `power`.
+    """The fewest examples with which the exact McNemar test finds a true difference with probability `power`.
+
+    With a few examples more the power may be a little lower again: the test's level is never met exactly, and how far
+    it is missed depends on the number.
 
     Args:
         difference: of mean scores, not zero.
@@ -111,14 +114,22 @@ def examples_needed(difference: float, disagreement: float, *, alpha: float = AL
             fix="The models differ on at least as many examples as the difference of their means says",
         )
     _check_shares(alpha, power)
+
+    def enough(n: int) -> bool:
+        return _ExactTest(n, disagreement, alpha).power(size) >= power
+
     fewest, most = 0, 1
-    while _ExactTest(most, disagreement, alpha).power(size) < power:
+    while not enough(most):
         fewest, most = most, 2 * most
     while most - fewest > 1:
         middle = (fewest + most) // 2
-        enough = _ExactTest(middle, disagreement, alpha).power(size) >= power
-        fewest, most = (fewest, middle) if enough else (middle, most)
-    return most
+        fewest, most = (fewest, middle) if enough(middle) else (middle, most)
+    # The power rises in jags a few examples wide: bisection ends at one of them, and an earlier one may do.
+    return next((n for n in range(max(1, most - _JAG), most) if enough(n)), most)
+
+
+# Examples below the end of a bisection that are tried one by one.
+_JAG = 24
 
 
 class _ExactTest:
