@@ -151,7 +151,7 @@ def test_panda_keeps_a_prompt_near_the_one_it_began_as(
         (["--set", "form.rank=4"], "`form_options` are of forms of adapters, and the form is lora"),
         (["--form", "qa_lora", "--set", "form.group=7"], "which groups of 7 do not divide"),
         (["--form", "relaxed_recursive", "--set", "form.loops=3"], "which 3 loops do not divide"),
-        (["--form", "crash"], "cannot stand for the middle"),
+        (["--form", "crash"], "cannot stand for the middle. Use another form, or a deeper model"),
         (["--form", "unipt"], "the form unipt is made for models that tell classes"),
         (["--form", "personal"], "error: --set form.users: names no file of users' vectors"),
         (["--form", "mtlora", "--objective", "dpo"], "has parts for each task, which the objective dpo"),

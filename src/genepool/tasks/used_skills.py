@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# A weight that is shown; others are 0 to three digits.
+SHOWN = 5e-4
+
 
 @dataclass(frozen=True)
 class UsedSkills:

@@ -26,7 +26,7 @@ from genepool.tasks.likelihoods import ContinuationLikelihood
 from genepool.tasks.models import Model
 from genepool.tasks.models.policy import Policy, actions_of
 from genepool.tasks.network import Network
-from genepool.tasks.used_skills import UsedSkills
+from genepool.tasks.used_skills import SHOWN, UsedSkills
 from genepool.weights import Weights
 
 if TYPE_CHECKING:
@@ -136,7 +136,8 @@ class WeighedModel(ComposedModel):
     def skills_used(self, prompts: Sequence[str], answers: Sequence[str]) -> list[UsedSkills]:
         """See `Model.skills_used`."""
         rows = self.weights(prompts).tolist()
-        return [UsedSkills(dict(zip(self.skill_names, row, strict=True))) for row in rows]
+        named = [zip(self.skill_names, row, strict=True) for row in rows]
+        return [UsedSkills({name: weight for name, weight in row if abs(weight) >= SHOWN}) for row in named]
 
     def write(
         self, prompts: Sequence[str], keys: Sequence[str], decoding: Decoding, batch_size: int = DEFAULT_BATCH

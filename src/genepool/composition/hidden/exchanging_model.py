@@ -38,7 +38,7 @@ class ExchangingLanguageModel(ComposedLanguageModel):
         fingerprint: of the composition.
     """
 
-    kind = "language models that exchange hidden states"
+    kind = "a composition of language models that exchange hidden states"
 
     def __init__(
         self,

@@ -16,10 +16,8 @@ from genepool.composition.routing.adapter_mixture import AdapterMixture
 from genepool.composition.world import World
 from genepool.tasks.decoding import continuation
 from genepool.tasks.models.causal_lm import LanguageModel
-from genepool.tasks.used_skills import UsedSkills
+from genepool.tasks.used_skills import SHOWN, UsedSkills
 
-# A weight that is shown; others are none to three digits.
-_SHOWN = 5e-4
 # Inputs of each task that are looked at, at most; below and above these mean weights a skill never or alone answers.
 _ASKED, _NEVER, _ALONE = 16, 0.01, 0.99
 
@@ -135,7 +133,7 @@ def used_skills(model: TellsTokens, prompts: Sequence[str], answers: Sequence[st
         first = len(model.token_weights(prompt)[0])
         rows = weights[first - 1 : len(tokens) - 1].tolist()
         named = [
-            {name: weight for name, weight in zip(model.skill_names, row, strict=True) if abs(weight) >= _SHOWN}
+            {name: weight for name, weight in zip(model.skill_names, row, strict=True) if abs(weight) >= SHOWN}
             for row in rows
         ]
         found.append(UsedSkills(tokens=tuple(zip(tokens[first:], named, strict=True))))

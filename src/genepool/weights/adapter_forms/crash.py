@@ -53,12 +53,13 @@ class Crash(LinearForm):
         if len(sites.depth) > 1:
             raise InputError("has several lists of layers", where=sites.where, fix="Use another form")
         stack, depth = next(iter(sites.depth.items()))
-        if depth - 2 * self.options.outer <= self.options.kept:
+        most = depth - 2 * self.options.outer - 1
+        if most < self.options.kept:
             raise InputError(
                 f"has {depth} layers: with {self.options.outer} at each end, {self.options.kept} cannot stand for the "
                 "middle",
                 where=sites.where,
-                fix="Set fewer: --set form.kept=1",
+                fix=f"Set fewer: --set form.kept={most}" if most > 0 else "Use another form, or a deeper model",
             )
         return stack, depth
 
