@@ -313,6 +313,12 @@ def test_corda_chooses_what_peft_chooses(mode: str) -> None:
     assert torch.allclose(b @ a, theirs, atol=1e-4 * float(weight.abs().max()))
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_corda_refuses_inputs_that_are_no_numbers_instead_of_damping_for_ever(number: float) -> None:
+    with pytest.raises(InputError, match="read NaN or infinity"):
+        decomposed(torch.eye(3), torch.full((3, 3), number, dtype=torch.float64), 1, largest=True)
+
+
 def test_a_prompt_and_a_prefix_compute_what_peft_computes(models: Path) -> None:
     from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 

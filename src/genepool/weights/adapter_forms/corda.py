@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from genepool.errors import InputError
 from genepool.weights.encodings.low_rank import Product
 from genepool.weights.formed.adapter_form import Beginning, FormOptions, LinearForm, Parts, Shapes
 from genepool.weights.formed.sites import LinearSite, ModelSites
@@ -97,11 +98,20 @@ def decomposed(
         square: C, the mean of x x^T of what the layer reads, (inputs, inputs) float64.
         rank: how many directions.
         largest: those that the inputs need most; otherwise those that they need least.
+
+    Raises:
+        InputError: an input is NaN or infinite, for which no damping would ever be enough.
     """
     import torch
 
     identity = torch.eye(len(square), dtype=torch.float64)
     mean = float(square.diagonal().mean())
+    if not bool(torch.isfinite(square).all()):
+        raise InputError(
+            "layers of the base read NaN or infinity on the training examples",
+            where="--form corda",
+            fix="Compute with --dtype float32, or use another base",
+        )
     if mean == 0:
         # Nothing was ever read here: no direction is needed more than another.
         square, mean = identity.clone(), 1.0
