@@ -176,7 +176,7 @@ def _database(path: Path) -> frozenset[object]:
         with closing(sqlite3.connect(Path(folder) / path.name)) as connection:
             there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             # Killed before it had all its tables, a database has no rows yet.
-            if not {"outcomes", "skills", "results"} & there:
+            if not {"outcomes", "skills", "results", "steps"} & there:
                 return frozenset()
             asked = [query for query in _ROWS[path.name] if re.findall(r"FROM (\w+)", query)[0] in there]
             return frozenset((query, row) for query in asked for row in connection.execute(query))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from seen_results import look
 from writing_commands import COMMANDS, NOT_HERE, command_of, options_of_commands
 
 
@@ -18,3 +21,14 @@ def test_what_can_overwrite_is_seen_to() -> None:
     for one in COMMANDS:
         if "--overwrite" in options_of_commands()[command_of(one.typed)] and not one.long:
             assert any(other.overwrites() for other in COMMANDS if command_of(other.typed) == command_of(one.typed))
+
+
+def test_the_record_of_a_training_is_compared_by_its_rows(tmp_path: Path) -> None:
+    """It has none of the tables of ledgers, catalogues and studies, and was once taken for one without rows."""
+    from genepool.training.journal import Journal, StepRow
+
+    with Journal(tmp_path / "run.sqlite") as journal:
+        journal.took(StepRow(1, 0.5, 1.0, 0.1, "0" * 64), [])
+    seen = look(tmp_path)["run.sqlite"]
+    assert isinstance(seen, frozenset)
+    assert {row for _, row in seen} == {(1, 0.5, 1.0, 0.1, "0" * 64)}
