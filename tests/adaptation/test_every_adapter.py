@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from made_streams import rows, write_model, write_stream
+from safetensors.torch import load_file, save_file
 
 import genepool as gp
 from genepool.adaptation import Adaptation, AdapterState, StreamStep, all_adapters, described_adapter, load_stream
@@ -164,6 +165,24 @@ def test_a_damaged_state_is_refused(base: Path, stream: Path, tmp_path: Path, fi
     path.write_bytes(whole.replace(b'"position": 8', b'"position": 9'))
     if file == "state.json":
         with pytest.raises(InputError, match="is damaged"):
+            run.restore(tmp_path / "state")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_whose_tensors_have_other_shapes_is_refused(
+    base: Path, stream: Path, tmp_path: Path, name: str
+) -> None:
+    """One entry would be spread over all of them, and the run would go on with nonsense."""
+    run = _run(base, stream, name)
+    for _ in range(4):
+        next(run)
+    run.save(tmp_path / "state")
+    path = tmp_path / "state" / "state.safetensors"
+    whole = load_file(path)
+    kinds = {one.rpartition("|")[2] if "|" in one else one.partition(" ")[0]: one for one in whole}
+    for changed in kinds.values():
+        save_file({**whole, changed: torch.zeros(1, 1, 1, 1, 1)}, path)
+        with pytest.raises(InputError, match=r"is damaged .*has the shape \[1, 1, 1, 1, 1\]"):
             run.restore(tmp_path / "state")
 
 

@@ -233,11 +233,13 @@ class StreamAdapter(ABC):
         """
         import torch
 
+        # A tensor that it had at its start it has for ever, in the same shape.
+        for name, one in (self._begun.tensors if self._begun is not None else {}).items():
+            check_shape(name, state.tensors[name], one)
         with torch.no_grad():
             for name, parameter in self.trained().items():
                 found = state.tensors[f"model.{name}"]
-                if found.shape != parameter.shape:
-                    raise ValueError(f"{name} has the shape {list(found.shape)}")
+                check_shape(name, found, parameter)
                 parameter.copy_(found)
         own = {name.removeprefix("own."): one for name, one in state.tensors.items() if name.startswith("own.")}
         self._restore(own, dict(state.values))
@@ -257,6 +259,16 @@ class StreamAdapter(ABC):
 
     def _restore(self, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:  # noqa: B027
         """Puts back what `_tensors` and `_values` gave."""
+
+
+def check_shape(name: str, found: torch.Tensor, like: torch.Tensor) -> None:
+    """Refuses a tensor of a state that would not fit, or that would be spread to fit.
+
+    Raises:
+        ValueError: its shape is another one.
+    """
+    if found.shape != like.shape:
+        raise ValueError(f"{name} has the shape {list(found.shape)}, expected {list(like.shape)}")
 
 
 def all_adapters() -> dict[str, type[StreamAdapter]]:

@@ -14,7 +14,15 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from genepool.adaptation.adapter import AdapterOptions, Answered, Signals, SourceExamples, StreamAdapter, StreamBatch
+from genepool.adaptation.adapter import (
+    AdapterOptions,
+    Answered,
+    Signals,
+    SourceExamples,
+    StreamAdapter,
+    StreamBatch,
+    check_shape,
+)
 from genepool.adaptation.stream_model import Inputs
 
 # Between the names of a parameter and of one of its moments; no tensor's name holds it.
@@ -120,5 +128,8 @@ class GradientAdapter(StreamAdapter):
             name, mark, key = place.partition(_OF)
             if mark:
                 parameter = self._parameters[name]
+                check_shape(place, tensor, torch.zeros(()) if key == "step" else parameter)
                 copied = tensor.clone() if key == "step" else tensor.to(parameter.device, copy=True)
                 self.optimiser.state[parameter][key] = copied
+        if len({frozenset(moments) for moments in self.optimiser.state.values()}) > 1:
+            raise ValueError("a moment of the optimiser is missing")

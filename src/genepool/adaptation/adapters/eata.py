@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from genepool.adaptation.adapter import SourceExamples, StreamBatch
+from genepool.adaptation.adapter import SourceExamples, StreamBatch, check_shape
 from genepool.adaptation.filters import entropy_margin, running_mean, unlike
 from genepool.adaptation.fisher import anchor, diagonal_fisher
 from genepool.adaptation.gradient import GradientAdapter, RateOptions, StreamLoss
@@ -86,4 +86,6 @@ class Eata(GradientAdapter):
 
     def _restore(self, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
         super()._restore(tensors, values)
+        if "usual" in tensors:
+            check_shape("usual", tensors["usual"], torch.zeros(len(self.model.labels)))
         self._usual = tensors["usual"].to(self.model.device, copy=True) if "usual" in tensors else None

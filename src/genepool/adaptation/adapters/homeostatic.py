@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from genepool.adaptation.adapter import Answered, Signals, SourceExamples, StreamBatch
+from genepool.adaptation.adapter import Answered, Signals, SourceExamples, StreamBatch, check_shape
 from genepool.adaptation.gradient import GradientAdapter, RateOptions, StreamLoss
 
 
@@ -88,6 +88,8 @@ class Homeostatic(GradientAdapter):
     def _restore(self, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
         mark = "answered "
         self._answered = {int(at.removeprefix(mark)): one for at, one in tensors.items() if at.startswith(mark)}
+        for at, one in self._answered.items():
+            check_shape(f"{mark}{at}", one, torch.zeros(one.numel()))
         self._need = float(values["need"])
         super()._restore(tensors, values)
 
