@@ -351,6 +351,18 @@ def test_k_shot_keeps_one_adapter_and_says_why_not_the_other(cli: Cli, text_bed:
     assert kept.load().generate(PROMPTS) == alone.generate(PROMPTS)
 
 
+def test_an_adapter_whose_likelihoods_are_no_numbers_is_the_worst(cli: Cli, text_bed: Path, tmp_path: Path) -> None:
+    """NaN is below no other loss: the adapter would be kept for it."""
+    bed = tmp_path / "bed"
+    shutil.copytree(text_bed, bed)
+    place = bed / "lora" / "one" / "adapter_model.safetensors"
+    tensors = load_file(place)
+    save_file({n: t * 1e38 if "up_proj.lora_B" in n else t for n, t in tensors.items()}, place, {"format": "pt"})
+    record = compose(cli, bed, tmp_path / "out", "k_shot", "--set", "experts=1")["record"]
+    assert [(one["skill"], one["kept"]) for one in record["ranking"]] == [("two", True), ("one", False)]
+    assert record["ranking"][1]["loss"] is None
+
+
 def test_token_weights_of_a_prompt(text_bed: Path, arrow_folder: Path) -> None:
     for name in ("arrow", "lora_flow", "x_lora"):
         model = loaded(text_bed, arrow_folder, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,7 +51,7 @@ class JudgedAdapter:
     Attributes:
         name: of the skill.
         score: mean score of its answers, each task counting once.
-        loss: minus the mean log-likelihood of the right answers.
+        loss: minus the mean log-likelihood of the right answers; infinite where that is no number.
         sketch: of its change.
     """
 
@@ -93,7 +94,7 @@ class KShot(AdapterComposer[KShotOptions]):
             {
                 "skill": found[at].name,
                 "score": round(found[at].score, 6),
-                "loss": round(found[at].loss, 6),
+                "loss": round(found[at].loss, 6) if math.isfinite(found[at].loss) else None,
                 "kept": at in kept,
                 **({"why_not": left[at]} if at in left else {}),
             }
@@ -141,6 +142,8 @@ def judged(world: World, batch: int) -> list[JudgedAdapter]:
                 outcomes = answer(network, composed.task, composed.examples, DEFAULT_BATCH, False)
                 means.append(sum(one.score for one in outcomes) / len(outcomes))
             loss = answers_loss(network, inputs, batch)
+            # NaN is below nothing, and would be the best.
+            loss = loss if math.isfinite(loss) else math.inf
             found.append(JudgedAdapter(skill.name, sum(means) / len(means), loss, sketch(skill.change).whole))
             bar.advance()
     network.assign(world.skills.base)
