@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from genepool.composition.composers.cotasp import switches, task_weights
+from genepool.composition.context.modulators import AttachedPool
 from genepool.composition.context.sparse_codes import (
     OnlineDictionary,
     new_dictionary,
@@ -24,7 +26,9 @@ from genepool.composition.context.sparse_codes import (
     text_vector,
 )
 from genepool.composition.kept_fit import HeldOutLooks
+from genepool.composition.mixing.mixtures import ChosenSkills
 from genepool.composition.saved_model import load_composition
+from genepool.errors import InputError
 from genepool.tasks import load_tasks, open_model
 from genepool.tasks.answers import Question
 from genepool.tasks.models.policy.network import PolicyNetwork, PolicyShape
@@ -210,6 +214,19 @@ def test_l2m_takes_the_nearest_modulator(composed: Any, world: Path) -> None:
         rows.append(logits(world, moved, SEEN[at : at + 1]).log_softmax(-1))
     torch.testing.assert_close(model.class_scores(TEXTS), torch.cat(rows), atol=1e-5, rtol=1e-4)
     assert model.act(SEEN).tolist() == torch.cat(rows).argmax(-1).tolist()
+
+
+def test_a_pool_refuses_what_it_cannot_tell_the_lines_of() -> None:
+    """DeBERTa puts one line of relative positions through layers of all lines; it is nobody's."""
+    network: Any = SimpleNamespace(model=torch.nn.Sequential(torch.nn.Linear(3, 3)))
+    tensors = {"keys": torch.ones(2, 3), "down/0.weight": torch.ones(2, 1, 3), "up/0.weight": torch.ones(2, 1, 3)}
+    pool = AttachedPool(network, tensors, 1.0)
+    with pool.mixing(ChosenSkills(torch.tensor([0, -1]), 2)), torch.inference_mode():
+        given = torch.ones(2, 4, 3)
+        flat = network.model(given.view(8, 3))
+        assert torch.equal(flat.view(2, 4, 3), network.model(given))
+        with pytest.raises(InputError, match="1 lines in a batch of 2"):
+            network.model(torch.ones(1, 4, 3))
 
 
 def test_later_tasks_take_modulators_that_are_free(composed: Any) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from genepool.composition.context.states import check_width
 from genepool.composition.linear_layers import LinearLayer, linear_layers
+from genepool.composition.mixing.attached import lines_of
 from genepool.composition.mixing.layer_factors import LayerFactors
 from genepool.composition.mixing.mixtures import SkillMixture
 from genepool.seeding import torch_generator
@@ -106,7 +107,7 @@ class AttachedPool:
             if self.mixture is None:
                 return None
             x = args[0] if args else next(iter(kwargs.values()))
-            lines = len(x) if self.mixture.lines is None else self.mixture.lines
+            lines = lines_of(name, x, self.mixture.lines)
             factors = self._factors(name, layer)
             wide = x.reshape(lines, -1, x.shape[-1]).to(factors.down.dtype)
             added = self.mixture.added(name, factors, wide, output.reshape(lines, -1, output.shape[-1]))

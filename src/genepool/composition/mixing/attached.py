@@ -167,7 +167,7 @@ class AttachedSkills:
             x = args[0] if args else next(iter(kwargs.values()))
             if x.dim() == 3 and mixture.lines in (None, len(x)):
                 return mixture.added(name, layer, x.to(layer.down.dtype), output)
-            lines = _lines(name, x, mixture.lines)
+            lines = lines_of(name, x, mixture.lines)
             # Some networks flatten the tokens of all lines, and what is pooled has no tokens.
             wide = x.reshape(lines, -1, x.shape[-1]).to(layer.down.dtype)
             return mixture.added(name, layer, wide, output.reshape(lines, -1, output.shape[-1])).view_as(output)
@@ -262,8 +262,13 @@ def _layer_factors(
     return LayerFactors(turned, shifts, inputs=rows, outputs=columns, like=weight.detach())
 
 
-def _lines(name: str, x: torch.Tensor, lines: int | None) -> int:
-    """How many lines an input of a layer has whose shape is not (lines, tokens, inputs).
+def lines_of(name: str, x: torch.Tensor, lines: int | None) -> int:
+    """How many lines an input of a layer has; some networks flatten the tokens of all lines.
+
+    Args:
+        name: of the layer's matrix, for errors.
+        x: the input, (lines, ..., inputs) or (lines * tokens, inputs).
+        lines: how many the pass has; None where each of the input's first places is one.
 
     Raises:
         InputError: they cannot be told.
