@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from genepool.composition import load_composition
-from genepool.tasks import open_model
+from genepool.composition.routing.specialists_model import specialists_kind
+from genepool.tasks import LanguageModel, open_model
+from genepool.tasks.answers import Question
+
+sys.path.append(str(Path(__file__).parents[2] / "tasks"))
+from tiny_models import write_model
 
 Cli = Callable[..., Any]
 METHODS = ("lda_routing", "centroid_routing", "model_sat")
@@ -209,3 +216,15 @@ def test_a_language_model_writes_by_the_chosen_skill(cli: Cli, text_bed: Path, t
         assert f"skills: {f'{name} 1' if name else 'none, the base alone'}" in shown.out
         alone = cli("generate", owner, "--prompt", prompt, "--max-new-tokens", 4)
         assert line == alone.out.splitlines()[0]
+
+
+def test_models_of_other_tokens_read_questions_in_their_own(tmp_path: Path) -> None:
+    """The base chooses by its tokens; a question is encoded by the model that answers it."""
+    base = open_model(write_model(tmp_path / "base")).load()
+    other = open_model(write_model(tmp_path / "other", kind="gpt2", merging=True))
+    chooser = SimpleNamespace(width=16, chosen=lambda features: torch.zeros(len(features), dtype=torch.long))
+    model: Any = specialists_kind(LanguageModel)(base, [other], chooser, ["other"], "", "", resident=False)  # type: ignore[arg-type]
+    questions = [Question("1", "abab=", "ba"), Question("2", "ab=", "b")]
+    (routed,), (own,) = model.answer_batches(questions), other.load().answer_batches(questions)
+    assert torch.equal(routed.targets, own.targets)
+    assert torch.equal(model.answer_logits(routed), other.load().answer_logits(own))

@@ -237,7 +237,7 @@ class RoutedModel(ComposedModel):
             return [RoutedBatch(**vars(batch), weights=each) for batch in made]
         for weights, some in self._groups([one.prompt for one in questions]):
             asked = [questions[i] for i in some]
-            for batch in self.base.answer_batches(asked, batch_size, closed=closed, packed=packed):
+            for batch in self._encoder(weights).answer_batches(asked, batch_size, closed=closed, packed=packed):
                 plain = replace(batch, numbers=[some[number] for number in batch.numbers])
                 found.append(RoutedBatch(**vars(plain), weights=torch.tensor(weights)))
         return found
@@ -255,6 +255,10 @@ class RoutedModel(ComposedModel):
                 return self.base.answer_logits(batch)
         self._hold(tuple(batch.weights.tolist()))
         return self.base.answer_logits(batch)
+
+    def _encoder(self, weights: tuple[float, ...]) -> Network:
+        """Whose tokens questions of these weights are asked in."""
+        return self.base
 
     @property
     def _skills(self) -> int:

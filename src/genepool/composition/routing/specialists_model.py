@@ -103,6 +103,12 @@ class SpecialistsModel(RoutedModel):
         chosen = self._chooser.chosen(vectors)
         return (chosen[:, None] == torch.arange(self._skills)).float()
 
+    def _encoder(self, weights: tuple[float, ...]) -> Network:
+        # Models that are loaded beside the base may have other tokens.
+        if not self._resident:
+            self._hold(weights)
+        return self.base
+
     def _hold(self, weights: tuple[float, ...]) -> None:
         """Makes `base` the model that answers."""
         if self._put == weights:
