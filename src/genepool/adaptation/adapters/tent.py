@@ -12,10 +12,12 @@ from genepool.adaptation.stream_model import entropy
 class Tent(GradientAdapter):
     """min mean_i H(p_i) over the scales and shifts of the norm layers; batch norms use the batch's statistics.
 
-    import genepool as gp
+    In a loop of your own:
 
-    for step in gp.adapt("bed/base", "bed/streams/mixed", adapter="tent", rounds=1):
-        print(step.number, step.predicted[:3])
+        import genepool as gp
+
+        for step in gp.adapt("bed/base", "bed/streams/mixed", adapter="tent", rounds=1):
+            print(step.number, step.predicted[:3])
     """
 
     name = "tent"
