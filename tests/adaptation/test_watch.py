@@ -58,6 +58,21 @@ def test_values_that_waver_at_a_limit_raise_one_alarm() -> None:
     assert [at for at, alarm in enumerate(alarms) if alarm] == [WINDOW - 1]
 
 
+def test_a_share_just_below_the_limit_does_not_end_an_alarm() -> None:
+    varied = [0, 1, 2, 3] * 5
+
+    def batch(common: int) -> list[int]:
+        return [0] * common + [1 + at % 3 for at in range(20 - common)]
+
+    def alarms(between: int) -> int:
+        watch = Watch(4)
+        shares = [10] * WINDOW + [between] * 3 * WINDOW + [10] * WINDOW
+        return sum(bool(watch.look(_says(batch(one)), _says(varied), 1.0)[1]) for one in shares)
+
+    # A share of 50% raises it; 45% holds it, 35% ends it.
+    assert (alarms(9), alarms(7)) == (1, 2)
+
+
 def test_an_alarm_ends_after_a_window_without_one_and_after_a_reset() -> None:
     common, varied = [0, 0, 0, 0], [0, 1, 2, 3]
 

@@ -23,6 +23,8 @@ WINDOW = 10
 COMMON, COMMONER = 0.5, 0.2
 #: The mean prediction says too little from this share of the frozen model's entropy on.
 NARROW = 0.5
+#: While an alarm lasts, its limits are so much easier to pass, so that a value near one raises it once.
+EASED = 0.8
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Watch:
 
         Returns:
             Its signs, and an alarm: what is wrong, as a clause. It is empty where nothing is, and where an alarm
-            lasts: one ends after a window of batches with nothing wrong, so values near a limit raise one alarm.
+            lasts. One ends after a window of batches that stay clear of the limits.
         """
         if not bool(adapted.isfinite().all()):
             return BatchSigns(1.0, 0.0, kept, True), self._raised("a prediction is not a number")
@@ -91,6 +93,7 @@ class Watch:
         return "" if before else wrong
 
     def _wrong(self) -> str:
+        ease = EASED if self._lasting else 1.0
         if len(self._counts) < WINDOW:
             return ""
         (ours, theirs), (mean, usual) = (
@@ -98,10 +101,10 @@ class Watch:
             for seen in (self._counts, self._means)
         )
         common, was = float(ours.max() / ours.sum()), float(theirs.max() / theirs.sum())
-        if common >= COMMON and common >= was + COMMONER:
+        if common >= ease * COMMON and common >= was + ease * COMMONER:
             return f"{common:.0%} of the predictions are one class, {was:.0%} of the frozen model's"
         spread, was = float(entropy_of(mean)), float(entropy_of(usual))
-        if spread <= NARROW * was:
+        if spread * ease <= NARROW * was:
             return f"the entropy of the mean prediction is {spread:.2f} nats, {was:.2f} of the frozen model"
         return ""
 
