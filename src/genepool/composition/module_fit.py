@@ -136,10 +136,12 @@ class _ModuleFit:
             except Diverged as error:
                 taken, stopped = error.step - 1, str(error)
                 if taken < 1:
+                    broken = "Check the base and the skills with `genepool inspect`"
                     raise InputError(
                         f"{error} before anything was learned",
                         where=self._world.skills.reference,
-                        fix="Give a smaller --set learning_rate, or compute with --dtype float32",
+                        fix=f"{'Give a smaller --set learning_rate' if error.step else broken}, or compute with "
+                        "--dtype float32",
                     ) from None
                 progress.message(f"warning: {error}; the last good state is what is used")
         best = looks.best()

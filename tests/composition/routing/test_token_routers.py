@@ -323,6 +323,21 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_bits(
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+def test_a_base_that_predicts_nan_is_refused_before_the_first_step(cli: Cli, text_bed: Path, tmp_path: Path) -> None:
+    bed = tmp_path / "bed"
+    shutil.copytree(text_bed, bed)
+    tensors = load_file(bed / "base" / "model.safetensors")
+    next(one for one in tensors.values() if one.dim() == 2)[:] = float("nan")
+    save_file(tensors, bed / "base" / "model.safetensors", metadata={"format": "pt"})
+    answer = cli(
+        "compose", "lora_flow", bed / "lora" / "one", bed / "lora" / "two", "--base", bed / "base", "--tasks",
+        bed / "tasks", "--examples", 8, "--out", tmp_path / "out", *QUICK,
+    )  # fmt: skip
+    assert answer.code == 2
+    assert "after step 0 is not a finite number before anything was learned. Check the base and the" in answer.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_bundled_adapters_need_not_be_there_any_more(cli: Cli, text_bed: Path, tmp_path: Path) -> None:
     bed = tmp_path / "bed"
     shutil.copytree(text_bed, bed)
