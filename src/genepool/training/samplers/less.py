@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from genepool.errors import InputError
-from genepool.seeding import numpy_generator, torch_generator
+from genepool.seeding import numpy_generator
 from genepool.training.samplers import ExampleSampler, FirstModel, SamplerOptions
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # Adam's, as the authors' code has them; epsilon stands below the root there, and so it does here.
 _FIRST, _SECOND, _EPSILON = 0.9, 0.999, 1e-8
-# Signs of the projection that are made at once: 64 MiB of float32. Gradients that share them.
-_SIGNS, _TOGETHER = 2**24, 64
+# Signs of the projection that are made at once: 64 MiB of float32. Entries of the gradients that share them: 256 MiB.
+_SIGNS, _TOGETHER = 2**24, 2**26
 
 
 class LessOptions(SamplerOptions):
@@ -33,11 +33,11 @@ class LessOptions(SamplerOptions):
         default=4, ge=1, le=100, description="Rounds of these examples; after each, influence is measured (paper: 4)."
     )
     projection: int = Field(
-        default=8192,
+        default=1024,
         ge=1,
         le=65536,
-        description="Dimensions that gradients are projected to (paper: 8192); where there are no more parameters "
-        "than this, they are compared as they are.",
+        description="Dimensions that gradients are projected to (ours, for processors; the paper has 8192; the time "
+        "grows with it); where there are no more parameters than this, they are compared as they are.",
     )
     part: float = Field(default=0.05, gt=0, le=1, description="Part of the examples that is trained on (paper: 0.05).")
 
@@ -106,10 +106,12 @@ class Less(ExampleSampler):
         """Vectors, projected and of length 1, (count, dimensions)."""
         import torch
 
-        found = []
-        for begin in range(0, count, _TOGETHER):
-            rows = torch.stack([vector(place) for place in range(begin, min(begin + _TOGETHER, count))])
-            found.append(torch.nn.functional.normalize(self.projected(rows), dim=1))
+        found, rows = [], []
+        for place in range(count):
+            rows.append(vector(place))
+            if len(rows) * len(rows[0]) >= _TOGETHER or place + 1 == count:
+                found.append(torch.nn.functional.normalize(self.projected(torch.stack(rows)), dim=1))
+                rows = []
         return torch.cat(found)
 
     def projected(self, rows: torch.Tensor) -> torch.Tensor:
@@ -118,6 +120,7 @@ class Less(ExampleSampler):
         Args:
             rows: (rows, parameters).
         """
+        import numpy as np
         import torch
 
         size, dimensions = rows.shape[1], self.options.projection
@@ -127,8 +130,13 @@ class Less(ExampleSampler):
         height = max(1, _SIGNS // dimensions)
         for block, begin in enumerate(range(0, size, height)):
             part = rows[:, begin : begin + height]
-            generator = torch_generator(self.arms.seed, self.name, "projection", block)
-            total += part @ torch.randint(0, 2, (part.shape[1], dimensions), generator=generator).float().mul(2).sub(1)
+            # A bit for each sign: drawing them one by one would take longer than the product.
+            generator, count = (
+                numpy_generator(self.arms.seed, self.name, "projection", block),
+                part.shape[1] * dimensions,
+            )
+            drawn = np.unpackbits(np.frombuffer(generator.bytes(-(-count // 8)), np.uint8), count=count)
+            total += part @ torch.from_numpy(drawn).view(-1, dimensions).float().mul_(2).sub_(1)
         return total / math.sqrt(dimensions)
 
     def picked(self) -> np.ndarray:
