@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +13,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import write_translator
 
-from genepool.tasks import Example, Task
+from genepool.tasks import Example, Task, open_model
+from genepool.tasks.answers import Question
 from genepool.training.continual.kept_examples import draw_kept, keep_examples
 from genepool.training.continual.memory import KeptExample, Memory, read_memory, write_memory
 from genepool.training.continual.neighbours import neighbour_accuracy
-from genepool.training.continual.spaces import ProjectedLayer, extended_basis
+from genepool.training.continual.spaces import ProjectedLayer, extended_basis, input_covariances
 from genepool.training.examples import TrainingExample
 from genepool.training.learners import TaskLearner, find_learner, learners
 
@@ -234,3 +238,31 @@ def test_neighbours_vote_without_the_example_itself() -> None:
     # Three: 1.2 alone has none of its own; 10 and 11 have each other and 1.2.
     assert neighbour_accuracy(points, classes, 3) == pytest.approx(5 / 6)
     assert neighbour_accuracy(points[:1], classes[:1], 3) == 0
+
+
+def test_inputs_of_an_encoder_decoder_are_those_of_each_example_alone_without_padding(tmp_path: Path) -> None:
+    """A prompt as long as the answer: the encoder's mask once told which places of the decoder count."""
+    network = open_model(write_translator(tmp_path / "model")).load()
+
+    def encode(lessons: Sequence[tuple[str, str]]) -> list[Any]:
+        asked = [Question(prompt, prompt, answer) for prompt, answer in lessons]
+        return [(batch, list(batch.numbers)) for batch in network.answer_batches(asked)]
+
+    layers = {
+        name: ProjectedLayer(module, inputs_first=False)
+        for name, module in network.model.named_modules()
+        if isinstance(module, torch.nn.Linear) and "decoder" in name
+    }
+    place: Any = SimpleNamespace(model=network, encode=encode)
+    together = input_covariances(place, layers, lessons := [("abcdef", "abcde"), ("ab", "b")])
+    alone = [input_covariances(place, layers, [one]) for one in lessons]
+    read: list[torch.Tensor] = []
+    name = next(one for one in layers if one.endswith("SelfAttention.q"))
+    with layers[name].module.register_forward_pre_hook(lambda _, given: read.append(given[0][0])), torch.no_grad():
+        for lesson in lessons:
+            network.answer_logits(encode([lesson])[0][0])
+    lengths = [int(encode([one])[0][0].places.max()) + 1 for one in lessons]
+    rows = torch.cat([one[:length] for one, length in zip(read, lengths, strict=True)]).double()
+    for one, found in together.items():
+        assert torch.allclose(found, alone[0][one] + alone[1][one], atol=1e-5)
+    assert torch.allclose(together[name], rows.T @ rows, atol=1e-5)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -81,10 +81,26 @@ def input_covariances(
 
     found: dict[str, torch.Tensor] = {}
     with torch.no_grad(), place.model.watched():
-        for batch, _ in place.encode(lessons):
+        for batch in _watched_batches(place, lessons):
             with _watching(layers, _read_places(batch), found):
                 place.model.answer_logits(batch)
     return found
+
+
+def _watched_batches(place: LessonPlace, lessons: Sequence[TrainingExample]) -> Iterator[AnswerBatch]:
+    """The examples as batches; each alone where encoder and decoder read different places.
+
+    No mask tells then which of both a layer reads. Alone, an example has no padding on either side, and what comes
+    after the last predicted place is cut off.
+    """
+    encoded = place.encode(lessons)
+    if not any("decoder_input_ids" in batch.inputs for batch, _ in encoded):
+        yield from (batch for batch, _ in encoded)
+        return
+    for lesson in lessons:
+        for batch, _ in place.encode([lesson]):
+            read = batch.inputs["decoder_input_ids"][:, : int(batch.places.max()) + 1]
+            yield replace(batch, inputs={**batch.inputs, "decoder_input_ids": read})
 
 
 @contextmanager
