@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from seen_results import look
 from writing_commands import COMMANDS, NOT_HERE, command_of, options_of_commands
@@ -29,6 +30,6 @@ def test_the_record_of_a_training_is_compared_by_its_rows(tmp_path: Path) -> Non
 
     with Journal(tmp_path / "run.sqlite") as journal:
         journal.took(StepRow(1, 0.5, 1.0, 0.1, "0" * 64), [])
-    seen = look(tmp_path)["run.sqlite"]
+    seen: Any = look(tmp_path)["run.sqlite"]
     assert isinstance(seen, frozenset)
     assert {row for _, row in seen} == {(1, 0.5, 1.0, 0.1, "0" * 64)}
