@@ -257,6 +257,18 @@ def test_cotasp_keeps_old_policies_to_the_bit(composed: Any, world: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("layers", [[], ["layers.0"], ["layers.1", "layers.0"], ["layers.0", "other"]])
+def test_cotasp_refuses_other_layers_than_the_bases(composed: Any, cli: Cli, world: Path, layers: list[str]) -> None:
+    """A mask that is left out would silently be another layer's."""
+    out = composed("cotasp")
+    said = json.loads((out / "composition.json").read_text())
+    said["labels"]["layers"] = layers
+    (out / "composition.json").write_text(json.dumps(said))
+    answer = cli("evaluate", f"{out}#first", "--tasks", world / "tasks")
+    assert answer.code == 2
+    assert "its layers are not those of the base" in answer.err
+
+
 def test_a_folded_task_is_the_masked_network_to_the_bit(composed: Any, world: Path) -> None:
     tensors = load_file(composed("cotasp") / "router.safetensors")
     weights = {name.removeprefix("weights/"): one for name, one in tensors.items() if name.startswith("weights/")}

@@ -17,6 +17,7 @@ from genepool.composition.module_fit import ModuleFitOptions, fit_modules
 from genepool.composition.residence import Residence, plan_kept
 from genepool.composition.skill_set import SkillSet
 from genepool.composition.world import World
+from genepool.errors import InputError
 from genepool.tasks.models import check_kind, open_model
 from genepool.tasks.models.policy import Policy
 from genepool.tasks.network import Network
@@ -116,7 +117,11 @@ class Cotasp(Composer[CotaspOptions]):
         base = saved.skills.memory_base
         weights = {name: saved.tensor(f"weights/{name}", base.info(name).shape) for name in base.names()}
         masks = {}
-        for name in saved.labels.get("layers", ()):
+        layers = [f"layers.{number}" for number in range(sum(name.startswith("layers.") for name in base.names()) // 2)]
+        # Each mask is also that of what reads the layer, so one left out would be taken for another's.
+        if list(saved.labels.get("layers", ())) != layers:
+            raise InputError("its layers are not those of the base", where=saved.where, fix="Compose it again")
+        for name in layers:
             width = base.info(f"{name}.weight").shape[0]
             masks[name] = saved.tensor(f"masks/{name}", (len(saved.skills.skills), width))
         return CotaspComposition(self, saved.skills, saved.record, weights, masks)
