@@ -242,7 +242,7 @@ def test_neighbours_vote_without_the_example_itself() -> None:
 
 def test_inputs_of_an_encoder_decoder_are_those_of_each_example_alone_without_padding(tmp_path: Path) -> None:
     """A prompt as long as the answer: the encoder's mask once told which places of the decoder count."""
-    network = open_model(write_translator(tmp_path / "model")).load()
+    network: Any = open_model(write_translator(tmp_path / "model")).load()
 
     def encode(lessons: Sequence[tuple[str, str]]) -> list[Any]:
         asked = [Question(prompt, prompt, answer) for prompt, answer in lessons]
@@ -254,7 +254,8 @@ def test_inputs_of_an_encoder_decoder_are_those_of_each_example_alone_without_pa
         if isinstance(module, torch.nn.Linear) and "decoder" in name
     }
     place: Any = SimpleNamespace(model=network, encode=encode)
-    together = input_covariances(place, layers, lessons := [("abcdef", "abcde"), ("ab", "b")])
+    lessons: list[Any] = [("abcdef", "abcde"), ("ab", "b")]
+    together = input_covariances(place, layers, lessons)
     alone = [input_covariances(place, layers, [one]) for one in lessons]
     read: list[torch.Tensor] = []
     name = next(one for one in layers if one.endswith("SelfAttention.q"))
