@@ -75,6 +75,7 @@ def generate(
         raise InputError("must be above 0, got 0", where="--top-p", fix="Give a value of at most 1")
     with progress.bar(f"loading {model}"):
         from genepool.tasks import Decoding, Source, open_model
+        from genepool.tasks.evaluate import tell_spoiled
 
         source: Source
         if asked is None:
@@ -88,6 +89,7 @@ def generate(
                 f"{source.kind.kind} cannot generate text", where=model, fix=f"Use it for {source.kind.offers()}"
             )
         loaded = source.load(device, dtype)
+    tell_spoiled(loaded, model)
     texts = [loaded.chat_text([{"role": "user", "content": text}]) for text in prompts] if chat else prompts
     decoding = Decoding(max_new_tokens, tuple(stop or ()), temperature, top_p, seed)
     with progress.bar("writing"):

@@ -131,6 +131,17 @@ def evaluate(
     return OutcomeTable(cells, examples, fingerprints, split)
 
 
+def tell_spoiled(model: Model, name: str) -> None:
+    """Says that a model holds NaN or infinity: it answers all the same, and its scores mean nothing."""
+    from genepool.tasks.network import Network
+
+    if isinstance(model, Network) and (tensor := model.spoiled) is not None:
+        progress.message(
+            f"warning: {name}:{tensor} holds NaN or infinity, so what this model answers means nothing; "
+            "`genepool inspect` shows what else does"
+        )
+
+
 class _Asked:
     """A model that is loaded only when it is asked something."""
 
@@ -142,6 +153,7 @@ class _Asked:
         if self._loaded is None:
             with progress.bar(f"loading {self.name}"):
                 self._loaded = self._source.load(self._device, self._dtype)
+            tell_spoiled(self._loaded, self.name)
         return self._loaded
 
     def leave(self) -> None:

@@ -76,6 +76,14 @@ class Network(Model):
         loaded._put_in(weights)
         return loaded
 
+    @property
+    def spoiled(self) -> str | None:
+        """The name of a tensor that holds NaN or infinity; None where there is none."""
+        import torch
+
+        with torch.inference_mode():
+            return next((name for name, one in self.model.named_parameters() if not torch.isfinite(one).all()), None)
+
     @classmethod
     @abstractmethod
     def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
