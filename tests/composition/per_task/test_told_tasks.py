@@ -109,7 +109,7 @@ def test_a_frozen_network_is_not_changed_by_the_tokens_of_another_call(made: Pat
     prompts = [json.loads(line)["prompt"] for line in (bed / "tasks" / "first" / "test.jsonl").read_text().splitlines()]
     model = open_model(f"{made}#first").load()
     model.class_scores(prompts)
-    inner = getattr(model, "base", None) or model.models[1]
+    inner = model.models[1] if hasattr(model, "models") else model.base
     own = open_model(bed / "full" / "first").load()
     assert torch.equal(inner.class_scores(prompts), own.class_scores(prompts))
 

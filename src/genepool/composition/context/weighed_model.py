@@ -7,7 +7,7 @@ act by), or what these mean (probabilities, or actions). A result is that of the
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,19 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
-from genepool.composition.composed_model import ComposedModel
+from genepool.composition.around_one import ModelAroundOne
 from genepool.composition.context.states import PromptStates
 from genepool.composition.mixing.mixtures import ChosenSkills, Shares
 from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch, Question
-from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written
+from genepool.tasks.decoding import DEFAULT_BATCH
 from genepool.tasks.environments import Spaces
-from genepool.tasks.likelihoods import ContinuationLikelihood
 from genepool.tasks.models import Model
 from genepool.tasks.models.policy import Policy, actions_of
 from genepool.tasks.network import Network
 from genepool.tasks.used_skills import SHOWN, UsedSkills
-from genepool.weights import Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +63,7 @@ class StatedBatch(AnswerBatch):
     states: torch.Tensor
 
 
-class WeighedModel(ComposedModel):
+class WeighedModel(ModelAroundOne):
     """A base with skills beside it; `weighed_kind` gives the class for a kind of base.
 
     Args:
@@ -90,18 +88,9 @@ class WeighedModel(ComposedModel):
         name: str,
         fingerprint: str,
     ) -> None:
-        self.base, self.attached, self._weigh, self._states, self.space = base, attached, weigh, states, space
-        self.skill_names, self._name, self._fingerprint = list(skill_names), name, fingerprint
-
-    @classmethod
-    def holds(cls, config: Mapping[str, Any]) -> bool:
-        """No config describes one."""
-        return False
-
-    @classmethod
-    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> Model:
-        """Refused: weights alone do not choose."""
-        raise InputError("weights alone do not choose by input", where=weights.name, fix="Name the composition")
+        super().__init__(base, name, fingerprint)
+        self.attached, self._weigh, self._states, self.space = attached, weigh, states, space
+        self.skill_names = list(skill_names)
 
     @property
     def model(self) -> Any:
@@ -109,24 +98,10 @@ class WeighedModel(ComposedModel):
         return self.base.model
 
     @property
-    def device(self) -> torch.device:
-        """Where the network computes."""
-        return self.base.device
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """As the base's."""
-        return self.base.labels
-
-    @property
     def spaces(self) -> Spaces:
         """As the base's."""
         assert isinstance(self.base, Policy)
         return self.base.spaces
-
-    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """As the base does."""
-        return self.base.chat_text(messages)
 
     def weights(self, prompts: Sequence[str]) -> torch.Tensor:
         """The weight of every skill for each prompt, shape (prompts, skills)."""
@@ -139,39 +114,16 @@ class WeighedModel(ComposedModel):
         named = [zip(self.skill_names, row, strict=True) for row in rows]
         return [UsedSkills({name: weight for name, weight in row if abs(weight) >= SHOWN}) for row in named]
 
-    def write(
-        self, prompts: Sequence[str], keys: Sequence[str], decoding: Decoding, batch_size: int = DEFAULT_BATCH
-    ) -> list[Written]:
-        """See `Model.write`."""
-        with self._mixed(prompts):
-            return self.base.write(prompts, keys, decoding, batch_size)
-
-    def forced_answers(
-        self, prompts: Sequence[str], answers: Sequence[str], decoding: Decoding, strip: bool, batch_size: int
-    ) -> list[Forced]:
-        """See `Model.forced_answers`."""
-        with self._mixed(prompts):
-            return self.base.forced_answers(prompts, answers, decoding, strip, batch_size)
-
-    def loglikelihoods(
-        self, prompts: Sequence[str], continuations: Sequence[str], batch_size: int = DEFAULT_BATCH
-    ) -> list[ContinuationLikelihood]:
-        """See `Model.loglikelihoods`."""
-        with self._mixed(prompts):
-            return self.base.loglikelihoods(prompts, continuations, batch_size)
-
     def hidden_states(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> list[tuple[torch.Tensor, ...]]:
         """See `Model.hidden_states`; only where one network answers."""
         if self.space != "parameter":
             self._cannot("show its hidden states")
-        with self._mixed(prompts):
-            return self.base.hidden_states(prompts, batch_size)
+        return super().hidden_states(prompts, batch_size)
 
     def class_scores(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
         """See `Model.class_scores`."""
         if self.space == "parameter":
-            with self._mixed(prompts):
-                return self.base.class_scores(prompts, batch_size)
+            return super().class_scores(prompts, batch_size)
         found = []
         for start in range(0, len(prompts), batch_size):
             some = prompts[start : start + batch_size]
@@ -238,8 +190,8 @@ class WeighedModel(ComposedModel):
         self.attached.remove()
 
     @contextmanager
-    def _mixed(self, prompts: Sequence[str]) -> Iterator[None]:
-        """Inside, every line of a pass gets the weights of its prompt."""
+    def answering(self, prompts: Sequence[str]) -> Iterator[None]:
+        """See `ModelAroundOne.answering`: every line of a pass gets the weights of its prompt."""
         if self.space != "parameter":
             self._cannot(f"write with skills that are mixed in {self.space} space")
         weights = self.weights(prompts)

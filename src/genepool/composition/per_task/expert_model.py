@@ -6,19 +6,18 @@ Uses `memorial_experts` and tasks.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
-from genepool.composition.composed_model import ComposedModel
+from genepool.composition.around_one import ModelAroundOne
 from genepool.composition.per_task.memorial_experts import LayerFeatures, MemorialExperts
 from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch, Question, class_batch
 from genepool.tasks.decoding import DEFAULT_BATCH
 from genepool.tasks.models import Capability, Model
 from genepool.tasks.network import Network
-from genepool.weights import Weights
 
 # The same inputs are asked in every round of a training; their hidden states are kept up to so many bytes.
 _REMEMBERED_BYTES = 512 * 1024**2
@@ -26,7 +25,7 @@ _REMEMBERED_BYTES = 512 * 1024**2
 States = tuple[tuple[torch.Tensor, ...], ...]
 
 
-class ExpertModel(ComposedModel):
+class ExpertModel(ModelAroundOne):
     """Models that read an input, and the decoder that answers; `expert_kind` gives the class for a kind of base.
 
     Args:
@@ -42,34 +41,10 @@ class ExpertModel(ComposedModel):
     def __init__(
         self, models: Sequence[Network], decoder: MemorialExperts, task: int, name: str, fingerprint: str
     ) -> None:
+        super().__init__(models[0], name, fingerprint)
         self.models, self.model, self.task = tuple(models), decoder, task
-        self._name, self._fingerprint = name, fingerprint
         self._known: dict[str, States] = {}
         self._bytes = 0
-
-    @classmethod
-    def holds(cls, config: Mapping[str, Any]) -> bool:
-        """No config describes one."""
-        return False
-
-    @classmethod
-    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> Model:
-        """Refused: weights alone have no experts."""
-        raise InputError("weights alone have no experts", where=weights.name, fix="Name the composition")
-
-    @property
-    def device(self) -> torch.device:
-        """Where the base computes."""
-        return self.models[0].device
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """As the base's."""
-        return self.models[0].labels
-
-    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """As the base does."""
-        return self.models[0].chat_text(messages)
 
     def class_scores(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
         """See `Model.class_scores`."""

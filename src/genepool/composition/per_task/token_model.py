@@ -7,21 +7,19 @@ tokenizer of its own. Uses tasks.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from genepool.composition.composed_model import ComposedModel
+from genepool.composition.around_one import ModelAroundOne
 from genepool.errors import InputError
-from genepool.tasks.answers import AnswerBatch, Question
-from genepool.tasks.decoding import DEFAULT_BATCH
+from genepool.tasks.answers import AnswerBatch
 from genepool.tasks.models import Capability, Model
 from genepool.tasks.network import Network
 from genepool.tasks.tokenized import TokenizedNetwork
-from genepool.weights import Weights
 
 
 class TaskTokenizers(nn.Module):
@@ -52,7 +50,7 @@ class TaskTokenizers(nn.Module):
         return tokens.view(len(tokens), -1, self.width)
 
 
-class TokenModel(ComposedModel):
+class TokenModel(ModelAroundOne):
     """A network and the tokenizers; `token_kind` gives the class for a kind of network.
 
     Args:
@@ -69,50 +67,14 @@ class TokenModel(ComposedModel):
     can: ClassVar[frozenset[Capability]] = frozenset({"classes"})
 
     def __init__(self, base: Network, tokenizers: TaskTokenizers, task: int, name: str, fingerprint: str) -> None:
-        self.base, self.model, self.task = base, tokenizers, task
-        self._name, self._fingerprint = name, fingerprint
+        super().__init__(base, name, fingerprint)
+        self.model, self.task = tokenizers, task
         layers = transformer_layers(base)
         self._first, self._last = layers[0], layers[-1]
 
-    @classmethod
-    def holds(cls, config: Mapping[str, Any]) -> bool:
-        """No config describes one."""
-        return False
-
-    @classmethod
-    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> Model:
-        """Refused: weights alone have no tokenizers of tasks."""
-        raise InputError("weights alone have no task tokens", where=weights.name, fix="Name the composition")
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network computes."""
-        return self.base.device
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """As the network's."""
-        return self.base.labels
-
-    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """As the network does."""
-        return self.base.chat_text(messages)
-
-    def class_scores(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
-        """See `Model.class_scores`."""
-        with self._adding():
-            return self.base.class_scores(prompts, batch_size)
-
-    def answer_batches(
-        self,
-        questions: Sequence[Question],
-        batch_size: int = DEFAULT_BATCH,
-        *,
-        closed: bool = False,
-        packed: bool = False,
-    ) -> list[AnswerBatch]:
-        """See `Model.answer_batches`."""
-        return self.base.answer_batches(questions, batch_size, closed=closed, packed=packed)
+    def answering(self, prompts: Sequence[str]) -> AbstractContextManager[None]:
+        """See `ModelAroundOne.answering`."""
+        return self._adding()
 
     def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
         """See `Model.answer_logits`."""

@@ -7,31 +7,26 @@ of keys and values equals reading at once. Uses `adapter_mixture` and tasks.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from genepool.composition.composed_model import ComposedModel
+from genepool.composition.around_one import ModelAroundOne
 from genepool.composition.routing.adapter_mixture import AdapterMixture
 from genepool.composition.routing.shares import token_weights, used_skills
-from genepool.errors import InputError
-from genepool.tasks.answers import AnswerBatch, Question
-from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written
 from genepool.tasks.environments import Spaces
-from genepool.tasks.likelihoods import ContinuationLikelihood
 from genepool.tasks.models import Model
 from genepool.tasks.models.causal_lm import LanguageModel
 from genepool.tasks.models.policy import Policy
 from genepool.tasks.network import Network
 from genepool.tasks.used_skills import UsedSkills
-from genepool.weights import Weights
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class HookedModel(ComposedModel):
+class HookedModel(ModelAroundOne):
     """A base, changed in place from now on; `hooked_kind` gives the class for a kind of base.
 
     Args:
@@ -45,33 +40,13 @@ class HookedModel(ComposedModel):
     def __init__(
         self, base: Network, mixture: AdapterMixture, skill_names: Sequence[str], name: str, fingerprint: str
     ) -> None:
-        self.base, self.mixture, self.skill_names = base, mixture, list(skill_names)
-        self._name, self._fingerprint = name, fingerprint
-
-    @classmethod
-    def holds(cls, config: Mapping[str, Any]) -> bool:
-        """No config describes one."""
-        return False
-
-    @classmethod
-    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> Model:
-        """Refused: weights alone do not choose."""
-        raise InputError("weights alone do not choose by input", where=weights.name, fix="Name the composition")
+        super().__init__(base, name, fingerprint)
+        self.mixture, self.skill_names = mixture, list(skill_names)
 
     @property
     def model(self) -> Any:
         """The network."""
         return self.base.model
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network computes."""
-        return self.base.device
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """As the base's."""
-        return self.base.labels
 
     @property
     def spaces(self) -> Spaces:
@@ -83,51 +58,6 @@ class HookedModel(ComposedModel):
         """See `Actor.act`; an observation is a token."""
         assert isinstance(self.base, Policy)
         return self.base.act(observations)
-
-    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """As the base does."""
-        return self.base.chat_text(messages)
-
-    def write(
-        self, prompts: Sequence[str], keys: Sequence[str], decoding: Decoding, batch_size: int = DEFAULT_BATCH
-    ) -> list[Written]:
-        """See `Model.write`."""
-        return self.base.write(prompts, keys, decoding, batch_size)
-
-    def forced_answers(
-        self, prompts: Sequence[str], answers: Sequence[str], decoding: Decoding, strip: bool, batch_size: int
-    ) -> list[Forced]:
-        """See `Model.forced_answers`."""
-        return self.base.forced_answers(prompts, answers, decoding, strip, batch_size)
-
-    def loglikelihoods(
-        self, prompts: Sequence[str], continuations: Sequence[str], batch_size: int = DEFAULT_BATCH
-    ) -> list[ContinuationLikelihood]:
-        """See `Model.loglikelihoods`."""
-        return self.base.loglikelihoods(prompts, continuations, batch_size)
-
-    def class_scores(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
-        """See `Model.class_scores`."""
-        return self.base.class_scores(prompts, batch_size)
-
-    def hidden_states(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> list[tuple[torch.Tensor, ...]]:
-        """See `Model.hidden_states`."""
-        return self.base.hidden_states(prompts, batch_size)
-
-    def answer_batches(
-        self,
-        questions: Sequence[Question],
-        batch_size: int = DEFAULT_BATCH,
-        *,
-        closed: bool = False,
-        packed: bool = False,
-    ) -> list[AnswerBatch]:
-        """See `Model.answer_batches`."""
-        return self.base.answer_batches(questions, batch_size, closed=closed, packed=packed)
-
-    def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
-        """See `Model.answer_logits`."""
-        return self.base.answer_logits(batch)
 
     def read(self, prompt: str) -> None:
         """Reads a prompt, for whoever watches the mixture."""

@@ -9,14 +9,14 @@ result is that of the prompt alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
-from genepool.composition.composed_model import ComposedModel
+from genepool.composition.around_one import ModelAroundOne
 from genepool.composition.gradient import MergedNetwork
 from genepool.composition.mixing.attached import AttachedSkills
 from genepool.composition.mixing.listeners import WeightsByRequest
@@ -28,7 +28,6 @@ from genepool.tasks.likelihoods import ContinuationLikelihood
 from genepool.tasks.models import Model
 from genepool.tasks.network import Network
 from genepool.tasks.used_skills import UsedSkills
-from genepool.weights import Weights
 
 #: How the router's logits become weights: their softmax, or the likeliest skill alone.
 Choice = Literal["softmax", "top"]
@@ -104,7 +103,7 @@ class RoutedBatch(AnswerBatch):
     weights: torch.Tensor
 
 
-class RoutedModel(ComposedModel):
+class RoutedModel(ModelAroundOne):
     """A network that holds, for each prompt, what the router says; `routed_kind` gives the class for a kind of base.
 
     Args:
@@ -131,35 +130,11 @@ class RoutedModel(ComposedModel):
         skills: Sequence[str] = (),
         attached: AttachedSkills | None = None,
     ) -> None:
-        self.base, self._merged, self._routing = base, merged, routing
-        self._name, self._fingerprint = name, fingerprint
+        super().__init__(base, name, fingerprint)
+        self._merged, self._routing = merged, routing
         self.names, self._attached = tuple(skills), attached
         self._known: dict[str, tuple[float, ...]] = {}
         self._put: tuple[float, ...] | None = None
-
-    @classmethod
-    def holds(cls, config: Mapping[str, Any]) -> bool:
-        """No config describes one."""
-        return False
-
-    @classmethod
-    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> Model:
-        """Refused: weights alone do not choose."""
-        raise InputError("weights alone do not choose by input", where=weights.name, fix="Name the composition")
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network computes."""
-        return self.base.device
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """As the base's."""
-        return self.base.labels
-
-    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """As the base does."""
-        return self.base.chat_text(messages)
 
     def weights(self, prompts: Sequence[str]) -> torch.Tensor:
         """The weight of every skill for each prompt, shape (prompts, skills)."""
