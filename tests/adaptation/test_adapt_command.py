@@ -232,6 +232,15 @@ def test_worse_than_doing_nothing_fails_under_a_gate(cli: Cli, base: Path, tmp_p
     assert cli(*typed).code == 0
 
 
+def test_a_run_that_the_watch_stops_says_so(cli: Cli, base: Path, stream: Path, tmp_path: Path) -> None:
+    typed = ["adapt", base, "--stream", stream, "--adapter", "tent", "--set", "rate=10", "--rounds", "40"]
+    answer = cli(*typed, "--on-collapse", "stop", "--out", tmp_path / "a")
+    told = json.loads((tmp_path / "a" / "adapt.json").read_text())
+    assert answer.code == 0
+    assert told["stopped"]
+    assert f"the watch stopped the run after {told['batches']:,} batches" in answer.out
+
+
 def test_the_options_say_how(cli: Cli, base: Path, stream: Path, tmp_path: Path) -> None:
     typed = ["adapt", base, "--stream", stream, "--adapter", "tent", "--json", "--quiet"]
     answer = cli(

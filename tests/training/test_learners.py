@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import write_translator
 
+from genepool.errors import InputError
 from genepool.tasks import Example, Task, open_model
 from genepool.tasks.answers import Question
 from genepool.training.continual.kept_examples import draw_kept, keep_examples
@@ -171,6 +172,17 @@ def test_a_step_of_replay_has_its_share_of_kept_examples() -> None:
     found = list(replay.lessons(4, own))
     assert found[:6] == own[:6]
     assert [one.task.name for one in found[6:]] == ["one", "one"]
+
+
+@pytest.mark.parametrize(("share", "kept_ones"), [(0.01, 1), (0.99, 2)])
+def test_a_small_step_of_replay_still_has_examples_of_both_kinds(share: float, kept_ones: int) -> None:
+    known, own = lessons("one", 20), lessons("two", 3)
+    kept = Memory(examples=keep_examples(Memory(), known, seed=1, most=9))
+    earlier = {("one", one.example.key): one for one in known}
+    replay = placed(find_learner("replay", {"share": share}), kept, {}, earlier=earlier)
+    assert [one.task.name for one in replay.lessons(0, own)].count("one") == kept_ones
+    with pytest.raises(InputError, match="no room"):
+        replay.lessons(0, own[:1])
 
 
 def test_a_memory_is_read_as_it_was_written(tmp_path: Any) -> None:

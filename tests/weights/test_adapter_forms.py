@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -319,28 +321,48 @@ def test_corda_refuses_inputs_that_are_no_numbers_instead_of_damping_for_ever(nu
         decomposed(torch.eye(3), torch.full((3, 3), number, dtype=torch.float64), 1, largest=True)
 
 
+def test_corda_names_a_layer_that_no_example_reaches_and_begins_one_by_one_as_all_at_once(models: Path) -> None:
+    sites = sites_of(open_weights(models / "llama"))
+    form = make_form("corda", {"rank": 2}, (), "")
+    torch.manual_seed(0)
+    squares = {site.module: torch.eye(site.inputs, dtype=torch.float64) for site in form.chosen(sites)}
+    weights = {site.module: torch.randn(site.outputs, site.inputs) for site in form.chosen(sites)}
+    beginning: Any = SimpleNamespace(
+        sites=sites, squares=lambda _: squares, read=lambda one: (weights[one.module], None)
+    )
+    site = form.chosen(sites)[0]
+    whole = form.begin(beginning)
+    for part, value in form.begin_at(site, beginning).items():
+        assert torch.equal(whole[f"{site.module}.{part}"], value)
+    del squares[site.module]
+    with pytest.raises(InputError, match=f"{re.escape(site.module)}: no example reaches"):
+        form.begin(beginning)
+
+
 def test_a_prompt_and_a_prefix_compute_what_peft_computes(models: Path) -> None:
     from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
+    # PEFT draws its vectors from torch's global generator. In float32 both would round by as much as is compared.
+    torch.manual_seed(0)
     base = open_weights(models / "llama")
     sites = sites_of(base)
     peft = get_peft_model(
-        open_model(base).load().model,
+        open_model(base).load("cpu", "float64").model,
         PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
-    )
+    ).double()
     prompt = make_form("prompt", {"length": 4}, (), "")
     weights = peft.prompt_encoder.default.embedding.weight.detach().clone()
     with torch.no_grad():
         theirs = peft(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits[:, 4:]
-    network = open_model(base).load().model
+    network = open_model(base).load("cpu", "float64").model
     attached = Attached(prompt, network, sites, {"embeddings": weights})
     assert torch.allclose(logits(network), theirs, atol=1e-4)
     attached.detach()
 
     peft = get_peft_model(
-        open_model(base).load().model,
+        open_model(base).load("cpu", "float64").model,
         PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
-    )
+    ).double()
     flat = peft.prompt_encoder.default.embedding.weight.detach().clone()
     form = make_form("prefix", {"length": 3}, (), "")
     heads, _, size = form.shapes(sites)["0.key"]

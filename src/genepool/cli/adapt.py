@@ -200,6 +200,8 @@ def _show(result: AdaptationResult, page: Path) -> None:
     for event in told["events"]:
         what = "; ".join(part for part in (event["alarm"], event["reset"] and f"reset {event['reset']}") if part)
         tables.print_text(f"round {event['round']}, batch {event['batch']:,}: {what}")
+    if told["stopped"]:
+        tables.print_text(f"the watch stopped the run after {told['batches']:,} batches")
     if told["clean_after"] is not None:
         tables.print_text(f"clean: {told['clean_before']:.3f} before, {told['clean_after']:.3f} after")
     skill = "no tensor of the model is another" if told["skill"] is None else str(result.out / told["skill"])

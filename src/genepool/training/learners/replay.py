@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from genepool.errors import InputError
 from genepool.training.continual.kept_examples import draw_kept, keep_examples
 from genepool.training.continual.memory import Memory
 from genepool.training.learners import LearnerOptions, TaskLearner
@@ -26,7 +27,10 @@ class ReplayOptions(LearnerOptions):
 
 
 class Replay(TaskLearner):
-    """A step has `share` kept examples and the rest of the task that is learned; all count alike."""
+    """A step has `share` kept examples and the rest of the task that is learned; all count alike.
+
+    Each of the two has one example at least, however small the step.
+    """
 
     name = "replay"
     source = "Chaudhry et al., On Tiny Episodic Memories, arXiv:1902.10486: half of a step; 64 examples a task is ours"
@@ -35,10 +39,16 @@ class Replay(TaskLearner):
     options: ReplayOptions
 
     def lessons(self, step: int, drawn: Sequence[TrainingExample]) -> Sequence[TrainingExample]:
-        count = round(self.options.share * len(drawn))
-        if not self.memory.examples or not count:
+        if not self.memory.examples:
             return drawn
         place = self.place
+        if len(drawn) < 2:
+            raise InputError(
+                "a step of one example has no room for a kept one beside it",
+                where="--learner replay",
+                fix="Set --batch to 2 or more",
+            )
+        count = min(max(round(self.options.share * len(drawn)), 1), len(drawn) - 1)
         kept = draw_kept(self.memory, place.earlier, count, seed=place.seed, purpose="replay", step=step)
         return [*drawn[: len(drawn) - count], *kept]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -60,16 +60,28 @@ class Corda(LinearForm):
         sites = self.chosen(beginning.sites)
         squares = beginning.squares(sites)
         found: dict[str, torch.Tensor] = {}
+        # One pass over the examples serves all layers.
         for site in sites:
-            weight, _ = beginning.read(site)
-            rank = self.parts(site, beginning.sites)["A"][0]
-            a, b = decomposed(weight, squares[site.module], rank, largest=self.options.mode == "instruction")
-            for part, value in {"A": a, "B": b, "start_A": a.clone(), "start_B": b.clone()}.items():
-                found[f"{site.module}.{part}"] = value
+            for part, value in self._start(site, beginning, squares).items():
+                found[self.key(site, part, beginning.sites)] = value
         return found
 
     def begin_at(self, site: LinearSite, beginning: Beginning) -> dict[str, torch.Tensor]:
-        raise NotImplementedError("all layers begin at once, since one pass over the examples serves all")
+        return self._start(site, beginning, beginning.squares([site]))
+
+    def _start(
+        self, site: LinearSite, beginning: Beginning, squares: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        if site.module not in squares:
+            raise InputError(
+                "no example reaches this layer, so corda cannot begin there",
+                where=site.module,
+                fix="Train on examples that reach it, or use another form",
+            )
+        weight, _ = beginning.read(site)
+        rank = self.parts(site, beginning.sites)["A"][0]
+        a, b = decomposed(weight, squares[site.module], rank, largest=self.options.mode == "instruction")
+        return {"A": a, "B": b, "start_A": a.clone(), "start_B": b.clone()}
 
     def forward(
         self, site: LinearSite, parts: Parts, x: torch.Tensor, plain: Callable[[torch.Tensor], torch.Tensor], task: int
