@@ -5,10 +5,18 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
-from typing import TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Protocol, TypeVar, cast
+
+from genepool.errors import InputError, nearest
+
+
+class _Named(Protocol):
+    name: ClassVar[str]
+
 
 _Kind = TypeVar("_Kind")
+_NamedKind = TypeVar("_NamedKind", bound=_Named)
 
 
 def classes_of(package: str, kind: Callable[..., _Kind]) -> list[type[_Kind]]:
@@ -35,3 +43,25 @@ def classes_of(package: str, kind: Callable[..., _Kind]) -> list[type[_Kind]]:
             and one.__module__ == module.name
         ]
     return found
+
+
+def classes_by_name(package: str, kind: Callable[..., _NamedKind]) -> dict[str, type[_NamedKind]]:
+    """The classes of a kind that a package's files define, by their `name`, in alphabetical order; see `classes_of`."""
+    return {one.name: one for one in sorted(classes_of(package, kind), key=lambda one: one.name)}
+
+
+def of_name(known: Mapping[str, _Kind], what: str, name: str, where: str) -> _Kind:
+    """What a registry has under a name.
+
+    Args:
+        known: the registry.
+        what: what its things are called, for errors.
+        name: the one that is looked for.
+        where: the option, or the file and its key, that names it.
+
+    Raises:
+        InputError: there is none; the nearest name is suggested.
+    """
+    if name not in known:
+        raise InputError(f"there is no {what} '{name}'", where=where, fix=nearest(name, known))
+    return known[name]

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from genepool.errors import InputError, nearest
-from genepool.folder_classes import classes_of
+from genepool.errors import InputError
+from genepool.folder_classes import classes_by_name, of_name
 from genepool.schema import Strict, described_options, validate
 
 if TYPE_CHECKING:
@@ -273,8 +273,7 @@ def check_shape(name: str, found: torch.Tensor, like: torch.Tensor) -> None:
 
 def all_adapters() -> dict[str, type[StreamAdapter]]:
     """Every adapter by name."""
-    found = classes_of("genepool.adaptation.adapters", StreamAdapter)
-    return {kind.name: kind for kind in sorted(found, key=lambda kind: kind.name)}
+    return classes_by_name("genepool.adaptation.adapters", StreamAdapter)
 
 
 def find_adapter(name: str, options: Mapping[str, Any] | None = None, where: str = "--adapter") -> StreamAdapter:
@@ -288,10 +287,8 @@ def find_adapter(name: str, options: Mapping[str, Any] | None = None, where: str
     Raises:
         InputError: there is none, and the nearest name is suggested; or an option is unknown or wrong.
     """
-    known = all_adapters()
-    if name not in known:
-        raise InputError(f"there is no adapter '{name}'", where=where, fix=nearest(name, known))
-    return known[name](validate(known[name].Options, dict(options or {}), "--set"))
+    kind = of_name(all_adapters(), "adapter", name, where)
+    return kind(validate(kind.Options, dict(options or {}), "--set"))
 
 
 def described_adapter(kind: type[StreamAdapter]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from genepool.checked import is_number, is_whole, kind_of
 from genepool.errors import InputError, nearest
-from genepool.folder_classes import classes_of
+from genepool.folder_classes import classes_by_name
 
 #: The keys of a line of a task of episodes, besides its id and its tags.
 EPISODE_KEYS = ("environment", "config", "seed")
@@ -173,7 +173,7 @@ class Episode:
 @functools.cache
 def environments() -> dict[str, Environment]:
     """Every environment by name, in alphabetical order."""
-    return {kind.name: kind() for kind in sorted(classes_of(__name__, Environment), key=lambda kind: kind.name)}
+    return {name: kind() for name, kind in classes_by_name(__name__, Environment).items()}
 
 
 def episode_of(data: Mapping[str, Any], where: str) -> Episode:

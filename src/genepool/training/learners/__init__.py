@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from genepool.errors import InputError, nearest
-from genepool.folder_classes import classes_of
+from genepool.folder_classes import classes_by_name, of_name
 from genepool.schema import Strict, validate
 from genepool.training.batches import answer_likelihoods
 from genepool.training.continual.memory import Memory
@@ -165,7 +164,7 @@ class TaskLearner(ABC):
 
 def learners() -> dict[str, type[TaskLearner]]:
     """Every learner by name."""
-    return {kind.name: kind for kind in sorted(classes_of(__name__, TaskLearner), key=lambda kind: kind.name)}
+    return classes_by_name(__name__, TaskLearner)
 
 
 def find_learner(name: str, options: Mapping[str, Any] | None = None, where: str = "--learner") -> TaskLearner:
@@ -179,7 +178,5 @@ def find_learner(name: str, options: Mapping[str, Any] | None = None, where: str
     Raises:
         InputError: there is none, and the nearest name is suggested; or an option is unknown or wrong.
     """
-    known = learners()
-    if name not in known:
-        raise InputError(f"there is no learner '{name}'", where=where, fix=nearest(name, known))
-    return known[name](validate(known[name].Options, dict(options or {}), where))
+    kind = of_name(learners(), "learner", name, where)
+    return kind(validate(kind.Options, dict(options or {}), where))

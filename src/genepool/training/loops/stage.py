@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from genepool.errors import InputError, nearest
-from genepool.folder_classes import classes_of
+from genepool.folder_classes import classes_by_name, of_name
 from genepool.schema import Strict, validate
 from genepool.tasks import Task
 from genepool.training.loops.data import Line
@@ -174,8 +173,7 @@ class Stage(ABC):
 
 def stages() -> dict[str, type[Stage]]:
     """Every stage by name."""
-    found = classes_of("genepool.training.loops.stages", Stage)
-    return {kind.name: kind for kind in sorted(found, key=lambda kind: kind.name)}
+    return classes_by_name("genepool.training.loops.stages", Stage)
 
 
 def find_stage(name: str, options: Mapping[str, Any] | None = None, where: str = "") -> Stage:
@@ -189,7 +187,5 @@ def find_stage(name: str, options: Mapping[str, Any] | None = None, where: str =
     Raises:
         InputError: there is none, and the nearest name is suggested; or an option is unknown or wrong.
     """
-    known = stages()
-    if name not in known:
-        raise InputError(f"there is no stage '{name}'", where=where, fix=nearest(name, known))
-    return known[name](validate(known[name].Options, dict(options or {}), where))
+    kind = of_name(stages(), "stage", name, where)
+    return kind(validate(kind.Options, dict(options or {}), where))

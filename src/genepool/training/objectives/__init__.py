@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import Field
 
-from genepool.errors import InputError, nearest
-from genepool.folder_classes import classes_of
+from genepool.errors import InputError
+from genepool.folder_classes import classes_by_name, of_name
 from genepool.schema import Strict, validate
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ Kind = TypeVar("Kind", bound=Objective)
 
 def objectives() -> dict[str, type[Objective]]:
     """Every objective by name."""
-    return {kind.name: kind for kind in sorted(classes_of(__name__, Objective), key=lambda kind: kind.name)}
+    return classes_by_name(__name__, Objective)
 
 
 def find_objective(name: str, options: Mapping[str, Any] | None = None, where: str = "--objective") -> Objective:
@@ -277,10 +277,8 @@ def find_objective(name: str, options: Mapping[str, Any] | None = None, where: s
     Raises:
         InputError: there is none, and the nearest name is suggested; or an option is unknown or wrong.
     """
-    known = objectives()
-    if name not in known:
-        raise InputError(f"there is no objective '{name}'", where=where, fix=nearest(name, known))
-    return known[name](validate(known[name].Options, dict(options or {}), where))
+    kind = of_name(objectives(), "objective", name, where)
+    return kind(validate(kind.Options, dict(options or {}), where))
 
 
 def target_objective(name: str) -> TargetObjective:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from genepool.errors import InputError, nearest, one_line
-from genepool.folder_classes import classes_of
+from genepool.errors import InputError, one_line
+from genepool.folder_classes import classes_by_name, of_name
 from genepool.schema import Strict, validate
 from genepool.training.samples import Sample
 
@@ -217,7 +217,7 @@ def located(named: Named, found: Callable[[str], str]) -> Named:
 
 def rewards() -> dict[str, type[Reward]]:
     """Every reward by name."""
-    return {kind.name: kind for kind in sorted(classes_of(__name__, Reward), key=lambda kind: kind.name)}
+    return classes_by_name(__name__, Reward)
 
 
 def find_reward(name: str, options: Mapping[str, Any] | None = None) -> Reward:
@@ -230,10 +230,8 @@ def find_reward(name: str, options: Mapping[str, Any] | None = None) -> Reward:
     Raises:
         InputError: there is none, and the nearest name is suggested; or an option is unknown or wrong.
     """
-    known = rewards()
-    if name not in known:
-        raise InputError(f"there is no reward '{name}'", where="reward", fix=nearest(name, known))
-    return known[name](validate(known[name].Options, dict(options or {}), f"reward.{name}"))
+    kind = of_name(rewards(), "reward", name, "reward")
+    return kind(validate(kind.Options, dict(options or {}), f"reward.{name}"))
 
 
 def _as_options(named: Named) -> dict[str, Mapping[str, Any]]:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
-from genepool.errors import InputError, nearest
-from genepool.folder_classes import classes_of
+from genepool.errors import InputError
+from genepool.folder_classes import classes_by_name, of_name
 from genepool.schema import Strict, validate
 from genepool.seeding import numpy_generator
 
@@ -269,7 +269,7 @@ def absolute_advantages(rows: Sequence[ExampleRow]) -> list[float]:
 
 def samplers() -> dict[str, type[Sampler]]:
     """Every sampler by name, in alphabetical order."""
-    return {kind.name: kind for kind in sorted(classes_of(__name__, Sampler), key=lambda kind: kind.name)}
+    return classes_by_name(__name__, Sampler)
 
 
 def make_sampler(name: str, options: Mapping[str, object], arms: Arms, where: str = "--sampler") -> Sampler:
@@ -284,11 +284,9 @@ def make_sampler(name: str, options: Mapping[str, object], arms: Arms, where: st
     Raises:
         InputError: there is no such sampler, an option is unknown or wrong, or there is only one task to choose.
     """
-    known = samplers()
-    if name not in known:
-        raise InputError(f"there is no sampler '{name}'", where=where, fix=nearest(name, known))
-    if len(arms.names) < 2 and not issubclass(known[name], ExampleSampler):
+    kind = of_name(samplers(), "sampler", name, where)
+    if len(arms.names) < 2 and not issubclass(kind, ExampleSampler):
         raise InputError(
             f"{name} chooses among tasks, and there is one", where=where, fix="Name several tasks, or leave it out"
         )
-    return known[name](validate(known[name].Options, dict(options), where), arms)
+    return kind(validate(kind.Options, dict(options), where), arms)

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genepool.errors import InputError, nearest
-from genepool.folder_classes import classes_of
+from genepool.folder_classes import classes_by_name, of_name
 from genepool.schema import validate
 from genepool.weights.formed.adapter_form import FormOfAdapter
 
 
 def adapter_forms() -> dict[str, type[FormOfAdapter]]:
     """Every form by name, in alphabetical order."""
-    return {kind.name: kind for kind in sorted(classes_of(__name__, FormOfAdapter), key=lambda kind: kind.name)}
+    return classes_by_name(__name__, FormOfAdapter)
 
 
 def find_form(name: str, where: str) -> type[FormOfAdapter]:
@@ -26,10 +25,7 @@ def find_form(name: str, where: str) -> type[FormOfAdapter]:
     Raises:
         InputError: there is none; the nearest name is suggested.
     """
-    known = adapter_forms()
-    if name not in known:
-        raise InputError(f"there is no form '{name}'", where=where, fix=nearest(name, known))
-    return known[name]
+    return of_name(adapter_forms(), "form", name, where)
 
 
 def make_form(name: str, options: Mapping[str, Any], tasks: Sequence[str], where: str) -> FormOfAdapter:
