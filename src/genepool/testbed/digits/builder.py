@@ -7,14 +7,13 @@ imported only once something has to be trained.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool import progress
 from genepool.staging import staged_folder
@@ -23,6 +22,7 @@ from genepool.testbed.data import SPLITS, Split
 from genepool.testbed.digits.rearranging import AS_IT_IS, DEFAULT_TASKS, TASKS, choose
 from genepool.testbed.pieces import Pieces
 from genepool.testbed.schedule import Phase
+from genepool.testbed.settings import BedSettings
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
@@ -61,13 +61,11 @@ def schedule_for(*, tiny: bool, tasks: int) -> DigitsSchedule:
 
 
 @dataclass(frozen=True)
-class DigitsSettings:
+class DigitsSettings(BedSettings):
     """Everything that decides what a build makes."""
 
-    tiny: bool
-    seed: int
-    skills: tuple[str, ...]
     bed: str = "digits"
+    version: ClassVar[int] = RECIPE_VERSION
 
     @classmethod
     def of(cls, tiny: bool, seed: int, skills: Sequence[str] | None) -> DigitsSettings:
@@ -78,11 +76,6 @@ class DigitsSettings:
     def schedule(self) -> DigitsSchedule:
         """Steps and batches of every part of the build."""
         return schedule_for(tiny=self.tiny, tasks=len(self.skills))
-
-    def digest(self) -> str:
-        """A hash of the settings, the schedule and the version of the recipe."""
-        whole = {"version": RECIPE_VERSION, **asdict(self), "schedule": asdict(self.schedule)}
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     def make(self, pieces: Pieces, out: Path) -> dict[str, Any]:
         """Trains everything and returns the manifest."""

@@ -6,14 +6,13 @@ imported only once something has to be evolved.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool import progress
 from genepool.seeding import derive, torch_generator
@@ -32,6 +31,7 @@ from genepool.testbed.policies.worlds import (
     PolicyWorld,
     choose,
 )
+from genepool.testbed.settings import BedSettings
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
@@ -75,13 +75,11 @@ def schedule_for(*, tiny: bool) -> PolicySchedule:
 
 
 @dataclass(frozen=True)
-class PolicySettings:
+class PolicySettings(BedSettings):
     """Everything that decides what a build makes."""
 
-    tiny: bool
-    seed: int
-    skills: tuple[str, ...]
     bed: str = "policies"
+    version: ClassVar[int] = RECIPE_VERSION
 
     @classmethod
     def of(cls, tiny: bool, seed: int, skills: Sequence[str] | None) -> PolicySettings:
@@ -92,11 +90,6 @@ class PolicySettings:
     def schedule(self) -> PolicySchedule:
         """The numbers of the build."""
         return schedule_for(tiny=self.tiny)
-
-    def digest(self) -> str:
-        """A hash of the settings, the schedule and the version of the recipe."""
-        whole = {"version": RECIPE_VERSION, **asdict(self), "schedule": asdict(self.schedule)}
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     def make(self, pieces: Pieces, out: Path) -> dict[str, Any]:
         """Evolves everything and returns the manifest."""

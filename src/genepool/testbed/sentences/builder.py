@@ -7,7 +7,6 @@ transformers are imported only once something has to be trained.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import platform
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool import progress
 from genepool.seeding import derive
@@ -26,6 +25,7 @@ from genepool.testbed.pieces import Pieces
 from genepool.testbed.schedule import Phase
 from genepool.testbed.sentences.tasks import CODE_OR_PROSE, DEFAULT_TASKS, TASKS, TextTask, choose, labels_of
 from genepool.testbed.sentences.texts import Text, gather, write_items
+from genepool.testbed.settings import BedSettings
 
 if TYPE_CHECKING:
     from genepool.testbed.sentences.encoder import Encoder
@@ -73,13 +73,11 @@ def schedule_for(*, tiny: bool) -> SentencesSchedule:
 
 
 @dataclass(frozen=True)
-class SentencesSettings:
+class SentencesSettings(BedSettings):
     """Everything that decides what a build makes, apart from the packages that are installed."""
 
-    tiny: bool
-    seed: int
-    skills: tuple[str, ...]
     bed: str = "sentences"
+    version: ClassVar[int] = RECIPE_VERSION
 
     @classmethod
     def of(cls, tiny: bool, seed: int, skills: Sequence[str] | None) -> SentencesSettings:
@@ -90,11 +88,6 @@ class SentencesSettings:
     def schedule(self) -> SentencesSchedule:
         """Steps and batches of every part of the build."""
         return schedule_for(tiny=self.tiny)
-
-    def digest(self) -> str:
-        """A hash of the settings, the schedule and the version of the recipe."""
-        whole = {"version": RECIPE_VERSION, **asdict(self), "schedule": asdict(self.schedule)}
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     def make(self, pieces: Pieces, out: Path) -> dict[str, Any]:
         """Trains everything and returns the manifest."""

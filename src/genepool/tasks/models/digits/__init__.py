@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.errors import InputError
-from genepool.tasks.answers import AnswerBatch, Question, class_batch
-from genepool.tasks.decoding import DEFAULT_BATCH
 from genepool.tasks.models import Capability, model_kind
-from genepool.tasks.network import Network
+from genepool.tasks.own_network import OwnClassifier
 from genepool.weights import Weights
 
 if TYPE_CHECKING:
@@ -27,11 +25,12 @@ CLASSES = 10
 
 
 @model_kind
-class DigitsModel(Network):
+class DigitsModel(OwnClassifier):
     """A digits model in memory, ready to be asked."""
 
     kind = "a model of the digits testbed"
     can: ClassVar[frozenset[Capability]] = frozenset({"classes", "hidden states"})
+    input_name: ClassVar[str] = "pixels"
 
     def __init__(self, weights: Weights, model: Any) -> None:
         super().__init__(weights, model)
@@ -43,89 +42,18 @@ class DigitsModel(Network):
         return config.get("model_type") == MODEL_TYPE
 
     @classmethod
-    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> DigitsModel:
-        """See `Model.load`."""
-        result = super().load(weights, device=device, dtype=dtype)
-        result.assign(weights)
-        return result
-
-    @classmethod
     def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
         """The network of the config; `load` fills it."""
         from genepool.tasks.models.digits.network import DigitsTransformer, Shape
 
         return DigitsTransformer(Shape.of(weights.config, weights.name)).eval().to(dtype=kind)
 
-    def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
-        """Names and layout are the same in memory: what differs is told."""
-        return {name: weights.read(name) for name in weights.names()}
-
     @property
     def labels(self) -> tuple[str, ...]:
         """The ten digits."""
         return tuple(map(str, range(CLASSES)))
 
-    @classmethod
-    def outline(cls, weights: Weights) -> Any:
-        """See `Network.outline`."""
-        import torch
-
-        return cls._built(weights, torch.float32)
-
-    @classmethod
-    def heads_of(cls, network: Any) -> list[str]:
-        """The last layer."""
-        return ["head"]
-
-    def class_scores(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
-        """See `Model.class_scores`."""
-        import torch
-
-        with torch.inference_mode():
-            logits = [self.run(rows, pixels=part) for rows, part in self._parts(prompts, batch_size)]
-            return torch.cat(logits).float().log_softmax(-1).cpu()
-
-    def answer_batches(
-        self,
-        questions: Sequence[Question],
-        batch_size: int = DEFAULT_BATCH,
-        *,
-        closed: bool = False,
-        packed: bool = False,
-    ) -> list[AnswerBatch]:
-        """See `Model.answer_batches`."""
-        made = []
-        for start in range(0, len(questions), batch_size):
-            rows = range(start, min(start + batch_size, len(questions)))
-            pixels = self._pixels([questions[row].prompt for row in rows])
-            made.append(class_batch({"pixels": pixels}, rows, questions, self.labels, self.title))
-        return made
-
-    def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
-        """See `Model.answer_logits`."""
-        logits: torch.Tensor = self.run(batch.numbers, pixels=batch.inputs["pixels"])
-        return logits.float()
-
-    def hidden_states(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> list[tuple[torch.Tensor, ...]]:
-        """See `Model.hidden_states`; places are the class token and the four patches."""
-        import torch
-
-        parts = []
-        with torch.inference_mode():
-            for rows, part in self._parts(prompts, batch_size):
-                with self.passing(rows):
-                    parts.append(self.model.states(part))
-        layers = [torch.cat(layer).float().cpu() for layer in zip(*parts, strict=True)]
-        return list(zip(*layers, strict=True))
-
-    def _parts(self, prompts: Sequence[str], size: int) -> Iterator[tuple[range, torch.Tensor]]:
-        """(numbers of some prompts, their pixels), at most `size` at a time."""
-        pixels = self._pixels(prompts)
-        for start in range(0, len(prompts), size):
-            rows = range(start, min(start + size, len(prompts)))
-            yield rows, pixels[start : rows.stop]
-
-    def _pixels(self, prompts: Sequence[str]) -> torch.Tensor:
+    def _inputs(self, prompts: Sequence[str]) -> torch.Tensor:
         """The images as the network reads them, (prompts, 64).
 
         A comparison of merges asks the same images hundreds of times: each is taken apart once.

@@ -8,15 +8,13 @@ merges or composes classifiers does so with policies: a line of demonstrations i
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.errors import InputError
-from genepool.tasks.answers import AnswerBatch, Question, class_batch
-from genepool.tasks.decoding import DEFAULT_BATCH
 from genepool.tasks.environments import Spaces
 from genepool.tasks.models import Capability, model_kind
-from genepool.tasks.network import Network
+from genepool.tasks.own_network import OwnClassifier, OwnNetwork
 from genepool.weights import Weights
 
 if TYPE_CHECKING:
@@ -26,17 +24,11 @@ if TYPE_CHECKING:
 MODEL_TYPE = "genepool_policy"
 
 
-class Policy(Network):
+class Policy(OwnNetwork):
     """What all policies in memory have: they act."""
 
     kind = "a policy"
-
-    @classmethod
-    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> Policy:
-        """See `Model.load`."""
-        result = super().load(weights, device=device, dtype=dtype)
-        result.assign(weights)
-        return result
+    input_name: ClassVar[str] = "observations"
 
     @classmethod
     def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
@@ -44,22 +36,6 @@ class Policy(Network):
         from genepool.tasks.models.policy.network import PolicyNetwork, PolicyShape
 
         return PolicyNetwork(PolicyShape.of(weights.config, weights.name)).eval().to(dtype=kind)
-
-    def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
-        """Names and layout are the same in memory: what differs is told."""
-        return {name: weights.read(name) for name in weights.names()}
-
-    @classmethod
-    def outline(cls, weights: Weights) -> Any:
-        """See `Network.outline`."""
-        import torch
-
-        return cls._built(weights, torch.float32)
-
-    @classmethod
-    def heads_of(cls, network: Any) -> list[str]:
-        """The last layer."""
-        return ["head"]
 
     @property
     def spaces(self) -> Spaces:
@@ -80,26 +56,7 @@ class Policy(Network):
 
         return torch.from_numpy(observations).to(device=self.device, dtype=next(self.model.parameters()).dtype)
 
-    def hidden_states(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> list[tuple[torch.Tensor, ...]]:
-        """See `Model.hidden_states`; an observation is one place, and it stands for the embedding."""
-        import torch
-
-        parts = []
-        with torch.inference_mode():
-            for rows, part in self._parts(prompts, batch_size):
-                with self.passing(rows):
-                    parts.append(self.model.states(part))
-        layers = [torch.cat(layer).float().cpu()[:, None] for layer in zip(*parts, strict=True)]
-        return list(zip(*layers, strict=True))
-
-    def _parts(self, prompts: Sequence[str], size: int) -> Iterator[tuple[range, torch.Tensor]]:
-        """(numbers of some prompts, their observations), at most `size` at a time."""
-        observed = self._observed(prompts)
-        for start in range(0, len(prompts), size):
-            rows = range(start, min(start + size, len(prompts)))
-            yield rows, observed[start : rows.stop]
-
-    def _observed(self, prompts: Sequence[str]) -> torch.Tensor:
+    def _inputs(self, prompts: Sequence[str]) -> torch.Tensor:
         """The observations that prompts write down."""
         import numpy as np
 
@@ -109,7 +66,7 @@ class Policy(Network):
 
 
 @model_kind
-class ChoosingPolicy(Policy):
+class ChoosingPolicy(OwnClassifier, Policy):
     """A policy that chooses among actions; it can be asked as a classifier too."""
 
     kind = "a policy that chooses among actions"
@@ -124,35 +81,6 @@ class ChoosingPolicy(Policy):
     def labels(self) -> tuple[str, ...]:
         """The numbers of the actions."""
         return tuple(map(str, range(self.spaces.choices)))
-
-    def class_scores(self, prompts: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
-        """See `Model.class_scores`."""
-        import torch
-
-        with torch.inference_mode():
-            logits = [self.run(rows, observations=part) for rows, part in self._parts(prompts, batch_size)]
-            return torch.cat(logits).float().log_softmax(-1).cpu()
-
-    def answer_batches(
-        self,
-        questions: Sequence[Question],
-        batch_size: int = DEFAULT_BATCH,
-        *,
-        closed: bool = False,
-        packed: bool = False,
-    ) -> list[AnswerBatch]:
-        """See `Model.answer_batches`."""
-        made = []
-        for start in range(0, len(questions), batch_size):
-            rows = range(start, min(start + batch_size, len(questions)))
-            observed = self._observed([questions[row].prompt for row in rows])
-            made.append(class_batch({"observations": observed}, rows, questions, self.labels, self.title))
-        return made
-
-    def answer_logits(self, batch: AnswerBatch) -> torch.Tensor:
-        """See `Model.answer_logits`."""
-        logits: torch.Tensor = self.run(batch.numbers, observations=batch.inputs["observations"])
-        return logits.float()
 
 
 @model_kind

@@ -11,7 +11,7 @@ from genepool.weights.peft.kinds.kind import Kind
 from genepool.weights.peft.kinds.refused import WAY_OUT
 from genepool.weights.peft.settings import COMMON, Setting
 
-_MEASURED = Path(__file__).parent.parent.parent / "benchmarks" / "adapters" / "largest_differences.json"
+_MEASURED = Path(__file__).parents[3] / "benchmarks" / "adapters" / "largest_differences.json"
 _ROLES = {"read": "read", "unused": "no effect", "refused": "refused unless off"}
 _OPENING = (
     "Every kind of adapter that PEFT makes is read as `BASE+ADAPTER`, or refused by name. A setting that a table does "
