@@ -1,4 +1,4 @@
-"""All arms and claims of samplers: those of every file `of_*.py` beside this one; the rules stand before the figures."""
+"""All arms and claims of samplers: those of every file `of_*.py` beside this one; rules stand before figures."""
 
 from __future__ import annotations
 

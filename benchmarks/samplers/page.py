@@ -36,7 +36,8 @@ def _arm(cells: Cells, name: str, words: str) -> str:
     if not found:
         return ""
     scores = [task for task in found[0].scores if task in FOUR] or list(found[0].scores)
-    mean = _interval([float(np.mean([cell.scores[task].mean() for task in scores])) for cell in found]) if scores else ""
+    means = [float(np.mean([cell.scores[task].mean() for task in scores])) for cell in found if scores]
+    mean = _interval(means) if means else ""
     numbers = found[0].said.get("numbers", {})
     said = [f"{one}: {_interval([float(cell.said['numbers'][one]) for cell in found])}" for one in numbers]
     steps = f"{np.mean([cell.said['steps'] for cell in found]):,.0f}"
@@ -86,7 +87,7 @@ def _claim(one: AskedClaim) -> str:
 
 
 _HEAD = """\
-# Samplers
+# Samplers, measured
 
 What is claimed of samplers, asked on small testbeds. `python -m benchmarks.samplers` measures and writes this page; it
 goes on where it was stopped. `benchmarks/samplers/cells.jsonl` keeps the mark of each test example.
@@ -95,8 +96,8 @@ goes on where it was stopped. `benchmarks/samplers/cells.jsonl` keeps the mark o
 - Trainings are `genepool train` with low-rank factors on the testbed of `genepool testbed build --tiny`, a Llama with a
   width of 64 that was trained on strings: {steps} steps of {batch} examples at a learning rate of {rate}, if the table
   says no other number. The last state counts.
-- Arms that a claim compares differ in the sampler alone: base, examples, steps and rate are the same. Controls are draws
-  by size (uniform), equal parts (stratified), and the same sampler with shuffled evidence (permuted).
+- Arms that a claim compares differ in the sampler alone: base, examples, steps and rate are the same. Controls are
+  draws by size (uniform), equal parts (stratified), and the same sampler with shuffled evidence (permuted).
 - Everything is made anew with every one of {seeds} seeds, which also draw every order of examples and every sample.
 - Tasks that are written for this page are asked {asked} test examples, the testbed's own up to 512.
 - ± is half of the 95% interval, Student's t over the seeds. A number in parentheses says how many seeds are there,

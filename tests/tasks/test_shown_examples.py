@@ -19,6 +19,7 @@ from tiny_models import write_model
 from genepool.errors import InputError
 from genepool.tasks.example import Example
 from genepool.tasks.shown import shown_choices
+from genepool.tasks.shown.compatible import CompatibleExamples
 from genepool.tasks.task import Task, TaskSettings
 
 Cli = Callable[..., Any]
@@ -113,6 +114,54 @@ def test_what_cannot_be_shown_is_one_line(show: str, few_shot: int, tags: tuple[
     assert raised.value.what == message
 
 
+@pytest.mark.parametrize("show", ["skills", "parts"])
+def test_tags_that_are_not_there_are_told(cli: Cli, tmp_path: Path, show: str) -> None:
+    (tmp_path / "sums").mkdir()
+    for split in ("train", "test"):
+        rows = [{"prompt": f"{at}+0={split}", "answer": str(at)} for at in range(4)]
+        (tmp_path / "sums" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "sums" / "task.yaml").write_text(f"few_shot: 1\nshow: {show}\nmax_new_tokens: 2\n")
+    refused = cli("evaluate", write_model(tmp_path / "model"), "--tasks", tmp_path / "sums")
+    assert refused.code == 2
+    assert f"sums: `show: {show}` chooses by tags, and no training example has any" in refused.err
+
+
+# ---------------------------------------------------------------------- compatible
+
+
+def habits() -> list[Example]:
+    """Two kinds of prompts; one answer of the first kind is of another habit; one prompt is like no other."""
+    first = [Example(f"a{at}", f"abcdefghijklmn{at}", ("B" if at == 5 else "A",)) for at in range(6)]
+    second = [Example(f"c{at}", f"opqrstuvwxyzop{at}", ("C",)) for at in range(6)]
+    return [*first, *second, Example("lone", "0123456789", ("Z",))]
+
+
+def test_what_contradicts_the_others_comes_last() -> None:
+    pool, question = habits(), Example("q", "qqq", ("x",))
+    for seed in range(5):
+        shown = ids(task(pool, question, few_shot=13, show="compatible", seed=seed).shown_before(question))
+        assert shown[-1] == "a5"
+        assert set(shown) == {one.id for one in pool}
+    orders = {
+        tuple(ids(task(pool, question, few_shot=3, show="compatible", seed=seed).shown_before(question)))
+        for seed in range(5)
+    }
+    assert len(orders) == 5
+
+
+def test_the_chance_of_an_answer_by_hand() -> None:
+    pool = habits()
+    made = CompatibleExamples(pool, "t")
+    near = made._alike.nearest(pool[0], 6)
+    assert near[0][0] == 0
+    of = {pool[at].id: share for at, share in near[1:]}
+    assert set(of) == {"a1", "a2", "a3", "a4", "a5"}
+    assert made.chance(0) == pytest.approx(sum(one for name, one in of.items() if name != "a5") / sum(of.values()))
+    assert made.chance(5) == 0.0
+    # Nothing is known of what is like no other.
+    assert made.chance(12) == 1.0
+
+
 def test_only_hard_questions_are_shown_their_skills() -> None:
     hard = Example("q", "2+2*2", ("6",), tags=("add", "times", "hard"))
     train = [*TAGGED, Example("hard", "7", ("7",), tags=("hard",))]
@@ -140,9 +189,9 @@ def test_drawing_is_what_it_was_and_other_ways_are_other_questions() -> None:
     """The digest of a task that draws is the one that ledgers know; tags count where they decide."""
     plain = task(TAGGED, QUESTION, few_shot=2)
     assert plain.asking == "692bb15d848e5c932060dc6aa110ae91dc9614b9d8ec7d5b2b127b5eba298c80"
-    assert len({task(TAGGED, QUESTION, few_shot=2, show=show).asking for show in shown_choices()}) == 4
+    assert len({task(TAGGED, QUESTION, few_shot=2, show=show).asking for show in shown_choices()}) == len(shown_choices())
     retagged = Example("q", "2+2*2", ("6",), tags=("add",))
-    for show, differs in (("drawn", False), ("alike", False), ("skills", True), ("parts", True)):
+    for show, differs in (("drawn", False), ("alike", False), ("compatible", False), ("skills", True), ("parts", True)):
         one, other = (task(TAGGED, asked, few_shot=2, show=show).asking for asked in (QUESTION, retagged))
         assert (one != other) == differs, show
 
@@ -175,7 +224,7 @@ def test_a_task_is_asked_with_the_examples_that_its_settings_choose(cli: Cli, tm
         assert asked.code == 0, asked.err
         fingerprints.append(json.loads(asked.out)["evaluated"])
         assert json.loads(cli("evaluate", model, "--tasks", folder, "--json").out)["evaluated"] == 0
-    assert fingerprints == [1] * 4
+    assert fingerprints == [1] * len(shown_choices())
     (folder / "task.yaml").write_text("few_shot: 1\nshow: alikes\n")
     refused = cli("evaluate", model, "--tasks", folder)
     assert refused.code == 2

@@ -11,21 +11,26 @@ _NEEDS = {
     "nothing": "nothing",
     "loss": "the loss of each example",
     "reward": "rewards of samples",
+    "loss or reward": "the loss of each example, or rewards of samples",
     "first training": "a first training",
 }
 _OPENING = (
     "`genepool train TASK TASK ... --sampler NAME` lets a sampler say how many examples of a step are of each task, or "
-    "which examples these are; one that observes a first training chooses single examples, and one task is enough. "
-    "`--set sampler.KEY=VALUE`, or `sampler_options` in a training file, sets its options. Without one, all examples "
-    "are taken in shuffled rounds.",
+    "which examples these are; one that observes a first training, or chooses by numbers, chooses single examples, and "
+    "one task is enough. `--set sampler.KEY=VALUE`, or `sampler_options` in a training file, sets its options. Without "
+    "one, all examples are taken in shuffled rounds.",
     "A sampler knows the seed and what was observed of the examples of the steps before. A training that goes on, and "
     "`verify-run`, observe the record again, to the same bits. `train.json` says under `drawn` how many examples of "
     "each task there were.",
     "A first training runs in memory before the first step, on the model that is trained, and is undone. The score "
     "that it gives to each example stands in the record (`run.sqlite`), so it runs once. It goes with objectives that "
     "learn from answers, such as likelihood.",
+    "`alp_gmm`, `again`, `mbtl` and `mpts` choose by numbers that every training example has: tags such as `length=5`. "
+    "They propose points, and the examples that are nearest to them make the step. What they observe of an example is "
+    "the mean reward of its samples, or exp(-loss) where nothing is rewarded; `mpts` observes the loss.",
     "Every sampler that learns from evidence has its control: `--set sampler.permuted=true` shuffles among the tasks "
-    "what was observed, or among all examples their scores. `uniform` and `stratified` are controls too.",
+    "what was observed, or among the examples of a step, or among all examples their scores. `uniform` and "
+    "`stratified` are controls too.",
 )
 
 

@@ -27,6 +27,8 @@ PANEL = options.Panel.training
 _OF_FORM = "form."
 # And before those of a sampler.
 _OF_SAMPLER = "sampler."
+# Where an error stands that only the opened training finds, as a key of its file.
+_CHOSEN = ("sampler_options", "form_options")
 
 
 def train(
@@ -182,21 +184,28 @@ def train(
     options.load_plugins(plugin)
     import genepool
     from genepool import measure
-    from genepool.errors import CheckFailed
+    from genepool.errors import CheckFailed, InputError
     from genepool.training.folder import REPORT_FILE
 
     recipe = _recipe(context, tasks)
-    result = genepool.train(
-        recipe,
-        out,
-        ledger=ledger,
-        device=device,
-        fork=fork,
-        trusted=trust_tasks or (),
-        allow_pickle=allow_pickle,
-        overwrite=overwrite,
-        gate=gate,
-    )
+    try:
+        result = genepool.train(
+            recipe,
+            out,
+            ledger=ledger,
+            device=device,
+            fork=fork,
+            trusted=trust_tasks or (),
+            allow_pickle=allow_pickle,
+            overwrite=overwrite,
+            gate=gate,
+        )
+    except InputError as error:
+        if not error.where.startswith(_CHOSEN):
+            raise
+        # Only the examples say that an option of a sampler does not fit them.
+        where = f"{tasks[0]}:{error.where}" if base is None else _option(error.where)
+        raise InputError(error.what, where=where, fix=error.fix) from None
     page = out / REPORT_FILE
     if json_output:
         options.print_json({"out": str(out), "report": str(page), "finished_before": result.resumed, **result.told})
@@ -268,7 +277,8 @@ def _recipe(context: typer.Context, tasks: list[str]) -> Training | Loop:
     except InputError as error:
         # The help lists no option of an objective; what refused one knows where it is listed.
         of_part = error.where.startswith((":options.", ":form_options.", ":sampler_options."))
-        fix = error.fix if of_part or not error.fix else "See `genepool train --help`"
+        general = not of_part and error.fix.startswith(("The page ", "Correct the value"))
+        fix = "See `genepool train --help`" if general else error.fix
         raise InputError(error.what, where=_option(error.where), fix=fix) from None
 
 
@@ -278,9 +288,9 @@ def _option(key: str) -> str:
     if name == "options":
         return f"--set {inner}".rstrip()
     if name == "form_options":
-        return f"--set {_OF_FORM}{inner}"
+        return f"--set {_OF_FORM}{inner}" if inner else "--form"
     if name == "sampler_options":
-        return f"--set {_OF_SAMPLER}{inner}"
+        return f"--set {_OF_SAMPLER}{inner}" if inner else "--sampler"
     return f"--{name.replace('_', '-')}" if name in _OF_A_RECIPE else name
 
 

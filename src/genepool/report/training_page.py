@@ -75,6 +75,10 @@ def write_training(run: Path, told: dict[str, Any], gains: Gains, path: Path, *,
             points = [(float(step), share) for step, share in drawn.items()]
             figures = [training_figure(points, [], told["best_step"], label="share", **size) for size in (WIDE, NARROW)]
             numbers.append((f"Drawn of {task}", "its share of the examples of a step, as the sampler chose", figures))
+        for name, curve in (told.get("curriculum") or {}).items():
+            points = [(float(step), float(mean)) for step, mean in curve]
+            figures = [training_figure(points, [], told["best_step"], label=name, **size) for size in (WIDE, NARROW)]
+            numbers.append((f"Drawn: {name}", "its mean over the examples of a step, as the sampler chose", figures))
         text = render_page(
             "train.html.j2",
             title,

@@ -55,7 +55,8 @@ class TaskSettings(Strict):
     show: str = Field(
         "drawn",
         description=f"Which examples are shown, one of {listed(shown_choices())}: drawn ones, those whose prompts look "
-        "most alike, those tagged with the question's skills, or one of each skill before one of all together.",
+        "most alike, those tagged with the question's skills, one of each skill before one of all together, or drawn "
+        "ones that do not contradict the others.",
     )
     show_for: str | None = Field(
         None,

@@ -23,7 +23,7 @@ from genepool.errors import InputError
 from genepool.seeding import derive, numpy_generator
 from genepool.tasks import Example, Task, load_tasks
 from genepool.tasks.metrics import find_metric
-from genepool.training.samplers import Arms, ExampleSampler, Sampler
+from genepool.training.samplers import Arms, ExampleSampler, PlaceSampler, Sampler
 
 if TYPE_CHECKING:
     from genepool.training.journal import ExampleRow
@@ -85,7 +85,7 @@ class TrainingExamples:
         self._sampler: Sampler | None = None
         self._among: Sequence[int] | None = None
         self._make: Callable[[Arms], Sampler] | None = None
-        self._counts: dict[tuple[int, int], np.ndarray] = {}
+        self._last: dict[tuple[int, int], np.ndarray] = {}
         self.train: list[TrainingExample] = []
         self.valid: list[TrainingExample] = []
         for task in tasks:
@@ -134,6 +134,8 @@ class TrainingExamples:
             if sampler.values is None:
                 return self._in_rounds(step, size, self._among)
             return [self.train[place] for place in sampler.places(step, size).tolist()]
+        if isinstance(sampler, PlaceSampler):
+            return [self.train[place] for place in self._said(sampler.places, step, size).tolist()]
         if sampler is not None:
             return self._sampled(sampler, step, size)
         if self._shares is not None:
@@ -145,6 +147,11 @@ class TrainingExamples:
         count = len(own)
         places = range(step * size, (step + 1) * size)
         return [own[_round(self._seed, place // count, count)[place % count]] for place in places]
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """What says what a step takes; None where nothing does."""
+        return self._sampler
 
     @property
     def unscored(self) -> ExampleSampler | None:
@@ -178,10 +185,11 @@ class TrainingExamples:
         if self._make is None:
             return
         sizes = tuple(len(self._by_task[task.name]) for task in self.tasks)
-        arms = Arms(tuple(task.name for task in self.tasks), sizes, self._seed)
+        names = tuple(task.name for task in self.tasks)
+        arms = Arms(names, sizes, self._seed, [lesson.example for lesson in self.train])
         if empty := next((name for name, count in zip(arms.names, sizes, strict=True) if not count), None):
             raise InputError("has nothing to learn from, so no sampler can draw it", where=empty, fix="Leave it out")
-        self._sampler, self._counts = self._make(arms), {}
+        self._sampler, self._last = self._make(arms), {}
 
     def observe(self, step: int, rows: Sequence[ExampleRow]) -> None:
         """Lets the sampler, where there is one, see what a step, counted from 0, showed of its examples."""
@@ -189,10 +197,14 @@ class TrainingExamples:
             self._sampler.observe_rows(step, rows)
 
     def _sampled(self, sampler: Sampler, step: int, size: int) -> list[TrainingExample]:
-        # A step that is asked for again, after its own examples were observed, is the same one.
-        if (step, size) not in self._counts:
-            self._counts = {(step, size): sampler.counts(step, size)}
-        return self._chosen(self._counts[step, size], numpy_generator(self._seed, "sampled", step))
+        counts = self._said(sampler.counts, step, size)
+        return self._chosen(counts, numpy_generator(self._seed, "sampled", step))
+
+    def _said(self, asked: Callable[[int, int], np.ndarray], step: int, size: int) -> np.ndarray:
+        """What a sampler says of a step; asked again after it observed the step, the same."""
+        if (step, size) not in self._last:
+            self._last = {(step, size): asked(step, size)}
+        return self._last[step, size]
 
     def _drawn(self, step: int, size: int, shares: Mapping[str, float]) -> list[TrainingExample]:
         generator = numpy_generator(self._seed, "shares", step)

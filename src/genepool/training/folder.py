@@ -49,6 +49,8 @@ def recipe_text(recipe: Training) -> str:
     if "reward" in recipe.options:
         reward = located(recipe.options["reward"], lambda name: "+".join(map(found, name.split("+"))))
         told["options"]["reward"] = reward
+    for key in set(recipe.sampler_paths) & set(recipe.sampler_options):
+        told["sampler_options"][key] = [found(path) for path in recipe.sampler_options[key]]
     return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
 
 
@@ -225,6 +227,16 @@ def _is_shown(value: object) -> bool:
     return isinstance(value, dict) and all(map(is_text, map(value.get, ("id", "prompt", "answer", "before", "after"))))
 
 
+def _is_curriculum(value: object) -> bool:
+    """Whether it is what `train.json` says of the parameters that were drawn."""
+    if not isinstance(value, dict) or not all(map(is_line, value)):
+        return False
+    points = [point for curve in value.values() for point in (curve if isinstance(curve, list) else [None])]
+    return all(
+        isinstance(point, list) and len(point) == 2 and is_whole(point[0], 1) and is_number(point[1]) for point in points
+    )
+
+
 def _are_whole(value: object) -> bool:
     return isinstance(value, dict) and all(map(is_whole, value.values()))
 
@@ -248,6 +260,7 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
     "average": lambda value: value is None or isinstance(value, dict),
     "drawn": lambda value: value is None or _are_whole(value),
     "sampler": lambda value: value is None or is_line(value),
+    "curriculum": lambda value: value is None or _is_curriculum(value),
     "cost": lambda value: value is None or (_are_whole(value) and {"steps", "examples", "tokens"} <= value.keys()),
     "writing": lambda value: value is None or (isinstance(value, list) and all(map(_is_writing, value))),
     "target": _are_rows,

@@ -187,8 +187,14 @@ class OpenedTraining:
         options = self.recipe.made_objective().settings() if learner is None else learner
         if self.recipe.is_form:
             recipe["form_options"] = self.recipe.made_form(self._names).settings()
+        sampler = self.lessons.sampler
+        if sampler is not None and sampler.known:
+            recipe["sampler_options"] = {
+                key: value for key, value in recipe["sampler_options"].items() if key not in sampler.paths
+            }
         return {
             **recipe,
+            **({"sampler_known": sampler.known} if sampler is not None and sampler.known else {}),
             **({"options": options} if options else {}),
             "base": self.base.fingerprint(),
             "tasks": [task.name for task in self.lessons.tasks],

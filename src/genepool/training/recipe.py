@@ -233,6 +233,9 @@ class Training(Strict):
         from genepool.training.samplers import ExampleSampler, samplers
 
         known = samplers()
+        if self.sampler is not None and self.learner is not None:
+            # What is said of learners is said by `_in_order`.
+            return self
         if self.sampler is None:
             if self.sampler_options:
                 raise ValueError("`sampler_options` are of a `sampler`, and there is none. Leave them out")
@@ -255,7 +258,19 @@ class Training(Strict):
                 f"the sampler {self.sampler} scores answers, of which the objective {self.objective} learns otherwise. "
                 "Use likelihood, or another sampler"
             )
+        if known[self.sampler].needs == "loss or reward" and not (answers or issubclass(kind, RolloutObjective)):
+            raise ValueError(
+                f"the sampler {self.sampler} observes losses of answers or rewards of samples, and the objective "
+                f"{self.objective} has neither. Use likelihood or grpo, or another sampler"
+            )
         return self
+
+    @property
+    def sampler_paths(self) -> tuple[str, ...]:
+        """The options of the sampler that name folders."""
+        from genepool.training.samplers import samplers
+
+        return () if self.sampler is None else samplers()[self.sampler].paths
 
     @property
     def is_form(self) -> bool:
@@ -284,8 +299,8 @@ class Training(Strict):
         kind = learners()[self.learner]
         validate_part(kind.Options, self.options, "options")
         if self.is_form:
-            fix = "Train factors or every tensor"
-            raise PartError(InputError(f"does not go with the learner {self.learner}", where="form", fix=fix))
+            what = f"the learner {self.learner} trains factors or every tensor, and no form of adapter ({self.form})"
+            raise PartError(InputError(what, where="form", fix="Leave out the form, or the learner"))
         if kind.factors_only and self.form == "full":
             raise ValueError(f"the learner {self.learner} trains factors alone. Leave --full (`form`) out")
         for key, plain in (
@@ -296,9 +311,10 @@ class Training(Strict):
             ("sampler", None),
         ):
             if getattr(self, key) != plain:
-                raise PartError(
-                    InputError(f"does not go with the learner {self.learner}", where=key, fix="Leave it out")
-                )
+                what = f"does not go with the learner {self.learner}"
+                if key in ("shares", "sampler"):
+                    what += ", which takes the tasks one after the other, so nothing chooses between them"
+                raise PartError(InputError(what, where=key, fix="Leave it out, or leave out the learner"))
         if "patience" in self.model_fields_set and self.patience:
             fix = "Leave it out: every task has all of its steps"
             raise PartError(InputError(f"does not go with the learner {self.learner}", where="patience", fix=fix))

@@ -14,7 +14,11 @@ from genepool.training.objectives import LabelledObjective
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training
 from genepool.training.rollout_objective import RolloutObjective
+from genepool.training.samplers.parameters import ParameterSampler
 from genepool.weights import without_head
+
+# Points of a curve: more than a page shows.
+_POINTS = 200
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,30 @@ def described(opened: OpenedTraining, journal: Journal, ending: Ending) -> dict[
         **_average(recipe),
         **({} if recipe.sampler is None else {"sampler": recipe.sampler, "sampler_options": recipe.sampler_options}),
         **({} if recipe.shares is None and recipe.sampler is None else {"drawn": journal.drawn()}),
+        **_curriculum(opened, journal, ending.last),
         **_learned_from(opened, journal),
         **({} if control is None else {"control": control.to_dict()}),
         "cost": _cost(recipe, journal, ending.last),
         "validations": [asdict(one) for one in journal.validations()],
+    }
+
+
+def _curriculum(opened: OpenedTraining, journal: Journal, last: int) -> dict[str, Any]:
+    """Of a sampler of parameters: by parameter its mean over the examples of a few steps in a row, as [step, mean]."""
+    sampler = opened.lessons.sampler
+    if not isinstance(sampler, ParameterSampler):
+        return {}
+    width = max(1, -(-last // _POINTS))
+    parts: dict[str, dict[int, tuple[float, int]]] = {name: {} for name in sampler.space.names}
+    for step, rows in journal.evidence(last):
+        end = min(-(-step // width) * width, last)
+        for name, mean in sampler.means(rows).items():
+            total, count = parts[name].get(end, (0.0, 0))
+            parts[name][end] = (total + mean, count + 1)
+    return {
+        "curriculum": {
+            name: [[end, total / count] for end, (total, count) in ends.items()] for name, ends in parts.items()
+        }
     }
 
 

@@ -123,7 +123,8 @@ def _check_place(out: Path, opened: OpenedTraining, fork: str | Path | None, ove
     recipe = opened.recipe
     named = [recipe.base, recipe.teacher or "", *recipe.made_objective().models()]
     models = [part for name in named for part in (name, *name.split("+")) if part]
-    needed = [opened.base.folder, *recipe.tasks, recipe.others, *models, fork if overwrite else None]
+    students = [path for key in recipe.sampler_paths for path in recipe.sampler_options.get(key, ())]
+    needed = [opened.base.folder, *recipe.tasks, recipe.others, *models, *students, fork if overwrite else None]
     refuse_own_input(out, (one for one in needed if one is not None))
 
 

@@ -88,3 +88,22 @@ def find_shown_choice(name: str) -> type[ShownChoice]:
     if name not in known:
         raise InputError(f"unknown way to show examples '{name}'", fix=nearest(name, known))
     return known[name]
+
+
+def refuse_untagged(pool: Sequence[Example], task: str, way: str) -> None:
+    """Refuses a pool without tags, for ways that choose by them.
+
+    Args:
+        pool: the examples of the training split.
+        task: whose they are.
+        way: its name.
+
+    Raises:
+        InputError: no example has a tag.
+    """
+    if not any(example.tags for example in pool):
+        raise InputError(
+            f"`show: {way}` chooses by tags, and no training example has any",
+            where=task,
+            fix='Write {"tags": ["SKILL"]} into the training examples, or `show: alike`',
+        )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from genepool.tasks.example import Example
@@ -46,13 +47,19 @@ class AlikeExamples(ShownChoice):
 
     def chosen(self, example: Example, count: int, drawn: np.random.Generator) -> list[Example]:
         """See `ShownChoice.chosen`."""
-        likeness = [0.0] * len(self.pool)
+        found = [self.pool[at] for at, _ in self.nearest(example, len(self.pool)) if self.pool[at].key != example.key]
+        return found[:count][::-1]
+
+    def nearest(self, example: Example, count: int) -> list[tuple[int, float]]:
+        """The places in the pool of the most similar ones, the example itself too, each with its similarity."""
+        likeness: dict[int, float] = defaultdict(float)
         for run, share in self._vector(_runs(example.prompt)).items():
             for at, other in self._places.get(run, ()):
                 likeness[at] += share * other
-        ranked = sorted(range(len(self.pool)), key=lambda at: (-round(likeness[at], 9), at))
-        found = [self.pool[at] for at in ranked if self.pool[at].key != example.key]
-        return found[:count][::-1]
+        ranked = sorted(likeness, key=lambda at: (-round(likeness[at], 9), at))[:count]
+        # The others share nothing with it.
+        rest = (at for at in range(len(self.pool)) if at not in likeness)
+        return [(at, likeness[at]) for at in ranked] + [(at, 0.0) for at in islice(rest, count - len(ranked))]
 
     def _vector(self, counts: Counter[str]) -> dict[str, float]:
         """Weighted counts of length 1; empty where nothing has a weight."""

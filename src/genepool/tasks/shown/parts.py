@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
 from genepool.tasks.example import Example
-from genepool.tasks.shown import ShownChoice, shown_choice
+from genepool.tasks.shown import ShownChoice, refuse_untagged, shown_choice
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
 
@@ -24,6 +26,10 @@ class PartExamples(ShownChoice):
     source = "skills in context, Chen et al. 2023, arXiv:2308.00304: the skills are shown with their composition"
     when = "a question composes skills, its tags name them, and the training split has each of them alone"
     tagged = True
+
+    def __init__(self, pool: Sequence[Example], name: str) -> None:
+        super().__init__(pool, name)
+        refuse_untagged(self.pool, name, self.name)
 
     def chosen(self, example: Example, count: int, drawn: np.random.Generator) -> list[Example]:
         """See `ShownChoice.chosen`."""

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from genepool.errors import InputError
 from genepool.tasks.example import Example
-from genepool.tasks.shown import ShownChoice, shown_choice
+from genepool.tasks.shown import ShownChoice, refuse_untagged, shown_choice
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
 
@@ -27,6 +29,10 @@ class SkillExamples(ShownChoice):
     )
     when = "tags say which skills an example needs"
     tagged = True
+
+    def __init__(self, pool: Sequence[Example], name: str) -> None:
+        super().__init__(pool, name)
+        refuse_untagged(self.pool, name, self.name)
 
     def chosen(self, example: Example, count: int, drawn: np.random.Generator) -> list[Example]:
         """See `ShownChoice.chosen`."""

@@ -5,6 +5,8 @@ observed of the examples of the steps before; which examples of an arm these are
 `ExampleSampler` are single examples, which it scores once, by a first training that is undone. The state of a sampler
 is the seed and what was observed, so a training that goes on, or a step that is taken again, observes the record and
 goes on to the same bits.
+
+The arms of a `parameters.ParameterSampler` are single examples too, which have numbers: it observes every step.
 """
 
 from __future__ import annotations
@@ -26,11 +28,12 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from genepool.tasks.example import Example
     from genepool.training.journal import ExampleRow
 
-#: What a sampler must be told of an example: nothing, its loss, how its samples were rewarded, or what a first training
-#: shows of it.
-SamplerNeeds = Literal["nothing", "loss", "reward", "first training"]
+#: What a sampler must be told of an example: nothing, its loss, how its samples were rewarded, either of both, or what
+#: a first training shows of it.
+SamplerNeeds = Literal["nothing", "loss", "reward", "loss or reward", "first training"]
 
 
 class SamplerOptions(Strict):
@@ -59,11 +62,13 @@ class Arms:
         names: of the tasks.
         sizes: training examples of each.
         seed: of the training.
+        examples: all of them, in the order of the tasks; only samplers of parameters look at them.
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     seed: int
+    examples: Sequence[Example] = ()
 
 
 class Sampler(ABC):
@@ -78,6 +83,7 @@ class Sampler(ABC):
         source: where it comes from.
         when: one sentence on what it is for.
         needs: what it must be told.
+        paths: the options that name folders.
         Options: the model of its options.
     """
 
@@ -85,6 +91,7 @@ class Sampler(ABC):
     source: ClassVar[str]
     when: ClassVar[str]
     needs: ClassVar[SamplerNeeds] = "nothing"
+    paths: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type[Strict]] = PlainSamplerOptions
 
     def __init__(self, options: Strict | None, arms: Arms) -> None:
@@ -99,6 +106,11 @@ class Sampler(ABC):
             InputError: they do not.
         """
         return
+
+    @property
+    def known(self) -> str:
+        """What it knows beside options and record, as a digest: what `paths` name; empty where there is nothing."""
+        return ""
 
     @abstractmethod
     def counts(self, step: int, size: int) -> np.ndarray:
@@ -187,7 +199,27 @@ class FirstModel(Protocol):
         """Adam's moments of the first training, each (parameters,)."""
 
 
-class ExampleSampler(Sampler):
+class PlaceSampler(Sampler):
+    """Says which examples the next step takes, by their places among all training examples; one task is enough."""
+
+    @abstractmethod
+    def places(self, step: int, size: int) -> np.ndarray:
+        """Which training examples a step takes, (size,) integers.
+
+        Args:
+            step: counted from 0.
+            size: examples in the step.
+        """
+
+    def counts(self, step: int, size: int) -> np.ndarray:
+        """How many examples of a step are of each arm, (arms,): those of its places."""
+        import numpy as np
+
+        ends = np.cumsum(self.arms.sizes)
+        return np.bincount(np.searchsorted(ends, self.places(step, size), side="right"), minlength=len(ends))
+
+
+class ExampleSampler(PlaceSampler):
     """Says which examples the next step takes, by scores that every training example gets before the first step.
 
     Until it has them, examples come in shuffled rounds.
@@ -211,15 +243,6 @@ class ExampleSampler(Sampler):
             InputError: something that they need is not there.
         """
 
-    @abstractmethod
-    def places(self, step: int, size: int) -> np.ndarray:
-        """Which training examples a step takes, (size,) integers.
-
-        Args:
-            step: counted from 0.
-            size: examples in the step.
-        """
-
     def take(self, scores: Sequence[float]) -> None:
         """Takes in the scores; the control shuffles them among all examples.
 
@@ -232,13 +255,6 @@ class ExampleSampler(Sampler):
         if getattr(self.options, "permuted", False):
             order = numpy_generator(self.arms.seed, "permuted").permutation(len(self.values))
             self.values = self.values[order]
-
-    def counts(self, step: int, size: int) -> np.ndarray:
-        """How many examples of a step are of each arm, (arms,): those of its places."""
-        import numpy as np
-
-        ends = np.cumsum(self.arms.sizes)
-        return np.bincount(np.searchsorted(ends, self.places(step, size), side="right"), minlength=len(ends))
 
     def observe_rows(self, step: int, rows: Sequence[ExampleRow]) -> None:
         """Observes nothing: the scores stay."""
