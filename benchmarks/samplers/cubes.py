@@ -49,9 +49,7 @@ def arms_of(side: int, seed: int) -> Arms:
     """The points of a grid as examples."""
     count = side * _POINTS
     spots = [(at + 0.5) / count for at in range(count)]
-    examples = [
-        Example(f"{x}-{y}", f"{x} {y}", ("",), tags=(f"x={x}", f"y={y}")) for x, y in product(spots, spots)
-    ]
+    examples = [Example(f"{x}-{y}", f"{x} {y}", ("",), tags=(f"x={x}", f"y={y}")) for x, y in product(spots, spots)]
     return Arms(("cubes",), (len(examples),), seed, examples)
 
 
@@ -59,9 +57,7 @@ def arms_of(side: int, seed: int) -> Arms:
 ENDS = {"x": (0.0, 1.0), "y": (0.0, 1.0)}
 
 
-def trained(
-    sampler: ParameterSampler | None, arms: Arms, world: Cubes, episodes: int
-) -> tuple[np.ndarray, np.ndarray]:
+def trained(sampler: ParameterSampler | None, arms: Arms, world: Cubes, episodes: int) -> tuple[np.ndarray, np.ndarray]:
     """A student in so many episodes.
 
     Args:

@@ -31,9 +31,7 @@ def _mixture(bed: LearningBed) -> Any:
             for skill in FOUR
             for one in bed.tasks[skill].examples("train")[:_EACH]
         ]
-        valid = [
-            {"prompt": one.prompt, "answer": one.answer} for one in bed.tasks[_WANTED].examples("valid")[:_VALID]
-        ]
+        valid = [{"prompt": one.prompt, "answer": one.answer} for one in bed.tasks[_WANTED].examples("valid")[:_VALID]]
         place = FOUR.index(_WANTED) * _EACH
         wanted = {example_from({**line, "id": "1"}, "mixture").key for line in lines[place : place + _EACH]}
         data = bed.written("mixture", lines, len(lines), task="mixture", like=_WANTED, valid=valid)

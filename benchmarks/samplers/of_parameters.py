@@ -127,9 +127,7 @@ ARMS = (
 
 
 def _more(name: str, words: str, source: str, first: str, second: str, number: str, what: str) -> LearningClaim:
-    return LearningClaim(
-        name, words, source, (first, second), told((first, number), (second, number)), better(what)
-    )
+    return LearningClaim(name, words, source, (first, second), told((first, number), (second, number)), better(what))
 
 
 def _regret(name: str, words: str, second: str, what: str) -> LearningClaim:

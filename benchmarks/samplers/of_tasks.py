@@ -11,7 +11,7 @@ from benchmarks.claims.verdict import better, kept
 from benchmarks.learning.arm import Arm
 from benchmarks.learning.bed import Learned, LearningBed
 from benchmarks.learning.claim import LearningClaim, less, scored, told
-from benchmarks.samplers.bed import COUNTS, FOUR, RATE, learned, last_loss, marks, strings
+from benchmarks.samplers.bed import COUNTS, FOUR, RATE, last_loss, learned, marks, strings
 from genepool.testbed.data import Lengths
 from genepool.testbed.pairs import pair_of
 from genepool.testbed.skills import SKILLS

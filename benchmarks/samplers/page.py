@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, student
-from benchmarks.composition.cells import Cell, Cells
+from benchmarks.composition.cells import Cells
 from benchmarks.learning.bed import BATCH, KIND
 from benchmarks.learning.claim import OPEN, SEEDS, AskedClaim, ask, key_of
 from benchmarks.samplers.asked import ARMS, CLAIMS, known_cells

@@ -189,7 +189,9 @@ def test_drawing_is_what_it_was_and_other_ways_are_other_questions() -> None:
     """The digest of a task that draws is the one that ledgers know; tags count where they decide."""
     plain = task(TAGGED, QUESTION, few_shot=2)
     assert plain.asking == "692bb15d848e5c932060dc6aa110ae91dc9614b9d8ec7d5b2b127b5eba298c80"
-    assert len({task(TAGGED, QUESTION, few_shot=2, show=show).asking for show in shown_choices()}) == len(shown_choices())
+    assert len({task(TAGGED, QUESTION, few_shot=2, show=show).asking for show in shown_choices()}) == len(
+        shown_choices()
+    )
     retagged = Example("q", "2+2*2", ("6",), tags=("add",))
     for show, differs in (("drawn", False), ("alike", False), ("compatible", False), ("skills", True), ("parts", True)):
         one, other = (task(TAGGED, asked, few_shot=2, show=show).asking for asked in (QUESTION, retagged))

@@ -249,7 +249,12 @@ def test_gates_decide_the_exit_of_tasks_learned_in_order(learn: Callable[..., An
         ("lwf", ("--objective", "dpo"), 2, "does not go with the learner lwf"),
         ("lwf", ("--patience", 2), 2, "does not go with the learner lwf"),
         ("lwf", ("--fork", "elsewhere"), 2, "does not go with a learner"),
-        ("lwf", ("--sampler", "sec"), 2, "error: --sampler: does not go with the learner lwf, which takes the tasks one"),
+        (
+            "lwf",
+            ("--sampler", "sec"),
+            2,
+            "error: --sampler: does not go with the learner lwf, which takes the tasks one",
+        ),
         ("lwf", ("--form", "hydra"), 2, "error: --form: the learner lwf trains factors or every tensor, and no form"),
     ],
 )

@@ -67,7 +67,9 @@ def seen(places: Sequence[int], losses: Sequence[float]) -> list[ExampleRow]:
 
 
 def test_numbers_are_tags_and_settings_of_environments() -> None:
-    tagged = Example("e", "p", ("a",), tags=("length=5", "of=-1.5e2", "hard", "x=", "=3", "y=nan", "z=1e999", "length=7"))
+    tagged = Example(
+        "e", "p", ("a",), tags=("length=5", "of=-1.5e2", "hard", "x=", "=3", "y=nan", "z=1e999", "length=7")
+    )
     assert numbers_of(tagged) == {"length": 7.0, "of": -150.0}
     episode = episode_of({"environment": "mountain_car", "config": {"gravity": 0.003}}, "here")
     assert numbers_of(Example("e", "", (), episode=episode)) == {"force": 0.001, "gravity": 0.003}
@@ -304,7 +306,9 @@ def test_the_loss_of_a_risk_learner_by_hand() -> None:
     points, risks, noise = torch.rand(6, 2), torch.rand(6), torch.randn(5, 3)
     loss, posterior = learner.loss(points, risks, noise)
     predicted = [
-        torch.stack([learner.decoder(torch.cat([point, posterior.loc + posterior.scale * one]))[0] for one in noise]).mean()
+        torch.stack(
+            [learner.decoder(torch.cat([point, posterior.loc + posterior.scale * one]))[0] for one in noise]
+        ).mean()
         for point in points
     ]
     mean, deviation = posterior.loc, posterior.scale
@@ -585,4 +589,3 @@ def test_examples_without_numbers_and_objectives_without_scores_are_refused(
     answer = cli("train", file, "--out", tmp_path / "run")
     assert answer.code == 2
     assert f"{file}:sampler_options.parameters.letter: the training example " in answer.err
-

@@ -233,7 +233,8 @@ def _is_curriculum(value: object) -> bool:
         return False
     points = [point for curve in value.values() for point in (curve if isinstance(curve, list) else [None])]
     return all(
-        isinstance(point, list) and len(point) == 2 and is_whole(point[0], 1) and is_number(point[1]) for point in points
+        isinstance(point, list) and len(point) == 2 and is_whole(point[0], 1) and is_number(point[1])
+        for point in points
     )
 
 

@@ -180,15 +180,13 @@ class Again(AlpGmm):
         own = self.began(self._seen[: len(self._scores)], np.array(self._scores))
         apart = [float(np.linalg.norm(self.began(one.points, one.scores) - own)) for one in self.students]
         near = sorted(range(len(apart)), key=apart.__getitem__)[: self.options.nearest]
-        return self.students[max(near, key=lambda at: (self.ended(self.students[at].points, self.students[at].scores)))]
+        return self.students[max(near, key=lambda at: self.ended(self.students[at].points, self.students[at].scores))]
 
     def stages_of(self, student: PastStudent) -> list[StudentStage]:
         """The mixtures of a student that have a Gaussian of much progress, in their order."""
         import numpy as np
 
-        replayed = AlpGmm(
-            AlpGmmOptions(**self.options.model_dump(include=set(AlpGmmOptions.model_fields))), self.arms
-        )
+        replayed = AlpGmm(AlpGmmOptions(**self.options.model_dump(include=set(AlpGmmOptions.model_fields))), self.arms)
         for point, score in zip(student.points, student.scores.tolist(), strict=True):
             replayed.observe_one(point, score)
         found = []
