@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.learning.claim import SEEDS
-from benchmarks.learning.measured import measure
+
 from benchmarks.samplers import page
 from benchmarks.samplers.asked import ARMS, known_cells
+from benchmarks.samplers.measured import measure
 from genepool import progress
 
 

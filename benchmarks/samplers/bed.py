@@ -24,6 +24,22 @@ COUNTS = {"train": 512, "valid": 64, "test": 128}
 FOUR = ("reverse", "sort", "upper", "caesar")
 
 
+class SamplerBed(LearningBed):
+    """The testbed of seed 0, which is trained once; the seed draws all else."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(0)
+        self.seed = seed
+
+
+class PlainBed:
+    """What arms have that ask no model of a testbed: a seed, and a shelf for what several of them use."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.shelf: dict[str, Any] = {}
+
+
 def strings(bed: LearningBed, skill: StringTask, lengths: Lengths, *, tags: bool = False) -> Path:
     """A task of strings as a folder: prompts under the skill's own tag, inputs of some lengths.
 

@@ -21,7 +21,8 @@ _PART, _SHORT = 0.1, 40
 
 
 def _cyclical(sampler: str | None, options: Mapping[str, Any], bed: LearningBed, rate: float) -> Learned:
-    return learned(bed, [bed.bed.tasks / name for name in FOUR], rate, sampler, options)
+    made = learned(bed, [bed.bed.tasks / name for name in FOUR], rate, sampler, options)
+    return Learned("", made.steps, marks=bed.ask(bed.source(made.model), FOUR), out=made.out)
 
 
 def _mixture(bed: LearningBed) -> Any:
@@ -45,7 +46,9 @@ def _picked(sampler: str | None, options: Mapping[str, Any], bed: LearningBed, r
     made = learned(bed, [folder], rate, sampler, options, steps=_SHORT, valid=_VALID, **more)
     with Journal(made.out / "run.sqlite") as journal:
         taken = {key for _, key in journal.examples()}
-    return made.saying(share=len(taken & wanted) / len(taken))
+    asked = bed.ask(bed.source(made.model), (_WANTED,))
+    found = Learned("", made.steps, marks=asked, out=made.out)
+    return found.saying(share=len(taken & wanted) / len(taken))
 
 
 _LESS = {"part": _PART, "epochs": 2}

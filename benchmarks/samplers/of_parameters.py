@@ -138,6 +138,9 @@ def _regret(name: str, words: str, second: str, what: str) -> LearningClaim:
     )  # fmt: skip
 
 
+#: Arms that ask no model of the testbed.
+PLAIN = tuple(arm.name for arm in ARMS if not arm.name.startswith("strings"))
+
 _ALP, _META, _MPTS = "Portelas et al. 2019 (ALP-GMM)", "Portelas et al. 2020 (AGAIN)", "Wang et al. 2025 (MPTS)"
 
 CLAIMS = (

@@ -38,7 +38,8 @@ def _prepared(sampler: str, options: Mapping[str, Any], bed: LearningBed, rate: 
 
 
 def _four(sampler: str, options: Mapping[str, Any], bed: LearningBed, rate: float) -> Learned:
-    return learned(bed, [bed.bed.tasks / name for name in FOUR], rate, sampler, options, steps=_LONG)
+    made = learned(bed, [bed.bed.tasks / name for name in FOUR], rate, sampler, options, steps=_LONG)
+    return Learned("", made.steps, marks=bed.ask(bed.source(made.model), FOUR), out=made.out)
 
 
 def _arm(name: str, words: str, make: Any, sampler: str, **options: Any) -> Arm:

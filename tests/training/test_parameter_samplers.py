@@ -110,7 +110,7 @@ def test_parameters_out_of_range_are_refused(ends: dict[str, Any], where: str, w
     assert raised.value.where == f"sampler_options.parameters.{where}"
 
 
-# ---------------------------------------------------------------------- a mixture and a process, as scikit-learn has them
+# ---------------------------------------------------------------------- a mixture and a process
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -301,7 +301,7 @@ def make_sampler(name: str, options: Mapping[str, object], arms: Arms, where: st
         InputError: there is no such sampler, an option is unknown or wrong, or there is only one task to choose.
     """
     kind = of_name(samplers(), "sampler", name, where)
-    if len(arms.names) < 2 and not issubclass(kind, ExampleSampler):
+    if len(arms.names) < 2 and not issubclass(kind, PlaceSampler):
         raise InputError(
             f"{name} chooses among tasks, and there is one", where=where, fix="Name several tasks, or leave it out"
         )
