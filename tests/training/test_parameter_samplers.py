@@ -313,8 +313,8 @@ def test_the_loss_of_a_risk_learner_by_hand() -> None:
     ]
     mean, deviation = posterior.loc, posterior.scale
     apart = (-torch.log(deviation) + (deviation**2 + mean**2) / 2 - 0.5).sum()
-    wanted = sum((one - risk) ** 2 for one, risk in zip(predicted, risks, strict=True)) + apart
-    assert loss.item() == pytest.approx(float(wanted), rel=1e-5)
+    wanted = torch.stack([(one - risk) ** 2 for one, risk in zip(predicted, risks, strict=True)]).sum() + apart
+    assert loss.item() == pytest.approx(float(wanted.detach()), rel=1e-5)
     # The prior of the next step is the posterior of this one.
     learner.learn(points, risks, torch.Generator().manual_seed(0))
     assert torch.equal(learner.prior.loc, posterior.loc)
@@ -390,6 +390,13 @@ def restless(count: int = 60) -> PastStudent:
     return PastStudent("past", points, np.where(points[:, 0] > 0.5, turns, 0.5))
 
 
+def practise(sampler: Again, score: float, count: int) -> None:
+    """Examples of the first Gaussian of the student that is on, or of the longest length after the last stage."""
+    for _ in range(count):
+        stage = sampler.current
+        sampler.observe_one(np.array([1.0]) if stage is None else stage.means[0, :-1], score)
+
+
 @pytest.mark.parametrize("replay", ["reward", "time", "pool"])
 def test_again_goes_through_the_mixtures_of_the_student(replay: str) -> None:
     sampler = Again(AgainOptions(**QUICK_GMM, replay=replay), ARMS, [restless()])
@@ -404,11 +411,9 @@ def test_again_goes_through_the_mixtures_of_the_student(replay: str) -> None:
     # The student's stand before the own ones, which are those of ALP-GMM.
     assert len(means) == len(sampler.stages[0].means) + len(sampler.fits[-1][1].means)
     assert (sampler.points(1, 200)[:, 0] > 0.45).mean() > 0.8
-    for _ in range(10):
-        sampler.observe_one(np.array([0.9]), 0.0)
+    practise(sampler, 0.0, 10)
     assert sampler.stage == (1 if replay == "time" else 0)
-    for _ in range(60 * stages):
-        sampler.observe_one(np.array([0.9]), 1.0)
+    practise(sampler, 1.0, 60 * stages)
     if replay == "pool":
         assert sampler.current is not None
     else:
@@ -422,11 +427,9 @@ def test_the_score_of_a_student_is_waited_for() -> None:
     for at in range(10):
         sampler.observe_one(np.array([at / 10]), 0.5)
     wanted = sampler.stages[0].score
-    for _ in range(100):
-        sampler.observe_one(np.array([0.9]), wanted - 0.01)
+    practise(sampler, wanted - 0.01, 100)
     assert sampler.stage == 0
-    for _ in range(50):
-        sampler.observe_one(np.array([0.9]), wanted + 0.01)
+    practise(sampler, wanted + 0.01, 50)
     assert sampler.stage == 1
 
 
