@@ -170,7 +170,7 @@ example.
 - A rejected or wrong answer is the base's own: the first of 8 samples that is wrong. Of the labelled answers, {wrong}%
   are wrong: each prompt has a right one, and some a wrong one too.
 - Some arms learn tasks of their own, which the base does not know: sums of four digits, Countdown, images of digits
-  under transformations. Their scores, and numbers that an arm says of itself, stand in the last column.
+  that are transformed or rearranged. Their scores, and numbers that an arm says of itself, stand in the last column.
 - A loop draws its samples at temperature 1. What a loop costs is counted over all of its stages.
 - Scores are of the test split, at most {test} examples of each task. ± is half of the 95% interval, Student's t over
   the seeds. A number in parentheses says how many seeds are there, where it is not all {seeds}.

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -51,6 +52,7 @@ def build(folder: Path, run: Callable[[str], None]) -> Path:
         run(line)
     _write_task(folder)
     _own_tasks(folder)
+    _write_loops(folder)
     _break_library(folder)
     return folder
 
@@ -72,6 +74,47 @@ def _own_tasks(folder: Path) -> None:
         shutil.copytree(folder / "tasks" / task, place)
         if not (place / "train.jsonl").is_file():
             shutil.copy(place / "valid.jsonl", place / "train.jsonl")
+
+
+# One loop for each way in which a loop makes its own data; all of them train, so that a kill may meet a training too.
+_TRAIN: dict[str, Any] = {"steps": 3, "learning_rate": 0.001}
+_PREFER: dict[str, Any] = {"of": "pairs", "objective": "dpo", "steps": 2}
+_LOOPS: dict[str, list[dict[str, Any]]] = {
+    "samples": [
+        {"draw": {"count": 6}}, {"sample": {"samples": 3}}, {"select": {"by": "all"}}, {"train": _TRAIN},
+        {"measure": {"count": 4, "others": 0}},
+    ],
+    "pairs": [{"draw": {"count": 8}}, {"sample": {"samples": 4}}, {"pair": {}}, {"train": _PREFER}],
+    "refined": [
+        {"draw": {"count": 6}}, {"sample": {"samples": 1}},
+        {"refine": {"template": "{prompt}{answer};", "at_least": 0}},
+        {"train": {"of": "refinements", **_TRAIN}},
+    ],
+    "self-play": [
+        {"sample": {"samples": 3, "reward": "majority"}}, {"select": {"by": "all"}}, {"train": _TRAIN},
+        {"evolve": {"template": "{prompt}", "into": "{text}="}},
+    ],
+    "reliable": [
+        {"draw": {"count": 8}}, {"sample": {"samples": 4}}, {"pair": {}}, {"pair": {"to": "known"}},
+        {"reliable": {"steps": 3, "passes": 2, "easy": 1}}, {"train": {**_PREFER, "of": "reliable"}},
+    ],
+    "search": [
+        {"draw": {"count": 4}}, {"search": {"step": "e", "nodes": 4, "depth": 2, "width": 2}},
+        {"process": {"step": "e", "steps": 3}}, {"select": {"of": "judged"}}, {"train": _TRAIN},
+    ],
+}  # fmt: skip
+
+
+def _write_loops(folder: Path) -> None:
+    """`loops/`: a file for each kind of loop, and the task that they learn, of which half of the answers are right."""
+    place = folder / "loops" / "say"
+    shutil.copytree(folder / "tasks" / "say", place)
+    shutil.copy(place / "valid.jsonl", place / "train.jsonl")
+    for name, stages in _LOOPS.items():
+        first = {"first": [{"draw": {"count": 6}}]} if name == "self-play" else {}
+        told = {"loop": 1, "base": "../base", "tasks": ["say"], "rounds": 1, "lora": {"rank": 2}, "test": 4, **first}
+        told |= {"training": {"batch": 4, "every": 2}, "round": stages}
+        (folder / "loops" / f"{name}.yaml").write_text(yaml.safe_dump(told))
 
 
 def _break_library(folder: Path) -> None:

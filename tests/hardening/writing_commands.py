@@ -99,12 +99,13 @@ def _library(name: str, typed: str, other: str = "", library: str = "library") -
     )
 
 
-def _study(name: str, typed: str, other: str = "") -> Writing:
-    return Writing(name, typed, other, parts=("run",), anew=True)
+def _study(name: str, typed: str, other: str = "", *, long: bool = False) -> Writing:
+    return Writing(name, typed, other, parts=("run",), anew=True, long=long)
 
 
 _TRAIN = "train {world}/tasks/say --base {world}/base --out run --steps 8 --every 3 --batch 8 --learning-rate 0.001"
 
+_LOOP = "train {world}/loops"
 _LEARN = (
     "train {world}/owned/a {world}/owned/b --base {world}/base --out run --lora 2 --steps 4 --every 2 --batch 4 "
     "--learning-rate 0.001 --learner"
@@ -220,6 +221,12 @@ COMMANDS = (
     ),
     _study("train --full", f"{_TRAIN} --full", f"{_TRAIN} --lora 2"),
     _study("train --learner", f"{_LEARN} replay", f"{_LEARN} ewc"),
+    # A loop for each way of making its own data.
+    _study("train, loop", f"{_LOOP}/samples.yaml --out run"),
+    *(
+        _study(f"train, loop of {name}", f"{_LOOP}/{name}.yaml --out run", long=True)
+        for name in ("pairs", "refined", "self-play", "reliable", "search")
+    ),
     Writing(
         "report",
         "report run --out page.html",

@@ -36,7 +36,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown key of a training": ({"training": {"bach": 3}}, "training.bach: unknown key 'bach'"),
     "a key that the loop says itself": ({"training": {"seed": 3}}, "`training` says `seed`"),
     "an unknown objective": (
-        {"round": ["draw", {"train": {"of": "prompts", "objective": "dpu"}}]}, "there is no objective 'dpu'",
+        {"round": ["draw", {"train": {"of": "prompts", "objective": "dpu"}}]},
+        "loop.yaml:round.2.train.objective: there is no objective 'dpu'",
     ),
     "a part without a measure": ({"round": [{"draw": {"part": [0, 0.5]}}, TRAIN]}, "`part` needs `by`"),
     "a version from the future": ({"loop": 2}, "its format is 2, and this version reads 1"),
@@ -48,13 +49,33 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"round": ["draw", {"sample": {"reward": {"reward_model": {"path": 5}}}}, TRAIN]}, "reward.reward_model:path",
     ),
     "a training of a reward model": (
-        {"round": ["draw", {"train": {"of": "prompts", "objective": "reward_model"}}]}, "trains a reward model",
+        {"round": ["draw", {"train": {"of": "prompts", "objective": "reward_model"}}]},
+        "loop.yaml:round.2.train.objective: trains a reward model",
+    ),
+    "a training of a process reward model": (
+        {"round": ["draw", {"train": {"of": "prompts", "objective": "process_reward"}}]},
+        "loop.yaml:round.2.train.objective: trains a reward model",
+    ),
+    "steps that no search tried": (
+        {"round": ["draw", "sample", "process", TRAIN]}, "round.3.process: reads 'steps', which no stage before it",
     ),
     "a template without the answer": (
         {"round": ["draw", "sample", {"refine": {"template": "{prompt}"}}, TRAIN]}, "must contain {answer}",
     ),
     "a share of no task": (
-        {"round": [{"train": {"of": None, "shares": {"firsd": 1}}}]}, "shares: 'firsd' is no task",
+        {"round": [{"train": {"of": None, "shares": {"firsd": 1}}}]},
+        "loop.yaml:round.1.train.shares: 'firsd' is no task",
+    ),
+    "a task without a share": (
+        {"last": [{"train": {"of": None, "shares": {}}}]}, "shares must be 0 or more",
+    ),
+    "a share of no task, for all trainings": (
+        {"round": [{"train": {"of": None}}], "training": {"shares": {"firsd": 1}}},
+        "loop.yaml:training.shares: 'firsd' is no task",
+    ),
+    "a portion of no task": (
+        {"last": [{"train": {"of": None, "portions": {"firsd": 0.5}}}]},
+        "loop.yaml:last.1.train.portions: 'firsd' is no task",
     ),
     "a task of conversations": ({"tasks": ["talk"]}, "the conversation cannot be put"),
     "an empty split": ({"tasks": ["empty"]}, "has no training examples"),

@@ -122,6 +122,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "sample": {"samples": 4, "tokens": None},
     "measure": {"count": 8},
     "search": {"tokens": 400},
+    "process": {"steps": 4},
 }
 
 
@@ -202,6 +203,15 @@ def of_search(did: dict[str, Any], run: Path, told: dict[str, Any]) -> None:
     assert told["stages"][2]["tokens"] >= 400
 
 
+def of_steps(did: dict[str, Any], run: Path, told: dict[str, Any]) -> None:
+    """A model of the last trees' steps judges samples of prompts that nothing was learned from."""
+    judged, drawn = lines(run, "0002-03-process/judged.jsonl"), lines(run, "0002-02-sample/samples.jsonl")
+    assert [line["prompt"] for line in judged] == [line["prompt"] for line in drawn]
+    assert all(0 <= reward <= 1 for line in judged for _, _, reward in line["samples"] if reward is not None)
+    assert {"chosen", "first", "vote", "best"} <= set(did["process"])
+    assert did["process"]["best"] >= max(did["process"][name] for name in ("chosen", "first", "vote"))
+
+
 def of_best_of_n(did: dict[str, Any], run: Path, told: dict[str, Any]) -> None:
     """What is learned from was judged right."""
     for line in lines(run, "0001-*-select/lessons.jsonl"):
@@ -214,6 +224,7 @@ CHECKS: dict[str, Callable[[dict[str, Any], Path, dict[str, Any]], None]] = {
     "self-play": of_self_play,
     "self-curated": of_curation,
     "search": of_search,
+    "process-reward": of_steps,
     "best-of-n": of_best_of_n,
 }
 

@@ -110,9 +110,9 @@ def test_a_mix_of_tasks_is_trained_counted_and_gone_on_with(
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"shares": {"first": 1}}, "shares: the task 'grade' has no share"),
+        ({"shares": {"first": 1}}, "run.yaml:shares: the task 'grade' has no share"),
         ({"shares": {"first": 1, "grade": 1, "graed": 1}}, "'graed' is no task of this training. Did you mean 'grade'"),
-        ({"portions": {"frist": 0.5}}, "portions: 'frist' is no task of this training"),
+        ({"portions": {"frist": 0.5}}, "run.yaml:portions: 'frist' is no task of this training"),
         ({"shares": {"first": 0, "grade": 0}}, "one of them above 0"),
         ({"shares": {"first": -1, "grade": 2}}, "shares must be 0 or more"),
         ({"portions": {"first": 0}}, "a portion must be above 0"),

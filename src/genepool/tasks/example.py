@@ -35,6 +35,7 @@ class Example:
         rejected: answers that are worse than the accepted ones, where the line says some: what preferences are learned
             from.
         episode: what a policy plays instead of reading a prompt, in a task of episodes.
+        value: how good its answer is, from 0 to 1, where the line says so: what a process reward model learns from.
         where: the file and line it was read from, for errors; empty where there is none.
     """
 
@@ -48,6 +49,7 @@ class Example:
     given: int = 0
     rejected: tuple[str, ...] = ()
     episode: Episode | None = None
+    value: float | None = None
     where: str = field(default="", compare=False, repr=False)
 
     @property
@@ -68,5 +70,6 @@ class Example:
         if self.episode:
             shown = {"episode": self.episode.content()}
         worse = [self.rejected] if self.rejected else []
-        text = json.dumps([shown, self.answers, self.choices, *worse], ensure_ascii=False)
+        worth = [] if self.value is None else [self.value]
+        text = json.dumps([shown, self.answers, self.choices, *worse, *worth], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()

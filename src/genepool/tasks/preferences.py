@@ -2,7 +2,8 @@
 
     {"prompt", "chosen", "rejected"}      texts, or messages: then the last message of both sides is what differs
     {"chosen", "rejected"}                the same with the prompt in front of both sides
-    {"prompt", "completion", "label"}     label true: an accepted answer; false: a rejected one
+    {"prompt", "completion", "label"}     label true: an accepted answer; false: a rejected one; a number from 0 to 1:
+                                          how good it is, which TRL has no shape for
 
 `reading` asks this of every line; the examples of labelled lines are joined by their prompt.
 """
@@ -15,6 +16,7 @@ from itertools import takewhile
 from typing import Any
 
 from genepool import progress
+from genepool.checked import is_number
 from genepool.errors import InputError
 from genepool.tasks.example import Example
 
@@ -52,17 +54,20 @@ def split_sides(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tu
     return {**rest, "prompt": chosen[:-1], "completion": chosen[-1:]}, (rejected[-1]["content"],)
 
 
-def label_of(data: Mapping[str, Any], where: str) -> bool:
-    """Whether the completion of a labelled line is good.
+def label_of(data: Mapping[str, Any], where: str) -> bool | float:
+    """Whether the completion of a labelled line is good, or how good it is.
 
     Raises:
-        InputError: the label is neither true nor false, or there is no completion.
+        InputError: the label is neither true nor false nor a number from 0 to 1, or there is no completion.
     """
-    if not isinstance(data["label"], bool):
-        raise InputError("`label` must be true or false", where=where, fix="Correct it, or leave it out")
+    label = data["label"]
+    if not isinstance(label, bool) and not (is_number(label) and 0 <= label <= 1):
+        raise InputError(
+            "`label` must be true or false, or a number from 0 to 1", where=where, fix="Correct it, or leave it out"
+        )
     if "completion" not in data:
         raise InputError("has a `label` and no `completion`", where=where, fix="Write what is labelled under it")
-    return data["label"]
+    return label if isinstance(label, bool) else float(label)
 
 
 def joined(examples: Sequence[Example], labels: Sequence[bool | None], where: str) -> list[Example]:

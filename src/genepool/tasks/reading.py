@@ -10,6 +10,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def _example_of(
     data: Any, path: Path, settings: TaskSettings, where: str, default_id: str
 ) -> tuple[bool | None, Example]:
     """The example of a row under our own keys, and its label where it has one."""
-    label = None
+    label: bool | float | None = None
     if isinstance(data, Mapping) and "label" in data:
         label, data = label_of(data, where), {key: value for key, value in data.items() if key != "label"}
     image = _image_of(data, path.parent, where) if settings.input == "image" else None
@@ -75,7 +76,8 @@ def _example_of(
         example_from(_without_image(data) if image else data, where, default_id), image=image, where=where
     )
     _check_answers(example, settings, where)
-    return label, example
+    # How good an answer is stays with it; whether it is good decides on which side it stands.
+    return (label, example) if isinstance(label, bool | None) else (None, replace(example, value=label))
 
 
 def holds_texts(path: Path, settings: TaskSettings) -> bool:
@@ -337,8 +339,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _field(key: str, text: str, where: str) -> Any:
-    if key == "label" and text.lower() in ("true", "false"):
-        return text.lower() == "true"
+    if key == "label":
+        with suppress(ValueError):
+            return text.lower() == "true" if text.lower() in ("true", "false") else float(text)
     if key in _LISTS and not text:
         return []
     if key in _LISTS or (key == "answer" and text.startswith("[")):

@@ -13,6 +13,12 @@ _OF_REWARDS = [
     "answer is rewarded more than the rejected one; before, where the base finds it likelier.",
     "",
 ]
+_OF_STEPS = [
+    "It is a process reward model: `member_0` is an adapter, and `heads.safetensors` has a vector that turns the last "
+    "hidden state after a step of an answer into the logit of how good the step is. Below, a prompt counts as right "
+    "where the best of its steps has the highest one; before, where the base finds it the likeliest.",
+    "",
+]
 
 
 def card(told: dict[str, Any]) -> str:
@@ -37,7 +43,7 @@ def card(told: dict[str, Any]) -> str:
         f"{told['examples']['train']:,} examples, seed {told['seed']}.",
         "",
         *([f"It is a form of adapter, {told['form']}: ask it as `BASE+FOLDER` with genepool.", ""] if form else []),
-        *(_OF_REWARDS if told["result"] == "reward_model" else []),
+        *(_of_rewards(told) if told["result"] == "reward_model" else []),
         *([f"The base has no head: before is {_plain(head['before'])}.", ""] if (head := told.get("head")) else []),
         *_asked(told.get("control")),
         "| task | n | before | after | difference | 95% | gained | lost | |",
@@ -52,6 +58,10 @@ def card(told: dict[str, Any]) -> str:
                 f"| {row['gained']:,} | {row['lost']:,} | {row['verdict']} |"
             )
     return "\n".join([*lines, ""])
+
+
+def _of_rewards(told: dict[str, Any]) -> list[str]:
+    return _OF_STEPS if told["objective"] == "process_reward" else _OF_REWARDS
 
 
 def _asked(control: dict[str, Any] | None) -> list[str]:

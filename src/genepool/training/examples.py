@@ -56,6 +56,7 @@ class TrainingExamples:
         valid: validation examples of each task, at most.
         pairs: each example is a pair of an accepted and a rejected answer.
         labels: each example is one answer, accepted or rejected.
+        values: each example is one answer, with a label that is a number or true or false.
         shares: weights of the tasks, by name, in the draws of each step; None: shuffled rounds of all examples.
         portions: the part of a task's training examples that is used, by name; the whole of the others.
 
@@ -77,10 +78,12 @@ class TrainingExamples:
         valid: int,
         pairs: bool = False,
         labels: bool = False,
+        values: bool = False,
         shares: Mapping[str, float] | None = None,
         portions: Mapping[str, float] | None = None,
     ) -> None:
         self.tasks, self._seed, self._pairs, self._labels, self.equal = tuple(tasks), seed, pairs, labels, 0
+        self._values = values
         self._shares = shares
         self._sampler: Sampler | None = None
         self._among: Sequence[int] | None = None
@@ -90,10 +93,12 @@ class TrainingExamples:
         self.valid: list[TrainingExample] = []
         for task in tasks:
             _check_teachable(task)
+            if not values:
+                _check_unvalued(task)
             for example in _portion(task, (portions or {}).get(task.name, 1.0), seed):
                 self.train += self._lessons(task, example)
             for example in task.splits.get("valid", ())[:valid]:
-                whole = pairs or labels
+                whole = pairs or labels or values
                 self.valid += self._lessons(task, example) if whole else [TrainingExample(task, example)]
         if self.equal:
             progress.message(f"{self.equal:,} pairs are left out: both of their answers are alike")
@@ -116,7 +121,7 @@ class TrainingExamples:
 
     def _lessons(self, task: Task, example: Example) -> list[TrainingExample]:
         """What is learned from an example: its turns, its pairs, or its labelled answers."""
-        if self._labels:
+        if self._labels or (self._values and example.value is None):
             return labelled_answers(task, example)
         if not self._pairs:
             return [TrainingExample(task, one) for one in turns_of(example)]
@@ -141,6 +146,33 @@ class TrainingExamples:
         if self._shares is not None:
             return self._drawn(step, size, self._shares)
         return self._in_rounds(step, size)
+
+    def of_each(self, step: int, size: int, *, aligned: bool = False) -> list[list[TrainingExample]]:
+        """As many lessons of every task for one step, counted from 0: the next `size` of its own shuffled rounds.
+
+        Args:
+            step, size: as for `at`.
+            aligned: the same numbers of all tasks, so that their n-th training examples come together.
+
+        Raises:
+            InputError: a task has nothing to learn from; or with `aligned`, another number of examples than others.
+        """
+        counts = {name: len(own) for name, own in self._by_task.items()}
+        first, *others = counts
+        if other := next((name for name in others if counts[name] != counts[first]), None) if aligned else None:
+            raise InputError(
+                f"has {counts[other]} training examples and {first} has {counts[first]}, so their numbers do not match",
+                where=other,
+                fix="Give all tasks the same examples in the same order, or set aligned=false",
+            )
+        if empty := next((name for name, count in counts.items() if not count), None):
+            raise InputError("has nothing to learn from", where=empty, fix="Leave it out")
+        found = []
+        for name, own in self._by_task.items():
+            seed, count = self._seed if aligned else derive(self._seed, "own order", name), len(own)
+            places = range(step * size, (step + 1) * size)
+            found.append([own[_round(seed, place // count, count)[place % count]] for place in places])
+        return found
 
     def _in_rounds(self, step: int, size: int, among: Sequence[int] | None = None) -> list[TrainingExample]:
         own = self.train if among is None else [self.train[place] for place in among]
@@ -354,6 +386,22 @@ def _digest_of_shown(example: Example) -> int:
     shown = [list(one) for one in example.messages] or example.prompt or example.answer
     text = json.dumps([image, shown], ensure_ascii=False)
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
+
+
+def _check_unvalued(task: Task) -> None:
+    """Refuses labels that are numbers where nothing says what an answer of 0.3 is to be learned as.
+
+    Raises:
+        InputError: an example has one.
+    """
+    for split in ("train", "valid"):
+        for example in task.splits.get(split, ()):
+            if example.value is not None:
+                raise InputError(
+                    f"its label is a number ({example.value:g}), which only a process reward model learns from",
+                    where=example.place(task.name),
+                    fix="Use --objective process_reward, or write true and false",
+                )
 
 
 def _check_teachable(task: Task) -> None:

@@ -93,6 +93,7 @@ class OpenedTraining:
             valid=recipe.valid,
             pairs=pairs,
             labels=labels,
+            values=objective.reads_values,
             shares=recipe.shares,
             portions=recipe.portions,
         )
@@ -108,7 +109,7 @@ class OpenedTraining:
         _check_conversations(lessons, base)
         opened = cls(recipe, base, lessons, kept, allow_pickle)
         if opened.rewards:
-            check_kind(LanguageModel, open_model(base), "the objective reward_model")
+            check_kind(LanguageModel, open_model(base), f"the objective {recipe.objective}")
             # Its test examples must be pairs too.
             assert opened.targets
         return opened
@@ -216,9 +217,12 @@ def check_named(recipe: Training, names: Collection[str]) -> None:
     """
     for key, given in (("shares", recipe.shares or {}), ("portions", recipe.portions or {})):
         if unknown := next((name for name in given if name not in names), None):
-            raise InputError(f"'{unknown}' is no task of this training", where=key, fix=nearest(unknown, names))
+            raise InputError(
+                f"'{unknown}' is no task of this training", where=recipe.key(key), fix=nearest(unknown, names)
+            )
     if recipe.shares is not None and (missing := next((name for name in names if name not in recipe.shares), None)):
-        raise InputError(f"the task '{missing}' has no share", where="shares", fix="Give it one; 0 leaves it out")
+        what = f"the task '{missing}' has no share"
+        raise InputError(what, where=recipe.key("shares"), fix="Give it one; 0 leaves it out")
 
 
 def _able(base: Weights, tasks: Sequence[Task]) -> Weights:

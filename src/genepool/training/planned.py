@@ -43,6 +43,8 @@ def plan_lessons(opened: OpenedTraining) -> list[PlannedTask]:
     recipe, lessons = opened.recipe, opened.lessons
     used = Counter(lesson.task.name for lesson in lessons.train)
     weights = {task.name: float(used[task.name]) for task in lessons.tasks} if recipe.shares is None else recipe.shares
+    if recipe.made_objective().equal_parts:
+        weights = dict.fromkeys(weights, 1.0)
     total = sum(weights[task.name] for task in lessons.tasks)
     return [
         PlannedTask(

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from genepool.errors import InputError, nearest
 from genepool.schema import PartError, Strict, has_mark, read_marked, validate_part
@@ -68,6 +68,8 @@ class Training(Strict):
     """One training, as read from a file with the key `train: 1`."""
 
     page = "reference/training"
+    # What stands before a key in errors: the file that it was read from, and a colon.
+    _before: str = PrivateAttr(default="")
 
     train: Literal[1] = Field(default=1, description="Version of this format; marks a file as a training.")
     base: str = Field(description="The model that is trained: a folder, a hub model, BASE+ADAPTER or BASE+SKILL.")
@@ -332,12 +334,20 @@ class Training(Strict):
             raise ValueError(f"`every` must be a multiple of the option iterations ({iterations}), got {self.every}")
         if objectives()[self.objective].factors_only and self.form == "full":
             raise ValueError(f"the objective {self.objective} trains factors alone. Leave --full (`form`) out")
+        for key in objectives()[self.objective].at_odds:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                what = f"does not go with the objective {self.objective}"
+                raise PartError(InputError(what, where=key, fix="Leave it out"))
         needs = objectives()[self.objective].needs_teacher
         if needs and self.teacher is None:
             raise ValueError(f"the objective {self.objective} needs a `teacher`. Name a model with --teacher")
         if not needs and self.teacher is not None:
             raise ValueError(f"the objective {self.objective} does not use a `teacher`. Leave it out")
         return self
+
+    def key(self, name: str) -> str:
+        """A key of the file that it was read from, for errors; the key alone where there is no file."""
+        return self._before + name
 
     def made_objective(self) -> Objective:
         """The objective with its options."""
@@ -395,4 +405,6 @@ def load_training(path: Path) -> Training:
     Raises:
         InputError: naming the key that is wrong; a version from the future is refused.
     """
-    return read_marked(Training, path, "train").located(path.parent)
+    found = read_marked(Training, path, "train")
+    found._before = f"{path}:"
+    return found.located(path.parent)

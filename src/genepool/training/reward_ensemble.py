@@ -19,7 +19,7 @@ from pydantic import Field
 from genepool.checked import parsed_json
 from genepool.errors import InputError, one_line
 from genepool.schema import Strict, validate
-from genepool.tasks import DEFAULT_BATCH, LanguageModel, Task, open_model
+from genepool.tasks import DEFAULT_BATCH, Example, LanguageModel, Task, open_model
 from genepool.tasks.answers import end_of, token_batches
 from genepool.tasks.decoding import continuation
 from genepool.tasks.likelihoods import ContinuationLikelihood
@@ -49,6 +49,7 @@ class _About(Strict):
     genepool: int = Field(ge=1, le=1)
     base: _Base
     members: int = Field(ge=1, le=64)
+    steps: bool = False
     lora: Lora
     lineage: dict[str, Any]
 
@@ -82,13 +83,26 @@ class RewardEnsemble(Model):
     def device(self) -> torch.device:
         return self.model.device
 
-    def rewards(self, prompts: Sequence[str], answers: Sequence[str], batch_size: int = DEFAULT_BATCH) -> torch.Tensor:
+    @property
+    def of_steps(self) -> bool:
+        """Whether it judges the steps of answers, and not whole ones."""
+        return self._source.of_steps
+
+    def rewards(
+        self,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        batch_size: int = DEFAULT_BATCH,
+        *,
+        closed: bool | None = None,
+    ) -> torch.Tensor:
         """What every member thinks of each answer: shape (members, answers), float32, on the processor.
 
         Args:
             prompts: texts, as a task puts them to a model.
             answers: one to each.
             batch_size: answers that are read at once, at most.
+            closed: the token that ends an answer is read too; None: unless the answers are steps.
 
         Raises:
             InputError: an answer with its prompt exceeds the context.
@@ -96,7 +110,8 @@ class RewardEnsemble(Model):
         import torch
 
         heads = [self.model.encode(prompt) for prompt in prompts]
-        tails = [self._tail(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        ends = not self.of_steps if closed is None else closed
+        tails = [self._tail(prompt, answer, ends) for prompt, answer in zip(prompts, answers, strict=True)]
         for head, tail in zip(heads, tails, strict=True):
             if len(head) + len(tail) > self.model.context:
                 raise InputError(
@@ -113,9 +128,9 @@ class RewardEnsemble(Model):
                     found[row, batch.numbers] = self._factors.rewards(batch, member).cpu()
         return found
 
-    def _tail(self, prompt: str, answer: str) -> list[int]:
-        """The tokens of an answer with the one that ends it."""
-        tail = [*(continuation(self.model, prompt, answer) if answer else []), *end_of(self.model)]
+    def _tail(self, prompt: str, answer: str, ends: bool) -> list[int]:
+        """The tokens of an answer, and the one that ends it if it `ends`."""
+        tail = [*(continuation(self.model, prompt, answer) if answer else []), *(end_of(self.model) if ends else [])]
         if not tail:
             raise InputError("an empty answer has no tokens", where=self.name, fix="Use a tokenizer with an end token")
         return tail
@@ -185,6 +200,11 @@ class RewardModelSource(Source):
         return total.hexdigest()
 
     @property
+    def of_steps(self) -> bool:
+        """Whether it was trained on the steps of answers."""
+        return self._about.steps
+
+    @property
     def kind(self) -> type[Model]:
         """Its class."""
         return RewardEnsemble
@@ -225,25 +245,46 @@ def is_reward_model(folder: str | Path) -> bool:
 
 
 def preference_task(task: Task) -> Task:
-    """The test pairs of a task as questions which of both answers is better.
+    """The test pairs of a task as questions which of both answers is better; of labelled steps, which of a prompt's is.
 
     Raises:
         InputError: an example has no rejected answer, or both are alike everywhere.
     """
     if not {"test", "all"} & set(task.splits):
         return task
-    asked = [
-        replace(pair, choices=(pair.answer, pair.rejected[0]), rejected=())
-        for example in task.examples("test")
-        for pair in pairs_of(task, example)
-        if pair.answer != pair.rejected[0]
-    ]
+    valued = [example for example in task.examples("test") if example.value is not None]
+    asked = (
+        _which_step(valued)
+        if valued
+        else [
+            replace(pair, choices=(pair.answer, pair.rejected[0]), rejected=())
+            for example in task.examples("test")
+            for pair in pairs_of(task, example)
+            if pair.answer != pair.rejected[0]
+        ]
+    )
     if not asked:
         raise InputError(
-            "both answers of every test pair are alike", where=task.name, fix="Give pairs of answers that differ"
+            "no test prompt has two answers of which one is better",
+            where=task.name,
+            fix="Give pairs of answers that differ, or two labelled steps of one prompt",
         )
     settings = task.settings.model_copy(update={"metric": "multiple_choice"})
     return replace(task, splits={**task.splits, "test": asked}, settings=settings)
+
+
+def _which_step(valued: Sequence[Example]) -> list[Example]:
+    """The labelled steps of each prompt as one question which of them is the best; prompts with equal ones left out."""
+    groups: dict[str, dict[str, Example]] = {}
+    for example in valued:
+        groups.setdefault(example.prompt, {}).setdefault(example.answer, example)
+    asked = []
+    for steps in groups.values():
+        best = max(one.value or 0.0 for one in steps.values())
+        right = tuple(text for text, one in steps.items() if one.value == best)
+        if len(right) < len(steps):
+            asked.append(replace(next(iter(steps.values())), answers=right, choices=tuple(steps), value=None))
+    return asked
 
 
 def _read_about(folder: Path) -> _About:

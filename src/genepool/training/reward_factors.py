@@ -148,6 +148,7 @@ class RewardFactors(Trained):
             "genepool": 1,
             "base": {**lineage["base"], "name": place},
             "members": len(self.members),
+            **({"steps": True} if lineage["objective"] == "process_reward" else {}),
             "lora": self._lora.model_dump(mode="json"),
             "lineage": dict(lineage),
         }

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from genepool.errors import InputError
 from genepool.schema import PartError, Strict, has_mark, read_marked, validate
@@ -24,6 +24,8 @@ class Loop(Strict):
     """One loop, as read from a file with the key `loop: 1`."""
 
     page = "reference/loops"
+    # The file that it was read from, for errors; empty where there is none.
+    _file: str = PrivateAttr(default="")
 
     loop: Literal[1] = Field(default=1, description="Version of this format; marks a file as a loop.")
     base: str = Field(description="The model it begins with: a folder, a hub model, BASE+ADAPTER or BASE+SKILL.")
@@ -134,6 +136,34 @@ class Loop(Strict):
         parts.append((self.rounds + 1, self._made("last")))
         return [(round_, number, stage) for round_, part in parts for number, stage in enumerate(part, 1)]
 
+    def placed(self, error: InputError, round_: int, number: int, stage: Stage) -> InputError:
+        """What a stage refuses, under the key of the file that says it; what is wrong elsewhere stays as it is.
+
+        Args:
+            error: raised by its `check`.
+            round_, number, stage: as `plan` has them.
+        """
+        part = "first" if round_ == 0 else "last" if round_ > self.rounds else "round"
+        key = error.where.removeprefix(f"{self._file}:")
+        # Of a training that was made of the stage's options and of what the loop says of all.
+        common = key.removeprefix("training:").removeprefix("training.").replace(":", ".")
+        own = common.removeprefix(f"{stage.name}.")
+        first = own.partition(".")[0]
+        if key == stage.name:
+            place = f"{part}.{number}.{stage.name}"
+        elif first in type(stage.options).model_fields and not (
+            getattr(stage.options, first) is None and first in self.training
+        ):
+            place = f"{part}.{number}.{stage.name}.{own}"
+        elif common != key or first in self.training:
+            place = f"training.{own}"
+        else:
+            return error
+        return InputError(error.what, where=self._file_and(place), fix=error.fix)
+
+    def _file_and(self, place: str) -> str:
+        return f"{self._file}:{place}" if self._file else place
+
     def training_of(self, **changes: Any) -> Training:
         """A training of the loop.
 
@@ -144,7 +174,9 @@ class Loop(Strict):
             InputError: a value is wrong.
         """
         shared = {"form": self.form, "lora": self.lora, "threads": self.threads, "dtype": self.dtype}
-        return validate(Training, {"patience": 0, **self.training, **shared, **changes}, "training")
+        found = validate(Training, {"patience": 0, **self.training, **shared, **changes}, "training")
+        found._before = self._file_and("training.")
+        return found
 
     def located(self, folder: Path) -> Loop:
         """The same with paths that are relative to the file's folder made so that they can be found from here."""
@@ -210,4 +242,6 @@ def load_loop(path: Path) -> Loop:
     Raises:
         InputError: naming the key that is wrong; a version from the future is refused.
     """
-    return read_marked(Loop, path, "loop").located(path.parent)
+    found = read_marked(Loop, path, "loop")
+    found._file = str(path)
+    return found.located(path.parent)

@@ -202,8 +202,11 @@ class LoopRun:
                     where=f"{task.name}:few_shot",
                     fix="Leave few_shot out",
                 )
-        for _, _, stage in loop.plan():
-            stage.check(loop, self.tasks)
+        for round_, number, stage in loop.plan():
+            try:
+                stage.check(loop, self.tasks)
+            except InputError as error:
+                raise loop.placed(error, round_, number, stage) from None
         self._loaded: tuple[str, Network] | None = None
         self.threads = loop.threads or sensible_threads(self.opened.base)
 

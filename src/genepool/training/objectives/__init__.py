@@ -56,7 +56,10 @@ class Objective(ABC):
         needs_teacher: whether it compares with another model's predictions.
         rate: the default learning rate, as a part of that of supervised training.
         reads_pairs: whether it learns from pairs of a better and a worse answer.
+        reads_values: whether it learns how good answers are, by labels that are numbers.
         factors_only: whether it trains factors alone, never every tensor.
+        equal_parts: whether it draws as many examples of each task for a step.
+        at_odds: keys of a training file that do not go with it.
         Options: the model of its options.
         options: those it was made with.
     """
@@ -67,7 +70,10 @@ class Objective(ABC):
     needs_teacher: ClassVar[bool] = False
     rate: ClassVar[float] = 1.0
     reads_pairs: ClassVar[bool] = False
+    reads_values: ClassVar[bool] = False
     factors_only: ClassVar[bool] = False
+    equal_parts: ClassVar[bool] = False
+    at_odds: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type[ObjectiveOptions]] = ObjectiveOptions
 
     def __init__(self, options: ObjectiveOptions | None = None) -> None:

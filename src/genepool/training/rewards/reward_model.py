@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from genepool.errors import InputError
 from genepool.training.rewards import Reward, RewardInputs, RewardOptions
 from genepool.training.samples import Sample
 
@@ -40,6 +41,12 @@ class RewardModelReward(Reward):
 
         assert isinstance(self.options, RewardModelRewardOptions)
         self._judge = RewardModelSource(self.options.path).load(inputs.device, inputs.dtype)
+        if self._judge.of_steps:
+            raise InputError(
+                "judges the steps of answers, and not whole ones",
+                where=self.options.path,
+                fix="Use the reward process_reward",
+            )
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
         from genepool.training.reward_factors import disagreement

@@ -9,6 +9,8 @@ from __future__ import annotations
 from genepool.training.objectives import AlignedObjective, LabelledObjective, PairObjective
 from genepool.training.objectives.fast_slow import FastSlow
 from genepool.training.objectives.hard import Hard
+from genepool.training.objectives.process_reward import ProcessReward
+from genepool.training.objectives.rep_mtl import RepMtl
 from genepool.training.objectives.reward_model import RewardModelObjective
 from genepool.training.objectives.sequence_match import SequenceMatch
 from genepool.training.rollout_objective import RolloutObjective, ValuedRolloutObjective
@@ -18,6 +20,8 @@ from genepool.training.trainers.fast_slow import FastSlowTrainer
 from genepool.training.trainers.hard import HardTrainer
 from genepool.training.trainers.labels import LabelTrainer
 from genepool.training.trainers.pairs import PairTrainer
+from genepool.training.trainers.process_reward import ProcessRewardTrainer
+from genepool.training.trainers.rep_mtl import RepMtlTrainer
 from genepool.training.trainers.reward_model import RewardModelTrainer
 from genepool.training.trainers.rollouts import RolloutTrainer
 from genepool.training.trainers.sequence_match import SequenceMatchTrainer
@@ -36,8 +40,11 @@ def trainer_for(inputs: TrainerInputs) -> Trainer:
         # Before the other objectives of pairs, of which it is one.
         FastSlow: FastSlowTrainer,
         Hard: HardTrainer,
+        RepMtl: RepMtlTrainer,
         SequenceMatch: SequenceMatchTrainer,
         PairObjective: PairTrainer,
+        # Before reward models of whole answers, of which it is one.
+        ProcessReward: ProcessRewardTrainer,
         RewardModelObjective: RewardModelTrainer,
         LabelledObjective: LabelTrainer,
         ValuedRolloutObjective: ValuedRolloutTrainer,
@@ -52,6 +59,8 @@ __all__ = [
     "AnswerTrainer",
     "LabelTrainer",
     "PairTrainer",
+    "ProcessRewardTrainer",
+    "RepMtlTrainer",
     "RewardModelTrainer",
     "RolloutTrainer",
     "Trainer",

@@ -207,7 +207,8 @@ def _steps(one: _Searched) -> list[Line]:
     """Every step of a tree as a line: the prompt with what was written before, the step, and its value."""
     found = []
     for number, node in enumerate(one.root.below()):
-        if node.parent is None or not node.step:
+        # Of a step whose answers all failed to be rewarded nothing is known.
+        if node.parent is None or not node.step or not node.visits:
             continue
         prompt = one.line.example.prompt + node.parent.text
         example = replace(
