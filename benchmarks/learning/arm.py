@@ -34,6 +34,7 @@ class Arm:
         make: see `Make`.
         rates: learning rates that are tried; one alone is not chosen.
         judged: the tasks whose validation splits choose the rate, each counting the same.
+        bare: its tasks and models are all its own, so that no testbed has to be built.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Arm:
     make: Make
     rates: tuple[float, ...] = RATES
     judged: tuple[str, ...] = (TARGET,)
+    bare: bool = False
 
     def measure(self, bed: LearningBed, rates: Sequence[float] = ()) -> Cell:
         """Trains at every rate, and asks the best model all tasks.

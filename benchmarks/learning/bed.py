@@ -108,6 +108,9 @@ class LearningBed(Bed):
 
     def __init__(self, seed: int) -> None:
         super().__init__(KIND, seed)
+        self._begin()
+
+    def _begin(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self.work = Path(self._folder.name)
         self._runs = 0
@@ -355,6 +358,14 @@ class LearningBed(Bed):
         """The share of the tasks' validation examples that it answers right, each task counting the same."""
         found = self.ask(self.source(model), tasks, "valid")
         return float(np.mean([found[task].mean() for task in tasks]))
+
+
+class BareBed(LearningBed):
+    """The same without the testbed, for arms whose tasks and models are all their own: nothing has to be built."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._begin()
 
 
 @contextmanager

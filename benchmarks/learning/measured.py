@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.composition.cells import Cells
 from benchmarks.learning.arm import Arm
-from benchmarks.learning.bed import LearningBed
+from benchmarks.learning.bed import BareBed, LearningBed
 from benchmarks.learning.claim import SEEDS, key_of
 from benchmarks.learning.families import ARMS
 from genepool import progress
@@ -44,7 +44,7 @@ def measure(
     """
     began, missing, arms = time.monotonic(), 0, tuple(arms)
     for seed in seeds:
-        opened: LearningBed | None = None
+        opened: dict[bool, LearningBed] = {}
         for arm in arms:
             key = key_of(arm.name, seed)
             if key in cells:
@@ -55,11 +55,12 @@ def measure(
             if minutes is not None and time.monotonic() - began > 60 * minutes:
                 missing += 1
                 continue
-            opened = opened or LearningBed(seed)
+            if arm.bare not in opened:
+                opened[arm.bare] = BareBed(seed) if arm.bare else LearningBed(seed)
             first = key_of(arm.name, FIRST)
             rates = (cells[first].said["rate"],) if seed != FIRST and first in cells else ()
             with torch_threads(1), progress.silenced():
-                cell = arm.measure(opened, rates)
+                cell = arm.measure(opened[arm.bare], rates)
             cells.add(key, cell)
             told = ", ".join(f"{task} {marks.mean():.3f}" for task, marks in cell.scores.items())
             progress.message(f"seed {seed}, {arm.name}: {told} after {cell.seconds:.1f} s")

@@ -134,14 +134,17 @@ def test_test_steps_become_questions_which_step_is_best() -> None:
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A task of steps: copying the first letter is worth 0.9, the next letter of the alphabet 0.1."""
+    """A task of steps: a letter of the first half of the alphabet is worth 0.9, one of the second half 0.1."""
     prompts = [f"f{one}{two}=" for one in LETTERS for two in LETTERS]
 
     def lines(part: list[str]) -> list[dict[str, Any]]:
         return [
             {"prompt": prompt, "completion": letter, "label": label}
             for prompt in part
-            for letter, label in ((prompt[1], 0.9), (LETTERS[(LETTERS.index(prompt[1]) + 1) % 8], 0.1))
+            for letter, label in (
+                ("abcd"[LETTERS.index(prompt[1]) % 4], 0.9),
+                ("efgh"[LETTERS.index(prompt[2]) % 4], 0.1),
+            )
         ]
 
     mixed = sorted(prompts, key=lambda prompt: prompt[2] + prompt[1])

@@ -85,7 +85,7 @@ def _mark(task: str) -> str:
 _MARKS = tuple(map(_mark, TASKS))
 
 ARMS = tuple(
-    Arm(name, words, partial(_learned, name), (_RATE,))
+    Arm(name, words, partial(_learned, name), (_RATE,), bare=True)
     for name, words in (
         ("eight tasks, equal weights", "an image classifier that learns eight rearrangements of digits at once"),
         ("rep_mtl", "the same with both terms of Rep-MTL, weights of 0.9"),
