@@ -295,7 +295,11 @@ BAD = {
     "one task": (["plain"], (), "rep_mtl tells tasks apart, and there is one"),
     "a step of no equal parts": (["plain", "turned"], ("--batch", 7), "7 examples has no equal parts"),
     "one example of each": (["plain", "turned"], ("--batch", 2), "Set --batch 4"),
-    "micro batches": (["plain", "turned"], ("--micro-batch", 4), "micro_batch: does not go with the objective rep_mtl"),
+    "micro batches": (
+        ["plain", "turned"],
+        ("--micro-batch", 4),
+        "--micro-batch: does not go with the objective rep_mtl",
+    ),
     "a sampler": (["plain", "turned"], ("--sampler", "stratified"), "sampler: does not go with the objective rep_mtl"),
     "no such module": (["plain", "turned"], ("--set", "at=block.0"), "has no module 'block.0'. Did you mean"),
     "a module that does not answer": (["plain", "turned"], ("--set", "at=blocks"), "runs 0 times in a pass"),
