@@ -27,8 +27,13 @@ if TYPE_CHECKING:
 class ParameterOptions(SamplerOptions):
     """Options of a sampler of parameters."""
 
+    permuted: bool = Field(
+        default=False,
+        description="The control: what was observed of the examples of a step is shuffled among them, anew in each "
+        "step; with mbtl, the scores of contexts are shuffled among them.",
+    )
     parameters: dict[str, tuple[float, float]] = Field(
-        default_factory=dict,
+        default={},
         description="What is chosen, and between which ends, such as {length: [2, 8]}: numbers that every training "
         "example has, by a tag like length=5; empty: every such number, between its least and its largest value.",
     )
