@@ -47,7 +47,9 @@ def _needed(extras: tuple[str, ...]) -> dict[str, Distribution]:
 
 
 def test_everything_may_be_used_by_everybody() -> None:
-    found = _needed(("hub", "ray", "digits", "environments", "sentences", "images", "parquet", "gguf", "eval"))
+    found = _needed(
+        ("hub", "ray", "digits", "environments", "landers", "sentences", "images", "parquet", "gguf", "eval")
+    )
     assert len(found) > 30
     licences = {name: _licence(one) for name, one in found.items()}
     wrong = {

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.claims import arms as static
 from benchmarks.claims.worlds import GENERIC
-from benchmarks.composition import beside
+from benchmarks.composition import beside, generated
 from benchmarks.composition.apart import factors_apart
 from benchmarks.composition.bed import (
     DIGITS,
@@ -330,6 +330,8 @@ ADAPTERS = (
     Arm("lorahub, factors added apart", factors_apart, TEXT, (16, ONE)),
     Arm("knots", chosen("knots", [{"scale": one} for one in SPACE_SCALES], adapters=True), TEXT, (0,)),
     Arm("core_space", chosen("core_space", [{"scale": one} for one in SPACE_SCALES], adapters=True), TEXT, (0,)),
+    Arm("icm_lora, new task", partial(generated.for_new_task, method="icm_lora"), TEXT, (ONE,)),
+    Arm("nearest task's adapter, new task", generated.of_nearest_task, TEXT, (ONE,)),
 )
 OTHERS = (
     Arm("regmean_pp", learned("regmean_pp"), _BOTH, (ONE,)),

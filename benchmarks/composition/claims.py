@@ -89,6 +89,12 @@ def common_seeds(cells: Cells, bed: str, needs: Sequence[Named]) -> list[int]:
     return sorted(set.intersection(*(set(cells.seeds(bed, arm, size)) for arm, size in needs)))
 
 
+def missing_cells(cells: Cells, bed: str, needs: Sequence[Named]) -> dict[Named, list[int]]:
+    """The arms that some seeds of a testbed were not measured with, and these seeds."""
+    found = {(arm, size): sorted(set(range(SEEDS)) - set(cells.seeds(bed, arm, size))) for arm, size in needs}
+    return {one: seeds for one, seeds in found.items() if seeds}
+
+
 def _figures(cells: Cells, claim: CompositionClaim, bed: str, seeds: Sequence[int]) -> dict[str, Figure]:
     compared = [
         claim.compare({(arm, size): cells[Key(bed, seed, arm, size)].scores for arm, size in claim.needs})
@@ -291,6 +297,13 @@ CLAIMS = (
         *against(_of("mhr-z, new task"), _of("poly, new task")),
         kept(f"MHR-z, which trains under 1% of the numbers, minus Poly that trains all, on tasks that the modules did "
              f"not see, 64 examples each {_MEAN}", 0.01),
+    ),
+    CompositionClaim(
+        "icm", "A generated adapter beats that of the nearest task", "ICM-LoRA, Shao et al. 2025", TEXT,
+        *against(_of("icm_lora, new task"), _of("nearest task's adapter, new task")),
+        better(f"ICM-LoRA minus the adapter of the nearest other task, on tasks that have no adapter, 64 inputs each "
+               f"{_MEAN}"),
+        "one adapter of each other task is learned from, where the authors have many",
     ),
     CompositionClaim(
         "k-shot", "K-shot experts beat the best single adapter on a task that none was trained for",

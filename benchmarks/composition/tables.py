@@ -28,7 +28,7 @@ from benchmarks.composition.arms import (
 )
 from benchmarks.composition.bed import FULL, FURTHER, PAIR_TASKS, PAIRS, SMALL, TINY
 from benchmarks.composition.cells import Cell, Cells, Key
-from benchmarks.composition.claims import CLAIMS, OPEN, UNASKED_CLAIMS, Asked, ask
+from benchmarks.composition.claims import CLAIMS, OPEN, UNASKED_CLAIMS, Asked, ask, missing_cells
 from benchmarks.composition.curves import SEEDS, cells_of, grid
 from benchmarks.composition.picture import draw
 from benchmarks.composition.shared_modules import HEADS
@@ -193,8 +193,6 @@ def _claims(tiny: Cells, full: Cells) -> list[str]:
     asked = [*ask(tiny), *ask(full)]
     verdicts = [one.verdict for one in asked]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNASKED, OPEN))
-    known = {one.claim.name for one in asked}
-    waiting = [claim.name for claim in CLAIMS if claim.name not in known]
     return [
         _CLAIMS_HEAD.format(seeds=SEEDS),
         *(f"- **{claim.name}**: {claim.rule.words}." for claim in CLAIMS),
@@ -206,8 +204,22 @@ def _claims(tiny: Cells, full: Cells) -> list[str]:
         f"Of {len(asked)} rows: {counts}.",
         "",
         *(f"- Not asked: **{name}**: {why}." for name, why in UNASKED_CLAIMS.items()),
-        *([f"- Not measured yet: {', '.join(waiting)}."] if waiting else []),
+        *_undecided(tiny),
     ]
+
+
+def _undecided(cells: Cells) -> list[str]:
+    """What is missing of claims on the small testbeds."""
+    lines = []
+    for claim in CLAIMS:
+        for bed in (kind.name for kind in SMALL if kind.name in claim.beds):
+            lacks = [
+                f"{arm} (seeds {', '.join(map(str, seeds))})"
+                for (arm, _), seeds in missing_cells(cells, bed, claim.needs).items()
+            ]
+            if lacks:
+                lines.append(f"- Not decided: **{claim.name}** on {bed}, for want of {'; '.join(lacks)}.")
+    return lines
 
 
 def _row(one: Asked) -> str:
@@ -264,6 +276,7 @@ With {one} examples of each task, with another number where it is said, or with 
 whoever asks says whose task it is. *chosen*: a scale is chosen on the validation split. Arrow, LoRA-Flow, X-LoRA and
 K-shot experts mix the adapters token by token. *New task*: modules learn from the examples of the other skills' tasks
 (300 steps), and then from those of the task that is asked (100 steps); modules have rank 4, and MHR {heads} heads.
+ICM-LoRA learns from the other skills' adapters; the nearest task is the one whose inputs look most alike.
 """
 _FURTHER_HEAD = """\
 ## Testbeds of one question

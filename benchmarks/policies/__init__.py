@@ -1,4 +1,5 @@
-"""What compositions of policies are worth on poles of four lengths: arms, claims with their rules, and the page.
+"""What compositions of policies are worth on poles of four lengths, and on landers with two rewards.
 
-Uses genepool as its users do. The verdicts are those of the other claims (`benchmarks.claims.verdict`).
+Arms, claims with their rules, and the page. Uses genepool as its users do. The verdicts are those of the other claims
+(`benchmarks.claims.verdict`).
 """

@@ -10,20 +10,21 @@ import json
 import tempfile
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.policies.arms import ARMS, Measured
+from benchmarks.policies.arms import ARMS, Arm, Measured
 from benchmarks.policies.claims import CLAIMS, SEEDS, Scores
 from genepool import progress, testbed
-from genepool.testbed.policies.worlds import AS_IT_IS, BETWEEN, DEFAULT_WORLDS, WORLDS
+from genepool.testbed.policies.worlds import AS_IT_IS, BETWEEN, DEFAULT_WORLDS, LANDERS, WORLDS
 
 CELLS = Path(__file__).parent / "cells.jsonl"
 # Testbeds are built once and asked by every arm.
 BEDS = Path(tempfile.gettempdir()) / "genepool-policies"
 PAGE = Path(__file__).parents[2] / "docs" / "policies.md"
 _TASKS = (*DEFAULT_WORLDS, BETWEEN.name, AS_IT_IS.name)
+_LANDER_TASKS = (*LANDERS, BETWEEN.name, AS_IT_IS.name)
 
 
 def known(path: Path = CELLS) -> dict[tuple[int, str], dict[str, Any]]:
@@ -47,7 +48,7 @@ def measure(seeds: int, *, tiny: bool, minutes: float | None, path: Path = CELLS
                 continue
             began = time.process_time()
             with tempfile.TemporaryDirectory() as work:
-                scores, said = _measured(arm.measure, seed, Path(work), tiny)
+                scores, said = _measured(arm, seed, Path(work), tiny)
             row = {"seed": seed, "arm": arm.name, "seconds": round(time.process_time() - began, 1), "said": said}
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({**row, "scores": scores}) + "\n")
@@ -55,11 +56,10 @@ def measure(seeds: int, *, tiny: bool, minutes: float | None, path: Path = CELLS
     return missing
 
 
-def _measured(ask: Any, seed: int, work: Path, tiny: bool) -> Measured:
-    place = BEDS / f"policies{'-tiny' if tiny else ''}-{seed}"
-    bed = testbed.build(place, bed="policies", tiny=tiny, seed=seed)
-    found: Measured = ask(bed, seed, work)
-    return found
+def _measured(arm: Arm, seed: int, work: Path, tiny: bool) -> Measured:
+    place = BEDS / f"{'policies' if arm.skills is None else 'landers'}{'-tiny' if tiny else ''}-{seed}"
+    bed = testbed.build(place, bed="policies", tiny=tiny, seed=seed, skills=arm.skills)
+    return arm.measure(bed, seed, work)
 
 
 def _means(scores: Scores) -> str:
@@ -81,15 +81,18 @@ def page(cells: Mapping[tuple[int, str], Mapping[str, Any]]) -> str:
         "skill pulls. `l2m` and `cotasp` have their defaults. `cotasp` is told the task.",
         "Nothing that a policy observes says how long the pole is.",
         f"Seeds {', '.join(map(str, seeds))}; each has its own testbed.",
-        "Landers with two rewards are not measured: `lunar_lander` and its price of fuel can be asked, and no testbed "
-        "evolves landers.",
+        f"Landers are those of `--skills {','.join(LANDERS)}`: "
+        f"{', '.join(f'`{name}` is {world.does}' for name, world in LANDERS.items())}; `between` has half of either "
+        "price. Their base copies Gymnasium's own rule, and an adapter is evolved for each of the two rewards. The "
+        "score is the return, on a scale on which -600 is 0 and 300 is 1. This needs Box2D "
+        '(`pip install "genepool[landers]"`).',
     ]
     lines = [
         "# Policies",
         "",
-        "How well compositions of policies balance poles of four lengths, and what is claimed of them. `python -m",
-        "benchmarks.policies --tiny` measures and writes this page; `benchmarks/policies/cells.jsonl` keeps every",
-        "episode.",
+        "How well compositions of policies balance poles of four lengths and land with two rewards, and what is claimed",
+        "of them. `python -m benchmarks.policies --tiny` measures and writes this page;",
+        "`benchmarks/policies/cells.jsonl` keeps every episode.",
         "",
         *(textwrap.fill(f"- {point}", 118, subsequent_indent="  ", break_on_hyphens=False) for point in points),
         "",
@@ -97,16 +100,12 @@ def page(cells: Mapping[tuple[int, str], Mapping[str, Any]]) -> str:
         "",
         "Means over the seeds.",
         "",
-        f"| arm | seeds | {' | '.join(f'`{task}`' for task in _TASKS)} | CPU s |",
-        f"|---|---|{'---|' * len(_TASKS)}---|",
+        *_table([arm for arm in ARMS if arm.skills is None], _TASKS, cells, seeds),
+        "",
+        "### Landers",
+        "",
+        *(_table([arm for arm in ARMS if arm.skills is not None], _LANDER_TASKS, cells, seeds)),
     ]
-    for arm in ARMS:
-        own = [seed for seed in seeds if (seed, arm.name) in scores]
-        if not own:
-            continue
-        cellsof = [_mean_of([scores[seed, arm.name] for seed in own], task) for task in _TASKS]
-        seconds = sum(cells[seed, arm.name]["seconds"] for seed in own) / len(own)
-        lines.append(f"| {arm.name} | {len(own)} | {' | '.join(cellsof)} | {seconds:.0f} |")
     lines += [
         "",
         "## Claims",
@@ -122,6 +121,24 @@ def page(cells: Mapping[tuple[int, str], Mapping[str, Any]]) -> str:
         verdict = claim.verdict(scores)
         lines.append(f"| {claim.words} ({claim.name}) | {claim.source} | {text} | {verdict} | {claim.rule.words} |")
     return "\n".join([*lines, ""])
+
+
+def _table(
+    arms: Sequence[Arm], tasks: Sequence[str], cells: Mapping[tuple[int, str], Mapping[str, Any]], seeds: Sequence[int]
+) -> list[str]:
+    """The scores of some arms; a line that says so where none was measured."""
+    lines = []
+    for arm in arms:
+        own = [seed for seed in seeds if (seed, arm.name) in cells]
+        if not own:
+            continue
+        means = [_mean_of([cells[seed, arm.name]["scores"] for seed in own], task) for task in tasks]
+        seconds = sum(cells[seed, arm.name]["seconds"] for seed in own) / len(own)
+        lines.append(f"| {arm.name} | {len(own)} | {' | '.join(means)} | {seconds:.0f} |")
+    if not lines:
+        return ["Not measured yet."]
+    head = f"| arm | seeds | {' | '.join(f'`{task}`' for task in tasks)} | CPU s |"
+    return [head, f"|---|---|{'---|' * len(tasks)}---|", *lines]
 
 
 def _mean_of(found: list[Scores], task: str) -> str:

@@ -1,4 +1,4 @@
-"""What is compared: the base, the specialists, the best static merge, and compositions of four adapters."""
+"""What is compared: the base, the specialists, the best static merge, and compositions of the testbed's adapters."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from genepool.composition.recipe import Composing
 from genepool.composition.run import compose
 from genepool.tasks import Ledger, Task, evaluate, load_tasks
 from genepool.testbed import Testbed
+from genepool.testbed.policies.worlds import LANDERS
 
 #: Training episodes of each task that a composer is given.
 EPISODES = 64
@@ -20,6 +21,9 @@ WEIGHTS = (0.25, 0.5, 0.75, 1.0)
 # No skill is the newest of these four. Steps and batches are fewer than the defaults, with a larger step size: the same
 # for every space.
 _PSEC = {"pull": 0.0, "steps": 150, "learning_rate": 1e-3, "batch": 256, "every": 25}
+
+# Landers that save fuel, and that land fast.
+_LANDERS = tuple(LANDERS)
 
 Scores = dict[str, list[float]]
 Measured = tuple[Scores, dict[str, Any]]
@@ -32,10 +36,12 @@ class Arm:
     Attributes:
         name: in the page.
         measure: (testbed, seed, a folder to work in) -> test scores by task, and what is said beside them.
+        skills: of the testbed; poles when None.
     """
 
     name: str
     measure: Callable[[Testbed, int, Path], Measured]
+    skills: tuple[str, ...] | None = None
 
 
 def asked(model: str | Path, tasks: list[Task], split: str = "test") -> Scores:
@@ -137,4 +143,10 @@ ARMS = (
     Arm("l2m", composed("l2m", {})),
     Arm("psec, constant", composed("psec", {**_PSEC, "constant": True})),
     Arm("psec, outputs mixed", composed("psec", {**_PSEC, "space": "output"})),
+    Arm("landers: base", _base, _LANDERS),
+    Arm("landers: specialists, task known", _specialists, _LANDERS),
+    Arm("landers: best static sum", _static, _LANDERS),
+    Arm("landers: psec", composed("psec", _PSEC), _LANDERS),
+    Arm("landers: psec, actions mixed", composed("psec", {**_PSEC, "space": "action"}), _LANDERS),
+    Arm("landers: psec, constant", composed("psec", {**_PSEC, "constant": True}), _LANDERS),
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.claims.verdict import Contrast, Figure, Rule, better
-from genepool.testbed.policies.worlds import DEFAULT_WORLDS
+from genepool.testbed.policies.worlds import DEFAULT_WORLDS, LANDERS
 
 #: The scores of an arm by task.
 Scores = Mapping[str, list[float]]
@@ -64,7 +64,7 @@ def _keeps(what: str) -> Rule:
     return Rule(words, lambda figures: figures["main"].lo > -_LOST, wants_more=False)
 
 
-_FIRST = DEFAULT_WORLDS[:1]
+_FIRST, _LANDERS = DEFAULT_WORLDS[:1], tuple(LANDERS)
 CLAIMS = (
     PolicyClaim(
         "psec", "Skills mixed in their parameters beat skills mixed in their actions", "PSEC, Liu et al. 2025",
@@ -85,5 +85,20 @@ CLAIMS = (
     PolicyClaim(
         "cotasp", "CoTASP keeps the first task while it learns three more", "CoTASP, Yang et al. 2023",
         "cotasp", "cotasp after one task", _FIRST, _keeps("the first task after four tasks less after one"), True,
+    ),
+    PolicyClaim(
+        "psec-landers", "Skills mixed in their parameters beat skills mixed in their actions", "PSEC, Liu et al. 2025",
+        "landers: psec", "landers: psec, actions mixed", _LANDERS,
+        better("psec less actions mixed on the landers with two rewards"),
+    ),
+    PolicyClaim(
+        "psec-landers-context", "Weights that depend on the state beat constant ones", "PSEC, Liu et al. 2025",
+        "landers: psec", "landers: psec, constant", _LANDERS,
+        better("psec less constant weights on the landers with two rewards"),
+    ),
+    PolicyClaim(
+        "psec-landers-merge", "PSEC beats the best static sum", "ours",
+        "landers: psec", "landers: best static sum", _LANDERS,
+        better("psec less the best static sum on the landers with two rewards"),
     ),
 )  # fmt: skip

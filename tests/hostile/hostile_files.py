@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.evolution import evolve_world
+from tests.hostile.composed_files import COMPOSED, WORLDS_OF_COMPOSED
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ _ASK = "evaluate base --tasks tasks --limit 2 --ledger own.sqlite"
 _WRITE = "generate base --prompt a --max-new-tokens 2"
 _CONVERT = "skill convert adapter --base {world}/base --to low-rank --out out.safetensors"
 _TUNED = "inspect {world}/base tuned"
+_SEE = "evaluate digits --tasks {world}/images/tasks --task first --limit 1 --ledger own.sqlite"
+_PLAY = "evaluate policy --tasks {world}/poles/tasks --task first --limit 1 --ledger own.sqlite"
 
 KINDS = (
     Kind("recipe", "recipe.yaml", "yaml", ("plan recipe.yaml", "merge recipe.yaml out"), ("base", "tuned")),
@@ -116,6 +119,14 @@ KINDS = (
          ("inspect {world}/base composed#tuned", "generate composed --prompt a --max-new-tokens 2",
           "evaluate composed --tasks tasks --limit 1"),
          ("tasks",)),
+    Kind("digits config", "digits/config.json", "json", (_SEE, "inspect digits")),
+    Kind("policy config", "policy/config.json", "json", (_PLAY, "inspect policy")),
+    *(Kind(f"composition by {method}", f"by_{method}/composition.json", "json",
+           (one.asked.replace("{folder}", f"by_{method}"),))
+      for method, one in COMPOSED.items()),
+    *(Kind(f"router of {method}", f"by_{method}/router.safetensors", "tensors",
+           (one.asked.replace("{folder}", f"by_{method}"),))
+      for method, one in COMPOSED.items() if one.learned),
 )  # fmt: skip
 
 # Command lines, in the folder of the world, or a function of it; and the parts that must be there before.
@@ -327,7 +338,20 @@ def adapter(folder: Path) -> None:
     evolve_world.build_adapter(folder)
 
 
+def _copy_of(path: str, name: str) -> Callable[[Path], None]:
+    def copy(folder: Path) -> None:
+        import shutil
+
+        shutil.copytree(folder / path, folder / name)
+
+    return copy
+
+
+MADE |= {world: ((), make) for world, make in WORLDS_OF_COMPOSED.items()}
+MADE |= {f"by_{method}": ((one.world,), one.line(method, f"by_{method}")) for method, one in COMPOSED.items()}
 MADE |= {
+    "digits": (("images",), _copy_of("images/base", "digits")),
+    "policy": (("poles",), _copy_of("poles/base", "policy")),
     "base.gguf": (("llama",), "export llama base.gguf"),
     "skill": (("base",), "skill extract tuned --base base --out skill.safetensors --name skill"),
     "sparse": (("skill",), "skill convert skill.safetensors --to sparse --out sparse.safetensors"),

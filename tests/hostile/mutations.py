@@ -35,7 +35,8 @@ def mutated(path: Path, form: str, seed: int) -> None:
 
     Args:
         path: the file.
-        form: "json", "jsonl", "yaml", "safetensors", "sqlite" or "bytes".
+        form: "json", "jsonl", "yaml", "safetensors", "tensors" (a file of weights in which mostly a tensor is wrong,
+            and not the file), "sqlite" or "bytes".
         seed: decides how.
     """
     dice = random.Random(seed)
@@ -44,7 +45,7 @@ def mutated(path: Path, form: str, seed: int) -> None:
         return
     data = path.read_bytes()
     ways: dict[str, Callable[[bytes, random.Random], bytes]] = {
-        "json": _json, "jsonl": _line, "yaml": _yaml, "safetensors": _header,
+        "json": _json, "jsonl": _line, "yaml": _yaml, "safetensors": _header, "tensors": _tensors,
     }  # fmt: skip
     # Every form is also bytes.
     change = _bytes if form == "bytes" or dice.random() < 0.2 else ways[form]
@@ -127,6 +128,47 @@ def _line(data: bytes, dice: random.Random) -> bytes:
 
 def _header(data: bytes, dice: random.Random) -> bytes:
     return with_header(data, lambda header: _odd(header, dice))
+
+
+def _tensors(data: bytes, dice: random.Random) -> bytes:
+    """A file that every reader of the format opens, with one tensor that is not what was saved."""
+    if dice.random() < 0.2:
+        return _header(data, dice)
+    import numpy as np
+    from safetensors.numpy import load, save
+
+    tensors = load(data)
+    name = dice.choice(sorted(tensors))
+    one = tensors[name]
+    match dice.randrange(12):
+        case 0:
+            del tensors[name]
+        case 1:
+            tensors[dice.choice(["", "a", f"{name}.", f"{name}/{name}", name[:-1], dice.choice(sorted(tensors))])] = one
+            del tensors[name]
+        case 2:
+            tensors[f"{name}.{dice.randrange(10**6)}"] = one
+        case 3:
+            tensors[name] = one.reshape(-1) if one.ndim > 1 else one.reshape(*one.shape, 1)
+        case 4:
+            axis = dice.randrange(max(1, one.ndim))
+            tensors[name] = np.repeat(one, dice.choice([0, 2, 3, 100]), axis=axis)
+        case 5:
+            tensors[name] = one[..., : dice.randrange(4)] if one.ndim else one.reshape(1)
+        case 6:
+            tensors[name] = one.T
+        case 7:
+            tensors[name] = one.astype(dice.choice([np.int64, np.uint8, np.bool_, np.float16, np.float64]))
+        case 8:
+            value = dice.choice([np.nan, np.inf, -np.inf, 0, 1e38, -1e38, 1e-45])
+            tensors[name] = np.full(one.shape, value, np.float32)
+        case 9:
+            tensors[name] = np.zeros(dice.choice([(0,), (2**40, 0), (0, 2**40), (), (1,), (2**20, 1)]), one.dtype)
+        case 10:
+            tensors[name] = tensors[dice.choice(sorted(tensors))]
+        case _:
+            tensors[name] = one * one.dtype.type(dice.uniform(-1e6, 1e6))
+    return bytes(save({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}))
 
 
 def _yaml(data: bytes, dice: random.Random) -> bytes:

@@ -23,6 +23,11 @@ CORPUS = [json.loads(line) for line in (Path(__file__).parent / "corpus.jsonl").
 _KINDS = {kind.name: kind for kind in KINDS}
 
 
+def _marked(line: dict[str, Any]) -> Any:
+    """A line of the corpus; what a composition has to be made for takes seconds."""
+    return pytest.param(line, marks=[pytest.mark.slow] if "/by_" in f"/{_KINDS[line['kind']].file}" else [])
+
+
 @pytest.fixture(scope="session")
 def good(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The good files, made in this process; each when it is first asked for."""
@@ -39,7 +44,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.mark.xdist_group("hostile")
-@pytest.mark.parametrize("line", CORPUS, ids=lambda line: f"{line['kind']}: {line['was']}")
+@pytest.mark.parametrize("line", [_marked(line) for line in CORPUS], ids=lambda line: f"{line['kind']}: {line['was']}")
 def test_what_once_failed_gets_one_line(
     line: dict[str, Any], good: World, cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

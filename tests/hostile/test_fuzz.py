@@ -46,11 +46,11 @@ def test_no_header_breaks_the_reader(tmp_path: Path, record_property: Callable[[
     record_property("mutated headers", HEADERS)
 
 
-@pytest.mark.parametrize("form", ["json", "jsonl", "yaml", "safetensors", "bytes"])
+@pytest.mark.parametrize("form", ["json", "jsonl", "yaml", "safetensors", "tensors", "bytes"])
 def test_a_seed_is_a_mutation(form: str, tmp_path: Path) -> None:
     """The same again, so that a failure can be looked at; and nearly always another file."""
     good = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
-    data = struct.pack("<Q", len(good)) + good + bytes(8) if form == "safetensors" else good
+    data = struct.pack("<Q", len(good)) + good + bytes(8) if form in ("safetensors", "tensors") else good
     file, seen = tmp_path / "file", set()
     for seed in range(50):
         file.write_bytes(data)

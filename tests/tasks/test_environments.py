@@ -78,10 +78,10 @@ def test_a_config_changes_the_world_as_physics_says() -> None:
 
 def test_the_price_of_fuel_is_another_reward_of_the_same_world() -> None:
     kind = environments()["lunar_lander"]
-    assert kind.reward(-0.3, 2, {"fuel": 1.0}, over=False) == -0.3
-    assert kind.reward(-0.3, 2, {"fuel": 11.0}, over=False) == pytest.approx(-3.3)
-    assert kind.reward(1.0, 0, {"fuel": 11.0}, over=False) == 1.0
-    assert kind.reward(-100.0, 2, {"fuel": 11.0}, over=True) == -100.0
+    assert kind.reward(-0.3, 2, {"fuel": 1.0, "time": 0.0}, over=False) == -0.3
+    assert kind.reward(-0.3, 2, {"fuel": 11.0, "time": 0.0}, over=False) == pytest.approx(-3.3)
+    assert kind.reward(1.0, 0, {"fuel": 11.0, "time": 0.0}, over=False) == 1.0
+    assert kind.reward(-100.0, 2, {"fuel": 11.0, "time": 0.0}, over=True) == -100.0
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.floats(0.05, 8)), min_size=2, max_size=5), st.integers(0, 3))
@@ -138,6 +138,7 @@ def test_a_line_that_is_no_episode_is_named(tmp_path: Path, line: dict[str, Any]
         ("metric: episode_return\nreturns: [1, 1]", "the lower one first"),
         ("metric: episode_return\nreturns: [0, .inf]", "finite"),
         ("metric: exact_match\nreturns: [0, 1]", "`returns` has no effect"),
+        ("metric: exact_match\nclip: true", "`clip` has no effect"),
         ("metric: exact_match", "names an environment, and the metric exact_match judges answers"),
     ],
 )
@@ -201,6 +202,22 @@ def test_a_return_outside_its_bounds_names_the_example(cli: Cli, tmp_path: Path)
     [line] = [one for one in answer.err.splitlines() if one.startswith("error:")]
     assert "the example 'first' has the return" in line
     assert "outside of 0 to 2" in line
+
+
+def test_a_return_outside_of_bounds_that_clip_scores_as_the_nearer_one(cli: Cli, tmp_path: Path) -> None:
+    """What scores between the bounds is what it was, and what the ledger keeps is the return itself."""
+    model = write_policy(tmp_path / "policy", 0)
+    lines = [{"environment": "cart_pole", "config": {"steps": 40}, "seed": seed} for seed in range(6)]
+    tasks = write_episodes(
+        tmp_path / "tasks" / "poles", lines, settings="metric: episode_return\nreturns: [9, 10]\nclip: true"
+    )
+    answer = cli("evaluate", model, "--tasks", tasks.parent, "--json")
+    assert answer.code == 0, answer.err
+    assert cli("outcomes", "export", tmp_path / "rows.jsonl").code == 0
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    totals = [row["detail"]["return"] for row in rows]
+    assert max(totals) > 10
+    assert [row["score"] for row in rows] == [min(max(total - 9, 0), 1) for total in totals]
 
 
 def test_an_environment_of_other_spaces_or_not_installed_is_one_clear_error(
@@ -274,6 +291,28 @@ def test_a_damaged_config_is_one_clear_error(cli: Cli, tmp_path: Path, change: d
     assert answer.code == 2
     assert "Traceback" not in answer.err
     assert "config.json" in answer.err
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": 4096}, {"hidden_size": 4096, "num_hidden_layers": 64}])
+def test_a_config_cannot_ask_for_more_than_is_stored(
+    cli: Cli, tmp_path: Path, change: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sizes that are allowed each, and whose network would take 4 GB, are held against the file before it is built."""
+    folder = write_policy(tmp_path / "policy", 0)
+    said = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**said, **change}))
+    built: list[str] = []
+    plain = torch.nn.Linear.__init__
+
+    def counted(self: torch.nn.Linear, *sizes: int, **options: Any) -> None:
+        plain(self, *sizes, **options)
+        built.append(self.weight.device.type)
+
+    monkeypatch.setattr(torch.nn.Linear, "__init__", counted)
+    answer = cli("evaluate", folder, "--tasks", write_episodes(tmp_path / "poles", [{"environment": "cart_pole"}]))
+    assert answer.code == 2
+    assert "layers.0.weight has shape [6, 4], and its config.json asks for [4096, 4]" in answer.err
+    assert set(built) == {"meta"}
 
 
 def test_weights_that_overflow_give_no_action(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ digits and a policy are such. Importing this file needs no torch.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from genepool.tasks.answers import AnswerBatch, Question, class_batch
 from genepool.tasks.decoding import DEFAULT_BATCH
+from genepool.errors import InputError
 from genepool.tasks.network import Network
 from genepool.weights import Weights
 
@@ -111,3 +112,31 @@ class OwnClassifier(OwnNetwork):
         """See `Model.answer_logits`."""
         logits: torch.Tensor = self.run(batch.numbers, **{self.input_name: batch.inputs[self.input_name]})
         return logits.float()
+
+
+def built_to_fit(make: Callable[[], Any], weights: Weights) -> Any:
+    """A network whose config says every size, built once these are known to be those of the stored tensors.
+
+    A config of a few bytes could ask for all memory.
+
+    Args:
+        make: builds it; called first where tensors take no memory.
+        weights: what it will hold.
+
+    Raises:
+        InputError: a tensor is not stored, or has another shape than the config says.
+    """
+    import torch
+
+    with torch.device("meta"):
+        outline = make()
+    for name, parameter in outline.named_parameters():
+        shape = list(weights.info(name).shape) if name in weights else None
+        if shape != list(parameter.shape):
+            found = f"{name} has shape {shape}" if shape is not None else f"lacks the tensor {name}"
+            raise InputError(
+                f"{found}, and its config.json asks for {list(parameter.shape)}",
+                where=weights.name,
+                fix="Copy the config.json of the model that it was made of",
+            )
+    return make()

@@ -139,7 +139,7 @@ def episode_outcomes(model: Model, task: Task, examples: Sequence[Example], batc
     """The outcome of each episode: its return on the scale of the task's bounds, 0 where the policy gave no action.
 
     Raises:
-        InputError: a return lies outside the bounds, or as `play_all`.
+        InputError: a return lies outside of bounds that do not clip, or as `play_all`.
     """
     assert task.settings.returns is not None
     low, high = task.settings.returns
@@ -148,14 +148,15 @@ def episode_outcomes(model: Model, task: Task, examples: Sequence[Example], batc
         if math.isnan(one.total):
             outcomes.append(Outcome(0.0))
             continue
-        if not low <= one.total <= high:
+        if not low <= one.total <= high and not task.settings.clip:
             raise InputError(
                 f"the example '{example.id}' has the return {one.total:g}, outside of {low:g} to {high:g}",
                 where=example.place(task.name),
-                fix="Declare wider `returns` in task.yaml",
+                fix="Declare wider `returns` in task.yaml, or `clip: true`",
             )
         detail = {"return": one.total, "steps": float(one.steps)}
-        outcomes.append(Outcome((one.total - low) / (high - low), None, detail))
+        within = min(max(one.total, low), high)
+        outcomes.append(Outcome((within - low) / (high - low), None, detail))
     return outcomes
 
 

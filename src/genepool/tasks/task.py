@@ -48,6 +48,9 @@ class TaskSettings(Strict):
     returns: tuple[float, float] | None = Field(
         None, description="The least and the largest return of an episode, for episode_return: scores 0 and 1."
     )
+    clip: bool = Field(
+        False, description="Score a return outside of `returns` as the nearer of the two; otherwise it is an error."
+    )
     max_new_tokens: int = Field(64, ge=1, description="Tokens a model may write before it is stopped.")
     stop: list[str] = Field(default_factory=list, description="Texts that end an answer; they are not part of it.")
     strip: bool = Field(True, description="Ignore white space around the answer.")
@@ -112,6 +115,8 @@ class TaskSettings(Strict):
         if (find_metric(self.metric).needs == "episode") != (self.returns is not None):
             what = "has no effect with" if self.returns else "is needed by"
             raise ValueError(f"`returns` {what} the metric {self.metric}. Write `returns: [LOW, HIGH]`")
+        if self.clip and self.returns is None:
+            raise ValueError("`clip` has no effect without `returns`. Leave it out")
         if self.input == "image" and (texts := sorted(self.model_fields_set & _OF_TEXT)):
             raise ValueError(f"`{texts[0]}` has no effect with `input: image`. Leave it out")
         return self
@@ -191,6 +196,8 @@ class Task:
             del parts["input"]  # what there was before images keeps its digest
         if parts["returns"] is None:
             del parts["returns"]  # and what there was before episodes
+        if not parts["clip"]:
+            del parts["clip"]  # and what there was before returns could lie outside
         way = find_shown_choice(parts["show"])
         if way.name == "drawn":
             del parts["show"], parts["show_for"]  # and what there was before other ways than drawing

@@ -58,6 +58,8 @@ def build(
 
         genepool testbed build policies --bed policies --tiny
 
+        genepool testbed build landers --bed policies --skills thrifty,swift --tiny
+
         genepool testbed build streams --bed streams
 
     DIR gets base, full/<skill>, lora/<skill>, tasks/<skill>, tasks/generic and manifest.json. It takes two minutes on
@@ -66,9 +68,9 @@ def build(
     and its specialists lie in DIR/small.
 
     text: strings, a Llama. text_sizes: two Llamas. untagged: worked examples instead of tags. pairs: with tasks of two
-    skills. sentences: texts of installed packages, all-MiniLM-L6-v2. digits: images, a ViT. policies: poles on a cart.
-    streams: the ViT, and DIR/streams of spoilt digits; that of streams_open never saw 7 to 9, and streams_conv has a
-    convolutional network.
+    skills. sentences: texts of installed packages, all-MiniLM-L6-v2. digits: images, a ViT. policies: poles on a cart,
+    or landers (thrifty, swift), which need Box2D. streams: the ViT, and DIR/streams of spoilt digits; that of
+    streams_open never saw 7 to 9, and streams_conv has a convolutional network.
     """
     options.begin(quiet)
     folder = options.place(folder, out, "DIR")

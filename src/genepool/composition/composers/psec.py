@@ -120,6 +120,8 @@ class Psec(Composer[PsecOptions]):
         width = 0
         if not self.options.constant:
             width = saved.tensor("context/hidden.0.weight", (hidden, None)).shape[1]
+            # Checked before a square of this width takes memory.
+            saved.tensor("context/hidden.1.weight", (hidden, hidden))
         context = ContextNetwork(width, count, hidden)
         context.put(
             {name: saved.tensor(f"context/{name}", tuple(own.shape)) for name, own in context.named_parameters()}

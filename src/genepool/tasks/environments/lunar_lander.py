@@ -1,4 +1,4 @@
-"""A lander with three engines; the return is that of Gymnasium, with the price of fuel that a config asks."""
+"""A lander with three engines; the return is that of Gymnasium, with the prices of fuel and time that a config asks."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ class LunarLander(Environment):
         "fuel": EnvironmentSetting(
             1.0, 0.0, 100.0, "Price of fuel, in multiples of Gymnasium's: another reward, not a world."
         ),
+        "time": EnvironmentSetting(0.0, 0.0, 100.0, "Price of a step: another reward, not a world."),
     }
-    extra = 'pip install "genepool[environments]" "gymnasium[box2d]"'
+    extra = 'pip install "genepool[landers]"'
 
     def configure(self, simulator: Any, config: Mapping[str, float]) -> None:
         # Its world is made anew, with this gravity, when an episode begins.
         simulator.gravity = config["gravity"]
 
     def reward(self, given: float, action: Any, config: Mapping[str, float], *, over: bool) -> float:
-        # A crash or a landing is -100 or 100, whatever was burnt.
-        return given if over else given - (config["fuel"] - 1) * _PRICES[int(action)]
+        # A crash or a landing is -100 or 100, whatever was burnt and however long it took.
+        return given if over else given - (config["fuel"] - 1) * _PRICES[int(action)] - config["time"]

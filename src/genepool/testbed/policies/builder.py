@@ -1,18 +1,21 @@
-"""Making the testbed of policies: a base that balances one pole, and for each other pole a fine-tune and an adapter.
+"""Making the testbed of policies: a base that knows one world, and for each other task a fine-tune and an adapter.
 
-`genepool.testbed.build(folder, bed="policies")` publishes what is made here. Wires `worlds`, and `evolving`, which is
-imported only once something has to be evolved.
+`genepool.testbed.build(folder, bed="policies")` publishes what is made here: poles, or landers where these are named.
+Wires `worlds`, and `evolving` and `cloning`, which are imported only once something has to be evolved.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from genepool import progress
 from genepool.seeding import derive, torch_generator
@@ -22,12 +25,12 @@ from genepool.testbed import folder as layout
 from genepool.testbed.data import SPLITS, Split
 from genepool.testbed.pieces import Pieces
 from genepool.testbed.policies.worlds import (
-    AS_IT_IS,
-    BETWEEN,
     COUNTS,
     DEFAULT_WORLDS,
+    LANDERS,
     TINY_COUNTS,
     WORLDS,
+    PolicyFamily,
     PolicyWorld,
     choose,
 )
@@ -43,8 +46,6 @@ if TYPE_CHECKING:
 _Numbers = tuple[int, int, int, float, float]
 # Raise this when the code changes what a build makes; numbers of the schedule are hashed by themselves.
 RECIPE_VERSION = 1
-# Four numbers of a cart and its pole, each about 1 after this: metres, metres a second, radians, radians a second.
-_SCALES = {"cart_pole": (1.0, 1.0, 0.1, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,43 @@ class PolicySchedule:
     rank: int
 
 
-def schedule_for(*, tiny: bool) -> PolicySchedule:
-    """The schedule of a size."""
+@dataclass(frozen=True)
+class Cloning:
+    """The numbers of a base that begins as a copy of a rule (`cloning`), all ours.
+
+    Attributes:
+        rounds: how often episodes are played; the rule acts in the first.
+        episodes: of a round.
+        steps: of Adam behind each round, on all that was seen until then.
+        batch: states in a step.
+        learning_rate: of Adam.
+    """
+
+    rounds: int = 3
+    episodes: int = 24
+    steps: int = 600
+    batch: int = 256
+    learning_rate: float = 3e-3
+
+
+@dataclass(frozen=True)
+class LanderSchedule(PolicySchedule):
+    """Every number of a build of landers.
+
+    Attributes:
+        cloning: of the base.
+    """
+
+    cloning: Cloning = Cloning()
+
+
+def schedule_for(*, tiny: bool, lands: bool = False) -> PolicySchedule:
+    """The schedule of a size, of poles or of landers."""
+    if lands:
+        # The base is a copy already: no generation of a search is left to it.
+        none, few = (0, 12, 3, 0.1, 1.0), (8, 12, 3, 0.1, 1.0)
+        many = (40, 16, 6, 0.1, 1.0)
+        return LanderSchedule(32, 2, 400, none, few if tiny else many, few if tiny else many, 2 if tiny else 4)
     if tiny:
         return PolicySchedule(16, 2, 200, (20, 12, 3, 0.3, 0.5), (8, 12, 3, 0.3, 1.0), (8, 12, 3, 0.3, 1.0), 2)
     return PolicySchedule(32, 2, 500, (20, 16, 4, 0.3, 0.5), (20, 16, 4, 0.3, 1.0), (20, 16, 4, 0.3, 1.0), 4)
@@ -89,7 +125,12 @@ class PolicySettings(BedSettings):
     @property
     def schedule(self) -> PolicySchedule:
         """The numbers of the build."""
-        return schedule_for(tiny=self.tiny)
+        return schedule_for(tiny=self.tiny, lands=True) if self.family.copies else schedule_for(tiny=self.tiny)
+
+    @property
+    def family(self) -> PolicyFamily:
+        """The tasks of the environment that the skills are of."""
+        return (WORLDS | LANDERS)[self.skills[0]].family
 
     def make(self, pieces: Pieces, out: Path) -> dict[str, Any]:
         """Evolves everything and returns the manifest."""
@@ -109,12 +150,13 @@ class _PoliciesBuild:
         from genepool.tasks.models.policy.network import PolicyNetwork, PolicyShape
 
         self.settings, self.pieces, self.schedule, self.out = settings, pieces, settings.schedule, out
-        self.worlds = tuple(WORLDS[name] for name in settings.skills)
-        self.tasks = (*self.worlds, AS_IT_IS, BETWEEN)
+        self.family = settings.family
+        self.worlds = tuple((WORLDS | LANDERS)[name] for name in settings.skills)
+        self.tasks = (*self.worlds, self.family.as_it_is, self.family.between)
         self.counts = TINY_COUNTS if settings.tiny else COUNTS
-        name = self.worlds[0].environment
-        spaces = environments()[name].spaces
-        self.shape: PolicyShape = PolicyShape(spaces, self.schedule.hidden, self.schedule.layers, _SCALES[name])
+        spaces = environments()[self.worlds[0].environment].spaces
+        scales = self.family.scales
+        self.shape: PolicyShape = PolicyShape(spaces, self.schedule.hidden, self.schedule.layers, scales)
         self.network: PolicyNetwork = PolicyNetwork(self.shape).eval()
 
     def run(self) -> dict[str, Any]:
@@ -125,10 +167,10 @@ class _PoliciesBuild:
             bar.note("task files")
             self._write_tasks()
             bar.note("base")
-            base = self._evolved("base", AS_IT_IS, self._new(), numbers.base, bar)
+            base = self._evolved("base", self.family.as_it_is, self._new, numbers.base, bar)
             for world in self.worlds:
                 bar.note(f"the specialist {world.name}")
-                self._evolved(f"full/{world.name}", world, base, numbers.full, bar)
+                self._evolved(f"full/{world.name}", world, lambda: base, numbers.full, bar)
                 bar.note(f"the adapter {world.name}")
                 self._adapter(f"lora/{world.name}", world, base, bar)
         kinds = [f"{kind}/{world.name}" for kind in ("full", "lora") for world in self.worlds]
@@ -143,18 +185,31 @@ class _PoliciesBuild:
                 world.write(unfinished, self.counts, self.schedule.steps)
 
     def _new(self) -> dict[str, torch.Tensor]:
-        """An untrained network; every tensor starts from its own (seed, name)."""
+        """An untrained network, every tensor of which starts from its own (seed, name); or what copies a rule."""
         import torch
+
+        from genepool.testbed.policies.cloning import copied
 
         found = {}
         for name, tensor in self.network.state_dict().items():
             bound = tensor.shape[1] ** -0.5 if tensor.dim() == 2 else 0.0
             generator = torch_generator(self.settings.seed, "policies init", name)
             found[name] = (2 * torch.rand(tensor.shape, generator=generator) - 1) * bound
-        return found
+        if not self.family.copies:
+            return found
+        assert isinstance(self.schedule, LanderSchedule)
+        episodes, how = partial(self._episodes, "copy", self.family.as_it_is), self.schedule.cloning
+        return copied(self.network, self.shape.spaces, found, episodes, how, self.settings.seed)
+
+    def _episodes(self, name: str, world: PolicyWorld, generation: int, count: int) -> list[Episode]:
+        """Starts that no split has, drawn anew for every generation."""
+        seed = self.settings.seed
+        drawn = [derive(seed, "policies start", name, generation, at) % 2**31 for at in range(count)]
+        config = {**world.config, "steps": self.schedule.steps}
+        return [episode_of({"environment": world.environment, "config": config, "seed": one}, name) for one in drawn]
 
     def _evolved(
-        self, name: str, world: PolicyWorld, start: dict[str, torch.Tensor], numbers: _Numbers,
+        self, name: str, world: PolicyWorld, start: Callable[[], dict[str, torch.Tensor]], numbers: _Numbers,
         bar: progress.Bar,
     ) -> dict[str, torch.Tensor]:  # fmt: skip
         """Evolves all weights and publishes them, or reads them back when a killed build had finished them."""
@@ -163,7 +218,7 @@ class _PoliciesBuild:
         if self.pieces.finished(name):
             bar.advance(numbers[0])
             return dict(load_file(self.pieces.staging / name / "model.safetensors"))
-        found = self._search(name, world, start, dict, numbers, bar)
+        found = self._search(name, world, start(), dict, numbers, bar)
 
         def save(place: Path) -> None:
             save_file(found, place / "model.safetensors", metadata={"format": "pt"})
@@ -226,16 +281,10 @@ class _PoliciesBuild:
     ) -> dict[str, torch.Tensor]:
         from genepool.testbed.policies.evolving import PolicySearch, evolve
 
-        search: PolicySearch = PolicySearch(*numbers)
+        low, high = self.family.returns(self.schedule.steps)
+        search: PolicySearch = PolicySearch(*numbers[:-1], enough=low + numbers[-1] * (high - low))
         seed, left = self.settings.seed, numbers[0]
-
-        def episodes(generation: int, count: int) -> list[Episode]:
-            """Starts that no split has, drawn anew for every generation."""
-            drawn = [derive(seed, "policies start", name, generation, at) % 2**31 for at in range(count)]
-            config = {**world.config, "steps": self.schedule.steps}
-            return [
-                episode_of({"environment": world.environment, "config": config, "seed": one}, name) for one in drawn
-            ]
+        episodes = partial(self._episodes, name, world)
 
         def after() -> None:
             nonlocal left
@@ -247,15 +296,22 @@ class _PoliciesBuild:
         return found
 
     def _record(self, weights: dict[str, torch.Tensor], numbers: _Numbers) -> dict[str, Any]:
-        from genepool.testbed.policies.evolving import mean_returns
-
         many = {key: tensor[None] for key, tensor in weights.items()}
         scores = {}
         for world in self.tasks:
             episodes = world.episodes("test", self.counts["test"], self.schedule.steps)
-            mean = mean_returns(self.network, self.shape.spaces, many, episodes)[0]
-            scores[world.name] = round(mean / self.schedule.steps, 4)
+            scores[world.name] = round(self._score(many, episodes), 4)
         return {"steps": numbers[0], "scored_items": self.counts["test"], "scores": scores}
+
+    def _score(self, many: Mapping[str, torch.Tensor], episodes: Sequence[Episode]) -> float:
+        """The mean score of one policy, as `genepool evaluate` gives it."""
+        from genepool.testbed.policies.evolving import returns_of
+
+        [totals] = returns_of(self.network, self.shape.spaces, many, episodes)
+        scores = np.array(
+            [self.family.score(float(one), self.schedule.steps) for one in np.nan_to_num(totals, nan=-1e9)]
+        )
+        return float(scores.clip(0, 1).mean())
 
     def _manifest(self, models: dict[str, Any]) -> dict[str, Any]:
         counts: dict[Split, int] = {split: self.counts[split] for split in SPLITS}

@@ -34,7 +34,7 @@ class PolicySearch:
         population: candidates of each.
         episodes: that each of them plays.
         sigma: standard deviation of the first candidates around the start.
-        enough: the search ends when the mean of the generation's candidates reaches this share of the steps.
+        enough: the search ends when the mean of the generation's candidates reaches this return.
     """
 
     generations: int
@@ -91,7 +91,7 @@ def evolve(
             warnings.simplefilter("ignore")
             strategy.tell(points, [-one for one in found])
         after()
-        if float(np.mean(found)) >= search.enough * float(np.mean([one.steps for one in played])):
+        if float(np.mean(found)) >= search.enough:
             break
     return {key: tensor[0] for key, tensor in unpacked(np.asarray(strategy.mean)[None]).items()}
 
@@ -99,13 +99,22 @@ def evolve(
 def mean_returns(
     network: torch.nn.Module, spaces: Spaces, weights: Tensors, episodes: Sequence[Episode]
 ) -> list[float]:
-    """The mean return of some policies, which play the same episodes.
+    """The mean return of some policies, which play the same episodes; see `returns_of`."""
+    totals = returns_of(network, spaces, weights, episodes)
+    return [float(total) for total in np.nan_to_num(totals, nan=-1e9).mean(1)]
+
+
+def returns_of(network: torch.nn.Module, spaces: Spaces, weights: Tensors, episodes: Sequence[Episode]) -> np.ndarray:
+    """The returns of some policies, which play the same episodes.
 
     Args:
         network: of the policies' shape.
         spaces: of the policies.
         weights: every tensor of the network, with a dimension for the policies before the others.
         episodes: what each of them plays.
+
+    Returns:
+        Shape (policies, episodes); NaN where a policy gave no action.
     """
     policies, each = len(next(iter(weights.values()))), len(episodes)
 
@@ -120,8 +129,7 @@ def mean_returns(
             return actions_of(together(weights, seen).flatten(0, 1), spaces)
 
     played = play(act, [*episodes] * policies, policies * each)
-    totals = np.array([one.total for one in played]).reshape(policies, each)
-    return [float(total) for total in np.nan_to_num(totals, nan=-1e9).mean(1)]
+    return np.array([one.total for one in played]).reshape(policies, each)
 
 
 def _strategy(start: np.ndarray, search: PolicySearch, seed: int, name: str) -> Any:

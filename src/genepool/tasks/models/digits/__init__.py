@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.errors import InputError
 from genepool.tasks.models import Capability, model_kind
-from genepool.tasks.own_network import OwnClassifier
+from genepool.tasks.own_network import OwnClassifier, built_to_fit
 from genepool.weights import Weights
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class DigitsModel(OwnClassifier):
         """The network of the config; `load` fills it."""
         from genepool.tasks.models.digits.network import DigitsTransformer, Shape
 
-        return DigitsTransformer(Shape.of(weights.config, weights.name)).eval().to(dtype=kind)
+        shape = Shape.of(weights.config, weights.name)
+        return built_to_fit(partial(DigitsTransformer, shape), weights).eval().to(dtype=kind)
 
     @property
     def labels(self) -> tuple[str, ...]:

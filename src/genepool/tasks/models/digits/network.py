@@ -14,11 +14,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from genepool.checked import is_whole
 from genepool.errors import InputError
 from genepool.tasks.models.digits import CLASSES, MODEL_TYPE, SIDE
 
 PATCH = 4
-_LARGEST = 4096
+# A merge changes no size, so anything large is not ours.
+_LARGEST, _DEEPEST = 4096, 256
 _PATCHES = (SIDE // PATCH) ** 2
 
 
@@ -61,10 +63,10 @@ class Shape:
         sizes: list[int] = []
         for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
             size = config.get(key)
-            # A merge changes no size, so anything large is not ours; building it could fill the memory.
-            if not isinstance(size, int) or not 1 <= size <= _LARGEST:
+            most = _DEEPEST if key == "num_hidden_layers" else _LARGEST
+            if not is_whole(size, 1, most):
                 raise InputError(
-                    f"got {size!r} for `{key}`, expected a whole number of at least 1",
+                    f"got {size!r:.40} for `{key}`, expected a whole number from 1 to {most}",
                     where=where,
                     fix="Copy the base's config.json",
                 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from genepool.errors import InputError
 from genepool.tasks.environments import Spaces
 from genepool.tasks.models import Capability, model_kind
-from genepool.tasks.own_network import OwnClassifier, OwnNetwork
+from genepool.tasks.own_network import OwnClassifier, OwnNetwork, built_to_fit
 from genepool.weights import Weights
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class Policy(OwnNetwork):
         """The network of the config; `load` fills it."""
         from genepool.tasks.models.policy.network import PolicyNetwork, PolicyShape
 
-        return PolicyNetwork(PolicyShape.of(weights.config, weights.name)).eval().to(dtype=kind)
+        shape = PolicyShape.of(weights.config, weights.name)
+        return built_to_fit(functools.partial(PolicyNetwork, shape), weights).eval().to(dtype=kind)
 
     @property
     def spaces(self) -> Spaces:

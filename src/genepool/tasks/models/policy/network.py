@@ -19,7 +19,7 @@ from genepool.errors import InputError
 from genepool.tasks.environments import Spaces
 from genepool.tasks.models.policy import MODEL_TYPE
 
-# A merge changes no size, so anything large is not ours; building it could fill the memory.
+# A merge changes no size, so anything large is not ours.
 _LARGEST, _DEEPEST = 4096, 64
 
 
