@@ -15,8 +15,9 @@ _PERMISSIVE = (
 _BINDING = r"\b[AL]?GPL|General Public License|Proprietary|Commercial|NonCommercial|CC-BY-NC"
 
 
-# What lm-eval brings along, in the extra `eval` alone; nothing of ours imports it.
-_KNOWN = {"chardet"}
+# What lm-eval brings along, in the extra `eval` alone, and what Gymnasium draws its lander with, in `landers` alone;
+# nothing of ours imports either.
+_KNOWN = {"chardet", "pygame-ce"}
 
 
 def _licence(found: Distribution) -> str:

@@ -90,8 +90,8 @@ def page(cells: Mapping[tuple[int, str], Mapping[str, Any]]) -> str:
     lines = [
         "# Policies",
         "",
-        "How well compositions of policies balance poles of four lengths and land with two rewards, and what is claimed",
-        "of them. `python -m benchmarks.policies --tiny` measures and writes this page;",
+        "How well compositions of policies balance poles of four lengths and land with two rewards, and what is",
+        "claimed of them. `python -m benchmarks.policies --tiny` measures and writes this page;",
         "`benchmarks/policies/cells.jsonl` keeps every episode.",
         "",
         *(textwrap.fill(f"- {point}", 118, subsequent_indent="  ", break_on_hyphens=False) for point in points),

@@ -23,6 +23,13 @@ FAMILY = FAMILIES["lunar_lander"]
 FEW = PolicySchedule(8, 1, 60, (0, 4, 1, 0.1, 1.0), (1, 4, 1, 0.1, 1.0), (1, 4, 1, 0.1, 1.0), 1)
 
 
+def _needs_landers() -> None:
+    try:
+        choose(list(LANDERS))
+    except InputError as error:
+        pytest.skip(f"{error.what}. {error.fix}")
+
+
 def test_what_is_written_is_read_as_it_is_meant(tmp_path: Path) -> None:
     for world in (*LANDERS.values(), FAMILY.as_it_is, FAMILY.between):
         (tmp_path / world.name).mkdir()
@@ -77,7 +84,7 @@ def test_without_box2d_the_extra_is_named(cli: Cli, tmp_path: Path, monkeypatch:
 
 
 def test_a_bed_of_landers_is_built_and_asked(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("Box2D", reason='needs pip install "genepool[landers]"')
+    _needs_landers()
     monkeypatch.setattr(builder, "schedule_for", lambda *, tiny, lands: FEW)
     monkeypatch.setattr(builder, "Cloning", lambda: Cloning(rounds=1, episodes=1, steps=2, batch=8))
     monkeypatch.setattr(builder, "TINY_COUNTS", {"train": 2, "valid": 1, "test": 2})
@@ -92,7 +99,7 @@ def test_a_bed_of_landers_is_built_and_asked(cli: Cli, tmp_path: Path, monkeypat
 @pytest.mark.slow
 def test_a_copy_of_the_rule_lands() -> None:
     """In most episodes that it has not seen, as the rule does."""
-    pytest.importorskip("Box2D", reason='needs pip install "genepool[landers]"')
+    _needs_landers()
     from genepool.tasks.models.policy.network import PolicyNetwork, PolicyShape
     from genepool.testbed.policies.cloning import copied
     from genepool.testbed.policies.evolving import returns_of
