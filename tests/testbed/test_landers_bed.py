@@ -15,12 +15,13 @@ from genepool.errors import InputError
 from genepool.tasks import load_tasks
 from genepool.tasks.environments import environments
 from genepool.testbed.policies import builder
-from genepool.testbed.policies.builder import Cloning, PolicySchedule, PolicySettings
+from genepool.testbed.policies.builder import Cloning, LanderSchedule, PolicySettings
 from genepool.testbed.policies.worlds import FAMILIES, LANDERS, WORLDS, choose
 
 Cli = Callable[..., Any]
 FAMILY = FAMILIES["lunar_lander"]
-FEW = PolicySchedule(8, 1, 60, (0, 4, 1, 0.1, 1.0), (1, 4, 1, 0.1, 1.0), (1, 4, 1, 0.1, 1.0), 1)
+_ONE = (1, 4, 1, 0.1, 1.0)
+FEW = LanderSchedule(8, 1, 60, (0, 4, 1, 0.1, 1.0), _ONE, _ONE, 1, Cloning(rounds=1, episodes=1, steps=2, batch=8))
 
 
 def _needs_landers() -> None:
@@ -86,7 +87,6 @@ def test_without_box2d_the_extra_is_named(cli: Cli, tmp_path: Path, monkeypatch:
 def test_a_bed_of_landers_is_built_and_asked(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _needs_landers()
     monkeypatch.setattr(builder, "schedule_for", lambda *, tiny, lands: FEW)
-    monkeypatch.setattr(builder, "Cloning", lambda: Cloning(rounds=1, episodes=1, steps=2, batch=8))
     monkeypatch.setattr(builder, "TINY_COUNTS", {"train": 2, "valid": 1, "test": 2})
     made = cli("testbed", "build", tmp_path / "bed", "--bed", "policies", "--skills", "thrifty,swift", "--tiny")
     assert made.code == 0, made.err

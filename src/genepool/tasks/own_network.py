@@ -10,9 +10,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch, Question, class_batch
 from genepool.tasks.decoding import DEFAULT_BATCH
-from genepool.errors import InputError
 from genepool.tasks.network import Network
 from genepool.weights import Weights
 
