@@ -12,7 +12,7 @@ from benchmarks.claims.verdict import FAILS, HOLDS
 from benchmarks.policies.__main__ import PAGE, known, page
 from benchmarks.policies.claims import CLAIMS, OPEN, SEEDS, PolicyClaim
 
-PSEC, KEEPS = CLAIMS[0], CLAIMS[-1]
+PSEC, KEEPS = (next(claim for claim in CLAIMS if claim.name == name) for name in ("psec", "cotasp"))
 
 
 def cells(claim: PolicyClaim, differences: list[float]) -> dict[tuple[int, str], dict[str, list[float]]]:
