@@ -26,18 +26,19 @@ def test_every_claim_is_about_arms_that_are_measured() -> None:
 
 
 def test_a_cube_opens_when_a_neighbour_is_mastered() -> None:
-    world = Cubes(2)
-    near, beside, far = np.array([0.1, 0.1]), np.array([0.6, 0.1]), np.array([0.9, 0.9])
+    world = Cubes(3)
+    near, beside, far = np.array([0.1, 0.1]), np.array([0.5, 0.5]), np.array([0.9, 0.9])
     assert world.score(beside) == 0.0
     assert [world.score(near) for _ in range(75)][-1] == 0.75
     assert world.score(far) == 0.0
+    # Neighbours by a corner count too.
     assert world.score(beside) == 0.01
     # Mastered is more than three quarters full.
     assert world.mastered == 0.0
     assert world.score(near) == 0.76
-    assert world.mastered == 0.25
+    assert world.mastered == pytest.approx(1 / 9)
     assert [world.score(near) for _ in range(30)][-1] == 1.0
-    turned = Cubes(2, (1, 1))
+    turned = Cubes(3, (1, 1))
     assert turned.score(near) == 0.0
     assert turned.score(far) == 0.01
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks.composition.cells import Cells
@@ -30,6 +30,7 @@ def measure(
     arms: Iterable[Arm] = ARMS,
     seeds: Iterable[int] = range(SEEDS),
     minutes: float | None = None,
+    bed: Callable[[int], LearningBed] = LearningBed,
 ) -> int:
     """Measures what is not there yet.
 
@@ -38,6 +39,7 @@ def measure(
         arms: these.
         seeds: of the testbed and of every draw.
         minutes: begin no other cell after so many; None for no limit.
+        bed: opens the testbed of a seed.
 
     Returns:
         How many cells are still missing.
@@ -56,7 +58,7 @@ def measure(
                 missing += 1
                 continue
             if arm.bare not in opened:
-                opened[arm.bare] = BareBed(seed) if arm.bare else LearningBed(seed)
+                opened[arm.bare] = BareBed(seed) if arm.bare else bed(seed)
             first = key_of(arm.name, FIRST)
             rates = (cells[first].said["rate"],) if seed != FIRST and first in cells else ()
             with torch_threads(1), progress.silenced():

@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.learning.claim import SEEDS
-
+from benchmarks.learning.measured import measure
 from benchmarks.samplers import page
 from benchmarks.samplers.asked import ARMS, known_cells
-from benchmarks.samplers.measured import measure
+from benchmarks.samplers.bed import SamplerBed
 from genepool import progress
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     if asked.what == "measure":
         progress.set_quiet(False)
         arms = [arm for arm in ARMS if arm.name in asked.arms]
-        missing = measure(known_cells(), arms=arms, seeds=asked.seeds, minutes=asked.minutes)
+        missing = measure(known_cells(), arms=arms, seeds=asked.seeds, minutes=asked.minutes, bed=SamplerBed)
         progress.message(f"{missing} cells are missing" if missing else "every cell is there")
     page.write()
 

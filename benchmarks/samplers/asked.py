@@ -16,9 +16,6 @@ _PARTS = [importlib.import_module(f"benchmarks.samplers.{name}") for name in _NA
 ARMS: tuple[Arm, ...] = tuple(arm for part in _PARTS for arm in part.ARMS)
 CLAIMS: tuple[LearningClaim, ...] = tuple(claim for part in _PARTS for claim in part.CLAIMS)
 
-#: The names of arms that ask no model of the testbed.
-PLAIN: frozenset[str] = frozenset(name for part in _PARTS for name in getattr(part, "PLAIN", ()))
-
 
 def known_cells() -> Cells:
     """What was measured until now."""

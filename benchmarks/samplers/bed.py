@@ -32,14 +32,6 @@ class SamplerBed(LearningBed):
         self.seed = seed
 
 
-class PlainBed:
-    """What arms have that ask no model of a testbed: a seed, and a shelf for what several of them use."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.shelf: dict[str, Any] = {}
-
-
 def strings(bed: LearningBed, skill: StringTask, lengths: Lengths, *, tags: bool = False) -> Path:
     """A task of strings as a folder: prompts under the skill's own tag, inputs of some lengths.
 

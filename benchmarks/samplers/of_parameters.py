@@ -104,7 +104,7 @@ def _strings(sampler: str | None, options: Mapping[str, Any], bed: LearningBed, 
 
 
 def _arm(name: str, words: str, make: Any) -> Arm:
-    return Arm(name, words, make, (RATE,))
+    return Arm(name, words, make, (RATE,), bare=not name.startswith("strings"))
 
 
 ARMS = (
@@ -137,9 +137,6 @@ def _regret(name: str, words: str, second: str, what: str) -> LearningClaim:
         "replayed on known transfer between ten trained policies; the mean over one to five of them",
     )  # fmt: skip
 
-
-#: Arms that ask no model of the testbed.
-PLAIN = tuple(arm.name for arm in ARMS if not arm.name.startswith("strings"))
 
 _ALP, _META, _MPTS = "Portelas et al. 2019 (ALP-GMM)", "Portelas et al. 2020 (AGAIN)", "Wang et al. 2025 (MPTS)"
 
