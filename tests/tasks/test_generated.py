@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genepool.errors import InputError
-from genepool.tasks import generated_task, load_tasks
+from genepool.tasks import Example, generated_task, load_tasks
+from genepool.tasks.generated import GeneratedSplits, Variable
 
 SUMS = """
 variables:
@@ -160,3 +161,81 @@ def test_a_template_beside_files_is_refused(template: Callable[[str], Path]) -> 
     (tasks / "t" / "test.jsonl").write_text('{"prompt": "a", "answer": "b"}')
     with pytest.raises(InputError, match="the task has example files and a template"):
         load_tasks(tasks)
+
+
+# ---------------------------------------------------------------------- further examples
+
+
+def splits_of(path: Path) -> GeneratedSplits:
+    (task,) = load_tasks(path)
+    assert isinstance(task.splits, GeneratedSplits)
+    return task.splits
+
+
+def fresh(splits: GeneratedSplits, count: int, skills: Sequence[str] = (), cell: str = "") -> list[Example]:
+    only = splits.cells[cell] if cell else None
+    drawn = [splits.fresh(np.random.default_rng(number), "x", skills, only) for number in range(count)]
+    return [one for one in drawn if one is not None]
+
+
+def test_a_further_example_combines_the_skills_that_are_wanted(template: Callable[[str], Path]) -> None:
+    splits = splits_of(template(MIX))
+    assert splits.skills == ("reverse", "upper", "first")
+    found = fresh(splits, 60, ("upper", "reverse"))
+    # Half of all examples are for training.
+    assert 15 < len(found) < 45
+    for one in found:
+        word = one.prompt.split(":")[1][:-1]
+        assert one.prompt.startswith("U,R:")
+        assert one.answers == (word[::-1].upper(),)
+        assert one.tags == ("upper", "reverse")
+    with pytest.raises(InputError, match="the mix has no skill 'uper'. Did you mean 'upper'?"):
+        splits.fresh(np.random.default_rng(0), "x", ("uper",))
+    kept = splits_of(template(MIX.replace("k: [1, 3]", "k: [1, 3]\n  shuffled: false")))
+    assert {one.tags for one in fresh(kept, 9, ("upper", "reverse"))} == {("reverse", "upper")}
+
+
+def test_further_examples_are_of_no_other_split(template: Callable[[str], Path]) -> None:
+    splits = splits_of(template(SUMS))
+    known = {one.key for split in ("valid", "test") for number in range(3) for one in splits[f"{split}@{number}"]}
+    assert not known & {one.key for one in fresh(splits, 300)}
+
+
+def test_parts_of_what_a_template_draws(template: Callable[[str], Path]) -> None:
+    splits = splits_of(template(SUMS))
+    assert list(splits.cells)[:4] == ["a=0..24", "a=25..49", "a=50..74", "a=75..99"]
+    found = fresh(splits, 40, cell="a=75..99")
+    assert found
+    assert all(int(one.prompt.split("+")[0]) >= 75 for one in found)
+    assert list(splits_of(template(MIX)).cells) == ["word=3", "word=4", "word=5"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "parts"),
+    [
+        (Variable(integer=(3, 3)), []),
+        (Variable(integer=(1, 6)), ["1", "2..3", "4", "5..6"]),
+        (Variable(number=(0.0, 1.0)), ["0..0.25", "0.25..0.5", "0.5..0.75", "0.75..1"]),
+        (Variable(number=(1.0, 1.0)), []),
+        (Variable(choice=["a"]), []),
+        (Variable(choice=["a", "b", "c", "d", "e"]), ["a", "b", "c", "d..e"]),
+        (Variable(letters=(0, 2), alphabet="xy"), ["0", "1", "2"]),
+    ],
+)
+def test_parts_of_a_variable(variable: Variable, parts: list[str]) -> None:
+    found = variable.parts()
+    assert list(found) == parts
+    for part in found.values():
+        assert part.draw(np.random.default_rng(0)) is not None
+
+
+def test_a_python_function_draws_further_examples_too() -> None:
+    task = generated_task("sums", lambda draw: {"prompt": f"{draw.integers(100)}+1=", "answer": "?"})
+    assert isinstance(task.splits, GeneratedSplits)
+    assert (task.splits.skills, task.splits.cells, task.splits.digest) == ((), {}, "")
+    assert fresh(task.splits, 20)
+
+
+def test_a_template_is_known_by_what_it_says(template: Callable[[str], Path]) -> None:
+    digests = [splits_of(template(text)).digest for text in (SUMS, SUMS, SUMS.replace("99]}\n  b", "98]}\n  b"))]
+    assert digests[0] == digests[1] != digests[2]

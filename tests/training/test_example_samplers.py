@@ -16,7 +16,9 @@ from training_runs import result_bytes, rows, told
 
 from genepool.errors import InputError
 from genepool.training.first_training import FirstTraining
+from genepool.training.projected_gradients import projected
 from genepool.training.samplers import Arms, ExampleSampler, FirstModel, make_sampler, samplers
+from genepool.training.samplers.adapt_inf import AdaptInf, budgets, histogram_entropy, least_alike, stratified
 from genepool.training.samplers.cyclical import Cyclical
 from genepool.training.samplers.less import Less
 
@@ -135,6 +137,9 @@ class Drawn:
     def losses(self) -> np.ndarray:
         raise NotImplementedError
 
+    def outputs(self) -> tuple[np.ndarray, np.ndarray]:
+        raise NotImplementedError
+
     def gradients(self, split: Literal["train", "valid"], place: int) -> torch.Tensor:
         return self.rows[split][self.at, place]
 
@@ -164,21 +169,23 @@ def test_less_by_hand() -> None:
     assert np.allclose(found, total.max(1), atol=1e-5)
 
 
-def test_less_projects_by_signs_that_keep_angles() -> None:
-    sampler = make_sampler("less", {"projection": 512}, ARMS)
-    assert isinstance(sampler, Less)
+def shown(rows: torch.Tensor) -> torch.Tensor:
+    return projected(rows, 512, seed=0, name="less")
+
+
+def test_directions_are_projected_by_signs_that_keep_angles() -> None:
     rows = torch.randn(4, 3000, generator=torch.Generator().manual_seed(1))
     rows[1] = rows[0] + 0.3 * rows[1]
-    found = sampler.projected(rows)
+    found = shown(rows)
     assert found.shape == (4, 512)
-    assert torch.equal(found, sampler.projected(rows))
+    assert torch.equal(found, shown(rows))
     kept, wanted = (unit(one.numpy()) @ unit(one.numpy()).T for one in (found, rows))
     assert np.allclose(kept, wanted, atol=0.15)
     # A row of one 1 shows the signs themselves.
-    signs = sampler.projected(torch.eye(3000)[:2]) * 512**0.5
+    signs = shown(torch.eye(3000)[:2]) * 512**0.5
     assert set(signs.flatten().round(decimals=4).tolist()) == {-1.0, 1.0}
     assert not torch.equal(signs[0], signs[1])
-    assert torch.equal(sampler.projected(rows[:, :512]), rows[:, :512])
+    assert torch.equal(shown(rows[:, :512]), rows[:, :512])
 
 
 def test_less_trains_on_the_best_in_rounds() -> None:
@@ -199,14 +206,105 @@ def test_less_needs_validation_examples() -> None:
         sampler.scores(model)
 
 
+# ---------------------------------------------------------------------- adapt-inf
+
+
+@given(sizes=st.lists(st.integers(0, 30), min_size=1, max_size=8), total=st.integers(0, 200))
+def test_budgets_are_equal_as_far_as_groups_reach(sizes: list[int], total: int) -> None:
+    found = budgets(sizes, total)
+    assert sum(found) == min(total, sum(sizes))
+    assert all(0 <= one <= size for one, size in zip(found, sizes, strict=True))
+    # Only a group that gives all it has gets less than another one less 1.
+    assert all(one == size or one >= max(found) - 1 for one, size in zip(found, sizes, strict=True))
+
+
+def test_the_entropy_of_a_histogram_by_hand() -> None:
+    # Two values, a half of the examples each: one deviation below and above the mean.
+    assert histogram_entropy(np.array([0.0, 0.0, 6.0, 6.0])) == pytest.approx(1.0)
+    assert histogram_entropy(np.full(9, 0.1)) == 0.0
+    scores = np.random.default_rng(0).normal(size=500)
+    assert histogram_entropy(3 * scores + 7) == pytest.approx(histogram_entropy(scores), abs=0.05)
+
+
+@given(
+    scores=st.lists(st.floats(-5, 5), min_size=1, max_size=80), size=st.integers(1, 80), tail=st.sampled_from([0, 0.1])
+)
+def test_strata_are_drawn_without_repetition(scores: list[float], size: int, tail: float) -> None:
+    values = np.array(scores)
+    found = stratified(values, size, tail, np.random.default_rng(0))
+    assert len(set(found.tolist())) == len(found) <= size
+    if not tail:
+        assert len(found) == min(size, len(scores))
+
+
+def test_strata_get_equally_many_and_ends_none() -> None:
+    # 100 low scores and 10 high ones, far apart, and one at each end.
+    scores = np.concatenate([[-50.0], np.linspace(0, 0.4, 100), np.linspace(9.6, 10, 10), [99.0]])
+    found = stratified(scores, 2, 0.02, np.random.default_rng(0))
+    assert sorted(scores[found] > 5) == [False, True]
+    everything = stratified(scores, 112, 0.02, np.random.default_rng(0))
+    assert scores[everything].min() >= 0
+    assert scores[everything].max() <= 10
+
+
+def test_the_least_alike_stay() -> None:
+    vectors = unit(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [1.0, 0.0]]))
+    # The first is like none before it; the last one repeats it.
+    assert least_alike(vectors).tolist() == [0, 1, 2, 3]
+    assert least_alike(vectors[::-1]).tolist() == [0, 2, 1, 3]
+
+
+def test_adapt_inf_takes_as_much_of_every_group() -> None:
+    generator = np.random.default_rng(0)
+    # 32 gradients point one way and 8 another.
+    vectors = unit(
+        np.repeat([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [32, 8], axis=0) + 0.01 * generator.normal(size=(40, 3))
+    )
+    flat, spread = np.zeros(40), np.linspace(0, 1, 40)
+    sampler = make_sampler("adapt_inf", {"clusters": 2, "part": 0.25, "tail": 0.0}, ARMS)
+    assert isinstance(sampler, AdaptInf)
+    marks = sampler.marks(vectors, {"flat": flat, "spread": spread})
+    assert [(marks[:32] == 1).sum(), (marks[32:] == 1).sum()] == [5, 5]
+    # Five strata of the score that tells examples apart, one example of each.
+    assert sorted((spread[:32][marks[:32] == 1] / spread[31] * 5).astype(int).clip(max=4)) == [0, 1, 2, 3, 4]
+    pruned = make_sampler("adapt_inf", {"clusters": 2, "part": 0.25, "keep": 0.5, "tail": 0.0}, ARMS)
+    assert isinstance(pruned, AdaptInf)
+    marks = pruned.marks(vectors, {"spread": spread})
+    assert ((marks == -1).sum(), (marks == 1).sum()) == (20, 10)
+    assert (marks[32:] == -1).sum() == 0
+
+
+def test_adapt_inf_asks_gradients_and_four_scores() -> None:
+    class Told(Drawn):
+        at = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.at = 0
+
+        def losses(self) -> np.ndarray:
+            return np.arange(40.0)
+
+        def outputs(self) -> tuple[np.ndarray, np.ndarray]:
+            return np.zeros(40), np.zeros(40)
+
+    sampler = make_sampler("adapt_inf", {"part": 0.5}, ARMS)
+    assert isinstance(sampler, AdaptInf)
+    marks = sampler.scores(Told())
+    assert 0 < (marks == 1).sum() <= 20
+    sampler.take(marks.tolist())
+    assert set(sampler.places(0, 50).tolist()) <= set(np.flatnonzero(marks == 1).tolist())
+
+
 # ---------------------------------------------------------------------- through the command
 
 SHORT = ("--steps", 6, "--every", 4, "--test", 2)
 CYCLICAL = ("--sampler", "cyclical", "--set", "sampler.first_steps=3")
 LESS = ("--sampler", "less", "--set", "sampler.epochs=2", "--set", "sampler.projection=64", "--set", "sampler.part=0.1")
+ADAPT = ("--sampler", "adapt_inf", "--set", "sampler.projection=64", "--set", "sampler.clusters=3")
 
 
-@pytest.mark.parametrize("options", [CYCLICAL, LESS])
+@pytest.mark.parametrize("options", [CYCLICAL, LESS, ADAPT])
 def test_the_first_training_leaves_nothing_behind(
     cli: Callable[..., Any], train: Callable[..., Any], tmp_path: Path, options: tuple[str, ...]
 ) -> None:
@@ -220,6 +318,31 @@ def test_the_first_training_leaves_nothing_behind(
     taken = rows(tmp_path / "run", "SELECT DISTINCT example FROM examples")
     if options is LESS:
         assert len(taken) == int(0.1 * len(json.loads(scores)))
+
+
+def test_outputs_of_examples_by_hand(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def scores(self: AdaptInf, model: FirstModel) -> np.ndarray:
+        assert isinstance(model, FirstTraining)
+        seen["outputs"], seen["losses"] = model.outputs(), model.losses()
+        trainer, lessons = model._trainer, model._lessons.train
+        with torch.no_grad():
+            ((batch, _),) = trainer.encoded(lessons[:1])
+            seen["logits"], seen["targets"] = trainer.model.answer_logits(batch), batch.targets
+        return np.ones(len(lessons))
+
+    monkeypatch.setattr(AdaptInf, "scores", scores)
+    answer = train("run", *ADAPT, *SHORT)
+    assert answer.code == 0, answer.err
+    chances = seen["logits"].double().softmax(-1).numpy()
+    truth = np.eye(chances.shape[-1])[seen["targets"].numpy()]
+    entropies, distances = seen["outputs"]
+    assert entropies[0] == pytest.approx(-(chances * np.log(chances)).sum(-1).mean(), rel=1e-4)
+    assert distances[0] == pytest.approx(np.linalg.norm(chances - truth, axis=-1).mean(), rel=1e-4)
+    assert len(entropies) == len(seen["losses"])
 
 
 def test_what_a_sampler_sees_of_the_first_training(
@@ -259,7 +382,7 @@ def test_what_a_sampler_sees_of_the_first_training(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [CYCLICAL, LESS])
+@pytest.mark.parametrize("options", [CYCLICAL, LESS, ADAPT])
 def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
@@ -288,6 +411,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
     [
         (["--sampler", "cyclical", "--set", "sampler.smallest=0.5", "--set", "sampler.largest=0.4"], "is above"),
         (["--sampler", "less", "--set", "sampler.part=0"], "error: --set sampler.part: input should be greater"),
+        (["--sampler", "adapt_inf", "--set", "sampler.keep=0.1"], "is below `part`, 0.25"),
         (["--sampler", "less", "--objective", "dpo"], "the sampler less scores answers"),
         (["--sampler", "less", "--objective", "hard"], "the sampler less scores answers"),
     ],

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from training_runs import result_bytes, rows, told
 
 from genepool.training.journal import ExampleRow
-from genepool.training.samplers import Arms, PlaceSampler, absolute_advantages, make_sampler, samplers
+from genepool.training.samplers import Arms, absolute_advantages, make_sampler, samplers
 from genepool.training.samplers.power_law import PowerLaw
 from genepool.training.samplers.sec import Sec
 from genepool.training.samplers.skill_it import SkillIt
@@ -31,7 +31,7 @@ def seen(losses: dict[str, float], rewards: Sequence[float] = ()) -> list[Exampl
     ]
 
 
-OF_TASKS = sorted(name for name, kind in samplers().items() if not issubclass(kind, PlaceSampler))
+OF_TASKS = sorted(name for name, kind in samplers().items() if not kind.alone)
 
 
 @pytest.mark.parametrize("name", OF_TASKS)

@@ -21,6 +21,7 @@ from genepool.staging import write_text
 from genepool.training.folder import JOURNAL_FILE
 from genepool.training.gains import AFTER, BEFORE, Gains
 from genepool.training.journal import Journal
+from genepool.training.made_examples import shown
 
 #: What an objective may say of the examples of a step: its heading, and what it is.
 _NUMBERS = {
@@ -58,6 +59,7 @@ def write_training(run: Path, told: dict[str, Any], gains: Gains, path: Path, *,
             steps = [(float(row.step), row.loss) for row in journal.steps()]
             validations, means = journal.validations(), journal.means()
             shares = journal.shares() if told.get("sampler") else {}
+            made = list(map(shown, journal.rounds()))
         line = [(float(one.step), one.loss) for one in validations]
         curves = [training_figure(steps, line, told["best_step"], label="loss", **size) for size in (WIDE, NARROW)]
         values = comparison_values(compared, facts)
@@ -88,6 +90,7 @@ def write_training(run: Path, told: dict[str, Any], gains: Gains, path: Path, *,
             numbers=numbers,
             lead=_lead(told),
             writing=told.get("writing") or [],
+            made=made,
         )
     write_text(path, text, overwrite=overwrite)
     return path
@@ -153,6 +156,7 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
         **({"samples": samples} if (samples := _samples(told.get("samples"))) else {}),
         **({"running mean": mean} if (mean := _named(told.get("average"))) else {}),
         **({"sampler": str(told["sampler"])} if told.get("sampler") else {}),
+        **({"made": made} if (made := _made(told.get("made"))) else {}),
         **({"examples by task": drawn} if (drawn := _named(told.get("drawn"))) else {}),
         "steps": f"{told['steps']:,}{early}; the state of step {told['best_step']:,} was written",
         "learning rate": f"{told['learning_rate']:.3g}",
@@ -161,6 +165,14 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
         "seed": str(told["seed"]),
         "genepool": version("genepool"),
     }
+
+
+def _made(told: dict[str, Any] | None) -> str:
+    """How many examples were made, and in how many rounds."""
+    if told is None:
+        return ""
+    rounds = f"{told['rounds']:,} round{'s' if told['rounds'] != 1 else ''}"
+    return f"{told['examples']:,} examples in {rounds}, of {told['wanted']:,} that were wanted"
 
 
 def _named(values: dict[str, Any] | None) -> str:

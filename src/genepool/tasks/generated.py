@@ -7,26 +7,27 @@ are jinja2's, in its sandbox: they may come from strangers.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
 from genepool import seeding
-from genepool.bounded import SECONDS, bounded
 from genepool.checked import is_whole
-from genepool.errors import InputError, one_line
+from genepool.errors import InputError, nearest
 from genepool.schema import Strict
 from genepool.tasks.example import Example
 from genepool.tasks.task import Task, TaskSettings
+from genepool.tasks.template_texts import TemplateTexts
 
 if TYPE_CHECKING:
     import numpy as np
-    from jinja2.sandbox import SandboxedEnvironment
 
 # A drawing rule: gets a generator, gives a mapping with prompt and answer, and optionally choices and tags.
 Draw = Callable[["np.random.Generator"], Mapping[str, Any]]
@@ -38,8 +39,8 @@ _SHARES = {"train": range(0, 8), "valid": range(8, 12), "test": range(12, 16)}
 _PATIENCE = 2_000
 _LONGEST = 100_000
 _MOST_EXAMPLES = 1_000_000
-# Seconds that the texts of a template may take on average; they take a twentieth of it.
-_EACH = 0.001
+# Parts that the range of a variable is cut into, at most.
+_PARTS = 4
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -82,6 +83,31 @@ class Variable(Strict):
         assert self.letters is not None
         count = int(generator.integers(self.letters[0], self.letters[1], endpoint=True))
         return "".join(self.alphabet[int(i)] for i in generator.integers(len(self.alphabet), size=count))
+
+    def parts(self) -> dict[str, Variable]:
+        """What it is drawn from, cut into at most four parts, by what they say; none where there is nothing to cut."""
+        if self.number is not None:
+            low, high = self.number
+            ends = [low + (high - low) * at / _PARTS for at in range(_PARTS + 1)]
+            cut = {f"{a:g}..{b:g}": Variable(number=(a, b), digits=self.digits) for a, b in pairwise(ends)}
+            return cut if high > low else {}
+        begin, end = (0, len(self.choice) - 1) if self.choice is not None else self.integer or self.letters or (0, 0)
+        whole = end - begin + 1
+        count = min(_PARTS, whole)
+        found = {}
+        for start, following in pairwise([begin + whole * at // count for at in range(count + 1)]):
+            last = following - 1
+            if self.choice is not None:
+                said, part = (
+                    (str(self.choice[start]), str(self.choice[last])),
+                    Variable(choice=self.choice[start:following]),
+                )
+            elif self.integer is not None:
+                said, part = (str(start), str(last)), Variable(integer=(start, last))
+            else:
+                said, part = (str(start), str(last)), Variable(letters=(start, last), alphabet=self.alphabet)
+            found["..".join(dict.fromkeys(said))] = part
+        return found if len(found) > 1 else {}
 
 
 class MixedSkill(Strict):
@@ -168,6 +194,48 @@ class GeneratedSplits(Mapping[str, Sequence[Example]]):
     def __len__(self) -> int:
         return len(self._counts)
 
+    @property
+    def skills(self) -> tuple[str, ...]:
+        """What the mix of its template combines; empty where it has none, or a Python function draws."""
+        return tuple(self._draw.mixed) if isinstance(self._draw, _Drawing) else ()
+
+    @property
+    def cells(self) -> dict[str, dict[str, Variable]]:
+        """Parts of what its template draws, by name: each narrows one variable; empty where a Python function draws."""
+        return self._draw.cells if isinstance(self._draw, _Drawing) else {}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, hex, of its template; empty where a Python function draws."""
+        return self._draw.digest if isinstance(self._draw, _Drawing) else ""
+
+    def fresh(
+        self,
+        generator: np.random.Generator,
+        identity: str,
+        skills: Sequence[str] = (),
+        only: Mapping[str, Variable] | None = None,
+    ) -> Example | None:
+        """A further example of those that may be trained on; None where this draw gives none, so draw again.
+
+        Args:
+            generator: draws.
+            identity: the id of the example.
+            skills: those of its mix that it combines, in this order where the mix is shuffled; as the template draws
+                them where there are none.
+            only: variables that are drawn from a part alone, as `cells` names them.
+
+        Raises:
+            InputError: the template fails, or its mix has no such skill.
+        """
+        from genepool.tasks.reading import example_from
+
+        data = self._draw.drawn(generator, skills, only) if isinstance(self._draw, _Drawing) else self._draw(generator)
+        if not data:
+            return None
+        example = example_from({**data, "id": identity}, self._where)
+        return example if int(example.key[0], 16) in _SHARES["train"] else None
+
     def _drawn(self, split: str, number: int) -> tuple[Example, ...]:
         from genepool.tasks.reading import example_from
 
@@ -234,15 +302,54 @@ class _Drawing:
 
     def __init__(self, template: Template, where: str) -> None:
         self._template, self._where = template, where
-        # A text may take seconds, but not every one of thousands: what it takes is earned back at a fixed rate.
-        self._left = SECONDS
+        self._texts = TemplateTexts(where)
 
     def __call__(self, generator: np.random.Generator) -> dict[str, Any]:
-        template = self._template
-        values: dict[str, Any] = {name: variable.draw(generator) for name, variable in template.variables.items()}
+        return self.drawn(generator)
+
+    @property
+    def mixed(self) -> list[str]:
+        """The skills of its mix, by name."""
+        return [] if self._template.mix is None else list(self._template.mix.skills)
+
+    @property
+    def cells(self) -> dict[str, dict[str, Variable]]:
+        """Parts of what it draws, by name; each narrows one variable, as `Variable.parts` cuts it."""
+        found = {}
+        for name, variable in self._template.variables.items():
+            for said, part in variable.parts().items():
+                found[f"{name}={said}"] = {name: part}
+        return found
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, hex, of the template."""
+        text = json.dumps(self._template.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def drawn(
+        self,
+        generator: np.random.Generator,
+        skills: Sequence[str] = (),
+        only: Mapping[str, Variable] | None = None,
+    ) -> dict[str, Any]:
+        """An example as a line of a file says it; empty where the template says to draw again.
+
+        Args:
+            generator: draws.
+            skills: those of the mix that are combined, whatever its `k`; as the mix draws them where there are none.
+            only: variables that are drawn otherwise.
+
+        Raises:
+            InputError: the template fails, or its mix has no such skill.
+        """
+        template, other = self._template, only or {}
+        values: dict[str, Any] = {
+            name: other.get(name, variable).draw(generator) for name, variable in template.variables.items()
+        }
         tags: list[str] = []
         if template.mix is not None:
-            tags = self._mixed(template.mix, values, generator)
+            tags = self._mixed(template.mix, values, generator, skills)
         if template.only_if and self._text("only_if", template.only_if, values).strip().lower() != "true":
             return {}
         answers = [template.answer] if isinstance(template.answer, str) else template.answer
@@ -253,11 +360,20 @@ class _Drawing:
             "tags": tags + [self._text("tags", text, values) for text in template.tags],
         }
 
-    def _mixed(self, mix: Mix, values: dict[str, Any], generator: np.random.Generator) -> list[str]:
-        low, high = mix.ends
-        count = int(generator.integers(low, high, endpoint=True))
-        places = generator.choice(len(mix.skills), size=count, replace=False).tolist()
-        names = [list(mix.skills)[i] for i in (places if mix.shuffled else sorted(places))]
+    def _mixed(
+        self, mix: Mix, values: dict[str, Any], generator: np.random.Generator, skills: Sequence[str]
+    ) -> list[str]:
+        if skills:
+            if unknown := next((name for name in skills if name not in mix.skills), None):
+                raise InputError(
+                    f"the mix has no skill '{unknown}'", where=self._where, fix=nearest(unknown, list(mix.skills))
+                )
+            names = list(skills) if mix.shuffled else [name for name in mix.skills if name in skills]
+        else:
+            low, high = mix.ends
+            count = int(generator.integers(low, high, endpoint=True))
+            places = generator.choice(len(mix.skills), size=count, replace=False).tolist()
+            names = [list(mix.skills)[i] for i in (places if mix.shuffled else sorted(places))]
         text = str(values[mix.input])
         for name in names:
             text = self._text(f"mix.skills.{name}.does", mix.skills[name].does, {**values, "text": text})
@@ -265,51 +381,4 @@ class _Drawing:
         return names
 
     def _text(self, key: str, source: str, values: Mapping[str, Any]) -> str:
-        from jinja2 import TemplateError
-
-        where, began = f"{self._where}:{key}", time.process_time()
-        with bounded("the template", where=where, fix="Write a simpler one", seconds=max(self._left, _EACH)):
-            try:
-                text: str = self._compiled(source).render(values)
-            except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-                raise InputError(one_line(error), where=where, fix="Correct the template") from None
-        self._left = min(self._left + _EACH - (time.process_time() - began), SECONDS)
-        if len(text) > _LONGEST:
-            raise InputError(
-                f"the text has {len(text):,} letters, expected at most {_LONGEST:,}",
-                where=where,
-                fix="Draw shorter texts",
-            )
-        return text
-
-    def _compiled(self, source: str) -> Any:
-        if source not in self._templates:
-            self._templates[source] = self._environment.from_string(source)
-        return self._templates[source]
-
-    @cached_property
-    def _templates(self) -> dict[str, Any]:
-        return {}
-
-    @cached_property
-    def _environment(self) -> SandboxedEnvironment:
-        from jinja2 import StrictUndefined
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        class Careful(ImmutableSandboxedEnvironment):
-            """The sandbox keeps templates from Python; this one also from the plainest ways of filling the memory."""
-
-            intercepted_binops = frozenset(["*", "**", "%"])
-
-            def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-                size = max((len(side) for side in (left, right) if hasattr(side, "__len__")), default=0)
-                times = max((side for side in (left, right) if isinstance(side, int)), default=0)
-                if operator == "*" and size * times > _LONGEST:
-                    raise ValueError("the text or list is too long")
-                if operator == "**" and (abs(left) > 10**6 or abs(right) > 64):
-                    raise ValueError("the power is too large")
-                if operator == "%" and isinstance(left, str):
-                    raise ValueError("% does not format texts here. Join them with ~")
-                return super().call_binop(context, operator, left, right)
-
-        return Careful(undefined=StrictUndefined, keep_trailing_newline=True)
+        return self._texts.text(key, source, values)

@@ -23,6 +23,7 @@ from genepool.errors import InputError
 from genepool.seeding import derive, numpy_generator
 from genepool.tasks import Example, Task, load_tasks
 from genepool.tasks.metrics import find_metric
+from genepool.training.generating import GeneratingSampler
 from genepool.training.samplers import Arms, ExampleSampler, PlaceSampler, Sampler
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ class TrainingExamples:
             return [self.train[place] for place in sampler.places(step, size).tolist()]
         if isinstance(sampler, PlaceSampler):
             return [self.train[place] for place in self._said(sampler.places, step, size).tolist()]
+        if isinstance(sampler, GeneratingSampler):
+            return self._made(sampler, step, size)
         if sampler is not None:
             return self._sampled(sampler, step, size)
         if self._shares is not None:
@@ -179,6 +182,19 @@ class TrainingExamples:
         count = len(own)
         places = range(step * size, (step + 1) * size)
         return [own[_round(self._seed, place // count, count)[place % count]] for place in places]
+
+    def _made(self, sampler: GeneratingSampler, step: int, size: int) -> list[TrainingExample]:
+        """What a sampler had made, and its part of the data; the data alone before it had anything made."""
+        if not sampler.rounds:
+            return self._in_rounds(step, size)
+        tasks = {task.name: task for task in self.tasks}
+        found = [TrainingExample(tasks[one.task], one.example) for one in sampler.chosen(step, size)]
+        return found + self._in_rounds(step, size - len(found))
+
+    @property
+    def generating(self) -> GeneratingSampler | None:
+        """The sampler that has examples made; None where there is none."""
+        return self._sampler if isinstance(self._sampler, GeneratingSampler) else None
 
     @property
     def sampler(self) -> Sampler | None:

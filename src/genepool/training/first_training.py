@@ -92,6 +92,13 @@ class FirstTraining:
 
         return np.array(self._trainer.losses_of(self._lessons.train))
 
+    def outputs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of every training example, as means over the tokens of its answer: entropy in nats, and distance from it."""
+        import numpy as np
+
+        found = np.array(self._trainer.outputs_of(self._lessons.train))
+        return found[:, 0], found[:, 1]
+
     def gradients(self, split: Literal["train", "valid"], place: int) -> torch.Tensor:
         """The gradient of the loss of one example, nothing dropped out, in one row of float32, (parameters,)."""
         import torch

@@ -51,6 +51,8 @@ def recipe_text(recipe: Training) -> str:
         told["options"]["reward"] = reward
     for key in set(recipe.sampler_paths) & set(recipe.sampler_options):
         told["sampler_options"][key] = [found(path) for path in recipe.sampler_options[key]]
+    if isinstance(model := recipe.sampler_options.get("writer"), str):
+        told["sampler_options"]["writer"] = "+".join(map(found, model.split("+")))
     return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
 
 
@@ -242,6 +244,14 @@ def _are_whole(value: object) -> bool:
     return isinstance(value, dict) and all(map(is_whole, value.values()))
 
 
+def _are_made(value: object) -> bool:
+    """Whether it is what `train.json` says of examples that a sampler had made."""
+    if not isinstance(value, dict):
+        return False
+    counts = {key: count for key, count in value.items() if key != "by"}
+    return _are_whole(counts) and {"rounds", "examples", "wanted", "tokens"} <= counts.keys()
+
+
 # What the rest of the house reads of `train.json`.
 _KEYS: dict[str, Callable[[Any], bool]] = {
     "result": lambda value: value in RESULTS,
@@ -262,6 +272,7 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
     "drawn": lambda value: value is None or _are_whole(value),
     "sampler": lambda value: value is None or is_line(value),
     "curriculum": lambda value: value is None or _is_curriculum(value),
+    "made": lambda value: value is None or _are_made(value),
     "cost": lambda value: value is None or (_are_whole(value) and {"steps", "examples", "tokens"} <= value.keys()),
     "writing": lambda value: value is None or (isinstance(value, list) and all(map(_is_writing, value))),
     "target": _are_rows,

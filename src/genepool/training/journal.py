@@ -7,15 +7,17 @@ kill, or by `genepool verify-run`) is held against what it was. Uses sqlite3; `r
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genepool.checked import is_digest, is_number, is_text, is_whole
+from genepool.checked import is_digest, is_number, is_text, is_whole, parsed_json
 from genepool.errors import InputError
 from genepool.record import Record
+from genepool.training.made_examples import MadeExample, Round
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 #: What an objective may say of an example beside its loss; columns of `examples`, null where it does not.
 NUMBERS = ("reward", "margin", "length", "kl", "demonstration")
-TABLES = frozenset({"meta", "steps", "examples", "validations"})
+TABLES = frozenset({"meta", "steps", "examples", "validations", "rounds", "made"})
 #: Where in `meta` the scores stand by which a sampler chooses single examples.
 SCORES = "scores"
 _SCHEMA = """
@@ -34,6 +36,10 @@ CREATE TABLE IF NOT EXISTS examples (
     kept INTEGER NOT NULL, reward REAL, margin REAL, length REAL, kl REAL, demonstration REAL,
     PRIMARY KEY (step, place));
 CREATE TABLE IF NOT EXISTS validations (step INTEGER PRIMARY KEY, loss REAL NOT NULL, score REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS rounds (round INTEGER PRIMARY KEY, step INTEGER NOT NULL, told TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS made (
+    round INTEGER NOT NULL, place INTEGER NOT NULL, task TEXT NOT NULL, example TEXT NOT NULL, content TEXT NOT NULL,
+    PRIMARY KEY (round, place));
 """
 
 
@@ -129,6 +135,8 @@ class Journal(Record):
             # It ended before its first step, by something that was wrong and has been mended since.
             with self._transaction():
                 self._db.execute("DELETE FROM validations")
+                self._db.execute("DELETE FROM rounds")
+                self._db.execute("DELETE FROM made")
                 self._db.execute("DELETE FROM meta WHERE key = ?", (SCORES,))
             known = None
         if known is None:
@@ -316,6 +324,49 @@ class Journal(Record):
                 if not (isinstance(found, list) and len(found) == count and all(map(is_number, found))):
                     raise ValueError(f"expected {count} numbers")
         return found
+
+    # ------------------------------------------------------------------ examples that were made
+
+    def put_round(self, found: Round, step: int) -> None:
+        """Makes a round of made examples durable, whole or not at all.
+
+        Args:
+            found: the round.
+            step: the first one after it, counted from 1.
+        """
+        with self._transaction():
+            told = json.dumps(found.told, ensure_ascii=False, allow_nan=False)
+            self._db.execute("INSERT INTO rounds VALUES (?, ?, ?)", (found.number, step, told))
+            self._db.executemany(
+                "INSERT INTO made VALUES (?, ?, ?, ?, ?)",
+                [
+                    (found.number, place, one.task, one.example.key, json.dumps(one.to_dict(), ensure_ascii=False))
+                    for place, one in enumerate(found.examples)
+                ],
+            )
+
+    def round(self, number: int) -> Round | None:
+        """A round of made examples, counted from 0; None where it is not on record."""
+        return next((one for one in self._rounds("WHERE round = ?", (number,))), None)
+
+    def rounds(self) -> list[Round]:
+        """Every round of made examples, in order."""
+        return list(self._rounds("ORDER BY round", ()))
+
+    def _rounds(self, only: str, arguments: tuple[int, ...]) -> Iterator[Round]:
+        for number, text in self._rows(f"SELECT round, told FROM rounds {only}", arguments):
+            with self._believing("a round of made examples"):
+                told = parsed_json(text)
+                if not (is_whole(number, 0) and isinstance(told, dict)):
+                    raise ValueError(f"{number!r:.40}")
+                found = []
+                query = "SELECT task, example, content FROM made WHERE round = ? ORDER BY place"
+                for task, key, content in self._rows(query, (number,)):
+                    one = MadeExample.from_dict(task, parsed_json(content))
+                    if not is_text(task) or one.example.key != key:
+                        raise ValueError(f"{key!r:.40}")
+                    found.append(one)
+            yield Round(number, tuple(found), told)
 
     # ------------------------------------------------------------------ validations
 

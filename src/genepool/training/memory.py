@@ -41,7 +41,8 @@ class TrainingMemory:
 
     Attributes:
         weights: the base, in what it computes in; a teacher is taken to be as large, and so is a frozen copy of the
-            base where the objective compares with it and every tensor is trained; models that rewards ask.
+            base where the objective compares with it and every tensor is trained; models that rewards ask, and one that
+            writes examples.
         trained: float32 values of what is trained, where they are not the weights themselves; and of their running
             mean, where one is kept.
         moments: AdamW's two, and the gradient.
@@ -91,12 +92,12 @@ def plan_memory(opened: OpenedTraining) -> TrainingMemory:
 
 
 def _beside(recipe: Training) -> int:
-    """Entries of the models that options of the objective name: reward models and encoders.
+    """Entries of the models that options name: reward models and encoders, and what writes examples.
 
     Raises:
         InputError: one is not there.
     """
-    named = recipe.made_objective().models()
+    named = [*recipe.made_objective().models(), *([] if recipe.writer is None else [recipe.writer])]
     models = [RewardModelSource(name).base if is_reward_model(name) else open_weights(name) for name in named]
     return sum(model.info(name).numel for model in models for name in model.names())
 

@@ -20,6 +20,7 @@ from genepool.tasks.pretrained import load_tokenizer
 from genepool.tasks.tokenized import templated
 from genepool.training.class_prior import class_prior
 from genepool.training.examples import TrainingExample, TrainingExamples, load_training_task
+from genepool.training.makers import TemplateMaker, check_written
 from genepool.training.objectives import LabelledObjective
 from genepool.training.objectives.reward_model import RewardModelObjective
 from genepool.training.recipe import Training
@@ -100,6 +101,7 @@ class OpenedTraining:
         if recipe.sampler is not None:
             name, options = recipe.sampler, recipe.sampler_options
             lessons.sampled_by(lambda arms: make_sampler(name, options, arms))
+            check_making(recipe, lessons, allow_pickle)
         # A reward model answers no other task.
         others = others and not isinstance(objective, RewardModelObjective)
         kept = _others(recipe, tasks, base, trusted) if others else ()
@@ -186,6 +188,9 @@ class OpenedTraining:
         teacher = self.recipe.teacher
         learner = None if self.recipe.learner is None else self.recipe.made_learner().options.model_dump(mode="json")
         options = self.recipe.made_objective().settings() if learner is None else learner
+        if (writer := self.recipe.writer) is not None:
+            known = open_model(writer, allow_pickle=self.allow_pickle).fingerprint
+            recipe["sampler_options"] = {**self.recipe.sampler_options, "writer": known}
         if self.recipe.is_form:
             recipe["form_options"] = self.recipe.made_form(self._names).settings()
         sampler = self.lessons.sampler
@@ -203,6 +208,42 @@ class OpenedTraining:
             "threads": threads,
             **({} if teacher is None else {"teacher": open_model(teacher, allow_pickle=self.allow_pickle).fingerprint}),
         }
+
+
+def check_making(recipe: Training, lessons: TrainingExamples, allow_pickle: bool) -> None:
+    """Refuses a sampler that has examples made, where nobody can make them or there is nothing to go by.
+
+    Args:
+        recipe: the training.
+        lessons: what it learns from.
+        allow_pickle: as for `OpenedTraining.open`.
+
+    Raises:
+        InputError: naming the task, or the writer.
+    """
+    sampler = lessons.generating
+    if sampler is None:
+        return
+    for task in lessons.tasks:
+        if any(one.messages or one.image is not None for one in task.examples("train")):
+            raise InputError(
+                f"holds conversations or images, and {sampler.name} has text prompts made",
+                where=task.name,
+                fix="Write `prompt` and `answer`; `chat_template: true` puts prompts through the chat template",
+            )
+    if sampler.asks and not lessons.valid:
+        raise InputError(
+            f"{sampler.name} looks at what the model does on validation examples, and there are none",
+            where="sampler",
+            fix="Give the task a valid.jsonl",
+        )
+    if recipe.writer is not None:
+        check_kind(LanguageModel, open_model(recipe.writer, allow_pickle=allow_pickle), f"the sampler {sampler.name}")
+        for task in lessons.tasks:
+            check_written(task)
+    elif sampler.makes:
+        TemplateMaker({task.name: task for task in lessons.tasks}, lessons.train)
+    sampler.check_skills(lessons.train)
 
 
 def check_named(recipe: Training, names: Collection[str]) -> None:

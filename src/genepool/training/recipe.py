@@ -229,6 +229,7 @@ class Training(Strict):
 
     @model_validator(mode="after")
     def _sampled(self) -> Training:
+        from genepool.training.generating import GeneratingSampler
         from genepool.training.objectives import TargetObjective, objectives
         from genepool.training.objectives.hard import Hard
         from genepool.training.rollout_objective import RolloutObjective
@@ -265,6 +266,11 @@ class Training(Strict):
                 f"the sampler {self.sampler} observes losses of answers or rewards of samples, and the objective "
                 f"{self.objective} has neither. Use likelihood or grpo, or another sampler"
             )
+        if issubclass(known[self.sampler], GeneratingSampler) and not answers:
+            raise ValueError(
+                f"the sampler {self.sampler} has examples with answers made, of which the objective {self.objective} "
+                "learns otherwise. Use likelihood, or another sampler"
+            )
         return self
 
     @property
@@ -273,6 +279,12 @@ class Training(Strict):
         from genepool.training.samplers import samplers
 
         return () if self.sampler is None else samplers()[self.sampler].paths
+
+    @property
+    def writer(self) -> str | None:
+        """The model that writes examples for the sampler; None where there is none."""
+        found = self.sampler_options.get("writer")
+        return found if isinstance(found, str) else None
 
     @property
     def is_form(self) -> bool:
@@ -374,9 +386,13 @@ class Training(Strict):
             from genepool.training.rewards import located
 
             options["reward"] = located(options["reward"], lambda name: _model_near(name, folder))
+        of_sampler = dict(self.sampler_options)
+        if isinstance(of_sampler.get("writer"), str):
+            of_sampler["writer"] = _model_near(of_sampler["writer"], folder)
         return self.model_copy(
             update={
                 "options": options,
+                "sampler_options": of_sampler,
                 "base": _model_near(self.base, folder),
                 "teacher": None if self.teacher is None else _model_near(self.teacher, folder),
                 "tasks": tuple(map(found, self.tasks)),

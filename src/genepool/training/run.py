@@ -35,6 +35,7 @@ from genepool.training.metrics_log import MetricsLog
 from genepool.training.objectives import AlignedObjective
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.reward_ensemble import RewardModelSource
+from genepool.training.rounds import Rounds
 from genepool.training.session import Session
 from genepool.training.states import States
 from genepool.training.told import Ending, described, lineage
@@ -183,7 +184,8 @@ class Run:
                 bar.note(self._said(step, session))
                 return stopped
 
-            fit(session.optimiser, session.gradients, after, start=start)
+            rounds = Rounds(self.opened, self.journal, session, self._device)
+            fit(session.optimiser, rounds.gradients, after, start=start)
 
     def _resume(self, session: Session) -> int:
         """Puts the latest state back; the number of steps it had."""
@@ -305,7 +307,8 @@ class Run:
 
         with progress.bar("taking steps again", step - start, "steps") as bar:
             try:
-                fit(session.optimiser, session.gradients, compare, start=start)
+                rounds = Rounds(self.opened, self.journal, session, self._device, recorded=True)
+                fit(session.optimiser, rounds.gradients, compare, start=start)
             except Diverged as error:
                 raise CheckFailed(f"{self.out}: {error}, which it was") from None
 

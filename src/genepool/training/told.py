@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from genepool.training.journal import Journal
+from genepool.training.made_examples import counted
 from genepool.training.objectives import LabelledObjective
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training
@@ -93,6 +94,7 @@ def described(opened: OpenedTraining, journal: Journal, ending: Ending) -> dict[
         **({} if recipe.sampler is None else {"sampler": recipe.sampler, "sampler_options": recipe.sampler_options}),
         **({} if recipe.shares is None and recipe.sampler is None else {"drawn": journal.drawn()}),
         **_curriculum(opened, journal, ending.last),
+        **({} if opened.lessons.generating is None else {"made": counted(journal.rounds())}),
         **_learned_from(opened, journal),
         **({} if control is None else {"control": control.to_dict()}),
         "cost": _cost(recipe, journal, ending.last),
@@ -147,6 +149,7 @@ def _cost(recipe: Training, journal: Journal, steps: int) -> dict[str, int]:
     """What controls must have as much of: steps, examples or samples that they saw, and tokens that they wrote."""
     objective = recipe.made_objective()
     tokens = journal.generated(objective.drawing.iterations) if isinstance(objective, RolloutObjective) else 0
+    tokens += sum(one.tokens for one in journal.rounds())
     return {"steps": steps, "examples": sum(journal.drawn().values()), "tokens": tokens}
 
 

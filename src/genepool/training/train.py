@@ -121,7 +121,7 @@ def _check_place(out: Path, opened: OpenedTraining, fork: str | Path | None, ove
     if overwrite or not (out / JOURNAL_FILE).is_file():
         staging.check_free(out, overwrite=overwrite)
     recipe = opened.recipe
-    named = [recipe.base, recipe.teacher or "", *recipe.made_objective().models()]
+    named = [recipe.base, recipe.teacher or "", recipe.writer or "", *recipe.made_objective().models()]
     models = [part for name in named for part in (name, *name.split("+")) if part]
     students = [path for key in recipe.sampler_paths for path in recipe.sampler_options.get(key, ())]
     needed = [opened.base.folder, *recipe.tasks, recipe.others, *models, *students, fork if overwrite else None]

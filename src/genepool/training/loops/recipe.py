@@ -205,6 +205,9 @@ class Loop(Strict):
                 told["reward"] = located(told["reward"], model)
             if isinstance(told.get("teacher"), str) and told["teacher"] not in ("base", "parent"):
                 told["teacher"] = model(told["teacher"])
+            of_sampler = told.get("sampler_options")
+            if isinstance(of_sampler, dict) and isinstance(of_sampler.get("writer"), str):
+                told["sampler_options"] = {**of_sampler, "writer": model(of_sampler["writer"])}
             # Those of an objective, which may name a reward.
             if isinstance(told.get("options"), dict):
                 told["options"] = placed(told["options"])

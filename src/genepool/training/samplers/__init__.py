@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from genepool.tasks.example import Example
     from genepool.training.journal import ExampleRow
 
-#: What a sampler must be told of an example: nothing, its loss, how its samples were rewarded, either of both, or what
-#: a first training shows of it.
-SamplerNeeds = Literal["nothing", "loss", "reward", "loss or reward", "first training"]
+#: What a sampler must be told of an example: nothing, its loss, how its samples were rewarded, either of both, what a
+#: first training shows of it, or how the model answers validation examples.
+SamplerNeeds = Literal["nothing", "loss", "reward", "loss or reward", "first training", "answers"]
 
 
 class SamplerOptions(Strict):
@@ -84,6 +84,7 @@ class Sampler(ABC):
         when: one sentence on what it is for.
         needs: what it must be told.
         paths: the options that name folders.
+        alone: whether one task is enough.
         Options: the model of its options.
     """
 
@@ -92,6 +93,7 @@ class Sampler(ABC):
     when: ClassVar[str]
     needs: ClassVar[SamplerNeeds] = "nothing"
     paths: ClassVar[tuple[str, ...]] = ()
+    alone: ClassVar[bool] = False
     Options: ClassVar[type[Strict]] = PlainSamplerOptions
 
     def __init__(self, options: Strict | None, arms: Arms) -> None:
@@ -192,6 +194,13 @@ class FirstModel(Protocol):
     def losses(self) -> np.ndarray:
         """The mean loss over the tokens of every training example, (examples,)."""
 
+    def outputs(self) -> tuple[np.ndarray, np.ndarray]:
+        """What is predicted for every training example, each (examples,), as means over the tokens of its answer.
+
+        Returns:
+            The entropy in nats, and the distance from the truth, ||p - onehot||.
+        """
+
     def gradients(self, split: Literal["train", "valid"], place: int) -> torch.Tensor:
         """The gradient of the loss of one example, nothing dropped out, in one row of float32, (parameters,)."""
 
@@ -201,6 +210,8 @@ class FirstModel(Protocol):
 
 class PlaceSampler(Sampler):
     """Says which examples the next step takes, by their places among all training examples; one task is enough."""
+
+    alone = True
 
     @abstractmethod
     def places(self, step: int, size: int) -> np.ndarray:
@@ -256,6 +267,23 @@ class ExampleSampler(PlaceSampler):
             order = numpy_generator(self.arms.seed, "permuted").permutation(len(self.values))
             self.values = self.values[order]
 
+    def in_rounds(self, own: np.ndarray, step: int, size: int) -> np.ndarray:
+        """The next examples of an endless row of shuffled rounds, (size,).
+
+        Args:
+            own: the examples of a round.
+            step: counted from 0.
+            size: examples in the step.
+        """
+        import numpy as np
+
+        places = np.arange(step * size, (step + 1) * size)
+        rounds = {
+            number: numpy_generator(self.arms.seed, self.name, "round", int(number)).permutation(own)
+            for number in np.unique(places // len(own))
+        }
+        return np.array([rounds[place // len(own)][place % len(own)] for place in places])
+
     def observe_rows(self, step: int, rows: Sequence[ExampleRow]) -> None:
         """Observes nothing: the scores stay."""
         return
@@ -301,7 +329,7 @@ def make_sampler(name: str, options: Mapping[str, object], arms: Arms, where: st
         InputError: there is no such sampler, an option is unknown or wrong, or there is only one task to choose.
     """
     kind = of_name(samplers(), "sampler", name, where)
-    if len(arms.names) < 2 and not issubclass(kind, PlaceSampler):
+    if len(arms.names) < 2 and not kind.alone:
         raise InputError(
             f"{name} chooses among tasks, and there is one", where=where, fix="Name several tasks, or leave it out"
         )

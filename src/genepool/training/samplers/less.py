@@ -9,6 +9,7 @@ from pydantic import Field
 
 from genepool.errors import InputError
 from genepool.seeding import numpy_generator
+from genepool.training.projected_gradients import directions
 from genepool.training.samplers import ExampleSampler, FirstModel, SamplerOptions
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 # Adam's, as the authors' code has them; epsilon stands below the root there, and so it does here.
 _FIRST, _SECOND, _EPSILON = 0.9, 0.999, 1e-8
-# Signs of the projection that are made at once: 64 MiB of float32. Entries of the gradients that share them: 256 MiB.
-_SIGNS, _TOGETHER = 2**24, 2**26
 
 
 class LessOptions(SamplerOptions):
@@ -104,40 +103,7 @@ class Less(ExampleSampler):
 
     def _directions(self, vector: Callable[[int], torch.Tensor], count: int) -> torch.Tensor:
         """Vectors, projected and of length 1, (count, dimensions)."""
-        import torch
-
-        found, rows = [], []
-        for place in range(count):
-            rows.append(vector(place))
-            if len(rows) * len(rows[0]) >= _TOGETHER or place + 1 == count:
-                found.append(torch.nn.functional.normalize(self.projected(torch.stack(rows)), dim=1))
-                rows = []
-        return torch.cat(found)
-
-    def projected(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows times a matrix of random signs, (rows, dimensions), which keeps their angles nearly.
-
-        Args:
-            rows: (rows, parameters).
-        """
-        import numpy as np
-        import torch
-
-        size, dimensions = rows.shape[1], self.options.projection
-        if size <= dimensions:
-            return rows
-        total = torch.zeros(len(rows), dimensions)
-        height = max(1, _SIGNS // dimensions)
-        for block, begin in enumerate(range(0, size, height)):
-            part = rows[:, begin : begin + height]
-            # A bit for each sign: drawing them one by one would take longer than the product.
-            generator, count = (
-                numpy_generator(self.arms.seed, self.name, "projection", block),
-                part.shape[1] * dimensions,
-            )
-            drawn = np.unpackbits(np.frombuffer(generator.bytes(-(-count // 8)), np.uint8), count=count)
-            total += part @ torch.from_numpy(drawn).view(-1, dimensions).float().mul_(2).sub_(1)
-        return total / math.sqrt(dimensions)
+        return directions(vector, count, self.options.projection, seed=self.arms.seed, name=self.name)
 
     def picked(self) -> np.ndarray:
         """The examples that are trained on, of the highest score first."""
@@ -147,12 +113,4 @@ class Less(ExampleSampler):
         return np.argsort(-self.values, kind="stable")[: max(1, int(self.options.part * len(self.values)))]
 
     def places(self, step: int, size: int) -> np.ndarray:
-        import numpy as np
-
-        own = self.picked()
-        places = np.arange(step * size, (step + 1) * size)
-        rounds = {
-            number: numpy_generator(self.arms.seed, self.name, "round", int(number)).permutation(own)
-            for number in np.unique(places // len(own))
-        }
-        return np.array([rounds[place // len(own)][place % len(own)] for place in places])
+        return self.in_rounds(self.picked(), step, size)

@@ -76,6 +76,31 @@ class AnswerTrainer(Trainer):
                     found[place] = mean
         return found
 
+    def outputs_of(self, lessons: Sequence[TrainingExample]) -> list[tuple[float, float]]:
+        """What is predicted for each example, in their order; nothing is learned.
+
+        Returns:
+            Of each, as means over the tokens of its answer: the entropy of the prediction in nats, and its distance
+            from the truth, ||p - onehot||.
+        """
+        import torch
+
+        found = [(0.0, 0.0)] * len(lessons)
+        with torch.no_grad():
+            for batch, places in self.encoded(lessons):
+                with self.reference.trained.about(lessons[places[0]].task.name):
+                    logs = torch.log_softmax(self.model.answer_logits(batch).float(), -1)
+                chances = logs.exp()
+                own = chances.gather(-1, batch.targets.to(logs.device).unsqueeze(-1)).squeeze(-1)
+                # ||p - y||^2 = sum p^2 - 2 p_y + 1; rounding may leave a little below 0.
+                apart = (chances.square().sum(-1) - 2 * own + 1).clamp_min(0).sqrt()
+                # 0 log 0 is 0, where a choice is ruled out.
+                entropies = -(chances * logs.clamp_min(-1e4)).sum(-1)
+                pairs = zip(batch.means(entropies).tolist(), batch.means(apart).tolist(), strict=True)
+                for place, pair in zip(places, pairs, strict=True):
+                    found[place] = pair
+        return found
+
     def gradient_of(self, lesson: TrainingExample) -> None:
         """Leaves the gradient of the mean loss over the tokens of one answer in the parameters; nothing is dropped."""
         import torch

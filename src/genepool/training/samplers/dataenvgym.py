@@ -1,0 +1,155 @@
+"""DataEnvGym: a policy looks at what the model gets wrong, has data made for it, and looks again after some steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from genepool.errors import InputError
+from genepool.schema import Strict
+from genepool.training.generating import GeneratingOptions, GeneratingSampler, Making, Wanted, skills_of
+from genepool.training.makers import TemplateMaker
+
+
+class DataEnvGymOptions(GeneratingOptions):
+    """Options of DataEnvGym."""
+
+    every: int | None = Field(
+        default=50, ge=1, le=10**7, description="Steps between two rounds (ours: 50); null: one, before the first step."
+    )
+    environment: Literal["open_ended", "skill_list", "skill_tree"] = Field(
+        default="skill_list",
+        description="What the policy sees and decides. open_ended: failed examples, more like them; skill_list: scores "
+        "by skill, data for each skill that is failed; skill_tree: skills with subskills, which are opened and filled.",
+    )
+    policy: Literal["fill", "errors"] = Field(
+        default="fill",
+        description="How a skill_tree is filled: fill gives every subskill equally much, up to `most` (authors' code); "
+        "errors gives more to those whose examples the model failed before it learned from them (ours).",
+    )
+    each: int = Field(
+        default=25,
+        ge=1,
+        le=10**5,
+        description="Examples of a round, for every skill that is failed; for open_ended of them all (authors: 25).",
+    )
+    new: int = Field(default=2, ge=1, le=1000, description="Subskills that are opened in a round (authors: 2).")
+    allocation: int = Field(default=30, ge=1, le=10**5, description="Examples of a subskill in a round (authors: 30).")
+    subskills: int = Field(default=4, ge=1, le=1000, description="Subskills of a skill, at most (ours).")
+    most: int = Field(default=200, ge=1, le=10**6, description="Examples of a subskill in all, at most (authors: 200).")
+
+
+class DataEnvGym(GeneratingSampler):
+    """Rounds of: report on the validation examples, plan, make, train on all that was made so far.
+
+    A skill is a tag. Of a skill, the subskills are its combinations with the other skills of a template's mix, and the
+    parts of the ranges that the variables of its templates are drawn from. A policy explores, by opening subskills that
+    were not seen yet, until a skill has `subskills` of them or there are no more; then it exploits. The budget is that
+    of all rounds together, where the authors' code looks at the last one.
+    """
+
+    name = "dataenvgym"
+    source = "Khan et al., DataEnvGym (arXiv:2410.06215); counts and the policy fill as in the authors' code"
+    when = "Templates, or a writer, can make as much data as wanted, and the question is which."
+    Options: ClassVar[type[Strict]] = DataEnvGymOptions
+    options: DataEnvGymOptions
+
+    def check(self) -> None:
+        if self.options.environment == "skill_tree" and self.options.writer is not None:
+            raise InputError(
+                "a skill_tree opens parts of templates, and a writer has none",
+                where="sampler_options.environment",
+                fix="Use open_ended or skill_list, or leave sampler.writer out",
+            )
+
+    @property
+    def attempts(self) -> bool:  # type: ignore[override]
+        return self.options.environment == "skill_tree"
+
+    def plan(self, making: Making) -> list[Wanted]:
+        if self.options.environment == "open_ended":
+            found = self._open_ended(making)
+        elif self.options.environment == "skill_list":
+            found = self._skill_list(making)
+        else:
+            found = self._skill_tree(making)
+        # What there is no room for shall not be always of the same skills.
+        order = making.generator("order").permutation(len(found)).tolist()
+        return [found[at] for at in order]
+
+    def _open_ended(self, making: Making) -> list[Wanted]:
+        """Examples of the skills of failed ones, drawn among these."""
+        places = self.errors(making)
+        if not places:
+            return []
+        drawn = making.generator("errors").choice(len(places), self.options.each)
+        found = []
+        for at in drawn.tolist():
+            lesson = making.seen.lessons[places[at]]
+            # The writer is shown the training examples that need the same: what is failed is a validation example.
+            found.append(Wanted(skills_of(lesson), lesson.task.name, exact=True, said={"failed": lesson.example.key}))
+        return found
+
+    def _skill_list(self, making: Making) -> list[Wanted]:
+        failed = {skill for place in self.errors(making) for skill in skills_of(making.seen.lessons[place])}
+        making.counts["allocation"] = dict.fromkeys(sorted(failed), self.options.each)
+        return [Wanted((skill,)) for skill in sorted(failed) for _ in range(self.options.each)]
+
+    # ------------------------------------------------------------------ the tree
+
+    def _skill_tree(self, making: Making) -> list[Wanted]:
+        maker = making.maker
+        assert isinstance(maker, TemplateMaker)
+        scores, before = making.seen.by_skill, self._before()
+        actions: dict[str, Any] = {}
+        found: list[Wanted] = []
+        for skill in maker.skills:
+            possible = maker.subskills(skill)
+            given = self._given(skill)
+            action, allocation = self._action(skill, list(possible), given, making)
+            reward = scores[skill][0] - before[skill] if skill in scores and skill in before else None
+            actions[skill] = {"action": action, "allocation": allocation, "reward": reward}
+            for subskill, count in allocation.items():
+                said = {"skill": skill, "subskill": subskill}
+                one = possible[subskill]
+                found += [replace(one, said=said)] * count
+        making.counts["actions"] = actions
+        return found
+
+    def _before(self) -> dict[str, float]:
+        """The score of each skill in the last report."""
+        told = next((one.told["report"] for one in reversed(self.rounds) if "report" in one.told), {})
+        return {skill: float(mean) for skill, (mean, _) in told.items()}
+
+    def _given(self, skill: str) -> dict[str, list[float]]:
+        """The subskills that were opened, each with the attempts at its examples, in the order in which they came."""
+        found: dict[str, list[float]] = {}
+        for one in self.rounds:
+            for subskill in one.told.get("actions", {}).get(skill, {}).get("allocation", {}):
+                found.setdefault(subskill, [])
+            for example in one.examples:
+                if example.made.get("skill") == skill and example.made.get("subskill") in found:
+                    found[str(example.made["subskill"])].append(float(example.made.get("attempt", 0.0)))
+        return found
+
+    def _action(
+        self, skill: str, possible: list[str], given: Mapping[str, list[float]], making: Making
+    ) -> tuple[str, dict[str, int]]:
+        """What is done for a skill: explore or exploit, and the examples of each subskill."""
+        ask = self.options
+        unseen = [one for one in possible if one not in given]
+        if unseen and len(given) < ask.subskills:
+            order = making.generator("explore", skill).permutation(len(unseen))
+            opened = [unseen[int(at)] for at in order[: min(ask.new, ask.subskills - len(given))]]
+            return "explore", dict.fromkeys(opened, ask.allocation)
+        left = {one: max(0, ask.most - len(own)) for one, own in given.items()}
+        if ask.policy == "fill":
+            return "exploit", {one: min(ask.allocation, room) for one, room in left.items()}
+        # Half a failure more than were seen, so that what was always solved is looked at again.
+        failed = {one: (sum(1 - score for score in own) + 0.5) / (len(own) + 1) for one, own in given.items()}
+        total = sum(failed.values())
+        whole = ask.allocation * len(given)
+        return "exploit", {one: min(left[one], round(whole * share / total)) for one, share in failed.items()}
