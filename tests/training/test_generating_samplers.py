@@ -312,7 +312,8 @@ KINDS = {
     "dataenvgym": ("--set", "sampler.each=3", "--set", "sampler.every=3"),
     "evosyn": (
         "--set", "sampler.examples=6", "--set", "sampler.solutions=3", "--set", "sampler.keys=2", "--set",
-        "sampler.seeds=3", "--set", "sampler.iterations=2",
+        "sampler.seeds=3", "--set", "sampler.iterations=2", "--set",
+        "sampler.checks={long: '{{ answer | length > 2 }}', known: '{{ answer[0] in prompt }}'}",
     ),
 }  # fmt: skip
 
@@ -343,28 +344,28 @@ def test_a_training_on_made_examples_is_on_record(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OF_ROUNDS)
-@pytest.mark.parametrize("at", [1, 3, 5])
 def test_a_training_that_was_stopped_goes_on_with_what_was_made(
-    train: Callable[..., Any], templates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, at: int
+    train: Callable[..., Any], templates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     from genepool.training.run import Run
 
     typed = ("--sampler", name, *KINDS[name], *FEW)
     assert train("whole", *typed, tasks=[templates]).code == 0
-    after = Run._after
-
-    def stopped(self: Run, step: Any, *others: Any) -> bool:
-        if step.number == at:
-            raise KeyboardInterrupt
-        return after(self, step, *others)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "_after", stopped)
-        assert train("parts", *typed, tasks=[templates]).code == 130
-    assert train("parts", *typed, tasks=[templates]).code == 0
-    assert result_bytes(tmp_path / "parts") == result_bytes(tmp_path / "whole")
     query = "SELECT round, place, example, content FROM made ORDER BY round, place"
-    assert rows(tmp_path / "parts", query) == rows(tmp_path / "whole", query)
+    for at in (1, 3, 5):
+        out, after = f"stopped {at}", Run._after
+
+        def stopped(self: Run, step: Any, *others: Any, at: int = at, after: Any = after) -> bool:
+            if step.number == at:
+                raise KeyboardInterrupt
+            return bool(after(self, step, *others))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "_after", stopped)
+            assert train(out, *typed, tasks=[templates]).code == 130
+        assert train(out, *typed, tasks=[templates]).code == 0
+        assert result_bytes(tmp_path / out) == result_bytes(tmp_path / "whole")
+        assert rows(tmp_path / out, query) == rows(tmp_path / "whole", query)
 
 
 @pytest.mark.parametrize("name", ["stat", "skill_pairs", "dataenvgym"])
@@ -400,7 +401,7 @@ def test_the_control_sees_shuffled_evidence(
         (["--sampler", "stat", "--set", "sampler.writer=nowhere"], "nowhere"),
         (["--sampler", "stat", "--objective", "dpo"], "has examples with answers made"),
         (["--sampler", "evosyn", "--set", "sampler.keys=0"], "an answer is checked by"),
-        (["--sampler", "evosyn", "--set", "sampler.checks={odd: '{{ answer'}"], "sampler_options.checks:odd"),
+        (["--sampler", "evosyn", "--set", "sampler.checks={odd: '{{ answer'}"], "error: --set sampler.checks:odd: unexpected end of template"),
         (["--sampler", "evosyn", "--set", "sampler.tokens=10"], "may take"),
         (["--sampler", "dataenvgym", "--set", "sampler.ask=x"], "must contain {skills}"),
     ],
@@ -425,7 +426,7 @@ def test_a_task_of_files_has_no_template(train: Callable[..., Any], tmp_path: Pa
 # ---------------------------------------------------------------------- writers
 
 WRITES = (
-    "--set", "sampler.ask={skills}", "--set", "sampler.question_tokens=4", "--set", "sampler.agree=1", "--set",
+    "--set", "sampler.ask=a {skills}", "--set", "sampler.question_tokens=4", "--set", "sampler.agree=1", "--set",
     "sampler.votes=2",
 )  # fmt: skip
 
@@ -434,7 +435,7 @@ WRITES = (
 def test_a_writer_makes_examples_within_its_budget(
     cli: Callable[..., Any], train: Callable[..., Any], small_world: Path, templates: Path, tmp_path: Path, name: str
 ) -> None:
-    blame = ("--set", "sampler.make=write", "--set", "sampler.blame={written}{skills}")
+    blame = ("--set", "sampler.make=write", "--set", "sampler.blame=a {written}{skills}")
     more = blame if name == "stat" else ("--set", "sampler.shown=0")
     own = ("--set", f"sampler.writer={small_world / 'other'}", "--set", "sampler.tokens=400")
     answer = train("run", "--sampler", name, *KINDS[name], *more, *WRITES, *own, *FEW, tasks=[templates])

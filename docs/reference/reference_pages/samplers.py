@@ -29,11 +29,11 @@ _OPENING = (
     "`alp_gmm`, `again`, `mbtl` and `mpts` choose by numbers that every training example has: tags such as `length=5`. "
     "They propose points, and the examples that are nearest to them make the step. What they observe of an example is "
     "the mean reward of its samples, or exp(-loss) where nothing is rewarded; `mpts` observes the loss.",
-    "Some samplers have examples made: by the templates of the tasks, or by a model that writes, `sampler.writer`, whose "
-    "answers must agree. They do so in rounds, before a step, by what the model does on validation examples. The record "
-    "(`run.sqlite`, tables `rounds` and `made`) keeps every example with what it was made of, and each round with what it "
-    "saw; `train.json` counts them under `made`, with what was refused. Prompts of validation and test examples are "
-    "refused. `examples` and `tokens` are budgets of the whole training, never exceeded.",
+    "Some samplers have examples made: by the templates of the tasks, or by a model that writes, `sampler.writer`, "
+    "whose answers must agree. They do so in rounds, before a step, by what the model does on validation examples. The "
+    "record (`run.sqlite`, tables `rounds` and `made`) keeps every example with what it was made of, and each round "
+    "with what it saw; `train.json` counts them under `made`, with what was refused. Prompts of validation and test "
+    "examples are refused. `examples` and `tokens` are budgets of the whole training, never exceeded.",
     "Every sampler that learns from evidence has its control: `--set sampler.permuted=true` shuffles among the tasks "
     "what was observed, or among the examples of a step, or among all examples their scores. `uniform` and "
     "`stratified` are controls too.",

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from genepool.errors import InputError
 from genepool.seeding import numpy_generator
-from genepool.training.made_examples import Forbidden, MadeExample, Round
+from genepool.training.made_examples import Forbidden, MadeExample, Round, shown
 from genepool.training.samplers import Arms, Sampler, SamplerOptions
 
 if TYPE_CHECKING:
@@ -324,10 +324,12 @@ class GeneratingSampler(Sampler):
         if not count:
             return []
         if not pool:
+            told = shown(self.rounds[-1])
+            why = f" ({told['refused']})" if told["refused"] else ""
             raise InputError(
-                f"none of {self.rounds[-1].told.get('wanted', 0)} examples that were wanted could be made",
+                f"none of {told['wanted']} examples that were wanted could be made{why}",
                 where=f"sampler {self.name}",
-                fix="The record says why (`rounds` in run.sqlite): widen the templates, or name a better writer",
+                fix="Widen the templates or the options, or name a better writer",
             )
         begun = 0 if self.options.every is None else (len(self.rounds) - 1) * self.options.every
         places = range((step - begun) * count, (step - begun + 1) * count)
