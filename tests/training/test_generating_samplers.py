@@ -401,7 +401,10 @@ def test_the_control_sees_shuffled_evidence(
         (["--sampler", "stat", "--set", "sampler.writer=nowhere"], "nowhere"),
         (["--sampler", "stat", "--objective", "dpo"], "has examples with answers made"),
         (["--sampler", "evosyn", "--set", "sampler.keys=0"], "an answer is checked by"),
-        (["--sampler", "evosyn", "--set", "sampler.checks={odd: '{{ answer'}"], "error: --set sampler.checks:odd: unexpected end of template"),
+        (
+            ["--sampler", "evosyn", "--set", "sampler.checks={odd: '{{ answer'}"],
+            "error: --set sampler.checks:odd: unexpected end of template",
+        ),
         (["--sampler", "evosyn", "--set", "sampler.tokens=10"], "may take"),
         (["--sampler", "dataenvgym", "--set", "sampler.ask=x"], "must contain {skills}"),
     ],
