@@ -1,0 +1,35 @@
+"""`python -m benchmarks.adaptation [measure | page]`: measured in pieces; goes on where it was.
+
+`measure` adds cells to cells.jsonl until all are there or `--minutes` are over, and writes the page. `page` writes
+docs/streams.md from the cells alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks.adaptation import page
+from benchmarks.adaptation.arms import ARMS, BEDS
+from benchmarks.adaptation.cells import StreamCells
+from benchmarks.adaptation.measured import measure
+from genepool import progress
+
+
+def main() -> None:
+    """Measures or draws."""
+    names = [arm.name for arm in ARMS]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptation", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=("measure", "page"), default="measure")
+    parser.add_argument("--arms", nargs="+", choices=names, default=names, metavar="ARM", help="; ".join(names))
+    parser.add_argument("--beds", nargs="+", choices=list(BEDS), default=list(BEDS), metavar="BED", help=", ".join(BEDS))
+    parser.add_argument("--minutes", type=float, help="begin no other cell after so many minutes")
+    asked = parser.parse_args()
+    if asked.what == "measure":
+        progress.set_quiet(False)
+        missing = measure(StreamCells(), arms=asked.arms, beds=asked.beds, minutes=asked.minutes)
+        progress.message(f"{missing} cells are missing" if missing else "every cell is there")
+    page.write()
+
+
+if __name__ == "__main__":
+    main()

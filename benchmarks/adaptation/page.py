@@ -1,0 +1,232 @@
+"""Writes docs/streams.md from the cells: what every adapter issued along every bed, its cost, and the claims.
+
+Nothing is measured here. What is missing is said: a row without all seeds says how many it has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.adaptation.arms import (
+    ARMS,
+    BEDS,
+    CHOOSING,
+    COTTA_IMAGES,
+    HOMEOSTATIC_RATE,
+    HOMEOSTATIC_RATES,
+    LATE,
+    ROUNDS,
+    SEEDS,
+    SELF_RATE,
+    SELF_RATES,
+    StreamArm,
+    StreamBed,
+)
+from benchmarks.adaptation.cells import StreamCell, StreamCells
+from benchmarks.adaptation.claims import CLAIMS, OPEN, UNMEASURED, JudgedStreamClaim, ask
+from benchmarks.adaptation.measured import plan
+from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, Contrast, Figure, student
+from genepool.staging import write_text
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+_MEGABYTE = 1e6
+
+
+def write(folder: Path = DOCS) -> None:
+    """Writes the page."""
+    write_text(folder / "streams.md", page(StreamCells()))
+
+
+def page(cells: StreamCells) -> str:
+    """The page's text."""
+    missing = sum(name not in cells for name in plan())
+    head = _HEAD.format(
+        seeds=SEEDS, rounds=ROUNDS, images=COTTA_IMAGES, late=LATE, choosing=CHOOSING,
+        rate=f"{HOMEOSTATIC_RATE:g}", of=_listed(HOMEOSTATIC_RATES), own=f"{SELF_RATE:g}", among=_listed(SELF_RATES),
+    )  # fmt: skip
+    parts = [head, *([f"Of {len(plan())} cells, {missing} are not measured yet.", ""] if missing else [])]
+    for bed in BEDS.values():
+        if rows := [row for arm in ARMS if (row := _row(cells, arm, bed))]:
+            parts += [f"## {bed.name.replace('_', ' ').capitalize()}", "", f"{bed.words.capitalize()}.", ""]
+            parts += [*_rows_head(bed), *rows, ""]
+    return "\n".join([*parts, *_costs(cells), *_claims(cells)]) + "\n"
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{one:g}" for one in numbers)
+
+
+def _found(cells: StreamCells, arm: str, bed: str) -> dict[int, StreamCell]:
+    """The cells of an arm by seed."""
+    return {seed: cells[arm, bed, seed] for seed in cells.seeds([(arm, bed)]) if seed < SEEDS}
+
+
+def _shown(bed: StreamBed) -> tuple[int, ...]:
+    """The rounds that a table shows."""
+    return tuple(number for number in bed.kept if number in (1, 3, ROUNDS))
+
+
+def _rows_head(bed: StreamBed) -> list[str]:
+    rounds = [f"round {number}" for number in _shown(bed)]
+    names = ["", *rounds, "less frozen", "less diversity", "clean after", "kept", "alarms", "seeds"]
+    return [f"| {' | '.join(names)} |", "|---|" + "--:|" * (len(names) - 1)]
+
+
+def _row(cells: StreamCells, arm: StreamArm, bed: StreamBed) -> str:
+    found = _found(cells, arm.name, bed.name)
+    if not found:
+        return ""
+    frozen = Figure.of(
+        [Contrast.of(c.by_domain(c.rounds[c.last]), c.by_domain(c.frozen)) for c in found.values()]
+    )
+    control = _found(cells, "diversity", bed.name)
+    both = [seed for seed in found if seed in control]
+    against = ""
+    if both and arm.name != "diversity":
+        pairs = [(found[seed], control[seed]) for seed in both]
+        figure = Figure.of([Contrast.of(*(c.by_domain(c.rounds[c.last]) for c in pair)) for pair in pairs])
+        against = _interval(figure)
+    clean = [c.clean[1].mean() for c in found.values() if c.clean]
+    parts = [
+        arm.name,
+        *(_spread([c.score(number) for c in found.values()]) for number in _shown(bed)),
+        _interval(frozen) if arm.name != "frozen" else "",
+        against,
+        f"{np.mean(clean):.3f}" if clean else "",
+        f"{np.mean([c.kept for c in found.values()]):.2f}",
+        f"{np.mean([c.alarms for c in found.values()]):.1f}",
+        str(len(found)),
+    ]
+    return f"| {' | '.join(parts)} |"
+
+
+def _interval(figure: Figure) -> str:
+    return f"{figure.difference:+.3f} [{figure.lo:+.3f}, {figure.hi:+.3f}]"
+
+
+def _spread(values: Sequence[float]) -> str:
+    """The mean over the seeds, with half of its interval where there are several."""
+    told = f"{np.mean(values):.3f}"
+    if len(values) > 1:
+        told += f" ± {student(len(values)) * float(np.std(values, ddof=1)) / math.sqrt(len(values)):.3f}"
+    return told
+
+
+def _costs(cells: StreamCells) -> list[str]:
+    """Seconds of a batch as a multiple of the frozen model's, and what is held, on each kind of model."""
+    beds = [BEDS[name] for name in ("mixed", "conv", "text")]
+    names = [arm for arm in ARMS if not arm.only]
+    head = ["", *(f"{bed.name}: time" for bed in beds), *(f"{bed.name}: held" for bed in beds)]
+    rows = []
+    for arm in names:
+        parts: list[list[str]] = [[], []]
+        for bed in beds:
+            times, held = [], []
+            frozen = _found(cells, "frozen", bed.name)
+            for seed, cell in _found(cells, arm.name, bed.name).items():
+                if seed in frozen:
+                    times.append(cell.seconds / frozen[seed].seconds)
+                    held.append((cell.held - frozen[seed].held) / _MEGABYTE)
+            parts[0].append(f"{np.median(times):.1f}" if times else "")
+            parts[1].append(f"{np.median(held):.2f}" if held else "")
+        if any(parts[0]):
+            rows.append(f"| {' | '.join([arm.name, *parts[0], *parts[1]])} |")
+    plain = _found(cells, "frozen", "mixed")
+    told = f" One batch of the frozen model takes {1000 * _median(plain):.1f} ms on mixed." if plain else ""
+    return [
+        _COSTS_HEAD + told,
+        "",
+        f"| {' | '.join(head)} |",
+        "|---|" + "--:|" * (len(head) - 1),
+        *rows,
+        "",
+    ]
+
+
+def _median(found: dict[int, StreamCell]) -> float:
+    return float(np.median([cell.seconds for cell in found.values()]))
+
+
+def _claims(cells: StreamCells) -> list[str]:
+    asked = ask(cells)
+    verdicts = [one.verdict for one in asked]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNASKED, OPEN))
+    waiting = [claim.name for claim in CLAIMS if claim.name not in {one.claim.name for one in asked}]
+    return [
+        _CLAIMS_HEAD.format(seeds=SEEDS),
+        *(f"- **{claim.name}**: {claim.rule.words}." for claim in CLAIMS),
+        "",
+        "| claim | source | seeds | our figure | verdict | remark |",
+        "|---|---|--:|---|---|---|",
+        *(_claim(one) for one in asked),
+        "",
+        f"Of {len(asked)} claims: {counts}.",
+        *(["", f"Not measured yet: {', '.join(waiting)}."] if waiting else []),
+        "",
+        "## Not asked yet",
+        "",
+        "These rules stand, and nothing measures them here yet.",
+        "",
+        *(f"- **{one.name}**: {one.words} ({one.source}). It holds if {one.rule}." for one in UNMEASURED),
+        "",
+        _NOT_HERE,
+    ]
+
+
+def _claim(one: JudgedStreamClaim) -> str:
+    claim, main = one.claim, one.figures["main"]
+    remarks = [claim.remark] if claim.remark else []
+    if one.verdict != OPEN and claim.rule.wants_more and main.lo <= 0:
+        remarks.append("the reverse is seen" if main.hi < 0 else "no difference seen")
+    if why := claim.rule.unasked(one.figures):
+        remarks.append(why)
+    remarks += [f"{name}: {figure.text()}" for name, figure in one.figures.items() if name not in ("main", "cost")]
+    return (
+        f"| {claim.words} ({claim.name}) | {claim.source} | {len(one.seeds)} | {main.text()} | {one.verdict} | "
+        f"{'; '.join(remarks)} |"
+    )
+
+
+_HEAD = """\
+# Adapters on streams
+
+What is claimed of models that adapt while they are used, asked on small testbeds. `python -m benchmarks.adaptation`
+measures and writes this page; it goes on where it was stopped. `benchmarks/adaptation/cells.jsonl` keeps the marks of
+every example in rounds 1, 3 and {rounds}. [Adapt models to a stream](how-to/adapt.md) says how to run an adapter, and
+the [reference](reference/stream-adapters.md) what each of them computes.
+
+- The testbeds are those of `genepool testbed build --tiny`, trained anew with every one of {seeds} seeds, which also
+  draw the order of the stream. A batch has 64 examples, and the stream is gone through {rounds} times in one run: one
+  round hides a collapse.
+- What counts is what was issued, before anything was learned from its batch. The frozen model answers the same
+  examples. *Less frozen* and *less diversity* are paired differences in the last round, with their 95% interval: the
+  wider one of Student's t over the seeds and a paired bootstrap over examples; of one seed the bootstrap alone.
+- *Clean after* is the accuracy on clean test examples after the last round, *kept* the share of the examples that were
+  learned from, *alarms* how often the watch raised one.
+- All settings are the defaults of the adapters, except that CoTTA's teacher averages {images} changed images instead of
+  32. Labels come {late} batch late where an adapter learns from labels.
+- Two settings were chosen on a testbed with seed {choosing}, which no claim uses: the homeostatic rate ({rate}, of {of})
+  and the learning rate of test-time self-improvement ({own}, of {among}).
+- ± is half of the 95% interval, Student's t over the seeds. Adapters that are compared in a claim have all seeds, others
+  have one.
+"""
+_COSTS_HEAD = """\
+## What it costs
+
+*Time* is the seconds of the processor for a batch, to predict it and to learn from it, as a multiple of the frozen
+model's; *held* is the megabytes of tensors that live between two batches beyond those of the frozen run: moments,
+teachers, copies, source examples. Both are medians over the seeds that were measured. What a step needs while it is
+computed is not counted."""
+_CLAIMS_HEAD = """\
+## Claims
+
+A claim holds if its rule is true. The rules were written before the measurements; a claim that fails stays failed. A
+*minus* B means the accuracy of A minus the accuracy of B. A verdict is given when all {seeds} seeds are there.
+"""
+_NOT_HERE = """\
+What cannot be asked at this size: the distances and thresholds for a thousand classes, what 32 augmentations gain on
+large images, figures of medical data, of agents, and of embodied or panoramic tasks."""
