@@ -81,7 +81,7 @@ def test_a_cell_is_read_as_it_was_written_and_a_line_that_was_cut_off_is_forgott
     again = StreamCells(cells.path)["eata", "mixed", 0]
     assert again.to_dict() == one.to_dict()
     assert (again.last, again.score(1), again.score(15)) == (15, 0.6, 0.385)
-    assert [part.sum() for part in again.by_domain(again.rounds[1])] == [100, 20]
+    assert [again.part(again.rounds[1], name).sum() for name in ("low", "high", "")] == [100, 20, 120]
     assert again.frozen.tolist() == one.frozen.tolist()
     assert StreamCells(cells.path).seeds([("eata", "mixed"), ("tent", "mixed")]) == []
 
@@ -123,7 +123,7 @@ def test_a_claim_of_both_directions_needs_both(tmp_path: Path) -> None:
 
 def test_the_best_fixed_rate_is_that_of_the_whole_stream(tmp_path: Path) -> None:
     arms = {
-        (f"fixed {rate:g}", "swaps"): cell(100, {number: 100 + 10 * (at == 2) for number in range(1, 16)})
+        (f"fixed {rate:g}", "swaps"): cell(100, dict.fromkeys(range(1, 16), 100 + 10 * (at == 2)))
         for at, rate in enumerate(FIXED_RATES)
     }
     cells = filled(tmp_path / "cells.jsonl", arms)

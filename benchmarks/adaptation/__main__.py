@@ -21,7 +21,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptation", description=__doc__)
     parser.add_argument("what", nargs="?", choices=("measure", "page"), default="measure")
     parser.add_argument("--arms", nargs="+", choices=names, default=names, metavar="ARM", help="; ".join(names))
-    parser.add_argument("--beds", nargs="+", choices=list(BEDS), default=list(BEDS), metavar="BED", help=", ".join(BEDS))
+    beds = list(BEDS)
+    parser.add_argument("--beds", nargs="+", choices=beds, default=beds, metavar="BED", help=", ".join(beds))
     parser.add_argument("--minutes", type=float, help="begin no other cell after so many minutes")
     asked = parser.parse_args()
     if asked.what == "measure":

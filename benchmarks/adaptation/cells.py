@@ -53,9 +53,12 @@ class StreamCell:
         """The number of the last round."""
         return max(self.rounds)
 
-    def by_domain(self, marks: Marks) -> list[Marks]:
-        """Marks of the stream, domain by domain."""
-        return np.split(marks, np.cumsum(list(self.domains.values()))[:-1])
+    def part(self, marks: Marks, domain: str = "") -> Marks:
+        """Marks of one domain; of all of them where none is named."""
+        if not domain:
+            return marks
+        parts = np.split(marks, np.cumsum(list(self.domains.values()))[:-1])
+        return parts[list(self.domains).index(domain)]
 
     def score(self, number: int) -> float:
         """Accuracy in a round."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.adaptation.arms import CHOOSING, FIXED_RATES, KEPT, SEEDS
+from benchmarks.adaptation.arms import FIXED_RATES, KEPT, SEEDS, SHORT
 from benchmarks.adaptation.cells import StreamCells
 from benchmarks.claims.verdict import MARGIN, Contrast, Figure, Rule
 
@@ -89,11 +89,7 @@ def beside_frozen(arm: str, bed: str = "mixed", number: int = LAST, domain: str 
 
     def compare(cells: StreamCells, seed: int) -> Contrast:
         cell = cells[arm, bed, seed]
-        sides = [cell.by_domain(marks) for marks in (cell.rounds[number], cell.frozen)]
-        if domain:
-            at = list(cell.domains).index(domain)
-            sides = [[side[at]] for side in sides]
-        return Contrast.of(sides[0], sides[1])
+        return Contrast.of(*([cell.part(marks, domain)] for marks in (cell.rounds[number], cell.frozen)))
 
     return compare
 
@@ -102,12 +98,8 @@ def beside(first: str, second: str, bed: str = "mixed", number: int = LAST, doma
     """Two arms in a round; in one domain where it is named."""
 
     def compare(cells: StreamCells, seed: int) -> Contrast:
-        found = [cells[arm, bed, seed] for arm in (first, second)]
-        sides = [cell.by_domain(cell.rounds[number]) for cell in found]
-        if domain:
-            at = list(found[0].domains).index(domain)
-            sides = [[side[at]] for side in sides]
-        return Contrast.of(sides[0], sides[1])
+        both = [cells[arm, bed, seed] for arm in (first, second)]
+        return Contrast.of(*([cell.part(cell.rounds[number], domain)] for cell in both))
 
     return compare
 
@@ -117,7 +109,7 @@ def since_first(arm: str, bed: str = "mixed") -> Compare:
 
     def compare(cells: StreamCells, seed: int) -> Contrast:
         cell = cells[arm, bed, seed]
-        return Contrast.of(*(cell.by_domain(cell.rounds[number]) for number in (LAST, FIRST)))
+        return Contrast.of(*([cell.rounds[number]] for number in (LAST, FIRST)))
 
     return compare
 
@@ -145,11 +137,11 @@ def cost(arm: str, bed: str = "mixed") -> Compare:
 
 
 def all_rounds(first: str, second: str | Callable[[StreamCells], str], bed: str) -> Compare:
-    """Two arms over all rounds, each round counting the same."""
+    """Two arms over all rounds."""
 
     def compare(cells: StreamCells, seed: int) -> Contrast:
         names = [first, second if isinstance(second, str) else second(cells)]
-        return Contrast.of(*(list(cells[name, bed, seed].rounds.values()) for name in names))
+        return Contrast.of(*([np.concatenate(list(cells[name, bed, seed].rounds.values()))] for name in names))
 
     return compare
 
@@ -221,7 +213,7 @@ def _guarded(what: str, guard: str) -> Rule:
 def _near() -> Rule:
     return Rule(
         f"the interval of the label shift adapter minus the frozen model is between -{POINT} and {POINT}",
-        lambda figures: -POINT < figures["main"].lo and figures["main"].hi < POINT,
+        lambda figures: figures["main"].lo > -POINT and figures["main"].hi < POINT,
         wants_more=False,
     )
 
@@ -264,7 +256,7 @@ CLAIMS = (
     StreamClaim(
         "lame", "LAME gains where labels come in runs, and loses where they do not", "Boudiaf et al. 2022 (LAME)",
         (("lame", "correlated"), ("lame", "mixed")),
-        {"main": beside_frozen("lame", "correlated"), "mixed": beside_frozen("lame")}, _both_signs(),
+        {"main": beside_frozen("lame", "correlated", SHORT), "mixed": beside_frozen("lame")}, _both_signs(),
     ),
     StreamClaim(
         "wisdom-open", "Where some classes are unknown, wisdom of crowds is better than TENT at known ones and tells "
@@ -291,8 +283,8 @@ CLAIMS = (
         _guarded("PSMT minus CoTTA on the clean examples in the end", f"PSMT minus CoTTA {_ROUND}"),
     ),
     StreamClaim(
-        "label-shift", "Where classes are long-tailed, either way round, the label shift adapter beats the frozen model "
-        "and TENT", "Park et al. 2023", (("label_shift", "label_shift"), ("tent", "label_shift")),
+        "label-shift", "Where classes are long-tailed, either way round, the label shift adapter beats the frozen "
+        "model and TENT", "Park et al. 2023", (("label_shift", "label_shift"), ("tent", "label_shift")),
         {
             "main": beside_frozen("label_shift", "label_shift", domain="low"),
             "high": beside_frozen("label_shift", "label_shift", domain="high"),
@@ -314,7 +306,7 @@ CLAIMS = (
         {"main": all_rounds("need", best_fixed, "swaps"), "shuffled": all_rounds("need", "need, shuffled", "swaps")},
         above({"main": "the homeostatic rate minus the best fixed rate in hindsight (all rounds)",
                "shuffled": "the homeostatic rate minus the same rates shuffled in time (all rounds)"}),
-        f"of both sides the rate is tuned: the fixed ones in hindsight, the other on a testbed with seed {CHOOSING}",
+        "the fixed rates are tuned in hindsight, the other is not",
     ),
     StreamClaim(
         "tt-si", "A language model that teaches itself about uncertain items answers more than one that does not, than "
@@ -344,15 +336,16 @@ class Unmeasured:
 
 UNMEASURED: Sequence[Unmeasured] = (
     Unmeasured(
-        "gain-control", "Where contexts are switched, gains alone recover most of what retraining gains", "as remembered",
+        "gain-control", "Where contexts are switched, gains alone recover most of what retraining gains",
+        "as remembered",
         "the interval of the drop in code length by gains alone minus 0.8 of that by full retraining is above 0, with "
         "less than 5% of the parameters, on patches of digits",
     ),
     Unmeasured(
         "petsa", "PETSA gains more where a series drifts than where it is steady", "Medeiros et al. 2025",
-        "the interval of its gain on a drifting series minus its gain on a steady one is above 0, with a converged base "
-        "and normalisation; and the interval of its gain minus that of the same labels spent on a bias, on full tuning "
-        "and on a refit every period is above 0",
+        "the interval of its gain on a drifting series minus its gain on a steady one is above 0, with a converged "
+        "base and normalisation; and the interval of its gain minus that of the same labels spent on a bias, on full "
+        "tuning and on a refit every period is above 0",
     ),
     Unmeasured(
         "camel", "CAMEL adapts better than MAML at a tenth of its time", "Blanke and Lelarge 2024",

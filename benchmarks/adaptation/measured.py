@@ -1,4 +1,4 @@
-"""Measures the cells: every adapter by the public iterator, on testbeds that are trained anew with every seed."""
+"""Measures the cells: every adapter by the public iterator, on one testbed of each kind."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def suits(arm: StreamArm, bed: StreamBed) -> bool:
     return not kind.needs & lacking
 
 
-def measure(
-    cells: StreamCells, *, arms: Collection[str], beds: Collection[str], minutes: float | None = None
-) -> int:
+def measure(cells: StreamCells, *, arms: Collection[str], beds: Collection[str], minutes: float | None = None) -> int:
     """Measures what is not there yet.
 
     Args:
@@ -84,26 +82,32 @@ def measured(arm: StreamArm, bed: StreamBed, seed: int) -> StreamCell:
     Args:
         arm: the adapter with its settings.
         bed: the stream.
-        seed: of the testbed, of the order and of every draw.
+        seed: decides which examples are taken, their order and every draw.
     """
     with progress.silenced():
-        folder = opened(bed.kind, seed)
+        folder = opened(bed.kind)
         rates = _shuffled_rates(bed, seed) if arm.shuffled else None
         return _Run(arm, bed, seed, folder).cell(rates)
 
 
-@lru_cache(maxsize=1)
-def opened(kind: str, seed: int) -> Path:
-    """The folder of a testbed, trained where it is not there."""
-    folder = CACHE / "beds" / f"{kind}-{seed}"
-    build(folder, bed=kind, tiny=True, seed=seed, overwrite=True)
+@lru_cache
+def opened(kind: str) -> Path:
+    """The folder of a testbed, trained where it is not there. One serves all seeds: trainings take too long."""
+    folder = CACHE / "beds" / f"{kind}-0"
+    build(folder, bed=kind, tiny=True, overwrite=True)
     return folder
+
+
+@lru_cache(maxsize=4)
+def _read(folder: Path) -> Stream:
+    """The stream in a folder."""
+    return load_stream(folder)
 
 
 def _shuffled_rates(bed: StreamBed, seed: int) -> list[float]:
     """The rates of the homeostatic arm, batch by batch, in another order."""
     (arm,) = (arm for arm in ARMS if arm.name == "need")
-    run = _Run(arm, bed, seed, opened(bed.kind, seed))
+    run = _Run(arm, bed, seed, opened(bed.kind))
     run.cell(None)
     rates = np.array(run.rates)
     # Before the first labels come nothing is learned: these batches keep their places.
@@ -128,7 +132,8 @@ class _Run:
         Args:
             rates: learning rates by batch; the adapter's own when None.
         """
-        stream = load_stream(self.folder / "streams" / self.bed.stream)
+        stream = _read(self.folder / "streams" / self.bed.stream)
+        stream = replace(stream, examples=stream.examples[self.seed % self.bed.every :: self.bed.every])
         stream = swapped(stream) if self.bed.swaps else stream
         late = LATE if "late labels" in all_adapters()[self.arm.adapter].needs else None
         gc.collect()
@@ -180,7 +185,7 @@ class _Run:
         """Marks on the clean examples, frozen and adapted; none where the stream is these."""
         if self.bed.stream == "clean":
             return ()
-        ours, theirs = run.look(load_stream(self.folder / "streams" / "clean"))
+        ours, theirs = run.look(_read(self.folder / "streams" / "clean"))
         return np.array(theirs), np.array(ours)
 
 
@@ -254,5 +259,3 @@ def _unknown(run: Adaptation, entropies: dict[bool, list[float]], stream: Stream
         [frozen[at] for at, one in enumerate(stream.examples) if one.known is known] for known in (False, True)
     )
     return auroc(*theirs), auroc(entropies[False], entropies[True])
-
-

@@ -14,15 +14,14 @@ import numpy as np
 from benchmarks.adaptation.arms import (
     ARMS,
     BEDS,
-    CHOOSING,
     COTTA_IMAGES,
+    EVERY,
     HOMEOSTATIC_RATE,
-    HOMEOSTATIC_RATES,
     LATE,
     ROUNDS,
     SEEDS,
     SELF_RATE,
-    SELF_RATES,
+    SHORT,
     StreamArm,
     StreamBed,
 )
@@ -45,8 +44,8 @@ def page(cells: StreamCells) -> str:
     """The page's text."""
     missing = sum(name not in cells for name in plan())
     head = _HEAD.format(
-        seeds=SEEDS, rounds=ROUNDS, images=COTTA_IMAGES, late=LATE, choosing=CHOOSING,
-        rate=f"{HOMEOSTATIC_RATE:g}", of=_listed(HOMEOSTATIC_RATES), own=f"{SELF_RATE:g}", among=_listed(SELF_RATES),
+        seeds=SEEDS, rounds=ROUNDS, every=EVERY, short=SHORT, images=COTTA_IMAGES, late=LATE,
+        rate=f"{HOMEOSTATIC_RATE:g}", own=f"{SELF_RATE:g}",
     )  # fmt: skip
     parts = [head, *([f"Of {len(plan())} cells, {missing} are not measured yet.", ""] if missing else [])]
     for bed in BEDS.values():
@@ -54,10 +53,6 @@ def page(cells: StreamCells) -> str:
             parts += [f"## {bed.name.replace('_', ' ').capitalize()}", "", f"{bed.words.capitalize()}.", ""]
             parts += [*_rows_head(bed), *rows, ""]
     return "\n".join([*parts, *_costs(cells), *_claims(cells)]) + "\n"
-
-
-def _listed(numbers: Sequence[float]) -> str:
-    return ", ".join(f"{one:g}" for one in numbers)
 
 
 def _found(cells: StreamCells, arm: str, bed: str) -> dict[int, StreamCell]:
@@ -80,15 +75,13 @@ def _row(cells: StreamCells, arm: StreamArm, bed: StreamBed) -> str:
     found = _found(cells, arm.name, bed.name)
     if not found:
         return ""
-    frozen = Figure.of(
-        [Contrast.of(c.by_domain(c.rounds[c.last]), c.by_domain(c.frozen)) for c in found.values()]
-    )
+    frozen = Figure.of([Contrast.of([c.rounds[c.last]], [c.frozen]) for c in found.values()])
     control = _found(cells, "diversity", bed.name)
     both = [seed for seed in found if seed in control]
     against = ""
     if both and arm.name != "diversity":
         pairs = [(found[seed], control[seed]) for seed in both]
-        figure = Figure.of([Contrast.of(*(c.by_domain(c.rounds[c.last]) for c in pair)) for pair in pairs])
+        figure = Figure.of([Contrast.of(*([c.rounds[c.last]] for c in pair)) for pair in pairs])
         against = _interval(figure)
     clean = [c.clean[1].mean() for c in found.values() if c.clean]
     parts = [
@@ -199,20 +192,22 @@ measures and writes this page; it goes on where it was stopped. `benchmarks/adap
 every example in rounds 1, 3 and {rounds}. [Adapt models to a stream](how-to/adapt.md) says how to run an adapter, and
 the [reference](reference/stream-adapters.md) what each of them computes.
 
-- The testbeds are those of `genepool testbed build --tiny`, trained anew with every one of {seeds} seeds, which also
-  draw the order of the stream. A batch has 64 examples, and the stream is gone through {rounds} times in one run: one
-  round hides a collapse.
+- The testbeds are those of `genepool testbed build --tiny`, one of each kind. Every figure is about its one base: the
+  {seeds} seeds decide which examples are taken, their order, and all other draws.
+- A batch has 64 examples. Of most streams of digits one example in {every} is taken, none by two seeds. A stream is
+  gone through {rounds} times in one run, since one round hides a collapse; *correlated* is taken whole, so that its runs of
+  labels stay long, and gone through {short} times.
 - What counts is what was issued, before anything was learned from its batch. The frozen model answers the same
-  examples. *Less frozen* and *less diversity* are paired differences in the last round, with their 95% interval: the
+  examples. *Less frozen* and *less diversity* are paired differences in the last round with their 95% interval, the
   wider one of Student's t over the seeds and a paired bootstrap over examples; of one seed the bootstrap alone.
-- *Clean after* is the accuracy on clean test examples after the last round, *kept* the share of the examples that were
-  learned from, *alarms* how often the watch raised one.
+- *Clean after* is the accuracy on clean test examples after the last round, *kept* the share of the examples that
+  were learned from, *alarms* how often the watch raised one.
 - All settings are the defaults of the adapters, except that CoTTA's teacher averages {images} changed images instead of
   32. Labels come {late} batch late where an adapter learns from labels.
-- Two settings were chosen on a testbed with seed {choosing}, which no claim uses: the homeostatic rate ({rate}, of {of})
-  and the learning rate of test-time self-improvement ({own}, of {among}).
-- ± is half of the 95% interval, Student's t over the seeds. Adapters that are compared in a claim have all seeds, others
-  have one.
+- The homeostatic rate of the claim ({rate}) and the learning rate of test-time self-improvement ({own}) are ours, and
+  nothing was tried out for them.
+- ± is half of the 95% interval, Student's t over the seeds. Adapters that are compared in a claim have all seeds,
+  others have one.
 """
 _COSTS_HEAD = """\
 ## What it costs

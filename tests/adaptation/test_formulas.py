@@ -563,3 +563,58 @@ def test_the_rate_rises_where_the_labels_are_exchanged(base: Path, tmp_path: Pat
         rates.append(float(update.signals.weight[0]))
     assert max(rates[21:24]) < 1.2
     assert max(rates[24:]) > 1.5
+
+
+def test_the_modulation_pool_takes_the_nearest_modulator_and_pulls_its_key(base: Path, stream: Path) -> None:
+    """Two batches: factors added to the weights example by example, keys and counts by hand."""
+    run = Adaptation(base, stream, "modulation_pool", options={"modulators": 3, "rank": 2, "match": 0.5}, rounds=1)
+    adapter: Any = run.adapter
+    other = run.model.copy()
+    weights = dict(other.network.named_parameters())
+    own = {name: one.detach().clone().requires_grad_(True) for name, one in adapter._parameters.items()}
+    moments = {name: (torch.zeros_like(one), torch.zeros_like(one)) for name, one in own.items()}
+    layers = [name.removeprefix("up ") for name in own if name.startswith("up ")]
+    assert "head.weight" not in layers
+    assert len(layers) == 9
+    counts = torch.zeros(3)
+    for number in range(2):
+        inputs = run._batch(run.batches[number]).inputs
+        pixels = inputs.whole("pixels")
+        with torch.no_grad():
+            states = other.features_and_logits(inputs)[0]
+        cosine = functional.normalize(states, dim=-1) @ functional.normalize(own["keys"].detach(), dim=-1).T
+        taken = ((cosine + 1) / 2 * (1 - counts / counts.sum().clamp_min(1))).argmax(-1)
+        rows = []
+        for pixel, at in zip(pixels, taken.tolist(), strict=True):
+            changed = {name: weights[name] + 2.0 * own[f"up {name}"][at].T @ own[f"down {name}"][at] for name in layers}
+            rows.append(torch.func.functional_call(other.network, changed, (pixel[None],))[0])
+        p = torch.stack(rows).softmax(-1)
+        step = next(run)
+        torch.testing.assert_close(step.probabilities, p.detach(), atol=1e-4, rtol=1e-3)
+        near = functional.cosine_similarity(states, own["keys"][taken], dim=-1)
+        loss = _entropy(p).mean() - 0.5 * _entropy(p.mean(0)) - 0.5 * near.mean()
+        gradients = torch.autograd.grad(loss, list(own.values()))
+        with torch.no_grad():
+            for (name, one), gradient in zip(own.items(), gradients, strict=True):
+                first, second = moments[name]
+                first.mul_(0.9).add_(0.1 * gradient)
+                second.mul_(0.999).add_(0.001 * gradient**2)
+                scale = (second / (1 - 0.999 ** (number + 1))).sqrt() + 1e-8
+                one.sub_(1e-3 * first / (1 - 0.9 ** (number + 1)) / scale)
+        counts += torch.bincount(taken, minlength=3)
+        run.update()
+        torch.testing.assert_close(adapter._keys.detach(), own["keys"].detach(), atol=1e-4, rtol=1e-3)
+        assert adapter._counts.tolist() == counts.tolist()
+    assert max(float(own[f"up {name}"].detach().abs().max()) for name in layers) > 0
+    assert run.skill() is None
+
+
+def test_a_modulator_that_is_used_much_is_taken_less_willingly(base: Path, stream: Path) -> None:
+    run = Adaptation(base, stream, "modulation_pool", options={"modulators": 2}, rounds=1)
+    adapter: Any = run.adapter
+    with torch.no_grad():
+        adapter._keys.copy_(torch.stack([torch.ones(16), torch.linspace(0.5, 1.5, 16)]))
+    states = torch.ones(1, 16)
+    assert adapter._nearest(states).tolist() == [0]
+    adapter._counts = torch.tensor([9.0, 1.0])
+    assert adapter._nearest(states).tolist() == [1]

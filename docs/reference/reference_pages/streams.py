@@ -23,6 +23,9 @@ STREAM_NOTES = """\
 | `severity` | 1 to 5 | How hard it is. The order `gradual` needs it. |
 | `known` | true or false | False for a class that the model cannot know. Such an example counts for no accuracy; how well the entropy tells it from others is told instead. |
 
+A causal language model has no classes. `choices` in `stream.json` names the answers that it chooses among, and its
+prediction is how likely it is to write each of them after the prompt. Every answer is one of them.
+
 `labels.jsonl` may hold answers that came later, as lines `{"id": "1", "answer": "cat"}`. A label for an example that
 never came is an error.
 
@@ -43,7 +46,7 @@ adapters need them.
 Chance belongs to (seed, round), so every round has another order and a run that was killed goes on with the same one. A
 last example that would stand alone goes into the batch before it.
 
-The digest of a stream is over its examples, the order of the file, `order`, `batch` and the source examples. A skill
+The digest of a stream is over its examples, the order of the file, `order`, `batch`, `choices` and the source examples. A skill
 that came of a stream names it. Of image files it holds what is in them, not their names.
 
 ## Example

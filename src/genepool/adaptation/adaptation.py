@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from genepool.adaptation.adapter import Answered, Signals, StreamBatch, find_adapter
 from genepool.adaptation.augmentation import augmentation_cost, image_key
+from genepool.adaptation.choosing_model import choosing
 from genepool.adaptation.orders import PlannedBatch, planned
 from genepool.adaptation.reading import StreamReader
 from genepool.adaptation.saved_states import read_state, write_state
@@ -23,7 +24,6 @@ from genepool.adaptation.watch import BatchSigns, Watch
 from genepool.checked import differences
 from genepool.errors import InputError, nearest
 from genepool.tasks import open_model
-from genepool.tasks.network import Network
 from genepool.threads import torch_threads
 from genepool.training.run import sensible_threads
 
@@ -156,14 +156,13 @@ class Adaptation:
         self._source = open_model(model, allow_pickle=allow_pickle)
         self.fingerprint = self._source.fingerprint
         loaded = self._source.load(device, dtype)
-        if not isinstance(loaded, Network) or "classes" not in loaded.can:
-            raise InputError(f"got {loaded.kind}, expected a classifier", where=loaded.name, fix="Name another model")
-        self._reader = StreamReader(loaded, self.stream)
-        self.model = StreamModel(loaded)
+        asked = choosing(loaded, self.stream.choices, self.stream.where)
+        self._reader = StreamReader(asked, self.stream)
+        self.model = StreamModel(asked)
         self._check_batches()
         self._frozen_model = self.model.copy()
         # From here on the model in memory is no longer what it was loaded as.
-        self.base = loaded.taken()
+        self.base = asked.taken()
         self.threads = threads or sensible_threads(self.base)
         self.watch = Watch(len(self.model.labels))
         with torch_threads(self.threads):
@@ -301,7 +300,9 @@ class Adaptation:
 
     def _batch(self, plan: PlannedBatch) -> StreamBatch:
         examples = [self.stream.examples[place] for place in plan.places]
-        return StreamBatch(plan.number, self._reader.inputs(examples), tuple(one.key for one in examples))
+        keys = tuple(one.key for one in examples)
+        prompts = tuple(one.prompt or "" for one in examples) if self.model.writes else ()
+        return StreamBatch(plan.number, self._reader.inputs(examples), keys, prompts)
 
     def _late(self, plan: PlannedBatch) -> list[Answered]:
         """The batch whose labels come now, where one does."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: What of a model an adapter changes.
 Trains = Literal["norm", "all", "added", "nothing"]
 #: What an adapter asks for beside the stream.
-Need = Literal["features", "images", "source examples", "late labels", "several examples"]
+Need = Literal["features", "images", "source examples", "late labels", "several examples", "a language model"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,13 @@ class StreamBatch:
         number: of the batch, counted from 0 over all rounds; decides every draw.
         inputs: as the model reads them.
         keys: of the examples.
+        prompts: their texts; empty where the inputs are no texts.
     """
 
     number: int
     inputs: Inputs
     keys: tuple[str, ...]
+    prompts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -176,6 +178,12 @@ class StreamAdapter(ABC):
                 f"has no last linear layer, whose inputs are the features that {self.name} needs",
                 where=model.title,
                 fix="Choose another --adapter",
+            )
+        if "a language model" in self.needs and not model.writes:
+            raise InputError(
+                f"writes no text, and {self.name} learns from what a language model writes",
+                where=model.title,
+                fix="Name a causal language model and a stream with `choices`, or choose another --adapter",
             )
         if "source examples" in self.needs and source is None:
             raise InputError(

@@ -31,6 +31,8 @@ SEVERITIES = range(1, 6)
 
 _KEYS = ("id", "prompt", "input", "answer", "domain", "severity", "known")
 _LABEL_KEYS = ("id", "answer")
+# Of answers to choose among: each is read for each example.
+_MOST_CHOICES = 1000
 # A prompt that is longer names no file.
 _LONGEST_NAME = 1000
 _FIX = 'Write lines like {"id": "1", "prompt": "...", "answer": "...", "domain": "noise"}'
@@ -49,6 +51,10 @@ class StreamSettings(Strict):
     batch: int = Field(64, ge=1, le=100_000, description="Examples that are predicted together.")
     rounds: int = Field(15, ge=1, le=100_000, description="How often the stream is gone through, unless `--rounds` is.")
     shape: list[int] | None = Field(None, description="The shape of every `input`; that of the first one when null.")
+    choices: list[str] = Field(
+        default_factory=list,
+        description="The answers that a causal language model chooses among; none for other models.",
+    )
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class Stream:
         rounds: how often it is gone through by default.
         shape: of an input; empty where the inputs are prompts.
         source: examples of what the model was trained on; empty where there are none.
+        choices: answers that a language model chooses among; empty for models with classes of their own.
         where: its file of examples, for errors.
         folder: where it lies, which files of images are named from; None for one that was made in memory.
     """
@@ -99,6 +106,7 @@ class Stream:
     rounds: int = 15
     shape: tuple[int, ...] = ()
     source: tuple[StreamExample, ...] = ()
+    choices: tuple[str, ...] = ()
     where: str = field(default="the stream", compare=False)
     folder: Path | None = field(default=None, compare=False)
 
@@ -112,6 +120,7 @@ class Stream:
         name: str = "stream",
         batch: int = 64,
         rounds: int = 1,
+        choices: Sequence[str] = (),
     ) -> Stream:
         """A stream of what is in memory, in this order.
 
@@ -119,10 +128,10 @@ class Stream:
             inputs: prompts, files of images as paths, or arrays of numbers that are shaped alike.
             answers: the right class of each, None where it never comes; nobody's when None.
             domains: where each is from.
-            name, batch, rounds: as above.
+            name, batch, rounds, choices: as above.
 
         Raises:
-            InputError: there are none, their shapes differ, or a value is no number.
+            InputError: there are none, their shapes differ, a value is no number, or the choices are no answers.
         """
         answers = [None] * len(inputs) if answers is None else answers
         domains = [""] * len(inputs) if domains is None else domains
@@ -136,15 +145,16 @@ class Stream:
             replace(one, image=_digest(value)) if isinstance(value, Path) else one
             for one, value in zip(examples, inputs, strict=True)
         )
-        return cls(name, examples, "file", batch, rounds, shape, (), name)
+        return cls(name, examples, "file", batch, rounds, shape, (), _choices(list(choices), name), name)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, hex, of the examples and their order in the file, of the source and of what a batch is.
+        """SHA-256, hex, of the examples and their order in the file, of the source, the choices and what a batch is.
 
         A prompt that names a file within the folder counts as what is in the file, whatever the file is called.
         """
-        total = hashlib.sha256(json.dumps([FORMAT, self.order, self.batch, self.shape]).encode())
+        said = [FORMAT, self.order, self.batch, self.shape, *([self.choices] if self.choices else [])]
+        total = hashlib.sha256(json.dumps(said).encode())
         for part in (self.examples, self.source):
             total.update(b"\x1e")
             for one in part:
@@ -195,7 +205,10 @@ def load_stream(folder: str | Path) -> Stream:
         if (examples[0].prompt is None) != (source[0].prompt is None):
             raise InputError(f"has other keys than {EXAMPLES_FILE}", where=folder / SOURCE_FILE, fix="Write both alike")
     name = settings.name or folder.resolve().name
-    return Stream(name, examples, settings.order, settings.batch, settings.rounds, shape, source, str(path), folder)
+    choices = _choices(settings.choices, f"{file}:choices")
+    return Stream(
+        name, examples, settings.order, settings.batch, settings.rounds, shape, source, choices, str(path), folder
+    )
 
 
 def _content(folder: Path | None, prompt: str | None) -> str:
@@ -237,6 +250,22 @@ def _settings(file: Path) -> StreamSettings:
     if settings.shape is not None and not (settings.shape and all(is_whole(one, 1, 10**6) for one in settings.shape)):
         raise InputError("is not a shape", where=f"{file}:shape", fix="Write lengths, such as [3, 32, 32]")
     return settings
+
+
+def _choices(given: list[str], where: str) -> tuple[str, ...]:
+    """The answers that a language model chooses among, checked.
+
+    Raises:
+        InputError: there is only one, one is no line of text, or one stands twice.
+    """
+    if given and (len(given) < 2 or len(given) > _MOST_CHOICES):
+        raise InputError(f"got {len(given)}, expected from 2 to {_MOST_CHOICES}", where=where, fix="Name all answers")
+    for at, one in enumerate(given):
+        if not is_line(one, 1000) or not one.strip():
+            raise InputError(f"got {one!r:.60} for an answer", where=where, fix="Write lines of text")
+        if one in given[:at]:
+            raise InputError(f"names {one!r:.60} twice", where=where, fix="Leave one of them out")
+    return tuple(given)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:

@@ -108,6 +108,11 @@ class StreamModel:
         return whole.float(), logits
 
     @property
+    def writes(self) -> bool:
+        """Whether it is a language model, which writes texts."""
+        return "text" in self.asked.can
+
+    @property
     def has_features(self) -> bool:
         """Whether a linear layer gives the classes, so that what it is given are features."""
         return self.last_layer() is not None

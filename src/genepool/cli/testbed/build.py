@@ -71,6 +71,7 @@ def build(
     skills. sentences: texts of installed packages, all-MiniLM-L6-v2. digits: images, a ViT. policies: poles on a cart,
     or landers (thrifty, swift), which need Box2D. streams: the ViT, and DIR/streams of spoilt digits; that of
     streams_open never saw 7 to 9, and streams_conv has a convolutional network.
+    streams_text: a Llama, and texts whose surface drifts.
     """
     options.begin(quiet)
     folder = options.place(folder, out, "DIR")

@@ -10,10 +10,11 @@ from genepool.testbed.streams.builder import StreamsSettings
 
 def settings(*, regime: str, tiny: bool, seed: int, skills: Sequence[str] | None) -> StreamsSettings:
     """See `genepool.testbed.beds`."""
-    return checked_streams(StreamsSettings(tiny, seed), regime, skills)
+    refuse_more(regime, skills)
+    return StreamsSettings(tiny, seed)
 
 
-def checked_streams(made: StreamsSettings, regime: str, skills: Sequence[str] | None) -> StreamsSettings:
+def refuse_more(regime: str, skills: Sequence[str] | None) -> None:
     """Refuses what testbeds of streams do not have.
 
     Raises:
@@ -23,4 +24,3 @@ def checked_streams(made: StreamsSettings, regime: str, skills: Sequence[str] | 
         raise InputError("the testbed of streams has one regime, elicit", where="regime", fix="Leave it out")
     if skills is not None:
         raise InputError("the testbed of streams has no skills", where="skills", fix="Leave it out")
-    return made

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from genepool.testbed.beds.streams import checked_streams
+from genepool.testbed.beds.streams import refuse_more
 from genepool.testbed.streams.builder import StreamsSettings
 
 
 def settings(*, regime: str, tiny: bool, seed: int, skills: Sequence[str] | None) -> StreamsSettings:
     """See `genepool.testbed.beds`."""
-    return checked_streams(StreamsSettings(tiny, seed, open_set=True, bed="streams_open"), regime, skills)
+    refuse_more(regime, skills)
+    return StreamsSettings(tiny, seed, open_set=True, bed="streams_open")

@@ -168,7 +168,7 @@ class _StreamsBuild:
 
         from genepool.tasks.models.digits import WHITE
         from genepool.testbed.streams.corruptions import CORRUPTIONS, corrupted
-        from genepool.testbed.streams.folders import SEVERITY
+        from genepool.testbed.streams.stream_folder import SEVERITY
 
         test = self.images["test"]
         shown = [at for at, digit in enumerate(test.digits) if digit in self.known]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +16,12 @@ from genepool.seeding import numpy_generator
 from genepool.tasks.models.digits import CLASSES, PIXELS, WHITE
 from genepool.testbed.digits.images import Images
 from genepool.testbed.streams.corruptions import CORRUPTIONS, corrupted
+from genepool.testbed.streams.stream_folder import BATCH, ROUNDS, SEVERITIES, StreamFolder
 
-#: The severity of streams that have one.
-SEVERITY = 3
-SEVERITIES = range(1, 6)
-BATCH = 64
-#: How often a stream is gone through: one round hides a collapse.
-ROUNDS = 15
 #: Digits that the base of the open set was never shown.
 UNKNOWN = (7, 8, 9)
 # The commonest class of the long tail is so many times as frequent as the rarest one.
 _TAIL = 10
-
-
-@dataclass(frozen=True)
-class StreamFolder:
-    """A stream to write.
-
-    Attributes:
-        name: of its folder.
-        order: in which it comes.
-        severities: one, or all where the examples are shared out among them.
-        tail: the classes are long-tailed, first one way and then the other.
-        clean: nothing is spoilt.
-    """
-
-    name: str
-    order: str
-    severities: tuple[int, ...] = (SEVERITY,)
-    tail: bool = False
-    clean: bool = False
 
 
 STREAMS = (
