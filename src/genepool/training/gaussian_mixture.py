@@ -54,7 +54,7 @@ class Mixture:
     def aic(self, rows: np.ndarray) -> float:
         """Akaike's information criterion: smaller is better."""
         count, size = self.means.shape
-        free = count * (size * (size + 1) / 2 + size + 1) - 1
+        free = float(count * (size * (size + 1) / 2 + size + 1) - 1)
         return 2 * free - 2 * len(rows) * self.log_likelihood(rows)
 
 
