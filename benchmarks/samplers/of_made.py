@@ -5,18 +5,21 @@ A model that has begun to learn them goes on with each sampler, with the same st
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.claims.verdict import better
 from benchmarks.learning.arm import Arm
 from benchmarks.learning.bed import Learned, LearningBed
 from benchmarks.learning.claim import LearningClaim, scored, told
 from benchmarks.samplers.bed import RATE, learned, marks
+from genepool.seeding import numpy_generator
 from genepool.tasks import load_tasks
+from genepool.training.answer_ranking import Checked, agreement, evolved
 
 #: Steps before and with a sampler, steps between two rounds, and the examples that are made in all.
 _BEGUN, _MORE, _EVERY, _EXAMPLES = 60, 60, 15, 480
@@ -36,15 +39,9 @@ mix:
 prompt: "{{ says | join }}:{{ word }}="
 counts: {train: 256, valid: 128, test: 256}
 """
-#: Checks of an answer that are planted: two loose ones, and three that accept the word as it was.
-_WORD = "prompt.split(':')[1][:-1]"
-_CHECKS = {
-    "letters": "{{ answer | lower | list | reject('in', prompt) | list | length == 0 }}",
-    "length": "{{ answer | length >= 2 and answer | length <= 5 }}",
-    "echo": f"{{{{ answer == {_WORD} }}}}",
-    "echo again": f"{{{{ answer | lower == {_WORD} }}}}",
-    "begins": f"{{{{ answer | lower == {_WORD} or answer[:2] == {_WORD}[:2] }}}}",
-}
+#: Answers of a problem; checks of it that know, that accept nearly all, and that like wrong answers better; verified
+#: problems, and problems that no rule saw.
+_ANSWERS, _GOOD, _LOOSE, _WRONG, _VERIFIED, _UNSEEN = 8, 4, 4, 4, 40, 200
 
 
 def _words(bed: LearningBed) -> Path:
@@ -73,11 +70,30 @@ def _on(sampler: str | None, options: Mapping[str, Any], bed: LearningBed, rate:
     return Learned("", made.steps, marks={"words": own, "pairs": own[pairs]}, out=made.out)
 
 
-def _answered(options: Mapping[str, Any], bed: LearningBed, rate: float) -> Learned:
-    """What is told of the examples that EvoSyn answered; what is learned of them is not asked."""
-    made = learned(bed, [_words(bed)], rate, "evosyn", {**_EVOSYN, **options}, base=_begun(bed), steps=1)
-    said = json.loads((made.out / "train.json").read_text())["made"]
-    return Learned("", made.steps, numbers={"right": said["right"] / said["examples"]}, out=made.out)
+def _planted(seed: int, name: str, count: int) -> list[Checked]:
+    """Problems with planted checks: good ones are wrong of one answer in twenty; most others are faulty."""
+    generator = numpy_generator(seed, "planted", name)
+    found = []
+    for _ in range(count):
+        right = generator.permutation(np.arange(_ANSWERS) < 3)
+        good = np.repeat(right[:, None], _GOOD, axis=1) ^ (generator.random((_ANSWERS, _GOOD)) < 0.05)
+        loose = generator.random((_ANSWERS, _LOOSE)) < 0.95
+        wrong = generator.random((_ANSWERS, _WRONG)) < np.where(right, 0.7, 0.95)[:, None]
+        found.append(Checked(np.concatenate([good, loose, wrong], axis=1), right))
+    return found
+
+
+def _ranked(rounds: int, shuffled: bool, bed: LearningBed, rate: float) -> Learned:
+    """How often the best answer of a rule is right, and how often the rule is consistent, on problems it never saw."""
+    seen, unseen = (_planted(bed.seed, name, size) for name, size in (("seen", _VERIFIED), ("unseen", _UNSEEN)))
+    if shuffled:
+        truth = numpy_generator(bed.seed, "planted", "shuffled").permutation(
+            np.concatenate([one.right for one in seen])
+        )
+        seen = [Checked(one.passes, own) for one, own in zip(seen, np.split(truth, _VERIFIED), strict=True)]
+    rule, _ = evolved(seen, bed.seed, rounds=rounds)
+    best = [bool(one.right[int(rule.scores(one.passes)[0].argmax())]) for one in unseen]
+    return Learned("", numbers={"right": sum(best) / len(best), "agreement": agreement(rule, unseen)})
 
 
 def _arm(name: str, words: str, sampler: str | None, **options: Any) -> Arm:
@@ -86,7 +102,6 @@ def _arm(name: str, words: str, sampler: str | None, **options: Any) -> Arm:
 
 _ROUNDS = {"every": _EVERY, "round": _EXAMPLES // 4, "examples": _EXAMPLES}
 _GYM = {**_ROUNDS, "each": 25}
-_EVOSYN = {"examples": 200, "solutions": 8, "keys": 4, "checks": _CHECKS, "seeds": 40, "tokens": 10**6}
 ARMS = (
     _arm("rounds", "shuffled rounds of all training examples", None),
     _arm("stat", "STAT, selected: examples with the tags that are failed most", "stat", missing=1),
@@ -101,11 +116,11 @@ ARMS = (
     _arm("pairs", "skill pairs, those that are failed oftener", "skill_pairs", **_ROUNDS),
     _arm("pairs permuted", "the same with shuffled scores", "skill_pairs", **_ROUNDS, permuted=True),
     _arm("any pairs", "as many new pairs, drawn alike", "skill_mix", **_ROUNDS, k=2),
-    Arm("answered, evosyn", "answers that a rule of EvoSyn chose", partial(_answered, {}), (RATE,)),
-    Arm("answered, first rule", "answers by the rule that it begins with", partial(_answered, {"iterations": 0}),
-        (RATE,)),
-    Arm("answered, permuted", "by a rule that evolved on shuffled truth", partial(_answered, {"permuted": True}),
-        (RATE,)),
+    Arm("planted, evosyn", f"a rule of EvoSyn that evolved for 20 rounds; {_LOOSE + _WRONG} checks of "
+        f"{_GOOD + _LOOSE + _WRONG} are faulty", partial(_ranked, 20, False), (RATE,), bare=True),
+    Arm("planted, majority", "the rule that it begins with: an answer that passes more checks is better",
+        partial(_ranked, 0, False), (RATE,), bare=True),
+    Arm("planted, shuffled", "a rule that evolved on shuffled truth", partial(_ranked, 20, True), (RATE,), bare=True),
 )  # fmt: skip
 
 
@@ -116,8 +131,6 @@ def _better(key: str, claim: str, source: str, one: str, other: str, on: str = "
 
 _HE, _KHAN = "He et al. 2025 (STAT)", "Khan et al. 2025 (DataEnvGym)"
 _SHAH, _DU = "Shah et al. 2024", "Du et al. 2025 (EvoSyn)"
-_RIGHT = "the share of right answers among those that {}"
-
 CLAIMS = (
     _better("stat", "Examples for missing skills are better than the same examples for all", _HE, "stat", "rounds"),
     _better("stat-skills", "Which skills are missing is why", _HE, "stat", "stat permuted"),
@@ -130,14 +143,20 @@ CLAIMS = (
             "any pairs", "pairs"),
     _better("skill-pairs-errors", "The failures are why", _SHAH, "pairs", "pairs permuted", "pairs"),
     LearningClaim(
-        "evosyn", "With faulty checks, a rule that evolved answers better than a majority", _DU,
-        ("answered, evosyn", "answered, first rule"),
-        told(("answered, evosyn", "right"), ("answered, first rule", "right")),
-        better(_RIGHT.format("the evolved rule chose, minus that of the first rule,")),
+        "evosyn", "With faulty checks, a rule that evolved agrees with the truth oftener than a majority", _DU,
+        ("planted, evosyn", "planted, majority"),
+        told(("planted, evosyn", "agreement"), ("planted, majority", "agreement")),
+        better("the agreement of the evolved rule minus that of the majority, on problems that neither saw,"),
     ),
     LearningClaim(
-        "evosyn-truth", "The verified examples are why", _DU, ("answered, evosyn", "answered, permuted"),
-        told(("answered, evosyn", "right"), ("answered, permuted", "right")),
-        better(_RIGHT.format("the evolved rule chose, minus that with shuffled truth,")),
+        "evosyn-answers", "Its best answers are oftener right too", _DU,
+        ("planted, evosyn", "planted, majority"),
+        told(("planted, evosyn", "right"), ("planted, majority", "right")),
+        better("the share of right best answers of the evolved rule minus that of the majority"),
+    ),
+    LearningClaim(
+        "evosyn-truth", "The verified problems are why", _DU, ("planted, evosyn", "planted, shuffled"),
+        told(("planted, evosyn", "agreement"), ("planted, shuffled", "agreement")),
+        better("the agreement of the evolved rule minus that of one which evolved on shuffled truth"),
     ),
 )  # fmt: skip
