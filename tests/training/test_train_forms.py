@@ -101,6 +101,27 @@ def test_every_form_trains_and_its_steps_can_be_taken_again(
 
 
 @pytest.mark.slow
+def test_mtlora_with_a_norm_is_trained_asked_and_not_applied(
+    train: Callable[..., Any], cli: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    tasks = [small_world / "tasks" / name for name in ("first", "grade")]
+    options = ("--form", "mtlora", "--set", "form.mode=norm", "--set", "form.rank=2", "--steps", 6, "--every", 3)
+    answer = train("run", *options, tasks=tasks)
+    assert answer.code == 0, answer.err
+    form = tmp_path / "run" / "form"
+    gains = [one for name, one in load_file(form / "tensors.safetensors").items() if name.endswith("norm_gain")]
+    assert any(bool(one.any()) for one in gains)
+    assert cli("verify-run", tmp_path / "run", "--step", 5).code == 0
+    asked = cli("evaluate", f"{small_world / 'base'}+{form}#grade", "--tasks", tasks[1], "--json")
+    wanted = {row["task"]: row["after"] for row in told(tmp_path / "run")["target"]}
+    assert json.loads(asked.out)["results"][0]["mean"] == pytest.approx(wanted["grade"])
+    applied = cli("skill", "apply", form, "--base", small_world / "base", "--out", tmp_path / "whole")
+    assert applied.code == 2
+    assert "the form mtlora does not fold into weights" in applied.err
+    assert not (tmp_path / "whole").exists()
+
+
+@pytest.mark.slow
 def test_a_form_of_factors_becomes_an_adapter_of_pefts(
     train: Callable[..., Any], cli: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:

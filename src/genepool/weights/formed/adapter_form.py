@@ -81,7 +81,7 @@ class FormOfAdapter(ABC):
         when: one sentence on what it is for.
         traps: what a user must know that the paper or its code does not say.
         by_task: whether each task has parts of its own, so that `FORM#TASK` names it for one of them.
-        why_not: why it does not fold into plain weights; empty where it does.
+        why_not: why it does not fold into plain weights; empty where it does, with its default options at least.
         reads: what it is made for.
         boost: how much larger than for full training the learning rate is.
         Options: the model of its options.
@@ -102,9 +102,14 @@ class FormOfAdapter(ABC):
         self.tasks = tuple(tasks)
 
     @property
+    def why_no_fold(self) -> str:
+        """Why it does not fold with its options; empty where it does."""
+        return self.why_not
+
+    @property
     def folds(self) -> bool:
         """Whether it becomes plain weights."""
-        return not self.why_not
+        return not self.why_no_fold
 
     @abstractmethod
     def shapes(self, sites: ModelSites) -> Shapes:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from genepool import staging
 from genepool.checked import is_digest, is_line, is_whole, kind_of
-from genepool.errors import InputError, nearest, refuse_newer
+from genepool.errors import InputError, refuse_newer
 from genepool.weights import fingerprint_cache
 from genepool.weights.adapter_forms import make_form
 from genepool.weights.formats.safetensors import SafetensorsFile
 from genepool.weights.formed.adapter_form import FormOfAdapter
+from genepool.weights.formed.form_on_base import FormOnBase
 from genepool.weights.formed.sites import ModelSites, sites_of
 from genepool.weights.json_file import read_json
 from genepool.weights.tensor_info import shape_text
@@ -35,7 +36,7 @@ _AGAIN = "Train it again, or fetch it again"
 _MOST_TASKS = 10_000
 
 
-class FormFolder:
+class FormFolder(FormOnBase):
     """A folder of a form on its base; headers are read and checked.
 
     Args:
@@ -114,22 +115,6 @@ class FormFolder:
             if not bool(torch.isfinite(tensor).all()):
                 raise InputError("holds NaN or infinity", where=f"{self._file.path}:{name}", fix=_AGAIN)
         return found
-
-    def task(self, name: str | None) -> int:
-        """The number of a task that is named behind `#`; -1 for none.
-
-        Raises:
-            InputError: the form has no parts for it.
-        """
-        if name is None:
-            return -1
-        if not self.form.by_task:
-            raise InputError(
-                f"the form {self.form.name} has no parts for tasks", where=self.path, fix=f"Leave '#{name}' out"
-            )
-        if name not in self.form.tasks:
-            raise InputError(f"has no parts for the task '{name}'", where=self.path, fix=nearest(name, self.form.tasks))
-        return self.form.tasks.index(name)
 
     def digest(self) -> str:
         """SHA-256, hex, of form.json's arithmetic and every tensor."""

@@ -16,6 +16,7 @@ from genepool.weights.formed.adapter_form import LinearForm
 from genepool.weights.formed.attached import Attached
 from genepool.weights.formed.form_change import FormChange
 from genepool.weights.formed.form_folder import FormFolder
+from genepool.weights.formed.form_on_base import FormOnBase
 from genepool.weights.naming import in_memory_layout, put_on
 from genepool.weights.tensor_info import TensorInfo
 from genepool.weights.weights import Weights
@@ -31,10 +32,11 @@ class FormedWeights(Weights):
         base: the model that the form stands on.
         folder: the form on this base.
         name: what the user calls the whole.
+        task: number of the task that it is asked, for forms with parts for each; -1 for none of them.
     """
 
-    def __init__(self, base: Weights, folder: FormFolder, name: str) -> None:
-        self.base, self.formed, self.name = base, folder, name
+    def __init__(self, base: Weights, folder: FormOnBase, name: str, task: int = -1) -> None:
+        self.base, self.formed, self.name, self.task = base, folder, name, task
         self.folder, self.config = base.folder, base.config
         self.chat_template, self.control = base.chat_template, base.control
 
@@ -57,7 +59,7 @@ class FormedWeights(Weights):
     def read(self, name: str) -> torch.Tensor:
         form = self.formed.form
         raise InputError(
-            f"the form {form.name} does not fold into weights: {form.why_not}",
+            f"the form {form.name} does not fold into weights: {form.why_no_fold}",
             where=self.formed.path,
             fix="Ask the model as it is, or train a form that folds",
         )
@@ -67,7 +69,8 @@ class FormedWeights(Weights):
 
     @cached_property
     def _fingerprint(self) -> str:
-        return fingerprint_of("form", self.base, self.formed.digest())
+        task = f"#{self.task}" if self.task >= 0 else ""
+        return fingerprint_of("form", self.base, self.formed.digest() + task)
 
     def attached(self, network: Any) -> Attached:
         """Puts the form into a network of the base.
@@ -78,7 +81,9 @@ class FormedWeights(Weights):
         like = next(network.parameters())
         kind = like.dtype if like.dtype.is_floating_point else None
         tensors = {name: one.to(like.device, kind) for name, one in self.formed.tensors.items()}
-        return Attached(self.formed.form, network, self.formed.sites, tensors, self.formed.seed)
+        found = Attached(self.formed.form, network, self.formed.sites, tensors, self.formed.seed)
+        found.task = self.task
+        return found
 
 
 def form_on(base: Weights, path: Path, name: str, task: str | None = None) -> Weights:
@@ -95,7 +100,7 @@ def form_on(base: Weights, path: Path, name: str, task: str | None = None) -> We
     """
     folder = FormFolder(path, base)
     number = folder.task(task)
-    if not isinstance(folder.form, LinearForm):
-        return FormedWeights(base, folder, name)
+    if not isinstance(folder.form, LinearForm) or not folder.form.folds:
+        return FormedWeights(base, folder, name, number)
     change = FormChange(folder, in_memory_layout(base), number, name)
     return BaseWithChange(base, put_on(base, change), name)
