@@ -17,6 +17,7 @@ from benchmarks.adapters.cases import BASES, CASES, Case, build_adapter, build_b
 from genepool.errors import InputError
 from genepool.weights import naming, open_weights
 from genepool.weights.peft.kinds import REFUSED, kinds
+from genepool.weights.peft.prompt_settings import PROMPTS
 from genepool.weights.peft.settings import AdapterSettings
 
 MODULE = "model.layers.0.self_attn.q_proj"
@@ -49,10 +50,11 @@ def test_every_kind_and_setting_of_the_installed_peft_is_named() -> None:
     for name, config in PEFT_TYPE_TO_CONFIG_MAPPING.items():
         if name.value in REFUSED:
             continue
-        known = kinds()[name.value].settings if name.value in kinds() else {}
+        known = kinds()[name.value].settings if name.value in kinds() else PROMPTS.get(name.value, ("", {}))[1]
         unnamed += [f"{name.value}: {one.name}" for one in dataclasses.fields(config) if one.name not in known]
     assert unnamed == []
-    assert not set(REFUSED) & set(kinds())
+    assert not set(REFUSED) & {*kinds(), *PROMPTS}
+    assert not set(PROMPTS) & set(kinds())
 
 
 @pytest.mark.parametrize("kind", sorted(REFUSED))

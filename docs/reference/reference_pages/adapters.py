@@ -9,6 +9,7 @@ from pathlib import Path
 from genepool.weights.peft.kinds import REFUSED, kinds
 from genepool.weights.peft.kinds.kind import Kind
 from genepool.weights.peft.kinds.refused import WAY_OUT
+from genepool.weights.peft.prompt_settings import PROMPTS
 from genepool.weights.peft.settings import COMMON, Setting
 
 _MEASURED = Path(__file__).parents[3] / "benchmarks" / "adapters" / "largest_differences.json"
@@ -32,6 +33,16 @@ _OPENING = (
 )
 
 
+_PROMPTS = (
+    "Two kinds change no weight and have the same arithmetic as a form of ours. `BASE+ADAPTER` names such a model "
+    "wherever one is asked (`generate`, `evaluate`, `compare`, a teacher); what reads weights, as a merge does, says "
+    "that it does not fold. `genepool export BASE+FORM OUT --type peft` writes the form for PEFT.",
+    "PEFT lets an input begin behind a prefix, genepool at place 0, so keys are turned by the length of the prefix as "
+    "the model's class turns them. Where that is not possible it is refused: models without rotary positions, with "
+    "rotary positions that depend on the length, and models whose attention reaches back a limited number of places.",
+)
+
+
 def adapters_page(note: str) -> str:
     """The page, under a note that says where it is from."""
     measured = json.loads(_MEASURED.read_text(encoding="utf-8"))
@@ -43,11 +54,19 @@ def adapters_page(note: str) -> str:
         parts.append(f"| [{kind.title}](#{_anchor(kind)}){mark} | `{kind.peft_type}` | {kind.source} | {figure} |")
     parts += ["", "## Refused kinds", "", f"They change no weight, or not one that can be known. {WAY_OUT}.", ""]
     parts += ["| PEFT's name | why |", "|---|---|", *(f"| `{name}` | {why} |" for name, why in REFUSED.items())]
+    parts += ["", "## Prefixes and prompts", "", *(line for text in _PROMPTS for line in (text, ""))]
+    parts += ["| PEFT's name | form |", "|---|---|"]
+    parts += [
+        f"| [`{name}`](#{name.lower()}) | [`{form}`](adapter-forms.md#{form}) |" for name, (form, _) in PROMPTS.items()
+    ]
     parts += ["", "## Settings of every kind", "", *_table(COMMON)]
     for kind in kinds().values():
         own = {key: setting for key, setting in kind.settings.items() if COMMON.get(key) != setting}
         text = " ".join((type(kind).__doc__ or "").split())
         parts += ["", f"## {kind.peft_type}", "", f"{kind.title}: {text}", "", *_table(own)]
+    for name, (form, settings) in PROMPTS.items():
+        own = {key: setting for key, setting in settings.items() if COMMON.get(key) != setting}
+        parts += ["", f"## {name}", "", f"Read as the form `{form}`.", "", *_table(own)]
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -1,4 +1,4 @@
-"""`genepool export`: a model or an adapter as one file for llama.cpp, or a composition as PEFT's files."""
+"""`genepool export`: a model or an adapter as one file for llama.cpp, or a composition or a prompt as PEFT's files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def export(
     out: Annotated[Path, typer.Argument(help="The file, ending in .gguf; with --type peft, the folder.")],
     stored_type: Annotated[
         str,
-        typer.Option("--type", help="Store matrices as f32, f16, bf16 or q8_0; or peft: a composition for PEFT."),
+        typer.Option(
+            "--type", help="Store matrices as f32, f16, bf16 or q8_0; or peft: a composition or a prompt for PEFT."
+        ),
     ] = "f16",
     base: Annotated[
         str | None,
@@ -28,7 +30,7 @@ def export(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Write a model as a GGUF file for llama.cpp, or a composition as files that PEFT loads.
+    """Write a model as a GGUF file for llama.cpp, or a composition or a prompt as files that PEFT loads.
 
     [bold]Examples[/bold]
 
@@ -39,6 +41,8 @@ def export(
         genepool export adapter/ adapter.gguf --base base
 
         genepool export composition/ for-peft/ --type peft
+
+        genepool export base+prefix/form for-peft/ --type peft
     """
     options.begin(quiet)
     options.refuse_own_input(out, model, base)
@@ -69,11 +73,8 @@ def export(
 
 def _for_peft(model: str, out: Path, base: str | None, allow_pickle: bool, overwrite: bool, json_output: bool) -> None:
     from genepool.composition.peft_export import export_peft
-    from genepool.errors import InputError
 
-    if base is not None:
-        raise InputError("a composition names its base itself", where="--base", fix="Leave it out")
-    written = export_peft(model, out, allow_pickle=allow_pickle, overwrite=overwrite)
+    written = export_peft(model, out, base=base, allow_pickle=allow_pickle, overwrite=overwrite)
     if json_output:
         options.print_json(written.to_dict())
         return

@@ -1,4 +1,4 @@
-"""A composition as files that PEFT loads, where PEFT has the same thing: nothing may be lost, or it is refused.
+"""A composition, a prefix or a prompt as files that PEFT loads: nothing may be lost, or it is refused.
 
 What folds into products is one LoRA. Other kinds say what they are in PEFT's words (`Composition.write_peft`): `poly`
 and `mhr` write an adapter of their own kind, `x_lora` and `arrow` numbered adapters and what PEFT needs beside them.
@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 from genepool import progress, staging
 from genepool.errors import InputError
 from genepool.saved_models import saved_model
+from genepool.weights import open_weights
+from genepool.weights.formed.formed_weights import FormedWeights
+from genepool.weights.formed.peft_prompts import write_peft_prompt
 from genepool.weights.peft.writer import AdapterWriter
 
 if TYPE_CHECKING:
@@ -59,34 +62,57 @@ class PeftExport:
 
 
 def export_peft(
-    model: str | Path, out: str | Path, *, allow_pickle: bool = False, overwrite: bool = False
+    model: str | Path,
+    out: str | Path,
+    *,
+    base: str | None = None,
+    allow_pickle: bool = False,
+    overwrite: bool = False,
 ) -> PeftExport:
-    """Writes a saved composition as PEFT's files, whole or not at all.
+    """Writes a saved composition, or a prefix or a prompt on its base, as PEFT's files, whole or not at all.
 
     Args:
-        model: the folder of a composition, or `FOLDER#TASK`.
+        model: the folder of a composition, or `FOLDER#TASK`; or `BASE+FORM`.
         out: the folder to write.
+        base: of a form that is named alone.
         allow_pickle: the base and the skills may be PyTorch's .bin and .pt files.
         overwrite: replace what is there.
 
     Raises:
-        InputError: it is no composition, or PEFT has nothing that does the same; what would be lost is said.
+        InputError: it is neither, or PEFT has nothing that does the same; what would be lost is said.
     """
     from genepool.composition import saved_model as room
 
     out = Path(out)
     if saved_model(model) is not room:
-        raise InputError(
-            "is no composition",
-            where=str(model),
-            fix="Use `genepool skill convert SKILL --base BASE --to peft` for a skill or a fine-tune",
-        )
+        return _export_form(str(model), out, base, allow_pickle, overwrite)
+    if base is not None:
+        raise InputError("a composition names its base itself", where="--base", fix="Leave it out")
     composition = room.opened(model, allow_pickle)
     with staging.staged_folder(out, overwrite=overwrite) as folder:
         written: PeftExport = composition.write_peft(folder)
     for warning in written.warnings:
         progress.message(f"warning: {warning}")
     return PeftExport(out, written.kind, written.adapters, written.warnings)
+
+
+def _export_form(model: str, out: Path, base: str | None, allow_pickle: bool, overwrite: bool) -> PeftExport:
+    opened = None
+    if base is not None:
+        opened = open_weights(model, base=open_weights(base, allow_pickle=allow_pickle), allow_pickle=allow_pickle)
+    elif "+" in model:
+        opened = open_weights(model, allow_pickle=allow_pickle)
+    if not isinstance(opened, FormedWeights):
+        raise InputError(
+            "is no composition, nor a base with a prefix or a prompt",
+            where=model,
+            fix="Use `genepool skill convert SKILL --base BASE --to peft` for a skill or a form that folds",
+        )
+    # What was named alone stands on the base by its own name.
+    reference = opened.base.name if base is None else base
+    with staging.staged_folder(out, overwrite=overwrite) as folder:
+        kind = write_peft_prompt(opened, folder, _found_again(reference))
+    return PeftExport(out, kind, 1)
 
 
 def write_fold(composition: Composition, folder: Path) -> PeftExport:
@@ -126,15 +152,22 @@ def write_lora(change: Change, skills: SkillSet, folder: Path) -> None:
 
 def base_reference(skills: SkillSet) -> str:
     """How PEFT finds the base again."""
-    base = Path(skills.reference)
-    return str(base.resolve()) if base.exists() else skills.reference
+    return _found_again(skills.reference)
 
 
-def write_experts(skills: SkillSet, folder: Path, names: Sequence[str]) -> None:
-    """Writes every skill as an adapter of its own, in folders of these names."""
-    for skill, name in zip(skills.skills, names, strict=True):
+def _found_again(reference: str) -> str:
+    base = Path(reference)
+    return str(base.resolve()) if base.exists() else reference
+
+
+def write_experts(
+    skills: SkillSet, folder: Path, names: Sequence[str], changes: Sequence[Change] | None = None
+) -> None:
+    """Writes every skill, or what was made of some, as an adapter of its own, in folders of these names."""
+    written = [skill.change for skill in skills.skills] if changes is None else changes
+    for change, name in zip(written, names, strict=True):
         (folder / name).mkdir()
-        write_lora(skill.change, skills, folder / name)
+        write_lora(change, skills, folder / name)
 
 
 def write_config(config: Any, skills: SkillSet, folder: Path) -> None:

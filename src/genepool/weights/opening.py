@@ -7,6 +7,7 @@ model+adapter            a PEFT LoRA folder on its base; adapter+model as well
 model+adapter.gguf       a LoRA adapter of llama.cpp on its base
 model+skill.safetensors  a genepool skill on its base
 model+form               a form of adapter that `train --form` made; form#task for one of its tasks
+model+prompt             a folder of PEFT's prefix or prompt tuning, which is asked and not merged
 composition#task         what a saved composition is for one task, of those that must be told
 """
 
@@ -28,6 +29,7 @@ from genepool.weights.dequantised import dequantised
 from genepool.weights.ema import ema_copies, without_copies
 from genepool.weights.formed.form_folder import is_form
 from genepool.weights.formed.formed_weights import form_on
+from genepool.weights.formed.peft_prompts import is_peft_prompt, peft_prompt_on
 from genepool.weights.gguf.adapter_reading import GgufAdapter, is_gguf_adapter
 from genepool.weights.model_difference import ModelDifference
 from genepool.weights.peft.adapter import PeftAdapter
@@ -252,10 +254,12 @@ class _Opener:
         return self._add(self.base, path, name)
 
     def _add(self, weights: Weights, path: Path, name: str) -> Weights:
-        if path.is_dir() and (path / CONFIG_FILE).is_file():
+        if path.is_dir() and (path / CONFIG_FILE).is_file() and not is_peft_prompt(path):
             # PEFT puts it beside quantised layers, too; what is to be computed of such a model is refused there.
             return adapter_on(weights, path, name, allow_pickle=self.allow_pickle)
         refuse_quantised(weights, name, "Name the unquantised model that it can be added to")
+        if is_peft_prompt(path):
+            return peft_prompt_on(weights, path, name, allow_pickle=self.allow_pickle)
         if (form := _form_in(path)) is not None:
             return form_on(weights, form[0], name, form[1])
         if is_skill(path):

@@ -10,6 +10,9 @@ from pydantic import Field
 from genepool.composition.composer import ComposerOptions, register
 from genepool.composition.composition import Composition, Saved
 from genepool.composition.routing.adapter_composition import AdapterComposer, AdapterComposition
+from genepool.composition.routing.general_knowledge import without_general
+from genepool.composition.skill_set import SkillSet
+from genepool.composition.vectors import TaskVectors
 from genepool.composition.world import World
 from genepool.errors import InputError
 from genepool.tasks.network import Network
@@ -33,6 +36,12 @@ class ArrowOptions(ComposerOptions):
 
     top: int = Field(default=3, ge=1, le=10**4, description="Adapters that answer a token, at most (PEFT's default).")
     temperature: float = Field(default=1.0, gt=0, le=1e6, description="Divides the scores in the softmax (PEFT's).")
+    general: tuple[str, ...] = Field(
+        default=(),
+        max_length=10**4,
+        description="Names of those skills that hold general knowledge: they do not answer, and the mean of their "
+        "factors is taken out of the others' (PEFT's use_gks).",
+    )
 
 
 @register(
@@ -48,8 +57,8 @@ class Arrow(AdapterComposer[ArrowOptions]):
     """In each layer `sum_i w_i s_i B_i A_i x`, w the softmax over the largest `abs(x . v_i) / temperature`.
 
     v_i is the unit vector that `B_i A_i` makes longest, its first right singular vector: it has no sign, hence the
-    absolute value. Adapters that leave a layer alone take no part in it. Tasks, where they are named, only tell who
-    answers them.
+    absolute value. Adapters that leave a layer alone take no part in it. With `general`, A_i and B_i have lost the mean
+    of the general skills' factors first. Tasks, where they are named, only tell who answers them.
     """
 
     def fit(self, world: World) -> Composition:
@@ -59,18 +68,26 @@ class Arrow(AdapterComposer[ArrowOptions]):
         from genepool.composition.routing.shares import shares_of_tasks
 
         skills, network = world.skills, world.network
-        mixture = AdapterMixture(skills, network)
+        names, vectors = self.experts(skills)
+        mixture = AdapterMixture(skills, network, vectors)
         try:
             tensors = {f"prototypes/{name}": prototypes(layer) for name, layer in mixture.layers.items()}
             mixture.route(self.router(tensors, mixture.layers, network))
-            model = hooked_kind(type(network))(network, mixture, skills.names, self.name, "")
+            model = hooked_kind(type(network))(network, mixture, names, self.name, "")
             record = shares_of_tasks(model, world)
         finally:
             mixture.remove()
         return ArrowComposition(self, skills, record, tensors)
 
+    def experts(self, skills: SkillSet) -> tuple[list[str], TaskVectors]:
+        """See `AdapterComposer.experts`: without what is general, where some skills are."""
+        if not self.options.general:
+            return super().experts(skills)
+        names, changes = without_general(skills, self.options.general, "--set general")
+        return names, skills.vectors(changes=changes)
+
     def restore(self, saved: Saved) -> Composition:
-        vectors = saved.skills.vectors()
+        _, vectors = self.experts(saved.skills)
         tensors = {}
         for name, layer in _layers(saved).items():
             tensor = f"prototypes/{name}"
@@ -102,7 +119,8 @@ class ArrowComposition(AdapterComposition):
         """
         from genepool.composition.peft_export import PeftExport, write_experts, write_json
 
-        vectors, options = self.skills.vectors(), self.composer.options
+        options = self.composer.options
+        named, vectors = self.composer.experts(self.skills)
         ranks = set()
         for name in vectors.names:
             if len(vectors.holders(name)) < len(vectors.changes):
@@ -122,9 +140,11 @@ class ArrowComposition(AdapterComposition):
                 fix="Use the folder as it is",
             )
         names = [f"task_{number}" for number in range(len(vectors.changes))]
-        write_experts(self.skills, folder, names)
+        # What is general is taken out already, so PEFT has nothing to subtract.
+        lessened = [self.skills.on_base(one) for one in vectors.changes] if options.general else None
+        write_experts(self.skills, folder, names, lessened)
         config = {"top_k": min(options.top, len(names)), "router_temperature": options.temperature, "rng_seed": 0}
-        write_json({"arrow_config": config, "adapters": names, "skills": self.skills.names}, folder / ARROW_FILE)
+        write_json({"arrow_config": config, "adapters": names, "skills": named}, folder / ARROW_FILE)
         warning = (
             "PEFT finds the directions by 15 power iterations, so its weights differ where an adapter's two largest "
             "singular values are close"

@@ -14,6 +14,7 @@ from genepool.composition.composer import Composer, ComposerOptions
 from genepool.composition.composition import Composition
 from genepool.composition.residence import Residence, plan_kept
 from genepool.composition.skill_set import SkillSet
+from genepool.composition.vectors import TaskVectors
 from genepool.errors import InputError
 from genepool.tasks.models import Model, open_model
 from genepool.tasks.network import Network
@@ -41,6 +42,17 @@ class AdapterComposer(Composer[Options], Generic[Options]):
             layers: the skills' factors in each layer, by the name of its matrix.
             network: the base, loaded.
         """
+
+    def experts(self, skills: SkillSet) -> tuple[list[str], TaskVectors]:
+        """The names of the skills that the router mixes, and what each changes: all, unless it is said otherwise.
+
+        Args:
+            skills: the base and the skills.
+
+        Raises:
+            InputError: the skills are none that it can use.
+        """
+        return skills.names, skills.vectors()
 
     def plan(self, skills: SkillSet, dtype: str) -> Residence:
         factors = sum(
@@ -80,7 +92,7 @@ class AdapterComposition(Composition):
 
     @property
     def labels(self) -> Mapping[str, Sequence[str]]:
-        return {"skills": self.skills.names, "tensors": self.skills.vectors().names}
+        return {"skills": self.composer.experts(self.skills)[0], "tensors": self.skills.vectors().names}
 
     @property
     def kind(self) -> type[Model]:
@@ -92,9 +104,10 @@ class AdapterComposition(Composition):
         from genepool.composition.routing.adapter_mixture import AdapterMixture
         from genepool.composition.routing.hooked_model import hooked_kind
 
-        mixture = AdapterMixture(self.skills, network)
+        names, vectors = self.composer.experts(self.skills)
+        mixture = AdapterMixture(self.skills, network, vectors)
         mixture.route(self.composer.router(self._tensors, mixture.layers, network))
-        return hooked_kind(type(network))(network, mixture, self.skills.names, self.name, self.fingerprint)
+        return hooked_kind(type(network))(network, mixture, names, self.name, self.fingerprint)
 
     def fold(self) -> NoReturn:
         """Refused: it chooses by token."""

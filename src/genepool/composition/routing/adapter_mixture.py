@@ -18,6 +18,7 @@ from genepool.composition.mixing.attached import AttachedSkills
 from genepool.composition.mixing.layer_factors import LayerFactors
 from genepool.composition.mixing.mixtures import ByLayer
 from genepool.composition.skill_set import SkillSet
+from genepool.composition.vectors import TaskVectors
 from genepool.errors import InputError
 from genepool.tasks.network import Network
 
@@ -48,11 +49,13 @@ class AdapterMixture:
     Args:
         skills: LoRA skills; see `check_branches`.
         network: the base, loaded.
+        vectors: what the skills that are mixed change; those of all skills when None.
     """
 
-    def __init__(self, skills: SkillSet, network: Network) -> None:
+    def __init__(self, skills: SkillSet, network: Network, vectors: TaskVectors | None = None) -> None:
         check_branches(skills)
-        self._network, self._attached = network, AttachedSkills(network.model, skills.vectors())
+        changed = skills.vectors() if vectors is None else vectors
+        self._network, self._attached = network, AttachedSkills(network.model, changed)
         self._router: TokenRouter | None = None
         self._watch: Watch | None = None
         self._handles: list[Any] = []

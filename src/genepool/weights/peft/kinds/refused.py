@@ -15,8 +15,6 @@ REFUSED: Mapping[str, str] = {
     "LILY": "it mixes its factors by a router that looks at every input",
     "MULTITASK_PROMPT_TUNING": _PROMPT,
     "POLY": "it mixes its factors by the task that is named with every input",
-    "PREFIX_TUNING": _PREFIX,
-    "PROMPT_TUNING": _PROMPT,
     "P_TUNING": _PROMPT,
     "SHADOW": "it runs a second, smaller network beside the model",
     "XLORA": "it mixes other adapters by a network that looks at every input",
