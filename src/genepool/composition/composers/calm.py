@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import Field
@@ -21,6 +21,7 @@ from genepool.tasks.network import Network
 if TYPE_CHECKING:
     import torch
 
+    from genepool.composition.hidden.augmenting import Augmenting
     from genepool.composition.hidden.cross_attention import Connection
 
 # More connections than any network has layers that are worth it.
@@ -44,8 +45,8 @@ class CalmOptions(ModuleFitOptions):
     source="Bansal et al., LLM augmented LLMs (CALM), arXiv:2401.02412: attention to projected hidden states behind an "
     "RMS norm, 2 connections; a gain that begins at zero, masks and caches that hold for padding and decoding, and the "
     "defaults of the training are ours",
-    when="A task needs what two models know, one may be small, both read the same tokens, and their weights cannot be "
-    "merged.",
+    when="A task needs what two models know, one may be small, their tokenizers may differ, and their weights cannot "
+    "be merged.",
     needs="answers",
     gradients=True,
     out="module",
@@ -54,7 +55,11 @@ class CalmOptions(ModuleFitOptions):
     members="models",
 )
 class Calm(Composer[CalmOptions]):
-    """`h_l += gain * RMSNorm(MHA(q=h_l, kv=W h'_m))` in the base, where h' are the hidden states of the other model."""
+    """`h_l += gain * RMSNorm(MHA(q=h_l, kv=W h'_m))` in the base, where h' are the hidden states of the other model.
+
+    Where its tokenizer is another one, it reads the same text by its own tokens: a place of the base attends to the
+    tokens that the text up to there is cut into.
+    """
 
     def fit(self, world: World) -> Composition:
         from genepool.composition.hidden.cross_attention import Connection
@@ -135,7 +140,7 @@ class CalmComposition(Composition):
         """The base in memory beside the other model.
 
         Raises:
-            InputError: they do not read the same tokens, or the connections are of other models.
+            InputError: one keeps more than keys and values of a prompt, or the connections are of other models.
         """
         import torch
 
@@ -144,7 +149,7 @@ class CalmComposition(Composition):
         from genepool.composition.hidden.exchanging_model import ExchangingLanguageModel, readers_of
         from genepool.composition.steering.layers import decoder_layers
 
-        readers = readers_of(anchor, [augmenting], self.composer.name)
+        reader = readers_of(anchor, [], self.composer.name)[0]
         layers = tuple(decoder_layers(one.model, one.title) for one in (anchor, augmenting))
         count = len(self._connections)
         if count > min(map(len, layers)):
@@ -168,8 +173,28 @@ class CalmComposition(Composition):
         fingerprint = self.fingerprint
         modules = torch.nn.ModuleList(self._connections).to(anchor.device, anchor.model.dtype)
         places = list(zip(*(spaced(len(one), count) for one in layers), strict=True))
-        reader = AugmentedReader(readers[0], readers[1], (layers[0], layers[1]), self._connections, places)
-        return ExchangingLanguageModel(anchor, [augmenting], reader, modules, self.name, fingerprint)
+        beside = self._augmenting(anchor, augmenting, layers[1])
+        augmented = AugmentedReader(reader, beside, layers[0], self._connections, places)
+        return ExchangingLanguageModel(anchor, [augmenting], augmented, modules, self.name, fingerprint)
+
+    def _augmenting(
+        self, anchor: LanguageModel, augmenting: LanguageModel, layers: Sequence[torch.nn.Module]
+    ) -> Augmenting:
+        """The other model as it reads beside the base: the same tokens, or the same text by its own."""
+        from genepool.composition.hidden.augmenting import OwnTokens, SameTokens
+        from genepool.composition.hidden.exchanging_model import check_kept, readers_of
+
+        if set(augmenting.tokenizer.get_vocab()) == set(anchor.tokenizer.get_vocab()):
+            return SameTokens(readers_of(anchor, [augmenting], self.composer.name)[1], layers)
+        check_kept(augmenting)
+        return OwnTokens(
+            augmenting.model,
+            augmenting.tokenizer,
+            anchor.tokenizer,
+            layers,
+            augmenting.title,
+            augmenting.context,
+        )
 
     def fold(self) -> NoReturn:
         """Refused: the connections read hidden states."""

@@ -87,12 +87,7 @@ def readers_of(lead: LanguageModel, others: Sequence[LanguageModel], asker: str)
     """
     found = []
     for model in (lead, *others):
-        if not model.keeps_keys_and_values:
-            raise InputError(
-                "keeps something else of a prompt than keys and values, so it cannot be read beside others",
-                where=model.title,
-                fix="Use a model with attention alone",
-            )
+        check_kept(model)
         vocabulary = VocabularyMap.between(model.tokenizer, model.vocabulary_size, lead.tokenizer, lead.vocabulary_size)
         if not vocabulary.one_to_one:
             raise InputError(
@@ -102,3 +97,17 @@ def readers_of(lead: LanguageModel, others: Sequence[LanguageModel], asker: str)
             )
         found.append(TokenReader(model.model, vocabulary))
     return found
+
+
+def check_kept(model: LanguageModel) -> None:
+    """Refuses a model whose state is more than keys and values.
+
+    Raises:
+        InputError: it is.
+    """
+    if not model.keeps_keys_and_values:
+        raise InputError(
+            "keeps something else of a prompt than keys and values, so it cannot be read beside others",
+            where=model.title,
+            fix="Use a model with attention alone",
+        )

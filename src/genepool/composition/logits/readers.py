@@ -111,7 +111,7 @@ class TokenReader(Reader):
     ) -> None:
         self.network, self.vocabulary, self.begins = network, vocabulary, begins
         self.prefix = torch.tensor(list(prefix), dtype=torch.long)
-        self._fewer_logits = _can_keep_fewer(network)
+        self._fewer_logits = can_keep_fewer(network)
 
     def read(self, tokens: ReadTokens, state: Any, keep: int, remember: bool) -> tuple[torch.Tensor, ReadingState]:
         """See `Reader.read`."""
@@ -205,7 +205,7 @@ class TextReader(Reader):
     ) -> None:
         self.network, self.vocabulary, self.context = network, vocabulary, context
         self.tokenizer, self.lead_tokenizer, self.prefix = tokenizer, lead_tokenizer, prefix
-        self._fewer_logits = _can_keep_fewer(network)
+        self._fewer_logits = can_keep_fewer(network)
 
     def read(self, tokens: ReadTokens, state: Any, keep: int, remember: bool) -> tuple[torch.Tensor, ReadingState]:
         """See `Reader.read`; a place is read after the other, because each may change how the text is tokenized."""
@@ -249,13 +249,7 @@ class TextReader(Reader):
         return logits
 
     def _own_tokens(self, lead: list[int]) -> list[int]:
-        text = str(self.lead_tokenizer.decode(lead, skip_special_tokens=True))
-        # A character of several bytes whose last ones are still to come.
-        text = text.rstrip("\ufffd")
-        numbers = [int(one) for one in self.tokenizer(self.prefix + text, verbose=False).input_ids]
-        while numbers and numbers[-1] == self.tokenizer.eos_token_id:
-            numbers.pop()
-        return numbers or [self.tokenizer.bos_token_id or 0]
+        return text_tokens(self.tokenizer, self.lead_tokenizer, lead, self.prefix)
 
     @staticmethod
     def _settle(texts: _Texts, row: int, wanted: Sequence[int]) -> list[int]:
@@ -269,5 +263,24 @@ class TextReader(Reader):
         return list(wanted[same:])
 
 
-def _can_keep_fewer(network: Any) -> bool:
+def text_tokens(tokenizer: Any, lead_tokenizer: Any, lead: list[int], prefix: str = "") -> list[int]:
+    """A tokenizer's numbers of the text that the leading model's tokens stand for, at least one.
+
+    Args:
+        tokenizer: whose numbers are wanted.
+        lead_tokenizer: the leading model's.
+        lead: its tokens.
+        prefix: a text in front.
+    """
+    text = str(lead_tokenizer.decode(lead, skip_special_tokens=True))
+    # A character of several bytes whose last ones are still to come.
+    text = text.rstrip("\ufffd")
+    numbers = [int(one) for one in tokenizer(prefix + text, verbose=False).input_ids]
+    while numbers and numbers[-1] == tokenizer.eos_token_id:
+        numbers.pop()
+    return numbers or [tokenizer.bos_token_id or 0]
+
+
+def can_keep_fewer(network: Any) -> bool:
+    """Whether a network can be asked for the logits of its last places alone."""
     return "logits_to_keep" in inspect.signature(network.forward).parameters
