@@ -58,6 +58,7 @@ def fit_modules(
     inputs: Sequence[TaskInputs] | None = None,
     rates: Mapping[str, float] | None = None,
     asked: Callable[[str], None] = lambda _: None,
+    at: Callable[[int | None], None] = lambda _: None,
     penalty: Callable[[AnswerBatch], torch.Tensor] | None = None,
 ) -> dict[str, Any]:
     """Trains parameters, or goes on with a training that was stopped; they hold the best state afterwards.
@@ -72,6 +73,7 @@ def fit_modules(
             predictions were recorded, the distance to them is what a step minimises.
         rates: the part of the learning rate of some parameters, by name; 1 for all others.
         asked: called with the name of a task before it is asked.
+        at: called with the number of a step before its gradients are taken, and with None before the held-out inputs.
         penalty: what is added to the mean loss of a batch in a step; it is left out of the looks at held-out inputs.
 
     Returns:
@@ -83,7 +85,7 @@ def fit_modules(
     """
     with torch_threads(sensible_threads(world.skills.base)):
         given = labelled_inputs(world) if inputs is None else inputs
-        return _ModuleFit(world, model, parameters, options, named, given, rates, asked, penalty).run()
+        return _ModuleFit(world, model, parameters, options, named, given, rates, asked, at, penalty).run()
 
 
 class _ModuleFit:
@@ -99,10 +101,11 @@ class _ModuleFit:
         inputs: Sequence[TaskInputs],
         rates: Mapping[str, float] | None,
         asked: Callable[[str], None],
+        at: Callable[[int | None], None],
         penalty: Callable[[AnswerBatch], torch.Tensor] | None,
     ) -> None:
         self._world, self._model, self._parameters, self._options = world, model, parameters, options
-        self._inputs, self._asked, self._penalty = inputs, asked, penalty
+        self._inputs, self._asked, self._at, self._penalty = inputs, asked, at, penalty
         recorded = all(one.recorded for one in inputs)
         self._objective = target_objective("distance" if recorded else "likelihood")
         self._optimiser = Optimiser(parameters, Optimisation(options.steps, options.learning_rate), rates)
@@ -164,6 +167,7 @@ class _ModuleFit:
 
         total = 0.0
         size = self._options.micro_batch or self._options.batch
+        self._at(step)
         with torch.enable_grad():
             for task in self._inputs:
                 self._asked(task.name)
@@ -187,6 +191,7 @@ class _ModuleFit:
 
         total, any_held = 0.0, False
         size = self._options.micro_batch or self._options.batch
+        self._at(None)
         # Not in inference mode, whose tensors a module may keep and a later step may need.
         with torch.no_grad():
             for task in self._inputs:

@@ -57,6 +57,11 @@ class PolyOptions(ModuleFitOptions):
     )
     logits_rate: float = Field(default=0.1, gt=0, le=10, description="Of the shares' logits (the authors').")
     every: int = Field(default=50, ge=1, description="Steps between two looks at the held-out inputs.")
+    draws: bool = Field(
+        default=False,
+        description="Whether a step draws each input's shares from relaxed Bernoulli distributions of temperature 1, "
+        "as the authors and PEFT do; answers are always given by their means.",
+    )
 
 
 AnyPolyOptions = TypeVar("AnyPolyOptions", bound=PolyOptions)
@@ -86,6 +91,8 @@ class ModuleInventory(Composer[AnyPolyOptions], Generic[AnyPolyOptions]):
 
         if not world.tasks:
             raise InputError("no tasks are named", where="--tasks", fix="Name the tasks that share the modules")
+        if self.options.draws and self.options.trains == "mu":
+            raise InputError("one module has no shares to draw", where="--set draws", fix="Leave it out")
         options, tasks = self.options, [one.task.name for one in world.tasks]
         record: dict[str, Any] = {"tasks": tasks}
         begun = self._begun(world, record)
@@ -105,9 +112,12 @@ class ModuleInventory(Composer[AnyPolyOptions], Generic[AnyPolyOptions]):
         def asked(task: str) -> None:
             hooks.task = tasks.index(task)
 
+        def at(step: int | None) -> None:
+            hooks.draw((world.seed, step) if options.draws and step is not None else None)
+
         named = {"composer": self.name, "options": options.model_dump(mode="json", exclude={"inventory"}), **record}
         try:
-            told = fit_modules(world, world.network, parameters, options, named, rates=rates, asked=asked)
+            told = fit_modules(world, world.network, parameters, options, named, rates=rates, asked=asked, at=at)
         finally:
             hooks.remove()
         world.network.assign(world.skills.base)
@@ -245,7 +255,7 @@ class ModuleInventory(Composer[AnyPolyOptions], Generic[AnyPolyOptions]):
     "poly",
     source="Ponti et al., Combining Modular Skills in Multitask Learning, arXiv:2202.13914: 8 modules of rank 1, "
     "logits between -0.001 and 0.001 at a rate of 0.1; the shares are PEFT's in evaluation, also while "
-    "it is trained, where PEFT and the authors draw them",
+    "it is trained, where PEFT and the authors draw them (--set draws=true)",
     when="Many tasks are there that have something in common, each with few examples.",
     needs="answers",
     gradients=True,

@@ -7,6 +7,7 @@ its own, so the two factors are mixed apart by design. For a task the mixture is
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -53,6 +54,28 @@ class LayerModules:
         down = torch.einsum("qs,qsdr->qdr", shares, self.down)
         up = torch.einsum("qs,qsrd->rqd", shares, self.up)
         return down.flatten(0, 1), up.flatten(1, 2)
+
+    def drawn(self, task: int, rows: int, generator: torch.Generator) -> torch.Tensor:
+        """Shares that are drawn for each of some rows, (rows, heads, modules): they add up to 1 in each head.
+
+        Every module is on by a relaxed Bernoulli variable of temperature 1, `sigmoid(logit + log u - log(1 - u))`.
+        """
+        heads, count = self.down.shape[:2]
+        # As torch's own distributions do: the logarithm of neither end is taken.
+        edge = torch.finfo(torch.float32).eps
+        uniform = torch.rand(rows, heads, count, generator=generator).clamp(edge, 1 - edge).to(self.logits)
+        on = (self.logits[task].view(heads, count) + uniform.log() - (-uniform).log1p()).sigmoid()
+        return on / (on.sum(-1, keepdim=True) + _EPSILON)
+
+    def mixed_by_row(self, shares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The factors of rows that have shares of their own: (rows, inputs, rank) and (rows, rank, outputs).
+
+        Args:
+            shares: (rows, heads, modules).
+        """
+        down = torch.einsum("bqs,qsdr->bqdr", shares, self.down)
+        up = torch.einsum("bqs,qsrd->brqd", shares, self.up)
+        return down.flatten(1, 2), up.flatten(2, 3)
 
     def mean(self) -> LayerModules:
         """One module, the mean of all, as an inventory of its own with logits that decide nothing."""
@@ -117,24 +140,42 @@ class InventoryHooks:
 
     def __init__(self, modules: Mapping[str, LayerModules], layers: Mapping[str, LinearLayer]) -> None:
         self.task = 0
+        self._draws: tuple[int, int] | None = None
+        # How often each layer was asked in this step, by its name and the task: microbatches draw anew.
+        self._asked: Counter[tuple[str, int]] = Counter()
         self._handles = [
-            layers[name].module.register_forward_hook(self._hook(one), with_kwargs=True)
+            layers[name].module.register_forward_hook(self._hook(name, one), with_kwargs=True)
             for name, one in modules.items()
         ]
+
+    def draw(self, draws: tuple[int, int] | None) -> None:
+        """From now on each row's shares are drawn, for a seed and the number of a step; None: they are the means."""
+        self._draws = draws
+        self._asked.clear()
 
     def remove(self) -> None:
         """Makes the network the base again."""
         for handle in self._handles:
             handle.remove()
 
-    def _hook(self, modules: LayerModules) -> Callable[..., torch.Tensor]:
+    def _hook(self, name: str, modules: LayerModules) -> Callable[..., torch.Tensor]:
         def add(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> torch.Tensor:
-            given = args[0] if args else next(iter(kwargs.values()))
-            down, up = modules.mixed(self.task)
-            added: torch.Tensor = (given.to(down.dtype) @ down) @ up
-            return output + added.to(output.dtype)
+            given = (args[0] if args else next(iter(kwargs.values()))).to(modules.down.dtype)
+            if self._draws is None:
+                down, up = modules.mixed(self.task)
+                added: torch.Tensor = (given @ down) @ up
+                return output + added.to(output.dtype)
+            # Some networks flatten the tokens of all rows: these get one draw.
+            rows = len(given) if given.dim() > 2 else 1
+            down, up = modules.mixed_by_row(modules.drawn(self.task, rows, self._generator(name, *self._draws)))
+            added = (given.reshape(rows, -1, given.shape[-1]) @ down) @ up
+            return output + added.view_as(output).to(output.dtype)
 
         return add
+
+    def _generator(self, name: str, seed: int, step: int) -> torch.Generator:
+        self._asked[name, self.task] += 1
+        return torch_generator(seed, "poly draws", step, self.task, name, self._asked[name, self.task])
 
 
 class TaskModules(Change):
