@@ -346,6 +346,7 @@ def adapt(
     order: str | None = None,
     rounds: int | None = None,
     labels_late: int | None = None,
+    window: int | None = None,
     on_collapse: str = "continue",
     seed: int = 0,
     state: str | Path | None = None,
@@ -354,7 +355,7 @@ def adapt(
     threads: int | None = None,
     allow_pickle: bool = False,
 ) -> Adaptation:
-    """Adapts a classifier along a stream: an iterator over batches as they are issued, for a loop of one's own.
+    """Adapts a model along a stream: an iterator over batches as they are issued, for a loop of one's own.
 
         run = gp.adapt("bed/base", "bed/streams/mixed", adapter="diversity", rounds=1)
         for step in run:
@@ -373,6 +374,7 @@ def adapt(
             stream's own when None.
         rounds: how often the stream is gone through; as the stream says when None.
         labels_late: labels of a batch are given to the adapter so many batches later; never when None.
+        window: where a batch is one example, learn from so many of the last ones together; alone when None.
         on_collapse: what to do when the watch raises an alarm: "stop", "reset" or "continue".
         seed: of every draw.
         state: folder that `save` wrote: go on from there.
@@ -385,13 +387,14 @@ def adapt(
         The iterator; its `save`, `restore` and `skill` say what is to be kept.
 
     Raises:
-        genepool.errors.InputError: the model is no classifier, the stream does not suit it, the adapter needs what is
+        genepool.errors.InputError: the model is of another kind, the stream does not suit it, the adapter needs what is
             not there, or the state is of another run.
     """
     from genepool.adaptation import Adaptation
 
     run = Adaptation(
         model, stream, adapter, options=options, order=order, rounds=rounds, labels_late=labels_late,
+        window=window,
         on_collapse=on_collapse, seed=seed, device=device, dtype=dtype, threads=threads, allow_pickle=allow_pickle,
     )  # fmt: skip
     return run if state is None else run.restore(state)

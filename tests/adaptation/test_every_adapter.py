@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from made_series import write_series
 from made_streams import rows, write_model, write_stream
 from safetensors.torch import load_file, save_file
 
@@ -23,11 +24,35 @@ LIVELY: dict[str, dict[str, Any]] = {
     "sar": {"margin": 1.0, "floor": 0.0},
     "cotta": {"augmentations": 2},
     "label_shift": {"steps": 20},
+    "camel": {"steps": 20},
+    "refit": {"steps": 3},
+    "heterogeneous": {"steps": 10, "shots": 1, "wait": 2},
 }
 
 
+def _of_series(name: str | None) -> bool:
+    return name is not None and all_adapters()[name].asks == {"series"}
+
+
+@pytest.fixture
+def base(request: pytest.FixtureRequest, base: Path, forecaster: Path) -> Path:
+    """The model that suits the adapter of a test."""
+    return forecaster if _of_series(_adapter_of(request)) else base
+
+
+@pytest.fixture
+def stream(request: pytest.FixtureRequest, stream: Path, series: Path) -> Path:
+    """The stream that suits the adapter of a test."""
+    return series if _of_series(_adapter_of(request)) else stream
+
+
+def _adapter_of(request: pytest.FixtureRequest) -> str | None:
+    call = getattr(request.node, "callspec", None)
+    return None if call is None else call.params.get("name")
+
+
 def _run(base: Path, stream: Path, name: str, **said: Any) -> Adaptation:
-    late = 1 if "late labels" in all_adapters()[name].needs else None
+    late = 1 if "late labels" in all_adapters()[name].needs and not _of_series(name) else None
     return Adaptation(base, stream, name, options=LIVELY.get(name), labels_late=late, **said)
 
 
@@ -72,7 +97,8 @@ def test_only_what_is_declared_changes(base: Path, stream: Path, name: str) -> N
     before = {key: one.detach().clone() for key, one in run.model.network.named_parameters()}
     for step in run:
         assert torch.isfinite(step.probabilities).all()
-        torch.testing.assert_close(step.probabilities.sum(-1), torch.ones(len(step.keys)))
+        if not _of_series(name):
+            torch.testing.assert_close(step.probabilities.sum(-1), torch.ones(len(step.keys)))
     moved = {key for key, one in run.model.network.named_parameters() if not torch.equal(one, before[key])}
     trains = run.adapter.trains
     assert moved <= set(run.model.names("norm" if trains == "norm" else "all"))
@@ -110,6 +136,13 @@ def test_an_adapter_is_described(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_lacking_is_named(base: Path, tmp_path: Path, name: str) -> None:
     needs = all_adapters()[name].needs
+    if _of_series(name):
+        with pytest.raises(InputError, match="is a classifier, and .* adapts forecasters of series"):
+            Adaptation(write_model(tmp_path / "classifier"), write_stream(tmp_path / "s"), name, labels_late=1)
+        if "source examples" in needs:
+            with pytest.raises(InputError, match=f"no source examples, which {name} needs"):
+                _run(base, write_series(tmp_path / "bare", source=False), name)
+        return
     bare = write_stream(tmp_path / "bare", rows(16), source=False)
     if "source examples" in needs:
         with pytest.raises(InputError, match=f"no source examples, which {name} needs"):

@@ -223,8 +223,9 @@ def test_lames_parts() -> None:
     torch.testing.assert_close(corrected(unary, torch.zeros(3, 3), 5), (-unary).softmax(-1))
 
 
-def test_roid_weighs_certain_and_unusual_examples(base: Path, stream: Path) -> None:
-    twin = Twin(base, stream, "roid", prior=False)
+@pytest.mark.parametrize("consistency", [0.0, 1.0])
+def test_roid_weighs_certain_and_unusual_examples(base: Path, stream: Path, consistency: float) -> None:
+    twin = Twin(base, stream, "roid", prior=False, consistency=consistency)
     parameters = twin.parameters()
     start = {name: one.detach().clone() for name, one in parameters.items()}
     logits = twin.other.logits(twin.inputs)
@@ -235,7 +236,11 @@ def test_roid_weighs_certain_and_unusual_examples(base: Path, stream: Path) -> N
     s = (s - s.min()) / (s.max() - s.min())
     weight = torch.where(d < d.mean(), torch.zeros_like(d), (d * s * 3).exp())
     cut = p.clamp(0, 0.99)
-    twin.adam((weight * -(cut * (cut / (1 - cut) + 1e-5).log()).sum(-1)).sum() / len(d), parameters)
+    each = -(cut * (cut / (1 - cut) + 1e-5).log()).sum(-1)
+    # The consistency of what is kept, with a gradient to both sides.
+    q = twin.other.logits(augmented(twin.inputs, 0, 0, "roid", "m")).softmax(-1)
+    each = each - consistency * 0.5 * ((p * q.log()).sum(-1) + (q * p.log()).sum(-1))
+    twin.adam((weight * each).sum() / len(d), parameters)
     with torch.no_grad():
         for name, one in parameters.items():
             one.copy_(0.99 * one + 0.01 * start[name])
@@ -273,8 +278,9 @@ def test_cotta_follows_the_teacher_and_puts_weights_back(base: Path, stream: Pat
     assert all(torch.equal(one, frozen[name]) for name, one in back.run.model.network.named_parameters())
 
 
-def test_rmt_is_the_sum_of_its_three_losses(base: Path, stream: Path) -> None:
-    twin = Twin(base, stream, "rmt")
+@pytest.mark.parametrize("projection", [0, 6])
+def test_rmt_is_the_sum_of_its_three_losses(base: Path, stream: Path, projection: int) -> None:
+    twin = Twin(base, stream, "rmt", projection=projection)
     parameters = twin.parameters("all")
     source = twin.run._reader.source()
     assert source is not None
@@ -291,7 +297,17 @@ def test_rmt_is_the_sum_of_its_three_losses(base: Path, stream: Path) -> None:
 
     prototypes = source_prototypes(twin.other, source)
     near = functional.cosine_similarity(features.detach()[:, None], prototypes[None], dim=-1).argmax(1)
-    views = [functional.normalize(one, dim=-1) for one in (prototypes[near], features, features_changed)]
+    # The head as it began.
+    assert twin.run.adapter._begun is not None
+    begun = {n.removeprefix("own.added "): one for n, one in twin.run.adapter._begun.tensors.items()}
+
+    def head(one: torch.Tensor) -> torch.Tensor:
+        if not projection:
+            return one
+        inner = (one @ begun["first weight"].T + begun["first bias"]).clamp_min(0)
+        return inner @ begun["second weight"].T + begun["second bias"]
+
+    views = [functional.normalize(head(one), dim=-1) for one in (prototypes[near], features, features_changed)]
     total, n = torch.zeros(()), len(features)
     everything = torch.cat(views)
     for kind, view in enumerate(views):

@@ -135,3 +135,20 @@ def test_tent_ends_worse_than_doing_nothing(cli: Cli, tmp_path: Path) -> None:
     # Its cheapest cure.
     answer = cli(*typed, "--adapter", "diversity", "--rounds", "3", "--out", tmp_path / "diversity")
     assert json.loads(answer.out)["adapted"] > told["history"][2]["adapted"]
+
+
+def test_the_swapped_half_has_the_labels_of_neighbouring_classes(small: Path) -> None:
+    stream = load_stream(small / "streams" / "streams" / "swapped")
+    assert (stream.domains, stream.order) == (("clean", "swapped"), "shuffled")
+    as_it_is, swapped = (
+        {one.key.rpartition("-")[2]: one for one in stream.examples if one.domain == domain}
+        for domain in stream.domains
+    )
+    assert as_it_is.keys() == swapped.keys()
+    for key, one in as_it_is.items():
+        assert swapped[key].numbers == one.numbers
+        # 0 and 1, 2 and 3, and so on: what was even is odd.
+        low, high = sorted((int(str(one.answer)), int(str(swapped[key].answer))))
+        assert (low % 2, high - low) == (0, 1)
+    answered = Adaptation(small / "streams" / "base", stream, "homeostatic", labels_late=1, rounds=1)
+    assert len(list(answered)) == 1

@@ -9,6 +9,12 @@ from genepool.schema import described_options
 from reference_pages import NOTE
 from reference_pages.words import plain
 
+_ASKED = {
+    ("classes",): "classifiers",
+    ("series",): "forecasters of series",
+    ("classes", "series"): "classifiers and forecasters of series",
+}
+
 _TRAINED = {
     "norm": "the norm layers",
     "all": "all weights",
@@ -29,7 +35,8 @@ def stream_adapters_page() -> str:
         needs = ", ".join(sorted(adapter.needs)) or "nothing else"
         parts += [f"## {name}", "", inspect.getdoc(adapter) or "", "", f"*When:* {adapter.when}.", ""]
         parts += [
-            f"*Source:* {adapter.source}. *Trains* {_TRAINED[adapter.trains]}. *Needs* {needs}. *Order:* "
+            f"*Source:* {adapter.source}. *Adapts* {_ASKED[tuple(sorted(adapter.asks))]}. "
+            f"*Trains* {_TRAINED[adapter.trains]}. *Needs* {needs}. *Order:* "
             f"{adapter.order}", "",
         ]  # fmt: skip
         options = described_options(adapter.Options)

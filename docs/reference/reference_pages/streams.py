@@ -32,6 +32,34 @@ never came is an error.
 `source.jsonl` may hold examples of what the model was trained on, with `id`, `input` or `prompt`, and `answer`. Some
 adapters need them.
 
+## Series
+
+Where stream.json has `lookback` and `horizon`, a line of `stream.jsonl` is one step of time. Its `input` holds a number
+for each variable, in units of the training: `{"id": "1990-03", "input": [0.31], "domain": "late"}`. A step has no `answer`,
+`severity` or `known`. An example is a window: `lookback` steps that the model reads and the `horizon` steps after them,
+which it forecasts. Its domain is that of the first step that is forecast. The next window begins `stride` steps later.
+
+A series comes in the order of time and is gone through once. Nobody needs to say when labels come: after a batch
+everything is known up to the last step that its windows read. So a batch becomes known whole some batches later, and of
+the batch itself the first steps are known at once.
+
+The score of a forecast is 1 / (1 + mean squared error). Windows that overlap share most of what is forecast, so the
+interval of a verdict takes as many neighbours as a horizon is long as one example.
+
+`source.jsonl` holds the steps of the training. Its domains may be several systems of one kind.
+
+A forecaster is a folder as other models are. Its `config.json` says
+
+| key | value | meaning |
+|---|---|---|
+| `model_type` | `genepool_forecaster` | the kind of model |
+| `lookback`, `horizon` | whole numbers | steps that are read, and forecast |
+| `hidden_size` | whole number | units of a hidden layer beside the linear map; 0 for none |
+| `normalised` | `none`, `last` or `window` | what is taken from a window before and given back after: nothing, its last value, or its mean and standard deviation |
+
+Its tensors are `linear.weight` (horizon, lookback) and `linear.bias`; with a hidden layer also those of `first` and
+`second`. Variables do not mix, so a forecaster takes series of any number of them.
+
 ## Orders
 
 | order | in which order the examples come |

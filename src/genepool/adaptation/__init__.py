@@ -12,7 +12,7 @@ line use it.
 
 from __future__ import annotations
 
-from genepool.adaptation.adaptation import ON_COLLAPSE, Adaptation, StreamStep, StreamUpdate
+from genepool.adaptation.adaptation import ON_COLLAPSE, Adaptation
 from genepool.adaptation.adapter import (
     AdapterOptions,
     AdapterState,
@@ -27,6 +27,7 @@ from genepool.adaptation.adapter import (
 )
 from genepool.adaptation.runner import AdaptationResult, Adapting, read_adapted, run_adaptation
 from genepool.adaptation.stream import ORDERS, Stream, StreamExample, StreamSettings, is_stream, load_stream
+from genepool.adaptation.stream_step import StreamStep, StreamUpdate
 
 __all__ = [
     "ON_COLLAPSE",

@@ -1,26 +1,27 @@
 """`Adaptation`: a model on a stream, batch by batch, as an iterator that stands in anybody's loop.
 
 A batch is predicted and given out; only when the next one is asked for (or `update` is called) does the adapter learn
-from it. So what is issued is never changed by what came later. Uses the adapters, the watch and the plan of the
-batches; `runner` makes a run that survives kills of it.
+from it. So what is issued is never changed by what came later. Uses the adapters, the task of the stream and the
+plan of the batches; `runner` makes a run that survives kills of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-from genepool.adaptation.adapter import Answered, Signals, StreamBatch, find_adapter
-from genepool.adaptation.augmentation import augmentation_cost, image_key
+from genepool.adaptation.adapter import Answered, StreamBatch, find_adapter
+from genepool.adaptation.augmentation import augmentation_cost, image_key, reads_images
 from genepool.adaptation.choosing_model import choosing
 from genepool.adaptation.orders import PlannedBatch, planned
 from genepool.adaptation.reading import StreamReader
 from genepool.adaptation.saved_states import read_state, write_state
+from genepool.adaptation.sliding_window import SlidingWindow, check_window
 from genepool.adaptation.stream import ORDERS, Order, Stream, load_stream
-from genepool.adaptation.stream_model import StreamModel, entropy_of
-from genepool.adaptation.watch import BatchSigns, Watch
+from genepool.adaptation.stream_model import StreamModel
+from genepool.adaptation.stream_step import StreamStep, StreamUpdate
+from genepool.adaptation.stream_task import task_of
 from genepool.checked import differences
 from genepool.errors import InputError, nearest
 from genepool.tasks import open_model
@@ -37,64 +38,6 @@ OnCollapse = Literal["stop", "reset", "continue"]
 ON_COLLAPSE: tuple[OnCollapse, ...] = get_args(OnCollapse)
 
 
-@dataclass(frozen=True)
-class StreamStep:
-    """A batch as it was issued.
-
-    Attributes:
-        number: counted from 0 over all rounds.
-        round: counted from 1.
-        position: of its first example, counted from 0 over all rounds.
-        keys, domains: of the examples.
-        answers: the right classes; None where no label comes.
-        known: whether an example's class is one that the model can know.
-        probabilities: of the classes, shape (n, classes), float32.
-        predicted: the class that was issued; None where a probability is no number.
-        entropies: of each prediction, in nats; None where it is no number.
-        frozen: what the frozen model answers.
-        frozen_entropies: of these answers.
-    """
-
-    number: int
-    round: int
-    position: int
-    keys: tuple[str, ...]
-    domains: tuple[str, ...]
-    answers: tuple[str | None, ...]
-    known: tuple[bool, ...]
-    probabilities: torch.Tensor = field(repr=False)
-    predicted: tuple[str | None, ...]
-    entropies: tuple[float | None, ...] = field(repr=False)
-    frozen: tuple[str, ...]
-    frozen_entropies: tuple[float, ...] = field(repr=False)
-
-    def scores(self, answers: tuple[str | None, ...]) -> tuple[float | None, ...]:
-        """1 where an answer is right, 0 where it is wrong; None where there is no label or the class is unknown."""
-        return tuple(
-            None if right is None or not known else float(given == right)
-            for given, right, known in zip(answers, self.answers, self.known, strict=True)
-        )
-
-
-@dataclass(frozen=True)
-class StreamUpdate:
-    """What became of a batch after it was issued.
-
-    Attributes:
-        signals: what was learned from, by example.
-        signs: what the watch saw.
-        alarm: what is wrong, as a clause; empty where nothing is.
-        reset: why the adapter was put back to its start; empty where it was not.
-        stopped: whether the run ends here.
-    """
-
-    signals: Signals
-    signs: BatchSigns
-    alarm: str = ""
-    reset: str = ""
-    stopped: bool = False
-
-
 class Adaptation:
     """A model that adapts along a stream.
 
@@ -106,13 +49,15 @@ class Adaptation:
         run.save("state")
 
     Args:
-        model: what to adapt, a classifier.
+        model: what to adapt: a classifier, or a forecaster of series.
         stream: a stream, or the folder of one.
         adapter: the name of the adapter.
         options: of the adapter; its defaults when None.
         order: in which the examples come; the stream's own when None.
         rounds: how often the stream is gone through; as the stream says when None.
-        labels_late: labels of a batch are given to the adapter so many batches later; never when None.
+        labels_late: labels of a batch are given to the adapter so many batches later; never when None. Of a series the
+            truth comes as time passes, and None is all that may be said.
+        window: where a batch is one example, so many of the last ones are learned from together (`sliding_window`).
         on_collapse: what to do when the watch raises an alarm: "stop", "reset" or "continue".
         seed: of every draw.
         device: torch's name of the device.
@@ -121,11 +66,12 @@ class Adaptation:
         allow_pickle: also open PyTorch's .bin and .pt files, through `torch.load(weights_only=True)`.
 
     Attributes:
+        augments: whether the adapter compares images with changed ones.
         augmentation_cost: accuracy that the source loses on source examples when they are changed as the adapter
             changes images, in points of 1; None where it changes none, or there are no source examples.
 
     Raises:
-        InputError: the model is no classifier, the stream does not suit it, or the adapter needs what is not there.
+        InputError: the model is of another kind, the stream does not suit it, or the adapter needs what is not there.
     """
 
     def __init__(
@@ -138,6 +84,7 @@ class Adaptation:
         order: str | None = None,
         rounds: int | None = None,
         labels_late: int | None = None,
+        window: int | None = None,
         on_collapse: str = "continue",
         seed: int = 0,
         device: str = "cpu",
@@ -151,6 +98,7 @@ class Adaptation:
         self.on_collapse: OnCollapse = _one_of(on_collapse, ON_COLLAPSE, "--on-collapse")
         self.rounds = self.stream.rounds if rounds is None else rounds
         self.labels_late, self.seed, self.dtype = labels_late, seed, dtype
+        self.window = window
         self._check_needs()
         self.batches = planned(self.stream, self.order, self.rounds, seed)
         self._source = open_model(model, allow_pickle=allow_pickle)
@@ -158,13 +106,14 @@ class Adaptation:
         loaded = self._source.load(device, dtype)
         asked = choosing(loaded, self.stream.choices, self.stream.where)
         self._reader = StreamReader(asked, self.stream)
-        self.model = StreamModel(asked)
+        self.model = StreamModel(asked, self.stream.shape[-1] if self.stream.horizon else 0)
         self._check_batches()
         self._frozen_model = self.model.copy()
         # From here on the model in memory is no longer what it was loaded as.
         self.base = asked.taken()
         self.threads = threads or sensible_threads(self.base)
-        self.watch = Watch(len(self.model.labels))
+        self.task = task_of(self.stream, self.model, self._reader)
+        self.watch = self.task.watch()
         with torch_threads(self.threads):
             self._frozen = self._asked_frozen()
             source = self._reader.source()
@@ -173,6 +122,9 @@ class Adaptation:
             if self.augments and source is not None:
                 self.augmentation_cost = augmentation_cost(self.model, source, seed)
             self.adapter.begin(self.model, source, seed)
+        self._sliding: SlidingWindow | None = None
+        if window is not None:
+            self._sliding = SlidingWindow(self.adapter, window, self.batches, self._joined)
         self._next, self._position = 0, 0
         self._issued: tuple[PlannedBatch, StreamBatch, StreamStep] | None = None
         self.stopped = False
@@ -184,38 +136,56 @@ class Adaptation:
             least = 1 if what == "--rounds" else 0
             if value is not None and value < least:
                 raise InputError(f"must be at least {least}, got {value}", where=what, fix=f"Give {least} or more")
-        if "several examples" in needs and (self.stream.batch == 1 or len(self.stream.examples) == 1):
+        alone = self.window is None
+        if self.window is not None:
+            check_window(self.window, self.stream, self.adapter)
+        if "several examples" in needs and alone and (self.stream.batch == 1 or len(self.stream.examples) == 1):
             raise InputError(
                 f"has batches of one example, and {name} compares the examples of a batch",
                 where=self.stream.where,
-                fix="Set `batch` in stream.json to 2 or more, or choose another --adapter",
+                fix="Add --window W, set `batch` in stream.json to 2 or more, or choose another --adapter",
             )
-        if "late labels" in needs and self.labels_late is None:
+        if self.stream.horizon:
+            self._check_series()
+        elif "late labels" in needs and self.labels_late is None:
             raise InputError(f"{name} learns from late labels", where="--adapter", fix="Add --labels-late N")
         if self.labels_late is not None and all(one.answer is None for one in self.stream.examples):
             raise InputError(
                 "has no labels that could come late", where=self.stream.where, fix="Leave --labels-late out"
             )
 
+    def _check_series(self) -> None:
+        """Refuses what would show a series out of time, or what was learned from."""
+        for what, wrong, why in (
+            ("--order", self.order != "file", f"a series comes in the order of time, got {self.order}"),
+            ("--rounds", self.rounds != 1, "a series is gone through once: later rounds were learned from"),
+            ("--labels-late", self.labels_late is not None, "the truth of a series comes as time passes"),
+        ):
+            if wrong:
+                raise InputError(why, where=what, fix="Leave it out")
+
     def _check_batches(self) -> None:
         """Refuses batches of one example where a layer normalises by the batch, and texts where images are needed."""
-        if self.augments:
-            image_key(self._reader.inputs(self.stream.examples[:1]), self.model.title)
-        if self.stream.batch == 1 and self.adapter.trains == "norm" and self.model.has_batch_norm:
+        first = self._reader.inputs(self.stream.examples[:1])
+        if "images" in self.adapter.needs:
+            image_key(first, self.model.title)
+        self.augments = self.adapter.augments and reads_images(first)
+        alone = self.stream.batch == 1 and self.window is None
+        if alone and self.adapter.trains == "norm" and self.model.has_batch_norm:
             raise InputError(
                 f"has batches of one, and the batch norms of {self.model.title} compare the examples of a batch",
                 where=self.stream.where,
-                fix="Set `batch` in stream.json to 2 or more, or choose another --adapter",
+                fix="Add --window W, set `batch` in stream.json to 2 or more, or choose another --adapter",
             )
 
     def _asked_frozen(self) -> torch.Tensor:
-        """What the frozen model predicts for every example of the stream, in its batches, shape (n, classes)."""
+        """What the frozen model predicts for every example of the stream, in its batches, an example a row."""
         import torch
 
         examples, size = self.stream.examples, self.stream.batch
         parts = [examples[at : at + size] for at in range(0, len(examples), size)]
-        found = torch.cat([self._frozen_model.probabilities(self._reader.inputs(part)) for part in parts])
-        bad = (~found.isfinite().all(-1)).nonzero()
+        found = torch.cat([self._frozen_model.predictions(self._reader.inputs(part)) for part in parts])
+        bad = (~found.flatten(1).isfinite().all(-1)).nonzero()
         if len(bad):
             raise InputError(
                 f"{self.model.title} predicts NaN for {len(bad)} of {len(found)} examples, before it learned anything",
@@ -239,14 +209,10 @@ class Adaptation:
             self.watch.forget()
         batch = self._batch(plan)
         with torch_threads(self.threads):
-            step = self._step(plan, self.adapter.predict(batch).float())
+            found = self.adapter.predict(batch) if self._sliding is None else self._sliding.predict(plan)
+            step = self._step(plan, found.float())
         self._issued = (plan, batch, step)
         return step
-
-    @property
-    def augments(self) -> bool:
-        """Whether the adapter compares images with changed ones."""
-        return "images" in self.adapter.needs
 
     def update(self) -> StreamUpdate | None:
         """Learns from the batch that was issued last; None where that is done, or nothing was issued yet."""
@@ -254,7 +220,10 @@ class Adaptation:
             return None
         plan, batch, step = self._issued
         with torch_threads(self.threads):
-            signals = self.adapter.update(batch, self._late(plan))
+            if self._sliding is None:
+                signals = self.adapter.update(batch, self._late(plan))
+            else:
+                signals = self._sliding.update(plan)
         kept = float(signals.kept.float().mean())
         signs, alarm = self.watch.look(step.probabilities, self._frozen[list(plan.places)], kept)
         reset = "by itself" if signals.reset else ""
@@ -284,7 +253,14 @@ class Adaptation:
         Raises:
             InputError: they do not suit the model.
         """
+        if stream.horizon and stream.shape[-1] != self.model.variables:
+            raise InputError(
+                f"has {stream.shape[-1]} variables, expected {self.model.variables} as the stream has",
+                where=stream.where,
+                fix="Name another --clean",
+            )
         reader = StreamReader(self._frozen_model.asked, stream)
+        task = task_of(stream, self._frozen_model, reader)
         examples = [one for one in stream.examples if one.answer is not None and one.known]
         cuts = [examples[at : at + self.stream.batch] for at in range(0, len(examples), self.stream.batch)]
         if len(cuts) > 1 and len(cuts[-1]) == 1:
@@ -292,32 +268,34 @@ class Adaptation:
         ours: list[float] = []
         theirs: list[float] = []
         for cut in cuts:
-            inputs, targets = reader.inputs(cut), reader.targets(cut)
+            inputs = reader.inputs(cut)
             with torch_threads(self.threads):
-                ours += (self.adapter.look(inputs).argmax(-1).cpu() == targets).float().tolist()
-                theirs += (self._frozen_model.probabilities(inputs).argmax(-1) == targets).float().tolist()
+                ours += task.scores(self.adapter.look(inputs).cpu(), cut)
+                theirs += task.scores(self._frozen_model.predictions(inputs), cut)
         return ours, theirs
 
     def _batch(self, plan: PlannedBatch) -> StreamBatch:
-        examples = [self.stream.examples[place] for place in plan.places]
+        return self._joined([plan])
+
+    def _joined(self, plans: Sequence[PlannedBatch]) -> StreamBatch:
+        """The examples of some batches as one, by the number of the last."""
+        examples = [self.stream.examples[place] for plan in plans for place in plan.places]
         keys = tuple(one.key for one in examples)
         prompts = tuple(one.prompt or "" for one in examples) if self.model.writes else ()
-        return StreamBatch(plan.number, self._reader.inputs(examples), keys, prompts)
+        return StreamBatch(plans[-1].number, self._reader.inputs(examples), keys, prompts)
 
     def _late(self, plan: PlannedBatch) -> list[Answered]:
-        """The batch whose labels come now, where one does."""
-        if self.labels_late is None or plan.number < self.labels_late:
-            return []
-        before = self.batches[plan.number - self.labels_late]
-        examples = [self.stream.examples[place] for place in before.places]
-        return [Answered(self._batch(before), self._reader.targets(examples))]
+        """The batches whose labels come now."""
+        found = []
+        for before, known in self.task.late(self.batches, plan.number, self.labels_late):
+            examples = [self.stream.examples[place] for place in before.places]
+            whole = not self.stream.horizon or before.number != plan.number
+            found.append(Answered(self._batch(before), self.task.targets(examples, known), whole))
+        return found
 
     def _step(self, plan: PlannedBatch, probabilities: torch.Tensor) -> StreamStep:
         examples = [self.stream.examples[place] for place in plan.places]
-        frozen, labels = self._frozen[list(plan.places)], self.model.labels
-        finite = probabilities.isfinite().all(-1).tolist()
-        answers = probabilities.argmax(-1).tolist()
-        entropies = entropy_of(probabilities).tolist()
+        frozen, task = self._frozen[list(plan.places)], self.task
         return StreamStep(
             plan.number,
             plan.round,
@@ -327,10 +305,11 @@ class Adaptation:
             tuple(one.answer for one in examples),
             tuple(one.known for one in examples),
             probabilities,
-            tuple(labels[at] if good else None for at, good in zip(answers, finite, strict=True)),
-            tuple(one if good else None for one, good in zip(entropies, finite, strict=True)),
-            tuple(labels[at] for at in frozen.argmax(-1).tolist()),
-            tuple(entropy_of(frozen).tolist()),
+            task.answers(probabilities),
+            task.entropies(probabilities),
+            tuple(str(one) for one in task.answers(frozen)),
+            tuple(float(one or 0.0) for one in task.entropies(frozen)),
+            task.asked,
         )
 
     # ------------------------------------------------------------------ state
@@ -348,6 +327,8 @@ class Adaptation:
             "on_collapse": self.on_collapse,
             "seed": self.seed,
             "dtype": self.dtype,
+            # Only where there is one, so that runs of before stay themselves.
+            **({} if self.window is None else {"window": self.window}),
         }
 
     def save(self, folder: str | Path) -> Path:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: What of a model an adapter changes.
 Trains = Literal["norm", "all", "added", "nothing"]
+#: What a model is asked for along a stream: classes of examples, or what follows in a series.
+Asked = Literal["classes", "series"]
 #: What an adapter asks for beside the stream.
 Need = Literal["features", "images", "source examples", "late labels", "several examples", "a language model"]
 
@@ -52,11 +54,14 @@ class Answered:
 
     Attributes:
         batch: as it was predicted.
-        targets: numbers of the classes, shape (n,), int64; -1 for labels that never come.
+        targets: numbers of the classes, shape (n,), int64; -1 for labels that never come. Of a series what follows each
+            window, shape (n, horizon, variables), float32; NaN for steps that have not come.
+        whole: whether nothing of it is to come any more; batches of a series are also given in part.
     """
 
     batch: StreamBatch
     targets: torch.Tensor
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,13 @@ class SourceExamples:
 
     Attributes:
         batches: their inputs, batch by batch.
-        targets: numbers of the classes by batch, shape (n,) each, int64.
+        targets: numbers of the classes by batch, shape (n,) each, int64; of a series as in `Answered`.
+        domains: of the examples, by batch.
     """
 
     batches: tuple[Inputs, ...]
     targets: tuple[torch.Tensor, ...]
+    domains: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,11 +87,14 @@ class Signals:
         kept: whether it was learned from, shape (n,), bool.
         weight: how much it counted, shape (n,), float32; 0 where it was not kept.
         reset: the adapter put itself back to its start.
+        late: of a series, what it would forecast for the batch now, for steps that have not come; what was issued for
+            the others. None where it does not forecast again.
     """
 
     kept: torch.Tensor
     weight: torch.Tensor
     reset: bool = False
+    late: torch.Tensor | None = None
 
     @classmethod
     def all_alike(cls, count: int, *, kept: bool) -> Signals:
@@ -125,6 +135,7 @@ class StreamAdapter(ABC):
         when: one sentence on what it is for.
         trains: what of the model it changes.
         needs: what it asks for beside the stream.
+        asks: what models can be asked for that it adapts.
         order: what the order of the stream does to it, as a sentence.
         Options: the model of its options.
         options: those it was made with.
@@ -137,6 +148,7 @@ class StreamAdapter(ABC):
     when: ClassVar[str]
     trains: ClassVar[Trains]
     needs: ClassVar[frozenset[Need]] = frozenset()
+    asks: ClassVar[frozenset[Asked]] = frozenset({"classes"})
     order: ClassVar[str]
     Options: ClassVar[type[AdapterOptions]] = AdapterOptions
 
@@ -169,6 +181,14 @@ class StreamAdapter(ABC):
         Raises:
             InputError: naming what is lacking.
         """
+        asked: Asked = "series" if model.forecasts else "classes"
+        if asked not in self.asks:
+            kinds = {"classes": ("a classifier", "classifiers"), "series": ("a forecaster", "forecasters of series")}
+            raise InputError(
+                f"is {kinds[asked][0]}, and {self.name} adapts {kinds[next(iter(self.asks))][1]}",
+                where=model.title,
+                fix="Choose another --adapter; `genepool adapt --list` prints them",
+            )
         if self.trains == "norm" and not model.names("norm"):
             raise InputError(
                 f"has no norm layers, which {self.name} trains", where=model.title, fix="Choose another --adapter"
@@ -197,7 +217,10 @@ class StreamAdapter(ABC):
 
     @abstractmethod
     def predict(self, batch: StreamBatch) -> torch.Tensor:
-        """The probabilities of the classes, shape (n, classes), float32, without gradients: what is issued."""
+        """What is issued, without gradients, float32: the probabilities of the classes, shape (n, classes).
+
+        Of a series the forecasts, shape (n, horizon, variables).
+        """
 
     @abstractmethod
     def update(self, batch: StreamBatch, late: Sequence[Answered]) -> Signals:
@@ -209,8 +232,8 @@ class StreamAdapter(ABC):
         """
 
     def look(self, inputs: Inputs) -> torch.Tensor:
-        """What would be predicted now, shape (n, classes); changes nothing, and nothing is learned from it."""
-        return self.model.probabilities(inputs)
+        """What would be predicted now, shaped as by `predict`; changes nothing, and nothing is learned from it."""
+        return self.model.predictions(inputs)
 
     def result(self) -> dict[str, torch.Tensor]:
         """The tensors of the model that are others now, by name: what becomes a skill."""
@@ -220,6 +243,11 @@ class StreamAdapter(ABC):
     def trained(self) -> Mapping[str, torch.nn.Parameter]:
         """What is trained of the model, by name."""
         return self.model.trainable(self.trains) if self.trains == "norm" or self.trains == "all" else {}
+
+    @property
+    def augments(self) -> bool:
+        """Whether it compares images with changed ones, where it is given images."""
+        return "images" in self.needs
 
     # ------------------------------------------------------------------ state
 
@@ -307,6 +335,7 @@ def described_adapter(kind: type[StreamAdapter]) -> dict[str, Any]:
         "when": kind.when,
         "trains": kind.trains,
         "needs": sorted(kind.needs),
+        "asks": sorted(kind.asks),
         "order": kind.order,
         "parameters": described_options(kind.Options),
     }

@@ -23,6 +23,11 @@ IMAGE_KEYS = ("pixels", "pixel_values")
 GRAIN = 0.05
 
 
+def reads_images(inputs: Inputs) -> bool:
+    """Whether a batch holds images that can be changed."""
+    return any(one in inputs.parts[0][1] for one in IMAGE_KEYS)
+
+
 def image_key(inputs: Inputs, title: str) -> str:
     """What the images of a batch are called.
 

@@ -137,7 +137,7 @@ def choosing(loaded: Model, choices: Sequence[str], where: str) -> Network:
 
     Args:
         loaded: the model.
-        choices: the answers that the stream names; none for classifiers.
+        choices: the answers that the stream names; none for classifiers and forecasters.
         where: the stream, for errors.
 
     Raises:
@@ -151,9 +151,9 @@ def choosing(loaded: Model, choices: Sequence[str], where: str) -> Network:
             where=where,
             fix="Leave `choices` out of stream.json, or name another model",
         )
-    if isinstance(loaded, Network) and "classes" in loaded.can:
+    if isinstance(loaded, Network) and loaded.can & {"classes", "forecasts"}:
         return loaded
     fix = "Name another model"
     if type(loaded) is LanguageModel:
         fix = "Name another model, or write the answers that it can give into stream.json as `choices`"
-    raise InputError(f"got {loaded.kind}, expected a classifier", where=loaded.name, fix=fix)
+    raise InputError(f"got {loaded.kind}, expected a classifier or a forecaster", where=loaded.name, fix=fix)

@@ -27,6 +27,8 @@ from genepool.adaptation.stream_model import Inputs
 
 # Between the names of a parameter and of one of its moments; no tensor's name holds it.
 _OF = "|"
+# Before the names of parameters that are the adapter's own.
+_ADDED = "added "
 
 
 class RateOptions(AdapterOptions):
@@ -60,8 +62,7 @@ class StreamLoss:
 class GradientAdapter(StreamAdapter):
     """A loss on the logits of a batch, one optimiser step a batch.
 
-    Attributes:
-        rate_names: what of the options is the learning rate.
+    One with parameters of its own gives them by `added`.
     """
 
     Options: ClassVar[type[AdapterOptions]] = RateOptions
@@ -70,10 +71,16 @@ class GradientAdapter(StreamAdapter):
         if self.trains == "norm" and self.model.has_batch_norm:
             self.model.use_batch_statistics()
         self._parameters = dict(self.trained())
+        self._added = self.added(source)
+        self._parameters |= self._added
         for parameter in self._parameters.values():
             parameter.requires_grad_(True)
         self.optimiser = self._optimiser(list(self._parameters.values()))
         self._forward: tuple[int, torch.Tensor] | None = None
+
+    def added(self, source: SourceExamples | None) -> dict[str, torch.nn.Parameter]:
+        """Parameters of its own, by name, which are trained with those of the model and are part of its state."""
+        return {}
 
     def _optimiser(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         assert isinstance(self.options, RateOptions)
@@ -110,11 +117,12 @@ class GradientAdapter(StreamAdapter):
         self.optimiser.zero_grad(set_to_none=True)
 
     def look(self, inputs: Inputs) -> torch.Tensor:
-        return self.model.probabilities(inputs)
+        return self.model.predictions(inputs)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self._parameters.items()}
-        return {
+        added: dict[str, torch.Tensor] = {f"{_ADDED}{name}": one for name, one in self._added.items()}
+        return added | {
             f"{names[parameter]}{_OF}{key}": torch.as_tensor(value)
             for parameter, moments in self.optimiser.state.items()
             for key, value in moments.items()
@@ -123,6 +131,11 @@ class GradientAdapter(StreamAdapter):
 
     def _restore(self, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
         self._forward = None
+        with torch.no_grad():
+            for name, parameter in self._added.items():
+                found = tensors[f"{_ADDED}{name}"]
+                check_shape(name, found, parameter)
+                parameter.copy_(found)
         self.optimiser.state.clear()
         for place, tensor in tensors.items():
             name, mark, key = place.partition(_OF)

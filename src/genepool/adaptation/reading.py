@@ -1,6 +1,7 @@
 """Makes what a model reads of the examples of a stream: tensors of numbers, or of prompts as the model's kind does it.
 
-Checks that the examples are of the model: their shapes, and that their answers are among its classes.
+Checks that the examples are of the model: their shapes, and that their answers are among its classes or as long as what
+it forecasts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from genepool.adaptation.stream_model import Inputs
 from genepool.errors import InputError, listed
 from genepool.tasks.answers import Question
 from genepool.tasks.models.digits import PIXELS, DigitsModel
+from genepool.tasks.models.forecaster import SERIES, Forecaster
 from genepool.tasks.models.image_classifier import ImageClassifier
 
 if TYPE_CHECKING:
@@ -38,11 +40,19 @@ class StreamReader:
 
     def __init__(self, model: Network, stream: Stream) -> None:
         self._model, self._stream = model, stream
-        self._labels = {name: number for number, name in enumerate(model.labels)}
+        forecasts = "forecasts" in model.can
+        self._labels = {} if forecasts else {name: number for number, name in enumerate(model.labels)}
         self._key = ""
         if stream.shape:
             self._key = _key_of(model, stream)
-        self._check_answers()
+        if forecasts and not stream.horizon:
+            raise InputError(
+                f"is no series, and {model.title} forecasts series",
+                where=stream.where,
+                fix="Set `lookback` and `horizon` in stream.json, or name a classifier",
+            )
+        if not forecasts:
+            self._check_answers()
 
     def inputs(self, examples: Sequence[StreamExample]) -> Inputs:
         """What the model is called with for some examples.
@@ -80,7 +90,13 @@ class StreamReader:
         return str(path)
 
     def targets(self, examples: Sequence[StreamExample]) -> torch.Tensor:
-        """Numbers of the right classes, shape (n,), int64; -1 where there is no label, or the class is unknown."""
+        """Numbers of the right classes, shape (n,), int64; -1 where there is no label, or the class is unknown.
+
+        Of a series what follows each window, shape (n, horizon, variables), float32.
+        """
+        if self._stream.horizon:
+            values = torch.tensor([one.future for one in examples], dtype=torch.float32)
+            return values.view(len(examples), self._stream.horizon, -1)
         return torch.tensor([self._labels.get(one.answer or "", -1) if one.known else -1 for one in examples])
 
     def source(self) -> SourceExamples | None:
@@ -89,7 +105,8 @@ class StreamReader:
         if not rows:
             return None
         parts = [rows[at : at + SOURCE_BATCH] for at in range(0, len(rows), SOURCE_BATCH)]
-        return SourceExamples(tuple(map(self.inputs, parts)), tuple(map(self.targets, parts)))
+        domains = tuple(tuple(one.domain for one in part) for part in parts)
+        return SourceExamples(tuple(map(self.inputs, parts)), tuple(map(self.targets, parts)), domains)
 
     def _check_answers(self) -> None:
         for part in (self._stream.examples, self._stream.source):
@@ -110,6 +127,19 @@ def _key_of(model: Network, stream: Stream) -> str:
         InputError: the model reads no numbers, or of another shape.
     """
     where = stream.where
+    if isinstance(model, Forecaster):
+        if stream.horizon and (stream.shape[0], stream.horizon) != (model.lookback, model.horizon):
+            raise InputError(
+                f"has windows of {stream.shape[0]} and {stream.horizon} steps, expected {model.lookback} and "
+                f"{model.horizon}, which {model.title} reads and forecasts",
+                where=where,
+                fix="Set `lookback` and `horizon` in stream.json",
+            )
+        return SERIES
+    if stream.horizon:
+        raise InputError(
+            f"is a series, and {model.title} is {model.kind}", where=where, fix="Name a forecaster, or another stream"
+        )
     if isinstance(model, DigitsModel):
         if stream.shape != (PIXELS,):
             raise InputError(

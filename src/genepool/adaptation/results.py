@@ -6,12 +6,16 @@ read it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from genepool.adaptation.domain_course import course_of
 from genepool.adaptation.stream_record import IssuedRow, StreamRecord
+from genepool.checked import is_whole
 from genepool.measure import Comparison, compare, paired_bootstrap
 from genepool.measure.intervals import Difference
 from genepool.tasks.pairs import Pairs
@@ -38,8 +42,12 @@ def results_of(record: StreamRecord, seed: int) -> dict[str, Any]:
         None where there are no labels. `history`, the same by round. `resets`, their number, and `events`, what
         happened when. `clean_before` and `clean_after`, None without a clean set, and `clean`, every look at it.
         `unknown`: AUROC of the entropy, frozen and adapted; None where there are no examples of unknown classes.
+        `error`: of a series the mean squared errors `frozen`, `adapted` and `late`, and `block`, how many neighbouring
+        windows count as one example; None for other streams.
+        `course`: what the domains do to each other (`domain_course`); None where they do not follow one another.
     """
-    rows, signs = record.issued(), record.signs()
+    block = block_of(record)
+    rows, signs = pooled(record.issued(), block), record.signs()
     last = max((row.round for row in rows), default=0)
     history = [
         {"round": number, **_round([row for row in rows if row.round == number], seed)} for number in range(1, last + 1)
@@ -66,6 +74,8 @@ def results_of(record: StreamRecord, seed: int) -> dict[str, Any]:
         "events": events,
         "clean": looks,
         "unknown": unknown,
+        "error": _errors(record, block),
+        "course": course_of(record.domains()),
     }
 
 
@@ -79,7 +89,8 @@ def comparison_of(record: StreamRecord, seed: int) -> Comparison | None:
     Returns:
         The comparison; None where no example has a label.
     """
-    rows = record.issued()
+    block = block_of(record)
+    rows = pooled(record.issued(), block)
     last = max((row.round for row in rows), default=0)
     domains: dict[str, list[IssuedRow]] = {}
     for row in rows:
@@ -92,7 +103,8 @@ def comparison_of(record: StreamRecord, seed: int) -> Comparison | None:
     if not pairs:
         return None
     if looks := record.clean():
-        ours, theirs = np.array(looks[max(looks)], dtype=np.float64).T
+        last_look = np.array(looks[max(looks)], dtype=np.float64)
+        ours, theirs = np.array([part.mean(0) for part in _blocks(last_look, block)]).T
         # A domain of the stream may have this name.
         name = CLEAN if CLEAN not in domains else f"{CLEAN} set"
         pairs.append(Pairs(name, theirs, ours))
@@ -145,3 +157,59 @@ def auroc(positives: Sequence[float], negatives: Sequence[float]) -> float:
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     n = len(positives)
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * len(negatives)))
+
+
+def block_of(record: StreamRecord) -> int:
+    """How many neighbouring examples of a run count as one; 1 unless its stream is a series."""
+    block = record.get("settings", {}).get("block", 1)
+    return block if is_whole(block, 1) else 1
+
+
+def pooled(rows: Sequence[IssuedRow], block: int) -> list[IssuedRow]:
+    """Rows whose scores are means over blocks of neighbours of one domain.
+
+    Windows of a series that overlap share most of what is forecast: an interval that took each for an example of its
+    own would be far too narrow.
+
+    Args:
+        rows: as they were issued.
+        block: examples of a block, at least; the rows themselves for 1.
+    """
+    if block == 1:
+        return list(rows)
+    found = []
+    for _, part in itertools.groupby(rows, key=lambda row: (row.round, row.domain)):
+        for own in _blocks(list(part), block):
+            other = next((row for row in own if row.issued != row.frozen), own[0])
+            scores = [row.score for row in own if row.score is not None]
+            frozen = [row.frozen_score for row in own if row.frozen_score is not None]
+            found.append(
+                replace(
+                    other,
+                    score=_mean(scores) if scores else None,
+                    frozen_score=_mean(frozen) if frozen else None,
+                )
+            )
+    return found
+
+
+def _blocks(rows: Any, block: int) -> list[Any]:
+    """Neighbours together; what is left at the end goes into the block before it."""
+    cuts = list(range(0, len(rows), block))
+    if len(cuts) > 1 and len(rows) - cuts[-1] < block:
+        cuts.pop()
+    return [rows[start:stop] for start, stop in itertools.pairwise([*cuts, len(rows)])]
+
+
+def _errors(record: StreamRecord, block: int) -> dict[str, Any] | None:
+    """Mean squared errors along a series; None for other streams. A forecast that is not a number has no error."""
+    rows = record.errors()
+    if not rows:
+        return None
+    ours, frozen, late = ([row[at] for row in rows if row[at] is not None] for at in range(3))
+    return {
+        "frozen": _mean([float(one) for one in frozen if one is not None]),
+        "adapted": _mean([float(one) for one in ours if one is not None]) if len(ours) == len(rows) else None,
+        "late": _mean([float(one) for one in late if one is not None]) if len(late) == len(rows) else None,
+        "block": block,
+    }

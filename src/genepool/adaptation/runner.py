@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from genepool import locking, progress, staging
-from genepool.adaptation.adaptation import Adaptation, StreamStep
+from genepool.adaptation.adaptation import Adaptation
 from genepool.adaptation.augmentation import told_cost
+from genepool.adaptation.domain_course import domain_ends, part_of
 from genepool.adaptation.learned_skill import learned_change, write_learned
 from genepool.adaptation.results import CLEAN, WHOLE, comparison_of, results_of
 from genepool.adaptation.saved_states import has_state
 from genepool.adaptation.stream import Stream, StreamExample, is_stream, load_stream
 from genepool.adaptation.stream_record import StreamRecord
+from genepool.adaptation.stream_step import StreamStep
 from genepool.bounded import read_text
-from genepool.checked import differences, is_number, is_text, is_whole, parsed_json
+from genepool.checked import differences, is_line, is_number, is_text, is_whole, parsed_json
 from genepool.errors import InputError
 from genepool.measure import Comparison, check_gated_tasks, load_gates
 from genepool.own_inputs import refuse_own_input
@@ -50,6 +52,7 @@ class Adapting:
         options: of the adapter.
         order, rounds: the stream's own when None.
         labels_late: labels come so many batches later; never when None.
+        window: where a batch is one example, so many are learned from together; each alone when None.
         clean: a task folder or a stream of examples that show what is forgotten; none when None.
         on_collapse: what to do when the watch raises an alarm.
         seed: of every draw.
@@ -64,6 +67,7 @@ class Adapting:
     order: str | None = None
     rounds: int | None = None
     labels_late: int | None = None
+    window: int | None = None
     clean: str | None = None
     on_collapse: str = "continue"
     seed: int = 0
@@ -128,8 +132,9 @@ def run_adaptation(
             check_gated_tasks(load_gates(gate), known, gate)
         run = Adaptation(
             recipe.model, stream, recipe.adapter, options=recipe.options, order=recipe.order, rounds=recipe.rounds,
-            labels_late=recipe.labels_late, on_collapse=recipe.on_collapse, seed=recipe.seed, device=device,
-            dtype=recipe.dtype, allow_pickle=allow_pickle, threads=recipe.threads or _known_threads(out, overwrite),
+            labels_late=recipe.labels_late, window=recipe.window, on_collapse=recipe.on_collapse, seed=recipe.seed,
+            device=device, dtype=recipe.dtype, allow_pickle=allow_pickle,
+            threads=recipe.threads or _known_threads(out, overwrite),
         )  # fmt: skip
     if run.augments:
         progress.message(told_cost(run.augmentation_cost))
@@ -140,6 +145,8 @@ def run_adaptation(
         with StreamRecord(out / RECORD_FILE) as record:
             digest = None if clean is None else clean.digest
             settings = {**run.identity(), "device": device, "threads": run.threads, "clean": digest}
+            if run.stream.horizon:
+                settings["block"] = run.task.block
             _check_same(record.begin(settings), settings, out / RECORD_FILE)
             if (told := read_adapted(out)) is not None:
                 progress.message("this run is finished; to run again, name another --out or pass --overwrite")
@@ -208,6 +215,9 @@ def _go_on(run: Adaptation, record: StreamRecord, out: Path, clean: Stream | Non
         progress.message(f"resuming after batch {run.done} of {len(run.batches)}")
     elif clean is not None:
         record.looked(0, *run.look(clean))
+    ends = domain_ends(run.stream, run.batches)
+    if ends and not run.done:
+        _look_at_domains(run, record, ends, 0)
     if run.stopped:
         return
     with progress.bar("adapting", len(run.batches), "batches") as bar:
@@ -217,6 +227,8 @@ def _go_on(run: Adaptation, record: StreamRecord, out: Path, clean: Stream | Non
             update = run.update()
             assert update is not None
             record.learned(step, update)
+            if step.number in ends:
+                _look_at_domains(run, record, ends, 1 + list(ends).index(step.number))
             bar.advance()
             bar.note(_said(step, update.alarm))
             if run.done % EVERY == 0 or run.done == len(run.batches) or run.stopped:
@@ -225,9 +237,20 @@ def _go_on(run: Adaptation, record: StreamRecord, out: Path, clean: Stream | Non
                 run.save(state)
 
 
+def _look_at_domains(run: Adaptation, record: StreamRecord, ends: Mapping[int, str], ended: int) -> None:
+    """Scores on every domain, after so many of them were over."""
+    scores = {}
+    for domain in ends.values():
+        ours, _ = run.look(part_of(run.stream, domain))
+        scores[domain] = sum(ours) / len(ours)
+    record.looked_at_domains(ended, scores)
+
+
 def _said(step: StreamStep, alarm: str) -> str:
     scores = [one for one in step.scores(step.predicted) if one is not None]
     right = f", {sum(scores) / len(scores):.1%} right" if scores else ""
+    if step.asked == "series":
+        right = f", error {sum(step.errors(step.predicted)) / len(step.keys):.3g}"
     return f"round {step.round}{right}{f': {alarm}' if alarm else ''}"
 
 
@@ -284,6 +307,22 @@ def _maybe(value: object) -> bool:
 
 def _is_interval(value: object) -> bool:
     return value is None or _are_numbers(value, ("mean", "lo", "hi"))
+
+
+def _is_course(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    names, after = value.get("domains"), value.get("after")
+    if not isinstance(names, list) or not all(map(is_line, names)) or not isinstance(after, list):
+        return False
+    rows = [value.get("before"), *after]
+    whole = all(isinstance(row, list) and len(row) == len(names) and all(map(is_number, row)) for row in rows)
+    means = ("average", "backward_transfer", "forward_transfer", "forgetting")
+    return whole and len(rows) == len(names) + 1 and _are_numbers(value, means)
+
+
+def _are_errors(value: object) -> bool:
+    return _are_numbers(value, ("frozen", "block")) and all(_maybe(value.get(key)) for key in ("adapted", "late"))
 
 
 def _are_numbers(value: object, keys: Sequence[str]) -> bool:
@@ -345,4 +384,6 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
     "augments": lambda value: isinstance(value, bool),
     "augmentation_cost": _maybe,
     "unknown": lambda value: value is None or _are_numbers(value, ("n", "frozen", "adapted")),
+    "error": lambda value: value is None or _are_errors(value),
+    "course": lambda value: value is None or _is_course(value),
 }

@@ -1,7 +1,7 @@
 """A stream in a folder: `stream.json` says what it is, `stream.jsonl` holds the examples, one a line.
 
 Written by anybody, so every value is checked where it enters; the format is docs/reference/stream.md. Knows nothing of
-models: `reading` makes inputs of the examples, `orders` says in which order they come.
+models: `reading` makes inputs of the examples, `orders` says in which order they come, `series` cuts windows.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
+from genepool.adaptation.named_files import content_digest, file_digest
+from genepool.adaptation.series import SeriesLine, checked_lines, windows_of, written
 from genepool.bounded import read_text
 from genepool.checked import is_line, is_number, is_text, is_whole, kind_of, parsed_json
 from genepool.errors import InputError, nearest, refuse_newer
 from genepool.schema import Strict, validate
-from genepool.tasks.images import MAX_BYTES
 
 STREAM_FILE, EXAMPLES_FILE, LABELS_FILE, SOURCE_FILE = "stream.json", "stream.jsonl", "labels.jsonl", "source.jsonl"
 FORMAT = 1
@@ -33,8 +34,6 @@ _KEYS = ("id", "prompt", "input", "answer", "domain", "severity", "known")
 _LABEL_KEYS = ("id", "answer")
 # Of answers to choose among: each is read for each example.
 _MOST_CHOICES = 1000
-# A prompt that is longer names no file.
-_LONGEST_NAME = 1000
 _FIX = 'Write lines like {"id": "1", "prompt": "...", "answer": "...", "domain": "noise"}'
 
 
@@ -55,6 +54,11 @@ class StreamSettings(Strict):
         default_factory=list,
         description="The answers that a causal language model chooses among; none for other models.",
     )
+    lookback: int | None = Field(
+        None, ge=1, le=100_000, description="Of a series: steps of the past that a model reads; see below."
+    )
+    horizon: int | None = Field(None, ge=1, le=100_000, description="Of a series: steps that a model forecasts.")
+    stride: int = Field(1, ge=1, le=100_000, description="Of a series: steps from one window to the next.")
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class StreamExample:
         severity: from 1 to 5; None where it says none.
         known: whether its class is one that the model can know.
         image: SHA-256 of the image that the prompt names, hex; empty where the stream's folder tells it.
+        future: of a series, the flat values that follow the window; empty for other streams.
+        end: of a series, the number of the window's last step; -1 for other streams.
     """
 
     key: str
@@ -80,6 +86,8 @@ class StreamExample:
     severity: int | None = None
     known: bool = True
     image: str = ""
+    future: tuple[float, ...] = ()
+    end: int = -1
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,7 @@ class Stream:
         choices: answers that a language model chooses among; empty for models with classes of their own.
         where: its file of examples, for errors.
         folder: where it lies, which files of images are named from; None for one that was made in memory.
+        horizon: of a series, steps that follow a window; 0 for other streams.
     """
 
     name: str
@@ -109,6 +118,7 @@ class Stream:
     choices: tuple[str, ...] = ()
     where: str = field(default="the stream", compare=False)
     folder: Path | None = field(default=None, compare=False)
+    horizon: int = 0
 
     @classmethod
     def of(
@@ -142,10 +152,37 @@ class Stream:
             rows.append({"id": str(at), **given, "answer": answer, "domain": domain})
         examples, shape = _examples([(f"{name}:{at}", row) for at, row in enumerate(rows)], name, None)
         examples = tuple(
-            replace(one, image=_digest(value)) if isinstance(value, Path) else one
+            replace(one, image=file_digest(value)) if isinstance(value, Path) else one
             for one, value in zip(examples, inputs, strict=True)
         )
         return cls(name, examples, "file", batch, rounds, shape, (), _choices(list(choices), name), name)
+
+    @classmethod
+    def of_series(
+        cls, values: Sequence[Sequence[float]], lookback: int, horizon: int, *, stride: int = 1,
+        domains: Sequence[str] | None = None, name: str = "series", batch: int = 64,
+    ) -> Stream:  # fmt: skip
+        """A stream of the windows of a series in memory.
+
+        Args:
+            values: of every step, in the order of time, one for each variable.
+            lookback: steps of the past in a window.
+            horizon: steps that follow it.
+            stride: steps from one window to the next.
+            domains: where each step is from.
+            name, batch: as above.
+
+        Raises:
+            InputError: a value is no number, steps have unlike many, or there are too few.
+        """
+        domains = [""] * len(values) if domains is None else domains
+        rows = [
+            (f"{name}:{at}", {"id": str(at), "input": _listed(step), "domain": domain})
+            for at, (step, domain) in enumerate(zip(values, domains, strict=True))
+        ]
+        lines, shape = _examples(rows, name, None)
+        examples = _windows(lines, shape, (lookback, horizon, stride), name)
+        return cls(name, examples, "file", batch, 1, (lookback, *shape), (), (), name, horizon=horizon)
 
     @cached_property
     def digest(self) -> str:
@@ -153,14 +190,16 @@ class Stream:
 
         A prompt that names a file within the folder counts as what is in the file, whatever the file is called.
         """
-        said = [FORMAT, self.order, self.batch, self.shape, *([self.choices] if self.choices else [])]
-        total = hashlib.sha256(json.dumps(said).encode())
+        # What was there before choices and series comes to what it did.
+        more = [*([self.choices] if self.choices else []), *([self.horizon] if self.horizon else [])]
+        total = hashlib.sha256(json.dumps([FORMAT, self.order, self.batch, self.shape, *more]).encode())
         for part in (self.examples, self.source):
             total.update(b"\x1e")
             for one in part:
-                image = one.image or _content(self.folder, one.prompt)
+                image = one.image or content_digest(self.folder, one.prompt)
                 shown = {"image": image} if image else one.prompt
                 plain = [one.key, shown, one.numbers, one.answer, one.domain, one.severity, one.known]
+                plain += [one.end] if self.horizon else []
                 total.update(json.dumps(plain).encode() + b"\x1f")
         return total.hexdigest()
 
@@ -193,6 +232,8 @@ def load_stream(folder: str | Path) -> Stream:
     shape = None if settings.shape is None else tuple(settings.shape)
     path = folder / EXAMPLES_FILE
     examples, shape = _examples(_lines(path), str(path), shape)
+    if settings.lookback is not None:
+        return _series(settings, examples, shape, folder)
     if (folder / LABELS_FILE).is_file():
         examples = _labelled(examples, folder / LABELS_FILE)
     source: tuple[StreamExample, ...] = ()
@@ -211,26 +252,51 @@ def load_stream(folder: str | Path) -> Stream:
     )
 
 
-def _content(folder: Path | None, prompt: str | None) -> str:
-    """SHA-256, hex, of the file within a folder that a prompt names; empty where it names none."""
-    if folder is None or not prompt or len(prompt) > _LONGEST_NAME:
-        return ""
-    try:
-        path = (folder / prompt).resolve()
-        return _digest(path) if path.is_relative_to(folder.resolve()) else ""
-    except (OSError, ValueError):
-        return ""
+def _series(settings: StreamSettings, lines: tuple[StreamExample, ...], shape: tuple[int, ...], folder: Path) -> Stream:
+    """The stream of a series in a folder.
+
+    Raises:
+        InputError: a file or a key says what a series has not, or it is too short.
+    """
+    assert settings.lookback is not None
+    assert settings.horizon is not None
+    path, source_path = folder / EXAMPLES_FILE, folder / SOURCE_FILE
+    if (folder / LABELS_FILE).is_file():
+        raise InputError("a series brings its own labels", where=folder / LABELS_FILE, fix="Remove the file")
+    if settings.order != "file":
+        raise InputError(
+            f"a series comes in the order of time, got {settings.order}",
+            where=f"{folder / STREAM_FILE}:order",
+            fix="Write file, or leave it out",
+        )
+    if "rounds" in settings.model_fields_set and settings.rounds != 1:
+        raise InputError(
+            f"a series is gone through once, got {settings.rounds}",
+            where=f"{folder / STREAM_FILE}:rounds",
+            fix="Write 1, or leave it out: a second round would be scored on what was learned in the first",
+        )
+    if settings.choices:
+        raise InputError("a series has no choices", where=f"{folder / STREAM_FILE}:choices", fix="Leave them out")
+    cut = (settings.lookback, settings.horizon, settings.stride)
+    examples = _windows(lines, shape, cut, str(path))
+    source: tuple[StreamExample, ...] = ()
+    if source_path.is_file():
+        before, _ = _examples(_lines(source_path), str(source_path), shape)
+        source = _windows(before, shape, cut, str(source_path))
+    name, whole = settings.name or folder.resolve().name, (settings.lookback, *shape)
+    return Stream(name, examples, "file", settings.batch, 1, whole, source, (), str(path), folder, settings.horizon)
 
 
-def _digest(path: Path) -> str:
-    """SHA-256, hex, of a file; empty where there is none, or one that is too large for an image."""
-    try:
-        if not path.is_file() or path.stat().st_size > MAX_BYTES:
-            return ""
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError):
-        return ""
+def _windows(
+    lines: tuple[StreamExample, ...], shape: tuple[int, ...], cut: tuple[int, int, int], where: str
+) -> tuple[StreamExample, ...]:
+    """The windows of a series whose steps were read as examples; `cut` is lookback, horizon and stride."""
+    checked_lines(lines, shape, where)
+    steps = [SeriesLine(one.key, one.numbers, one.domain) for one in lines]
+    return tuple(
+        StreamExample(one.key, None, one.past, written(one.future), one.domain, future=one.future, end=one.end)
+        for one in windows_of(steps, *cut, where)
+    )
 
 
 def _settings(file: Path) -> StreamSettings:
@@ -247,6 +313,11 @@ def _settings(file: Path) -> StreamSettings:
         )
     if not is_line(settings.name, 200):
         raise InputError("is not a name of one line", where=f"{file}:name", fix="Shorten it")
+    if (settings.lookback is None) != (settings.horizon is None):
+        missing = "horizon" if settings.horizon is None else "lookback"
+        raise InputError(
+            "is missing for a series", where=f"{file}:{missing}", fix="Write both `lookback` and `horizon`"
+        )
     if settings.shape is not None and not (settings.shape and all(is_whole(one, 1, 10**6) for one in settings.shape)):
         raise InputError("is not a shape", where=f"{file}:shape", fix="Write lengths, such as [3, 32, 32]")
     return settings

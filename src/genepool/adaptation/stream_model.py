@@ -1,4 +1,4 @@
-"""A classifier as streams use it: inputs of any kind in, logits with gradients out, and its trainable parts by name.
+"""A model as streams use it: inputs of any kind in, logits or forecasts with gradients out, trainable parts by name.
 
 Wraps a `Network` of `genepool.tasks`, so that an adapter knows nothing of tokens, pixels or files.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from genepool.tasks.answers import AnswerBatch
+from genepool.tasks.models.forecaster import SERIES
 
 if TYPE_CHECKING:
     from genepool.tasks.network import Network
@@ -45,21 +46,25 @@ class Inputs:
 
 
 class StreamModel:
-    """A classifier in memory.
+    """A classifier or a forecaster in memory.
 
     Args:
-        model: the classifier; its network is put into evaluation mode and learns nothing until it is told to.
+        model: it; its network is put into evaluation mode and learns nothing until it is told to.
+        variables: of the series that it is to forecast; 0 where there is none.
 
     Attributes:
-        asked: the classifier.
+        asked: the model.
         network: its torch module.
-        labels: names of the classes.
+        labels: names of the classes; empty for a forecaster.
+        forecasts: whether it forecasts series.
+        variables: as given.
         title: what errors call it.
     """
 
-    def __init__(self, model: Network) -> None:
-        self.asked = model
-        self.labels: tuple[str, ...] = tuple(model.labels)
+    def __init__(self, model: Network, variables: int = 0) -> None:
+        self.asked, self.variables = model, variables
+        self.forecasts = "forecasts" in model.can
+        self.labels: tuple[str, ...] = () if self.forecasts else tuple(model.labels)
         self.title = model.title
         self.network: nn.Module = model.model
         self.network.eval()
@@ -71,12 +76,17 @@ class StreamModel:
         """Where it computes."""
         return next(self.network.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return next(self.network.parameters()).dtype
+
     def copy(self) -> StreamModel:
         """Another one with the same tensors, which nothing changes."""
         # What stands beside the network (a tokenizer, a processor) is shared: only tensors are copied.
         other = copy.copy(self.asked)
         other.model = copy.deepcopy(self.network).requires_grad_(False)
-        return StreamModel(other)
+        return StreamModel(other, self.variables)
 
     # ------------------------------------------------------------------ asking
 
@@ -91,6 +101,17 @@ class StreamModel:
         """The probabilities of the classes, shape (n, classes), float32, without gradients, on the processor."""
         with torch.no_grad():
             return self.logits(inputs).softmax(-1).cpu()
+
+    def forecast(self, inputs: Inputs) -> torch.Tensor:
+        """What follows each window, shape (n, horizon, variables), float32, with gradients where they are on."""
+        return self.asked.forecast(inputs.whole(SERIES))
+
+    def predictions(self, inputs: Inputs) -> torch.Tensor:
+        """What it answers, without gradients, on the processor: probabilities of classes, or forecasts."""
+        if not self.forecasts:
+            return self.probabilities(inputs)
+        with torch.no_grad():
+            return self.forecast(inputs).cpu()
 
     def features_and_logits(self, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         """What the last linear layer is given, shape (n, width), and the logits; with gradients where they are on."""
@@ -120,7 +141,7 @@ class StreamModel:
     def last_layer(self) -> nn.Linear | None:
         """The linear layer that gives the classes; None where another kind of layer does."""
         layers = [one for one in self.network.modules() if isinstance(one, nn.Linear)]
-        return layers[-1] if layers and layers[-1].out_features == len(self.labels) else None
+        return layers[-1] if self.labels and layers and layers[-1].out_features == len(self.labels) else None
 
     # ------------------------------------------------------------------ what can be trained
 

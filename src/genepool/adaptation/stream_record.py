@@ -6,11 +6,13 @@ that is predicted again, after a kill, is held against what was issued. Uses `re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from genepool.adaptation.adaptation import StreamStep, StreamUpdate
+from genepool.adaptation.series import written
+from genepool.adaptation.stream_step import StreamStep, StreamUpdate
 from genepool.checked import is_line, is_number, is_text, is_whole
 from genepool.errors import InputError
 from genepool.record import Record
@@ -28,6 +30,11 @@ CREATE TABLE IF NOT EXISTS batches (
 CREATE TABLE IF NOT EXISTS clean (
     batch INTEGER NOT NULL, place INTEGER NOT NULL, score REAL NOT NULL, frozen_score REAL NOT NULL,
     PRIMARY KEY (batch, place));
+CREATE TABLE IF NOT EXISTS domains (
+    ended INTEGER NOT NULL, place INTEGER NOT NULL, domain TEXT NOT NULL, score REAL NOT NULL,
+    PRIMARY KEY (ended, place));
+CREATE TABLE IF NOT EXISTS errors (
+    position INTEGER PRIMARY KEY, error REAL, frozen_error REAL NOT NULL, late REAL);
 """
 _ISSUED = (
     "position", "round", "batch", "example", "domain", "known", "answer", "issued", "score", "entropy", "frozen",
@@ -84,7 +91,7 @@ class StreamRecord(Record):
     """
 
     noun, version, schema = "stream", FORMAT, _SCHEMA
-    tables = frozenset({"meta", "examples", "batches", "clean"})
+    tables = frozenset({"meta", "examples", "batches", "clean", "errors", "domains"})
 
     def begin(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         """Records what this run is; what is on record already is given back instead."""
@@ -126,6 +133,8 @@ class StreamRecord(Record):
         with self._transaction():
             marks = ", ".join("?" * len(_ISSUED))
             self._db.executemany(f"INSERT INTO examples ({columns}) VALUES ({marks})", rows)
+            if step.asked == "series":
+                self._db.executemany("INSERT INTO errors VALUES (?, ?, ?, NULL)", _errors_of(step))
 
     def learned(self, step: StreamStep, update: StreamUpdate) -> None:
         """Makes durable what became of a batch; the first account of one stands."""
@@ -141,6 +150,12 @@ class StreamRecord(Record):
         )  # fmt: skip
         with self._transaction():
             self._db.executemany("UPDATE examples SET kept = ?, weight = ? WHERE position = ?", rows)
+            if signals.late is not None:
+                rows_of = signals.late.flatten(1).tolist()
+                told = tuple(written(row) if all(map(math.isfinite, row)) else None for row in rows_of)
+                errors = step.errors(told)
+                late = [(_finite(one), step.position + at) for at, one in enumerate(errors)]
+                self._db.executemany("UPDATE errors SET late = ? WHERE position = ?", late)
             self._db.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO NOTHING", row)
 
     def looked(self, batch: int, ours: Sequence[float], theirs: Sequence[float]) -> None:
@@ -148,6 +163,12 @@ class StreamRecord(Record):
         rows = [(batch, place, *pair) for place, pair in enumerate(zip(ours, theirs, strict=True))]
         with self._transaction():
             self._db.executemany("INSERT INTO clean VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
+
+    def looked_at_domains(self, ended: int, scores: Mapping[str, float]) -> None:
+        """Makes mean scores of all domains durable, after so many of them were over; the first account stands."""
+        rows = [(ended, place, domain, score) for place, (domain, score) in enumerate(scores.items())]
+        with self._transaction():
+            self._db.executemany("INSERT INTO domains VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
 
     # ------------------------------------------------------------------ reading
 
@@ -195,6 +216,29 @@ class StreamRecord(Record):
             found.append(SignsRow(number, of, commonest, spread, kept, bool(broken), alarm, reset))
         return found
 
+    def domains(self) -> dict[int, dict[str, float]]:
+        """Mean scores by domain, by how many domains were over."""
+        found: dict[int, dict[str, float]] = {}
+        for ended, domain, score in self._rows("SELECT ended, domain, score FROM domains ORDER BY ended, place"):
+            with self._believing("a look at the domains"):
+                if not (is_whole(ended, 0) and is_line(domain) and is_number(score, 0, 1)):
+                    raise ValueError(f"{domain!r:.40}")
+            found.setdefault(ended, {})[domain] = score
+        return found
+
+    def errors(self) -> list[tuple[float | None, float, float | None]]:
+        """Mean squared errors along a series, in order: as issued, frozen, and as forecast again after the batch.
+
+        None where a forecast was not a number, or was not made again; empty where the stream is no series.
+        """
+        found = []
+        for error, frozen, late in self._rows("SELECT error, frozen_error, late FROM errors ORDER BY position"):
+            with self._believing("an error"):
+                if not (is_number(frozen, 0) and all(one is None or is_number(one, 0) for one in (error, late))):
+                    raise ValueError(f"{error!r:.40}")
+            found.append((error, frozen, late))
+        return found
+
     def clean(self) -> dict[int, list[tuple[float, float]]]:
         """Scores on the clean set, adapted and frozen, by the number of batches before the look."""
         found: dict[int, list[tuple[float, float]]] = {}
@@ -204,3 +248,14 @@ class StreamRecord(Record):
                     raise ValueError(f"{batch!r:.40}")
             found.setdefault(batch, []).append((score, frozen))
         return found
+
+
+def _errors_of(step: StreamStep) -> Iterator[tuple[int, float | None, float | None]]:
+    """Of each forecast its position, its error and that of the frozen model."""
+    pairs = zip(step.errors(step.predicted), step.errors(step.frozen), strict=True)
+    for at, (error, frozen) in enumerate(pairs):
+        yield step.position + at, _finite(error), _finite(frozen)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

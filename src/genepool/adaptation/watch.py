@@ -1,12 +1,13 @@
 """The watch: signs that an adapter has collapsed, from its predictions alone, beside those of the frozen model.
 
 No label is needed. The frozen model on the same batches says what is usual, so that a stream whose labels come sorted
-raises no alarm.
+raises no alarm. `Watch` looks at classes, `SeriesWatch` at forecasts.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from genepool.adaptation.stream_model import entropy_of
-from genepool.checked import is_whole
+from genepool.checked import is_number, is_whole
 
 #: Batches that the watch looks at together. Ours, as are the limits below.
 WINDOW = 10
@@ -25,6 +26,8 @@ COMMON, COMMONER = 0.5, 0.2
 NARROW = 0.5
 #: While an alarm lasts, its limits are so much easier to pass, so that a value near one raises it once.
 EASED = 0.8
+#: Forecasts spread too little from this share of the frozen model's spread on, and too much from its inverse on.
+FLAT = 0.1
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class BatchSigns:
     """What is seen of one batch.
 
     Attributes:
-        commonest: share of the commonest prediction.
-        spread: entropy of the mean prediction, in nats.
+        commonest: share of the commonest prediction; 0 of forecasts.
+        spread: entropy of the mean prediction, in nats; of forecasts, their standard deviation.
         kept: share of the examples that were learned from.
         broken: whether a probability is no number.
     """
@@ -44,25 +47,19 @@ class BatchSigns:
     broken: bool
 
 
-class Watch:
-    """Looks at batch after batch; its state is plain data.
+class Alarms(ABC):
+    """Looks at batch after batch; its state is plain data."""
 
-    Args:
-        classes: their number.
-    """
-
-    def __init__(self, classes: int) -> None:
-        self._classes = classes
-        self._counts: deque[tuple[list[int], list[int]]] = deque(maxlen=WINDOW)
-        self._means: deque[tuple[list[float], list[float]]] = deque(maxlen=WINDOW)
+    def __init__(self) -> None:
         # Batches without anything wrong that an alarm still waits for; 0 where none lasts.
         self._lasting = 0
 
+    @abstractmethod
     def look(self, adapted: torch.Tensor, frozen: torch.Tensor, kept: float) -> tuple[BatchSigns, str]:
         """Takes a batch into account.
 
         Args:
-            adapted: probabilities that were issued, shape (n, classes).
+            adapted: what was issued, an example a row.
             frozen: of the frozen model, on the same examples.
             kept: share of the examples that were learned from.
 
@@ -70,6 +67,47 @@ class Watch:
             Its signs, and an alarm: what is wrong, as a clause. It is empty where nothing is, and where an alarm
             lasts. One ends after a window of batches that stay clear of the limits.
         """
+
+    def forget(self) -> None:
+        """Begins anew, as after a reset."""
+        self._lasting = 0
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """As plain data; numbers keep all of their bits."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts back what `state` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        self.forget()
+        if not is_whole(state["lasting"], 0, WINDOW):
+            raise ValueError("lasting that is no number of batches")
+        self._lasting = state["lasting"]
+
+    def _raised(self, wrong: str) -> str:
+        """What is wrong, unless an alarm lasts already."""
+        before = self._lasting
+        self._lasting = WINDOW if wrong else max(0, before - 1)
+        return "" if before else wrong
+
+
+class Watch(Alarms):
+    """Looks at the probabilities of classes.
+
+    Args:
+        classes: their number.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self._classes = classes
+        self._counts: deque[tuple[list[int], list[int]]] = deque(maxlen=WINDOW)
+        self._means: deque[tuple[list[float], list[float]]] = deque(maxlen=WINDOW)
+
+    def look(self, adapted: torch.Tensor, frozen: torch.Tensor, kept: float) -> tuple[BatchSigns, str]:
         if not bool(adapted.isfinite().all()):
             return BatchSigns(1.0, 0.0, kept, True), self._raised("a prediction is not a number")
         counts = torch.bincount(adapted.argmax(-1), minlength=self._classes)
@@ -81,16 +119,9 @@ class Watch:
         return signs, self._raised(self._wrong())
 
     def forget(self) -> None:
-        """Begins anew, as after a reset."""
+        super().forget()
         self._counts.clear()
         self._means.clear()
-        self._lasting = 0
-
-    def _raised(self, wrong: str) -> str:
-        """What is wrong, unless an alarm lasts already."""
-        before = self._lasting
-        self._lasting = WINDOW if wrong else max(0, before - 1)
-        return "" if before else wrong
 
     def _wrong(self) -> str:
         ease = EASED if self._lasting else 1.0
@@ -111,7 +142,6 @@ class Watch:
     # ------------------------------------------------------------------ state
 
     def state(self) -> dict[str, Any]:
-        """As plain data; numbers keep all of their bits."""
         return {
             "counts": [list(pair) for pair in self._counts],
             "means": [list(pair) for pair in self._means],
@@ -119,12 +149,7 @@ class Watch:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Puts back what `state` gave.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is something else.
-        """
-        self.forget()
+        super().restore(state)
         for seen, name in ((self._counts, "counts"), (self._means, "means")):
             for ours, theirs in state[name]:
                 if len(ours) != self._classes or len(theirs) != self._classes:
@@ -132,6 +157,41 @@ class Watch:
                 if not all(isinstance(one, int | float) and math.isfinite(one) for one in (*ours, *theirs)):
                     raise ValueError(f"{name} that are no numbers")
                 seen.append((ours, theirs))
-        if not is_whole(state["lasting"], 0, WINDOW):
-            raise ValueError("lasting that is no number of batches")
-        self._lasting = state["lasting"]
+
+
+class SeriesWatch(Alarms):
+    """Looks at forecasts: whether they still spread as those of the frozen model do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._spreads: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+
+    def look(self, adapted: torch.Tensor, frozen: torch.Tensor, kept: float) -> tuple[BatchSigns, str]:
+        if not bool(adapted.isfinite().all()):
+            return BatchSigns(0.0, 0.0, kept, True), self._raised("a forecast is not a number")
+        ours, theirs = (float(one.double().std(unbiased=False)) for one in (adapted, frozen))
+        self._spreads.append((ours, theirs))
+        return BatchSigns(0.0, ours, kept, False), self._raised(self._wrong())
+
+    def forget(self) -> None:
+        super().forget()
+        self._spreads.clear()
+
+    def _wrong(self) -> str:
+        if len(self._spreads) < WINDOW:
+            return ""
+        ease = EASED if self._lasting else 1.0
+        ours, theirs = (sum(pair[side] for pair in self._spreads) / WINDOW for side in (0, 1))
+        if ours * ease < FLAT * theirs or ours * FLAT > ease * theirs:
+            return f"the forecasts spread by {ours:.3g}, those of the frozen model by {theirs:.3g}"
+        return ""
+
+    def state(self) -> dict[str, Any]:
+        return {"spreads": [list(pair) for pair in self._spreads], "lasting": self._lasting}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        for ours, theirs in state["spreads"]:
+            if not (is_number(ours, 0) and is_number(theirs, 0)):
+                raise ValueError("spreads that are no numbers")
+            self._spreads.append((ours, theirs))

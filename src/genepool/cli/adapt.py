@@ -55,6 +55,15 @@ def adapt(
             help="Show the labels of a batch to the adapter N batches later.",
         ),
     ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            "--window",
+            min=2,
+            metavar="W",
+            help="Learn from the last W examples together, where a batch is one example.",
+        ),
+    ] = None,
     clean: Annotated[
         str | None,
         typer.Option("--clean", metavar="DIR", help="Show what is forgotten of these tasks, or of this stream."),
@@ -85,7 +94,7 @@ def adapt(
     json_output: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Let a classifier adapt along a stream, beside itself unchanged, and say whether that was better.
+    """Let a model adapt along a stream, beside itself unchanged, and say whether that was better.
 
     [bold]Examples[/bold]
 
@@ -96,6 +105,8 @@ def adapt(
         genepool adapt bed/base --stream bed/streams/mixed --adapter wisdom --clean bed/tasks/generic --out run
 
         genepool adapt bed/base --stream bed/streams/mixed --adapter tent --gate gates.yaml --out run
+
+        genepool adapt series/base --stream series/streams/drift --adapter petsa --out run
 
         genepool adapt --list
 
@@ -129,6 +140,7 @@ def adapt(
         order,
         rounds,
         labels_late,
+        window,
         clean,
         on_collapse,
         seed,
@@ -200,6 +212,10 @@ def _show(result: AdaptationResult, page: Path) -> None:
     for event in told["events"]:
         what = "; ".join(part for part in (event["alarm"], event["reset"] and f"reset {event['reset']}") if part)
         tables.print_text(f"round {event['round']}, batch {event['batch']:,}: {what}")
+    if error := told.get("error"):
+        parts = {"adapted": error["adapted"], "frozen": error["frozen"], "forecast again": error["late"]}
+        given = ", ".join(f"{value:.4g} {name}" for name, value in parts.items() if value is not None)
+        tables.print_text(f"mean squared error: {given}")
     if told["stopped"]:
         tables.print_text(f"the watch stopped the run after {told['batches']:,} batches")
     if told["clean_after"] is not None:
@@ -217,8 +233,10 @@ def _list(json_output: bool) -> None:
     if json_output:
         options.print_json({"adapters": told})
         return
-    table = tables.TextTable("adapter", ["trains", "needs", "options"])
+    table = tables.TextTable("adapter", ["of", "trains", "needs", "options"])
     for one in told:
         given = ", ".join(f"{option['name']}={option['default']}" for option in one["parameters"])
-        table.add_row(one["name"], one["trains"], ", ".join(one["needs"]) or "nothing", given)
+        table.add_row(
+            one["name"], " and ".join(one["asks"]), one["trains"], ", ".join(one["needs"]) or "nothing", given
+        )
     tables.show(table)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from genepool.adaptation.augmentation import told_cost
-from genepool.adaptation.results import comparison_of
+from genepool.adaptation.results import block_of, comparison_of, pooled
 from genepool.adaptation.runner import RECORD_FILE, REPORT_FILE, AdaptationResult
 from genepool.adaptation.stream_record import IssuedRow, SignsRow, StreamRecord
 from genepool.report import markdown
@@ -28,6 +28,8 @@ from genepool.staging import write_text
 
 #: Points of a curve, at most: neighbouring batches are pooled until there are no more.
 POINTS = 60
+# What the watch calls the spread of predictions, and of forecasts.
+SPREAD = ("entropy of the mean prediction", "spread of the forecasts")
 # Two-sided 95% quantile of the normal distribution, for the band of a window.
 _Z = 1.959963984540054
 
@@ -46,7 +48,7 @@ def write_adaptation(result: AdaptationResult, path: Path | None = None, *, over
     path = result.out / REPORT_FILE if path is None else path
     told, facts = result.told, _facts(result.told)
     with StreamRecord(result.out / RECORD_FILE) as record:
-        rows, signs = record.issued(), record.signs()
+        rows, signs = pooled(record.issued(), block_of(record)), record.signs()
         comparison = comparison_of(record, told["seed"])
     compared = [] if comparison is None else [Compared(comparison)]
     if path.suffix == ".md":
@@ -63,6 +65,8 @@ def write_adaptation(result: AdaptationResult, path: Path | None = None, *, over
         headline(told),
         **values,
         told=told,
+        error=told.get("error"),
+        course=told.get("course"),
         accuracy=[stream_figure(curves, ends, marks, **size) for size in (WIDE, NARROW)] if curves else None,
         accuracy_lines=[line.name for line in curves],
         signs=[stream_figure(seen, ends, marks, **size) for size in (WIDE, NARROW)],
@@ -113,11 +117,11 @@ def _windows(rows: Sequence[IssuedRow]) -> list[Sequence[IssuedRow]]:
 
 
 def _signs(signs: Sequence[SignsRow], told: dict[str, Any]) -> list[StreamLine]:
-    """What the watch saw, by windows of batches; the entropy as a share of the largest one that was seen."""
+    """What the watch saw, by windows of batches; entropy and spread as a share of the largest one that was seen."""
     most = max((one.spread for one in signs), default=0.0) or 1.0
     named = {
-        "commonest prediction": [one.commonest for one in signs],
-        "entropy of the mean prediction": [one.spread / most for one in signs],
+        **({} if told.get("error") else {"commonest prediction": [one.commonest for one in signs]}),
+        SPREAD[bool(told.get("error"))]: [one.spread / most for one in signs],
         **({"share kept": [one.kept for one in signs]} if told["trains"] != "nothing" else {}),
     }
     size = -(-len(signs) // POINTS) or 1
@@ -171,9 +175,24 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
         **({"options": given} if given else {}),
         **({"augmentations": told_cost(told["augmentation_cost"])} if told["augments"] else {}),
         "order": told["order"],
+        **(_series_facts(told["error"]) if told.get("error") else {}),
         "batches": f"{told['batches']:,} in {told['rounds']:,} rounds{stopped}",
         "resets": f"{told['resets']:,}",
         "skill": told["skill"] or "none: no tensor of the model is another, or one is no number",
         "seed": str(told["seed"]),
         "genepool": version("genepool"),
+    }
+
+
+def _series_facts(error: dict[str, Any]) -> dict[str, str]:
+    """What is told of a series alone."""
+
+    def told(value: float | None) -> str:
+        return "none: a forecast is not a number, or was not made again" if value is None else f"{value:.4g}"
+
+    return {
+        "score": "1 / (1 + mean squared error)",
+        "mean squared error": f"{told(error['adapted'])} adapted, {told(error['frozen'])} frozen",
+        "forecast again after the batch": told(error["late"]),
+        "counted as one example": f"{error['block']} neighbouring windows, which overlap in what they forecast",
     }

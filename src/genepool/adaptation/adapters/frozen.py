@@ -18,10 +18,11 @@ class Frozen(StreamAdapter):
     source = "the control"
     when = "you want the scores of the model alone along a stream"
     trains = "nothing"
+    asks = frozenset({"classes", "series"})
     order = "It does not matter."
 
     def predict(self, batch: StreamBatch) -> torch.Tensor:
-        return self.model.probabilities(batch.inputs)
+        return self.model.predictions(batch.inputs)
 
     def update(self, batch: StreamBatch, late: Sequence[Answered]) -> Signals:
         return Signals.all_alike(len(batch), kept=False)

@@ -49,7 +49,7 @@ class ModulationPool(GradientAdapter):
     order = "It is misled where the labels of a batch are all alike."
     Options = ModulationPoolOptions
 
-    def _prepare(self, source: SourceExamples | None) -> None:
+    def added(self, source: SourceExamples | None) -> dict[str, torch.nn.Parameter]:
         assert isinstance(self.options, ModulationPoolOptions)
         layer = self.model.last_layer()
         assert layer is not None
@@ -58,9 +58,7 @@ class ModulationPool(GradientAdapter):
         drawn = torch.rand(count, layer.in_features, generator=torch_generator(self.seed, "modulation pool", "keys"))
         self._keys = torch.nn.Parameter((2 * drawn - 1).to(self.model.device))
         self._counts = torch.zeros(count)
-        self._parameters = {"keys": self._keys, **self._pool.tensors}
-        self.optimiser = self._optimiser(list(self._parameters.values()))
-        self._forward: tuple[int, torch.Tensor] | None = None
+        return {"keys": self._keys, **self._pool.tensors}
 
     def _states(self, inputs: Inputs) -> torch.Tensor:
         """What the frozen model's last layer is given, shape (n, width)."""
@@ -99,12 +97,8 @@ class ModulationPool(GradientAdapter):
         return signals
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        own = {f"pool {name}": tensor.detach() for name, tensor in self._parameters.items()}
-        return {**super()._tensors(), **own, "counts": self._counts}
+        return {**super()._tensors(), "counts": self._counts}
 
     def _restore(self, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
         super()._restore(tensors, values)
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(tensors[f"pool {name}"])
         self._counts = tensors["counts"].clone()

@@ -14,6 +14,7 @@ from genepool.adaptation.gradient import GradientAdapter, RateOptions, StreamLos
 from genepool.adaptation.mean_teacher import MeanTeacher, symmetric
 from genepool.adaptation.prototypes import nearest_prototype, source_prototypes
 from genepool.adaptation.stream_model import Inputs
+from genepool.seeding import torch_generator
 
 
 class RmtOptions(RateOptions):
@@ -28,6 +29,9 @@ class RmtOptions(RateOptions):
     replay: float = Field(
         default=1.0, ge=0, description="Weight of the cross-entropy on a batch of source examples; the authors' code."
     )
+    projection: int = Field(
+        default=128, ge=0, le=4096, description="Width of the head of the contrast, 0 for none; the authors' code."
+    )
 
 
 class Rmt(GradientAdapter):
@@ -35,11 +39,12 @@ class Rmt(GradientAdapter):
 
     t is the mean teacher's prediction and p~ that for the changed image. L is a supervised contrast of three views of
     an example: the nearest source prototype, its feature and that of the changed image. Student's plus teacher's logits
-    are issued. The projection head of the released code is left out.
+    are issued. The views go through a head of two layers, which
+    learns with the rest. The released code also warms the teacher up on source examples; that is left out.
     """
 
     name = "rmt"
-    source = "Döbler et al., arXiv:2211.13081; formulas and defaults of the authors' code, without its projection head"
+    source = "Döbler et al., arXiv:2211.13081; formulas and defaults of the authors' code, without its warm-up"
     when = "source examples are at hand: they keep most of what the model knew"
     trains = "all"
     needs = frozenset({"source examples", "features", "images", "several examples"})
@@ -53,6 +58,26 @@ class Rmt(GradientAdapter):
         self._prototypes = source_prototypes(self.model, source).to(self.model.device)
         self._replayed = source
         super()._prepare(source)
+
+    def added(self, source: SourceExamples | None) -> dict[str, torch.nn.Parameter]:
+        assert isinstance(self.options, RmtOptions)
+        layer, width = self.model.last_layer(), self.options.projection
+        assert layer is not None
+        found: dict[str, torch.nn.Parameter] = {}
+        for name, given in (("first", layer.in_features), ("second", width)) if width else ():
+            for part, shape in (("weight", (width, given)), ("bias", (width,))):
+                generator = torch_generator(self.seed, "rmt head", name, part)
+                drawn = (2 * torch.rand(shape, generator=generator) - 1) * given**-0.5
+                found[f"{name} {part}"] = torch.nn.Parameter(drawn.to(self.model.device))
+        return found
+
+    def _projected(self, views: torch.Tensor) -> torch.Tensor:
+        """What the head makes of features, which stand in the last place."""
+        own = self._added
+        if not own:
+            return views
+        inner = torch.nn.functional.linear(views, own["first weight"], own["first bias"]).relu()
+        return torch.nn.functional.linear(inner, own["second weight"], own["second bias"])
 
     def predict(self, batch: StreamBatch) -> torch.Tensor:
         super().predict(batch)
@@ -74,7 +99,7 @@ class Rmt(GradientAdapter):
         value = 0.5 * parts[0] + 0.5 * parts[1]
         if options.contrast:
             views = [nearest_prototype(features.detach(), self._prototypes), features, features_changed]
-            value = value + options.contrast * contrast(torch.stack(views, 1), options.temperature)
+            value = value + options.contrast * contrast(self._projected(torch.stack(views, 1)), options.temperature)
         if options.replay:
             at = batch.number % len(self._replayed.batches)
             source = self.model.logits(self._replayed.batches[at])
@@ -84,11 +109,11 @@ class Rmt(GradientAdapter):
 
     def update(self, batch: StreamBatch, late: Sequence[Answered]) -> Signals:
         signals = super().update(batch, late)
-        self._teacher.follow(self._parameters)
+        self._teacher.follow(self.trained())
         return signals
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        teacher = self._teacher.tensors(self._parameters)
+        teacher = self._teacher.tensors(self.trained())
         return {**super()._tensors(), **{f"teacher {name}": tensor for name, tensor in teacher.items()}}
 
     def _restore(self, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:

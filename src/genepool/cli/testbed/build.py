@@ -19,7 +19,7 @@ def build(
     bed: Annotated[
         str,
         typer.Option(
-            help="Build this testbed: text, text_sizes, untagged, pairs, sentences, digits, policies, streams."
+            help="Build this testbed: text, untagged, pairs, sentences, digits, policies, streams, series; see below."
         ),
     ] = "text",
     tiny: Annotated[bool, typer.Option("--tiny", help="Use a smaller model and easier tasks, for tests.")] = False,
@@ -62,6 +62,8 @@ def build(
 
         genepool testbed build streams --bed streams
 
+        genepool testbed build series --bed series
+
     DIR gets base, full/<skill>, lora/<skill>, tasks/<skill>, tasks/generic and manifest.json. It takes two minutes on
     two cores, half a minute with --tiny. Untagged takes some four times as long; the digits, which have no adapters,
     take one minute. The same command again returns at once; after a kill it continues. Of two sizes, the small base
@@ -70,8 +72,8 @@ def build(
     text: strings, a Llama. text_sizes: two Llamas. untagged: worked examples instead of tags. pairs: with tasks of two
     skills. sentences: texts of installed packages, all-MiniLM-L6-v2. digits: images, a ViT. policies: poles on a cart,
     or landers (thrifty, swift), which need Box2D. streams: the ViT, and DIR/streams of spoilt digits; that of
-    streams_open never saw 7 to 9, and streams_conv has a convolutional network.
-    streams_text: a Llama, and texts whose surface drifts.
+    streams_open never saw 7 to 9, and streams_conv has a convolutional network. streams_text: a Llama, and texts whose
+    surface drifts. series: a linear forecaster, and two series, of which one drifts; series_real: real ones.
     """
     options.begin(quiet)
     folder = options.place(folder, out, "DIR")

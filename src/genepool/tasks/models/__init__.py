@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from genepool.tasks.used_skills import UsedSkills
 
 # What a kind of model can be asked for; each stands for the methods of `Model` under its heading.
-Capability = Literal["text", "likelihoods", "classes", "hidden states", "episodes"]
+Capability = Literal["text", "likelihoods", "classes", "hidden states", "episodes", "forecasts"]
 # What a model reads, and what a task's prompts are.
 Input = Literal["text", "image"]
 
@@ -244,6 +244,15 @@ class Model(ABC):
         import torch
 
         return torch.stack([layers[-1].mean(0) for layers in self.hidden_states(prompts, batch_size)])
+
+    # ------------------------------------------------------------------ forecasts
+
+    def forecast(self, windows: torch.Tensor) -> torch.Tensor:
+        """What follows each window: (n, lookback, variables) in, (n, horizon, variables) out, float32.
+
+        With gradients where they are on.
+        """
+        self._cannot("forecast a series")
 
     def _cannot(self, what: str) -> NoReturn:
         raise InputError(f"{self.kind} cannot {what}", where=self.name, fix=f"Use it for {self.offers()}")

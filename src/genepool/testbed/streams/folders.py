@@ -33,6 +33,7 @@ STREAMS = (
     *(StreamFolder(f"severity_{one}", "mixed", (one,)) for one in SEVERITIES),
     StreamFolder("label_shift", "shuffled", (2,), tail=True),
     StreamFolder("clean", "shuffled", clean=True),
+    StreamFolder("swapped", "shuffled", clean=True, swapped=True),
 )
 #: The streams of the open set and of the convolutional network.
 FEW_STREAMS = (StreamFolder("mixed", "mixed"), StreamFolder("clean", "shuffled", clean=True))
@@ -88,6 +89,11 @@ def _rows(what: StreamFolder, pixels: Any, digits: tuple[int, ...], seed: int) -
         for at, digit in enumerate(digits):
             image = pixels[at].round(3).tolist()
             yield {"id": f"clean-{at:04d}", "input": image, "answer": str(digit), "domain": "clean"}
+        if what.swapped:
+            for at, digit in enumerate(digits):
+                image = pixels[at].round(3).tolist()
+                # 0 and 1, 2 and 3, and so on: every even class becomes an odd one.
+                yield {"id": f"swapped-{at:04d}", "input": image, "answer": str(digit ^ 1), "domain": "swapped"}
         return
     if what.tail:
         yield from _tailed(pixels, digits, what.severities[0], seed)

@@ -22,6 +22,7 @@ class StreamFolder:
         severities: one, or all where the examples are shared out among them.
         tail: the classes are long-tailed, first one way and then the other.
         clean: nothing is spoilt.
+        swapped: after all of them come the same examples once more, with the labels of neighbouring classes exchanged.
     """
 
     name: str
@@ -29,3 +30,4 @@ class StreamFolder:
     severities: tuple[int, ...] = (SEVERITY,)
     tail: bool = False
     clean: bool = False
+    swapped: bool = False

@@ -1,0 +1,69 @@
+"""The last windows of a series whose every step has come, with what followed them: what is fitted to.
+
+Shared by adapters that fit anew instead of following a gradient. Uses the stream's model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+
+from genepool.adaptation.adapter import Answered
+from genepool.adaptation.stream_model import Inputs, StreamModel
+from genepool.tasks.models.forecaster import SERIES
+
+_PAST, _FUTURE = "remembered past", "remembered future"
+
+
+class Remembered:
+    """Windows and what followed, the oldest first.
+
+    Args:
+        count: how many are kept.
+
+    Attributes:
+        past: shape (n, lookback, variables), float32, on the processor.
+        truth: shape (n, horizon, variables).
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.past, self.truth = torch.zeros(0), torch.zeros(0)
+
+    def __len__(self) -> int:
+        return len(self.past)
+
+    def take(self, late: Sequence[Answered]) -> bool:
+        """Keeps the windows of whole batches; whether there were any."""
+        whole = [one for one in late if one.whole]
+        for one in whole:
+            past, truth = one.batch.inputs.whole(SERIES).float().cpu(), one.targets
+            if len(self):
+                past, truth = torch.cat([self.past, past]), torch.cat([self.truth, truth])
+            self.past, self.truth = past[-self._count :], truth[-self._count :]
+        return bool(whole)
+
+    def inputs(self, model: StreamModel) -> Inputs:
+        """The windows as a model reads them."""
+        past = self.past.to(model.device, model.dtype)
+        return Inputs(((tuple(range(len(self))), {SERIES: past}),), len(self))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What is part of an adapter's state; nothing where nothing is kept."""
+        return {_PAST: self.past, _FUTURE: self.truth} if len(self) else {}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> Collection[str]:
+        """Puts back what `tensors` gave; the names that were its own.
+
+        Raises:
+            ValueError: the tensors are no windows.
+        """
+        self.past, self.truth = torch.zeros(0), torch.zeros(0)
+        if _PAST in tensors:
+            past, truth = tensors[_PAST], tensors[_FUTURE]
+            for name, one in ((_PAST, past), (_FUTURE, truth)):
+                if one.dim() != 3 or len(one) != len(past) or one.shape[-1] != past.shape[-1]:
+                    raise ValueError(f"{name} has the shape {list(one.shape)}, expected windows")
+            self.past, self.truth = past.clone(), truth.clone()
+        return (_PAST, _FUTURE)

@@ -1,0 +1,73 @@
+"""A forecaster of series: it reads a window of the past and says what the next steps are.
+
+`network` is the network itself; the testbed of series trains it. Importing this file needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from genepool.tasks.models import Capability, model_kind
+from genepool.tasks.network import Network
+from genepool.weights import Weights
+
+if TYPE_CHECKING:
+    import torch
+
+MODEL_TYPE = "genepool_forecaster"
+#: What a window is called where the network is asked.
+SERIES = "series"
+
+
+@model_kind
+class Forecaster(Network):
+    """A forecaster in memory, ready to be asked."""
+
+    kind = "a forecaster of series"
+    can: ClassVar[frozenset[Capability]] = frozenset({"forecasts"})
+
+    @classmethod
+    def holds(cls, config: Mapping[str, Any]) -> bool:
+        """Configs of our own type."""
+        return config.get("model_type") == MODEL_TYPE
+
+    @classmethod
+    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> Forecaster:
+        """See `Model.load`."""
+        result = super().load(weights, device=device, dtype=dtype)
+        result.assign(weights)
+        return result
+
+    @classmethod
+    def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
+        """The network of the config; `load` fills it."""
+        from genepool.tasks.models.forecaster.network import ForecasterNetwork, ForecasterShape
+
+        return ForecasterNetwork(ForecasterShape.of(weights.config, weights.name)).eval().to(dtype=kind)
+
+    def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
+        """Names and layout are the same in memory: what differs is told."""
+        return {name: weights.read(name) for name in weights.names()}
+
+    @classmethod
+    def outline(cls, weights: Weights) -> Any:
+        """See `Network.outline`."""
+        import torch
+
+        return cls._built(weights, torch.float32)
+
+    @property
+    def lookback(self) -> int:
+        """Steps of a window that it reads."""
+        return int(self.model.shape.lookback)
+
+    @property
+    def horizon(self) -> int:
+        """Steps that it forecasts."""
+        return int(self.model.shape.horizon)
+
+    def forecast(self, windows: torch.Tensor) -> torch.Tensor:
+        """See `Model.forecast`."""
+        found: torch.Tensor = self.run(range(len(windows)), series=windows)
+        return found.float()
