@@ -113,7 +113,7 @@ def test_it_waits_for_a_label_of_every_class_and_then_answers_by_its_own(base: P
     lines = [{**row, "answer": str(at % 10)} for at, row in enumerate(rows(60))]
     stream = write_stream(tmp_path / "s", lines, order="file", batch=10)
     run = Adaptation(
-        base, stream, "heterogeneous", labels_late=0, rounds=1, options={"lent": lent, "shots": 2, "steps": 60}
+        base, stream, "heterogeneous", labels_late=0, rounds=1, options={"lent": lent, "shots": 2, "steps": 400}
     )
     assert isinstance(run.adapter, Heterogeneous)
     steps = []

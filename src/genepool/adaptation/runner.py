@@ -322,7 +322,8 @@ def _is_course(value: object) -> bool:
 
 
 def _are_errors(value: object) -> bool:
-    return _are_numbers(value, ("frozen", "block")) and all(_maybe(value.get(key)) for key in ("adapted", "late"))
+    whole = isinstance(value, dict) and all(_maybe(value.get(key)) for key in ("adapted", "late"))
+    return whole and _are_numbers(value, ("frozen", "block"))
 
 
 def _are_numbers(value: object, keys: Sequence[str]) -> bool:

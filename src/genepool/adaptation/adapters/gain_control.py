@@ -138,7 +138,8 @@ def codes_of(images: torch.Tensor, dictionary: torch.Tensor, gains: torch.Tensor
     """The codes that cost the least, shape (n, atoms): r = (G D'D G + a I)^-1 G D's."""
     given = dictionary * gains
     square = given.T @ given + cost * torch.eye(len(gains), dtype=gains.dtype)
-    return torch.linalg.solve(square, given.T @ images.T).T
+    found: torch.Tensor = torch.linalg.solve(square, given.T @ images.T)
+    return found.T
 
 
 def moments_of(
@@ -152,7 +153,9 @@ def moments_of(
 def gains_of(moments: tuple[torch.Tensor, torch.Tensor], first: torch.Tensor, anchor: float) -> torch.Tensor:
     """The gains that cost the least under moments, shape (atoms,)."""
     square, cross = moments
-    return torch.linalg.solve(square + anchor * torch.eye(len(first), dtype=first.dtype), cross + anchor * first)
+    held = square + anchor * torch.eye(len(first), dtype=first.dtype)
+    found: torch.Tensor = torch.linalg.solve(held, cross + anchor * first)
+    return found
 
 
 def code_cost(

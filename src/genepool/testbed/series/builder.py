@@ -8,14 +8,13 @@ only once something has to be made.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from genepool import progress
 from genepool.errors import InputError, nearest
@@ -24,6 +23,7 @@ from genepool.testbed import folder as layout
 from genepool.testbed.pieces import Pieces
 from genepool.testbed.series.made import MadeSeries, made_series
 from genepool.testbed.series.real import REAL, real_series
+from genepool.testbed.settings import BedSettings
 from genepool.threads import torch_threads
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 RECIPE_VERSION = 1
 LOOKBACK, HORIZON = 48, 24
 #: What is taken from a window before the map: its last value, which already takes away most of what a level does.
-NORMALISED = "last"
+NORMALISED: Literal["last"] = "last"
 #: Of the fit, for each row; keeps neighbouring weights from blowing each other up.
 RIDGE = 1e-3
 #: Steps of a synthetic series in training and after it.
@@ -43,17 +43,29 @@ STEPS, TINY_STEPS = 1200, 400
 
 
 @dataclass(frozen=True)
-class SeriesSettings:
-    """Everything that decides what a build makes.
+class SeriesSchedule:
+    """Every number of a build.
 
     Attributes:
-        skills: the real series, which have a specialist each; none for the synthetic ones.
+        lookback, horizon: steps that are read, and forecast.
+        normalised: what is taken from a window before the map.
+        ridge: of the fit.
+        steps: of a synthetic series in training, and as many after it.
     """
 
-    tiny: bool
-    seed: int
-    skills: tuple[str, ...] = ()
+    lookback: int
+    horizon: int
+    normalised: str
+    ridge: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class SeriesSettings(BedSettings):
+    """Everything that decides what a build makes; its skills are the real series, none for the synthetic ones."""
+
     bed: str = "series"
+    version: ClassVar[int] = RECIPE_VERSION
 
     @classmethod
     def of(cls, bed: str, regime: str, tiny: bool, seed: int, skills: Sequence[str] | None) -> SeriesSettings:
@@ -67,7 +79,7 @@ class SeriesSettings:
         if bed == "series":
             if skills is not None:
                 raise InputError("the testbed of series has no skills", where="skills", fix="Leave it out")
-            return cls(tiny, seed)
+            return cls(tiny, seed, ())
         chosen = list(REAL) if skills is None else list(skills)
         for name in chosen:
             if name not in REAL:
@@ -76,11 +88,10 @@ class SeriesSettings:
             raise InputError("needs different series, one or more", where="skills", fix="Name each once")
         return cls(tiny, seed, tuple(chosen), bed)
 
-    def digest(self) -> str:
-        """A hash of the settings, the numbers above and the version of the recipe."""
-        numbers = [LOOKBACK, HORIZON, NORMALISED, RIDGE, TINY_STEPS if self.tiny else STEPS]
-        whole = {"version": RECIPE_VERSION, **asdict(self), "numbers": numbers}
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    @property
+    def schedule(self) -> SeriesSchedule:
+        """The numbers of the build."""
+        return SeriesSchedule(LOOKBACK, HORIZON, NORMALISED, RIDGE, TINY_STEPS if self.tiny else STEPS)
 
     def series(self) -> dict[str, MadeSeries]:
         """The series by name, as they become streams.
@@ -90,7 +101,7 @@ class SeriesSettings:
         """
         if self.skills:
             return {name: real_series(name) for name in self.skills}
-        steps = TINY_STEPS if self.tiny else STEPS
+        steps = self.schedule.steps
         return {name: made_series(name == "drift", steps, steps, self.seed) for name in ("steady", "drift")}
 
     def make(self, pieces: Pieces, out: Path) -> dict[str, Any]:
@@ -154,7 +165,7 @@ class _SeriesBuild:
             "genepool_testbed": layout.FORMAT,
             "digest": self.settings.digest(),
             "settings": {**asdict(self.settings), "skills": list(self.settings.skills)},
-            "schedule": {"lookback": LOOKBACK, "horizon": HORIZON, "normalised": NORMALISED, "ridge": RIDGE},
+            "schedule": asdict(self.settings.schedule),
             "versions": {
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("genepool", "torch")},

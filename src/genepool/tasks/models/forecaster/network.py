@@ -80,7 +80,7 @@ class ForecasterShape:
                 where=f"{where}:config.json:normalised",
                 fix=fix,
             )
-        return cls(*sizes, normalised)
+        return cls(sizes[0], sizes[1], sizes[2], normalised)
 
 
 class ForecasterNetwork(nn.Module):
