@@ -52,7 +52,7 @@ def page(cells: StreamCells) -> str:
         if rows := [row for arm in ARMS if (row := _row(cells, arm, bed))]:
             parts += [f"## {bed.name.replace('_', ' ').capitalize()}", "", f"{bed.words.capitalize()}.", ""]
             parts += [*_rows_head(bed), *rows, ""]
-    return "\n".join([*parts, *_costs(cells), *_claims(cells)]) + "\n"
+    return "\n".join([*parts, *_costs(cells), _PEERS, *_claims(cells)]) + "\n"
 
 
 def _found(cells: StreamCells, arm: str, bed: str) -> dict[int, StreamCell]:
@@ -195,8 +195,8 @@ the [reference](reference/stream-adapters.md) what each of them computes.
 - The testbeds are those of `genepool testbed build --tiny`, one of each kind. Every figure is about its one base: the
   {seeds} seeds decide which examples are taken, their order, and all other draws.
 - A batch has 64 examples. Of most streams of digits one example in {every} is taken, none by two seeds. A stream is
-  gone through {rounds} times in one run, since one round hides a collapse; *correlated* is taken whole, so that its runs of
-  labels stay long, and gone through {short} times.
+  gone through {rounds} times in one run, since one round hides a collapse; *correlated* is taken whole, so that its
+  runs of labels stay long, and gone through {short} times.
 - What counts is what was issued, before anything was learned from its batch. The frozen model answers the same
   examples. *Less frozen* and *less diversity* are paired differences in the last round with their 95% interval, the
   wider one of Student's t over the seeds and a paired bootstrap over examples; of one seed the bootstrap alone.
@@ -216,6 +216,25 @@ _COSTS_HEAD = """\
 model's; *held* is the megabytes of tensors that live between two batches beyond those of the frozen run: moments,
 teachers, copies, source examples. Both are medians over the seeds that were measured. What a step needs while it is
 computed is not counted."""
+_PEERS = """\
+## Beside the public implementations
+
+The classes of [test-time-adaptation](https://github.com/mariodoebler/test-time-adaptation) (revision 8b2ed63) were run
+beside ours on the same small vision transformer and the same batches, with the same augmentations. Their
+package is no dependency, so the tests hold the formulas, written a second time (`tests/adaptation/test_formulas.py`).
+
+| adapter | batches | largest difference of a probability | made alike first |
+|---|--:|--:|---|
+| `tent` | 18 | 2e-7 | |
+| `eata` | 18 | 2e-7 | |
+| `sar` | 18 | 2e-7 | which norms are trained |
+| `lame` | 18 | 0 | |
+| `roid` | 18 | 2e-7 | without the consistency loss and the prior (theirs multiplies logits by it, ours probabilities) |
+| `cotta` | 6 | 2e-7 | all weights are trained, none is put back: theirs passes over class token and positions |
+| `rmt` | 6 | 2e-7 | all weights are trained; without the projection head |
+
+All other adapters have no public implementation that was run here. They are held to their formulas alone.
+"""
 _CLAIMS_HEAD = """\
 ## Claims
 
