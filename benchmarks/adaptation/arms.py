@@ -127,6 +127,7 @@ ARMS = (
     StreamArm("psmt", "parameter-selective mean teacher", "psmt"),
     StreamArm("label_shift", "label shift adapter", "label_shift"),
     StreamArm("modulation_pool", "modulation pool", "modulation_pool"),
+    StreamArm("gain_control", "gain control", "gain_control"),
     StreamArm("online", "learning from labels that come late", "online"),
     StreamArm("homeostatic", "homeostatic rate", "homeostatic"),
     *(

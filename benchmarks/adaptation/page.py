@@ -162,7 +162,7 @@ def _claims(cells: StreamCells) -> list[str]:
         "",
         "## Not asked yet",
         "",
-        "These rules stand, and nothing measures them here yet.",
+        "These rules stand, and nothing measures them here yet: no bed here has series, or a source of another kind.",
         "",
         *(f"- **{one.name}**: {one.words} ({one.source}). It holds if {one.rule}." for one in UNMEASURED),
         "",
@@ -229,9 +229,9 @@ package is no dependency, so the tests hold the formulas, written a second time 
 | `eata` | 18 | 2e-7 | |
 | `sar` | 18 | 2e-7 | which norms are trained |
 | `lame` | 18 | 0 | |
-| `roid` | 18 | 2e-7 | without the consistency loss and the prior (theirs multiplies logits by it, ours probabilities) |
+| `roid` | 18 | 2e-7 | `consistency=0`, `prior=false`; by the prior theirs multiplies logits, ours probabilities |
 | `cotta` | 6 | 2e-7 | all weights are trained, none is put back: theirs passes over class token and positions |
-| `rmt` | 6 | 2e-7 | all weights are trained; without the projection head |
+| `rmt` | 6 | 2e-7 | all weights are trained; `projection=0` |
 
 All other adapters have no public implementation that was run here. They are held to their formulas alone.
 """
