@@ -534,6 +534,17 @@ def test_rewards_of_samples_are_observed(
     assert shared[::2] == shared[1::2]
 
 
+def test_other_numbers_are_another_training(train: Callable[..., Any], numbered: Path, tmp_path: Path) -> None:
+    typed = ("--sampler", "mpts", *SHORT)
+    assert train("run", *typed, tasks=[numbered]).code == 0
+    file = numbered / "train.jsonl"
+    # No model sees tags, so the examples are the same.
+    file.write_text(file.read_text().replace("letter=1", "letter=2"))
+    answer = train("run", *typed, "--steps", 9, tasks=[numbered])
+    assert answer.code == 2
+    assert "sampler_known" in answer.err
+
+
 def test_other_students_are_another_training(train: Callable[..., Any], numbered: Path, tmp_path: Path) -> None:
     typed = with_students(train, numbered, tmp_path)
     assert train("run", *typed, *SHORT, tasks=[numbered]).code == 0

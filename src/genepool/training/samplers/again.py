@@ -144,8 +144,8 @@ class Again(AlpGmm):
 
     @cached_property
     def known(self) -> str:
-        """SHA-256, hex, of what the students saw."""
-        total = hashlib.sha256()
+        """SHA-256, hex, of the numbers of the examples and of what the students saw."""
+        total = hashlib.sha256(super().known.encode())
         for one in self.students:
             total.update(one.points.tobytes() + one.scores.tobytes())
         return total.hexdigest()

@@ -6,8 +6,10 @@ went. What is proposed depends on the seed, the step, and what was observed.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import abstractmethod
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -59,6 +61,14 @@ class ParameterSampler(PlaceSampler):
         super().__init__(options, arms)
         self.space = ParameterSpace(arms.examples, self.options.parameters)
         self._points = dict(zip((one.key for one in arms.examples), self.space.points, strict=True))
+
+    @cached_property
+    def known(self) -> str:
+        """SHA-256, hex, of the numbers of the examples, which are tags and so no part of them."""
+        total = hashlib.sha256("\x1f".join(self.space.names).encode())
+        for part in (self.space.low, self.space.high, self.space.points):
+            total.update(part.tobytes())
+        return total.hexdigest()
 
     @abstractmethod
     def points(self, step: int, size: int) -> np.ndarray:
