@@ -46,7 +46,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"round": ["draw", {"train": {"of": "prompts", "objective": "grpo", "options": {"reward": 5}}}]}, "reward",
     ),
     "a reward model that is a number": (
-        {"round": ["draw", {"sample": {"reward": {"reward_model": {"path": 5}}}}, TRAIN]}, "loop.yaml:round.2.sample.reward.reward_model.path: input should be text",
+        {"round": ["draw", {"sample": {"reward": {"reward_model": {"path": 5}}}}, TRAIN]},
+        "loop.yaml:round.2.sample.reward.reward_model.path: input should be text",
     ),
     "a training of a reward model": (
         {"round": ["draw", {"train": {"of": "prompts", "objective": "reward_model"}}]},
