@@ -98,7 +98,7 @@ CLAIMS = (
         "rep-mtl", "Rep-MTL beats equal weights", "Wang et al. 2025 (Rep-MTL)",
         ("rep_mtl", "eight tasks, equal weights"), scored("rep_mtl", "eight tasks, equal weights", _MARKS),
         better("Rep-MTL minus equal weights, equally many steps and labels (mean of eight rearrangements of digits)"),
-        "a short training of a model with one head for all tasks; sizes of saliencies, since it has layer norms; the table of "
-        "arms has each task",
+        "a short training of a model with one head; sizes of saliencies, since it has layer norms; each task "
+        "stands in the table of arms",
     ),
 )  # fmt: skip

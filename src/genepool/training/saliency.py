@@ -94,7 +94,7 @@ def _root(values: torch.Tensor) -> torch.Tensor:
     return values.clamp_min(_NOTHING).sqrt()
 
 
-class Representation:
+class SharedRepresentation:
     """What stands behind a module of a network: the representation that all tasks share.
 
     Args:

@@ -11,7 +11,7 @@ from genepool.errors import InputError
 from genepool.training.examples import TrainingExample
 from genepool.training.journal import ExampleRow
 from genepool.training.objectives.rep_mtl import RepMtl
-from genepool.training.saliency import Representation
+from genepool.training.saliency import SharedRepresentation
 from genepool.training.trainers.answers import AnswerTrainer
 from genepool.training.trainers.trainer import TrainerInputs
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Read:
+class _TaskBatch:
     """One batch of a task, as it was read: its number among the tasks, its rows, and the representation."""
 
     task: int
@@ -64,7 +64,7 @@ class RepMtlTrainer(AnswerTrainer):
             )
         inputs.lessons.of_each(0, 1, aligned=self._rep.chosen.aligned)
         self._each = batch // count
-        self._representation = Representation(inputs.model, self._rep.chosen.at)
+        self._representation = SharedRepresentation(inputs.model, self._rep.chosen.at)
         super().__init__(inputs)
 
     def gradients(self, step: int) -> tuple[float, list[ExampleRow]]:
@@ -72,7 +72,7 @@ class RepMtlTrainer(AnswerTrainer):
 
         groups = self.lessons.of_each(step, self._each, aligned=self._rep.chosen.aligned)
         rows: list[ExampleRow] = []
-        read: list[_Read] = []
+        read: list[_TaskBatch] = []
         losses = []
         with self.stepping(step), twice_differentiable():
             for number, group in enumerate(groups):
@@ -87,7 +87,7 @@ class RepMtlTrainer(AnswerTrainer):
         return float(share.detach()), rows
 
     def _of_task(
-        self, number: int, group: Sequence[TrainingExample], read: list[_Read]
+        self, number: int, group: Sequence[TrainingExample], read: list[_TaskBatch]
     ) -> tuple[torch.Tensor, list[ExampleRow]]:
         """The mean loss over the tokens of a task's answers, with its graph, and a row for each example."""
         encoded = self.encoded(group, len(group))
@@ -97,7 +97,7 @@ class RepMtlTrainer(AnswerTrainer):
         for batch, places in encoded:
             with self.reference.trained.about(group[0].task.name), self._representation.caught() as caught:
                 losses = self._losses(batch)
-            read.append(_Read(number, batch, places, self._representation.the_one(caught)))
+            read.append(_TaskBatch(number, batch, places, self._representation.the_one(caught)))
             part = losses.sum() / tokens
             total = part if total is None else total + part
             for place, loss in zip(places, batch.means(losses.detach()).tolist(), strict=True):
@@ -106,7 +106,7 @@ class RepMtlTrainer(AnswerTrainer):
         assert total is not None
         return total, [found[place] for place in range(len(group))]
 
-    def _saliencies(self, total: torch.Tensor, read: Sequence[_Read]) -> torch.Tensor:
+    def _saliencies(self, total: torch.Tensor, read: Sequence[_TaskBatch]) -> torch.Tensor:
         """S of every task: (tasks, samples, places, width); a text that is shorter than another has slopes of 0 there.
 
         An example acts on its own task's loss alone, so that one backward pass has the slopes of all.
