@@ -294,6 +294,16 @@ def test_what_cannot_be_is_one_line(
     assert not (tmp_path / "run" / "train.json").exists()
 
 
+def test_labels_that_are_all_alike_say_nothing(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
+    answer = cli(
+        "train", small_world / "tasks" / "first", "--base", small_world / "base", "--out", tmp_path / "run", "--quiet",
+        "--objective", "process_reward",
+    )  # fmt: skip
+    assert answer.code == 2
+    assert "first: all labels are alike" in answer.err
+    assert not (tmp_path / "run").exists()
+
+
 # ---------------------------------------------------------------------- the stage
 
 

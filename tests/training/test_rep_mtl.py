@@ -295,6 +295,7 @@ BAD = {
     "one task": (["plain"], (), "rep_mtl tells tasks apart, and there is one"),
     "a step of no equal parts": (["plain", "turned"], ("--batch", 7), "7 examples has no equal parts"),
     "one example of each": (["plain", "turned"], ("--batch", 2), "Set --batch 4"),
+    "a task that comes twice": (["plain", "plain"], (), "tasks: two tasks are called 'plain'"),
     "micro batches": (
         ["plain", "turned"],
         ("--micro-batch", 4),

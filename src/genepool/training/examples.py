@@ -111,6 +111,12 @@ class TrainingExamples:
             )
         if empty := next((name for name, own in self._by_task.items() if not own and (shares or {}).get(name)), None):
             raise InputError("has a share and nothing to learn from", where=empty, fix="Give it a share of 0")
+        if values and len({label_of(lesson) for lesson in self.train}) == 1:
+            raise InputError(
+                "all labels are alike, so nothing tells good steps from bad ones",
+                where=tasks[0].name,
+                fix='Write {"prompt": "...", "completion": "...", "label": 0.3}, or use another --objective',
+            )
         if labels and (both := _labelled_both_ways(self.train)):
             progress.message(f"{both:,} answers are labelled both accepted and rejected, and are learned as both")
         if labels and all(lesson.good for lesson in self.train):
@@ -283,6 +289,11 @@ class TrainingExamples:
             # An answer has one key whatever its label says of it.
             total.update(b"" if lesson.good else b"\x1frejected")
         return total.hexdigest()
+
+
+def label_of(lesson: TrainingExample) -> float:
+    """How good the answer of a lesson is, from 0 to 1: 1 where it is an accepted one, and nothing more is known."""
+    return float(lesson.good) if lesson.example.value is None else lesson.example.value
 
 
 def _labelled_both_ways(lessons: Sequence[TrainingExample]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from genepool.training.examples import TrainingExample
+from genepool.training.examples import TrainingExample, label_of
 from genepool.training.journal import ExampleRow
 from genepool.training.objectives.process_reward import ProcessReward
 from genepool.training.reward_factors import RewardFactors
@@ -75,8 +75,3 @@ class ProcessRewardTrainer(Trainer):
         rewards = self._factors.rewards(batch, self._factors.members[0])
         labels = torch.tensor([label_of(lesson) for lesson in lessons], device=rewards.device)
         return rewards, self.objective.step_losses(rewards, labels)
-
-
-def label_of(lesson: TrainingExample) -> float:
-    """How good the answer of a lesson is, from 0 to 1."""
-    return float(lesson.good) if lesson.example.value is None else lesson.example.value

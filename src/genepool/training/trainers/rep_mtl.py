@@ -49,6 +49,9 @@ class RepMtlTrainer(AnswerTrainer):
             raise InputError(
                 "rep_mtl tells tasks apart, and there is one", where="--objective", fix="Name two tasks or more"
             )
+        names = [task.name for task in inputs.lessons.tasks]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise InputError(f"two tasks are called '{twice}'", where="tasks", fix="Give each a name of its own")
         if batch % count or batch < 2 * count:
             nearest = max(2, round(batch / count)) * count
             raise InputError(
