@@ -10,9 +10,10 @@ import pytest
 from benchmarks.claims.verdict import FAILS, HOLDS
 from benchmarks.claims.worlds import GENERIC
 from benchmarks.learners import page
-from benchmarks.learners.arms import ARMS, ORDERS
+from benchmarks.learners.arms import ARMS
 from benchmarks.learners.cells import SequenceCell, SequenceCells
-from benchmarks.learners.claims import CLAIMS, OPEN, SEEDS, ask
+from benchmarks.learners.claims import CLAIMS, OPEN, SEEDS, ask, orders_of
+from benchmarks.learners.worlds import ORDERS, WORLDS
 from genepool.training.learners import find_learner
 
 
@@ -51,6 +52,8 @@ def test_every_arm_is_a_learner_with_options_that_it_has() -> None:
     for arm in ARMS:
         assert find_learner(arm.learner, arm.options).name == arm.learner
     assert {need for claim in CLAIMS for need in claim.needs} <= {arm.name for arm in ARMS}
+    assert all(len(orders_of(claim)) == 2 for claim in CLAIMS)
+    assert len({order for world in WORLDS for order in world.orders}) == 2 * len(WORLDS)
 
 
 def test_a_cell_is_read_as_it_was_written_and_a_line_that_was_cut_off_is_forgotten(tmp_path: Path) -> None:

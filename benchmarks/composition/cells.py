@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.by_arm import whole_lines
 from benchmarks.claims.worlds import Scores
 
 
@@ -60,13 +61,7 @@ class Cells:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._known: dict[Key, Cell] = {}
-        if not path.is_file():
-            return
-        text = path.read_text(encoding="utf-8")
-        if text and not text.endswith("\n"):
-            # What is added next must not be glued to the line that was cut off.
-            path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in whole_lines(path):
             row = json.loads(line)
             key = Key(row["bed"], row["seed"], row["arm"], row["examples"])
             self._known[key] = Cell(_unpacked(row["right"]), row["seconds"], row["said"])

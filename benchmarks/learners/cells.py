@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.by_arm import whole_lines
+
 FILE = Path(__file__).parent / "cells.jsonl"
 
 
@@ -71,12 +73,7 @@ class SequenceCells:
     def __init__(self, path: Path = FILE) -> None:
         self.path = path
         self._known: dict[Name, SequenceCell] = {}
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        if text and not text.endswith("\n"):
-            # What is added next must not be glued to the line that was cut off.
-            text = text[: text.rfind("\n") + 1]
-            path.write_text(text, encoding="utf-8")
-        for line in text.splitlines():
+        for line in whole_lines(path):
             row = json.loads(line)
             marks = tuple(
                 {task: np.array([float(mark) for mark in right]) for task, right in stage.items()}

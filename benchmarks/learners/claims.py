@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.claims.verdict import FAILURE, MARGIN, Contrast, Figure, Rule
 from benchmarks.claims.worlds import GENERIC
-from benchmarks.learners.arms import ORDERS
+from benchmarks.learners.arms import ARMS, TRICKS
 from benchmarks.learners.cells import SequenceCell, SequenceCells
 
 SEEDS = 5
@@ -66,17 +66,24 @@ class JudgedClaim:
         return self.claim.rule.verdict(self.figures) if len(self.seeds) == SEEDS else OPEN
 
 
+def orders_of(claim: OrderedClaim) -> tuple[str, ...]:
+    """Both orders of the tasks that a claim is about."""
+    (world,) = {arm.world.name: arm.world for arm in ARMS if arm.name in claim.needs}.values()
+    return tuple(world.orders)
+
+
 def ask(cells: SequenceCells) -> list[JudgedClaim]:
     """Every claim that has all its cells for at least two seeds."""
     found = []
     for claim in CLAIMS:
-        seeds = [seed for seed in cells.seeds(claim.needs, ORDERS) if seed < SEEDS]
+        orders = orders_of(claim)
+        seeds = [seed for seed in cells.seeds(claim.needs, orders) if seed < SEEDS]
         if len(seeds) > 1:
             figures = {
                 order: Figure.of(
                     [claim.compare({arm: cells[arm, order, seed] for arm in claim.needs}) for seed in seeds]
                 )
-                for order in ORDERS
+                for order in orders
             }
             found.append(JudgedClaim(claim, tuple(seeds), figures))
     return found
@@ -117,6 +124,26 @@ def nothing_forgotten(arm: str) -> Compare:
         return Contrast.of(first, [cell.marks[stage][task] for stage, task in tasks])
 
     return compare
+
+
+def right_after(first: str, second: str) -> Compare:
+    """Two arms on every task right after it was learned."""
+
+    def marks(cell: SequenceCell) -> list[np.ndarray]:
+        return [cell.marks[stage][task] for stage, task in enumerate(cell.tasks, 1)]
+
+    return lambda cells: Contrast.of(marks(cells[first]), marks(cells[second]))
+
+
+def balanced(first: str, second: str) -> Compare:
+    """Two arms' harmonic mean of the first task and the mean of the later ones; the seeds alone make the interval."""
+
+    def score(cell: SequenceCell) -> float:
+        base, *new = [cell.score(-1, task) for task in cell.tasks]
+        mean = float(np.mean(new))
+        return 2 * base * mean / (base + mean) if base + mean else 0.0
+
+    return lambda cells: Contrast(score(cells[first]), score(cells[second]), ())
 
 
 # ---------------------------------------------------------------------- rules
@@ -222,5 +249,45 @@ CLAIMS = (
         "joint", "Replay comes near to learning everything at once", "ours",
         ("replay", "joint"), average("replay", "joint"),
         kept(_ACC.format("replay", "joint training")),
+    ),
+    OrderedClaim(
+        "trgp", "TRGP ends higher than GPM", "Lin et al. 2022",
+        ("trgp", "gpm"), average("trgp", "gpm"), better(_ACC.format("TRGP", "GPM")),
+        "TRGP is told the task",
+    ),
+    OrderedClaim(
+        "cuber", "CUBER transfers more to earlier tasks than TRGP", "Lin et al. 2022 (CUBER)",
+        ("cuber", "trgp"), backward("cuber", "trgp"),
+        better("the backward transfer of CUBER minus that of TRGP"),
+    ),
+    OrderedClaim(
+        "cuber-better", "With CUBER earlier tasks become better", "Lin et al. 2022 (CUBER)",
+        ("cuber",), nothing_forgotten("cuber"),
+        better("CUBER's earlier tasks in the end minus when they were learned"),
+    ),
+    OrderedClaim(
+        "nearest", "The nearest earlier model is as good a start as the one of the task before",
+        "Bornschein et al. 2022",
+        ("experts, nearest", "experts, last"), right_after("experts, nearest", "experts, last"),
+        kept("the nearest start minus the last one (each task right after it was learned)"),
+        "equally many steps; what finding the nearest takes is little beside them",
+    ),
+    OrderedClaim(
+        "prd", "PRD ends higher than LwF", "Asadi et al. 2023",
+        ("digits: prd", "digits: lwf"), average("digits: prd", "digits: lwf"), better(_ACC.format("PRD", "LwF")),
+    ),
+    OrderedClaim(
+        "prd-replay", "PRD, which keeps no example, ends as high as replay of 8 images a task",
+        "after Asadi et al. 2023",
+        ("digits: prd", "digits: replay 8"), average("digits: prd", "digits: replay 8"),
+        kept(_ACC.format("PRD", "replay of 8 images a task")),
+    ),
+    *(
+        OrderedClaim(
+            f"few-{name}", f"Of few images, a trick helps by itself: {words}", "Roy et al. 2024",
+            (f"few: {name}", "few: frozen"), balanced(f"few: {name}", "few: frozen"),
+            better(f"the harmonic mean of the first task and the later ones, with the trick ({name}) minus without,"),
+        )
+        for name, (words, _) in TRICKS.items()
     ),
 )  # fmt: skip

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.claims.worlds import CACHE
-from benchmarks.learners.arms import ARMS, KIND, ORDERS, LearnerArm
+from benchmarks.learners.arms import ARMS, LearnerArm
 from benchmarks.learners.cells import SequenceCell, SequenceCells
 from benchmarks.learners.claims import SEEDS
 from genepool import progress
-from genepool.testbed import build
 from genepool.training import Training, run_training
 
 
@@ -26,7 +24,7 @@ def measure(
     seeds: Iterable[int] = range(SEEDS),
     minutes: float | None = None,
 ) -> int:
-    """Measures what is not there yet; arms that come first are measured with all seeds before the others.
+    """Measures what is not there yet; arms of a lower turn are measured with all seeds before the others.
 
     Args:
         cells: where it is kept.
@@ -38,10 +36,10 @@ def measure(
         How many cells are still missing.
     """
     began, missing, arms, seeds = time.monotonic(), 0, tuple(arms), tuple(seeds)
-    for first in (True, False):
+    for turn in sorted({arm.turn for arm in arms}):
         for seed in seeds:
-            for arm in (one for one in arms if one.first == first):
-                for order in ORDERS:
+            for arm in (one for one in arms if one.turn == turn):
+                for order in arm.world.orders:
                     name = (arm.name, order, seed)
                     if name in cells:
                         continue
@@ -63,14 +61,12 @@ def measured(arm: LearnerArm, order: str, seed: int) -> SequenceCell:
         order: of the tasks.
         seed: of the testbed and of every draw.
     """
-    bed = CACHE / "beds" / f"{KIND.name}-{seed}"
-    build(bed, seed=seed, overwrite=True, **KIND.options)
-    recipe = Training(**arm.recipe(bed, order, seed))
+    recipe = Training(**arm.recipe(order, seed))
     with tempfile.TemporaryDirectory() as folder, progress.silenced():
         out, began = Path(folder) / "run", time.process_time()
         told = run_training(recipe, out, ledger=":memory:").told
         seconds = time.process_time() - began
-        return SequenceCell(ORDERS[order], _marks(out), told["memory_bytes"], seconds)
+        return SequenceCell(arm.world.orders[order], _marks(out), told["memory_bytes"], seconds)
 
 
 def _marks(out: Path) -> tuple[dict[str, np.ndarray], ...]:

@@ -6,31 +6,13 @@ docs/learning.md from the cells alone.
 
 from __future__ import annotations
 
-import argparse
+from functools import partial
 
+from benchmarks.by_arm import measure_by_arm
 from benchmarks.learning import page
 from benchmarks.learning.claim import SEEDS
 from benchmarks.learning.families import ARMS
 from benchmarks.learning.measured import known_cells, measure
-from genepool import progress
-
-
-def main() -> None:
-    """Measures or draws."""
-    names = [arm.name for arm in ARMS]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("measure", "page"), default="measure")
-    parser.add_argument("--arms", nargs="+", choices=names, default=names, metavar="ARM", help="; ".join(names))
-    parser.add_argument("--seeds", nargs="+", type=int, default=range(SEEDS), help="these, from 0 on")
-    parser.add_argument("--minutes", type=float, help="begin no other cell after so many minutes")
-    asked = parser.parse_args()
-    if asked.what == "measure":
-        progress.set_quiet(False)
-        arms = [arm for arm in ARMS if arm.name in asked.arms]
-        missing = measure(known_cells(), arms=arms, seeds=asked.seeds, minutes=asked.minutes)
-        progress.message(f"{missing} cells are missing" if missing else "every cell is there")
-    page.write()
-
 
 if __name__ == "__main__":
-    main()
+    measure_by_arm("benchmarks.learning", __doc__, ARMS, SEEDS, partial(measure, known_cells()), page.write)

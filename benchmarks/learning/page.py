@@ -5,12 +5,12 @@ Nothing is measured here. What is missing is said: a row without all seeds says 
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, student
+from benchmarks.by_arm import mean_with_interval
+from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED
 from benchmarks.claims.worlds import GENERIC, LIMITS
 from benchmarks.composition.cells import Cell, Cells
 from benchmarks.learning.arm import LONG_RATES, SAMPLES, Arm
@@ -63,19 +63,12 @@ def _spread(found: list[Cell], tasks: list[str]) -> str:
     """The mean over tasks and seeds with half of its interval, and how many seeds, unless all; empty if not asked."""
     if not tasks or tasks[0] not in found[0].scores:
         return ""
-    return _interval([float(np.mean([cell.scores[task].mean() for task in tasks])) for cell in found])
+    return mean_with_interval([float(np.mean([cell.scores[task].mean() for task in tasks])) for cell in found], SEEDS)
 
 
 def _number(found: list[Cell], name: str) -> str:
     """The same of a number that an arm says of itself."""
-    return _interval([float(cell.said["numbers"][name]) for cell in found])
-
-
-def _interval(means: list[float]) -> str:
-    told = f"{np.mean(means):.3f}"
-    if len(means) > 1:
-        told += f" ± {student(len(means)) * float(np.std(means, ddof=1)) / math.sqrt(len(means)):.3f}"
-    return told if len(means) == SEEDS else f"{told} ({len(means)})"
+    return mean_with_interval([float(cell.said["numbers"][name]) for cell in found], SEEDS)
 
 
 def _mean(found: list[Cell], name: str) -> str:

@@ -325,12 +325,12 @@ def test_a_dictionary_learns_to_say_a_task_with_its_code(seed: int) -> None:
 # ---------------------------------------------------------------------- interrupted
 
 
-@pytest.mark.parametrize("method", ["psec", "l2m", "cotasp"])
+@pytest.mark.parametrize("method", ["psec", "l2m", "slm", "cotasp"])
 def test_a_fit_that_was_stopped_goes_on_to_the_same_bits(
     cli: Cli, composed: Any, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """Stopped in the second task, where tasks come one after the other."""
-    options = {"hidden": 4} if method == "psec" else {}
+    options = {"psec": {"hidden": 4}, "slm": {"deltas": 2, "rank": 2}}.get(method, {})
     whole = (composed(method, "whole", **options) / "router.safetensors").read_bytes()
     add, looks, last = HeldOutLooks.add, [0], 2 if method == "psec" else 5
 
@@ -354,10 +354,14 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_bits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["psec", "l2m"])
+@pytest.mark.parametrize("method", ["psec", "l2m", "slm"])
 def test_a_text_gets_what_its_own_prompt_says(cli: Cli, text_bed: Path, tmp_path: Path, method: str) -> None:
     """Answers of a batch are those of single prompts, and of psec those of the merge of its weights."""
-    own = ["--set", "pull=0", "--set", "hidden=8"] if method == "psec" else ["--set", "modulators=4", "--set", "rank=2"]
+    own = {
+        "psec": ["--set", "pull=0", "--set", "hidden=8"],
+        "l2m": ["--set", "modulators=4", "--set", "rank=2"],
+        "slm": ["--set", "deltas=2", "--set", "rank=2", "--set", "chosen=3"],
+    }[method]
     answer = cli(
         "compose", method, text_bed / "lora" / "one", text_bed / "lora" / "two", "--base", text_bed / "base", "--tasks",
         text_bed / "tasks", "--examples", 8, "--out", tmp_path / "out", "--set", "steps=6", "--set", "every=3", "--set",
@@ -375,6 +379,8 @@ def test_a_text_gets_what_its_own_prompt_says(cli: Cli, text_bed: Path, tmp_path
     if method == "l2m":
         # One modulator answers; the others of the pool are not listed.
         assert all(list(one.weights.values()) == [1.0] for one in used)
+    if method == "slm":
+        assert all(1 <= len(one.weights) <= 3 and sum(one.weights.values()) == pytest.approx(1) for one in used)
     if method == "psec":
         weights = model.weights(prompts)
         assert weights.std(0).min() > 1e-6

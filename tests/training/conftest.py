@@ -12,7 +12,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent.parent / "tasks"))
 
-from tiny_models import write_model
+from tiny_models import write_classifier, write_model
 from training_runs import QUICK
 
 LETTERS = "abcdefgh"
@@ -61,11 +61,12 @@ def hash_of(text: str) -> int:
 
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base/, other/ (another base), tasks/{first, grade}, pairs/first."""
+    """base/, other/ (another base), classifier/ (of the answers of both tasks), tasks/{first, grade}, pairs/first."""
     world = tmp_path_factory.mktemp("training")
     changes = {"initializer_range": 0.1, "hidden_size": 32, "intermediate_size": 48}
     write_model(world / "base", **changes)
     write_model(world / "other", seed=1, **changes)
+    write_classifier(world / "classifier", labels=(*LETTERS, *map(str, range(len(LETTERS)))))
     write_task(world / "tasks", "first", {letter: letter for letter in LETTERS})
     write_pairs(world / "pairs" / "first")
     write_task(world / "tasks", "grade", {letter: str(at) for at, letter in enumerate(LETTERS)})

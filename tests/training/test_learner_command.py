@@ -22,9 +22,13 @@ SETTINGS: dict[str, list[str]] = {
     "replay": ["--set", "examples=8"],
     "der_pp": ["--set", "size=12", "--set", "minibatch=4"],
     "momentum": ["--set", "decay=0.7"],
-    "experts": ["--set", "start=nearest", "--set", "examples=12"],
+    "experts": ["--set", "start=nearest", "--set", "examples=12", "--set", "trials=2", "--set", "span=2"],
     "ewc": ["--set", "examples=4", "--set", "weight=5"],
     "gpm": ["--set", "examples=6", "--set", "energy=0.5"],
+    "trgp": ["--set", "examples=6", "--set", "energy=0.5", "--set", "related=0"],
+    "cuber": ["--set", "examples=6", "--set", "energy=0.5", "--set", "related=0"],
+    "prd": ["--set", "hidden=6", "--set", "size=4"],
+    "few_shot": ["--set", "contrast=0.5", "--set", "subnet=0.5"],
     "inf_lora": ["--set", "examples=6", "--set", "energy=0.5"],
     "sequential": ["--set", "factors=each"],
 }
@@ -37,7 +41,9 @@ def learn(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> Callabl
 
     def call(out: str, learner: str, *options: Any, tasks: tuple[str, ...] = ("first", "grade")) -> Any:
         named = [small_world / "tasks" / name for name in tasks]
-        base = ("--base", small_world / "base", "--out", tmp_path / out)
+        kind = learners().get(learner)
+        model = "classifier" if kind is not None and kind.classes_only else "base"
+        base = ("--base", small_world / model, "--out", tmp_path / out)
         return cli("train", *named, "--learner", learner, *base, *SHORT, "--lora", 2, *options)
 
     return call

@@ -357,3 +357,8 @@ def _show_matrix(told: dict[str, Any]) -> None:
         if told[key] is not None
     ]
     tables.print_text(", ".join(said))
+    if told.get("total_compute"):
+        tables.print_text(
+            f"error right after each task {told['mean_error']:.3f} on average, "
+            f"for {told['total_compute']:.3g} operations"
+        )

@@ -6,6 +6,7 @@ A comparison of base and result with the matrix above it. Uses training and meas
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def write_sequence(run: Path, told: dict[str, Any], gains: Gains, path: Path, *,
     """
     is_learned_in_order(told)
     compared = [Compared(gains.comparison, (), flips_of(gains.table, BEFORE, AFTER))]
-    facts = _facts(told)
+    facts, stages = _facts(told), _accumulated(told["stages"])
     rows, columns, scores, own = matrix_of(told)
     if path.suffix == ".md":
         table = markdown.table(
@@ -62,7 +63,8 @@ def write_sequence(run: Path, told: dict[str, Any], gains: Gains, path: Path, *,
             pictures=[matrix_figure(rows, columns, scores, own, size["width"]) for size in (WIDE, NARROW)],
             measures=[(word, meaning, _points(key, told[key])) for key, (word, meaning) in MEASURES.items()],
             kept=told["kept"],
-            stages=told["stages"],
+            stages=stages,
+            costs=all("total_compute" in stage for stage in stages),
             shared=told["shared"],
         )
     write_text(path, text, overwrite=overwrite)
@@ -82,6 +84,18 @@ def matrix_of(told: dict[str, Any]) -> tuple[list[str], list[str], list[list[flo
     rows = ["nothing", *(", ".join(stage["tasks"]) for stage in told["stages"])]
     alone = [stage["tasks"][0] if len(stage["tasks"]) == 1 else None for stage in told["stages"]]
     return rows, columns, scores, [None, *(None if one is None else names.index(one) for one in alone)]
+
+
+def _accumulated(stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The stages, each with the mean error and the operations of all so far; of a record without them, without."""
+    if any(stage.get(key) is None for stage in stages for key in ("error", "compute")):
+        return list(stages)
+    errors = [stage["error"] for stage in stages]
+    costs = [stage["compute"] for stage in stages]
+    return [
+        {**stage, "mean_error": sum(errors[:at]) / at, "total_compute": sum(costs[:at])}
+        for at, stage in enumerate(stages, 1)
+    ]
 
 
 def _title(told: dict[str, Any]) -> str:

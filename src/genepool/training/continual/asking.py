@@ -8,10 +8,39 @@ from pathlib import Path
 
 from genepool.tasks import Ledger, OutcomeTable, Task, evaluate
 from genepool.tasks.table import TaskOutcomes
+from genepool.training.continual.folder import LearnedTask
 from genepool.training.gains import AFTER, BEFORE, Gains, compared_gains
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training
-from genepool.weights import Weights
+from genepool.weights import Weights, open_weights
+
+
+def models_asked(
+    opened: OpenedTraining, done: Sequence[LearnedTask], whole: Weights | None
+) -> list[tuple[str, Weights, Sequence[Task]]]:
+    """Which model is asked which tasks when some are learned, and what it is called.
+
+    Args:
+        opened: the recipe, opened.
+        done: the tasks so far; without any, the base is asked everything.
+        whole: the model that stands after them; None where a task is asked of what belongs to it.
+    """
+    targets, others = list(opened.targets), list(opened.others)
+    if not done:
+        return [("the base", opened.base, [*targets, *others])]
+    if whole is not None:
+        return [(f"after {', '.join(done[-1].tasks)}", whole, [*targets, *others])]
+    known = {name: one.trained for one in done for name in one.tasks}
+    if done[-1].views:
+        known = {name: done[-1].view(number) for number, one in enumerate(done) for name in one.tasks}
+    left = [task for task in (*targets, *others) if task.name not in known]
+    base = [("the base", opened.base, left)] if left else []
+    experts = [
+        (f"expert of {task.name}", open_weights(str(known[task.name]), base=opened.base), [task])
+        for task in targets
+        if task.name in known
+    ]
+    return [*base, *experts]
 
 
 def ask_all(

@@ -3,7 +3,9 @@
 DIR/training.yaml          the recipe, with paths that can be found from anywhere
 DIR/run.sqlite             the outcome of every test example after every task (`record`)
 DIR/tasks/NNNN/            the NNNN-th task: a training's files; what is kept (memory.safetensors, memory.json); for
-                           learners that merge merged.safetensors; task.json, written last: the task is learned
+                           learners that merge merged.safetensors; for learners
+                           with values for each task asked/NNNN/, what that task is asked with; task.json, written
+                           last: the task is learned
 DIR/adapter/, DIR/skill.safetensors      the result
 DIR/train.json             what was gained and what was forgotten, the matrix among it; written last
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from genepool.checked import is_digest, is_number, is_text, is_whole, parsed_jso
 from genepool.errors import InputError
 from genepool.training.folder import RESULTS
 
-TASKS, MARK, MERGED = "tasks", "task.json", "merged.safetensors"
+TASKS, MARK, MERGED, ASKED = "tasks", "task.json", "merged.safetensors", "asked"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class LearnedTask:
         learning_rate: the largest.
         memory_bytes: what the learner keeps after it.
         facts: what the learner says of its memory.
+        views: how many of the tasks so far are asked with values of their own, in `asked`: all of them, or none.
+        compute: operations that learning it took.
     """
 
     folder: Path
@@ -49,6 +53,12 @@ class LearnedTask:
     learning_rate: float
     memory_bytes: int
     facts: Mapping[str, Any]
+    views: int = 0
+    compute: int = 0
+
+    def view(self, number: int) -> Path:
+        """What one of the tasks so far, counted from 0, is asked with after this one."""
+        return view_place(self.folder, number) / self.result
 
     @property
     def trained(self) -> Path:
@@ -67,6 +77,8 @@ class LearnedTask:
             "learning_rate": self.learning_rate,
             "memory_bytes": self.memory_bytes,
             "facts": dict(self.facts),
+            "views": self.views,
+            "compute": self.compute,
         }
         text = json.dumps(told, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         staging.write_text(self.folder / MARK, text)
@@ -75,6 +87,11 @@ class LearnedTask:
 def task_folder(out: Path, number: int) -> Path:
     """Where a task is learned; counted from 0."""
     return out / TASKS / f"{number + 1:04d}"
+
+
+def view_place(folder: Path, number: int) -> Path:
+    """The folder, in that of a task, of what one of the tasks so far, counted from 0, is asked with."""
+    return folder / ASKED / f"{number + 1:04d}"
 
 
 def read_learned(folder: Path) -> LearnedTask | None:
@@ -98,14 +115,18 @@ def read_learned(folder: Path) -> LearnedTask | None:
             and all(is_whole(told[key], 0) for key in ("steps", "examples", "memory_bytes"))
             and is_number(told["learning_rate"])
             and isinstance(told["facts"], dict)
+            and is_whole(told.get("views", 0), 0, 10**6)
+            and is_whole(told.get("compute", 0), 0)
         )
         if not fits:
             raise ValueError
         names = ("result", "merged", "steps", "examples", "learning_rate", "memory_bytes", "facts")
         found = LearnedTask(folder, tuple(told["tasks"]), **{name: told[name] for name in names})
+        found = replace(found, views=told.get("views", 0), compute=told.get("compute", 0))
     except (OSError, ValueError, TypeError, KeyError):
         raise InputError("is damaged", where=path, fix=fix) from None
-    for needed in (found.trained, *([folder / MERGED] if found.merged else [])):
+    views = [found.view(number) for number in range(found.views)]
+    for needed in (found.trained, *([folder / MERGED] if found.merged else []), *views):
         if not needed.exists():
             raise InputError("what was trained is missing", where=needed, fix=fix)
     return found
@@ -147,6 +168,8 @@ def _are_stages(value: object) -> bool:
         and is_digest(one.get("fingerprint"))
         and is_whole(one.get("steps"), 0)
         and is_whole(one.get("memory_bytes"), 0)
+        and (one.get("compute") is None or is_whole(one["compute"], 0))
+        and (one.get("error") is None or is_number(one["error"], 0, 1))
         for one in value
     )
 

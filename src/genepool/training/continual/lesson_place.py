@@ -36,6 +36,7 @@ class LessonPlace:
         lessons: the training examples of the task.
         earlier: those of the tasks before it, by the name of the task and the key of the example.
         encode: lessons as batches.
+        steps: that the task has.
     """
 
     number: int
@@ -46,6 +47,7 @@ class LessonPlace:
     lessons: Sequence[TrainingExample]
     earlier: Mapping[tuple[str, str], TrainingExample]
     encode: Encode
+    steps: int
 
     @cached_property
     def start(self) -> dict[str, torch.Tensor]:
@@ -86,6 +88,28 @@ class LessonPlace:
         finally:
             for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
+
+    def loss_gradient(self, lessons: Sequence[TrainingExample]) -> dict[str, torch.Tensor]:
+        """The gradient of the mean loss over the targets of some examples, float32, by name of the parameter.
+
+        Args:
+            lessons: the examples.
+        """
+        import torch
+
+        from genepool.training.batches import answer_likelihoods
+
+        encoded = self.encode(lessons)
+        targets = sum(len(batch.targets) for batch, _ in encoded)
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        with torch.enable_grad():
+            for batch, _ in encoded:
+                (-answer_likelihoods(self.model, batch)[0].sum() / targets).backward()  # type: ignore[no-untyped-call]
+        found = {name: one.grad.float() for name, one in self.parameters.items() if one.grad is not None}
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        return found
 
     def likelihood_gradients(self, lessons: Sequence[TrainingExample]) -> Iterator[Mapping[str, torch.Tensor]]:
         """The gradient of the log-likelihood of each answer, one example after the other.

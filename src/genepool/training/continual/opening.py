@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from genepool.errors import InputError
+from genepool.tasks import open_model
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training
 
@@ -21,7 +22,7 @@ def open_sequence(
         trusted, allow_pickle: as for `run_sequence`.
 
     Raises:
-        InputError: a model or a task is wrong, or there are no two tasks.
+        InputError: a model or a task is wrong, the learner cannot teach such a model, or there are no two tasks.
     """
     if len(recipe.tasks) < 2:
         raise InputError(
@@ -33,6 +34,20 @@ def open_sequence(
     names = [task.name for task in opened.lessons.tasks]
     if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
         raise InputError(f"two tasks are called '{twice}'", where=recipe.tasks[0], fix="Give each its own name")
+    if recipe.made_learner().classes_only and "classes" not in (kind := open_model(opened.base).kind).can:
+        raise InputError(
+            f"the learner {recipe.learner} needs a model that tells classes, got {kind.kind}",
+            where=recipe.base,
+            fix="Name an image or text classifier, or another learner",
+        )
+    searched = recipe.made_learner().trials(recipe.seed, 0)
+    judged = {lesson.task.name for lesson in opened.lessons.valid}
+    if searched and (without := next((name for name in names if name not in judged), None)):
+        raise InputError(
+            "has no validation examples, which the search for a learning rate needs",
+            where=without,
+            fix="Add a valid.jsonl to its folder, or set trials to 1",
+        )
     if opened.head is not None:
         raise InputError(
             "has no head for the classes of the tasks, and a learner goes on with one that it has",

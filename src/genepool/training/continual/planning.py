@@ -16,7 +16,8 @@ def plan_sequence(opened: OpenedTraining) -> dict[str, Any]:
 
     Returns:
         `learner`, `sequence` (names), `steps` in all, `shared` examples of tasks, and `stages`: of each the tasks that
-        are learned in it, their training examples, its steps, and how many test examples are asked after it.
+        are learned in it, their training examples, its steps, those of a search among them, how many test examples are
+        asked after it, and how many `trials` a search has.
     """
     recipe, tasks = opened.recipe, opened.lessons.tasks
     limit = recipe.test
@@ -25,7 +26,9 @@ def plan_sequence(opened: OpenedTraining) -> dict[str, Any]:
     for group in recipe.made_learner().groups(len(tasks)):
         names = [tasks[one].name for one in group]
         examples = sum(lesson.task.name in names for lesson in opened.lessons.train)
-        stages.append({"tasks": names, "examples": examples, "steps": recipe.steps * len(group), "asked": asked})
+        trials = len(recipe.made_learner().trials(recipe.seed, 0))
+        steps = recipe.steps * len(group) * (1 + trials)
+        stages.append({"tasks": names, "examples": examples, "steps": steps, "asked": asked, "trials": trials})
     return {
         "learner": recipe.learner,
         "sequence": [task.name for task in tasks],

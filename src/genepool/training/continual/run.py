@@ -11,24 +11,25 @@ import json
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from genepool import locking, progress, staging
 from genepool.errors import InputError
 from genepool.measure import check_gated_tasks, load_gates
 from genepool.own_inputs import refuse_own_input
 from genepool.seeding import derive
-from genepool.tasks import OutcomeTable, Task, open_model
+from genepool.tasks import OutcomeTable
 from genepool.threads import torch_threads
-from genepool.training.continual.asking import ask_all, fingerprint_of, joined_gains
+from genepool.training.continual.asking import ask_all, fingerprint_of, joined_gains, models_asked
 from genepool.training.continual.folder import MERGED, TASKS, LearnedTask, read_learned, task_folder
 from genepool.training.continual.memory import Memory, bytes_of, read_memory
 from genepool.training.continual.opening import open_sequence
 from genepool.training.continual.record import SequenceRecord
 from genepool.training.continual.result import write_result
-from genepool.training.continual.session import EarlierModel, TaskRun
+from genepool.training.continual.search import best_trial, search_rate
+from genepool.training.continual.session import TaskRun
+from genepool.training.continual.stages import earlier_models
 from genepool.training.continual.told import measured_sequence, shared_examples
 from genepool.training.examples import TrainingExample, TrainingExamples
 from genepool.training.folder import (
@@ -46,13 +47,9 @@ from genepool.training.journal import Journal
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training
 from genepool.training.run import sensible_threads
-from genepool.training.states import States
 from genepool.training.summed_change import MergedResults
 from genepool.training.train import TrainingResult
 from genepool.weights import Form, Weights, open_weights, store
-
-if TYPE_CHECKING:
-    import torch
 
 
 def run_sequence(
@@ -218,12 +215,22 @@ class SequenceRun:
         folder = task_folder(self.out, number)
         self._forget_after(number)
         folder.mkdir(parents=True, exist_ok=True)
+        learner = self.recipe.made_learner()
+        trials = search_rate(
+            folder,
+            learner.trials(self.recipe.seed, number),
+            lambda place, journal, rate: self._task_run(number, done, journal, folder=place, rate=rate, judged=True),
+        )
+        rate = trials[best_trial(trials)].rate if trials else None
         with Journal(folder / JOURNAL_FILE) as journal:
-            run = self._task_run(number, done, journal)
+            run = self._task_run(number, done, journal, rate=rate)
             run.begin()
             run.train()
             told = run.finish_task()
-        learner = self.recipe.made_learner()
+        if trials:
+            # The one that was chosen is taken again, to the same bits: it counts once.
+            told["compute"] = sum(one.compute for one in trials)
+            told["facts"]["trials"] = [[one.rate, one.score] for one in trials]
         results = [one.trained for one in done] + [folder / told["result"]]
         merged = learner.combined(self.recipe.base, results)
         if merged is not None:
@@ -248,12 +255,32 @@ class SequenceRun:
             told["learning_rate"],
             told["memory_bytes"] + kept,
             told["facts"],
+            told["views"],
+            told["compute"],
         )
         learned.write()
         return learned
 
-    def _task_run(self, number: int, done: Sequence[LearnedTask], journal: Journal) -> TaskRun:
-        """The training of one task, begun with what the tasks before it left."""
+    def _task_run(
+        self,
+        number: int,
+        done: Sequence[LearnedTask],
+        journal: Journal,
+        *,
+        folder: Path | None = None,
+        rate: float | None = None,
+        judged: bool = False,
+    ) -> TaskRun:
+        """The training of one task, begun with what the tasks before it left.
+
+        Args:
+            number: of the task.
+            done: the tasks before it.
+            journal: its record.
+            folder: its own one, of a trial; the task's when None.
+            rate: its learning rate; the recipe's when None.
+            judged: whether validation examples say how good it is, of a trial.
+        """
         recipe, learner, group = self.recipe, self.recipe.made_learner(), self.groups[number]
         base, name = self.opened.base, recipe.base
         fresh = learner.fresh_factors and recipe.form == "lora"
@@ -270,46 +297,31 @@ class SequenceRun:
                 "patience": 0,
                 "seed": derive(recipe.seed, "task", number),
                 "threads": self.threads,
+                **({} if rate is None else {"learning_rate": rate}),
             }
         )
         whole = self.opened.lessons
         lessons = TrainingExamples([whole.tasks[one] for one in group], seed=own.seed, valid=1)
         # Portions are of the whole run; and without validation examples the last state is the one that counts.
         lessons.train, lessons.valid = [one for one in whole.train if one.task.name in names], []
+        if judged:
+            lessons.valid = [one for one in whole.valid if one.task.name in names]
         before = {name for one in done for name in one.tasks}
         earlier: dict[tuple[str, str], TrainingExample] = {
             (one.task.name, one.example.key): one for one in whole.train if one.task.name in before
         }
         return TaskRun(
             replace(self.opened, recipe=own, base=base, lessons=lessons, others=()),
-            task_folder(self.out, number),
+            task_folder(self.out, number) if folder is None else folder,
             journal,
             learner,
             number,
             read_memory(done[-1].folder) if done else Memory(),
             earlier,
             so_far=self._so_far(number),
-            stages=[] if fresh or not done else self._stages(done),
+            stages=[] if fresh or not done else earlier_models(self.opened, done, self._device),
             device=self._device,
         )
-
-    def _stages(self, done: Sequence[LearnedTask]) -> list[EarlierModel]:
-        """The base and what every task so far trained: what the next one may begin with."""
-
-        def embedding(part: Path | None) -> Callable[[Sequence[str]], torch.Tensor]:
-            def embed(prompts: Sequence[str]) -> torch.Tensor:
-                weights = self.opened.base if part is None else open_weights(str(part), base=self.opened.base)
-                return open_model(weights).load(self._device, self.recipe.dtype).embeddings(prompts)
-
-            return embed
-
-        def values(one: LearnedTask) -> dict[str, torch.Tensor]:
-            states = States(one.folder)
-            state = states.load(states.kept()[-1])
-            return {key: tensor for key, tensor in state.items() if key.startswith("value:")}
-
-        earlier = [EarlierModel(embedding(one.trained), partial(values, one)) for one in done]
-        return [EarlierModel(embedding(None)), *earlier]
 
     def _forget_after(self, number: int) -> None:
         """Removes later tasks: what they hold was made from what this one had made before it was removed."""
@@ -328,7 +340,9 @@ class SequenceRun:
                 break
             if step <= sum(one.steps for one in done) + learned.steps:
                 with Journal(learned.folder / JOURNAL_FILE) as journal, torch_threads(self.threads):
-                    run = self._task_run(number, done, journal)
+                    searched = self.recipe.made_learner().trials(self.recipe.seed, number)
+                    rate = learned.learning_rate if searched else None
+                    run = self._task_run(number, done, journal, rate=rate)
                     run.check()
                     run.replay(step - sum(one.steps for one in done))
                 return
@@ -362,24 +376,6 @@ class SequenceRun:
     def _so_far(self, number: int) -> tuple[str, ...]:
         return tuple(name for group in self.groups[: number + 1] for name in self._names(group))
 
-    def _asked(self, done: Sequence[LearnedTask]) -> list[tuple[str, Weights, list[Task]]]:
-        """Which model is asked which tasks when some are learned, and what it is called."""
-        targets, others = list(self.opened.targets), list(self.opened.others)
-        if not done:
-            return [("the base", self.opened.base, [*targets, *others])]
-        if not self.recipe.made_learner().knows_task:
-            name = f"after {', '.join(done[-1].tasks)}"
-            return [(name, self.weights(done), [*targets, *others])]
-        known = {name: one for one in done for name in one.tasks}
-        left = [task for task in (*targets, *others) if task.name not in known]
-        base = [("the base", self.opened.base, left)] if left else []
-        experts = [
-            (f"expert of {task.name}", open_weights(str(known[task.name].trained), base=self.opened.base), [task])
-            for task in targets
-            if task.name in known
-        ]
-        return [*base, *experts]
-
     def _ask(self, stage: int, done: Sequence[LearnedTask], ledger: str | Path | None) -> None:
         asked = self.opened.asked()
         if self.record.asked(stage) == asked:
@@ -389,7 +385,9 @@ class SequenceRun:
 
     def _tables(self, done: Sequence[LearnedTask], ledger: str | Path | None) -> list[OutcomeTable]:
         with torch_threads(self.threads):
-            return ask_all(self._asked(done), self.recipe, ledger, self._device)
+            knows_task = self.recipe.made_learner().knows_task
+            asked = models_asked(self.opened, done, None if knows_task or not done else self.weights(done))
+            return ask_all(asked, self.recipe, ledger, self._device)
 
     # ------------------------------------------------------------------ ending
 

@@ -6,15 +6,20 @@ the step. Its state stands in the states of the run, so a killed task goes on to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool.threads import torch_threads
+from genepool.training.continual.compute import ComputeMeter
+from genepool.training.continual.folder import view_place
 from genepool.training.continual.lesson_place import LessonPlace
 from genepool.training.continual.memory import Memory, write_memory
+from genepool.training.continual.search import Trial
 from genepool.training.examples import TrainingExample
 from genepool.training.fit import drawing
 from genepool.training.journal import ExampleRow, Journal
@@ -30,6 +35,10 @@ if TYPE_CHECKING:
 
 #: How the names of a learner's own tensors begin in a state.
 LEARNER = "learner:"
+#: How the names of what a learner trains beside the model begin there.
+BESIDE = "beside:"
+#: The name of what was computed there.
+COMPUTE = "compute"
 
 
 class LearnerTrainer(AnswerTrainer):
@@ -66,18 +75,36 @@ class LearnerOptimiser(Optimiser):
     Args:
         parameters, settings: as for `Optimiser`.
         learner: it.
+        meter: counts what a task costs; what it has counted stands in the states too.
     """
 
     def __init__(
-        self, parameters: Mapping[str, torch.nn.Parameter], settings: Optimisation, learner: TaskLearner
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        settings: Optimisation,
+        learner: TaskLearner,
+        meter: ComputeMeter,
     ) -> None:
         super().__init__(parameters, settings)
-        self._learner = learner
+        self._learner, self._meter = learner, meter
+        self._beside: Optimiser | None = None
+
+    def train_beside(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+        """From now on also trains what a learner has beside the model; nothing where there is none."""
+        if parameters:
+            self._beside = Optimiser(parameters, replace(self.settings, weight_decay=0.0))
+
+    def clip(self) -> float:
+        norm = super().clip()
+        # By itself: what a learner trains beside the model must not make the model's own steps smaller.
+        return norm if self._beside is None else math.hypot(norm, self._beside.clip())
 
     def step(self, number: int) -> None:
         import torch
 
         super().step(number)
+        if self._beside is not None:
+            self._beside.step(number)
         with torch.no_grad():
             self._learner.after_step()
             for name, master in self._masters.items():
@@ -94,12 +121,25 @@ class LearnerOptimiser(Optimiser):
         with self._learner.place.holding({name: deployed[name].to(kind) for name, kind in kinds.items()}):
             yield
 
+    def moved(self) -> dict[str, torch.Tensor]:
+        beside = {} if self._beside is None else self._beside.trained()
+        return {**super().moved(), **{f"{BESIDE}{name}": one for name, one in beside.items()}}
+
     def state(self) -> dict[str, torch.Tensor]:
-        return {**super().state(), **{f"{LEARNER}{name}": one for name, one in self._learner.state().items()}}
+        import torch
+
+        beside = {} if self._beside is None else self._beside.state()
+        own = {f"{BESIDE}{name}": one for name, one in beside.items()}
+        own[COMPUTE] = torch.tensor(self._meter.total)
+        return {**super().state(), **own, **{f"{LEARNER}{name}": one for name, one in self._learner.state().items()}}
 
     def restore(self, state: Mapping[str, torch.Tensor], step: int) -> None:
         super().restore(state, step)
         if step:
+            self._meter.total = int(state.get(COMPUTE, self._meter.total))
+            if self._beside is not None:
+                beside = {name.removeprefix(BESIDE): one for name, one in state.items() if name.startswith(BESIDE)}
+                self._beside.restore(beside, step)
             own = {name.removeprefix(LEARNER): one for name, one in state.items() if name.startswith(LEARNER)}
             self._learner.restore(own)
 
@@ -109,11 +149,11 @@ class EarlierModel:
     """A model that a task may begin with.
 
     Attributes:
-        embed: prompts -> embeddings, (prompts, width); loads it.
+        embed: a meter and prompts -> embeddings, (prompts, width); loads it, and what it computes is counted.
         values: loads what was trained of it, as a state names it; None for the base, whose parameters are as made.
     """
 
-    embed: Callable[[Sequence[str]], torch.Tensor]
+    embed: Callable[[ComputeMeter, Sequence[str]], torch.Tensor]
     values: Callable[[], Mapping[str, torch.Tensor]] | None = None
 
 
@@ -154,14 +194,16 @@ class TaskRun(Run):
     def session(self) -> Session:
         """The model in memory as the task begins, and the learner told of it."""
         learner = self._learner
+        self._meter = meter = ComputeMeter()
         session = Session(
             self.recipe,
             self._loaded(self.opened.base),
             self.opened.base,
             self.opened.lessons,
             make_trainer=lambda inputs: LearnerTrainer(inputs, learner),
-            make_optimiser=lambda parameters, settings: LearnerOptimiser(parameters, settings, learner),
+            make_optimiser=lambda parameters, settings: LearnerOptimiser(parameters, settings, learner, meter),
         )
+        meter.watch(session.model.model)
         trainer = session.trainer
         values = session.optimiser.trained()
         learner.memory = self._memory
@@ -174,9 +216,10 @@ class TaskRun(Run):
             self.opened.lessons.train,
             self._earlier,
             trainer.encoded,
+            self.recipe.steps,
         )
         if self._stages:
-            chosen = self._stages[learner.begins_with([stage.embed for stage in self._stages])]
+            chosen = self._stages[learner.begins_with([partial(stage.embed, meter) for stage in self._stages])]
             if chosen.values is not None and not self.states.kept() and not self.journal.steps():
                 self.states.put(0, chosen.values())
         if 0 in self.states.kept():
@@ -186,7 +229,15 @@ class TaskRun(Run):
             except (KeyError, ValueError) as error:
                 raise self.states.damaged(0, str(error)) from None
         learner.begin_task()
+        assert isinstance(session.optimiser, LearnerOptimiser)
+        session.optimiser.train_beside(learner.beside())
         return session
+
+    def tried(self) -> Trial:
+        """What a trial of the task came to; its steps are taken, and its lessons have validation examples."""
+        session, last = self._session, self._recorded()[-1]
+        assert session is not None
+        return Trial(session.optimiser.settings.learning_rate, last.score, last.loss, self._meter.total)
 
     def _lineage(self, step: int) -> dict[str, Any]:
         told = super()._lineage(step)
@@ -209,8 +260,20 @@ class TaskRun(Run):
         self._restore(last, session)
         with torch_threads(self.threads):
             memory = self._learner.end_task()
+        compute = self._meter.total
         write_memory(self.out, memory)
+        views = self._learner.views(memory)
+        for number, values in enumerate(views):
+            self._write_view(view_place(self.out, number) / session.trained.place, values, session, last)
         # The last state again: a learner may have looked at gradients.
         told, _ = self._written(measured=False)
         self.states.forget_all_but({0, last})
-        return {**told, "memory_bytes": memory.bytes, "facts": dict(memory.facts)}
+        kept = {"memory_bytes": memory.bytes, "facts": dict(memory.facts), "views": len(views)}
+        return {**told, **kept, "compute": compute}
+
+    def _write_view(self, out: Path, values: Mapping[str, torch.Tensor], session: Session, step: int) -> None:
+        """Writes what one of the tasks so far is asked with."""
+        kinds = {name: parameter.dtype for name, parameter in session.trained.parameters().items()}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with self._learner.place.holding({name: values[name].to(kind) for name, kind in kinds.items()}):
+            session.trained.write(out, dict(values), self.opened.base, self._lineage(step), None)

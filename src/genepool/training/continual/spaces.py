@@ -41,6 +41,49 @@ class ProjectedLayer:
         return basis @ (basis.T @ matrix) if self.inputs_first else (matrix @ basis) @ basis.T
 
 
+@dataclass(frozen=True)
+class ScaledSpace:
+    """A space in which the weight W of a linear layer is scaled: `W + W S (Q - I) S^T` stands in its place.
+
+    Attributes:
+        space: S, orthonormal columns, (inputs, directions).
+        scale: Q, (directions, directions).
+    """
+
+    space: torch.Tensor
+    scale: torch.nn.Parameter
+
+    @classmethod
+    def scaled(cls, space: torch.Tensor, scale: torch.Tensor) -> ScaledSpace:
+        """With a scale that is known."""
+        import torch
+
+        return cls(space.float(), torch.nn.Parameter(scale.float()))
+
+    @classmethod
+    def unscaled(cls, space: torch.Tensor) -> ScaledSpace:
+        """With the scale I, which changes nothing."""
+        import torch
+
+        return cls.scaled(space, torch.eye(space.shape[1], device=space.device))
+
+    def added(self, inputs: torch.Tensor) -> torch.Tensor:
+        """What is added to the inputs of the layer, (..., inputs), so that it does what the scaled one does."""
+        inside = inputs @ self.space.to(inputs.dtype)
+        scaled = inside @ self.scale.T.to(inputs.dtype) - inside
+        return scaled @ self.space.T.to(inputs.dtype)
+
+    def change(self, weight: torch.Tensor, *, inputs_first: bool) -> torch.Tensor:
+        """What the scale adds to a weight, of its shape, without gradients."""
+        scale = self.scale.detach().to(weight.dtype)
+        space = self.space.to(weight.dtype)
+        if inputs_first:
+            inside = space.T @ weight
+            return space @ (scale.T @ inside - inside)
+        inside = weight @ space
+        return (inside @ scale - inside) @ space.T
+
+
 def linear_layers(place: LessonPlace) -> dict[str, ProjectedLayer]:
     """The linear layers, by the name of their weight.
 
@@ -182,3 +225,44 @@ def without(covariance: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     """The covariance of what is left of the inputs when their part in the space of a basis is taken away."""
     left = covariance - basis @ (basis.T @ covariance)
     return left - (left @ basis) @ basis.T
+
+
+def task_directions(
+    basis: torch.Tensor | None, covariance: torch.Tensor, energy: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A basis with the new directions that a task needs, and which of all of its columns are the task's own.
+
+    Lin et al., Trust Region Gradient Projection, arXiv:2202.02931, as the authors' code has it: the directions that are
+    known and the singular vectors of what lies outside of them are ranked together by the energy that they hold, and
+    the task's are the fewest that hold the share. Columns that are known stay as they are, so that numbers of columns
+    can be kept.
+
+    Args:
+        basis: orthonormal columns, (inputs, directions), float64; None where nothing is kept yet.
+        covariance: the sum of `x x^T` over the inputs, (inputs, inputs).
+        energy: the share, of the sum of squares.
+
+    Returns:
+        Orthonormal columns, (inputs, directions), float64, and the numbers of the task's own, ascending, int64.
+    """
+    import torch
+
+    known = covariance.new_zeros(len(covariance), 0) if basis is None else basis
+    total = covariance.diagonal().sum()
+    if total <= 0:
+        return known, torch.zeros(0, dtype=torch.int64, device=covariance.device)
+    values, vectors = torch.linalg.eigh(without(covariance, known) if known.shape[1] else covariance)
+    room = len(covariance) - known.shape[1]
+    # What lies outside has as many directions as there is room for; the other eigenvalues are rounding.
+    values, vectors = values.flip(0)[:room].clamp(min=0), vectors.flip(1)[:, :room]
+    held = torch.cat([((covariance @ known) * known).sum(0), values])
+    order = held.argsort(descending=True, stable=True)
+    enough = (held[order].cumsum(0) >= energy * total * (1 - 1e-12)).nonzero()
+    chosen = order[: int(enough[0]) + 1 if len(enough) else len(order)]
+    fresh = chosen[chosen >= known.shape[1]].sort().values - known.shape[1]
+    # Orthogonal to the basis but for rounding, which would add up over many tasks.
+    added = vectors[:, fresh] - known @ (known.T @ vectors[:, fresh])
+    added = torch.linalg.qr(added)[0]
+    old = chosen[chosen < known.shape[1]]
+    own = torch.cat([old, torch.arange(len(fresh), device=old.device) + known.shape[1]]).sort().values
+    return torch.cat([known, added], 1), own

@@ -49,8 +49,10 @@ def measured_sequence(opened: OpenedTraining, record: SequenceRecord, done: Sequ
         `sequence`: names of the tasks in order; `untrained`: the base's scores on them; `matrix`: scores after every
         stage, a row each; `acc`, `bwt`, `fwt`, `forgetting`: see `genepool.measure.continual_accuracy`, None where
         tasks were learned together; `kept`: by task but the last, its examples after it was learned and in the end,
-        paired; `generic`: scores on the tasks that were not learned; `stages`: what each task cost; `memory_bytes`:
-        what is kept in the end; `shared`: tasks that hold the same examples.
+        paired; `generic`: scores on the tasks that were not learned; `stages`: what each task cost, with `error`, 1
+        minus the score of its tasks right after it, and `compute`, the operations that learning it took; `mean_error`
+        and `total_compute`: the same of all stages (the measure of NEVIS'22, arXiv:2211.11747); `memory_bytes`: what
+        is kept in the end; `shared`: tasks that hold the same examples.
     """
     names = [task.name for task in opened.targets]
     others = [task.name for task in opened.others]
@@ -62,6 +64,7 @@ def measured_sequence(opened: OpenedTraining, record: SequenceRecord, done: Sequ
     }
     untrained = [means[0, name] for name in names]
     matrix = [[means[stage, name] for name in names] for stage in range(1, last + 1)]
+    errors = [1 - sum(means[stage, name] for name in one.tasks) / len(one.tasks) for stage, one in enumerate(done, 1)]
     in_order = last == len(names)
     measures = continual_accuracy(matrix, untrained) if in_order else None
     return {
@@ -84,10 +87,14 @@ def measured_sequence(opened: OpenedTraining, record: SequenceRecord, done: Sequ
                 "steps": one.steps,
                 "examples": one.examples,
                 "memory_bytes": one.memory_bytes,
+                "error": errors[stage - 1],
+                "compute": one.compute,
                 "facts": dict(one.facts),
             }
             for stage, one in enumerate(done, 1)
         ],
+        "mean_error": sum(errors) / last,
+        "total_compute": sum(one.compute for one in done),
         "memory_bytes": done[-1].memory_bytes,
         "shared": shared_examples(opened.lessons.tasks),
     }

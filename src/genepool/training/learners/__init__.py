@@ -43,6 +43,7 @@ class TaskLearner(ABC):
         source: where it comes from.
         when: one sentence on what it is for.
         factors_only: whether it trains factors alone, never every tensor.
+        classes_only: whether it needs a model that tells classes.
         Options: the model of its options.
         options: those it was made with.
         memory: what it kept of the tasks before this one; the runner puts it there before `begin_task`.
@@ -53,6 +54,7 @@ class TaskLearner(ABC):
     source: ClassVar[str]
     when: ClassVar[str]
     factors_only: ClassVar[bool] = False
+    classes_only: ClassVar[bool] = False
     Options: ClassVar[type[LearnerOptions]] = LearnerOptions
 
     memory: Memory
@@ -90,6 +92,18 @@ class TaskLearner(ABC):
     def keeps_results(self) -> bool:
         """Whether what every task trained is needed later, so that it counts as memory."""
         return False
+
+    def trials(self, seed: int, number: int) -> list[float]:
+        """What the learning rate is multiplied with in each trial of a search for it, the first by 1.
+
+        Args:
+            seed: of the run.
+            number: of the task.
+
+        Returns:
+            Empty where nothing is searched for.
+        """
+        return []
 
     def groups(self, tasks: int) -> list[tuple[int, ...]]:
         """Which tasks are learned together, in order: each for itself, unless a learner says otherwise."""
@@ -132,6 +146,25 @@ class TaskLearner(ABC):
     def end_task(self) -> Memory:
         """What it keeps after a task, of this one and those before it; the model is as the last step left it."""
         return self.memory
+
+    def beside(self) -> dict[str, torch.nn.Parameter]:
+        """What a task trains beside the model, by name; asked once, after `begin_task`.
+
+        It is trained as the model is, without weight decay, stands in the states of the run, and is no part of the
+        result.
+        """
+        return {}
+
+    def views(self, memory: Memory) -> list[Mapping[str, torch.Tensor]]:
+        """What each task so far is asked with, where what is trained differs by the task: values as `deployed` gives.
+
+        Args:
+            memory: what `end_task` gave.
+
+        Returns:
+            In the order of the tasks; empty where all tasks are asked alike, or each with what its own training left.
+        """
+        return []
 
     def deployed(self) -> Mapping[str, torch.Tensor]:
         """What is written and asked after a task, float32, by name: what is trained, unless it says otherwise."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from genepool import progress
 from genepool.seeding import numpy_generator
 from genepool.training.continual.memory import Memory
 from genepool.training.continual.spaces import ProjectedLayer, extended_basis, input_covariances, linear_layers
@@ -13,6 +15,8 @@ from genepool.training.learners import LearnerOptions, TaskLearner
 
 if TYPE_CHECKING:
     import torch
+
+    from genepool.training.examples import TrainingExample
 
 
 class GpmOptions(LearnerOptions):
@@ -32,7 +36,8 @@ class Gpm(TaskLearner):
 
     AdamW scales every entry by itself, which leads out of a space; so what the step moved is projected too. From the
     second task on everything that is no linear layer (norms, biases, embeddings) stays as it is, as the authors' batch
-    norms do. Factors are linear layers: both are projected, each by what it is given.
+    norms do. Factors are linear layers: both are projected, each by what it is given. A layer whose basis has all
+    directions stays as it is too, which is said when a task begins.
     """
 
     name = "gpm"
@@ -50,6 +55,13 @@ class Gpm(TaskLearner):
             if name in self.memory.tensors
         }
         self._before: dict[str, torch.Tensor] = {}
+        full = sum(basis.shape[0] == basis.shape[1] for basis in self._bases.values())
+        if full:
+            named = ", ".join(dict.fromkeys(lesson.task.name for lesson in place.lessons))
+            progress.message(
+                f"{named}: in {full} of {len(self._bases)} layers the inputs of earlier tasks fill the whole space, so "
+                "these layers stay as they are; a lower energy leaves room"
+            )
 
     def after_backward(self) -> None:
         if not self.place.number:
@@ -73,18 +85,22 @@ class Gpm(TaskLearner):
             return matrix * 0
         return self._layers[name].projected(matrix, self._bases[name].to(matrix.dtype))
 
+    def _read(self) -> list[TrainingExample]:
+        """The examples that the inputs of the task are read from."""
+        lessons = self.place.lessons
+        order = numpy_generator(self.place.seed, "inputs").permutation(len(lessons))[: self.options.examples]
+        return [lessons[one] for one in order.tolist()]
+
     def end_task(self) -> Memory:
         place, ask = self.place, self.options
-        order = numpy_generator(place.seed, "inputs").permutation(len(place.lessons))[: ask.examples].tolist()
-        covariances = input_covariances(place, self._layers, [place.lessons[one] for one in order])
+        covariances = input_covariances(place, self._layers, self._read())
         energy = min(1.0, ask.energy + ask.rise * place.number)
         found = {}
         for name, covariance in covariances.items():
             known = self._bases.get(name)
             found[name] = extended_basis(None if known is None else known.double(), covariance, energy).float()
-        return Memory({**self.memory.tensors, **found}, facts={"directions": _directions(found)})
+        return Memory({**self.memory.tensors, **found}, facts=self._told(found))
 
-
-def _directions(bases: dict[str, torch.Tensor]) -> dict[str, list[int]]:
-    """By layer: the directions that are kept, and those that there are."""
-    return {name: [basis.shape[1], basis.shape[0]] for name, basis in bases.items()}
+    def _told(self, bases: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """By layer: the directions that are kept, and those that there are."""
+        return {"directions": {name: [basis.shape[1], basis.shape[0]] for name, basis in bases.items()}}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from genepool import progress
 from genepool.seeding import numpy_generator
 from genepool.training.continual.memory import Memory
 from genepool.training.continual.spaces import ProjectedLayer, extended_basis, input_covariances, linear_layers, without
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     import torch
 
     from genepool.training.examples import TrainingExample
+
+
+#: The share of the energy of inputs below which a direction holds none of them.
+_NOTHING = 1e-9
 
 
 class InfLoraOptions(LearnerOptions):
@@ -38,7 +43,8 @@ class InfLora(TaskLearner):
 
     U are the first left singular vectors, as many as the rank, of the new task's inputs without their part in the space
     of the inputs of earlier tasks. The space grows as GPM's does. Of a space beyond half of all directions the authors
-    keep the complement, which is smaller and says the same; so is done here.
+    keep the complement, which is smaller and says the same; so is done here. Where fewer directions are left than the
+    factors have ranks, the others are arbitrary, which is said when the task begins.
     """
 
     name = "inf_lora"
@@ -60,15 +66,25 @@ class InfLora(TaskLearner):
             name: layer for name, layer in linear_layers(place).items() if "lora_A" in name
         }
         self._fixed: dict[str, torch.Tensor] = {}
+        short = 0
         for name, covariance in input_covariances(place, self._layers, self._chosen()).items():
             basis = self._basis(name)
             left = covariance if basis is None else without(covariance, basis.to(covariance.device))
-            vectors = torch.linalg.eigh(left)[1].flip(1)
+            energies, vectors = (one.flip(-1) for one in torch.linalg.eigh(left))
             values = place.values[name]
+            # What rounding leaves of a direction that is taken away is far below this.
+            short += int((energies[: len(values)] <= _NOTHING * covariance.diagonal().sum()).any())
             with torch.no_grad():
                 values.copy_(vectors[:, : len(values)].T / math.sqrt(3))
                 place.parameters[name].copy_(values)
             self._fixed[name] = values.clone()
+        if short:
+            named = ", ".join(dict.fromkeys(lesson.task.name for lesson in place.lessons))
+            progress.message(
+                f"{named}: in {short} of {len(self._fixed)} layers its inputs have fewer directions outside of those "
+                "of earlier tasks than the factors have ranks; the directions of the others are arbitrary. A smaller "
+                "rank or a lower energy helps"
+            )
 
     def _chosen(self) -> list[TrainingExample]:
         lessons = self.place.lessons
