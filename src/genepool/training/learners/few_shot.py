@@ -73,7 +73,7 @@ class FewShot(TaskLearner):
     name = "few_shot"
     source = (
         "Roy et al., A Bag of Tricks for Few-Shot Class-Incremental Learning, arXiv:2403.14392, whose six tricks are "
-        "the options; scale and the views are ours"
+        "the options; scale, views, and how a trick is computed where the abstract does not say it are ours"
     )
     when = "a classifier learns new classes from a few examples each, after a first task with many"
     classes_only: ClassVar[bool] = True
