@@ -35,11 +35,12 @@ class ComputeMeter:
         import torch
 
         weight = module.weight
-        # Of a packed weight the entries are told by the layer's sizes alone.
-        outputs = weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0]
-        known = getattr(module, "in_features", None), getattr(module, "out_features", None)
-        entries = known[0] * known[1] if None not in known else weight.numel()
-        outputs = known[1] or outputs
+        if isinstance(module, torch.nn.Linear):
+            # Of a packed weight the sizes of the layer tell the entries.
+            outputs, entries = module.out_features, module.in_features * module.out_features
+        else:
+            outputs = weight.shape[0] if isinstance(module, torch.nn.modules.conv._ConvNd) else weight.shape[1]
+            entries = weight.numel()
         places = output.numel() // outputs
         passes = 1
         if torch.is_grad_enabled() and output.requires_grad:
