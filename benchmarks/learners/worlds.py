@@ -64,9 +64,10 @@ def _strings(seed: int, order: str) -> tuple[Path, Path]:
 def _digits(seed: int, order: str) -> tuple[Path, Path]:
     from safetensors.torch import save_file
 
+    from genepool.tasks.models.digits.network import Shape
     from genepool.testbed.digits.builder import schedule_for
     from genepool.testbed.digits.images import Images, load_images, write_items
-    from genepool.testbed.digits.model import Shape, new_base
+    from genepool.testbed.digits.model import new_base
     from genepool.testbed.digits.rearranging import AS_IT_IS
 
     bed = CACHE / "beds" / f"untrained-digits-{seed}-{order.replace(' ', '-')}"

@@ -178,4 +178,5 @@ def equal_angles(count: int, width: int, where: str) -> torch.Tensor:
         )
     centred = torch.eye(count, width)
     centred[:, :count] -= 1 / count
-    return centred * (count / (count - 1)) ** 0.5
+    found: torch.Tensor = centred * (count / (count - 1)) ** 0.5
+    return found

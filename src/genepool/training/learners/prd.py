@@ -130,7 +130,7 @@ class Prd(TaskLearner):
 
     def after_step(self) -> None:
         if self._prototypes.grad is not None:
-            self._prototypes -= self.options.rate * self._prototypes.grad
+            self._prototypes.sub_(self.options.rate * self._prototypes.grad)
             self._prototypes.grad = None
 
     def deployed(self) -> Mapping[str, torch.Tensor]:

@@ -126,7 +126,8 @@ class Trgp(Gpm):
         return found
 
     def views(self, memory: Memory) -> list[Mapping[str, torch.Tensor]]:
-        device, found = self.place.model.device, []
+        device = self.place.model.device
+        found: list[Mapping[str, torch.Tensor]] = []
         for number in range(self.place.number + 1):
             scales = []
             for key, scale in memory.tensors.items():
