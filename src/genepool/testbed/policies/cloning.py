@@ -58,7 +58,8 @@ def copied(
         for _ in range(how.steps):
             rows = torch.randint(len(inputs), (how.batch,), generator=generator)
             optimizer.zero_grad()
-            cross_entropy(network(inputs[rows]), answers[rows]).backward()
+            loss = cross_entropy(network(inputs[rows]), answers[rows])
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
