@@ -132,3 +132,30 @@ def test_the_way_goes_with_the_batch() -> None:
     assert layer.cheapest(16, 32, 1, together=True) == "sliced"
     # Many lines of one skill would each read factors of their own.
     assert layer.cheapest(512, 1, 2, together=True) == "sliced"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "skills", "copied"),
+    [
+        ([2, 2, 2, 2], [1, 2, 3], False),
+        ([2, 2, 2, 2], [3], False),
+        ([1, 2, 2, 1], [1, 2], False),
+        ([2, 2, 2, 2], [2, 1], True),
+        ([2, 2, 2, 2], [1, 1], True),
+        ([2, 2, 2, 2], [-1, 0], True),
+        ([2, 2, 2, 2], [0, 2], True),
+        ([1, 2, 2, 1], [0, 1], True),
+        ([1, 2, 2, 1], [2, 3], True),
+        ([0, 0], [0, 1], True),
+    ],
+)
+def test_factors_that_lie_as_they_are_wanted_are_not_copied(ranks: list[int], skills: list[int], copied: bool) -> None:
+    one = case(4, ranks, len(skills), 2, biases=True)
+    chosen = torch.tensor(skills)
+    own = one.layer.own(chosen)
+    held = one.layer.down.untyped_storage().data_ptr()
+    assert (own.down.untyped_storage().data_ptr() != held) == copied
+    weights = torch.nn.functional.one_hot(chosen + 1, len(ranks) + 1)[:, 1:].double()
+    with torch.inference_mode():
+        found = one.layer.gathered(one.output.clone(), one.x, own)
+    torch.testing.assert_close(found, expected(one, weights))

@@ -92,7 +92,8 @@ class _Trace(ReadingState):
         self.own: list[list[int]] = [[] for _ in range(rows)]
         self.path: list[list[int]] = [[] for _ in range(rows)]
         self.begins = self.ends = torch.zeros(rows, 0, dtype=torch.long)
-        self.rows, self.clock, self.cache = rows, 0, None
+        self.rows, self.clock = rows, 0
+        self.cache: Any = None
 
     def reorder(self, rows: torch.Tensor) -> None:
         chosen = rows.tolist()

@@ -101,10 +101,15 @@ class LayerFactors:
         Args:
             skills: a skill's number for each line, -1 for the base alone, (lines,).
         """
-        places = self._places[skills]
-        flat = places.flatten()
-        down = self._down.index_select(0, flat).view(*places.shape, self.inputs)
-        up = self._up.index_select(0, flat).view(*places.shape, self.outputs)
+        if (rows := self._run(skills)) is not None:
+            # They lie as they are wanted: taking them out would cost as much as what is computed with them.
+            down = self._down[rows].view(len(skills), self.largest, self.inputs)
+            up = self._up[rows].view(len(skills), self.largest, self.outputs)
+        else:
+            places = self._places[skills]
+            flat = places.flatten()
+            down = self._down.index_select(0, flat).view(*places.shape, self.inputs)
+            up = self._up.index_select(0, flat).view(*places.shape, self.outputs)
         return Own(down.transpose(1, 2), up, None if self.shifts is None else self.shifts[skills].unsqueeze(1))
 
     def gathered(self, output: torch.Tensor, x: torch.Tensor, own: Own) -> torch.Tensor:
@@ -190,6 +195,18 @@ class LayerFactors:
         every = 4 * _CALL + products * len(self.owners)
         costs: dict[Way, float] = {"gathered": gathered, "side_by_side": every, "sliced": sliced}
         return min(costs, key=lambda way: costs[way])
+
+    def _run(self, skills: torch.Tensor) -> slice | None:
+        """The rows of lines whose skills follow each other, all of the largest rank; None for any others."""
+        numbers = skills.tolist()
+        if not numbers:
+            return None
+        first, last = numbers[0], numbers[-1]
+        if first < 0 or numbers != list(range(first, last + 1)):
+            return None
+        if not self.largest or any(rank != self.largest for rank in self.ranks[first : last + 1]):
+            return None
+        return slice(self._starts[first], self._starts[last + 1])
 
     def _row_numbers(self) -> torch.Tensor:
         """Which rows each skill has, (skills + 1, largest rank); the row of zeros fills up."""
