@@ -14,7 +14,7 @@ from genepool.errors import InputError
 from genepool.tasks import Example, load_tasks
 from genepool.tasks.ledger import Outcome
 from genepool.training.examples import TrainingExample
-from genepool.training.generating import GeneratingSampler, Making, Report, Wanted, skills_of
+from genepool.training.generating import GeneratingSampler, RoundMaking, SkillReport, Wanted, skills_of
 from genepool.training.made_examples import Forbidden, MadeExample, Round, plain
 from genepool.training.makers import TemplateMaker
 from genepool.training.samplers import Arms, make_sampler, samplers
@@ -72,15 +72,15 @@ def sampler_of(kind: str, **options: Any) -> GeneratingSampler:
     return found
 
 
-def making_of(templates: Path, sampler: GeneratingSampler, pupil: Pupil, number: int = 0) -> Making:
+def making_of(templates: Path, sampler: GeneratingSampler, pupil: Pupil, number: int = 0) -> RoundMaking:
     (task,) = load_tasks(str(templates))
     valid = [TrainingExample(task, one) for one in task.examples("valid")]
     stored = [TrainingExample(task, one) for one in task.examples("train")]
     outcomes = pupil.outcomes(valid)
-    report = Report(tuple(valid), tuple(one.score for one in outcomes), tuple("?" for _ in valid))
+    report = SkillReport(tuple(valid), tuple(one.score for one in outcomes), tuple("?" for _ in valid))
     tasks = {task.name: task}
     used = {plain(one.example.prompt) for one in sampler.made}
-    return Making(
+    return RoundMaking(
         number,
         0,
         tasks,
@@ -463,15 +463,15 @@ class Scripted:
         self.questions, self.texts, self.replies = questions, answers, replies
         self.asked: list[str] = []
 
-    def write(self, prompts: Sequence[str], making: Making, name: str, *others: Any) -> list[str]:
+    def write(self, prompts: Sequence[str], making: RoundMaking, name: str, *others: Any) -> list[str]:
         self.asked += prompts
         return self.questions[: len(prompts)] if name == "question" else [self.replies] * len(prompts)
 
-    def answers(self, lessons: Sequence[Any], count: int, making: Making, name: str) -> list[list[str]]:
+    def answers(self, lessons: Sequence[Any], count: int, making: RoundMaking, name: str) -> list[list[str]]:
         return self.texts[: len(lessons)]
 
 
-def writer_of(templates: Path, script: Scripted, sampler: GeneratingSampler) -> Making:
+def writer_of(templates: Path, script: Scripted, sampler: GeneratingSampler) -> RoundMaking:
     from genepool.training.makers import WriterMaker
 
     making = making_of(templates, sampler, Pupil(["first", "last"]))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from genepool.training.makers import Maker
 
 
-class GeneratingOptions(SamplerOptions):
+class MakingOptions(SamplerOptions):
     """Options of a sampler that has examples made."""
 
     every: int | None = Field(
@@ -130,7 +130,7 @@ class Student(Protocol):
 
 
 @dataclass(frozen=True)
-class Report:
+class SkillReport:
     """How the model did on the validation examples.
 
     Attributes:
@@ -162,7 +162,7 @@ class Report:
 
 
 @dataclass
-class Making:
+class RoundMaking:
     """What a sampler is given to make a round.
 
     Attributes:
@@ -185,7 +185,7 @@ class Making:
     tasks: Mapping[str, Task]
     stored: Sequence[TrainingExample]
     student: Student
-    report: Report | None
+    report: SkillReport | None
     maker: Maker | None
     forbidden: Forbidden
     used: set[str]
@@ -194,7 +194,7 @@ class Making:
     counts: dict[str, Any] = field(default_factory=lambda: {"wanted": 0, "tokens": 0})
 
     @property
-    def seen(self) -> Report:
+    def seen(self) -> SkillReport:
         """The report, where one was asked for."""
         assert self.report is not None
         return self.report
@@ -233,8 +233,8 @@ class GeneratingSampler(Sampler):
     needs = "answers"
     asks: ClassVar[bool] = True
     attempts: ClassVar[bool] = False
-    Options: ClassVar[type[Strict]] = GeneratingOptions
-    options: GeneratingOptions
+    Options: ClassVar[type[Strict]] = MakingOptions
+    options: MakingOptions
 
     def __init__(self, options: Strict | None, arms: Arms) -> None:
         super().__init__(options, arms)
@@ -277,24 +277,24 @@ class GeneratingSampler(Sampler):
         return [example for one in self.rounds for example in one.examples]
 
     @abstractmethod
-    def plan(self, making: Making) -> list[Wanted]:
+    def plan(self, making: RoundMaking) -> list[Wanted]:
         """What shall be made in a round, the most wanted first.
 
         Raises:
             InputError: there is nothing to go by.
         """
 
-    def make(self, making: Making) -> list[MadeExample]:
+    def make(self, making: RoundMaking) -> list[MadeExample]:
         """What is made in a round; `making.counts` says what else there is to tell."""
         wanted = self.plan(making)[: self.size(making)]
         making.count("wanted", len(wanted))
         return making.made(wanted)
 
-    def size(self, making: Making) -> int:
+    def size(self, making: RoundMaking) -> int:
         """How many examples a round makes, at most."""
         return min(making.room, self.options.round or making.room)
 
-    def errors(self, making: Making, below: float = 1.0) -> list[int]:
+    def errors(self, making: RoundMaking, below: float = 1.0) -> list[int]:
         """The places of the validation examples that the model fails; later, there may be none.
 
         Raises:

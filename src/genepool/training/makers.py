@@ -23,7 +23,7 @@ from genepool.training.made_examples import MadeExample, plain
 from genepool.training.samples import Sample, draw_samples
 
 if TYPE_CHECKING:
-    from genepool.training.generating import GeneratingOptions, Making, Wanted
+    from genepool.training.generating import MakingOptions, RoundMaking, Wanted
 
 # Draws of a template for one example, at most; half of all draws belong to other splits.
 _TRIES = 200
@@ -54,14 +54,14 @@ class Maker(ABC):
         """The tasks of which it can make an example that needs all of some skills."""
 
     @abstractmethod
-    def make(self, wanted: Sequence[Wanted], making: Making) -> list[MadeExample]:
+    def make(self, wanted: Sequence[Wanted], making: RoundMaking) -> list[MadeExample]:
         """Makes what is wanted, as far as it can; what it cannot is counted.
 
         Raises:
             InputError: a skill is unknown, or no task can make it.
         """
 
-    def task_for(self, one: Wanted, number: int, making: Making) -> Task:
+    def task_for(self, one: Wanted, number: int, making: RoundMaking) -> Task:
         """Whose example it becomes.
 
         Raises:
@@ -79,7 +79,7 @@ class Maker(ABC):
             )
         return self.tasks[able[int(making.generator("task", number).integers(len(able)))]]
 
-    def refused(self, task: Task, example: Example, making: Making) -> str:
+    def refused(self, task: Task, example: Example, making: RoundMaking) -> str:
         """Why an example may not be learned from, as `Round.told` calls it; empty where it may."""
         if not example.prompt.strip() or not making.student.fits(TrainingExample(task, example)):
             return "unfit"
@@ -140,7 +140,7 @@ class TemplateMaker(Maker):
                 found[f"{front}{cell}"] = Wanted((skill,), name, cell)
         return found or {"all": Wanted((skill,))}
 
-    def make(self, wanted: Sequence[Wanted], making: Making) -> list[MadeExample]:
+    def make(self, wanted: Sequence[Wanted], making: RoundMaking) -> list[MadeExample]:
         found = []
         for number, one in enumerate(wanted):
             task = self.task_for(one, number, making)
@@ -150,7 +150,7 @@ class TemplateMaker(Maker):
                 found.append(made)
         return found
 
-    def _drawn(self, task: Task, one: Wanted, number: int, making: Making) -> MadeExample | None:
+    def _drawn(self, task: Task, one: Wanted, number: int, making: RoundMaking) -> MadeExample | None:
         splits = self._splits[task.name]
         only = splits.cells.get(one.cell) if one.cell else None
         mixed = one.skills if one.exact and set(one.skills) <= set(splits.skills) else ()
@@ -195,7 +195,7 @@ class WriterMaker(Maker):
         tasks: Mapping[str, Task],
         stored: Sequence[TrainingExample],
         model: LanguageModel,
-        options: GeneratingOptions,
+        options: MakingOptions,
     ) -> None:
         super().__init__(tasks, stored)
         self.model, self._options = model, options
@@ -225,7 +225,7 @@ class WriterMaker(Maker):
     def _longest(self) -> int:
         return max(task.settings.max_new_tokens for task in self.tasks.values())
 
-    def make(self, wanted: Sequence[Wanted], making: Making) -> list[MadeExample]:
+    def make(self, wanted: Sequence[Wanted], making: RoundMaking) -> list[MadeExample]:
         able = max(0, making.tokens) // (self.asking + self._options.votes * self._longest)
         if len(wanted) > able:
             making.count("beyond_tokens", len(wanted) - able)
@@ -252,7 +252,7 @@ class WriterMaker(Maker):
             made.append(MadeExample(lesson.task.name, example, said))
         return made
 
-    def questions(self, wanted: Sequence[Wanted], making: Making) -> list[tuple[Wanted, TrainingExample]]:
+    def questions(self, wanted: Sequence[Wanted], making: RoundMaking) -> list[tuple[Wanted, TrainingExample]]:
         """What the writer asks, without answers: those questions that may be learned from, and that it finds sound."""
         if not wanted:
             return []
@@ -270,7 +270,7 @@ class WriterMaker(Maker):
         sound = self._sound([lesson for _, lesson in found], making)
         return [one for one, fine in zip(found, sound, strict=True) if fine]
 
-    def question(self, one: Wanted, number: int, making: Making) -> str:
+    def question(self, one: Wanted, number: int, making: RoundMaking) -> str:
         """What asks the writer for a question."""
         shown = list(one.like)
         if not shown:
@@ -283,7 +283,7 @@ class WriterMaker(Maker):
         return ask.replace("{examples}", texts)
 
     def write(
-        self, prompts: Sequence[str], making: Making, name: str, tokens: int, stop: tuple[str, ...] = ()
+        self, prompts: Sequence[str], making: RoundMaking, name: str, tokens: int, stop: tuple[str, ...] = ()
     ) -> list[str]:
         """What the writer writes to some prompts, each drawn by (seed, round, name, number); its tokens are counted."""
         decoding = Decoding(tokens, stop, self._options.temperature, 1.0, making.seed)
@@ -293,7 +293,9 @@ class WriterMaker(Maker):
         making.count("tokens", sum(len(one.tokens) for one in written))
         return [one.text for one in written]
 
-    def answers(self, lessons: Sequence[TrainingExample], count: int, making: Making, name: str) -> list[list[str]]:
+    def answers(
+        self, lessons: Sequence[TrainingExample], count: int, making: RoundMaking, name: str
+    ) -> list[list[str]]:
         """Answers that the writer draws to questions as their tasks ask them: `count` to each."""
         if not lessons:
             return []
@@ -317,7 +319,7 @@ class WriterMaker(Maker):
         # One that is known to be right needs no other vote.
         return answer, max(votes, self._options.agree) if metric.from_prompt else votes
 
-    def _sound(self, lessons: Sequence[TrainingExample], making: Making) -> list[bool]:
+    def _sound(self, lessons: Sequence[TrainingExample], making: RoundMaking) -> list[bool]:
         """Whether the writer says of its questions that they are sound, by most of its replies."""
         ask = self._options
         if ask.check is None or not lessons:

@@ -17,7 +17,7 @@ from genepool.tasks.answering import answer
 from genepool.tasks.ledger import Outcome
 from genepool.training.batches import encode_examples
 from genepool.training.examples import TrainingExample, by_task
-from genepool.training.generating import GeneratingSampler, Making, Report
+from genepool.training.generating import GeneratingSampler, RoundMaking, SkillReport
 from genepool.training.journal import Journal
 from genepool.training.made_examples import Forbidden, MadeExample, Round, plain
 from genepool.training.makers import Maker, TemplateMaker, WriterMaker, grouped
@@ -133,7 +133,7 @@ class Rounds:
             if self._forbidden is None:
                 self._forbidden = Forbidden((*lessons.tasks, *self._opened.others))
             report = self._report(sampler, student, number) if sampler.asks else None
-            making = Making(
+            making = RoundMaking(
                 number,
                 recipe.seed,
                 {task.name: task for task in lessons.tasks},
@@ -155,17 +155,17 @@ class Rounds:
         seen = {} if report is None else {"report": report.to_dict()}
         return Round(number, tuple(found), {**seen, **making.counts})
 
-    def _report(self, sampler: GeneratingSampler, student: SessionStudent, number: int) -> Report:
+    def _report(self, sampler: GeneratingSampler, student: SessionStudent, number: int) -> SkillReport:
         lessons = self._opened.lessons.valid
         outcomes = student.outcomes(lessons)
         order = list(range(len(lessons)))
         if sampler.options.permuted:
             order = numpy_generator(self._opened.recipe.seed, "permuted", number).permutation(len(lessons)).tolist()
         scores = tuple(outcomes[at].score for at in order)
-        return Report(tuple(lessons), scores, tuple(outcomes[at].output or "" for at in order))
+        return SkillReport(tuple(lessons), scores, tuple(outcomes[at].output or "" for at in order))
 
     def _attempted(
-        self, student: SessionStudent, found: list[MadeExample], making: Making, permuted: bool
+        self, student: SessionStudent, found: list[MadeExample], making: RoundMaking, permuted: bool
     ) -> list[MadeExample]:
         """The same with how the model did on each before it learned from it."""
         lessons = [TrainingExample(making.tasks[one.task], one.example) for one in found]

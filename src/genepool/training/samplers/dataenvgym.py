@@ -10,11 +10,11 @@ from pydantic import Field
 
 from genepool.errors import InputError
 from genepool.schema import Strict
-from genepool.training.generating import GeneratingOptions, GeneratingSampler, Making, Wanted, skills_of
+from genepool.training.generating import GeneratingSampler, MakingOptions, RoundMaking, Wanted, skills_of
 from genepool.training.makers import TemplateMaker
 
 
-class DataEnvGymOptions(GeneratingOptions):
+class DataEnvGymOptions(MakingOptions):
     """Options of DataEnvGym."""
 
     every: int | None = Field(
@@ -69,7 +69,7 @@ class DataEnvGym(GeneratingSampler):
     def attempts(self) -> bool:  # type: ignore[override]
         return self.options.environment == "skill_tree"
 
-    def plan(self, making: Making) -> list[Wanted]:
+    def plan(self, making: RoundMaking) -> list[Wanted]:
         if self.options.environment == "open_ended":
             found = self._open_ended(making)
         elif self.options.environment == "skill_list":
@@ -80,7 +80,7 @@ class DataEnvGym(GeneratingSampler):
         order = making.generator("order").permutation(len(found)).tolist()
         return [found[at] for at in order]
 
-    def _open_ended(self, making: Making) -> list[Wanted]:
+    def _open_ended(self, making: RoundMaking) -> list[Wanted]:
         """Examples of the skills of failed ones, drawn among these."""
         places = self.errors(making)
         if not places:
@@ -93,14 +93,14 @@ class DataEnvGym(GeneratingSampler):
             found.append(Wanted(skills_of(lesson), lesson.task.name, exact=True, said={"failed": lesson.example.key}))
         return found
 
-    def _skill_list(self, making: Making) -> list[Wanted]:
+    def _skill_list(self, making: RoundMaking) -> list[Wanted]:
         failed = {skill for place in self.errors(making) for skill in skills_of(making.seen.lessons[place])}
         making.counts["allocation"] = dict.fromkeys(sorted(failed), self.options.each)
         return [Wanted((skill,)) for skill in sorted(failed) for _ in range(self.options.each)]
 
     # ------------------------------------------------------------------ the tree
 
-    def _skill_tree(self, making: Making) -> list[Wanted]:
+    def _skill_tree(self, making: RoundMaking) -> list[Wanted]:
         maker = making.maker
         assert isinstance(maker, TemplateMaker)
         scores, before = making.seen.by_skill, self._before()
@@ -136,7 +136,7 @@ class DataEnvGym(GeneratingSampler):
         return found
 
     def _action(
-        self, skill: str, possible: list[str], given: Mapping[str, list[float]], making: Making
+        self, skill: str, possible: list[str], given: Mapping[str, list[float]], making: RoundMaking
     ) -> tuple[str, dict[str, int]]:
         """What is done for a skill: explore or exploit, and the examples of each subskill."""
         ask = self.options

@@ -14,7 +14,7 @@ from genepool.seeding import derive
 from genepool.tasks.metrics import find_metric
 from genepool.tasks.template_texts import TemplateTexts
 from genepool.training.answer_ranking import FIRST, Checked, Rule, agreement, evolved
-from genepool.training.generating import GeneratingOptions, GeneratingSampler, Making, Wanted
+from genepool.training.generating import GeneratingSampler, MakingOptions, RoundMaking, Wanted
 from genepool.training.made_examples import MadeExample
 from genepool.training.makers import WriterMaker, check_written
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from genepool.training.examples import TrainingExample
 
 
-class EvoSynOptions(GeneratingOptions):
+class EvoSynOptions(MakingOptions):
     """Options of EvoSyn."""
 
     solutions: int = Field(default=16, ge=2, le=1000, description="Answers to each problem (authors' code: 16).")
@@ -83,13 +83,13 @@ class EvoSyn(GeneratingSampler):
         for task in {lesson.task.name: lesson.task for lesson in stored}.values():
             check_written(task)
 
-    def plan(self, making: Making) -> list[Wanted]:
+    def plan(self, making: RoundMaking) -> list[Wanted]:
         assert making.maker is not None
         skills = making.maker.skills
         drawn = making.generator("skills").integers(len(skills), size=self.size(making))
         return [Wanted((skills[int(at)],)) for at in drawn]
 
-    def make(self, making: Making) -> list[MadeExample]:
+    def make(self, making: RoundMaking) -> list[MadeExample]:
         rule = self._rule(making)
         wanted = self.plan(making)
         making.count("wanted", len(wanted))
@@ -124,14 +124,14 @@ class EvoSyn(GeneratingSampler):
             found.append(MadeExample(lesson.task.name, example, {**said, "answered": "evosyn", "passed": passed}))
         return found
 
-    def _tokens(self, making: Making) -> int:
+    def _tokens(self, making: RoundMaking) -> int:
         """Tokens that the answers to a problem take, at most."""
         longest = max(task.settings.max_new_tokens for task in making.tasks.values())
         return (self.options.solutions + self.options.keys) * longest
 
     # ------------------------------------------------------------------ the rule
 
-    def _rule(self, making: Making) -> Rule:
+    def _rule(self, making: RoundMaking) -> Rule:
         """The rule of the first round, on record; or the one that evolves now."""
         if self.rounds and isinstance(told := self.rounds[0].told.get("rule"), dict):
             making.counts["rule"] = told
@@ -142,7 +142,7 @@ class EvoSyn(GeneratingSampler):
         making.counts["agreement"] = {"first": agreement(FIRST, problems), "evolved": share}
         return rule
 
-    def _verified(self, making: Making) -> list[Checked]:
+    def _verified(self, making: RoundMaking) -> list[Checked]:
         import numpy as np
 
         order = making.generator("seeds").permutation(len(making.stored))[: self.options.seeds]
@@ -165,7 +165,7 @@ class EvoSyn(GeneratingSampler):
 
     # ------------------------------------------------------------------ answers and checks
 
-    def _answers(self, lessons: Sequence[TrainingExample], making: Making, name: str) -> list[list[str]]:
+    def _answers(self, lessons: Sequence[TrainingExample], making: RoundMaking, name: str) -> list[list[str]]:
         """Answers to each problem: first the solutions, then the keys."""
         count = self.options.solutions + self.options.keys
         if isinstance(making.maker, WriterMaker):

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from genepool.errors import InputError
 from genepool.schema import Strict
-from genepool.training.generating import GeneratingOptions, GeneratingSampler, Making, Wanted
+from genepool.training.generating import GeneratingSampler, MakingOptions, RoundMaking, Wanted
 from genepool.training.makers import WriterMaker
 
 # Draws in a row that no task can combine before it is said that none can.
@@ -18,7 +18,7 @@ _TRIES = 1000
 _A_NAME = 16
 
 
-class SkillMixOptions(GeneratingOptions):
+class SkillMixOptions(MakingOptions):
     """Options of skill-mix data."""
 
     examples: int = Field(
@@ -45,7 +45,7 @@ class SkillMixOptions(GeneratingOptions):
         return value
 
 
-class SkillMix(GeneratingSampler):
+class SkillMixData(GeneratingSampler):
     """Draws k different skills, each set as likely as any other, and a kind of question; nothing is observed.
 
     Skills are the tags of examples, or what the writer names. Over templates, those of a `mix` are combined, in any
@@ -71,7 +71,7 @@ class SkillMix(GeneratingSampler):
                 "skills are named by a writer, and there is none", where="sampler_options.name", fix="Give a writer"
             )
 
-    def plan(self, making: Making) -> list[Wanted]:
+    def plan(self, making: RoundMaking) -> list[Wanted]:
         assert making.maker is not None
         skills = self._skills(making)
         if len(skills) < self.options.k:
@@ -98,7 +98,7 @@ class SkillMix(GeneratingSampler):
             found.append(Wanted(chosen, kind=kind, exact=True, said={"kind": kind} if kind else {}))
         return found
 
-    def _skills(self, making: Making) -> tuple[str, ...]:
+    def _skills(self, making: RoundMaking) -> tuple[str, ...]:
         """Those that are combined: the tags, or what the writer named in the first round."""
         maker = making.maker
         if not self.options.name or not isinstance(maker, WriterMaker):
@@ -108,7 +108,7 @@ class SkillMix(GeneratingSampler):
         maker.named = tuple(known)
         return maker.named
 
-    def _named(self, maker: WriterMaker, making: Making) -> list[str]:
+    def _named(self, maker: WriterMaker, making: RoundMaking) -> list[str]:
         order = making.generator("named").permutation(len(making.stored))
         shown = [making.stored[int(at)].example.prompt for at in order[: max(1, self.options.shown)]]
         ask = self.options.name_ask.replace("{examples}", "\n\n".join(shown))

@@ -9,10 +9,10 @@ from pydantic import Field
 
 from genepool.errors import InputError
 from genepool.schema import Strict
-from genepool.training.generating import GeneratingOptions, GeneratingSampler, Making, Wanted
+from genepool.training.generating import GeneratingSampler, MakingOptions, RoundMaking, Wanted
 
 
-class SkillPairsOptions(GeneratingOptions):
+class SkillPairsOptions(MakingOptions):
     """Options of skill pairs."""
 
     every: int | None = Field(
@@ -53,7 +53,7 @@ class SkillPairs(GeneratingSampler):
     Options: ClassVar[type[Strict]] = SkillPairsOptions
     options: SkillPairsOptions
 
-    def plan(self, making: Making) -> list[Wanted]:
+    def plan(self, making: RoundMaking) -> list[Wanted]:
         assert making.maker is not None
         chances = self.chances(making)
         if not chances:
@@ -73,7 +73,7 @@ class SkillPairs(GeneratingSampler):
             found.append(Wanted((one, other), exact=True, said={"pair": list(pairs[at])}))
         return found
 
-    def chances(self, making: Making) -> dict[tuple[str, str], float]:
+    def chances(self, making: RoundMaking) -> dict[tuple[str, str], float]:
         """The chance of failing each pair that can be made, at least `least`."""
         assert making.maker is not None
         seen: dict[tuple[str, str], list[float]] = {}

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from genepool.schema import Strict
-from genepool.training.generating import GeneratingOptions, GeneratingSampler, Making, Wanted, skills_of
+from genepool.training.generating import GeneratingSampler, MakingOptions, RoundMaking, Wanted, skills_of
 from genepool.training.made_examples import MadeExample
 from genepool.training.makers import WriterMaker
 
@@ -18,7 +18,7 @@ from genepool.training.makers import WriterMaker
 _CHOSEN, _MADE = 5, 2
 
 
-class StatOptions(GeneratingOptions):
+class StatOptions(MakingOptions):
     """Options of STAT."""
 
     examples: int = Field(
@@ -79,7 +79,7 @@ class Stat(GeneratingSampler):
     def makes(self) -> bool:
         return self.options.make == "write"
 
-    def make(self, making: Making) -> list[MadeExample]:
+    def make(self, making: RoundMaking) -> list[MadeExample]:
         wanted = self.plan(making)
         # A random part of what was wanted is what there is room for, as the authors draw it.
         order = making.generator("part").permutation(len(wanted))[: self.size(making)]
@@ -87,7 +87,7 @@ class Stat(GeneratingSampler):
         making.count("wanted", len(chosen))
         return making.made(chosen) if self.makes else self._selected(chosen, making)
 
-    def plan(self, making: Making) -> list[Wanted]:
+    def plan(self, making: RoundMaking) -> list[Wanted]:
         places = self.errors(making, self.options.hard)
         order = making.generator("questions").permutation(len(places))[: self.options.questions]
         looked_at = sorted(places[int(at)] for at in order)
@@ -105,7 +105,7 @@ class Stat(GeneratingSampler):
             for _ in range(each)
         ]
 
-    def _tagged(self, places: Sequence[int], making: Making) -> list[list[str]]:
+    def _tagged(self, places: Sequence[int], making: RoundMaking) -> list[list[str]]:
         """Of each example those of its tags that the model is worst at."""
         scores = making.seen.by_skill
         return [
@@ -115,7 +115,7 @@ class Stat(GeneratingSampler):
             for place in places
         ]
 
-    def _named(self, places: Sequence[int], making: Making) -> list[list[str]]:
+    def _named(self, places: Sequence[int], making: RoundMaking) -> list[list[str]]:
         """Of each example those skills that the writer names, in the order of their names in what it wrote."""
         maker = making.maker
         assert isinstance(maker, WriterMaker)
@@ -140,7 +140,7 @@ class Stat(GeneratingSampler):
             making.count("unnamed", unnamed)
         return found + [[] for _ in places[len(found) :]]
 
-    def _selected(self, wanted: Sequence[Wanted], making: Making) -> list[MadeExample]:
+    def _selected(self, wanted: Sequence[Wanted], making: RoundMaking) -> list[MadeExample]:
         """Training examples that need the wanted skills: of one question different ones, where there are enough."""
         pools: dict[str, list[int]] = {}
         for at, lesson in enumerate(making.stored):
