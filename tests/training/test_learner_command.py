@@ -269,7 +269,7 @@ def test_what_cannot_work_is_refused_in_one_line(
 ) -> None:
     named = [small_world / "tasks" / name for name in ("first", "grade")][:tasks]
     answer = cli(
-        "train", *named, "--learner", learner, "--base", small_world / "base", "--out", tmp_path / "run", *options
+        "train", *named, "--learner", learner, "--base", small_world / "base", "--out", tmp_path / "run", "-q", *options
     )
     assert answer.code == 2, answer.out
     assert answer.err.startswith("error: ")
