@@ -19,6 +19,7 @@ from genepool.training.made_examples import Forbidden, MadeExample, Round, plain
 from genepool.training.makers import TemplateMaker
 from genepool.training.samplers import Arms, make_sampler, samplers
 from genepool.training.samplers.dataenvgym import DataEnvGym
+from genepool.training.samplers.evosyn import EvoSyn
 from genepool.training.samplers.skill_pairs import SkillPairs
 
 OF_ROUNDS = sorted(name for name, kind in samplers().items() if issubclass(kind, GeneratingSampler))
@@ -541,6 +542,12 @@ def test_the_writer_names_the_skills_that_are_mixed(templates: Path) -> None:
 # ---------------------------------------------------------------------- evosyn
 
 
+def evosyn_of(**options: Any) -> EvoSyn:
+    found = sampler_of("evosyn", **options)
+    assert isinstance(found, EvoSyn)
+    return found
+
+
 class Drawing(Pupil):
     """A student that draws the right answer with a chance, and otherwise one of two wrong ones."""
 
@@ -558,7 +565,7 @@ class Drawing(Pupil):
 
 
 def test_evosyn_learns_the_best_answer_and_says_how_often_it_was_right(templates: Path) -> None:
-    sampler = sampler_of("evosyn", examples=30, solutions=8, keys=8, seeds=10)
+    sampler = evosyn_of(examples=30, solutions=8, keys=8, seeds=10)
     making = making_of(templates, sampler, Drawing())
     found = sampler.make(making)
     assert making.counts["agreement"]["evolved"] >= making.counts["agreement"]["first"]
@@ -578,16 +585,16 @@ def test_evosyn_learns_the_best_answer_and_says_how_often_it_was_right(templates
 
 def test_checks_are_templates_and_one_that_fails_is_not_passed(templates: Path) -> None:
     checks = {"long": "{{ answer | length > 1 }}", "odd": "{{ answer[9] == 'a' }}", "same": "{{ answer in prompt }}"}
-    sampler = sampler_of("evosyn", keys=0, checks=checks, solutions=2)
+    sampler = evosyn_of(keys=0, checks=checks, solutions=2)
     (task,) = load_tasks(str(templates))
     lesson = TrainingExample(task, Example("one", "tab=", ("ba",)))
-    solutions, passes = sampler._passes(lesson, ["ba", "a"])  # type: ignore[attr-defined]
+    solutions, passes = sampler._passes(lesson, ["ba", "a"])
     assert solutions == ["ba", "a"]
     assert passes.tolist() == [[True, False, False], [False, False, True]]
 
 
 def test_what_no_check_tells_apart_is_dropped(templates: Path) -> None:
-    sampler = sampler_of("evosyn", keys=0, checks={"all": "{{ answer == answer }}"}, solutions=2, seeds=2, examples=4)
+    sampler = evosyn_of(keys=0, checks={"all": "{{ answer == answer }}"}, solutions=2, seeds=2, examples=4)
     making = making_of(templates, sampler, Drawing())
     assert sampler.make(making) == []
     assert making.counts["trivial"] == 4
@@ -596,8 +603,8 @@ def test_what_no_check_tells_apart_is_dropped(templates: Path) -> None:
 def test_the_control_of_evosyn_knows_nothing_of_answers(templates: Path) -> None:
     shares = []
     for permuted in (False, True):
-        sampler = sampler_of("evosyn", solutions=8, keys=8, seeds=20, permuted=permuted, iterations=0)
-        problems = sampler._verified(making_of(templates, sampler, Drawing()))  # type: ignore[attr-defined]
+        sampler = evosyn_of(solutions=8, keys=8, seeds=20, permuted=permuted, iterations=0)
+        problems = sampler._verified(making_of(templates, sampler, Drawing()))
         shares.append([one.right.tolist() for one in problems])
     plainly, mixed = shares
     assert plainly != mixed

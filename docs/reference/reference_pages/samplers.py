@@ -13,7 +13,7 @@ _NEEDS = {
     "reward": "rewards of samples",
     "loss or reward": "the loss of each example, or rewards of samples",
     "first training": "a first training",
-    "answers": "answers to validation examples",
+    "answers": "answers to examples",
 }
 _OPENING = (
     "`genepool train TASK TASK ... --sampler NAME` lets a sampler say how many examples of a step are of each task, or "

@@ -226,13 +226,11 @@ class GeneratingSampler(Sampler):
 
     Class attributes:
         asks: whether it looks at how the model does on the validation examples.
-        attempts: whether the model is asked what was made, before it learns from it: `attempt` in the record.
     """
 
     alone = True
     needs = "answers"
     asks: ClassVar[bool] = True
-    attempts: ClassVar[bool] = False
     Options: ClassVar[type[Strict]] = MakingOptions
     options: MakingOptions
 
@@ -260,6 +258,11 @@ class GeneratingSampler(Sampler):
             InputError: naming what is missing.
         """
         return
+
+    @property
+    def attempts(self) -> bool:
+        """Whether the model is asked what was made, before it learns from it: `attempt` in the record."""
+        return False
 
     @property
     def makes(self) -> bool:

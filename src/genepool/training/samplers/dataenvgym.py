@@ -66,7 +66,7 @@ class DataEnvGym(GeneratingSampler):
             )
 
     @property
-    def attempts(self) -> bool:  # type: ignore[override]
+    def attempts(self) -> bool:
         return self.options.environment == "skill_tree"
 
     def plan(self, making: RoundMaking) -> list[Wanted]:

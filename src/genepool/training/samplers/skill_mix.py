@@ -55,6 +55,7 @@ class SkillMixData(GeneratingSampler):
     name = "skill_mix"
     source = "Kaur et al., Instruct-SkillMix (arXiv:2408.14774): skills that a model names, k = 2, a kind of question"
     when = "Examples that need several skills at once are few, and each skill alone is known."
+    needs = "nothing"
     asks = False
     Options: ClassVar[type[Strict]] = SkillMixOptions
     options: SkillMixOptions

@@ -49,9 +49,12 @@ class SkillPairs(GeneratingSampler):
         "Shah et al., AI-Assisted Generation of Difficult Math Questions (arXiv:2407.21009); drawing by failure is ours"
     )
     when = "Single skills are known, and pairs of them fail."
-    attempts = True
     Options: ClassVar[type[Strict]] = SkillPairsOptions
     options: SkillPairsOptions
+
+    @property
+    def attempts(self) -> bool:
+        return True
 
     def plan(self, making: RoundMaking) -> list[Wanted]:
         assert making.maker is not None
