@@ -90,7 +90,7 @@ class StreamCell:
             _marks(data["frozen"], count),
             {int(number): _marks(bits, count) for number, bits in data["rounds"].items()},
             tuple(_marks(bits, clean[0]) for bits in clean[1:]),
-            None if data["unknown"] is None else tuple(data["unknown"]),
+            None if data["unknown"] is None else (data["unknown"][0], data["unknown"][1]),
             data["cost"],
             data["kept"],
             data["alarms"],

@@ -147,7 +147,8 @@ class _Run:
         scored = [at for at, one in enumerate(stream.examples) if one.answer is not None and one.known]
         rounds = {number: np.zeros(len(stream.examples)) for number in self.bed.kept}
         entropies: dict[bool, list[float]] = {True: [], False: []}
-        kept, alarms, resets, held = [], 0, 0, 0
+        kept: list[float] = []
+        alarms, resets, held = 0, 0, 0
         for step in run:
             places = list(run.batches[step.number].places)
             if step.round in rounds:

@@ -118,7 +118,8 @@ def _costs(cells: StreamCells) -> list[str]:
     for arm in names:
         parts: list[list[str]] = [[], []]
         for bed in beds:
-            times, held = [], []
+            times: list[float] = []
+            held: list[float] = []
             frozen = _found(cells, "frozen", bed.name)
             for seed, cell in _found(cells, arm.name, bed.name).items():
                 if seed in frozen:

@@ -28,7 +28,7 @@ class ChoosingModel(LanguageModel):
     """
 
     kind = "a causal language model that chooses among answers"
-    can: ClassVar[frozenset[Capability]] = LanguageModel.can | {"classes"}
+    can: ClassVar[frozenset[Capability]] = frozenset({*LanguageModel.can, "classes"})
 
     def __init__(self, loaded: LanguageModel, choices: Sequence[str]) -> None:
         super().__init__(loaded.taken(), loaded.model, loaded.tokenizer)

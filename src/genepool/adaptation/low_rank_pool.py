@@ -55,7 +55,8 @@ class LowRankPool:
             inputs: the examples.
             choice: the number of the pair of each, shape (n,), int64.
         """
-        found, order = [], []
+        found: list[torch.Tensor] = []
+        order: list[int] = []
         for rows, part in inputs.parts:
             with self._taking(choice[list(rows)]):
                 found.append(self._model.logits(Inputs(((tuple(range(len(rows))), part),), len(rows))))
