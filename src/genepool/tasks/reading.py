@@ -77,7 +77,9 @@ def _example_of(
     )
     _check_answers(example, settings, where)
     # How good an answer is stays with it; whether it is good decides on which side it stands.
-    return (label, example) if isinstance(label, bool | None) else (None, replace(example, value=label))
+    if label is None or isinstance(label, bool):
+        return label, example
+    return None, replace(example, value=label)
 
 
 def holds_texts(path: Path, settings: TaskSettings) -> bool:
