@@ -408,6 +408,10 @@ def test_the_control_sees_shuffled_evidence(
         ),
         (["--sampler", "evosyn", "--set", "sampler.tokens=10"], "may take"),
         (["--sampler", "dataenvgym", "--set", "sampler.ask=x"], "must contain {skills}"),
+        (["--sampler", "stat", "--set", "sampler.check=x"], "`check` must contain {prompt}"),
+        (["--sampler", "stat", "--set", "sampler.blame=x"], "`blame` must contain {written}"),
+        (["--sampler", "skill_mix", "--set", "sampler.name_ask=x"], "`name_ask` must contain {examples}"),
+        (["--sampler", "evosyn", "--set", "sampler.checks={x: x}"], "does not look at {{ answer }}"),
     ],
 )
 def test_what_cannot_be_made_is_refused(

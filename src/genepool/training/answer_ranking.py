@@ -186,7 +186,8 @@ def value_of(formula: Formula, features: dict[str, np.ndarray], count: int) -> n
     else:
         doing = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "min": np.minimum, "max": np.maximum}
         found = doing[name](first, rest[0])
-    return np.clip(found, -_LIMIT, _LIMIT)
+    bounded: np.ndarray = np.clip(found, -_LIMIT, _LIMIT)
+    return bounded
 
 
 def _size(formula: Formula) -> int:

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from genepool.errors import InputError
 from genepool.seeding import numpy_generator
 from genepool.training.made_examples import Forbidden, MadeExample, Round, shown
-from genepool.training.samplers import Arms, Sampler, SamplerOptions
+from genepool.training.samplers import Arms, Sampler, SamplerNeeds, SamplerOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -229,7 +229,7 @@ class GeneratingSampler(Sampler):
     """
 
     alone = True
-    needs = "answers"
+    needs: ClassVar[SamplerNeeds] = "answers"
     asks: ClassVar[bool] = True
     Options: ClassVar[type[Strict]] = MakingOptions
     options: MakingOptions

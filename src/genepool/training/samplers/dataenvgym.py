@@ -121,7 +121,7 @@ class DataEnvGym(GeneratingSampler):
 
     def _before(self) -> dict[str, float]:
         """The score of each skill in the last report."""
-        told = next((one.told["report"] for one in reversed(self.rounds) if "report" in one.told), {})
+        told: dict[str, Any] = next((one.told["report"] for one in reversed(self.rounds) if "report" in one.told), {})
         return {skill: float(mean) for skill, (mean, _) in told.items()}
 
     def _given(self, skill: str) -> dict[str, list[float]]:

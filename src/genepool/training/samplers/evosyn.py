@@ -42,7 +42,7 @@ class EvoSynOptions(MakingOptions):
 
     @field_validator("checks")
     @classmethod
-    def _shows(cls, value: dict[str, str]) -> dict[str, str]:
+    def _look(cls, value: dict[str, str]) -> dict[str, str]:
         if wrong := next((name for name, text in value.items() if "answer" not in text), None):
             raise ValueError(f"the check '{wrong}' does not look at {{{{ answer }}}}")
         return value

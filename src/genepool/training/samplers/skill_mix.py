@@ -39,7 +39,7 @@ class SkillMixOptions(MakingOptions):
 
     @field_validator("name_ask")
     @classmethod
-    def _shows(cls, value: str) -> str:
+    def _shows_examples(cls, value: str) -> str:
         if "{examples}" not in value:
             raise ValueError("`name_ask` must contain {examples}")
         return value

@@ -80,8 +80,8 @@ class SkillPairs(GeneratingSampler):
         """The chance of failing each pair that can be made, at least `least`."""
         assert making.maker is not None
         seen: dict[tuple[str, str], list[float]] = {}
-        for one in self.made:
-            pair, score = one.made.get("pair"), one.made.get("attempt")
+        for example in self.made:
+            pair, score = example.made.get("pair"), example.made.get("attempt")
             if isinstance(pair, list) and len(pair) == 2 and isinstance(score, int | float):
                 seen.setdefault((str(pair[0]), str(pair[1])), []).append(float(score))
         scores = making.seen.by_skill

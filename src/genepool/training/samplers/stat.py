@@ -54,7 +54,7 @@ class StatOptions(MakingOptions):
 
     @field_validator("blame")
     @classmethod
-    def _shows(cls, value: str) -> str:
+    def _shows_written(cls, value: str) -> str:
         if "{written}" not in value:
             raise ValueError("`blame` must contain {written}")
         return value
