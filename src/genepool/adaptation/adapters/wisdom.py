@@ -20,7 +20,7 @@ class Wisdom(GradientAdapter):
 
     name = "wisdom"
     source = "Lee et al., Towards Open-Set Test-Time Adaptation Utilizing the Wisdom of Crowds, ICCV 2023"
-    when = "the stream also holds what the model knows nothing of. Of the filters it keeps most of the clean accuracy"
+    when = "the stream also holds what the model knows nothing of"
     trains = "norm"
     needs = frozenset({"several examples"})
     order = "It suffers less than others where labels come sorted."
