@@ -12,7 +12,7 @@ from genepool.adaptation.adapter import Answered, Signals, SourceExamples, Strea
 from genepool.adaptation.gradient import GradientAdapter, RateOptions, StreamLoss
 from genepool.adaptation.stream_model import Inputs
 from genepool.seeding import torch_generator
-from genepool.tasks.models.forecaster import SERIES
+from genepool.tasks.models.forecaster import SERIES, Forecaster
 
 # A series whose spread is less than this correlates with nothing.
 _FLAT = 1e-8
@@ -61,9 +61,10 @@ class Petsa(GradientAdapter):
 
     def added(self, source: SourceExamples | None) -> dict[str, torch.nn.Parameter]:
         assert isinstance(self.options, PetsaOptions)
-        shape, variables, rank = self.model.network.shape, self.model.variables, self.options.rank
+        asked, variables, rank = self.model.asked, self.model.variables, self.options.rank
+        assert isinstance(asked, Forecaster)
         found: dict[str, torch.Tensor] = {}
-        for side, length in (("input", shape.lookback), ("output", shape.horizon)):
+        for side, length in (("input", asked.lookback), ("output", asked.horizon)):
             found[f"{side} bias"] = torch.zeros(length, variables)
             if rank:
                 generator = torch_generator(self.seed, "petsa", side)
@@ -130,7 +131,7 @@ def petsa_loss(forecast: torch.Tensor, truth: torch.Tensor, options: PetsaOption
         forecast, truth: shape (n, steps, variables).
         options: the weights of its parts.
     """
-    value = functional.huber_loss(forecast, truth, delta=options.huber)
+    value: torch.Tensor = functional.huber_loss(forecast, truth, delta=options.huber)
     apart = torch.fft.rfft(forecast, dim=1) - torch.fft.rfft(truth, dim=1)
     value = value + options.frequency * apart.abs().mean()
     if options.structure:
