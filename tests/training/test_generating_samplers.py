@@ -165,7 +165,8 @@ def test_a_made_example_comes_back_from_plain_data(templates: Path) -> None:
     again = MadeExample.from_dict("words", told_of)
     assert again.to_dict() == one.to_dict()
     assert again.example.key == one.example.key
-    for wrong in ([], {}, {**told_of, "answers": []}, {**told_of, "prompt": 3}, {**told_of, "made": None}):
+    damaged: list[Any] = [[], {}, {**told_of, "answers": []}, {**told_of, "prompt": 3}, {**told_of, "made": None}]
+    for wrong in damaged:
         with pytest.raises(ValueError, match=r".*"):
             MadeExample.from_dict("words", wrong)
 
