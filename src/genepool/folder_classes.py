@@ -11,12 +11,12 @@ from typing import ClassVar, Protocol, TypeVar, cast
 from genepool.errors import InputError, nearest
 
 
-class _Named(Protocol):
+class _HasName(Protocol):
     name: ClassVar[str]
 
 
 _Kind = TypeVar("_Kind")
-_NamedKind = TypeVar("_NamedKind", bound=_Named)
+_NamedKind = TypeVar("_NamedKind", bound=_HasName)
 
 
 def classes_of(package: str, kind: Callable[..., _Kind]) -> list[type[_Kind]]:

@@ -71,7 +71,7 @@ def judge(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judge")
     recipe = Training(
         base=str(small_world / "base"), tasks=(str(small_world / "pairs" / "first"),), objective="reward_model",
-        options={"members": 2, "diversity": 0.02}, steps=30, every=15, batch=16, learning_rate=0.02,
+        options={"members": 2, "diversity": 0.02}, steps=60, every=20, batch=16, learning_rate=0.02,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENEPOOL_CACHE", str(folder / "cache"))

@@ -16,7 +16,7 @@ _MEANS = 25
 
 
 @dataclass(frozen=True)
-class Mixture:
+class MixedGaussians:
     """A mixture.
 
     Attributes:
@@ -58,7 +58,7 @@ class Mixture:
         return 2 * free - 2 * len(rows) * self.log_likelihood(rows)
 
 
-def fitted(rows: np.ndarray, start: Mixture) -> Mixture:
+def fitted(rows: np.ndarray, start: MixedGaussians) -> MixedGaussians:
     """The mixture after expectation and maximisation in turn, until the likelihood of the rows stands.
 
     Args:
@@ -77,7 +77,7 @@ def fitted(rows: np.ndarray, start: Mixture) -> Mixture:
     return mixture
 
 
-def started(rows: np.ndarray, count: int, generator: np.random.Generator) -> Mixture:
+def started(rows: np.ndarray, count: int, generator: np.random.Generator) -> MixedGaussians:
     """A mixture from k-means, whose first means are drawn far apart (k-means++).
 
     Args:
@@ -103,7 +103,7 @@ def started(rows: np.ndarray, count: int, generator: np.random.Generator) -> Mix
     return _maximised(rows, shares, np.zeros(len(rows)))
 
 
-def _maximised(rows: np.ndarray, densities: np.ndarray, sums: np.ndarray) -> Mixture:
+def _maximised(rows: np.ndarray, densities: np.ndarray, sums: np.ndarray) -> MixedGaussians:
     """The mixture that the shares of the rows make."""
     import numpy as np
 
@@ -113,7 +113,7 @@ def _maximised(rows: np.ndarray, densities: np.ndarray, sums: np.ndarray) -> Mix
     means = shares.T @ rows / counts[:, None]
     apart = rows[None] - means[:, None, :]
     covariances = np.einsum("nk,kni,knj->kij", shares, apart, apart) / counts[:, None, None]
-    return Mixture(counts / counts.sum(), means, covariances + _RIDGE * np.eye(rows.shape[1]))
+    return MixedGaussians(counts / counts.sum(), means, covariances + _RIDGE * np.eye(rows.shape[1]))
 
 
 def _log_sums(densities: np.ndarray) -> np.ndarray:

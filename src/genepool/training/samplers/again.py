@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from genepool.errors import InputError
-from genepool.training.gaussian_mixture import Mixture
+from genepool.training.gaussian_mixture import MixedGaussians
 from genepool.training.samplers.alp_gmm import AlpGmm, AlpGmmOptions
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ class Again(AlpGmm):
 
         means, covariances = self.gaussians()
         weights = np.maximum(means[:, -1], 1e-12)
-        over_parameters = Mixture(weights / weights.sum(), means[:, :-1], covariances[:, :-1, :-1])
+        over_parameters = MixedGaussians(weights / weights.sum(), means[:, :-1], covariances[:, :-1, :-1])
         return int(over_parameters.densities(point[None])[0].argmax()) < len(stage.means)
 
     def gaussians(self) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from genepool.training.gaussian_mixture import Mixture, fitted, started
+from genepool.training.gaussian_mixture import MixedGaussians, fitted, started
 from genepool.training.samplers.parameters import ParameterOptions, ParameterSampler
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class AlpGmm(ParameterSampler):
         self._scores: list[float] = []
         self._progress: list[float] = []
         #: The mixtures that were fitted, each with the number of examples before it.
-        self.fits: list[tuple[int, Mixture]] = []
+        self.fits: list[tuple[int, MixedGaussians]] = []
 
     # ------------------------------------------------------------------ what is observed
 
@@ -86,7 +86,7 @@ class AlpGmm(ParameterSampler):
         if (count + 1) % self.options.window == 0:
             self.fits.append((count + 1, self._fit(count + 1)))
 
-    def _fit(self, count: int) -> Mixture:
+    def _fit(self, count: int) -> MixedGaussians:
         import numpy as np
 
         assert self._seen is not None
