@@ -87,7 +87,8 @@ def _scaled(values: torch.Tensor, last: int) -> torch.Tensor:
     """Values over their norms, which no cosine feels: their fourth powers stay finite."""
     norms = values.detach().flatten(-last).norm(dim=-1)
     scale = norms.clamp_min(1e-30).reshape(*norms.shape, *[1] * last)
-    return values / scale
+    scaled: torch.Tensor = values / scale
+    return scaled
 
 
 def _root(values: torch.Tensor) -> torch.Tensor:
@@ -115,7 +116,7 @@ class SharedRepresentation:
         """Inside, every pass adds what the module gave to a list; slopes can be asked for it."""
 
         def keep(_: Any, __: Any, output: Any) -> Any:
-            found = output if _is_tensor(output) else output[0] if isinstance(output, tuple) and output else None
+            found: Any = output if _is_tensor(output) else output[0] if isinstance(output, tuple) and output else None
             if not _is_tensor(found) or not found.is_floating_point():
                 raise self._wrong("gives no numbers that a loss could depend on")
             if not found.requires_grad:
@@ -189,19 +190,21 @@ def _named(model: Network, name: str) -> torch.nn.Module:
     modules = {key: module for key, module in model.model.named_modules() if key}
     if name not in modules:
         raise InputError(f"has no module '{name}'", where=model.title, fix=nearest(name, modules))
-    return modules[name]
+    found: torch.nn.Module = modules[name]
+    return found
 
 
 def _middle(model: Network) -> torch.nn.Module:
     import torch
 
     network = model.model
-    config = getattr(network, "config", None)
+    config: Any = getattr(network, "config", None)
     told = config.get_text_config() if hasattr(config, "get_text_config") else config
     count = getattr(told, "num_hidden_layers", None) or getattr(getattr(network, "shape", None), "layers", None)
     for module in network.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
-            return module[max(0, len(module) // 2 - 1)]
+            found: torch.nn.Module = module[max(0, len(module) // 2 - 1)]
+            return found
     raise InputError(
         "its layers cannot be told apart, so there is no middle of them",
         where=model.title,

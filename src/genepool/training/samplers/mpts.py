@@ -80,7 +80,8 @@ class Mpts(ParameterSampler):
         return found
 
     def points(self, step: int, size: int) -> np.ndarray:
-        return self.space.points[self.places(step, size)]
+        found: np.ndarray = self.space.points[self.places(step, size)]
+        return found
 
     def places(self, step: int, size: int) -> np.ndarray:
         import numpy as np
