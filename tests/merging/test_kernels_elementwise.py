@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genepool import kernels
-from genepool.kernels import compiled_entries, election, overlap, ranks, variance
+from genepool.kernels import compiled_ranks, election, overlap, ranks, variance
 
 seeds = st.integers(0, 10_000)
 
@@ -84,7 +84,7 @@ def test_rows_that_bounds_do_not_decide_are_sorted_and_zeros_not_looked_at() -> 
         limits, mixed = (np.float32(0.45), np.float32(0.1)), np.empty(640, np.uint8)
         room: list[Any] = [keys, buckets, counts, *bounds, mixed, unsure]
         room += [np.empty(size, np.float32) for _ in range(2)]
-        return bool(compiled_entries._drop_row(row, draws, *limits, *room))
+        return bool(compiled_ranks._drop_row(row, draws, *limits, *room))
 
     normal = np.random.default_rng(1).standard_normal(4096).astype(np.float32)
     assert decided(normal.copy())
@@ -92,6 +92,30 @@ def test_rows_that_bounds_do_not_decide_are_sorted_and_zeros_not_looked_at() -> 
     assert decided(np.sign(normal))
     assert not decided(np.sign(normal) + np.float32(1e-5) * normal)
     assert decided(np.where(normal > 1.5, normal, np.float32(0)))
+
+
+def test_rows_of_differences_of_bfloat16_are_ranked_without_sorting() -> None:
+    def ranked(row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+        size, fine = row.size, compiled_ranks._FINE_BUCKETS
+        room: list[Any] = [np.empty(size, np.uint32) for _ in range(3)]
+        room += [np.empty((3, fine), np.int32), np.empty(fine, np.float32)]
+        room += [np.empty(fine, np.int64) for _ in range(2)]
+        probabilities = np.empty(size, np.float32)
+        room += [np.empty(size // 8 + 1, np.uint64), probabilities]
+        found = compiled_ranks._rank_by_buckets(row, np.float32(0.25), np.float32(0.5), *room)
+        return probabilities if found else None
+
+    random = torch.Generator().manual_seed(0)
+    base, change = 0.3 * torch.randn(4096, generator=random), 0.015 * torch.randn(4096, generator=random)
+    row = (base + change).bfloat16().float() - base.bfloat16().float()
+    found = ranked(row.numpy())
+    assert found is not None
+    expected = kernels.row_ranks(row[None])[0].numpy() * np.float32(0.5) + np.float32(0.25)
+    assert np.array_equal(found, expected)
+    # Most entries of float32 have lower bits, and many entries far below the largest would share a bucket.
+    assert ranked(change.numpy()) is None
+    assert ranked(np.where(np.arange(4096) < 100, row.numpy() * np.float32(1e-9), row.numpy())) is None
+    assert ranked(np.zeros(4096, np.float32)) is not None
 
 
 @given(seed=seeds, models=st.integers(1, 4), normalize=st.booleans(), weighted_votes=st.booleans())

@@ -24,10 +24,10 @@ def row_ranks(rows: torch.Tensor) -> torch.Tensor:
 
     if rows.device.type != "cpu" or not rows.numel():
         return _formula(rows)
-    from genepool.kernels import compiled_entries
+    from genepool.kernels import compiled_ranks
 
     ranks = empty(rows.shape)
-    compiled_entries.row_ranks(rows.contiguous().numpy(), ranks.numpy())
+    compiled_ranks.row_ranks(rows.contiguous().numpy(), ranks.numpy())
     return ranks
 
 
@@ -45,12 +45,12 @@ def drop_by_rank(rows: Any, least: float, most: float, key: int, offset: int = 0
     if array is None:
         _drop_formula(rows, least, most, uniform(rows.numel(), key, offset, rows.device), rescale)
     elif array.size:
-        from genepool.kernels import compiled_entries
+        from genepool.kernels import compiled_ranks
 
         if rescale:
-            compiled_entries.drop_by_rank(array, key, offset, least, most - least, rescale)
+            compiled_ranks.drop_by_buckets(array, key, offset, least, most - least)
         else:
-            compiled_entries.drop_by_bounds(array, key, offset, least, most - least)
+            compiled_ranks.drop_by_bounds(array, key, offset, least, most - least)
 
 
 def _drop_formula(rows: torch.Tensor, least: float, most: float, draws: torch.Tensor, rescale: bool) -> None:
