@@ -13,7 +13,7 @@ import pytest
 from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED
 from benchmarks.claims.worlds import GENERIC
 from benchmarks.composition.cells import Cell, Cells
-from benchmarks.learning import measured, page
+from benchmarks.learning import page
 from benchmarks.learning.arm import Arm
 from benchmarks.learning.bed import TARGET, Learned
 from benchmarks.learning.claim import OPEN, SEEDS, ask, key_of
@@ -151,24 +151,26 @@ class _FakeBed:
 
 
 def test_the_rate_is_chosen_with_the_first_seed_and_nothing_is_measured_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     made: list[tuple[int, float]] = []
+
+    def measured_all(seeds: list[int], minutes: float | None = None) -> int:
+        return measure(Cells(path), arms=[arm], seeds=seeds, minutes=minutes, bed=_FakeBed)  # type: ignore[arg-type]
 
     def make(bed: _FakeBed, rate: float) -> Learned:
         made.append((bed.seed, rate))
         return Learned(str(rate), 60, 5, 256)
 
     arm = Arm("an arm", "", make, (0.1, 0.2, 0.3))  # type: ignore[arg-type]
-    monkeypatch.setattr(measured, "LearningBed", _FakeBed)
     path = tmp_path / "cells.jsonl"
-    assert measure(Cells(path), arms=[arm], seeds=[1]) == 1
-    assert measure(Cells(path), arms=[arm], seeds=[FIRST, 1], minutes=0) == 2
+    assert measured_all([1]) == 1
+    assert measured_all([FIRST, 1], minutes=0) == 2
     assert made == []
-    assert measure(Cells(path), arms=[arm], seeds=[FIRST, 1]) == 0
+    assert measured_all([FIRST, 1]) == 0
     assert made == [(FIRST, 0.1), (FIRST, 0.2), (FIRST, 0.3), (1, 0.2)]
     assert Cells(path)[key_of("an arm", 1)].said == {"rate": 0.2, "steps": 60, "generated": 5, "labels": 256}
-    assert measure(Cells(path), arms=[arm], seeds=[FIRST, 1]) == 0
+    assert measured_all([FIRST, 1]) == 0
     assert len(made) == 4
 
 

@@ -75,7 +75,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_a_template_has_an_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None) -> None:
-    monkeypatch.setattr("genepool.tasks.generated.SECONDS", 0.2)
+    monkeypatch.setattr("genepool.tasks.template_texts.SECONDS", 0.2)
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "template.yaml").write_text("answer: a\nprompt: |\n  " + ENDLESS[name] + "\n")
     with pytest.raises(InputError, match=r"template\.yaml:prompt"):
@@ -84,7 +84,7 @@ def test_a_template_has_an_end(name: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_time_of_a_template_is_that_of_all_its_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each text is allowed seconds, but not each of thousands."""
-    monkeypatch.setattr("genepool.tasks.generated.SECONDS", 0.2)
+    monkeypatch.setattr("genepool.tasks.template_texts.SECONDS", 0.2)
     (tmp_path / "t").mkdir()
     slow = "{% for a in range(99999) %}{{ '' }}{% endfor %}"
     (tmp_path / "t" / "template.yaml").write_text(

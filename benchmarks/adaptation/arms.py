@@ -53,6 +53,11 @@ class StreamBed:
     images: bool = True
     features: bool = True
 
+    @property
+    def same_examples(self) -> bool:
+        """Whether seeds share examples: there are fewer shares than seeds."""
+        return self.every < SEEDS
+
 
 BEDS = {
     bed.name: bed

@@ -75,13 +75,16 @@ def _row(cells: StreamCells, arm: StreamArm, bed: StreamBed) -> str:
     found = _found(cells, arm.name, bed.name)
     if not found:
         return ""
-    frozen = Figure.of([Contrast.of([c.rounds[c.last]], [c.frozen]) for c in found.values()])
+    frozen = Figure.of(
+        [Contrast.of([c.rounds[c.last]], [c.frozen]) for c in found.values()], same_examples=bed.same_examples
+    )
     control = _found(cells, "diversity", bed.name)
     both = [seed for seed in found if seed in control]
     against = ""
     if both and arm.name != "diversity":
         pairs = [(found[seed], control[seed]) for seed in both]
-        figure = Figure.of([Contrast.of(*([c.rounds[c.last]] for c in pair)) for pair in pairs])
+        contrasts = [Contrast.of(*([c.rounds[c.last]] for c in pair)) for pair in pairs]
+        figure = Figure.of(contrasts, same_examples=bed.same_examples)
         against = _interval(figure)
     clean = [c.clean[1].mean() for c in found.values() if c.clean]
     parts = [
@@ -163,7 +166,7 @@ def _claims(cells: StreamCells) -> list[str]:
         "",
         "## Not asked yet",
         "",
-        "These rules stand, and nothing measures them here yet: no bed here has series, or a source of another kind.",
+        "These rules stand, and no arm of this benchmark measures them yet.",
         "",
         *(f"- **{one.name}**: {one.words} ({one.source}). It holds if {one.rule}." for one in UNMEASURED),
         "",
@@ -197,16 +200,17 @@ the [reference](reference/stream-adapters.md) what each of them computes.
   {seeds} seeds decide which examples are taken, their order, and all other draws.
 - A batch has 64 examples. Of most streams of digits one example in {every} is taken, none by two seeds. A stream is
   gone through {rounds} times in one run, since one round hides a collapse; *correlated* is taken whole, so that its
-  runs of labels stay long, and gone through {short} times.
+  runs of labels stay long, and gone through {short} times. Where seeds share examples
+  (*correlated*, *label shift*, *text*, *half known*, *swaps*) their bootstraps are taken to move together.
 - What counts is what was issued, before anything was learned from its batch. The frozen model answers the same
   examples. *Less frozen* and *less diversity* are paired differences in the last round with their 95% interval, the
   wider one of Student's t over the seeds and a paired bootstrap over examples; of one seed the bootstrap alone.
-- *Clean after* is the accuracy on clean test examples after the last round, *kept* the share of the examples that
-  were learned from, *alarms* how often the watch raised one.
+- *Clean after* is the accuracy on clean test examples after the last round, *kept* the share of a batch that was
+  learned from as it came (0 where one learns once labels come), *alarms* how often the watch raised one.
 - All settings are the defaults of the adapters, except that CoTTA's teacher averages {images} changed images instead of
   32. Labels come {late} batch late where an adapter learns from labels.
 - The homeostatic rate of the claim ({rate}) and the learning rate of test-time self-improvement ({own}) are ours, and
-  nothing was tried out for them.
+  nothing was tried out for them; it asks for lessons by `~{{prompt}}`, as its base was trained.
 - ± is half of the 95% interval, Student's t over the seeds. Adapters that are compared in a claim have all seeds,
   others have one.
 """

@@ -82,8 +82,13 @@ class Figure:
     hi: float
 
     @classmethod
-    def of(cls, contrasts: Sequence[Contrast]) -> Figure:
+    def of(cls, contrasts: Sequence[Contrast], *, same_examples: bool = False) -> Figure:
         """Over the seeds, one contrast each.
+
+        Args:
+            contrasts: of the seeds.
+            same_examples: seeds share their examples, which are one sample then: their bootstraps are taken to have
+                their luck at once, which is the widest interval there can be.
 
         Raises:
             ValueError: more seeds than there are quantiles of t for.
@@ -101,7 +106,11 @@ class Figure:
         ]
         weights = [1 / (seeds * len(contrast.changes)) for contrast in contrasts for _ in contrast.changes]
         if draws:
-            lo, hi = map(float, np.percentile(np.average(draws, axis=0, weights=weights), [2.5, 97.5]))
+            found = np.average(draws, axis=0, weights=weights)
+            if same_examples:
+                parts = np.split(np.array(draws), np.cumsum([len(one.changes) for one in contrasts])[:-1])
+                found = np.mean([np.sort(part.mean(0)) for part in parts], axis=0)
+            lo, hi = map(float, np.percentile(found, [2.5, 97.5]))
         if seeds > 1:
             half = student(seeds) * float(values.std(ddof=1)) / math.sqrt(seeds)
             lo, hi = min(lo, mean - half), max(hi, mean + half)

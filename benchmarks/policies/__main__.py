@@ -82,7 +82,7 @@ def page(cells: Mapping[tuple[int, str], Mapping[str, Any]]) -> str:
         "Nothing that a policy observes says how long the pole is.",
         f"Seeds {', '.join(map(str, seeds))}; each has its own testbed.",
         f"Landers are those of `--skills {','.join(LANDERS)}`: "
-        f"{', '.join(f'`{name}` is {world.does}' for name, world in LANDERS.items())}; `between` has half of either "
+        f"{', '.join(f'`{name}` is {world.does}' for name, world in LANDERS.items())}; `between` is halfway to either "
         "price. Their base copies Gymnasium's own rule, and an adapter is evolved for each of the two rewards. The "
         "score is the return, on a scale on which -600 is 0 and 300 is 1. This needs Box2D "
         '(`pip install "genepool[landers]"`).',

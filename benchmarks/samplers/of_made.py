@@ -44,14 +44,17 @@ counts: {train: 256, valid: 128, test: 256}
 _ANSWERS, _GOOD, _LOOSE, _WRONG, _VERIFIED, _UNSEEN = 8, 4, 4, 4, 40, 200
 
 
-def _words(bed: LearningBed) -> Path:
-    if "words" not in bed.shelf:
-        folder = bed.work / "data" / "words" / "words"
+def _words(bed: LearningBed, *, more: bool = False) -> Path:
+    """The task; or with `more` as many other training examples of its template as samplers may have made."""
+    name = "more words" if more else "words"
+    if name not in bed.shelf:
+        folder = bed.work / "data" / name / "words"
         folder.mkdir(parents=True)
-        (folder / "template.yaml").write_text(f"{_TEMPLATE}seed: {bed.seed}\n")
+        template = _TEMPLATE.replace("train: 256", f"train: {_EXAMPLES}") if more else _TEMPLATE
+        (folder / "template.yaml").write_text(f"{template}seed: {bed.seed + (1000 if more else 0)}\n")
         (folder / "task.yaml").write_text("metric: exact_match\nmax_new_tokens: 7\n")
-        bed.shelf["words"] = folder
-    return Path(bed.shelf["words"])
+        bed.shelf[name] = folder
+    return Path(bed.shelf[name])
 
 
 def _begun(bed: LearningBed) -> str:
@@ -61,9 +64,11 @@ def _begun(bed: LearningBed) -> str:
     return str(bed.shelf["words begun"])
 
 
-def _on(sampler: str | None, options: Mapping[str, Any], bed: LearningBed, rate: float) -> Learned:
+def _on(
+    sampler: str | None, options: Mapping[str, Any], bed: LearningBed, rate: float, *, more: bool = False
+) -> Learned:
     folder = _words(bed)
-    made = learned(bed, [folder], rate, sampler, options, base=_begun(bed), steps=_MORE, valid=128)
+    made = learned(bed, [_words(bed, more=more)], rate, sampler, options, base=_begun(bed), steps=_MORE, valid=128)
     own = marks(bed, made.model, [folder])["words"]
     (task,) = load_tasks(str(folder))
     pairs = [at for at, one in enumerate(task.examples("test")) if len(one.tags) == 2]
@@ -112,7 +117,7 @@ ARMS = (
          environment="skill_tree", policy="errors"),
     _arm("gym permuted", "the skill tree with shuffled scores", "dataenvgym", **_ROUNDS, environment="skill_tree",
          policy="errors", permuted=True),
-    _arm("any", "as many new examples, each with one skill, drawn alike", "skill_mix", **_ROUNDS, k=1),
+    Arm("words, any", "as many new examples as the template draws them", partial(_on, None, {}, more=True), (RATE,)),
     _arm("pairs", "skill pairs, those that are failed oftener", "skill_pairs", **_ROUNDS),
     _arm("pairs permuted", "the same with shuffled scores", "skill_pairs", **_ROUNDS, permuted=True),
     _arm("any pairs", "as many new pairs, drawn alike", "skill_mix", **_ROUNDS, k=2),
@@ -147,6 +152,8 @@ CLAIMS = (
         ("planted, evosyn", "planted, majority"),
         told(("planted, evosyn", "agreement"), ("planted, majority", "agreement")),
         better("the agreement of the evolved rule minus that of the majority, on problems that neither saw,"),
+        "agreement also asks that the best check tells the best from the worst answer; the majority's best check is "
+        "the one that accepts most, and its answers alone are right as often (evosyn-answers)",
     ),
     LearningClaim(
         "evosyn-answers", "Its best answers are oftener right too", _DU,

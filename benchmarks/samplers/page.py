@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, student
+from benchmarks.by_arm import mean_with_interval
+from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED
 from benchmarks.composition.cells import Cells
 from benchmarks.learning.bed import BATCH, KIND
 from benchmarks.learning.claim import OPEN, SEEDS, AskedClaim, ask, key_of
@@ -37,21 +36,15 @@ def _arm(cells: Cells, name: str, words: str) -> str:
         return ""
     scores = [task for task in found[0].scores if task in FOUR] or list(found[0].scores)
     means = [float(np.mean([cell.scores[task].mean() for task in scores])) for cell in found if scores]
-    mean = _interval(means) if means else ""
+    mean = mean_with_interval(means, SEEDS) if means else ""
     numbers = found[0].said.get("numbers", {})
-    said = [f"{one}: {_interval([float(cell.said['numbers'][one]) for cell in found])}" for one in numbers]
+    said = [
+        f"{one}: {mean_with_interval([float(cell.said['numbers'][one]) for cell in found], SEEDS)}" for one in numbers
+    ]
     steps = f"{np.mean([cell.said['steps'] for cell in found]):,.0f}"
     seconds = f"{np.mean([cell.seconds for cell in found]):.1f}"
     tasks = ", ".join(scores)
     return f"| {' | '.join([name, words, mean, tasks, '; '.join(said), steps, seconds])} |"
-
-
-def _interval(means: Sequence[float]) -> str:
-    """The mean over the seeds with half of its interval, and how many seeds, unless all."""
-    told = f"{np.mean(means):.3f}"
-    if len(means) > 1:
-        told += f" ± {student(len(means)) * float(np.std(means, ddof=1)) / math.sqrt(len(means)):.3f}"
-    return told if len(means) == SEEDS else f"{told} ({len(means)})"
 
 
 def _claims(cells: Cells) -> list[str]:
@@ -102,7 +95,8 @@ goes on where it was stopped. `benchmarks/samplers/cells.jsonl` keeps the mark o
   sample.
 - Tasks that are written for this page are asked {asked} test examples, the testbed's own up to 512.
 - ± is half of the 95% interval, Student's t over the seeds. A number in parentheses says how many seeds are there,
-  where it is not all {seeds}. Seconds are those of the processor, on a machine that was shared.
+  where it is not all {seeds}. Seconds are those of the processor, on a machine that was shared; what several
+  arms share (transfer between poles, earlier students, a model that has begun) counts with the one that was first.
 """
 _ARMS_HEAD = (
     "## Arms",

@@ -71,10 +71,11 @@ def by_mbtl(scores: np.ndarray, seed: int, *, permuted: bool) -> Replayed:
     assert isinstance(sampler, Mbtl)
     order = [(count - 1) // 2]
     while len(order) < BUDGET:
-        own = [float(scores[at, at]) for at in order]
+        own, best = [float(scores[at, at]) for at in order], scores[order].max(0)
         if permuted:
-            own = numpy_generator(seed, "permuted", len(order)).permutation(own).tolist()
-        order.append(sampler.chosen(count, order, own, scores[order].max(0)))
+            generator = numpy_generator(seed, "permuted", len(order))
+            own, best = generator.permutation(own).tolist(), generator.permutation(best)
+        order.append(sampler.chosen(count, order, own, best))
     return Replayed(tuple(order))
 
 

@@ -73,7 +73,8 @@ def test_a_forecast_is_the_map_of_what_is_left_of_a_window(tmp_path: Path, norma
         ({"horizon": "4"}, "config.json:horizon: got '4'"),
         ({"hidden_size": -1}, "config.json:hidden_size"),
         ({"normalised": "best"}, "expected one of none, last, window"),
-        ({"lookback": 9}, r"linear.weight has shape \[4, 8\], expected \[4, 9\]"),
+        ({"lookback": 9}, r"linear.weight has shape \[4, 8\], and its config.json asks for \[4, 9\]"),
+        ({"lookback": 100_000, "horizon": 100_000}, r"asks for \[100000, 100000\]"),
     ],
 )
 def test_a_config_that_is_wrong_is_named(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
@@ -159,6 +160,10 @@ def test_neighbours_that_overlap_count_once() -> None:
     ]  # fmt: skip
     assert all(one.issued != one.frozen for one in found)
     assert pooled([row], 1) == [row]
+    # Domains that alternate, as days and nights do, make no window an example of its own.
+    turns = [IssuedRow(1, 0, str(at), "de"[at % 2], True, str(at), float(at), 0.0, "3", 1.0, 0.0) for at in range(8)]
+    assert [(one.domain, one.score) for one in pooled(turns, 2)] == [("d", 1.0), ("d", 5.0), ("e", 2.0), ("e", 6.0)]
+    assert [one.score for one in pooled(turns, 4, by_domain=False)] == [1.5, 5.5]
 
 
 # ---------------------------------------------------------------------- the folder
@@ -377,7 +382,9 @@ def test_a_killed_run_goes_on_bit_for_bit(
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_forecasts_that_are_no_numbers_raise_an_alarm(cli: Cli, forecaster: Path, series: Path, tmp_path: Path) -> None:
+def test_a_run_that_blows_up_is_told_and_inputs_that_overflow_are_refused(
+    cli: Cli, forecaster: Path, series: Path, tmp_path: Path
+) -> None:
     typed = ["adapt", forecaster, "--stream", series, "--adapter", "online", "--set", "rate=1e6", "--json"]
     told = json.loads(cli(*typed, "--out", tmp_path / "a").out)
     assert told["verdict"] == "worse than doing nothing"

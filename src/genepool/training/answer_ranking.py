@@ -31,6 +31,21 @@ _LARGEST, _LIMIT = 15, 1e6
 _SIZES = (2, 4, 8, 16)
 
 
+def is_formula(told: Any, features: Sequence[str], depth: int = _LARGEST) -> bool:
+    """Whether plain data, such as of a record, is a formula over some features, at most so deep."""
+    if depth <= 0:
+        return False
+    if isinstance(told, str):
+        return told in features
+    if isinstance(told, int | float):
+        return abs(told) <= _LIMIT
+    if not isinstance(told, list | tuple) or not told or told[0] not in (*_PAIRS, *_SINGLES):
+        return False
+    return len(told) == (3 if told[0] in _PAIRS else 2) and all(
+        is_formula(one, features, depth - 1) for one in told[1:]
+    )
+
+
 @dataclass(frozen=True)
 class Rule:
     """How checks and answers are scored.

@@ -323,9 +323,8 @@ class GeneratingSampler(Sampler):
             InputError: none were made.
         """
         pool = self.made
-        count = size - round(self.options.data * size)
-        if not count:
-            return []
+        # A part below 1 leaves room for one.
+        count = max(1, size - round(self.options.data * size))
         if not pool:
             told = shown(self.rounds[-1])
             why = f" ({told['refused']})" if told["refused"] else ""

@@ -234,7 +234,9 @@ class WriterMaker(Maker):
         texts = self.answers([lesson for _, lesson in found], self._options.votes, making, "answer")
         for number, ((one, lesson), own) in enumerate(zip(found, texts, strict=True)):
             answer, votes = self.voted(lesson, own)
-            if votes < self._options.agree:
+            # One that is known to be right needs no other vote.
+            sure = find_metric(lesson.task.settings.metric).from_prompt
+            if votes < (1 if sure else self._options.agree):
                 making.count("disagreed")
                 continue
             example = replace(lesson.example, answers=(answer,))
@@ -316,8 +318,7 @@ class WriterMaker(Maker):
         if not own:
             return "", 0
         ((answer, votes),) = Counter(own).most_common(1)
-        # One that is known to be right needs no other vote.
-        return answer, max(votes, self._options.agree) if metric.from_prompt else votes
+        return answer, votes
 
     def _sound(self, lessons: Sequence[TrainingExample], making: RoundMaking) -> list[bool]:
         """Whether the writer says of its questions that they are sound, by most of its replies."""

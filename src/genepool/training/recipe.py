@@ -311,7 +311,10 @@ class Training(Strict):
             fix = nearest(self.learner, learners())
             raise PartError(InputError(f"there is no learner '{self.learner}'", where="learner", fix=fix))
         kind = learners()[self.learner]
-        validate_part(kind.Options, self.options, "options")
+        made = kind(validate_part(kind.Options, self.options, "options"))
+        if made.compares_examples and self.micro_batch is not None:
+            what = f"the learner {self.learner} compares all examples of a step with each other"
+            raise PartError(InputError(what, where="micro_batch", fix="Leave it out"))
         if self.is_form:
             what = f"the learner {self.learner} trains factors or every tensor, and no form of adapter ({self.form})"
             raise PartError(InputError(what, where="form", fix="Leave out the form, or the learner"))
@@ -389,6 +392,8 @@ class Training(Strict):
         of_sampler = dict(self.sampler_options)
         if isinstance(of_sampler.get("writer"), str):
             of_sampler["writer"] = _model_near(of_sampler["writer"], folder)
+        for key in set(self.sampler_paths) & set(of_sampler):
+            of_sampler[key] = [found(path) for path in of_sampler[key]]
         return self.model_copy(
             update={
                 "options": options,

@@ -73,7 +73,7 @@ class Camel(StreamAdapter):
             left = truth - torch.cat([self.model.forecast(one) for one in source.batches])
         names = [domain for part in source.domains for domain in part]
         tasks = torch.tensor(systems_of(names, self.options.parts, self.model.title))
-        self._past = Remembered(self.options.windows)
+        self._past = Remembered(self.options.windows, self.model)
         self._net = self._fresh(past.shape[1] * past.shape[2], left[0].numel())
         self._train(past, left.flatten(1), tasks)
 

@@ -40,7 +40,7 @@ class Refit(GradientAdapter):
         assert isinstance(self.options, RefitOptions)
         super()._prepare(source)
         self._start = plain(self._parameters)
-        self._past = Remembered(self.options.windows)
+        self._past = Remembered(self.options.windows, self.model)
 
     def predict(self, batch: StreamBatch) -> torch.Tensor:
         return self.model.predictions(batch.inputs)

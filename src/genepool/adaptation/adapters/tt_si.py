@@ -41,7 +41,8 @@ class SelfImprovementOptions(AdapterOptions):
     )
     select: Select = Field(
         default="uncertain",
-        description="Learn of `uncertain` items, or of as many `certain` or `random` ones, as controls.",
+        description="Learn of `uncertain` items, or of as many `certain` or `random` ones, as controls; where over "
+        "half are uncertain, the most certain ones are so in part.",
     )
     lessons: int = Field(default=4, ge=1, le=1000, description="Lessons that are written about an item; ours.")
     temperature: float = Field(default=1.0, gt=0, le=100, description="At which lessons are drawn; ours.")
@@ -186,8 +187,8 @@ def lesson_of(text: str, choices: Sequence[str], name: str) -> Question | None:
     """
     whole = text.strip()
     for choice in sorted(choices, key=len, reverse=True):
-        prompt = whole.removesuffix(choice).rstrip()
-        if whole.endswith(choice) and prompt:
+        prompt = whole.removesuffix(choice)
+        if whole.endswith(choice) and prompt.strip():
             return Question(name, prompt, choice)
     return None
 

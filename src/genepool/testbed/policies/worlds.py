@@ -135,7 +135,7 @@ FAMILIES: dict[str, PolicyFamily] = {
     "lunar_lander": PolicyFamily(
         worlds=tuple(LANDERS.values()),
         as_it_is=PolicyWorld(GENERIC, "a landing as Gymnasium rewards it", "lunar_lander"),
-        between=PolicyWorld("between", "half of either price", "lunar_lander", {"fuel": 5.5, "time": 0.25}),
+        between=PolicyWorld("between", "halfway to either price", "lunar_lander", {"fuel": 5.5, "time": 0.25}),
         # Places and speeds in halves of the picture, radians, radians in 0.4 s, and whether each leg stands.
         scales=(1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 1.0, 1.0),
         # Gymnasium calls 200 solved; what flies away for long has returns without an end.

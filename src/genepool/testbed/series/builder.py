@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from genepool.tasks.models.forecaster.network import ForecasterNetwork
 
 # Raise this when the code changes what a build makes; numbers of the schedule are hashed by themselves.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 LOOKBACK, HORIZON = 48, 24
 #: What is taken from a window before the map: its last value, which already takes away most of what a level does.
 NORMALISED: Literal["last"] = "last"

@@ -18,7 +18,7 @@ from genepool.testbed.series.made import MadeSeries
 
 #: What each is called and what is in it, in the order of the names.
 REAL = {
-    "co2": "weekly carbon dioxide at Mauna Loa, 1958 to 2001; gaps are filled in evenly",
+    "co2": "weekly carbon dioxide at Mauna Loa, 1958 to 2001; a gap holds the week before",
     "elnino": "monthly temperature of the Pacific's surface, 1950 to 2010",
     "macrodata": "twelve quarterly accounts of the United States, 1959 to 2009",
     "sunspots": "yearly sunspots, 1700 to 2008",
@@ -66,12 +66,18 @@ def data_folder() -> Path:
 
 
 def filled(values: np.ndarray) -> np.ndarray:
-    """A series whose gaps lie evenly between their neighbours; shape (steps, variables)."""
+    """A series whose gaps hold the last value before them, so that none tells what comes; shape (steps, variables).
+
+    Raises:
+        ValueError: a column has no numbers.
+    """
     found = values.copy()
-    steps = np.arange(len(values))
     for column in found.T:
         there = np.isfinite(column)
-        column[~there] = np.interp(steps[~there], steps[there], column[there])
+        if not there.any():
+            raise ValueError("a column without numbers")
+        known = np.maximum.accumulate(np.where(there, np.arange(len(column)), -1))
+        column[:] = column[np.where(known < 0, there.argmax(), known)]
     return found
 
 

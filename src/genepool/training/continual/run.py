@@ -396,6 +396,8 @@ class SequenceRun:
         done = [learned for n in range(len(self.groups)) if (learned := read_learned(task_folder(self.out, n)))]
         result = write_result(self.opened, self.out, self.parts(done))
         gains = self.gains(ledger)
+        # As `compute` counts them: every trial of a search, of which one was chosen.
+        trials = max(1, len(self.recipe.made_learner().trials(self.recipe.seed, 0)))
         told = {
             "schema": 1,
             "result": result.name,
@@ -413,8 +415,8 @@ class SequenceRun:
             "asked": self.opened.asked(),
             "examples": {"train": len(self.opened.lessons.train), "valid": 0},
             "cost": {
-                "steps": sum(one.steps for one in done),
-                "examples": sum(one.examples for one in done),
+                "steps": trials * sum(one.steps for one in done),
+                "examples": trials * sum(one.examples for one in done),
                 "tokens": 0,
             },
             **measured_sequence(self.opened, self.record, done),

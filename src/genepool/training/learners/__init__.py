@@ -89,6 +89,11 @@ class TaskLearner(ABC):
         return len(stages) - 1
 
     @property
+    def compares_examples(self) -> bool:
+        """Whether its loss compares the examples of a step with each other, so that they are computed at once."""
+        return False
+
+    @property
     def keeps_results(self) -> bool:
         """Whether what every task trained is needed later, so that it counts as memory."""
         return False

@@ -152,6 +152,10 @@ class FewShot(TaskLearner):
         self._views = torch_generator(self.place.seed, "views", step)
         return drawn
 
+    @property
+    def compares_examples(self) -> bool:
+        return bool(self.options.contrast or self.options.pretraining)
+
     def losses(self, batch: AnswerBatch, lessons: Sequence[TrainingExample]) -> torch.Tensor:
         import torch
 

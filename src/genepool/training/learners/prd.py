@@ -89,6 +89,10 @@ class Prd(TaskLearner):
         # A copy, made now: later the parameters have moved.
         self._start = dict(place.start) if self._old else {}
 
+    @property
+    def compares_examples(self) -> bool:
+        return True
+
     def beside(self) -> dict[str, torch.nn.Parameter]:
         return {f"projection:{name}": one for name, one in self._projection.items()}
 

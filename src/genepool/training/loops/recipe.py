@@ -206,8 +206,16 @@ class Loop(Strict):
             if isinstance(told.get("teacher"), str) and told["teacher"] not in ("base", "parent"):
                 told["teacher"] = model(told["teacher"])
             of_sampler = told.get("sampler_options")
-            if isinstance(of_sampler, dict) and isinstance(of_sampler.get("writer"), str):
-                told["sampler_options"] = {**of_sampler, "writer": model(of_sampler["writer"])}
+            if isinstance(of_sampler, dict):
+                from genepool.training.samplers import samplers
+
+                kind, own = samplers().get(str(told.get("sampler"))), dict(of_sampler)
+                for key in () if kind is None else kind.paths:
+                    if isinstance(own.get(key), list):
+                        own[key] = [found(one) if isinstance(one, str) else one for one in own[key]]
+                if isinstance(own.get("writer"), str):
+                    own["writer"] = model(own["writer"])
+                told["sampler_options"] = own
             # Those of an objective, which may name a reward.
             if isinstance(told.get("options"), dict):
                 told["options"] = placed(told["options"])

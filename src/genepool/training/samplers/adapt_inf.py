@@ -106,7 +106,8 @@ class AdaptInf(ExampleSampler):
         import numpy as np
 
         count = len(vectors)
-        groups = [np.flatnonzero(self.groups(vectors) == at) for at in range(self.options.clusters)]
+        belongs = self.groups(vectors)
+        groups = [np.flatnonzero(belongs == at) for at in range(self.options.clusters)]
         found = np.full(count, _LEFT)
         kept = budgets([len(group) for group in groups], max(1, math.ceil(self.options.keep * count)))
         left = [group[least_alike(vectors[group])[:size]] for group, size in zip(groups, kept, strict=True)]

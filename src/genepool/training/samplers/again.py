@@ -32,10 +32,10 @@ class AgainOptions(AlpGmmOptions):
     """Options of AGAIN."""
 
     random: float = Field(
-        default=0.1, ge=0, le=1, description="Part drawn at random before a student is chosen (authors' code: 0.1)."
-    )
-    random_after: float = Field(
-        default=0.02, ge=0, le=1, description="Part drawn at random after that (authors' code: 0.02)."
+        default=0.02,
+        ge=0,
+        le=1,
+        description="Part drawn at random once a student is chosen (authors' code: 0.02); all are before.",
     )
     students: tuple[str, ...] = Field(
         default=(),
@@ -112,6 +112,9 @@ class Again(AlpGmm):
                 where="sampler_options.students",
                 fix="Name folders of trainings with --sampler alp_gmm, or use that one",
             )
+        if self.options.student == "best":
+            # Too many parameters for a grid are told now, and not after the first window.
+            self.space.cells(self.space.points[:1], _CELLS)
         #: The student that was chosen, None before that; its stages, and the number of the one that is on.
         self.chosen: PastStudent | None = None
         self.stages: list[StudentStage] = []
@@ -191,11 +194,12 @@ class Again(AlpGmm):
             replayed.observe_one(point, score)
         found = []
         for count, mixture in replayed.fits:
-            after = student.scores[count : count + self.options.window]
+            after = slice(count, count + self.options.window)
             much = mixture.means[:, -1] > self.options.least
-            if much.any() and len(after):
+            own = student.scores[after][much[_likeliest(mixture.means, mixture.covariances, student.points[after])]]
+            if len(own):
                 found.append(
-                    StudentStage(mixture.means[much], mixture.covariances[much], float(np.mean(after[-_JUDGED:])))
+                    StudentStage(mixture.means[much], mixture.covariances[much], float(np.mean(own[-_JUDGED:])))
                 )
         if self.options.replay == "pool" and found:
             means, covariances = (
@@ -210,12 +214,6 @@ class Again(AlpGmm):
     def current(self) -> StudentStage | None:
         """The stage of the student that is on; None before there is one, and after the last."""
         return self.stages[self.stage] if self.stage < len(self.stages) else None
-
-    @property
-    def randomness(self) -> float:
-        if self.chosen is None:
-            return super().randomness
-        return self.options.random_after
 
     def observe_one(self, point: np.ndarray, score: float) -> None:
         super().observe_one(point, score)
@@ -240,13 +238,8 @@ class Again(AlpGmm):
             self._recent.clear()
 
     def _of_student(self, point: np.ndarray, stage: StudentStage) -> bool:
-        """Whether a point is most likely of a Gaussian of the student, each weighted as it is drawn."""
-        import numpy as np
-
-        means, covariances = self.gaussians()
-        weights = np.maximum(means[:, -1], 1e-12)
-        over_parameters = MixedGaussians(weights / weights.sum(), means[:, :-1], covariances[:, :-1, :-1])
-        return int(over_parameters.densities(point[None])[0].argmax()) < len(stage.means)
+        """Whether a point is most likely of a Gaussian of the student."""
+        return int(_likeliest(*self.gaussians(), point[None])[0]) < len(stage.means)
 
     def gaussians(self) -> tuple[np.ndarray, np.ndarray]:
         """The student's first, then those of the own last mixture."""
@@ -256,3 +249,13 @@ class Again(AlpGmm):
         if (stage := self.current) is None:
             return means, covariances
         return np.concatenate([stage.means, means]), np.concatenate([stage.covariances, covariances])
+
+
+def _likeliest(means: np.ndarray, covariances: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Of which Gaussian each point is most likely, each weighted as it is drawn, (points,)."""
+    import numpy as np
+
+    weights = np.maximum(means[:, -1], 1e-12)
+    over_parameters = MixedGaussians(weights / weights.sum(), means[:, :-1], covariances[:, :-1, :-1])
+    found: np.ndarray = over_parameters.densities(points).argmax(1)
+    return found

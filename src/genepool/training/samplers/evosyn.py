@@ -13,7 +13,16 @@ from genepool.schema import Strict
 from genepool.seeding import derive
 from genepool.tasks.metrics import find_metric
 from genepool.tasks.template_texts import TemplateTexts
-from genepool.training.answer_ranking import FIRST, Checked, Rule, agreement, evolved
+from genepool.training.answer_ranking import (
+    ANSWER_FEATURES,
+    CHECK_FEATURES,
+    FIRST,
+    Checked,
+    Rule,
+    agreement,
+    evolved,
+    is_formula,
+)
 from genepool.training.generating import GeneratingSampler, MakingOptions, RoundMaking, Wanted
 from genepool.training.made_examples import MadeExample
 from genepool.training.makers import WriterMaker, check_written
@@ -134,6 +143,11 @@ class EvoSyn(GeneratingSampler):
     def _rule(self, making: RoundMaking) -> Rule:
         """The rule of the first round, on record; or the one that evolves now."""
         if self.rounds and isinstance(told := self.rounds[0].told.get("rule"), dict):
+            known = is_formula(told.get("checks"), CHECK_FEATURES) and is_formula(told.get("answers"), ANSWER_FEATURES)
+            if not known:
+                raise InputError(
+                    "its rule on record is none", where="run.sqlite:rounds", fix="Start again with --overwrite"
+                )
             making.counts["rule"] = told
             return Rule(_tuples(told["checks"]), _tuples(told["answers"]))
         problems = self._verified(making)

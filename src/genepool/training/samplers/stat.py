@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -132,10 +133,13 @@ class Stat(GeneratingSampler):
         replies = maker.write(asked, making, "blame", self.options.question_tokens, ("\n\n",)) if asked else []
         making.tokens -= making.counts["tokens"] - before
         found = []
+        names = {skill.casefold(): skill for skill in maker.skills}
+        # The longest first: one name may begin as another does.
+        longest = sorted(names, key=len, reverse=True)
+        whole = re.compile("|".join(rf"(?<!\w){re.escape(one)}(?!\w)" for one in longest))
         for reply in replies:
-            said = {skill: reply.casefold().find(skill.casefold()) for skill in maker.skills}
-            named = sorted((at, skill) for skill, at in said.items() if at >= 0)
-            found.append([skill for _, skill in named][: self.options.missing])
+            named = dict.fromkeys(names[one] for one in whole.findall(reply.casefold()))
+            found.append(list(named)[: self.options.missing])
         if unnamed := sum(not own for own in found) + len(places) - len(found):
             making.count("unnamed", unnamed)
         return found + [[] for _ in places[len(found) :]]

@@ -113,7 +113,7 @@ class PeftPrompt(FormOnBase):
         return found
 
     def digest(self) -> str:
-        return fingerprint_cache.cached([self._file.path], self._hash)
+        return fingerprint_cache.cached([self._file.path, self.path / CONFIG_FILE], self._hash)
 
     def _hash(self) -> str:
         total = hashlib.sha256(f"peft {self.form.name}\x1f{self._file.infos[TENSOR]}\x1f".encode())

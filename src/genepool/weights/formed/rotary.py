@@ -10,7 +10,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
-from genepool.weights.meta_model import model_of
 from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
@@ -33,6 +32,9 @@ def turned(weights: Weights, keys: torch.Tensor, places: int) -> torch.Tensor:
         InputError: the model has no rotary positions, or such as cannot be asked.
     """
     import torch
+
+    # Asked here, since it loads torch, which many a command does without.
+    from genepool.weights.meta_model import model_of
 
     model = model_of(weights.config)
     found = [] if model is None else [one for one in model.modules() if type(one).__name__.endswith("RotaryEmbedding")]

@@ -42,9 +42,13 @@ class Forecaster(Network):
     @classmethod
     def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
         """The network of the config; `load` fills it."""
-        from genepool.tasks.models.forecaster.network import ForecasterNetwork, ForecasterShape
+        from functools import partial
 
-        return ForecasterNetwork(ForecasterShape.of(weights.config, weights.name)).eval().to(dtype=kind)
+        from genepool.tasks.models.forecaster.network import ForecasterNetwork, ForecasterShape
+        from genepool.tasks.own_network import built_to_fit
+
+        shape = ForecasterShape.of(weights.config, weights.name)
+        return built_to_fit(partial(ForecasterNetwork, shape), weights).eval().to(dtype=kind)
 
     def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
         """Names and layout are the same in memory: what differs is told."""
