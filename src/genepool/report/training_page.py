@@ -73,7 +73,8 @@ def write_training(run: Path, told: dict[str, Any], gains: Gains, path: Path, *,
             for name, (heading, meaning) in _NUMBERS.items()
             if (points := [(float(step), said[name]) for step, said in means.items() if name in said])
         ]
-        for task, drawn in shares.items():
+        # Of one task there is nothing to see.
+        for task, drawn in shares.items() if len(shares) > 1 else ():
             points = [(float(step), share) for step, share in drawn.items()]
             figures = [training_figure(points, [], told["best_step"], label="share", **size) for size in (WIDE, NARROW)]
             numbers.append((f"Drawn of {task}", "its share of the examples of a step, as the sampler chose", figures))
