@@ -25,8 +25,9 @@ def begins(output, example, strip):
 
 def test_every_metric_is_a_file_of_its_name() -> None:
     files = {path.stem for path in Path(metrics.__file__).parent.glob("*.py")} - {"__init__"}
-    assert set(all_metrics()) == files
-    assert list(all_metrics()) == sorted(files)
+    # Other tests of this process may have brought metrics of their own.
+    known = [name for name in all_metrics() if type(find_metric(name)).__module__.startswith(metrics.__name__)]
+    assert known == sorted(files)
 
 
 @pytest.mark.parametrize("name", all_metrics())
