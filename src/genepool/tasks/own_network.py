@@ -20,14 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 
-class OwnNetwork(Network):
-    """A network of ours in memory, ready to be asked.
-
-    Class attributes:
-        input_name: of its only input, as the network takes it.
-    """
-
-    input_name: ClassVar[str]
+class BuiltNetwork(Network):
+    """A network of ours in memory, built from its config."""
 
     @classmethod
     def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> Self:
@@ -41,10 +35,6 @@ class OwnNetwork(Network):
     def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
         """The network of the config; `load` fills it."""
 
-    @abstractmethod
-    def _inputs(self, prompts: Sequence[str]) -> torch.Tensor:
-        """What prompts write down, as the network reads it: (prompts, numbers)."""
-
     def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
         """Names and layout are the same in memory: what differs is told."""
         return {name: weights.read(name) for name in weights.names()}
@@ -55,6 +45,20 @@ class OwnNetwork(Network):
         import torch
 
         return cls._built(weights, torch.float32)
+
+
+class OwnNetwork(BuiltNetwork):
+    """A network of ours in memory, ready to be asked.
+
+    Class attributes:
+        input_name: of its only input, as the network takes it.
+    """
+
+    input_name: ClassVar[str]
+
+    @abstractmethod
+    def _inputs(self, prompts: Sequence[str]) -> torch.Tensor:
+        """What prompts write down, as the network reads it: (prompts, numbers)."""
 
     @classmethod
     def heads_of(cls, network: Any) -> list[str]:

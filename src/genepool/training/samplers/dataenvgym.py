@@ -103,12 +103,20 @@ class DataEnvGym(GeneratingSampler):
     def _skill_tree(self, making: RoundMaking) -> list[Wanted]:
         maker = making.maker
         assert isinstance(maker, TemplateMaker)
-        scores, before = making.seen.by_skill, self._before()
+        scores = making.seen.by_skill
+        try:
+            before, opened = self._before(), {skill: self._given(skill) for skill in maker.skills}
+        except (AttributeError, TypeError, ValueError):
+            raise InputError(
+                "its rounds on record are not those of a skill_tree",
+                where="run.sqlite:rounds",
+                fix="Start again with --overwrite",
+            ) from None
         actions: dict[str, Any] = {}
         found: list[Wanted] = []
         for skill in maker.skills:
             possible = maker.subskills(skill)
-            given = self._given(skill)
+            given = opened[skill]
             action, allocation = self._action(skill, list(possible), given, making)
             reward = scores[skill][0] - before[skill] if skill in scores and skill in before else None
             actions[skill] = {"action": action, "allocation": allocation, "reward": reward}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genepool.tasks.models import Capability, model_kind
-from genepool.tasks.network import Network
+from genepool.tasks.own_network import BuiltNetwork, built_to_fit
 from genepool.weights import Weights
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ SERIES = "series"
 
 
 @model_kind
-class Forecaster(Network):
+class Forecaster(BuiltNetwork):
     """A forecaster in memory, ready to be asked."""
 
     kind = "a forecaster of series"
@@ -33,33 +33,14 @@ class Forecaster(Network):
         return config.get("model_type") == MODEL_TYPE
 
     @classmethod
-    def load(cls, weights: Weights, *, device: str = "cpu", dtype: str = "float32") -> Forecaster:
-        """See `Model.load`."""
-        result = super().load(weights, device=device, dtype=dtype)
-        result.assign(weights)
-        return result
-
-    @classmethod
     def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
         """The network of the config; `load` fills it."""
         from functools import partial
 
         from genepool.tasks.models.forecaster.network import ForecasterNetwork, ForecasterShape
-        from genepool.tasks.own_network import built_to_fit
 
         shape = ForecasterShape.of(weights.config, weights.name)
         return built_to_fit(partial(ForecasterNetwork, shape), weights).eval().to(dtype=kind)
-
-    def _rebuilt(self, weights: Weights) -> Mapping[str, torch.Tensor]:
-        """Names and layout are the same in memory: what differs is told."""
-        return {name: weights.read(name) for name in weights.names()}
-
-    @classmethod
-    def outline(cls, weights: Weights) -> Any:
-        """See `Network.outline`."""
-        import torch
-
-        return cls._built(weights, torch.float32)
 
     @property
     def lookback(self) -> int:
