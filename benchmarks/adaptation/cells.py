@@ -33,6 +33,8 @@ class StreamCell:
         seconds: of the processor, for predicting a batch and learning from it.
         held: bytes of all tensors that live between two batches.
         said: further numbers by name.
+        beside: seconds of the processor in which the frozen model predicts a batch, taken in the same run; None where
+            they were not taken. What a machine does at the time is in both.
     """
 
     domains: Mapping[str, int]
@@ -47,6 +49,7 @@ class StreamCell:
     seconds: float
     held: int
     said: Mapping[str, float] = field(default_factory=dict)
+    beside: float | None = None
 
     @property
     def last(self) -> int:
@@ -79,6 +82,7 @@ class StreamCell:
             "seconds": round(self.seconds, 6),
             "held": self.held,
             "said": dict(self.said),
+            "beside": None if self.beside is None else round(self.beside, 6),
         }
 
     @classmethod
@@ -98,6 +102,7 @@ class StreamCell:
             data["seconds"],
             data["held"],
             data["said"],
+            data.get("beside"),
         )
 
 

@@ -19,6 +19,7 @@ from benchmarks.adaptation.claims import CLAIMS
 from benchmarks.claims.worlds import CACHE
 from genepool import progress
 from genepool.adaptation import Adaptation, Stream, StreamExample, all_adapters, load_stream
+from genepool.adaptation.adapter import StreamBatch
 from genepool.adaptation.results import auroc
 from genepool.checked import is_number
 from genepool.seeding import numpy_generator
@@ -26,6 +27,8 @@ from genepool.testbed import build
 
 # Batches after which the tensors that live are counted: each adapter has its optimiser's moments by then.
 _SETTLED = 3
+# The frozen model is timed at one batch in so many.
+_BESIDE = 3
 
 
 def plan() -> list[Name]:
@@ -180,6 +183,7 @@ class _Run:
             spent.seconds / max(len(kept), 1),
             held,
             {key: one for key, one in run.adapter.state().values.items() if is_number(one)},
+            spent.beside,
         )
 
     def _clean(self, run: Adaptation) -> tuple[Marks, ...]:
@@ -191,12 +195,32 @@ class _Run:
 
 
 class _Spent:
-    """Seconds of the processor that an adapter takes to predict and to learn, and nothing else of the run."""
+    """Seconds of the processor that an adapter takes to predict and to learn, and nothing else of the run.
+
+    Attributes:
+        seconds: of all batches.
+    """
 
     def __init__(self, run: Adaptation) -> None:
         self.seconds = 0.0
-        for name in ("predict", "update"):
-            setattr(run.adapter, name, self._counted(getattr(run.adapter, name)))
+        self._frozen, self._beside = run._frozen_model, [0.0, 0.0]
+        predict, update = self._counted(run.adapter.predict), self._counted(run.adapter.update)
+
+        def predicted(batch: StreamBatch) -> Any:
+            found = predict(batch)
+            if batch.number % _BESIDE == 0:
+                began = time.process_time()
+                self._frozen.predictions(batch.inputs)
+                self._beside = [self._beside[0] + time.process_time() - began, self._beside[1] + 1]
+            return found
+
+        run.adapter.predict = predicted  # type: ignore[method-assign]
+        run.adapter.update = update  # type: ignore[method-assign]
+
+    @property
+    def beside(self) -> float:
+        """Seconds in which the frozen model predicts a batch, between the adapter's own."""
+        return self._beside[0] / max(self._beside[1], 1)
 
     def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*given: Any) -> Any:

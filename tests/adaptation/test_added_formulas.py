@@ -14,17 +14,12 @@ from made_streams import image_rows, rows, write_conv_model, write_stream
 from scipy.optimize import minimize
 
 from genepool.adaptation import Adaptation, load_stream
-from genepool.adaptation.adapters.gain_control import (
-    GainControl,
-    code_cost,
-    codes_of,
-    gains_of,
-    leading_directions,
-    moments_of,
-)
-from genepool.adaptation.adapters.heterogeneous import Heterogeneous, mean_distance
+from genepool.adaptation.adapters.gain_control import GainControl
+from genepool.adaptation.adapters.heterogeneous import Heterogeneous
 from genepool.adaptation.domain_course import course_of, domain_ends, part_of
+from genepool.adaptation.gains import code_cost, codes_of, gains_of, leading_directions, moments_of
 from genepool.adaptation.orders import planned
+from genepool.adaptation.shared_space import mean_distance
 from genepool.errors import InputError
 
 Cli = Callable[..., Any]
@@ -76,7 +71,7 @@ def test_gains_rest_on_the_source_and_damp_what_the_context_amplifies(base: Path
     step = next(run)
     torch.testing.assert_close(step.probabilities, run._frozen[list(run.batches[0].places)], atol=1e-5, rtol=1e-4)
     run.update()
-    torch.testing.assert_close(run.adapter._gains, run.adapter._rest, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(run.adapter._following.gains, run.adapter._following.rest, atol=1e-3, rtol=1e-3)
     mean = np.array([row["input"] for row in source]).mean(0)
     for factor, sign in ((2.0, 1), (0.4, -1)):
         lines = [
@@ -87,7 +82,7 @@ def test_gains_rest_on_the_source_and_damp_what_the_context_amplifies(base: Path
         assert isinstance(run.adapter, GainControl)
         next(run)
         run.update()
-        assert (sign * (run.adapter._gains - run.adapter._rest) > 0).all()
+        assert (sign * (run.adapter._following.gains - run.adapter._following.rest) > 0).all()
         # What the model is shown afterwards spreads less, or more, than what came.
         inputs = run._batch(run.batches[0]).inputs
         shown = run.adapter.shown(inputs).whole("pixels")
@@ -119,7 +114,7 @@ def test_it_waits_for_a_label_of_every_class_and_then_answers_by_its_own(base: P
     steps = []
     for step in run:
         steps.append(step)
-        assert run.adapter._net == {} if step.number < 2 else run.adapter._net
+        assert run.adapter._space.net == {} if step.number < 2 else run.adapter._space.net
     assert all(step.predicted == step.frozen for step in steps[:2])
     assert run.adapter._seen["targets"].tolist() == [*range(10), *range(10)]
     learned = run.adapter._features(run._batch(run.batches[0]).inputs)
@@ -134,7 +129,7 @@ def test_it_does_not_wait_for_ever(base: Path, tmp_path: Path) -> None:
     stream = write_stream(tmp_path / "s", lines, order="file")
     run = Adaptation(base, stream, "heterogeneous", labels_late=1, rounds=1, options={"wait": 2, "steps": 5})
     assert isinstance(run.adapter, Heterogeneous)
-    begun = [bool(run.adapter._net) for _ in run]
+    begun = [bool(run.adapter._space.net) for _ in run]
     assert begun == [False, False, False, True, True]
 
 

@@ -25,6 +25,7 @@ LIVELY: dict[str, dict[str, Any]] = {
     "cotta": {"augmentations": 2},
     "label_shift": {"steps": 20},
     "camel": {"steps": 20},
+    "maml": {"steps": 20},
     "refit": {"steps": 3},
     "heterogeneous": {"steps": 10, "shots": 1, "wait": 2},
 }

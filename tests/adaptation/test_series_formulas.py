@@ -11,10 +11,21 @@ import torch
 from made_series import HORIZON, VARIABLES, series_rows, write_series
 
 from genepool.adaptation import Adaptation
-from genepool.adaptation.adapters.camel import Camel, fitted_weights, systems_of
+from genepool.adaptation.adapters.camel import Camel
+from genepool.adaptation.adapters.maml import Maml
 from genepool.adaptation.adapters.petsa import Petsa, PetsaOptions, apart_in_shape, correlation, petsa_loss
 from genepool.adaptation.remembered import Remembered
+from genepool.adaptation.system_nets import (
+    A_SYSTEM,
+    AffineSystems,
+    MetaLearned,
+    fitted_weights,
+    fresh_net,
+    systems_of,
+    through,
+)
 from genepool.errors import InputError
+from genepool.seeding import torch_generator
 
 
 def _loss(forecast: np.ndarray, truth: np.ndarray) -> float:
@@ -154,6 +165,87 @@ def test_camel_knows_a_new_system_by_a_few_numbers(forecaster: Path, tmp_path: P
     frozen = sum(sum(step.errors(step.frozen)) for step in steps[-5:])
     assert late < 0.5 * early
     assert late < 0.5 * frozen
+
+
+def _systems(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
+    """Systems y = a x0 + b sin(3 x1): 40 rows of each, with the a and b of each."""
+    draw = np.random.default_rng(seed)
+    given, known = draw.uniform(-1, 1, size=(count, 40, 2)), draw.uniform(0.5, 2, size=(count, 2))
+    out = known[:, :1] * given[..., 0] + known[:, 1:] * np.sin(3 * given[..., 1])
+    numbers = torch.arange(count).repeat_interleave(40)
+    return torch.tensor(given).float().flatten(0, 1), torch.tensor(out).float().reshape(-1, 1), numbers, known
+
+
+def test_affine_systems_are_told_by_their_weights() -> None:
+    """The weights of systems that were never seen say what their parameters are, and a few rows are enough."""
+    model = AffineSystems(2, 32, 0)
+    inputs, targets, systems, known = _systems(6, 0)
+    model.train(inputs, targets, systems, 1500, 5e-3)
+    others, wanted, numbers, theirs = _systems(8, 1)
+    weights = [model.weights(others[numbers == at][:10], wanted[numbers == at][:10], 1e-7) for at in range(8)]
+    errors = [
+        float((model.predict(others[numbers == at], w) - wanted[numbers == at]).square().mean())
+        for at, w in enumerate(weights)
+    ]
+    assert max(errors) < 0.02
+    with_one = np.hstack([model.known.numpy(), np.ones((6, 1))])
+    solved, *_ = np.linalg.lstsq(with_one, known, rcond=None)
+    found = np.hstack([torch.stack(weights).numpy(), np.ones((8, 1))]) @ solved
+    assert np.abs(found - theirs).max() < 0.3
+
+
+def test_a_step_of_maml_has_second_derivatives() -> None:
+    """One step of the training, by a network of torch's own and a gradient through the gradient."""
+    inputs, targets, systems, _ = _systems(3, 2)
+    model = MetaLearned(5, 0.1, 4)
+    model.train(inputs, targets, systems, 1, 1e-3, 2)
+    begun = fresh_net(2, 5, 1, "maml", 4, torch.device("cpu"))
+    net = torch.nn.Sequential(torch.nn.Linear(2, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1))
+    names = {"0.weight": "first", "0.bias": "first bias", "2.weight": "second", "2.bias": "second bias"}
+    start = {own: begun[name].clone().requires_grad_(True) for own, name in names.items()}
+    generator = torch_generator(4, "maml", 0)
+    drawn = [[40 * at + torch.randint(0, 40, (A_SYSTEM,), generator=generator) for at in range(3)] for _ in range(2)]
+    total = torch.zeros(())
+    for shown, asked in zip(*drawn, strict=True):
+        now = dict(start)
+        for _ in range(2):
+            loss = (torch.func.functional_call(net, now, (inputs[shown],)) - targets[shown]).square().mean()
+            slopes = torch.autograd.grad(loss, list(now.values()), create_graph=True)
+            now = {name: one - 0.1 * slope for (name, one), slope in zip(now.items(), slopes, strict=True)}
+        total = total + (torch.func.functional_call(net, now, (inputs[asked],)) - targets[asked]).square().mean() / 3
+    for (own, one), slope in zip(start.items(), torch.autograd.grad(total, list(start.values())), strict=True):
+        # The first step of Adam goes along the sign of the gradient.
+        wanted = one - 1e-3 * slope / (slope.abs() + 1e-8)
+        torch.testing.assert_close(model.start[names[own]], wanted.detach(), atol=1e-6, rtol=1e-5)
+    followed = model.adapted(inputs[:10], targets[:10], 3)
+    now = {own: model.start[name].clone() for own, name in names.items()}
+    for _ in range(3):
+        now = {name: one.detach().requires_grad_(True) for name, one in now.items()}
+        loss = (torch.func.functional_call(net, now, (inputs[:10],)) - targets[:10]).square().mean()
+        loss.backward()
+        now = {name: one.detach() - 0.1 * one.grad for name, one in now.items() if one.grad is not None}
+    for own, name in names.items():
+        torch.testing.assert_close(followed[name], now[own])
+    torch.testing.assert_close(through(followed, inputs), torch.func.functional_call(net, now, (inputs,)))
+
+
+def test_maml_follows_the_system_of_the_stream(forecaster: Path, series: Path) -> None:
+    run = Adaptation(forecaster, series, "maml", options={"steps": 50, "step": 0.1, "windows": 6})
+    adapter = run.adapter
+    assert isinstance(adapter, Maml)
+    steps = [next(run) for _ in range(5)]
+    run.update()
+    past: Remembered = adapter._past
+    left = past.truth - run._frozen_model.network(past.past).detach()
+    wanted = adapter._learned.adapted((past.past - past.past[:, -1:]).flatten(1), left.flatten(1), 10)
+    for name, one in wanted.items():
+        torch.testing.assert_close(adapter._net[name], one)
+    # Before anything is known it forecasts as the source taught it.
+    inputs = run._batch(run.batches[0]).inputs
+    windows = inputs.whole("series")
+    taught = through(adapter._learned.start, (windows - windows[:, -1:]).flatten(1)).view(-1, HORIZON, VARIABLES)
+    frozen = run._frozen_model.network(windows).detach()
+    torch.testing.assert_close(steps[0].probabilities, frozen + taught, atol=1e-5, rtol=1e-4)
 
 
 def test_what_is_remembered_is_the_last(forecaster: Path, series: Path) -> None:

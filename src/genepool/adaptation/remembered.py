@@ -1,6 +1,7 @@
 """The last windows of a series whose every step has come, with what followed them: what is fitted to.
 
-Shared by adapters that fit anew instead of following a gradient. Uses the stream's model.
+Also what a frozen forecaster leaves of them to be explained. Shared by adapters that fit anew instead of following a
+gradient. Uses the stream's model.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
-from genepool.adaptation.adapter import Answered
+from genepool.adaptation.adapter import Answered, SourceExamples
 from genepool.adaptation.stream_model import Inputs, StreamModel
+from genepool.adaptation.system_nets import systems_of
 from genepool.tasks.models.forecaster import SERIES, Forecaster
 
 _PAST, _FUTURE = "remembered past", "remembered future"
@@ -70,3 +72,40 @@ class Remembered:
                     raise ValueError(f"{name} has the shape {list(one.shape)}, expected windows")
             self.past, self.truth = past.clone(), truth.clone()
         return (_PAST, _FUTURE)
+
+
+def changes(past: torch.Tensor) -> torch.Tensor:
+    """Windows less their last value, flat: (n, lookback, variables) becomes (n, lookback * variables), float32."""
+    past = past.float()
+    return (past - past[:, -1:]).flatten(1)
+
+
+def what_is_left(
+    model: StreamModel, source: SourceExamples, parts: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a frozen forecaster leaves of its source to be explained, with the system of each window.
+
+    Args:
+        model: the forecaster.
+        source: windows and what followed.
+        parts: into which a source of one domain is cut.
+
+    Returns:
+        Windows as `changes` gives them, errors of shape (n, horizon * variables), and numbers of systems, shape (n,).
+
+    Raises:
+        InputError: there are fewer windows than parts.
+    """
+    past = torch.cat([one.whole(SERIES).float() for one in source.batches])
+    truth = torch.cat(source.targets).to(past.device)
+    with torch.no_grad():
+        left = truth - torch.cat([model.forecast(one) for one in source.batches])
+    names = [domain for part in source.domains for domain in part]
+    return changes(past), left.flatten(1), torch.tensor(systems_of(names, parts, model.title))
+
+
+def left_of(model: StreamModel, past: Remembered) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of the windows that are remembered, without systems."""
+    with torch.no_grad():
+        left = past.truth.to(model.device) - model.forecast(past.inputs(model))
+    return changes(past.past.to(model.device)), left.flatten(1)

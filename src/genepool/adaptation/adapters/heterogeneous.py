@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch.nn import functional
 
 from genepool.adaptation.adapter import (
     AdapterOptions,
@@ -18,13 +17,11 @@ from genepool.adaptation.adapter import (
     StreamBatch,
     check_shape,
 )
+from genepool.adaptation.shared_space import SeenExamples, SharedSpace, SpaceTraining, noise_like
 from genepool.adaptation.stream_model import Inputs
-from genepool.seeding import torch_generator
 
-# Source examples of a step, and stream examples without a label that are kept for the training.
-_A_STEP, _UNLABELLED = 256, 512
-# How steep the nets' units are below 0, as in the authors' code.
-_LEAK = 0.01
+# Stream examples without a label that are kept for the training.
+_UNLABELLED = 512
 
 
 class HeterogeneousOptions(AdapterOptions):
@@ -72,7 +69,7 @@ class Heterogeneous(StreamAdapter):
     def _prepare(self, source: SourceExamples | None) -> None:
         assert source is not None
         self._lent, self._lent_targets = self._read(source)
-        self._net: dict[str, torch.Tensor] = {}
+        self._space = SharedSpace()
         self._seen: dict[str, torch.Tensor] = {}
         self._told = 0
 
@@ -87,11 +84,7 @@ class Heterogeneous(StreamAdapter):
             parts.append((values if values.is_floating_point() else self._features(one)).flatten(1).float().cpu())
         lent = torch.cat(parts)
         if self.options.lent == "noise":
-            centres = torch.randn(
-                len(self.model.labels), lent.shape[1], generator=torch_generator(self.seed, "heterogeneous", "centres")
-            )
-            drawn = torch.randn(lent.shape, generator=torch_generator(self.seed, "heterogeneous", "noise"))
-            lent = centres[targets.clamp_min(0)] + drawn
+            lent = noise_like(targets, len(self.model.labels), lent.shape[1], self.seed)
         told = targets >= 0
         return lent[told], targets[told]
 
@@ -100,9 +93,9 @@ class Heterogeneous(StreamAdapter):
             return self.model.features_and_logits(inputs)[0].cpu()
 
     def look(self, inputs: Inputs) -> torch.Tensor:
-        if not self._net:
+        if not self._space.net:
             return self.model.probabilities(inputs)
-        return self._classified(self._shared("stream", self._features(inputs))).softmax(-1)
+        return self._space.classified(self._space.shared("stream", self._features(inputs))).softmax(-1)
 
     def predict(self, batch: StreamBatch) -> torch.Tensor:
         return self.look(batch.inputs)
@@ -110,7 +103,7 @@ class Heterogeneous(StreamAdapter):
     def update(self, batch: StreamBatch, late: Sequence[Answered]) -> Signals:
         assert isinstance(self.options, HeterogeneousOptions)
         kept = torch.zeros(len(batch), dtype=torch.bool)
-        if self._net:
+        if self._space.net:
             return Signals(kept, kept.float())
         self._keep("unlabelled", self._features(batch.inputs)[:_UNLABELLED])
         for one in late:
@@ -147,46 +140,15 @@ class Heterogeneous(StreamAdapter):
     def _train(self) -> None:
         assert isinstance(self.options, HeterogeneousOptions)
         options, seen = self.options, self._seen
-        lends = options.lent != "none"
-        widths = {"stream": seen["labelled"].shape[1], "lent": self._lent.shape[1]}
-        for name, (rows, columns) in {
-            **{one: (options.width, width) for one, width in widths.items()},
-            "classes": (len(self.model.labels), options.width),
-        }.items():
-            generator = torch_generator(self.seed, "heterogeneous", name)
-            self._net[name] = (2 * torch.rand(rows, columns, generator=generator) - 1) * columns**-0.5
-            self._net[f"{name} bias"] = torch.zeros(rows)
-        for one in self._net.values():
-            one.requires_grad_(True)
-        optimiser = torch.optim.Adam(list(self._net.values()), lr=options.rate)
-        for step in range(options.steps):
-            labelled, others = self._shared("stream", seen["labelled"]), self._shared("stream", seen["unlabelled"])
-            loss = functional.cross_entropy(self._classified(labelled), seen["targets"])
-            if lends:
-                generator = torch_generator(self.seed, "heterogeneous", "step", step)
-                chosen = torch.randint(0, len(self._lent), (min(_A_STEP, len(self._lent)),), generator=generator)
-                lent, classes = self._shared("lent", self._lent[chosen]), self._lent_targets[chosen]
-                soft = self._classified(others).detach().softmax(-1)
-                ours = torch.cat([functional.one_hot(seen["targets"], soft.shape[1]).float(), soft])
-                theirs = functional.one_hot(classes, soft.shape[1]).float()
-                loss = loss + options.source_weight * functional.cross_entropy(self._classified(lent), classes)
-                loss = loss + options.distance * mean_distance(torch.cat([labelled, others]), ours, lent, theirs)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-        self._net = {name: one.detach() for name, one in self._net.items()}
-
-    def _shared(self, side: str, values: torch.Tensor) -> torch.Tensor:
-        """Features in the space that both share, of length 1, shape (n, width)."""
-        inner = functional.leaky_relu(functional.linear(values, self._net[side], self._net[f"{side} bias"]), _LEAK)
-        return functional.normalize(inner, dim=-1)
-
-    def _classified(self, shared: torch.Tensor) -> torch.Tensor:
-        return functional.linear(shared, self._net["classes"], self._net["classes bias"])
+        how = SpaceTraining(options.width, options.source_weight, options.distance, options.steps, options.rate)
+        known = SeenExamples(seen["labelled"], seen["targets"], seen["unlabelled"])
+        self._space.train(
+            known, self._lent, self._lent_targets, len(self.model.labels), how, self.seed, lends=options.lent != "none"
+        )
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         seen = {f"seen {name}": one for name, one in self._seen.items()}
-        return {**seen, **{f"net {name}": one for name, one in self._net.items()}}
+        return {**seen, **{f"net {name}": one for name, one in self._space.net.items()}}
 
     def _values(self) -> dict[str, Any]:
         return {"told": self._told}
@@ -208,25 +170,4 @@ class Heterogeneous(StreamAdapter):
                 "net classes bias": (len(self.model.labels),), "net stream bias": (wide,), "net lent bias": (wide,),
             }  # fmt: skip
             check_shape(name, one, torch.empty(likes.get(name, features), device="meta"))
-        self._seen, self._net = parts["seen"], parts["net"]
-
-
-def mean_distance(
-    ours: torch.Tensor, our_classes: torch.Tensor, theirs: torch.Tensor, their_classes: torch.Tensor
-) -> torch.Tensor:
-    """|mean - mean|^2 of two sets of features, and the mean of the same by class; a scalar.
-
-    Args:
-        ours, theirs: features, shape (n, width).
-        our_classes, their_classes: how much each is of each class, shape (n, classes); a class that one side has none
-            of is left out.
-    """
-    whole = (ours.mean(0) - theirs.mean(0)).square().sum()
-    shares = [one.sum(0) for one in (our_classes, their_classes)]
-    there = (shares[0] > 0) & (shares[1] > 0)
-    means = [
-        (classes.T @ points)[there] / share[there, None]
-        for classes, points, share in zip((our_classes, their_classes), (ours, theirs), shares, strict=True)
-    ]
-    apart = (means[0] - means[1]).square().sum(-1)
-    return whole + (apart.mean() if len(apart) else whole * 0)
+        self._seen, self._space.net = parts["seen"], parts["net"]
