@@ -71,11 +71,16 @@ def _lines(seed: int, skill: StringTask, lengths: Lengths, split: Any, tags: boo
 
 
 def learned(
-    bed: LearningBed, folders: Sequence[Path], rate: float, sampler: str | None, options: Mapping[str, Any], **more: Any
+    bed: LearningBed,
+    folders: Sequence[Path],
+    rate: float,
+    sampler: str | None,
+    sampler_options: Mapping[str, Any],
+    **more: Any,
 ) -> Learned:
-    """A training on some tasks, with a sampler."""
+    """A training on some tasks, with a sampler; `more` are further keys of it."""
     first, *others = folders
-    chosen = {} if sampler is None else {"sampler": sampler, "sampler_options": dict(options)}
+    chosen = {} if sampler is None else {"sampler": sampler, "sampler_options": dict(sampler_options)}
     return bed.learn(
         Data(first, 0, beside=tuple(others)), learning_rate=rate, **{"steps": STEPS, "form": "lora", **chosen, **more}
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import write_translator
+from tiny_models import write_model, write_translator
 
 from genepool.errors import InputError
 from genepool.tasks import Decoding, LanguageModel, written_rows
@@ -241,3 +241,15 @@ def test_a_roomy_cache_is_transformers_own(
             assert torch.equal(own, expected)
         assert ours.get_seq_length() == theirs.get_seq_length()
         assert torch.equal(ours.layers[0].keys, theirs.layers[0].keys)
+
+
+@settings(max_examples=30, deadline=None)
+@given(texts=st.lists(st.text(alphabet="ab12=: ", max_size=8), max_size=12))
+def test_many_texts_have_the_tokens_that_each_has_alone(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
+    weights = open_weights(write_model(tmp_path_factory.mktemp("closing"), closing=True))
+    together, apart = LanguageModel.load(weights), LanguageModel.load(weights)
+    assert together.encode_all(texts) == [apart.encode(text) for text in texts]
+    # What was read ahead is what is found later.
+    assert [together.encode_whole(text) for text in texts] == [apart.encode_whole(text) for text in texts]

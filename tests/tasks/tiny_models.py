@@ -35,16 +35,38 @@ def merging_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend, **_special())
 
 
+def _put_ends(tokenizer: Any) -> None:
+    """Makes a tokenizer put a token at either end of a text."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+
+
 def _special() -> dict[str, str]:
     return {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
-def write_model(folder: Path, *, seed: int = 0, kind: str = "llama", merging: bool = False, **changes: Any) -> Path:
-    """Saves a random model; its weights are wide apart, so that what it writes varies."""
+def write_model(
+    folder: Path,
+    *,
+    seed: int = 0,
+    kind: str = "llama",
+    merging: bool = False,
+    closing: bool = False,
+    **changes: Any,
+) -> Path:
+    """Saves a random model; its weights are wide apart, so that what it writes varies.
+
+    A closing tokenizer puts a token at either end of a text.
+    """
     import torch
     from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MixtralConfig, OPTConfig
 
     tokenizer = merging_tokenizer() if merging else character_tokenizer()
+    if closing:
+        _put_ends(tokenizer)
     shared = {
         "vocab_size": len(tokenizer),
         "bos_token_id": 1,
@@ -72,13 +94,10 @@ def write_model(folder: Path, *, seed: int = 0, kind: str = "llama", merging: bo
 def write_classifier(folder: Path, *, seed: int = 0, labels: Sequence[str] = ("bad", "good"), **changes: Any) -> Path:
     """Saves a random BERT that classifies texts, with a token per character and one at either end of a text."""
     import torch
-    from tokenizers.processors import TemplateProcessing
     from transformers import BertConfig, BertForSequenceClassification
 
     tokenizer = character_tokenizer()
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
+    _put_ends(tokenizer)
     torch.manual_seed(seed)
     settings = {**_small(), "vocab_size": len(tokenizer), "max_position_embeddings": 40, "pad_token_id": 0}
     config = BertConfig(**{**settings, **_named(labels), **changes})

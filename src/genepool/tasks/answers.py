@@ -88,7 +88,8 @@ def text_batches(
     Raises:
         InputError: an answer has no tokens, or a question is too long for the model; it is named.
     """
-    heads = [model.encode(one.prompt) for one in questions]
+    model.encode_ahead(one.prompt + one.answer for one in questions)
+    heads = model.encode_all([one.prompt for one in questions])
     tails = [with_end(model, continuation(model, one.prompt, one.answer), one, closed) for one in questions]
     for one, head, tail in zip(questions, heads, tails, strict=True):
         if len(head) + len(tail) > model.context:

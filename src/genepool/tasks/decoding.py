@@ -99,7 +99,8 @@ def forced_answers(
     """
     import torch
 
-    heads = [model.encode(prompt) for prompt in prompts]
+    model.encode_ahead(prompt + answer for prompt, answer in zip(prompts, answers, strict=True))
+    heads = model.encode_all(prompts)
     tails = [continuation(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     check_length(model, heads, tails)
     lengths = [len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)]
@@ -237,7 +238,7 @@ def generate(
     Raises:
         InputError: a prompt is longer than the model's context.
     """
-    return generate_tokens(model, [model.encode(prompt) for prompt in prompts], keys, decoding, batch_size)
+    return generate_tokens(model, model.encode_all(prompts), keys, decoding, batch_size)
 
 
 def generate_tokens(

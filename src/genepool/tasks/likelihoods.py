@@ -51,7 +51,8 @@ def loglikelihoods(
     Raises:
         InputError: a prompt and its continuation are longer than the model's context.
     """
-    heads = [model.encode(prompt) for prompt in prompts]
+    model.encode_ahead(prompt + text for prompt, text in zip(prompts, continuations, strict=True))
+    heads = model.encode_all(prompts)
     tails = [continuation(model, prompt, text) for prompt, text in zip(prompts, continuations, strict=True)]
     return token_likelihoods(model, heads, tails, batch_size)
 

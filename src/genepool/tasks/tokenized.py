@@ -5,7 +5,7 @@ The kinds of `models` that read texts build on this.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +87,23 @@ class TokenizedNetwork(Network):
         """Token ids of a prompt, with the special tokens the model was made to read around one."""
         return self.encode_whole(text)
 
+    def encode_all(self, prompts: Sequence[str]) -> list[list[int]]:
+        """As `encode`, of many prompts."""
+        self.encode_ahead(prompts)
+        return [self.encode(prompt) for prompt in prompts]
+
+    def encode_ahead(self, texts: Iterable[str]) -> None:
+        """Remembers the tokens of texts that will be wanted one by one: at once they take a fraction of the time."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._encoded]
+        if len(new) > 1:
+            for text, ids in zip(new, self.tokenizer(new, verbose=False).input_ids, strict=True):
+                self._remember(self._encoded, text, tuple(self._finished(text, list(ids))))
+
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = list(self.tokenizer(text, verbose=False).input_ids)
+        return self._finished(text, list(self.tokenizer(text, verbose=False).input_ids))
+
+    def _finished(self, text: str, ids: list[int]) -> list[int]:
+        """The tokens of a text as the model is given them, of those that its tokenizer makes."""
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -127,7 +142,7 @@ class TokenizedNetwork(Network):
         """See `Model.hidden_states`; places are tokens."""
         import torch
 
-        heads = [self.encode(prompt) for prompt in prompts]
+        heads = self.encode_all(prompts)
         check_length(self, heads, unread=1)
         found: dict[int, tuple[torch.Tensor, ...]] = {}
         with torch.inference_mode():

@@ -129,7 +129,7 @@ def _answers(model: LanguageModel, lessons: Sequence[TrainingExample]) -> list[t
     task = lessons[0].task
     ask = task.settings
     decoding = Decoding(ask.max_new_tokens, tuple(ask.stop), ask.temperature, ask.top_p, ask.seed)
-    heads = [tuple(model.encode(task.prompt_for(lesson.example, model))) for lesson in lessons]
+    heads = [tuple(head) for head in model.encode_all([task.prompt_for(lesson.example, model) for lesson in lessons])]
     keys = [lesson.example.key for lesson in lessons]
     return [(one.text, len(one.tokens)) for one in generate_tokens(model, heads, keys, decoding, DEFAULT_BATCH)]
 

@@ -175,8 +175,7 @@ class LanguageModel(WritingNetwork):
     def _control_ids(self) -> dict[str, tuple[int, ...]]:
         return {}
 
-    def _encode(self, text: str) -> list[int]:
-        ids = super()._encode(text)
+    def _finished(self, text: str, ids: list[int]) -> list[int]:
         # A chat template may have written the begin token that the tokenizer puts first as well.
         if (
             len(ids) > 1

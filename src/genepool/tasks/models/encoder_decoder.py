@@ -158,7 +158,7 @@ class EncoderDecoder(WritingNetwork):
         return self.context - len(self._begin)
 
     def _heads(self, prompts: Sequence[str]) -> list[list[int]]:
-        heads = [self.encode(prompt) for prompt in prompts]
+        heads = self.encode_all(prompts)
         check_length(self, heads, unread=1)
         return heads
 

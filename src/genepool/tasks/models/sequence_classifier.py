@@ -56,7 +56,7 @@ class SequenceClassifier(TokenizedNetwork):
         """See `Model.class_scores`."""
         import torch
 
-        heads = [self.encode(prompt) for prompt in prompts]
+        heads = self.encode_all(prompts)
         check_length(self, heads, unread=1)
         # Some architectures find the last token by the padding's number, and cannot without one.
         pad = self.model.config.get_text_config().pad_token_id
@@ -79,7 +79,7 @@ class SequenceClassifier(TokenizedNetwork):
         """See `Model.answer_batches`."""
         import torch
 
-        heads = [self.encode(one.prompt) for one in questions]
+        heads = self.encode_all([one.prompt for one in questions])
         check_length(self, heads, unread=1)
         pad = self.model.config.get_text_config().pad_token_id
         made = []

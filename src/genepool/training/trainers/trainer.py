@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from genepool import progress
 from genepool.errors import InputError
 from genepool.tasks.metrics import find_metric
-from genepool.training.batches import encode_examples
+from genepool.training.batches import EncodedExamples, encode_examples
 from genepool.training.examples import TrainingExample, TrainingExamples, by_task
 from genepool.training.fit import drawing
 from genepool.training.journal import ExampleRow
@@ -124,11 +124,16 @@ class Trainer(ABC):
             InputError: one cannot be read, or has such an answer.
         """
         with progress.bar("reading the training examples", len(lessons), "examples") as bar:
-            for lesson in lessons:
-                found = encode_examples(self.model, [lesson.example], lesson.task, 1, closed=is_closed(lesson.task))
-                if never and lesson.good:
-                    _check_writable(lesson, [batch.targets.tolist() for batch in found.batches], never)
-                bar.advance()
+            for start in range(0, len(lessons), self.size):
+                some = lessons[start : start + self.size]
+                for task, places in by_task(some):
+                    chosen = [some[place] for place in places]
+                    found = encode_examples(
+                        self.model, [one.example for one in chosen], task, self.size, closed=is_closed(task)
+                    )
+                    if never:
+                        _check_writable(chosen, found, never)
+                bar.advance(len(some))
 
     def token_gradients(
         self,
@@ -196,14 +201,21 @@ def is_closed(task: Task) -> bool:
 
 
 def _check_writable(
-    lesson: TrainingExample, answers: Sequence[Sequence[int]], never: Mapping[str, Sequence[int]]
+    lessons: Sequence[TrainingExample], encoded: EncodedExamples, never: Mapping[str, Sequence[int]]
 ) -> None:
     """Refuses a right answer that holds a text which the result never writes."""
-    for text, tokens in never.items():
-        size = len(tokens)
-        if any(list(tokens) == row[at : at + size] for row in answers for at in range(len(row) - size + 1)):
-            raise InputError(
-                f"its answer {lesson.example.answer[:40]!r} holds {text!r}, which the result could not write",
-                where=lesson.example.place(lesson.task.name),
-                fix="Set another text, one that no right answer holds",
-            )
+    answers = {
+        number: part.tolist()
+        for batch in encoded.batches
+        for number, part in zip(batch.numbers, batch.parts(batch.targets), strict=True)
+    }
+    for number, lesson in enumerate(lessons):
+        row = answers[number] if lesson.good else []
+        for text, tokens in never.items():
+            size = len(tokens)
+            if any(list(tokens) == row[at : at + size] for at in range(len(row) - size + 1)):
+                raise InputError(
+                    f"its answer {lesson.example.answer[:40]!r} holds {text!r}, which the result could not write",
+                    where=lesson.example.place(lesson.task.name),
+                    fix="Set another text, one that no right answer holds",
+                )
