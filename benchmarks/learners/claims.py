@@ -246,6 +246,18 @@ CLAIMS = (
         better(_ACC.format("TIES of experts", "sequential training")),
     ),
     OrderedClaim(
+        "slm", "SLM, which is not told the task, ends higher than sequential LoRA of the same rank",
+        "Peng et al. 2024",
+        ("slm", "sequential"), average("slm", "sequential"),
+        better(_ACC.format("SLM", "sequential training")),
+    ),
+    OrderedClaim(
+        "slm-nearest", "It ends as high as one adapter for each task, chosen by the nearest mean of a task's prompts",
+        "after Peng et al. 2024",
+        ("slm", "slm, one"), average("slm", "slm, one"),
+        kept(_ACC.format("SLM", "routing by the nearest mean")),
+    ),
+    OrderedClaim(
         "joint", "Replay comes near to learning everything at once", "ours",
         ("replay", "joint"), average("replay", "joint"),
         kept(_ACC.format("replay", "joint training")),

@@ -14,6 +14,7 @@ from benchmarks.learners.arms import ARMS, LearnerArm
 from benchmarks.learners.cells import SequenceCell, SequenceCells
 from benchmarks.learners.claims import SEEDS
 from genepool import progress
+from genepool.composition.learned_pool import write_learned_pool
 from genepool.training import Training, run_training
 
 
@@ -64,7 +65,7 @@ def measured(arm: LearnerArm, order: str, seed: int) -> SequenceCell:
     recipe = Training(**arm.recipe(order, seed))
     with tempfile.TemporaryDirectory() as folder, progress.silenced():
         out, began = Path(folder) / "run", time.process_time()
-        told = run_training(recipe, out, ledger=":memory:").told
+        told = run_training(recipe, out, ledger=":memory:", write_pool=write_learned_pool).told
         seconds = time.process_time() - began
         return SequenceCell(arm.world.orders[order], _marks(out), told["memory_bytes"], seconds)
 

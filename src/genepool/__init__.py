@@ -302,6 +302,7 @@ def train(
             no number any more.
     """
     from genepool import progress
+    from genepool.composition.learned_pool import write_learned_pool
     from genepool.report.loop_page import write_loop
     from genepool.report.sequence_page import write_sequence
     from genepool.report.training_page import write_training
@@ -334,7 +335,7 @@ def train(
     }
     if isinstance(training, Loop):
         return run_loop(training, out, **shared)
-    return run_training(training, out, **shared)
+    return run_training(training, out, write_pool=write_learned_pool, **shared)
 
 
 def adapt(

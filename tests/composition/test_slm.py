@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from genepool.composition.context.retrieval import GroupedKeys, means_of_clusters, orthogonal_keys
 from genepool.tasks import open_model
 from genepool.tasks.models.policy.network import PolicyNetwork, PolicyShape
+from genepool.training.retrieval import GroupedKeys, means_of_clusters, orthogonal_keys
 
 pytest.importorskip("gymnasium")
 Cli = Callable[..., Any]

@@ -31,6 +31,7 @@ SETTINGS: dict[str, list[str]] = {
     "few_shot": ["--set", "contrast=0.5", "--set", "subnet=0.5"],
     "inf_lora": ["--set", "examples=6", "--set", "energy=0.5"],
     "sequential": ["--set", "factors=each"],
+    "slm": ["--set", "deltas=2", "--set", "groups=2"],
 }
 SHORT = ("--steps", 6, "--every", 3, "--batch", 8, "--learning-rate", 0.02, "--test", 6, "--quiet")
 
@@ -203,6 +204,18 @@ def test_tasks_that_share_examples_are_told(cli: Callable[..., Any], small_world
 
 
 @pytest.mark.usefixtures("loud")
+def test_a_budget_that_has_no_room_is_told(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
+    named = [small_world / "tasks" / name for name in ("first", "grade")]
+    answer = cli(
+        "train", *named, "--learner", "replay", "--set", "budget=1", "--base", small_world / "base", "--out",
+        tmp_path / "run", "--steps", 1, "--batch", 4, "--test", 4,
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert "the budget (1 B) has no room for an example, so none is rehearsed" in answer.err.replace("\n", " ")
+    assert told(tmp_path / "run")["memory_bytes"] == 0
+
+
+@pytest.mark.usefixtures("loud")
 def test_of_a_task_that_the_base_answers_right_nothing_can_be_gained(
     cli: Callable[..., Any], small_world: Path, half_known: str, tmp_path: Path
 ) -> None:
@@ -246,6 +259,8 @@ def test_gates_decide_the_exit_of_tasks_learned_in_order(learn: Callable[..., An
         ("replay", ("--set", "examples=0"), 2, "--set examples"),
         ("replay", ("--set", "budget=0"), 2, "--set budget"),
         ("replay", ("--set", "share=1"), 2, "--set share"),
+        ("replay", ("--batch", 1), 2, "error: --batch: got 1, which leaves no room for a kept example"),
+        ("inf_lora", ("--lora", 40), 2, "error: --lora: got 40, and model.layers.0.self_attn.q_proj has only 32"),
         ("ewc", ("--set", "weight=-1"), 2, "--set weight"),
         ("gpm", ("--set", "energy=1.5"), 2, "--set energy"),
         ("merging", ("--set", "method=tis"), 2, "there is no merge method 'tis'"),

@@ -27,8 +27,8 @@ PANEL = options.Panel.training
 _OF_FORM = "form."
 # And before those of a sampler.
 _OF_SAMPLER = "sampler."
-# Where an error stands that only the opened training finds, as a key of its file.
-_CHOSEN = ("sampler_options", "form_options")
+# Keys of a training's file that only the opened training finds an error in.
+_CHOSEN = ("sampler_options", "form_options", "options.", "lora.", "batch")
 
 
 def train(
@@ -177,6 +177,7 @@ def train(
 
     You may kill the command at any time: the same command continues and gives the same bits. The result is a skill,
     DIR/adapter, DIR/skill.safetensors or DIR/form. You can add it to a library, merge it, or ask `BASE+DIR/adapter`.
+    Of the learner slm it is DIR/composition, which is asked by itself.
     """
     options.begin(quiet)
     if overwrite:
@@ -203,7 +204,7 @@ def train(
     except InputError as error:
         if not error.where.startswith(_CHOSEN):
             raise
-        # Only the examples say that an option of a sampler does not fit them.
+        # Only base and examples say that an option of a sampler or a learner does not fit them.
         where = f"{tasks[0]}:{error.where}" if base is None else _option(error.where)
         raise InputError(error.what, where=where, fix=error.fix) from None
     page = out / REPORT_FILE

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 from genepool.errors import InputError, nearest
@@ -134,6 +134,20 @@ class Composer(ABC, Generic[AnyComposerOptions]):
             many = f"{low} or more" if high is None else str(low) if low == high else f"{low} to {high}"
             asked = f"{many} skill{'s' * (many != '1')}"
             raise InputError(f"{cls.name} needs {asked}, got {count}", where=where, fix=f"Name {asked}")
+
+    @classmethod
+    def check_saved(cls, skills: int, labels: Mapping[str, Sequence[str]], where: str) -> None:
+        """Refuses a saved composition that has more or fewer skills than it takes.
+
+        Args:
+            skills: how many there are.
+            labels: what the axes of its tensors stand for.
+            where: for errors.
+
+        Raises:
+            InputError: it has.
+        """
+        cls.check_count(skills, where)
 
     @classmethod
     def parameters(cls) -> list[dict[str, Any]]:

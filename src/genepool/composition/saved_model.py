@@ -108,11 +108,11 @@ def load_composition(folder: str | Path, *, allow_pickle: bool = False) -> Compo
         skills = _open_skills(folder, said, composer.members, allow_pickle)
     except RecursionError:
         raise InputError("is made of itself", where=place, fix=_AGAIN) from None
-    composer.check_count(len(skills.skills), f"{place}:skills")
     labels = _part(said, "labels", dict, place)
     for name, values in labels.items():
         if not isinstance(values, list) or not all(map(is_line, values)):
             raise InputError("is not a list of names", where=f"{place}:labels.{name}", fix=_AGAIN)
+    composer.check_saved(len(skills.skills), labels, f"{place}:skills")
     saved = Saved(skills, _tensors(folder), labels, _part(said, "record", dict, place), str(folder / ROUTER_FILE))
     composition = composer.restore(saved)
     composition.name = str(folder)

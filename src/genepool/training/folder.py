@@ -4,7 +4,7 @@ DIR/training.yaml     the recipe, with paths that can be found from anywhere
 DIR/run.sqlite        every step, example and validation (`journal`)
 DIR/metrics.jsonl     steps and validations for other tools (`metrics_log`); DIR/events/ where TensorBoard is installed
 DIR/states/           what is needed to go on (`states`): after the latest validation and the best one; a fork's start
-DIR/adapter/, DIR/skill.safetensors, DIR/reward_model/, DIR/form/      the result
+DIR/adapter/, DIR/skill.safetensors, DIR/reward_model/, DIR/form/, DIR/composition/      the result
 DIR/train.json        what was gained and what was forgotten (`gains`); written last
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 RECIPE_FILE, JOURNAL_FILE, RESULT_FILE, REPORT_FILE = "training.yaml", "run.sqlite", "train.json", "report.html"
 #: What the result of a training can be called.
-RESULTS = ("adapter", "skill.safetensors", "reward_model", "form")
+RESULTS = ("adapter", "skill.safetensors", "reward_model", "form", "composition")
 
 
 def recipe_text(recipe: Training) -> str:

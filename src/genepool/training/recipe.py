@@ -315,6 +315,9 @@ class Training(Strict):
         if made.compares_examples and self.micro_batch is not None:
             what = f"the learner {self.learner} compares all examples of a step with each other"
             raise PartError(InputError(what, where="micro_batch", fix="Leave it out"))
+        if kind.one_a_row and self.pack:
+            what = f"does not go with the learner {self.learner}, which needs a row for every example"
+            raise PartError(InputError(what, where="pack", fix="Leave it out"))
         if self.is_form:
             what = f"the learner {self.learner} trains factors or every tensor, and no form of adapter ({self.form})"
             raise PartError(InputError(what, where="form", fix="Leave out the form, or the learner"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genepool import locking, progress, staging
 from genepool.checked import is_whole
@@ -19,6 +19,9 @@ from genepool.training.journal import Journal
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training, load_training
 from genepool.training.run import Run
+
+if TYPE_CHECKING:
+    from genepool.training.continual.retrieved import WritePool
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def run_training(
     overwrite: bool = False,
     gate: str | Path | None = None,
     draw: Callable[[TrainingResult], object] | None = None,
+    write_pool: WritePool | None = None,
 ) -> TrainingResult:
     """Trains, or goes on with a training that was stopped; then says what was gained and what was forgotten.
 
@@ -70,6 +74,7 @@ def run_training(
         gate: file of the gates that the result will be held against; one on a task that is not asked is refused before
             anything is trained.
         draw: draws the page, while nobody else may write to `out`; pages stand in a later room.
+        write_pool: writes a pool of adapters as a composition, for learners whose result it is; compositions do too.
 
     Raises:
         InputError: something the recipe names is wrong, the training changed since it began, or the loss is no number.
@@ -81,7 +86,7 @@ def run_training(
 
         return run_sequence(
             recipe, out, ledger=ledger, device=device, fork=fork, trusted=trusted, allow_pickle=allow_pickle,
-            overwrite=overwrite, gate=gate, draw=draw,
+            overwrite=overwrite, gate=gate, draw=draw, write_pool=write_pool,
         )  # fmt: skip
     with progress.bar("opening the base and the tasks"):
         opened = OpenedTraining.open(recipe, trusted=trusted, allow_pickle=allow_pickle)

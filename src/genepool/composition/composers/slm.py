@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from pydantic import Field
@@ -65,7 +65,7 @@ class Slm(Composer[SlmOptions]):
     authors average over a batch, so that an answer there depends on its neighbours. While a task is learned, its own
     adapters move and those of earlier tasks stand still, but answer where they are nearer; the authors also leave out
     keys at random then, which is not done here. Tasks are learned in the order of the skills, whose tasks they are. The
-    skills themselves are not used after that.
+    skills themselves are not used after that. `genepool train --learner slm` learns the same without skills.
     """
 
     def plan(self, skills: SkillSet, dtype: str) -> Residence:
@@ -78,10 +78,10 @@ class Slm(Composer[SlmOptions]):
         import torch
 
         from genepool.composition.context.modulators import new_pool
-        from genepool.composition.context.retrieval import GrownPool, means_of_clusters, orthogonal_keys
         from genepool.composition.context.states import PromptStates
         from genepool.composition.inputs import in_order, labelled_inputs
         from genepool.seeding import derive
+        from genepool.training.retrieval import GrownPool, means_of_clusters, orthogonal_keys
 
         options, skills = self.options, world.skills
         inputs = in_order(labelled_inputs(world), skills.names)
@@ -124,13 +124,24 @@ class Slm(Composer[SlmOptions]):
         tensors = {name: one.detach().cpu() for name, one in before.items()}
         return SlmComposition(self, skills, {"tasks": told, "seed": world.seed}, tensors)
 
+    @classmethod
+    def check_saved(cls, skills: int, labels: Mapping[str, Sequence[str]], where: str) -> None:
+        """See `Composer.check_saved`; where `genepool train` learned the adapters there are no skills."""
+        if not labels.get("tasks"):
+            cls.check_count(skills, where)
+
     def restore(self, saved: Saved) -> Composition:
-        count, rank = self.options.deltas * len(saved.skills.skills), self.options.rank
+        tasks = tuple(saved.labels.get("tasks", ())) or tuple(saved.skills.names)
+        count, rank = self.options.deltas * len(tasks), self.options.rank
         tensors = {"keys": saved.tensor("keys", (count, None))}
         for name in saved.labels.get("layers", ()):
             tensors[f"down/{name}"] = saved.tensor(f"down/{name}", (count, rank, None))
             tensors[f"up/{name}"] = saved.tensor(f"up/{name}", (count, rank, None))
-        return SlmComposition(self, saved.skills, saved.record, tensors)
+        if unknown := next((name for name in sorted(saved.tensors) if name not in tensors), None):
+            raise InputError(
+                "is of a layer that is not named", where=f"{saved.where}:{unknown}", fix="Compose it again"
+            )
+        return SlmComposition(self, saved.skills, saved.record, tensors, tasks)
 
 
 class SlmComposition(Composition):
@@ -139,14 +150,21 @@ class SlmComposition(Composition):
     Args:
         composer, skills, record: as for `Composition`.
         tensors: of the pool: the very tensors, so that what moves them moves it.
+        tasks: whose adapters these are, in the order in which they were learned; the skills' where none are named.
     """
 
     composer: Slm
 
     def __init__(
-        self, composer: Slm, skills: SkillSet, record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+        self,
+        composer: Slm,
+        skills: SkillSet,
+        record: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        tasks: Sequence[str] = (),
     ) -> None:
-        super().__init__(composer, skills, record)
+        self.tasks = tuple(tasks or skills.names)
+        super().__init__(composer, skills, record, f"{composer.name}({', '.join(self.tasks)})")
         self._tensors = tensors
 
     @property
@@ -154,14 +172,14 @@ class SlmComposition(Composition):
         return {name: self._tensors[name].detach() for name in self._tensors}
 
     @property
-    def labels(self) -> Mapping[str, list[str]]:
+    def labels(self) -> Mapping[str, Sequence[str]]:
         layers = [name.removeprefix("up/") for name in self._tensors if name.startswith("up/")]
-        return {"layers": layers, "adapters": self.adapters(len(self._tensors["keys"]))}
+        return {"layers": layers, "adapters": self.adapters(len(self._tensors["keys"])), "tasks": self.tasks}
 
     def adapters(self, count: int) -> list[str]:
         """The names of the first adapters: each task's are numbered from 1 on."""
         own = self.composer.options.deltas
-        return [f"{self.skills.names[at // own]} {at % own + 1}" for at in range(count)]
+        return [f"{self.tasks[at // own]} {at % own + 1}" for at in range(count)]
 
     @property
     def kind(self) -> type[Model]:
@@ -171,13 +189,14 @@ class SlmComposition(Composition):
 
     def apply(self, network: Network) -> WeighedModel:
         from genepool.composition.context.modulators import AttachedPool, modulated_layers
-        from genepool.composition.context.retrieval import GroupedKeys
         from genepool.composition.context.states import PromptStates
         from genepool.composition.context.weighed_model import weighed_kind
+        from genepool.training.retrieval import GroupedKeys
 
-        for name, layer in modulated_layers(network).items():
-            found = [self._tensors.get(f"{side}/{name}") for side in ("down", "up")]
-            if [None if one is None else one.shape[2] for one in found] != [layer.inputs, layer.outputs]:
+        layers = modulated_layers(network)
+        for name in (name.removeprefix("up/") for name in self._tensors if name.startswith("up/")):
+            found = [self._tensors[f"{side}/{name}"].shape[2] for side in ("down", "up")]
+            if name not in layers or found != [layers[name].inputs, layers[name].outputs]:
                 raise InputError(
                     "its adapters are of other layers than the base", where=self.name, fix="Compose it again"
                 )

@@ -11,8 +11,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from genepool.composition.context.states import check_width
 from genepool.training.fit import drawing
+from genepool.training.retrieval import check_width
 
 _HIDDEN = 2
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from genepool.composition.context.states import check_width
 from genepool.composition.linear_layers import LinearLayer, linear_layers
 from genepool.composition.mixing.attached import lines_of
 from genepool.composition.mixing.layer_factors import LayerFactors
 from genepool.composition.mixing.mixtures import SkillMixture
 from genepool.seeding import torch_generator
 from genepool.tasks.network import Network
+from genepool.training.retrieval import check_width
 
 
 def modulated_layers(network: Network) -> dict[str, LinearLayer]:
@@ -54,7 +54,8 @@ class AttachedPool:
 
     Args:
         network: the base, loaded; its tensors stay as they are.
-        tensors: of the pool, as `new_pool` names them: the very tensors, so that what moves them moves it.
+        tensors: of the pool, as `new_pool` names them: the very tensors, so that what moves them moves it. Layers that
+            have none compute what they did.
         scale: what every product is multiplied by.
     """
 
@@ -63,7 +64,8 @@ class AttachedPool:
         self.skills, self.mixture = len(self.keys), None
         self._handles: list[Any] = []
         self._layers: dict[str, LayerFactors] = {}
-        for name, layer in modulated_layers(network).items():
+        layers = modulated_layers(network)
+        for name, layer in ((name, layer) for name, layer in layers.items() if f"up/{name}" in tensors):
             self._handles.append(layer.module.register_forward_hook(self._hook(name, layer), with_kwargs=True))
 
     mixture: SkillMixture | None

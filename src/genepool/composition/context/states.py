@@ -10,26 +10,11 @@ from collections.abc import Sequence
 import torch
 
 from genepool.composition.routing.routed_model import input_vectors
-from genepool.errors import InputError
 from genepool.tasks.models.policy import Policy
 from genepool.tasks.network import Network
 
 # Prompts whose states are remembered: a few MB.
 _REMEMBERED = 50_000
-
-
-def check_width(states: torch.Tensor, width: int, reader: str) -> None:
-    """Refuses states of another width than what reads them was made for, as in a file that was altered.
-
-    Raises:
-        InputError: they have another one.
-    """
-    if states.shape[-1] != width:
-        raise InputError(
-            f"reads {width} numbers, and the states of its base have {states.shape[-1]}",
-            where=reader,
-            fix="Compose it again",
-        )
 
 
 class PromptStates:

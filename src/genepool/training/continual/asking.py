@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from genepool.tasks import Ledger, OutcomeTable, Task, evaluate
+from genepool.tasks import Ledger, OutcomeTable, Source, Task, evaluate
 from genepool.tasks.table import TaskOutcomes
 from genepool.training.continual.folder import LearnedTask
 from genepool.training.gains import AFTER, BEFORE, Gains, compared_gains
@@ -14,10 +14,11 @@ from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training
 from genepool.weights import Weights, open_weights
 
+#: What a model is called, the model, and what it is asked.
+Asked = tuple[str, Weights | Source, Sequence[Task]]
 
-def models_asked(
-    opened: OpenedTraining, done: Sequence[LearnedTask], whole: Weights | None
-) -> list[tuple[str, Weights, Sequence[Task]]]:
+
+def models_asked(opened: OpenedTraining, done: Sequence[LearnedTask], whole: Weights | Source | None) -> list[Asked]:
     """Which model is asked which tasks when some are learned, and what it is called.
 
     Args:
@@ -34,7 +35,7 @@ def models_asked(
     if done[-1].views:
         known = {name: done[-1].view(number) for number, one in enumerate(done) for name in one.tasks}
     left = [task for task in (*targets, *others) if task.name not in known]
-    base = [("the base", opened.base, left)] if left else []
+    base: list[Asked] = [("the base", opened.base, left)] if left else []
     experts = [
         (f"expert of {task.name}", open_weights(str(known[task.name]), base=opened.base), [task])
         for task in targets
@@ -43,9 +44,7 @@ def models_asked(
     return [*base, *experts]
 
 
-def ask_all(
-    asked: Sequence[tuple[str, Weights, Sequence[Task]]], recipe: Training, ledger: str | Path | None, device: str
-) -> list[OutcomeTable]:
+def ask_all(asked: Sequence[Asked], recipe: Training, ledger: str | Path | None, device: str) -> list[OutcomeTable]:
     """The test split of tasks, each asked of its model; what the ledger knows is not asked again.
 
     Args:

@@ -4,9 +4,9 @@ DIR/training.yaml          the recipe, with paths that can be found from anywher
 DIR/run.sqlite             the outcome of every test example after every task (`record`)
 DIR/tasks/NNNN/            the NNNN-th task: a training's files; what is kept (memory.safetensors, memory.json); for
                            learners that merge merged.safetensors; for learners
-                           with values for each task asked/NNNN/, what that task is asked with; task.json, written
-                           last: the task is learned
-DIR/adapter/, DIR/skill.safetensors      the result
+                           with values for each task asked/NNNN/, what that task is asked with; for learners whose
+                           adapters are retrieved composition/; task.json, written last: the task is learned
+DIR/adapter/, DIR/skill.safetensors, DIR/composition/      the result
 DIR/train.json             what was gained and what was forgotten, the matrix among it; written last
 """
 
@@ -23,7 +23,7 @@ from genepool.checked import is_digest, is_number, is_text, is_whole, parsed_jso
 from genepool.errors import InputError
 from genepool.training.folder import RESULTS
 
-TASKS, MARK, MERGED, ASKED = "tasks", "task.json", "merged.safetensors", "asked"
+TASKS, MARK, MERGED, ASKED, COMPOSED = "tasks", "task.json", "merged.safetensors", "asked", "composition"
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class LearnedTask:
         facts: what the learner says of its memory.
         views: how many of the tasks so far are asked with values of their own, in `asked`: all of them, or none.
         compute: operations that learning it took.
+        composed: whether what stands after it is a composition, in `composition`.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class LearnedTask:
     facts: Mapping[str, Any]
     views: int = 0
     compute: int = 0
+    composed: bool = False
 
     def view(self, number: int) -> Path:
         """What one of the tasks so far, counted from 0, is asked with after this one."""
@@ -79,6 +81,7 @@ class LearnedTask:
             "facts": dict(self.facts),
             "views": self.views,
             "compute": self.compute,
+            "composed": self.composed,
         }
         text = json.dumps(told, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         staging.write_text(self.folder / MARK, text)
@@ -117,16 +120,19 @@ def read_learned(folder: Path) -> LearnedTask | None:
             and isinstance(told["facts"], dict)
             and is_whole(told.get("views", 0), 0, 10**6)
             and is_whole(told.get("compute", 0), 0)
+            and isinstance(told.get("composed", False), bool)
         )
         if not fits:
             raise ValueError
         names = ("result", "merged", "steps", "examples", "learning_rate", "memory_bytes", "facts")
         found = LearnedTask(folder, tuple(told["tasks"]), **{name: told[name] for name in names})
-        found = replace(found, views=told.get("views", 0), compute=told.get("compute", 0))
+        further = {"views": 0, "compute": 0, "composed": False}
+        found = replace(found, **{name: told.get(name, default) for name, default in further.items()})
     except (OSError, ValueError, TypeError, KeyError):
         raise InputError("is damaged", where=path, fix=fix) from None
     views = [found.view(number) for number in range(found.views)]
-    for needed in (found.trained, *([folder / MERGED] if found.merged else []), *views):
+    whole = [folder / name for name, there in ((MERGED, found.merged), (COMPOSED, found.composed)) if there]
+    for needed in (found.trained, *whole, *views):
         if not needed.exists():
             raise InputError("what was trained is missing", where=needed, fix=fix)
     return found

@@ -54,4 +54,5 @@ def open_sequence(
             where=recipe.base,
             fix="Train one task first, and name BASE+DIR/adapter",
         )
+    recipe.made_learner().check(opened)
     return opened

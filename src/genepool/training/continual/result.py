@@ -1,4 +1,4 @@
-"""Writes the model that stands after the last task, relative to the base. Uses staging and weights."""
+"""Writes what stands after a task, and after the last one, relative to the base. Uses staging and weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from genepool import staging
 from genepool.training.opened_training import OpenedTraining
-from genepool.training.summed_change import SummedChange
-from genepool.weights import open_change, store
+from genepool.training.summed_change import MergedResults, SummedChange
+from genepool.weights import Form, Weights, open_change, store
 
 _SKILL = "skill.safetensors"
 
@@ -42,3 +42,21 @@ def write_result(opened: OpenedTraining, out: Path, parts: Sequence[Path]) -> Pa
         with staging.staged_path(result, overwrite=True) as unfinished:
             shutil.copyfile(part, unfinished)
     return result
+
+
+def write_merged(
+    opened: OpenedTraining, out: Path, merged: Weights, results: Sequence[Path], tasks: Sequence[str], place: Path
+) -> None:
+    """Writes a merge that stands after some tasks as a skill file, replacing what is there.
+
+    Args:
+        opened: the recipe, opened.
+        out: the run's folder.
+        merged: the model.
+        results: what the tasks trained, in the run's folder.
+        tasks: their names.
+        place: of the file.
+    """
+    made_from = [one.relative_to(out).as_posix() for one in results]
+    change = MergedResults(merged, opened.base, made_from)
+    store(change, place, Form("dense"), "merge", words={"name": ", ".join(tasks)}, overwrite=True)

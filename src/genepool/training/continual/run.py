@@ -19,14 +19,15 @@ from genepool.errors import InputError
 from genepool.measure import check_gated_tasks, load_gates
 from genepool.own_inputs import refuse_own_input
 from genepool.seeding import derive
-from genepool.tasks import OutcomeTable
+from genepool.tasks import OutcomeTable, Source, open_model
 from genepool.threads import torch_threads
 from genepool.training.continual.asking import ask_all, fingerprint_of, joined_gains, models_asked
-from genepool.training.continual.folder import MERGED, TASKS, LearnedTask, read_learned, task_folder
+from genepool.training.continual.folder import COMPOSED, MERGED, TASKS, LearnedTask, read_learned, task_folder
 from genepool.training.continual.memory import Memory, bytes_of, read_memory
 from genepool.training.continual.opening import open_sequence
 from genepool.training.continual.record import SequenceRecord
-from genepool.training.continual.result import write_result
+from genepool.training.continual.result import write_merged, write_result
+from genepool.training.continual.retrieved import PoolOnBase, WritePool
 from genepool.training.continual.search import best_trial, search_rate
 from genepool.training.continual.session import TaskRun
 from genepool.training.continual.stages import earlier_models
@@ -47,9 +48,8 @@ from genepool.training.journal import Journal
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training
 from genepool.training.run import sensible_threads
-from genepool.training.summed_change import MergedResults
 from genepool.training.train import TrainingResult
-from genepool.weights import Form, Weights, open_weights, store
+from genepool.weights import Weights, open_weights
 
 
 def run_sequence(
@@ -64,13 +64,15 @@ def run_sequence(
     overwrite: bool = False,
     gate: str | Path | None = None,
     draw: Callable[[TrainingResult], object] | None = None,
+    write_pool: WritePool | None = None,
 ) -> TrainingResult:
     """Learns the tasks of a recipe in their order, or goes on with a run that was stopped.
 
     Args:
         recipe: the training; it names a learner.
         out: its folder; one that holds this run already is gone on with.
-        ledger, device, trusted, allow_pickle, overwrite, gate, draw: as for `genepool.training.run_training`.
+        ledger, device, trusted, allow_pickle, overwrite, gate, draw, write_pool: as for
+            `genepool.training.run_training`.
         fork: refused: what a learner keeps belongs to the tasks that it learned.
 
     Raises:
@@ -97,7 +99,7 @@ def run_sequence(
             clear(out)
         out.mkdir(parents=True, exist_ok=True)
         with SequenceRecord(out / JOURNAL_FILE) as record:
-            run = SequenceRun(opened, out, record, device=device)
+            run = SequenceRun(opened, out, record, device=device, write_pool=write_pool)
             run.begin()
             known = read_result(out)
             if known is not None and known["asked"] == opened.asked():
@@ -148,11 +150,20 @@ class SequenceRun:
         out: its folder, locked by the caller.
         record: its record, open.
         device: torch's name of the device.
+        write_pool: writes what prompts retrieve from, for learners whose result it is.
     """
 
-    def __init__(self, opened: OpenedTraining, out: Path, record: SequenceRecord, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        opened: OpenedTraining,
+        out: Path,
+        record: SequenceRecord,
+        *,
+        device: str = "cpu",
+        write_pool: WritePool | None = None,
+    ) -> None:
         self.opened, self.recipe, self.out, self.record = opened, opened.recipe, out, record
-        self._device = device
+        self._device, self._write_pool = device, write_pool
         known = record.get("settings", None) or {}
         self.threads = self.recipe.threads or known.get("threads") or sensible_threads(opened.base)
         self.groups = self.recipe.made_learner().groups(len(opened.lessons.tasks))
@@ -233,17 +244,15 @@ class SequenceRun:
             told["facts"]["trials"] = [[one.rate, one.score] for one in trials]
         results = [one.trained for one in done] + [folder / told["result"]]
         merged = learner.combined(self.recipe.base, results)
+        so_far = self._so_far(number)
         if merged is not None:
-            words = {"name": ", ".join(self._so_far(number))}
-            made_from = [one.relative_to(self.out).as_posix() for one in results]
-            store(
-                MergedResults(merged, self.opened.base, made_from),
-                folder / MERGED,
-                Form("dense"),
-                "merge",
-                words=words,
-                overwrite=True,
-            )
+            write_merged(self.opened, self.out, merged, results, so_far, folder / MERGED)
+        pool = learner.pool(read_memory(folder))
+        if pool is not None:
+            assert self._write_pool is not None, "write_pool is needed by learners whose result is a composition"
+            record = {"learner": self.recipe.learner, "steps": told["steps"], "seed": self.recipe.seed}
+            stands = PoolOnBase(pool, self.opened.base, self.recipe.base, so_far, record)
+            self._write_pool(stands, folder / COMPOSED)
         kept = sum(bytes_of(one) for one in results) if learner.keeps_results else 0
         learned = LearnedTask(
             folder,
@@ -257,6 +266,7 @@ class SequenceRun:
             told["facts"],
             told["views"],
             told["compute"],
+            pool is not None,
         )
         learned.write()
         return learned
@@ -357,11 +367,12 @@ class SequenceRun:
 
     def parts(self, done: Sequence[LearnedTask]) -> list[Path]:
         """What goes onto the base to be the model that stands after some tasks."""
-        if done[-1].merged:
-            return [done[-1].folder / MERGED]
+        last = done[-1]
+        if last.merged or last.composed:
+            return [last.folder / (MERGED if last.merged else COMPOSED)]
         if self.recipe.made_learner().fresh_factors and self.recipe.form == "lora":
             return [one.trained for one in done]
-        return [done[-1].trained]
+        return [last.trained]
 
     def _model(self, done: Sequence[LearnedTask]) -> str:
         return "+".join([self.recipe.base, *map(str, self.parts(done))])
@@ -386,7 +397,10 @@ class SequenceRun:
     def _tables(self, done: Sequence[LearnedTask], ledger: str | Path | None) -> list[OutcomeTable]:
         with torch_threads(self.threads):
             knows_task = self.recipe.made_learner().knows_task
-            asked = models_asked(self.opened, done, None if knows_task or not done else self.weights(done))
+            whole: Weights | Source | None = None
+            if done and not knows_task:
+                whole = open_model(self.parts(done)[0]) if done[-1].composed else self.weights(done)
+            asked = models_asked(self.opened, done, whole)
             return ask_all(asked, self.recipe, ledger, self._device)
 
     # ------------------------------------------------------------------ ending
@@ -402,7 +416,7 @@ class SequenceRun:
             "schema": 1,
             "result": result.name,
             "base": {"path": self.recipe.base, "fingerprint": self.opened.base.fingerprint()},
-            "fingerprint": open_weights(str(result), base=self.opened.base).fingerprint(),
+            "fingerprint": open_model(str(result), base=self.opened.base).fingerprint,
             "form": self.recipe.form,
             "objective": self.recipe.objective,
             "learner": self.recipe.learner,

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from genepool.tasks.answers import AnswerBatch
     from genepool.training.continual.lesson_place import LessonPlace
+    from genepool.training.continual.retrieved import LearnedPool
     from genepool.training.examples import TrainingExample
+    from genepool.training.opened_training import OpenedTraining
     from genepool.weights import Weights
 
 
@@ -44,6 +46,7 @@ class TaskLearner(ABC):
         when: one sentence on what it is for.
         factors_only: whether it trains factors alone, never every tensor.
         classes_only: whether it needs a model that tells classes.
+        one_a_row: whether every example needs a row of its own in a batch.
         Options: the model of its options.
         options: those it was made with.
         memory: what it kept of the tasks before this one; the runner puts it there before `begin_task`.
@@ -55,6 +58,7 @@ class TaskLearner(ABC):
     when: ClassVar[str]
     factors_only: ClassVar[bool] = False
     classes_only: ClassVar[bool] = False
+    one_a_row: ClassVar[bool] = False
     Options: ClassVar[type[LearnerOptions]] = LearnerOptions
 
     memory: Memory
@@ -63,6 +67,17 @@ class TaskLearner(ABC):
     def __init__(self, options: LearnerOptions | None = None) -> None:
         self.options = options if options is not None else self.Options()
         self.memory = Memory()
+
+    def check(self, opened: OpenedTraining) -> None:
+        """Refuses what it cannot teach, before anything is written.
+
+        Args:
+            opened: the recipe, with the base and the tasks.
+
+        Raises:
+            InputError: the base, a task or a setting is none for it.
+        """
+        return
 
     @property
     def fresh_factors(self) -> bool:
@@ -174,6 +189,17 @@ class TaskLearner(ABC):
     def deployed(self) -> Mapping[str, torch.Tensor]:
         """What is written and asked after a task, float32, by name: what is trained, unless it says otherwise."""
         return self.place.values
+
+    def pool(self, memory: Memory) -> LearnedPool | None:
+        """What prompts retrieve from after a task, where that is what is asked, and no weights.
+
+        Args:
+            memory: what `end_task` gave.
+
+        Returns:
+            None where weights are asked.
+        """
+        return None
 
     def combined(self, base: str, results: Sequence[Path]) -> Weights | None:
         """The model that stands after some tasks, where it is made of what each of them trained.

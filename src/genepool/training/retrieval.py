@@ -1,7 +1,7 @@
 """Pools of adapters that are retrieved by what a prompt says: a key each, and a few near ones answer together.
 
 Keys stand still. A state and a key are compared part by part; the nearest keys' adapters are added up, each by its
-share of their nearness. Every prompt is compared by itself. The composer `slm` uses it. Uses torch.
+share of their nearness. Every prompt is compared by itself. The learner and the composer `slm` use it. Uses torch.
 """
 
 from __future__ import annotations
@@ -10,11 +10,25 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from genepool.composition.context.states import check_width
+from genepool.errors import InputError
 from genepool.seeding import torch_generator
 
 # More rounds of k-means than it needs on the states of a task.
 _ROUNDS = 50
+
+
+def check_width(states: torch.Tensor, width: int, reader: str) -> None:
+    """Refuses states of another width than what reads them was made for, as in a file that was altered.
+
+    Raises:
+        InputError: they have another one.
+    """
+    if states.shape[-1] != width:
+        raise InputError(
+            f"reads {width} numbers, and the states of its base have {states.shape[-1]}",
+            where=reader,
+            fix="Compose it again",
+        )
 
 
 class GroupedKeys:
