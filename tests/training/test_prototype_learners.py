@@ -243,11 +243,13 @@ def test_a_trick_alone_through_the_command(learn: Callable[..., Any], tmp_path: 
 
 
 @pytest.mark.parametrize("trick", ["pseudo=1", "rotation=1", "pretraining=0.5"])
-def test_tricks_of_images_are_refused_for_texts(learn: Callable[..., Any], trick: str) -> None:
+def test_tricks_of_images_are_refused_for_texts(learn: Callable[..., Any], tmp_path: Path, trick: str) -> None:
     answer = learn("run", "few_shot", "--set", trick)
+    name, value = trick.split("=")
     assert answer.code == 2
-    assert "the tasks have none" in answer.err
+    assert answer.err.startswith(f"error: --set {name}: got {value}, and it is for images")
     assert answer.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["prd", "few_shot"])

@@ -159,3 +159,17 @@ def _longest(opened: OpenedTraining) -> int:
 def _text(example: Example) -> str:
     before = "".join(text for _, text in example.messages) or example.prompt
     return before + max(example.answer, *example.rejected, key=len)
+
+
+def factor_inputs(opened: OpenedTraining) -> dict[str, int]:
+    """How many inputs each linear layer has that gets factors, by its name; empty where that cannot be told.
+
+    Args:
+        opened: a recipe of factors, opened.
+    """
+    kind = open_model(opened.base).kind
+    if not issubclass(kind, Network) or (outline := kind.outline(opened.base)) is None:
+        return {}
+    layers = modules_of(kind, outline, opened.base, opened.recipe.lora).layers
+    # Conv1D keeps its matrix the other way round and has no such number.
+    return {name: getattr(one, "in_features", one.weight.shape[0]) for name, one in layers.items()}

@@ -12,9 +12,15 @@ if TYPE_CHECKING:
     import torch
 
     from genepool.tasks.answers import AnswerBatch
+    from genepool.tasks.models import Model
 
 #: What kinds of model call their images: with channels, or one row of pixels.
 _NAMES = ("pixel_values", "pixels")
+
+
+def reads_images(kind: type[Model]) -> bool:
+    """Whether the batches of a kind of model have images."""
+    return kind.reads == "image" or getattr(kind, "input_name", None) in _NAMES
 
 
 def images_of(batch: AnswerBatch, where: str) -> torch.Tensor:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from genepool.errors import InputError
 from genepool.seeding import torch_generator
 from genepool.training.continual.features import FeatureHead, class_means, equal_angles, supervised_contrast
 from genepool.training.continual.memory import Memory
-from genepool.training.continual.pictures import second_view, turned
+from genepool.training.continual.pictures import reads_images, second_view, turned
 from genepool.training.learners import LearnerOptions, TaskLearner
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from genepool.tasks.answers import AnswerBatch
     from genepool.training.examples import TrainingExample
+    from genepool.training.opened_training import OpenedTraining
 
 
 class FewShotOptions(LearnerOptions):
@@ -79,6 +81,19 @@ class FewShot(TaskLearner):
     classes_only: ClassVar[bool] = True
     Options: ClassVar[type[LearnerOptions]] = FewShotOptions
     options: FewShotOptions
+
+    def check(self, opened: OpenedTraining) -> None:
+        from genepool.tasks import open_model
+
+        if reads_images(open_model(opened.base).kind):
+            return
+        for name in ("pseudo", "rotation", "pretraining"):
+            if getattr(self.options, name):
+                raise InputError(
+                    f"got {getattr(self.options, name):g}, and it is for images, which the base does not read",
+                    where=f"options.{name}",
+                    fix="Leave it out, or name a model that reads images",
+                )
 
     def begin_task(self) -> None:
         import torch

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from genepool import progress
+from genepool.errors import InputError
 from genepool.seeding import numpy_generator
 from genepool.training.continual.memory import Memory
 from genepool.training.continual.spaces import ProjectedLayer, extended_basis, input_covariances, linear_layers, without
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from genepool.training.examples import TrainingExample
+    from genepool.training.opened_training import OpenedTraining
 
 
 #: The share of the energy of inputs below which a direction holds none of them.
@@ -53,6 +55,19 @@ class InfLora(TaskLearner):
     factors_only = True
     Options: ClassVar[type[LearnerOptions]] = InfLoraOptions
     options: InfLoraOptions
+
+    def check(self, opened: OpenedTraining) -> None:
+        from genepool.training.memory import factor_inputs
+
+        rank = opened.recipe.lora.rank
+        inputs = factor_inputs(opened)
+        if narrow := next((name for name, width in inputs.items() if width < rank), None):
+            raise InputError(
+                f"got {rank}, and {narrow} has only {inputs[narrow]} inputs, out of whose directions the learner "
+                f"{self.name} makes its factors",
+                where="lora.rank",
+                fix=f"Set {min(inputs.values())} or less, or use another learner",
+            )
 
     @property
     def fresh_factors(self) -> bool:

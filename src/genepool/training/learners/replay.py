@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from genepool import progress
 from genepool.errors import InputError
 from genepool.training.continual.kept_examples import draw_kept, keep_examples
 from genepool.training.continual.memory import Memory
@@ -14,6 +15,7 @@ from genepool.training.learners import LearnerOptions, TaskLearner
 
 if TYPE_CHECKING:
     from genepool.training.examples import TrainingExample
+    from genepool.training.opened_training import OpenedTraining
 
 
 class ReplayOptions(LearnerOptions):
@@ -38,24 +40,27 @@ class Replay(TaskLearner):
     Options: ClassVar[type[LearnerOptions]] = ReplayOptions
     options: ReplayOptions
 
+    def check(self, opened: OpenedTraining) -> None:
+        if opened.recipe.batch < 2:
+            raise InputError(
+                "got 1, which leaves no room for a kept example beside the new one",
+                where="batch",
+                fix="Set 2 or more, or use another learner",
+            )
+
     def lessons(self, step: int, drawn: Sequence[TrainingExample]) -> Sequence[TrainingExample]:
         if not self.memory.examples:
             return drawn
         place = self.place
-        if len(drawn) < 2:
-            raise InputError(
-                "a step of one example has no room for a kept one beside it",
-                where="--learner replay",
-                fix="Set --batch to 2 or more",
-            )
         count = min(max(round(self.options.share * len(drawn)), 1), len(drawn) - 1)
         kept = draw_kept(self.memory, place.earlier, count, seed=place.seed, purpose="replay", step=step)
         return [*drawn[: len(drawn) - count], *kept]
 
     def end_task(self) -> Memory:
         ask = self.options
-        return Memory(
-            examples=keep_examples(
-                self.memory, self.place.lessons, seed=self.place.seed, most=ask.examples, budget=ask.budget
-            )
+        kept = keep_examples(
+            self.memory, self.place.lessons, seed=self.place.seed, most=ask.examples, budget=ask.budget
         )
+        if not kept:
+            progress.message(f"the budget ({ask.budget:,} B) has no room for an example, so none is rehearsed")
+        return Memory(examples=kept)
