@@ -57,6 +57,11 @@ class Contrast:
         """First minus second."""
         return self.first - self.second
 
+    @property
+    def moved(self) -> Sequence[np.ndarray]:
+        """First minus second of every example, one array a task."""
+        return [np.repeat([-1.0, 0.0, 1.0], change) for change in self.changes]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {"first": self.first, "second": self.second, "changes": [list(change) for change in self.changes]}
@@ -100,15 +105,15 @@ class Figure:
         mean = float(values.mean())
         lo = hi = mean
         draws = [
-            resampled_means(np.repeat([-1.0, 0.0, 1.0], change), seed=seed, place=place)
+            resampled_means(moved, seed=seed, place=place)
             for seed, contrast in enumerate(contrasts)
-            for place, change in enumerate(contrast.changes)
+            for place, moved in enumerate(contrast.moved)
         ]
-        weights = [1 / (seeds * len(contrast.changes)) for contrast in contrasts for _ in contrast.changes]
+        weights = [1 / (seeds * len(contrast.moved)) for contrast in contrasts for _ in contrast.moved]
         if draws:
             found = np.average(draws, axis=0, weights=weights)
             if same_examples:
-                parts = np.split(np.array(draws), np.cumsum([len(one.changes) for one in contrasts])[:-1])
+                parts = np.split(np.array(draws), np.cumsum([len(one.moved) for one in contrasts])[:-1])
                 found = np.mean([np.sort(part.mean(0)) for part in parts], axis=0)
             lo, hi = map(float, np.percentile(found, [2.5, 97.5]))
         if seeds > 1:

@@ -1,0 +1,45 @@
+"""All trials, measured and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from benchmarks.adaptation.arms import SEEDS
+from benchmarks.adaptation.claims import JudgedStreamClaim
+from benchmarks.adaptation.trials import contexts, drifting, lent, systems
+from benchmarks.adaptation.trials.trial import Trial, TrialCells
+from benchmarks.claims.verdict import Figure
+from genepool import progress
+from genepool.threads import torch_threads
+
+TRIALS: dict[str, Trial] = {one.TRIAL.name: one.TRIAL for one in (drifting, systems, contexts, lent)}
+
+
+def missing(cells: TrialCells) -> list[tuple[str, int]]:
+    """The cells that are not there."""
+    return [(name, seed) for name in TRIALS for seed in range(SEEDS) if (name, seed) not in cells]
+
+
+def measure(cells: TrialCells, trials: Collection[str]) -> None:
+    """Measures what is not there of some trials."""
+    for name, seed in missing(cells):
+        if name in trials:
+            with progress.silenced(), torch_threads(1):
+                cell = TRIALS[name].measured(seed)
+            cells.add(name, seed, cell)
+            told = ", ".join(f"{arm} {column} {one.mean():.4g}" for (arm, column), one in cell.values.items())
+            progress.message(f"seed {seed}, {name}: {told}")
+
+
+def ask_trials(cells: TrialCells) -> list[JudgedStreamClaim]:
+    """The claim of every trial that has cells of at least two seeds."""
+    found = []
+    for trial in TRIALS.values():
+        own = {seed: cell for seed, cell in cells.of(trial.name).items() if seed < SEEDS}
+        if len(own) > 1:
+            figures = {
+                name: Figure.of([compare(cell) for cell in own.values()], same_examples=trial.same_examples)
+                for name, compare in trial.claim.figures.items()
+            }
+            found.append(JudgedStreamClaim(trial.claim, tuple(own), figures))
+    return found
