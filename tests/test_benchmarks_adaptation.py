@@ -10,8 +10,10 @@ import pytest
 from benchmarks.adaptation import page
 from benchmarks.adaptation.arms import ARMS, BEDS, FIXED_RATES, KEPT, SEEDS, SEVEN
 from benchmarks.adaptation.cells import StreamCell, StreamCells
-from benchmarks.adaptation.claims import CLAIMS, OPEN, UNMEASURED, ask, best_fixed
+from benchmarks.adaptation.claims import CLAIMS, OPEN, ask, best_fixed
 from benchmarks.adaptation.measured import plan, suits, swapped
+from benchmarks.adaptation.trials.asked import TRIALS
+from benchmarks.adaptation.trials.trial import TrialCells
 from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED
 from genepool.adaptation import Stream, all_adapters, find_adapter
 
@@ -22,13 +24,25 @@ def marks(right: int, of: int = 200) -> np.ndarray:
 
 def cell(
     frozen: int, rounds: dict[int, int], clean: tuple[int, int] = (90, 80), cost: float | None = None,
-    unknown: tuple[float, float] | None = None, seconds: float = 0.01,
+    unknown: tuple[float, float] | None = None, seconds: float = 0.01, beside: float = 0.002,
 ) -> StreamCell:  # fmt: skip
     """Two domains of a hundred examples each; so many right of all, by round."""
     found = {number: marks(right) for number, right in rounds.items()}
     both = (marks(clean[0], 100), marks(clean[1], 100))
     return StreamCell(
-        {"low": 100, "high": 100}, marks(frozen), found, both, unknown, cost, 0.5, 1, 0, seconds, 10**6, {"lessons": 3}
+        {"low": 100, "high": 100},
+        marks(frozen),
+        found,
+        both,
+        unknown,
+        cost,
+        0.5,
+        1,
+        0,
+        seconds,
+        10**6,
+        {"lessons": 3},
+        beside,
     )
 
 
@@ -52,7 +66,8 @@ def test_every_arm_is_an_adapter_with_options_that_it_has() -> None:
     names = {arm.name for arm in ARMS}
     assert {arm for claim in CLAIMS for arm, _ in claim.needs} <= names
     assert {bed for claim in CLAIMS for _, bed in claim.needs} <= set(BEDS)
-    assert len({one.name for one in (*CLAIMS, *UNMEASURED)}) == len(CLAIMS) + len(UNMEASURED)
+    asked = [one.name for one in (*CLAIMS, *(trial.claim for trial in TRIALS.values()))]
+    assert len(set(asked)) == len(asked)
 
 
 def test_what_is_measured_where() -> None:
@@ -69,6 +84,7 @@ def test_what_is_measured_where() -> None:
     assert ("cotta", "text", 0) not in cells
     assert ("tent", "text", 0) in cells
     assert ("lame", "text", 0) not in cells
+    assert ("modulation_pool", "conv", 0) not in cells
     assert ("tt_si, random", "half_known", 4) in cells
 
 
@@ -138,16 +154,16 @@ def test_labels_are_exchanged_in_pairs() -> None:
 
 def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
     arms = {
-        ("frozen", "mixed"): cell(100, dict.fromkeys(KEPT, 100), seconds=0.002),
+        ("frozen", "mixed"): cell(100, dict.fromkeys(KEPT, 100), seconds=0.002, beside=0.002),
         ("tent", "mixed"): cell(100, {1: 120, 3: 100, 15: 40}, seconds=0.008),
     }
-    text = page.page(filled(tmp_path / "cells.jsonl", arms, 2))
+    text = page.page(filled(tmp_path / "cells.jsonl", arms, 2), TrialCells(tmp_path / "trials.jsonl"))
     assert "| tent | 0.600 ± 0.000 | 0.500 ± 0.000 | 0.200 ± 0.000 | -0.300 [" in text
     assert "| tent | 4.0 |  |  | 0.00 |  |  |" in text
     assert "Not measured yet: eata-lasts," in text
+    assert "noise-source.\n" in text
     assert "cells, " in text
-    assert "petsa" in text
 
 
 def test_the_page_is_that_of_the_cells() -> None:
-    assert (page.DOCS / "streams.md").read_text() == page.page(StreamCells())
+    assert (page.DOCS / "streams.md").read_text() == page.page(StreamCells(), TrialCells())

@@ -1,7 +1,7 @@
 """`python -m benchmarks.adaptation [measure | page]`: measured in pieces; goes on where it was.
 
-`measure` adds cells to cells.jsonl until all are there or `--minutes` are over, and writes the page. `page` writes
-docs/streams.md from the cells alone.
+`measure` adds cells to cells.jsonl and trials/trials.jsonl until all are there or `--minutes` are over, and writes the
+page. `page` writes docs/streams.md from the cells alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from benchmarks.adaptation import page
 from benchmarks.adaptation.arms import ARMS, BEDS
 from benchmarks.adaptation.cells import StreamCells
 from benchmarks.adaptation.measured import measure
+from benchmarks.adaptation.trials.asked import TRIALS, measure_trials
+from benchmarks.adaptation.trials.trial import TrialCells
 from genepool import progress
 
 
@@ -24,10 +26,13 @@ def main() -> None:
     beds = list(BEDS)
     parser.add_argument("--beds", nargs="+", choices=beds, default=beds, metavar="BED", help=", ".join(beds))
     parser.add_argument("--minutes", type=float, help="begin no other cell after so many minutes")
+    trials = list(TRIALS)
+    parser.add_argument("--trials", nargs="*", choices=trials, default=trials, metavar="TRIAL", help="; ".join(trials))
     asked = parser.parse_args()
     if asked.what == "measure":
         progress.set_quiet(False)
         missing = measure(StreamCells(), arms=asked.arms, beds=asked.beds, minutes=asked.minutes)
+        missing += measure_trials(TrialCells(), asked.trials, minutes=asked.minutes)
         progress.message(f"{missing} cells are missing" if missing else "every cell is there")
     page.write()
 

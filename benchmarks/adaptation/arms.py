@@ -40,6 +40,7 @@ class StreamBed:
         swaps: the clean digits, whose labels are exchanged in pairs in every second pass.
         images: whether it holds images.
         features: whether its model has a last linear layer of its classes.
+        linear: whether its model has other linear layers.
     """
 
     name: str
@@ -52,6 +53,7 @@ class StreamBed:
     swaps: bool = False
     images: bool = True
     features: bool = True
+    linear: bool = True
 
     @property
     def same_examples(self) -> bool:
@@ -74,7 +76,7 @@ BEDS = {
             "open", "as mixed; the base was never shown 7, 8 and 9, and only the others are scored",
             "streams_open", "mixed",
         ),
-        StreamBed("conv", "as mixed, for a ResNet with batch norms", "streams_conv", "mixed"),
+        StreamBed("conv", "as mixed, for a ResNet with batch norms", "streams_conv", "mixed", linear=False),
         StreamBed(
             "text", "strings under eight drifts of severity 3, in mixed order, for a language model that tells whose "
             "syllables they have", "streams_text", "mixed", every=1, images=False, features=False,

@@ -33,8 +33,8 @@ class StreamCell:
         seconds: of the processor, for predicting a batch and learning from it.
         held: bytes of all tensors that live between two batches.
         said: further numbers by name.
-        beside: seconds of the processor in which the frozen model predicts a batch, taken in the same run; None where
-            they were not taken. What a machine does at the time is in both.
+        beside: seconds of the processor in which the frozen model predicts a batch, taken in the same run, or for
+            older cells in that of the frozen arm a moment before; None where they were not taken.
     """
 
     domains: Mapping[str, int]

@@ -5,13 +5,14 @@ The rules were written before the figures. Intervals and verdicts are those of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.adaptation.arms import BEDS, FIXED_RATES, KEPT, SEEDS, SHORT
 from benchmarks.adaptation.cells import StreamCells
+from benchmarks.adaptation.trials.trial import TrialClaim
 from benchmarks.claims.verdict import MARGIN, Contrast, Figure, Rule
 
 #: The verdict of a claim some of whose seeds are missing.
@@ -54,11 +55,12 @@ class JudgedStreamClaim:
     """A claim with the seeds of which all cells are there.
 
     Attributes:
+        claim: of the streams, or of a trial.
         seeds: these.
         figures: by name.
     """
 
-    claim: StreamClaim
+    claim: StreamClaim | TrialClaim
     seeds: tuple[int, ...]
     figures: Mapping[str, Figure]
 
@@ -323,41 +325,5 @@ CLAIMS = (
                "random": "lessons about uncertain items minus about as many random ones",
                "certain": "lessons about uncertain items minus about as many certain ones"}),
         "61% of the items are uncertain, so of as many certain ones at least 36% are uncertain too",
-    ),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Unmeasured:
-    """A claim whose rule stands and which nothing measures here yet."""
-
-    name: str
-    words: str
-    source: str
-    rule: str
-
-
-UNMEASURED: Sequence[Unmeasured] = (
-    Unmeasured(
-        "gain-control", "Where contexts are switched, gains alone recover most of what retraining gains",
-        "as remembered",
-        "the interval of the drop in code length by gains alone minus 0.8 of that by full retraining is above 0, with "
-        "less than 5% of the parameters, on patches of digits",
-    ),
-    Unmeasured(
-        "petsa", "PETSA gains more where a series drifts than where it is steady", "Medeiros et al. 2025",
-        "the interval of its gain on a drifting series minus its gain on a steady one is above 0, with a converged "
-        "base and normalisation; and the interval of its gain minus that of the same labels spent on a bias, on full "
-        "tuning and on a refit every period is above 0",
-    ),
-    Unmeasured(
-        "camel", "CAMEL adapts better than MAML at a tenth of its time", "Blanke and Lelarge 2024",
-        "the interval of its error after k shots minus MAML's is below 0 at a tenth of its seconds; R^2 of held-out "
-        "parameters is above 0.95; neither holds on a system that is not affine",
-    ),
-    Unmeasured(
-        "noise-source", "Noise serves as a source of heterogeneous domain adaptation", "Yao et al. 2025",
-        "the interval of noise minus no source is above 0, and the interval of a real source minus noise is between "
-        "-0.01 and 0.01, on pixels against principal components with three labels a class",
     ),
 )  # fmt: skip

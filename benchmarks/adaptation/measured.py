@@ -48,7 +48,8 @@ def suits(arm: StreamArm, bed: StreamBed) -> bool:
     kind = all_adapters()[arm.adapter]
     if arm.only or bed.swaps or bed.name == "half_known":
         return arm.only == bed.name or (arm.name == "frozen" and not arm.only)
-    lacking = {what for what, there in (("images", bed.images), ("features", bed.features)) if not there}
+    there = {"images": bed.images, "features": bed.features, "linear layers": bed.linear}
+    lacking = {what for what, found in there.items() if not found}
     return not kind.needs & lacking
 
 

@@ -1,4 +1,4 @@
-"""Writes docs/streams.md from the cells: what every adapter issued along every bed, its cost, and the claims.
+"""Writes docs/streams.md from the cells: what every adapter issued along every bed, its cost, the trials, the claims.
 
 Nothing is measured here. What is missing is said: a row without all seeds says how many it has.
 """
@@ -26,8 +26,12 @@ from benchmarks.adaptation.arms import (
     StreamBed,
 )
 from benchmarks.adaptation.cells import StreamCell, StreamCells
-from benchmarks.adaptation.claims import CLAIMS, OPEN, UNMEASURED, JudgedStreamClaim, ask
+from benchmarks.adaptation.claims import CLAIMS, OPEN, JudgedStreamClaim, ask
 from benchmarks.adaptation.measured import plan
+from benchmarks.adaptation.trials.asked import TRIALS, ask_trials
+from benchmarks.adaptation.trials.asked import missing as missing_trials
+from benchmarks.adaptation.trials.tables import tables
+from benchmarks.adaptation.trials.trial import TrialCells
 from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED, Contrast, Figure, student
 from genepool.staging import write_text
 
@@ -37,22 +41,28 @@ _MEGABYTE = 1e6
 
 def write(folder: Path = DOCS) -> None:
     """Writes the page."""
-    write_text(folder / "streams.md", page(StreamCells()))
+    write_text(folder / "streams.md", page(StreamCells(), TrialCells()))
 
 
-def page(cells: StreamCells) -> str:
+def page(cells: StreamCells, trials: TrialCells) -> str:
     """The page's text."""
-    missing = sum(name not in cells for name in plan())
+    missing = sum(name not in cells for name in plan()) + len(missing_trials(trials))
+    whole = len(plan()) + SEEDS * len(TRIALS)
     head = _HEAD.format(
         seeds=SEEDS, rounds=ROUNDS, every=EVERY, short=SHORT, images=COTTA_IMAGES, late=LATE,
         rate=f"{HOMEOSTATIC_RATE:g}", own=f"{SELF_RATE:g}",
     )  # fmt: skip
-    parts = [head, *([f"Of {len(plan())} cells, {missing} are not measured yet.", ""] if missing else [])]
+    parts = [head, *([f"Of {whole} cells, {missing} are not measured yet.", ""] if missing else [])]
     for bed in BEDS.values():
         if rows := [row for arm in ARMS if (row := _row(cells, arm, bed))]:
-            parts += [f"## {bed.name.replace('_', ' ').capitalize()}", "", f"{bed.words.capitalize()}.", ""]
+            parts += [
+                f"## {bed.name.replace('_', ' ').capitalize()}",
+                "",
+                f"{bed.words[0].upper()}{bed.words[1:]}.",
+                "",
+            ]
             parts += [*_rows_head(bed), *rows, ""]
-    return "\n".join([*parts, *_costs(cells), _PEERS, *_claims(cells)]) + "\n"
+    return "\n".join([*parts, *_costs(cells), *tables(trials), _PEERS, *_claims(cells, trials)]) + "\n"
 
 
 def _found(cells: StreamCells, arm: str, bed: str) -> dict[int, StreamCell]:
@@ -67,7 +77,7 @@ def _shown(bed: StreamBed) -> tuple[int, ...]:
 
 def _rows_head(bed: StreamBed) -> list[str]:
     rounds = [f"round {number}" for number in _shown(bed)]
-    names = ["", *rounds, "less frozen", "less diversity", "clean after", "kept", "alarms", "seeds"]
+    names = ["", *rounds, "less frozen", "less diversity", "clean after", "kept", "alarms", "resets", "seeds"]
     return [f"| {' | '.join(names)} |", "|---|" + "--:|" * (len(names) - 1)]
 
 
@@ -95,6 +105,7 @@ def _row(cells: StreamCells, arm: StreamArm, bed: StreamBed) -> str:
         f"{np.mean(clean):.3f}" if clean else "",
         f"{np.mean([c.kept for c in found.values()]):.2f}",
         f"{np.mean([c.alarms for c in found.values()]):.1f}",
+        f"{np.mean([c.resets for c in found.values()]):.0f}",
         str(len(found)),
     ]
     return f"| {' | '.join(parts)} |"
@@ -121,19 +132,16 @@ def _costs(cells: StreamCells) -> list[str]:
     for arm in names:
         parts: list[list[str]] = [[], []]
         for bed in beds:
-            times: list[float] = []
-            held: list[float] = []
             frozen = _found(cells, "frozen", bed.name)
-            for seed, cell in _found(cells, arm.name, bed.name).items():
-                if seed in frozen:
-                    times.append(cell.seconds / frozen[seed].seconds)
-                    held.append((cell.held - frozen[seed].held) / _MEGABYTE)
+            found = _found(cells, arm.name, bed.name)
+            times = [cell.seconds / cell.beside for cell in found.values() if cell.beside]
+            held = [(cell.held - frozen[seed].held) / _MEGABYTE for seed, cell in found.items() if seed in frozen]
             parts[0].append(f"{np.median(times):.1f}" if times else "")
             parts[1].append(f"{np.median(held):.2f}" if held else "")
         if any(parts[0]):
             rows.append(f"| {' | '.join([arm.name, *parts[0], *parts[1]])} |")
     plain = _found(cells, "frozen", "mixed")
-    told = f" One batch of the frozen model takes {1000 * _median(plain):.1f} ms on mixed." if plain else ""
+    told = f"\nOne batch of the frozen model takes {1000 * _median(plain):.1f} ms on mixed." if plain else ""
     return [
         _COSTS_HEAD + told,
         "",
@@ -148,14 +156,15 @@ def _median(found: dict[int, StreamCell]) -> float:
     return float(np.median([cell.seconds for cell in found.values()]))
 
 
-def _claims(cells: StreamCells) -> list[str]:
-    asked = ask(cells)
+def _claims(cells: StreamCells, trials: TrialCells) -> list[str]:
+    asked = [*ask(cells), *ask_trials(trials)]
     verdicts = [one.verdict for one in asked]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNASKED, OPEN))
-    waiting = [claim.name for claim in CLAIMS if claim.name not in {one.claim.name for one in asked}]
+    known = [*CLAIMS, *(trial.claim for trial in TRIALS.values())]
+    waiting = [claim.name for claim in known if claim.name not in {one.claim.name for one in asked}]
     return [
         _CLAIMS_HEAD.format(seeds=SEEDS),
-        *(f"- **{claim.name}**: {claim.rule.words}." for claim in CLAIMS),
+        *(f"- **{claim.name}**: {claim.rule.words}." for claim in known),
         "",
         "| claim | source | seeds | our figure | verdict | remark |",
         "|---|---|--:|---|---|---|",
@@ -163,12 +172,6 @@ def _claims(cells: StreamCells) -> list[str]:
         "",
         f"Of {len(asked)} claims: {counts}.",
         *(["", f"Not measured yet: {', '.join(waiting)}."] if waiting else []),
-        "",
-        "## Not asked yet",
-        "",
-        "These rules stand, and no arm of this benchmark measures them yet.",
-        "",
-        *(f"- **{one.name}**: {one.words} ({one.source}). It holds if {one.rule}." for one in UNMEASURED),
         "",
         _NOT_HERE,
     ]
@@ -193,7 +196,8 @@ _HEAD = """\
 
 What is claimed of models that adapt while they are used, asked on small testbeds. `python -m benchmarks.adaptation`
 measures and writes this page; it goes on where it was stopped. `benchmarks/adaptation/cells.jsonl` keeps the marks of
-every example in rounds 1, 3 and {rounds}. [Adapt models to a stream](how-to/adapt.md) says how to run an adapter, and
+every example in rounds 1, 3 and {rounds}, and `trials/trials.jsonl` beside it what the trials further down came to.
+[Adapt models to a stream](how-to/adapt.md) says how to run an adapter, and
 the [reference](reference/stream-adapters.md) what each of them computes.
 
 - The testbeds are those of `genepool testbed build --tiny`, one of each kind. Every figure is about its one base: the
@@ -206,7 +210,8 @@ the [reference](reference/stream-adapters.md) what each of them computes.
   examples. *Less frozen* and *less diversity* are paired differences in the last round with their 95% interval, the
   wider one of Student's t over the seeds and a paired bootstrap over examples; of one seed the bootstrap alone.
 - *Clean after* is the accuracy on clean test examples after the last round, *kept* the share of a batch that was
-  learned from as it came (0 where one learns once labels come), *alarms* how often the watch raised one.
+  learned from as it came (0 where one learns once labels come), *alarms* how often the watch raised one, *resets* how
+  often an adapter put itself back to its start.
 - All settings are the defaults of the adapters, except that CoTTA's teacher averages {images} changed images instead of
   32. Labels come {late} batch late where an adapter learns from labels.
 - The homeostatic rate of the claim ({rate}) and the learning rate of test-time self-improvement ({own}) are ours, and
@@ -217,10 +222,10 @@ the [reference](reference/stream-adapters.md) what each of them computes.
 _COSTS_HEAD = """\
 ## What it costs
 
-*Time* is the seconds of the processor for a batch, to predict it and to learn from it, as a multiple of the frozen
-model's; *held* is the megabytes of tensors that live between two batches beyond those of the frozen run: moments,
-teachers, copies, source examples. Both are medians over the seeds that were measured. What a step needs while it is
-computed is not counted."""
+*Time* is the seconds of the processor for a batch, to predict it and to learn from it, as a multiple of the seconds in
+which the frozen model predicts one on the same machine at the same time; *held* is the megabytes of tensors that live
+between two batches beyond those of the frozen run: moments, teachers, copies, source examples. Both are medians over
+the seeds that were measured. What a step needs while it is computed is not counted."""
 _PEERS = """\
 ## Beside the public implementations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 
 from benchmarks.adaptation.arms import SEEDS
@@ -20,15 +21,30 @@ def missing(cells: TrialCells) -> list[tuple[str, int]]:
     return [(name, seed) for name in TRIALS for seed in range(SEEDS) if (name, seed) not in cells]
 
 
-def measure(cells: TrialCells, trials: Collection[str]) -> None:
-    """Measures what is not there of some trials."""
+def measure_trials(cells: TrialCells, trials: Collection[str], *, minutes: float | None = None) -> int:
+    """Measures what is not there of some trials.
+
+    Args:
+        cells: where it is kept.
+        trials: their names.
+        minutes: begin no other cell after so many; None for no limit.
+
+    Returns:
+        How many cells are still missing.
+    """
+    began, left = time.monotonic(), 0
     for name, seed in missing(cells):
-        if name in trials:
-            with progress.silenced(), torch_threads(1):
-                cell = TRIALS[name].measured(seed)
-            cells.add(name, seed, cell)
-            told = ", ".join(f"{arm} {column} {one.mean():.4g}" for (arm, column), one in cell.values.items())
-            progress.message(f"seed {seed}, {name}: {told}")
+        if name not in trials:
+            continue
+        if minutes is not None and time.monotonic() - began > 60 * minutes:
+            left += 1
+            continue
+        with progress.silenced(), torch_threads(1):
+            cell = TRIALS[name].measured(seed)
+        cells.add(name, seed, cell)
+        told = ", ".join(f"{arm} {column} {one.mean():.4g}" for (arm, column), one in cell.values.items())
+        progress.message(f"seed {seed}, {name}: {told}")
+    return left
 
 
 def ask_trials(cells: TrialCells) -> list[JudgedStreamClaim]:

@@ -25,7 +25,9 @@ Trains = Literal["norm", "all", "added", "nothing"]
 #: What a model is asked for along a stream: classes of examples, or what follows in a series.
 Asked = Literal["classes", "series"]
 #: What an adapter asks for beside the stream.
-Need = Literal["features", "images", "source examples", "late labels", "several examples", "a language model"]
+Need = Literal[
+    "features", "linear layers", "images", "source examples", "late labels", "several examples", "a language model"
+]
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,12 @@ class StreamAdapter(ABC):
         if "features" in self.needs and not model.has_features:
             raise InputError(
                 f"has no last linear layer, whose inputs are the features that {self.name} needs",
+                where=model.title,
+                fix="Choose another --adapter",
+            )
+        if "linear layers" in self.needs and not model.has_linear_layers:
+            raise InputError(
+                f"has no linear layer but that of its classes, and {self.name} stands beside the others",
                 where=model.title,
                 fix="Choose another --adapter",
             )

@@ -138,6 +138,13 @@ class StreamModel:
         """Whether a linear layer gives the classes, so that what it is given are features."""
         return self.last_layer() is not None
 
+    @property
+    def has_linear_layers(self) -> bool:
+        """Whether there are linear layers beside the one that gives the classes."""
+        from genepool.composition.context.modulators import modulated_layers
+
+        return any(one.module is not self.last_layer() for one in modulated_layers(self.asked).values())
+
     def last_layer(self) -> nn.Linear | None:
         """The linear layer that gives the classes; None where another kind of layer does."""
         layers = [one for one in self.network.modules() if isinstance(one, nn.Linear)]

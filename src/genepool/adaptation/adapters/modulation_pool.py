@@ -45,7 +45,7 @@ class ModulationPool(GradientAdapter):
     )
     when = "several kinds of inputs come mixed, and each may need a change of its own"
     trains = "added"
-    needs = frozenset({"features", "several examples"})
+    needs = frozenset({"features", "linear layers", "several examples"})
     order = "It is misled where the labels of a batch are all alike."
     Options = ModulationPoolOptions
 
