@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import signal
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from genepool import bounded as limits
 from genepool.bounded import bounded, read_bytes, read_text
 from genepool.errors import InputError
+from genepool.schema import read_yaml
 from genepool.tasks import load_tasks
 from genepool.tasks.example import Example
 from genepool.tasks.metrics import find_metric
@@ -136,3 +138,43 @@ def test_what_a_shell_pipes_in_is_read(tmp_path: Path) -> None:
 def _written(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_json_of_too_many_values_is_refused_before_it_is_parsed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genepool.weights.formats.safetensors import SafetensorsFile
+    from genepool.weights.json_file import read_json
+
+    monkeypatch.setattr(limits, "MOST_VALUES", 100)
+    text = ('{"a": [' + "[]," * 60 + "[]]}").encode()
+    head = struct.pack("<Q", len(text)) if name.endswith(".safetensors") else b""
+    (tmp_path / name).write_bytes(head + text)
+    with pytest.raises(InputError, match=rf"{name}: holds 123 values, expected at most 100\."):
+        (SafetensorsFile if head else read_json)(tmp_path / name)
+
+
+def test_a_long_yaml_file_has_an_end(tmp_path: Path, small: None) -> None:
+    (tmp_path / "recipe.yaml").write_text("models: [" + "[]," * 100_000 + "[]]\n")
+    with pytest.raises(InputError, match=r"recipe\.yaml: reading it takes more than 0\.2 s\. Write it shorter\."):
+        read_yaml(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("rows", "text", "said"),
+    [(10_000_000, "a", "claims 10,000,000 rows in "), (2_000, "a" * 200_000, "says 4[0-9,]* characters in ")],
+)
+def test_a_table_that_says_much_in_few_bytes_is_refused(rows: int, text: str, said: str, tmp_path: Path) -> None:
+    import numpy as np
+
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(rows, np.int8)), pyarrow.array([text]))
+    (tmp_path / "task").mkdir()
+    file = tmp_path / "task" / "test.parquet"
+    parquet.write_table(pyarrow.table({"prompt": column, "answer": column}), file)
+    assert file.stat().st_size < 10**6
+    with pytest.raises(InputError, match=rf"test\.parquet: {said}.*\. Write it as JSONL\."):
+        load_tasks(tmp_path)

@@ -7,6 +7,7 @@ command. `Forks` starts it and speaks to it. It computes nothing itself, because
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import resource
@@ -93,7 +94,8 @@ class Forks:
             arguments: without `genepool` itself.
             folder: where it works. What it does below the folder above is counted; the count stands in `errors.steps`.
             env: beside the environment of this process.
-            errors: the file for its stderr; `errors.megabytes` says how far it grew.
+            errors: the file for its stderr; `errors.megabytes` says how far it grew, `errors.seconds` what it took of
+                the processor, and `errors.modules` what it imported.
             at, send: before the step of this number, counted from 1, it sends itself this signal.
             cpu: seconds of the processor after which the system ends it; 0 for no limit.
         """
@@ -129,6 +131,9 @@ def _serve() -> None:
             # Here and in the child: whoever comes first, the group is there when the pid is told.
             os.setpgid(pid, pid)
             answer: dict[str, Any] = {"pid": pid}
+        elif request["do"] == "import":
+            _import_more(request["modules"])
+            answer = {}
         else:
             answer = _look(request) if "pid" in request else {}
         print(json.dumps(answer), flush=True)
@@ -148,6 +153,7 @@ def _import_everything() -> None:
     import rich.console
     import rich.table  # noqa: F401
     import torch
+    import typer
     from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
 
     from genepool.merging import run
@@ -155,9 +161,41 @@ def _import_everything() -> None:
     torch.set_num_threads(1)
     # A merge makes a note of what is done after so many bytes; of these small ones, too, there is to be some to go on.
     run._SYNC_BYTES = 1 << 16
+    from genepool.cli import main
+
+    for name in ("", *typer.main.get_command(main.build_app("")).commands):
+        main._command(main.build_app, name)
+    _forget_ends()
     # A child that looks for garbage among what is imported would copy all of its memory.
     gc.collect()
     gc.freeze()
+
+
+def _forget_ends() -> None:
+    """What other libraries want to do when an interpreter ends takes longer than most commands, and a fork needs none.
+
+    What a command asks for itself is done.
+    """
+    import weakref
+
+    atexit._clear()
+    for one in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        one.atexit = False
+    atexit.register(weakref.finalize._exitfunc)  # type: ignore[attr-defined]
+
+
+def _import_more(names: Sequence[str]) -> None:
+    """Modules that commands import while they run; one that starts threads stays out, since a fork would lose them."""
+    import gc
+    import importlib
+
+    for name in names:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    _forget_ends()
+    gc.collect()
+    gc.freeze()
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, f"one of {names} has started threads"
 
 
 def _command(request: Mapping[str, Any]) -> NoReturn:
@@ -172,18 +210,22 @@ def _command(request: Mapping[str, Any]) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_CPU, (request["cpu"], request["cpu"] + 5))
     from genepool.cli.main import run
 
-    before = _megabytes()
+    known = set(sys.modules)
+    before, began = _megabytes(), time.process_time()
     code = run(request["arguments"])
-    grown = _megabytes() - before
+    grown, took = _megabytes() - before, time.process_time() - began
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What ends an interpreter, but for taking apart all that was imported, which takes longer than most commands.
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
+    imported = sorted(set(sys.modules) - known)
     # Counted before these files are written, which are no steps of the command.
     counted = steps()
     Path(f"{request['errors']}.megabytes").write_text(f"{grown:.0f}")
+    Path(f"{request['errors']}.seconds").write_text(f"{took:.3f}")
     Path(f"{request['errors']}.steps").write_text(str(counted))
+    Path(f"{request['errors']}.modules").write_text("\n".join(imported))
     os._exit(code)
 
 

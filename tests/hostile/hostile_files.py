@@ -7,37 +7,14 @@ commands in a folder that holds copies of `needs`; `{world}` stands for the good
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.evolution import evolve_world
 from tests.hostile.composed_files import COMPOSED, WORLDS_OF_COMPOSED
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of file.
-
-    Attributes:
-        name: what the tests call it.
-        file: the file, relative to the folder of a case; its first part is copied there from the world.
-        form: see `mutations.mutated`.
-        typed: command lines that read it; a case runs one of them.
-        needs: other parts of the world that are copied beside it.
-    """
-
-    name: str
-    file: str
-    form: str
-    typed: tuple[str, ...]
-    needs: tuple[str, ...] = ()
-
-    def copied(self) -> tuple[str, ...]:
-        """The parts of the world that a case holds copies of."""
-        return (self.file.split("/")[0], *self.needs)
-
+from tests.hostile.kinds import MADE, Kind, made
+from tests.hostile.model_files import MODEL_KINDS
+from tests.hostile.run_files import RUN_KINDS
 
 _ASK = "evaluate base --tasks tasks --limit 2 --ledger own.sqlite"
 _WRITE = "generate base --prompt a --max-new-tokens 2"
@@ -127,49 +104,9 @@ KINDS = (
     *(Kind(f"router of {method}", f"by_{method}/router.safetensors", "tensors",
            (one.asked.replace("{folder}", f"by_{method}"),))
       for method, one in COMPOSED.items() if one.learned),
+    *RUN_KINDS,
+    *MODEL_KINDS,
 )  # fmt: skip
-
-# Command lines, in the folder of the world, or a function of it; and the parts that must be there before.
-MADE: dict[str, tuple[tuple[str, ...], str | Callable[[Path], None]]] = {}
-
-
-def made(*needs: str) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
-    """Says that a function of the world's folder makes the part of its name, from other parts."""
-
-    def keep(function: Callable[[Path], None]) -> Callable[[Path], None]:
-        MADE[function.__name__] = (needs, function)
-        return function
-
-    return keep
-
-
-class World:
-    """The good files, each made when it is first asked for.
-
-    Args:
-        folder: where they lie.
-        run: runs a command line in that folder.
-    """
-
-    def __init__(self, folder: Path, run: Callable[[str], None]) -> None:
-        self.folder, self._run = folder, run
-        self._there: set[str] = set()
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def part(self, name: str) -> Path:
-        """A file or folder of the world."""
-        maker = name if name in MADE else name.partition(".")[0]
-        needs, how = MADE[maker]
-        if maker not in self._there:
-            for one in needs:
-                self.part(one)
-            if callable(how):
-                how(self.folder)
-            else:
-                for line in how.strip().splitlines():
-                    self._run(line.strip())
-            self._there.add(maker)
-        return self.folder / name
 
 
 @made("base", "adapter")
@@ -369,8 +306,3 @@ MADE |= {
         ("owned",), "compose twin_merging tuned skills/b --base base --tasks owned --examples 2 --out composed",
     ),
 }  # fmt: skip
-
-
-def words(line: str, world: Path) -> list[str]:
-    """A command line as arguments."""
-    return shlex.split(line.format(world=world))

@@ -29,6 +29,18 @@ _YAML = (
     "{" * 3000, "[" * 3000, "1:" * 500, "0x" + "f" * 500, "9" * 5000, "~", "@", "`",
 )  # fmt: skip
 
+#: Pieces of templates that ask for too much, or for what is not there.
+_JINJA = (
+    "{{", "}}", "{% for a in messages %}", "{% endfor %}", "{{ messages[99] }}", "{{ x.y.z }}", "{{ 1 / 0 }}",
+    "{{ 'a' * 10**10 }}", "{{ 'a'.ljust(10**10) }}", "{% for a in range(10**9) %}{{ a }}{% endfor %}",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{% include 'a' %}", "{% import '/etc/passwd' as a %}",
+    "{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ raise_exception('no') }}", "{{ 10**10**8 }}",
+    "{% set a = messages %}{% set _ = a.clear() %}", "{{ '\\ud800' }}", "{{ '%999999999d' % 1 }}",
+    "{{ messages | map(attribute='x') | list }}", "{% generation %}", "{{ cycler }}", "{% break %}", "{# ", "",
+    "{{ strftime_now('%Y') }}", "{{ messages | tojson(indent=10**9) }}", "{% filter upper %}",
+    "{{ namespace(a=1).b.c }}", "{{ (1).__format__('9' * 9) }}", "{{ '{:>9999999999}'.format(1) }}",
+)  # fmt: skip
+
 
 def mutated(path: Path, form: str, seed: int) -> None:
     """Puts a file wrong, in place.
@@ -36,16 +48,21 @@ def mutated(path: Path, form: str, seed: int) -> None:
     Args:
         path: the file.
         form: "json", "jsonl", "yaml", "safetensors", "tensors" (a file of weights in which mostly a tensor is wrong,
-            and not the file), "sqlite" or "bytes".
+            and not the file), "gguf" (a key or a tensor of the header), "jinja", "sqlite" or "bytes".
         seed: decides how.
     """
     dice = random.Random(seed)
     if form == "sqlite":
         _database(path, dice)
         return
+    if form == "gguf" and dice.random() < 0.8:
+        path.write_bytes(_gguf(path, dice))
+        return
+    form = "bytes" if form == "gguf" else form
     data = path.read_bytes()
     ways: dict[str, Callable[[bytes, random.Random], bytes]] = {
         "json": _json, "jsonl": _line, "yaml": _yaml, "safetensors": _header, "tensors": _tensors,
+        "jinja": _jinja,
     }  # fmt: skip
     # Every form is also bytes.
     change = _bytes if form == "bytes" or dice.random() < 0.2 else ways[form]
@@ -137,7 +154,11 @@ def _tensors(data: bytes, dice: random.Random) -> bytes:
     import numpy as np
     from safetensors.numpy import load, save
 
-    tensors = load(data)
+    try:
+        tensors = load(data)
+    except KeyError:
+        # A type that numpy has not.
+        return _header(data, dice)
     name = dice.choice(sorted(tensors))
     one = tensors[name]
     match dice.randrange(12):
@@ -167,7 +188,7 @@ def _tensors(data: bytes, dice: random.Random) -> bytes:
         case 10:
             tensors[name] = tensors[dice.choice(sorted(tensors))]
         case _:
-            tensors[name] = one * one.dtype.type(dice.uniform(-1e6, 1e6))
+            tensors[name] = (one.astype(np.float64) * dice.uniform(-1e6, 1e6)).astype(one.dtype)
     return bytes(save({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}))
 
 
@@ -182,6 +203,74 @@ def _yaml(data: bytes, dice: random.Random) -> bytes:
     head = lines[at].partition(":")[0]
     lines[at] = f"{head}: {dice.choice(_YAML)}"
     return ("\n".join(lines) + "\n").encode()
+
+
+def _jinja(data: bytes, dice: random.Random) -> bytes:
+    """A template with a piece of template in it, or one in place of it."""
+    text, piece = data.decode(), dice.choice(_JINJA)
+    if dice.random() < 0.3:
+        return piece.encode()
+    at = dice.choice([place for place in range(len(text)) if text[place] in "{}"])
+    return (text[:at] + piece + text[at:]).encode()
+
+
+def _gguf(path: Path, dice: random.Random) -> bytes:
+    """A file whose header says one odd thing; offsets and all else are as they were."""
+    from genepool.weights.gguf.header import read_header
+
+    header = read_header(path)
+    values: dict[str, Any] = dict(header.values)
+    tensors = [[one.name, list(one.shape), one.kind] for one in header.tensors]
+    start = min(one.offset for one in header.tensors)
+    data = path.read_bytes()[start:]
+    offsets = [one.offset - start for one in header.tensors]
+    key, one = dice.choice(sorted(values)), dice.choice(tensors)
+    match dice.randrange(8):
+        case 0:
+            del values[key]
+        case 1:
+            values[f"{key}.{dice.randrange(9)}"] = values.pop(key)
+        case 2 if isinstance(values[key], list):
+            values[key] = values[key][: dice.randrange(3)]
+        case 3:
+            one[0] = dice.choice(["", "a", f"{one[0]}.", one[0].replace("0", "7"), "x" * 5000])
+        case 4:
+            one[1] = dice.choice([one[1][::-1], [*one[1], 1], [1], [2**40], [0, 2**40], [2**31, 2**31]])
+        case 5:
+            one[2] = dice.choice([0, 1, 2, 8, 14, 30, 99, 2**31])
+        case _:
+            odd = [value for value in ODD if value is not None and not isinstance(value, dict)]
+            values[key] = dice.choice(odd)
+    found = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values))
+    found += b"".join(_packed_text(name) + _packed(value) for name, value in values.items())
+    for (name, shape, kind), offset in zip(tensors, offsets, strict=True):
+        found += _packed_text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+        found += struct.pack("<IQ", kind, offset)
+    return found + bytes(-len(found) % 32) + data
+
+
+def _packed_text(text: str) -> bytes:
+    raw = text.encode(errors="surrogatepass")
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _packed(value: Any, typed: bool = True) -> bytes:
+    """A value of a key, with its type before it."""
+    kind, data = 8, _packed_text(str(value))
+    if isinstance(value, bool):
+        kind, data = 7, struct.pack("<?", value)
+    elif isinstance(value, int) and -(2**63) <= value < 2**64:
+        kind = 4 if 0 <= value < 2**32 else 10 if value >= 0 else 11
+        data = struct.pack({4: "<I", 10: "<Q", 11: "<q"}[kind], value)
+    elif isinstance(value, float):
+        kind, data = 12, struct.pack("<d", value)
+    elif isinstance(value, list):
+        inner = value[:1]
+        same = [one for one in value if type(one) is type(inner[0])]
+        first = struct.unpack("<I", _packed(inner[0])[:4])[0] if inner and not isinstance(inner[0], list) else 8
+        parts = [_packed(one, typed=False) for one in same] if first != 8 else [_packed_text(str(one)) for one in value]
+        kind, data = 9, struct.pack("<IQ", first, len(parts)) + b"".join(parts)
+    return (struct.pack("<I", kind) if typed else b"") + data
 
 
 def _database(path: Path, dice: random.Random) -> None:

@@ -16,16 +16,20 @@ from typing import Any
 
 import pytest
 
-from tests.hostile.fuzzing import End
-from tests.hostile.hostile_files import KINDS, World, words
+from tests.hostile.fuzzing import LEDGERS, End, names
+from tests.hostile.hostile_files import KINDS
+from tests.hostile.kinds import World, words
+from tests.hostile.run_files import RUN_KINDS
 
 CORPUS = [json.loads(line) for line in (Path(__file__).parent / "corpus.jsonl").read_text().splitlines()]
 _KINDS = {kind.name: kind for kind in KINDS}
 
 
 def _marked(line: dict[str, Any]) -> Any:
-    """A line of the corpus; what a composition has to be made for takes seconds."""
-    return pytest.param(line, marks=[pytest.mark.slow] if "/by_" in f"/{_KINDS[line['kind']].file}" else [])
+    """A line of the corpus; what a composition or a run has to be made for takes seconds."""
+    kind = _KINDS[line["kind"]]
+    slow = "/by_" in f"/{kind.file}" or kind in RUN_KINDS
+    return pytest.param(line, marks=[pytest.mark.slow] if slow else [])
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +57,12 @@ def test_what_once_failed_gets_one_line(
         part = good.part(name)
         (shutil.copytree if part.is_dir() else shutil.copy)(part, tmp_path / name)
     content = line["text"].encode() if "text" in line else base64.b64decode(line["bytes"])
-    (tmp_path / kind.file).write_bytes(content)
+    kind.path(tmp_path).write_bytes(content)
+    if kind.seal is not None:
+        kind.seal(tmp_path)
     monkeypatch.chdir(tmp_path)
+    before = names(tmp_path)
     answer = cli(*words(line["typed"], good.folder))
-    assert not End(answer.code, answer.err, None).wrong(len(content), 0), answer.err
+    left = [name for name in names(tmp_path) - before if not name.startswith(LEDGERS)]
+    assert not End(answer.code, answer.err, left=tuple(left)).wrong(len(content), 0), answer.err
     assert answer.code == line.get("code", 2), answer.err
