@@ -20,6 +20,9 @@ from genepool.errors import InputError
 #: Seconds of the processor, and bytes beyond what the process holds. What people write takes milliseconds and a few KB.
 SECONDS, BYTES = 5.0, 1 << 30
 
+#: Values in a JSON file, at most. The tokenizer of 250,000 tokens has two million, the index of a large model 100,000.
+MOST_VALUES = 5_000_000
+
 _MOST_TEXT = 8 << 30
 # Pages of memory that the process has asked for, the first number; Linux has it.
 _SIZES = Path("/proc/self/statm")
@@ -89,6 +92,23 @@ def read_bytes(path: Path, most: int, *, pipes: bool = False, fix: str = "Check 
     if len(data) > most:
         raise InputError(f"holds more than {most:,} bytes", where=path, fix=fix)
     return data
+
+
+def refuse_values(data: bytes, *, where: str | Path, fix: str) -> None:
+    """Refuses JSON of more values than any file of its kind holds: each takes up to thirty times its bytes in memory.
+
+    Args:
+        data: the JSON, not parsed yet.
+        where: the file.
+        fix: the way out.
+
+    Raises:
+        InputError: it holds too many.
+    """
+    # Every value but the first stands behind one of these; those within texts count too.
+    count = sum(map(data.count, (b",", b"[", b"{")))
+    if count > MOST_VALUES:
+        raise InputError(f"holds {count:,} values, expected at most {MOST_VALUES:,}", where=where, fix=fix)
 
 
 def read_text(path: Path, *, fix: str, encoding: str = "utf-8") -> str:

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from yaml.constructor import ConstructorError
 
-from genepool.bounded import read_bytes
+from genepool.bounded import bounded, read_bytes
 from genepool.errors import InputError, nearest
 
 
@@ -177,7 +177,9 @@ def parsed_documents(text: str, path: Path, keys: Collection[str] | None = None)
         InputError: it is not YAML, names a key twice, or means too many values.
     """
     try:
-        return [document for document in _documents(text, path, keys) if document is not None]
+        # A megabyte takes many seconds to parse.
+        with bounded("reading it", where=str(path), fix="Write it shorter"):
+            return [document for document in _documents(text, path, keys) if document is not None]
     except RecursionError:
         raise InputError("is nested too deeply", where=path, fix="Use fewer levels") from None
     except yaml.YAMLError as error:

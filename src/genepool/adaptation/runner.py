@@ -298,7 +298,8 @@ def read_adapted(out: Path) -> dict[str, Any] | None:
         raise InputError("is damaged", where=f"{path}:{wrong}", fix=fix)
     if told["skill"] is not None and not (out / SKILL_FILE).is_file():
         raise InputError("the skill is missing", where=out / SKILL_FILE, fix=f"Remove {path} and run the same command")
-    return told
+    # What may be null may be left out as well.
+    return {**dict.fromkeys(_KEYS), **told}
 
 
 def _maybe(value: object) -> bool:

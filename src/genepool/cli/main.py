@@ -33,6 +33,8 @@ from genepool.errors import GenepoolError
 _NOT_COMMANDS = {"main", "options", "tables", "common"}
 #: A word longer than any path that a system takes: the error around it would not be found.
 _ENDLESS = re.compile(r"\S{4096,}")
+#: Characters of a line that somebody still reads, and what is kept of a longer one.
+_LONGEST, _HEAD, _TAIL = 1_800, 1_000, 600
 _HELP = """\
 New here? `genepool demo demo/` shows everything in minutes; `genepool inspect BASE TUNED ...` looks at your own models.
 
@@ -203,6 +205,9 @@ def _fail(line: str, code: int) -> int:
     with suppress(GenepoolError):
         sys.stdout.flush()
     line = _ENDLESS.sub(lambda word: f"{word[0][:150]}... ({len(word[0]):,} characters)", printable(line))
+    if len(line) > _LONGEST:
+        # The place stands in front, and the way out at the end.
+        line = f"{line[:_HEAD]} ... ({len(line):,} characters) ... {line[-_TAIL:]}"
     print(f"error: {line}", file=sys.stderr, flush=True)
     return code
 

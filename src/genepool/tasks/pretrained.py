@@ -93,6 +93,25 @@ def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, 
     return model.eval()
 
 
+def try_network(network: Any, name: str, *inputs: str) -> None:
+    """Reads one token: an odd value of a config may build a network that cannot compute.
+
+    Args:
+        network: on any device.
+        name: the model, for errors.
+        inputs: the arguments that take the numbers of tokens.
+
+    Raises:
+        InputError: it cannot.
+    """
+    import torch
+
+    token = torch.zeros(1, 1, dtype=torch.long, device=network.device)
+    fix = "Copy the config of its base"
+    with torch.inference_mode(), files_fault("cannot compute with its config.json", where=name, fix=fix):
+        network(**dict.fromkeys(inputs, token))
+
+
 def use_generation_config(model: Any, folder: Path) -> None:
     """Gives a network the generation_config.json beside it, which may name more end tokens than config.json does.
 

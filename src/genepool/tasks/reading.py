@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genepool.bounded import read_text
+from genepool.bounded import bounded, read_text
 from genepool.checked import is_text
 from genepool.errors import InputError, nearest
 from genepool.tasks.environments import EPISODE_KEYS, episode_of
@@ -26,6 +26,10 @@ from genepool.tasks.preferences import joined, label_of, split_sides
 from genepool.tasks.task import TaskSettings
 from genepool.tasks.texts import TEXT_ENDING, text_rows
 
+#: Of a Parquet file, which may say in a few bytes what takes gigabytes: rows that any file may have, rows that are
+#: decoded at once, and characters that it says, whatever its size and for each byte of it.
+_FEW_ROWS, _PARQUET_ROWS, _PARQUET_BYTES, _PARQUET_FACTOR = 1_000, 1_000, 64 << 20, 100
+_AS_JSONL = "Write it as JSONL"
 ENDINGS = (".jsonl", ".csv", ".parquet")
 _LISTS = ("choices", "tags")
 
@@ -367,16 +371,36 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             where=path,
             fix="Install it: pip install 'genepool[parquet]'",
         ) from None
-    number = 0
+    number = nbytes = 0
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                for row in batch.to_pylist():
+            size, rows = path.stat().st_size, file.metadata.num_rows
+            if rows > max(_FEW_ROWS, size):
+                raise InputError(f"claims {rows:,} rows in {size:,} bytes", where=path, fix=_AS_JSONL)
+            batches = file.iter_batches(_PARQUET_ROWS)
+            while True:
+                # A value that stands in the file once may stand in every row.
+                with bounded("a part of it", where=str(path), fix=_AS_JSONL):
+                    if (batch := next(batches, None)) is None:
+                        return
+                    found = batch.to_pylist()
+                nbytes += sum(map(_length, found))
+                if nbytes > _PARQUET_BYTES + _PARQUET_FACTOR * size:
+                    raise InputError(f"says {nbytes:,} characters in {size:,} bytes", where=path, fix=_AS_JSONL)
+                for row in found:
                     number += 1
                     yield number, {key: value for key, value in row.items() if value is not None}
     except (ArrowException, OSError) as error:
         first = str(error).split("\n")[0].rstrip(".")
         raise InputError(f"cannot be read ({first})", where=path, fix="Name a Parquet file") from None
+
+
+def _length(value: Any) -> int:
+    """Characters in what a row says."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_length, inner))
 
 
 def _text(path: Path) -> str:

@@ -200,7 +200,8 @@ def _is_row(value: object) -> bool:
         *map(value["difference"].get, ("mean", "lo", "hi")),
     ]
     counts = [value.get(key) for key in ("n", "gained", "lost")]
-    return all(map(is_number, numbers)) and all(map(is_whole, counts)) and is_text(value.get("task"))
+    texts = map(value.get, ("task", "verdict"))
+    return all(map(is_number, numbers)) and all(map(is_whole, counts)) and all(map(is_text, texts))
 
 
 def _are_rows(value: object) -> bool:

@@ -7,7 +7,6 @@ which of two answers it prefers. Uses tasks and weights.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -224,9 +223,10 @@ class RewardModelSource(Source):
         file = heads_file
         try:
             heads = load_file(heads_file)
-            for member, file in zip(factors.members, adapters, strict=True):
-                if member not in heads or not all(map(math.isfinite, heads[member].flatten().tolist())):
+            for member in factors.members:
+                if member not in heads or not bool(heads[member].isfinite().all()):
                     raise ValueError(f"there is no head of finite numbers for {member}")
+            for member, file in zip(factors.members, adapters, strict=True):
                 factors.fill(member, load_file(file), heads[member])
         except (OSError, SafetensorError, ValueError) as error:
             raise InputError(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +96,7 @@ def run_training(
     if gate is not None:
         check_gated_tasks(load_gates(gate), [task.name for task in (*opened.lessons.tasks, *opened.others)], gate)
     _check_place(out, opened, fork, overwrite)
-    with locking.locked(out), locking.reporting_full_disk(out):
+    with locking.locked(out), locking.reporting_full_disk(out), _nothing_left(out):
         if overwrite and out.is_dir():
             clear(out)
         out.mkdir(parents=True, exist_ok=True)
@@ -115,6 +118,21 @@ def run_training(
             if draw is not None:
                 draw(result)
     return result
+
+
+@contextmanager
+def _nothing_left(out: Path) -> Iterator[None]:
+    """Removes a folder that was not there before, where something was wrong before the first step was taken."""
+    new = not os.path.lexists(out)
+    try:
+        yield
+    except InputError:
+        if new and (out / JOURNAL_FILE).is_file():
+            with Journal(out / JOURNAL_FILE) as journal:
+                taken = bool(journal.steps())
+            if not taken:
+                shutil.rmtree(out)
+        raise
 
 
 def _check_place(out: Path, opened: OpenedTraining, fork: str | Path | None, overwrite: bool) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from genepool.bounded import read_bytes
+from genepool.bounded import read_bytes, refuse_values
 from genepool.errors import InputError
 
 # The tables of a tokenizer of 250,000 tokens take 35 MB, the index of a model of 100,000 tensors 10 MB.
@@ -41,10 +41,13 @@ def read_json_value(path: Path, pairs: Pairs | None = None) -> Any:
         pairs: makes an object of its keys and values; a dict when None, in which the last of equal keys counts.
 
     Raises:
-        InputError: it cannot be read, is not a regular file, is larger than any such file, or is not JSON.
+        InputError: it cannot be read, is not a regular file, is larger than any such file or holds more values, or is
+            not JSON.
     """
+    data = read_bounded(path)
+    refuse_values(data, where=path, fix="Fetch or write it again")
     try:
-        return json.loads(read_bounded(path).decode("utf-8"), object_pairs_hook=pairs)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:
         raise InputError(f"is not valid JSON ({error})", where=path, fix="Fetch or write it again") from None
 

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from genepool.errors import InputError, files_fault
+from genepool.errors import InputError
 from genepool.tasks.answers import AnswerBatch, Question, text_batches
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written, forced_answers, generate
 from genepool.tasks.likelihoods import ContinuationLikelihood, loglikelihoods
 from genepool.tasks.models import Capability, last_kind
-from genepool.tasks.pretrained import build_network, model_folder, use_generation_config
+from genepool.tasks.pretrained import build_network, model_folder, try_network, use_generation_config
 from genepool.tasks.tokenized import WritingNetwork
 from genepool.weights import Weights
 from genepool.weights.control import Control
@@ -52,7 +52,7 @@ class LanguageModel(WritingNetwork):
     def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
         model = build_network(weights, kind, "AutoModelForCausalLM", "causal language model")
         use_generation_config(model, model_folder(weights))
-        _try(model, weights.name)
+        try_network(model, weights.name, "input_ids")
         return model
 
     # ------------------------------------------------------------------ what it is asked
@@ -245,16 +245,3 @@ class LanguageModel(WritingNetwork):
         """The argument that spares the logits of all places but the last; empty where the model has none."""
         known = inspect.signature(self.model.forward).parameters
         return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-
-
-def _try(network: Any, name: str) -> None:
-    """Reads one token: an odd value of a config may build a network that cannot compute.
-
-    Raises:
-        InputError: it cannot.
-    """
-    import torch
-
-    fix = "Copy the config of its base"
-    with torch.inference_mode(), files_fault("cannot compute with its config.json", where=name, fix=fix):
-        network(input_ids=torch.zeros(1, 1, dtype=torch.long, device=network.device))

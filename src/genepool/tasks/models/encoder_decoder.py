@@ -15,7 +15,7 @@ from genepool.tasks.answers import AnswerBatch, Question, with_end
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written, batches, check_length, forced, write_rows
 from genepool.tasks.likelihoods import ContinuationLikelihood, judged
 from genepool.tasks.models import Capability, model_kind
-from genepool.tasks.pretrained import build_network, model_folder, use_generation_config
+from genepool.tasks.pretrained import build_network, model_folder, try_network, use_generation_config
 from genepool.tasks.tokenized import WritingNetwork, padded
 from genepool.tasks.written_rows import BatchRows
 from genepool.weights import Weights
@@ -41,6 +41,7 @@ class EncoderDecoder(WritingNetwork):
     def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
         model = build_network(weights, kind, "AutoModelForSeq2SeqLM", "encoder-decoder language model")
         use_generation_config(model, model_folder(weights))
+        try_network(model, weights.name, "input_ids", "decoder_input_ids")
         return model
 
     # ------------------------------------------------------------------ what it is asked

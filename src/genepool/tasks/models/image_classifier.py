@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from genepool.errors import InputError, files_fault, first_sentence
+from genepool.errors import files_fault
 from genepool.tasks.answers import AnswerBatch, Question, class_batch
 from genepool.tasks.classes import class_labels
 from genepool.tasks.decoding import DEFAULT_BATCH
@@ -130,15 +130,9 @@ class ImageClassifier(Network):
         """One image as the network reads it; opened alone, so that a batch of large ones never fills the memory."""
         known = self._known.get(path)
         if known is None:
-            with open_image(path) as image:
-                try:
-                    known = self.processor(images=image, return_tensors="pt").pixel_values[0]
-                except (ValueError, TypeError) as error:
-                    raise InputError(
-                        f"the image processor refuses it ({first_sentence(error)})",
-                        where=path,
-                        fix="Leave the image out",
-                    ) from None
+            refused = files_fault("the image processor refuses it", where=path, fix="Leave the image out")
+            with open_image(path) as image, refused:
+                known = self.processor(images=image, return_tensors="pt").pixel_values[0]
             if self._known_bytes < _REMEMBERED_BYTES:
                 self._known[path] = known
                 self._known_bytes += known.nbytes

@@ -43,6 +43,7 @@ class LearnedTask:
         views: how many of the tasks so far are asked with values of their own, in `asked`: all of them, or none.
         compute: operations that learning it took.
         composed: whether what stands after it is a composition, in `composition`.
+        memory: SHA-256, hex, of the files of what the learner keeps; empty where an older version did not say it.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class LearnedTask:
     views: int = 0
     compute: int = 0
     composed: bool = False
+    memory: str = ""
 
     def view(self, number: int) -> Path:
         """What one of the tasks so far, counted from 0, is asked with after this one."""
@@ -82,6 +84,7 @@ class LearnedTask:
             "views": self.views,
             "compute": self.compute,
             "composed": self.composed,
+            "memory": self.memory,
         }
         text = json.dumps(told, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         staging.write_text(self.folder / MARK, text)
@@ -97,11 +100,15 @@ def view_place(folder: Path, number: int) -> Path:
     return folder / ASKED / f"{number + 1:04d}"
 
 
-def read_learned(folder: Path) -> LearnedTask | None:
+def read_learned(folder: Path, tasks: tuple[str, ...]) -> LearnedTask | None:
     """What a learned task left; None where it is not learned yet.
 
+    Args:
+        folder: of the task.
+        tasks: names of what is learned in it.
+
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, or of other tasks.
     """
     path = folder / MARK
     if not path.is_file():
@@ -121,15 +128,19 @@ def read_learned(folder: Path) -> LearnedTask | None:
             and is_whole(told.get("views", 0), 0, 10**6)
             and is_whole(told.get("compute", 0), 0)
             and isinstance(told.get("composed", False), bool)
+            and (told.get("memory", "") == "" or is_digest(told["memory"]))
         )
         if not fits:
             raise ValueError
         names = ("result", "merged", "steps", "examples", "learning_rate", "memory_bytes", "facts")
         found = LearnedTask(folder, tuple(told["tasks"]), **{name: told[name] for name in names})
-        further = {"views": 0, "compute": 0, "composed": False}
+        further = {"views": 0, "compute": 0, "composed": False, "memory": ""}
         found = replace(found, **{name: told.get(name, default) for name, default in further.items()})
     except (OSError, ValueError, TypeError, KeyError):
         raise InputError("is damaged", where=path, fix=fix) from None
+    if found.tasks != tasks:
+        what = f"is of {', '.join(found.tasks)!r:.60}, expected {', '.join(tasks)}"
+        raise InputError(what, where=path, fix=fix)
     views = [found.view(number) for number in range(found.views)]
     whole = [folder / name for name, there in ((MERGED, found.merged), (COMPOSED, found.composed)) if there]
     for needed in (found.trained, *whole, *views):

@@ -6,6 +6,7 @@ as its content has, since without the task's folder that content would have to b
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -95,17 +96,33 @@ def write_memory(folder: Path, memory: Memory) -> None:
     staging.write_text(folder / FACTS_FILE, json.dumps(told, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_memory(folder: Path) -> Memory:
+def memory_digest(folder: Path) -> str:
+    """SHA-256, hex, of the files of the memory in a task's folder."""
+    total = hashlib.sha256()
+    for path in (folder / FACTS_FILE, folder / TENSORS_FILE):
+        if path.is_file():
+            with path.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def read_memory(folder: Path, digest: str = "") -> Memory:
     """The memory that a finished task left.
 
+    Args:
+        folder: of the task.
+        digest: what `memory_digest` gave when it was written; empty for any.
+
     Raises:
-        InputError: it is missing or damaged.
+        InputError: it is missing, damaged or another one than was written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = folder / FACTS_FILE
     fix = f"Remove {folder}: the task and those after it are learned again"
+    if digest and memory_digest(folder) != digest:
+        raise InputError("the memory cannot be used (it is not the one on record)", where=path, fix=fix)
     try:
         told = parsed_json(path.read_text(encoding="utf-8"))
         if not isinstance(told, dict) or told.get("schema") != 1 or not is_whole(told.get("tensors"), 0):

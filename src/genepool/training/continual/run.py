@@ -23,7 +23,7 @@ from genepool.tasks import OutcomeTable, Source, open_model
 from genepool.threads import torch_threads
 from genepool.training.continual.asking import ask_all, fingerprint_of, joined_gains, models_asked
 from genepool.training.continual.folder import COMPOSED, MERGED, TASKS, LearnedTask, read_learned, task_folder
-from genepool.training.continual.memory import Memory, bytes_of, read_memory
+from genepool.training.continual.memory import Memory, bytes_of, memory_digest, read_memory
 from genepool.training.continual.opening import open_sequence
 from genepool.training.continual.record import SequenceRecord
 from genepool.training.continual.result import write_merged, write_result
@@ -204,11 +204,14 @@ class SequenceRun:
         with progress.bar("learning tasks in order", len(self.groups), "tasks") as bar, torch_threads(self.threads):
             for number, group in enumerate(self.groups):
                 bar.note(", ".join(self._names(group)))
-                learned = read_learned(task_folder(self.out, number)) or self._learn(number, done)
+                learned = self._learned(number) or self._learn(number, done)
                 done.append(learned)
                 self._ask(number + 1, done, ledger)
                 bar.advance()
         return done
+
+    def _learned(self, number: int) -> LearnedTask | None:
+        return read_learned(task_folder(self.out, number), self._names(self.groups[number]))
 
     def _tell(self) -> None:
         """Says before anything is learned which tasks share examples, and of which nothing can be gained."""
@@ -267,6 +270,7 @@ class SequenceRun:
             told["views"],
             told["compute"],
             pool is not None,
+            memory_digest(folder),
         )
         learned.write()
         return learned
@@ -326,7 +330,7 @@ class SequenceRun:
             journal,
             learner,
             number,
-            read_memory(done[-1].folder) if done else Memory(),
+            read_memory(done[-1].folder, done[-1].memory) if done else Memory(),
             earlier,
             so_far=self._so_far(number),
             stages=[] if fresh or not done else earlier_models(self.opened, done, self._device),
@@ -345,8 +349,7 @@ class SequenceRun:
         """See `verify_sequence`."""
         done: list[LearnedTask] = []
         for number in range(len(self.groups)):
-            learned = read_learned(task_folder(self.out, number))
-            if learned is None:
+            if (learned := self._learned(number)) is None:
                 break
             if step <= sum(one.steps for one in done) + learned.steps:
                 with Journal(learned.folder / JOURNAL_FILE) as journal, torch_threads(self.threads):
@@ -407,7 +410,7 @@ class SequenceRun:
 
     def finish(self, ledger: str | Path | None) -> tuple[dict[str, Any], Gains]:
         """Writes the model that stands after the last task, and records what was gained, kept and forgotten."""
-        done = [learned for n in range(len(self.groups)) if (learned := read_learned(task_folder(self.out, n)))]
+        done = [learned for n in range(len(self.groups)) if (learned := self._learned(n))]
         result = write_result(self.opened, self.out, self.parts(done))
         gains = self.gains(ledger)
         # As `compute` counts them: every trial of a search, of which one was chosen.
@@ -443,5 +446,5 @@ class SequenceRun:
 
     def gains(self, ledger: str | Path | None) -> Gains:
         """Base and last model on the test split of every task; what the ledger knows is not asked again."""
-        done = [learned for n in range(len(self.groups)) if (learned := read_learned(task_folder(self.out, n)))]
+        done = [learned for n in range(len(self.groups)) if (learned := self._learned(n))]
         return joined_gains(self.opened, self._tables([], ledger), self._tables(done, ledger))

@@ -110,9 +110,11 @@ def read_lines(path: Path, digest: str, tasks: Mapping[str, Task]) -> list[Line]
     if hashlib.sha256(data).hexdigest() != digest:
         raise InputError("is not the file on record", where=path, fix=fix)
     found = []
-    for number, text in enumerate(data.decode().split("\n")[:-1], 1):
+    lines = data.split(b"\n")
+    # A file that does not end with its last line was not written here.
+    for number, line in enumerate(lines if lines[-1] else lines[:-1], 1):
         try:
-            found.append(_line(parsed_json(text), tasks))
+            found.append(_line(parsed_json(line.decode()), tasks))
         except (ValueError, TypeError, KeyError, AttributeError):
             raise InputError("is no line of a loop", where=f"{path}:{number}", fix=fix) from None
     return found

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genepool.bounded import refuse_values
 from genepool.errors import InputError
 from genepool.weights.file_bytes import DAMAGED, FileBytes, opened
 from genepool.weights.formats.tensor_file import TensorFile
@@ -67,8 +68,10 @@ class SafetensorsFile(TensorFile):
         (length,) = struct.unpack("<Q", prefix)
         if length > min(MAX_HEADER_BYTES, size - 8):
             raise InputError(f"the header claims {length} bytes, and the file has {size}", where=self.path, fix=DAMAGED)
+        text = file.read(length)
+        refuse_values(text, where=self.path, fix=DAMAGED)
         try:
-            header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
+            header = json.loads(text, object_pairs_hook=_no_duplicates)
         except (ValueError, RecursionError) as error:
             raise InputError(f"the header is not valid JSON ({error})", where=self.path, fix=DAMAGED) from None
         if not isinstance(header, dict):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from genepool import progress, staging
+from genepool.checked import is_text
 from genepool.errors import InputError
 from genepool.weights.gguf.ggml_types import BF16, F16, F32, Q8_0, Q8_ENTRIES, row_bytes
 from genepool.weights.tensor_info import tensor_bytes
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 TYPES: Final = {"f32": (F32, 0), "f16": (F16, 1), "bf16": (BF16, 32), "q8_0": (Q8_0, 7)}
 # Entries of a block: 16 MB in float32.
 _BLOCK = 1 << 22
-_LARGEST_F16 = 65504.0
+_LARGEST_F16, _LARGEST_F32 = 65504.0, 3.4028234663852886e38
 # `GGML_QNT_VERSION` of ggml.h.
 _QUANTIZATION_VERSION = 2
 
@@ -141,8 +142,12 @@ def write(
         overwrite: replace what is at `out`.
 
     Raises:
-        InputError: a tensor holds NaN or infinity, or values that its type cannot hold; or the disk is full.
+        InputError: a value of `values` does not fit its type; a tensor holds NaN or infinity, or values that its type
+            cannot hold; or the disk is full.
     """
+    if odd := next((key for key, value in values.items() if not _fits(value)), None):
+        what = f"got {values[odd]!r:.60} for {odd}, which a GGUF file cannot hold"
+        raise InputError(what, where=out, fix="Correct the model's config.json")
     with staging.staged_file(out, overwrite=overwrite) as file:
         _write_header(file, architecture, {"general.name": out.stem, **values}, tensors, wanted)
         with progress.bar(f"writing {out}", sum(tensor.nbytes for tensor in tensors), "bytes") as bar:
@@ -178,6 +183,15 @@ def _write_header(
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     _pad(file)
+
+
+def _fits(value: Any) -> bool:
+    """Whether a value can be stored as the type that it goes as."""
+    if isinstance(value, bool | str):
+        return isinstance(value, bool) or is_text(value)
+    if isinstance(value, int):
+        return 0 <= value < 2**32
+    return not isinstance(value, float) or abs(value) <= _LARGEST_F32
 
 
 def _add(writer: Any, key: str, value: Any) -> None:
