@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.by_arm import mean_with_interval
 from benchmarks.claims.verdict import FAILS, HOLDS
 from benchmarks.claims.worlds import GENERIC
+from benchmarks.learners import peer
 from benchmarks.learners.arms import ARMS, CHOOSING, LearnerArm
 from benchmarks.learners.cells import SequenceCell, SequenceCells
 from benchmarks.learners.claims import CLAIMS, OPEN, SEEDS, JudgedClaim, ask
@@ -52,6 +53,8 @@ def page(cells: SequenceCells) -> str:
             own = [arm for arm in ARMS if arm.world is world]
             if rows := [row for arm in own if (row := _row(cells, arm, order))]:
                 parts += [f"## {order.capitalize()}: {', '.join(tasks)}", "", *_ROWS_HEAD, *rows, ""]
+    if beside := peer.table(cells):
+        parts += [*beside, ""]
     return "\n".join([*parts, *_claims(cells)]) + "\n"
 
 
