@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 
 import numpy as np
 
@@ -18,7 +19,14 @@ def tables(cells: TrialCells) -> list[str]:
     for trial in TRIALS.values():
         found = [cell for seed, cell in cells.of(trial.name).items() if seed < SEEDS]
         if found:
-            lines += [f"## {trial.name.capitalize()}", "", trial.words, "", *_table(trial, found), ""]
+            lines += [
+                f"## {trial.name.capitalize()}",
+                "",
+                textwrap.fill(trial.words, 120),
+                "",
+                *_table(trial, found),
+                "",
+            ]
     return lines
 
 
