@@ -293,6 +293,18 @@ def test_what_cannot_work_is_refused_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["batch", "lora.jsonl", "options.deltas"])
+def test_a_path_that_reads_like_an_option_is_told_as_the_path(
+    cli: Callable[..., Any], small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = cli("train", name, "--base", small_world / "base", "--out", "run")
+    assert refused.code == 2
+    (line,) = refused.err.splitlines()
+    assert f"{name}: no such" in line
+    assert "--" not in line.split(": no such")[0]
+
+
 def test_a_changed_run_and_a_damaged_memory_are_refused(
     learn: Callable[..., Any], cli: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,8 +28,9 @@ PANEL = options.Panel.training
 _OF_FORM = "form."
 # And before those of a sampler.
 _OF_SAMPLER = "sampler."
-# Keys of a training's file that only the opened training finds an error in.
-_CHOSEN = ("sampler_options", "form_options", "options.", "lora.", "batch")
+# Keys of a training's file that only the opened training finds an error in. Other errors begin with a path as it was
+# typed, which may be a folder called `batch`.
+_CHOSEN = re.compile(r"(sampler_options|form_options|options)(\.\w+)*|lora\.\w+|batch")
 
 
 def train(
@@ -202,7 +204,7 @@ def train(
             gate=gate,
         )
     except InputError as error:
-        if not error.where.startswith(_CHOSEN):
+        if error.where in (tasks or ()) or not _CHOSEN.fullmatch(error.where):
             raise
         # Only base and examples say that an option of a sampler or a learner does not fit them.
         where = f"{tasks[0]}:{error.where}" if base is None else _option(error.where)
