@@ -34,13 +34,16 @@ _BESIDE = 3
 def plan() -> list[Name]:
     """The cells, in the order of their measuring.
 
-    First the most used adapters with their controls, then what claims need, both with all seeds, then every adapter on
-    every bed that it suits, with one.
+    First the most used adapters with their controls on mixed, then what claims need, both with all seeds, then every
+    adapter on every bed that it suits, with one, and the most used with all.
     """
-    first = [(arm, "mixed", seed) for seed in range(SEEDS) for arm in ("frozen", "diversity", *SEVEN)]
+    used = ("frozen", "diversity", *SEVEN)
+    first = [(arm, "mixed", seed) for seed in range(SEEDS) for arm in used]
     needs = [(arm, bed, seed) for claim in CLAIMS for seed in range(SEEDS) for arm, bed in claim.needs]
-    each = [(arm.name, bed.name, 0) for bed in BEDS.values() for arm in ARMS if suits(arm, bed)]
-    return list(dict.fromkeys([*first, *needs, *each]))
+    pairs = [(arm, bed) for bed in BEDS.values() for arm in ARMS if suits(arm, bed)]
+    each = [(arm.name, bed.name, 0) for arm, bed in pairs]
+    seeds = [(arm.name, bed.name, seed) for seed in range(SEEDS) for arm, bed in pairs if arm.name in used]
+    return list(dict.fromkeys([*first, *needs, *each, *seeds]))
 
 
 def suits(arm: StreamArm, bed: StreamBed) -> bool:

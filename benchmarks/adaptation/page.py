@@ -216,8 +216,8 @@ the [reference](reference/stream-adapters.md) what each of them computes.
   32. Labels come {late} batch late where an adapter learns from labels.
 - The homeostatic rate of the claim ({rate}) and the learning rate of test-time self-improvement ({own}) are ours, and
   nothing was tried out for them; it asks for lessons by `~{{prompt}}`, as its base was trained.
-- ± is half of the 95% interval, Student's t over the seeds. Adapters that are compared in a claim have all seeds,
-  others have one.
+- ± is half of the 95% interval, Student's t over the seeds. The most used adapters and their controls have all seeds,
+  as has what is compared in a claim; others have one.
 """
 _COSTS_HEAD = """\
 ## What it costs
