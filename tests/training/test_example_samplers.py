@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from policy_models import write_policy
 from training_runs import result_bytes, rows, told
 
 from genepool.errors import InputError
@@ -19,6 +20,7 @@ from genepool.training.first_training import FirstTraining
 from genepool.training.projected_gradients import projected
 from genepool.training.samplers import Arms, ExampleSampler, FirstModel, make_sampler, samplers
 from genepool.training.samplers.adapt_inf import AdaptInf, budgets, histogram_entropy, least_alike, stratified
+from genepool.training.samplers.compatible import Compatible
 from genepool.training.samplers.cyclical import Cyclical
 from genepool.training.samplers.less import Less
 
@@ -204,6 +206,109 @@ def test_less_needs_validation_examples() -> None:
     assert isinstance(sampler, Less)
     with pytest.raises(InputError, match="there are none"):
         sampler.scores(model)
+
+
+# ---------------------------------------------------------------------- compatible
+
+
+class Members:
+    """A model that gives answers the chances of one member after the other; it remembers who learned from what."""
+
+    tasks: tuple[str, ...] = ()
+    steps, batch = 7, 4
+
+    def __init__(self, chances: np.ndarray) -> None:
+        self.chances, self.trained = chances, []
+
+    trained: list[tuple[int, list[int]]]
+
+    def train(
+        self,
+        steps: int,
+        places: Sequence[int] | None,
+        pauses: Collection[int] = (),
+        pause: Callable[[Sequence[float]], None] = lambda _: None,
+    ) -> None:
+        self.trained.append((steps, list(places or ())))
+        pause((1.0,) * steps)
+
+    def losses(self) -> np.ndarray:
+        losses: np.ndarray = -np.log(self.chances[len(self.trained) - 1])
+        return losses
+
+    def outputs(self) -> tuple[np.ndarray, np.ndarray]:
+        raise NotImplementedError
+
+    def gradients(self, split: Literal["train", "valid"], place: int) -> torch.Tensor:
+        raise NotImplementedError
+
+    def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        raise NotImplementedError
+
+
+def test_compatible_by_hand() -> None:
+    sampler = make_sampler("compatible", {"base": "b", "members": 2, "novelty": 0.2, "error": 0.5}, ARMS)
+    assert isinstance(sampler, Compatible)
+    chances = np.full((2, 40), 0.9)
+    # Surely not; hardly so; both members disagree; and one of the base's own, whatever is said of it.
+    chances[:, 0], chances[:, 1], chances[:, 2], chances[:, 35] = 0.1, 0.6, [0.1, 0.7], 0.1
+    model = Members(chances)
+    found = sampler.scores(model)
+    assert found[:4] == pytest.approx([0, 1 - 0.4 / 0.5, 1, 1 - 0.1 / 0.5])
+    assert found[30:].tolist() == [1.0] * 10
+    assert [steps for steps, _ in model.trained] == [7, 7]
+    for _, places in model.trained:
+        assert set(places) < set(range(30, 40))
+    assert model.trained[0] != model.trained[1]
+    sampler.take(found.tolist())
+    drawn = {place for step in range(40) for place in sampler.places(step, 4).tolist()}
+    assert drawn == set(range(1, 40))
+
+
+def test_the_control_of_compatible_leaves_out_as_many() -> None:
+    scores = [0.0] * 12 + [1.0] * 28
+    sampler = scored("compatible", scores, base="a", permuted=True)
+    first = {place for step in range(40) for place in sampler.places(step, 4).tolist()}
+    # The base's own ones stay, though they were given 0.
+    assert first == set(range(40))
+    other = scored("compatible", scores[::-1], base="b", permuted=True)
+    kept = {place for step in range(80) for place in other.places(step, 4).tolist()}
+    assert set(range(30, 40)) <= kept
+    assert len(kept) == 10 + 28
+    with pytest.raises(InputError, match="'c' is no task of this training"):
+        make_sampler("compatible", {"base": "c"}, ARMS)
+    with pytest.raises(InputError, match="chooses among tasks, and there is one"):
+        make_sampler("compatible", {}, Arms(("a",), (30,), 0))
+
+
+def test_demonstrations_of_another_habit_are_left_out(cli: Callable[..., Any], tmp_path: Path) -> None:
+    write_policy(tmp_path / "base", 0)
+    generator = np.random.default_rng(0)
+    for name, habit in (("mine", 1), ("theirs", 0)):
+        seen = generator.normal(size=(64, 4)).round(3)
+        # The habits differ where the pole falls to the right.
+        acts = [habit if row[2] > 0 else 0 for row in seen]
+        lines = [
+            json.dumps({"prompt": " ".join(map(str, row)), "answer": str(act)})
+            for row, act in zip(seen.tolist(), acts, strict=True)
+        ]
+        (tmp_path / "shown" / name).mkdir(parents=True)
+        for split, own in (("train", lines[:48]), ("test", lines[48:])):
+            (tmp_path / "shown" / name / f"{split}.jsonl").write_text("\n".join(own) + "\n")
+        (tmp_path / "shown" / name / "task.yaml").write_text("metric: exact_match\nmax_new_tokens: 1\n")
+    answer = cli(
+        "train", tmp_path / "shown" / "mine", tmp_path / "shown" / "theirs", "--base", tmp_path / "base", "--full",
+        "--sampler", "compatible", "--set", "sampler.members=3", "--steps", 60, "--every", 60, "--batch", 32,
+        "--learning-rate", 0.05, "--seed", 0, "--out", tmp_path / "run", "--quiet",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    drawn = rows(tmp_path / "run", "SELECT task, example, count(*) FROM examples GROUP BY task, example")
+    by_task = {name: sum(task == name for task, _, _ in drawn) for name in ("mine", "theirs")}
+    assert by_task["mine"] == 48
+    # Of the others about a half agrees.
+    assert 12 < by_task["theirs"] < 36
+    said = {row["task"]: row["after"] for row in told(tmp_path / "run")["target"]}
+    assert said["mine"] > 0.8
 
 
 # ---------------------------------------------------------------------- adapt-inf

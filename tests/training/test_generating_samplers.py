@@ -304,6 +304,18 @@ def test_a_skill_tree_is_explored_then_filled(templates: Path, policy: str) -> N
     assert all("turn" in one.example.tags for one in made)
 
 
+def test_a_policy_that_only_opens_never_fills(templates: Path) -> None:
+    options = {"environment": "skill_tree", "new": 2, "subskills": 1, "allocation": 1, "policy": "open"}
+    sampler = sampler_of("dataenvgym", **options)
+    pupil = Pupil(["first", "last"])
+    actions = [made_in(templates, sampler, pupil, number).told["actions"]["turn"] for number in range(9)]
+    opened = [part for one in actions for part in one["allocation"]]
+    assert {one["action"] for one in actions} == {"explore"}
+    assert len(opened) == len(set(opened)) > 2
+    # At last there is none that was not opened.
+    assert actions[-1]["allocation"] == {}
+
+
 # ---------------------------------------------------------------------- through the command
 
 FEW = ("--steps", 6, "--every", 4, "--test", 2, "--batch", 4)
@@ -409,6 +421,7 @@ def test_the_control_sees_shuffled_evidence(
         ),
         (["--sampler", "evosyn", "--set", "sampler.tokens=10"], "may take"),
         (["--sampler", "dataenvgym", "--set", "sampler.ask=x"], "must contain {skills}"),
+        (["--sampler", "dataenvgym", "--set", "sampler.open_ask={skill}"], "must contain {known}"),
         (["--sampler", "stat", "--set", "sampler.check=x"], "`check` must contain {prompt}"),
         (["--sampler", "stat", "--set", "sampler.blame=x"], "`blame` must contain {written}"),
         (["--sampler", "skill_mix", "--set", "sampler.name_ask=x"], "`name_ask` must contain {examples}"),
@@ -460,6 +473,22 @@ def test_a_writer_makes_examples_within_its_budget(
         assert made
         assert told(tmp_path / "run")["cost"]["tokens"] == sum(one["tokens"] for one in counts)
         assert cli("verify-run", tmp_path / "run", "--step", 6).code == 0
+
+
+def test_a_writer_fills_a_skill_tree(
+    cli: Callable[..., Any], train: Callable[..., Any], small_world: Path, templates: Path, tmp_path: Path
+) -> None:
+    tree = ("environment=skill_tree", "new=1", "allocation=2", "every=3", "shown=0", f"writer={small_world / 'other'}")
+    options = [part for one in (*tree, "open_ask=a {skill}{known}") for part in ("--set", f"sampler.{one}")]
+    answer = train("run", "--sampler", "dataenvgym", *options, *WRITES, *FEW, tasks=[templates])
+    assert answer.code == 0, answer.err
+    made = [json.loads(one)["made"] for (one,) in rows(tmp_path / "run", "SELECT content FROM made")]
+    counts = [json.loads(one) for (one,) in rows(tmp_path / "run", "SELECT told FROM rounds")]
+    opened = {(skill, part) for one in counts for skill, own in one["actions"].items() for part in own["allocation"]}
+    assert made
+    assert {(one["skill"], one["subskill"]) for one in made} <= opened
+    assert all(one["by"] == "writer" and "attempt" in one for one in made)
+    assert cli("verify-run", tmp_path / "run", "--step", 6).code == 0
 
 
 class Scripted:
@@ -545,6 +574,49 @@ def test_the_writer_names_the_skills_that_are_mixed(templates: Path) -> None:
 
 
 # ---------------------------------------------------------------------- evosyn
+
+
+def test_the_writer_names_the_parts_of_a_skill_tree(templates: Path) -> None:
+    options = {"environment": "skill_tree", "new": 2, "subskills": 3, "allocation": 2, "examples": 1000}
+    sampler = sampler_of("dataenvgym", writer="w", open_ask="{skill} not {known}: {examples} ({count})", **options)
+    script = Scripted(["tabc="] * 99, [["a"] * 3] * 99, "1. turning twice\n- Turning back\n3. more")
+    making = writer_of(templates, script, sampler)
+    left = making.tokens
+    found = sampler.make(making)
+    actions = making.counts["actions"]
+    assert sorted(actions) == list(making.maker.skills)
+    assert actions["turn"] == {
+        "action": "explore", "allocation": {"turning twice": 2, "Turning back": 2}, "reward": None
+    }  # fmt: skip
+    asked = [one for one in script.asked if one.startswith("turn not ")]
+    assert len(asked) == 1
+    assert asked[0].startswith("turn not none: ")
+    assert asked[0].endswith("(2)")
+    assert asked[0].count("=") == 3
+    needs = {one.removeprefix("Write one new problem that needs these skills: ").split(".")[0] for one in script.asked}
+    assert "turn, and of it: turning twice" in needs
+    (one, *_) = found
+    assert one.example.tags == (one.made["skill"],)
+    assert one.made["subskill"] in ("turning twice", "Turning back")
+    assert making.tokens == left
+    sampler.take(Round(0, tuple(found), making.counts))
+    # What it names again opens nothing, whatever its case; there is room for one more.
+    script.replies = "TURNING TWICE\nturning a part"
+    second = writer_of(templates, script, sampler)
+    sampler.make(second)
+    assert second.counts["actions"]["turn"]["allocation"] == {"turning a part": 2}
+    assert "turn not turning twice, Turning back: " in "".join(script.asked)
+    sampler.take(Round(1, (), second.counts))
+    third = writer_of(templates, script, sampler)
+    sampler.make(third)
+    assert third.counts["actions"]["turn"]["action"] == "exploit"
+    assert len(third.counts["actions"]["turn"]["allocation"]) == 3
+    # A writer without tokens names nothing.
+    silent = sampler_of("dataenvgym", writer="w", **options)
+    making = writer_of(templates, script, silent)
+    making.tokens = 10
+    assert silent.make(making) == []
+    assert making.counts["unnamed"] == 2 * len(making.maker.skills)
 
 
 def evosyn_of(**options: Any) -> EvoSyn:

@@ -101,6 +101,7 @@ class Wanted:
         cell: a part of what the task's template draws, by its name; empty: all of it.
         like: examples that a writer is shown; empty: some of these skills.
         kind: what kind of question a writer is asked for; empty: any.
+        called: what a writer is told that it needs; empty: the skills.
         exact: a template's mix combines these skills alone, in this order; else they are among those that it draws.
         said: what the record says of it beside that, as plain data.
     """
@@ -110,6 +111,7 @@ class Wanted:
     cell: str = ""
     like: tuple[TrainingExample, ...] = ()
     kind: str = ""
+    called: str = ""
     exact: bool = False
     said: Mapping[str, Any] = field(default_factory=dict)
 

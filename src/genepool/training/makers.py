@@ -6,6 +6,7 @@ judge an answer by the question alone, it must. What is refused is counted. Uses
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # Draws of a template for one example, at most; half of all draws belong to other splits.
 _TRIES = 200
+#: Tokens of a list that a writer writes, for each name in it.
+A_NAME = 16
 
 
 class Maker(ABC):
@@ -272,6 +275,25 @@ class WriterMaker(Maker):
         sound = self._sound([lesson for _, lesson in found], making)
         return [one for one, fine in zip(found, sound, strict=True) if fine]
 
+    def named_in(self, prompts: Sequence[str], count: int, making: RoundMaking, name: str) -> list[list[str]]:
+        """What the writer names in lists that some prompts ask for; its tokens are taken from those that are left.
+
+        Args:
+            prompts: what asks it.
+            count: names of a list, at most.
+            making: of the round.
+            name: of the draws.
+
+        Returns:
+            To each prompt the names, each once, in their order; perhaps none.
+        """
+        before = making.counts["tokens"]
+        texts = self.write(prompts, making, name, A_NAME * count, ("\n\n",))
+        making.tokens -= making.counts["tokens"] - before
+        # Lists are often numbered or begin with a dash.
+        lists = [[re.sub(r"^[\s\d.)*-]+", "", line).strip() for line in text.splitlines()] for text in texts]
+        return [list(dict.fromkeys(name for name in names if name))[:count] for names in lists]
+
     def question(self, one: Wanted, number: int, making: RoundMaking) -> str:
         """What asks the writer for a question."""
         shown = list(one.like)
@@ -281,7 +303,7 @@ class WriterMaker(Maker):
             order = making.generator("shown", number).permutation(len(pool))
             shown = [pool[int(at)] for at in order[: self._options.shown]]
         texts = "\n\n".join(lesson.example.prompt for lesson in shown[: self._options.shown])
-        ask = self._options.ask.replace("{skills}", ", ".join(one.skills)).replace("{kind}", one.kind)
+        ask = self._options.ask.replace("{skills}", one.called or ", ".join(one.skills)).replace("{kind}", one.kind)
         return ask.replace("{examples}", texts)
 
     def write(

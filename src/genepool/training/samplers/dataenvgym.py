@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from genepool.errors import InputError
 from genepool.schema import Strict
 from genepool.training.generating import GeneratingSampler, MakingOptions, RoundMaking, Wanted, skills_of
-from genepool.training.makers import TemplateMaker
+from genepool.training.makers import A_NAME, Maker, TemplateMaker, WriterMaker
 
 
 class DataEnvGymOptions(MakingOptions):
@@ -25,10 +25,11 @@ class DataEnvGymOptions(MakingOptions):
         description="What the policy sees and decides. open_ended: failed examples, more like them; skill_list: scores "
         "by skill, data for each skill that is failed; skill_tree: skills with subskills, which are opened and filled.",
     )
-    policy: Literal["fill", "errors"] = Field(
+    policy: Literal["fill", "errors", "open"] = Field(
         default="fill",
         description="How a skill_tree is filled: fill gives every subskill equally much, up to `most` (authors' code); "
-        "errors gives more to those whose examples the model failed before it learned from them (ours).",
+        "errors gives more to those whose examples the model failed before it learned from them (ours); open only "
+        "opens further subskills, in every round and as many as there are.",
     )
     each: int = Field(
         default=25,
@@ -40,15 +41,29 @@ class DataEnvGymOptions(MakingOptions):
     allocation: int = Field(default=30, ge=1, le=10**5, description="Examples of a subskill in a round (authors: 30).")
     subskills: int = Field(default=4, ge=1, le=1000, description="Subskills of a skill, at most (ours).")
     most: int = Field(default=200, ge=1, le=10**6, description="Examples of a subskill in all, at most (authors: 200).")
+    open_ask: str = Field(
+        default="{examples}\n\nThese problems need this skill: {skill}. Parts of it that are known: {known}.\nName "
+        "{count} further parts of this skill, one in a line.\nParts:\n",
+        description="What asks the writer for subskills of a skill_tree, with {skill}, {known}, {examples}, {count}.",
+    )
+
+    @field_validator("open_ask")
+    @classmethod
+    def _shows_skill(cls, value: str) -> str:
+        if missing := next((name for name in ("{skill}", "{known}") if name not in value), None):
+            # Without those it knows, the writer names the same ones again.
+            raise ValueError(f"`open_ask` must contain {missing}")
+        return value
 
 
 class DataEnvGym(GeneratingSampler):
     """Rounds of: report on the validation examples, plan, make, train on all that was made so far.
 
-    A skill is a tag. Of a skill, the subskills are its combinations with the other skills of a template's mix, and the
-    parts of the ranges that the variables of its templates are drawn from. A policy explores, by opening subskills that
-    were not seen yet, until a skill has `subskills` of them or there are no more; then it exploits. The budget is that
-    of all rounds together, where the authors' code looks at the last one.
+    A skill is a tag. Over templates, the subskills of a skill are its combinations with the other skills of a
+    template's mix, and the parts of the ranges that the variables of its templates are drawn from. A writer names them
+    itself, as in the authors' code: it is shown those that it named before, and a name that it repeats opens nothing.
+    A policy explores, by opening subskills that were not seen yet, until a skill has `subskills` of them or there are
+    no more; then it exploits. The budget is that of all rounds together, where the authors' code looks at the last one.
     """
 
     name = "dataenvgym"
@@ -56,14 +71,6 @@ class DataEnvGym(GeneratingSampler):
     when = "Templates, or a writer, can make as much data as wanted, and the question is which."
     Options: ClassVar[type[Strict]] = DataEnvGymOptions
     options: DataEnvGymOptions
-
-    def check(self) -> None:
-        if self.options.environment == "skill_tree" and self.options.writer is not None:
-            raise InputError(
-                "a skill_tree opens parts of templates, and a writer has none",
-                where="sampler_options.environment",
-                fix="Use open_ended or skill_list, or leave sampler.writer out",
-            )
 
     @property
     def attempts(self) -> bool:
@@ -102,29 +109,80 @@ class DataEnvGym(GeneratingSampler):
 
     def _skill_tree(self, making: RoundMaking) -> list[Wanted]:
         maker = making.maker
-        assert isinstance(maker, TemplateMaker)
+        assert maker is not None
         scores = making.seen.by_skill
         try:
-            before, opened = self._before(), {skill: self._given(skill) for skill in maker.skills}
+            before, given = self._before(), {skill: self._given(skill) for skill in maker.skills}
         except (AttributeError, TypeError, ValueError):
             raise InputError(
                 "its rounds on record are not those of a skill_tree",
                 where="run.sqlite:rounds",
                 fix="Start again with --overwrite",
             ) from None
+        rooms = {skill: self._room(len(own)) for skill, own in given.items()}
+        opened = self._opened(maker, {skill: room for skill, room in rooms.items() if room}, given, making)
         actions: dict[str, Any] = {}
         found: list[Wanted] = []
-        for skill in maker.skills:
-            possible = maker.subskills(skill)
-            given = opened[skill]
-            action, allocation = self._action(skill, list(possible), given, making)
+        for skill, own in given.items():
+            action, allocation = self._action(opened.get(skill, []), own)
             reward = scores[skill][0] - before[skill] if skill in scores and skill in before else None
             actions[skill] = {"action": action, "allocation": allocation, "reward": reward}
+            possible = maker.subskills(skill) if isinstance(maker, TemplateMaker) else {}
             for subskill, count in allocation.items():
                 said = {"skill": skill, "subskill": subskill}
-                one = possible[subskill]
+                one = possible.get(subskill) or Wanted((skill,), called=f"{skill}, and of it: {subskill}")
                 found += [replace(one, said=said)] * count
         making.counts["actions"] = actions
+        return found
+
+    def _room(self, known: int) -> int:
+        """How many subskills of a skill may be opened in a round.
+
+        Args:
+            known: that were opened before.
+        """
+        ask = self.options
+        return ask.new if ask.policy == "open" else min(ask.new, max(0, ask.subskills - known))
+
+    def _opened(
+        self, maker: Maker, rooms: Mapping[str, int], given: Mapping[str, Collection[str]], making: RoundMaking
+    ) -> dict[str, list[str]]:
+        """The subskills that are opened of each skill, at most as many as there is room for; perhaps none."""
+        if isinstance(maker, WriterMaker):
+            return self._named(maker, rooms, given, making)
+        assert isinstance(maker, TemplateMaker)
+        found = {}
+        for skill, room in rooms.items():
+            unseen = [one for one in maker.subskills(skill) if one not in given[skill]]
+            order = making.generator("explore", skill).permutation(len(unseen))
+            found[skill] = [unseen[int(at)] for at in order[:room]]
+        return found
+
+    def _named(
+        self, maker: WriterMaker, rooms: Mapping[str, int], given: Mapping[str, Collection[str]], making: RoundMaking
+    ) -> dict[str, list[str]]:
+        """Subskills that the writer names, as far as its tokens allow; what it knows already opens nothing."""
+        asked: list[str] = []
+        skills: list[str] = []
+        left = making.tokens
+        for skill, room in rooms.items():
+            if (left := left - A_NAME * self.options.new) < 0:
+                making.count("unnamed", room)
+                continue
+            pool = maker.known.get(skill, [])
+            order = making.generator("shown", skill).permutation(len(pool))[: self.options.shown]
+            ask = self.options.open_ask.replace("{examples}", "\n\n".join(pool[int(at)].example.prompt for at in order))
+            ask = ask.replace("{count}", str(room)).replace("{known}", ", ".join(given[skill]) or "none")
+            asked.append(ask.replace("{skill}", skill))
+            skills.append(skill)
+        if not asked:
+            return {}
+        found = {}
+        for skill, names in zip(skills, maker.named_in(asked, self.options.new, making, "subskills"), strict=True):
+            known = {one.casefold() for one in given[skill]}
+            found[skill] = [name for name in names if name.casefold() not in known][: rooms[skill]]
+            if short := rooms[skill] - len(found[skill]):
+                making.count("unnamed", short)
         return found
 
     def _before(self) -> dict[str, float]:
@@ -143,18 +201,15 @@ class DataEnvGym(GeneratingSampler):
                     found[str(example.made["subskill"])].append(float(example.made.get("attempt", 0.0)))
         return found
 
-    def _action(
-        self, skill: str, possible: list[str], given: Mapping[str, list[float]], making: RoundMaking
-    ) -> tuple[str, dict[str, int]]:
+    def _action(self, opened: list[str], given: Mapping[str, list[float]]) -> tuple[str, dict[str, int]]:
         """What is done for a skill: explore or exploit, and the examples of each subskill."""
         ask = self.options
-        unseen = [one for one in possible if one not in given]
-        if unseen and len(given) < ask.subskills:
-            order = making.generator("explore", skill).permutation(len(unseen))
-            opened = [unseen[int(at)] for at in order[: min(ask.new, ask.subskills - len(given))]]
+        if opened:
             return "explore", dict.fromkeys(opened, ask.allocation)
+        if ask.policy == "open":
+            return "explore", {}
         left = {one: max(0, ask.most - len(own)) for one, own in given.items()}
-        if ask.policy == "fill":
+        if ask.policy == "fill" or not given:
             return "exploit", {one: min(ask.allocation, room) for one, room in left.items()}
         # Half a failure more than were seen, so that what was always solved is looked at again.
         failed = {one: (sum(1 - score for score in own) + 0.5) / (len(own) + 1) for one, own in given.items()}

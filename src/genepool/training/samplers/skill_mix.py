@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar
 
 from pydantic import Field, field_validator
@@ -10,12 +9,10 @@ from pydantic import Field, field_validator
 from genepool.errors import InputError
 from genepool.schema import Strict
 from genepool.training.generating import GeneratingSampler, MakingOptions, RoundMaking, Wanted
-from genepool.training.makers import WriterMaker
+from genepool.training.makers import A_NAME, WriterMaker
 
 # Draws in a row that no task can combine before it is said that none can.
 _TRIES = 1000
-# Tokens of a list of skills, for each of them.
-_A_NAME = 16
 
 
 class SkillMixOptions(MakingOptions):
@@ -113,18 +110,15 @@ class SkillMixData(GeneratingSampler):
         order = making.generator("named").permutation(len(making.stored))
         shown = [making.stored[int(at)].example.prompt for at in order[: max(1, self.options.shown)]]
         ask = self.options.name_ask.replace("{examples}", "\n\n".join(shown))
-        tokens = _A_NAME * self.options.name
+        tokens = A_NAME * self.options.name
         if tokens > making.tokens:
             raise InputError(
                 f"naming {self.options.name} skills may take {tokens} tokens",
                 where="sampler_options.tokens",
                 fix="Give more, or name fewer skills",
             )
-        (text,) = maker.write([ask.replace("{count}", str(self.options.name))], making, "skills", tokens, ("\n\n",))
-        making.tokens -= making.counts["tokens"]
-        # Lists are often numbered or begin with a dash.
-        names = [re.sub(r"^[\s\d.)*-]+", "", line).strip() for line in text.splitlines()]
-        found = list(dict.fromkeys(name for name in names if name))[: self.options.name]
+        asked = ask.replace("{count}", str(self.options.name))
+        (found,) = maker.named_in([asked], self.options.name, making, "skills")
         if not found:
             raise InputError(
                 "the writer named no skill", where="sampler_options.name", fix="Name another writer, or leave it out"
