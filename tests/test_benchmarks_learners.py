@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.claims.judged import OPEN
 from benchmarks.claims.verdict import FAILS, HOLDS
 from benchmarks.claims.worlds import GENERIC
 from benchmarks.learners import page
 from benchmarks.learners.arms import ARMS
 from benchmarks.learners.cells import SequenceCell, SequenceCells
-from benchmarks.learners.claims import CLAIMS, OPEN, SEEDS, ask, orders_of
+from benchmarks.learners.claims import CLAIMS, SEEDS, ask, orders_of
 from benchmarks.learners.worlds import ORDERS, WORLDS
 from genepool.training.learners import find_learner
 

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from benchmarks.claims.judged import OPEN
 from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED
 from benchmarks.claims.worlds import GENERIC
 from benchmarks.composition.cells import Cell, Cells
 from benchmarks.learning import page
 from benchmarks.learning.arm import Arm
 from benchmarks.learning.bed import TARGET, Learned
-from benchmarks.learning.claim import OPEN, SEEDS, ask, key_of
+from benchmarks.learning.claim import SEEDS, ask, key_of
 from benchmarks.learning.families import ARMS, CLAIMS
 from benchmarks.learning.measured import FIRST, known_cells, measure
 from benchmarks.training.world import WARM, Clock, even_end

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.claims.judged import OPEN
 from benchmarks.claims.verdict import FAILS, HOLDS
 from benchmarks.composition.cells import Cell, Cells
-from benchmarks.learning.claim import OPEN, SEEDS, ask, key_of
+from benchmarks.learning.claim import SEEDS, ask, key_of
 from benchmarks.samplers import page
 from benchmarks.samplers.asked import ARMS, CLAIMS, known_cells
 from benchmarks.samplers.cubes import ENDS, Cubes, arms_of, trained

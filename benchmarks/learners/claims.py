@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.claims.judged import JudgedClaim
 from benchmarks.claims.verdict import FAILURE, MARGIN, Contrast, Figure, Rule
 from benchmarks.claims.worlds import GENERIC
 from benchmarks.learners.arms import ARMS, TRICKS
 from benchmarks.learners.cells import SequenceCell, SequenceCells
 
 SEEDS = 5
-#: The verdict of a claim some of whose seeds are missing.
-OPEN = "not decided yet"
 
 #: The cells of one order and one seed by arm -> what is compared.
 Compare = Callable[[Mapping[str, SequenceCell]], Contrast]
@@ -47,32 +46,13 @@ class OrderedClaim:
     remark: str = ""
 
 
-@dataclass(frozen=True)
-class JudgedClaim:
-    """A claim with the seeds of which all cells are there.
-
-    Attributes:
-        seeds: these.
-        figures: by order.
-    """
-
-    claim: OrderedClaim
-    seeds: tuple[int, ...]
-    figures: Mapping[str, Figure]
-
-    @property
-    def verdict(self) -> str:
-        """One of the words of the other claims, or that seeds are missing: a rule is about all of them."""
-        return self.claim.rule.verdict(self.figures) if len(self.seeds) == SEEDS else OPEN
-
-
 def orders_of(claim: OrderedClaim) -> tuple[str, ...]:
     """Both orders of the tasks that a claim is about."""
     (world,) = {arm.world.name: arm.world for arm in ARMS if arm.name in claim.needs}.values()
     return tuple(world.orders)
 
 
-def ask(cells: SequenceCells) -> list[JudgedClaim]:
+def ask(cells: SequenceCells) -> list[JudgedClaim[OrderedClaim]]:
     """Every claim that has all its cells for at least two seeds."""
     found = []
     for claim in CLAIMS:
@@ -85,7 +65,7 @@ def ask(cells: SequenceCells) -> list[JudgedClaim]:
                 )
                 for order in orders
             }
-            found.append(JudgedClaim(claim, tuple(seeds), figures))
+            found.append(JudgedClaim(claim, tuple(seeds), figures, SEEDS))
     return found
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.by_arm import mean_with_interval
+from benchmarks.claims.judged import OPEN, JudgedClaim
 from benchmarks.claims.verdict import FAILS, HOLDS
 from benchmarks.claims.worlds import GENERIC
 from benchmarks.learners import peer
 from benchmarks.learners.arms import ARMS, CHOOSING, LearnerArm
 from benchmarks.learners.cells import SequenceCell, SequenceCells
-from benchmarks.learners.claims import CLAIMS, OPEN, SEEDS, JudgedClaim, ask
+from benchmarks.learners.claims import CLAIMS, SEEDS, OrderedClaim, ask
 from benchmarks.learners.worlds import (
     ASKED,
     BATCH,
@@ -100,7 +101,7 @@ def _claims(cells: SequenceCells) -> list[str]:
     ]
 
 
-def _claim(one: JudgedClaim) -> str:
+def _claim(one: JudgedClaim[OrderedClaim]) -> str:
     claim = one.claim
     remarks = [claim.remark] if claim.remark else []
     if one.verdict != OPEN and claim.rule.wants_more:

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.claims.judged import JudgedClaim
 from benchmarks.claims.verdict import Contrast, Figure, Rule
 from benchmarks.claims.worlds import GENERIC
 from benchmarks.composition.cells import Cell, Cells, Key
 from benchmarks.learning.bed import KIND, TARGET
 
 SEEDS = 5
-#: The verdict of a claim some of whose seeds are missing.
-OPEN = "not decided yet"
 # Points of the target's score within which two arms are equally good; of a compatible update, as its authors' tables.
 EQUAL, _POINT = 0.03, 0.01
 
@@ -50,37 +49,18 @@ class LearningClaim:
     guards: str = "target"
 
 
-@dataclass(frozen=True)
-class AskedClaim:
-    """A claim with the seeds of which all cells are there.
-
-    Attributes:
-        seeds: these.
-        figures: by name; "main" is what the rule is about first.
-    """
-
-    claim: LearningClaim
-    seeds: tuple[int, ...]
-    figures: Mapping[str, Figure]
-
-    @property
-    def verdict(self) -> str:
-        """One of the words of the other claims, or that seeds are missing: a rule is about all of them."""
-        return self.claim.rule.verdict(self.figures) if len(self.seeds) == SEEDS else OPEN
-
-
 def key_of(arm: str, seed: int) -> Key:
     """The key of a cell; the number of labels is the same for all arms, and is told in the cell."""
     return Key(KIND.name, seed, arm, 0)
 
 
-def ask(cells: Cells, claims: Iterable[LearningClaim]) -> list[AskedClaim]:
+def ask(cells: Cells, claims: Iterable[LearningClaim]) -> list[JudgedClaim[LearningClaim]]:
     """Of some claims those that have all their cells for at least two seeds."""
     found = []
     for claim in claims:
         seeds = sorted(set.intersection(*(set(cells.seeds(KIND.name, arm, 0)) for arm in claim.needs)))
         if len(seeds) > 1:
-            found.append(AskedClaim(claim, tuple(seeds), _figures(cells, claim, seeds)))
+            found.append(JudgedClaim(claim, tuple(seeds), _figures(cells, claim, seeds), SEEDS))
     return found
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.by_arm import mean_with_interval
+from benchmarks.claims.judged import OPEN, JudgedClaim
 from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED
 from benchmarks.claims.worlds import GENERIC, LIMITS
 from benchmarks.composition.cells import Cell, Cells
 from benchmarks.learning.arm import LONG_RATES, SAMPLES, Arm
 from benchmarks.learning.bed import BATCH, HALF, KIND, LABELS, LESS, PROMPTS, RATES, STEPS, TARGET, WRONG
-from benchmarks.learning.claim import OPEN, SEEDS, AskedClaim, LearningClaim, ask, key_of
+from benchmarks.learning.claim import SEEDS, LearningClaim, ask, key_of
 from benchmarks.learning.families import ARMS, CLAIMS
 from benchmarks.learning.measured import FIRST, known_cells
 from genepool.staging import write_text
@@ -121,7 +122,7 @@ def _waiting(cells: Cells, claim: LearningClaim) -> str:
     return f"{claim.name} ({len(seeds)} of {SEEDS} seeds)"
 
 
-def _claim(cells: Cells, one: AskedClaim) -> str:
+def _claim(cells: Cells, one: JudgedClaim[LearningClaim]) -> str:
     claim, main = one.claim, one.figures["main"]
     remarks = [claim.remark] if claim.remark else []
     remarks += [f"{arm} has the {end} rate of its grid" for arm in claim.needs if (end := _end(cells, arm))]

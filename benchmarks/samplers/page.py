@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.by_arm import mean_with_interval
+from benchmarks.claims.judged import OPEN, JudgedClaim
 from benchmarks.claims.verdict import FAILS, HOLDS, UNASKED
 from benchmarks.composition.cells import Cells
 from benchmarks.learning.bed import BATCH, KIND
-from benchmarks.learning.claim import OPEN, SEEDS, AskedClaim, ask, key_of
+from benchmarks.learning.claim import SEEDS, LearningClaim, ask, key_of
 from benchmarks.samplers.asked import ARMS, CLAIMS, known_cells
 from benchmarks.samplers.bed import COUNTS, FOUR, RATE, STEPS
 from genepool.staging import write_text
@@ -66,7 +67,7 @@ def _claims(cells: Cells) -> list[str]:
     ]
 
 
-def _claim(one: AskedClaim) -> str:
+def _claim(one: JudgedClaim[LearningClaim]) -> str:
     claim, main = one.claim, one.figures["main"]
     remarks = [claim.remark] if claim.remark else []
     if one.verdict == FAILS:
