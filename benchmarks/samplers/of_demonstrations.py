@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.claims.verdict import better
 from benchmarks.learning.arm import Arm
 from benchmarks.learning.bed import Data, Learned, LearningBed
-from benchmarks.learning.claim import LearningClaim, told
+from benchmarks.learning.claim import LearningClaim, less, told
 from benchmarks.samplers.cars import HANDS, SHOWN, driven, written
 from genepool.training.journal import Journal
 
@@ -55,6 +55,11 @@ def _more(name: str, words: str, second: str, what: str) -> LearningClaim:
 
 
 CLAIMS = (
+    LearningClaim(
+        "two-hands", "Demonstrations of another hand make a policy drive worse", _GANDHI,
+        ("car, all", "car, one hand"), told(("car, all", "unneeded"), ("car, one hand", "unneeded")),
+        less("all demonstrations minus those of one hand (part of the steps that the car does not need)"),
+    ),
     _more("compatible", "Without what contradicts the first hand, a policy drives better than with all of both",
           "car, all", "all demonstrations"),
     _more("compatible-scores", "What is left out is why", "car, compatible permuted",
