@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+from torch.nn import functional
 
 from benchmarks.claims.verdict import better
 from benchmarks.learning.arm import Arm
 from benchmarks.learning.bed import Learned, LearningBed
 from benchmarks.learning.claim import LearningClaim, scored, told
 from benchmarks.samplers.bed import FOUR, RATE, learned
+from genepool.tasks import load_tasks, open_model
 from genepool.tasks.reading import example_from
 from genepool.training.journal import Journal
 
@@ -40,9 +44,37 @@ def _mixture(bed: LearningBed) -> Any:
     return bed.shelf["mixture"]
 
 
+def _nearest(bed: LearningBed) -> Path:
+    """The mixture's examples whose inputs are most like the validation examples' to the base, by mean cosine."""
+    folder, _ = _mixture(bed)
+    (task,) = load_tasks(folder)
+    model = open_model(str(bed.bed.base)).load()
+    train, valid = task.examples("train"), task.examples("valid")
+    own, wanted = (
+        functional.normalize(model.embeddings([task.prompt_for(one, model) for one in some]).float(), dim=-1)
+        for some in (train, valid)
+    )
+    nearest = (own @ wanted.T).mean(1).argsort(descending=True, stable=True)[: round(_PART * len(train))]
+    lines, beside = (
+        [{"prompt": one.prompt, "answer": one.answer} for one in some]
+        for some in ([train[place] for place in nearest.tolist()], valid)
+    )
+    return bed.written("nearest", lines, len(lines), task="mixture", like=_WANTED, valid=beside).folder
+
+
 def _picked(sampler: str | None, options: Mapping[str, Any], bed: LearningBed, rate: float) -> Learned:
-    folder, wanted = _mixture(bed)
     more = {} if sampler else {"portions": {"mixture": _PART}}
+    return _of_mixture(bed, _mixture(bed)[0], rate, sampler, options, **more)
+
+
+def _picked_nearest(bed: LearningBed, rate: float) -> Learned:
+    return _of_mixture(bed, _nearest(bed), rate, None, {})
+
+
+def _of_mixture(
+    bed: LearningBed, folder: Path, rate: float, sampler: str | None, options: Mapping[str, Any], **more: Any
+) -> Learned:
+    _, wanted = _mixture(bed)
     made = learned(bed, [folder], rate, sampler, options, steps=_SHORT, valid=_VALID, **more)
     with Journal(made.out / "run.sqlite") as journal:
         taken = {key for _, key in journal.examples()}
@@ -61,6 +93,8 @@ ARMS = (
         partial(_picked, "less", _LESS), (RATE,)),
     Arm("mixture, less permuted", "the same with shuffled scores",
         partial(_picked, "less", {**_LESS, "permuted": True}), (RATE,)),
+    Arm("mixture, nearest", "as many of its examples, those most like the validation examples to the base",
+        _picked_nearest, (RATE,)),
     Arm("mixture, any", "as many examples of the mixture, drawn", partial(_picked, None, {}), (RATE,)),
 )  # fmt: skip
 
@@ -87,6 +121,11 @@ CLAIMS = (
         "less", "Training on what LESS picks is better than on as many drawn examples", _XIA,
         ("mixture, less", "mixture, any"), scored("mixture, less", "mixture, any", (_WANTED,)),
         better("LESS minus drawn examples (the wanted skill)"),
+    ),
+    LearningClaim(
+        "less-nearest", "What LESS picks is better than what looks most alike to the base", _XIA,
+        ("mixture, less", "mixture, nearest"), scored("mixture, less", "mixture, nearest", (_WANTED,)),
+        better("LESS minus the examples nearest by their embeddings (the wanted skill)"),
     ),
     LearningClaim(
         "less-scores", "Its scores are why", _XIA,
