@@ -97,6 +97,7 @@ class SlmLearner(TaskLearner):
     def begin_task(self) -> None:
         import torch
 
+        from genepool.tasks import DEFAULT_BATCH
         from genepool.training.continual.retrieved import RetrievedFactors, factor_layers
         from genepool.training.retrieval import GroupedKeys, means_of_clusters, orthogonal_keys
 
@@ -106,7 +107,10 @@ class SlmLearner(TaskLearner):
         prompts = [lesson.task.prompt_for(lesson.example, place.model) for lesson in place.lessons]
         distinct = list(dict.fromkeys(prompts))
         with torch.no_grad():
-            states = dict(zip(distinct, place.model.embeddings(distinct).float(), strict=True))
+            # In parts: the states of all layers and tokens of a part are in memory at once.
+            starts = range(0, len(distinct), DEFAULT_BATCH)
+            parts = [place.model.embeddings(distinct[start : start + DEFAULT_BATCH]).float() for start in starts]
+        states = dict(zip(distinct, torch.cat(parts), strict=True))
         own = torch.stack([states[prompt] for prompt in prompts])
         self._states = {lesson.example.key: state for lesson, state in zip(place.lessons, own, strict=True)}
         if ask.keys == "means":
