@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Texts whose tokens are remembered, each way: some tens of MB at most.
 _REMEMBERED = 50_000
+# Texts that are tokenized at once: for a moment a tokenizer keeps far more of them than their tokens.
+_AT_ONCE = 1_000
 
 
 def templated(tokenizer: Any, messages: Sequence[Mapping[str, str]], where: str, *, opened: bool = True) -> str:
@@ -94,9 +96,13 @@ class TokenizedNetwork(Network):
 
     def encode_ahead(self, texts: Iterable[str]) -> None:
         """Remembers the tokens of texts that will be wanted one by one: at once they take a fraction of the time."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._encoded]
-        if len(new) > 1:
-            for text, ids in zip(new, self.tokenizer(new, verbose=False).input_ids, strict=True):
+        new = [text for text in dict.fromkeys(texts) if text not in self._encoded][:_REMEMBERED]
+        if len(self._encoded) + len(new) > _REMEMBERED:
+            # Else what comes first would be forgotten while the rest is read.
+            self._encoded.clear()
+        for start in range(0, len(new) if len(new) > 1 else 0, _AT_ONCE):
+            some = new[start : start + _AT_ONCE]
+            for text, ids in zip(some, self.tokenizer(some, verbose=False).input_ids, strict=True):
                 self._remember(self._encoded, text, tuple(self._finished(text, list(ids))))
 
     def _encode(self, text: str) -> list[int]:
