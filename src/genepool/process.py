@@ -7,12 +7,15 @@ import io
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from genepool.errors import InputError
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from _typeshed import ReadableBuffer as Buffer
 
 _AGAIN = b"error: interrupted twice. What was finished is kept; run the same command to go on.\n"
@@ -74,27 +77,55 @@ class _Output(io.FileIO):
 def listen() -> None:
     """SIGTERM ends a command as Ctrl-C does, and a second one of either ends it at once.
 
-    A signal that was ignored when the process began, as `nohup` and a shell's `&` have it, stays ignored.
+    The first waits for the end of an import: extensions in C++, as torch has them, abort the process when it is raised
+    while they are set up. A signal that was ignored when the process began, as `nohup` and a shell's `&` have it, stays
+    ignored.
     """
     told = False
 
-    def stop(_number: int, _frame: object) -> None:
+    def stop(_number: int, frame: FrameType | None) -> None:
         nonlocal told
         if told:
             os.write(2, _AGAIN)
             os._exit(130)
         told = True
-        raise KeyboardInterrupt
+        if (importing := _import_around(frame)) is None:
+            raise KeyboardInterrupt
+        before = sys.getprofile()
+
+        def watch(frame: FrameType, event: str, _: object) -> None:
+            if frame is importing and event == "return":
+                sys.setprofile(before)
+                raise KeyboardInterrupt
+
+        sys.setprofile(watch)
 
     for number, untouched in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         if signal.getsignal(number) == untouched:
             signal.signal(number, stop)
 
 
+def _import_around(frame: FrameType | None) -> FrameType | None:
+    """The outermost import that is under way; None outside of all."""
+    found = None
+    while frame is not None:
+        if frame.f_code.co_name == "_find_and_load" and frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            found = frame
+        frame = frame.f_back
+    return found
+
+
 def leave(code: int) -> None:
-    """Ends the process. After an interrupt without Python's own end, which waits for threads that still compute."""
+    """Ends the process with an exit code that is decided: a signal on the way ends it at once, with the same code.
+
+    Python's own end would take all that was imported apart, which takes longer than many commands, and die of a signal
+    meanwhile. What is registered to run at the end does run, and threads are waited for, but after an interrupt.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(code))
     if code != 130:
-        sys.exit(code)
+        threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(InputError):

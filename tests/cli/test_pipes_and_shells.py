@@ -212,6 +212,60 @@ def test_a_second_interrupt_ends_what_does_not_want_to_end(tmp_path: Path) -> No
     assert err == "error: interrupted twice. What was finished is kept; run the same command to go on.\n"
 
 
+#: A package that is interrupted while it is imported, by as many signals as the environment says.
+_IMPORTED = """
+import os, signal
+from slow import part
+for _ in range(int(os.environ["TIMES"])):
+    os.kill(os.getpid(), signal.SIGTERM)
+import slow.part
+done = sorted(range(3))
+"""
+
+
+@pytest.mark.parametrize(("times", "code", "out"), [(0, 0, "on True"), (1, 0, "told True"), (2, 130, "")])
+def test_an_interrupt_waits_for_the_end_of_an_import(times: int, code: int, out: str, tmp_path: Path) -> None:
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "__init__.py").write_text("from slow.whole import done\n")
+    (tmp_path / "slow" / "part.py").write_text("")
+    (tmp_path / "slow" / "whole.py").write_text(_IMPORTED)
+    lines = [
+        "import sys",
+        "from genepool.process import listen",
+        "listen()",
+        "try:",
+        "    import slow",
+        "    said = 'on'",
+    ]
+    lines += ["except KeyboardInterrupt:", "    said = 'told'"]
+    lines += ["print(said, sys.modules['slow'].done == [0, 1, 2], sys.getprofile() or '')"]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False,
+        cwd=tmp_path, env={**os.environ, "TIMES": str(times)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (code, out)
+    assert done.stderr == (
+        "error: interrupted twice. What was finished is kept; run the same command to go on.\n" * (times == 2)
+    )
+
+
+#: A signal when all is done: while what is registered runs, and while Python takes itself apart.
+_AT_THE_END = {
+    "registered": "atexit.register(os.kill, os.getpid(), signal.{})",
+    "apart": "Late = type('Late', (), dict(__del__=lambda self: os.kill(os.getpid(), signal.{}))); late = Late()",
+}
+
+
+@pytest.mark.parametrize("when", _AT_THE_END)
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 0), ("SIGINT", 1), ("SIGINT", 130)])
+def test_a_signal_at_the_very_end_changes_nothing(when: str, number: str, code: int) -> None:
+    lines = ["import atexit, os, signal, sys", "from genepool.process import leave, listen", "listen()"]
+    lines += ["signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))", _AT_THE_END[when].format(number)]
+    lines += ["print('all of it')", f"leave({code})"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "all of it\n", "")
+
+
 @pytest.mark.slow
 def test_an_interrupt_that_was_to_be_ignored_is_ignored(tmp_path: Path) -> None:
     done = subprocess.run(

@@ -196,9 +196,18 @@ def main() -> None:
     # Importing torch makes a million objects that stay; looking for garbage among them after every 700 was a fifth of
     # the start-up.
     gc.set_threshold(10_000, 20, 20)
+    try:
+        code = answer()
+    except KeyboardInterrupt:
+        code = _interrupted()
+    process.leave(code)
+
+
+def answer(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command as a process of its own does, with its signals and streams; returns the exit code of `run`."""
     process.listen()
     wrong = process.open_streams()
-    process.leave(_fail(wrong, 2) if wrong else run())
+    return _fail(wrong, 2) if wrong else run(arguments)
 
 
 def _fail(line: str, code: int) -> int:
