@@ -128,6 +128,21 @@ def test_a_finished_run_called_again_changes_nothing_and_its_steps_can_be_repeat
     assert "## Matrix" in (tmp_path / "page.md").read_text()
 
 
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "der_pp" else [pytest.mark.slow]) for name in sorted(learners())]
+)
+def test_a_task_may_have_fewer_examples_than_a_step_takes(
+    learn: Callable[..., Any], small_world: Path, tmp_path: Path, name: str
+) -> None:
+    """A step then has some of them twice."""
+    few = tmp_path / "few"
+    shutil.copytree(small_world / "tasks" / "first", few)
+    lines = (few / "train.jsonl").read_text().splitlines(keepends=True)
+    (few / "train.jsonl").write_text("".join(lines[:3]))
+    answer = learn("run", name, *SETTINGS.get(name, []), tasks=(str(few), "grade"))
+    assert answer.code == 0, answer.err
+
+
 @pytest.mark.slow
 def test_every_tensor_can_be_learned_in_order_and_the_next_task_begins_where_the_last_one_ended(
     learn: Callable[..., Any], cli: Callable[..., Any], small_world: Path, tmp_path: Path

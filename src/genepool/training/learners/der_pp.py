@@ -81,7 +81,7 @@ class DerPlusPlus(TaskLearner):
         wanted = {id(lesson) for lesson in self._chosen.values()}
         for lesson, part in zip(lessons, batch.parts(logits.detach()), strict=True):
             if id(lesson) in wanted:
-                self._logits[id(lesson)] = part.cpu().clone()
+                self._logits[id(lesson)] = part.cpu()
         return _cross_entropy(logits, batch)
 
     def penalty(self, step: int) -> torch.Tensor | None:
@@ -117,7 +117,8 @@ class DerPlusPlus(TaskLearner):
 
     def after_step(self) -> None:
         for slot, lesson in self._chosen.items():
-            self._buffer[slot] = _Kept(lesson, self._logits[id(lesson)])
+            # A copy each: a step that has an example twice may keep it twice, and states are stored tensor by tensor.
+            self._buffer[slot] = _Kept(lesson, self._logits[id(lesson)].clone())
         self._chosen, self._logits = {}, {}
 
     def end_task(self) -> Memory:
