@@ -111,10 +111,11 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Says how many kills, races and mutations the tests of `hardening` and `hostile` counted, in all processes."""
+    """Says how many kills, interrupts, races and mutations the tests counted, in all processes."""
     reports = [one for kind in terminalreporter.stats.values() for one in kind if getattr(one, "when", "") == "call"]
     for what, over, well in (
         ("kills", "commands", "nothing lost"),
+        ("interrupts", "commands", "each ended in one line"),
         ("races", "commands", "no mixed output"),
         ("mutated files", "kinds of file", "each got its result or one line"),
         ("mutated headers", "reader", "each was read or refused"),

@@ -7,11 +7,12 @@ import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import hardening_world
 import pytest
-from disturbed import Place
-from forked_commands import Forks
-from writing_commands import Writing
+
+from tests.hardening.disturbed import Place
+from tests.hardening.forked_commands import Forks
+from tests.hardening.hardening_world import GrowingWorld
+from tests.hardening.writing import Writing
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +24,7 @@ def forks() -> Iterator[Forks]:
 
 
 @pytest.fixture(scope="session")
-def world(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> GrowingWorld:
     """Built once; commands read it, and copy what they change."""
     folder = tmp_path_factory.mktemp("hardening")
 
@@ -32,11 +33,11 @@ def world(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
         code = forks.start(shlex.split(line), folder / "world", env, folder / "errors").wait()
         assert code == 0, f"{line}: {(folder / 'errors').read_text()}"
 
-    return hardening_world.build(folder / "world", run)
+    return GrowingWorld(folder / "world", run)
 
 
 @pytest.fixture
-def place(writing: Writing, world: Path, forks: Forks, tmp_path: Path) -> Place:
+def place(writing: Writing, world: GrowingWorld, forks: Forks, tmp_path: Path) -> Place:
     """Where the command of the test works."""
     return Place(tmp_path / "place", world, forks, writing)
 

@@ -23,6 +23,8 @@ from typing import Any, NoReturn
 # Only a command that hangs takes so many seconds.
 PATIENCE = 300.0
 CALM = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+# A stdout that is closed, and one whose reader has left; `/dev/full` is a file.
+CLOSED, UNREAD = "closed", "unread"
 # What changes the disk, of the events that Python tells its audit hooks; an `open` counts when it is for writing.
 _STEPS = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"}
 _FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -84,9 +86,9 @@ class Forks:
         folder: Path,
         env: Mapping[str, str],
         errors: Path,
-        at: int = 0,
-        send: int = 0,
+        signals: Mapping[int, int] | None = None,
         cpu: int = 0,
+        out: str = os.devnull,
     ) -> Forked:
         """Starts a command.
 
@@ -96,11 +98,13 @@ class Forks:
             env: beside the environment of this process.
             errors: the file for its stderr; `errors.megabytes` says how far it grew, `errors.seconds` what it took of
                 the processor, and `errors.modules` what it imported.
-            at, send: before the step of this number, counted from 1, it sends itself this signal.
+            signals: before the step of a number, counted from 1, it sends itself this signal.
             cpu: seconds of the processor after which the system ends it; 0 for no limit.
+            out: the file for its stdout, `CLOSED` or `UNREAD`.
         """
-        places = {"folder": str(folder), "errors": str(errors)}
-        answer = self.ask(do="start", arguments=list(arguments), env=dict(env), at=at, send=send, cpu=cpu, **places)
+        places = {"folder": str(folder), "errors": str(errors), "out": out}
+        sent = sorted((signals or {}).items())
+        answer = self.ask(do="start", arguments=list(arguments), env=dict(env), signals=sent, cpu=cpu, **places)
         return Forked(self, answer["pid"])
 
     def ask(self, **request: Any) -> dict[str, Any]:
@@ -156,11 +160,13 @@ def _import_everything() -> None:
     import typer
     from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
 
+    from genepool.adaptation import runner
     from genepool.merging import run
 
     torch.set_num_threads(1)
-    # A merge makes a note of what is done after so many bytes; of these small ones, too, there is to be some to go on.
-    run._SYNC_BYTES = 1 << 16
+    # A merge makes a note of what is done after so many bytes, and a stream after so many batches; of these small ones,
+    # too, there is to be some to go on.
+    run._SYNC_BYTES, runner.EVERY = 1 << 16, 4
     from genepool.cli import main
 
     for name in ("", *typer.main.get_command(main.build_app("")).commands):
@@ -203,18 +209,20 @@ def _command(request: Mapping[str, Any]) -> NoReturn:
     os.setpgid(0, 0)
     os.chdir(request["folder"])
     os.environ.update(request["env"])
-    for number, place in enumerate((os.devnull, os.devnull, request["errors"])):
-        os.dup2(os.open(place, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644), number)
-    steps = _count_steps(request["at"], request["send"])
+    _give_streams(request["out"], request["errors"])
+    steps = _count_steps(dict(request["signals"]))
     if request["cpu"]:
         resource.setrlimit(resource.RLIMIT_CPU, (request["cpu"], request["cpu"] + 5))
-    from genepool.cli.main import run
+    from genepool.cli.main import answer
 
+    # Where the tests run in the background, a shell has them ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     known = set(sys.modules)
     before, began = _megabytes(), time.process_time()
-    code = run(request["arguments"])
+    code = answer(request["arguments"])
     grown, took = _megabytes() - before, time.process_time() - began
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     # What ends an interpreter, but for taking apart all that was imported, which takes longer than most commands.
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -229,20 +237,44 @@ def _command(request: Mapping[str, Any]) -> NoReturn:
     os._exit(code)
 
 
+def _give_streams(out: str, errors: str) -> None:
+    opened = [os.open(place, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644) for place in (os.devnull, errors)]
+    os.dup2(opened[0], 0)
+    os.dup2(opened[1], 2)
+    if out == CLOSED:
+        os.close(1)
+    elif out == UNREAD:
+        reading, writing = os.pipe()
+        os.close(reading)
+        os.dup2(writing, 1)
+    else:
+        os.dup2(os.open(out, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644), 1)
+
+
 def _megabytes() -> float:
     """The most memory this process has held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _count_steps(at: int, send: int) -> Callable[[], int]:
-    """Counts what changes the disk and every statement to a database; sends a signal before one of them."""
+def _count_steps(signals: Mapping[int, int]) -> Callable[[], int]:
+    """Counts what changes the disk and every statement to a database; sends signals before some of them."""
     place, count = str(Path.cwd().parent), 0
 
-    def step(*_: object) -> None:
+    def step() -> None:
         nonlocal count
         count += 1
-        if count == at:
-            os.kill(os.getpid(), send)
+        if count in signals:
+            os.kill(os.getpid(), signals[count])
+
+    def statement(_: str) -> None:
+        nonlocal count
+        count += 1
+        if (number := signals.get(count)) in (signal.SIGINT, signal.SIGTERM):
+            # SQLite drops what is raised in here: the signal comes as soon as this has returned.
+            signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
+            signal.setitimer(signal.ITIMER_REAL, 1e-4)
+        elif number is not None:
+            os.kill(os.getpid(), number)
 
     def inside(path: object) -> bool:
         text = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
@@ -264,7 +296,7 @@ def _count_steps(at: int, send: int) -> Callable[[], int]:
 
     def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
         connection = connect(*arguments, **options)
-        connection.set_trace_callback(step)
+        connection.set_trace_callback(statement)
         return connection
 
     connect = sqlite3.connect

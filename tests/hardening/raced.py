@@ -8,12 +8,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from disturbed import Place, check, drawn_step
-from forked_commands import Forked
-from seen_results import Seen, different, torn
+from tests.hardening.disturbed import Place, check, drawn_step
+from tests.hardening.forked_commands import Forked
+from tests.hardening.seen_results import Seen, different, torn
 
 # How many seconds the second of two may take while the first is held; it may be waiting for the first.
 _AWHILE = 1.0
+#: How a race ends: both wrote, one after the other; one was told that the other is at work; one was ended on the way.
+ENDS = ("both wrote", "one sent away", "one ended")
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,11 @@ def orders(place: Place, lines: tuple[str, str], first: Sequence[str] = ()) -> O
     return Orders(tuple(first), lines, before, (one, other), (both, turned), seconds, steps)
 
 
-def race(place: Place, dice: random.Random, known: Orders) -> None:
+def race(place: Place, dice: random.Random, known: Orders) -> str:
     """Lets two commands write to one place at once, in half of the races with one of them killed or interrupted.
+
+    Returns:
+        How it ended: one of `ENDS`.
 
     Raises:
         AssertionError: they end as they never would one after the other, or leave something behind.
@@ -94,8 +99,9 @@ def race(place: Place, dice: random.Random, known: Orders) -> None:
     told.append(f"exit codes {codes[0]} and {codes[1]}")
     if victim is None or codes[victim] not in (-signal.SIGKILL, -signal.SIGINT, 130):
         check(told, _wrong(place, known, codes), place)
-    else:
-        _check_victim(place, known, codes, victim, told)
+        return ENDS[0] if codes == (0, 0) else ENDS[1]
+    _check_victim(place, known, codes, victim, told)
+    return ENDS[2]
 
 
 def _together(
@@ -120,7 +126,7 @@ def _held(
     """The first is held before one of its steps while the second runs, whatever the machine has to do besides."""
     step = drawn_step(dice, known.steps)
     told.append(f"the first is held before its step {step} of {known.steps} while the second runs")
-    first = place.start(known.lines[0], "first", step, signal.SIGSTOP)
+    first = place.start(known.lines[0], "first", {step: signal.SIGSTOP})
     first.stopped()
     second = place.start(known.lines[1], "second")
     second.ended(_AWHILE)

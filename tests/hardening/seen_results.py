@@ -45,9 +45,20 @@ _ROWS = {
         "SELECT * FROM steps",
         "SELECT * FROM examples",
         "SELECT * FROM validations",
+        # Of examples that are made.
+        "SELECT * FROM rounds",
+        "SELECT * FROM made",
         # Of tasks that are learned in order.
         "SELECT * FROM stages",
         "SELECT * FROM outcomes",
+    ),
+    "stream.sqlite": (
+        "SELECT * FROM meta",
+        "SELECT * FROM batches",
+        "SELECT * FROM examples",
+        "SELECT * FROM clean",
+        "SELECT * FROM domains",
+        "SELECT * FROM errors",
     ),
     "study.sqlite": (
         "SELECT key, value FROM meta WHERE key <> 'seconds'",
@@ -176,7 +187,7 @@ def _database(path: Path) -> frozenset[object]:
         with closing(sqlite3.connect(Path(folder) / path.name)) as connection:
             there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             # Killed before it had all its tables, a database has no rows yet.
-            if not {"outcomes", "skills", "results", "steps"} & there:
+            if not {"outcomes", "skills", "results", "steps", "batches"} & there:
                 return frozenset()
             asked = [query for query in _ROWS[path.name] if re.findall(r"FROM (\w+)", query)[0] in there]
             return frozenset((query, row) for query in asked for row in connection.execute(query))

@@ -6,12 +6,14 @@ import random
 from collections.abc import Callable
 
 import pytest
-from disturbed import FACTOR, Place, overwriting
-from raced import Orders, orders, race
-from writing_commands import COMMANDS, Writing
+
+from tests.hardening.disturbed import FACTOR, Place, overwriting
+from tests.hardening.raced import Orders, orders, race
+from tests.hardening.writing import Writing
+from tests.hardening.writing_commands import COMMANDS
 
 Count = Callable[[str, int], None]
-OVERWRITING = [one for one in COMMANDS if one.overwrites()]
+OVERWRITING = [one for one in COMMANDS if one.overwrites() and not one.long]
 
 
 @pytest.mark.slow

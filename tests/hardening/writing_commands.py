@@ -1,78 +1,14 @@
 """The commands that write, one entry each: the harness kills them, races them and compares what they leave.
 
 To add a command, add a `Writing` to `COMMANDS`; `test_covered` fails until it is here or in `NOT_HERE`. `{world}` in a
-command line is the folder that `hardening_world` builds; all else is relative to the folder the command works in.
+command line is the folder that `hardening_world` builds; all else is relative to the folder the command works in. What
+learns stands in `learning_commands`.
 """
 
 from __future__ import annotations
 
-import functools
-import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-
-
-@dataclass(frozen=True)
-class Writing:
-    """A command that writes.
-
-    Attributes:
-        name: what the tests call it.
-        typed: the command line.
-        other: one that writes to the same place, with another result; the same command again when empty.
-        needs: files and folders of the world that are copied into its folder first.
-        parts: folders whose files appear one after another; any other folder appears whole or not at all.
-        stays: patterns of partial files and locks that may remain, and of files that a kill may leave there.
-        mended: a command that clears up after a kill, run before the end is compared.
-        anew: whether --overwrite clears the place before it begins.
-        either: whether it writes a small file in one go, so that of two that race both may end well, and the result of
-            one of them stands.
-        long: whether it takes too long for the sample in the slow tests.
-    """
-
-    name: str
-    typed: str
-    other: str = ""
-    needs: tuple[str, ...] = ()
-    parts: tuple[str, ...] = ()
-    stays: tuple[str, ...] = ()
-    mended: str = ""
-    anew: bool = False
-    either: bool = False
-    long: bool = False
-
-    def __str__(self) -> str:
-        return self.name
-
-    def overwrites(self) -> bool:
-        """Whether it can be told to replace what the other one wrote."""
-        lines = (self.typed, self.other) if self.other else ()
-        return bool(lines) and all("--overwrite" in options_of_commands()[command_of(line)] for line in lines)
-
-
-@functools.cache
-def options_of_commands() -> dict[str, set[str]]:
-    """The options of every command there is, by what is typed."""
-    import typer
-
-    from genepool.cli.main import build_app
-
-    def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, set[str]]]:
-        for name, inner in getattr(command, "commands", {}).items():
-            yield from walk(inner, (*words, name))
-        if not hasattr(command, "commands"):
-            yield " ".join(words), {option for parameter in command.params for option in parameter.opts}
-
-    return dict(walk(typer.main.get_command(build_app()), ()))
-
-
-def command_of(line: str) -> str:
-    """Which command a command line runs."""
-    words = shlex.split(line)
-    (found,) = {" ".join(words[:n]) for n in (1, 2)} & set(options_of_commands())
-    return found
-
+from tests.hardening.learning_commands import LEARNING
+from tests.hardening.writing import Writing
 
 _TIES, _LINEAR = "merge {world}/ties.yaml", "merge {world}/linear.yaml"
 _A, _B, _BASE = "{world}/a.safetensors", "{world}/b.safetensors", "--base {world}/base"
@@ -99,25 +35,6 @@ def _library(name: str, typed: str, other: str = "", library: str = "library") -
     )
 
 
-def _study(name: str, typed: str, other: str = "", *, long: bool = False) -> Writing:
-    return Writing(name, typed, other, parts=("run",), anew=True, long=long)
-
-
-_TRAIN = "train {world}/tasks/say --base {world}/base --out run --steps 8 --every 3 --batch 8 --learning-rate 0.001"
-
-_LOOP = "train {world}/loops"
-_LEARN = (
-    "train {world}/owned/a {world}/owned/b --base {world}/base --out run --lora 2 --steps 4 --every 2 --batch 4 "
-    "--learning-rate 0.001 --learner"
-)
-
-# What a kill right after the output appeared leaves; the same command removes it.
-_FIT = (".out.fit", ".out.fit/*", "..out.fit.lock")
-_COMPOSE = (
-    "compose adamerging {world}/skills/a {world}/skills/b --base {world}/base --tasks {world}/owned --examples 8 "
-    "--set steps=6 --set every=2 --set batch=4 --out"
-)
-
 COMMANDS = (
     # Models.
     Writing("merge", f"{_TIES} out --out-shard-size 100KB", f"{_LINEAR} out --out-shard-size 100KB"),
@@ -130,6 +47,13 @@ COMMANDS = (
         either=True,
     ),
     Writing("soup", f"soup {{world}}/skills/a {{world}}/skills/b {_TASKS} --out out", f"{_LINEAR} out"),
+    Writing("merge, mixture", "merge {world}/mixture.yaml out", f"{_LINEAR} out"),
+    Writing("export", "export {world}/llama out.gguf --type q8_0", "export {world}/llama out.gguf --type f32"),
+    Writing(
+        "export --type peft",
+        "export {world}/by_poly#one out --type peft",
+        "export {world}/base+{world}/prompted/form out --type peft",
+    ),
     Writing(
         "export, adapter",
         "export {world}/adapter out.gguf --base {world}/base",
@@ -151,6 +75,11 @@ COMMANDS = (
     _skill("extract --rank", f"extract {{world}}/skills/a {_BASE} --rank 4", f"extract {{world}}/skills/b {_BASE}"),
     _skill("apply", f"apply {_A}", f"apply {_A} {_B}", f"{_BASE} --out out"),
     _skill("convert", f"convert {{world}}/adapter {_BASE} --to low-rank", f"convert {_A} --to sparse"),
+    _skill(
+        "convert, form",
+        f"convert {{world}}/formed/form {_BASE} --to dense",
+        f"convert {{world}}/adapter {_BASE} --to sparse",
+    ),
     _skill("convert --to peft", f"convert {_A} --rank 3", f"convert {_B} --rank 2", f"--to peft {_BASE} --out out"),
     _skill("compress", f"compress {_A} --size 60KB", f"compress {_B} --size 40KB"),
     _skill("localise", f"localise {_B}", f"localise {_B} --keep 0.5", f"{_BASE} --tasks {{world}}/written {_FILE}"),
@@ -176,7 +105,17 @@ COMMANDS = (
     ),
     # Outcomes.
     Writing("evaluate", f"evaluate {{world}}/base {_TASKS}", f"evaluate {{world}}/skills/a {{world}}/base {_TASKS}"),
+    Writing("evaluate --mixed", "evaluate {world}/base {world}/base+{world}/adapter --mixed " + _TASKS),
     Writing("measure passes", f"measure passes {{world}}/base {_TASKS} --limit 8 --draws 4"),
+    Writing("measure consistency", f"measure consistency {{world}}/base {_TASKS}"),
+    Writing("measure continual", f"measure continual {{world}}/skills/a {{world}}/skills/b {_TASKS}"),
+    Writing(
+        "measure jump",
+        "measure jump {world}/base {world}/skills/a {world}/skills/b --tasks {world}/exact --task say",
+    ),
+    Writing("measure knowledge", f"measure knowledge {{world}}/base {{world}}/skills/a {_TASKS}"),
+    Writing("measure mix", "measure mix {world}/base --tasks {world}/tagged"),
+    Writing("measure transfer", f"measure transfer {{world}}/base {{world}}/skills/a {_TASKS}"),
     Writing("outcomes import", "outcomes import {world}/outcomes.jsonl", needs=("genepool.sqlite",)),
     Writing(
         "outcomes export",
@@ -204,29 +143,8 @@ COMMANDS = (
         "inspect {world}/base {world}/skills/b --out page.html",
         either=True,
     ),
-    # Studies.
-    _study("evolve", "evolve {world}/study.yaml --out run --budget 8", "evolve {world}/study.yaml --out run --seed 5"),
-    _study("evolve, twice", "evolve {world}/study.yaml --out run --budget 8"),
-    _study("evolve, bred", "evolve {world}/bred.yaml --out run --budget 8"),
-    # Compositions.
-    Writing("compose", f"{_COMPOSE} out", f"{_COMPOSE} out --seed 5", stays=_FIT),
-    Writing("compose --keep", f"{_COMPOSE} out --keep --bundle", f"{_COMPOSE} out --keep --seed 5", stays=_FIT),
-    # Trainings.
-    _study("train", f"{_TRAIN} --lora 2", f"{_TRAIN} --lora 2 --seed 5"),
-    _study("train --form", f"{_TRAIN} --form hydra", f"{_TRAIN} --form hydra --set form.rank=3"),
-    _study(
-        "train --sampler",
-        f"{_TRAIN.replace('/say ', '/say {world}/owned/a ')} --sampler skill_it --set sampler.checkpoint=2",
-        f"{_TRAIN} --lora 2",
-    ),
-    _study("train --full", f"{_TRAIN} --full", f"{_TRAIN} --lora 2"),
-    _study("train --learner", f"{_LEARN} replay", f"{_LEARN} ewc"),
-    # A loop for each way of making its own data.
-    _study("train, loop", f"{_LOOP}/samples.yaml --out run"),
-    *(
-        _study(f"train, loop of {name}", f"{_LOOP}/{name}.yaml --out run", long=True)
-        for name in ("pairs", "refined", "self-play", "reliable", "search")
-    ),
+    *LEARNING,
+    # Pages and models of studies.
     Writing(
         "report",
         "report run --out page.html",
@@ -253,32 +171,36 @@ COMMANDS = (
         "collection run --write 0.1 --out out --as-lora 2",
         needs=("run",),
     ),
-    # Testbeds.
-    Writing("testbed build", "testbed build bed --tiny --skills reverse,upper", long=True),
+)
+
+
+def _reading(typed: str, *needs: str) -> Writing:
+    return Writing(typed.replace("{world}/", ""), typed, needs=needs)
+
+
+# Those that write nothing, and ways of asking the others that write nothing.
+READING = (
+    _reading("adapt --list"),
+    _reading("collection run", "run"),
+    _reading("compose --list"),
+    _reading("generate {world}/base --prompt abc= --max-new-tokens 2"),
+    _reading("generate {world}/base --requests {world}/requests/asked.jsonl --show-skills --max-new-tokens 2"),
+    _reading("inspect {world}/base {world}/skills/a"),
+    _reading("library check --library library", "library"),
+    _reading("library list --library library", "library"),
+    _reading("library search --text a --library library", "library"),
+    _reading("library show a --tree --library library", "library"),
+    _reading("measure curve {world}/logs/run.csv --horizon 1000"),
+    _reading("measure lifelong {world}/logs/log.csv"),
+    _reading("methods"),
+    _reading("methods ties --json"),
+    _reading("plan {world}/ties.yaml"),
+    _reading("plan {world}/study.yaml"),
+    _reading("skill show {world}/a.safetensors"),
+    _reading("strategies"),
+    _reading("top run --once", "run"),
+    _reading("verify-run {world}/formed --step 1"),
 )
 
 # Every other command, and why it is not above.
-_READS = "writes nothing"
-_ASKS = "writes outcomes alone, as evaluate does"
-NOT_HERE = {
-    "adapt": "tests/adaptation/test_adapt_command.py kills it at every kind of batch, by exception and by the system",
-    "demo": "is testbed build, merge, evolve and report, one after another",
-    "generate": _READS,
-    "library list": _READS,
-    "library search": _READS,
-    "library show": _READS,
-    "verify-run": _READS,
-    "measure consistency": _ASKS,
-    "measure continual": _ASKS,
-    "measure curve": _READS,
-    "measure jump": _ASKS,
-    "measure knowledge": _ASKS,
-    "measure lifelong": _READS,
-    "measure mix": _ASKS,
-    "measure transfer": _ASKS,
-    "methods": _READS,
-    "plan": _READS,
-    "skill show": _READS,
-    "strategies": _READS,
-    "top": _READS,
-}
+NOT_HERE = {"demo": "is testbed build, merge, evolve and report, one after another"}

@@ -29,12 +29,13 @@ class ComposedFolder:
     asked: str
     learned: bool = True
 
-    def line(self, method: str, out: str) -> str:
-        """The command that makes it."""
-        skills = " ".join(f"{self.world}/{skill}" for skill in self.skills)
+    def line(self, method: str, out: str, above: str = "") -> str:
+        """The command that makes it, in the folder of the world or, with `above`, elsewhere."""
+        world = f"{above}{self.world}"
+        skills = " ".join(f"{world}/{skill}" for skill in self.skills)
         return (
-            f"compose {method} {skills} --base {self.world}/base --tasks {self.world}/tasks --examples 4 "
-            f"--out {out} {self.options}"
+            f"compose {method} {skills} --base {world}/base --tasks {world}/tasks --examples 4 --out {out} "
+            f"{self.options}"
         )
 
 
