@@ -16,6 +16,7 @@ from benchmarks.claims.verdict import FAILURE, MARGIN, Contrast, Figure, Rule
 from benchmarks.claims.worlds import GENERIC
 from benchmarks.learners.arms import ARMS, TRICKS
 from benchmarks.learners.cells import SequenceCell, SequenceCells
+from benchmarks.learners.worlds import LearningWorld
 
 SEEDS = 5
 
@@ -48,8 +49,13 @@ class OrderedClaim:
 
 def orders_of(claim: OrderedClaim) -> tuple[str, ...]:
     """Both orders of the tasks that a claim is about."""
+    return tuple(world_of(claim).orders)
+
+
+def world_of(claim: OrderedClaim) -> LearningWorld:
+    """Where the arms of a claim are asked."""
     (world,) = {arm.world.name: arm.world for arm in ARMS if arm.name in claim.needs}.values()
-    return tuple(world.orders)
+    return world
 
 
 def ask(cells: SequenceCells) -> list[JudgedClaim[OrderedClaim]]:
@@ -61,7 +67,8 @@ def ask(cells: SequenceCells) -> list[JudgedClaim[OrderedClaim]]:
         if len(seeds) > 1:
             figures = {
                 order: Figure.of(
-                    [claim.compare({arm: cells[arm, order, seed] for arm in claim.needs}) for seed in seeds]
+                    [claim.compare({arm: cells[arm, order, seed] for arm in claim.needs}) for seed in seeds],
+                    same_examples=world_of(claim).same_examples,
                 )
                 for order in orders
             }

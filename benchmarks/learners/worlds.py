@@ -47,12 +47,14 @@ class LearningWorld:
         orders: of the tasks.
         place: seed, order -> (base, folder of the tasks); made where it is not there yet.
         settings: of a training, by its keys.
+        same_examples: whether all seeds are asked the same test examples.
     """
 
     name: str
     orders: Mapping[str, tuple[str, ...]]
     place: Callable[[int, str], tuple[Path, Path]]
     settings: Mapping[str, Any]
+    same_examples: bool = False
 
 
 def _strings(seed: int, order: str) -> tuple[Path, Path]:
@@ -99,6 +101,10 @@ STRINGS = LearningWorld(
     "strings", ORDERS, _strings,
     {**_SHARED, "lora": {"rank": RANK}, "steps": STEPS, "every": STEPS, "learning_rate": RATE},
 )  # fmt: skip
-DIGITS = LearningWorld("digits", PAIRS, _digits, {**_OF_DIGITS, "steps": PAIR_STEPS, "every": PAIR_STEPS})
-FEW = LearningWorld("few images", SHOTS, _digits, {**_OF_DIGITS, "steps": SHOT_STEPS, "every": SHOT_STEPS})
+DIGITS = LearningWorld(
+    "digits", PAIRS, _digits, {**_OF_DIGITS, "steps": PAIR_STEPS, "every": PAIR_STEPS}, same_examples=True
+)
+FEW = LearningWorld(
+    "few images", SHOTS, _digits, {**_OF_DIGITS, "steps": SHOT_STEPS, "every": SHOT_STEPS}, same_examples=True
+)
 WORLDS = (STRINGS, DIGITS, FEW)

@@ -37,6 +37,7 @@ class LearningClaim:
         rule: when it holds.
         remark: what a reader must know of the figure, perhaps nothing.
         guards: what the figure "guard" is of, where there is one.
+        same_examples: whether all seeds are asked the same test examples.
     """
 
     name: str
@@ -47,6 +48,7 @@ class LearningClaim:
     rule: Rule
     remark: str = ""
     guards: str = "target"
+    same_examples: bool = False
 
 
 def key_of(arm: str, seed: int) -> Key:
@@ -66,7 +68,8 @@ def ask(cells: Cells, claims: Iterable[LearningClaim]) -> list[JudgedClaim[Learn
 
 def _figures(cells: Cells, claim: LearningClaim, seeds: list[int]) -> dict[str, Figure]:
     compared = [claim.compare({arm: cells[key_of(arm, seed)] for arm in claim.needs}) for seed in seeds]
-    return {name: Figure.of([one[name] for one in compared]) for name in compared[0]}
+    same = claim.same_examples
+    return {name: Figure.of([one[name] for one in compared], same_examples=same) for name in compared[0]}
 
 
 # ---------------------------------------------------------------------- what is compared

@@ -106,11 +106,13 @@ CLAIMS = (
         ("four, cyclical", "four, rounds"), scored("four, cyclical", "four, rounds", FOUR),
         better("the cyclical curriculum minus shuffled rounds (four skills)"),
         "its first model was trained for as many steps again, which shuffled rounds had not",
+        same_examples=True,
     ),
     LearningClaim(
         "cyclical-easy", "Which examples are easy is why", _KESGIN,
         ("four, cyclical", "four, cyclical permuted"), scored("four, cyclical", "four, cyclical permuted", FOUR),
         better("the cyclical curriculum minus that with shuffled losses (four skills)"),
+        same_examples=True,
     ),
     LearningClaim(
         "less-share", "LESS picks examples of the wanted skill, which no name tells", _XIA,
@@ -121,16 +123,19 @@ CLAIMS = (
         "less", "Training on what LESS picks is better than on as many drawn examples", _XIA,
         ("mixture, less", "mixture, any"), scored("mixture, less", "mixture, any", (_WANTED,)),
         better("LESS minus drawn examples (the wanted skill)"),
+        same_examples=True,
     ),
     LearningClaim(
         "less-nearest", "What LESS picks is better than what looks most alike to the base", _XIA,
         ("mixture, less", "mixture, nearest"), scored("mixture, less", "mixture, nearest", (_WANTED,)),
         better("LESS minus the examples nearest by their embeddings (the wanted skill)"),
+        same_examples=True,
     ),
     LearningClaim(
         "less-scores", "Its scores are why", _XIA,
         ("mixture, less", "mixture, less permuted"),
         scored("mixture, less", "mixture, less permuted", (_WANTED,)),
         better("LESS minus LESS with shuffled scores (the wanted skill)"),
+        same_examples=True,
     ),
 )  # fmt: skip

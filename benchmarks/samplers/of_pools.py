@@ -46,5 +46,6 @@ CLAIMS = (
         "adapt-inf", "Of pools that arrive, Adapt-inf forgets less of the earlier ones than a random part", _SOURCE,
         ("pools, adapt_inf", "pools, any"), scored("pools, adapt_inf", "pools, any", FOUR[:-1]),
         better("Adapt-inf minus a random part (the three skills that came first)"),
+        same_examples=True,
     ),
 )  # fmt: skip

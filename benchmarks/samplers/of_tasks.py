@@ -87,10 +87,12 @@ CLAIMS = (
         "power-law", "Practice by a power law is better than practice at random, a task at a time", _POWER,
         ("four, power_law", "four, any task"), scored("four, power_law", "four, any task", FOUR),
         better("the power law minus any task (four skills)"),
+        same_examples=True,
     ),
     LearningClaim(
         "power-law-mixed", "Practice by a power law loses little beside equal parts in each step", _POWER,
         ("four, power_law", "four, stratified"), scored("four, power_law", "four, stratified", FOUR),
         kept("the power law minus equal parts (four skills)"),
+        same_examples=True,
     ),
 )  # fmt: skip

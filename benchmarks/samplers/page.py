@@ -93,7 +93,7 @@ goes on where it was stopped. `benchmarks/samplers/cells.jsonl` keeps the mark o
 - Arms that a claim compares differ in the sampler alone: base, examples, steps and rate are the same. Controls are
   draws by size (uniform), equal parts (stratified), and the same sampler with shuffled evidence (permuted).
 - The base is trained once. Each of {seeds} seeds draws the examples that are written here, their order, and every
-  sample.
+  sample; the mixture and the pools are the same for every seed.
 - Tasks that are written for this page are asked {asked} test examples, the testbed's own up to 512.
 - ± is half of the 95% interval, Student's t over the seeds. A number in parentheses says how many seeds are there,
   where it is not all {seeds}. Seconds are those of the processor, on a machine that was shared; what several
