@@ -186,7 +186,8 @@ def test_r2_is_1_for_an_affine_map_and_0_for_the_mean() -> None:
 
 
 def test_systems_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(systems, "STEPS", 40)
+    monkeypatch.setattr(systems, "CAMEL_STEPS", 40)
+    monkeypatch.setattr(systems, "MAML_STEPS", 40)
     cell = systems.measured(0)
     assert {column for _, column in cell.values} == set(TRIALS["new systems"].columns)
     assert len(cell.values["MAML", "pendulum"]) == systems.HELD_OUT

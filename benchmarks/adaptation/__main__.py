@@ -7,6 +7,7 @@ page. `page` writes docs/streams.md from the cells alone.
 from __future__ import annotations
 
 import argparse
+import time
 
 from benchmarks.adaptation import page
 from benchmarks.adaptation.arms import ARMS, BEDS
@@ -27,12 +28,15 @@ def main() -> None:
     parser.add_argument("--beds", nargs="+", choices=beds, default=beds, metavar="BED", help=", ".join(beds))
     parser.add_argument("--minutes", type=float, help="begin no other cell after so many minutes")
     trials = list(TRIALS)
-    parser.add_argument("--trials", nargs="*", choices=trials, default=trials, metavar="TRIAL", help="; ".join(trials))
+    parser.add_argument("--trials", nargs="*", choices=trials, default=trials, metavar="TRIAL",
+                        help=f"measure these trials: {'; '.join(trials)}")  # fmt: skip
     asked = parser.parse_args()
     if asked.what == "measure":
         progress.set_quiet(False)
-        missing = measure(StreamCells(), arms=asked.arms, beds=asked.beds, minutes=asked.minutes)
-        missing += measure_trials(TrialCells(), asked.trials, minutes=asked.minutes)
+        began, minutes = time.monotonic(), asked.minutes
+        missing = measure(StreamCells(), arms=asked.arms, beds=asked.beds, minutes=minutes)
+        left = None if minutes is None else minutes - (time.monotonic() - began) / 60
+        missing += measure_trials(TrialCells(), asked.trials, minutes=left)
         progress.message(f"{missing} cells are missing" if missing else "every cell is there")
     page.write()
 

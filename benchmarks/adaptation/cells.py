@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.by_arm import whole_lines
+
 FILE = Path(__file__).parent / "cells.jsonl"
 Marks = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -33,8 +35,8 @@ class StreamCell:
         seconds: of the processor, for predicting a batch and learning from it.
         held: bytes of all tensors that live between two batches.
         said: further numbers by name.
-        beside: seconds of the processor in which the frozen model predicts a batch, taken in the same run, or for
-            older cells in that of the frozen arm a moment before; None where they were not taken.
+        beside: seconds of the processor in which the frozen model predicts a batch, taken in the same run; None where
+            they were not taken.
     """
 
     domains: Mapping[str, int]
@@ -129,12 +131,7 @@ class StreamCells:
     def __init__(self, path: Path = FILE) -> None:
         self.path = path
         self._known: dict[Name, StreamCell] = {}
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        if text and not text.endswith("\n"):
-            # What is added next must not be glued to the line that was cut off.
-            text = text[: text.rfind("\n") + 1]
-            path.write_text(text, encoding="utf-8")
-        for line in text.splitlines():
+        for line in whole_lines(path):
             row = json.loads(line)
             self._known[row["arm"], row["bed"], row["seed"]] = StreamCell.from_json(row)
 

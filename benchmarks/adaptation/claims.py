@@ -39,6 +39,7 @@ class StreamClaim:
         figures: what is compared, by name; the first is the main figure.
         rule: when it holds, by the names of the figures.
         remark: what a reader must know of the figure, perhaps nothing.
+        shared: figures whose examples are the same for every seed, whatever the bed.
     """
 
     name: str
@@ -48,6 +49,7 @@ class StreamClaim:
     figures: Mapping[str, Compare]
     rule: Rule
     remark: str = ""
+    shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,13 @@ class JudgedStreamClaim:
         claim: of the streams, or of a trial.
         seeds: these.
         figures: by name.
+        places: digits of the figures behind the point.
     """
 
     claim: StreamClaim | TrialClaim
     seeds: tuple[int, ...]
     figures: Mapping[str, Figure]
+    places: int = 3
 
     @property
     def verdict(self) -> str:
@@ -78,7 +82,7 @@ def ask(cells: StreamCells) -> list[JudgedStreamClaim]:
         if len(seeds) > 1:
             same = any(BEDS[bed].same_examples for _, bed in claim.needs)
             figures = {
-                name: Figure.of([compare(cells, seed) for seed in seeds], same_examples=same)
+                name: Figure.of([compare(cells, seed) for seed in seeds], same_examples=same or name in claim.shared)
                 for name, compare in claim.figures.items()
             }
             found.append(JudgedStreamClaim(claim, tuple(seeds), figures))
@@ -278,13 +282,13 @@ CLAIMS = (
         "rmt-source", "Source examples keep more of what RMT's model knew", "Döbler et al. 2023 (RMT)",
         (("rmt", "mixed"), ("rmt, no source", "mixed")),
         {"main": clean("rmt", "rmt, no source"), "stream": beside("rmt", "rmt, no source")},
-        above({"main": "RMT with source examples minus without, on the clean examples in the end"}),
+        above({"main": "RMT with source examples minus without, on the clean examples in the end"}), shared=("main",),
     ),
     StreamClaim(
         "psmt-cotta", "PSMT forgets less than CoTTA at equal accuracy on the stream", "Tian and Lyu 2024 (PSMT)",
         (("psmt", "mixed"), ("cotta", "mixed")),
         {"main": clean("psmt", "cotta"), "guard": beside("psmt", "cotta")},
-        _guarded("PSMT minus CoTTA on the clean examples in the end", f"PSMT minus CoTTA {_ROUND}"),
+        _guarded("PSMT minus CoTTA on the clean examples in the end", f"PSMT minus CoTTA {_ROUND}"), shared=("main",),
     ),
     StreamClaim(
         "label-shift", "Where classes are long-tailed, either way round, the label shift adapter beats the frozen "

@@ -95,7 +95,7 @@ def _row(cells: StreamCells, arm: StreamArm, bed: StreamBed) -> str:
         pairs = [(found[seed], control[seed]) for seed in both]
         contrasts = [Contrast.of(*([c.rounds[c.last]] for c in pair)) for pair in pairs]
         figure = Figure.of(contrasts, same_examples=bed.same_examples)
-        against = _interval(figure)
+        against = _interval(figure) + (f" of {len(both)}" if len(both) < len(found) else "")
     clean = [c.clean[1].mean() for c in found.values() if c.clean]
     parts = [
         arm.name,
@@ -138,10 +138,10 @@ def _costs(cells: StreamCells) -> list[str]:
             held = [(cell.held - frozen[seed].held) / _MEGABYTE for seed, cell in found.items() if seed in frozen]
             parts[0].append(f"{np.median(times):.1f}" if times else "")
             parts[1].append(f"{np.median(held):.2f}" if held else "")
-        if any(parts[0]):
+        if any(parts[0]) or any(parts[1]):
             rows.append(f"| {' | '.join([arm.name, *parts[0], *parts[1]])} |")
-    plain = _found(cells, "frozen", "mixed")
-    told = f"\nOne batch of the frozen model takes {1000 * _median(plain):.1f} ms on mixed." if plain else ""
+    plain = [cell.beside for cell in _found(cells, "frozen", "mixed").values() if cell.beside]
+    told = f"\nOne batch of the frozen model takes {1000 * np.median(plain):.1f} ms on mixed." if plain else ""
     return [
         _COSTS_HEAD + told,
         "",
@@ -150,10 +150,6 @@ def _costs(cells: StreamCells) -> list[str]:
         *rows,
         "",
     ]
-
-
-def _median(found: dict[int, StreamCell]) -> float:
-    return float(np.median([cell.seconds for cell in found.values()]))
 
 
 def _claims(cells: StreamCells, trials: TrialCells) -> list[str]:
@@ -184,9 +180,10 @@ def _claim(one: JudgedStreamClaim) -> str:
         remarks.append("the reverse is seen" if main.hi < 0 else "no difference seen")
     if why := claim.rule.unasked(one.figures):
         remarks.append(why)
-    remarks += [f"{name}: {figure.text()}" for name, figure in one.figures.items() if name not in ("main", "cost")]
+    shown = {name: figure.text(one.places) for name, figure in one.figures.items()}
+    remarks += [f"{name}: {text}" for name, text in shown.items() if name not in ("main", "cost")]
     return (
-        f"| {claim.words} ({claim.name}) | {claim.source} | {len(one.seeds)} | {main.text()} | {one.verdict} | "
+        f"| {claim.words} ({claim.name}) | {claim.source} | {len(one.seeds)} | {shown['main']} | {one.verdict} | "
         f"{'; '.join(remarks)} |"
     )
 
@@ -200,15 +197,18 @@ every example in rounds 1, 3 and {rounds}, and `trials/trials.jsonl` beside it w
 [Adapt models to a stream](how-to/adapt.md) says how to run an adapter, and
 the [reference](reference/stream-adapters.md) what each of them computes.
 
-- The testbeds are those of `genepool testbed build --tiny`, one of each kind. Every figure is about its one base: the
-  {seeds} seeds decide which examples are taken, their order, and all other draws.
+- The testbeds of the streams are those of `genepool testbed build --tiny`, one of each kind; the trials say what theirs
+  are. Every figure of a stream is about its one base: the {seeds} seeds decide which examples are taken, their order,
+  and all other draws.
 - A batch has 64 examples. Of most streams of digits one example in {every} is taken, none by two seeds. A stream is
   gone through {rounds} times in one run, since one round hides a collapse; *correlated* is taken whole, so that its
   runs of labels stay long, and gone through {short} times. Where seeds share examples
-  (*correlated*, *label shift*, *text*, *half known*, *swaps*) their bootstraps are taken to move together.
+  (*correlated*, *label shift*, *text*, *half known*, *swaps*, and the clean examples of all beds) their bootstraps are
+  taken to move together.
 - What counts is what was issued, before anything was learned from its batch. The frozen model answers the same
   examples. *Less frozen* and *less diversity* are paired differences in the last round with their 95% interval, the
-  wider one of Student's t over the seeds and a paired bootstrap over examples; of one seed the bootstrap alone.
+  wider one of Student's t over the seeds and a paired bootstrap over examples; of one seed the bootstrap alone. Where
+  the other arm has fewer seeds, it says of how many.
 - *Clean after* is the accuracy on clean test examples after the last round, *kept* the share of a batch that was
   learned from as it came (0 where one learns once labels come), *alarms* how often the watch raised one, *resets* how
   often an adapter put itself back to its start.
@@ -225,7 +225,8 @@ _COSTS_HEAD = """\
 *Time* is the seconds of the processor for a batch, to predict it and to learn from it, as a multiple of the seconds in
 which the frozen model predicts one on the same machine at the same time; *held* is the megabytes of tensors that live
 between two batches beyond those of the frozen run: moments, teachers, copies, source examples. Both are medians over
-the seeds that were measured. What a step needs while it is computed is not counted."""
+the seeds that were measured; of some, the time beside the frozen model was not taken. What a step needs while it is
+computed is not counted."""
 _PEERS = """\
 ## Beside the public implementations
 
@@ -249,7 +250,8 @@ _CLAIMS_HEAD = """\
 ## Claims
 
 A claim holds if its rule is true. The rules were written before the measurements; a claim that fails stays failed. A
-*minus* B means the accuracy of A minus the accuracy of B. A verdict is given when all {seeds} seeds are there.
+*minus* B means the accuracy of A minus the accuracy of B, and in a trial what its table shows of A minus that of B. A
+verdict is given when all {seeds} seeds are there.
 """
 _NOT_HERE = """\
 What cannot be asked at this size: the distances and thresholds for a thousand classes, what 32 augmentations gain on

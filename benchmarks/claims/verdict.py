@@ -122,9 +122,15 @@ class Figure:
         first, second = (float(np.mean([getattr(c, side) for c in contrasts])) for side in ("first", "second"))
         return cls(first, second, mean, lo, hi)
 
-    def text(self) -> str:
-        """`+0.120 [+0.08, +0.16] (0.71 to 0.83)`: the difference, its interval, from the second arm to the first."""
-        return f"{self.difference:+.3f} [{self.lo:+.3f}, {self.hi:+.3f}] ({self.second:.2f} to {self.first:.2f})"
+    def text(self, places: int = 3) -> str:
+        """`+0.120 [+0.08, +0.16] (0.71 to 0.83)`: the difference, its interval, from the second arm to the first.
+
+        Args:
+            places: digits behind the point; the arms have one less.
+        """
+        difference, lo, hi = (f"{value:+.{places}f}" for value in (self.difference, self.lo, self.hi))
+        first, second = (f"{value:.{places - 1}f}" for value in (self.first, self.second))
+        return f"{difference} [{lo}, {hi}] ({second} to {first})"
 
 
 @dataclass(frozen=True)

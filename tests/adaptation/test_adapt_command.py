@@ -390,6 +390,46 @@ def test_what_is_missing_is_named(cli: Cli, base: Path, stream: Path, tmp_path: 
     assert (answer.code, "holds no stream.json" in answer.err) == (2, True)
 
 
+def _without_keys(told: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """A result without each of its keys in turn, also of what lies within, and what may not stand beside each other."""
+    found = [(key, {name: one for name, one in told.items() if name != key}) for key in told]
+    for key, value in told.items():
+        first = value[0] if isinstance(value, list) and value else value
+        for inner in first if isinstance(first, dict) else ():
+            less = {name: one for name, one in first.items() if name != inner}
+            found.append((f"{key} {inner}", {**told, key: [less, *value[1:]] if isinstance(value, list) else less}))
+    return [*found, ("history", {**told, "history": []}), ("clean_before", {**told, "clean_before": None})]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classes", "series"])
+def test_a_result_that_lacks_a_key_is_damaged_or_as_good(
+    cli: Cli, base: Path, stream: Path, forecaster: Path, series: Path, tmp_path: Path, kind: str
+) -> None:
+    out = tmp_path / "run"
+    typed = ["adapt", base, "--stream", stream, "--adapter", "tent", "--set", "rate=10", "--clean", stream]
+    if kind == "series":
+        typed = ["adapt", forecaster, "--stream", series, "--adapter", "petsa"]
+    typed += ["--out", out, "--quiet"]
+    assert cli(*typed).code == 0
+    file = out / "adapt.json"
+    told = json.loads(file.read_text())
+    assert (kind == "series") == (told["error"] is not None)
+    damaged = set()
+    for key, less in _without_keys(told):
+        file.write_text(json.dumps(less))
+        for command in (typed, ["report", out, "--out", tmp_path / "page.html", "--overwrite"]):
+            answer = cli(*command)
+            assert answer.code in (0, 2), (key, answer.err)
+            if answer.code == 2:
+                (line,) = answer.err.splitlines()
+                assert "adapt.json" in line, key
+                damaged.add(key)
+    assert {"trains", "stopped", "history", "history verdict", "history difference", "model path"} <= damaged
+    assert ("error late" in damaged) == (kind == "series")
+    assert ("clean_before" in damaged) == (kind == "classes")
+
+
 def test_a_model_that_writes_text_is_refused(cli: Cli, tiny_testbed: Any, stream: Path, tmp_path: Path) -> None:
     answer = cli("adapt", tiny_testbed.base, "--stream", stream, "--adapter", "tent", "--out", tmp_path / "run")
     assert (answer.code, "expected a classifier" in answer.err) == (2, True)

@@ -57,5 +57,5 @@ def ask_trials(cells: TrialCells) -> list[JudgedStreamClaim]:
                 name: Figure.of([compare(cell) for cell in own.values()], same_examples=trial.same_examples)
                 for name, compare in trial.claim.figures.items()
             }
-            found.append(JudgedStreamClaim(trial.claim, tuple(own), figures))
+            found.append(JudgedStreamClaim(trial.claim, tuple(own), figures, trial.claim.places))
     return found

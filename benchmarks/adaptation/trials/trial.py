@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.adaptation.cells import Marks
+from benchmarks.by_arm import whole_lines
 from benchmarks.claims.verdict import Contrast, Rule
 
 FILE = Path(__file__).parent / "trials.jsonl"
@@ -69,6 +70,7 @@ class TrialClaim:
         name, words, source, remark: as of `StreamClaim`.
         figures: what is compared, by name; the first is the main figure.
         rule: when it holds, by the names of the figures.
+        places: digits of its figures behind the point.
     """
 
     name: str
@@ -77,6 +79,7 @@ class TrialClaim:
     figures: Mapping[str, Callable[[TrialCell], Contrast]]
     rule: Rule
     remark: str = ""
+    places: int = 3
 
 
 @dataclass(frozen=True)
@@ -114,11 +117,7 @@ class TrialCells:
     def __init__(self, path: Path = FILE) -> None:
         self.path = path
         self._known: dict[tuple[str, int], TrialCell] = {}
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        if text and not text.endswith("\n"):
-            text = text[: text.rfind("\n") + 1]
-            path.write_text(text, encoding="utf-8")
-        for line in text.splitlines():
+        for line in whole_lines(path):
             row = json.loads(line)
             values = {(arm, column): np.array(one) for arm, columns in row["values"].items()
                       for column, one in columns.items()}  # fmt: skip

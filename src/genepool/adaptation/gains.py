@@ -121,10 +121,10 @@ def gains_of(moments: tuple[torch.Tensor, torch.Tensor], first: torch.Tensor, an
     return found
 
 
-def code_cost(
+def code_costs(
     images: torch.Tensor, dictionary: torch.Tensor, codes: torch.Tensor, gains: torch.Tensor, cost: float
-) -> float:
-    """The mean of ||s - D (g r)||^2 + a ||r||^2: how much it costs to write images down.
+) -> torch.Tensor:
+    """||s - D (g r)||^2 + a ||r||^2 of each image, shape (n,): how much it costs to write it down.
 
     Args:
         images: shape (n, pixels).
@@ -134,4 +134,4 @@ def code_cost(
         cost: a.
     """
     left = images - (codes * gains) @ dictionary.T
-    return float((left.square().sum(1) + cost * codes.square().sum(1)).mean())
+    return left.square().sum(1) + cost * codes.square().sum(1)

@@ -294,12 +294,21 @@ def read_adapted(out: Path) -> dict[str, Any] | None:
         raise InputError(f"cannot be read ({error})", where=path, fix=fix) from None
     if not isinstance(told, dict) or told.get("schema") != 1:
         raise InputError("is not the result of a run that this version reads", where=path, fix=fix)
-    if (wrong := next((key for key, fits in _KEYS.items() if not fits(told.get(key))), None)) is not None:
+    wrong = next((key for key, fits in _KEYS.items() if not fits(told.get(key))), None) or _at_odds(told)
+    if wrong is not None:
         raise InputError("is damaged", where=f"{path}:{wrong}", fix=fix)
-    if told["skill"] is not None and not (out / SKILL_FILE).is_file():
+    if told.get("skill") is not None and not (out / SKILL_FILE).is_file():
         raise InputError("the skill is missing", where=out / SKILL_FILE, fix=f"Remove {path} and run the same command")
     # What may be null may be left out as well.
     return {**dict.fromkeys(_KEYS), **told}
+
+
+def _at_odds(told: Mapping[str, Any]) -> str | None:
+    """The key of a result that others contradict; None where there is none."""
+    scored = told["history"] and None not in (told.get("frozen"), told.get("adapted"))
+    if told.get("verdict") is not None and not scored:
+        return "verdict"
+    return "clean_before" if told.get("clean_before") is None and told.get("clean_after") is not None else None
 
 
 def _maybe(value: object) -> bool:
@@ -323,7 +332,7 @@ def _is_course(value: object) -> bool:
 
 
 def _are_errors(value: object) -> bool:
-    whole = isinstance(value, dict) and all(_maybe(value.get(key)) for key in ("adapted", "late"))
+    whole = isinstance(value, dict) and all(key in value and _maybe(value[key]) for key in ("adapted", "late"))
     return whole and _are_numbers(value, ("frozen", "block"))
 
 
@@ -331,21 +340,23 @@ def _are_numbers(value: object, keys: Sequence[str]) -> bool:
     return isinstance(value, dict) and all(is_number(value.get(key)) for key in keys)
 
 
+def _is_round(value: object) -> bool:
+    keys = ("round", "n", "frozen", "adapted", "difference", "verdict")
+    if not isinstance(value, dict) or not all(key in value for key in keys):
+        return False
+    scored = all(map(is_number, (value["frozen"], value["adapted"]))) and is_text(value["verdict"])
+    whole = is_whole(value["round"], 1) and is_whole(value["n"], 0) and _is_interval(value["difference"])
+    return whole and (scored or value["difference"] is None)
+
+
 def _are_rounds(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(one, dict)
-        and is_whole(one.get("round"), 1)
-        and is_whole(one.get("n"), 0)
-        and _maybe(one.get("frozen"))
-        and _maybe(one.get("adapted"))
-        and _is_interval(one.get("difference"))
-        for one in value
-    )
+    return isinstance(value, list) and all(map(_is_round, value))
 
 
 def _are_events(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(one, dict)
+        and is_whole(one.get("round"), 1)
         and is_whole(one.get("batch"), 0)
         and all(map(is_text, (one.get("alarm"), one.get("reset"))))
         for one in value
@@ -366,6 +377,8 @@ def _are_looks(value: object) -> bool:
 _KEYS: dict[str, Callable[[Any], bool]] = {
     "model": lambda value: isinstance(value, dict) and all(map(is_text, map(value.get, ("path", "fingerprint")))),
     "stream": lambda value: isinstance(value, dict) and all(map(is_text, map(value.get, ("path", "name", "digest")))),
+    "trains": is_text,
+    "stopped": lambda value: isinstance(value, bool),
     "adapter": is_text,
     "options": lambda value: isinstance(value, dict),
     "order": is_text,
