@@ -70,6 +70,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a task without a share": (
         {"last": [{"train": {"of": None, "shares": {}}}]}, "shares must be 0 or more",
     ),
+    "a learner": (
+        {"training": {"learner": "slm"}}, "loop.yaml:training.learner: does not go with a loop, which teaches",
+    ),
     "a share of no task, for all trainings": (
         {"round": [{"train": {"of": None}}], "training": {"shares": {"firsd": 1}}},
         "loop.yaml:training.shares: 'firsd' is no task",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from training_runs import rows, told
 
 from genepool.errors import InputError
-from genepool.tasks import open_model
+from genepool.tasks import open_model, quantised
+from genepool.training import Training, run_training
 from genepool.training.continual.memory import read_memory
 from genepool.training.continual.retrieved import FactorLayer, RetrievedFactors, cut, factor_layers
 from genepool.training.retrieval import GroupedKeys
@@ -41,7 +43,8 @@ class Adapted(torch.nn.Module):
 def learn(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> Callable[..., Any]:
     def call(out: str, *options: Any, tasks: tuple[str, ...] = ("first", "grade"), base: str = "base") -> Any:
         named = [small_world / "tasks" / name for name in tasks]
-        where = ("--base", small_world / base, "--out", tmp_path / out)
+        # A base that is a path or a sum stands for itself.
+        where = ("--base", base if "/" in base else small_world / base, "--out", tmp_path / out)
         return cli("train", *named, "--learner", "slm", *where, *SHORT, *options)
 
     return call
@@ -137,6 +140,11 @@ def test_it_is_finished_repeated_and_reported_as_any_run(
     [
         (("--lora", 4, "--set", "deltas=3"), "base", "error: --set deltas: got 3, into which factors of rank 4"),
         (("--lora", 64, "--set", "deltas=64"), "base", "has 48 examples to learn from, fewer than it has adapters"),
+        (
+            ("--lora", 2050, "--set", "deltas=2"),
+            "base",
+            "error: --lora: is 2050, so each of 2 adapters has a rank of 1025",
+        ),
         (("--lora", 4, "--pack"), "base", "error: --pack: does not go with the learner slm"),
         (("--lora", 4), "classifier", "the learner slm needs a model that writes, got a text classifier"),
         (("--full",), "base", "trains factors alone"),
@@ -176,9 +184,72 @@ def test_a_pool_that_was_altered_is_refused(
     (folder / "composition.json").write_text(json.dumps({**said, "labels": labels}))
     assert "slm needs 1 or more skills, got 0" in asked()
     (folder / "composition.json").unlink()
-    (tmp_path / "run" / "tasks" / "0002" / "composition" / "composition.json").unlink()
+    (tmp_path / "run" / "tasks" / "0002" / "composition" / "router.safetensors").unlink()
     # The mark of a task does not stand for what is gone.
     (tmp_path / "run" / "train.json").unlink()
     answer = learn("run", *OPTIONS)
     assert answer.code == 2
+    assert "tasks/0002/composition/router.safetensors: what was trained is missing" in answer.err
     assert answer.err.count("\n") == 1
+
+
+def test_the_base_may_be_a_sum_and_may_need_pickles(
+    learn: Callable[..., Any], cli: Callable[..., Any], small_world: Path, tmp_path: Path
+) -> None:
+    first = cli(
+        "train", small_world / "tasks" / "first", "--base", small_world / "base", "--out", tmp_path / "one", *SHORT
+    )
+    assert first.code == 0, first.err
+    pickled = shutil.copytree(small_world / "base", tmp_path / "bin")
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    for name, base, more in (
+        ("sum", f"{small_world / 'base'}+{tmp_path / 'one' / 'adapter'}", ()),
+        ("pickled", str(pickled), ("--allow-pickle",)),
+    ):
+        answer = learn(name, *OPTIONS, *more, base=base)
+        assert answer.code == 0, answer.err
+        folder = tmp_path / name / "composition"
+        asked = cli("evaluate", folder, "--tasks", small_world / "tasks", "--limit", 6, "--json", "-q", *more)
+        assert asked.code == 0, asked.err
+        found = {one["task"]: one["mean"] for one in json.loads(asked.out)["results"]}
+        assert [found[task] for task in ("first", "grade")] == pytest.approx(told(tmp_path / name)["matrix"][1])
+        said = json.loads((folder / "composition.json").read_text())
+        assert said["record"]["tasks"] == {"first": {"steps": 6}, "grade": {"steps": 6}}
+        assert "0 examples" not in (folder / "README.md").read_text()
+    # Without the option nothing is opened.
+    assert learn("refused", *OPTIONS, base=str(pickled)).code == 2
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_file_is_named_with_its_key(
+    cli: Callable[..., Any], small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = {
+        "train": 1, "base": str(small_world / "base"), "learner": "slm", "steps": 2,
+        "tasks": [str(small_world / "tasks" / name) for name in ("first", "grade")],
+    }  # fmt: skip
+    file = tmp_path / "order.yaml"
+
+    def refused(**more: Any) -> str:
+        file.write_text(json.dumps({**plain, **more}))
+        answer = cli("train", file, "--out", tmp_path / "run", "-q")
+        assert answer.code == 2
+        assert answer.err.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+        return str(answer.err)
+
+    assert refused(lora={"rank": 6}).startswith(f"error: {file}:options.deltas: got 4, into which factors of rank 6")
+    targets = refused(lora={"rank": 4, "targets": ["q_proj", "lm_head"]})
+    assert targets.startswith(f"error: {file}:lora.targets: name lm_head, which writes the tokens")
+    with monkeypatch.context() as patch:
+        patch.setattr(quantised, "packed_base", lambda _: object())
+        assert "is computed as it is quantised" in refused(lora={"rank": 4})
+
+
+def test_whoever_calls_it_must_say_who_writes_the_result(small_world: Path, tmp_path: Path) -> None:
+    tasks = tuple(str(small_world / "tasks" / name) for name in ("first", "grade"))
+    recipe = Training(base=str(small_world / "base"), tasks=tasks, learner="slm")
+    with pytest.raises(InputError, match="nobody is named who writes one"):
+        run_training(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

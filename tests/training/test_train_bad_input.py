@@ -16,7 +16,12 @@ import pytest
 from training_runs import QUICK, result_bytes, told
 
 from genepool import locking
+from genepool.errors import InputError
+from genepool.tasks import Example
 from genepool.training import session
+from genepool.training.journal import SCORES, Journal
+from genepool.training.made_examples import MadeExample, Round
+from genepool.training.train import _nothing_left
 
 
 def test_weights_that_are_no_numbers_end_the_training_in_one_line(
@@ -37,11 +42,31 @@ def test_weights_that_are_no_numbers_end_the_training_in_one_line(
     assert not (tmp_path / "run" / "adapter").exists()
 
 
-def test_a_first_loss_that_is_no_number_is_not_blamed_on_the_learning_rate(train: Callable[..., Any]) -> None:
+def test_a_first_loss_that_is_no_number_is_not_blamed_on_the_learning_rate(
+    train: Callable[..., Any], tmp_path: Path
+) -> None:
     answer = train("run", "--objective", "sequence_match", "--set", "alpha=1e-300")
     assert answer.code == 2
     assert "the loss of step 1 is not a finite number" in answer.err
     assert "options of the objective nearer to their defaults" in answer.err
+    # The error says that it has the folder, which --overwrite replaces.
+    assert (tmp_path / "run" / "run.sqlite").is_file()
+
+
+def test_what_was_made_or_scored_is_not_thrown_away(tmp_path: Path) -> None:
+    made = MadeExample("first", Example("made-1", "fab=", ("a",)), {"by": "template"})
+    for name, kept in (("empty", False), ("nothing", False), ("made", True), ("scored", True)):
+        out = tmp_path / name
+        with pytest.raises(InputError, match="later"), _nothing_left(out):
+            out.mkdir()
+            with Journal(out / "run.sqlite") as journal:
+                if name in ("made", "nothing"):
+                    examples = (made,) if name == "made" else ()
+                    journal.put_round(Round(0, examples, {"wanted": 1, "tokens": 0}), 1)
+                if name == "scored":
+                    journal.set(SCORES, [0.5])
+            raise InputError("later")
+        assert out.exists() == kept, name
 
 
 @pytest.mark.slow

@@ -190,7 +190,7 @@ def _open_skills(folder: Path, said: Mapping[str, Any], members: Members, allow_
     reference, fingerprint = base_said.get("path"), base_said.get("fingerprint")
     if not is_line(reference) or not is_digest(fingerprint):
         raise InputError("its path or its fingerprint is damaged", where=f"{place}:base", fix=_AGAIN)
-    base = open_model_weights(_beside(folder, reference), allow_pickle=allow_pickle)
+    base = open_model_weights(_base_beside(folder, reference), allow_pickle=allow_pickle)
     found: list[ComposedSkill] = []
     wrong: list[str] = []
     missing = False
@@ -245,6 +245,12 @@ def _beside(folder: Path, path: str) -> str:
     """A path as it was written, or where it lies when it was moved together with the folder."""
     moved = folder.parent / Path(path).name
     return str(moved) if os.path.isabs(path) and not Path(path).exists() and moved.exists() else path
+
+
+def _base_beside(folder: Path, reference: str) -> str:
+    """The base, each part of a sum as `_beside` finds it."""
+    parts = [reference] if Path(reference).exists() else reference.split("+")
+    return "+".join(_beside(folder, part) for part in parts)
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from genepool.errors import InputError
 from genepool.seeding import derive
 from genepool.training.optimiser import Optimisation
 
@@ -36,6 +37,10 @@ class Step:
     loss: float
     norm: float
     rate: float
+
+
+class TrainingDiverged(InputError):
+    """A training that ended because its loss is no number any more; what it has until then stays."""
 
 
 class Diverged(Exception):

@@ -161,6 +161,21 @@ def _text(example: Example) -> str:
     return before + max(example.answer, *example.rejected, key=len)
 
 
+def adapted_output(opened: OpenedTraining) -> str | None:
+    """The name of the layer that writes tokens, where it gets factors.
+
+    Args:
+        opened: a recipe of factors, opened.
+    """
+    kind = open_model(opened.base).kind
+    if not issubclass(kind, Network) or (outline := kind.outline(opened.base)) is None:
+        return None
+    ask = getattr(outline, "get_output_embeddings", None)
+    output = None if ask is None else ask()
+    layers = modules_of(kind, outline, opened.base, opened.recipe.lora).layers
+    return next((name for name, one in layers.items() if one is output), None)
+
+
 def factor_inputs(opened: OpenedTraining) -> dict[str, int]:
     """How many inputs each linear layer has that gets factors, by its name; empty where that cannot be told.
 

@@ -18,7 +18,7 @@ from genepool.tasks.network import Network
 from genepool.threads import core_count, torch_threads
 from genepool.training.card import card
 from genepool.training.first_training import FirstTraining
-from genepool.training.fit import Diverged, Step, fit
+from genepool.training.fit import Diverged, Step, TrainingDiverged, fit
 from genepool.training.folder import (
     JOURNAL_FILE,
     RECIPE_FILE,
@@ -160,7 +160,7 @@ class Run:
                     ) from None
                 kept = self.states.kept()
                 last = f"the state of step {kept[-1]} is kept" if kept else "no state was kept yet"
-                raise InputError(
+                raise TrainingDiverged(
                     f"{error}, so the training ends; {last}",
                     where=self.out,
                     fix=f"{self._cure(session)}, in another --out or with --overwrite",

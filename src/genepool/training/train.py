@@ -16,9 +16,10 @@ from genepool.errors import InputError
 from genepool.measure import check_gated_tasks, load_gates
 from genepool.own_inputs import refuse_own_input
 from genepool.threads import torch_threads
+from genepool.training.fit import TrainingDiverged
 from genepool.training.folder import JOURNAL_FILE, RECIPE_FILE, REPORT_FILE, clear, read_result
 from genepool.training.gains import Gains, measure_gains
-from genepool.training.journal import Journal
+from genepool.training.journal import SCORES, Journal
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training, load_training
 from genepool.training.run import Run
@@ -122,15 +123,21 @@ def run_training(
 
 @contextmanager
 def _nothing_left(out: Path) -> Iterator[None]:
-    """Removes a folder that was not there before, where something was wrong before the first step was taken."""
+    """Removes a folder that was not there before, where something was wrong before anything was learned.
+
+    It stays where steps were taken, where examples were made or scored, and where the loss is no number.
+    """
     new = not os.path.lexists(out)
     try:
         yield
+    except TrainingDiverged:
+        raise
     except InputError:
         if new and (out / JOURNAL_FILE).is_file():
             with Journal(out / JOURNAL_FILE) as journal:
-                taken = bool(journal.steps())
-            if not taken:
+                made = any(one.examples for one in journal.rounds())
+                begun = made or bool(journal.steps() or journal.get(SCORES, None))
+            if not begun:
                 shutil.rmtree(out)
         raise
 

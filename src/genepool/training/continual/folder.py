@@ -13,6 +13,7 @@ DIR/train.json             what was gained and what was forgotten, the matrix am
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,9 @@ from genepool.errors import InputError
 from genepool.training.folder import RESULTS
 
 TASKS, MARK, MERGED, ASKED, COMPOSED = "tasks", "task.json", "merged.safetensors", "asked", "composition"
+
+#: Of a composition what it cannot be asked without.
+COMPOSITION_FILES = ("composition.json", "router.safetensors")
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,19 @@ def task_folder(out: Path, number: int) -> Path:
     return out / TASKS / f"{number + 1:04d}"
 
 
+def remove_after(out: Path, number: int) -> None:
+    """Removes the tasks after one: what they hold was made from what that one had made before it was removed.
+
+    Args:
+        out: the run's folder.
+        number: of the task, counted from 0.
+    """
+    last = task_folder(out, number).name
+    for path in sorted((out / TASKS).iterdir()) if (out / TASKS).is_dir() else []:
+        if path.name > last:
+            shutil.rmtree(path)
+
+
 def view_place(folder: Path, number: int) -> Path:
     """The folder, in that of a task, of what one of the tasks so far, counted from 0, is asked with."""
     return folder / ASKED / f"{number + 1:04d}"
@@ -142,7 +159,8 @@ def read_learned(folder: Path, tasks: tuple[str, ...]) -> LearnedTask | None:
         what = f"is of {', '.join(found.tasks)!r:.60}, expected {', '.join(tasks)}"
         raise InputError(what, where=path, fix=fix)
     views = [found.view(number) for number in range(found.views)]
-    whole = [folder / name for name, there in ((MERGED, found.merged), (COMPOSED, found.composed)) if there]
+    composed = [folder / COMPOSED / name for name in COMPOSITION_FILES] if found.composed else []
+    whole = [*([folder / MERGED] if found.merged else []), *composed]
     for needed in (found.trained, *whole, *views):
         if not needed.exists():
             raise InputError("what was trained is missing", where=needed, fix=fix)

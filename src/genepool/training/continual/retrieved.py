@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
     from genepool.training.continual.lesson_place import LessonPlace
+    from genepool.training.opened_training import OpenedTraining
+    from genepool.training.recipe import Training
     from genepool.weights import Weights
 
 
@@ -55,9 +57,36 @@ class PoolOnBase:
     tasks: tuple[str, ...]
     record: Mapping[str, Any]
 
+    @classmethod
+    def after(cls, opened: OpenedTraining, pool: LearnedPool, steps: Mapping[str, int]) -> PoolOnBase:
+        """What stands after some tasks.
+
+        Args:
+            opened: the recipe, opened.
+            pool: the adapters of these tasks.
+            steps: of each task, in the order in which they were learned.
+        """
+        recipe = opened.recipe
+        told = {"learner": recipe.learner, "tasks": {name: {"steps": one} for name, one in steps.items()}}
+        return cls(pool, opened.base, recipe.base, tuple(steps), {**told, "seed": recipe.seed})
+
 
 #: Writes a pool as a composition, a folder, replacing what is there.
 WritePool = Callable[[PoolOnBase, Path], object]
+
+
+def check_writer(recipe: Training, write_pool: WritePool | None) -> None:
+    """Refuses a learner whose result is a composition where nobody writes one.
+
+    Raises:
+        InputError: so it is.
+    """
+    if write_pool is None and recipe.made_learner().retrieves:
+        raise InputError(
+            f"the result of the learner {recipe.learner} is a composition, and nobody is named who writes one",
+            where="write_pool",
+            fix="Call `genepool.train`, or pass `write_learned_pool` of genepool.composition.learned_pool",
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ way, and the outcomes are on record. Uses the learners and the runs; `genepool t
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +21,12 @@ from genepool.seeding import derive
 from genepool.tasks import OutcomeTable, Source, open_model
 from genepool.threads import torch_threads
 from genepool.training.continual.asking import ask_all, fingerprint_of, joined_gains, models_asked
-from genepool.training.continual.folder import COMPOSED, MERGED, TASKS, LearnedTask, read_learned, task_folder
+from genepool.training.continual.folder import COMPOSED, MERGED, LearnedTask, read_learned, remove_after, task_folder
 from genepool.training.continual.memory import Memory, bytes_of, memory_digest, read_memory
 from genepool.training.continual.opening import open_sequence
 from genepool.training.continual.record import SequenceRecord
 from genepool.training.continual.result import write_merged, write_result
-from genepool.training.continual.retrieved import PoolOnBase, WritePool
+from genepool.training.continual.retrieved import PoolOnBase, WritePool, check_writer
 from genepool.training.continual.search import best_trial, search_rate
 from genepool.training.continual.session import TaskRun
 from genepool.training.continual.stages import earlier_models
@@ -85,6 +84,7 @@ def run_sequence(
             where="--fork",
             fix="Name what was learned as part of the base: BASE+DIR/adapter",
         )
+    check_writer(recipe, write_pool)
     with progress.bar("opening the base and the tasks"):
         opened = open_sequence(recipe, trusted=trusted, allow_pickle=allow_pickle)
     if gate is not None:
@@ -227,7 +227,8 @@ class SequenceRun:
 
     def _learn(self, number: int, done: Sequence[LearnedTask]) -> LearnedTask:
         folder = task_folder(self.out, number)
-        self._forget_after(number)
+        self.record.forget_from(number + 1)
+        remove_after(self.out, number)
         folder.mkdir(parents=True, exist_ok=True)
         learner = self.recipe.made_learner()
         trials = search_rate(
@@ -252,10 +253,9 @@ class SequenceRun:
             write_merged(self.opened, self.out, merged, results, so_far, folder / MERGED)
         pool = learner.pool(read_memory(folder))
         if pool is not None:
-            assert self._write_pool is not None, "write_pool is needed by learners whose result is a composition"
-            record = {"learner": self.recipe.learner, "steps": told["steps"], "seed": self.recipe.seed}
-            stands = PoolOnBase(pool, self.opened.base, self.recipe.base, so_far, record)
-            self._write_pool(stands, folder / COMPOSED)
+            assert self._write_pool is not None
+            steps = dict(zip(so_far, [*(one.steps for one in done), told["steps"]], strict=True))
+            self._write_pool(PoolOnBase.after(self.opened, pool, steps), folder / COMPOSED)
         kept = sum(bytes_of(one) for one in results) if learner.keeps_results else 0
         learned = LearnedTask(
             folder,
@@ -337,14 +337,6 @@ class SequenceRun:
             device=self._device,
         )
 
-    def _forget_after(self, number: int) -> None:
-        """Removes later tasks: what they hold was made from what this one had made before it was removed."""
-        self.record.forget_from(number + 1)
-        folder = task_folder(self.out, number)
-        for path in sorted((self.out / TASKS).iterdir()) if (self.out / TASKS).is_dir() else []:
-            if path.name > folder.name:
-                shutil.rmtree(path)
-
     def replay(self, step: int) -> None:
         """See `verify_sequence`."""
         done: list[LearnedTask] = []
@@ -402,7 +394,11 @@ class SequenceRun:
             knows_task = self.recipe.made_learner().knows_task
             whole: Weights | Source | None = None
             if done and not knows_task:
-                whole = open_model(self.parts(done)[0]) if done[-1].composed else self.weights(done)
+                whole = (
+                    open_model(self.parts(done)[0], allow_pickle=self.opened.allow_pickle)
+                    if done[-1].composed
+                    else self.weights(done)
+                )
             asked = models_asked(self.opened, done, whole)
             return ask_all(asked, self.recipe, ledger, self._device)
 
@@ -419,7 +415,9 @@ class SequenceRun:
             "schema": 1,
             "result": result.name,
             "base": {"path": self.recipe.base, "fingerprint": self.opened.base.fingerprint()},
-            "fingerprint": open_model(str(result), base=self.opened.base).fingerprint,
+            "fingerprint": open_model(
+                str(result), base=self.opened.base, allow_pickle=self.opened.allow_pickle
+            ).fingerprint,
             "form": self.recipe.form,
             "objective": self.recipe.objective,
             "learner": self.recipe.learner,

@@ -47,6 +47,7 @@ class TaskLearner(ABC):
         factors_only: whether it trains factors alone, never every tensor.
         classes_only: whether it needs a model that tells classes.
         one_a_row: whether every example needs a row of its own in a batch.
+        retrieves: whether its result is a pool of adapters that prompts retrieve, and no weights.
         Options: the model of its options.
         options: those it was made with.
         memory: what it kept of the tasks before this one; the runner puts it there before `begin_task`.
@@ -59,6 +60,7 @@ class TaskLearner(ABC):
     factors_only: ClassVar[bool] = False
     classes_only: ClassVar[bool] = False
     one_a_row: ClassVar[bool] = False
+    retrieves: ClassVar[bool] = False
     Options: ClassVar[type[LearnerOptions]] = LearnerOptions
 
     memory: Memory

@@ -91,7 +91,7 @@ class FewShot(TaskLearner):
             if getattr(self.options, name):
                 raise InputError(
                     f"got {getattr(self.options, name):g}, and it is for images, which the base does not read",
-                    where=f"options.{name}",
+                    where=opened.recipe.key(f"options.{name}"),
                     fix="Leave it out, or name a model that reads images",
                 )
 

@@ -65,7 +65,7 @@ class InfLora(TaskLearner):
             raise InputError(
                 f"got {rank}, and {narrow} has only {inputs[narrow]} inputs, out of whose directions the learner "
                 f"{self.name} makes its factors",
-                where="lora.rank",
+                where=opened.recipe.key("lora.rank"),
                 fix=f"Set {min(inputs.values())} or less, or use another learner",
             )
 

@@ -44,7 +44,7 @@ class Replay(TaskLearner):
         if opened.recipe.batch < 2:
             raise InputError(
                 "got 1, which leaves no room for a kept example beside the new one",
-                where="batch",
+                where=opened.recipe.key("batch"),
                 fix="Set 2 or more, or use another learner",
             )
 
@@ -61,6 +61,12 @@ class Replay(TaskLearner):
         kept = keep_examples(
             self.memory, self.place.lessons, seed=self.place.seed, most=ask.examples, budget=ask.budget
         )
-        if not kept:
-            progress.message(f"the budget ({ask.budget:,} B) has no room for an example, so none is rehearsed")
+        held = {one.task for one in kept}
+        known = [
+            *dict.fromkeys(
+                [*(one.task for one in self.memory.examples), *(one.task.name for one in self.place.lessons)]
+            )
+        ]
+        for task in (name for name in known if name not in held):
+            progress.message(f"{task}: the budget ({ask.budget:,} B) has no room for an example, so none is rehearsed")
         return Memory(examples=kept)

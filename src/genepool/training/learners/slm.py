@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # How the tensors of adapters are called, beside `keys`.
 _SIDES = ("down/", "up/")
+# The rank of an adapter that the composition takes, at most.
+_MOST_RANK = 1024
 
 
 class SlmLearnerOptions(LearnerOptions):
@@ -63,18 +65,40 @@ class SlmLearner(TaskLearner):
     when = "no example may be kept, and no task is named when a prompt is asked"
     factors_only: ClassVar[bool] = True
     one_a_row: ClassVar[bool] = True
+    retrieves: ClassVar[bool] = True
     Options: ClassVar[type[LearnerOptions]] = SlmLearnerOptions
     options: SlmLearnerOptions
 
     def check(self, opened: OpenedTraining) -> None:
         from genepool.tasks import open_model
+        from genepool.tasks.quantised import packed_base
+        from genepool.training.memory import adapted_output
 
         recipe, count = opened.recipe, self.options.deltas
         if recipe.lora.rank % count:
             raise InputError(
                 f"got {count}, into which factors of rank {recipe.lora.rank} cannot be cut",
-                where="options.deltas",
+                where=recipe.key("options.deltas"),
                 fix=f"Train factors of a rank that is a multiple of {count}, or set another number",
+            )
+        if recipe.lora.rank // count > _MOST_RANK:
+            raise InputError(
+                f"is {recipe.lora.rank}, so each of {count} adapters has a rank of {recipe.lora.rank // count}, above "
+                f"{_MOST_RANK}",
+                where=recipe.key("lora.rank"),
+                fix="Set a smaller one, or more `deltas`",
+            )
+        if packed_base(opened.base) is not None:
+            raise InputError(
+                f"is computed as it is quantised, where the learner {self.name} has no adapters beside it",
+                where=recipe.base,
+                fix="Name the unquantised model, or another learner",
+            )
+        if output := adapted_output(opened):
+            raise InputError(
+                f"name {output}, which writes the tokens, and no prompt retrieves adapters of it",
+                where=recipe.key("lora.targets"),
+                fix="Leave it out",
             )
         if "text" not in (kind := open_model(opened.base).kind).can:
             raise InputError(

@@ -85,6 +85,10 @@ class Loop(Strict):
 
     @model_validator(mode="after")
     def _composed(self) -> Loop:
+        if self.training.get("learner") is not None:
+            what = "does not go with a loop, which teaches its tasks together"
+            fix = "Leave it out, or learn the tasks in order without a loop"
+            raise PartError(InputError(what, where="training.learner", fix=fix))
         for key in self.training:
             if key in _SHARED and key != "train":
                 raise ValueError(f"`training` says `{key}`, which the loop says itself. Move it to the top")
