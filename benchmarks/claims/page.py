@@ -155,7 +155,8 @@ This page tests what the papers say, on small models that are trained on the spo
 this page, and `claims.json` with the raw figures.
 
 What is claimed of compositions, which learn how much of each skill to use, has [a page of its own](composition.md).
-So has what is claimed of [models that adapt to a stream](streams.md).
+So have [models that adapt to a stream](streams.md), [learning](learning.md), [learning tasks one after
+another](learners.md), [samplers](samplers.md) and [policies](policies.md).
 
 Our models are tiny, and some of the claims are about large models. "Does not hold here" is a statement about these
 testbeds only.
