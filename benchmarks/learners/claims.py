@@ -286,6 +286,8 @@ CLAIMS = (
             f"few-{name}", f"Of few images, a trick helps by itself: {words}", "Roy et al. 2024",
             (f"few: {name}", "few: frozen"), balanced(f"few: {name}", "few: frozen"),
             better(f"the harmonic mean of the first task and the later ones, with the trick ({name}) minus without,"),
+            "five images are learned at the rate of the first task: the last digit is known, and the others are not"
+            if name == "subnet" else "",
         )
         for name, (words, _) in TRICKS.items()
     ),
