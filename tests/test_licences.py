@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 # MPL 2.0 binds changes of its own files alone.
 _PERMISSIVE = (
-    r"MIT|BSD|0BSD|Apache|ISC|PSF|Python Software Foundation|Zlib|CC0|BSL-1\.0|CNRI-Python|Unlicense|Public Domain|"
+    r"MIT|BSD|0BSD|Apache|ISC|PSF|Python Software Foundation|[Zz]lib|CC0|BSL-1\.0|CNRI-Python|Unlicense|Public Domain|"
     r"HPND|Historical Permission Notice|MPL-2\.0|Mozilla Public License 2\.0|LLVM-exception"
 )
 _BINDING = r"\b[AL]?GPL|General Public License|Proprietary|Commercial|NonCommercial|CC-BY-NC"
