@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from genepool.errors import InputError
 HOLDER = """
 import sys
 from pathlib import Path
+from typing import Any
 from genepool.locking import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
@@ -332,3 +334,24 @@ def test_what_a_kill_left_is_cleared_and_what_is_being_written_is_not(tmp_path: 
         assert {path.name for path in tmp_path.iterdir()} == {".alive.partial", ".other", ".link.partial"}
     assert (tmp_path / "alive").read_bytes() == b"whole"
     staging.clear_left(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("call", ["flock", "ftruncate", "fsync"])
+def test_an_interrupt_while_a_file_is_begun_or_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    module = fcntl if call == "flock" else os
+    plain, calls = getattr(module, call), 0
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise KeyboardInterrupt
+        return plain(*arguments)
+
+    monkeypatch.setattr(module, call, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        staging.write_bytes(tmp_path / "folder" / "out", b"data")
+    assert calls
+    assert list(tmp_path.iterdir()) == []

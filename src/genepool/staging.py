@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import functools
 import os
 import shutil
 import stat
@@ -138,6 +139,8 @@ def _taken_partial(partial: Path, path: Path, patience: float) -> int:
             os.close(handle)
             raise
         except BaseException:
+            # Ctrl-C: nobody else would clear up an empty file.
+            until_done(functools.partial(_remove_if_free, partial, handle))
             os.close(handle)
             raise
         os.close(handle)
@@ -150,10 +153,15 @@ def clear_left(folder: Path) -> None:
             with suppress(OSError):
                 handle = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
                 try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _remove_if_same(partial, handle)
+                    _remove_if_free(partial, handle)
                 finally:
                     os.close(handle)
+
+
+def _remove_if_free(partial: Path, handle: int) -> None:
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove_if_same(partial, handle)
 
 
 def _remove_if_same(partial: Path, handle: int) -> None:
