@@ -57,6 +57,26 @@ def test_a_collection_is_one_object(bred: Path, cli: Cli) -> None:
     assert len(members) == 3
 
 
+def test_what_another_process_wrote_meanwhile_stays(
+    bred: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is looked at once more when nobody else can write there: it was free when the command began."""
+    from genepool.evolution import collection
+
+    out, open_study = tmp_path / "model", collection.OpenedStudy.open
+
+    def meanwhile(*arguments: Any, **options: Any) -> Any:
+        out.mkdir()
+        (out / "thesis.txt").write_text("years of work")
+        return open_study(*arguments, **options)
+
+    monkeypatch.setattr(collection.OpenedStudy, "open", meanwhile)
+    answer = cli("collection", bred, "--write", "winner", "--out", out)
+    assert (answer.code, answer.out) == (2, "")
+    assert "the output folder is not empty" in answer.err
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+
+
 @pytest.mark.usefixtures("loud")
 def test_a_candidate_replaces_what_is_there_and_is_quiet_as_is_said(bred: Path, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "model"

@@ -104,7 +104,7 @@ def write_candidate(
         return verdict, _write_adapter(opened, candidate, verdict, folder, rank, lineage, overwrite)
     scores = "\n".join(f"| {task} | {mean:.3f} |" for task, mean in verdict.valid.items())
     sections = {"Validation scores": f"| task | mean |\n|---|--:|\n{scores}", "Lineage": lineage}
-    opened.representation.write(candidate, folder, sections)
+    opened.representation.write(candidate, folder, sections, overwrite=overwrite)
     return verdict, None
 
 

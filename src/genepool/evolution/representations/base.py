@@ -235,8 +235,18 @@ class Representation(ABC, Generic[Proposal, AnyVary]):
     # -- what is kept -------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def write(self, candidate: Candidate, folder: Path, sections: Mapping[str, str]) -> None:
-        """Writes a candidate as a checkpoint with a card that has these sections, replacing what is there."""
+    def write(self, candidate: Candidate, folder: Path, sections: Mapping[str, str], *, overwrite: bool = True) -> None:
+        """Writes a candidate as a checkpoint with a card that has these sections.
+
+        Args:
+            candidate: it.
+            folder: where.
+            sections: by their titles.
+            overwrite: replace what is there; a study does so with its own winner.
+
+        Raises:
+            InputError: something is there and `overwrite` is false, or another process is writing there.
+        """
 
     @abstractmethod
     def card(self, candidate: Candidate, sections: Mapping[str, str]) -> str:

@@ -135,12 +135,12 @@ class BirthRepresentation(Representation[Birth, AnyBirths]):
     def template(self) -> Weights:
         return next(iter(self._founders.models.values()), self._founders.base)
 
-    def write(self, candidate: Candidate, folder: Path, sections: Mapping[str, str]) -> None:
+    def write(self, candidate: Candidate, folder: Path, sections: Mapping[str, str], *, overwrite: bool = True) -> None:
         from genepool.weights.writer import write_checkpoint
 
         pedigree = json.dumps(self.record(candidate), indent=2, allow_nan=False) + "\n"
         files = {"README.md": self.card(candidate, sections), "pedigree.json": pedigree}
-        write_checkpoint(self.source(candidate), folder, overwrite=True, extra_files=files)
+        write_checkpoint(self.source(candidate), folder, overwrite=overwrite, extra_files=files)
 
     def card(self, candidate: Candidate, sections: Mapping[str, str]) -> str:
         base = self._founders.base

@@ -107,10 +107,10 @@ class RecipeRepresentation(PointRepresentation[AnyVary]):
         # From the merge, not from the base: a skill may bring a head of its own where the base ties it.
         return self.plan.weights()
 
-    def write(self, candidate: Candidate, folder: Path, sections: Mapping[str, str]) -> None:
+    def write(self, candidate: Candidate, folder: Path, sections: Mapping[str, str], *, overwrite: bool = True) -> None:
         from genepool.merging import run_plan
 
-        run_plan(self.plan_of(candidate), folder, overwrite=True, sections=dict(sections))
+        run_plan(self.plan_of(candidate), folder, overwrite=overwrite, sections=dict(sections))
 
     def card(self, candidate: Candidate, sections: Mapping[str, str]) -> str:
         from genepool.merging.card import model_card

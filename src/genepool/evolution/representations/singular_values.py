@@ -106,12 +106,12 @@ class SingularValues(PointRepresentation[SingularValuesOptions]):
     def template(self) -> Weights:
         return self._founders.models[self._name]
 
-    def write(self, candidate: Candidate, folder: Path, sections: Mapping[str, str]) -> None:
+    def write(self, candidate: Candidate, folder: Path, sections: Mapping[str, str], *, overwrite: bool = True) -> None:
         from genepool.weights.writer import write_checkpoint
 
         values = json.dumps(dict(candidate.genome), indent=1) + "\n"
         files = {"README.md": self.card(candidate, sections), "singular_values.json": values}
-        write_checkpoint(self.source(candidate), folder, overwrite=True, extra_files=files)
+        write_checkpoint(self.source(candidate), folder, overwrite=overwrite, extra_files=files)
 
     def card(self, candidate: Candidate, sections: Mapping[str, str]) -> str:
         # Hundreds of genes make no table that anyone reads; the file beside the card has them all.
