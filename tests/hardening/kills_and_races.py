@@ -2,7 +2,8 @@
 
 `python -m tests.hardening.kills_and_races --kills 200 --interrupts 100 --races 100 [--only NAME ...] [--beds] [--keep
 FOLDER]` goes round the commands, each with the next seed, until there are as many, and kills each at least once. It
-tells on stderr what fails and prints the table. With --keep what is done is not done again.
+tells on stderr what fails and prints the table. With --keep what is done is not done again; --keep FOLDER alone prints
+the table of what was done there.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from tests.hardening.writing_commands import COMMANDS
 
 #: No command is disturbed more often than this, however early all of them end.
 _ROUNDS = 50
+#: A line for everything that was done.
+DONE = "done.jsonl"
 _ACTS = {"kills": "kill", "interrupts": "interrupt", "races": "race"}
 #: One column for each way in which it may end, under what was done.
 COLUMNS = {"kills": FOUND, "interrupts": FOUND, "races": ENDS}
@@ -45,7 +48,7 @@ class Counted:
     """
 
     def __init__(self, folder: Path, forks: Forks) -> None:
-        self._folder, self._forks, self._done = folder, forks, folder / "done.jsonl"
+        self._folder, self._forks, self._done = folder, forks, folder / DONE
         self.ends: Counter[tuple[str, str, str]] = Counter()
         self.seconds: Counter[str] = Counter()
         self.failed = 0
@@ -132,6 +135,13 @@ def table(ends: Counter[tuple[str, str, str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def _kept(file: Path) -> Counter[tuple[str, str, str]]:
+    """How everything ended that a file says was done."""
+    commands = {one.name: command_of(one.typed) for one in (*COMMANDS, *BEDS)}
+    done = [json.loads(line) for line in file.read_text().splitlines()]
+    return Counter((commands[one["name"]], one["what"], end) for one in done for end in one["ends"])
+
+
 def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -161,6 +171,9 @@ def main() -> None:
     writings = sorted((one for one in known if asked.only is None or one.name in asked.only), key=lambda one: one.long)
     # Some entries race different commands with the same one.
     single = list({one.typed: one for one in reversed(writings)}.values())[::-1]
+    if asked.keep and not any(getattr(asked, what) for what in COLUMNS):
+        print(table(_kept(asked.keep / DONE)))
+        return
     _quiet()
     with Forks() as forks, nullcontext(asked.keep) if asked.keep else tempfile.TemporaryDirectory() as folder:
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -156,7 +156,8 @@ def _wrong(place: Place, known: Orders, codes: tuple[int, int]) -> list[str]:
 def _check_victim(place: Place, known: Orders, codes: tuple[int, int], victim: int, told: list[str]) -> None:
     """Checks what is there after one of two was killed or interrupted, and after both were run once more."""
     writing, survivor = place.writing, 1 - victim
-    legal = known.legal_beside(survivor, codes[survivor])
+    # With --overwrite some commands begin by removing what was there.
+    legal = known.legal_beside(survivor, codes[survivor]) + ([{}] if writing.anew and known.first else [])
     check(told, torn(place.look(), legal, writing.parts, known.all), place)
     if codes[victim] != -signal.SIGKILL:
         check(told, place.left(), place)
