@@ -68,9 +68,13 @@ $(AUDIT_STAMP): $(STAMP)
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[audit]"
 	@touch $@
 
-audit: $(AUDIT_STAMP)  ## known weaknesses of the dependencies, and their licences; names what could not be looked up
-	$(BIN)/pip-audit --skip-editable --progress-spinner off
+# pip-audit ends in a traceback where it cannot connect; a weakness that it found is told without one.
+audit: $(AUDIT_STAMP)  ## licences of the dependencies, and their known weaknesses, which are looked up at pypi.org
 	$(TEST_ENV) $(BIN)/python -m pytest tests/test_licences.py
+	@$(BIN)/pip-audit --skip-editable --progress-spinner off 2>$(VENV)/audit.log; code=$$?; \
+	if grep -q Traceback $(VENV)/audit.log; then tail -n 1 $(VENV)/audit.log; \
+	echo "error: no known weakness was looked up. Run make audit again with a network."; exit 2; fi; \
+	cat $(VENV)/audit.log; exit $$code
 
 clean:
 	rm -rf $(VENV) site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

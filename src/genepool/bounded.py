@@ -19,6 +19,8 @@ from genepool.errors import InputError
 
 #: Seconds of the processor, and bytes beyond what the process holds. What people write takes milliseconds and a few KB.
 SECONDS, BYTES = 5.0, 1 << 30
+#: Bytes for a template, which makes a text for people or a model.
+TEXT_BYTES = 48 << 20
 
 #: Values in a JSON file, at most. The tokenizer of 250,000 tokens has two million, the index of a large model 100,000.
 MOST_VALUES = 5_000_000

@@ -190,7 +190,9 @@ def _taken(path: Path) -> int | None:
         # Whoever had it may have removed it between the two lines above.
         if os.path.samestat(os.fstat(handle), os.stat(path)):
             os.ftruncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+            # On a full disk it does not say who has it.
+            with suppress(OSError):
+                os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
             return handle
     except (BlockingIOError, FileNotFoundError):
         pass

@@ -47,8 +47,11 @@ _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 
 
 def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
-    """Writes `text` to `path` atomically: a reader sees the old file or the new one, never a part."""
-    write_bytes(path, text.encode(), overwrite=overwrite)
+    """Writes `text` to `path` atomically: a reader sees the old file or the new one, never a part.
+
+    Where the name of a folder is no text, which a path in JSON then is neither, it stands there as JSON's own escape.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"), overwrite=overwrite)
 
 
 def write_bytes(path: Path, data: bytes, *, overwrite: bool = True) -> None:

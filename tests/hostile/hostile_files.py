@@ -99,10 +99,10 @@ KINDS = (
     Kind("digits config", "digits/config.json", "json", (_SEE, "inspect digits")),
     Kind("policy config", "policy/config.json", "json", (_PLAY, "inspect policy")),
     *(Kind(f"composition by {method}", f"by_{method}/composition.json", "json",
-           (one.asked.replace("{folder}", f"by_{method}"),))
+           (one.asked.replace("{folder}", f"by_{method}"),), row="saved compositions: settings")
       for method, one in COMPOSED.items()),
     *(Kind(f"router of {method}", f"by_{method}/router.safetensors", "tensors",
-           (one.asked.replace("{folder}", f"by_{method}"),))
+           (one.asked.replace("{folder}", f"by_{method}"),), row="saved compositions: tensors")
       for method, one in COMPOSED.items() if one.learned),
     *RUN_KINDS,
     *MODEL_KINDS,

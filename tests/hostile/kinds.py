@@ -19,6 +19,7 @@ class Kind:
         form: see `mutations.mutated`.
         typed: command lines that read it; a case runs one of them.
         needs: other parts of the world that are copied beside it.
+        row: what the table of the documentation calls it together with others; its name when empty.
         refused: whether the good file is refused too.
         seal: what puts right, in the folder of a case, the digests of the file that stand elsewhere.
     """
@@ -30,6 +31,7 @@ class Kind:
     needs: tuple[str, ...] = ()
     seal: Callable[[Path], None] | None = None
     refused: bool = False
+    row: str = ""
 
     def copied(self) -> tuple[str, ...]:
         """The parts of the world that a case holds copies of."""

@@ -42,23 +42,22 @@ _SCHEMES = (
 def _method_kinds() -> tuple[Kind, ...]:
     found = []
     for name in _METHODS:
-        place, typed = (
-            f"peft_{name}",
-            f"skill convert peft_{name} --base {{world}}/large --to dense --out out.safetensors",
-        )
-        found.append(Kind(f"settings of {name}", f"{place}/adapter_config.json", "json", (typed,)))
-        found.append(Kind(f"tensors of {name}", f"{place}/adapter_model.safetensors", "tensors", (typed,)))
+        place, row = f"peft_{name}", "PEFT's other methods"
+        typed = (f"skill convert {place} --base {{world}}/large --to dense --out out.safetensors",)
+        settings, tensors = f"{place}/adapter_config.json", f"{place}/adapter_model.safetensors"
+        found.append(Kind(f"settings of {name}", settings, "json", typed, row=f"{row}: settings"))
+        found.append(Kind(f"tensors of {name}", tensors, "tensors", typed, row=f"{row}: tensors"))
     return tuple(found)
 
 
 def _scheme_kinds() -> tuple[Kind, ...]:
     found = []
     for name in _SCHEMES:
-        place = f"quantised_{name}"
-        typed = f"merge {place}.yaml out"
-        beside = (f"{place}.yaml",)
-        found.append(Kind(f"config in {name}", f"{place}/config.json", "json", (typed, f"inspect {place}"), beside))
-        found.append(Kind(f"weights in {name}", f"{place}/model.safetensors", "tensors", (typed,), beside))
+        place, row = f"quantised_{name}", "quantised checkpoints"
+        typed, beside = (f"merge {place}.yaml out", f"inspect {place}"), (f"{place}.yaml",)
+        config, tensors = f"{place}/config.json", f"{place}/model.safetensors"
+        found.append(Kind(f"config in {name}", config, "json", typed, beside, row=f"{row}: config"))
+        found.append(Kind(f"weights in {name}", tensors, "tensors", typed[:1], beside, row=f"{row}: tensors"))
     return tuple(found)
 
 
@@ -148,8 +147,7 @@ def large(folder: Path) -> None:
     """The base of PEFT's methods."""
     from benchmarks.adapters.cases import build_base
 
-    build_base("llama", folder)
-    (folder / "llama").rename(folder / "large")
+    build_base("llama", folder / "bases").rename(folder / "large")
 
 
 def _method(name: str, settings: dict[str, Any]) -> Callable[[Path], None]:

@@ -14,6 +14,7 @@ from tests.hostile.fuzzing import MEGABYTES, Case, Fuzzer, tried_headers
 from tests.hostile.hostile_files import KINDS
 from tests.hostile.kinds import Kind
 from tests.hostile.mutations import ODD, mutated
+from tests.hostile.tried_files import COUNTS, PAGE, counted, table_of, with_table
 
 FACTOR = int(os.environ.get("GENEPOOL_HARDEN", "1"))
 MUTATIONS, HEADERS = 40 * FACTOR, 50_000 * FACTOR
@@ -34,6 +35,34 @@ def test_no_header_breaks_the_reader(tmp_path: Path, record_property: Callable[[
     tried = list(tried_headers(range(HEADERS), tmp_path))
     record_property("mutated headers", len(tried))
     assert not [one for one in tried if one.wrong or one.seconds > 1 or one.megabytes > MEGABYTES]
+
+
+def test_the_page_shows_what_was_counted() -> None:
+    page = PAGE.read_text()
+    assert page == with_table(page, json.loads(COUNTS.read_text()))
+    with pytest.raises(ValueError, match="once each"):
+        with_table(page + page, {})
+
+
+def test_of_equal_cases_the_last_counts() -> None:
+    one = {
+        "kind": "recipe",
+        "seed": 1,
+        "code": 3,
+        "seconds": 1.0,
+        "megabytes": 9.0,
+        "usual": 4.0,
+        "wrong": "exit code 3",
+    }
+    ended = {**one, "seed": 2, "code": -9, "seconds": None, "megabytes": None}
+    kinds = counted([one, ended, {**one, "code": 2, "wrong": ""}])
+    assert kinds["recipe"] == {"tried": 2, "0": 0, "1": 0, "2": 1, "seconds": 1.0, "idle": 9, "good": 5, "wrong": 1}
+    rows = [line for line in table_of(kinds).splitlines() if line.startswith(("| recipe", "| **all", "| gates"))]
+    assert rows == [
+        "| gates | 0 | 0 | 0 | 0 | 0.00 | 0 | 0 | 0 |",
+        "| recipe | 2 | 0 | 0 | 1 | 1.00 | 9 | 5 | 1 |",
+        "| **all but the headers** | 2 | 0 | 0 | 1 | 1.00 | 9 | 5 | 1 |",
+    ]
 
 
 @pytest.mark.parametrize("form", ["json", "jsonl", "yaml", "safetensors", "tensors", "jinja", "bytes"])

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.hostile.hostile_files import KINDS
+
 _DOCS = Path(__file__).parents[2] / "docs"
 COUNTS, PAGE = _DOCS / "security.json", _DOCS / "security.md"
 _BEGIN, _END = "<!-- tried: begin -->\n", "<!-- tried: end -->\n"
@@ -17,8 +19,9 @@ _HEAD = (
     "| kind of file | tried | exit 0 | exit 1 | exit 2 | worst s | worst MB over idle | worst MB over the good file "
     "| wrong |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
 )
-#: Kinds of which there are many, told in one row.
-_ROWS = {"composition by ": "saved compositions, `composition.json`", "router of ": "saved compositions, their tensors"}
+_COLUMNS = ("tried", "0", "1", "2", "seconds", "idle", "good", "wrong")
+#: The header of a safetensors file, which is read without a command around it.
+HEADER = "header"
 
 
 def counted(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -30,9 +33,7 @@ def counted(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     last = {(one["kind"], one["seed"]): one for one in lines}
     found: dict[str, dict[str, float]] = {}
     for one in last.values():
-        row = found.setdefault(
-            one["kind"], dict.fromkeys(("tried", "0", "1", "2", "seconds", "idle", "good", "wrong"), 0)
-        )
+        row = found.setdefault(one["kind"], dict.fromkeys(_COLUMNS, 0))
         row["tried"] += 1
         row["wrong"] += bool(one["wrong"])
         if str(one["code"]) in row:
@@ -46,17 +47,23 @@ def counted(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def table_of(kinds: Mapping[str, Mapping[str, float]]) -> str:
-    """The counts as a Markdown table."""
+    """The counts as a Markdown table; a kind that was not tried stands there with zeros."""
+    names = {HEADER: "safetensors header, alone", **{kind.name: kind.row or kind.name for kind in KINDS}}
     rows: dict[str, dict[str, float]] = {}
-    for kind, counts in kinds.items():
-        name = next((row for begin, row in _ROWS.items() if kind.startswith(begin)), kind)
-        row = rows.setdefault(name, dict.fromkeys(counts, 0))
-        for key, value in counts.items():
-            row[key] = max(row[key], value) if key in ("seconds", "idle", "good") else row[key] + value
-    total = {key: sum(row[key] for row in rows.values()) for key in ("tried", "0", "1", "2", "wrong")}
-    worst = {key: max((row[key] for row in rows.values()), default=0) for key in ("seconds", "idle", "good")}
-    lines = [_line(name, row) for name, row in sorted(rows.items())]
-    return _HEAD + "".join([*lines, _line("**all**", {**total, **worst})])
+    for kind, name in names.items():
+        row = rows.setdefault(name, dict.fromkeys(_COLUMNS, 0))
+        _add(row, kinds.get(kind, {}))
+    files = dict.fromkeys(_COLUMNS, 0.0)
+    for name, row in rows.items():
+        if name != names[HEADER]:
+            _add(files, row)
+    lines = [_line(name, row) for name, row in sorted(rows.items(), key=lambda row: row[0].lower())]
+    return _HEAD + "".join([*lines, _line("**all but the headers**", files)])
+
+
+def _add(row: dict[str, float], more: Mapping[str, float]) -> None:
+    for key, value in more.items():
+        row[key] = max(row[key], value) if key in ("seconds", "idle", "good") else row[key] + value
 
 
 def _line(name: str, row: Mapping[str, float]) -> str:
@@ -66,7 +73,13 @@ def _line(name: str, row: Mapping[str, float]) -> str:
 
 
 def with_table(page: str, kinds: Mapping[str, Mapping[str, float]]) -> str:
-    """The page with the table of these counts in its place."""
+    """The page with the table of these counts in its place.
+
+    Raises:
+        ValueError: the page does not have exactly one place for it.
+    """
+    if page.count(_BEGIN) != 1 or page.count(_END) != 1:
+        raise ValueError(f"{PAGE} needs {_BEGIN.strip()} and {_END.strip()} once each")
     before, _, rest = page.partition(_BEGIN)
     _, _, after = rest.partition(_END)
     return f"{before}{_BEGIN}{table_of(kinds)}{_END}{after}"

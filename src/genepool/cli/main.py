@@ -9,6 +9,7 @@ function, so that `genepool --help` needs neither torch nor transformers. `PANEL
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
@@ -33,6 +34,15 @@ from genepool.errors import GenepoolError
 _NOT_COMMANDS = {"main", "options", "tables", "common"}
 #: A word longer than any path that a system takes: the error around it would not be found.
 _ENDLESS = re.compile(r"\S{4096,}")
+#: What is wrong with a place, and not with genepool, wherever it is met; and the way out.
+_PLACES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Check the permissions of the file and of the folders above it."),
+    errno.EROFS: "Name a place that can be written.",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space and run again."),
+    errno.EIO: "Check the disk.",
+    errno.ENAMETOOLONG: "Use a shorter name.",
+    errno.ELOOP: "Name a path without links that lead to themselves.",
+}
 #: Characters of a line that somebody still reads, and what is kept of a longer one.
 _LONGEST, _HEAD, _TAIL = 1_800, 1_000, 600
 _HELP = """\
@@ -176,6 +186,8 @@ def _run(arguments: list[str]) -> int:
             raise
         if isinstance(error, OSError) and not _has_folder():
             return _fail("the folder you are in is gone. Change to one that is there.", 2)
+        if isinstance(error, OSError) and error.filename is not None and error.errno in _PLACES:
+            return _fail(f"{os.fsdecode(error.filename)}: {_flat(error.strerror or '')} {_PLACES[error.errno]}", 2)
         where = f"{type(error).__name__}: {_flat(str(error))}"
         return _fail(f"{where} This is a fault of genepool's; set GENEPOOL_DEBUG=1 for the traceback.", 3)
     if result == 130:

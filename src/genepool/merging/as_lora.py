@@ -163,7 +163,7 @@ def write_adapter(
             nbytes = writer.finish(_reference(plan, base), verify=verify)
         report = AdapterReport(max(held.rank for held in writer.held), writer.held, nbytes, _tokens_left_out(plan))
         for name, text in report_files(plan, report).items():
-            (folder / name).write_text(text)
+            (folder / name).write_text(text, encoding="utf-8")
     remark(report, rank)
     return report
 

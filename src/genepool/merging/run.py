@@ -108,7 +108,7 @@ def run_plan(
         )
         written = card.extra_files(plan, fingerprint=fingerprint, sections=sections) | dict(files or {})
         for name, text in written.items():
-            (folder / name).write_text(text)
+            (folder / name).write_text(text, encoding="utf-8")
     return out
 
 

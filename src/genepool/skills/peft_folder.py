@@ -73,7 +73,7 @@ def write_peft(
             nbytes = writer.finish((reference, None))
         size = sum(held.change for held in writer.held)
         error = (sum(held.lost for held in writer.held) / size) ** 0.5 if size else 0.0
-        (folder / "README.md").write_text(_card(changes, base_name, error))
+        (folder / "README.md").write_text(_card(changes, base_name, error), encoding="utf-8")
         if changes.control is not None:
             (folder / CONTROL_FILE).write_text(changes.control.text(), encoding="utf-8")
         if changes.header.head:

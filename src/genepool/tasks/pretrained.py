@@ -6,7 +6,7 @@ transformers builds use this.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,12 @@ from genepool.weights.quantised import quantised_by
 
 if TYPE_CHECKING:
     import torch
+
+
+def named_classes(config: Mapping[str, Any]) -> list[str]:
+    """The classes that a config says its model is of; none where it says something else there."""
+    named = config.get("architectures")
+    return [str(one) for one in named] if isinstance(named, list) else []
 
 
 def build_network(weights: Weights, kind: torch.dtype, auto: str, what: str, *, classes: bool = False) -> Any:

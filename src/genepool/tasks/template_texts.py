@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from genepool.bounded import SECONDS, bounded
+from genepool.bounded import SECONDS, TEXT_BYTES, bounded
 from genepool.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class TemplateTexts:
         from jinja2 import TemplateError
 
         where = f"{self._where}:{key}"
-        with bounded("the template", where=where, fix="Write a simpler one"):
+        with bounded("the template", where=where, fix="Write a simpler one", memory=TEXT_BYTES):
             try:
                 self._compiled(source)
             except (TemplateError, RecursionError) as error:
@@ -66,7 +66,8 @@ class TemplateTexts:
         from jinja2 import TemplateError
 
         where, began = f"{self._where}:{key}", time.process_time()
-        with bounded("the template", where=where, fix="Write a simpler one", seconds=max(self._left, _EACH)):
+        left, fix = max(self._left, _EACH), "Write a simpler one"
+        with bounded("the template", where=where, fix=fix, seconds=left, memory=TEXT_BYTES):
             try:
                 text: str = self._compiled(source).render(values)
             except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from genepool.bounded import bounded
+from genepool.bounded import TEXT_BYTES, bounded
 from genepool.errors import InputError, first_sentence
 from genepool.tasks.decoding import DEFAULT_BATCH, batches, check_length
 from genepool.tasks.network import Network
@@ -42,7 +42,8 @@ def templated(tokenizer: Any, messages: Sequence[Mapping[str, str]], where: str,
             "the tokenizer has no chat template", where=where, fix="Set `chat_template: false` for the task"
         )
     ending = {"add_generation_prompt": opened, "continue_final_message": not opened}
-    with bounded("the chat template", where=where, fix="Correct it, or set `chat_template: false` for the task"):
+    fix = "Correct it, or set `chat_template: false` for the task"
+    with bounded("the chat template", where=where, fix=fix, memory=TEXT_BYTES):
         try:
             text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, **ending)
         except MemoryError:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from genepool import progress, staging
+from genepool.checked import is_whole
 from genepool.errors import CheckFailed, InputError
 from genepool.tasks import open_model
 from genepool.tasks.network import Network
@@ -93,7 +95,7 @@ class Run:
 
     def _settings(self) -> dict[str, Any]:
         known = self.journal.get("settings", None) or {}
-        self.threads = self.recipe.threads or known.get("threads") or sensible_threads(self.opened.base)
+        self.threads = self.recipe.threads or known_threads(known) or sensible_threads(self.opened.base)
         settings = {**self.opened.settings(self.threads), "device": self._device}
         if "fork" in known and (self._fork is None or self.journal.steps() or self.states.kept()):
             # A fork that was stopped goes on as one, whether or not it is said again.
@@ -408,6 +410,12 @@ def choices_of(model: Network) -> object:
     """What the targets of a model mean: its labels, or the numbers of its tokens."""
     tokenizer = getattr(model, "tokenizer", None)
     return model.labels if "classes" in model.can else tokenizer.get_vocab() if tokenizer is not None else None
+
+
+def known_threads(settings: Mapping[str, Any]) -> int | None:
+    """The threads that a record names; None where it names none."""
+    found = settings.get("threads")
+    return found if is_whole(found, 1) else None
 
 
 def sensible_threads(base: Weights) -> int:

@@ -184,12 +184,12 @@ def write_config(
     if control is not None:
         (folder / CONTROL_FILE).write_text(control.text(), encoding="utf-8")
     if chat_template is not None:
-        (folder / "chat_template.jinja").write_text(chat_template)
+        (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
         (folder / "chat_template.json").unlink(missing_ok=True)
         settings = folder / "tokenizer_config.json"
         if settings.is_file() and "chat_template" in (content := read_json(settings)):
             del content["chat_template"]
-            settings.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+            settings.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def stored_infos(weights: Weights, out_dtype: str | None = None) -> dict[str, TensorInfo]:
@@ -253,5 +253,5 @@ def write_checkpoint(
             control=weights.control,
         )
         for file, text in (extra_files or {}).items():
-            (folder / file).write_text(text)
+            (folder / file).write_text(text, encoding="utf-8")
     return out

@@ -15,7 +15,7 @@ from genepool.tasks.answers import AnswerBatch, Question, with_end
 from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Forced, Written, batches, check_length, forced, write_rows
 from genepool.tasks.likelihoods import ContinuationLikelihood, judged
 from genepool.tasks.models import Capability, model_kind
-from genepool.tasks.pretrained import build_network, model_folder, try_network, use_generation_config
+from genepool.tasks.pretrained import build_network, model_folder, named_classes, try_network, use_generation_config
 from genepool.tasks.tokenized import WritingNetwork, padded
 from genepool.tasks.written_rows import BatchRows
 from genepool.weights import Weights
@@ -34,7 +34,7 @@ class EncoderDecoder(WritingNetwork):
     @classmethod
     def holds(cls, config: Mapping[str, Any]) -> bool:
         """Configs that say so themselves, unless they name another head."""
-        named = "".join(map(str, config.get("architectures") or ()))
+        named = "".join(named_classes(config))
         return config.get("is_encoder_decoder") is True and "Classification" not in named
 
     @classmethod

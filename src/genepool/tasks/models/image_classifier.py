@@ -16,7 +16,7 @@ from genepool.tasks.decoding import DEFAULT_BATCH
 from genepool.tasks.images import open_image
 from genepool.tasks.models import Capability, Input, model_kind
 from genepool.tasks.network import Network, behind_the_body
-from genepool.tasks.pretrained import build_network, model_folder
+from genepool.tasks.pretrained import build_network, model_folder, named_classes
 from genepool.weights import Weights
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ImageClassifier(Network):
     @classmethod
     def holds(cls, config: Mapping[str, Any]) -> bool:
         """Configs whose architecture has a head for images."""
-        return any("ForImageClassification" in str(name) for name in config.get("architectures") or ())
+        return any("ForImageClassification" in name for name in named_classes(config))
 
     @classmethod
     def _built(cls, weights: Weights, kind: torch.dtype) -> Any:
@@ -74,7 +74,9 @@ class ImageClassifier(Network):
         import torch
 
         found = torch.zeros(len(prompts), len(self.labels))
-        with torch.inference_mode():
+        fix = "Copy the base's preprocessor_config.json"
+        odd = files_fault("cannot read images as its image processor makes them", where=self.title, fix=fix)
+        with torch.inference_mode(), odd:
             for rows, pixels in self._batches(prompts, batch_size):
                 found[rows] = self.run(rows, pixel_values=pixels).logits.float().log_softmax(-1).cpu()
         return found

@@ -14,7 +14,7 @@ from genepool.tasks.classes import class_labels
 from genepool.tasks.decoding import DEFAULT_BATCH, batches, check_length
 from genepool.tasks.models import Capability, model_kind
 from genepool.tasks.network import behind_the_body
-from genepool.tasks.pretrained import build_network
+from genepool.tasks.pretrained import build_network, named_classes
 from genepool.tasks.tokenized import TokenizedNetwork, padded
 from genepool.weights import Weights
 
@@ -36,7 +36,7 @@ class SequenceClassifier(TokenizedNetwork):
     @classmethod
     def holds(cls, config: Mapping[str, Any]) -> bool:
         """Configs whose architecture has a head for whole texts."""
-        return any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+        return any(name.endswith("ForSequenceClassification") for name in named_classes(config))
 
     @classmethod
     def _built(cls, weights: Weights, kind: torch.dtype) -> Any:

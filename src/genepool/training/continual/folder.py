@@ -176,11 +176,23 @@ def is_learned_in_order(told: Mapping[str, Any]) -> bool:
     if told.get("learner") is None:
         return False
     wrong = next((key for key, fits in _KEYS.items() if not fits(told.get(key))), None)
-    if wrong:
+    if wrong := wrong or ("" if _fits_together(told) else "matrix"):
         raise InputError(
             "is damaged", where=f"train.json:{wrong}", fix="Remove it and run the same command: it is written again"
         )
     return True
+
+
+def _fits_together(told: Mapping[str, Any]) -> bool:
+    """Whether the matrix has a row for every stage and a column for every task."""
+    names, matrix, stages = told["sequence"], told["matrix"], told["stages"]
+    return (
+        {"acc", "bwt", "fwt", "forgetting"} <= told.keys()
+        and all(len(line) == len(names) for line in (told["untrained"], *matrix))
+        and len(stages) == len(matrix)
+        and all(len(one["after"]) == len(matrix) for one in told["generic"])
+        and all(one["tasks"] and set(one["tasks"]) <= set(names) for one in stages)
+    )
 
 
 def _are_scores(value: object) -> bool:
@@ -203,10 +215,25 @@ def _are_stages(value: object) -> bool:
         and is_digest(one.get("fingerprint"))
         and is_whole(one.get("steps"), 0)
         and is_whole(one.get("memory_bytes"), 0)
+        and is_whole(one.get("examples"), 0)
         and (one.get("compute") is None or is_whole(one["compute"], 0))
         and (one.get("error") is None or is_number(one["error"], 0, 1))
         for one in value
     )
+
+
+def _is_shared(value: object) -> bool:
+    tasks = value.get("tasks") if isinstance(value, dict) else None
+    pair = isinstance(tasks, list) and len(tasks) == 2 and all(map(is_text, tasks))
+    return pair and isinstance(value, dict) and is_whole(value.get("examples"), 0)
+
+
+def _is_kept(value: object) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("difference"), dict):
+        return False
+    numbers = [*map(value["difference"].get, ("mean", "lo", "hi")), *map(value.get, ("learned", "in_the_end"))]
+    counts = map(value.get, ("n", "gained", "lost"))
+    return is_text(value.get("task")) and all(map(is_number, numbers)) and all(is_whole(one, 0) for one in counts)
 
 
 def _is_measure(value: object) -> bool:
@@ -221,5 +248,9 @@ _KEYS = {
     "generic": _is_generic,
     "stages": _are_stages,
     "memory_bytes": lambda value: is_whole(value, 0),
+    "shared": lambda value: isinstance(value, list) and all(map(_is_shared, value)),
+    "kept": lambda value: isinstance(value, list) and all(map(_is_kept, value)),
+    "cost": lambda value: isinstance(value, dict) and is_whole(value.get("examples"), 0),
+    "options": lambda value: isinstance(value, dict),
     **dict.fromkeys(("acc", "bwt", "fwt", "forgetting"), _is_measure),
 }

@@ -46,7 +46,7 @@ from genepool.training.gains import Gains
 from genepool.training.journal import Journal
 from genepool.training.opened_training import OpenedTraining
 from genepool.training.recipe import Training
-from genepool.training.run import sensible_threads
+from genepool.training.run import known_threads, sensible_threads
 from genepool.training.train import TrainingResult
 from genepool.weights import Weights, open_weights
 
@@ -165,7 +165,7 @@ class SequenceRun:
         self.opened, self.recipe, self.out, self.record = opened, opened.recipe, out, record
         self._device, self._write_pool = device, write_pool
         known = record.get("settings", None) or {}
-        self.threads = self.recipe.threads or known.get("threads") or sensible_threads(opened.base)
+        self.threads = self.recipe.threads or known_threads(known) or sensible_threads(opened.base)
         self.groups = self.recipe.made_learner().groups(len(opened.lessons.tasks))
 
     # ------------------------------------------------------------------ beginning

@@ -102,7 +102,8 @@ def read_mark(folder: Path) -> StageMark | None:
         counts = [told[key] for key in ("round", "number", "tokens", "steps", "labels")]
         fits = all(is_whole(one, 0) for one in counts) and all(map(is_digest, told["lines"].values()))
         inside = told["result"] == "" or told["result"] in {f"run/{one}" for one in RESULTS}
-        if not (fits and inside and is_text(told["stage"]) and isinstance(told["fresh"], bool)):
+        kinds = is_text(told["stage"]) and isinstance(told["fresh"], bool) and isinstance(told["told"], dict)
+        if not (fits and inside and kinds):
             raise ValueError
         labels = (folder / LABELS).read_text(encoding="utf-8").split() if told["labels"] else []
         if len(labels) != told["labels"] or not all(map(_LABEL.fullmatch, labels)):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from genepool import locking, progress, staging
+from genepool.checked import is_whole
 from genepool.errors import InputError
 from genepool.measure import check_gated_tasks, load_gates
 from genepool.own_inputs import refuse_own_input
@@ -231,7 +232,7 @@ class LoopRun:
 
     def _settings(self, known: Mapping[str, Any] | None) -> dict[str, Any]:
         """Everything that decides the bits of the result, as plain data."""
-        if known is not None and self.loop.threads is None and isinstance(known.get("threads"), int):
+        if known is not None and self.loop.threads is None and is_whole(known.get("threads"), 1):
             self.threads = known["threads"]
         # Where something lies may change; what it is may not.
         nowhere = self.loop.with_paths(lambda path: Path(path).name)

@@ -42,7 +42,7 @@ class Gptq(Scheme):
 
     def packed(self) -> Iterator[PackedTensor]:
         form = self.settings.get("checkpoint_format", "gptq")
-        if form not in _OFFSETS:
+        if str(form) not in _OFFSETS:
             raise self.refused(f"got {form!r}, expected {' or '.join(_OFFSETS)}", "checkpoint_format")
         group = self.whole("group_size", -1, -1, 1 << 24)
         if not group:

@@ -45,7 +45,7 @@ class Scheme(ABC):
     @classmethod
     def holds(cls, settings: Mapping[str, Any]) -> bool:
         """Whether a `quantization_config` says that a checkpoint is quantised so."""
-        return settings.get("quant_method") in cls.methods
+        return str(settings.get("quant_method")) in cls.methods
 
     def form(self) -> str:
         """What a user is told of this checkpoint: the title, and which of the scheme's forms it has."""
