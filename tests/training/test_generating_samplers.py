@@ -421,7 +421,7 @@ def test_the_control_sees_shuffled_evidence(
         ),
         (["--sampler", "evosyn", "--set", "sampler.tokens=10"], "may take"),
         (["--sampler", "dataenvgym", "--set", "sampler.ask=x"], "must contain {skills}"),
-        (["--sampler", "dataenvgym", "--set", "sampler.open_ask={skill}"], "must contain {known}"),
+        (["--sampler", "dataenvgym", "--set", "sampler.open_ask=a {skill}"], "must contain {known}"),
         (["--sampler", "stat", "--set", "sampler.check=x"], "`check` must contain {prompt}"),
         (["--sampler", "stat", "--set", "sampler.blame=x"], "`blame` must contain {written}"),
         (["--sampler", "skill_mix", "--set", "sampler.name_ask=x"], "`name_ask` must contain {examples}"),

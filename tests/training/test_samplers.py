@@ -31,7 +31,8 @@ def seen(losses: dict[str, float], rewards: Sequence[float] = ()) -> list[Exampl
     ]
 
 
-OF_TASKS = sorted(name for name, kind in samplers().items() if not kind.alone)
+# `compatible` chooses by scores that stand before the first step: tests of its own look at it.
+OF_TASKS = sorted(name for name, kind in samplers().items() if not kind.alone and name != "compatible")
 
 
 @pytest.mark.parametrize("name", OF_TASKS)

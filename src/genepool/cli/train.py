@@ -30,7 +30,7 @@ _OF_FORM = "form."
 _OF_SAMPLER = "sampler."
 # Keys of a training's file that only the opened training finds an error in. Other errors begin with a path as it was
 # typed, which may be a folder called `batch`.
-_CHOSEN = re.compile(r"(sampler_options|form_options|options)(\.\w+)*|lora\.\w+|batch")
+_CHOSEN = re.compile(r"(sampler_options|form_options)(\.\w+)*(:.*)?|options(\.\w+)*|lora\.\w+|batch")
 
 
 def train(

@@ -125,7 +125,8 @@ def run_training(
 def _nothing_left(out: Path) -> Iterator[None]:
     """Removes a folder that was not there before, where something was wrong before anything was learned.
 
-    It stays where steps were taken, where examples were made or scored, and where the loss is no number.
+    It stays where steps were taken, where a writer was asked or examples were made or scored, and where the loss is no
+    number.
     """
     new = not os.path.lexists(out)
     try:
@@ -135,7 +136,7 @@ def _nothing_left(out: Path) -> Iterator[None]:
     except InputError:
         if new and (out / JOURNAL_FILE).is_file():
             with Journal(out / JOURNAL_FILE) as journal:
-                made = any(one.examples for one in journal.rounds())
+                made = any(one.examples or one.told.get("tokens") for one in journal.rounds())
                 begun = made or bool(journal.steps() or journal.get(SCORES, None))
             if not begun:
                 shutil.rmtree(out)
