@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import time
-
 import pytest
 
 from tests.hardening.disturbed import Place
@@ -64,23 +61,3 @@ def test_where_output_goes_decides_no_more_than_the_end(writing: Writing, place:
     else:
         assert (code, _errors(place)) == (0, [])
     assert not place.left()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("writing", READING, ids=str)
-def test_a_command_that_reads_ends_in_one_line(writing: Writing, place: Place, number: signal.Signals) -> None:
-    place.prepare()
-    before, start = place.look(), time.monotonic()
-    assert place.run(writing.typed) == 0
-    seconds = time.monotonic() - start
-    for share in (0.2, 0.6):
-        running = place.start(writing.typed)
-        time.sleep(share * seconds)
-        running.signal(number)
-        code = running.wait()
-        # It may have been faster than before.
-        assert (code, len(_errors(place))) in ((130, 1), (0, 0)), place.said()
-        assert "Traceback" not in place.said()
-        assert not different(place.look(), before)
-        assert not place.left()
