@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -111,6 +112,12 @@ def test_every_public_method_is_described() -> None:
 def test_no_module_outgrows_its_room() -> None:
     long = {path.name: n for path in SOURCE.rglob("*.py") if (n := len(path.read_text().splitlines())) > 450}
     assert not long
+
+
+def test_a_test_file_has_a_name_of_its_own() -> None:
+    """The test folders are no packages: of two files of one name, pytest collects the first and refuses the other."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert not [name for name, files in names.items() if files > 1]
 
 
 def test_a_command_is_a_file_of_its_name() -> None:
