@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from yaml.constructor import ConstructorError
 
 from genepool.bounded import bounded, read_bytes
+from genepool.checked import is_text
 from genepool.errors import InputError, nearest
 
 
@@ -211,6 +212,8 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
+        if isinstance(node, yaml.ScalarNode) and not is_text(node.value):
+            raise ConstructorError(None, None, "it holds half a surrogate pair", node.start_mark)
         try:
             return super().construct_object(node, deep)
         except (yaml.YAMLError, RecursionError):

@@ -30,7 +30,7 @@ MEASURES = {
 }
 
 
-def write_sequence(run: Path, told: dict[str, Any], gains: Gains, path: Path, *, overwrite: bool = True) -> Path:  # noqa: ARG001
+def write_sequence(run: Path, told: dict[str, Any], gains: Gains, path: Path, *, overwrite: bool = True) -> Path:
     """Writes the page of tasks learned in order, whole or not at all; as Markdown when the name ends in .md.
 
     Args:
@@ -43,7 +43,7 @@ def write_sequence(run: Path, told: dict[str, Any], gains: Gains, path: Path, *,
     Raises:
         InputError: `train.json` is damaged, something is there and `overwrite` is false, or it cannot be written.
     """
-    is_learned_in_order(told)
+    is_learned_in_order(told, run)
     compared = [Compared(gains.comparison, (), flips_of(gains.table, BEFORE, AFTER))]
     facts, stages = _facts(told), _accumulated(told["stages"])
     rows, columns, scores, own = matrix_of(told)

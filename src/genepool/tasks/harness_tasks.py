@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genepool.errors import InputError, nearest, one_line
 from genepool.tasks.example import Example
+from genepool.tasks.harness_names import advice_on_name, harness_installed, written_in_harness
 from genepool.tasks.ledger import Outcome
 from genepool.tasks.task import Task
 from genepool.tasks.trust import check_trusted
@@ -150,6 +151,11 @@ def parse_notation(text: str) -> Notation:
 
 def _loaded(name: str) -> dict[str, Any]:
     """lm-eval's own task objects, by name."""
+    file = Path(name) if Path(name).suffix in _YAML else None
+    if file is not None and not file.is_file():
+        raise InputError("no such file", where=file, fix="Check the path")
+    if file is None and harness_installed() and not written_in_harness(name):
+        raise _unknown(name)
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
@@ -158,19 +164,12 @@ def _loaded(name: str) -> dict[str, Any]:
             where=PREFIX + name,
             fix="pip install 'genepool[eval]'",
         ) from None
-    file = Path(name) if Path(name).suffix in _YAML else None
-    if file is not None and not file.is_file():
-        raise InputError("no such file", where=file, fix="Check the path")
     # Indexing the thousands of tasks that lm-eval brings takes seconds, and only a group needs it for a file.
     alone = file is not None and not re.search(r"^group:", file.read_text(encoding="utf-8"), re.MULTILINE)
     with _hushed():
         manager = TaskManager(include_defaults=not alone)
         if file is None and name not in manager.task_index:
-            raise InputError(
-                f"lm-eval has no task '{name}'",
-                where=PREFIX + name,
-                fix=f"{nearest(name, list(manager.task_index))} (`lm-eval ls tasks` lists them)",
-            )
+            raise _unknown(name)
         try:
             found: dict[str, Any] = manager.load([name])["tasks"]
         except InputError:
@@ -180,6 +179,10 @@ def _loaded(name: str) -> dict[str, Any]:
     if not found:
         raise InputError("names no tasks", where=PREFIX + name, fix="Name a task or a group of tasks")
     return found
+
+
+def _unknown(name: str) -> InputError:
+    return InputError(f"lm-eval has no task '{name}'", where=PREFIX + name, fix=advice_on_name(name))
 
 
 def _refused(name: str, error: Exception, manager: Any) -> InputError:

@@ -159,15 +159,14 @@ class CalmComposition(Composition):
                 fix="Give fewer",
             )
         config = anchor.model.config.get_text_config()
-        width = self._connections[0].project.weight.shape
         wanted = (config.hidden_size, augmenting.model.config.get_text_config().hidden_size)
-        if tuple(width) != wanted:
-            raise InputError(
-                f"its connections are of widths {list(width)}, and the models have {list(wanted)}",
-                where=self.name,
-                fix="Compose it again",
-            )
         for one in self._connections:
+            if (widths := tuple(one.project.weight.shape)) != wanted:
+                raise InputError(
+                    f"its connections are of widths {list(widths)}, and the models have {list(wanted)}",
+                    where=self.name,
+                    fix="Compose it again",
+                )
             one.heads = config.num_attention_heads if config.hidden_size % config.num_attention_heads == 0 else 1
         # Taken before the connections are rounded to what is computed in: it belongs to what was saved.
         fingerprint = self.fingerprint

@@ -22,7 +22,7 @@ from typing import Any
 from genepool import staging
 from genepool.checked import is_digest, is_number, is_text, is_whole, parsed_json
 from genepool.errors import InputError
-from genepool.training.folder import RESULTS
+from genepool.training.folder import RESULT_FILE, RESULTS
 
 TASKS, MARK, MERGED, ASKED, COMPOSED = "tasks", "task.json", "merged.safetensors", "asked", "composition"
 
@@ -167,8 +167,12 @@ def read_learned(folder: Path, tasks: tuple[str, ...]) -> LearnedTask | None:
     return found
 
 
-def is_learned_in_order(told: Mapping[str, Any]) -> bool:
-    """Whether `train.json` is one of tasks learned one after another, with all that the page needs.
+def is_learned_in_order(told: Mapping[str, Any], out: Path) -> bool:
+    """Whether `train.json` is one of tasks learned one after another, with all that the table and the page need.
+
+    Args:
+        told: what it says.
+        out: the folder it lies in, for errors.
 
     Raises:
         InputError: it is, and it is damaged.
@@ -178,7 +182,9 @@ def is_learned_in_order(told: Mapping[str, Any]) -> bool:
     wrong = next((key for key, fits in _KEYS.items() if not fits(told.get(key))), None)
     if wrong := wrong or ("" if _fits_together(told) else "matrix"):
         raise InputError(
-            "is damaged", where=f"train.json:{wrong}", fix="Remove it and run the same command: it is written again"
+            "is damaged",
+            where=f"{out / RESULT_FILE}:{wrong}",
+            fix="Remove it and run the same command: it is written again",
         )
     return True
 
@@ -252,5 +258,6 @@ _KEYS = {
     "kept": lambda value: isinstance(value, list) and all(map(_is_kept, value)),
     "cost": lambda value: isinstance(value, dict) and is_whole(value.get("examples"), 0),
     "options": lambda value: isinstance(value, dict),
-    **dict.fromkeys(("acc", "bwt", "fwt", "forgetting"), _is_measure),
+    **dict.fromkeys(("acc", "bwt", "fwt", "forgetting", "mean_error"), _is_measure),
+    "total_compute": lambda value: value is None or is_whole(value, 0),
 }

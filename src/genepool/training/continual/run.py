@@ -21,7 +21,15 @@ from genepool.seeding import derive
 from genepool.tasks import OutcomeTable, Source, open_model
 from genepool.threads import torch_threads
 from genepool.training.continual.asking import ask_all, fingerprint_of, joined_gains, models_asked
-from genepool.training.continual.folder import COMPOSED, MERGED, LearnedTask, read_learned, remove_after, task_folder
+from genepool.training.continual.folder import (
+    COMPOSED,
+    MERGED,
+    LearnedTask,
+    is_learned_in_order,
+    read_learned,
+    remove_after,
+    task_folder,
+)
 from genepool.training.continual.memory import Memory, bytes_of, memory_digest, read_memory
 from genepool.training.continual.opening import open_sequence
 from genepool.training.continual.record import SequenceRecord
@@ -102,7 +110,7 @@ def run_sequence(
             run = SequenceRun(opened, out, record, device=device, write_pool=write_pool)
             run.begin()
             known = read_result(out)
-            if known is not None and known["asked"] == opened.asked():
+            if known is not None and known["asked"] == opened.asked() and is_learned_in_order(known, out):
                 progress.message("every task is learned; for more tasks, name another --out")
                 if draw is None or (out / REPORT_FILE).is_file():
                     return TrainingResult(out, known, resumed=True)

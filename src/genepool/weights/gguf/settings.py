@@ -173,7 +173,7 @@ class GgufSettings:
         self._refuse("hidden_act", "silu")
         self._refuse_windows()
         heads, hidden = self._natural("num_attention_heads"), self._natural("hidden_size")
-        head_dim = config.get("head_dim") or hidden // heads
+        head_dim = self._natural("head_dim", max(1, hidden // heads))
         self.values: dict[str, int | float | str] = {
             "block_count": self._natural("num_hidden_layers"),
             "context_length": self._natural("max_position_embeddings"),
@@ -215,7 +215,7 @@ class GgufSettings:
     def _refuse_windows(self) -> None:
         """llama.cpp lets every token of these architectures see all before it."""
         used = self.config.get("use_sliding_window", self.config.get("model_type") == "mistral")
-        window = self.config.get("sliding_window")
+        window = None if self.config.get("sliding_window") is None else self._natural("sliding_window")
         if used and window is not None and window < self._natural("max_position_embeddings"):
             raise InputError(
                 f"llama.cpp has no attention within {window} tokens for this architecture",
@@ -224,7 +224,10 @@ class GgufSettings:
             )
 
     def _add_rope(self, head_dim: int) -> None:
-        rope = dict(self.config.get("rope_parameters") or self.config.get("rope_scaling") or {})
+        rope = self.config.get("rope_parameters") or self.config.get("rope_scaling") or {}
+        if not isinstance(rope, Mapping):
+            key = "rope_parameters" if self.config.get("rope_parameters") else "rope_scaling"
+            raise InputError(f"got {rope!r:.60}, expected a mapping", where=f"{self.where}:{key}")
         theta = self._real(rope, "rope_theta", self.config.get("rope_theta") or 10000.0)
         kind = rope.get("rope_type", rope.get("type")) or "default"
         if kind == "llama3":
@@ -251,9 +254,9 @@ class GgufSettings:
 
     def _add_yarn(self, rope: Mapping[str, Any]) -> None:
         context = self._natural("max_position_embeddings")
-        self.values["rope.scaling.original_context_length"] = int(
-            rope.get("original_max_position_embeddings") or context
-        )
+        key = "original_max_position_embeddings"
+        known = self._real(rope, key, context) if rope.get(key) else context
+        self.values["rope.scaling.original_context_length"] = int(known)
         for key, stored in _YARN.items():
             if rope.get(key) is not None:
                 self.values[f"rope.scaling.{stored}"] = self._real(rope, key)
