@@ -100,6 +100,14 @@ def test_odd_values_are_one_line(key: str, tmp_path: Path, cli: Callable[..., An
         assert answer.err.count("\n") == 1, value
 
 
+def test_half_a_surrogate_pair_is_no_text_anywhere() -> None:
+    """Not as a value, nor as a key: no message could name it, and no file hold it."""
+    for text in (r'a: "\ud800"', r'"\udc80": 1', r'a: ["b", {"c": "d\udfff"}]', r'!!str "\ud800"'):
+        with pytest.raises(InputError, match="file.yaml:1: is not valid YAML .it holds half a surrogate pair"):
+            parsed_documents(text, Path("file.yaml"))
+    assert parsed_documents(r'a: "\ud83d\ude00"', Path("file.yaml")) == [{"a": "\U0001f600"}]
+
+
 @given(
     st.text(max_size=40), st.sampled_from(["int", "float", "bool", "timestamp", "binary", "null", "set", "omap", "str"])
 )

@@ -213,7 +213,11 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         if isinstance(node, yaml.ScalarNode) and not is_text(node.value):
-            raise ConstructorError(None, None, "it holds half a surrogate pair", node.start_mark)
+            try:
+                # Whole pairs are what JSON, which is YAML too, makes of other planes; PyYAML leaves them apart.
+                node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16")
+            except UnicodeDecodeError:
+                raise ConstructorError(None, None, "it holds half a surrogate pair", node.start_mark) from None
         try:
             return super().construct_object(node, deep)
         except (yaml.YAMLError, RecursionError):

@@ -219,13 +219,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an activation": ({"hidden_act": "gelu"}, "llama.cpp has no hidden_act 'gelu' here"),
     "a window": ({"use_sliding_window": True, "sliding_window": 8}, "no attention within 8 tokens"),
     "a rope": ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "no rope scaling 'dynamic'"),
+    "no window": ({"use_sliding_window": True, "sliding_window": "8"}, "sliding_window: got '8'"),
+    "ropes as a number": ({"rope_parameters": 8}, "rope_parameters: got 8, expected a mapping"),
+    "an older rope": ({"rope_parameters": None, "rope_scaling": [8]}, "rope_scaling: got [8], expected a mapping"),
+    "a yarn": ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": "x"}},
+               "original_max_position_embeddings: got 'x'"),
+    "a width": ({"head_dim": [32]}, "head_dim: got [32]"),
     "a factor": ({"rope_parameters": {"rope_type": "linear", "factor": "x"}}, "factor: got 'x'"),
     "a part rotated": ({"partial_rotary_factor": 0.5}, "rotates whole heads"),
     "a count": ({"num_hidden_layers": 0}, "num_hidden_layers: got 0"),
     "more layers": ({"num_hidden_layers": 3}, "lacks blk.2."),
     "fewer layers": ({"num_hidden_layers": 1}, "config.json says 1 layers"),
     "packed": ({"quantization_config": {"quant_method": "hqq"}}, "is a quantised model"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("why", REFUSED)

@@ -13,6 +13,7 @@ import pytest
 
 from genepool.errors import InputError
 from genepool.tasks import LanguageModel, Ledger, OutcomeTable, Task, evaluate, lm_eval_tasks, load_tasks
+from genepool.tasks.harness_names import written_in_harness
 from genepool.tasks.harness_tasks import metrics_of, parse_notation
 from genepool.weights import open_weights
 
@@ -290,14 +291,25 @@ def test_data_that_is_elsewhere_is_named(tmp_path: Path) -> None:
         ("lm-eval:", "no task is named"),
         ("lm-eval:gsm8k@many", "'many' is not a number of shown examples"),
         ("lm-eval:missing.yaml", "no such file"),
-        # lm-eval reads all its task files for the names.
-        pytest.param("lm-eval:arc_eazy", "Did you mean 'arc_easy'?", marks=pytest.mark.slow),
+        ("lm-eval:arc_eazy", "Did you mean 'arc_easy'?"),
+        ("lm-eval:1e+308", "lm-eval has no task '1e+308'. Check its spelling; `lm-eval ls tasks` lists all"),
     ],
 )
-def test_wrong_names(notation: str, said: str) -> None:
+def test_wrong_names(notation: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No name needs the index of all that lm-eval brings, which takes 8 s."""
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda **_: pytest.fail("the index is read"))
     with pytest.raises(InputError) as caught:
         load_tasks(notation)
     assert said in str(caught.value)
+
+
+@pytest.mark.slow
+def test_every_name_that_lm_eval_knows_is_found_without_its_index() -> None:
+    from lm_eval.tasks import TaskManager
+
+    known = list(TaskManager().task_index)
+    assert len(known) > 10_000
+    assert [name for name in known if not written_in_harness(name)] == []
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,13 @@ def test_a_finished_run_called_again_changes_nothing_and_its_steps_can_be_repeat
     answer = cli("report", tmp_path / "run", "--out", tmp_path / "page.md", "--quiet")
     assert answer.code == 0, answer.err
     assert "## Matrix" in (tmp_path / "page.md").read_text()
+    result = tmp_path / "run" / "train.json"
+    known = told(tmp_path / "run")
+    for key, wrong in {"stages": [{**known["stages"][0], "tasks": [7]}], "total_compute": "1", "matrix": [[]]}.items():
+        result.write_text(json.dumps({**known, key: wrong}))
+        for answer in (learn("run", "sequential"), cli("report", tmp_path / "run", "--overwrite", "--quiet")):
+            assert (answer.code, answer.err.count("\n")) == (2, 1)
+            assert f"train.json:{key}: is damaged" in answer.err
 
 
 @pytest.mark.parametrize(

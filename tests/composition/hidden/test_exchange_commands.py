@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import write_model
 
@@ -72,10 +73,13 @@ def test_a_damaged_folder_is_refused(cli: Cli, made: Path, text_bed: Path, tmp_p
     shutil.copytree(made, out)
     tensors = load_file(made / "router.safetensors")
     name = "0.key.weight" if "0.key.weight" in tensors else "maps.1.weight"
+    calm = "1.project.weight" in tensors
     for wrong, message in (
         ({name: None}, f"{name}: "),
         ({name: tensors[name][:, :-1].contiguous()}, f"{name}: has shape"),
         ({name: tensors[name] * float("nan")}, "no finite numbers"),
+        # The last connection alone is of another width.
+        *([({"1.project.weight": torch.zeros(16, 1600)}, "its connections are of widths [16, 1600]")] * calm),
     ):
         held = {key: value for key, value in {**tensors, **wrong}.items() if value is not None}
         save_file(held, out / "router.safetensors", {"format": "pt"})
