@@ -237,13 +237,13 @@ def test_maml_follows_the_system_of_the_stream(forecaster: Path, series: Path) -
     run.update()
     past: Remembered = adapter._past
     left = past.truth - run._frozen_model.network(past.past).detach()
-    wanted = adapter._learned.adapted((past.past - past.past[:, -1:]).flatten(1), left.flatten(1), 10)
+    wanted = adapter._start.adapted((past.past - past.past[:, -1:]).flatten(1), left.flatten(1), 10)
     for name, one in wanted.items():
         torch.testing.assert_close(adapter._net[name], one)
     # Before anything is known it forecasts as the source taught it.
     inputs = run._batch(run.batches[0]).inputs
     windows = inputs.whole("series")
-    taught = through(adapter._learned.start, (windows - windows[:, -1:]).flatten(1)).view(-1, HORIZON, VARIABLES)
+    taught = through(adapter._start.start, (windows - windows[:, -1:]).flatten(1)).view(-1, HORIZON, VARIABLES)
     frozen = run._frozen_model.network(windows).detach()
     torch.testing.assert_close(steps[0].probabilities, frozen + taught, atol=1e-5, rtol=1e-4)
 

@@ -22,7 +22,7 @@ from typing import Any
 from genepool import staging
 from genepool.checked import is_digest, is_number, is_text, is_whole, parsed_json
 from genepool.errors import InputError
-from genepool.training.folder import RESULT_FILE, RESULTS
+from genepool.training.folder import RESULT_FILE, RESULTS, read_result
 
 TASKS, MARK, MERGED, ASKED, COMPOSED = "tasks", "task.json", "merged.safetensors", "asked", "composition"
 
@@ -165,6 +165,18 @@ def read_learned(folder: Path, tasks: tuple[str, ...]) -> LearnedTask | None:
         if not needed.exists():
             raise InputError("what was trained is missing", where=needed, fix=fix)
     return found
+
+
+def read_order(out: Path) -> dict[str, Any] | None:
+    """What `train.json` of tasks learned one after another says; None where there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    told = read_result(out)
+    if told is not None:
+        is_learned_in_order(told, out)
+    return told
 
 
 def is_learned_in_order(told: Mapping[str, Any], out: Path) -> bool:

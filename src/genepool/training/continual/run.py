@@ -25,8 +25,8 @@ from genepool.training.continual.folder import (
     COMPOSED,
     MERGED,
     LearnedTask,
-    is_learned_in_order,
     read_learned,
+    read_order,
     remove_after,
     task_folder,
 )
@@ -40,16 +40,7 @@ from genepool.training.continual.session import TaskRun
 from genepool.training.continual.stages import earlier_models
 from genepool.training.continual.told import measured_sequence, shared_examples
 from genepool.training.examples import TrainingExample, TrainingExamples
-from genepool.training.folder import (
-    JOURNAL_FILE,
-    RECIPE_FILE,
-    REPORT_FILE,
-    RESULT_FILE,
-    check_same,
-    clear,
-    read_result,
-    recipe_text,
-)
+from genepool.training.folder import JOURNAL_FILE, RECIPE_FILE, REPORT_FILE, RESULT_FILE, check_same, clear, recipe_text
 from genepool.training.gains import Gains
 from genepool.training.journal import Journal
 from genepool.training.opened_training import OpenedTraining
@@ -109,8 +100,8 @@ def run_sequence(
         with SequenceRecord(out / JOURNAL_FILE) as record:
             run = SequenceRun(opened, out, record, device=device, write_pool=write_pool)
             run.begin()
-            known = read_result(out)
-            if known is not None and known["asked"] == opened.asked() and is_learned_in_order(known, out):
+            known = read_order(out)
+            if known is not None and known["asked"] == opened.asked():
                 progress.message("every task is learned; for more tasks, name another --out")
                 if draw is None or (out / REPORT_FILE).is_file():
                     return TrainingResult(out, known, resumed=True)
